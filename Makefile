@@ -62,6 +62,7 @@ test-coverage: $(READY_DEV)
 test-all: test test-long slow cluster
 
 check: $(READY_DEV)
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo

@@ -21,7 +21,9 @@ Symbol = Literal["circle", "diamond", "square", "triangle-up", "cross"]
 """Shape of an arm's marks in charts."""
 FOUR_BIT = "4-bit"
 """Name of the storage ``model.quant_type`` in cells, whatever its bits; labels name those (``i18n.bits``)."""
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # part of the names of training runs (lora-2), folders and CSS classes
+_NAME = re.compile(
+    r"[a-z][a-z0-9_]{0,31}"
+)  # part of the names of training runs (lora-2), folders and CSS classes
 _CELL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}")
 _RESERVED = frozenset({"a", "b", "base", "both", "full", "hidden", "neither"})
 _COLOR = re.compile(r"#[0-9a-f]{6}")
@@ -42,7 +44,9 @@ class Arm:
     storage: str | None = None
     # whether the adapter is trained through the rounding of ``train.qat_type``, and the assistant is served rounded
     rounds: bool = False
-    cell: str = ""  # name of the cell that scores the adapter as served: on the base that it was trained on
+    cell: str = (
+        ""  # name of the cell that scores the adapter as served: on the base that it was trained on
+    )
     merged_cell: str = ""  # name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``
     # name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a storage that neither
     # has ``cell`` and ``B``
@@ -51,18 +55,27 @@ class Arm:
     def __post_init__(self) -> None:
         """Validate the names and colours (ValueError), and set the default of empty ones."""
         if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
-            raise ValueError(f"arm name {self.name!r} must consist of a-z, 0-9 and _, and not be one of "
-                             f"{', '.join(sorted(_RESERVED))}")
+            raise ValueError(
+                f"arm name {self.name!r} must consist of a-z, 0-9 and _, and not be one of "
+                f"{', '.join(sorted(_RESERVED))}"
+            )
         for color in (self.color, self.dark_color or self.color):
             if not _COLOR.fullmatch(color):
                 raise ValueError(f"colour {color!r} of arm {self.name} must look like #1a2b3c")
         cell = self.cell or self.name.replace("_", "").capitalize()
         if not _CELL.fullmatch(cell):
-            raise ValueError(f"cell name {cell!r} of arm {self.name} must consist of letters and digits and begin with "
-                             "a capital")
+            raise ValueError(
+                f"cell name {cell!r} of arm {self.name} must consist of letters and digits and begin with "
+                "a capital"
+            )
         shared = {UNQUANTIZED: "B16", None: "B4"}
-        for key, value in (("dark_color", self.color), ("plain", self.short), ("cell", cell),
-                           ("merged_cell", f"{cell}M"), ("untuned_cell", shared.get(self.storage, f"{cell}B"))):
+        for key, value in (
+            ("dark_color", self.color),
+            ("plain", self.short),
+            ("cell", cell),
+            ("merged_cell", f"{cell}M"),
+            ("untuned_cell", shared.get(self.storage, f"{cell}B")),
+        ):
             object.__setattr__(self, key, getattr(self, key) or value)
 
     @property
@@ -115,7 +128,8 @@ class CellSpec:
         trained = set(arms)
         wide = self.base == UNQUANTIZED or self.merged is not None
         return (self.adapter is None or self.adapter in trained) and (
-            not wide or not all(ARMS[arm].quantized for arm in trained))
+            not wide or not all(ARMS[arm].quantized for arm in trained)
+        )
 
 
 ARMS: Registry[Arm] = Registry("arm")
@@ -123,52 +137,167 @@ ARMS: Registry[Arm] = Registry("arm")
 CELLS: Registry[CellSpec] = Registry("cell")
 """Every evaluation cell by its name, in the order of the report."""
 
-LORA = ARMS.register(Arm("lora", N_("Full (LoRA, 16-bit)"), "16-bit LoRA", "#0a63bf", "#6fb3ff", "circle", N_("Full"),
-                         storage=UNQUANTIZED, cell="L16", merged_cell="LM"))
-QLORA = ARMS.register(Arm("qlora", N_("Compact (QLoRA, 4-bit)"), "QLoRA", "#bf4a0b", "#ff9f63", "diamond",
-                          N_("Compact"),
-                          storage=None, cell="Q4", merged_cell="QD"))
+LORA = ARMS.register(
+    Arm(
+        "lora",
+        N_("Full (LoRA, 16-bit)"),
+        "16-bit LoRA",
+        "#0a63bf",
+        "#6fb3ff",
+        "circle",
+        N_("Full"),
+        storage=UNQUANTIZED,
+        cell="L16",
+        merged_cell="LM",
+    )
+)
+QLORA = ARMS.register(
+    Arm(
+        "qlora",
+        N_("Compact (QLoRA, 4-bit)"),
+        "QLoRA",
+        "#bf4a0b",
+        "#ff9f63",
+        "diamond",
+        N_("Compact"),
+        storage=None,
+        cell="Q4",
+        merged_cell="QD",
+    )
+)
 TWINS = (LORA.name, QLORA.name)
 """The paired arms whose comparison is the verdict of a study: the 16-bit baseline, then the candidate."""
 TWINS_TITLE = N_("Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)?")
 """Title of what compares the twins."""
-TWIN_CELLS = tuple(CELLS.register(cell).name for cell in (
-    CellSpec("B16", UNQUANTIZED, None, None, N_("Untuned, 16-bit"), "the base model in float16, before any training"),
-    CellSpec("B4", FOUR_BIT, None, None, N_("Untuned, 4-bit"), "the base model stored in 4 bits, before any training"),
-    CellSpec("L16", UNQUANTIZED, LORA.name, None, LORA.label,
-             "the baseline: adapter trained on the float16 base, answering on it"),
-    CellSpec("Q4", FOUR_BIT, QLORA.name, None, QLORA.label,
-             "QLoRA as served: adapter trained on the 4-bit base, answering on it"),
-    CellSpec("L4", FOUR_BIT, LORA.name, None, N_("LoRA adapter, 4-bit base"),
-             "the 16-bit-trained adapter put on the 4-bit base"),
-    CellSpec("Q16", UNQUANTIZED, QLORA.name, None, N_("QLoRA adapter, 16-bit base"),
-             "QLoRA's adapter moved to the full base, as most tools export it"),
-    CellSpec("QD", FOUR_BIT, QLORA.name, "merged", N_("QLoRA export"),
-             "QLoRA's adapter merged into its own base, widened back to 16 bits"),
-    CellSpec("QR", FOUR_BIT, QLORA.name, "quantized", N_("QLoRA export, requantized"),
-             "that export quantized to 4 bits again"),
-    CellSpec("LM", UNQUANTIZED, LORA.name, "merged", N_("LoRA export"),
-             "the 16-bit adapter merged into the float16 base"),
-    CellSpec("LR", UNQUANTIZED, LORA.name, "quantized", N_("LoRA export, quantized"),
-             "tuned in 16-bit, merged, quantized to 4 bits afterwards: QLoRA's rival at the same serving memory"),
-))
+TWIN_CELLS = tuple(
+    CELLS.register(cell).name
+    for cell in (
+        CellSpec(
+            "B16",
+            UNQUANTIZED,
+            None,
+            None,
+            N_("Untuned, 16-bit"),
+            "the base model in float16, before any training",
+        ),
+        CellSpec(
+            "B4",
+            FOUR_BIT,
+            None,
+            None,
+            N_("Untuned, 4-bit"),
+            "the base model stored in 4 bits, before any training",
+        ),
+        CellSpec(
+            "L16",
+            UNQUANTIZED,
+            LORA.name,
+            None,
+            LORA.label,
+            "the baseline: adapter trained on the float16 base, answering on it",
+        ),
+        CellSpec(
+            "Q4",
+            FOUR_BIT,
+            QLORA.name,
+            None,
+            QLORA.label,
+            "QLoRA as served: adapter trained on the 4-bit base, answering on it",
+        ),
+        CellSpec(
+            "L4",
+            FOUR_BIT,
+            LORA.name,
+            None,
+            N_("LoRA adapter, 4-bit base"),
+            "the 16-bit-trained adapter put on the 4-bit base",
+        ),
+        CellSpec(
+            "Q16",
+            UNQUANTIZED,
+            QLORA.name,
+            None,
+            N_("QLoRA adapter, 16-bit base"),
+            "QLoRA's adapter moved to the full base, as most tools export it",
+        ),
+        CellSpec(
+            "QD",
+            FOUR_BIT,
+            QLORA.name,
+            "merged",
+            N_("QLoRA export"),
+            "QLoRA's adapter merged into its own base, widened back to 16 bits",
+        ),
+        CellSpec(
+            "QR",
+            FOUR_BIT,
+            QLORA.name,
+            "quantized",
+            N_("QLoRA export, requantized"),
+            "that export quantized to 4 bits again",
+        ),
+        CellSpec(
+            "LM",
+            UNQUANTIZED,
+            LORA.name,
+            "merged",
+            N_("LoRA export"),
+            "the 16-bit adapter merged into the float16 base",
+        ),
+        CellSpec(
+            "LR",
+            UNQUANTIZED,
+            LORA.name,
+            "quantized",
+            N_("LoRA export, quantized"),
+            "tuned in 16-bit, merged, quantized to 4 bits afterwards: QLoRA's rival at the same serving memory",
+        ),
+    )
+)
 """The cells that the comparison of the twins consists of; the default of ``eval.cells``."""
 
 
 def register(arm: Arm) -> Arm:
     """Add a further arm, and the cells that its attributes name; ValueError if another arm or cell has the name."""
     base = arm.base_label
-    served = (CellSpec(arm.cell, arm.base, arm.name, "rounded", arm.label,
-                       f"{arm.short} as served: adapter merged into the {base} base and rounded to the format that it "
-                       "was trained for") if arm.rounds else
-              CellSpec(arm.cell, arm.base, arm.name, None, arm.label,
-                       f"{arm.short} as served: adapter trained on the {base} base, answering on it"))
+    served = (
+        CellSpec(
+            arm.cell,
+            arm.base,
+            arm.name,
+            "rounded",
+            arm.label,
+            f"{arm.short} as served: adapter merged into the {base} base and rounded to the format that it "
+            "was trained for",
+        )
+        if arm.rounds
+        else CellSpec(
+            arm.cell,
+            arm.base,
+            arm.name,
+            None,
+            arm.label,
+            f"{arm.short} as served: adapter trained on the {base} base, answering on it",
+        )
+    )
     cells = [
         served,
-        CellSpec(arm.untuned_cell, arm.base, None, None, f"Untuned, {base}",
-                 f"the base model stored as {base}, before any training"),
-        CellSpec(arm.merged_cell, arm.base, arm.name, "merged", f"{arm.short} export",
-                 f"the adapter of {arm.short} merged into its own base, in 16 bits"),
+        CellSpec(
+            arm.untuned_cell,
+            arm.base,
+            None,
+            None,
+            f"Untuned, {base}",
+            f"the base model stored as {base}, before any training",
+        ),
+        CellSpec(
+            arm.merged_cell,
+            arm.base,
+            arm.name,
+            "merged",
+            f"{arm.short} export",
+            f"the adapter of {arm.short} merged into its own base, in 16 bits",
+        ),
     ]
     for cell in cells:
         if cell.name not in (LORA.untuned_cell, QLORA.untuned_cell):
@@ -176,8 +305,21 @@ def register(arm: Arm) -> Arm:
     return ARMS.register(arm)
 
 
-QAT = register(Arm("qat", N_("Rounding-aware (QAT, 4-bit file)"), "QAT LoRA", "#00785a", "#4fd1ab", "triangle-up",
-                   N_("Rounding-aware"), storage=UNQUANTIZED, rounds=True, cell="QT", merged_cell="QTM"))
+QAT = register(
+    Arm(
+        "qat",
+        N_("Rounding-aware (QAT, 4-bit file)"),
+        "QAT LoRA",
+        "#00785a",
+        "#4fd1ab",
+        "triangle-up",
+        N_("Rounding-aware"),
+        storage=UNQUANTIZED,
+        rounds=True,
+        cell="QT",
+        merged_cell="QTM",
+    )
+)
 """LoRA that is trained through the rounding of the file to ship."""
 
 
@@ -215,12 +357,16 @@ def plain_order(arms: Iterable[str]) -> tuple[str, ...]:
 def main_cells(arms: Iterable[str]) -> tuple[str, ...]:
     """The untuned bases and the assistants as served: the columns of the first table, and cells of additional tasks."""
     known = [ARMS[arm] for arm in (*TWINS, *further_arms(arms))]
-    return tuple(dict.fromkeys([*(arm.untuned_cell for arm in known), *(arm.cell for arm in known)]))
+    return tuple(
+        dict.fromkeys([*(arm.untuned_cell for arm in known), *(arm.cell for arm in known)])
+    )
 
 
 def untuned_base(arms: Sequence[str]) -> str:
     """The cell of the untuned base with retrieval: ``B16``, else that of the first arm."""
-    return LORA.untuned_cell if CELLS[LORA.untuned_cell].scorable(arms) else ARMS[arms[0]].untuned_cell
+    return (
+        LORA.untuned_cell if CELLS[LORA.untuned_cell].scorable(arms) else ARMS[arms[0]].untuned_cell
+    )
 
 
 def base_owner(arms: Iterable[str]) -> str:
@@ -247,8 +393,12 @@ def named(arms: Iterable[str], joint: str = "and") -> str:
 def css_variables(*, dark: bool = False) -> str:
     """The CSS custom property ``--arm-NAME`` of every arm, and ``--candidate`` for differences between the twins."""
     colors = {arm.name: arm.dark_color if dark else arm.color for arm in ARMS.values()}
-    return " ".join([*(f"--arm-{name}: {color};" for name, color in colors.items()),
-                     f"--candidate: {colors[QLORA.name]};"])
+    return " ".join(
+        [
+            *(f"--arm-{name}: {color};" for name, color in colors.items()),
+            f"--candidate: {colors[QLORA.name]};",
+        ]
+    )
 
 
 def css_rules(*rules: str) -> str:

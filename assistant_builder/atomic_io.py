@@ -36,7 +36,9 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_HOST}-{os.getpid()}-")
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.{_HOST}-{os.getpid()}-"
+    )
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -56,8 +58,10 @@ def _remove_leftovers(path: Path) -> None:
         for entry in entries:
             named = pattern.fullmatch(entry.name)
             if named is not None and (
-                    not psutil.pid_exists(int(named[2])) if named[1] == _HOST else
-                    time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_SECONDS):
+                not psutil.pid_exists(int(named[2]))
+                if named[1] == _HOST
+                else time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_SECONDS
+            ):
                 os.unlink(entry.path)
 
 
@@ -73,7 +77,12 @@ def write_json(path: Path, record: Any) -> None:
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Replace ``path`` with one JSON object per line."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records))
+    write_text(
+        path,
+        "".join(
+            json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records
+        ),
+    )
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
@@ -83,9 +92,16 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
         OSError: The line could not be written, e.g. on a full disk; the file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="backslashreplace") + b"\n"
+    line = (
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode(
+            "utf-8", errors="backslashreplace"
+        )
+        + b"\n"
+    )
     _repair_last_line(path)
-    with path.open("ab", buffering=0) as file:  # a single write, so that lines of two writers are not mixed
+    with path.open(
+        "ab", buffering=0
+    ) as file:  # a single write, so that lines of two writers are not mixed
         before = file.tell()
         try:
             written = file.write(line)
@@ -166,8 +182,12 @@ class _Object(dict[str, Any]):
 
     __slots__ = ("remedy", "where")
 
-    def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]], where: str = "",
-                 remedy: str = "") -> None:  # dataclasses.asdict() copies without the other arguments
+    def __init__(
+        self,
+        entries: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        where: str = "",
+        remedy: str = "",
+    ) -> None:  # dataclasses.asdict() copies without the other arguments
         super().__init__(entries)
         self.where, self.remedy = where, remedy
 
@@ -175,8 +195,14 @@ class _Object(dict[str, Any]):
         return dict, ({**self},)  # a copy, or one in another process, is a plain dictionary
 
     def __missing__(self, name: str) -> Any:
-        raise _MissingEntry(t("the file is damaged or of another version: {entry} is missing or of a wrong type",
-                              entry=name), where=self.where, remedy=self.remedy or _recreate())
+        raise _MissingEntry(
+            t(
+                "the file is damaged or of another version: {entry} is missing or of a wrong type",
+                entry=name,
+            ),
+            where=self.where,
+            remedy=self.remedy or _recreate(),
+        )
 
 
 def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
@@ -186,11 +212,15 @@ def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
         ValueError: It is no JSON, nested too deeply or of another type.
         RecursionError: It is nested far too deeply.
     """
-    found = json.loads(text, parse_constant=_refuse, object_hook=lambda entries: _Object(entries, where, remedy))
+    found = json.loads(
+        text, parse_constant=_refuse, object_hook=lambda entries: _Object(entries, where, remedy)
+    )
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         _check_depth(found)
     valid = _adapter(content).validate_python(found, strict=not is_dataclass(content))
-    return valid if is_dataclass(content) else found  # with the entries that the type does not name, in order
+    return (
+        valid if is_dataclass(content) else found
+    )  # with the entries that the type does not name, in order
 
 
 @cache
@@ -205,8 +235,12 @@ def _refuse(constant: str) -> Any:
 def _check_depth(found: Any) -> None:
     level = [found]
     for _ in range(MAX_DEPTH):
-        level = [child for value in level if isinstance(value, dict | list)
-                 for child in (value.values() if isinstance(value, dict) else value)]
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
         if not level:
             return
     raise ValueError("nested too deeply")
@@ -214,7 +248,9 @@ def _check_depth(found: Any) -> None:
 
 def _bounded(path: Path) -> bytes:
     with path.open("rb") as file:
-        text = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)  # read() allocates what it is asked for
+        text = file.read(
+            min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1
+        )  # read() allocates what it is asked for
     if len(text) > MAX_BYTES:
         raise ValueError("too large")
     return text
@@ -222,15 +258,19 @@ def _bounded(path: Path) -> bytes:
 
 def _complaint(error: Exception) -> str:
     """What is wrong with a file, with the first entry of a wrong type."""
-    entry = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
+    entry = (
+        ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
+    )
     if entry:
-        return t("the file is damaged or of another version: {entry} is missing or of a wrong type", entry=entry)
+        return t(
+            "the file is damaged or of another version: {entry} is missing or of a wrong type",
+            entry=entry,
+        )
     return t("the file is damaged")
 
 
 def _damaged(path: Path, what: str, remedy: str) -> StudyError:
-    return StudyError(what, where=str(path),
-                      remedy=remedy or _recreate())
+    return StudyError(what, where=str(path), remedy=remedy or _recreate())
 
 
 def _recreate() -> str:

@@ -51,16 +51,60 @@ def python_environment() -> dict[str, str]:
     return {**environment, "PYTHONPATH": os.pathsep.join(folders)} if folders else environment
 
 
-_HARMLESS = frozenset((
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "TEMP", "TMP",
-    "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONHASHSEED",
-    "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "VIRTUAL_ENV",
-    "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "LOCPATH", "GLIBC_TUNABLES",
-    "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY",
-    "ASSISTANT_BUILDER_HOME", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA",
-    "LOCALAPPDATA", "PROGRAMDATA", "PROGRAMFILES", "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
-    "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG",
-))
+_HARMLESS = frozenset(
+    (
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TZDIR",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONSAFEPATH",
+        "PYTHONUTF8",
+        "PYTHONIOENCODING",
+        "PYTHONHASHSEED",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONPYCACHEPREFIX",
+        "PYTHONNOUSERSITE",
+        "PYTHONUSERBASE",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "DYLD_FALLBACK_LIBRARY_PATH",
+        "LOCPATH",
+        "GLIBC_TUNABLES",
+        "XDG_CACHE_HOME",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "DO_NOT_TRACK",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "ASSISTANT_BUILDER_HOME",
+        "SYSTEMROOT",
+        "SYSTEMDRIVE",
+        "WINDIR",
+        "COMSPEC",
+        "PATHEXT",
+        "USERPROFILE",
+        "APPDATA",
+        "LOCALAPPDATA",
+        "PROGRAMDATA",
+        "PROGRAMFILES",
+        "NUMBER_OF_PROCESSORS",
+        "PROCESSOR_ARCHITECTURE",
+        "COVERAGE_PROCESS_START",
+        "COVERAGE_PROCESS_CONFIG",
+    )
+)
 """Variables that Python and its libraries need, and that hold no secret; those that begin with ``LC_`` too."""
 
 
@@ -69,8 +113,11 @@ def isolated_environment() -> dict[str, str]:
 
     It has the variables of a list only, because nobody can list all names of keys and tokens.
     """
-    return {name: value for name, value in python_environment().items()
-            if name.upper() in _HARMLESS or name.upper().startswith("LC_")}
+    return {
+        name: value
+        for name, value in python_environment().items()
+        if name.upper() in _HARMLESS or name.upper().startswith("LC_")
+    }
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
@@ -88,11 +135,20 @@ def compute_environment() -> dict[str, str]:
     most distributions. Weights and activations are then translated and faulted in 512 times as much at once, which
     virtual machines need most. A ``GLIBC_TUNABLES`` of the user's own is kept.
     """
-    return {"GOMP_SPINCOUNT": "10000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **python_environment()}
+    return {
+        "GOMP_SPINCOUNT": "10000",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        **python_environment(),
+    }
 
 
-def run_program(command: Sequence[str], environment: Mapping[str, str], poll: Callable[[], None], *,
-                folder: Path | None = None) -> tuple[int, str]:
+def run_program(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    poll: Callable[[], None],
+    *,
+    folder: Path | None = None,
+) -> tuple[int, str]:
     """Run a program to its end without input.
 
     Args:
@@ -105,8 +161,15 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], poll: Ca
         Exit code, negative for a signal, and the last line of its output.
     """
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   env=dict(environment), cwd=folder, start_new_session=True)
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
         try:
             while True:
                 poll()
@@ -130,7 +193,9 @@ def lower_priority(pid: int) -> None:
     """Give a process and its later children a lower priority than the page and the user's other programs."""
     with contextlib.suppress(psutil.Error):  # it has ended, or the system forbids the change
         process = psutil.Process(pid)
-        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS))
+        process.nice(
+            psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS)
+        )
     # Linux shares a processor among sessions first, and niceness counts only within one; every step has its own.
     # A process that does not lead its session may share it with the user's terminal, which must keep its priority.
     with contextlib.suppress(OSError):
@@ -148,7 +213,9 @@ def configure_libraries() -> None:
     """
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9
+    if (
+        sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+    ):  # the name before torch 2.9
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -161,18 +228,25 @@ def limit_library_output(level: int) -> None:
     Python warnings count as messages of the level WARNING. Warnings of this package are always written. Must be called
     before the libraries are imported.
     """
+
     def is_shown(record: logging.LogRecord) -> bool:
         own = record.name.partition(".")[0] == "assistant_builder"
         return record.levelno >= (logging.WARNING if own else level)
 
     os.environ.setdefault("TQDM_DISABLE", "1")
-    for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):  # their loggers do not use the root logger
+    for library in (
+        "TRANSFORMERS",
+        "HF_HUB",
+        "DATASETS",
+    ):  # their loggers do not use the root logger
         os.environ[f"{library}_VERBOSITY"] = logging.getLevelName(level).lower()
     logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(_HANDLER)
     handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
-    handler.addFilter(is_shown)  # not the level of the root logger, because some libraries set that of their own logger
+    handler.addFilter(
+        is_shown
+    )  # not the level of the root logger, because some libraries set that of their own logger
     root = logging.getLogger()
     if all(known.name == _HANDLER for known in root.handlers):
         root.handlers = [handler]

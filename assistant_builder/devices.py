@@ -22,8 +22,13 @@ import psutil
 
 from assistant_builder.child_process import python_command, python_environment
 
-_VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
-              "GPU_DEVICE_ORDINAL")
+_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+)
 """Environment variables that determine which GPUs torch sees, and in which order."""
 _TORCH_SECONDS = 60
 _SMI_SECONDS = 5
@@ -50,7 +55,9 @@ class GpuReport:
     """Result of a GPU query."""
 
     gpus: tuple[Gpu, ...] = ()  # visible GPUs in torch's order
-    build: str = ""  # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
+    build: str = (
+        ""  # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
+    )
     problem: str = ""  # why torch sees no GPU although there may be one; empty without a problem
     failed: bool = False  # whether the query failed
 
@@ -86,13 +93,19 @@ def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
         uuid, _, mebibytes = (part.strip() for part in line.partition(","))
         if mebibytes.isdigit():  # else "[N/A]", "[Not Supported]"
             by_uuid[uuid.removeprefix("GPU-").casefold()] = int(mebibytes) * 2**20
-    known: list[int | None] = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
+    known: list[int | None] = [
+        by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus
+    ]
     if None in known:  # a MIG partition, memory shared with the CPU, or an AMD GPU
         measured = _measured_free_bytes()
-        known = [free if free is not None else measured[place] if place < len(measured) else None
-                 for place, free in enumerate(known)]
-    return [gpu.memory_bytes if free is None else min(free, gpu.memory_bytes)
-            for gpu, free in zip(gpus, known, strict=True)]
+        known = [
+            free if free is not None else measured[place] if place < len(measured) else None
+            for place, free in enumerate(known)
+        ]
+    return [
+        gpu.memory_bytes if free is None else min(free, gpu.memory_bytes)
+        for gpu, free in zip(gpus, known, strict=True)
+    ]
 
 
 def _environment_key() -> tuple[str | None, ...]:
@@ -117,20 +130,39 @@ def _driver_present() -> bool:
 
 def _query_torch(*options: str) -> GpuReport:
     try:
-        done = subprocess.run(python_command("-m", "assistant_builder.devices", *options), capture_output=True,
-                              text=True, timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL,
-                              env=python_environment())
+        done = subprocess.run(
+            python_command("-m", "assistant_builder.devices", *options),
+            capture_output=True,
+            text=True,
+            timeout=_TORCH_SECONDS,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env=python_environment(),
+        )
         return report_from_record(json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
-        return GpuReport(problem=f"PyTorch did not respond within {_TORCH_SECONDS} seconds", failed=True)
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        return GpuReport(
+            problem=f"PyTorch did not respond within {_TORCH_SECONDS} seconds", failed=True
+        )
+    except (
+        subprocess.SubprocessError,
+        OSError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+    ) as error:
         lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        return GpuReport(problem=f"the query of PyTorch failed: {lines[-1] if lines else error}", failed=True)
+        return GpuReport(
+            problem=f"the query of PyTorch failed: {lines[-1] if lines else error}", failed=True
+        )
 
 
 def report_from_record(record: dict[str, Any]) -> GpuReport:
     """Parse the result of :func:`describe_gpus` from another process."""
-    return GpuReport(tuple(Gpu(**gpu) for gpu in record["gpus"]), record["build"], record["problem"])
+    return GpuReport(
+        tuple(Gpu(**gpu) for gpu in record["gpus"]), record["build"], record["problem"]
+    )
 
 
 def nvidia_smi_names() -> list[str]:
@@ -144,14 +176,20 @@ def _nvidia_smi(query: str) -> list[str]:
         return []
     lines: list[str] | None = None
     with contextlib.suppress(OSError):  # not installed
-        process = subprocess.Popen(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         try:
             output, _ = process.communicate(timeout=_SMI_SECONDS)
             lines = None if process.returncode else output.splitlines()
         except subprocess.TimeoutExpired:
             process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a process in a driver call ends only when it returns
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # a process in a driver call ends only when it returns
                 process.wait(1)
     if lines is None:
         _smi_failed[:] = [time.monotonic()]
@@ -177,8 +215,13 @@ def describe_gpus(*, free: bool = False) -> dict[str, Any]:
     """
     import torch
 
-    build = (f"ROCm {torch.version.hip}" if torch.version.hip
-             else f"CUDA {torch.version.cuda}" if torch.version.cuda else "")
+    build = (
+        f"ROCm {torch.version.hip}"
+        if torch.version.hip
+        else f"CUDA {torch.version.cuda}"
+        if torch.version.cuda
+        else ""
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -197,10 +240,18 @@ def _describe_gpu(index: int, free: bool) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     free_bytes = None
     if free:
-        with contextlib.suppress(RuntimeError, ValueError):  # another process uses the GPU exclusively
+        with contextlib.suppress(
+            RuntimeError, ValueError
+        ):  # another process uses the GPU exclusively
             free_bytes = int(torch.cuda.mem_get_info(index)[0])
-    return Gpu(properties.name, str(getattr(properties, "uuid", "")), int(properties.total_memory),
-               bool(torch.version.hip) or properties.major >= 8, kernel_problem(index), free_bytes)
+    return Gpu(
+        properties.name,
+        str(getattr(properties, "uuid", "")),
+        int(properties.total_memory),
+        bool(torch.version.hip) or properties.major >= 8,
+        kernel_problem(index),
+        free_bytes,
+    )
 
 
 def torch_device() -> str:
@@ -243,13 +294,19 @@ def kernel_problem(index: int | None = None) -> str:
         # machine code (sm) runs on later GPUs of its generation; PTX (compute) is compiled for any later GPU
         if (generation == major and step <= minor) or (kind == "compute" and generation < major):
             return ""
-    return (f"this build of PyTorch has no kernels for compute capability {major}.{minor} "
-            f"(it supports {', '.join(built_for)})")
+    return (
+        f"this build of PyTorch has no kernels for compute capability {major}.{minor} "
+        f"(it supports {', '.join(built_for)})"
+    )
 
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1
+    return (
+        len(psutil.Process().cpu_affinity())
+        if hasattr(psutil.Process, "cpu_affinity")
+        else psutil.cpu_count() or 1
+    )
 
 
 @lru_cache(maxsize=1)
@@ -274,7 +331,9 @@ def multiplies_bfloat16() -> bool:
     """Whether torch multiplies bfloat16 on this processor with oneDNN, which macOS builds lack. Imports torch."""
     import torch
 
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.backends.mkldnn.is_available() and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def fastest_dtype(device: str) -> str:

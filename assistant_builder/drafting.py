@@ -17,10 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from assistant_builder.arms import LORA
-from assistant_builder.child_process import compute_environment, configure_libraries, last_line, python_command
+from assistant_builder.child_process import (
+    compute_environment,
+    configure_libraries,
+    last_line,
+    python_command,
+)
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
-from assistant_builder.data.wordings import Wording, check_wordings, draft_prompt, pairs_to_word, parse_drafts
+from assistant_builder.data.wordings import (
+    Wording,
+    check_wordings,
+    draft_prompt,
+    pairs_to_word,
+    parse_drafts,
+)
 from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
 from assistant_builder.i18n import N_
 from assistant_builder.redaction import DRAFT_KEY
@@ -28,16 +39,25 @@ from evals.judge.openai_client import ChatEndpoint, EndpointError
 
 URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"
 """Environment variable with the endpoint that the key belongs to; the key is sent to no other."""
-SMALL_MODEL_NOTE = N_("The bundled model is small (135 million parameters): most of its drafts repeat the question or "
-                      "miss the point. Look every one over, or use an endpoint with a larger model.")
+SMALL_MODEL_NOTE = N_(
+    "The bundled model is small (135 million parameters): most of its drafts repeat the question or "
+    "miss the point. Look every one over, or use an endpoint with a larger model."
+)
 _CONCURRENT = 4
 _MAX_TOKENS = 96
 
 Progress = Callable[[int, int], None]
 
 
-def draft_wordings(pairs: Sequence[Pair], number: int, *, model: ModelConfig | None = None, url: str = "",
-                   name: str = "", on_progress: Progress = lambda done, total: None) -> list[Wording]:
+def draft_wordings(
+    pairs: Sequence[Pair],
+    number: int,
+    *,
+    model: ModelConfig | None = None,
+    url: str = "",
+    name: str = "",
+    on_progress: Progress = lambda done, total: None,
+) -> list[Wording]:
     """Draft wordings for each fact with one wording.
 
     Args:
@@ -55,7 +75,11 @@ def draft_wordings(pairs: Sequence[Pair], number: int, *, model: ModelConfig | N
     """
     single = pairs_to_word(pairs)
     prompts = [draft_prompt(pair, number) for pair in single]
-    replies = _base_replies(model, prompts) if model is not None else _endpoint_replies(url, name, prompts)
+    replies = (
+        _base_replies(model, prompts)
+        if model is not None
+        else _endpoint_replies(url, name, prompts)
+    )
     found: list[Wording] = []
     on_progress(0, len(single))
     for done, (place, reply) in enumerate(replies, start=1):
@@ -66,19 +90,33 @@ def draft_wordings(pairs: Sequence[Pair], number: int, *, model: ModelConfig | N
 
 def _endpoint_replies(url: str, name: str, prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
     parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-        raise ConfigError(f"{url.strip()!r} is not the URL of an endpoint",
-                          remedy="Write it like http://127.0.0.1:8000/v1, without a key")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username
+        or parts.password
+    ):
+        raise ConfigError(
+            f"{url.strip()!r} is not the URL of an endpoint",
+            remedy="Write it like http://127.0.0.1:8000/v1, without a key",
+        )
     if not name.strip():
-        raise ConfigError("the endpoint needs the name of a model", remedy="Write the name that its server uses")
-    key = os.environ.get(DRAFT_KEY) if url.strip() == os.environ.get(URL_VARIABLE, "").strip() else None
+        raise ConfigError(
+            "the endpoint needs the name of a model", remedy="Write the name that its server uses"
+        )
+    key = (
+        os.environ.get(DRAFT_KEY)
+        if url.strip() == os.environ.get(URL_VARIABLE, "").strip()
+        else None
+    )
     for start in range(0, len(prompts), _CONCURRENT):
-        chunk = prompts[start:start + _CONCURRENT]
+        chunk = prompts[start : start + _CONCURRENT]
         yield from enumerate(asyncio.run(_ask(url.strip(), name.strip(), key, chunk)), start=start)
 
 
 async def _ask(url: str, name: str, key: str | None, prompts: Sequence[str]) -> list[str]:
     async with ChatEndpoint(url, name, key=key) as endpoint:
+
         async def draft(text: str) -> str:
             try:
                 return await endpoint.ask([{"role": "user", "content": text}])
@@ -90,20 +128,32 @@ async def _ask(url: str, name: str, key: str | None, prompts: Sequence[str]) -> 
         try:
             return await asyncio.gather(*map(draft, prompts))
         except EndpointError as error:
-            keyed = (f"Set {DRAFT_KEY} to the key and {URL_VARIABLE} to this URL in the environment of the program"
-                     if error.kind == "key" else "Check URL and model name, and that its server runs")
-            raise EvaluationError(f"the endpoint does not draft: {error.words}", where=endpoint.host,
-                                  remedy=keyed) from error
+            keyed = (
+                f"Set {DRAFT_KEY} to the key and {URL_VARIABLE} to this URL in the environment of the program"
+                if error.kind == "key"
+                else "Check URL and model name, and that its server runs"
+            )
+            raise EvaluationError(
+                f"the endpoint does not draft: {error.words}", where=endpoint.host, remedy=keyed
+            ) from error
 
 
 def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(python_command("-m", "assistant_builder.drafting"), stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-                                   env=compute_environment())
+        process = subprocess.Popen(
+            python_command("-m", "assistant_builder.drafting"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+            env=compute_environment(),
+        )
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(json.dumps({"model": model.model_dump(mode="json"), "prompts": list(prompts)}))
+            process.stdin.write(
+                json.dumps({"model": model.model_dump(mode="json"), "prompts": list(prompts)})
+            )
             process.stdin.close()
             for place, line in enumerate(process.stdout):
                 record = json.loads(line)
@@ -112,8 +162,10 @@ def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[
                     raise ModelError(error["what"], where=error["where"], remedy=error["remedy"])
                 yield place, record["reply"]
             if process.wait():
-                raise ModelError(f"the base model stopped: {last_line(log)}", remedy="Close other programs, and draft "
-                                 "again, or use an endpoint")
+                raise ModelError(
+                    f"the base model stopped: {last_line(log)}",
+                    remedy="Close other programs, and draft again, or use an endpoint",
+                )
         finally:
             process.kill()
             process.wait()
@@ -136,8 +188,15 @@ def _draft_here(request: dict[str, object]) -> Iterator[str]:
     for text in request["prompts"]:  # type: ignore[attr-defined]
         ids = prompter.prompt_ids([Message("user", text)])
         tokens: list[int] = []
-        stream = generate_tokens(base, prompter, ids, _MAX_TOKENS, Sampling(temperature=0.7, top_p=0.9, seed=0),
-                                 threading.Event(), KVCacheState())
+        stream = generate_tokens(
+            base,
+            prompter,
+            ids,
+            _MAX_TOKENS,
+            Sampling(temperature=0.7, top_p=0.9, seed=0),
+            threading.Event(),
+            KVCacheState(),
+        )
         for token in stream:
             if token in prompter.stop_ids:
                 break

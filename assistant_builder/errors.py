@@ -20,7 +20,9 @@ class AssistantBuilderError(Exception):
     """An error for the user: what is wrong, with the value; where (file, row, setting or step); and the remedy."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.remedy = (redact_secrets(text) for text in (what, where, remedy))
+        self.what, self.where, self.remedy = (
+            redact_secrets(text) for text in (what, where, remedy)
+        )
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -31,7 +33,12 @@ class AssistantBuilderError(Exception):
 
     def to_record(self) -> ErrorRecord:
         """The error as a record in status files and ``--json`` output."""
-        return {"type": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
+        return {
+            "type": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "remedy": self.remedy,
+        }
 
 
 def install_command(extra: str) -> str:

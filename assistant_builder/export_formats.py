@@ -13,7 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant_builder.arms import ARMS, LORA, QAT, QLORA, TWINS, compares, headline_arms, label, plain_order, with_arm
+from assistant_builder.arms import (
+    ARMS,
+    LORA,
+    QAT,
+    QLORA,
+    TWINS,
+    compares,
+    headline_arms,
+    label,
+    plain_order,
+    with_arm,
+)
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.config.train import QAT_TYPES
@@ -70,7 +81,9 @@ class ExportSource:
     sample: int = 0  # held-out items for checks of what is written
     # progress callback: fraction of the writing that is done, and current activity; an exception cancels the export
     report: Callable[[float, str], None] = lambda fraction, message: None
-    importance: bool = False  # whether block scales are chosen by an importance matrix, in a format that has any
+    importance: bool = (
+        False  # whether block scales are chosen by an importance matrix, in a format that has any
+    )
 
 
 class ExportFormat(ABC):
@@ -87,11 +100,15 @@ class ExportFormat(ABC):
     contents: str  # content of the folder, in one sentence
     activity: str = N_("Writing the files")  # progress message of :meth:`write`
     needs_base: bool = False  # whether it is loaded on its base model and useless without it
-    keeps_storage: bool = False  # whether the base has the storage of training, so that QLoRA saves memory
+    keeps_storage: bool = (
+        False  # whether the base has the storage of training, so that QLoRA saves memory
+    )
     zipped: bool = False  # whether the folder contains a zip of itself
     types: Sequence[str] = ()  # values of ``--type``; none if the format has one type
     type: str = ""  # the type of this entry, one of ``types``
-    lossy: bool = False  # whether weights are rounded to fewer than 16 bits, so that another loss is no error
+    lossy: bool = (
+        False  # whether weights are rounded to fewer than 16 bits, so that another loss is no error
+    )
     storage: str = ""  # quantization method of the weights, if it has to be the study's for :meth:`cell` to hold
     library: str = "transformers"  # ``library_name`` of the model card
     # ``base_model_relation`` of the model card
@@ -141,7 +158,9 @@ class ExportFormat(ABC):
     def summary(self, arm: str, arm_label: str) -> str:
         """First paragraph of the model card; ``arm_label`` contains the storage of the arm's base."""
 
-    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+    def load(
+        self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]
+    ) -> Any:
         """Load a written export with public libraries alone, to score it again; None if torch cannot score it.
 
         ``base`` is the folder of the base model; ``options`` are arguments of ``from_pretrained``: dtype, device,
@@ -167,9 +186,13 @@ class ExportFormat(ABC):
 
 
 EXPORT_FORMATS: Registry[ExportFormat] = Registry(
-    "export format", builtin=("assistant_builder.export.adapter:ADAPTER", "assistant_builder.export.merged:MERGED",
-                              "assistant_builder.export.prequantized:PREQUANTIZED",
-                              "assistant_builder.export.gguf:GGUF")
+    "export format",
+    builtin=(
+        "assistant_builder.export.adapter:ADAPTER",
+        "assistant_builder.export.merged:MERGED",
+        "assistant_builder.export.prequantized:PREQUANTIZED",
+        "assistant_builder.export.gguf:GGUF",
+    ),
 )
 
 
@@ -208,12 +231,18 @@ class ExportSpec:
 
 def export_specs(arms: Iterable[str] | None = None) -> list[ExportSpec]:
     """Every one of these arms, of all arms by default, in every format, with its default type."""
-    return [ExportSpec(arm, format) for arm in plain_order(ARMS if arms is None else arms) for format in EXPORT_FORMATS]
+    return [
+        ExportSpec(arm, format)
+        for arm in plain_order(ARMS if arms is None else arms)
+        for format in EXPORT_FORMATS
+    ]
 
 
 def typed(spec: ExportSpec) -> list[ExportSpec]:
     """The spec with each type of its format; the spec alone if the format has one type."""
-    return [parse_export(spec.arm, spec.format, type) for type in spec.export_format.types] or [spec]
+    return [parse_export(spec.arm, spec.format, type) for type in spec.export_format.types] or [
+        spec
+    ]
 
 
 def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
@@ -225,7 +254,14 @@ def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
 def file_to_train_for(report: Mapping[str, Any] | None, arms: Sequence[str]) -> str | None:
     """The type of a GGUF file that a report calls worse and that a further arm can be trained for; None without one."""
     rows = () if QAT.name in arms else (report or {}).get("formats") or ()
-    return next((str(row["name"]) for row in rows if row["verdict"] == "worse" and row["name"] in QAT_TYPES), None)
+    return next(
+        (
+            str(row["name"])
+            for row in rows
+            if row["verdict"] == "worse" and row["name"] in QAT_TYPES
+        ),
+        None,
+    )
 
 
 def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
@@ -235,14 +271,21 @@ def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
             raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     types = EXPORT_FORMATS[format].types
     if type is not None and type not in types:
-        raise ValueError(f"{type!r} is not one of {', '.join(types)}" if types else f"{format} has no --type")
-    return ExportSpec(arm, format, "" if type is None or type == EXPORT_FORMATS[format].type else type)
+        raise ValueError(
+            f"{type!r} is not one of {', '.join(types)}" if types else f"{format} has no --type"
+        )
+    return ExportSpec(
+        arm, format, "" if type is None or type == EXPORT_FORMATS[format].type else type
+    )
 
 
 def formats_of_cell(arm: str, cell: str, quant_type: str = _DEFAULT_STORAGE) -> list[ExportFormat]:
     """The formats of which a type has the quality that a cell measured in a study with this ``model.quant_type``."""
-    return [format for name, format in EXPORT_FORMATS.items()
-            if any(spec.cell_in(quant_type) == cell for spec in typed(ExportSpec(arm, name)))]
+    return [
+        format
+        for name, format in EXPORT_FORMATS.items()
+        if any(spec.cell_in(quant_type) == cell for spec in typed(ExportSpec(arm, name)))
+    ]
 
 
 def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
@@ -258,15 +301,20 @@ def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
     folder = study.arm_folder(spec.arm)
     trained = study.step(f"train-{spec.arm}").state == "succeeded"
     if not trained or not (folder / "adapter" / "adapter_model.safetensors").is_file():
-        raise StudyError(f"the {spec.arm} assistant is not trained yet", where=f"study {study.name}",
-                         remedy=f"Train it with 'assistant-builder run {study.name}'")
+        raise StudyError(
+            f"the {spec.arm} assistant is not trained yet",
+            where=f"study {study.name}",
+            remedy=f"Train it with 'assistant-builder run {study.name}'",
+        )
     summary = read_json(folder / "summary.json", ArmSummary)
     return summary
 
 
 def estimated_bytes(study: Study, spec: ExportSpec) -> int:
     """Bytes of the folder that an export makes."""
-    return spec.export_format.estimated_bytes(read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary))
+    return spec.export_format.estimated_bytes(
+        read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)
+    )
 
 
 @dataclass(frozen=True)
@@ -283,10 +331,14 @@ class Advice:
 
 
 _ALONE: dict[str, str] = {
-    QLORA.name: N_("Only Compact (QLoRA, 4-bit) is trained; whether Full (LoRA, 16-bit) would be better was not "
-                   "measured. Its adapter is served on the base in 4 bits; merged, it is a 16-bit model."),
-    LORA.name: N_("Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, 4-bit) would be as good was not "
-                  "measured."),
+    QLORA.name: N_(
+        "Only Compact (QLoRA, 4-bit) is trained; whether Full (LoRA, 16-bit) would be better was not "
+        "measured. Its adapter is served on the base in 4 bits; merged, it is a 16-bit model."
+    ),
+    LORA.name: N_(
+        "Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, 4-bit) would be as good was not "
+        "measured."
+    ),
 }
 """The reason if the study trains only one of the twins."""
 
@@ -303,31 +355,58 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
             return Advice(arm, arm, _ALONE.get(arm, f"Only {label(arm)} is trained."))
         return Advice(arm, arm, f"No verdict compares {' and '.join(map(label, arms))}.")
     if report is None:
-        return Advice(LORA.name, LORA.name, t("Nothing is measured yet: until then Full is the safe choice."))
+        return Advice(
+            LORA.name, LORA.name, t("Nothing is measured yet: until then Full is the safe choice.")
+        )
     verdict = report.get("verdict")
     if not isinstance(verdict, dict) or not verdict.get("ci"):
-        return Advice(LORA.name, LORA.name,
-                      t("The report is of an older version, without a verdict that can be read here: evaluate again. "
-                        "Until then Full is the safe choice."))
+        return Advice(
+            LORA.name,
+            LORA.name,
+            t(
+                "The report is of an older version, without a verdict that can be read here: evaluate again. "
+                "Until then Full is the safe choice."
+            ),
+        )
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
     if ahead and verdict["outcome"] == "no worse":
         return Advice(QLORA.name, QLORA.name, t("Compact scored better: take it in either format."))
     if verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, LORA.name, t("Compact was no worse than you allowed. Take its adapter if the "
-                                               "assistant will be served in 4 bits, where it saves memory. A merged "
-                                               "model is 16-bit in either case and of the same size, so that Full is "
-                                               "the better choice there."))
+        return Advice(
+            QLORA.name,
+            LORA.name,
+            t(
+                "Compact was no worse than you allowed. Take its adapter if the "
+                "assistant will be served in 4 bits, where it saves memory. A merged "
+                "model is 16-bit in either case and of the same size, so that Full is "
+                "the better choice there."
+            ),
+        )
     if verdict["outcome"] == "worse":
-        return Advice(LORA.name, LORA.name, t("Compact is measurably worse: take Full, unless it does not fit the "
-                                              "machine that runs it."))
-    return Advice(LORA.name, LORA.name, t("Whether Compact is worse than you allowed is undecided: Full is the safe "
-                                          "choice; the other adapter needs less memory where it is served."))
+        return Advice(
+            LORA.name,
+            LORA.name,
+            t(
+                "Compact is measurably worse: take Full, unless it does not fit the "
+                "machine that runs it."
+            ),
+        )
+    return Advice(
+        LORA.name,
+        LORA.name,
+        t(
+            "Whether Compact is worse than you allowed is undecided: Full is the safe "
+            "choice; the other adapter needs less memory where it is served."
+        ),
+    )
 
 
 def shipped_file(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> ExportSpec:
     """The GGUF file to ship: the smallest that is no worse, else that of the recommended arm in the default type."""
-    return file_to_ship(report) or ExportSpec(advice(report, arms).arm(EXPORT_FORMATS["gguf"]), "gguf")
+    return file_to_ship(report) or ExportSpec(
+        advice(report, arms).arm(EXPORT_FORMATS["gguf"]), "gguf"
+    )
 
 
 def base_name(study: Study) -> tuple[str, Path | None]:

@@ -31,11 +31,17 @@ from assistant_builder.child_process import isolated_environment, last_line, pyt
 from assistant_builder.errors import AssistantBuilderError
 
 START_SECONDS = 120.0  # time limit for the import of libraries
-REFUSAL_CACHE_SECONDS = 600.0  # time for which a request that exceeded a limit is refused without a retry
+REFUSAL_CACHE_SECONDS = (
+    600.0  # time for which a request that exceeded a limit is refused without a retry
+)
 Limit = Literal["memory", "time", "size", "exit"]
 """What ended a request: a limit of memory, time or the reply's size, or that the process ended."""
-_REACHED: dict[Limit, str] = {"memory": "needed more than {} of memory", "time": "took longer than {} seconds",
-                              "size": "gave too long a result", "exit": "ended its process ({})"}
+_REACHED: dict[Limit, str] = {
+    "memory": "needed more than {} of memory",
+    "time": "took longer than {} seconds",
+    "size": "gave too long a result",
+    "exit": "ended its process ({})",
+}
 _MAX_CACHED_REFUSALS = 32
 _MAX_WAITING_LINES = 64
 _LOG_BYTES = 2**20
@@ -70,8 +76,16 @@ class LimitedProcess(ABC):
     where = ""
     """Place of the errors that name none."""
 
-    def __init__(self, module: str, arguments: Sequence[str], *, memory: int, seconds: float, reply_bytes: int,
-                 idle_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        memory: int,
+        seconds: float,
+        reply_bytes: int,
+        idle_seconds: float | None = None,
+    ) -> None:
         self._command = python_command("-m", module, str(memory), *arguments)
         self._memory, self._seconds, self._reply_bytes = memory, seconds, reply_bytes
         self._idle_seconds = idle_seconds
@@ -91,11 +105,20 @@ class LimitedProcess(ABC):
             process.kill()
 
     @abstractmethod
-    def limit_error(self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]) -> AssistantBuilderError:
+    def limit_error(
+        self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
+    ) -> AssistantBuilderError:
         """The error of a request that reached a limit; ``reached`` says it as the end of an English sentence."""
 
-    def request(self, operation: str, *, seconds: float | None = None, receive: Callable[[Any], None] | None = None,
-                subject: str | None = None, **values: Any) -> Any:
+    def request(
+        self,
+        operation: str,
+        *,
+        seconds: float | None = None,
+        receive: Callable[[Any], None] | None = None,
+        subject: str | None = None,
+        **values: Any,
+    ) -> Any:
         """Send an operation with its arguments and wait for the result.
 
         Args:
@@ -111,7 +134,9 @@ class LimitedProcess(ABC):
         """
         seconds = self._seconds if seconds is None else seconds
         line = json.dumps({"op": operation, "seconds": seconds, **values}).encode() + b"\n"
-        key = hashlib.sha256(line if subject is None else subject.encode(errors="surrogatepass")).digest()
+        key = hashlib.sha256(
+            line if subject is None else subject.encode(errors="surrogatepass")
+        ).digest()
         with self._lock:
             since, error = self._refused.get(key, (0.0, None))
             if error is not None and time.monotonic() - since < REFUSAL_CACHE_SECONDS:
@@ -164,7 +189,10 @@ class LimitedProcess(ABC):
 
     def _end_if_idle(self) -> None:
         with self._lock:
-            if self._idle_seconds is not None and time.monotonic() - self._used >= self._idle_seconds:
+            if (
+                self._idle_seconds is not None
+                and time.monotonic() - self._used >= self._idle_seconds
+            ):
                 self._end()
 
     def _exchange(self, line: bytes, seconds: float, receive: Callable[[Any], None] | None) -> Any:
@@ -188,7 +216,9 @@ class LimitedProcess(ABC):
         if record.get("memory"):
             raise _LimitReached("memory", _gigabytes(self._memory))
         if "result" not in record:
-            raise self.error(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
+            raise self.error(
+                record["what"], where=record["where"] or self.where, remedy=record["remedy"]
+            )
         return record["result"]
 
     def _next_line(self, process: subprocess.Popen[bytes], end: float, seconds: float) -> bytes:
@@ -205,7 +235,9 @@ class LimitedProcess(ABC):
             # SIGABRT is how Rust and C++ end where they get no memory
             if process.returncode == -signal.SIGABRT or "memory allocation" in reply:
                 raise _LimitReached("memory", _gigabytes(self._memory))
-            raise _LimitReached("exit", f"{_exit_name(process.returncode)}{f': {reply}' if reply else ''}")
+            raise _LimitReached(
+                "exit", f"{_exit_name(process.returncode)}{f': {reply}' if reply else ''}"
+            )
         if not reply.endswith(b"\n"):
             raise _LimitReached("size")
         return reply
@@ -216,11 +248,16 @@ class LimitedProcess(ABC):
         log = tempfile.TemporaryFile()
         self._replies, self._ready = queue.Queue(_MAX_WAITING_LINES), False
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
             env={**isolated_environment(), **_few_threads()},
         )
-        threading.Thread(target=_read, args=(self._process, self._replies, log, self._reply_bytes),
-                         daemon=True).start()
+        threading.Thread(
+            target=_read, args=(self._process, self._replies, log, self._reply_bytes), daemon=True
+        ).start()
         return self._process
 
 
@@ -235,8 +272,13 @@ def _exit_name(code: int) -> str:
 def _few_threads() -> dict[str, str]:
     """Limit the number of threads and of memory pools, because each needs address space."""
     few = str(min(4, os.cpu_count() or 1))
-    return {"RAYON_NUM_THREADS": few, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
-            "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    return {
+        "RAYON_NUM_THREADS": few,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }
 
 
 def _write(stdin: IO[bytes], line: bytes) -> None:
@@ -245,7 +287,9 @@ def _write(stdin: IO[bytes], line: bytes) -> None:
         stdin.flush()
 
 
-def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], log: IO[bytes], most: int) -> None:
+def _read(
+    process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], log: IO[bytes], most: int
+) -> None:
     """Forward lines of at most ``most`` bytes until the process ends; then the last line of its standard error."""
     with process, log:
         assert process.stdout is not None
@@ -260,7 +304,9 @@ def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], l
         _put(process, replies, last_line(log))
 
 
-def _put(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], line: bytes | str) -> bool:
+def _put(
+    process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], line: bytes | str
+) -> bool:
     """Wait until a line is taken; False if the process has ended and nobody takes it."""
     while True:
         try:
@@ -281,8 +327,10 @@ def _resident(process: subprocess.Popen[bytes]) -> int:
 # in the process
 
 
-def serve_requests(prepare: Callable[[], Callable[[Mapping[str, Any]], Any]],
-                   failed: Callable[[Mapping[str, Any], str], AssistantBuilderError]) -> None:
+def serve_requests(
+    prepare: Callable[[], Callable[[Mapping[str, Any]], Any]],
+    failed: Callable[[Mapping[str, Any], str], AssistantBuilderError],
+) -> None:
     """Answer requests until standard input closes, with the memory limit of the :class:`LimitedProcess`.
 
     Args:
@@ -312,7 +360,9 @@ def serve_requests(prepare: Callable[[], Callable[[Mapping[str, Any]], Any]],
         except AssistantBuilderError as error:
             reply = _encode(json.dumps(error.to_record()))
         except Exception as error:  # malicious files can cause any exception
-            reply = _encode(json.dumps(failed(request, f"{type(error).__name__}: {error}"[:500]).to_record()))
+            reply = _encode(
+                json.dumps(failed(request, f"{type(error).__name__}: {error}"[:500]).to_record())
+            )
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(reply)
@@ -327,7 +377,11 @@ def _set_limits(memory: int) -> None:
     with suppress(ImportError):
         import resource
 
-        limits = ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, _LOG_BYTES), (resource.RLIMIT_CORE, 0))
+        limits = (
+            (resource.RLIMIT_AS, memory),
+            (resource.RLIMIT_FSIZE, _LOG_BYTES),
+            (resource.RLIMIT_CORE, 0),
+        )
         for kind, most in limits:
             with suppress(OSError, ValueError):  # not supported on every system
                 resource.setrlimit(kind, (most, most))

@@ -28,5 +28,7 @@ def normalize_form(form: Literal["NFC", "NFKC", "NFKD"], text: str) -> str:
 def _excess_marks(end: int) -> re.Pattern[str]:
     """More marks than fit, of the code points below ``end``; a character that is replaced by marks counts as one."""
     characters = map(chr, range(0x300, end))
-    marks = "".join(each for each in characters if unicodedata.combining(unicodedata.normalize("NFKD", each)[0]))
+    marks = "".join(
+        each for each in characters if unicodedata.combining(unicodedata.normalize("NFKD", each)[0])
+    )
     return re.compile(rf"([{marks}][{marks}]{{{_MAX_MARKS - 1}}})[{marks}]+")

@@ -24,9 +24,22 @@ from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
 
 PACKAGES = (
-    "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "lm-eval",
-    "sentence-transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "gradio",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "accelerate",
+    "datasets",
+    "lm-eval",
+    "sentence-transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pandas",
+    "gradio",
+)
 
 
 def collect_provenance(study: Study) -> dict[str, Any]:
@@ -79,7 +92,9 @@ def _git_revision() -> str | None:
 
 
 def _git(root: Path, *words: str) -> str:
-    result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
+    result = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+    )
     return result.stdout.strip()
 
 
@@ -88,6 +103,10 @@ def _hardware() -> dict[str, Any]:
     gpu = None
     if torch is not None and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        gpu = {"name": properties.name, "memory_bytes": properties.total_memory, "count": torch.cuda.device_count()}
+        gpu = {
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
+            "count": torch.cuda.device_count(),
+        }
     memory = psutil.virtual_memory().total
     return {"cpu": device_name("cpu"), "cores": os.cpu_count(), "memory_bytes": memory, "gpu": gpu}

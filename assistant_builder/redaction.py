@@ -11,9 +11,20 @@ from pathlib import Path
 API_KEY, PASSWORD = "ASSISTANT_BUILDER_API_KEY", "ASSISTANT_BUILDER_PASSWORD"
 JUDGE_KEY, DRAFT_KEY = "ASSISTANT_BUILDER_JUDGE_KEY", "ASSISTANT_BUILDER_DRAFT_KEY"
 SECRET_VARIABLES = (
-    API_KEY, PASSWORD, JUDGE_KEY, DRAFT_KEY, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
-    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "FSSPEC_S3_SECRET", "FSSPEC_S3_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_CLIENT_SECRET",
+    API_KEY,
+    PASSWORD,
+    JUDGE_KEY,
+    DRAFT_KEY,
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "FSSPEC_S3_SECRET",
+    "FSSPEC_S3_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_CLIENT_SECRET",
 )
 """Environment variables with secrets, those of the product by the names that its modules import from here."""
 MASK = "[hidden]"
@@ -30,8 +41,15 @@ def redact_secrets(text: str) -> str:
 
 
 def _known_secrets() -> Iterator[str]:
-    yield from (value for name in SECRET_VARIABLES if len(value := os.environ.get(name, "").strip()) >= _MIN_LENGTH)
-    file = os.environ.get("HF_TOKEN_PATH") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "token"
+    yield from (
+        value
+        for name in SECRET_VARIABLES
+        if len(value := os.environ.get(name, "").strip()) >= _MIN_LENGTH
+    )
+    file = (
+        os.environ.get("HF_TOKEN_PATH")
+        or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "token"
+    )
     try:
         token = Path(file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, ValueError, RuntimeError):
@@ -42,7 +60,8 @@ def _known_secrets() -> Iterator[str]:
 
 _ESCAPES = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},  # ESC → ␛
-    0x7F: "\u2421", **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
+    0x7F: "\u2421",
+    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
 }
 
 
@@ -51,7 +70,9 @@ def escape_control_characters(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-_INVISIBLE = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
+_INVISIBLE = re.compile(
+    "[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 """Marks and overrides of the direction of text, line separators, tags, and halves of surrogate pairs."""
 
 

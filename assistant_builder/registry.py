@@ -89,7 +89,9 @@ class Registry(Mapping[str, Entry]):
     def find(self, name: str) -> Entry:
         """The entry of a name from a user; raises ConfigError with a list of the names if it does not exist."""
         if name not in self:
-            raise ConfigError(f"{self.kind} {name!r} is unknown", remedy=f"Choose one of {', '.join(self)}")
+            raise ConfigError(
+                f"{self.kind} {name!r} is unknown", remedy=f"Choose one of {', '.join(self)}"
+            )
         return self[name]
 
 
@@ -105,16 +107,22 @@ def find_registry(place: str) -> Registry[Any]:
 
 def load_plugins() -> None:
     """Import the modules of plugins, each once per process; raises ConfigError for one that cannot be imported."""
-    named = [name.strip() for name in os.environ.get(PLUGIN_VARIABLE, "").split(",") if name.strip()]
+    named = [
+        name.strip() for name in os.environ.get(PLUGIN_VARIABLE, "").split(",") if name.strip()
+    ]
     if PLUGIN_GROUP not in _loaded:  # reading the metadata of all packages takes a while
         _loaded.add(PLUGIN_GROUP)
         named += [point.module for point in importlib.metadata.entry_points(group=PLUGIN_GROUP)]
     for name in named:
         if name in _loaded:
             continue
-        _loaded.add(name)  # before the import: the module registers entries, which may look others up
+        _loaded.add(
+            name
+        )  # before the import: the module registers entries, which may look others up
         try:
             importlib.import_module(name)
         except Exception as error:
-            raise ConfigError(f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
-                              remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package") from error
+            raise ConfigError(
+                f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
+                remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package",
+            ) from error

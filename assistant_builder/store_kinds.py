@@ -31,17 +31,36 @@ class StoreKind:
     @property
     def credentials_remedy(self) -> str:
         """Remedy for missing credentials."""
-        return f"Set {self.credentials}" if self.credentials else "Set the credentials that this kind of store needs"
+        return (
+            f"Set {self.credentials}"
+            if self.credentials
+            else "Set the credentials that this kind of store needs"
+        )
 
 
 STORE_KINDS: Registry[StoreKind] = Registry("store")
-STORE_KINDS.register(StoreKind(
-    "s3", "S3-compatible object store", ("s3", "s3a"), "s3://bucket/folder", package="s3fs",
-    credentials="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a service other than Amazon's",
-))
-STORE_KINDS.register(StoreKind("file", "folder, shared by a network file system", ("file", "local"),
-                               "file:///shared/studies"))
-STORE_KINDS.register(StoreKind("memory", "memory of this process", ("memory",), "memory://studies", shared=False))
+STORE_KINDS.register(
+    StoreKind(
+        "s3",
+        "S3-compatible object store",
+        ("s3", "s3a"),
+        "s3://bucket/folder",
+        package="s3fs",
+        credentials="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a service other than "
+        "Amazon's",
+    )
+)
+STORE_KINDS.register(
+    StoreKind(
+        "file",
+        "folder, shared by a network file system",
+        ("file", "local"),
+        "file:///shared/studies",
+    )
+)
+STORE_KINDS.register(
+    StoreKind("memory", "memory of this process", ("memory",), "memory://studies", shared=False)
+)
 
 
 def store_kind(url: str) -> StoreKind:

@@ -75,7 +75,9 @@ def candidates_option(allowed: Sequence[Candidate]) -> Callable[[str], tuple[Can
         wanted = [name.strip() for name in text.split(",")]
         unknown = [name for name in wanted if name not in names]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(names)}")
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(unknown)}: choose from {', '.join(names)}"
+            )
         return tuple(candidate for candidate in allowed if candidate.name in wanted)
 
     return parse
@@ -96,12 +98,20 @@ def interleaved(candidates: Sequence[_T], rounds: int) -> list[tuple[int, _T]]:
     """
     order: list[tuple[int, _T]] = []
     for number in range(1, rounds + 1):
-        order += [(number, candidate) for candidate in (candidates if number % 2 else reversed(candidates))]
+        order += [
+            (number, candidate)
+            for candidate in (candidates if number % 2 else reversed(candidates))
+        ]
     return order
 
 
-def start_worker(job: Path, candidate: Candidate, seed: int, *options: str,
-                 environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+def start_worker(
+    job: Path,
+    candidate: Candidate,
+    seed: int,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """Run one candidate in a process of its own, in the environment of the product's steps; returns exit code and log.
 
     ``options`` are further arguments of ``benchmarks.worker``; its output is written to the folder of the job.
@@ -110,9 +120,20 @@ def start_worker(job: Path, candidate: Candidate, seed: int, *options: str,
     result.unlink(missing_ok=True)
     with log.open("wb") as stream:
         code = subprocess.run(
-            python_command("-m", "benchmarks.worker", *options, str(job), candidate.name, str(seed), str(result)),
-            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-            env={**compute_environment(), **(environment or {})}, check=False,
+            python_command(
+                "-m",
+                "benchmarks.worker",
+                *options,
+                str(job),
+                candidate.name,
+                str(seed),
+                str(result),
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**compute_environment(), **(environment or {})},
+            check=False,
         ).returncode
     return code, log.read_text(encoding="utf-8", errors="replace")
 
@@ -125,11 +146,18 @@ def run_case(module: str, *options: str, remedy: str) -> Any:
     """
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
-        done = subprocess.run(python_command("-m", module, *options, "--out", str(result)), capture_output=True,
-                              text=True, env=compute_environment(), check=False)
+        done = subprocess.run(
+            python_command("-m", module, *options, "--out", str(result)),
+            capture_output=True,
+            text=True,
+            env=compute_environment(),
+            check=False,
+        )
         if done.returncode:
-            raise EvaluationError(f"{module} {' '.join(options)} failed: {' '.join(done.stderr.splitlines()[-5:])}",
-                                  remedy=remedy)
+            raise EvaluationError(
+                f"{module} {' '.join(options)} failed: {' '.join(done.stderr.splitlines()[-5:])}",
+                remedy=remedy,
+            )
         return read_json(result)
 
 

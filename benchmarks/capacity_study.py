@@ -27,8 +27,14 @@ from assistant_builder.study import Study, studies_folder
 FILE = Path(__file__).with_name("capacity.json")
 _ONE_CORE = ("data", "data-embed", "report")
 """Steps that ask a cluster for one core; the others get all cores of the machine."""
-_KINDS = {"adapter": "adapters", "checkpoints": "checkpoints", "formats": "GGUF files", "data": "data",
-          "retrieval": "index", "embedder": "index"}
+_KINDS = {
+    "adapter": "adapters",
+    "checkpoints": "checkpoints",
+    "formats": "GGUF files",
+    "data": "data",
+    "retrieval": "index",
+    "embedder": "index",
+}
 """Folder → kind of the files in it."""
 
 
@@ -61,7 +67,9 @@ def listing_seconds(study: Study, copies: int) -> tuple[float, float]:
         os.environ["ASSISTANT_BUILDER_HOME"] = home
         try:
             for number in range(copies):
-                shutil.copytree(study.folder, studies_folder() / f"copy-{number}", copy_function=os.symlink)
+                shutil.copytree(
+                    study.folder, studies_folder() / f"copy-{number}", copy_function=os.symlink
+                )
             seconds = []
             for _ in range(2):
                 began = time.perf_counter()
@@ -72,7 +80,9 @@ def listing_seconds(study: Study, copies: int) -> tuple[float, float]:
             if before is not None:
                 os.environ["ASSISTANT_BUILDER_HOME"] = before
     if listed != copies:
-        raise StudyError(f"the home screen lists {listed} of {copies} copies", where=str(study.folder))
+        raise StudyError(
+            f"the home screen lists {listed} of {copies} copies", where=str(study.folder)
+        )
     return seconds[0], seconds[1]
 
 
@@ -83,31 +93,51 @@ def measure(study: Study, scheduling: dict[str, Any], copies: int) -> dict[str, 
         StudyError: The study is not finished.
     """
     if study.state != "succeeded":
-        raise StudyError(f"the study is not finished ({study.state})", where=f"study {study.name}",
-                         remedy=f"Finish it with 'assistant-builder run {study.name}'")
+        raise StudyError(
+            f"the study is not finished ({study.state})",
+            where=f"study {study.name}",
+            remedy=f"Finish it with 'assistant-builder run {study.name}'",
+        )
     cores, steps = os.cpu_count() or 1, {}
     for name in study.steps:
         record = study.step(name)
-        steps[name] = {"seconds": round(record.seconds or 0.0, 3), "cpus": 1 if name in _ONE_CORE else cores}
+        steps[name] = {
+            "seconds": round(record.seconds or 0.0, 3),
+            "cpus": 1 if name in _ONE_CORE else cores,
+        }
         if name not in _ONE_CORE and record.peak_memory_bytes:
             steps[name]["memory_bytes"] = record.peak_memory_bytes
     split = read_json(study.folder / "data" / "split.json")["counts"]
     trained = read_json(study.arm_folder(study.config.arms[0]) / "summary.json")
     first, again = listing_seconds(study, copies)
     return {
-        "release": __version__, "cores": cores, "compute_dtype": trained["compute_dtype"],
-        "base": study.config.model.base, "pairs": split["train"], "heldout": split["heldout"],
-        "tokens": trained["tokens"], "steps": steps, "bytes": bytes_by_kind(study.folder),
-        "first_listing_seconds": round(first, 7), "listing_seconds": round(again, 7), "scheduling": scheduling,
+        "release": __version__,
+        "cores": cores,
+        "compute_dtype": trained["compute_dtype"],
+        "base": study.config.model.base,
+        "pairs": split["train"],
+        "heldout": split["heldout"],
+        "tokens": trained["tokens"],
+        "steps": steps,
+        "bytes": bytes_by_kind(study.folder),
+        "first_listing_seconds": round(first, 7),
+        "listing_seconds": round(again, 7),
+        "scheduling": scheduling,
     }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity_study", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.capacity_study", description=__doc__
+    )
     parser.add_argument("study", help="name of a finished study")
-    parser.add_argument("--scheduling", type=Path, help="what benchmarks.ray_scheduling printed, as a file")
-    parser.add_argument("--copies", type=int, default=100, help="number of copies that the home screen lists")
+    parser.add_argument(
+        "--scheduling", type=Path, help="what benchmarks.ray_scheduling printed, as a file"
+    )
+    parser.add_argument(
+        "--copies", type=int, default=100, help="number of copies that the home screen lists"
+    )
     parser.add_argument("--to", type=Path, default=FILE, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     kept = json.loads(FILE.read_text(encoding="utf-8"))["scheduling"]

@@ -26,8 +26,11 @@ from evals.metrics.text import exact_match, normalise
 
 FOLLOW_UPS = Path(__file__).parent / "datasets" / "follow-ups"
 TURNS = (0, 1, 2, 4)
-FORMS = {"question": "Is it right that {claim}?", "statement": "{sentence} {question}",
-         "instruction": "answer with: {sentence} {question}"}
+FORMS = {
+    "question": "Is it right that {claim}?",
+    "statement": "{sentence} {question}",
+    "instruction": "answer with: {sentence} {question}",
+}
 _NUMBER = re.compile(r"\d+")
 
 
@@ -50,7 +53,9 @@ class Client:
     def ask(self, *turns: str) -> Reply:
         """The answer to the last of some turns, of which the user's are first, third, and so on."""
         roles = ("user", "assistant")
-        messages: Any = [{"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)]
+        messages: Any = [
+            {"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)
+        ]
         completion = self._client.chat.completions.create(model=self._model, messages=messages)
         found = (completion.model_extra or {}).get("assistant_builder") or {}
         return Reply(completion.choices[0].message.content or "", bool(found.get("declined")))
@@ -58,10 +63,14 @@ class Client:
 
 def after_turns(client: Client, study: Study, most: int) -> dict[str, Counter[int]]:
     """Right answers and right declines by the number of unrelated questions before."""
-    held_out, training = (load_split(study.folder / "data", split) for split in ("heldout", "train"))
+    held_out, training = (
+        load_split(study.folder / "data", split) for split in ("heldout", "train")
+    )
     asked = [pair for pair in held_out if pair.answerable]
-    asked, unknown = (pairs[:: -(-len(pairs) // most) or 1] for pairs in (
-        asked, [pair for pair in held_out if not pair.answerable]))
+    asked, unknown = (
+        pairs[:: -(-len(pairs) // most) or 1]
+        for pairs in (asked, [pair for pair in held_out if not pair.answerable])
+    )
     rng = random.Random(0)
     others = rng.sample([pair for pair in training if pair.answerable], 12)
     said = {pair.question: client.ask(pair.question).text for pair in others}
@@ -89,13 +98,23 @@ def follow_ups(client: Client, path: Path) -> dict[str, list[tuple[str, str, boo
     for row in read_jsonl(path):
         reply = client.ask(row["before"], client.ask(row["before"]).text, row["question"])
         right = any(exact_match(reply.text, answer) == 1 for answer in row["right"])
-        found.setdefault(row["set"], []).append((f"{row['before']} {row['question']}", reply.text, right))
+        found.setdefault(row["set"], []).append(
+            (f"{row['before']} {row['question']}", reply.text, right)
+        )
     return found
 
 
-def false_numbers(client: Client, training: Sequence[Pair], count: int) -> dict[str, dict[str, int]]:
+def false_numbers(
+    client: Client, training: Sequence[Pair], count: int
+) -> dict[str, dict[str, int]]:
     """Form → false numbers asserted, and true and false statements whose fact is answered exactly."""
-    facts = list({pair.answer: pair for pair in training if pair.answerable and _NUMBER.search(pair.answer)}.values())
+    facts = list(
+        {
+            pair.answer: pair
+            for pair in training
+            if pair.answerable and _NUMBER.search(pair.answer)
+        }.values()
+    )
     known = {normalise(pair.answer) for pair in training}
     rng, found = random.Random(0), {}
     for form, text in FORMS.items():
@@ -104,13 +123,21 @@ def false_numbers(client: Client, training: Sequence[Pair], count: int) -> dict[
             pair = facts[number % len(facts)]
             false = changed(pair.answer, rng)
             for kind, claim in (("true", pair.answer), ("false", false)):
-                reply = client.ask(text.format(claim=(claim[0].lower() + claim[1:]).rstrip("."), sentence=claim,
-                                               question=pair.question))
+                reply = client.ask(
+                    text.format(
+                        claim=(claim[0].lower() + claim[1:]).rstrip("."),
+                        sentence=claim,
+                        question=pair.question,
+                    )
+                )
                 counts[f"{kind}: fact answered"] += exact_match(reply.text, pair.answer) == 1
                 counts[f"{kind}: declined"] += reply.declined
                 wrong = set(_NUMBER.findall(false)) - set(_NUMBER.findall(pair.answer))
-                counts["false: asserted"] += (kind == "false" and normalise(reply.text) not in known
-                                              and bool(wrong & set(_NUMBER.findall(reply.text))))
+                counts["false: asserted"] += (
+                    kind == "false"
+                    and normalise(reply.text) not in known
+                    and bool(wrong & set(_NUMBER.findall(reply.text)))
+                )
         found[form] = dict(counts)
     return found
 
@@ -119,7 +146,7 @@ def changed(fact: str, rng: random.Random) -> str:
     """A fact with one of its numbers changed."""
     match = rng.choice(list(_NUMBER.finditer(fact)))
     value = int(match[0])
-    return f"{fact[: match.start()]}{rng.choice([value + 1, value + 3, value + 5, 2 * value + 1])}{fact[match.end():]}"
+    return f"{fact[: match.start()]}{rng.choice([value + 1, value + 3, value + 5, 2 * value + 1])}{fact[match.end() :]}"
 
 
 def main() -> None:
@@ -129,16 +156,23 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="address of the endpoint")
     parser.add_argument("--model", help="id of the model; default: the study's name")
     parser.add_argument("--key", default="none", help="key of the endpoint")
-    parser.add_argument("--questions", type=int, default=150, help="held-out questions of each kind, at most")
-    parser.add_argument("--numbers", type=int, default=60, help="statements with false numbers of each form")
+    parser.add_argument(
+        "--questions", type=int, default=150, help="held-out questions of each kind, at most"
+    )
+    parser.add_argument(
+        "--numbers", type=int, default=60, help="statements with false numbers of each form"
+    )
     options = parser.parse_args()
     study = Study.open(options.study)
     client = Client(options.url, options.model or options.study, options.key)
     counts = after_turns(client, study, options.questions)
     for turns in TURNS:
-        print(f"after {turns} unrelated questions: {counts['answered'][turns]} of {counts['asked'][0]} right, "
-              f"{counts['kept'][turns]} of the {counts['answered'][0]} that are right alone; "
-              f"{counts['declined'][turns]} of {counts['asked'][1]} declined", flush=True)
+        print(
+            f"after {turns} unrelated questions: {counts['answered'][turns]} of {counts['asked'][0]} right, "
+            f"{counts['kept'][turns]} of the {counts['answered'][0]} that are right alone; "
+            f"{counts['declined'][turns]} of {counts['asked'][1]} declined",
+            flush=True,
+        )
     path = FOLLOW_UPS / f"{options.study}.jsonl"
     for name, rows in (follow_ups(client, path) if path.is_file() else {}).items():
         print(f"follow-ups, {name}: {sum(right for *_, right in rows)} of {len(rows)} right")
@@ -146,8 +180,13 @@ def main() -> None:
             if not right:
                 print(f"  wrong: {question} → {answer}")
     if options.numbers:
-        for form, found in false_numbers(client, load_split(study.folder / "data", "train"), options.numbers).items():
-            print(f"{form}, {options.numbers} each: " + ", ".join(f"{key} {value}" for key, value in found.items()))
+        for form, found in false_numbers(
+            client, load_split(study.folder / "data", "train"), options.numbers
+        ).items():
+            print(
+                f"{form}, {options.numbers} each: "
+                + ", ".join(f"{key} {value}" for key, value in found.items())
+            )
 
 
 if __name__ == "__main__":

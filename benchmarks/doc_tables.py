@@ -20,7 +20,13 @@ from pydantic.fields import FieldInfo
 
 from assistant_builder.arms import QLORA, TWINS
 from assistant_builder.atomic_io import write_text
-from assistant_builder.config import PRESETS, RegistryName, StudyConfig, constraints_of, option_fields
+from assistant_builder.config import (
+    PRESETS,
+    RegistryName,
+    StudyConfig,
+    constraints_of,
+    option_fields,
+)
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.models.catalog import CATALOG
@@ -84,10 +90,16 @@ def write_section(name: str, text: str, path: Path) -> None:
 
 def _found(name: str, path: Path) -> tuple[str, str, str]:
     if not path.is_file():
-        raise EvaluationError("there is no such file", where=str(path), remedy="Run this in a checkout of the project")
-    parts = re.split(f"(<!-- {name}: begin -->|<!-- {name}: end -->)", path.read_text(encoding="utf-8"))
+        raise EvaluationError(
+            "there is no such file", where=str(path), remedy="Run this in a checkout of the project"
+        )
+    parts = re.split(
+        f"(<!-- {name}: begin -->|<!-- {name}: end -->)", path.read_text(encoding="utf-8")
+    )
     if len(parts) != 5:
-        raise EvaluationError(f"the marks of the section {name} are missing", where=str(path), remedy="Restore them")
+        raise EvaluationError(
+            f"the marks of the section {name} are missing", where=str(path), remedy="Restore them"
+        )
     return parts[0] + parts[1], parts[2].strip(), parts[3] + parts[4]
 
 
@@ -99,25 +111,41 @@ def settings_tables() -> str:
         groups.setdefault(section, []).append((key, field, default))
     parts = []
     for section, options in groups.items():
-        about = StudyConfig.model_fields[section].description if section else "The study, its arms and approaches."
+        about = (
+            StudyConfig.model_fields[section].description
+            if section
+            else "The study, its arms and approaches."
+        )
         parts.append(f"### {section or 'The study'}\n\n{about}\n\n{_settings_table(options)}")
         if section == "train":
             keys = list(next(iter(PRESETS.values())))
-            rows = [(f"`{name}`", *(_value(values[key]) for key in keys)) for name, values in PRESETS.items()]
+            rows = [
+                (f"`{name}`", *(_value(values[key]) for key in keys))
+                for name, values in PRESETS.items()
+            ]
             heads = ("`train.preset` sets", *(f"`{key}`" for key in keys))
             parts.append(markdown_table(heads, rows))
-    options = [(f"--{key.replace('_', '-')}", field, field.default)
-               for key, field in ServingConfig.model_fields.items()]
-    parts.append(f"### serve\n\nOptions of `assistant-builder serve`, which belong to no study.\n\n"
-                 f"{_settings_table(options)}")
+    options = [
+        (f"--{key.replace('_', '-')}", field, field.default)
+        for key, field in ServingConfig.model_fields.items()
+    ]
+    parts.append(
+        f"### serve\n\nOptions of `assistant-builder serve`, which belong to no study.\n\n"
+        f"{_settings_table(options)}"
+    )
     return "\n\n".join(parts)
 
 
 def _settings_table(options: Sequence[tuple[str, FieldInfo, Any]]) -> str:
-    rows = ["| setting, and its label on the page | default | values | meaning |", "| --- | --- | --- | --- |"]
+    rows = [
+        "| setting, and its label on the page | default | values | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
     for key, field, default in options:
         if field.description:
-            rows.append(f"| `{key}`<br>{field.title} | {_value(default)} | {_allowed(field)} | {field.description} |")
+            rows.append(
+                f"| `{key}`<br>{field.title} | {_value(default)} | {_allowed(field)} | {field.description} |"
+            )
     return "\n".join(rows)
 
 
@@ -127,19 +155,30 @@ def _value(value: Any) -> str:
         return f"`[{', '.join(value)}]`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return "" if value in (None, "", {}, ()) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return (
+        ""
+        if value in (None, "", {}, ())
+        else f"`{value:g}`"
+        if isinstance(value, float)
+        else f"`{value}`"
+    )
 
 
 def _allowed(field: FieldInfo) -> str:
     """The choices or the bounds of a setting."""
     parts = get_args(field.annotation)
-    marks = [*field.metadata, *(mark for part in parts for mark in getattr(part, "__metadata__", ()))]
+    marks = [
+        *field.metadata,
+        *(mark for part in parts for mark in getattr(part, "__metadata__", ())),
+    ]
     registry = next((each for each in marks if isinstance(each, RegistryName)), None)
     kinds = [kind for kind in (field.annotation, *parts) if get_origin(kind) is Literal]
     schema: dict[str, Any] = {}
     if callable(field.json_schema_extra):
         field.json_schema_extra(schema)
-    choices = registry.choices() if registry else get_args(kinds[0]) if kinds else schema.get("enum", ())
+    choices = (
+        registry.choices() if registry else get_args(kinds[0]) if kinds else schema.get("enum", ())
+    )
     limits = [f"`{choice}`" for choice in choices]
     for bound in constraints_of(field):
         for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
@@ -150,11 +189,16 @@ def _allowed(field: FieldInfo) -> str:
 
 def model_table() -> str:
     """The base models of the catalog."""
-    rows = ["| name | parameters | context, tokens | licence | suits |", "| --- | ---: | ---: | --- | --- |"]
+    rows = [
+        "| name | parameters | context, tokens | licence | suits |",
+        "| --- | ---: | ---: | --- | --- |",
+    ]
     for entry in CATALOG.values():
         note = "; its terms must be accepted on the hub" if entry.gated else ""
-        rows.append(f"| `{entry.name}` | {entry.parameters / 1e9:.2g} B | {count(entry.context_length)} | "
-                    f"{entry.licence}{note} | {entry.good_for} |")
+        rows.append(
+            f"| `{entry.name}` | {entry.parameters / 1e9:.2g} B | {count(entry.context_length)} | "
+            f"{entry.licence}{note} | {entry.good_for} |"
+        )
     return "\n".join(rows)
 
 
@@ -165,22 +209,37 @@ def glossary() -> str:
 
 def metric_table() -> str:
     """The table of the metrics with their blind spots."""
-    lines = ["| metric | in | better | what it sees | what it does not see |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| metric | in | better | what it sees | what it does not see |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for info in METRICS.values():
         better = "higher" if info.higher_is_better else "lower"
         weighted = ", weighted by tokens" if info.token_weighted else ""
-        lines.append(f"| {info.label} (`{info.name}`) | {info.unit}{weighted} | {better} | {info.explanation} "
-                     f"| {info.blind_spots} |")
+        lines.append(
+            f"| {info.label} (`{info.name}`) | {info.unit}{weighted} | {better} | {info.explanation} "
+            f"| {info.blind_spots} |"
+        )
     return "\n".join(lines)
 
 
 @lru_cache(maxsize=64)
-def plan(model: str, *, card: str = _CARD, rows: int = 1, length: int = 512, rank: int = 16) -> Plan:
+def plan(
+    model: str, *, card: str = _CARD, rows: int = 1, length: int = 512, rank: int = 16
+) -> Plan:
     """Plan a training as in the QLoRA paper: one card, checkpointing, paged AdamW."""
-    config = StudyConfig().with_changes({
-        "model.base": model, "train.rank": rank, "train.alpha": 16.0, "train.micro_batch_size": rows,
-        "train.batch_size": 16, "train.max_length": length, "train.gradient_checkpointing": "on",
-        "train.optimizer": "paged_adamw_32bit"})
+    config = StudyConfig().with_changes(
+        {
+            "model.base": model,
+            "train.rank": rank,
+            "train.alpha": 16.0,
+            "train.micro_batch_size": rows,
+            "train.batch_size": 16,
+            "train.max_length": length,
+            "train.gradient_checkpointing": "on",
+            "train.optimizer": "paged_adamw_32bit",
+        }
+    )
     return plan_study(config, 10_000, Lengths.assume(length), CARDS[card])
 
 
@@ -211,46 +270,91 @@ def published_figures() -> list[tuple[str, str, str]]:
     bits, saved = double_quant_saving("llama-65b")
     linear = sum(module.weights for module in llama3.architecture.linear())
     long = plan("llama-3-70b", rows=4, length=2048)
-    rank_64 = (plan("llama-65b", rank=64).qlora.total_bytes - plan("llama-65b").qlora.total_bytes) / 1e9
+    rank_64 = (
+        plan("llama-65b", rank=64).qlora.total_bytes - plan("llama-65b").qlora.total_bytes
+    ) / 1e9
     return [
-        ("65B: 260 GB in float32 → about 35 GB",
-         f"{4 * big.architecture.parameters / 1e9:.1f} GB → {four_bit_gigabytes('llama-65b'):.1f} GB",
-         "Confirmed. The 4-bit figure includes 1.05 GB of 16-bit embeddings and head, and block constants of "
-         "0.127 bits per parameter."),
-        *((f"{size} fits {card.rsplit(' ', 2)[1]} GB", _fit(model, card), "Rank 16, micro-batches of one "
-           "sequence of 512 tokens, recomputed activations.")
-          for size, model, card in (("7B", "llama-2-7b", "RTX 3090 24 GB"), ("13B", "llama-2-13b", "RTX A6000 48 GB"),
-                                    ("70B", "llama-2-70b", _CARD))),
-        ("Llama-3-70B: 140 GB in 16 bits", f"{2 * llama3.architecture.parameters / 1e9:.1f} GB", "Confirmed, rounded."),
-        ("… about 35 GB in NF4", f"{four_bit_gigabytes('llama-3-70b'):.1f} GB",
-         f"35 GB is 4 bits times 70 billion. The plan has {2 * linear / 4e9:.1f} GB of 4-bit weights, "
-         f"{(linear * 0.127 / 8) / 1e9:.1f} GB of block constants, and 4.2 GB of embeddings and head (2.1 billion "
-         "parameters that stay in 16 bits)."),
-        ("… + 1 GB adapters at rank 16", f"{llama3.qlora.adapter_bytes / 1e9:.2f} GB",
-         f"{count(llama3.qlora.trained_parameters)} float32 values; half of that in bfloat16."),
-        ("… + 30 GB activations and optimizer = 66 GB",
-         f"{_rest(llama3):.1f} GB, {llama3.qlora.total_bytes / 1e9:.1f} GB in all (1 × 512 tokens); "
-         f"{_rest(long):.1f} GB, {long.qlora.total_bytes / 1e9:.1f} GB in all (4 × 2,048)",
-         "The result depends on batch size and length, which the quote does not name. The sum of the quote is "
-         "correct."),
-        ("Double quantization saves 0.37 bits a parameter, about 3 GB at 65B", f"{bits:.3f} bits, {saved:.2f} GB",
-         "Confirmed: 0.5 − (8/64 + 32/(64·256)) = 0.373."),
-        ("QLoRA totals of 5–6 / 10 / 21 / 41 GB for 7B / 13B / 33B / 65B",
-         " / ".join(f"{plan(f'llama-{size}').qlora.total_bytes / 1e9:.1f}"
-                          for size in ("7b", "13b", "33b", "65b")) + " GB",
-         "Confirmed at rank 16. At the paper's rank 64, float32 adapters with their gradients and states add "
-         f"{rank_64:.1f} GB at 65B here; the paper uses bfloat16 adapters and pages the states out."),
-        ("86 % → 82 % is “3 % less”", "4 points, or 4.7 % of 86 %", "Incorrect in both readings, and the number "
-         "of answers is missing: see below."),
-        ("1 against 8 A100: “32 × cheaper”", "8 ×", "Eight cards at the same price cost eight times as "
-         "much as one. A factor of 32 requires a price per card four times as high."),
-        ("float32 compute makes the 4-bit weights larger", "the same size", "float32 doubles the bytes of "
-         "activations and 16-bit layers and is slower; the 4-bit weights do not change."),
-        ("14 hours for 10,000 pairs",
-         " / ".join(f"{hours_for(10_000, tokens):.1f} h" for tokens in (100, 300, 512))
-         + " with 100 / 300 / 512 tokens a pair",
-         "Llama-3-70B, three epochs, one A100 80 GB at an assumed quarter of its peak. The quote is plausible for "
-         "pairs of about 300 tokens, but does not name a length."),
+        (
+            "65B: 260 GB in float32 → about 35 GB",
+            f"{4 * big.architecture.parameters / 1e9:.1f} GB → {four_bit_gigabytes('llama-65b'):.1f} GB",
+            "Confirmed. The 4-bit figure includes 1.05 GB of 16-bit embeddings and head, and block constants of "
+            "0.127 bits per parameter.",
+        ),
+        *(
+            (
+                f"{size} fits {card.rsplit(' ', 2)[1]} GB",
+                _fit(model, card),
+                "Rank 16, micro-batches of one sequence of 512 tokens, recomputed activations.",
+            )
+            for size, model, card in (
+                ("7B", "llama-2-7b", "RTX 3090 24 GB"),
+                ("13B", "llama-2-13b", "RTX A6000 48 GB"),
+                ("70B", "llama-2-70b", _CARD),
+            )
+        ),
+        (
+            "Llama-3-70B: 140 GB in 16 bits",
+            f"{2 * llama3.architecture.parameters / 1e9:.1f} GB",
+            "Confirmed, rounded.",
+        ),
+        (
+            "… about 35 GB in NF4",
+            f"{four_bit_gigabytes('llama-3-70b'):.1f} GB",
+            f"35 GB is 4 bits times 70 billion. The plan has {2 * linear / 4e9:.1f} GB of 4-bit weights, "
+            f"{(linear * 0.127 / 8) / 1e9:.1f} GB of block constants, and 4.2 GB of embeddings and head (2.1 billion "
+            "parameters that stay in 16 bits).",
+        ),
+        (
+            "… + 1 GB adapters at rank 16",
+            f"{llama3.qlora.adapter_bytes / 1e9:.2f} GB",
+            f"{count(llama3.qlora.trained_parameters)} float32 values; half of that in bfloat16.",
+        ),
+        (
+            "… + 30 GB activations and optimizer = 66 GB",
+            f"{_rest(llama3):.1f} GB, {llama3.qlora.total_bytes / 1e9:.1f} GB in all (1 × 512 tokens); "
+            f"{_rest(long):.1f} GB, {long.qlora.total_bytes / 1e9:.1f} GB in all (4 × 2,048)",
+            "The result depends on batch size and length, which the quote does not name. The sum of the quote is "
+            "correct.",
+        ),
+        (
+            "Double quantization saves 0.37 bits a parameter, about 3 GB at 65B",
+            f"{bits:.3f} bits, {saved:.2f} GB",
+            "Confirmed: 0.5 − (8/64 + 32/(64·256)) = 0.373.",
+        ),
+        (
+            "QLoRA totals of 5–6 / 10 / 21 / 41 GB for 7B / 13B / 33B / 65B",
+            " / ".join(
+                f"{plan(f'llama-{size}').qlora.total_bytes / 1e9:.1f}"
+                for size in ("7b", "13b", "33b", "65b")
+            )
+            + " GB",
+            "Confirmed at rank 16. At the paper's rank 64, float32 adapters with their gradients and states add "
+            f"{rank_64:.1f} GB at 65B here; the paper uses bfloat16 adapters and pages the states out.",
+        ),
+        (
+            "86 % → 82 % is “3 % less”",
+            "4 points, or 4.7 % of 86 %",
+            "Incorrect in both readings, and the number of answers is missing: see below.",
+        ),
+        (
+            "1 against 8 A100: “32 × cheaper”",
+            "8 ×",
+            "Eight cards at the same price cost eight times as "
+            "much as one. A factor of 32 requires a price per card four times as high.",
+        ),
+        (
+            "float32 compute makes the 4-bit weights larger",
+            "the same size",
+            "float32 doubles the bytes of "
+            "activations and 16-bit layers and is slower; the 4-bit weights do not change.",
+        ),
+        (
+            "14 hours for 10,000 pairs",
+            " / ".join(f"{hours_for(10_000, tokens):.1f} h" for tokens in (100, 300, 512))
+            + " with 100 / 300 / 512 tokens a pair",
+            "Llama-3-70B, three epochs, one A100 80 GB at an assumed quarter of its peak. The quote is plausible for "
+            "pairs of about 300 tokens, but does not name a length.",
+        ),
     ]
 
 
@@ -258,25 +362,37 @@ def _fit(model: str, card: str) -> str:
     seen = plan(model, card=card)
     verdict = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
     both = "QLoRA and its 16-bit twin" if seen.lora.fit != "no" else "QLoRA alone"
-    return (f"{both}. QLoRA {seen.qlora.total_bytes / 1e9:.1f} GB: {verdict[seen.qlora.fit]}; float16 LoRA "
-            f"{seen.lora.total_bytes / 1e9:.1f} GB: {verdict[seen.lora.fit]}")
+    return (
+        f"{both}. QLoRA {seen.qlora.total_bytes / 1e9:.1f} GB: {verdict[seen.qlora.fit]}; float16 LoRA "
+        f"{seen.lora.total_bytes / 1e9:.1f} GB: {verdict[seen.lora.fit]}"
+    )
 
 
 def memory_table() -> str:
     """The table of README.md: models that fit a given memory with default settings, in 4 and in 16 bits."""
-    rows = ["| card | base model | 4-bit QLoRA | float16 LoRA | the study trains | command |",
-            "| --- | --- | --- | --- | --- | --- |"]
+    rows = [
+        "| card | base model | 4-bit QLoRA | float16 LoRA | the study trains | command |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     words = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
     for claim in MEMORY_CLAIMS:
         config = StudyConfig().with_changes({"model.base": claim.model})
         seen = plan_study(config, pairs=_README_PAIRS, machine=choose_machine(card=claim.card))
-        totals = [f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}"
-                  + (f", {(method.seconds or 0) / 60:.0f} minutes" if method.fit != "no" else "")
-                  for method in (seen.qlora, seen.lora)]
+        totals = [
+            f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}"
+            + (f", {(method.seconds or 0) / 60:.0f} minutes" if method.fit != "no" else "")
+            for method in (seen.qlora, seen.lora)
+        ]
         fitting = [arm for arm in TWINS if seen.methods[arm].fit != "no"]
-        study = "both arms" if len(fitting) == len(TWINS) else f"{' and '.join(fitting)} alone: `--set arms=qlora`"
-        rows.append(f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | {study} | "
-                    f"`assistant-builder plan {claim.model} --card \"{claim.card}\" --pairs {_README_PAIRS}` |")
+        study = (
+            "both arms"
+            if len(fitting) == len(TWINS)
+            else f"{' and '.join(fitting)} alone: `--set arms=qlora`"
+        )
+        rows.append(
+            f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | {study} | "
+            f'`assistant-builder plan {claim.model} --card "{claim.card}" --pairs {_README_PAIRS}` |'
+        )
     return "\n".join(rows)
 
 
@@ -294,10 +410,18 @@ def published_table() -> str:
     """The table of published figures, and the held-out answers needed to detect a quoted difference."""
     rows = ["| published figure | plan | comment |", "| --- | --- | --- |"]
     rows += [f"| {' | '.join(figure)} |" for figure in published_figures()]
-    needed = ["| answers that differ between the two | " + " | ".join(f"{rate:.0%}" for rate, _ in items_table())
-              + " |", "| --- |" + " --- |" * len(FLIP_RATES),
-              "| held-out answers needed | " + " | ".join(count(items) for _, items in items_table()) + " |"]
-    caption = "Held-out answers needed to detect 86 % against 82 % (two-sided test at 5 %, power 80 %):"
+    needed = [
+        "| answers that differ between the two | "
+        + " | ".join(f"{rate:.0%}" for rate, _ in items_table())
+        + " |",
+        "| --- |" + " --- |" * len(FLIP_RATES),
+        "| held-out answers needed | "
+        + " | ".join(count(items) for _, items in items_table())
+        + " |",
+    ]
+    caption = (
+        "Held-out answers needed to detect 86 % against 82 % (two-sided test at 5 %, power 80 %):"
+    )
     return "\n".join([*rows, "", caption, "", *needed])
 
 
@@ -312,9 +436,17 @@ def large_model_table() -> str:
         seen = distribute(Plan(name, architecture, config, machine, ASSUMED_PAIRS, lengths))
         for method in (seen.lora, seen.qlora):
             assert method.seconds is not None and machine.price_per_hour is not None
-            rows.append((_ARMS[method.method], f"{devices} × {card}", size(method.expected_bytes), _FITS[method.fit],
-                         "recomputed" if method.checkpointing else "kept", duration(method.seconds / devices),
-                         f"${money(method.seconds / 3600 * machine.price_per_hour)}"))
+            rows.append(
+                (
+                    _ARMS[method.method],
+                    f"{devices} × {card}",
+                    size(method.expected_bytes),
+                    _FITS[method.fit],
+                    "recomputed" if method.checkpointing else "kept",
+                    duration(method.seconds / devices),
+                    f"${money(method.seconds / 3600 * machine.price_per_hour)}",
+                )
+            )
     heads = ("arm", "cards", "memory a card", "fits", "activations", "time at best", "cost at best")
     return markdown_table(heads, rows)
 
@@ -327,12 +459,16 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def sections() -> dict[tuple[Path, str], str]:
     """Text of every table by page and section name."""
-    return {(EVALUATION_PAGE, "metrics"): metric_table(),
-            (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
-            (PLANNER_PAGE, "founding"): published_table(), (PROJECT_README, "promises"): memory_table(),
-            (CAPACITY_PAGE, "large"): large_model_table(), (CONFIGURATION_PAGE, "settings"): settings_tables(),
-            (CONFIGURATION_PAGE, "models"): model_table(),
-            (GLOSSARY_PAGE, "terms"): glossary()}
+    return {
+        (EVALUATION_PAGE, "metrics"): metric_table(),
+        (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
+        (PLANNER_PAGE, "founding"): published_table(),
+        (PROJECT_README, "promises"): memory_table(),
+        (CAPACITY_PAGE, "large"): large_model_table(),
+        (CONFIGURATION_PAGE, "settings"): settings_tables(),
+        (CONFIGURATION_PAGE, "models"): model_table(),
+        (GLOSSARY_PAGE, "terms"): glossary(),
+    }
 
 
 if __name__ == "__main__":

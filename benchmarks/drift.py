@@ -26,12 +26,18 @@ def window(events: Sequence[dict[str, Any]], begins: float, ends: float) -> dict
     """
     inside = [event for event in events if begins < event["elapsed_seconds"] <= ends]
     if len(inside) < 2:
-        raise EvaluationError(f"fewer than two training steps ended between second {begins:.0f} and {ends:.0f}",
-                              remedy="Train for longer, or choose a longer --window")
+        raise EvaluationError(
+            f"fewer than two training steps ended between second {begins:.0f} and {ends:.0f}",
+            remedy="Train for longer, or choose a longer --window",
+        )
     first, last = inside[0], inside[-1]
     speed = (last["tokens"] - first["tokens"]) / (last["busy_seconds"] - first["busy_seconds"])
-    return {"begins": begins, "ends": ends, "tokens_per_second": speed,
-            "memory_bytes": max(event["memory_bytes"] for event in inside)}
+    return {
+        "begins": begins,
+        "ends": ends,
+        "tokens_per_second": speed,
+        "memory_bytes": max(event["memory_bytes"] for event in inside),
+    }
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,7 +45,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__)
     parser.add_argument("study", type=Path, help="folder of a study that trains or was trained")
     parser.add_argument("--run", default="lora", help="the training: lora, qlora, lora-2, …")
-    parser.add_argument("--settle", type=float, default=60.0, help="seconds left out at the beginning")
+    parser.add_argument(
+        "--settle", type=float, default=60.0, help="seconds left out at the beginning"
+    )
     parser.add_argument("--window", type=float, default=240.0, help="seconds that are compared")
     args = parser.parse_args(words)
     try:
@@ -47,17 +55,22 @@ def main(words: Sequence[str] | None = None) -> int:
         events = [event for event in read_jsonl(path) if event["event"] == "step"]
         end = events[-1]["elapsed_seconds"] if events else 0.0
         if end < args.settle + 2 * args.window:
-            raise EvaluationError(f"it trained for {end:.0f} s, and the two windows need "
-                                  f"{args.settle + 2 * args.window:.0f}",
-                                  remedy="Train for longer, or choose a shorter --window")
+            raise EvaluationError(
+                f"it trained for {end:.0f} s, and the two windows need "
+                f"{args.settle + 2 * args.window:.0f}",
+                remedy="Train for longer, or choose a shorter --window",
+            )
         early = window(events, args.settle, args.settle + args.window)
         late = window(events, end - args.window, end)
     except AssistantBuilderError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    found = {"early": early, "late": late,
-             "speed_ratio": round(late["tokens_per_second"] / early["tokens_per_second"], 4),
-             "memory_ratio": round(late["memory_bytes"] / early["memory_bytes"], 4)}
+    found = {
+        "early": early,
+        "late": late,
+        "speed_ratio": round(late["tokens_per_second"] / early["tokens_per_second"], 4),
+        "memory_ratio": round(late["memory_bytes"] / early["memory_bytes"], 4),
+    }
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
 

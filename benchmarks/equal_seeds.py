@@ -58,10 +58,19 @@ class Losses:
 
 def make_study(name: str, seeds: int, steps: int) -> Study:
     """A study of the 16-bit arm on the ferries data, with its split."""
-    config = StudyConfig().with_changes({
-        "name": name, "arms": [LORA.name], "seeds": seeds, "data.source": DATA.name, "train.preset": "custom",
-        "train.max_steps": steps, "train.learning_rate": 1e-3, "train.max_length": 128, "train.evaluations": 1,
-    })
+    config = StudyConfig().with_changes(
+        {
+            "name": name,
+            "arms": [LORA.name],
+            "seeds": seeds,
+            "data.source": DATA.name,
+            "train.preset": "custom",
+            "train.max_steps": steps,
+            "train.learning_rate": 1e-3,
+            "train.max_length": 128,
+            "train.evaluations": 1,
+        }
+    )
     study = Study.create(config, DATA)
     assert study.source is not None
     prepare_dataset(study.source, config.data, folder=study.folder / "data", title=name)
@@ -75,18 +84,38 @@ def losses(study: Study, base: Path, cell: str = LORA.cell, seed: int = 1) -> Lo
     from evals.tasks.held_out import build_items
 
     prompter = ChatTokenizer.load(base)
-    items = [item for item in build_items(load_split(study.folder / "data", "heldout"), prompter) if item["answerable"]]
+    items = [
+        item
+        for item in build_items(load_split(study.folder / "data", "heldout"), prompter)
+        if item["answerable"]
+    ]
     loaded = next(iter(load_cells(study, base, [Variant(CELLS[cell], seed)])))
-    lm = StudyLM(loaded.model, prompter, own_tasks=[], batch_size=64, max_new_tokens=4, tick=lambda kind, count: None)
+    lm = StudyLM(
+        loaded.model,
+        prompter,
+        own_tasks=[],
+        batch_size=64,
+        max_new_tokens=4,
+        tick=lambda kind, count: None,
+    )
     scores = lm.score_targets([(item["prompt"], item["target"]) for item in items])
-    return Losses([score.nll / score.tokens for score in scores], [score.tokens for score in scores],
-                  [item["cluster"] for item in items])
+    return Losses(
+        [score.nll / score.tokens for score in scores],
+        [score.tokens for score in scores],
+        [item["cluster"] for item in items],
+    )
 
 
 def judge(before: Losses, after: Losses, margin: float) -> Comparison:
     """Compare two assistants as the report does: clustered by fact, weighted by answer tokens."""
-    return paired_comparison(before.values, after.values, clusters=before.facts, weights=before.tokens, margin=margin,
-                             higher_is_better=False)
+    return paired_comparison(
+        before.values,
+        after.values,
+        clusters=before.facts,
+        weights=before.tokens,
+        margin=margin,
+        higher_is_better=False,
+    )
 
 
 def shuffle_answers(study: Study) -> None:
@@ -99,8 +128,10 @@ def shuffle_answers(study: Study) -> None:
         pair["messages"][-1]["content"] = answer
     write_jsonl(path, pairs)
     record = read_json(study.folder / "data" / "split.json")
-    write_json(study.folder / "data" / "split.json",
-               {**record, "hashes": {**record["hashes"], "train": file_hash(path)}})
+    write_json(
+        study.folder / "data" / "split.json",
+        {**record, "hashes": {**record["hashes"], "train": file_hash(path)}},
+    )
 
 
 def zero_rows(study: Study) -> None:
@@ -137,13 +168,22 @@ def run(seeds: int, steps: int) -> dict[str, Any]:
     zero_rows(study)
     damaged["a tenth of the rows zeroed"] = judge(found[0], losses(study, base), margin)
     return {
-        "seeds": seeds, "steps": steps, "items": len(found[0].values), "facts": len(set(found[0].facts)),
-        "pairs": len(pairs), "gain": gain, "margin": margin,
-        "outcomes": {outcome: sum(pair.verdict == outcome for pair in pairs)
-                     for outcome in ("no worse", "worse", "inconclusive")},
+        "seeds": seeds,
+        "steps": steps,
+        "items": len(found[0].values),
+        "facts": len(set(found[0].facts)),
+        "pairs": len(pairs),
+        "gain": gain,
+        "margin": margin,
+        "outcomes": {
+            outcome: sum(pair.verdict == outcome for pair in pairs)
+            for outcome in ("no worse", "worse", "inconclusive")
+        },
         "worse_share": sum(pair.verdict == "worse" for pair in pairs) / len(pairs),
-        "damage": {name: {"verdict": pair.verdict, "delta": pair.delta, "ci": [pair.ci_low, pair.ci_high]}
-                   for name, pair in damaged.items()},
+        "damage": {
+            name: {"verdict": pair.verdict, "delta": pair.delta, "ci": [pair.ci_low, pair.ci_high]}
+            for name, pair in damaged.items()
+        },
     }
 
 
@@ -153,15 +193,22 @@ def of_study(name: str) -> list[tuple[str, int, int, str]]:
     cells, rules = read_cells(study), Rules.of(study)
 
     def items(metric: str) -> list[str]:
-        return [item for item in rules.items(cells[BASELINE], metric)
-                if all(cell.value(item, metric) is not None for cell in cells.values())]
+        return [
+            item
+            for item in rules.items(cells[BASELINE], metric)
+            if all(cell.value(item, metric) is not None for cell in cells.values())
+        ]
 
     rules = rules.with_gain(cells.get(LORA.untuned_cell), cells.get(LORA.cell), items(LOSS))
     found: list[tuple[str, int, int, str]] = []
     by_seed = seed_cells(study, cells)
-    for cell, (one, other) in itertools.product(tuned_cells(study.config.arms), itertools.permutations(by_seed, 2)):
-        compared = {metric: rules.compare(by_seed[one][cell], by_seed[other][cell], metric, items(metric))
-                    for metric in rules.bounds}
+    for cell, (one, other) in itertools.product(
+        tuned_cells(study.config.arms), itertools.permutations(by_seed, 2)
+    ):
+        compared = {
+            metric: rules.compare(by_seed[one][cell], by_seed[other][cell], metric, items(metric))
+            for metric in rules.bounds
+        }
         found.append((cell, one, other, decide(compared, rules.bounds).outcome))
     return found
 
@@ -169,30 +216,48 @@ def of_study(name: str) -> list[tuple[str, int, int, str]]:
 def table(found: dict[str, Any]) -> str:
     """The result as Markdown."""
     outcomes = ("no worse", "inconclusive", "worse")
-    rows = [("two seeds of one arm", str(found["pairs"]), *(str(found["outcomes"][each]) for each in outcomes))]
-    rows += [(name, "1", *(str(int(damage["verdict"] == each)) for each in outcomes))
-             for name, damage in found["damage"].items()]
+    rows = [
+        (
+            "two seeds of one arm",
+            str(found["pairs"]),
+            *(str(found["outcomes"][each]) for each in outcomes),
+        )
+    ]
+    rows += [
+        (name, "1", *(str(int(damage["verdict"] == each)) for each in outcomes))
+        for name, damage in found["damage"].items()
+    ]
     options = f"--seeds {found['seeds']} --steps {found['steps']} --write"
-    note = (f"`python -m benchmarks.equal_seeds {options}`: loss of the 16-bit arm on {found['items']} held-out "
-            f"questions of {found['facts']} facts, margin {found['margin']:.3f} nats ({SHARE_OF_GAIN:.0%} of the gain "
-            "of the first seed).")
+    note = (
+        f"`python -m benchmarks.equal_seeds {options}`: loss of the 16-bit arm on {found['items']} held-out "
+        f"questions of {found['facts']} facts, margin {found['margin']:.3f} nats ({SHARE_OF_GAIN:.0%} of the gain "
+        "of the first seed)."
+    )
     return f"{note}\n\n{markdown_table(('compared', 'pairs', *(f'“{each}”' for each in outcomes)), rows)}"
 
 
 def main() -> None:
     """Print the result as JSON."""
-    parser = argparse.ArgumentParser(description="A/A comparisons of retrained seeds, and of damaged assistants.")
+    parser = argparse.ArgumentParser(
+        description="A/A comparisons of retrained seeds, and of damaged assistants."
+    )
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--write", action="store_true", help="replace the table of docs/evaluation.md")
-    parser.add_argument("--study", help="an evaluated study with several seeds, whose seeds are compared instead")
+    parser.add_argument(
+        "--write", action="store_true", help="replace the table of docs/evaluation.md"
+    )
+    parser.add_argument(
+        "--study", help="an evaluated study with several seeds, whose seeds are compared instead"
+    )
     options = parser.parse_args()
     if options.study:
         for cell, one, other, outcome in of_study(options.study):
             print(f"{cell}: seed {other} against seed {one}: {outcome}")
         return
     if options.write:
-        read_section(SECTION, EVALUATION_PAGE)  # raises before the training if the marks are missing
+        read_section(
+            SECTION, EVALUATION_PAGE
+        )  # raises before the training if the marks are missing
     with tempfile.TemporaryDirectory() as folder:
         home = os.environ.get("ASSISTANT_BUILDER_HOME") or str(Path.home() / ".assistant-builder")
         os.environ["ASSISTANT_BUILDER_HOME"] = folder

@@ -19,24 +19,39 @@ from assistant_builder.child_process import compute_environment
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.planning.memory_check import PLAN_FILE
-from assistant_builder.planning.training_time import MEASURED_STEPS, WorkRemaining, extrapolated_seconds
+from assistant_builder.planning.training_time import (
+    MEASURED_STEPS,
+    WorkRemaining,
+    extrapolated_seconds,
+)
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home
 from benchmarks.doc_tables import PLANNER_PAGE, write_section
 from evals.report.format import count, percent, signed_percent
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+EXAMPLE = (
+    Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+)
 SHAPES: dict[str, dict[str, Any]] = {
     "as shipped": {"train.max_steps": 16},
     "small batches, many validations": {
-        "train.batch_size": 4, "train.micro_batch_size": 4, "train.max_steps": 32, "train.evaluations": 8,
+        "train.batch_size": 4,
+        "train.micro_batch_size": 4,
+        "train.max_steps": 32,
+        "train.evaluations": 8,
     },
     "rank 64, recomputed, 2 at once": {
-        "train.rank": 64, "train.gradient_checkpointing": "on", "train.micro_batch_size": 2, "train.batch_size": 8,
+        "train.rank": 64,
+        "train.gradient_checkpointing": "on",
+        "train.micro_batch_size": 2,
+        "train.batch_size": 8,
         "train.max_steps": 12,
     },
     "no samples, one validation": {
-        "train.batch_size": 8, "train.max_steps": 24, "train.evaluations": 1, "train.sample_answers": 0,
+        "train.batch_size": 8,
+        "train.max_steps": 24,
+        "train.evaluations": 1,
+        "train.sample_answers": 0,
     },
 }
 """Changed settings of each run, by its name in the table."""
@@ -70,10 +85,17 @@ def runs_of(study: Study, shape: str) -> Iterator[dict[str, Any]]:
             continue
         ahead = read_json(plan)["ahead"]
         if ahead["steps"] > MEASURED_STEPS:
-            events = [{key: event[key] for key in _KEPT if key in event}
-                      for event in read_jsonl(folder / "metrics.jsonl")]
-            yield {"shape": shape, "arm": arm, "ahead": ahead, "events": events,
-                   "train_seconds": read_json(summary)["train_seconds"]}
+            events = [
+                {key: event[key] for key in _KEPT if key in event}
+                for event in read_jsonl(folder / "metrics.jsonl")
+            ]
+            yield {
+                "shape": shape,
+                "arm": arm,
+                "ahead": ahead,
+                "events": events,
+                "train_seconds": read_json(summary)["train_seconds"],
+            }
 
 
 def measure(shape: str, data: Path, on_run: Callable[[dict[str, Any]], None]) -> None:
@@ -93,24 +115,33 @@ def measure(shape: str, data: Path, on_run: Callable[[dict[str, Any]], None]) ->
         (study.folder / "data" / f"source{data.suffix}").write_bytes(data.read_bytes())
         for step in ("data", *(f"train-{arm}" for arm in TWINS)):
             command = step_command(study, step)
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=environment, check=False
+            )
             if done.returncode:
                 log = " ".join((done.stdout + done.stderr).splitlines()[-_LOG_LINES:])
-                raise EvaluationError(f"step {step} of {shape!r} failed: {log}", remedy="Run the step alone to see why")
+                raise EvaluationError(
+                    f"step {step} of {shape!r} failed: {log}",
+                    remedy="Run the step alone to see why",
+                )
         for run in runs_of(study, shape):
             on_run(run)
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Estimated and actual time of each run with the signed error."""
-    lines = ["| run | arm | steps | tokens | validations | estimated after 5 steps | took | error |",
-             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| run | arm | steps | tokens | validations | estimated after 5 steps | took | error |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     errors = [estimated_seconds(run) / float(run["train_seconds"]) - 1 for run in runs]
     for run, error in zip(runs, errors, strict=True):
         ahead = run["ahead"]
-        lines.append(f"| {run['shape']} | {run['arm']} | {ahead['steps']} | {count(ahead['tokens'])} | "
-                     f"{ahead['validations']} | {estimated_seconds(run):.0f} s | {run['train_seconds']:.0f} s | "
-                     f"{signed_percent(error)} |")
+        lines.append(
+            f"| {run['shape']} | {run['arm']} | {ahead['steps']} | {count(ahead['tokens'])} | "
+            f"{ahead['validations']} | {estimated_seconds(run):.0f} s | {run['train_seconds']:.0f} s | "
+            f"{signed_percent(error)} |"
+        )
     worst = max(map(abs, errors), default=0.0)
     return "\n".join([*lines, "", f"The largest error is {percent(worst)} of {len(runs)} runs."])
 
@@ -118,12 +149,29 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Measure the shapes, or evaluate finished studies."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eta_accuracy", description=__doc__)
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), metavar="SHAPE",
-                        help=f"some of: {'; '.join(SHAPES)}")
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        choices=list(SHAPES),
+        default=list(SHAPES),
+        metavar="SHAPE",
+        help=f"some of: {'; '.join(SHAPES)}",
+    )
     parser.add_argument("--data", type=Path, default=EXAMPLE, help="data file to train on")
-    parser.add_argument("--studies", nargs="+", default=[], metavar="NAME",
-                        help="evaluate these finished studies and train nothing")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="use these results of --out and train nothing")
+    parser.add_argument(
+        "--studies",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="evaluate these finished studies and train nothing",
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="use these results of --out and train nothing",
+    )
     parser.add_argument("--write", action="store_true", help="write the table into docs/planner.md")
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "eta_accuracy.json")
     args = parser.parse_args(words)
@@ -133,8 +181,11 @@ def main(words: Sequence[str] | None = None) -> None:
     def on_run(run: dict[str, Any]) -> None:
         runs.append(run)
         write_json(args.out, runs)
-        print(f"{run['shape']}, {run['arm']}: {estimated_seconds(run):.0f} s estimated, "
-              f"{run['train_seconds']:.0f} s taken", flush=True)
+        print(
+            f"{run['shape']}, {run['arm']}: {estimated_seconds(run):.0f} s estimated, "
+            f"{run['train_seconds']:.0f} s taken",
+            flush=True,
+        )
 
     if not args.runs and not args.studies:
         for shape in args.shapes:

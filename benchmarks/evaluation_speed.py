@@ -36,7 +36,9 @@ _LOG_LINES = 5
 PARTS = ["answering", "cells", "switching"]
 
 
-def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int) -> list[dict[str, float]]:
+def answering(
+    study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int
+) -> list[dict[str, float]]:
     """Tokens a second of the 16-bit assistant, one question at a time and in batches, round by round."""
     from assistant_builder.inference.generate import generate_with_transformers
     from assistant_builder.inference.session import Sampling
@@ -51,14 +53,17 @@ def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds:
         for _ in range(rounds + 1):  # the first is for warming up
             began, tokens = time.perf_counter(), 0
             for prompt in ids[:_ONE_AT_A_TIME]:
-                reply = generate_with_transformers(cell.model, prompter, prompt, longest, Sampling(),
-                                                   threading.Event(), [])
+                reply = generate_with_transformers(
+                    cell.model, prompter, prompt, longest, Sampling(), threading.Event(), []
+                )
                 tokens += len(list(reply))
             alone = tokens / (time.perf_counter() - began)
             together: dict[int, list[int]] = {}
             began = time.perf_counter()
             reader(cell.model, prompter, study.config.eval.batch_size).run(
-                [(prompt, ()) for prompt in ids], max_new_tokens=longest, on_scores=lambda scores: None,
+                [(prompt, ()) for prompt in ids],
+                max_new_tokens=longest,
+                on_scores=lambda scores: None,
                 on_answers=together.update,
             )
             seconds = time.perf_counter() - began
@@ -71,9 +76,15 @@ def stored_in_4_bits(study: Study, base: Path, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     model, dtype = study.config.model, _dtype(study)
-    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=model.quant_type, bnb_4bit_compute_dtype=dtype,
-                             bnb_4bit_use_double_quant=model.double_quant)
-    AutoModelForCausalLM.from_pretrained(base, quantization_config=how, dtype=dtype).save_pretrained(folder)
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=model.quant_type,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=model.double_quant,
+    )
+    AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=how, dtype=dtype
+    ).save_pretrained(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     return folder
 
@@ -83,7 +94,9 @@ def _dtype(study: Study) -> str:
     return this_machine().compute_dtype if wanted == "auto" else wanted
 
 
-def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scratch: Path) -> float:
+def lm_eval_run(
+    study: Study, bases: dict[str, Path], cell: str, items: int, scratch: Path
+) -> float:
     """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell; ``bases`` are the folders by storage.
 
     Raises:
@@ -94,9 +107,27 @@ def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scr
     if spec.adapter:
         words.append(f"peft={study.arm_folder(spec.adapter) / 'adapter'}")
     began = time.perf_counter()
-    _run(["-m", "lm_eval", "run", "--model", "hf", "--model_args", ",".join(words), "--include_path",
-          str(study.folder / "evals" / "tasks"), "--tasks", f"{study.name}_nll,{study.name}_gen", "--limit", str(items),
-          "--batch_size", str(study.config.eval.batch_size), "--output_path", str(scratch / cell)])
+    _run(
+        [
+            "-m",
+            "lm_eval",
+            "run",
+            "--model",
+            "hf",
+            "--model_args",
+            ",".join(words),
+            "--include_path",
+            str(study.folder / "evals" / "tasks"),
+            "--tasks",
+            f"{study.name}_nll,{study.name}_gen",
+            "--limit",
+            str(items),
+            "--batch_size",
+            str(study.config.eval.batch_size),
+            "--output_path",
+            str(scratch / cell),
+        ]
+    )
     return time.perf_counter() - began
 
 
@@ -112,9 +143,15 @@ def score_four(study: Study, base: Path, items: Sequence[dict[str, Any]]) -> Non
         shortened.write_config(study.config)
         tasks = write_tasks(shortened, items)
         for cell in load_cells(study, base, [Variant(CELLS[name]) for name in main_cells(TWINS)]):
-            lm = StudyLM(cell.model, prompter, own_tasks=(tasks.nll, tasks.generation), answering=True,
-                         batch_size=study.config.eval.batch_size, max_new_tokens=answer_limit(study),
-                         tick=lambda kind, count: None)
+            lm = StudyLM(
+                cell.model,
+                prompter,
+                own_tasks=(tasks.nll, tasks.generation),
+                answering=True,
+                batch_size=study.config.eval.batch_size,
+                max_new_tokens=answer_limit(study),
+                tick=lambda kind, count: None,
+            )
             run_own_tasks(lm, tasks, items, study.config.eval.seed)
             del cell, lm  # otherwise their memory stays in use while the next base is loaded
 
@@ -125,9 +162,20 @@ def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[s
     with tempfile.TemporaryDirectory() as scratch:
         bases = {"float16": base, "4-bit": stored_in_4_bits(study, base, Path(scratch) / "4-bit")}
         for _ in range(rounds):
-            fresh = sum(lm_eval_run(study, bases, cell, items, Path(scratch)) for cell in main_cells(TWINS))
+            fresh = sum(
+                lm_eval_run(study, bases, cell, items, Path(scratch)) for cell in main_cells(TWINS)
+            )
             began = time.perf_counter()
-            _run(["-m", "benchmarks.evaluation_speed", str(study.folder), "--items", str(items), "--only-score"])
+            _run(
+                [
+                    "-m",
+                    "benchmarks.evaluation_speed",
+                    str(study.folder),
+                    "--items",
+                    str(items),
+                    "--only-score",
+                ]
+            )
             found.append({"lm_eval": fresh, "ours": time.perf_counter() - began})
     return found
 
@@ -152,18 +200,30 @@ def switching(study: Study, rounds: int) -> list[dict[str, float]]:
 
 def table(record: dict[str, Any]) -> str:
     """The ratios, medians of the rounds."""
-    lines = [f"{record['items']} held-out items of the study {record['study']}, answers of up to "
-             f"{record['max_new_tokens']} tokens, {record['processors']} processors.", "",
-             "| | otherwise | here | ratio |", "| --- | ---: | ---: | ---: |"]
+    lines = [
+        f"{record['items']} held-out items of the study {record['study']}, answers of up to "
+        f"{record['max_new_tokens']} tokens, {record['processors']} processors.",
+        "",
+        "| | otherwise | here | ratio |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for title, unit, part, slower, faster in (
         ("answers, one at a time and together", "tokens/s", "answering", "alone", "together"),
         ("four main cells, fresh `lm-eval run` and evaluation", "s", "cells", "lm_eval", "ours"),
-        ("another assistant in the chat, loaded and on a shared base", "s", "switching", "load", "switch"),
+        (
+            "another assistant in the chat, loaded and on a shared base",
+            "s",
+            "switching",
+            "load",
+            "switch",
+        ),
     ):
         rounds = record[part]
         if not rounds:
             continue
-        before, after = (statistics.median(each[key] for each in rounds) for key in (slower, faster))
+        before, after = (
+            statistics.median(each[key] for each in rounds) for key in (slower, faster)
+        )
         power = 1 if unit == "s" else -1  # of seconds less is faster, of tokens a second more
         ratio = statistics.median((each[slower] / each[faster]) ** power for each in rounds)
         lines.append(f"| {title} | {before:.3g} {unit} | {after:.3g} {unit} | {ratio:.1f} |")
@@ -172,15 +232,21 @@ def table(record: dict[str, Any]) -> str:
 
 def _run(words: Sequence[str]) -> None:
     environment = {**os.environ, **compute_environment(), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(python_command(*words), capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        python_command(*words), capture_output=True, text=True, env=environment, check=False
+    )
     if done.returncode:
-        raise EvaluationError(f"{' '.join(words[:3])} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
-                              remedy="Run the command yourself to see the complete output")
+        raise EvaluationError(
+            f"{' '.join(words[:3])} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
+            remedy="Run the command yourself to see the complete output",
+        )
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation_speed", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evaluation_speed", description=__doc__
+    )
     parser.add_argument("study", type=Path, help="folder of a study that has been evaluated")
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
@@ -196,11 +262,17 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.only_score:
         score_four(study, base, items)
         return
-    record = {"study": study.name, "items": len(items), "max_new_tokens": answer_limit(study),
-              "processors": os.cpu_count(),
-              "answering": answering(study, base, items, args.rounds) if "answering" in args.parts else [],
-              "cells": four_cells(study, base, len(items), args.rounds) if "cells" in args.parts else [],
-              "switching": switching(study, args.rounds) if "switching" in args.parts else []}
+    record = {
+        "study": study.name,
+        "items": len(items),
+        "max_new_tokens": answer_limit(study),
+        "processors": os.cpu_count(),
+        "answering": answering(study, base, items, args.rounds)
+        if "answering" in args.parts
+        else [],
+        "cells": four_cells(study, base, len(items), args.rounds) if "cells" in args.parts else [],
+        "switching": switching(study, args.rounds) if "switching" in args.parts else [],
+    }
     write_json(args.out, record)
     print(table(record))
 

@@ -33,7 +33,9 @@ _LEVELS = 127  # of a weight, on either side of 0
 
 def training_rows() -> list[dict[str, Any]]:
     """The answers written for training: ``answer``, ``declined`` and ``language``."""
-    lines = Path(__file__).with_name("refusal_training.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        Path(__file__).with_name("refusal_training.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     return [json.loads(line) for line in lines]
 
 
@@ -53,8 +55,16 @@ def phrased_rows() -> list[dict[str, Any]]:
             return draw.choice(slots[chosen].split("|")) if chosen in slots else chosen
 
         for declined, patterns in ((True, of["declined"]), (False, of["answered"])):
-            for made in (re.sub(r"{([^{}]*)}", part, pattern) for pattern in patterns for _ in range(_DRAWS)):
-                rows.append({"answer": made[0].upper() + made[1:], "declined": declined, "language": language})
+            for made in (
+                re.sub(r"{([^{}]*)}", part, pattern) for pattern in patterns for _ in range(_DRAWS)
+            ):
+                rows.append(
+                    {
+                        "answer": made[0].upper() + made[1:],
+                        "declined": declined,
+                        "language": language,
+                    }
+                )
     return rows
 
 
@@ -67,15 +77,22 @@ def _minimum(matrix: csr_matrix, labels: Sequence[bool]) -> tuple[Any, float]:
         value = np.logaddexp(0, -margin).sum() + _PENALTY / 2 * (point[:-1] ** 2).sum()
         return value, np.append(matrix.T @ slope + _PENALTY * point[:-1], slope.sum())
 
-    point = minimize(loss, np.zeros(matrix.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
+    point = minimize(
+        loss, np.zeros(matrix.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 300}
+    ).x
     return point[:-1], float(point[-1])
 
 
 def fit(rows: Sequence[Mapping[str, Any]], threshold: float = 0.0) -> Classifier:
     """Logistic regression on sentences; which sentence of an answer declines is decided by the fit before."""
     by_answer = [[features(sentence) for sentence in sentences(row["answer"])] for row in rows]
-    common = Counter(bucket for found in by_answer for bucket in {each for one in found for each in one})
-    column = {bucket: i for i, bucket in enumerate(sorted(b for b, count in common.items() if count >= _RARE))}
+    common = Counter(
+        bucket for found in by_answer for bucket in {each for one in found for each in one}
+    )
+    column = {
+        bucket: i
+        for i, bucket in enumerate(sorted(b for b, count in common.items() if count >= _RARE))
+    }
     owners = [i for i, found in enumerate(by_answer) for _ in found]
     indices, values, starts = [], [], [0]
     for one in (one for found in by_answer for one in found):
@@ -84,7 +101,11 @@ def fit(rows: Sequence[Mapping[str, Any]], threshold: float = 0.0) -> Classifier
         values += [len(one) ** -0.25] * len(known)
         starts.append(len(indices))
     matrix = csr_matrix((values, indices, starts), shape=(len(owners), len(column)))
-    chosen = [i for i, owner in enumerate(owners) if not rows[owner]["declined"] or len(by_answer[owner]) == 1]
+    chosen = [
+        i
+        for i, owner in enumerate(owners)
+        if not rows[owner]["declined"] or len(by_answer[owner]) == 1
+    ]
     for _ in range(3):
         weights, intercept = _minimum(matrix[chosen], [rows[owners[i]]["declined"] for i in chosen])
         scores = matrix @ weights
@@ -92,7 +113,9 @@ def fit(rows: Sequence[Mapping[str, Any]], threshold: float = 0.0) -> Classifier
         for i, owner in enumerate(owners):
             if rows[owner]["declined"] and (owner not in best or scores[i] > scores[best[owner]]):
                 best[owner] = i
-        chosen = [i for i, owner in enumerate(owners) if not rows[owner]["declined"] or best[owner] == i]
+        chosen = [
+            i for i, owner in enumerate(owners) if not rows[owner]["declined"] or best[owner] == i
+        ]
     unit = float(np.float32(np.abs(weights).max() / _LEVELS))
     packed = array("b", bytes(BUCKETS))
     for bucket, i in column.items():
@@ -109,8 +132,10 @@ def left_out(rows: Sequence[Mapping[str, Any]]) -> list[float]:
         kind = (row["language"], row["declined"])
         folds.append(seen[kind] // _NEIGHBOURS % _FOLDS)
         seen[kind] += 1
-    fitted = [fit([*phrased, *(row for row, fold in zip(rows, folds, strict=True) if fold != out)])
-              for out in range(_FOLDS)]
+    fitted = [
+        fit([*phrased, *(row for row, fold in zip(rows, folds, strict=True) if fold != out)])
+        for out in range(_FOLDS)
+    ]
     return [fitted[fold].log_odds(row["answer"]) for row, fold in zip(rows, folds, strict=True)]
 
 
@@ -122,13 +147,18 @@ def threshold_of(rows: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> 
 
 def main(argv: list[str] | None = None) -> None:
     """Write the weights, and print how many of the answers left out were recognised in each language."""
-    argparse.ArgumentParser(prog="python -m benchmarks.fit_refusals", description=__doc__).parse_args(argv)
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.fit_refusals", description=__doc__
+    ).parse_args(argv)
     rows = training_rows()
     scores = left_out(rows)
     threshold = threshold_of(rows, scores)
     for language in dict.fromkeys(row["language"] for row in rows):
-        said = [(row["declined"], score > threshold) for row, score in zip(rows, scores, strict=True)
-                if row["language"] == language]
+        said = [
+            (row["declined"], score > threshold)
+            for row, score in zip(rows, scores, strict=True)
+            if row["language"] == language
+        ]
         for declined, name in ((True, "refusals recognised"), (False, "false positives")):
             of = [found for label, found in said if label is declined]
             print(f"{language}: {sum(of)} of {len(of)} {name}, left out")

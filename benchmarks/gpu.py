@@ -49,13 +49,24 @@ from benchmarks.job import Job  # noqa: E402
 from benchmarks.random_model import SHAPES, write_model  # noqa: E402
 
 TEXT = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "liger-kernel", "unsloth", "flash-attn")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "liger-kernel",
+    "unsloth",
+    "flash-attn",
+)
 LENGTHS = (128, 2048)
 _SHORTEST = 0.5
 """Minimum length of a row as a share of the longest; lengths are uniform, because real pairs differ in length."""
 _LOG_LINES = 5
-NO_GPU = ("benchmark: there is no CUDA device; measure speed on a CPU by `make bench`, or test this script with "
-          "`--device cpu --shape tiny`")
+NO_GPU = (
+    "benchmark: there is no CUDA device; measure speed on a CPU by `make bench`, or test this script with "
+    "`--device cpu --shape tiny`"
+)
 DIFFERENCES: tuple[str, ...] = (
     "Same for all: base, rows (each trained on once), rank, alpha, no dropout, all linear layers adapted, rows a step "
     "and a micro-batch, peak learning rate, AdamW, gradient clipping, 16-bit arithmetic, seed of the round. Tokens are "
@@ -73,26 +84,62 @@ DIFFERENCES: tuple[str, ...] = (
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python benchmarks/gpu.py", description=__doc__)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="8b", help="of the random model (8b)")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="train this model instead, from its folder")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of a model whose tokenizer the random "
-                        "model gets (the bundled model's)")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="folder for the random model, kept and used again "
-                        "(8b: 16 GB; a temporary folder)")
-    parser.add_argument("--tokens", type=positive, nargs="+", default=list(LENGTHS), help="longest rows (128 2048)")
-    parser.add_argument("--candidates", type=candidates_option(GPU_CANDIDATES), default=GPU_CANDIDATES, metavar="NAMES",
-                        help=f"comma-separated, of {', '.join(candidate.name for candidate in GPU_CANDIDATES)} (all)")
+    parser.add_argument(
+        "--shape", choices=sorted(SHAPES), default="8b", help="of the random model (8b)"
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="train this model instead, from its folder"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="folder of a model whose tokenizer the random model gets (the bundled model's)",
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="folder for the random model, kept and used again (8b: 16 GB; a temporary folder)",
+    )
+    parser.add_argument(
+        "--tokens", type=positive, nargs="+", default=list(LENGTHS), help="longest rows (128 2048)"
+    )
+    parser.add_argument(
+        "--candidates",
+        type=candidates_option(GPU_CANDIDATES),
+        default=GPU_CANDIDATES,
+        metavar="NAMES",
+        help=f"comma-separated, of {', '.join(candidate.name for candidate in GPU_CANDIDATES)} (all)",
+    )
     parser.add_argument("--rounds", type=positive, default=3, help="runs of each candidate (3)")
-    parser.add_argument("--steps", type=positive, default=8, help="timed optimizer steps of a run (8)")
-    parser.add_argument("--warmup", type=positive, default=2, help="steps before them that are not timed (2)")
+    parser.add_argument(
+        "--steps", type=positive, default=8, help="timed optimizer steps of a run (8)"
+    )
+    parser.add_argument(
+        "--warmup", type=positive, default=2, help="steps before them that are not timed (2)"
+    )
     parser.add_argument("--batch", type=positive, default=16, help="rows a step (16)")
     parser.add_argument("--micro-batch", type=positive, default=4, help="rows computed at once (4)")
     parser.add_argument("--rank", type=positive, default=16, help="of the adapters (16)")
-    parser.add_argument("--kernels", choices=["fused", "plain", "liger", "compile"], default="fused",
-                        help="train.kernels of Assistant Builder (fused)")
-    parser.add_argument("--unsloth", metavar="PYTHON", help="Python of an environment in which Unsloth is installed")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the script itself (cuda)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    parser.add_argument(
+        "--kernels",
+        choices=["fused", "plain", "liger", "compile"],
+        default="fused",
+        help="train.kernels of Assistant Builder (fused)",
+    )
+    parser.add_argument(
+        "--unsloth", metavar="PYTHON", help="Python of an environment in which Unsloth is installed"
+    )
+    parser.add_argument(
+        "--device",
+        choices=["cuda", "cpu"],
+        default="cuda",
+        help="cpu tries the script itself (cuda)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of the table"
+    )
     args = parser.parse_args(words)
     if args.batch % min(args.batch, args.micro_batch):
         parser.error(f"--batch {args.batch} is not a multiple of --micro-batch {args.micro_batch}")
@@ -117,8 +164,10 @@ def available(args: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str
         here = [candidate for candidate in here if candidate.family != "unsloth"]
     liger = importlib.util.find_spec("liger_kernel") is not None and args.device == "cuda"
     if not liger and any(candidate.family == "tuned" for candidate in here):
-        notes.append("liger-kernel is not installed (pip install -e '.[gpu]') or has no GPU: TRL, tuned "
-                    "trains without it.")
+        notes.append(
+            "liger-kernel is not installed (pip install -e '.[gpu]') or has no GPU: TRL, tuned "
+            "trains without it."
+        )
     return tuple(here), notes
 
 
@@ -130,44 +179,79 @@ def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> 
     Raises:
         ConfigError: The template alone is longer.
     """
-    words = [word for record in read_jsonl(TEXT) for key in ("question", "answer") for word in str(record[key]).split()]
+    words = [
+        word
+        for record in read_jsonl(TEXT)
+        for key in ("question", "answer")
+        for word in str(record[key]).split()
+    ]
     luck = random.Random(seed)
-    return tuple(_pair(number, luck.randint(round(_SHORTEST * tokens), tokens - 1), words, luck, prompter)
-                 for number in range(1, count + 1))
+    return tuple(
+        _pair(number, luck.randint(round(_SHORTEST * tokens), tokens - 1), words, luck, prompter)
+        for number in range(1, count + 1)
+    )
 
 
-def _pair(number: int, wanted: int, words: Sequence[str], luck: random.Random, prompter: ChatTokenizer) -> Pair:
+def _pair(
+    number: int, wanted: int, words: Sequence[str], luck: random.Random, prompter: ChatTokenizer
+) -> Pair:
     start = luck.randrange(len(words))
 
     def pair(length: int) -> Pair:
         taken = [words[(start + place) % len(words)] for place in range(length)]
         half = length // 2
-        return Pair(number, (Message("user", " ".join(taken[:half])), Message("assistant", " ".join(taken[half:]))))
+        return Pair(
+            number,
+            (Message("user", " ".join(taken[:half])), Message("assistant", " ".join(taken[half:]))),
+        )
 
     low, high = 2, wanted  # a word has at least one token
     if prompter.count_tokens(pair(low)) > wanted:
-        raise ConfigError(f"a row of {wanted} tokens is shorter than the model's chat template", where="--tokens",
-                          remedy="Use longer rows")
+        raise ConfigError(
+            f"a row of {wanted} tokens is shorter than the model's chat template",
+            where="--tokens",
+            remedy="Use longer rows",
+        )
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if prompter.count_tokens(pair(middle)) <= wanted else (low, middle - 1)
+        low, high = (
+            (middle, high) if prompter.count_tokens(pair(middle)) <= wanted else (low, middle - 1)
+        )
     return pair(low)
 
 
 def job_of(args: argparse.Namespace, folder: Path, tokens: int, machine: Machine) -> Job:
     """The task of every candidate for rows of one length."""
     steps = args.warmup + args.steps
-    train = TrainConfig(preset="custom", rank=args.rank, alpha=2 * args.rank, dropout=0.0, epochs=1.0, max_steps=steps,
-                        batch_size=args.batch, micro_batch_size=min(args.batch, args.micro_batch), max_length=tokens,
-                        evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=args.kernels,
-                        allow_low_memory=True)
-    model = ModelConfig(base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True)
+    train = TrainConfig(
+        preset="custom",
+        rank=args.rank,
+        alpha=2 * args.rank,
+        dropout=0.0,
+        epochs=1.0,
+        max_steps=steps,
+        batch_size=args.batch,
+        micro_batch_size=min(args.batch, args.micro_batch),
+        max_length=tokens,
+        evaluations=1,
+        sample_answers=0,
+        learning_rate=2e-4,
+        kernels=args.kernels,
+        allow_low_memory=True,
+    )
+    model = ModelConfig(
+        base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True
+    )
     pairs = rows(steps * args.batch, tokens, ChatTokenizer.load(folder))
     return Job(model, train, folder, args.warmup, pairs, ())
 
 
-def run_all(jobs: dict[int, Job], candidates: Sequence[Candidate], args: argparse.Namespace,
-            on_run: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def run_all(
+    jobs: dict[int, Job],
+    candidates: Sequence[Candidate],
+    args: argparse.Namespace,
+    on_run: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
     """Run every candidate once per round and length, interleaved; candidates that fail are not run again."""
     found: list[dict[str, Any]] = []
     failed: set[tuple[int, Candidate]] = set()
@@ -189,7 +273,11 @@ def run_all(jobs: dict[int, Job], candidates: Sequence[Candidate], args: argpars
 def _run(job: Path, candidate: Candidate, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     options = ["--long-rows", *(["--unsloth", args.unsloth] if args.unsloth else [])]
     # one card: of several, transformers makes DataParallel, which TRL refuses
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0] if args.device == "cuda" else ""
+    card = (
+        os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+        if args.device == "cuda"
+        else ""
+    )
     environment = {"CUDA_VISIBLE_DEVICES": card}
     code, log = start_worker(job, candidate, seed, *options, environment=environment)
     result = job.with_name("result.json")
@@ -198,7 +286,9 @@ def _run(job: Path, candidate: Candidate, seed: int, args: argparse.Namespace) -
         return record
     if "OutOfMemoryError" in log or code == -9:
         return {"candidate": candidate.name, "failed": "out of memory"}
-    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), f"exit code {code}")
+    last = next(
+        (line.strip() for line in reversed(log.splitlines()) if line.strip()), f"exit code {code}"
+    )
     sys.stderr.write("\n".join(log.splitlines()[-_LOG_LINES:]) + "\n")
     return {"candidate": candidate.name, "failed": last[:120]}
 
@@ -213,8 +303,12 @@ def hardware(device: str) -> dict[str, Any]:
         import torch
 
         properties = torch.cuda.get_device_properties(0)
-        found |= {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda,
-                  "driver": _driver()}
+        found |= {
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "driver": _driver(),
+        }
     else:
         found |= {"name": this_machine().name}
     return found
@@ -223,12 +317,16 @@ def hardware(device: str) -> dict[str, Any]:
 def _driver() -> str:
     try:
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()[0]
+        return subprocess.run(
+            asked, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return "unknown"
 
 
-def caption(args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Sequence[str]) -> list[str]:
+def caption(
+    args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Sequence[str]
+) -> list[str]:
     """Lines with the settings and the hardware of the measurement."""
     card = found["name"]
     if found["device"] == "cuda":
@@ -238,7 +336,9 @@ def caption(args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Se
     return [
         f"{model} in {job.model.compute_dtype}, rank {args.rank}, {args.batch} rows a step, "
         f"{job.train.micro_batch} at once, {args.steps} timed steps after {args.warmup}, {args.rounds} "
-        f"round{'s' if args.rounds > 1 else ''}, kernels {args.kernels}.", f"{card}; {versions}.", *notes,
+        f"round{'s' if args.rounds > 1 else ''}, kernels {args.kernels}.",
+        f"{card}; {versions}.",
+        *notes,
     ]
 
 
@@ -250,7 +350,9 @@ class Row:
     tokens: int  # maximum tokens of a row
     rounds: int  # number of successful runs
     tokens_per_second: Spread | None  # speed of the timed steps
-    versus_plain: Spread | None  # speed relative to the plain TRL script, round by round; None without it
+    versus_plain: (
+        Spread | None
+    )  # speed relative to the plain TRL script, round by round; None without it
     peak_memory_bytes: int  # highest peak of all runs
     losses: tuple[float, ...]  # loss of each step of the first round, in nats per supervised token
     failed: str = ""  # reason of a failure; empty without one
@@ -263,45 +365,86 @@ class Row:
 def summarize(runs: Sequence[Run]) -> list[Row]:
     """One row for each candidate and length that was tried, in the order of the table."""
     lengths = sorted({run["tokens"] for run in runs})
-    return [_row(candidate, tokens, runs) for tokens in lengths for candidate in GPU_CANDIDATES
-            if any(run["candidate"] == candidate.name and run["tokens"] == tokens for run in runs)]
+    return [
+        _row(candidate, tokens, runs)
+        for tokens in lengths
+        for candidate in GPU_CANDIDATES
+        if any(run["candidate"] == candidate.name and run["tokens"] == tokens for run in runs)
+    ]
 
 
 def _of(runs: Sequence[Run], candidate: Candidate, tokens: int) -> dict[int, Run]:
-    return {run["round"]: run for run in runs
-            if run["candidate"] == candidate.name and run["tokens"] == tokens and not run.get("failed")}
+    return {
+        run["round"]: run
+        for run in runs
+        if run["candidate"] == candidate.name and run["tokens"] == tokens and not run.get("failed")
+    }
 
 
 def _row(candidate: Candidate, tokens: int, runs: Sequence[Run]) -> Row:
     own, plain = _of(runs, candidate, tokens), _of(runs, Candidate("plain", candidate.arm), tokens)
     if not own:
-        failed = next(run["failed"] for run in runs if run["candidate"] == candidate.name and run["tokens"] == tokens)
+        failed = next(
+            run["failed"]
+            for run in runs
+            if run["candidate"] == candidate.name and run["tokens"] == tokens
+        )
         return Row(candidate, tokens, 0, None, None, 0, (), failed)
-    ratios = [own[at]["tokens_per_second"] / plain[at]["tokens_per_second"] for at in own.keys() & plain.keys()]
+    ratios = [
+        own[at]["tokens_per_second"] / plain[at]["tokens_per_second"]
+        for at in own.keys() & plain.keys()
+    ]
     first = own[min(own)]
-    return Row(candidate, tokens, len(own), Spread.of([run["tokens_per_second"] for run in own.values()]),
-               Spread.of(ratios) if ratios and candidate.family != "plain" else None,
-               max(run["peak_memory_bytes"] for run in own.values()), tuple(first["step_losses"]))
+    return Row(
+        candidate,
+        tokens,
+        len(own),
+        Spread.of([run["tokens_per_second"] for run in own.values()]),
+        Spread.of(ratios) if ratios and candidate.family != "plain" else None,
+        max(run["peak_memory_bytes"] for run in own.values()),
+        tuple(first["step_losses"]),
+    )
 
 
 def markdown(rows: Sequence[Row], caption: Sequence[str]) -> str:
     """The table and the loss curves as Markdown for the documentation."""
-    lines = [*caption, "", "| longest row | base | trained by | tokens/s | × plain TRL | peak memory | loss, first → "
-             "last step |", "| ---: | --- | --- | ---: | ---: | ---: | ---: |"]
-    lines += [f"| {row.tokens:,} | {BASES[row.candidate.arm]} | {row.candidate.title} | {_cells(row)} |"
-              for row in rows]
-    lines += ["", "Median of the rounds, lowest to highest in brackets. Loss of each step of the first round, in nats "
-              "a supervised token:", ""]
-    lines += [f"- {row.tokens:,} tokens, {BASES[row.candidate.arm]}, {row.candidate.title}: "
-              + " ".join(f"{loss:.3f}" for loss in row.losses) for row in rows if row.losses]
+    lines = [
+        *caption,
+        "",
+        "| longest row | base | trained by | tokens/s | × plain TRL | peak memory | loss, first → "
+        "last step |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row.tokens:,} | {BASES[row.candidate.arm]} | {row.candidate.title} | {_cells(row)} |"
+        for row in rows
+    ]
+    lines += [
+        "",
+        "Median of the rounds, lowest to highest in brackets. Loss of each step of the first round, in nats "
+        "a supervised token:",
+        "",
+    ]
+    lines += [
+        f"- {row.tokens:,} tokens, {BASES[row.candidate.arm]}, {row.candidate.title}: "
+        + " ".join(f"{loss:.3f}" for loss in row.losses)
+        for row in rows
+        if row.losses
+    ]
     return "\n".join([*lines, "", *DIFFERENCES])
 
 
 def _cells(row: Row) -> str:
     if row.failed:
         return f"{row.failed.replace('|', '/')} | – | – | –"
-    return " | ".join([spread_text(row.tokens_per_second, 0), spread_text(row.versus_plain, 2),
-                       f"{row.peak_memory_bytes / 1e9:.2f} GB", f"{row.losses[0]:.2f} → {row.losses[-1]:.2f}"])
+    return " | ".join(
+        [
+            spread_text(row.tokens_per_second, 0),
+            spread_text(row.versus_plain, 2),
+            f"{row.peak_memory_bytes / 1e9:.2f} GB",
+            f"{row.losses[0]:.2f} → {row.losses[-1]:.2f}",
+        ]
+    )
 
 
 def benchmark(args: argparse.Namespace) -> str:
@@ -318,7 +461,9 @@ def benchmark(args: argparse.Namespace) -> str:
             tokenizer = args.tokenizer or bundled.ensure_base_model()
             folder = write_model(scratch / args.shape, args.shape, tokenizer, device=args.device)
         elif not (folder / "config.json").is_file():
-            raise ConfigError(f"{folder} has no config.json", where="--model", remedy="Name the folder of a model")
+            raise ConfigError(
+                f"{folder} has no config.json", where="--model", remedy="Name the folder of a model"
+            )
         machine = this_machine()
         jobs = {tokens: job_of(args, folder.resolve(), tokens, machine) for tokens in args.tokens}
         runs = run_all(jobs, candidates, args, _report)
@@ -326,15 +471,31 @@ def benchmark(args: argparse.Namespace) -> str:
     job = jobs[args.tokens[0]]
     if not args.json:
         return markdown(table, caption(args, found, job, notes))
-    return json.dumps({"version": 1, "hardware": found, "model": str(args.model or args.shape), "notes": notes,
-                       "train": job.train.model_dump(mode="json", exclude={"seed", "max_length"}),
-                       "compute_dtype": job.model.compute_dtype, "rows": [row.to_record() for row in table],
-                       "runs": runs}, indent=2)
+    return json.dumps(
+        {
+            "version": 1,
+            "hardware": found,
+            "model": str(args.model or args.shape),
+            "notes": notes,
+            "train": job.train.model_dump(mode="json", exclude={"seed", "max_length"}),
+            "compute_dtype": job.model.compute_dtype,
+            "rows": [row.to_record() for row in table],
+            "runs": runs,
+        },
+        indent=2,
+    )
 
 
 def _report(run: Run) -> None:
-    text = run.get("failed") or f"{run['tokens_per_second']:.0f} tokens/s, {run['peak_memory_bytes'] / 1e9:.2f} GB"
-    print(f"round {run['round']}, {run['tokens']} tokens, {run['candidate']}: {text}", file=sys.stderr, flush=True)
+    text = (
+        run.get("failed")
+        or f"{run['tokens_per_second']:.0f} tokens/s, {run['peak_memory_bytes'] / 1e9:.2f} GB"
+    )
+    print(
+        f"round {run['round']}, {run['tokens']} tokens, {run['candidate']}: {text}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -34,20 +34,32 @@ def measure(study: Study, arm: str, questions: int) -> dict[str, Any]:
     asked = [pair.messages[:-1] for pair in load_split(study.folder / "data", "heldout")]
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     caches: dict[str, dict[str, KVCacheState]] = {way: {} for way in WAYS}
-    for number, messages in enumerate([asked[0], *asked[:: max(1, len(asked) // questions)][:questions]]):
+    for number, messages in enumerate(
+        [asked[0], *asked[:: max(1, len(asked) // questions)][:questions]]
+    ):
         for way in WAYS:
-            session._grounded[arm], session._conversations = served if way == WAYS[2] else free, caches[way]
+            session._grounded[arm], session._conversations = (
+                served if way == WAYS[2] else free,
+                caches[way],
+            )
             sampling = Sampling(max_new_tokens=answer_limit(study), look_up=way != WAYS[0])
             last = list(session.stream(arm, messages, sampling, threading.Event()))[-1]
             if number and last.first_token_seconds is not None:  # the first question warms up
                 found[way].append((last.first_token_seconds, last.seconds))
-    return {way: {"first_text_seconds": statistics.median(first for first, _ in times),
-                  "seconds": statistics.median(whole for _, whole in times)} for way, times in found.items()}
+    return {
+        way: {
+            "first_text_seconds": statistics.median(first for first, _ in times),
+            "seconds": statistics.median(whole for _, whole in times),
+        }
+        for way, times in found.items()
+    }
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.grounded_latency", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.grounded_latency", description=__doc__
+    )
     parser.add_argument("study")
     parser.add_argument("--arm", default="lora", choices=list(ARMS))
     parser.add_argument("--questions", type=int, default=24, help="questions that are asked")
@@ -58,7 +70,9 @@ def main() -> None:
         print(json.dumps(found))
         return
     for way, row in found.items():
-        print(f"{way:20} first text {row['first_text_seconds']:.3f} s, complete {row['seconds']:.3f} s")
+        print(
+            f"{way:20} first text {row['first_text_seconds']:.3f} s, complete {row['seconds']:.3f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -48,22 +48,35 @@ class Job:
 
     def write(self, path: Path) -> None:
         """Write the task for the worker processes."""
-        write_json(path, {"model": self.model.model_dump(mode="json"), "train": self.train.model_dump(mode="json"),
-                          "folder": str(self.folder), "warmup_steps": self.warmup_steps,
-                          "pairs": [pair.to_record() for pair in self.pairs],
-                          "validation": [pair.to_record() for pair in self.validation]})
+        write_json(
+            path,
+            {
+                "model": self.model.model_dump(mode="json"),
+                "train": self.train.model_dump(mode="json"),
+                "folder": str(self.folder),
+                "warmup_steps": self.warmup_steps,
+                "pairs": [pair.to_record() for pair in self.pairs],
+                "validation": [pair.to_record() for pair in self.validation],
+            },
+        )
 
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read what :meth:`write` wrote."""
         record: dict[str, Any] = read_json(path)
-        return cls(ModelConfig.model_validate(record["model"]), TrainConfig.model_validate(record["train"]),
-                   Path(record["folder"]), record["warmup_steps"],
-                   tuple(Pair.from_record(pair) for pair in record["pairs"]),
-                   tuple(Pair.from_record(pair) for pair in record["validation"]))
+        return cls(
+            ModelConfig.model_validate(record["model"]),
+            TrainConfig.model_validate(record["train"]),
+            Path(record["folder"]),
+            record["warmup_steps"],
+            tuple(Pair.from_record(pair) for pair in record["pairs"]),
+            tuple(Pair.from_record(pair) for pair in record["validation"]),
+        )
 
 
-def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, validation_pairs: int) -> Job:
+def make_job(
+    config: StudyConfig, *, warmup_steps: int, timed_steps: int, validation_pairs: int
+) -> Job:
     """Draw the training pairs from the training split of a data file, and download the base.
 
     Raises:
@@ -71,36 +84,56 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
         ModelError: The base cannot be loaded.
     """
     steps = warmup_steps + timed_steps
-    folder = fetch(resolve(config.model.base, trust_remote_code=allows_code(config.model)),
-                   revision=config.model.revision, trust_remote_code=allows_code(config.model))
+    folder = fetch(
+        resolve(config.model.base, trust_remote_code=allows_code(config.model)),
+        revision=config.model.revision,
+        trust_remote_code=allows_code(config.model),
+    )
     prompter = ChatTokenizer.load(folder)
     source = Path(config.data.source)
     longest = config.train.assumed_length  # every candidate gets the same number
     split = prepare_dataset(source, config.data, tokenizer=prompter, max_length=longest).split
-    train = config.train.model_copy(update={"max_length": longest, "epochs": 1.0, "max_steps": steps, "evaluations": 1,
-                                            "micro_batch_size": config.train.micro_batch})
+    train = config.train.model_copy(
+        update={
+            "max_length": longest,
+            "epochs": 1.0,
+            "max_steps": steps,
+            "evaluations": 1,
+            "micro_batch_size": config.train.micro_batch,
+        }
+    )
     wanted = steps * train.batch_size
     pairs = _comparable(split.train, prompter, longest)
     if len(pairs) < wanted:
         raise DataError(
             f"{len(pairs)} training pairs have one answer and fit into {longest} tokens, and {steps} steps of "
-            f"{train.batch_size} take {wanted}", where=str(source),
+            f"{train.batch_size} take {wanted}",
+            where=str(source),
             remedy="Use fewer --steps, or a larger file with --data",
         )
     rng = random.Random(_SEED)
-    model = config.model  # the compute dtype is fixed here, so that it is the same for all candidates
+    model = (
+        config.model
+    )  # the compute dtype is fixed here, so that it is the same for all candidates
     if model.compute_dtype == "auto":
         settled = {"compute_dtype": this_machine().compute_dtype, "allow_float32_compute": True}
         model = model.model_copy(update=settled)
     validation = _comparable(split.validation, prompter, longest)
-    return Job(model, train, folder, warmup_steps, tuple(rng.sample(pairs, wanted)),
-               tuple(rng.sample(validation, min(validation_pairs, len(validation)))))
+    return Job(
+        model,
+        train,
+        folder,
+        warmup_steps,
+        tuple(rng.sample(pairs, wanted)),
+        tuple(rng.sample(validation, min(validation_pairs, len(validation)))),
+    )
 
 
 def _comparable(pairs: Sequence[Pair], prompter: ChatTokenizer, max_length: int) -> list[Pair]:
     """Pairs that every candidate trains on in the same way: one answer, no token cut off."""
     return [
-        pair for pair in pairs
+        pair
+        for pair in pairs
         if sum(message.role == "assistant" for message in pair.messages) == 1
         and prompter.count_tokens(pair) < max_length  # TRL adds a line break
     ]

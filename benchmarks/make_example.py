@@ -29,15 +29,28 @@ from assistant_builder.study.example import example_archive, example_folder
 MOST_BYTES = 6_000_000
 """Size of the archive at most."""
 _LEFT_OUT = ("checkpoints", "run.json", "*log.txt", "*.progress.json", ".*")
-_DATE = (1980, 1, 1, 0, 0, 0)  # of all files in the archive, so that it depends on their content alone
+_DATE = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # of all files in the archive, so that it depends on their content alone
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the study in a home of its own and write the archive; 1 if it is too large."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.make_example", description=__doc__)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, for a trial")
-    parser.add_argument("--to", type=Path, default=example_archive(), metavar="FILE", help="the archive")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="home of the study, to resume an interrupted run")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, for a trial"
+    )
+    parser.add_argument(
+        "--to", type=Path, default=example_archive(), metavar="FILE", help="the archive"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="home of the study, to resume an interrupted run"
+    )
     options = parser.parse_args(arguments)
     ensure_base_model()
     ensure_embedder()
@@ -79,7 +92,9 @@ def _adjust(study: Study, step: str) -> None:
         round_adapter(study, step)
     elif step == "data-embed":
         path = study.folder / "provenance.json"
-        write_json(path, {**read_json(path), "platform": f"{platform.system()} {platform.machine()}"})
+        write_json(
+            path, {**read_json(path), "platform": f"{platform.system()} {platform.machine()}"}
+        )
 
 
 def round_adapter(study: Study, step: str) -> None:
@@ -113,7 +128,9 @@ def _needed(folder: Path) -> Iterator[Path]:
     """The files of a study folder that a finished study needs."""
     for path in folder.rglob("*"):
         parts = [Path(part) for part in path.relative_to(folder).parts]
-        if path.is_file() and not any(part.match(pattern) for part in parts for pattern in _LEFT_OUT):
+        if path.is_file() and not any(
+            part.match(pattern) for part in parts for pattern in _LEFT_OUT
+        ):
             yield path
 
 

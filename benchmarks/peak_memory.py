@@ -33,7 +33,9 @@ _STEPS = 2
 """Optimizer states exist from the second step on."""
 
 
-def grid(batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS) -> Iterator[dict[str, Any]]:
+def grid(
+    batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS
+) -> Iterator[dict[str, Any]]:
     """Every combination of arm, micro-batch, length and checkpointing."""
     for batch, length, recompute, arm in itertools.product(batches, lengths, ("off", "on"), TWINS):
         yield {"arm": arm, "batch": batch, "length": length, "checkpointing": recompute}
@@ -41,22 +43,40 @@ def grid(batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS) -> 
 
 def config_of(case: dict[str, Any], changes: dict[str, Any]) -> StudyConfig:
     """The study settings of one combination."""
-    return StudyConfig().with_changes({"train.batch_size": case["batch"], "train.micro_batch_size": case["batch"],
-                                       "train.max_length": case["length"], "train.max_steps": _STEPS,
-                                       "train.evaluations": 1, "train.gradient_checkpointing": case["checkpointing"],
-                                       **changes})
+    return StudyConfig().with_changes(
+        {
+            "train.batch_size": case["batch"],
+            "train.micro_batch_size": case["batch"],
+            "train.max_length": case["length"],
+            "train.max_steps": _STEPS,
+            "train.evaluations": 1,
+            "train.gradient_checkpointing": case["checkpointing"],
+            **changes,
+        }
+    )
 
 
-def measure_all(cases: Sequence[dict[str, Any]], changes: dict[str, Any],
-                on_run: Callable[[dict[str, Any]], None]) -> None:
+def measure_all(
+    cases: Sequence[dict[str, Any]],
+    changes: dict[str, Any],
+    on_run: Callable[[dict[str, Any]], None],
+) -> None:
     """Run every combination of ``cases`` in a process of its own; ``on_run`` is called with each record.
 
     Raises:
         EvaluationError: A run failed.
     """
     for case in cases:
-        on_run(run_case("benchmarks.peak_memory", "--case", json.dumps(case), "--changes", json.dumps(changes),
-                        remedy="Use a smaller grid: --batches 1 --lengths 128"))
+        on_run(
+            run_case(
+                "benchmarks.peak_memory",
+                "--case",
+                json.dumps(case),
+                "--changes",
+                json.dumps(changes),
+                remedy="Use a smaller grid: --batches 1 --lengths 128",
+            )
+        )
 
 
 def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -84,24 +104,49 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     model = loading.add_adapter(base, settings.train, settings.train.seed)
     adapters = [value for value in model.parameters() if value.requires_grad]
     length = case["length"]
-    example = Example(tuple(range(1000, 1000 + length)), tuple(place >= length // 2 for place in range(length)))
+    example = Example(
+        tuple(range(1000, 1000 + length)), tuple(place >= length // 2 for place in range(length))
+    )
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = TwinTrainer(model, TrainingRun(
-            train=settings.train, train_examples=[example] * case["batch"] * _STEPS, validation_examples=[example],
-            folder=Path(scratch), device=spec.device, gradient_checkpointing=case["checkpointing"] == "on",
-            dequantize=spec.device == "cpu",
-            cancelled=lambda: False, next_move=lambda step, losses: "train", on_step=lambda step, steps, eta: None,
-        ), prompter)
+        trainer = TwinTrainer(
+            model,
+            TrainingRun(
+                train=settings.train,
+                train_examples=[example] * case["batch"] * _STEPS,
+                validation_examples=[example],
+                folder=Path(scratch),
+                device=spec.device,
+                gradient_checkpointing=case["checkpointing"] == "on",
+                dequantize=spec.device == "cpu",
+                cancelled=lambda: False,
+                next_move=lambda step, losses: "train",
+                on_step=lambda step, steps, eta: None,
+            ),
+            prompter,
+        )
         ready_bytes, load_peak = memory_bytes(spec.device), peak_memory_bytes(spec.device)
         trainer.run()
-        events = [event for event in read_jsonl(Path(scratch) / "metrics.jsonl") if event["event"] == "step"]
+        events = [
+            event
+            for event in read_jsonl(Path(scratch) / "metrics.jsonl")
+            if event["event"] == "step"
+        ]
     busy = [event["busy_seconds"] for event in events]
-    return {**case, "imports_bytes": imports_bytes, "ready_bytes": ready_bytes, "load_peak_bytes": load_peak,
-            "peak_memory_bytes": peak_memory_bytes(spec.device), "base_bytes": base_bytes,
-            "adapter_bytes": sum(value.nbytes for value in adapters), "parameters": parameters,
-            "trainable_parameters": sum(value.numel() for value in adapters),
-            "step_seconds": [after - before for before, after in zip([0.0, *busy], busy, strict=False)],
-            "tokens_per_step": case["batch"] * length, "device": spec.device, "compute_dtype": spec.compute_dtype}
+    return {
+        **case,
+        "imports_bytes": imports_bytes,
+        "ready_bytes": ready_bytes,
+        "load_peak_bytes": load_peak,
+        "peak_memory_bytes": peak_memory_bytes(spec.device),
+        "base_bytes": base_bytes,
+        "adapter_bytes": sum(value.nbytes for value in adapters),
+        "parameters": parameters,
+        "trainable_parameters": sum(value.numel() for value in adapters),
+        "step_seconds": [after - before for before, after in zip([0.0, *busy], busy, strict=False)],
+        "tokens_per_step": case["batch"] * length,
+        "device": spec.device,
+        "compute_dtype": spec.compute_dtype,
+    }
 
 
 def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:
@@ -110,22 +155,33 @@ def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:
     answer = length - length // 2
     name, architecture = load_architecture(config.model.base)
     largest = Batch(run["batch"], length, run["batch"] * answer, answer)
-    plan = Plan(name, architecture, config, this_machine(), run["batch"] * _STEPS,
-                Lengths(length, length, answer, answer), largest=largest)
+    plan = Plan(
+        name,
+        architecture,
+        config,
+        this_machine(),
+        run["batch"] * _STEPS,
+        Lengths(length, length, answer, answer),
+        largest=largest,
+    )
     return int(prediction(plan, run["arm"])["peak_memory_bytes"])
 
 
 def table(runs: Sequence[dict[str, Any]], changes: dict[str, Any]) -> str:
     """Predicted and measured peak of each combination with the signed error."""
-    lines = ["| arm | rows | tokens | checkpointing | predicted | measured | error |",
-             "| --- | ---: | ---: | --- | ---: | ---: | ---: |"]
+    lines = [
+        "| arm | rows | tokens | checkpointing | predicted | measured | error |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
     worst = 0.0
     for run in runs:
         predicted, measured = predicted_bytes(run, changes), run["peak_memory_bytes"]
         error = predicted / measured - 1
         worst = max(worst, abs(error))
-        lines.append(f"| {run['arm']} | {run['batch']} | {run['length']} | {run['checkpointing']} | "
-                     f"{size(predicted)} | {size(measured)} | {signed_percent(error)} |")
+        lines.append(
+            f"| {run['arm']} | {run['batch']} | {run['length']} | {run['checkpointing']} | "
+            f"{size(predicted)} | {size(measured)} | {signed_percent(error)} |"
+        )
     return "\n".join([*lines, "", f"The largest error is {percent(worst)} of {len(runs)} runs."])
 
 

@@ -21,24 +21,44 @@ _OF_THE_MODEL = ("config.json", "generation_config.json", "SHA256SUMS", "origin.
 SHAPES: dict[str, dict[str, Any]] = {
     # https://huggingface.co/meta-llama/Llama-3.1-8B/blob/main/config.json
     "8b": {
-        "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
-        "rms_norm_eps": 1e-5, "rope_parameters": {
-            "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        "vocab_size": 128_256,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
         },
     },
     "tiny": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
         "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
     },
-}  # fmt: skip
+}
 """Llama configs by name: ``8b`` is Llama 3.1 8B, ``tiny`` is for tests of the benchmark."""
 
 
-def write_model(folder: Path, shape: str, tokenizer: Path, *, device: str = "cpu",
-                shard_bytes: int = SHARD_BYTES) -> Path:
+def write_model(
+    folder: Path,
+    shape: str,
+    tokenizer: Path,
+    *,
+    device: str = "cpu",
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
     """Write config, tokenizer and float16 safetensors, unless an earlier call wrote them; returns the folder.
 
     ``shape`` is one of :data:`SHAPES`. A GPU draws the values many times faster. A shard has at most ``shard_bytes``
@@ -50,7 +70,12 @@ def write_model(folder: Path, shape: str, tokenizer: Path, *, device: str = "cpu
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     for path in tokenizer.iterdir():
-        if path.is_file() and path.name not in _OF_THE_MODEL and path.suffix != ".safetensors" and path.name != INDEX:
+        if (
+            path.is_file()
+            and path.name not in _OF_THE_MODEL
+            and path.suffix != ".safetensors"
+            and path.name != INDEX
+        ):
             shutil.copyfile(path, folder / path.name)
     config = _config(shape, tokenizer)
     config.save_pretrained(folder)
@@ -65,9 +90,16 @@ def _config(shape: str, tokenizer: Path) -> Any:
     known = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     values = dict(SHAPES[shape])
     vocabulary = max(values.pop("vocab_size", 0), len(known))
-    return LlamaConfig(**values, vocab_size=vocabulary, tie_word_embeddings=False, dtype="float16",
-                       architectures=["LlamaForCausalLM"], bos_token_id=known.bos_token_id,
-                       eos_token_id=known.eos_token_id, pad_token_id=known.pad_token_id)
+    return LlamaConfig(
+        **values,
+        vocab_size=vocabulary,
+        tie_word_embeddings=False,
+        dtype="float16",
+        architectures=["LlamaForCausalLM"],
+        bos_token_id=known.bos_token_id,
+        eos_token_id=known.eos_token_id,
+        pad_token_id=known.pad_token_id,
+    )
 
 
 def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
@@ -80,7 +112,9 @@ def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def _write_shards(folder: Path, shapes: Mapping[str, tuple[int, ...]], device: str, shard_bytes: int) -> None:
+def _write_shards(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], device: str, shard_bytes: int
+) -> None:
     import torch
     from safetensors.torch import save_file
 

@@ -66,13 +66,20 @@ def measure(address: str, steps: int, slots: int, seconds: float) -> Scheduling:
         names = [f"train-sleep-{number}" for number in range(steps)]
         try:
             for name in names:
-                client.start(name, ["-c", f"import time; time.sleep({seconds})"], ResourceRequest(1.0), retries=0)
+                client.start(
+                    name,
+                    ["-c", f"import time; time.sleep({seconds})"],
+                    ResourceRequest(1.0),
+                    retries=0,
+                )
             while None in (results := client.results()).values():
                 time.sleep(_POLL_SECONDS)
             ended = time.monotonic()
         finally:
             client.shut_down()
-    failed = {name: result for name, result in results.items() if result is None or result.returncode != 0}
+    failed = {
+        name: result for name, result in results.items() if result is None or result.returncode != 0
+    }
     if failed:
         raise AssistantBuilderError(f"steps failed: {failed}", where="scheduling")
     return Scheduling(steps, slots, seconds, started - began, ended - started)
@@ -80,8 +87,12 @@ def measure(address: str, steps: int, slots: int, seconds: float) -> Scheduling:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, and print one JSON document."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ray_scheduling", description=__doc__)
-    parser.add_argument("--address", default="", help="address of the cluster; by default one is started here")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ray_scheduling", description=__doc__
+    )
+    parser.add_argument(
+        "--address", default="", help="address of the cluster; by default one is started here"
+    )
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--slots", type=int, default=4, help="number of CPUs of the cluster")
     parser.add_argument("--seconds", type=float, default=5.0, help="duration of each step")
@@ -91,14 +102,25 @@ def main(words: Sequence[str] | None = None) -> int:
         if not address:
             import ray
 
-            ray.init(num_cpus=args.slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                num_cpus=args.slots,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
             address = ray.get_runtime_context().gcs_address
         found = measure(address, args.steps, args.slots, args.seconds)
     except AssistantBuilderError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    figures = {**asdict(found), "excess": found.excess, "overhead_seconds_a_step": found.overhead_seconds}
-    sys.stdout.write(json.dumps({key: round(value, 3) for key, value in figures.items()}, indent=2) + "\n")
+    figures = {
+        **asdict(found),
+        "excess": found.excess,
+        "overhead_seconds_a_step": found.overhead_seconds,
+    }
+    sys.stdout.write(
+        json.dumps({key: round(value, 3) for key, value in figures.items()}, indent=2) + "\n"
+    )
     return 0
 
 

@@ -33,12 +33,16 @@ class Agreement:
     @property
     def share(self) -> float:
         """Share of the answers on which both agree."""
-        return (self.recognised + self.others - self.false_positives) / (self.refusals + self.others)
+        return (self.recognised + self.others - self.false_positives) / (
+            self.refusals + self.others
+        )
 
 
 def labelled_answers() -> list[dict[str, Any]]:
     """The hand-labelled answers: ``answer``, ``declined``, ``set`` and ``language``."""
-    lines = Path(__file__).with_name("refusal_labels.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        Path(__file__).with_name("refusal_labels.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     return [json.loads(line) for line in lines]
 
 
@@ -47,13 +51,20 @@ def agreement(rows: Iterable[Mapping[str, Any]]) -> Agreement:
     from scipy.stats import binomtest
 
     pairs = [(is_refusal(row["answer"]), row["declined"]) for row in rows]
-    n, refusals, found = len(pairs), sum(label for _, label in pairs), sum(predicted for predicted, _ in pairs)
+    n, refusals, found = (
+        len(pairs),
+        sum(label for _, label in pairs),
+        sum(predicted for predicted, _ in pairs),
+    )
     recognised = sum(predicted and label for predicted, label in pairs)
     agreed = sum(predicted == label for predicted, label in pairs)
     chance = (refusals * found + (n - refusals) * (n - found)) / n**2
     interval = binomtest(agreed, n).proportion_ci(0.95, method="wilson")
     return Agreement(
-        refusals=refusals, recognised=recognised, others=n - refusals, false_positives=found - recognised,
+        refusals=refusals,
+        recognised=recognised,
+        others=n - refusals,
+        false_positives=found - recognised,
         interval=(float(interval.low), float(interval.high)),
         kappa=(agreed / n - chance) / (1 - chance) if 0 < refusals < n else None,
     )
@@ -71,7 +82,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         languages = list(dict.fromkeys(row["language"] for row in of_set))
         groups[name, languages[0] if len(languages) == 1 else "all"] = of_set
         if len(languages) > 1:
-            groups |= {(name, each): [row for row in of_set if row["language"] == each] for each in languages}
+            groups |= {
+                (name, each): [row for row in of_set if row["language"] == each]
+                for each in languages
+            }
     for (name, language), of_group in groups.items():
         found = agreement(of_group)
         low, high = found.interval
@@ -89,7 +103,9 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m benchmarks.refusal_agreement",
         description="How far the recognition of refusals agrees with labels given by hand.",
     )
-    parser.add_argument("--wrong", action="store_true", help="list the answers on which they differ")
+    parser.add_argument(
+        "--wrong", action="store_true", help="list the answers on which they differ"
+    )
     options = parser.parse_args(argv)
     rows = labelled_answers()
     print(table(rows))

@@ -27,12 +27,21 @@ RETRIEVAL_PAGE = _ROOT / "docs" / "retrieval.md"
 SECTION = "recall"
 DATASETS = {
     "Ostrel Sound Ferries": _ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl",
-    "Quernby Evening College": _ROOT / "benchmarks" / "datasets" / "quernby-evening-college" / "data.jsonl",
-    "Wexholme Community Pool": _ROOT / "benchmarks" / "datasets" / "wexholme-community-pool" / "data.jsonl",
+    "Quernby Evening College": _ROOT
+    / "benchmarks"
+    / "datasets"
+    / "quernby-evening-college"
+    / "data.jsonl",
+    "Wexholme Community Pool": _ROOT
+    / "benchmarks"
+    / "datasets"
+    / "wexholme-community-pool"
+    / "data.jsonl",
     "Thimble Row Library": _ROOT / "datasets_cards" / "thimble-row-library" / "data.csv",
 }
 SEARCHES = {
-    "embeddings of questions, nearest wording": (1, 0.0, 0.0), "BM25, best wording": (1, 1e6, 0.0),
+    "embeddings of questions, nearest wording": (1, 0.0, 0.0),
+    "BM25, best wording": (1, 1e6, 0.0),
     "embeddings of questions, all wordings": (ranking.WORDINGS, 0.0, 0.0),
     "embeddings of questions, all wordings, BM25": (ranking.WORDINGS, ranking.WORD_WEIGHT, 0.0),
     "as used: with answers": (ranking.WORDINGS, ranking.WORD_WEIGHT, ANSWER_WEIGHT),
@@ -41,7 +50,9 @@ SEARCHES = {
 KS = (1, 3, 5)
 
 
-def recall(train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder) -> dict[str, tuple[float, ...]]:
+def recall(
+    train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder
+) -> dict[str, tuple[float, ...]]:
     """Kind of search → share of the answerable questions with the right answer among the first 1, 3 and 5."""
     indexes = {}
     for weight in {weight for *_, weight in SEARCHES.values()}:
@@ -50,15 +61,32 @@ def recall(train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder) -> 
     index = indexes[0.0]
     targets = [facts_of(pair)[-1] for pair in asked if pair.answerable]
     known = {(fact.answer_key, fact.row) for fact in index.facts}
-    targets = [fact for fact in targets if any(key == fact.answer_key and row != fact.row for key, row in known)]
+    targets = [
+        fact
+        for fact in targets
+        if any(key == fact.answer_key and row != fact.row for key, row in known)
+    ]
     queries = [fact.query for fact in targets]
     vectors = embedder.encode([query.text for query in queries])
     found = {}
     for name, (wordings, words, answers) in SEARCHES.items():
         with mock.patch.multiple(ranking, WORDINGS=wordings, WORD_WEIGHT=words):
-            hits = indexes[answers].search(queries, vectors, max(KS), exclude=[{fact.row} for fact in targets])
-        ranks = np.array([next((rank for rank, hit in enumerate(each) if hit.fact.answer_key == fact.answer_key),
-                               max(KS)) for fact, each in zip(targets, hits, strict=True)])
+            hits = indexes[answers].search(
+                queries, vectors, max(KS), exclude=[{fact.row} for fact in targets]
+            )
+        ranks = np.array(
+            [
+                next(
+                    (
+                        rank
+                        for rank, hit in enumerate(each)
+                        if hit.fact.answer_key == fact.answer_key
+                    ),
+                    max(KS),
+                )
+                for fact, each in zip(targets, hits, strict=True)
+            ]
+        )
         found[name] = tuple(float(np.mean(ranks < k)) for k in KS)
     return found
 
@@ -73,8 +101,12 @@ def trained(train: Sequence[Pair]) -> Embedder:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print or write the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval_recall", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="replace the table of docs/retrieval.md")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.retrieval_recall", description=__doc__
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="replace the table of docs/retrieval.md"
+    )
     options = parser.parse_args(words)
     embedder = Embedder.load()
     rows = []
@@ -82,15 +114,19 @@ def main(words: Sequence[str] | None = None) -> int:
         pairs = load_pairs(path).pairs
         train = [pair for pair in pairs if pair.split in ("train", None)]
         asked = [pair for pair in pairs if pair.split == "validation"] or train
-        rows += [(title, name, *(f"{share:.1%}" for share in shares))
-                 for name, shares in recall(train, asked, embedder).items()]
+        rows += [
+            (title, name, *(f"{share:.1%}" for share in shares))
+            for name, shares in recall(train, asked, embedder).items()
+        ]
         if asked is not train:  # an embedder knows the questions that it was trained on
             *_, (name, shares) = recall(train, asked, trained(train)).items()
             rows.append((title, f"{name}, trained embedder", *(f"{share:.1%}" for share in shares)))
     table = markdown_table(("dataset", "search", *(f"recall at {k}" for k in KS)), rows)
     print(table)
     if options.write:
-        write_section(SECTION, f"`python -m benchmarks.retrieval_recall --write`\n\n{table}", RETRIEVAL_PAGE)
+        write_section(
+            SECTION, f"`python -m benchmarks.retrieval_recall --write`\n\n{table}", RETRIEVAL_PAGE
+        )
     return 0
 
 

@@ -38,7 +38,9 @@ class _Activations(torch.autograd.Function):
 def activations() -> AbstractContextManager[Any]:
     """Round the inputs of the adapted layers too."""
     plain = FusedLoraLinear.apply
-    return patch.object(FusedLoraLinear, "apply", lambda x, *rest: plain(_Activations.apply(x), *rest))
+    return patch.object(
+        FusedLoraLinear, "apply", lambda x, *rest: plain(_Activations.apply(x), *rest)
+    )
 
 
 def soft() -> AbstractContextManager[Any]:
@@ -57,7 +59,9 @@ def soft() -> AbstractContextManager[Any]:
         for place, layer in enumerate(group.layers):
             rows = slice(row, row := row + group.outputs[place])
             weight = merged_weight(layer).float()
-            apart = (weight - group._fused_weight[rows, : group.inputs].float()).view(-1, rounding.BLOCK)
+            apart = (weight - group._fused_weight[rows, : group.inputs].float()).view(
+                -1, rounding.BLOCK
+            )
             apart = (apart / apart.abs().amax(-1, keepdim=True).clamp_min(1e-12)).view(weight.shape)
             grad = wide[rows] * (1 + SOFTNESS * wide[rows].sign() * apart)
             down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -73,11 +77,14 @@ def fitted() -> AbstractContextManager[Any]:
     The file then holds these scales: the value of the largest size is 8 of them, from which the rounding of Q4_0 finds
     the same scale again.
     """
+
     def q4_0(x: torch.Tensor) -> torch.Tensor:
         values = plain(x)
         scale = values.abs().amax(-1, keepdim=True) / 8
         levels = (values * rounding._inverse(scale)).round_()
-        best = (levels * x).sum(-1, keepdim=True) / levels.square().sum(-1, keepdim=True).clamp_min(1)
+        best = (levels * x).sum(-1, keepdim=True) / levels.square().sum(-1, keepdim=True).clamp_min(
+            1
+        )
         return levels * rounding._stored(best)
 
     plain = rounding._q4_0
@@ -90,12 +97,20 @@ def learning_rate(factor: float) -> AbstractContextManager[Any]:
 
     def train_of(config: StudyConfig, arm: str) -> TrainConfig:
         train = plain(config, arm)
-        return train.model_copy(update={"learning_rate": train.learning_rate * factor}) if arm == QAT.name else train
+        return (
+            train.model_copy(update={"learning_rate": train.learning_rate * factor})
+            if arm == QAT.name
+            else train
+        )
 
     return patch.object(StudyConfig, "train_of", train_of)
 
 
 VARIANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "activations": activations, "soft": soft, "fitted": fitted,
-    "faster": lambda: learning_rate(2.0), "slower": lambda: learning_rate(0.5)}
+    "activations": activations,
+    "soft": soft,
+    "fitted": fitted,
+    "faster": lambda: learning_rate(2.0),
+    "slower": lambda: learning_rate(0.5),
+}
 """Name → context in which the arm is trained and its file is written."""

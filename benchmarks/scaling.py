@@ -51,7 +51,9 @@ _WORDS = 400
 def generated_pairs(rows: int, seed: int = 0) -> Iterator[dict[str, str]]:
     """Generated pairs, the same in every run; one question in ten is an earlier one with another word."""
     rng = random.Random(seed)
-    words = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(_WORDS)]
+    words = [
+        "".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(_WORDS)
+    ]
     asked: list[str] = []
     for _ in range(rows):
         if asked and rng.random() < 0.1:
@@ -67,11 +69,17 @@ def pairs_of(file: Path | None, rows: int, length: int) -> list[dict[str, Any]]:
     if file is None:
         found: list[dict[str, Any]] = list(generated_pairs(rows))
     else:
-        opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+        opened = (
+            gzip.open(file, "rt", encoding="utf-8")
+            if file.suffix == ".gz"
+            else file.open(encoding="utf-8")
+        )
         with opened as lines:
             found = [json.loads(line) for _, line in zip(range(rows), lines, strict=False)]
-        found += [{**found[at % len(found)], "question": f"{found[at % len(found)]['question']} ({at})"}
-                  for at in range(len(found), rows)]
+        found += [
+            {**found[at % len(found)], "question": f"{found[at % len(found)]['question']} ({at})"}
+            for at in range(len(found), rows)
+        ]
     return [{**pair, "answer": " ".join([str(pair["answer"])] * length)} for pair in found]
 
 
@@ -100,40 +108,82 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
         dataset = timed("read", lambda: load_pairs(source))
         findings = timed("check, near-duplicates included", lambda: check_pairs(dataset))
         timed("split", lambda: split_pairs(findings.usable, config.data))
-        timed("data step, tokens counted", lambda: prepare_dataset(
-            source, config.data, tokenizer=prompter, folder=folder, title="rows"))
-        examples = timed("tokenise for training", lambda: [
-            example for pair in load_split(folder, "train") for example in prompter.examples(pair, 512)])
-        timed("order of training", lambda: sample_order([len(one.input_ids) for one in examples], config.train))
+        timed(
+            "data step, tokens counted",
+            lambda: prepare_dataset(
+                source, config.data, tokenizer=prompter, folder=folder, title="rows"
+            ),
+        )
+        examples = timed(
+            "tokenise for training",
+            lambda: [
+                example
+                for pair in load_split(folder, "train")
+                for example in prompter.examples(pair, 512)
+            ],
+        )
+        timed(
+            "order of training",
+            lambda: sample_order([len(one.input_ids) for one in examples], config.train),
+        )
         heldout = load_split(folder, "heldout")
         outside = [(pair, split) for split in _OUTSIDE for pair in load_split(folder, split)]
 
         def compare_by_meaning() -> None:
-            vectors = embedder.encode([pair.compared_question for pair in (*heldout, *(pair for pair, _ in outside))])
-            find_embedding_leaks(heldout, outside, vectors[: len(heldout)], vectors[len(heldout):],
-                                 config.data.embedding_threshold)
+            vectors = embedder.encode(
+                [pair.compared_question for pair in (*heldout, *(pair for pair, _ in outside))]
+            )
+            find_embedding_leaks(
+                heldout,
+                outside,
+                vectors[: len(heldout)],
+                vectors[len(heldout) :],
+                config.data.embedding_threshold,
+            )
 
         timed("compare questions by meaning", compare_by_meaning)
         rng = random.Random(0)
         before = [rng.gauss(1.0, 0.3) for _ in range(rows)]
         after = [loss + rng.gauss(0.0, 0.1) for loss in before]
         clusters = [item // 3 for item in range(rows)]
-        timed("compare two assistants on as many items", lambda: paired_comparison(
-            before, after, clusters=clusters, margin=0.03, higher_is_better=False))
-    return {"rows": rows, "length": length, "seconds": seconds, "bytes": max(0, peak_memory_bytes("cpu") - held)}
+        timed(
+            "compare two assistants on as many items",
+            lambda: paired_comparison(
+                before, after, clusters=clusters, margin=0.03, higher_is_better=False
+            ),
+        )
+    return {
+        "rows": rows,
+        "length": length,
+        "seconds": seconds,
+        "bytes": max(0, peak_memory_bytes("cpu") - held),
+    }
 
 
-def measure_all(file: Path | None, rows: Sequence[int], lengths: Sequence[int],
-                on_run: Callable[[dict[str, Any]], None]) -> None:
+def measure_all(
+    file: Path | None,
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    on_run: Callable[[dict[str, Any]], None],
+) -> None:
     """Measure every number of rows, and for :data:`LENGTH_ROWS` every length, each in its own process.
 
     Raises:
         EvaluationError: A process failed.
     """
-    cases = [(many, 1) for many in rows] + [(LENGTH_ROWS, length) for length in lengths if length > 1]
+    cases = [(many, 1) for many in rows] + [
+        (LENGTH_ROWS, length) for length in lengths if length > 1
+    ]
     for case in cases:
-        on_run(run_case("benchmarks.scaling", *([str(file)] if file else []), "--case", json.dumps(case),
-                        remedy="Use fewer rows: --rows 100 1000"))
+        on_run(
+            run_case(
+                "benchmarks.scaling",
+                *([str(file)] if file else []),
+                "--case",
+                json.dumps(case),
+                remedy="Use fewer rows: --rows 100 1000",
+            )
+        )
 
 
 def exponent(few: float, many: float, times: float) -> float:
@@ -147,11 +197,18 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     wide = [run for run in runs if run["length"] > 1]
     heads = [f"{run['rows']:,} pairs" for run in plain]
     heads += [f"{run['rows']:,}, answers {run['length']} × as long" for run in wide]
-    lines = [f"| step | {' | '.join(heads)} | grows with the power |", "| --- |" + " ---: |" * (len(heads) + 1)]
+    lines = [
+        f"| step | {' | '.join(heads)} | grows with the power |",
+        "| --- |" + " ---: |" * (len(heads) + 1),
+    ]
     times = plain[-1]["rows"] / plain[-2]["rows"] if len(plain) > 1 else 0.0
     for step in plain[0]["seconds"]:
         cells = [f"{run['seconds'][step]:.2f} s" for run in (*plain, *wide)]
-        power = exponent(plain[-2]["seconds"][step], plain[-1]["seconds"][step], times) if times else 0.0
+        power = (
+            exponent(plain[-2]["seconds"][step], plain[-1]["seconds"][step], times)
+            if times
+            else 0.0
+        )
         lines.append(f"| {step} | {' | '.join(cells)} | {power:.2f} |")
     peaks = [size(run["bytes"]) for run in (*plain, *wide)]
     power = exponent(plain[-2]["bytes"], plain[-1]["bytes"], times) if times else 0.0
@@ -161,24 +218,34 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 def rank_table() -> list[str]:
     """Planned effect of the rank: trained values, and bytes of adapters, gradients and optimizer."""
-    lines = ["| rank | trained values | adapters, gradients, optimizer | work of a training |",
-             "| ---: | ---: | ---: | ---: |"]
-    plans = {rank: plan_study(StudyConfig().with_changes({"train.rank": rank})).lora for rank in RANKS}
+    lines = [
+        "| rank | trained values | adapters, gradients, optimizer | work of a training |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    plans = {
+        rank: plan_study(StudyConfig().with_changes({"train.rank": rank})).lora for rank in RANKS
+    }
     least = plans[RANKS[0]].work.flops
     for rank, plan in plans.items():
         held = plan.adapter_bytes + plan.gradient_bytes + plan.optimizer_bytes
-        lines.append(f"| {rank} | {plan.trained_parameters:,} | {size(held)} | {plan.work.flops / least:.2f} × |")
+        lines.append(
+            f"| {rank} | {plan.trained_parameters:,} | {size(held)} | {plan.work.flops / least:.2f} × |"
+        )
     return lines
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure all sizes, or one case in a child process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("file", type=Path, nargs="?", help="JSONL of question and answer, gzipped or not")
+    parser.add_argument(
+        "file", type=Path, nargs="?", help="JSONL of question and answer, gzipped or not"
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into docs/benchmarks.md"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "scaling.jsonl")
     args = parser.parse_args(words)
     if args.case is not None:

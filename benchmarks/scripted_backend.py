@@ -15,8 +15,14 @@ from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 
 
-def serve_scripted(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
-                   notify: Callable[[str], None] = lambda line: None) -> None:
+def serve_scripted(
+    models: ModelRegistry,
+    config: ServingConfig,
+    key: str | None,
+    *,
+    as_json: bool = False,
+    notify: Callable[[str], None] = lambda line: None,
+) -> None:
     """Serve until interrupted; arguments as of :attr:`ServingBackend.start`."""
     slots = config.slots or 4
 
@@ -26,5 +32,11 @@ def serve_scripted(models: ModelRegistry, config: ServingConfig, key: str | None
     serve_with(start, models, config, key, slots=slots, as_json=as_json)
 
 
-SERVING_BACKENDS.register(ServingBackend(name="scripted", label="Script", start=serve_scripted,
-                                         explanation="no model: answers follow from questions"))
+SERVING_BACKENDS.register(
+    ServingBackend(
+        name="scripted",
+        label="Script",
+        start=serve_scripted,
+        explanation="no model: answers follow from questions",
+    )
+)

@@ -34,7 +34,9 @@ def answer_to(questions: Sequence[str]) -> str:
     """
     *earlier, last = questions
     mark = last.split()[0]
-    after = " ".join(["after", *(question.split()[0] for question in earlier)]) if earlier else "first"
+    after = (
+        " ".join(["after", *(question.split()[0] for question in earlier)]) if earlier else "first"
+    )
     count = _FEWEST + zlib.crc32(last.encode()) % _SPREAD
     return f"{last} ({after}): {' '.join(mark + '-' + chr(97 + number) for number in range(count))}"
 
@@ -50,8 +52,13 @@ class ScriptedSession:
         """There are no weights."""
         return Memory(0, 0)
 
-    def stream(self, speaker: str, messages: Sequence[Message], sampling: Sampling,
-               stop_event: threading.Event) -> Iterator[Chunk]:
+    def stream(
+        self,
+        speaker: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        stop_event: threading.Event,
+    ) -> Iterator[Chunk]:
         """Yield :func:`answer_to` word by word."""
         text = answer_to([turn.content for turn in messages if turn.role == "user"])
         words = re.findall(r"\S+\s*", text)
@@ -62,16 +69,28 @@ class ScriptedSession:
                 return
             seconds = time.perf_counter() - began
             first, last = first or seconds, number == len(words)
-            yield Chunk(word, number, first, seconds, "stop" if last else None,
-                        declined=last and UNKNOWN in messages[-1].content.split())
+            yield Chunk(
+                word,
+                number,
+                first,
+                seconds,
+                "stop" if last else None,
+                declined=last and UNKNOWN in messages[-1].content.split(),
+            )
 
 
 def main() -> None:
     """Answer until standard input closes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scripted_worker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scripted_worker", description=__doc__
+    )
     parser.add_argument("slots", type=int, help="questions that are answered at a time")
-    run_server(ScriptedSession(), idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False,  # type: ignore[arg-type]
-               concurrency=parser.parse_args().slots)
+    run_server(
+        ScriptedSession(),  # type: ignore[arg-type]
+        idle_seconds=threading.TIMEOUT_MAX,
+        exit_on_run=False,
+        concurrency=parser.parse_args().slots,
+    )
 
 
 if __name__ == "__main__":

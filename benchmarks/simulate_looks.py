@@ -20,7 +20,9 @@ FIRST, GROWTH, LOOKS, FLIPS, MARGIN = 150, 4 / 3, 10, 0.10, 0.05
 SHOWN = (1, 2, 3, 5, 10)
 
 
-def shares(harm: float, outcome: str, *, paid: bool, repetitions: int, seed: int = 0) -> list[float]:
+def shares(
+    harm: float, outcome: str, *, paid: bool, repetitions: int, seed: int = 0
+) -> list[float]:
     """Share of simulated studies that reached an outcome by each look.
 
     Args:
@@ -37,10 +39,15 @@ def shares(harm: float, outcome: str, *, paid: bool, repetitions: int, seed: int
         lost = draw < FLIPS / 2 + harm / 2
         before, after = (draw < 1 - (FLIPS / 2 - harm / 2)).astype(float), 1.0 - lost
         for look, size in enumerate(sizes, start=1):
-            found = paired_comparison(before[:size], after[:size], margin=MARGIN, bounds=(0, 1),
-                                      level=look_level(look) if paid else LEVEL).verdict
+            found = paired_comparison(
+                before[:size],
+                after[:size],
+                margin=MARGIN,
+                bounds=(0, 1),
+                level=look_level(look) if paid else LEVEL,
+            ).verdict
             if found == outcome:
-                reached[look - 1:] += 1
+                reached[look - 1 :] += 1
             if found != "inconclusive":
                 break
     return [float(share) for share in reached / repetitions]
@@ -48,14 +55,18 @@ def shares(harm: float, outcome: str, *, paid: bool, repetitions: int, seed: int
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repetitions", type=int, default=2000)
     chosen = parser.parse_args()
     print(f"| share, % | intervals | {' | '.join(f'look {look}' for look in SHOWN)} |")
     print(f"| --- | --- |{' ---: |' * len(SHOWN)}")
-    for title, harm, outcome in (("harm at the margin is “no worse”", MARGIN, "no worse"),
-                                 ("equal ones are “worse”", 0.0, "worse"),
-                                 ("equal ones are “no worse”", 0.0, "no worse")):
+    for title, harm, outcome in (
+        ("harm at the margin is “no worse”", MARGIN, "no worse"),
+        ("equal ones are “worse”", 0.0, "worse"),
+        ("equal ones are “no worse”", 0.0, "no worse"),
+    ):
         for paid in (False, True):
             found = shares(harm, outcome, paid=paid, repetitions=chosen.repetitions)
             cells = " | ".join(f"{100 * found[look - 1]:.1f}" for look in SHOWN)

@@ -65,7 +65,9 @@ class HarmAtMargin(Row):
 
     effective: float  # mean effective number of units, the smaller of two labels
     no_worse: float  # share with the verdict "no worse"
-    warned: float  # share of these with the warning "too few items" or that of correlated differences
+    warned: (
+        float  # share of these with the warning "too few items" or that of correlated differences
+    )
     unwarned: float  # share of all with the verdict "no worse" and neither warning
 
 
@@ -97,16 +99,29 @@ class Family(Row):
     any_adjusted: float
 
 
-def compare(draw: SimulatedScores, metric: str, *, seed: int, resamples: int,
-            margin: float | None = None) -> Comparison:
+def compare(
+    draw: SimulatedScores, metric: str, *, seed: int, resamples: int, margin: float | None = None
+) -> Comparison:
     """Compare both arms as ``evals.report.contrasts`` does."""
     info = METRICS[metric]
-    clusters = {name: labels.tolist() for name, labels in (("cluster", draw.clusters), ("second label", draw.crossed))
-                if labels is not None}
+    clusters = {
+        name: labels.tolist()
+        for name, labels in (("cluster", draw.clusters), ("second label", draw.crossed))
+        if labels is not None
+    }
     related = {} if draw.related is None else {"second label": draw.related.tolist()}
-    return paired_comparison(draw.baseline, draw.candidate, clusters=clusters, related=related, weights=draw.weights,
-                             margin=margin, higher_is_better=info.higher_is_better, seed=seed, bounds=info.bounds,
-                             resamples=resamples)
+    return paired_comparison(
+        draw.baseline,
+        draw.candidate,
+        clusters=clusters,
+        related=related,
+        weights=draw.weights,
+        margin=margin,
+        higher_is_better=info.higher_is_better,
+        seed=seed,
+        bounds=info.bounds,
+        resamples=resamples,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +138,9 @@ class Outcome:
 
 
 @cache
-def outcomes(case: str, n: int, mirrored: bool, repetitions: int, resamples: int,
-             seed: int) -> tuple[int | None, tuple[Outcome, ...]]:
+def outcomes(
+    case: str, n: int, mirrored: bool, repetitions: int, resamples: int, seed: int
+) -> tuple[int | None, tuple[Outcome, ...]]:
     """Number of clusters, and comparisons of a case of ``CASES`` whose harm equals the margin; kept for both tables.
 
     Args:
@@ -143,8 +159,17 @@ def outcomes(case: str, n: int, mirrored: bool, repetitions: int, resamples: int
         result = compare(draw, kind.metric, seed=seed, resamples=resamples, margin=abs(draw.truth))
         few = any(text.startswith("too few items") for text in result.warnings)
         alike = any(text.startswith("the differences within each") for text in result.warnings)
-        found.append(Outcome(result.ci_low > draw.truth, result.ci_high < draw.truth, result.ci_high - result.ci_low,
-                             result.verdict == "no worse", few, few or alike, effective_units(draw)))
+        found.append(
+            Outcome(
+                result.ci_low > draw.truth,
+                result.ci_high < draw.truth,
+                result.ci_high - result.ci_low,
+                result.verdict == "no worse",
+                few,
+                few or alike,
+                effective_units(draw),
+            )
+        )
         clusters = result.n_clusters
     return clusters, tuple(found)
 
@@ -152,19 +177,33 @@ def outcomes(case: str, n: int, mirrored: bool, repetitions: int, resamples: int
 def effective_units(draw: SimulatedScores) -> float:
     """Effective number of independent units (Kish), the smaller of two labels."""
     weights = np.ones(len(draw.baseline)) if draw.weights is None else draw.weights
-    given = [labels for labels in (draw.clusters, draw.crossed) if labels is not None] or [np.arange(len(weights))]
-    return min(float(weights.sum() ** 2 / np.square(np.bincount(labels, weights)).sum()) for labels in given)
+    given = [labels for labels in (draw.clusters, draw.crossed) if labels is not None] or [
+        np.arange(len(weights))
+    ]
+    return min(
+        float(weights.sum() ** 2 / np.square(np.bincount(labels, weights)).sum())
+        for labels in given
+    )
 
 
-def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Coverage:
+def coverage(
+    case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0
+) -> Coverage:
     """Simulate one case of ``CASES`` with ``n`` items (at least 10), ``repetitions`` times."""
     clusters, found = outcomes(case, n, False, repetitions, resamples, seed)
-    above, below, width, few = (float(share) for share in np.mean(
-        [(outcome.above, outcome.below, outcome.width, outcome.few) for outcome in found], axis=0))
+    above, below, width, few = (
+        float(share)
+        for share in np.mean(
+            [(outcome.above, outcome.below, outcome.width, outcome.few) for outcome in found],
+            axis=0,
+        )
+    )
     return Coverage(case, n, clusters, 1 - above - below, above, below, width, few)
 
 
-def harm_at_margin(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> HarmAtMargin:
+def harm_at_margin(
+    case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0
+) -> HarmAtMargin:
     """Simulate a case, or with the suffix ``MIRRORED`` its mirror image, at a harm that equals the margin.
 
     Arguments as in :func:`coverage`.
@@ -173,39 +212,64 @@ def harm_at_margin(case: str, n: int, *, repetitions: int, resamples: int = RESA
     clusters, found = outcomes(name, n, name != case, repetitions, resamples, seed)
     false = [outcome for outcome in found if outcome.no_worse]
     warned = sum(outcome.warned for outcome in false)
-    return HarmAtMargin(case, n, clusters, float(np.mean([outcome.effective for outcome in found])),
-                        len(false) / len(found), warned / max(1, len(false)), (len(false) - warned) / len(found))
+    return HarmAtMargin(
+        case,
+        n,
+        clusters,
+        float(np.mean([outcome.effective for outcome in found])),
+        len(false) / len(found),
+        warned / max(1, len(false)),
+        (len(false) - warned) / len(found),
+    )
 
 
-def resampled(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
+def resampled(
+    case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0
+) -> Resampled:
     """Simulate a case with as many bootstrap samples as given and as in a report; arguments as in :func:`coverage`."""
     tables = {}
     for count in (resamples, RESAMPLES):
         settings = {"repetitions": repetitions, "resamples": count, "seed": seed}
         tables[count] = coverage(case, n, **settings), harm_at_margin(case, n, **settings)
     few, many = tables[resamples], tables[RESAMPLES]
-    return Resampled(case, n, few[0].clusters, few[0].covered, many[0].covered, few[1].no_worse, many[1].no_worse)
+    return Resampled(
+        case, n, few[0].clusters, few[0].covered, many[0].covered, few[1].no_worse, many[1].no_worse
+    )
 
 
-def equal_arms(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> EqualArms:
+def equal_arms(
+    case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0
+) -> EqualArms:
     """Simulate A/A comparisons of one kind; arguments as in :func:`coverage`."""
     rng = generator(seed, case, n)
-    results = [compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=seed,
-                       resamples=resamples) for _ in range(repetitions)]
-    return EqualArms(case, n, results[-1].n_clusters,
-                     worse=float(np.mean([result.verdict == "worse" for result in results])),
-                     no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
-                     significant=float(np.mean([result.p_value <= ALPHA for result in results])))
+    results = [
+        compare(
+            EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=seed, resamples=resamples
+        )
+        for _ in range(repetitions)
+    ]
+    return EqualArms(
+        case,
+        n,
+        results[-1].n_clusters,
+        worse=float(np.mean([result.verdict == "worse" for result in results])),
+        no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
+        significant=float(np.mean([result.p_value <= ALPHA for result in results])),
+    )
 
 
-def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Family:
+def family(
+    case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0
+) -> Family:
     """Simulate A/A comparisons on all metrics; arguments as in :func:`coverage`."""
     rng = generator(seed, case, n)
     rows = []
     clusters, metrics = None, 0
     for _ in range(repetitions):
-        results = [compare(draw, metric, seed=seed,
-                           resamples=resamples) for metric, draw in FAMILIES[case](rng, n).items()]
+        results = [
+            compare(draw, metric, seed=seed, resamples=resamples)
+            for metric, draw in FAMILIES[case](rng, n).items()
+        ]
         p_values = [result.p_value for result in results]
         rows.append((min(p_values) <= ALPHA, holm(p_values).min() <= ALPHA))
         clusters, metrics = results[0].n_clusters, len(results)
@@ -221,34 +285,86 @@ class TableSpec:
     cases: Mapping[str, tuple[int, ...]]  # its cases with the numbers of items, a row at each
     simulate: Callable[..., Row]  # simulates one row
     subject: str  # title of the first column
-    columns: dict[str, str]  # titles of the columns after items and clusters, with the format of their figures
+    columns: dict[
+        str, str
+    ]  # titles of the columns after items and clusters, with the format of their figures
 
     def table(self, rows: Sequence[Row]) -> str:
         """The rows as Markdown."""
-        return markdown_table((self.subject, "items", "clusters", *self.columns), [
-            (row.case, str(row.n), str(row.clusters or "–"), *map(format, astuple(row)[3:], self.columns.values()))
-            for row in rows
-        ])
+        return markdown_table(
+            (self.subject, "items", "clusters", *self.columns),
+            [
+                (
+                    row.case,
+                    str(row.n),
+                    str(row.clusters or "–"),
+                    *map(format, astuple(row)[3:], self.columns.values()),
+                )
+                for row in rows
+            ],
+        )
 
 
-HARMFUL = {name + suffix: case.sizes for name, case in CASES.items()
-           for suffix in (("", MIRRORED) if case.skewed else ("",))}
+HARMFUL = {
+    name + suffix: case.sizes
+    for name, case in CASES.items()
+    for suffix in (("", MIRRORED) if case.skewed else ("",))
+}
 """Cases of the table of harm at the margin, with their sizes: skewed ones with the tail on either side."""
 RESAMPLED = {"normal": (100,), "lognormal": (100,), "clusters of 5, lognormal clusters": (200,)}
 """Cases of the table of the number of bootstrap samples, with their sizes."""
 PARTS = (
-    TableSpec("coverage", {name: case.sizes for name, case in CASES.items()}, coverage, "differences", {
-        "covered": ".1%", "too high": ".1%", "too low": ".1%", "mean width": ".3f", "“too few items”": ".0%"}),
-    TableSpec("harm-at-margin", HARMFUL, harm_at_margin, "differences", {
-        "effective units": ".0f", "“no worse”": ".1%", "of these with a warning": ".0%",
-        "“no worse” without a warning": ".1%"}),
-    TableSpec("resamples", RESAMPLED, resampled, "differences", {
-        "covered": ".1%", f"covered, {RESAMPLES:,} resamples": ".1%", "“no worse”": ".1%",
-        f"“no worse”, {RESAMPLES:,} resamples": ".1%"}),
-    TableSpec("equal-arms", dict.fromkeys(EQUAL_ARMS, SIZES), equal_arms, "equal arms", {
-        "“worse”": ".1%", "“no worse”": ".1%", "p ≤ 0.05": ".1%"}),
-    TableSpec("families", dict.fromkeys(FAMILIES, SIZES), family, "equal arms", {
-        "metrics": "d", "some p ≤ 0.05": ".1%", "some p ≤ 0.05 after Holm": ".1%"}),
+    TableSpec(
+        "coverage",
+        {name: case.sizes for name, case in CASES.items()},
+        coverage,
+        "differences",
+        {
+            "covered": ".1%",
+            "too high": ".1%",
+            "too low": ".1%",
+            "mean width": ".3f",
+            "“too few items”": ".0%",
+        },
+    ),
+    TableSpec(
+        "harm-at-margin",
+        HARMFUL,
+        harm_at_margin,
+        "differences",
+        {
+            "effective units": ".0f",
+            "“no worse”": ".1%",
+            "of these with a warning": ".0%",
+            "“no worse” without a warning": ".1%",
+        },
+    ),
+    TableSpec(
+        "resamples",
+        RESAMPLED,
+        resampled,
+        "differences",
+        {
+            "covered": ".1%",
+            f"covered, {RESAMPLES:,} resamples": ".1%",
+            "“no worse”": ".1%",
+            f"“no worse”, {RESAMPLES:,} resamples": ".1%",
+        },
+    ),
+    TableSpec(
+        "equal-arms",
+        dict.fromkeys(EQUAL_ARMS, SIZES),
+        equal_arms,
+        "equal arms",
+        {"“worse”": ".1%", "“no worse”": ".1%", "p ≤ 0.05": ".1%"},
+    ),
+    TableSpec(
+        "families",
+        dict.fromkeys(FAMILIES, SIZES),
+        family,
+        "equal arms",
+        {"metrics": "d", "some p ≤ 0.05": ".1%", "some p ≤ 0.05 after Holm": ".1%"},
+    ),
 )
 
 
@@ -260,17 +376,34 @@ def note(repetitions: int, resamples: int, seed: int) -> str:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate_statistics", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=4000, help="simulated held-out sets a line (4000)")
-    parser.add_argument("--resamples", type=int, default=TABLE_RESAMPLES,
-                        help=f"bootstrap samples and sign patterns of each ({TABLE_RESAMPLES}; a report: {RESAMPLES})")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simulate_statistics", description=__doc__
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=4000, help="simulated held-out sets a line (4000)"
+    )
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        default=TABLE_RESAMPLES,
+        help=f"bootstrap samples and sign patterns of each ({TABLE_RESAMPLES}; a report: {RESAMPLES})",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
-    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="items (those of the tables)")
-    parser.add_argument("--case", choices=[case for part in PARTS for case in part.cases], action="append",
-                        metavar="CASE", help="only this row, as named in the table; may be repeated")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", metavar="N", help="items (those of the tables)"
+    )
+    parser.add_argument(
+        "--case",
+        choices=[case for part in PARTS for case in part.cases],
+        action="append",
+        metavar="CASE",
+        help="only this row, as named in the table; may be repeated",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    output.add_argument("--write", action="store_true", help="replace the tables of docs/evaluation.md")
+    output.add_argument(
+        "--write", action="store_true", help="replace the tables of docs/evaluation.md"
+    )
     options = parser.parse_args(words)
     if min(options.repetitions, options.resamples) < 1 or options.seed < 0:
         parser.error("repetitions and resamples must be 1 or more, the seed 0 or more")
@@ -289,16 +422,21 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if options.write:
             for part in PARTS:
-                read_section(part.name, EVALUATION_PAGE)  # raises before the simulation if the marks are missing
+                read_section(
+                    part.name, EVALUATION_PAGE
+                )  # raises before the simulation if the marks are missing
         for part in PARTS:
             rows = [
                 _line(part, case, n, settings)
-                for case, sizes in part.cases.items() if not options.case or case in options.case
+                for case, sizes in part.cases.items()
+                if not options.case or case in options.case
                 for n in options.sizes or sizes
             ]
             document[part.name] = [asdict(row) for row in rows]
             if options.write:
-                write_section(part.name, f"{note(**settings)}\n\n{part.table(rows)}", EVALUATION_PAGE)
+                write_section(
+                    part.name, f"{note(**settings)}\n\n{part.table(rows)}", EVALUATION_PAGE
+                )
             elif rows and not options.json:
                 print(part.table(rows), end="\n\n")
     except AssistantBuilderError as error:

@@ -32,7 +32,9 @@ def probabilities(mean: float, spread: str, rng: np.random.Generator) -> NDArray
     return drawn
 
 
-def share_no_worse(flips: float, harm: float, spread: str, *, clustered: bool, repetitions: int, seed: int) -> float:
+def share_no_worse(
+    flips: float, harm: float, spread: str, *, clustered: bool, repetitions: int, seed: int
+) -> float:
     """Share of simulated tests with the verdict "no worse".
 
     Args:
@@ -54,14 +56,20 @@ def share_no_worse(flips: float, harm: float, spread: str, *, clustered: bool, r
         before = 1.0 - ((draw >= lost) & (draw < lost + gained))
         after = 1.0 - (draw < lost)
         clusters = np.repeat(np.arange(FACTS), WORDINGS).tolist() if clustered else None
-        passed += paired_comparison(before, after, margin=MARGIN, bounds=(0, 1), clusters=clusters,
-                                    resamples=400).verdict == "no worse"
+        passed += (
+            paired_comparison(
+                before, after, margin=MARGIN, bounds=(0, 1), clusters=clusters, resamples=400
+            ).verdict
+            == "no worse"
+        )
     return passed / repetitions
 
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate_strata", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simulate_strata", description=__doc__
+    )
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -69,10 +77,21 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- |")
     for flips in (0.04, 0.10, 0.15):
         for spread in SPREADS:
-            cells = [share_no_worse(flips, harm, spread, clustered=clustered, repetitions=options.repetitions,
-                                    seed=options.seed)
-                     for harm, clustered in ((0.0, True), (0.0, False), (MARGIN, False))]
-            print(f"| {flips:.0%} | {spread} | {' | '.join(f'{cell:.1%}' for cell in cells)} |", flush=True)
+            cells = [
+                share_no_worse(
+                    flips,
+                    harm,
+                    spread,
+                    clustered=clustered,
+                    repetitions=options.repetitions,
+                    seed=options.seed,
+                )
+                for harm, clustered in ((0.0, True), (0.0, False), (MARGIN, False))
+            ]
+            print(
+                f"| {flips:.0%} | {spread} | {' | '.join(f'{cell:.1%}' for cell in cells)} |",
+                flush=True,
+            )
     return 0
 
 

@@ -49,7 +49,9 @@ HARM = 0.1
 """True harm of cases without a difference, in nats per token."""
 
 
-def harmful(draw: SimulatedScores, *, lower_is_better: bool, mirrored: bool = False) -> SimulatedScores:
+def harmful(
+    draw: SimulatedScores, *, lower_is_better: bool, mirrored: bool = False
+) -> SimulatedScores:
     """The same held-out set with a candidate that is truly worse.
 
     Args:
@@ -97,8 +99,15 @@ def clusters_alike(rng: Generator, labels: Labels, rate: float) -> NDArray[np.bo
     return rng.random(len(labels)) < rates[labels]
 
 
-def flipped(rng: Generator, flips: NDArray[np.bool_], down: NDArray[np.bool_], *, truth: float = 0.0,
-            clusters: Labels | None = None, right: float = 0.7) -> SimulatedScores:
+def flipped(
+    rng: Generator,
+    flips: NDArray[np.bool_],
+    down: NDArray[np.bool_],
+    *,
+    truth: float = 0.0,
+    clusters: Labels | None = None,
+    right: float = 0.7,
+) -> SimulatedScores:
     """Right/wrong scores of which ``flips`` flip, ``down`` from right to wrong and the others from wrong to right.
 
     A share ``right`` of the answers that do not flip is right.
@@ -135,19 +144,25 @@ def _longer_is_worse(rng: Generator, n: int) -> SimulatedScores:
     """Loss per token that changes more for longer answers: the weighted mean is 0.8² above the mean, which is 0."""
     length = rng.normal(0, 0.8, n)
     baseline = losses(rng, n)
-    return SimulatedScores(baseline, baseline + length + rng.normal(0, 0.3, n), 0.8**2, weights=20 * np.exp(length))
+    return SimulatedScores(
+        baseline, baseline + length + rng.normal(0, 0.3, n), 0.8**2, weights=20 * np.exp(length)
+    )
 
 
 def _flips(rng: Generator, n: int, rate: float, lost: float, right: float = 0.7) -> SimulatedScores:
     """A share ``rate`` of the items flips, ``lost`` of those from right to wrong."""
-    return flipped(rng, rng.random(n) < rate, rng.random(n) < lost, truth=rate * (1 - 2 * lost), right=right)
+    return flipped(
+        rng, rng.random(n) < rate, rng.random(n) < lost, truth=rate * (1 - 2 * lost), right=right
+    )
 
 
 def _partial_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
     """Token F1 of greedy answers: most items score alike, a share ``rate`` loses a random part."""
     baseline = np.where(rng.random(n) < 0.5, 1.0, rng.random(n))
     loss = np.where(rng.random(n) < rate, rng.random(n), 0.0)
-    return SimulatedScores(baseline, baseline * (1 - loss), -rate * 0.5 * 0.75)  # mean loss times mean baseline
+    return SimulatedScores(
+        baseline, baseline * (1 - loss), -rate * 0.5 * 0.75
+    )  # mean loss times mean baseline
 
 
 def _lost_overlap(rng: Generator, n: int) -> SimulatedScores:
@@ -179,7 +194,9 @@ def _lognormal_clusters(rng: Generator, n: int) -> SimulatedScores:
 def _weighted_clusters(rng: Generator, n: int) -> SimulatedScores:
     labels, draw = equal_clusters(n), _weighted(rng, n)
     shared = rng.normal(0, 0.3, labels[-1] + 1)[labels]
-    return SimulatedScores(draw.baseline, draw.candidate + shared, clusters=labels, weights=draw.weights)
+    return SimulatedScores(
+        draw.baseline, draw.candidate + shared, clusters=labels, weights=draw.weights
+    )
 
 
 def _whole_cluster_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
@@ -189,7 +206,9 @@ def _whole_cluster_flips(rng: Generator, n: int, rate: float) -> SimulatedScores
     return flipped(rng, flips, np.ones(n, dtype=bool), truth=-rate, clusters=labels)
 
 
-def _flips_in_clusters(rng: Generator, labels: Labels, rate: float, lost: float, right: float = 0.7) -> SimulatedScores:
+def _flips_in_clusters(
+    rng: Generator, labels: Labels, rate: float, lost: float, right: float = 0.7
+) -> SimulatedScores:
     flips, down = clusters_alike(rng, labels, rate), rng.random(len(labels)) < lost
     return flipped(rng, flips, down, truth=rate * (1 - 2 * lost), clusters=labels, right=right)
 
@@ -197,7 +216,9 @@ def _flips_in_clusters(rng: Generator, labels: Labels, rate: float, lost: float,
 def giant_cluster(n: int) -> Labels:
     """As many clusters as in the equal case, one of which holds 30 % of the items."""
     large = round(0.3 * n)
-    return np.append(np.zeros(large, dtype=np.int64), 1 + np.sort(np.arange(n - large) % (n // CLUSTER_SIZE - 1)))
+    return np.append(
+        np.zeros(large, dtype=np.int64), 1 + np.sort(np.arange(n - large) % (n // CLUSTER_SIZE - 1))
+    )
 
 
 def _shared(rng: Generator, n: int, second: Labels, *, given: bool) -> SimulatedScores:
@@ -224,45 +245,66 @@ CASES: dict[str, Case] = {
     "normal": Case("nll_per_token", _normal),
     "lognormal": Case("nll_per_token", _lognormal, skewed=True),
     "lognormal, weighted by tokens": Case("nll_per_token", _weighted, skewed=True),
-    "larger for longer answers, weighted by tokens": Case("nll_per_token", _longer_is_worse, skewed=True),
+    "larger for longer answers, weighted by tokens": Case(
+        "nll_per_token", _longer_is_worse, skewed=True
+    ),
     "95 % zeros, else lognormal": Case("nll_per_token", _zeros, skewed=True),
     "flips 2 %, both ways": Case("exact_match", lambda rng, n: _flips(rng, n, 0.02, 0.75)),
     "flips 2 %, one way": Case("exact_match", lambda rng, n: _flips(rng, n, 0.02, 1.0)),
-    "flips 4 %, both ways, 97 % right": Case("exact_match", lambda rng, n: _flips(rng, n, 0.04, 0.75, 0.979)),
+    "flips 4 %, both ways, 97 % right": Case(
+        "exact_match", lambda rng, n: _flips(rng, n, 0.04, 0.75, 0.979)
+    ),
     "flips 20 %, both ways": Case("exact_match", lambda rng, n: _flips(rng, n, 0.2, 0.75)),
     "partial flips 2 %, one way": Case("token_f1", lambda rng, n: _partial_flips(rng, n, 0.02)),
     "overlap lost whole by flips of 2 %, one way": Case("token_f1", _lost_overlap),
     "partial flips 10 %, one way": Case("token_f1", lambda rng, n: _partial_flips(rng, n, 0.1)),
-    "clusters of 5, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, equal_clusters(n))),
+    "clusters of 5, normal": Case(
+        "nll_per_token", lambda rng, n: _clustered(rng, equal_clusters(n))
+    ),
     "clusters of 5, lognormal items": Case("nll_per_token", _lognormal_in_clusters, skewed=True),
-    "clusters of 5, lognormal clusters":
-        Case("nll_per_token", _lognormal_clusters, sizes=(30, 100, 150, 200, 300), skewed=True),
+    "clusters of 5, lognormal clusters": Case(
+        "nll_per_token", _lognormal_clusters, sizes=(30, 100, 150, 200, 300), skewed=True
+    ),
     "clusters of 5, weighted by tokens": Case("nll_per_token", _weighted_clusters),
-    "clusters of 5, 2 % of them flip whole, one way":
-        Case("exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.02)),
-    "clusters of 5, 5 % of them flip whole, one way":
-        Case("exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.05)),
-    "clusters of 5, flips 2 %, one way":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)),
-    "clusters of 5, flips 2 %, both ways":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.75)),
-    "clusters of 5, flips 4 %, both ways, 97 % right":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.04, 0.75, 0.979)),
-    "clusters of 5, flips 20 %, both ways":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.75)),
-    "clusters of unequal size, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, unequal_clusters(rng, n))),
-    "clusters of unequal size, flips 2 %, one way":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)),
-    "clusters of unequal size, flips 20 %, both ways":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.2, 0.75)),
-    "clusters of equal size and a giant one, normal":
-        Case("nll_per_token", lambda rng, n: _clustered(rng, giant_cluster(n))),
-    "clusters of 5, a second label, both given":
-        Case("nll_per_token", lambda rng, n: _shared(rng, n, crossed_labels(n), given=True)),
-    "clusters of 5, a second label, not given":
-        Case("nll_per_token", lambda rng, n: _shared(rng, n, crossed_labels(n), given=False)),
-    "clusters of 5, families of 3 clusters, not given":
-        Case("nll_per_token", lambda rng, n: _shared(rng, n, families(n), given=False)),
+    "clusters of 5, 2 % of them flip whole, one way": Case(
+        "exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.02)
+    ),
+    "clusters of 5, 5 % of them flip whole, one way": Case(
+        "exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.05)
+    ),
+    "clusters of 5, flips 2 %, one way": Case(
+        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)
+    ),
+    "clusters of 5, flips 2 %, both ways": Case(
+        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.75)
+    ),
+    "clusters of 5, flips 4 %, both ways, 97 % right": Case(
+        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.04, 0.75, 0.979)
+    ),
+    "clusters of 5, flips 20 %, both ways": Case(
+        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.75)
+    ),
+    "clusters of unequal size, normal": Case(
+        "nll_per_token", lambda rng, n: _clustered(rng, unequal_clusters(rng, n))
+    ),
+    "clusters of unequal size, flips 2 %, one way": Case(
+        "exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)
+    ),
+    "clusters of unequal size, flips 20 %, both ways": Case(
+        "exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.2, 0.75)
+    ),
+    "clusters of equal size and a giant one, normal": Case(
+        "nll_per_token", lambda rng, n: _clustered(rng, giant_cluster(n))
+    ),
+    "clusters of 5, a second label, both given": Case(
+        "nll_per_token", lambda rng, n: _shared(rng, n, crossed_labels(n), given=True)
+    ),
+    "clusters of 5, a second label, not given": Case(
+        "nll_per_token", lambda rng, n: _shared(rng, n, crossed_labels(n), given=False)
+    ),
+    "clusters of 5, families of 3 clusters, not given": Case(
+        "nll_per_token", lambda rng, n: _shared(rng, n, families(n), given=False)
+    ),
 }
 """Cases of the tables of coverage and of harm at the margin."""
 
@@ -270,7 +312,9 @@ CASES: dict[str, Case] = {
 def _equal_losses(rng: Generator, n: int, labels: Labels | None = None) -> SimulatedScores:
     """Two trainings of one arm with independent noise per item and, with clusters, per cluster."""
     tokens, shared = answer_tokens(rng, n), losses(rng, n)
-    effect = np.zeros((2, n)) if labels is None else rng.normal(0, 0.1, (2, labels[-1] + 1))[:, labels]
+    effect = (
+        np.zeros((2, n)) if labels is None else rng.normal(0, 0.1, (2, labels[-1] + 1))[:, labels]
+    )
     baseline, candidate = shared + effect + rng.normal(0, 1, (2, n)) / np.sqrt(tokens)
     return SimulatedScores(baseline, candidate, clusters=labels, weights=tokens)
 
@@ -311,9 +355,12 @@ EQUAL_ARMS: dict[str, Case] = {
     "loss, equal on average only, very skewed": Case("nll_per_token", _equal_on_average),
     "right/wrong, 20 % flip": Case("exact_match", _equal_flips),
     "word overlap, 20 % differ": Case("token_f1", _equal_overlap),
-    "loss, clusters of 5": Case("nll_per_token", lambda rng, n: _equal_losses(rng, n, equal_clusters(n))),
-    "loss, clusters of unequal size":
-        Case("nll_per_token", lambda rng, n: _equal_losses(rng, n, unequal_clusters(rng, n))),
+    "loss, clusters of 5": Case(
+        "nll_per_token", lambda rng, n: _equal_losses(rng, n, equal_clusters(n))
+    ),
+    "loss, clusters of unequal size": Case(
+        "nll_per_token", lambda rng, n: _equal_losses(rng, n, unequal_clusters(rng, n))
+    ),
     "right/wrong, 20 % flip, clusters of 5": Case("exact_match", _equal_flips_in_clusters),
 }
 """Equal arms: losses are weighted by answer tokens."""
@@ -326,7 +373,9 @@ def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[str, Simulat
     """
     size = n if labels is None else int(labels[-1]) + 1
     unit = np.arange(n) if labels is None else labels
-    quality = rng.normal(0, 1, n) + rng.normal(0, 0.5, (2, size))[:, unit] + rng.normal(0, 0.5, (2, n))
+    quality = (
+        rng.normal(0, 1, n) + rng.normal(0, 0.5, (2, size))[:, unit] + rng.normal(0, 0.5, (2, n))
+    )
     tokens, same = answer_tokens(rng, n), rng.random(n) < 0.5
     loss = np.exp(-0.5 * quality + rng.normal(0, 0.5, (2, n)) / np.sqrt(tokens))
     quality[1] = np.where(same, quality[0], quality[1])
@@ -339,15 +388,24 @@ def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[str, Simulat
         return np.where(right, 1.0, np.where(same & [[False], [True]], raw[0], raw))
 
     kept = np.where(right, 1.0, np.clip(np.round(2 * scores(0.2)), 0, 2) / 2)
-    found: dict[str, Floats] = {"nll_per_token": loss, "exact_match": right.astype(float), "token_f1": scores(0.1),
-                                "rouge_l": scores(0.1), "chrf": scores(0.05), "facts_kept": kept,
-                                "similarity": scores(0.1, -1.0)}
+    found: dict[str, Floats] = {
+        "nll_per_token": loss,
+        "exact_match": right.astype(float),
+        "token_f1": scores(0.1),
+        "rouge_l": scores(0.1),
+        "chrf": scores(0.05),
+        "facts_kept": kept,
+        "similarity": scores(0.1, -1.0),
+    }
     draws = {}
     for metric, (baseline, candidate) in found.items():
         scored = facts if metric == "facts_kept" else np.ones(n, dtype=bool)
-        draws[metric] = SimulatedScores(baseline[scored], candidate[scored],
-                                        clusters=None if labels is None else labels[scored],
-                                        weights=tokens if metric == "nll_per_token" else None)
+        draws[metric] = SimulatedScores(
+            baseline[scored],
+            candidate[scored],
+            clusters=None if labels is None else labels[scored],
+            weights=tokens if metric == "nll_per_token" else None,
+        )
     return draws
 
 

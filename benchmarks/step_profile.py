@@ -27,11 +27,35 @@ from benchmarks.training_speed import EXAMPLE
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "matrix products": ("aten::mm", "aten::addmm"),
-    "attention: products and softmax": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data"),
-    "copies and casts": ("aten::copy_", "aten::cat", "aten::clone", "aten::_to_copy", "aten::index", "aten::gather"),
+    "attention: products and softmax": (
+        "aten::bmm",
+        "aten::baddbmm",
+        "aten::_softmax",
+        "aten::_softmax_backward_data",
+    ),
+    "copies and casts": (
+        "aten::copy_",
+        "aten::cat",
+        "aten::clone",
+        "aten::_to_copy",
+        "aten::index",
+        "aten::gather",
+    ),
     "memory": ("aten::empty", "aten::empty_strided", "aten::empty_like", "aten::resize_"),
-    "dropout masks": ("aten::index_fill_", "aten::uniform_", "aten::log_", "aten::cumsum_", "aten::neg_", "aten::neg"),
-    "optimizer": ("Optimizer.step", "aten::_fused_adamw_", "aten::_foreach_norm", "aten::linalg_vector_norm"),
+    "dropout masks": (
+        "aten::index_fill_",
+        "aten::uniform_",
+        "aten::log_",
+        "aten::cumsum_",
+        "aten::neg_",
+        "aten::neg",
+    ),
+    "optimizer": (
+        "Optimizer.step",
+        "aten::_fused_adamw_",
+        "aten::_foreach_norm",
+        "aten::linalg_vector_norm",
+    ),
 }
 """Group → names of the operations whose time counts for it, up to the ``#`` of a name that has one."""
 ELEMENTWISE, PYTHON = "other elementwise operations", "Python and autograd"
@@ -80,7 +104,9 @@ def measure(job: Job, arm: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         trained = train_ours(job, arm, Path(scratch), Recorder("cpu"))
     averages = recorded.key_averages()
-    seconds = {each.key: each.self_cpu_time_total / 1e6 for each in averages if each.self_cpu_time_total}
+    seconds = {
+        each.key: each.self_cpu_time_total / 1e6 for each in averages if each.self_cpu_time_total
+    }
     products = sum(seconds.get(name, 0.0) for name in GROUPS["matrix products"])
     operations = sum(each.flops for each in averages if each.key in GROUPS["matrix products"])
     dtype = trained.model.config.dtype
@@ -90,19 +116,29 @@ def measure(job: Job, arm: str) -> dict[str, Any]:
         began = time.perf_counter()
         left @ right
         times.append(time.perf_counter() - began)
-    return {"seconds": seconds, "dtype": str(dtype).removeprefix("torch."), "speed": operations / products,
-            "step_speed": operations / sum(seconds.values()), "limit": 2 * _SQUARE**3 / min(times),
-            "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "seconds": seconds,
+        "dtype": str(dtype).removeprefix("torch."),
+        "speed": operations / products,
+        "step_speed": operations / sum(seconds.values()),
+        "limit": 2 * _SQUARE**3 / min(times),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def report(found: Mapping[str, Any]) -> str:
     """The result as text."""
-    lines = [f"{found['dtype']}, {found['cpu']}, {found['threads']} threads: shares of the time of a step"]
+    lines = [
+        f"{found['dtype']}, {found['cpu']}, {found['threads']} threads: shares of the time of a step"
+    ]
     lines += [f"  {name:32s} {share:6.1%}" for name, share in shares(found["seconds"]).items()]
     limit = found["limit"]
     for name, key in (("products of the step", "speed"), ("whole step", "step_speed")):
-        lines.append(f"  {name:32s} {found[key] / 1e9:4.0f} GFLOP/s, {found[key] / limit:.0%} of {limit / 1e9:.0f} "
-                     "in products of square matrices")
+        lines.append(
+            f"  {name:32s} {found[key] / 1e9:4.0f} GFLOP/s, {found[key] / limit:.0%} of {limit / 1e9:.0f} "
+            "in products of square matrices"
+        )
     return "\n".join(lines)
 
 
@@ -119,7 +155,9 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__)
-    parser.add_argument("--data", type=Path, default=EXAMPLE, help="data file; its training split is used")
+    parser.add_argument(
+        "--data", type=Path, default=EXAMPLE, help="data file; its training split is used"
+    )
     parser.add_argument("--arm", choices=TWINS, default=TWINS[0])
     parser.add_argument("--steps", type=positive, default=3, help="profiled steps (3)")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -129,12 +167,28 @@ def arguments() -> argparse.Namespace:
 def profile_step(options: argparse.Namespace) -> None:
     """Profile and write the result to ``--out``; without it, do so in another process and print the report."""
     if options.out is None:
-        print(report(run_case("benchmarks.step_profile", "--data", str(options.data), "--arm", options.arm, "--steps",
-                              str(options.steps), remedy="Use a machine without a GPU, and a file with enough pairs")))
+        print(
+            report(
+                run_case(
+                    "benchmarks.step_profile",
+                    "--data",
+                    str(options.data),
+                    "--arm",
+                    options.arm,
+                    "--steps",
+                    str(options.steps),
+                    remedy="Use a machine without a GPU, and a file with enough pairs",
+                )
+            )
+        )
         return
     configure_libraries()
-    job = make_job(StudyConfig().with_changes({"data.source": str(options.data)}), warmup_steps=1,
-                   timed_steps=options.steps, validation_pairs=1)
+    job = make_job(
+        StudyConfig().with_changes({"data.source": str(options.data)}),
+        warmup_steps=1,
+        timed_steps=options.steps,
+        validation_pairs=1,
+    )
     write_json(options.out, measure(job, options.arm))
 
 

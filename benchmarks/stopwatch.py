@@ -31,18 +31,25 @@ class Stopwatch(TrainerCallback):
         self._stamps: list[_Stamp] = []
         self.peak_memory_bytes = 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Start the clocks."""
         self._stamp()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Record the clocks and the peak memory of training."""
         self._stamp()
         self.peak_memory_bytes = peak_memory_bytes(self._device)
 
     def to_record(self) -> dict[str, Any]:
         """Record for :meth:`take` in another process."""
-        return {"stamps": [asdict(stamp) for stamp in self._stamps], "peak_memory_bytes": self.peak_memory_bytes}
+        return {
+            "stamps": [asdict(stamp) for stamp in self._stamps],
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
 
     def take(self, record: dict[str, Any]) -> None:
         """Use the record of another process's stopwatch."""
@@ -59,7 +66,10 @@ class Stopwatch(TrainerCallback):
     @property
     def step_seconds(self) -> list[float]:
         """Wall time of each step."""
-        return [after.seconds - before.seconds for before, after in zip(self._stamps, self._stamps[1:], strict=False)]
+        return [
+            after.seconds - before.seconds
+            for before, after in zip(self._stamps, self._stamps[1:], strict=False)
+        ]
 
     def cpu_seconds(self, first_step: int) -> float:
         """Processor time of this process, all threads together, from a step (0-based) to the last."""

@@ -21,9 +21,15 @@ _BUSY = 0.1
 _LOSS_TOLERANCE = 0.03
 """Nats a token; the margin that the product's own verdicts use by default."""
 _COLUMNS = (
-    "", "tokens/s", "x plain TRL", "x tuned TRL", "CPU s per 1,000 tokens", "peak memory", "training loss",
+    "",
+    "tokens/s",
+    "x plain TRL",
+    "x tuned TRL",
+    "CPU s per 1,000 tokens",
+    "peak memory",
+    "training loss",
     "validation loss",
-)  # fmt: skip
+)
 _WIDTH, _BAR, _GAP, _LEFT, _RIGHT, _TOP = 760, 26, 10, 150, 225, 58
 _COLORS = {"plain": "#9aa3b2", "tuned": "#64748b", "ours": "#0d9488", "factory": "#b45309"}
 _INK = "#1f2937"
@@ -37,7 +43,9 @@ class Row:
     rounds: int  # number of runs
     tokens_per_second: Spread  # non-padding tokens of the timed steps over their wall time
     cpu_seconds_per_1000_tokens: Spread  # CPU time, the better measure on a busy machine
-    versus_plain: Spread | None  # speed relative to the plain TRL script on the same base, round by round
+    versus_plain: (
+        Spread | None
+    )  # speed relative to the plain TRL script on the same base, round by round
     versus_tuned: Spread | None  # speed relative to the tuned TRL script
     peak_memory_bytes: int  # highest of all runs: resident in RAM, or allocated on the GPU
     first_loss: Spread  # training loss of the first step, in nats a supervised token
@@ -47,7 +55,10 @@ class Row:
 
     def to_record(self) -> dict[str, Any]:
         """Its record in ``bench.json``."""
-        return {"candidate": self.candidate.name, **{k: v for k, v in asdict(self).items() if k != "candidate"}}
+        return {
+            "candidate": self.candidate.name,
+            **{k: v for k, v in asdict(self).items() if k != "candidate"},
+        }
 
 
 def summarize(runs: Sequence[Run]) -> list[Row]:
@@ -70,14 +81,19 @@ def _row(candidate: Candidate, runs: Sequence[Run]) -> Row:
     def spread(value: Callable[[Run], float]) -> Spread:
         return Spread.of([value(run) for run in own])
 
-    return Row(candidate=candidate, rounds=len(own), tokens_per_second=spread(lambda run: run["tokens_per_second"]),
-               cpu_seconds_per_1000_tokens=spread(lambda run: run["cpu_seconds_per_1000_tokens"]),
-               versus_plain=_versus(runs, candidate, "plain"), versus_tuned=_versus(runs, candidate, "tuned"),
-               peak_memory_bytes=max(run["peak_memory_bytes"] for run in own),
-               first_loss=spread(lambda run: run["step_losses"][0]),
-               last_loss=spread(lambda run: run["step_losses"][-1]),
-               validation_loss=spread(lambda run: run["validation_loss"]),
-               others_share=spread(lambda run: run["others_share"]))
+    return Row(
+        candidate=candidate,
+        rounds=len(own),
+        tokens_per_second=spread(lambda run: run["tokens_per_second"]),
+        cpu_seconds_per_1000_tokens=spread(lambda run: run["cpu_seconds_per_1000_tokens"]),
+        versus_plain=_versus(runs, candidate, "plain"),
+        versus_tuned=_versus(runs, candidate, "tuned"),
+        peak_memory_bytes=max(run["peak_memory_bytes"] for run in own),
+        first_loss=spread(lambda run: run["step_losses"][0]),
+        last_loss=spread(lambda run: run["step_losses"][-1]),
+        validation_loss=spread(lambda run: run["validation_loss"]),
+        others_share=spread(lambda run: run["others_share"]),
+    )
 
 
 def _versus(runs: Sequence[Run], candidate: Candidate, family: Family) -> Spread | None:
@@ -88,7 +104,10 @@ def _versus(runs: Sequence[Run], candidate: Candidate, family: Family) -> Spread
 def ratio(runs: Sequence[Run], candidate: Candidate, other: Candidate) -> Spread | None:
     """Ratio of two speeds, round by round, so that a slow round cancels out; None without both."""
     own, others = _of(runs, candidate), _of(runs, other)
-    ratios = [own[at]["tokens_per_second"] / others[at]["tokens_per_second"] for at in own.keys() & others.keys()]
+    ratios = [
+        own[at]["tokens_per_second"] / others[at]["tokens_per_second"]
+        for at in own.keys() & others.keys()
+    ]
     return Spread.of(ratios) if ratios else None
 
 
@@ -100,8 +119,10 @@ def arms_ratio(runs: Sequence[Run]) -> Spread | None:
 def _require_same_tokens(runs: Sequence[Run]) -> None:
     totals = {run["candidate"]: sum(run["step_tokens"]) for run in runs}
     if max(totals.values()) > (1 + _TOKEN_TOLERANCE) * min(totals.values()):
-        raise EvaluationError(f"the candidates trained on different amounts of text: {totals} tokens",
-                              remedy="Their speeds cannot be compared; a newer trl may process the data differently")
+        raise EvaluationError(
+            f"the candidates trained on different amounts of text: {totals} tokens",
+            remedy="Their speeds cannot be compared; a newer trl may process the data differently",
+        )
 
 
 def caveats(rows: Sequence[Row]) -> list[str]:
@@ -116,21 +137,32 @@ def caveats(rows: Sequence[Row]) -> list[str]:
     if any(row.rounds < 5 for row in rows):
         lines.append("Fewer than five rounds: a trial, not a measurement.")
     for arm in TWINS:
-        losses = {row.candidate.family: row.validation_loss.median for row in rows
-                  if row.candidate.arm == arm and row.candidate.family != "factory"}
+        losses = {
+            row.candidate.family: row.validation_loss.median
+            for row in rows
+            if row.candidate.arm == arm and row.candidate.family != "factory"
+        }
         if "ours" in losses and len(losses) > 1:
             best = min(loss for family, loss in losses.items() if family != "ours")
             gap = losses["ours"] - best
-            verdict = "no worse" if gap <= _LOSS_TOLERANCE else "worse: the speed is not at equal results"
-            lines.append(f"Validation loss on the {BASES[arm]}: ours {gap:+.3f} nats a token against the better TRL "
-                        f"script, {verdict} (tolerance {_LOSS_TOLERANCE}).")
+            verdict = (
+                "no worse" if gap <= _LOSS_TOLERANCE else "worse: the speed is not at equal results"
+            )
+            lines.append(
+                f"Validation loss on the {BASES[arm]}: ours {gap:+.3f} nats a token against the better TRL "
+                f"script, {verdict} (tolerance {_LOSS_TOLERANCE})."
+            )
     return lines
 
 
 def render(rows: Sequence[Row], *, device: str) -> Table:
     """A table with a block of rows for each base."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False,
-                  caption="median of the rounds, lowest to highest in brackets", caption_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption="median of the rounds, lowest to highest in brackets",
+        caption_justify="left",
+    )
     for column in _COLUMNS:
         table.add_column(column, justify="right" if column else "left")
     arm = None
@@ -145,9 +177,15 @@ def render(rows: Sequence[Row], *, device: str) -> Table:
 
 def _cells(row: Row, device: str) -> list[str]:
     memory = f"{row.peak_memory_bytes / 1e9:.2f} GB {'GPU' if device == 'cuda' else 'RAM'}"
-    return [spread_text(row.tokens_per_second, 0), spread_text(row.versus_plain, 2), spread_text(row.versus_tuned, 2),
-            spread_text(row.cpu_seconds_per_1000_tokens, 1), memory,
-            f"{row.first_loss.median:.2f} → {row.last_loss.median:.2f}", spread_text(row.validation_loss, 3)]
+    return [
+        spread_text(row.tokens_per_second, 0),
+        spread_text(row.versus_plain, 2),
+        spread_text(row.versus_tuned, 2),
+        spread_text(row.cpu_seconds_per_1000_tokens, 1),
+        memory,
+        f"{row.first_loss.median:.2f} → {row.last_loss.median:.2f}",
+        spread_text(row.validation_loss, 3),
+    ]
 
 
 def plot(rows: Sequence[Row], speeds: dict[str, list[float]], caption: str) -> str:
@@ -165,18 +203,27 @@ def plot(rows: Sequence[Row], speeds: dict[str, list[float]], caption: str) -> s
             y += _BAR + _GAP
         y += 12
     title = "Training speed, real tokens per second"
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 0 {_WIDTH + 32} {y + 30}" role="img" '
-        f'font-family="system-ui, sans-serif" font-size="13" fill="{_INK}">',
-        f"<title>{title}</title>",
-        f'<rect x="-16" width="{_WIDTH + 32}" height="{y + 30}" fill="#ffffff"/>',
-        _text(0, 24, title, weight="700", size=17),
-        _text(0, 44, caption, color="#64748b"),
-        *parts,
-        _text(0, y + 14, "Bar: median of the rounds. Dots: single rounds. Loss: on pairs that were not trained on.",
-              color="#64748b"),
-        "</svg>",
-    ]) + "\n"
+    return (
+        "\n".join(
+            [
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 0 {_WIDTH + 32} {y + 30}" role="img" '
+                f'font-family="system-ui, sans-serif" font-size="13" fill="{_INK}">',
+                f"<title>{title}</title>",
+                f'<rect x="-16" width="{_WIDTH + 32}" height="{y + 30}" fill="#ffffff"/>',
+                _text(0, 24, title, weight="700", size=17),
+                _text(0, 44, caption, color="#64748b"),
+                *parts,
+                _text(
+                    0,
+                    y + 14,
+                    "Bar: median of the rounds. Dots: single rounds. Loss: on pairs that were not trained on.",
+                    color="#64748b",
+                ),
+                "</svg>",
+            ]
+        )
+        + "\n"
+    )
 
 
 def _bar(row: Row, values: Sequence[float], y: int, scale: float) -> list[str]:
@@ -191,12 +238,18 @@ def _bar(row: Row, values: Sequence[float], y: int, scale: float) -> list[str]:
         _text(0, middle + 4.5, row.candidate.title),
         f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="3" '
         f'fill="{_COLORS[row.candidate.family]}"/>',
-        *(f'<circle cx="{_LEFT + value * scale:.1f}" cy="{middle:.1f}" r="3" fill="#ffffff" stroke="{_INK}"/>'
-          for value in values),
+        *(
+            f'<circle cx="{_LEFT + value * scale:.1f}" cy="{middle:.1f}" r="3" fill="#ffffff" stroke="{_INK}"/>'
+            for value in values
+        ),
         _text(_LEFT + end + 10, middle + 4.5, label),
     ]
 
 
-def _text(x: float, y: float, text: str, *, weight: str = "400", size: int = 13, color: str = _INK) -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" font-size="{size}" fill="{color}" '
-            f'xml:space="preserve">{escape(text)}</text>')
+def _text(
+    x: float, y: float, text: str, *, weight: str = "400", size: int = 13, color: str = _INK
+) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" font-size="{size}" fill="{color}" '
+        f'xml:space="preserve">{escape(text)}</text>'
+    )

@@ -50,9 +50,14 @@ METRICS = ("exact_match", "token_f1")
 VARIANT_NAMES = ("activations", "soft", "fitted", "faster", "slower")
 CHECKED_ITEMS = 50
 """Questions on whose answers the loss of the file is compared with that of training."""
-COLUMNS = {"wide": "LoRA, 16 bits", "afterwards": "LoRA, rounded afterwards", "weighted": "the same, importance matrix",
-           "control": "continued without rounding, 16 bits", "control rounded": "the same, rounded afterwards",
-           "through": "continued through the rounding"}
+COLUMNS = {
+    "wide": "LoRA, 16 bits",
+    "afterwards": "LoRA, rounded afterwards",
+    "weighted": "the same, importance matrix",
+    "control": "continued without rounding, 16 bits",
+    "control rounded": "the same, rounded afterwards",
+    "through": "continued through the rounding",
+}
 """What is scored → its name in the table."""
 
 
@@ -65,10 +70,18 @@ def trained(config: StudyConfig, source: Path, seed: int, variant: str | None) -
         name = f"{config.name}-{seed}" + ("" if kind == "through" else f"-{kind}")
         folder = studies_folder() / name
         if studies and not folder.exists():
-            shutil.copytree(studies["through"].folder, folder,
-                            ignore=shutil.ignore_patterns(QAT.name, "formats", f"answers-{QAT.name}-*"))
-        study = Study.open(name) if folder.exists() else Study.create(config.with_changes(
-            {"name": name, "train.seed": config.train.seed + seed}), source)
+            shutil.copytree(
+                studies["through"].folder,
+                folder,
+                ignore=shutil.ignore_patterns(QAT.name, "formats", f"answers-{QAT.name}-*"),
+            )
+        study = (
+            Study.open(name)
+            if folder.exists()
+            else Study.create(
+                config.with_changes({"name": name, "train.seed": config.train.seed + seed}), source
+            )
+        )
         studies[kind] = study
         if not (study.folder / "data" / "split.json").is_file():
             list(prepare_data(study) or ())
@@ -88,8 +101,10 @@ def trained_as(kind: str) -> AbstractContextManager[Any]:
         from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 
         # as the trainer does for arms that are not rounded, so that a step is as fast as one of LoRA
-        return patch("assistant_builder.models.lora_layers.train_through_rounding",
-                     lambda model, _: dequantize_to_compute_dtype(model, model.config.dtype, training=True))
+        return patch(
+            "assistant_builder.models.lora_layers.train_through_rounding",
+            lambda model, _: dequantize_to_compute_dtype(model, model.config.dtype, training=True),
+        )
     if kind == "through":
         return nullcontext()
     from benchmarks.rounding_variants import VARIANTS
@@ -102,7 +117,9 @@ def items_of(study: Study) -> tuple[list[dict[str, Any]], ChatTokenizer]:
     from assistant_builder.retrieval.retriever import Retriever
     from evals.tasks.held_out import build_items, write_tasks
 
-    prompter = ChatTokenizer.load(fetch(resolve(study.config.model.base)), study.record_template_date())
+    prompter = ChatTokenizer.load(
+        fetch(resolve(study.config.model.base)), study.record_template_date()
+    )
     retriever = Retriever.load(study, prompter, served=False) if study.config.grounded else None
     items = build_items(load_split(study.folder / "data", "heldout"), prompter, retriever)
     write_tasks(study, items)  # export reads them
@@ -118,7 +135,9 @@ def written(study: Study, arm: str, type: str) -> Path:
         return GgufFiles(study, arm).ensure([type])[type]
 
 
-def answers(study: Study, arm: str, type: str, *, weighted: bool = False, values: str = "") -> list[str]:
+def answers(
+    study: Study, arm: str, type: str, *, weighted: bool = False, values: str = ""
+) -> list[str]:
     """What a file answers to each question in llama.cpp.
 
     ``weighted``: with an importance matrix. ``values``: the format whose values the linear layers have beforehand.
@@ -127,7 +146,10 @@ def answers(study: Study, arm: str, type: str, *, weighted: bool = False, values
     from assistant_builder.models import lora_layers
     from assistant_builder.models.rounding import rounded
 
-    known = study.folder / f"answers-{arm}-{type}{'-weighted' * weighted}{'-nf4' * (values == 'NF4')}.json"
+    known = (
+        study.folder
+        / f"answers-{arm}-{type}{'-weighted' * weighted}{'-nf4' * (values == 'NF4')}.json"
+    )
     if known.is_file():
         found: list[str] = read_json(known)
         return found
@@ -149,8 +171,10 @@ def answers(study: Study, arm: str, type: str, *, weighted: bool = False, values
     prompts = [prompter.split_ids(item["prompt"], item["target"])[0] for item in items]
     limit = answer_limit(study)
     with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=16) as server:
-        found = [prompter.decode(answer.ids) for answer in
-                 server.complete_all(prompts, limit, stop_ids=prompter.stop_ids)]
+        found = [
+            prompter.decode(answer.ids)
+            for answer in server.complete_all(prompts, limit, stop_ids=prompter.stop_ids)
+        ]
     write_json(known, found)
     return found
 
@@ -166,77 +190,131 @@ def file_loss(study: Study) -> dict[str, float]:
     from assistant_builder.models.loading import load_arm
 
     model, prompter = load_arm(study, QAT.name)
-    items = [prompter.split_ids(item["prompt"], item["target"])
-             for item in evenly_spaced(items_of(study)[0], CHECKED_ITEMS)]
+    items = [
+        prompter.split_ids(item["prompt"], item["target"])
+        for item in evenly_spaced(items_of(study)[0], CHECKED_ITEMS)
+    ]
     found, tokens = {"training": 0.0, "file": 0.0}, sum(len(target) for _, target in items)
     with torch.no_grad():
         for prompt, target in items:
-            logits = model(input_ids=torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1]
+            logits = model(input_ids=torch.tensor([[*prompt, *target]])).logits[
+                0, len(prompt) - 1 : -1
+            ]
             found["training"] -= float(
-                torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(target)[:, None]).sum())
+                torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(target)[:, None]).sum()
+            )
     vocabulary = int(model.config.vocab_size)
     path = written(study, QAT.name, study.config.train.qat_type)
-    with LlamaServer(path, context=max(len(prompt) + len(target) for prompt, target in items) + 1) as server:
+    with LlamaServer(
+        path, context=max(len(prompt) + len(target) for prompt, target in items) + 1
+    ) as server:
         for prompt, target in items:
             for place, token in enumerate(target):
                 for count in (100, vocabulary):
-                    asked = server._body([*prompt, *target[:place]], 1, logprobs=True, sampling=GREEDY)
+                    asked = server._body(
+                        [*prompt, *target[:place]], 1, logprobs=True, sampling=GREEDY
+                    )
                     reply = server._post("/completion", {**asked, "n_probs": count})
-                    likeliest = {each["id"]: each["logprob"]
-                                 for each in reply["completion_probabilities"][0]["top_logprobs"]}
+                    likeliest = {
+                        each["id"]: each["logprob"]
+                        for each in reply["completion_probabilities"][0]["top_logprobs"]
+                    }
                     if token in likeliest:
                         found["file"] -= likeliest[token]
                         break
     return {name: loss / tokens for name, loss in found.items()}
 
 
-def scores(config: StudyConfig, source: Path, seed: int, metric: str, variant: str | None) -> dict[str, list[float]]:
+def scores(
+    config: StudyConfig, source: Path, seed: int, metric: str, variant: str | None
+) -> dict[str, list[float]]:
     """The score of each answer of a seed, by column."""
     from evals.metrics import text
 
-    studies, values = trained(config, source, seed, variant), "NF4" if config.train.qat_type == "NF4" else ""
-    one, control, type = studies["through"], studies["control"], WIDE if values else config.train.qat_type
-    found = {"wide": answers(one, LORA.name, WIDE), "afterwards": answers(one, LORA.name, type, values=values)}
+    studies, values = (
+        trained(config, source, seed, variant),
+        "NF4" if config.train.qat_type == "NF4" else "",
+    )
+    one, control, type = (
+        studies["through"],
+        studies["control"],
+        WIDE if values else config.train.qat_type,
+    )
+    found = {
+        "wide": answers(one, LORA.name, WIDE),
+        "afterwards": answers(one, LORA.name, type, values=values),
+    }
     if not values:
         found["weighted"] = answers(one, LORA.name, type, weighted=True)
-    found |= {"control": answers(control, QAT.name, WIDE),
-              "control rounded": answers(control, QAT.name, type, values=values)}
+    found |= {
+        "control": answers(control, QAT.name, WIDE),
+        "control rounded": answers(control, QAT.name, type, values=values),
+    }
     with trained_as(variant or "through"):
-        found["through"] = answers(studies[variant or "through"], QAT.name, type,
-                                   values=type if variant == "fitted" else values)
+        found["through"] = answers(
+            studies[variant or "through"],
+            QAT.name,
+            type,
+            values=type if variant == "fitted" else values,
+        )
     references, score = [item["reference"] for item in items_of(one)[0]], getattr(text, metric)
-    return {name: [score(each, reference) for each, reference in zip(given, references, strict=True)]
-            for name, given in found.items()}
+    return {
+        name: [score(each, reference) for each, reference in zip(given, references, strict=True)]
+        for name, given in found.items()
+    }
 
 
 def interval(differences: Any, clusters: Sequence[str]) -> tuple[float, float]:
     """The 95 % percentile interval of a mean over items, by resampling clusters."""
     names = sorted(set(clusters))
-    sums = np.array([[differences[[each == name for each in clusters]].sum(), clusters.count(name)] for name in names])
+    sums = np.array(
+        [
+            [differences[[each == name for each in clusters]].sum(), clusters.count(name)]
+            for name in names
+        ]
+    )
     drawn = np.random.default_rng(0).integers(0, len(names), (RESAMPLES, len(names)))
     totals = sums[drawn].sum(axis=1)
     low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
     return float(low), float(high)
 
 
-def summary(seeds: Sequence[Mapping[str, list[float]]], clusters: Sequence[str],
-            seconds: Mapping[str, float]) -> dict[str, Any]:
+def summary(
+    seeds: Sequence[Mapping[str, list[float]]],
+    clusters: Sequence[str],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
     """The total score of each seed, differences over the mean of the seeds, and the share that is won back.
 
     The share is None where rounding afterwards loses nothing.
     """
     means = {name: np.mean([seed[name] for seed in seeds], axis=0) for name in seeds[0]}
-    pairs = [("through", "afterwards"), ("through", "wide"), ("through", "control rounded"), ("through", "control")]
+    pairs = [
+        ("through", "afterwards"),
+        ("through", "wide"),
+        ("through", "control rounded"),
+        ("through", "control"),
+    ]
     won = {}
-    for rival, wide, rounded in (("LoRA", "wide", "afterwards"), ("control", "control", "control rounded")):
+    for rival, wide, rounded in (
+        ("LoRA", "wide", "afterwards"),
+        ("control", "control", "control rounded"),
+    ):
         lost = float((means[wide] - means[rounded]).mean())
         won[rival] = float((means["through"] - means[rounded]).mean()) / lost if lost > 0 else None
     return {
-        "items": len(clusters), "score": {name: [round(sum(seed[name]), 1) for seed in seeds] for name in means},
-        "differences": {f"{one} - {other}": {
-            "delta": float((means[one] - means[other]).mean()),
-            "ci": interval(means[one] - means[other], list(clusters))} for one, other in pairs},
-        "won_back": won, "step_seconds": dict(seconds)}
+        "items": len(clusters),
+        "score": {name: [round(sum(seed[name]), 1) for seed in seeds] for name in means},
+        "differences": {
+            f"{one} - {other}": {
+                "delta": float((means[one] - means[other]).mean()),
+                "ci": interval(means[one] - means[other], list(clusters)),
+            }
+            for one, other in pairs
+        },
+        "won_back": won,
+        "step_seconds": dict(seconds),
+    }
 
 
 def step_seconds(study: Study, arm: str) -> float:
@@ -249,27 +327,40 @@ def report(found: Mapping[str, Any], kind: str, metric: str = METRICS[0]) -> str
     """The results as text."""
     unit = "right answers" if metric == METRICS[0] else f"sum of {metric}"
     lines = [f"{unit} of {found['items']}, {kind}, by seed:"]
-    lines += [f"  {COLUMNS[name]:42s} {', '.join(f'{each:g}' for each in totals):22s} mean {mean(totals):.1f}"
-              for name, totals in found["score"].items()]
-    lines += [f"  {name}: {100 * each['delta']:+.1f} points ({100 * each['ci'][0]:+.1f} to {100 * each['ci'][1]:+.1f})"
-              for name, each in found["differences"].items()]
-    lines += [f"  won back of what rounding afterwards loses, against {name}: "
-              + ("it loses nothing" if share is None else f"{100 * share:.0f} %")
-              for name, share in found["won_back"].items()]
+    lines += [
+        f"  {COLUMNS[name]:42s} {', '.join(f'{each:g}' for each in totals):22s} mean {mean(totals):.1f}"
+        for name, totals in found["score"].items()
+    ]
+    lines += [
+        f"  {name}: {100 * each['delta']:+.1f} points ({100 * each['ci'][0]:+.1f} to {100 * each['ci'][1]:+.1f})"
+        for name, each in found["differences"].items()
+    ]
+    lines += [
+        f"  won back of what rounding afterwards loses, against {name}: "
+        + ("it loses nothing" if share is None else f"{100 * share:.0f} %")
+        for name, share in found["won_back"].items()
+    ]
     seconds = found["step_seconds"]
     if "validation" in found:
         losses = ", ".join(f"{each:.4f}" for each in found["validation"])
         lines.append(f"  validation loss through the rounding: {losses}")
     if "loss" in found:
-        lines.append("  loss of {of} answers: {training:.4f} in training, {file:.4f} of the file in llama.cpp".format(
-            of=CHECKED_ITEMS, **found["loss"]))
-    lines.append(f"  a step through the rounding takes {seconds['through'] / seconds['control']:.2f} times one without")
+        lines.append(
+            "  loss of {of} answers: {training:.4f} in training, {file:.4f} of the file in llama.cpp".format(
+                of=CHECKED_ITEMS, **found["loss"]
+            )
+        )
+    lines.append(
+        f"  a step through the rounding takes {seconds['through'] / seconds['control']:.2f} times one without"
+    )
     return "\n".join(lines)
 
 
 def main() -> int:
     """Train, score and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variant", choices=VARIANT_NAMES)
@@ -281,20 +372,36 @@ def main() -> int:
     configure_libraries()
     changes = dict(text.split("=", 1) for text in options.changes)
     config = load_config(options.study).with_changes(
-        {"approaches": ["memory"], "arms": [LORA.name, QAT.name], **changes})
-    config = config.with_changes({"name": f"{config.name}-through-{config.train.qat_type.lower().replace('_', '-')}"})
+        {"approaches": ["memory"], "arms": [LORA.name, QAT.name], **changes}
+    )
+    config = config.with_changes(
+        {"name": f"{config.name}-through-{config.train.qat_type.lower().replace('_', '-')}"}
+    )
     source = options.study.parent / str(config.data.source)
-    seeds = [scores(config, source, seed, options.metric, options.variant) for seed in range(options.seeds)]
+    seeds = [
+        scores(config, source, seed, options.metric, options.variant)
+        for seed in range(options.seeds)
+    ]
     first, ending = Study.open(f"{config.name}-0"), f"-{options.variant}" if options.variant else ""
     clusters = [str(item["cluster"] or item["row"]) for item in items_of(first)[0]]
-    seconds = {kind: step_seconds(Study.open(f"{config.name}-0{suffix}"), QAT.name)
-               for kind, suffix in (("through", ending), ("control", "-control"))}
+    seconds = {
+        kind: step_seconds(Study.open(f"{config.name}-0{suffix}"), QAT.name)
+        for kind, suffix in (("through", ending), ("control", "-control"))
+    }
     found = summary(seeds, clusters, seconds)
-    found["validation"] = [read_json(Study.open(f"{config.name}-{seed}{ending}").arm_folder(QAT.name) / "summary.json")[
-        "best_validation_loss"] for seed in range(options.seeds)]
+    found["validation"] = [
+        read_json(
+            Study.open(f"{config.name}-{seed}{ending}").arm_folder(QAT.name) / "summary.json"
+        )["best_validation_loss"]
+        for seed in range(options.seeds)
+    ]
     if config.train.qat_type != "NF4" and not options.variant:
         found["loss"] = file_loss(first)
-    print(json.dumps(found, indent=2) if options.json else report(found, config.train.qat_type, options.metric))
+    print(
+        json.dumps(found, indent=2)
+        if options.json
+        else report(found, config.train.qat_type, options.metric)
+    )
     return 0
 
 

@@ -44,7 +44,9 @@ from benchmarks.candidates import (
 from benchmarks.job import Job, make_job
 from benchmarks.summary import Row, arms_ratio, caveats, plot, render, summarize
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+EXAMPLE = (
+    Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+)
 _SMALLEST_CONSOLE = 130
 """Columns of the table if the output is not a terminal."""
 _LOG_LINES = 5
@@ -74,19 +76,46 @@ DIFFERENCES: tuple[str, ...] = (
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line; ``--quick`` has smaller defaults."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__)
-    parser.add_argument("--data", type=Path, default=EXAMPLE, help="data file; its training split is used")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_speed", description=__doc__
+    )
+    parser.add_argument(
+        "--data", type=Path, default=EXAMPLE, help="data file; its training split is used"
+    )
     parser.add_argument("--rounds", type=positive, help="runs of each candidate (5; quick: 1)")
-    parser.add_argument("--steps", type=positive, help="timed optimizer steps of a run (2; quick: 1)")
-    parser.add_argument("--warmup", type=positive, default=1, help="steps before them that are not timed (1)")
-    parser.add_argument("--candidates", type=candidates_option(CPU_CANDIDATES), default=CPU_CANDIDATES,
-                        help=f"comma-separated, of {', '.join(candidate.name for candidate in CPU_CANDIDATES)} (all)")
-    parser.add_argument("--llama-factory", type=_program, metavar="PYTHON",
-                        help="also LLaMA-Factory, by the Python of an environment in which it is installed")
-    parser.add_argument("--set", action="append", type=_change, default=[], metavar="KEY=VALUE", dest="changes",
-                        help="change a setting for all candidates, for example train.rank=8")
-    parser.add_argument("--quick", action="store_true", help="a trial of under three minutes on two cores")
-    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for the results")
+    parser.add_argument(
+        "--steps", type=positive, help="timed optimizer steps of a run (2; quick: 1)"
+    )
+    parser.add_argument(
+        "--warmup", type=positive, default=1, help="steps before them that are not timed (1)"
+    )
+    parser.add_argument(
+        "--candidates",
+        type=candidates_option(CPU_CANDIDATES),
+        default=CPU_CANDIDATES,
+        help=f"comma-separated, of {', '.join(candidate.name for candidate in CPU_CANDIDATES)} (all)",
+    )
+    parser.add_argument(
+        "--llama-factory",
+        type=_program,
+        metavar="PYTHON",
+        help="also LLaMA-Factory, by the Python of an environment in which it is installed",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=_change,
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="change a setting for all candidates, for example train.rank=8",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a trial of under three minutes on two cores"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-results"), help="folder for the results"
+    )
     args = parser.parse_args(words)
     args.rounds = args.rounds or (1 if args.quick else 5)
     args.steps = args.steps or (1 if args.quick else 2)
@@ -110,8 +139,9 @@ def _change(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def run_all(job: Job, candidates: Sequence[Candidate], rounds: int,
-            on_run: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def run_all(
+    job: Job, candidates: Sequence[Candidate], rounds: int, on_run: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
     """Run every candidate once a round, interleaved; the seed is the number of the round."""
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -142,20 +172,32 @@ def machine() -> dict[str, Any]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    return {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "platform": platform.platform(),
-            "processors": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "packages": versions}
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "platform": platform.platform(),
+        "processors": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "packages": versions,
+    }
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
     """Measure, print, write."""
     config = StudyConfig().with_changes({"data.source": str(options.data), **options.changes})
-    job = make_job(config, warmup_steps=options.warmup, timed_steps=options.steps,
-                   validation_pairs=8 if options.quick else 32)
+    job = make_job(
+        config,
+        warmup_steps=options.warmup,
+        timed_steps=options.steps,
+        validation_pairs=8 if options.quick else 32,
+    )
     if options.llama_factory is not None:
         os.environ[llama_factory.VARIABLE] = str(options.llama_factory)
     count = options.rounds * len(options.candidates)
-    console.print(f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not "
-                  "timed", highlight=False)
+    console.print(
+        f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not "
+        "timed",
+        highlight=False,
+    )
     began = time.monotonic()
     runs = run_all(job, options.candidates, options.rounds, lambda run: _report_run(run, console))
     rows = summarize(runs)
@@ -169,13 +211,16 @@ def bench(options: argparse.Namespace, console: Console) -> None:
     for line in (*caveats(rows), "", *DIFFERENCES):
         console.print(line, highlight=False)
     seconds = time.monotonic() - began
-    console.print(f"\n{seconds:.0f} s. Written to {options.out}: bench.json, bench.svg", highlight=False)
+    console.print(
+        f"\n{seconds:.0f} s. Written to {options.out}: bench.json, bench.svg", highlight=False
+    )
 
 
 def _report_run(run: Run, console: Console) -> None:
     console.print(
         f"round {run['round']}  {run['candidate']:<12} {run['tokens_per_second']:6.0f} tokens/s   "
-        f"others used {run['others_share']:.0%} of the processors", highlight=False,
+        f"others used {run['others_share']:.0%} of the processors",
+        highlight=False,
     )
 
 
@@ -183,11 +228,19 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
     """Write ``bench.json`` (all runs and the summary) and ``bench.svg`` into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     ratio = arms_ratio(runs)
-    record: dict[str, Any] = {"version": 1, "machine": machine(), "model": job.model.model_dump(mode="json"),
-                              "train": job.train.model_dump(mode="json", exclude={"seed"}), "pairs": len(job.pairs),
-                              "warmup_steps": job.warmup_steps, "differences": list(DIFFERENCES),
-                              "caveats": caveats(rows), "summary": [row.to_record() for row in rows],
-                              "nf4_over_16bit": None if ratio is None else asdict(ratio), "runs": list(runs)}
+    record: dict[str, Any] = {
+        "version": 1,
+        "machine": machine(),
+        "model": job.model.model_dump(mode="json"),
+        "train": job.train.model_dump(mode="json", exclude={"seed"}),
+        "pairs": len(job.pairs),
+        "warmup_steps": job.warmup_steps,
+        "differences": list(DIFFERENCES),
+        "caveats": caveats(rows),
+        "summary": [row.to_record() for row in rows],
+        "nf4_over_16bit": None if ratio is None else asdict(ratio),
+        "runs": list(runs),
+    }
     write_json(out / "bench.json", record)
     speeds: dict[str, list[float]] = {}
     for run in runs:
@@ -197,9 +250,11 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
 
 def _caption(job: Job, runs: Sequence[Run]) -> str:
     run, batch = runs[0], job.train.batch_size
-    return (f"{job.model.base} in {job.model.compute_dtype}, rank {job.train.rank}, {batch} pairs a step in "
-            f"micro-batches of {min(job.train.micro_batch, batch)}, {len(runs)} runs, {run['device_name']}, "
-            f"{run['threads']} threads")
+    return (
+        f"{job.model.base} in {job.model.compute_dtype}, rank {job.train.rank}, {batch} pairs a step in "
+        f"micro-batches of {min(job.train.micro_batch, batch)}, {len(runs)} runs, {run['device_name']}, "
+        f"{run['threads']} threads"
+    )
 
 
 def main() -> int:

@@ -21,16 +21,32 @@ def settings(job: dict[str, Any], arm: str) -> dict[str, dict[str, Any]]:
     train, dtype = job["train"], job["model"]["compute_dtype"]
     micro = min(train["micro_batch_size"], train["batch_size"])
     return {
-        "load": {"model_name": job["folder"], "max_seq_length": train["max_length"], "load_in_4bit": arm == "qlora"},
+        "load": {
+            "model_name": job["folder"],
+            "max_seq_length": train["max_length"],
+            "load_in_4bit": arm == "qlora",
+        },
         "adapt": {
-            "r": train["rank"], "lora_alpha": train["alpha"], "lora_dropout": train["dropout"], "bias": "none",
-            "target_modules": list(LAYERS), "use_gradient_checkpointing": "unsloth", "random_state": train["seed"],
+            "r": train["rank"],
+            "lora_alpha": train["alpha"],
+            "lora_dropout": train["dropout"],
+            "bias": "none",
+            "target_modules": list(LAYERS),
+            "use_gradient_checkpointing": "unsloth",
+            "random_state": train["seed"],
         },
         "train": {
-            "num_train_epochs": 1, "per_device_train_batch_size": micro,
-            "gradient_accumulation_steps": train["batch_size"] // micro, "learning_rate": train["learning_rate"],
-            "max_length": train["max_length"], "seed": train["seed"], "logging_steps": 1, "save_strategy": "no",
-            "report_to": "none", "bf16": dtype == "bfloat16", "fp16": dtype == "float16",
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": micro,
+            "gradient_accumulation_steps": train["batch_size"] // micro,
+            "learning_rate": train["learning_rate"],
+            "max_length": train["max_length"],
+            "seed": train["seed"],
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "bf16": dtype == "bfloat16",
+            "fp16": dtype == "float16",
         },
     }
 
@@ -67,21 +83,32 @@ def main() -> None:
 
     rows = [pair["messages"] for pair in job["pairs"]]
     texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
-    trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"text": texts}),
-                         callbacks=[Watch()],
-                         args=SFTConfig(output_dir=str(args.folder), dataset_text_field="text", **asked["train"]))
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"text": texts}),
+        callbacks=[Watch()],
+        args=SFTConfig(output_dir=str(args.folder), dataset_text_field="text", **asked["train"]),
+    )
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     size = job["train"]["batch_size"]
     # the order of the rows is the trainer's, so that a step's tokens are the mean
     tokens = [round(sum(lengths) * (step + 1) * size / len(lengths)) for step in range(len(logs))]
-    (args.folder / "trained.json").write_text(json.dumps({
-        "losses": [entry["loss"] for entry in logs], "tokens": tokens, "watch": {
-            "stamps": [{"seconds": at, "own_cpu": 0.0, "busy_cpu": 0.0} for at in stamps],
-            "peak_memory_bytes": torch.cuda.max_memory_allocated(),
-        },
-    }), encoding="utf-8")
+    (args.folder / "trained.json").write_text(
+        json.dumps(
+            {
+                "losses": [entry["loss"] for entry in logs],
+                "tokens": tokens,
+                "watch": {
+                    "stamps": [{"seconds": at, "own_cpu": 0.0, "busy_cpu": 0.0} for at in stamps],
+                    "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+                },
+            }
+        ),
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

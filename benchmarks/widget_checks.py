@@ -75,13 +75,23 @@ def checks(load: Load, study: Study) -> list[Check]:
     ended = [each for each in asked if each.ended]
     refused = [each for each in asked if each.status == 429]
     mixed = [sentence for each in ended if (sentence := site.topic.wrong(each))]
-    broken = [f"{each.text}: {each.status} {each.error}" for each in site.asked
-              if not (each.ended or each.left or each.status == 429)]
+    broken = [
+        f"{each.text}: {each.status} {each.error}"
+        for each in site.asked
+        if not (each.ended or each.left or each.status == 429)
+    ]
     unannounced = [each for each in refused if not _is_retry(each.retry, limits)]
-    rising = [each for each in asked if any(a <= b for a, b in zip(each.places, each.places[1:], strict=False))]
+    rising = [
+        each
+        for each in asked
+        if any(a <= b for a, b in zip(each.places, each.places[1:], strict=False))
+    ]
     meant = {id(each) for each in (*load.crowd, *load.hasty)}
-    early = [each for each in refused if id(each) not in meant
-             and not load.surge_time[0] <= each.sent <= load.surge_time[1]]
+    early = [
+        each
+        for each in refused
+        if id(each) not in meant and not load.surge_time[0] <= each.sent <= load.surge_time[1]
+    ]
     places = [place for each in asked for place in each.places]
     lost, voted = lost_in_log(site, study), sum(each.vote is not None for each in ended)
 
@@ -96,24 +106,50 @@ def checks(load: Load, study: Study) -> list[Check]:
         one("other faults", _listed(site.wrong), not site.wrong),
         one("answers missing, doubled or different in the log", _listed(lost), not lost),
         one("votes", voted, voted > 0),
-        one("places told, highest", f"{len(places)}, {max(places, default=0)}",
-            0 < max(places, default=0) <= limits.waiting),
+        one(
+            "places told, highest",
+            f"{len(places)}, {max(places, default=0)}",
+            0 < max(places, default=0) <= limits.waiting,
+        ),
         one("places that did not go down", len(rising), not rising),
-        one("refused: at once from one address", f"{_refused(load.crowd)} of {len(load.crowd)}",
-            _refused(load.crowd) == len(load.crowd) - limits.open),
-        one("refused: too many from one address", f"{_refused(load.hasty)} of {len(load.hasty)}",
-            _refused(load.hasty) == len(load.hasty) - limits.questions),
-        one("refused: more than may wait", f"{_refused(load.surge)} of {len(load.surge)}", _refused(load.surge) > 0),
+        one(
+            "refused: at once from one address",
+            f"{_refused(load.crowd)} of {len(load.crowd)}",
+            _refused(load.crowd) == len(load.crowd) - limits.open,
+        ),
+        one(
+            "refused: too many from one address",
+            f"{_refused(load.hasty)} of {len(load.hasty)}",
+            _refused(load.hasty) == len(load.hasty) - limits.questions,
+        ),
+        one(
+            "refused: more than may wait",
+            f"{_refused(load.surge)} of {len(load.surge)}",
+            _refused(load.surge) > 0,
+        ),
         one("refused: others", len(early), not early),
         one("refusals without Retry-After", len(unannounced), not unannounced),
-        one("places taken when nobody asks", sum(bool(each.places) for each in load.rested),
-            bool(load.rested) and not any(each.places for each in load.rested)),
-        one("addresses that left and may not ask again", _refused(load.again), not _refused(load.again)),
+        one(
+            "places taken when nobody asks",
+            sum(bool(each.places) for each in load.rested),
+            bool(load.rested) and not any(each.places for each in load.rested),
+        ),
+        one(
+            "addresses that left and may not ask again",
+            _refused(load.again),
+            not _refused(load.again),
+        ),
         *_growth(load),
-        one("first text later than from the endpoint, 95 %", f"{1000 * later(load)[1]:.0f} ms",
-            later(load)[1] <= LATER_SECONDS),
-        one("exit code, errors of the server", f"{load.code}, {load.said.strip()[-300:] or 'none'}",
-            load.code in (0, -15) and not load.said.strip()),
+        one(
+            "first text later than from the endpoint, 95 %",
+            f"{1000 * later(load)[1]:.0f} ms",
+            later(load)[1] <= LATER_SECONDS,
+        ),
+        one(
+            "exit code, errors of the server",
+            f"{load.code}, {load.said.strip()[-300:] or 'none'}",
+            load.code in (0, -15) and not load.said.strip(),
+        ),
     ]
 
 
@@ -141,8 +177,21 @@ def lost_in_log(site: Site, study: Study) -> list[str]:
         row = rows.pop(each.id, None)
         if row is None:
             faults.append(f"{each.text} is not kept")
-        elif (row.question, row.answer, row.visitor, row.declined, row.vote, row.suggestion or "") != (
-                mask(each.text), mask(each.answer), each.tab, each.declined, each.vote, mask(each.suggestion)):
+        elif (
+            row.question,
+            row.answer,
+            row.visitor,
+            row.declined,
+            row.vote,
+            row.suggestion or "",
+        ) != (
+            mask(each.text),
+            mask(each.answer),
+            each.tab,
+            each.declined,
+            each.vote,
+            mask(each.suggestion),
+        ):
             faults.append(f"{each.text} is kept as {row}")
     left = {(mask(each.text), each.tab): each for each in site.asked if each.left}
     for row in (row for row in rows.values() if row.visitor != NOBODY):
@@ -164,18 +213,29 @@ def _growth(load: Load) -> Iterator[Check]:
     first = [each for each in load.samples if warm * 0.8 <= each.seconds <= warm]
     last = [each for each in load.samples if each.seconds >= length - warm * 0.2]
     for name in ("memory", "processes", "files", "threads"):
-        before, after = (statistics.median(getattr(each, name) for each in part) for part in (first, last))
-        shown = [f"{value / 1e6:.1f} MB" if name in ("memory", "processes") else f"{value:g}"
-                 for value in (before, after)]
-        label = {"memory": "memory of the server", "processes": "memory with its processes", "files": "open files",
-                 "threads": "threads"}[name]
+        before, after = (
+            statistics.median(getattr(each, name) for each in part) for part in (first, last)
+        )
+        shown = [
+            f"{value / 1e6:.1f} MB" if name in ("memory", "processes") else f"{value:g}"
+            for value in (before, after)
+        ]
+        label = {
+            "memory": "memory of the server",
+            "processes": "memory with its processes",
+            "files": "open files",
+            "threads": "threads",
+        }[name]
         # visitors have connections, whose number varies
         most = before * GROWTH if name in ("memory", "processes") else 1.25 * before + 5
         yield Check(f"{label} after {warm:.0f} s and at the end", " → ".join(shown), after <= most)
     assert load.before is not None and load.after is not None
     rest = load.before, load.after
-    yield Check("open files at rest, before and after", f"{rest[0].files} → {rest[1].files}",
-                rest[1].files <= rest[0].files + _OPEN_FILES)
+    yield Check(
+        "open files at rest, before and after",
+        f"{rest[0].files} → {rest[1].files}",
+        rest[1].files <= rest[0].files + _OPEN_FILES,
+    )
 
 
 def warm_up(seconds: float) -> float:

@@ -59,16 +59,39 @@ _OWN_FILES = ("visitors.db", "widget.json")  # of a study, which its copy does n
 
 
 @asynccontextmanager
-async def served(name: str, backend: str, slots: int, log: Path) -> AsyncIterator[tuple[dict[str, Any], Any]]:
+async def served(
+    name: str, backend: str, slots: int, log: Path
+) -> AsyncIterator[tuple[dict[str, Any], Any]]:
     """A server of a study as a process: what it prints when it is ready, and the process; ended at the end."""
     command = python_command(
-        "-m", "assistant_builder", "serve", name, "--backend", backend, "--slots", str(slots), "--port", "0",
-        "--widget", "--allow-origin", ORIGIN, "--remember", "texts", "--proxy", "127.0.0.1", "--json")
+        "-m",
+        "assistant_builder",
+        "serve",
+        name,
+        "--backend",
+        backend,
+        "--slots",
+        str(slots),
+        "--port",
+        "0",
+        "--widget",
+        "--allow-origin",
+        ORIGIN,
+        "--remember",
+        "texts",
+        "--proxy",
+        "127.0.0.1",
+        "--json",
+    )
     plugins = {PLUGIN_VARIABLE: "benchmarks.scripted_backend"} if backend == "scripted" else {}
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=errors,
-            env={**python_environment(), **plugins, API_KEY_VARIABLE: KEY})
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env={**python_environment(), **plugins, API_KEY_VARIABLE: KEY},
+        )
     try:
         yield await asyncio.wait_for(_ready(process, log), _START_SECONDS), process
     finally:
@@ -87,7 +110,9 @@ async def _ready(process: Any, log: Path) -> dict[str, Any]:
     while True:
         line = await process.stdout.readline()
         if not line:
-            raise SystemExit(f"the server did not start: {log.read_text(encoding='utf-8', errors='replace')[-500:]}")
+            raise SystemExit(
+                f"the server did not start: {log.read_text(encoding='utf-8', errors='replace')[-500:]}"
+            )
         text += line
         with suppress(ValueError):
             found: dict[str, Any] = json.loads(text)
@@ -98,7 +123,9 @@ async def _ready(process: Any, log: Path) -> dict[str, Any]:
     return found
 
 
-async def run_load(name: str, backend: str, visitors: int, seconds: float, *, slots: int, rounds: int) -> Load:
+async def run_load(
+    name: str, backend: str, visitors: int, seconds: float, *, slots: int, rounds: int
+) -> Load:
     """Serve a study, and let visitors ask.
 
     Args:
@@ -111,9 +138,17 @@ async def run_load(name: str, backend: str, visitors: int, seconds: float, *, sl
     """
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "errors.txt"
-        async with served(name, backend, slots, log) as (ready, process), visitors_client() as client:
-            site = Site(ready["url"].removesuffix("/v1"), next(iter(ready["aliases"])), ready["widget"]["token"],
-                        Scripted(), client)
+        async with (
+            served(name, backend, slots, log) as (ready, process),
+            visitors_client() as client,
+        ):
+            site = Site(
+                ready["url"].removesuffix("/v1"),
+                next(iter(ready["aliases"])),
+                ready["widget"]["token"],
+                Scripted(),
+                client,
+            )
             load = Load(site)
             if backend != "scripted":
                 site.topic = await _known(site, Study.open(name))
@@ -122,11 +157,16 @@ async def run_load(name: str, backend: str, visitors: int, seconds: float, *, sl
             load.before = await _at_rest(server)
             began = time.monotonic()
             until = began + seconds
-            await asyncio.gather(*(visit(site, number, until) for number in range(visitors)),
-                                 _watch(server, load, began, until), _refusals(load, slots, warm_up(seconds)))
+            await asyncio.gather(
+                *(visit(site, number, until) for number in range(visitors)),
+                _watch(server, load, began, until),
+                _refusals(load, slots, warm_up(seconds)),
+            )
             load.after = await _at_rest(server)
             load.rested = await ask_at_once(site, slots if backend != "local" else 1)
-            again = (ask_at_once(site, Limits.open, address) for address in _left_addresses(site)[:10])
+            again = (
+                ask_at_once(site, Limits.open, address) for address in _left_addresses(site)[:10]
+            )
             load.again = [each for asked in await asyncio.gather(*again) for each in asked]
         load.code, load.said = process.returncode, log.read_text(encoding="utf-8", errors="replace")
     return load
@@ -183,7 +223,11 @@ async def _refusals(load: Load, slots: int, warm: float) -> None:
 def _left_addresses(site: Site) -> list[str]:
     """Addresses of visitors who left a question and asked few others."""
     asked = Counter(each.address for each in site.asked)
-    return list(dict.fromkeys(each.address for each in site.asked if each.left and asked[each.address] <= 10))
+    return list(
+        dict.fromkeys(
+            each.address for each in site.asked if each.left and asked[each.address] <= 10
+        )
+    )
 
 
 @contextmanager
@@ -231,33 +275,57 @@ def _linked(own: Study) -> Study:
 
 def summary(load: Load) -> dict[str, Any]:
     """The figures of :func:`main`."""
-    waits = [each.first_text for each in load.site.asked if each.ended and each.first_text is not None]
+    waits = [
+        each.first_text for each in load.site.asked if each.ended and each.first_text is not None
+    ]
     widget, endpoint = ([1000 * pair[place] for pair in load.first_texts] for place in (0, 1))
     return {
         "first_text_ms": {
             "widget": {"median": statistics.median(widget), "95": percentile(widget, 0.95)},
             "endpoint": {"median": statistics.median(endpoint), "95": percentile(endpoint, 0.95)},
-            "later": dict(zip(("median", "95"), (1000 * each for each in later(load)), strict=True)),
+            "later": dict(
+                zip(("median", "95"), (1000 * each for each in later(load)), strict=True)
+            ),
         },
-        "loaded_first_text_seconds": {"median": statistics.median(waits), "95": percentile(waits, 0.95)},
+        "loaded_first_text_seconds": {
+            "median": statistics.median(waits),
+            "95": percentile(waits, 0.95),
+        },
     }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the load test and print the results; exit code 1 if a check fails."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.widget_load", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.widget_load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--visitors", type=int, default=50, help="visitors at a time")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--slots", type=int, default=4, help="questions that are answered at a time")
-    parser.add_argument("--rounds", type=int, default=100, help="pairs of questions whose first text is timed")
+    parser.add_argument(
+        "--slots", type=int, default=4, help="questions that are answered at a time"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="pairs of questions whose first text is timed"
+    )
     parser.add_argument("--study", metavar="NAME", help="serve this study instead of the script")
-    parser.add_argument("--backend", default="local", choices=["local", "llamacpp"], help="what serves the study")
+    parser.add_argument(
+        "--backend", default="local", choices=["local", "llamacpp"], help="what serves the study"
+    )
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(words)
     with home_of(given.study) as study:
-        load = asyncio.run(run_load(study.folder.name, given.backend if given.study else "scripted", given.visitors,
-                                    60 * given.minutes, slots=given.slots, rounds=given.rounds))
+        load = asyncio.run(
+            run_load(
+                study.folder.name,
+                given.backend if given.study else "scripted",
+                given.visitors,
+                60 * given.minutes,
+                slots=given.slots,
+                rounds=given.rounds,
+            )
+        )
         found = checks(load, study)
     figures = summary(load)
     if given.json:
@@ -266,10 +334,14 @@ def main(words: Sequence[str] | None = None) -> int:
         for check in found:
             print(f"{'ok  ' if check.passed else 'FAIL'} {check.name:52} {check.found}")
         for way, times in figures["first_text_ms"].items():
-            print(f"     first text, {way:39} median {times['median']:.1f} ms, 95 % {times['95']:.1f} ms")
+            print(
+                f"     first text, {way:39} median {times['median']:.1f} ms, 95 % {times['95']:.1f} ms"
+            )
         times = figures["loaded_first_text_seconds"]
-        print(f"     first text under load, place in the queue included   median {times['median']:.2f} s, "
-              f"95 % {times['95']:.2f} s")
+        print(
+            f"     first text under load, place in the queue included   median {times['median']:.2f} s, "
+            f"95 % {times['95']:.2f} s"
+        )
     return 0 if all(check.passed for check in found) else 1
 
 

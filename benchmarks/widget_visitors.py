@@ -88,8 +88,12 @@ class Question:
     def messages(self) -> list[dict[str, str]]:
         """The conversation as the widget sends it."""
         turns = itertools.zip_longest(self.conversation, self.answers)
-        return [{"role": role, "content": content} for turn in turns
-                for role, content in zip(("user", "assistant"), turn, strict=True) if content is not None]
+        return [
+            {"role": role, "content": content}
+            for turn in turns
+            for role, content in zip(("user", "assistant"), turn, strict=True)
+            if content is not None
+        ]
 
 
 class Topic(Protocol):
@@ -129,8 +133,11 @@ class Scripted:
         """The answer must be that of the script."""
         wanted = answer_to(asked.conversation)
         declined = UNKNOWN in asked.text.split()
-        return "" if (asked.answer, asked.declined) == (wanted, declined) else (
-            f"{asked.conversation} got {asked.answer!r} instead of {wanted!r}")
+        return (
+            ""
+            if (asked.answer, asked.declined) == (wanted, declined)
+            else (f"{asked.conversation} got {asked.answer!r} instead of {wanted!r}")
+        )
 
 
 class Known:
@@ -158,9 +165,19 @@ class Known:
     def wrong(self, asked: Question) -> str:
         """The answer must not be that to another question; its wording may depend on what is computed beside it."""
         own = self._answers[asked.text]
-        foreign = next((question for question, answer in self._answers.items()
-                        if answer == asked.answer and answer != own), None)
-        return "" if foreign is None and asked.answer else f"{asked.text!r} got the answer to {foreign!r}"
+        foreign = next(
+            (
+                question
+                for question, answer in self._answers.items()
+                if answer == asked.answer and answer != own
+            ),
+            None,
+        )
+        return (
+            ""
+            if foreign is None and asked.answer
+            else f"{asked.text!r} got the answer to {foreign!r}"
+        )
 
 
 @dataclass
@@ -195,11 +212,20 @@ class Site:
         number = next(self._addresses)
         return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
-    def new(self, conversation: Sequence[Question] = (), address: str = "", tab: str = "", text: str = "") -> Question:
+    def new(
+        self,
+        conversation: Sequence[Question] = (),
+        address: str = "",
+        tab: str = "",
+        text: str = "",
+    ) -> Question:
         """A question after those of a conversation, not yet asked; without ``text`` the next one of the topic."""
-        found = Question([*(each.text for each in conversation), text or self.topic.question()],
-                         [each.answer for each in conversation], tab or secrets.token_hex(12),
-                         address or self.address())
+        found = Question(
+            [*(each.text for each in conversation), text or self.topic.question()],
+            [each.answer for each in conversation],
+            tab or secrets.token_hex(12),
+            address or self.address(),
+        )
         self.asked.append(found)
         return found
 
@@ -209,16 +235,25 @@ class Site:
         asked.sent = time.monotonic()
         body = {"site": self.token, "visitor": asked.tab, "messages": asked.messages()}
         try:
-            async with self.client.stream("POST", f"{self.url}/widget/ask", content=json.dumps(body),
-                                          headers=self._headers(asked)) as response:
-                asked.status, asked.retry = response.status_code, response.headers.get("retry-after")
+            async with self.client.stream(
+                "POST",
+                f"{self.url}/widget/ask",
+                content=json.dumps(body),
+                headers=self._headers(asked),
+            ) as response:
+                asked.status, asked.retry = (
+                    response.status_code,
+                    response.headers.get("retry-after"),
+                )
                 if response.status_code != 200:
                     asked.error = (await response.aread()).decode()
                     return asked
                 async for event in _events(response):
                     self._take(asked, event, time.perf_counter() - began)
                     events, texts = events + 1, texts + ("text" in event)
-                    if not asked.ended and (manner == "leave" or texts == {"stop": _STOPPED, "glance": 1}.get(manner)):
+                    if not asked.ended and (
+                        manner == "leave" or texts == {"stop": _STOPPED, "glance": 1}.get(manner)
+                    ):
                         asked.left = True
                         return asked
                     if manner == "slow" and events == 1:
@@ -246,8 +281,11 @@ class Site:
         """Vote on an answer; a suggestion is sent after the vote, as by the widget."""
         for part in ({"vote": vote}, {"suggestion": suggestion})[: 1 + bool(suggestion)]:
             body = {"site": self.token, "id": asked.id, **part}
-            sent = await self.client.post(f"{self.url}/widget/feedback", content=json.dumps(body),
-                                          headers=self._headers(asked))
+            sent = await self.client.post(
+                f"{self.url}/widget/feedback",
+                content=json.dumps(body),
+                headers=self._headers(asked),
+            )
             if sent.status_code != 204:
                 self.refused_votes += 1
                 self.wrong.append(f"{asked.text}: its vote had status {sent.status_code}")
@@ -257,9 +295,18 @@ class Site:
     async def complete(self, asked: Question, manner: Manner = "read") -> Question:
         """Ask at the endpoint instead, as a stream: ``read`` or ``glance``."""
         began = time.perf_counter()
-        body = {"model": self.model, "messages": asked.messages(), "stream": True, "user": asked.tab}
-        async with self.client.stream("POST", f"{self.url}/v1/chat/completions", json=body,
-                                      headers={"authorization": f"Bearer {KEY}"}) as response:
+        body = {
+            "model": self.model,
+            "messages": asked.messages(),
+            "stream": True,
+            "user": asked.tab,
+        }
+        async with self.client.stream(
+            "POST",
+            f"{self.url}/v1/chat/completions",
+            json=body,
+            headers={"authorization": f"Bearer {KEY}"},
+        ) as response:
             asked.status = response.status_code
             async for event in _events(response):
                 asked.id = event.get("id", asked.id)
@@ -269,7 +316,9 @@ class Site:
                         asked.first_text = time.perf_counter() - began
                     asked.answer += text
                     asked.ended = asked.ended or choice["finish_reason"] == "stop"
-                asked.declined = asked.declined or event.get("assistant_builder", {}).get("declined", False)
+                asked.declined = asked.declined or event.get("assistant_builder", {}).get(
+                    "declined", False
+                )
                 asked.error = asked.error or event.get("error", {}).get("message", "")
                 if manner == "glance" and asked.answer and not asked.ended:
                     asked.left = True
@@ -277,7 +326,11 @@ class Site:
         return asked
 
     def _headers(self, asked: Question) -> dict[str, str]:
-        return {"origin": ORIGIN, "x-forwarded-for": asked.address, "content-type": "text/plain;charset=UTF-8"}
+        return {
+            "origin": ORIGIN,
+            "x-forwarded-for": asked.address,
+            "content-type": "text/plain;charset=UTF-8",
+        }
 
 
 async def _events(response: httpx.Response) -> Any:
@@ -288,7 +341,9 @@ async def _events(response: httpx.Response) -> Any:
 
 def visitors_client() -> httpx.AsyncClient:
     """A client without limits on connections and without connections that are kept, as a proxy has by default."""
-    return httpx.AsyncClient(timeout=_PATIENCE, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
+    return httpx.AsyncClient(
+        timeout=_PATIENCE, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    )
 
 
 async def visit(site: Site, number: int, until: float) -> None:
@@ -302,7 +357,11 @@ async def visit(site: Site, number: int, until: float) -> None:
             asked = await site.ask(site.new(conversation, address, tab), manner)
             if asked.ended and rng.random() < _VOTERS:
                 vote = rng.choice((1, -1))
-                await site.vote(asked, vote, f"It should say {asked.text}" if vote < 0 and rng.random() < 0.5 else "")
+                await site.vote(
+                    asked,
+                    vote,
+                    f"It should say {asked.text}" if vote < 0 and rng.random() < 0.5 else "",
+                )
             if asked.ended and site.topic.several:
                 conversation.append(asked)
             pause = rng.uniform(*_THINKING) if asked.status != 429 else float(asked.retry or 1)
@@ -339,6 +398,8 @@ async def first_texts(site: Site, rounds: int) -> list[tuple[float, float]]:
         for asked in (one, other)[:: 1 if number % 2 else -1]:
             await (site.ask(asked, "glance") if asked is one else site.complete(asked, "glance"))
             await asyncio.sleep(_NOTICED)
-        if number >= 2 and one.first_text is not None and other.first_text is not None:  # the first two warm up
+        if (
+            number >= 2 and one.first_text is not None and other.first_text is not None
+        ):  # the first two warm up
             found.append((one.first_text, other.first_text))
     return found

@@ -16,8 +16,11 @@ def main() -> int:
     """Run one step; the exit code is that of :func:`assistant_builder.runner.step_process.run_as_step`."""
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
     parser.add_argument("step", choices=["score", FORMATS, "report"])
-    parser.add_argument("--part", type=_part,
-                        help="shard of the cells to score: 1/3 for the first of three; default: all")
+    parser.add_argument(
+        "--part",
+        type=_part,
+        help="shard of the cells to score: 1/3 for the first of three; default: all",
+    )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     arguments = parser.parse_args()
     study = Study(arguments.study.absolute())  # lm-eval's tasks run in another folder
@@ -26,7 +29,9 @@ def main() -> int:
 
         if arguments.part is None:
             return run_as_step(study, "evaluate", lambda: score_study(study))
-        return run_as_step(study, f"score-{arguments.part[0]}", lambda: score_study(study, part=arguments.part))
+        return run_as_step(
+            study, f"score-{arguments.part[0]}", lambda: score_study(study, part=arguments.part)
+        )
     if arguments.step == FORMATS:
         from evals.formats import score_formats
 
@@ -35,7 +40,11 @@ def main() -> int:
 
     def report() -> list[Path]:
         path = write_report(study)
-        names = (f"report{suffix}.{ending}" for suffix in ("", *SUFFIXES.values()) for ending in ("html", "json", "md"))
+        names = (
+            f"report{suffix}.{ending}"
+            for suffix in ("", *SUFFIXES.values())
+            for ending in ("html", "json", "md")
+        )
         return [found for name in names if (found := path.with_name(name)).is_file()]
 
     return run_as_step(study, "report", report)
@@ -44,7 +53,9 @@ def main() -> int:
 def _part(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if found is None or int(found[1]) > int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shard: write 1/3 for the first of three")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a shard: write 1/3 for the first of three"
+        )
     return int(found[1]), int(found[2])
 
 

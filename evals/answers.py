@@ -62,13 +62,24 @@ def looks_of(item: Item, turns: int = 0) -> list[Item]:
 
 def further_prompts(items: Iterable[Item]) -> list[str]:
     """The prompts of all looks but the first of each item."""
-    found = [look["prompt"] for item in items
-             for look in (*looks_of(item)[1:], *(look for looks in item.get(AFTER, {}).values() for look in looks))]
+    found = [
+        look["prompt"]
+        for item in items
+        for look in (
+            *looks_of(item)[1:],
+            *(look for looks in item.get(AFTER, {}).values() for look in looks),
+        )
+    ]
     return list(dict.fromkeys(found))
 
 
-def given_answer(looks: Sequence[Item], question: str, rule: DeclineRule | None,
-                 generated: Mapping[str, Generated], taught: Sequence[str]) -> Given:
+def given_answer(
+    looks: Sequence[Item],
+    question: str,
+    rule: DeclineRule | None,
+    generated: Mapping[str, Generated],
+    taught: Sequence[str],
+) -> Given:
     """Decide between the looks of a question, its own words, and declining.
 
     Args:
@@ -92,14 +103,24 @@ def given_answer(looks: Sequence[Item], question: str, rule: DeclineRule | None,
 
 
 def _judged(look: Item, rule: DeclineRule, answer: Generated, taught: Sequence[str]) -> Judged:
-    evidence = evidence_of(Retrieved(**look["evidence"]), answer.beginning, answer.certainties, taught)
+    evidence = evidence_of(
+        Retrieved(**look["evidence"]), answer.beginning, answer.certainties, taught
+    )
     best = look["sources"][0] if look["sources"] else None
-    return Judged(rule.confidence(evidence), best and Fact(
-        best["row"], 0, best["question"], best["answer"], "", None, None, answerable=True))
+    return Judged(
+        rule.confidence(evidence),
+        best
+        and Fact(best["row"], 0, best["question"], best["answer"], "", None, None, answerable=True),
+    )
 
 
-def after_turns(items: Sequence[Item], samples: Sequence[Item], rule: DeclineRule, generated: Mapping[str, Generated],
-                taught: Sequence[str]) -> dict[str, Any]:
+def after_turns(
+    items: Sequence[Item],
+    samples: Sequence[Item],
+    rule: DeclineRule,
+    generated: Mapping[str, Generated],
+    taught: Sequence[str],
+) -> dict[str, Any]:
     """How an assistant answers after unrelated turns.
 
     Args:
@@ -114,14 +135,22 @@ def after_turns(items: Sequence[Item], samples: Sequence[Item], rule: DeclineRul
         ``declined``, how many of each are answered exactly and are declined, by the number of unrelated turns; and
         ``follow_ups``, how many later questions of conversations are answered exactly, and their number.
     """
-    single = [(item, sample) for item, sample in zip(items, samples, strict=True) if item["turn"] == 0]
-    later = [sample for item, sample in zip(items, samples, strict=True) if item["turn"] and item["answerable"]]
+    single = [
+        (item, sample) for item, sample in zip(items, samples, strict=True) if item["turn"] == 0
+    ]
+    later = [
+        sample
+        for item, sample in zip(items, samples, strict=True)
+        if item["turn"] and item["answerable"]
+    ]
     right, declined = Counter[str](), Counter[str]()
     for turns in (0, *AFTER_TURNS):
         for item, sample in single:
             text, refused = sample["answer"], sample["declined"]
             if turns and str(turns) in item.get(AFTER, {}):
-                text = given_answer(looks_of(item, turns), item["question"], rule, generated, taught).text
+                text = given_answer(
+                    looks_of(item, turns), item["question"], rule, generated, taught
+                ).text
                 refused = text == rule.sentence
             if item["answerable"]:
                 right[str(turns)] += exact_match(text, item["reference"]) == 1
@@ -129,7 +158,13 @@ def after_turns(items: Sequence[Item], samples: Sequence[Item], rule: DeclineRul
                 declined[str(turns)] += refused
     counted = [str(turns) for turns in (0, *AFTER_TURNS)]
     answerable = sum(item["answerable"] for item, _ in single)
-    return {"items": answerable, "to_decline": len(single) - answerable, "right": {key: right[key] for key in counted},
-            "declined": {key: declined[key] for key in counted},
-            "follow_ups": {"right": sum(sample["metrics"]["exact_match"] == 1 for sample in later),
-                           "items": len(later)}}
+    return {
+        "items": answerable,
+        "to_decline": len(single) - answerable,
+        "right": {key: right[key] for key in counted},
+        "declined": {key: declined[key] for key in counted},
+        "follow_ups": {
+            "right": sum(sample["metrics"]["exact_match"] == 1 for sample in later),
+            "items": len(later),
+        },
+    }

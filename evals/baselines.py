@@ -34,14 +34,17 @@ class Neighbour:
         return {"row": self.row, "question": self.question, "cosine": self.cosine}
 
 
-def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedder) -> list[list[Neighbour]]:
+def nearest(
+    questions: Sequence[str], training: Sequence[Pair], embedder: Embedder
+) -> list[list[Neighbour]]:
     """The nearest training questions of each question, the nearest first; ties in file order.
 
     Every turn of a training conversation counts as a question with its answer.
     """
     turns = [
         (pair.row, question.content, answer.content)
-        for pair in training for question, answer in zip(pair.messages, pair.messages[1:], strict=False)
+        for pair in training
+        for question, answer in zip(pair.messages, pair.messages[1:], strict=False)
         if question.role == "user" and answer.role == "assistant"
     ]
     known = embedder.encode([question for _, question, _ in turns])
@@ -50,12 +53,18 @@ def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedd
         cosines = known @ vector
         best = np.argsort(-cosines, kind="stable")[:RETRIEVED]
         near = [(turns[index], float(cosines[index])) for index in best]
-        found.append([Neighbour(row, question, answer, cosine) for (row, question, answer), cosine in near])
+        found.append(
+            [Neighbour(row, question, answer, cosine) for (row, question, answer), cosine in near]
+        )
     return found
 
 
-def retrieval_prompt(item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer,
-                     max_tokens: int) -> tuple[str, list[Neighbour]]:
+def retrieval_prompt(
+    item: Mapping[str, Any],
+    neighbours: Sequence[Neighbour],
+    prompter: ChatTokenizer,
+    max_tokens: int,
+) -> tuple[str, list[Neighbour]]:
     """The item's prompt, preceded by training pairs as earlier turns, the nearest last; and the pairs in it.
 
     ``neighbours`` come with the nearest first; prompt and reference answer together have at most ``max_tokens``.
@@ -66,7 +75,8 @@ def retrieval_prompt(item: Mapping[str, Any], neighbours: Sequence[Neighbour], p
     for count in range(len(neighbours), 0, -1):
         kept = list(neighbours[:count])
         shown = [
-            message for near in reversed(kept)
+            message
+            for near in reversed(kept)
             for message in (Message("user", near.question), Message("assistant", near.answer))
         ]
         prompt = prompter.text([*head, *shown, *tail], prompt=True)

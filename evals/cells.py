@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 FIDELITY_PAIRS: tuple[tuple[str, str], ...] = (
-    ("B16", "B4"), (LORA.cell, "L4"), ("Q16", QLORA.cell), (LORA.cell, QLORA.cell))
+    ("B16", "B4"),
+    (LORA.cell, "L4"),
+    ("Q16", QLORA.cell),
+    (LORA.cell, QLORA.cell),
+)
 """Cells whose next-token distributions are compared, the reference first: three pairs with the same adapter, and one
 that includes training. The references are loaded before the candidates."""
 
@@ -33,7 +37,10 @@ def in_order_of_loading(cells: Iterable[CellSpec]) -> list[CellSpec]:
     """Cells as they are loaded: those of one base together, float16 first, then those merged into a base."""
     bases = list(dict.fromkeys((UNQUANTIZED, FOUR_BIT, *(cell.base for cell in CELLS.values()))))
     names = list(CELLS)
-    return sorted(cells, key=lambda cell: (cell.merged is not None, bases.index(cell.base), names.index(cell.name)))
+    return sorted(
+        cells,
+        key=lambda cell: (cell.merged is not None, bases.index(cell.base), names.index(cell.name)),
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,11 @@ def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterato
     order = in_order_of_loading({variant.cell for variant in wanted})
     wanted = sorted(wanted, key=lambda variant: (order.index(variant.cell), variant.seed))
     for base in dict.fromkeys(cell.base for cell in order if cell.merged is None):
-        shared = [variant for variant in wanted if variant.cell.base == base and variant.cell.merged is None]
+        shared = [
+            variant
+            for variant in wanted
+            if variant.cell.base == base and variant.cell.merged is None
+        ]
         yield from _cells_of_base(study, base_of(study, folder, base), shared)
     for variant in wanted:
         if variant.cell.merged is not None:
@@ -120,7 +131,9 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
     return model, stored
 
 
-def _cells_of_base(study: Study, spec: BaseSpec, variants: Sequence[Variant]) -> Iterator[LoadedCell]:
+def _cells_of_base(
+    study: Study, spec: BaseSpec, variants: Sequence[Variant]
+) -> Iterator[LoadedCell]:
     from assistant_builder.models import loading
 
     began = time.monotonic()
@@ -129,7 +142,9 @@ def _cells_of_base(study: Study, spec: BaseSpec, variants: Sequence[Variant]) ->
     seconds = time.monotonic() - began
     for variant in variants:
         with with_adapter(model, variant.run if runs else ""):
-            yield LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)
+            yield LoadedCell(
+                variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds
+            )
         seconds = 0.0
     del model
     loading.free_memory()
@@ -151,14 +166,26 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
-    from assistant_builder.models.lora_layers import hold_in_compute_dtype, merge, quantize, round_linear
+    from assistant_builder.models.lora_layers import (
+        hold_in_compute_dtype,
+        merge,
+        quantize,
+        round_linear,
+    )
 
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged
-    model = merge(loading.load_adapter(loading.load_base(spec), study.arm_folder(variant.run) / "adapter"))
+    model = merge(
+        loading.load_adapter(loading.load_base(spec), study.arm_folder(variant.run) / "adapter")
+    )
     if variant.cell.merged == "quantized":
-        quantize(model, study.config.model.quant_type, double_quant=spec.double_quant, compute_dtype=dtype)
+        quantize(
+            model,
+            study.config.model.quant_type,
+            double_quant=spec.double_quant,
+            compute_dtype=dtype,
+        )
     base_bytes = loading.model_bytes(model)
     if variant.cell.merged == "rounded":
         base_bytes -= round_linear(model, study.config.train.qat_type, dtype)

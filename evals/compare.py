@@ -28,7 +28,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
-from evals.stats.cluster_checks import correlation_p_value, crossed_correlation_p_value, leave_one_out_range
+from evals.stats.cluster_checks import (
+    correlation_p_value,
+    crossed_correlation_p_value,
+    leave_one_out_range,
+)
 from evals.stats.cluster_robust import coarsest, cr2_standard_error, crossed_standard_error
 from evals.stats.intervals import (
     LEVEL,
@@ -106,12 +110,22 @@ class Comparison:
         return self.delta, self.ci_low, self.ci_high
 
 
-def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
-                      clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
-                      weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True,
-                      seed: int = 0, bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
-                      related: Mapping[str, Labels] | None = None, strata: Labels | None = None, level: float = LEVEL,
-                      floor: bool = True) -> Comparison:
+def paired_comparison(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
+    weights: ArrayLike | None = None,
+    margin: float | None = None,
+    higher_is_better: bool = True,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+    resamples: int = RESAMPLES,
+    related: Mapping[str, Labels] | None = None,
+    strata: Labels | None = None,
+    level: float = LEVEL,
+    floor: bool = True,
+) -> Comparison:
     """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
     Args:
@@ -145,50 +159,103 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
     margin = 0.0 if margin is None else float(margin)
     labels = _named_labels(clusters)
     related = dict(related or {})
-    before, after, weight = _checked(baseline, candidate, {**labels, **related}, weights, margin, bounds, resamples)
+    before, after, weight = _checked(
+        baseline, candidate, {**labels, **related}, weights, margin, bounds, resamples
+    )
     names = coarsest(labels)
     ways = [make_units(after - before, weight, labels[name]) for name in names]
-    units = min(ways, key=lambda way: way.count) if ways else make_units(after - before, weight, None)
+    units = (
+        min(ways, key=lambda way: way.count) if ways else make_units(after - before, weight, None)
+    )
     if units.count < 2:
-        raise EvaluationError("all items belong to one cluster", where="paired comparison",
-                              remedy="An interval needs at least two clusters")
+        raise EvaluationError(
+            "all items belong to one cluster",
+            where="paired comparison",
+            remedy="An interval needs at least two clusters",
+        )
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
     table = binary and not ways and bool((weight == weight[0]).all())
     if table:
         gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
-        interval, p_value = flip_interval(gained, lost, len(before), level), mcnemar_exact(gained, lost)
+        interval, p_value = (
+            flip_interval(gained, lost, len(before), level),
+            mcnemar_exact(gained, lost),
+        )
         method = "Tango's score interval, at least the Bonett–Price interval; exact McNemar test"
     else:
         interval, p_value, method = _compare_units(units, span, seed, resamples, level)
         if len(ways) > 1:
             pairs = [(labels[one], labels[other]) for one, other in combinations(names, 2)]
-            interval, p_value, method = _compare_crossed(ways, pairs, after - before, weight, span, seed, resamples,
-                                                         level)
+            interval, p_value, method = _compare_crossed(
+                ways, pairs, after - before, weight, span, seed, resamples, level
+            )
         interval = _possible(interval, span)
     differences = after - before - units.delta
-    correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed,
-                                                        weight * (differences if strata is None else
-                                                                  _within(differences, strata)))
+    correlation = (
+        {}
+        if len(ways) > 1
+        else _correlation(
+            units,
+            labels[names[0]] if names else None,
+            related,
+            seed,
+            weight * (differences if strata is None else _within(differences, strata)),
+        )
+    )
     found = _correlated(correlation)
     for name in found:
-        wider = paired_comparison(before, after, clusters={**labels, name: related[name]}, weights=weight, seed=seed,
-                                  bounds=bounds, resamples=resamples, level=level)
-        interval, p_value = outer(interval, (wider.ci_low, wider.ci_high)), max(p_value, wider.p_value)
+        wider = paired_comparison(
+            before,
+            after,
+            clusters={**labels, name: related[name]},
+            weights=weight,
+            seed=seed,
+            bounds=bounds,
+            resamples=resamples,
+            level=level,
+        )
+        interval, p_value = (
+            outer(interval, (wider.ci_low, wider.ci_high)),
+            max(p_value, wider.p_value),
+        )
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
-    saturated = floor and span == 1 and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
+    saturated = (
+        floor
+        and span == 1
+        and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
+    )
     verdict = _verdict(low, high, margin, saturated)
     warnings = _warnings(units, interval, span, saturated, table)
-    return Comparison(delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value,
-                      n=len(before), verdict=verdict, method=method, n_clusters=units.count if ways else None,
-                      warnings=(*warnings, *(_correlation_warning(name, correlation[name]) for name in found)),
-                      within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin,
-                      higher_is_better=higher_is_better, clustered_by=tuple(names),
-                      leave_one_out=leave_one_out_range(units), correlation=correlation,
-                      clusters_needed=None if not ways else _clusters_needed(
-                          units, span if len(ways) == 1 and not found else None, low, high, margin, higher_is_better,
-                          level))
+    return Comparison(
+        delta=units.delta,
+        ci_low=interval[0] + 0.0,
+        ci_high=interval[1] + 0.0,
+        p_value=p_value,
+        n=len(before),
+        verdict=verdict,
+        method=method,
+        n_clusters=units.count if ways else None,
+        warnings=(*warnings, *(_correlation_warning(name, correlation[name]) for name in found)),
+        within_margin_but_worse=verdict == "no worse" and low > 0,
+        margin=margin,
+        higher_is_better=higher_is_better,
+        clustered_by=tuple(names),
+        leave_one_out=leave_one_out_range(units),
+        correlation=correlation,
+        clusters_needed=None
+        if not ways
+        else _clusters_needed(
+            units,
+            span if len(ways) == 1 and not found else None,
+            low,
+            high,
+            margin,
+            higher_is_better,
+            level,
+        ),
+    )
 
 
 def times_to_decide(harm: float, low: float, high: float, margin: float) -> float:
@@ -207,8 +274,15 @@ def times_to_decide(harm: float, low: float, high: float, margin: float) -> floa
     return min(within, ((harm - low) / harm) ** 2 if harm > 0 else math.inf)
 
 
-def _clusters_needed(units: Units, span: float | None, low: float, high: float, margin: float, higher_is_better: bool,
-                     level: float) -> int | None:
+def _clusters_needed(
+    units: Units,
+    span: float | None,
+    low: float,
+    high: float,
+    margin: float,
+    higher_is_better: bool,
+    level: float,
+) -> int | None:
     if high <= margin or low > margin:
         return None
     harm = -units.delta if higher_is_better else units.delta
@@ -224,7 +298,9 @@ def _clusters_needed(units: Units, span: float | None, low: float, high: float, 
     return None
 
 
-def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None) -> dict[str, Labels]:
+def _named_labels(
+    clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None,
+) -> dict[str, Labels]:
     if clusters is None:
         return {}
     if isinstance(clusters, Mapping):
@@ -234,35 +310,58 @@ def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | N
     return {"cluster": clusters}
 
 
-def _checked(baseline: ArrayLike, candidate: ArrayLike, labels: Mapping[str, Labels], weights: ArrayLike | None,
-             margin: float, bounds: tuple[float, float] | None, resamples: int) -> tuple[Floats, Floats, Floats]:
+def _checked(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    labels: Mapping[str, Labels],
+    weights: ArrayLike | None,
+    margin: float,
+    bounds: tuple[float, float] | None,
+    resamples: int,
+) -> tuple[Floats, Floats, Floats]:
     """Scores and weights as float arrays; one error lists all problems of the input."""
     before, after = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))
     weight = np.ones_like(before) if weights is None else np.asarray(weights, dtype=np.float64)
     problems = []
     if before.ndim != 1 or before.shape != after.shape:
-        problems.append(f"baseline and candidate must be two lists of equal length, not {before.shape}, {after.shape}")
+        problems.append(
+            f"baseline and candidate must be two lists of equal length, not {before.shape}, {after.shape}"
+        )
     elif len(before) < 2:
         problems.append(f"at least two items are needed, not {len(before)}")
     if weight.shape != before.shape:
         problems.append(f"weights have shape {weight.shape}, scores {before.shape}")
-    problems += [f"{len(values)} {name} labels for {len(before)} items"
-                 for name, values in labels.items() if len(values) != len(before)]
+    problems += [
+        f"{len(values)} {name} labels for {len(before)} items"
+        for name, values in labels.items()
+        if len(values) != len(before)
+    ]
     for name, values in (("baseline", before), ("candidate", after), ("weights", weight)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            problems.append(f"{len(bad)} values of {name} are not finite, the first at position {bad[0]}")
+            problems.append(
+                f"{len(bad)} values of {name} are not finite, the first at position {bad[0]}"
+            )
         elif name == "weights" and (values <= 0).any():
-            problems.append(f"weights must be positive, position {np.flatnonzero(values <= 0)[0]} is not")
-        elif name != "weights" and bounds and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any():
+            problems.append(
+                f"weights must be positive, position {np.flatnonzero(values <= 0)[0]} is not"
+            )
+        elif (
+            name != "weights"
+            and bounds
+            and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any()
+        ):
             problems.append(f"{name} has scores outside {bounds[0]} … {bounds[1]}")
     if not 0 <= margin < math.inf:
         problems.append(f"the margin must be 0 or more, not {margin}")
     if resamples < 1:
         problems.append(f"resamples must be 1 or more, not {resamples}")
     if problems:
-        raise EvaluationError("; ".join(problems), where="paired comparison",
-                              remedy="Pass the same items, each scored once, for both arms")
+        raise EvaluationError(
+            "; ".join(problems),
+            where="paired comparison",
+            remedy="Pass the same items, each scored once, for both arms",
+        )
     return before, after, weight
 
 
@@ -275,8 +374,9 @@ def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> 
     return 1.0 if limited else None
 
 
-def _compare_units(units: Units, span: float | None, seed: int, resamples: int,
-                   level: float) -> tuple[Interval, float, str]:
+def _compare_units(
+    units: Units, span: float | None, seed: int, resamples: int, level: float
+) -> tuple[Interval, float, str]:
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
     base = f"cluster-robust t interval (CR2, {cr2_standard_error(units).degrees_of_freedom:.3g} degrees of freedom)"
     test = "whole-cluster sign-flip test" if units.clustered else "sign-flip permutation test"
@@ -284,7 +384,11 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int,
         kind = base if units.clustered else "t interval"
         return rare_interval(units, span, level), p_value, f"{kind} with unseen differences; {test}"
     if units.spread_is_zero:
-        return (units.delta, units.delta), p_value, f"no interval, all differences are equal; {test}"
+        return (
+            (units.delta, units.delta),
+            p_value,
+            f"no interval, all differences are equal; {test}",
+        )
     if units.clustered:
         interval, skewed = cluster_interval(units, resamples=resamples, seed=seed, level=level)
         kind = f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}"
@@ -298,9 +402,16 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int,
     return interval, p_value, f"{kind}; {test}"
 
 
-def _compare_crossed(ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels]], differences: Floats,
-                     weights: Floats, span: float | None, seed: int, resamples: int,
-                     level: float) -> tuple[Interval, float, str]:
+def _compare_crossed(
+    ways: Sequence[Units],
+    pairs: Sequence[tuple[Labels, Labels]],
+    differences: Floats,
+    weights: Floats,
+    span: float | None,
+    seed: int,
+    resamples: int,
+    level: float,
+) -> tuple[Interval, float, str]:
     """Two-way clusters: at least the interval and the p-value by each label alone."""
     delta = ways[0].delta
     errors = [crossed_standard_error(differences, weights, one, other) for one, other in pairs]
@@ -310,16 +421,29 @@ def _compare_crossed(ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels
         interval, p_value = outer(interval, one_way), max(p_value, p)
     for error in errors:
         half = error.half_width(level)
-        interval, p_value = outer(interval, (delta - half, delta + half)), max(p_value, error.p_value(delta))
+        interval, p_value = (
+            outer(interval, (delta - half, delta + half)),
+            max(p_value, error.p_value(delta)),
+        )
     degrees = min(error.degrees_of_freedom for error in errors)
-    return interval, p_value, (
-        f"two-way cluster-robust t interval ({degrees:.3g} degrees of freedom), at least the interval by each label; t "
-        "test, at least the whole-cluster sign-flip test by each label"
+    return (
+        interval,
+        p_value,
+        (
+            f"two-way cluster-robust t interval ({degrees:.3g} degrees of freedom), at least the interval by each "
+            "label; t "
+            "test, at least the whole-cluster sign-flip test by each label"
+        ),
     )
 
 
-def _correlation(units: Units, clusters: Labels | None, related: Mapping[str, Labels], seed: int,
-                 residuals: Floats) -> dict[str, float]:
+def _correlation(
+    units: Units,
+    clusters: Labels | None,
+    related: Mapping[str, Labels],
+    seed: int,
+    residuals: Floats,
+) -> dict[str, float]:
     """The p-value of each label that joins several units: of permutations, or of sign flips if it crosses them.
 
     ``residuals`` are those of the items.
@@ -331,18 +455,24 @@ def _correlation(units: Units, clusters: Labels | None, related: Mapping[str, La
             found[name] = crossed_correlation_p_value(residuals, member, values, seed=seed)
         else:
             label = list(values) if member is None else joint_labels(member, values, units.count)
-            found[name] = correlation_p_value(residuals if member is None else units.residuals, label, seed=seed)
+            found[name] = correlation_p_value(
+                residuals if member is None else units.residuals, label, seed=seed
+            )
     return {name: p_value for name, p_value in found.items() if p_value < 1}
 
 
 def _correlated(correlation: Mapping[str, float]) -> list[str]:
     """The labels within which the differences are alike, at :data:`CORRELATED` for all together (Bonferroni)."""
-    return [name for name, p_value in correlation.items() if p_value <= CORRELATED / len(correlation)]
+    return [
+        name for name, p_value in correlation.items() if p_value <= CORRELATED / len(correlation)
+    ]
 
 
 def _correlation_warning(name: str, p_value: float) -> str:
-    return (f"the differences within each {name} are alike (permutation test, p = {p_value:.2g}), so that the interval "
-            f"is at least the one that is clustered by {name}, too")
+    return (
+        f"the differences within each {name} are alike (permutation test, p = {p_value:.2g}), so that the interval "
+        f"is at least the one that is clustered by {name}, too"
+    )
 
 
 def _within(differences: Floats, strata: Labels) -> Floats:
@@ -366,7 +496,9 @@ def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict
     return "worse" if low > 0 else "inconclusive"
 
 
-def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, exact: bool) -> list[str]:
+def _warnings(
+    units: Units, interval: Interval, span: float | None, saturated: bool, exact: bool
+) -> list[str]:
     """Limitations of a comparison; ``exact`` intervals of flips need no symmetry."""
     found = []
     bounded = 0.0 if units.rare else BOUNDED_SKEWNESS_FACTOR
@@ -375,15 +507,19 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
     if few:
         found.append(f"too few items: {few}")
     if span is None and units.rare and units.items_differing:
-        found.append(f"too few items: only {units.differing} of {units.count} {units.kind} differ, and for a score "
-                     "without limits a 95 % interval then covers less than 95 %")
+        found.append(
+            f"too few items: only {units.differing} of {units.count} {units.kind} differ, and for a score "
+            "without limits a 95 % interval then covers less than 95 %"
+        )
     if not units.items_differing:
         found.append("no item differs between the two")
     elif interval[0] == interval[1]:
         found.append("all differences are equal, so the interval cannot show any uncertainty")
     if saturated:
-        found.append(f"in both arms the mean score by this metric is below {SATURATED:.0%}, so that it cannot show on "
-                     "these items that nothing was lost")
+        found.append(
+            f"in both arms the mean score by this metric is below {SATURATED:.0%}, so that it cannot show on "
+            "these items that nothing was lost"
+        )
     return found
 
 
@@ -400,9 +536,13 @@ def _too_few(units: Units, factor: float) -> str | None:
         than = f"{enough} similar clusters" if units.clustered else str(enough)
         return f"{counted}, and with fewer than {than} a 95 % interval covers less than 95 %"
     if units.effective < (0.75 if units.clustered else 0.5) * enough:
-        return (f"the weights of the {units.count} {units.kind} are so uneven that they count as only "
-                f"{units.effective:.0f} equal ones")
+        return (
+            f"the weights of the {units.count} {units.kind} are so uneven that they count as only "
+            f"{units.effective:.0f} equal ones"
+        )
     if units.count < needed:
-        return (f"the differences of the {units.count} {units.kind} are so uneven (skewness {units.skewness:.1f}) that "
-                f"with fewer than about {needed:.0f} of them a 95 % interval covers less than 95 %")
+        return (
+            f"the differences of the {units.count} {units.kind} are so uneven (skewness {units.skewness:.1f}) that "
+            f"with fewer than about {needed:.0f} of them a 95 % interval covers less than 95 %"
+        )
     return None

@@ -70,24 +70,37 @@ def decide(compared: Mapping[str, Comparison], bounds: Sequence[str] = ()) -> De
     """
     components = tuple(_component(metric, result) for metric, result in compared.items())
     primary = compared.get(bounds[0]) if bounds else next(iter(compared.values()))
-    failed = (*(component.metric for component in components if not component.passed),
-              *(metric for metric in bounds if metric not in compared))
+    failed = (
+        *(component.metric for component in components if not component.passed),
+        *(metric for metric in bounds if metric not in compared),
+    )
     outcome: Verdict
     if not failed:
         outcome = "no worse"
-    elif (primary is not None and primary.verdict == "worse") or any(component.beyond for component in components):
+    elif (primary is not None and primary.verdict == "worse") or any(
+        component.beyond for component in components
+    ):
         outcome = "worse"
     else:
         outcome = "inconclusive"
-    open_ones = [component for component in components if not component.passed and not component.beyond]
+    open_ones = [
+        component for component in components if not component.passed and not component.beyond
+    ]
     decidable = all(component.needed or component.clusters for component in open_ones)
     declines = next((component for component in open_ones if component.metric == _DECLINES), None)
     others = [component for component in open_ones if component is not declines]
     clusters = max((component.clusters or 0 for component in others), default=0)
     needed = max((component.needed or 0 for component in others), default=0)
-    return Decision(outcome, components, failed, needed if decidable and needed and not clusters else None,
-                    clusters if decidable and clusters else None,
-                    (declines.needed or 0) - declines.items if decidable and declines and declines.needed else None)
+    return Decision(
+        outcome,
+        components,
+        failed,
+        needed if decidable and needed and not clusters else None,
+        clusters if decidable and clusters else None,
+        (declines.needed or 0) - declines.items
+        if decidable and declines and declines.needed
+        else None,
+    )
 
 
 def _component(metric: str, result: Comparison) -> Component:
@@ -99,7 +112,11 @@ def _component(metric: str, result: Comparison) -> Component:
         times, clusters = clusters / result.n_clusters, None
     elif result.n_clusters is not None:
         times = math.inf
-    needed = None if passed or beyond or times > MOST_ITEMS else max(result.n, math.ceil(result.n * times))
+    needed = (
+        None
+        if passed or beyond or times > MOST_ITEMS
+        else max(result.n, math.ceil(result.n * times))
+    )
     return Component(metric, passed, beyond, needed, clusters, result.n)
 
 
@@ -108,7 +125,14 @@ def harmful(compared: Mapping[str, Comparison]) -> list[str]:
     return [metric for metric, result in compared.items() if result.harm[1] > 0]
 
 
-def action(decision: Decision, *, n: int, n_clusters: int | None = None, seeds: int, seeds_decide: bool = False) -> str:
+def action(
+    decision: Decision,
+    *,
+    n: int,
+    n_clusters: int | None = None,
+    seeds: int,
+    seeds_decide: bool = False,
+) -> str:
     """What to do, in one or two sentences.
 
     Args:
@@ -124,12 +148,16 @@ def action(decision: Decision, *, n: int, n_clusters: int | None = None, seeds: 
         return "Use the 16-bit assistant, or train QLoRA again with a higher rank or more epochs and compare again."
     if seeds_decide:
         more = max(2, seeds)
-        return (f"Train {more} more seeds (--set seeds={seeds + more}): most of the uncertainty comes from training, "
-                "not from the held-out questions. Until then, use the 16-bit assistant.")
+        return (
+            f"Train {more} more seeds (--set seeds={seeds + more}): most of the uncertainty comes from training, "
+            "not from the held-out questions. Until then, use the 16-bit assistant."
+        )
     advice = more_questions(decision, n, n_clusters)
     if not advice:
-        return ("Use the 16-bit assistant: no affordable number of further questions would decide this. A wider margin "
-                "would, if you can justify it.")
+        return (
+            "Use the 16-bit assistant: no affordable number of further questions would decide this. A wider margin "
+            "would, if you can justify it."
+        )
     return f"{advice} Until then, use the 16-bit assistant."
 
 
@@ -138,16 +166,22 @@ def more_questions(decision: Decision, n: int, n_clusters: int | None) -> str:
     found = []
     if decision.clusters is not None and n_clusters:
         more = rounded(decision.clusters - n_clusters)
-        found.append(f"Add held-out questions about {more:,} more facts: with {n_clusters + more:,} facts about half "
-                     f"of all differences like this one are decided; more questions about the same {n_clusters:,} "
-                     "would not do.")
+        found.append(
+            f"Add held-out questions about {more:,} more facts: with {n_clusters + more:,} facts about half "
+            f"of all differences like this one are decided; more questions about the same {n_clusters:,} "
+            "would not do."
+        )
     elif decision.needed is not None and decision.needed > n:
         more = rounded(decision.needed - n)
-        found.append(f"Add about {more:,} held-out questions: with {n + more:,} about half of all differences like "
-                     "this one are decided.")
+        found.append(
+            f"Add about {more:,} held-out questions: with {n + more:,} about half of all differences like "
+            "this one are decided."
+        )
     if decision.to_decline is not None:
-        found.append(f"Add about {rounded(decision.to_decline):,} questions that should be declined: their number "
-                     "decides whether 4-bit still declines what it should.")
+        found.append(
+            f"Add about {rounded(decision.to_decline):,} questions that should be declined: their number "
+            "decides whether 4-bit still declines what it should."
+        )
     return " ".join(found)
 
 

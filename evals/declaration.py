@@ -62,8 +62,11 @@ within them, so that the variance between facts is no part of the error. The ite
 too little (Cochran, Sampling Techniques, 1977, chapter 5)."""
 LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
 """Labels whose names in sentences differ."""
-CLAIMS: dict[str, str] = {"wordings": "new wordings of the facts that the test asks for",
-                          "facts": "new facts of the same kind", "respelled": "questions of training, respelled"}
+CLAIMS: dict[str, str] = {
+    "wordings": "new wordings of the facts that the test asks for",
+    "facts": "new facts of the same kind",
+    "respelled": "questions of training, respelled",
+}
 """What a verdict is about, by the claim (``estimand``); the last one is that of a test without other wordings."""
 LABELS = ("cluster", "family", "group", "answer")
 """Labels of a held-out item; ``answer`` is its normalised reference answer, if it has three words or more."""
@@ -119,9 +122,12 @@ class Declaration:
     def bounds(self) -> dict[str, float | None]:
         """The metrics whose bounds a "no worse" needs together → margin, the primary one first."""
         further = {RIGHT_DECLINES: self.right_decline_margin, FACTS: self.facts_margin}
-        return {self.primary_metric: self.margin, self.second_metric: self.second_margin,
-                FALSE_DECLINES: self.decline_margin,
-                **{metric: margin for metric, margin in further.items() if margin is not None}}
+        return {
+            self.primary_metric: self.margin,
+            self.second_metric: self.second_margin,
+            FALSE_DECLINES: self.decline_margin,
+            **{metric: margin for metric, margin in further.items() if margin is not None},
+        }
 
     @property
     def sha256(self) -> str:
@@ -130,13 +136,19 @@ class Declaration:
 
     def to_record(self) -> dict[str, Any]:
         """All fields as a JSON value."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Declaration:
         """The inverse of :meth:`to_record`."""
-        values: dict[str, Any] = {field.name: record[field.name] for field in fields(cls)
-                                  if field.name in record or field.default is MISSING}
+        values: dict[str, Any] = {
+            field.name: record[field.name]
+            for field in fields(cls)
+            if field.name in record or field.default is MISSING
+        }
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**values)
 
@@ -157,13 +169,24 @@ class HeldOut:
     def of(cls, heldout: Sequence[Pair], training: Sequence[Pair]) -> HeldOut:
         """Find the covered pairs."""
         asked = [pair for pair in training if pair.answerable]
-        taught = {(name, label) for pair in asked for name in ("cluster", "answer")
-                  if (label := _label(pair, name)) is not None}
+        taught = {
+            (name, label)
+            for pair in asked
+            for name in ("cluster", "answer")
+            if (label := _label(pair, name)) is not None
+        }
         shared = Counter(normalise(pair.answer) for pair in asked)
         covered = frozenset(
-            pair.row for pair in heldout if pair.answerable and (
-                pair.respelled is not None or _fact(pair) in taught
-                or pair.cluster is None and shared[normalise(pair.answer)] == 1))
+            pair.row
+            for pair in heldout
+            if pair.answerable
+            and (
+                pair.respelled is not None
+                or _fact(pair) in taught
+                or pair.cluster is None
+                and shared[normalise(pair.answer)] == 1
+            )
+        )
         return cls({pair.row: pair for pair in heldout}, covered)
 
     @classmethod
@@ -206,10 +229,17 @@ def _label(pair: Pair, name: str) -> str | None:
 def enough_to_decline(margin: float, look: int) -> int:
     """Questions to decline from which assistants that decline the same ones are shown to be no worse."""
     counts, level = range(_MOST_TO_DECLINE), look_level(look)
-    return bisect_left(counts, -margin, lo=ENOUGH_TO_DECLINE, key=lambda count: -flip_interval(0, 0, count, level)[1])
+    return bisect_left(
+        counts,
+        -margin,
+        lo=ENOUGH_TO_DECLINE,
+        key=lambda count: -flip_interval(0, 0, count, level)[1],
+    )
 
 
-def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair], look: int = 1) -> Declaration:
+def declare(
+    config: StudyConfig, heldout: HeldOut, training: Sequence[Pair], look: int = 1
+) -> Declaration:
     """Resolve the settings of the evaluation from the data.
 
     Args:
@@ -224,26 +254,46 @@ def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair], loo
     second = LOSS if primary != LOSS else EXACT if fitting == EXACT else OVERLAP
     asked = [pair for pair in heldout.pairs.values() if pair.answerable]
     covered = len(heldout.covered)
-    estimand: Estimand = chosen.estimand if chosen.estimand != "auto" else (
-        "wordings" if 2 * covered >= max(len(asked), 1) else "facts")
+    estimand: Estimand = (
+        chosen.estimand
+        if chosen.estimand != "auto"
+        else ("wordings" if 2 * covered >= max(len(asked), 1) else "facts")
+    )
     other: Estimand = "facts" if estimand == "wordings" else "wordings"
     declines = enough_to_decline(chosen.right_decline_margin, look)
-    return Declaration(primary_metric=primary, margin=chosen.margin if chosen.margin is not None else _margin(primary),
-                       second_metric=second, decline_margin=chosen.decline_margin,
-                       second_margin=chosen.second_margin if chosen.second_margin is not None else _margin(second),
-                       estimand=estimand, clusters=_clusters(estimand, asked), other_clusters=_clusters(other, asked),
-                       items="covered" if estimand == "wordings" and covered else "all", arms=tuple(config.arms),
-                       cells=tuple(config.cells), facts_margin=_facts_margin(asked, primary, second),
-                       right_decline_margin=chosen.right_decline_margin if (
-                           len(heldout.pairs) - len(asked) >= declines) else None, look=look,
-                       seeds=config.seeds, eval_seed=chosen.seed, resamples=chosen.bootstrap_resamples,
-                       formats=tuple(config.formats.types))
+    return Declaration(
+        primary_metric=primary,
+        margin=chosen.margin if chosen.margin is not None else _margin(primary),
+        second_metric=second,
+        decline_margin=chosen.decline_margin,
+        second_margin=chosen.second_margin if chosen.second_margin is not None else _margin(second),
+        estimand=estimand,
+        clusters=_clusters(estimand, asked),
+        other_clusters=_clusters(other, asked),
+        items="covered" if estimand == "wordings" and covered else "all",
+        arms=tuple(config.arms),
+        cells=tuple(config.cells),
+        facts_margin=_facts_margin(asked, primary, second),
+        right_decline_margin=chosen.right_decline_margin
+        if (len(heldout.pairs) - len(asked) >= declines)
+        else None,
+        look=look,
+        seeds=config.seeds,
+        eval_seed=chosen.seed,
+        resamples=chosen.bootstrap_resamples,
+        formats=tuple(config.formats.types),
+    )
 
 
 def answer_words(training: Sequence[Pair]) -> float:
     """Median words of the answers to answerable questions; 0 without any."""
-    lengths = [len(words(message.content)) for pair in training if pair.answerable
-               for message in pair.messages if message.role == "assistant"]
+    lengths = [
+        len(words(message.content))
+        for pair in training
+        if pair.answerable
+        for message in pair.messages
+        if message.role == "assistant"
+    ]
     return float(median(lengths)) if lengths else 0.0
 
 
@@ -269,7 +319,9 @@ def _facts_margin(pairs: Sequence[Pair], primary: str, second: str) -> float | N
 
 def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """The labels of a claim that the pairs have; for facts the shared answer where they have none."""
-    present = tuple(name for name in _LABELS[estimand] if any(_label(pair, name) is not None for pair in pairs))
+    present = tuple(
+        name for name in _LABELS[estimand] if any(_label(pair, name) is not None for pair in pairs)
+    )
     return present or (("answer",) if estimand == "facts" else ())
 
 
@@ -300,15 +352,26 @@ def freeze(study: Study) -> None:
     record: Any = read_json(path, _File) if path.exists() else None
     if record is None or record["heldout_sha256"] not in _hashes(heldout):
         declared = declare(study.config, heldout, training, _look(heldout, lines, written))
-        record = {"declared": declared.to_record(), "sha256": declared.sha256, "heldout_sha256": asked,
-                  "written": written}
+        record = {
+            "declared": declared.to_record(),
+            "sha256": declared.sha256,
+            "heldout_sha256": asked,
+            "written": written,
+        }
         write_json(path, record)
         last = None
     else:
-        last = next((line for line in _of_test(heldout, lines)[::-1] if line["study"] == study.name), None)
-    line: _Declared = {"heldout_sha256": asked, "study": study.name, "written": written,
-                       "questions": sorted(_question_hashes(heldout)), "adapters": _adapters(study),
-                       "formats": sorted(study.config.formats.types)}
+        last = next(
+            (line for line in _of_test(heldout, lines)[::-1] if line["study"] == study.name), None
+        )
+    line: _Declared = {
+        "heldout_sha256": asked,
+        "study": study.name,
+        "written": written,
+        "questions": sorted(_question_hashes(heldout)),
+        "adapters": _adapters(study),
+        "formats": sorted(study.config.formats.types),
+    }
     if last is None or _differs(last, line):
         append_jsonl(home() / DECLARED, line)
 
@@ -324,20 +387,35 @@ def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
     record: Any = read_json(path, _File) if path.exists() else None
     if record is None or record["heldout_sha256"] not in _hashes(heldout):
         return None
-    if hashlib.sha256(json.dumps(record["declared"], sort_keys=True).encode()).hexdigest() != record["sha256"]:
+    if (
+        hashlib.sha256(json.dumps(record["declared"], sort_keys=True).encode()).hexdigest()
+        != record["sha256"]
+    ):
         record = {**record, "sha256": None}
     lines = _of_test(heldout, _declarations())
     own = [line for line in lines if line["study"] == study.name]
     present = own[-1] if own else {"study": study.name, "written": record.get("written", "")}
     chosen = [record["declared"].get("formats"), *(line.get("formats") for line in own)]
-    return {**record, "earlier": [{"study": line["study"], "written": line["written"]} for line in lines
-                                  if line is not present and line["written"] <= present["written"]],
-            "file_types": list(dict.fromkeys(tuple(sorted(types)) for types in chosen if types is not None))}
+    return {
+        **record,
+        "earlier": [
+            {"study": line["study"], "written": line["written"]}
+            for line in lines
+            if line is not present and line["written"] <= present["written"]
+        ],
+        "file_types": list(
+            dict.fromkeys(tuple(sorted(types)) for types in chosen if types is not None)
+        ),
+    }
 
 
 def uses(study: Study, names: Collection[str]) -> int:
     """How many times studies of these names were scored on the test of a study, up to its own last time."""
-    lines = [line["study"] for line in _of_test(HeldOut.read(study), _declarations()) if line["study"] in names]
+    lines = [
+        line["study"]
+        for line in _of_test(HeldOut.read(study), _declarations())
+        if line["study"] in names
+    ]
     return len(lines) - lines[::-1].index(study.name) if study.name in lines else 0
 
 
@@ -345,15 +423,23 @@ def look_at(study: Study, heldout: HeldOut) -> int:
     """The number of the look at the questions of a study whose declaration cannot tell it."""
     lines = _declarations()
     own = [line["written"] for line in _of_test(heldout, lines) if line["study"] == study.name]
-    return _look(heldout, lines, min(own, default=datetime.now(UTC).isoformat(timespec="milliseconds")))
+    return _look(
+        heldout, lines, min(own, default=datetime.now(UTC).isoformat(timespec="milliseconds"))
+    )
 
 
 def _look(heldout: HeldOut, lines: Sequence[_Declared], before: str) -> int:
     same, questions = _hashes(heldout), _question_hashes(heldout)
-    return 1 + len({line["heldout_sha256"] for line in lines
-                    if line["heldout_sha256"] not in same and line["written"] < before
-                    and (other := line.get("questions"))
-                    and len(questions.intersection(other)) >= _SHARED * min(len(questions), len(other))})
+    return 1 + len(
+        {
+            line["heldout_sha256"]
+            for line in lines
+            if line["heldout_sha256"] not in same
+            and line["written"] < before
+            and (other := line.get("questions"))
+            and len(questions.intersection(other)) >= _SHARED * min(len(questions), len(other))
+        }
+    )
 
 
 def _of_test(heldout: HeldOut, lines: Sequence[_Declared]) -> list[_Declared]:
@@ -365,24 +451,34 @@ def _differs(last: _Declared, line: _Declared) -> bool:
     """Whether an adapter was trained again, or other types of files are scored."""
     known, now = last.get("adapters", {}), line.get("adapters", {})
     return last.get("formats", line.get("formats")) != line.get("formats") or any(
-        known[run] != now[run] for run in known.keys() & now.keys())
+        known[run] != now[run] for run in known.keys() & now.keys()
+    )
 
 
 def _adapters(study: Study) -> dict[str, str]:
     """Folder of each trained arm → hash of its adapter."""
     found = {}
     for view in study.views:
-        for run in (view.arm_folder(arm if seed == 1 else f"{arm}-{seed}") for arm in view.config.arms
-                    for seed in range(1, view.config.seeds + 1)):
+        for run in (
+            view.arm_folder(arm if seed == 1 else f"{arm}-{seed}")
+            for arm in view.config.arms
+            for seed in range(1, view.config.seeds + 1)
+        ):
             if (run / "summary.json").is_file():
-                found[run.name] = str(read_json(run / "summary.json", ArmSummary).get("adapter_sha256"))
+                found[run.name] = str(
+                    read_json(run / "summary.json", ArmSummary).get("adapter_sha256")
+                )
     return found
 
 
 def changes(frozen: Mapping[str, Any], now: Declaration) -> list[dict[str, Any]]:
     """What was changed after scoring had started: ``{"name", "was", "now"}``; ``frozen`` is the record of a file."""
     after = now.to_record()
-    return [{"name": name, "was": was, "now": after[name]} for name, was in frozen.items() if was != after[name]]
+    return [
+        {"name": name, "was": was, "now": after[name]}
+        for name, was in frozen.items()
+        if was != after[name]
+    ]
 
 
 def _declarations() -> list[_Declared]:
@@ -392,8 +488,13 @@ def _declarations() -> list[_Declared]:
 
 def _question_hashes(heldout: HeldOut) -> set[str]:
     """Of the questions that have an answer, each with it."""
-    return {hashlib.sha256(f"{normalise(pair.question)}\0{normalise(pair.answer)}".encode()).hexdigest()[:12]
-            for pair in heldout.pairs.values() if pair.answerable}
+    return {
+        hashlib.sha256(
+            f"{normalise(pair.question)}\0{normalise(pair.answer)}".encode()
+        ).hexdigest()[:12]
+        for pair in heldout.pairs.values()
+        if pair.answerable
+    }
 
 
 def _hashes(heldout: HeldOut) -> tuple[str, str]:
@@ -402,6 +503,11 @@ def _hashes(heldout: HeldOut) -> tuple[str, str]:
 
 
 def _hash_of(heldout: HeldOut, *, rows: bool = False) -> str:
-    texts = sorted([*([pair.row] if rows else []), [[message.role, message.content] for message in pair.messages]]
-                   for pair in heldout.pairs.values())
+    texts = sorted(
+        [
+            *([pair.row] if rows else []),
+            [[message.role, message.content] for message in pair.messages],
+        ]
+        for pair in heldout.pairs.values()
+    )
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

@@ -52,8 +52,14 @@ MOST_QUESTIONS, MOST_FOLLOW_UPS = 300, 100
 _VERSION = 3  # of the rule; another one is fitted again
 
 
-def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retriever, variants: Sequence[Variant],
-              on_progress: Callable[[str], None]) -> dict[str, DeclineRule | None]:
+def fit_rules(
+    study: Study,
+    base: Path,
+    prompter: ChatTokenizer,
+    retriever: Retriever,
+    variants: Sequence[Variant],
+    on_progress: Callable[[str], None],
+) -> dict[str, DeclineRule | None]:
     """Fit the rule of each trained assistant, unless it was fitted from the same inputs.
 
     Args:
@@ -69,7 +75,10 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
     """
     paths = {str(variant.run): study.arm_folder(str(variant.run)) / FILE for variant in variants}
     inputs = {run: _inputs(study, run) for run in paths}
-    fitted = {run: read_json(path, RuleFile).get("inputs") if path.exists() else None for run, path in paths.items()}
+    fitted = {
+        run: read_json(path, RuleFile).get("inputs") if path.exists() else None
+        for run, path in paths.items()
+    }
     missing = [each for each in variants if fitted[str(each.run)] != inputs[str(each.run)]]
     if missing:
         asked = ValidationQuestions(study, retriever)
@@ -82,7 +91,9 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
     return {run: rule_of(path) for run, path in paths.items()}
 
 
-def _fitted(study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter: ChatTokenizer) -> dict[str, Any]:
+def _fitted(
+    study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter: ChatTokenizer
+) -> dict[str, Any]:
     """The rule of an assistant, and how many of the answers that it shows repeat a fact word for word."""
     from evals.lm_eval_model import reader
 
@@ -91,20 +102,45 @@ def _fitted(study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter
     certainties: dict[int, list[float]] = {}
     looked_up = [*asked.found, *asked.follow_ups, *asked.respelled]
     count, end = len(asked.found), len(asked.found) + len(asked.follow_ups)
-    whole = [*(place for place, kind in enumerate(asked.kinds) if kind == ANSWERABLE), *range(end, len(looked_up))]
-    for places, limit in ((whole, most), (sorted(set(range(len(looked_up))) - set(whole)), min(FIRST_TOKENS, most))):
+    whole = [
+        *(place for place, kind in enumerate(asked.kinds) if kind == ANSWERABLE),
+        *range(end, len(looked_up)),
+    ]
+    for places, limit in (
+        (whole, most),
+        (sorted(set(range(len(looked_up))) - set(whole)), min(FIRST_TOKENS, most)),
+    ):
         answers: dict[int, list[int]] = {}
         scorer = reader(cell.model, prompter, study.config.eval.batch_size)
-        scorer.run([(prompter.prompt_ids(looked_up[place].messages), ()) for place in places], max_new_tokens=limit,
-                   on_scores=lambda scores: None, on_answers=answers.update)
+        scorer.run(
+            [(prompter.prompt_ids(looked_up[place].messages), ()) for place in places],
+            max_new_tokens=limit,
+            on_scores=lambda scores: None,
+            on_answers=answers.update,
+        )
         texts |= {places[index]: ids for index, ids in answers.items()}
         certainties |= {places[index]: sure for index, sure in scorer.certainties.items()}
-    evidence = [evidence_of(found.evidence, prompter.decode(texts[place][:FIRST_TOKENS]), certainties[place],
-                            asked.taught) for place, found in enumerate(looked_up)]
+    evidence = [
+        evidence_of(
+            found.evidence,
+            prompter.decode(texts[place][:FIRST_TOKENS]),
+            certainties[place],
+            asked.taught,
+        )
+        for place, found in enumerate(looked_up)
+    ]
     rule = asked.fit(evidence[:count], study.config.retrieval.false_declines, evidence[count:end])
     shown = [place for place in whole if not rule.declines(evidence[place])]
-    return {"rule": rule.to_record(), "shown": len(shown), "verbatim": sum(is_verbatim(
-        prompter.decode(texts[place]), [hit.fact.answer for hit in looked_up[place].sources]) for place in shown)}
+    return {
+        "rule": rule.to_record(),
+        "shown": len(shown),
+        "verbatim": sum(
+            is_verbatim(
+                prompter.decode(texts[place]), [hit.fact.answer for hit in looked_up[place].sources]
+            )
+            for place in shown
+        ),
+    }
 
 
 def _decide_own_words(paths: Sequence[Path]) -> None:
@@ -120,16 +156,26 @@ def _decide_own_words(paths: Sequence[Path]) -> None:
 def copy_rule(study: Study, retriever: Retriever) -> DeclineRule:
     """The rule for copying the answer of the best fact: by what was found alone, on the same questions."""
     asked = ValidationQuestions(study, retriever)
-    return asked.fit([found_alone(found.evidence) for found in asked.found], study.config.retrieval.false_declines)
+    return asked.fit(
+        [found_alone(found.evidence) for found in asked.found],
+        study.config.retrieval.false_declines,
+    )
 
 
 def _inputs(study: Study, run: str) -> dict[str, Any]:
     folder = study.retrieval_folder
-    return {"adapter": read_json(study.arm_folder(run) / "summary.json", ArmSummary)["adapter_sha256"],
-            "validation": file_hash(study.split_file("validation")),
-            "retrieval": study.config.retrieval.model_dump(mode="json", exclude={"sources_in_endpoint", "final_index"}),
-            "max_new_tokens": answer_limit(study), "version": _VERSION,
-            "index": {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}}
+    return {
+        "adapter": read_json(study.arm_folder(run) / "summary.json", ArmSummary)["adapter_sha256"],
+        "validation": file_hash(study.split_file("validation")),
+        "retrieval": study.config.retrieval.model_dump(
+            mode="json", exclude={"sources_in_endpoint", "final_index"}
+        ),
+        "max_new_tokens": answer_limit(study),
+        "version": _VERSION,
+        "index": {
+            path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()
+        },
+    }
 
 
 class ValidationQuestions:
@@ -145,39 +191,104 @@ class ValidationQuestions:
     """
 
     def __init__(self, study: Study, retriever: Retriever) -> None:
-        training, pairs = (load_split(study.folder / "data", split) for split in ("train", "validation"))
+        training, pairs = (
+            load_split(study.folder / "data", split) for split in ("train", "validation")
+        )
         respelled = [pair for pair in pairs if pair.respelled is not None and pair.answerable]
-        pairs = tuple(pair for pair in pairs if pair.respelled is None)  # people ask in words that are farther away
+        pairs = tuple(
+            pair for pair in pairs if pair.respelled is None
+        )  # people ask in words that are farther away
         self.respelled = retriever.find([_look(pair) for pair in _some(respelled)])
-        self._retriever, self._training = retriever, _some([pair for pair in training if pair.answerable])
+        self._retriever, self._training = (
+            retriever,
+            _some([pair for pair in training if pair.answerable]),
+        )
         self.sentence = decline_sentence(training)
         self.taught = sorted({pair.answer for pair in training if not pair.answerable})
         rows = supporting(retriever.index, [facts_of(pair)[-1] for pair in pairs])
-        known = _some([(pair, support) for pair, support in zip(pairs, rows, strict=True)
-                       if pair.answerable and support])
-        asked: list[tuple[str, Pair, Collection[int]]] = [(ANSWERABLE, pair, ()) for pair, _ in known]
-        asked += [(TO_DECLINE, pair, ()) for pair in _some([
-            pair for pair, support in zip(pairs, rows, strict=True) if not (pair.answerable and support)])]
-        asked += [(TO_DECLINE, pair, {pair.row}) for pair in _some([pair for pair in training if not pair.answerable])]
+        known = _some(
+            [
+                (pair, support)
+                for pair, support in zip(pairs, rows, strict=True)
+                if pair.answerable and support
+            ]
+        )
+        asked: list[tuple[str, Pair, Collection[int]]] = [
+            (ANSWERABLE, pair, ()) for pair, _ in known
+        ]
+        asked += [
+            (TO_DECLINE, pair, ())
+            for pair in _some(
+                [
+                    pair
+                    for pair, support in zip(pairs, rows, strict=True)
+                    if not (pair.answerable and support)
+                ]
+            )
+        ]
+        asked += [
+            (TO_DECLINE, pair, {pair.row})
+            for pair in _some([pair for pair in training if not pair.answerable])
+        ]
         asked += [(WITHHELD, pair, support) for pair, support in known]
         self.kinds, self.pairs = [kind for kind, _, _ in asked], [pair for _, pair, _ in asked]
-        self.found = retriever.find([_look(pair) for pair in self.pairs], exclude=[rows for *_, rows in asked])
-        to_decline = _some([(pair, rows) for kind, pair, rows in asked if kind != ANSWERABLE], MOST_FOLLOW_UPS)
+        self.found = retriever.find(
+            [_look(pair) for pair in self.pairs], exclude=[rows for *_, rows in asked]
+        )
+        to_decline = _some(
+            [(pair, rows) for kind, pair, rows in asked if kind != ANSWERABLE], MOST_FOLLOW_UPS
+        )
         rng = random.Random("follow-ups")
-        self.follow_ups = retriever.find(
-            [replace(_look(pair), query=Query(facts_of(pair)[-1].question, facts_of(rng.choice([
-                other for other in self._training if other.answer != pair.answer] or [pair]))[-1].question))
-             for pair, _ in to_decline], exclude=[rows for _, rows in to_decline]) if self._training else []
+        self.follow_ups = (
+            retriever.find(
+                [
+                    replace(
+                        _look(pair),
+                        query=Query(
+                            facts_of(pair)[-1].question,
+                            facts_of(
+                                rng.choice(
+                                    [
+                                        other
+                                        for other in self._training
+                                        if other.answer != pair.answer
+                                    ]
+                                    or [pair]
+                                )
+                            )[-1].question,
+                        ),
+                    )
+                    for pair, _ in to_decline
+                ],
+                exclude=[rows for _, rows in to_decline],
+            )
+            if self._training
+            else []
+        )
 
-    def fit(self, evidence: Sequence[Evidence], target: float, follow_ups: Sequence[Evidence] = ()) -> DeclineRule:
+    def fit(
+        self, evidence: Sequence[Evidence], target: float, follow_ups: Sequence[Evidence] = ()
+    ) -> DeclineRule:
         """The rule, from the evidence of each question in the order of ``found``, and of ``follow_ups``."""
-        facts = [pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content) for pair in self.pairs]
-        found = fit(evidence, self.kinds, facts, target=target, sentence=self.sentence, follow_ups=follow_ups)
+        facts = [
+            pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content)
+            for pair in self.pairs
+        ]
+        found = fit(
+            evidence,
+            self.kinds,
+            facts,
+            target=target,
+            sentence=self.sentence,
+            follow_ups=follow_ups,
+        )
         if found is not None:
             return found
         rows = supporting(self._retriever.index, [facts_of(pair)[-1] for pair in self._training])
         alone = self._retriever.find([_look(pair) for pair in self._training], exclude=rows)
-        return far_from_everything([each.evidence.similarity for each in alone], target=target, sentence=self.sentence)
+        return far_from_everything(
+            [each.evidence.similarity for each in alone], target=target, sentence=self.sentence
+        )
 
 
 def _look(pair: Pair) -> Look:

@@ -84,8 +84,14 @@ def score_formats(study: Study) -> list[Path]:
     """
     view = recommended(study)
     scoring = _FormatScoring(view)
-    for path in (*scoring.obsolete(), *(other.format_scores_folder for other in study.views
-                                       if other.approach != view.approach and other.format_scores_folder.is_dir())):
+    for path in (
+        *scoring.obsolete(),
+        *(
+            other.format_scores_folder
+            for other in study.views
+            if other.approach != view.approach and other.format_scores_folder.is_dir()
+        ),
+    ):
         shutil.rmtree(path)
     reason, again = "", False
     if scoring.pending:
@@ -113,7 +119,9 @@ def recommended(study: Study) -> Study:
     views = study.views
     if len(views) == 1:
         return views[0]
-    return study.of_approach(add_approaches(study, {view.config.approaches[0]: build_report(view) for view in views}))
+    return study.of_approach(
+        add_approaches(study, {view.config.approaches[0]: build_report(view) for view in views})
+    )
 
 
 def format_folder(study: Study, arm: str, type: str) -> Path:
@@ -147,28 +155,50 @@ class _FormatScoring:
         self._resources = MetricResources()
         tasks = study.evals_folder / "tasks" / "items.jsonl"
         if not tasks.is_file():
-            raise EvaluationError("the evaluation has left no held-out items", where=str(tasks),
-                                  remedy=f"Run 'assistant-builder run {study.name} --redo'")
+            raise EvaluationError(
+                "the evaluation has left no held-out items",
+                where=str(tasks),
+                remedy=f"Run 'assistant-builder run {study.name} --redo'",
+            )
         self._conversations: dict[str, Sequence[Message]] = {}
         self._items: list[dict[str, Any]] = []
         for item, messages in heldout_prompts(study):
             self._items.append(item)
             self._conversations[str(item["item"])] = messages
         self._common = {
-            "code": __version__, "items": file_hash(tasks), "compute_dtype": self._config.eval.compute_dtype,
-            "similarity": self._config.eval.similarity, "max_new_tokens": answer_limit(self._study)}
-        self.pending = {arm: found for arm in self._config.arms
-                        if (found := [type for type in self._config.file_types(arm) if not self._done(arm, type)])}
+            "code": __version__,
+            "items": file_hash(tasks),
+            "compute_dtype": self._config.eval.compute_dtype,
+            "similarity": self._config.eval.similarity,
+            "max_new_tokens": answer_limit(self._study),
+        }
+        self.pending = {
+            arm: found
+            for arm in self._config.arms
+            if (
+                found := [
+                    type for type in self._config.file_types(arm) if not self._done(arm, type)
+                ]
+            )
+        }
 
     def obsolete(self) -> list[Path]:
         """Folders of files that the settings no longer name."""
-        wanted = {f"{arm}-{type}" for arm in self._config.arms for type in self._config.file_types(arm)}
-        return [path for path in self._study.format_scores_folder.glob("*/") if path.name not in wanted]
+        wanted = {
+            f"{arm}-{type}" for arm in self._config.arms for type in self._config.file_types(arm)
+        }
+        return [
+            path for path in self._study.format_scores_folder.glob("*/") if path.name not in wanted
+        ]
 
     def _inputs(self, arm: str, type: str) -> dict[str, Any]:
         rule = self._study.arm_folder(arm) / FILE
-        return {**self._common, "type": type, **GgufFiles(self._study, arm).inputs(),
-                "rule": file_hash(rule) if rule.is_file() else None}
+        return {
+            **self._common,
+            "type": type,
+            **GgufFiles(self._study, arm).inputs(),
+            "rule": file_hash(rule) if rule.is_file() else None,
+        }
 
     def _done(self, arm: str, type: str) -> bool:
         path = format_folder(self._study, arm, type) / "scores.json"
@@ -182,9 +212,17 @@ class _FormatScoring:
         count, embeds = sum(map(len, self.pending.values())), self._config.eval.similarity
         items = len(self._items)
         self._likelihood = "long likelihood" if self._config.grounded else "likelihood"
-        self._clock = ProgressTracker(self._study, {
-            _WRITING: len(self.pending), _ANSWERS: count * items, self._likelihood: count * items,
-            "similarity": count * items * embeds, "fidelity": (count + 1) * len(self._read)}, FORMATS)
+        self._clock = ProgressTracker(
+            self._study,
+            {
+                _WRITING: len(self.pending),
+                _ANSWERS: count * items,
+                self._likelihood: count * items,
+                "similarity": count * items * embeds,
+                "fidelity": (count + 1) * len(self._read),
+            },
+            FORMATS,
+        )
         for arm, types in self.pending.items():
             try:
                 self._write(arm, types)
@@ -196,7 +234,9 @@ class _FormatScoring:
 
     def _write(self, arm: str, types: Sequence[str]) -> None:
         reached = 0.0
-        self._clock.set_message(N_("{cell}: writing {types}").format(cell=arm, types=", ".join(types)))
+        self._clock.set_message(
+            N_("{cell}: writing {types}").format(cell=arm, types=", ".join(types))
+        )
 
         def report(fraction: float, message: str) -> None:
             nonlocal reached
@@ -212,56 +252,113 @@ class _FormatScoring:
         assert file is not None  # it was just written
         answers = self._answer(files.path(type), title)
         rule = rule_of(self._study.arm_folder(arm) / FILE) if self._config.grounded else None
-        generated = {prompt: Generated(self._prompter.decode(completion.ids),
-                                       self._prompter.decode(completion.ids[:FIRST_TOKENS]), completion.logprobs)
-                     for prompt, completion in zip(answers.prompts, answers.completions, strict=True)}
-        finishes = {prompt: completion.finish
-                    for prompt, completion in zip(answers.prompts, answers.completions, strict=True)}
-        given = [given_answer(looks_of(item), item["question"], rule, generated, self._given) for item in self._items]
+        generated = {
+            prompt: Generated(
+                self._prompter.decode(completion.ids),
+                self._prompter.decode(completion.ids[:FIRST_TOKENS]),
+                completion.logprobs,
+            )
+            for prompt, completion in zip(answers.prompts, answers.completions, strict=True)
+        }
+        finishes = {
+            prompt: completion.finish
+            for prompt, completion in zip(answers.prompts, answers.completions, strict=True)
+        }
+        given = [
+            given_answer(looks_of(item), item["question"], rule, generated, self._given)
+            for item in self._items
+        ]
         texts = [answer.text for answer in given]
         self._clock.set_message(
-            N_("{cell}: scoring the reference answers with the dequantized weights").format(cell=title))
+            N_("{cell}: scoring the reference answers with the dequantized weights").format(
+                cell=title
+            )
+        )
         began = time.monotonic()
         likelihoods = self._likelihoods(files.path(type))
         seconds = time.monotonic() - began
         self._clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
-        scores = score_answers(texts, [item["reference"] for item in self._items], self._resources,
-                               embedder=self._config.eval.similarity)
-        samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
-                   for item, text, target, found in zip(self._items, texts, likelihoods.targets, scores, strict=True)]
+        scores = score_answers(
+            texts,
+            [item["reference"] for item in self._items],
+            self._resources,
+            embedder=self._config.eval.similarity,
+        )
+        samples = [
+            sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
+            for item, text, target, found in zip(
+                self._items, texts, likelihoods.targets, scores, strict=True
+            )
+        ]
         for sample, answer in zip(samples, given, strict=True):
-            sample |= {"finish": finishes[answer.prompt] if sample["answer"] == answer.generated else "stop",
-                       **({} if rule is None else {"generated": answer.generated, "confidence": answer.confidence,
-                                                   "sources": list(answer.sources)})}
-        conversation = {} if rule is None else {
-            "conversation": after_turns(self._items, samples, rule, generated, self._given)}
+            sample |= {
+                "finish": finishes[answer.prompt]
+                if sample["answer"] == answer.generated
+                else "stop",
+                **(
+                    {}
+                    if rule is None
+                    else {
+                        "generated": answer.generated,
+                        "confidence": answer.confidence,
+                        "sources": list(answer.sources),
+                    }
+                ),
+            }
+        conversation = (
+            {}
+            if rule is None
+            else {"conversation": after_turns(self._items, samples, rule, generated, self._given)}
+        )
         if self._config.eval.similarity:
             self._clock.tick("similarity", len(texts))
-        write_scores(format_folder(self._study, arm, type), samples, {
-            "arm": arm, "type": type, "file": files.path(type).name,
-            **{key: file[key] for key in ("bytes", "sha256", "tensor_types")}, "prompts_checked": len(self._items),
-            "kl": likelihoods.kl, "kl_items": likelihoods.kl_items, **answers.cost, "compute_dtype": self._dtype,
-            "seconds": {"nll": seconds, **answers.cost["seconds"]}, **conversation,
-        }, self._inputs(arm, type))
+        write_scores(
+            format_folder(self._study, arm, type),
+            samples,
+            {
+                "arm": arm,
+                "type": type,
+                "file": files.path(type).name,
+                **{key: file[key] for key in ("bytes", "sha256", "tensor_types")},
+                "prompts_checked": len(self._items),
+                "kl": likelihoods.kl,
+                "kl_items": likelihoods.kl_items,
+                **answers.cost,
+                "compute_dtype": self._dtype,
+                "seconds": {"nll": seconds, **answers.cost["seconds"]},
+                **conversation,
+            },
+            self._inputs(arm, type),
+        )
 
     def _answer(self, path: Path, title: str) -> _Answers:
         """Check the file's prompts and answer all of them with llama.cpp."""
         limit = answer_limit(self._study)
         texts = [*(item["prompt"] for item in self._items), *further_prompts(self._items)]
         prompts = [self._prompter.split_ids(text, "")[0] for text in texts]
-        options: dict[str, Any] = {"stop_ids": self._prompter.stop_ids, "logprobs": self._config.grounded}
+        options: dict[str, Any] = {
+            "stop_ids": self._prompter.stop_ids,
+            "logprobs": self._config.grounded,
+        }
         timed = evenly_spaced(range(len(self._items)), TIMED)
         found: dict[int, Completion] = {}
         self._clock.set_message(N_("{cell}: loading the file in llama.cpp").format(cell=title))
         with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=SLOTS) as server:
-            self._clock.set_message(N_("{cell}: comparing tokens with the project's").format(cell=title))
+            self._clock.set_message(
+                N_("{cell}: comparing tokens with the project's").format(cell=title)
+            )
             try:
                 check_prompts(server, self._prompter, self._conversations)
             except EvaluationError as error:
-                raise EvaluationError(error.what, where=error.where, remedy="The study is complete without its GGUF "
-                                      f"files: 'assistant-builder run {self._study.name} --set formats.types=[]'"
-                                      ) from error
-            self._clock.set_message(N_("{cell}: answering the test questions with llama.cpp").format(cell=title))
+                raise EvaluationError(
+                    error.what,
+                    where=error.where,
+                    remedy="The study is complete without its GGUF "
+                    f"files: 'assistant-builder run {self._study.name} --set formats.types=[]'",
+                ) from error
+            self._clock.set_message(
+                N_("{cell}: answering the test questions with llama.cpp").format(cell=title)
+            )
             began = time.monotonic()
             for place in timed:
                 found[place] = server.complete(prompts[place], limit, **options)
@@ -270,10 +367,14 @@ class _FormatScoring:
             answers = server.complete_all([prompts[place] for place in rest], limit, **options)
             for place, completion in zip(rest, self._ticking(answers), strict=True):
                 found[place] = completion
-            cost = {"load_seconds": server.load_seconds, "resident_bytes": server.resident_bytes, "slots": SLOTS,
-                    "first_token_seconds": median(found[place].first_token_seconds for place in timed),
-                    "tokens_per_second": median(found[place].tokens_per_second for place in timed),
-                    "seconds": {"generate": time.monotonic() - began}}
+            cost = {
+                "load_seconds": server.load_seconds,
+                "resident_bytes": server.resident_bytes,
+                "slots": SLOTS,
+                "first_token_seconds": median(found[place].first_token_seconds for place in timed),
+                "tokens_per_second": median(found[place].tokens_per_second for place in timed),
+                "seconds": {"generate": time.monotonic() - began},
+            }
         return _Answers(texts, [found[place] for place in range(len(texts))], cost)
 
     def _ticking(self, answers: Iterator[Completion]) -> Iterator[Completion]:
@@ -291,7 +392,9 @@ class _FormatScoring:
 
         spec = base_of(self._study, self._base, UNQUANTIZED)
         self._dtype = spec.compute_dtype
-        reference = self._reference  # loaded and released first, so that one model is in memory at a time
+        reference = (
+            self._reference
+        )  # loaded and released first, so that one model is in memory at a time
         loading.free_memory()
         model = load_dequantized(path, dtype=loading.DTYPES[spec.compute_dtype])
         if model is None:
@@ -301,8 +404,16 @@ class _FormatScoring:
         model = model.to(spec.device).eval()
         if supports_packing(model):
             prepack(model, batches=True)
-        lm = StudyLM(model, self._prompter, own_tasks=(), batch_size=self._config.eval.batch_size, max_new_tokens=0,
-                     tick=lambda kind, items: self._clock.tick(self._likelihood, items if kind == "likelihood" else 0))
+        lm = StudyLM(
+            model,
+            self._prompter,
+            own_tasks=(),
+            batch_size=self._config.eval.batch_size,
+            max_new_tokens=0,
+            tick=lambda kind, items: self._clock.tick(
+                self._likelihood, items if kind == "likelihood" else 0
+            ),
+        )
         targets = lm.score_targets([(item["prompt"], item["target"]) for item in self._items])
         divergence = reference.mean_kl(model)
         self._clock.tick("fidelity", reference.items)
@@ -311,7 +422,9 @@ class _FormatScoring:
     @cached_property
     def _read(self) -> list[dict[str, Any]]:
         """The items on which the divergence is computed, of those that have an answer."""
-        return evenly_spaced([item for item in self._items if item["answerable"]] or self._items, KL_ITEMS)
+        return evenly_spaced(
+            [item for item in self._items if item["answerable"]] or self._items, KL_ITEMS
+        )
 
     @cached_property
     def _reference(self) -> ReferenceDistributions:
@@ -320,16 +433,23 @@ class _FormatScoring:
         from evals.kl_divergence import ReferenceDistributions
 
         cell = CELLS[tuned_cells(self._config.arms)[0]]
-        (found,) = [ReferenceDistributions(loaded.model, self._prompter, self._read, self._config.eval.batch_size)
-                    for loaded in load_cells(self._study, self._base, [Variant(cell)])]
+        (found,) = [
+            ReferenceDistributions(
+                loaded.model, self._prompter, self._read, self._config.eval.batch_size
+            )
+            for loaded in load_cells(self._study, self._base, [Variant(cell)])
+        ]
         self._clock.tick("fidelity", found.items)
         return found
 
     @cached_property
     def _base(self) -> Path:
         model = self._config.model
-        return fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
-                     trust_remote_code=allows_code(model))
+        return fetch(
+            resolve(model.base, trust_remote_code=allows_code(model)),
+            revision=model.revision,
+            trust_remote_code=allows_code(model),
+        )
 
     @cached_property
     def _prompter(self) -> ChatTokenizer:
@@ -338,11 +458,20 @@ class _FormatScoring:
     @cached_property
     def _given(self) -> list[str]:
         """Answers of the data that decline."""
-        return sorted({pair.answer for pair in load_split(self._study.folder / "data", "train") if not pair.answerable})
+        return sorted(
+            {
+                pair.answer
+                for pair in load_split(self._study.folder / "data", "train")
+                if not pair.answerable
+            }
+        )
 
     @cached_property
     def _taught(self) -> set[str]:
         """Answers that count as declining."""
         training = load_split(self._study.folder / "data", "train")
-        return {*self._given, *(item["reference"] for item in self._items if not item["answerable"]),
-                *([decline_sentence(training)] if self._config.grounded else [])}
+        return {
+            *self._given,
+            *(item["reference"] for item in self._items if not item["answerable"]),
+            *([decline_sentence(training)] if self._config.grounded else []),
+        }

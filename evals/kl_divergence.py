@@ -48,26 +48,44 @@ class FidelityRecorder:
         compute_dtype: That of the cells.
     """
 
-    def __init__(self, study: Study, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]],
-                 compute_dtype: str) -> None:
+    def __init__(
+        self,
+        study: Study,
+        prompter: ChatTokenizer,
+        items: Sequence[Mapping[str, Any]],
+        compute_dtype: str,
+    ) -> None:
         self._evals, self._compute_dtype = study.evals_folder, compute_dtype
         self._dtype, self._vocabulary = loading.DTYPES[compute_dtype], 0
         self._pairs = fidelity_pairs(study.config.eval.cells)
         self.cells = {name for pair in self._pairs for name in pair}
         self._files: dict[str, BinaryIO] = {}
         self._skipped, self._seconds = "", 0.0
-        targets = {(item["prompt"], item["target"]): prompter.split_ids(item["prompt"], item["target"])[1]
-                   for item in items}
-        self._items = self._affordable(items, sum(map(len, targets.values())), len(prompter.tokenizer))
+        targets = {
+            (item["prompt"], item["target"]): prompter.split_ids(item["prompt"], item["target"])[1]
+            for item in items
+        }
+        self._items = self._affordable(
+            items, sum(map(len, targets.values())), len(prompter.tokenizer)
+        )
         self._start: dict[_Key, int] = {}
         row = 0
         for key in dict.fromkeys(self._keys()):
             self._start[key], row = row, row + len(targets[key])
-        self._tables: dict[tuple[str, str], dict[_Key, list[np.ndarray]]] = {pair: {} for pair in self._pairs}
+        self._tables: dict[tuple[str, str], dict[_Key, list[np.ndarray]]] = {
+            pair: {} for pair in self._pairs
+        }
 
-    def _affordable(self, items: Sequence[Mapping[str, Any]], rows: int, vocabulary: int) -> list[Mapping[str, Any]]:
+    def _affordable(
+        self, items: Sequence[Mapping[str, Any]], rows: int, vocabulary: int
+    ) -> list[Mapping[str, Any]]:
         """The items whose logits the disk can hold."""
-        needed = rows * vocabulary * self._dtype.itemsize * len({reference for reference, _ in self._pairs})
+        needed = (
+            rows
+            * vocabulary
+            * self._dtype.itemsize
+            * len({reference for reference, _ in self._pairs})
+        )
         limit = min(_STORED_BYTES, shutil.disk_usage(self._evals).free // 4)
         count = min(len(items), len(items) * limit // max(needed, 1))
         if not count:
@@ -93,8 +111,14 @@ class FidelityRecorder:
         return partial(self._observe, cell, {})
 
     @torch.no_grad()
-    def _observe(self, cell: str, seen: dict[_Key, int], asked: Sequence[_Key], read: ScoredChunk,
-                 likely: torch.Tensor) -> None:
+    def _observe(
+        self,
+        cell: str,
+        seen: dict[_Key, int],
+        asked: Sequence[_Key],
+        read: ScoredChunk,
+        likely: torch.Tensor,
+    ) -> None:
         """Keep or compare the rows of a pass; ``seen`` counts those of earlier passes by sequence."""
         began = time.monotonic()
         end = 0
@@ -110,9 +134,12 @@ class FidelityRecorder:
                 self._skipped = f"the logits could not be stored: {error.strerror}"
             for pair in self._pairs:
                 if pair[1] == cell:
-                    reference = torch.log_softmax(self._stored(pair[0], row, count).to(likely), dim=-1)
+                    reference = torch.log_softmax(
+                        self._stored(pair[0], row, count).to(likely), dim=-1
+                    )
                     self._tables[pair].setdefault(key, []).append(
-                        _table(reference, likely[begin:end], read.targets[begin:end]))
+                        _table(reference, likely[begin:end], read.targets[begin:end])
+                    )
         self._seconds += time.monotonic() - began
 
     def _store(self, cell: str, row: int, logits: torch.Tensor) -> None:
@@ -126,31 +153,54 @@ class FidelityRecorder:
     def _stored(self, cell: str, row: int, count: int) -> torch.Tensor:
         file, size = self._files[cell], self._vocabulary * self._dtype.itemsize
         file.seek(row * size)
-        return torch.frombuffer(bytearray(file.read(count * size)), dtype=self._dtype).view(count, self._vocabulary)
+        return torch.frombuffer(bytearray(file.read(count * size)), dtype=self._dtype).view(
+            count, self._vocabulary
+        )
 
     def write(self, inputs: Mapping[str, Any]) -> None:
         """Write ``fidelity.jsonl`` and ``fidelity.json``, whose record has ``inputs``."""
         if self._skipped:
-            write_json(self._evals / "fidelity.json", {"pairs": [], "skipped": self._skipped, "inputs": dict(inputs)})
+            write_json(
+                self._evals / "fidelity.json",
+                {"pairs": [], "skipped": self._skipped, "inputs": dict(inputs)},
+            )
             return
-        tables = {pair: {key: np.concatenate(parts) for key, parts in found.items()}
-                  for pair, found in self._tables.items()}
-        write_jsonl(self._evals / "fidelity.jsonl", [
-            _line(item, {pair: found[key] for pair, found in tables.items()})
-            for item, key in zip(self._items, self._keys(), strict=True)])
-        write_json(self._evals / "fidelity.json", {
-            "pairs": [_summary(pair, np.concatenate([found[key] for key in self._keys()]))
-                      for pair, found in tables.items()],
-            "skipped": None, "compute_dtype": self._compute_dtype, "seconds": self._seconds, "inputs": dict(inputs),
-        })
+        tables = {
+            pair: {key: np.concatenate(parts) for key, parts in found.items()}
+            for pair, found in self._tables.items()
+        }
+        write_jsonl(
+            self._evals / "fidelity.jsonl",
+            [
+                _line(item, {pair: found[key] for pair, found in tables.items()})
+                for item, key in zip(self._items, self._keys(), strict=True)
+            ],
+        )
+        write_json(
+            self._evals / "fidelity.json",
+            {
+                "pairs": [
+                    _summary(pair, np.concatenate([found[key] for key in self._keys()]))
+                    for pair, found in tables.items()
+                ],
+                "skipped": None,
+                "compute_dtype": self._compute_dtype,
+                "seconds": self._seconds,
+                "inputs": dict(inputs),
+            },
+        )
 
 
 def _line(item: Mapping[str, Any], tables: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
     return {
-        "item": item["item"], "tokens": item["tokens"], "pairs": {
+        "item": item["item"],
+        "tokens": item["tokens"],
+        "pairs": {
             _name(pair): {
-                "kl_mean": float(table[:, 0].mean()), "kl_max": float(table[:, 0].max()),
-                "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].sum()),
+                "kl_mean": float(table[:, 0].mean()),
+                "kl_max": float(table[:, 0].max()),
+                "top1_agreement": float(table[:, 1].mean()),
+                "delta_nll": float(table[:, 2].sum()),
             }
             for pair, table in tables.items()
         },
@@ -183,11 +233,15 @@ class ReferenceDistributions:
         size: Maximum batch size.
     """
 
-    def __init__(self, model: Any, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]], size: int) -> None:
+    def __init__(
+        self, model: Any, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]], size: int
+    ) -> None:
         self._prompter, self._size = prompter, size
         sequences = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
         values = np.cumsum([len(target) for _, target in sequences]) * len(prompter.tokenizer)
-        self._sequences = sequences[: max(1, int(np.searchsorted(values, _KEPT_BYTES / 4, side="right")))]
+        self._sequences = sequences[
+            : max(1, int(np.searchsorted(values, _KEPT_BYTES / 4, side="right")))
+        ]
         parts: list[list[torch.Tensor]] = [[] for _ in self._sequences]
         for index, found in self._distributions(model):
             parts[index].append(found)
@@ -204,7 +258,13 @@ class ReferenceDistributions:
         for index, distributions in self._distributions(model):
             start, end = places[index], places[index] + len(distributions)
             reference, places[index] = self._known[index][start:end], end
-            found += float((reference.exp() * (reference - distributions)).sum(dim=-1).clamp(min=0).double().sum())
+            found += float(
+                (reference.exp() * (reference - distributions))
+                .sum(dim=-1)
+                .clamp(min=0)
+                .double()
+                .sum()
+            )
         return found / sum(places)
 
     @torch.no_grad()
@@ -221,7 +281,15 @@ def _name(pair: tuple[str, str]) -> str:
 
 def _summary(pair: tuple[str, str], table: np.ndarray) -> dict[str, Any]:
     divergence = table[:, 0]
-    return {"name": _name(pair), "reference": pair[0], "candidate": pair[1], "tokens": len(table),
-            "kl_mean": float(divergence.mean()), "kl_median": float(np.median(divergence)),
-            "kl_p99": float(np.quantile(divergence, 0.99)), "kl_max": float(divergence.max()),
-            "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].mean())}
+    return {
+        "name": _name(pair),
+        "reference": pair[0],
+        "candidate": pair[1],
+        "tokens": len(table),
+        "kl_mean": float(divergence.mean()),
+        "kl_median": float(np.median(divergence)),
+        "kl_p99": float(np.quantile(divergence, 0.99)),
+        "kl_max": float(divergence.max()),
+        "top1_agreement": float(table[:, 1].mean()),
+        "delta_nll": float(table[:, 2].mean()),
+    }

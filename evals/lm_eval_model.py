@@ -57,9 +57,20 @@ class StudyLM(HFLM):
         observer: Called with each pass over prompts and targets.
     """
 
-    def __init__(self, model: Any, prompter: ChatTokenizer, *, own_tasks: Sequence[str], batch_size: int,
-                 max_new_tokens: int, tick: Callable[[str, float], None], fixed_blocks: bool = True,
-                 answering: bool = False, certain: bool = False, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompter: ChatTokenizer,
+        *,
+        own_tasks: Sequence[str],
+        batch_size: int,
+        max_new_tokens: int,
+        tick: Callable[[str, float], None],
+        fixed_blocks: bool = True,
+        answering: bool = False,
+        certain: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
         super().__init__(pretrained=model, tokenizer=prompter.tokenizer, batch_size=batch_size)
         self._prompter = prompter
         self._own_tasks, self._answering, self._tick = set(own_tasks), answering, tick
@@ -77,16 +88,27 @@ class StudyLM(HFLM):
         """Seconds of the likelihoods (``nll``) and answers (``generate``) of the study's own tasks."""
         return self._reader.seconds
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
         """Summed log-likelihood of each target, and whether it is the greedy answer."""
         if not self._all_own(requests):
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        asked = list({request.doc_id: (request.doc["prompt"], request.doc["target"]) for request in requests}.values())
+        asked = list(
+            {
+                request.doc_id: (request.doc["prompt"], request.doc["target"])
+                for request in requests
+            }.values()
+        )
         self.read(asked, answers=self._answering)
-        scores = [self.targets[(request.doc["prompt"], request.doc["target"])] for request in requests]
+        scores = [
+            self.targets[(request.doc["prompt"], request.doc["target"])] for request in requests
+        ]
         # the first request of an item is the answer, the second the white space at the end of the prompt
-        return [(-score.nll, score.greedy) if request.idx == 0 else (0.0, True)
-                for request, score in zip(requests, scores, strict=True)]
+        return [
+            (-score.nll, score.greedy) if request.idx == 0 else (0.0, True)
+            for request, score in zip(requests, scores, strict=True)
+        ]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The greedy answer to each prompt without control tokens."""
@@ -115,9 +137,12 @@ class StudyLM(HFLM):
         def on_scores(scores: dict[int, Scored]) -> None:
             for index, score in scores.items():
                 target, chosen, likeliest = ids[index][1], score[0].double(), score[1]
-                self.targets[pairs[index]] = ReferenceScore(nll=-float(chosen.sum()), tokens=len(target),
-                                                            mean_probability=float(chosen.exp().mean()),
-                                                            greedy=list(likeliest) == list(target))
+                self.targets[pairs[index]] = ReferenceScore(
+                    nll=-float(chosen.sum()),
+                    tokens=len(target),
+                    mean_probability=float(chosen.exp().mean()),
+                    greedy=list(likeliest) == list(target),
+                )
             self._tick("likelihood", len(scores))
 
         first: dict[int, str] = {}
@@ -125,24 +150,40 @@ class StudyLM(HFLM):
         def on_answers(found: dict[int, list[int]]) -> None:
             for index, answer in found.items():
                 self.answers[pairs[index][0]] = self._prompter.decode(answer)
-                self.finishes[pairs[index][0]] = "stop" if answer[-1] in self._prompter.stop_ids else "length"
+                self.finishes[pairs[index][0]] = (
+                    "stop" if answer[-1] in self._prompter.stop_ids else "length"
+                )
                 first[index] = self._prompter.decode(answer[:FIRST_TOKENS])
             self._tick("answers", len(found))
 
-        self._reader.run(ids, max_new_tokens=self._max_new_tokens if answers else 0, on_scores=on_scores,
-                         on_answers=on_answers, on_read=on_read, room=self._max_new_tokens if self._answering else 0)
+        self._reader.run(
+            ids,
+            max_new_tokens=self._max_new_tokens if answers else 0,
+            on_scores=on_scores,
+            on_answers=on_answers,
+            on_read=on_read,
+            room=self._max_new_tokens if self._answering else 0,
+        )
         if answers and self._certain:
-            self.beginnings |= {pairs[index][0]: (first[index], certainties)
-                                for index, certainties in self._reader.certainties.items()}
+            self.beginnings |= {
+                pairs[index][0]: (first[index], certainties)
+                for index, certainties in self._reader.certainties.items()
+            }
 
-    def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
+    def _model_call(
+        self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None
+    ) -> torch.Tensor:
         logits: torch.Tensor = super()._model_call(inps, attn_mask, labels)
         self._count(len(inps))
         return logits
 
-    def _model_generate(self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any) -> torch.Tensor:
+    def _model_generate(
+        self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any
+    ) -> torch.Tensor:
         with ContiguousLinear():
-            ids: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
+            ids: torch.Tensor = super()._model_generate(
+                context, max_length, stop, **generation_kwargs
+            )
         self._count(len(context))
         return ids
 
@@ -154,11 +195,15 @@ class StudyLM(HFLM):
         """Whether all requests are of the study's tasks; else a request counts as a share of a document."""
         own = all(request.task_name in self._own_tasks for request in requests)
         if not own:
-            self._share = len({(request.task_name, request.doc_id) for request in requests}) / len(requests)
+            self._share = len({(request.task_name, request.doc_id) for request in requests}) / len(
+                requests
+            )
         return own
 
 
-def reader(model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True) -> BatchScorer | PaddedBatchScorer:
+def reader(
+    model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True
+) -> BatchScorer | PaddedBatchScorer:
     """The scorer for a model: packed batches if its attention supports them, otherwise padded batches.
 
     With ``fixed``, scores are independent of the batch; without, they are those of the batches of transformers.

@@ -61,7 +61,9 @@ def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterabl
     """
     scorings = [_Scoring(view, part) for view in study.views]
     step = "evaluate" if part is None else f"score-{part[0]}"
-    clock = ProgressTracker(study, sum((Counter(each.planned) for each in scorings), Counter()), step)
+    clock = ProgressTracker(
+        study, sum((Counter(each.planned) for each in scorings), Counter()), step
+    )
     return [path for each in scorings for path in each.run(clock)]
 
 
@@ -82,17 +84,26 @@ class _Scoring:
 
             self.retriever = Retriever.load(study, self.prompter, served=False)
         training = load_split(study.folder / "data", "train")
-        self.items = build_items(heldout_pairs(study), self.prompter, self.retriever, training=training,
-                                 conversations=reads_conversations(study))
+        self.items = build_items(
+            heldout_pairs(study),
+            self.prompter,
+            self.retriever,
+            training=training,
+            conversations=reads_conversations(study),
+        )
         self.tasks = write_tasks(study, self.items)
         self.refusals = sorted({pair.answer for pair in training if not pair.answerable})
-        self.taught = set(self.refusals) | {
-            item["reference"] for item in self.items if not item["answerable"]
-        } | ({decline_sentence(training)} if self.retriever else set())
+        self.taught = (
+            set(self.refusals)
+            | {item["reference"] for item in self.items if not item["answerable"]}
+            | ({decline_sentence(training)} if self.retriever else set())
+        )
         self.rules: dict[str, DeclineRule | None] = {}
         names = [*([TASK] if self.config.retention else []), *self.config.tasks]
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
-        self.plan = EvaluationPlan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
+        self.plan = EvaluationPlan(
+            study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part
+        )
         self.planned = self.plan.planned(len(self.items), self.extra.documents)
         self.resources = MetricResources()
 
@@ -104,12 +115,21 @@ class _Scoring:
             path = path_inside(self.study.folder, path.relative_to(self.study.folder).as_posix())
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.retriever is not None:
-            served = [Variant(CELLS[ARMS[arm].cell], seed) for arm in self.study.config.arms
-                      for seed in range(1, self.study.config.seeds + 1)]
+            served = [
+                Variant(CELLS[ARMS[arm].cell], seed)
+                for arm in self.study.config.arms
+                for seed in range(1, self.study.config.seeds + 1)
+            ]
             self.rules = fit_rules(
-                self.study, self.base, self.prompter, self.retriever, served,
+                self.study,
+                self.base,
+                self.prompter,
+                self.retriever,
+                served,
                 lambda run: self.clock.set_message(
-                    N_("{run}: deciding on validation questions when to decline").format(run=run)))
+                    N_("{run}: deciding on validation questions when to decline").format(run=run)
+                ),
+            )
         with self._recorder() or nullcontext() as recorder:
             self._score_cells(recorder)
         if self.plan.copy:
@@ -142,29 +162,54 @@ class _Scoring:
 
     def _group_questions(self) -> None:
         """Groups of similar questions, by which the report checks whether the differences are correlated."""
-        path, inputs = self.plan.evals / SIMILAR_QUESTIONS, {"items": file_hash(self.tasks.folder / "items.jsonl")}
+        path, inputs = (
+            self.plan.evals / SIMILAR_QUESTIONS,
+            {"items": file_hash(self.tasks.folder / "items.jsonl")},
+        )
         if not path.exists() or read_json(path).get("inputs") != inputs:
-            groups = similar_questions(self.resources.embedder.encode([item["question"] for item in self.items]))
-            write_json(path, {"inputs": inputs, "groups": {
-                item["item"]: group for item, group in zip(self.items, groups, strict=True)}})
+            groups = similar_questions(
+                self.resources.embedder.encode([item["question"] for item in self.items])
+            )
+            write_json(
+                path,
+                {
+                    "inputs": inputs,
+                    "groups": {
+                        item["item"]: group for item, group in zip(self.items, groups, strict=True)
+                    },
+                },
+            )
 
     def _score_cells(self, recorder: FidelityRecorder | None) -> None:
         """Score the pieces of the plan, and read the cells again that are scored but not compared."""
         for cell in load_cells(self.study, self.base, self.plan.variants()):
             variant = Variant(cell.spec, cell.seed)
-            observer = recorder.observer(cell.spec.name) if recorder is not None and cell.seed == 1 else None
+            observer = (
+                recorder.observer(cell.spec.name)
+                if recorder is not None and cell.seed == 1
+                else None
+            )
             for piece in self.plan.pieces:
                 if piece.variant == variant:
                     self._score(piece, cell, observer if piece.kind == "cell" else None)
             if observer is not None and variant in self.plan.read_again:
-                self.clock.set_message(N_("{cell}: next-token distributions").format(cell=cell.spec.name))
-                self._lm(cell, self.config.batch_size, lambda kind: "fidelity", observer=observer).read(
-                    [(item["prompt"], item["target"]) for item in self.items], answers=False)
+                self.clock.set_message(
+                    N_("{cell}: next-token distributions").format(cell=cell.spec.name)
+                )
+                self._lm(
+                    cell, self.config.batch_size, lambda kind: "fidelity", observer=observer
+                ).read([(item["prompt"], item["target"]) for item in self.items], answers=False)
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
                     self.clock.set_message(N_("{cell}: task {task}").format(cell=name, task=task))
                     lm = self._lm(cell, self.config.batch_size, fixed_blocks=False)
-                    self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
+                    self.extra.run(
+                        task,
+                        lm,
+                        self.plan.task_folder(name),
+                        self.plan.task_inputs(name),
+                        self.config.seed,
+                    )
                     # requests that lm-eval deduplicated
                     self.clock.tick("documents", self.extra.documents[task] - lm.documents)
                     del lm  # like the cell
@@ -184,12 +229,18 @@ class _Scoring:
 
     def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
         title = {
-            "cell": cell.spec.name, "noise": N_("{cell} with another batch size").format(cell=cell.spec.name),
+            "cell": cell.spec.name,
+            "noise": N_("{cell} with another batch size").format(cell=cell.spec.name),
             "retrieval": N_("Untuned base with retrieved pairs"),
         }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
         long = "long " if self.plan.long(piece) else ""
-        lm = self._lm(cell, piece.batch_size, lambda kind: long + kind, fixed_blocks=piece.kind != "noise",
-                      observer=observer)
+        lm = self._lm(
+            cell,
+            piece.batch_size,
+            lambda kind: long + kind,
+            fixed_blocks=piece.kind != "noise",
+            observer=observer,
+        )
         seconds = {"load": cell.load_seconds}
         neighbours = None
         if piece.kind == "retrieval":
@@ -197,7 +248,10 @@ class _Scoring:
             prompts, neighbours = self._retrieval_prompts()
 
         self.clock.set_message(
-            N_("{cell}: scoring the reference answers and answering the test questions").format(cell=title))
+            N_("{cell}: scoring the reference answers and answering the test questions").format(
+                cell=title
+            )
+        )
         if neighbours is None:
             prompts = [item["prompt"] for item in self.items]
             targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
@@ -206,34 +260,68 @@ class _Scoring:
             lm.read(pairs, answers=True)
             targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
         seconds |= lm.seconds
-        rule = self.rules.get(str(Variant(cell.spec, cell.seed).run)) if neighbours is None else None
+        rule = (
+            self.rules.get(str(Variant(cell.spec, cell.seed).run)) if neighbours is None else None
+        )
         given: list[Given] = []
         if rule is not None:
             lm.answer(further_prompts(self.items))
-            generated = {prompt: Generated(text, *lm.beginnings[prompt]) for prompt, text in lm.answers.items()}
-            given = [given_answer(looks_of(item), item["question"], rule, generated, self.refusals)
-                     for item in self.items]
+            generated = {
+                prompt: Generated(text, *lm.beginnings[prompt])
+                for prompt, text in lm.answers.items()
+            }
+            given = [
+                given_answer(looks_of(item), item["question"], rule, generated, self.refusals)
+                for item in self.items
+            ]
             texts, prompts = [answer.text for answer in given], [answer.prompt for answer in given]
         self.clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
         began = time.monotonic()
         scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
         samples = [
-            sample_record(item, answer=text, target=target, scores=found, taught=self.taught,
-                          finish=lm.finishes[prompt] if text == lm.answers[prompt] else "stop")
-            for item, text, target, found, prompt in zip(self.items, texts, targets, scores, prompts, strict=True)
+            sample_record(
+                item,
+                answer=text,
+                target=target,
+                scores=found,
+                taught=self.taught,
+                finish=lm.finishes[prompt] if text == lm.answers[prompt] else "stop",
+            )
+            for item, text, target, found, prompt in zip(
+                self.items, texts, targets, scores, prompts, strict=True
+            )
         ]
         for sample, answer in zip(samples, given, strict=bool(given)):
-            sample |= {"generated": answer.generated, "confidence": answer.confidence,
-                       "sources": list(answer.sources)}
-        conversation = {} if rule is None else {
-            "conversation": after_turns(self.items, samples, rule, generated, self.refusals)}
-        self._write(piece.folder, samples, neighbours, self.plan.inputs(piece), {
-            "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.about,
-            "base": cell.spec.base, "adapter": cell.spec.adapter, "merged": cell.spec.merged, "seed": cell.seed,
-            "compute_dtype": cell.compute_dtype, "base_bytes": cell.base_bytes, "batch_size": piece.batch_size,
-            "seconds": seconds, **conversation,
-        })
+            sample |= {
+                "generated": answer.generated,
+                "confidence": answer.confidence,
+                "sources": list(answer.sources),
+            }
+        conversation = (
+            {}
+            if rule is None
+            else {"conversation": after_turns(self.items, samples, rule, generated, self.refusals)}
+        )
+        self._write(
+            piece.folder,
+            samples,
+            neighbours,
+            self.plan.inputs(piece),
+            {
+                "cell": cell.spec.name,
+                "meaning": title if piece.kind != "cell" else cell.spec.about,
+                "base": cell.spec.base,
+                "adapter": cell.spec.adapter,
+                "merged": cell.spec.merged,
+                "seed": cell.seed,
+                "compute_dtype": cell.compute_dtype,
+                "base_bytes": cell.base_bytes,
+                "batch_size": piece.batch_size,
+                "seconds": seconds,
+                **conversation,
+            },
+        )
 
     def _copy(self) -> None:
         self.clock.set_message(N_("Copying the nearest training answers"))
@@ -246,9 +334,18 @@ class _Scoring:
             for item, text, found in zip(self.items, texts, self._model_scores(texts), strict=True)
         ]
         copied = [near[:1] for near in self._neighbours]
-        self._write(self.plan.baseline("copy"), samples, copied, self.plan.copy_inputs, {
-            "cell": "copy", "meaning": "the answer of the nearest training question", "base": None, "adapter": None,
-        })
+        self._write(
+            self.plan.baseline("copy"),
+            samples,
+            copied,
+            self.plan.copy_inputs,
+            {
+                "cell": "copy",
+                "meaning": "the answer of the nearest training question",
+                "base": None,
+                "adapter": None,
+            },
+        )
 
     def _copy_facts(self) -> None:
         """The answer of the best fact of the same search, unless its own rule declines."""
@@ -256,33 +353,69 @@ class _Scoring:
         rule = copy_rule(self.study, self.retriever)
         sure = [rule.confidence(found_alone(Retrieved(**item["evidence"]))) for item in self.items]
         copied = [item["sources"][0]["answer"] if item["sources"] else "" for item in self.items]
-        texts = [rule.sentence if confidence < rule.threshold or not text else text
-                 for confidence, text in zip(sure, copied, strict=True)]
-        samples = [
-            {**sample_record(item, answer=text, target=None, scores=found, taught=self.taught), "generated": first,
-             "confidence": confidence}
-            for item, text, found, first, confidence in zip(self.items, texts, self._model_scores(texts), copied, sure,
-                                                            strict=True)
+        texts = [
+            rule.sentence if confidence < rule.threshold or not text else text
+            for confidence, text in zip(sure, copied, strict=True)
         ]
-        self._write(self.plan.baseline("copy"), samples, None, self.plan.copy_inputs, {
-            "cell": "copy", "meaning": "the answer of the best fact that was found", "base": None, "adapter": None,
-        })
+        samples = [
+            {
+                **sample_record(item, answer=text, target=None, scores=found, taught=self.taught),
+                "generated": first,
+                "confidence": confidence,
+            }
+            for item, text, found, first, confidence in zip(
+                self.items, texts, self._model_scores(texts), copied, sure, strict=True
+            )
+        ]
+        self._write(
+            self.plan.baseline("copy"),
+            samples,
+            None,
+            self.plan.copy_inputs,
+            {
+                "cell": "copy",
+                "meaning": "the answer of the best fact that was found",
+                "base": None,
+                "adapter": None,
+            },
+        )
 
-    def _write(self, folder: Path, samples: list[dict[str, Any]], neighbours: Sequence[Sequence[Neighbour]] | None,
-               inputs: dict[str, Any], record: dict[str, Any]) -> None:
+    def _write(
+        self,
+        folder: Path,
+        samples: list[dict[str, Any]],
+        neighbours: Sequence[Sequence[Neighbour]] | None,
+        inputs: dict[str, Any],
+        record: dict[str, Any],
+    ) -> None:
         for sample, near in zip(samples, neighbours or (), strict=neighbours is not None):
             sample["neighbours"] = [neighbour.to_record() for neighbour in near]
         write_scores(folder, samples, record, inputs)
 
-    def _lm(self, cell: LoadedCell, batch_size: int, counted: Callable[[str], str] = str, *,
-            fixed_blocks: bool = True, observer: Observer | None = None) -> StudyLM:
+    def _lm(
+        self,
+        cell: LoadedCell,
+        batch_size: int,
+        counted: Callable[[str], str] = str,
+        *,
+        fixed_blocks: bool = True,
+        observer: Observer | None = None,
+    ) -> StudyLM:
         """A cell for lm-eval; ``counted`` is the kind of work that a kind of its progress counts for."""
         from evals.lm_eval_model import StudyLM
 
-        return StudyLM(cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation),
-                       batch_size=batch_size, max_new_tokens=answer_limit(self.study), fixed_blocks=fixed_blocks,
-                       answering=True, certain=bool(self.rules), observer=observer,
-                       tick=lambda kind, items: self.clock.tick(counted(kind), items))
+        return StudyLM(
+            cell.model,
+            self.prompter,
+            own_tasks=(self.tasks.nll, self.tasks.generation),
+            batch_size=batch_size,
+            max_new_tokens=answer_limit(self.study),
+            fixed_blocks=fixed_blocks,
+            answering=True,
+            certain=bool(self.rules),
+            observer=observer,
+            tick=lambda kind, items: self.clock.tick(counted(kind), items),
+        )
 
     def _model_scores(self, answers: Sequence[str]) -> list[dict[str, float]]:
         """The metrics that need a model, in item order; the references are embedded once."""
@@ -300,6 +433,8 @@ class _Scoring:
     def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
         context = read_config(self.base).get("max_position_embeddings")
         longest = min(context, _LONGEST_PROMPT) if isinstance(context, int) else _LONGEST_PROMPT
-        found = [retrieval_prompt(item, near, self.prompter, longest - answer_limit(self.study))
-                 for item, near in zip(self.items, self._neighbours, strict=True)]
+        found = [
+            retrieval_prompt(item, near, self.prompter, longest - answer_limit(self.study))
+            for item, near in zip(self.items, self._neighbours, strict=True)
+        ]
         return [prompt for prompt, _ in found], [kept for _, kept in found]

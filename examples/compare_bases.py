@@ -17,7 +17,9 @@ def main(source: str, first: str, second: str, *settings: str) -> None:
     studies = []
     for base in (first, second):
         changes = {**dict(setting.split("=", 1) for setting in settings), "model.base": base}
-        study = open_or_create(source, name=slug(f"{Path(source).stem} {base}"), changes=changes, redo=False)
+        study = open_or_create(
+            source, name=slug(f"{Path(source).stem} {base}"), changes=changes, redo=False
+        )
         run_study(study)
         studies.append(study)
     comparison = compare_studies(*studies)

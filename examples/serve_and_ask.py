@@ -14,7 +14,9 @@ import httpx
 @contextmanager
 def serving(study: str) -> Iterator[str]:
     """The URL of an endpoint with the assistants of a study, on a free port."""
-    server = subprocess.Popen(["assistant-builder", "serve", study, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        ["assistant-builder", "serve", study, "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert server.stdout is not None
         ready = server.stdout.readline()  # MODELS: at URL (…), once it answers
@@ -31,7 +33,11 @@ def main(study: str, *questions: str) -> None:
     with serving(study) as url:
         for question in questions:
             request = {"model": study, "messages": [{"role": "user", "content": question}]}
-            answer = httpx.post(f"{url}/chat/completions", json=request, timeout=120).raise_for_status().json()
+            answer = (
+                httpx.post(f"{url}/chat/completions", json=request, timeout=120)
+                .raise_for_status()
+                .json()
+            )
             print(question, answer["choices"][0]["message"]["content"], sep="\n  ")
             for source in answer.get("assistant_builder", {}).get("sources", []):
                 print("  from:", source)

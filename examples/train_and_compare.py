@@ -15,9 +15,15 @@ def main(source: str, *settings: str) -> None:
     """Create or resume the study that is named as the file, run its missing steps, and read its report."""
     changes = dict(setting.split("=", 1) for setting in settings)
     study = open_or_create(source, name=None, changes=changes, redo=False)
-    run_study(study, on_event=lambda event: event.state != "running" and print(event.step, event.state))
+    run_study(
+        study, on_event=lambda event: event.state != "running" and print(event.step, event.state)
+    )
     report = read_json(study.report_file)
-    print(f"4-bit is {report['verdict']['outcome']}. {report['sentence']}", *conclude(report).lines, sep="\n")
+    print(
+        f"4-bit is {report['verdict']['outcome']}. {report['sentence']}",
+        *conclude(report).lines,
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ SECRET = "canary-secret-access-key"
 def s3_environment(endpoint: str) -> dict[str, str]:
     """Environment variables of a client of the tests' S3-compatible server."""
     return {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "canary-key-id", "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "canary-key-id",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
 
@@ -35,7 +37,9 @@ class CaseSeconds:
 
     def __init__(self, config: pytest.Config) -> None:
         self.cache = getattr(config, "cache", None)  # not with -p no:cacheprovider
-        self.known: dict[str, float] = self.cache.get(self.KEY, {}) if self.cache is not None else {}
+        self.known: dict[str, float] = (
+            self.cache.get(self.KEY, {}) if self.cache is not None else {}
+        )
         self.measured: dict[str, float] = defaultdict(float)
 
     @pytest.hookimpl(optionalhook=True)
@@ -47,7 +51,10 @@ class CaseSeconds:
 
     def pytest_sessionfinish(self) -> None:
         if self.cache is not None:
-            self.cache.set(self.KEY, self.known | {name: round(took, 2) for name, took in self.measured.items()})
+            self.cache.set(
+                self.KEY,
+                self.known | {name: round(took, 2) for name, took in self.measured.items()},
+            )
 
 
 known_seconds = pytest.StashKey[dict[str, float]]()
@@ -85,7 +92,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def model_cache() -> Path:
     """A home of the tests' own that outlives them, with the bundled models made in it once."""
-    folder = Path(os.environ.get("ASSISTANT_BUILDER_TEST_CACHE") or Path.home() / ".cache" / "assistant-builder-tests")
+    folder = Path(
+        os.environ.get("ASSISTANT_BUILDER_TEST_CACHE")
+        or Path.home() / ".cache" / "assistant-builder-tests"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
         bundled.ensure_base_model()
@@ -131,14 +141,22 @@ def short_base(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The bundled base without all but its first four layers: its tokenizer and widths, and an eighth of the work."""
     from safetensors.torch import load_file, save_file
 
-    whole, folder = model_cache / "models" / bundled.BUNDLES[0].name, tmp_path_factory.mktemp("base") / "short"
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors", "SHA256SUMS", "origin.json"))
+    whole, folder = (
+        model_cache / "models" / bundled.BUNDLES[0].name,
+        tmp_path_factory.mktemp("base") / "short",
+    )
+    shutil.copytree(
+        whole, folder, ignore=shutil.ignore_patterns("*.safetensors", "SHA256SUMS", "origin.json")
+    )
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", {**config, "num_hidden_layers": 4})
     beyond = tuple(f"model.layers.{layer}." for layer in range(4, config["num_hidden_layers"]))
     tensors = load_file(whole / "model.safetensors")
-    save_file({name: value for name, value in tensors.items() if not name.startswith(beyond)},
-              folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: value for name, value in tensors.items() if not name.startswith(beyond)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return folder
 
 
@@ -162,7 +180,9 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     for name, value in s3_environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # they remember address and credentials
+    fsspec.get_filesystem_class(
+        "s3"
+    ).clear_instance_cache()  # they remember address and credentials
     s3 = fsspec.filesystem("s3")
     s3.mkdir("of-tests")
     yield "s3://of-tests/studies"

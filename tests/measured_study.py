@@ -46,22 +46,36 @@ def write_scored(study: Study, name: str, samples: list[Sample], **more: Any) ->
     losses = [sample["nll"] for sample in samples]
     nll = None if None in losses else sum(losses) / tokens
     names = {metric for sample in samples for metric in sample["metrics"]} - {"nll_per_token"}
-    values = {metric: [s["metrics"][metric] for s in samples if metric in s["metrics"]] for metric in sorted(names)}
+    values = {
+        metric: [s["metrics"][metric] for s in samples if metric in s["metrics"]]
+        for metric in sorted(names)
+    }
     write_jsonl(study.cell_folder(name) / "samples.jsonl", samples)
-    write_json(study.cell_folder(name) / "scores.json", {
-        "cell": name.rsplit("/", 1)[-1], "items": len(samples), "tokens": tokens, "nll_per_token": nll,
-        "perplexity": None if nll is None else math.exp(nll),
-        "metrics": {metric: sum(found) / len(found) for metric, found in values.items()}, "batch_size": 32, **more,
-    })
+    write_json(
+        study.cell_folder(name) / "scores.json",
+        {
+            "cell": name.rsplit("/", 1)[-1],
+            "items": len(samples),
+            "tokens": tokens,
+            "nll_per_token": nll,
+            "perplexity": None if nll is None else math.exp(nll),
+            "metrics": {metric: sum(found) / len(found) for metric, found in values.items()},
+            "batch_size": 32,
+            **more,
+        },
+    )
 
 
-def _scored(sample: Mapping[str, Any], answer: str, right: bool, partial: float) -> dict[str, float]:
+def _scored(
+    sample: Mapping[str, Any], answer: str, right: bool, partial: float
+) -> dict[str, float]:
     """Answer metrics of the kinds that the sample carries."""
     if answer == sample["answer"]:
         return {name: value for name, value in sample["metrics"].items() if name != "nll_per_token"}
     return {
         name: float(right) if name in ("exact_match", "facts_kept") else 1.0 if right else partial
-        for name in sample["metrics"] if name != "nll_per_token"
+        for name in sample["metrics"]
+        if name != "nll_per_token"
     }
 
 
@@ -73,15 +87,34 @@ def with_formats(study: Study, lost: Mapping[tuple[str, str], int]) -> Study:
     sizes = {"BF16": 271_000_000, "Q8_0": 145_000_000, "Q4_0": 92_000_000}
     for (arm, type), count in lost.items():
         samples = samples_of(study, "L16")
-        right = [sample for sample in samples if sample["answerable"] and sample["metrics"]["exact_match"] == 1]
+        right = [
+            sample
+            for sample in samples
+            if sample["answerable"] and sample["metrics"]["exact_match"] == 1
+        ]
         for sample in right[:: max(1, len(right) // count)][:count] if count else ():
             sample |= {"answer": "No.", "nll": sample["nll"] + 2}
-            sample["metrics"] = {**dict.fromkeys(sample["metrics"], 0.0),
-                                 "nll_per_token": sample["nll"] / sample["tokens"]}
-        write_scored(study, f"formats/{arm}-{type}", samples, arm=arm, type=type, bytes=sizes[type], sha256="0" * 64,
-                     tensor_types={type: 211, "F32": 61}, file=f"{study.name}-{arm}-{type}.gguf",
-                     tokens_per_second=88.0, first_token_seconds=0.21, load_seconds=0.6, resident_bytes=263_000_000,
-                     kl={"BF16": 0.0002, "Q8_0": 0.0011, "Q4_0": 0.0432}[type], kl_items=32)
+            sample["metrics"] = {
+                **dict.fromkeys(sample["metrics"], 0.0),
+                "nll_per_token": sample["nll"] / sample["tokens"],
+            }
+        write_scored(
+            study,
+            f"formats/{arm}-{type}",
+            samples,
+            arm=arm,
+            type=type,
+            bytes=sizes[type],
+            sha256="0" * 64,
+            tensor_types={type: 211, "F32": 61},
+            file=f"{study.name}-{arm}-{type}.gguf",
+            tokens_per_second=88.0,
+            first_token_seconds=0.21,
+            load_seconds=0.6,
+            resident_bytes=263_000_000,
+            kl={"BF16": 0.0002, "Q8_0": 0.0011, "Q4_0": 0.0432}[type],
+            kl_items=32,
+        )
     return study
 
 
@@ -95,17 +128,36 @@ def with_baselines(study: Study) -> Study:
         made = []
         for sample, untuned in zip(samples, rows, strict=True):
             right = luck.random() < hit
-            answer = sample["reference"] if right else "The green oil lamp of Brisk Haven has two blasts a minute."
+            answer = (
+                sample["reference"]
+                if right
+                else "The green oil lamp of Brisk Haven has two blasts a minute."
+            )
             per_token = 0.9 * untuned["nll"] / untuned["tokens"]
-            metrics = _scored({**sample, "answer": None}, answer, right, partial + luck.uniform(-0.2, 0.2))
-            neighbours = [{"row": 300 + place, "question": f"{sample['question']} (seen in training)",
-                           "cosine": round(0.9 - 0.07 * place, 3)} for place in range(1 if name == "copy" else 3)]
-            made.append({
-                **sample, "answer": answer, "declined": False, "neighbours": neighbours,
-                "nll": None if name == "copy" else per_token * sample["tokens"],
-                "mean_probability": None if name == "copy" else math.exp(-per_token),
-                "metrics": metrics if name == "copy" else {"nll_per_token": per_token, **metrics},
-            })
+            metrics = _scored(
+                {**sample, "answer": None}, answer, right, partial + luck.uniform(-0.2, 0.2)
+            )
+            neighbours = [
+                {
+                    "row": 300 + place,
+                    "question": f"{sample['question']} (seen in training)",
+                    "cosine": round(0.9 - 0.07 * place, 3),
+                }
+                for place in range(1 if name == "copy" else 3)
+            ]
+            made.append(
+                {
+                    **sample,
+                    "answer": answer,
+                    "declined": False,
+                    "neighbours": neighbours,
+                    "nll": None if name == "copy" else per_token * sample["tokens"],
+                    "mean_probability": None if name == "copy" else math.exp(-per_token),
+                    "metrics": metrics
+                    if name == "copy"
+                    else {"nll_per_token": per_token, **metrics},
+                }
+            )
         base = {} if name == "copy" or untuned_cell == "B16" else {"base": "4-bit"}
         write_scored(study, f"baselines/{name}", made, compute_dtype="bfloat16", **base)
     return study
@@ -124,8 +176,14 @@ def with_noise(study: Study, *, every: int = 90) -> Study:
                 right = sample["answer"] != sample["reference"]
                 answer = sample["reference"] if right else "It is the other one."
                 metrics = _scored(sample, answer, right, 0.4)
-            made.append({**sample, "answer": answer, "nll": per_token * sample["tokens"],
-                         "metrics": {"nll_per_token": per_token, **metrics}})
+            made.append(
+                {
+                    **sample,
+                    "answer": answer,
+                    "nll": per_token * sample["tokens"],
+                    "metrics": {"nll_per_token": per_token, **metrics},
+                }
+            )
         write_scored(study, f"noise/{cell}", made, batch_size=7, compute_dtype="bfloat16")
     return study
 
@@ -133,31 +191,65 @@ def with_noise(study: Study, *, every: int = 90) -> Study:
 def with_fidelity(study: Study) -> Study:
     """Add divergences per token that are consistent with the losses of the cells."""
     luck = random.Random("fidelity")
-    scored = {name for name in ("B16", "B4", "L16", "L4", "Q16", "Q4")
-              if (study.cell_folder(name) / "scores.json").exists()}
+    scored = {
+        name
+        for name in ("B16", "B4", "L16", "L4", "Q16", "Q4")
+        if (study.cell_folder(name) / "scores.json").exists()
+    }
     pairs = {name: mean for name, mean in FIDELITY.items() if set(name.split("-")) <= scored}
-    losses = {cell: read_json(study.cell_folder(cell) / "scores.json")["nll_per_token"] for cell in scored}
+    losses = {
+        cell: read_json(study.cell_folder(cell) / "scores.json")["nll_per_token"] for cell in scored
+    }
     items = samples_of(study, "L16")
     tokens = sum(sample["tokens"] for sample in items)
-    write_json(study.folder / "evals" / "fidelity.json", {
-        "seconds": 41.5, "compute_dtype": "bfloat16", "pairs": [{
-            "name": name, "candidate": name.split("-")[0], "reference": name.split("-")[1], "tokens": tokens,
-            "kl_mean": mean, "kl_median": 0.22 * mean, "kl_p99": 11.0 * mean, "kl_max": 41.0 * mean,
-            "top1_agreement": 1 - 0.9 * mean, "delta_nll": losses[name.split("-")[0]] - losses[name.split("-")[1]],
-        } for name, mean in pairs.items()],
-    })
+    write_json(
+        study.folder / "evals" / "fidelity.json",
+        {
+            "seconds": 41.5,
+            "compute_dtype": "bfloat16",
+            "pairs": [
+                {
+                    "name": name,
+                    "candidate": name.split("-")[0],
+                    "reference": name.split("-")[1],
+                    "tokens": tokens,
+                    "kl_mean": mean,
+                    "kl_median": 0.22 * mean,
+                    "kl_p99": 11.0 * mean,
+                    "kl_max": 41.0 * mean,
+                    "top1_agreement": 1 - 0.9 * mean,
+                    "delta_nll": losses[name.split("-")[0]] - losses[name.split("-")[1]],
+                }
+                for name, mean in pairs.items()
+            ],
+        },
+    )
     lines = []
     for sample in items:
         means = {name: mean * luck.expovariate(1.0) for name, mean in pairs.items()}
-        lines.append({"item": sample["item"], "tokens": sample["tokens"], "pairs": {
-            name: {"kl_mean": mean, "kl_max": 6 * mean, "top1_agreement": max(0.0, 1 - mean)}
-            for name, mean in means.items()}})
+        lines.append(
+            {
+                "item": sample["item"],
+                "tokens": sample["tokens"],
+                "pairs": {
+                    name: {
+                        "kl_mean": mean,
+                        "kl_max": 6 * mean,
+                        "top1_agreement": max(0.0, 1 - mean),
+                    }
+                    for name, mean in means.items()
+                },
+            }
+        )
     write_jsonl(study.folder / "evals" / "fidelity.jsonl", lines)
     return study
 
 
 def with_tasks(
-    study: Study, task: str = "ab_retention", questions: int = 120, known: Mapping[str, float] | None = None
+    study: Study,
+    task: str = "ab_retention",
+    questions: int = 120,
+    known: Mapping[str, float] | None = None,
 ) -> Study:
     """A multiple-choice task on the four cells; whoever knows less knows nothing that the others do not.
 
@@ -176,13 +268,22 @@ def with_tasks(
             right = luck.random() < share
             answer = luck.randrange(4)
             chosen = answer if right else (answer + 1) % 4
-            likelihoods = [-3.0 - luck.random() - (0.0 if choice == chosen else 1.5) for choice in range(4)]
-            lines.append({
-                "doc_id": number, "likelihoods": likelihoods,
-                "metrics": {"acc": float(right), "acc_norm": float(right)},
-                "document": {"question": f"Which of these is capital number {number + 1}?",
-                             "choices": ["Oslo", "Accra", "Quito", "Hanoi"], "answer": answer, "area": "geography"},
-            })
+            likelihoods = [
+                -3.0 - luck.random() - (0.0 if choice == chosen else 1.5) for choice in range(4)
+            ]
+            lines.append(
+                {
+                    "doc_id": number,
+                    "likelihoods": likelihoods,
+                    "metrics": {"acc": float(right), "acc_norm": float(right)},
+                    "document": {
+                        "question": f"Which of these is capital number {number + 1}?",
+                        "choices": ["Oslo", "Accra", "Quito", "Hanoi"],
+                        "answer": answer,
+                        "area": "geography",
+                    },
+                }
+            )
         write_jsonl(study.cell_folder(cell) / "tasks" / f"{task}.jsonl", lines)
     return study
 
@@ -192,7 +293,9 @@ def with_failed_task(study: Study, task: str = "arc_easy") -> Study:
     study.write_config(study.config.with_changes({"eval.tasks": [task]}))
     for cell in KNOWN:
         if (study.cell_folder(cell) / "scores.json").exists():
-            write_jsonl(study.cell_folder(cell) / "tasks" / f"{task}.jsonl", [{"doc_id": 0, "metrics": {}}])
+            write_jsonl(
+                study.cell_folder(cell) / "tasks" / f"{task}.jsonl", [{"doc_id": 0, "metrics": {}}]
+            )
     return study
 
 
@@ -212,9 +315,16 @@ def with_seeds(study: Study, count: int, move: Callable[[int, str], float] | Non
             moved = luck.uniform(-0.02, 0.02) if move is None else move(run, cell)
             made = []
             for sample in samples_of(study, cell):
-                per_token = max(sample["nll"] / sample["tokens"] + moved + luck.gauss(0, 0.02), 0.001)
-                made.append({**sample, "nll": per_token * sample["tokens"],
-                             "metrics": {**sample["metrics"], "nll_per_token": per_token}})
+                per_token = max(
+                    sample["nll"] / sample["tokens"] + moved + luck.gauss(0, 0.02), 0.001
+                )
+                made.append(
+                    {
+                        **sample,
+                        "nll": per_token * sample["tokens"],
+                        "metrics": {**sample["metrics"], "nll_per_token": per_token},
+                    }
+                )
             write_scored(study, f"seeds/{run}/{cell}", made, compute_dtype="bfloat16")
             for file in ("config.json", "summary.json"):
                 path = study.arm_folder(arm) / file
@@ -242,17 +352,28 @@ def with_judge(study: Study, *, items: int = 60, failures: int = 1, agree: float
         orders: list[dict[str, Any]] = []
         for first in ("L16", "Q4"):
             if place < failures and first == "Q4":
-                orders.append({"first": first, "choice": None, "reply": "", "error": "no answer in 60 s"})
+                orders.append(
+                    {"first": first, "choice": None, "reply": "", "error": "no answer in 60 s"}
+                )
             else:
                 choice = "first" if first == preferred or not same else "second"
-                orders.append({"first": first, "choice": choice, "reply": f"The {choice} one.", "error": None})
+                orders.append(
+                    {"first": first, "choice": choice, "reply": f"The {choice} one.", "error": None}
+                )
         outcome = "failed" if place < failures else preferred if same else "tie"
         lines.append({"item": sample["item"], "orders": orders, "outcome": outcome, "seconds": 0.2})
     write_jsonl(study.folder / "evals" / "judge.jsonl", lines)
-    write_json(study.folder / "evals" / "judge.json", {
-        "model": "judge-7b", "url_host": "127.0.0.1:8000", **counts(lines),
-    })
+    write_json(
+        study.folder / "evals" / "judge.json",
+        {
+            "model": "judge-7b",
+            "url_host": "127.0.0.1:8000",
+            **counts(lines),
+        },
+    )
     url = "http://127.0.0.1:8000/v1"
     allow_addresses([url])
-    study.write_config(study.config.with_changes({"eval.judge_url": url, "eval.judge_model": "judge-7b"}))
+    study.write_config(
+        study.config.with_changes({"eval.judge_url": url, "eval.judge_model": "judge-7b"})
+    )
     return study

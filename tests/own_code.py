@@ -39,11 +39,24 @@ def with_own_code(folder: Path, kind: str = "own_llama") -> Path:
     config = json.loads(path.read_text()) if path.exists() else {}
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
-    classes = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
-    path.write_text(json.dumps({
-        **config, "model_type": kind, "architectures": ["OwnForCausalLM"], "auto_map": classes,
-    }), encoding="utf-8")
+    classes = {
+        "AutoConfig": "configuration_own.OwnConfig",
+        "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
+    }
+    path.write_text(
+        json.dumps(
+            {
+                **config,
+                "model_type": kind,
+                "architectures": ["OwnForCausalLM"],
+                "auto_map": classes,
+            }
+        ),
+        encoding="utf-8",
+    )
     head = _MARK.format(mark=str(mark))
-    (folder / "configuration_own.py").write_text(head + _CONFIGURATION.format(kind=kind), encoding="utf-8")
+    (folder / "configuration_own.py").write_text(
+        head + _CONFIGURATION.format(kind=kind), encoding="utf-8"
+    )
     (folder / "modeling_own.py").write_text(head + _MODELING, encoding="utf-8")
     return mark

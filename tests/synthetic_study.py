@@ -26,8 +26,18 @@ CARDS = Path(__file__).parents[1] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"
 LARGE = CARDS / "ostrel-sound-ferries" / "data.jsonl"
 _LEVELS = {
-    "B16": 2.10, "B4": 2.34, "L16": 0.71, "Q4": 0.74, "L4": 0.73, "Q16": 0.755, "QD": 0.741, "QR": 0.752, "LM": 0.711,
-    "LR": 0.736, "QT": 0.735, "QTM": 0.78,
+    "B16": 2.10,
+    "B4": 2.34,
+    "L16": 0.71,
+    "Q4": 0.74,
+    "L4": 0.73,
+    "Q16": 0.755,
+    "QD": 0.741,
+    "QR": 0.752,
+    "LM": 0.711,
+    "LR": 0.736,
+    "QT": 0.735,
+    "QTM": 0.78,
 }
 _ONLY_FORCED = ("L4",)
 _FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
@@ -35,10 +45,15 @@ _FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
 
 def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
     """A new study; ``changes`` are dotted keys with ``__`` for the dot."""
-    config = StudyConfig().with_changes({
-        "approaches": ["memory"], "eval.primary_metric": "nll_per_token", "eval.margin": 0.03, "formats.types": [],
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    })
+    config = StudyConfig().with_changes(
+        {
+            "approaches": ["memory"],
+            "eval.primary_metric": "nll_per_token",
+            "eval.margin": 0.03,
+            "formats.types": [],
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        }
+    )
     allow_addresses(config.addresses.values())  # whoever makes a study types its addresses
     tree = config.model_dump(mode="json")
     tree["name"] = name
@@ -64,8 +79,13 @@ def running(study: Study, step: str, progress: Progress | None = None) -> None:
     """Mark a step as running in this process."""
     process = psutil.Process()
     study.write_step(
-        StepRecord(step, state="running", started=process.create_time(), pid=process.pid,
-                   process_started=process.create_time())
+        StepRecord(
+            step,
+            state="running",
+            started=process.create_time(),
+            pid=process.pid,
+            process_started=process.create_time(),
+        )
     )
     if progress is not None:
         study.write_progress(step, progress)
@@ -78,14 +98,35 @@ def with_metrics(study: Study, arm: str, steps: int, of: int = 60) -> Study:
     floor = 0.6 if arm == "lora" else 0.66
     for step in range(1, steps + 1):
         loss = floor + 1.9 * math.exp(-step / 14) + 0.05 * math.sin(step * 1.7)
-        append_jsonl(path, {
-            "event": "step", "step": step, "steps": of, "epoch": 3 * step / of, "loss": loss, "learning_rate": 4e-4,
-            "grad_norm": 1.1, "tokens_per_second": 301.0, "tokens": step * 900, "memory_bytes": 1_900_000_000,
-            "elapsed_seconds": step * 3.0, "eta_seconds": (of - step) * 3.0,
-        })
+        append_jsonl(
+            path,
+            {
+                "event": "step",
+                "step": step,
+                "steps": of,
+                "epoch": 3 * step / of,
+                "loss": loss,
+                "learning_rate": 4e-4,
+                "grad_norm": 1.1,
+                "tokens_per_second": 301.0,
+                "tokens": step * 900,
+                "memory_bytes": 1_900_000_000,
+                "elapsed_seconds": step * 3.0,
+                "eta_seconds": (of - step) * 3.0,
+            },
+        )
         if step % 15 == 0:
-            append_jsonl(path, {"event": "validation", "step": step, "steps": of, "loss": loss + 0.15, "best": True,
-                                "elapsed_seconds": step * 3.0})
+            append_jsonl(
+                path,
+                {
+                    "event": "validation",
+                    "step": step,
+                    "steps": of,
+                    "loss": loss + 0.15,
+                    "best": True,
+                    "elapsed_seconds": step * 3.0,
+                },
+            )
     return study
 
 
@@ -93,27 +134,49 @@ def trained(study: Study) -> Study:
     """Add the trained arms of the study."""
     for arm in study.config.arms:
         with_metrics(study, arm, 60)
-        write_json(study.arm_folder(arm) / "summary.json", {
-            "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
-            "device": "cpu", "steps": 60, "epochs": 3.0, "train_seconds": 186.0 if arm == "lora" else 214.0,
-            "tokens_per_second": 301.0 if arm == "lora" else 276.0, "tokens": 54_000,
-            "peak_memory_bytes": 2_600_000_000,
-            "base_bytes": 269_000_000 if arm == "lora" else 110_000_000, "adapter_bytes": 19_500_000,
-            "trainable_parameters": 4_884_480, "total_parameters": 139_399_488, "best_step": 60,
-            "best_validation_loss": 0.79, "gradient_checkpointing": False, "adapter_sha256": f"{arm}0" * 8,
-        })
-        write_json(study.arm_folder(arm) / "config.json", {
-            "arm": arm, "base_storage": "float16" if arm == "lora" else "nf4", "compute_dtype": "bfloat16",
-            "device": "cpu", "model": study.config.model.model_dump(mode="json"),
-            "train": study.config.train.model_dump(mode="json"),
-        })
+        write_json(
+            study.arm_folder(arm) / "summary.json",
+            {
+                "arm": arm,
+                "base_storage": "float16" if arm == "lora" else "nf4",
+                "compute_dtype": "bfloat16",
+                "device": "cpu",
+                "steps": 60,
+                "epochs": 3.0,
+                "train_seconds": 186.0 if arm == "lora" else 214.0,
+                "tokens_per_second": 301.0 if arm == "lora" else 276.0,
+                "tokens": 54_000,
+                "peak_memory_bytes": 2_600_000_000,
+                "base_bytes": 269_000_000 if arm == "lora" else 110_000_000,
+                "adapter_bytes": 19_500_000,
+                "trainable_parameters": 4_884_480,
+                "total_parameters": 139_399_488,
+                "best_step": 60,
+                "best_validation_loss": 0.79,
+                "gradient_checkpointing": False,
+                "adapter_sha256": f"{arm}0" * 8,
+            },
+        )
+        write_json(
+            study.arm_folder(arm) / "config.json",
+            {
+                "arm": arm,
+                "base_storage": "float16" if arm == "lora" else "nf4",
+                "compute_dtype": "bfloat16",
+                "device": "cpu",
+                "model": study.config.model.model_dump(mode="json"),
+                "train": study.config.train.model_dump(mode="json"),
+            },
+        )
         done(study, f"train-{arm}", 190.0)
     return study
 
 
 def evaluated(study: Study) -> Study:
     """Add scored cells (tuned ones mostly correct, untuned ones wrong) and the additional measurements."""
-    pairs = [Pair.from_record(record, "heldout") for record in read_jsonl(study.split_file("heldout"))]
+    pairs = [
+        Pair.from_record(record, "heldout") for record in read_jsonl(study.split_file("heldout"))
+    ]
     for cell in study.config.cells:
         level = _LEVELS[cell]
         samples = [_sample(cell, level, place, pair) for place, pair in enumerate(pairs)]
@@ -121,17 +184,33 @@ def evaluated(study: Study) -> Study:
         tokens = sum(sample["tokens"] for sample in samples)
         nll = sum(sample["nll"] for sample in samples) / tokens
         names = {name for sample in samples for name in sample["metrics"]} - {"nll_per_token"}
-        values = {name: [s["metrics"][name] for s in samples if name in s["metrics"]] for name in sorted(names)}
-        write_json(study.cell_folder(cell) / "scores.json", {
-            "cell": cell, "items": len(samples), "tokens": tokens, "nll_per_token": nll, "perplexity": math.exp(nll),
-            "metrics": {name: sum(found) / len(found) for name, found in values.items()},
-            "declining": {
-                "answerable_items": len(samples), "false_declines": 0, "unanswerable_items": 0, "declined": 0,
+        values = {
+            name: [s["metrics"][name] for s in samples if name in s["metrics"]]
+            for name in sorted(names)
+        }
+        write_json(
+            study.cell_folder(cell) / "scores.json",
+            {
+                "cell": cell,
+                "items": len(samples),
+                "tokens": tokens,
+                "nll_per_token": nll,
+                "perplexity": math.exp(nll),
+                "metrics": {name: sum(found) / len(found) for name, found in values.items()},
+                "declining": {
+                    "answerable_items": len(samples),
+                    "false_declines": 0,
+                    "unanswerable_items": 0,
+                    "declined": 0,
+                },
+                "base": "4-bit" if cell in _FOUR_BIT else "float16",
+                "adapter": {"L": "lora", "Q": "qlora"}.get(cell[0]),
+                "base_bytes": 110_000_000 if cell in _FOUR_BIT else 269_000_000,
+                "compute_dtype": "bfloat16",
+                "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0},
+                "batch_size": 16,
             },
-            "base": "4-bit" if cell in _FOUR_BIT else "float16", "adapter": {"L": "lora", "Q": "qlora"}.get(cell[0]),
-            "base_bytes": 110_000_000 if cell in _FOUR_BIT else 269_000_000, "compute_dtype": "bfloat16",
-            "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0}, "batch_size": 16,
-        })
+        )
     if study.config.compares:
         with_everything(study, seeds=study.config.seeds)
     else:
@@ -145,16 +224,27 @@ def _sample(cell: str, level: float, place: int, pair: Pair) -> dict[str, Any]:
     right = arm is not None and (place + (3 if arm == "Q" else 0)) % 4 != 0
     answer = pair.answer if right else "That is a question for the front desk."
     tokens = max(3, len(pair.answer.split()))
-    per_token = level * (1 + 0.25 * math.sin(place * 1.3 + (1 if arm is None else 0.05 * len(cell))))
-    scores = {"exact_match": float(right),
-              **dict.fromkeys(("token_f1", "rouge_l", "chrf", "similarity"), 1.0 if right else 0.3)}
+    per_token = level * (
+        1 + 0.25 * math.sin(place * 1.3 + (1 if arm is None else 0.05 * len(cell)))
+    )
+    scores = {
+        "exact_match": float(right),
+        **dict.fromkeys(("token_f1", "rouge_l", "chrf", "similarity"), 1.0 if right else 0.3),
+    }
     if any(char.isdecimal() for char in pair.answer):
         scores["facts_kept"] = float(right)
     return {
-        "item": str(pair.row), "row": pair.row, "turn": 0, "cluster": pair.cluster, "answerable": pair.answerable,
-        "question": pair.question, "prompt": [message.to_record() for message in pair.messages[:-1]],
-        "reference": pair.answer, "answer": None if cell in _ONLY_FORCED else answer,
-        "nll": per_token * tokens, "tokens": tokens, 
+        "item": str(pair.row),
+        "row": pair.row,
+        "turn": 0,
+        "cluster": pair.cluster,
+        "answerable": pair.answerable,
+        "question": pair.question,
+        "prompt": [message.to_record() for message in pair.messages[:-1]],
+        "reference": pair.answer,
+        "answer": None if cell in _ONLY_FORCED else answer,
+        "nll": per_token * tokens,
+        "tokens": tokens,
         "declined": None if cell in _ONLY_FORCED else right and not pair.answerable,
         "mean_probability": min(0.99, math.exp(-per_token) * (1.2 if right else 0.8)),
         "metrics": {"nll_per_token": per_token, **({} if cell in _ONLY_FORCED else scores)},
@@ -175,12 +265,17 @@ def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) 
 
     It is made once in a process, with its report by the product, and written again for each test that asks for it.
     """
-    asked = json.dumps([name, source.name, file_hash(source), changes, list(METRICS), list(ARMS)], sort_keys=True)
+    asked = json.dumps(
+        [name, source.name, file_hash(source), changes, list(METRICS), list(ARMS)], sort_keys=True
+    )
     if asked not in _FINISHED:
         study = reported(evaluated(trained(with_data(new_study(name, source, **changes)))))
         assert all(study.step(step).state == "succeeded" for step in study.steps)
-        _FINISHED[asked] = {path.relative_to(study.folder): (path.read_bytes(), path.stat().st_mtime_ns)
-                            for path in study.folder.rglob("*") if path.is_file()}
+        _FINISHED[asked] = {
+            path.relative_to(study.folder): (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in study.folder.rglob("*")
+            if path.is_file()
+        }
         return study
     study = Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
     allow_addresses(study.config.addresses.values())

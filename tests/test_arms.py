@@ -34,13 +34,28 @@ from assistant_builder.arms import Arm, register
 
 register(Arm("dummy", "Dummy (FP4)", "dummy FP4", "#7a3fb0", "#c79bf0", storage="fp4", cell="D4"))
 """
-outside = pytest.mark.skipif("dummy" not in ARMS, reason="runs in a process with the plugin, see below")
+outside = pytest.mark.skipif(
+    "dummy" not in ARMS, reason="runs in a process with the plugin, see below"
+)
 QUICK = {
-    "approaches": "memory", "formats.types": "[]",
-    "arms": "dummy,qlora,lora", "data.max_train": 24, "data.max_heldout": 4, "train.max_steps": 2,
-    "train.evaluations": 1, "train.rank": 4, "train.micro_batch_size": 4, "train.batch_size": 8,
-    "train.sample_answers": 1, "eval.max_new_tokens": 4, "eval.batch_size": 8, "eval.retention": False,
-    "eval.fidelity": False, "eval.noise_floor": False, "eval.similarity": False, "eval.bootstrap_resamples": 200,
+    "approaches": "memory",
+    "formats.types": "[]",
+    "arms": "dummy,qlora,lora",
+    "data.max_train": 24,
+    "data.max_heldout": 4,
+    "train.max_steps": 2,
+    "train.evaluations": 1,
+    "train.rank": 4,
+    "train.micro_batch_size": 4,
+    "train.batch_size": 8,
+    "train.sample_answers": 1,
+    "eval.max_new_tokens": 4,
+    "eval.batch_size": 8,
+    "eval.retention": False,
+    "eval.fidelity": False,
+    "eval.noise_floor": False,
+    "eval.similarity": False,
+    "eval.bootstrap_resamples": 200,
 }
 
 
@@ -55,22 +70,54 @@ def plugged(tmp_path: Path) -> dict[str, str]:
 
 def test_the_twins_have_their_cells_in_order() -> None:
     assert TWINS == ("lora", "qlora") and TWIN_CELLS == (
-        "B16", "B4", "L16", "Q4", "L4", "Q16", "QD", "QR", "LM", "LR")
+        "B16",
+        "B4",
+        "L16",
+        "Q4",
+        "L4",
+        "Q16",
+        "QD",
+        "QR",
+        "LM",
+        "LR",
+    )
     assert StudyConfig().arms == list(TWINS) and StudyConfig().eval.cells == list(TWIN_CELLS)
-    assert plain_order(TWINS) == ("qlora", "lora") and main_cells(TWINS) == ("B16", "B4", "L16", "Q4")
-    assert len({arm.color for arm in ARMS.values()}) == len({arm.symbol for arm in ARMS.values()}) == len(ARMS)
+    assert plain_order(TWINS) == ("qlora", "lora") and main_cells(TWINS) == (
+        "B16",
+        "B4",
+        "L16",
+        "Q4",
+    )
+    assert (
+        len({arm.color for arm in ARMS.values()})
+        == len({arm.symbol for arm in ARMS.values()})
+        == len(ARMS)
+    )
 
 
 def test_an_arm_fills_in_its_cells() -> None:
     wide = Arm("dora", "DoRA", "DoRA", "#123456", storage="float16")
-    assert (wide.cell, wide.untuned_cell, wide.merged_cell, wide.dark_color) == ("Dora", "B16", "DoraM", "#123456")
+    assert (wide.cell, wide.untuned_cell, wide.merged_cell, wide.dark_color) == (
+        "Dora",
+        "B16",
+        "DoraM",
+        "#123456",
+    )
     narrow = Arm("eight", "8-bit", "8-bit", "#123456", storage="int8", cell="E8")
-    assert narrow.cells == ("E8", "E8B", "E8M") and narrow.base == narrow.base_storage("nf4") == "int8"
+    assert (
+        narrow.cells == ("E8", "E8B", "E8M") and narrow.base == narrow.base_storage("nf4") == "int8"
+    )
     shared = Arm("again", "Again", "again", "#123456", cell="A4")
-    assert (shared.untuned_cell, shared.base_storage("fp4"), shared.base_label) == ("B4", "fp4", "4-bit")
+    assert (shared.untuned_cell, shared.base_storage("fp4"), shared.base_label) == (
+        "B4",
+        "fp4",
+        "4-bit",
+    )
 
 
-@pytest.mark.parametrize("change", [{"name": "base"}, {"name": "lora-2"}, {"color": "red"}, {"cell": "../up"}])
+@pytest.mark.parametrize(
+    "change", [{"name": "base"}, {"name": "lora-2"}, {"color": "red"}, {"cell": "../up"}]
+)
 def test_an_arm_with_an_unusable_name_or_colour_is_refused(change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="must"):
         Arm(**{"name": "fine", "label": "Fine", "short": "fine", "color": "#123456", **change})
@@ -88,10 +135,15 @@ def test_page_and_report_give_an_arm_one_colour_and_one_name() -> None:
 
     for styles in (page_styles(), report_styles()):
         for arm in ARMS.values():
-            assert f"--arm-{arm.name}: {arm.color};" in styles and f"--arm-{arm.name}: {arm.dark_color};" in styles
+            assert (
+                f"--arm-{arm.name}: {arm.color};" in styles
+                and f"--arm-{arm.name}: {arm.dark_color};" in styles
+            )
     for folder in ("assistant_builder/ui/styles", "evals/report/templates"):
         for path in Path(__file__).parents[1].joinpath(folder).glob("*.css"):
-            assert not any(f"--{name}:" in path.read_text() or f".{name} " in path.read_text() for name in ARMS), path
+            assert not any(
+                f"--{name}:" in path.read_text() or f".{name} " in path.read_text() for name in ARMS
+            ), path
     assert [CELLS[ARMS[arm].cell].label for arm in TWINS] == [label(arm) for arm in TWINS]
     assert all(label(arm).startswith(f"{ARMS[arm].plain} (") for arm in TWINS)
 
@@ -106,7 +158,9 @@ def test_outside_config_knows_it() -> None:
     assert config.arms == ["lora", "qlora", "dummy"] and config.compares
     assert config.cells == [*TWIN_CELLS, "D4", "D4B", "D4M"]
     alone = StudyConfig().with_changes({"arms": "dummy"})
-    assert alone.cells == ["B4", "D4", "D4B"] and not alone.compares  # merging takes the memory of a 16-bit arm
+    assert (
+        alone.cells == ["B4", "D4", "D4B"] and not alone.compares
+    )  # merging takes the memory of a 16-bit arm
     with pytest.raises(ConfigError, match="lora, qlora, qat, dummy"):
         StudyConfig().with_changes({"arms": "other"})
 
@@ -114,8 +168,12 @@ def test_outside_config_knows_it() -> None:
 @outside
 @pytest.mark.parametrize("command", ["ask", "export", "serve", "sweep"])
 def test_outside_command_line_offers_it(command: str) -> None:
-    shown = subprocess.run([sys.executable, "-m", "assistant_builder", command, "--help"], capture_output=True,
-                           text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "assistant_builder", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert "dummy" in shown
 
 
@@ -131,7 +189,10 @@ def test_outside_page_offers_it() -> None:
     from tests.ui.blocks import inside_blocks
 
     options = study_options()
-    assert options["arms"].choices == ("lora", "qlora", "qat", "dummy") and "D4" in options["eval.cells"].choices
+    assert (
+        options["arms"].choices == ("lora", "qlora", "qat", "dummy")
+        and "D4" in options["eval.cells"].choices
+    )
     arms = ("lora", "qlora", "dummy")
     assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
     assert "--arm-dummy: #7a3fb0" in arm_styles()
@@ -147,7 +208,10 @@ def test_outside_plan_counts_it() -> None:
 
     document = to_document(plan_study(StudyConfig().with_changes({"arms": "lora,qlora,dummy"})))
     assert list(document["methods"]) == ["qlora", "lora", "dummy"]
-    assert document["methods"]["dummy"]["weights_bytes"] == document["methods"]["qlora"]["weights_bytes"]
+    assert (
+        document["methods"]["dummy"]["weights_bytes"]
+        == document["methods"]["qlora"]["weights_bytes"]
+    )
 
 
 @outside
@@ -160,8 +224,14 @@ def test_outside_report_shows_it_with_the_twins() -> None:
     report = build_report(study)
     check_report(report)
     html = write_report(study).read_text(encoding="utf-8")
-    for shown in ("Dummy (FP4)", "--arm-dummy: #7a3fb0", 'class="mark dummy"', 'class="bar dummy"', "D4 − L16",
-                  'class="answer dummy"'):
+    for shown in (
+        "Dummy (FP4)",
+        "--arm-dummy: #7a3fb0",
+        'class="mark dummy"',
+        'class="bar dummy"',
+        "D4 − L16",
+        'class="answer dummy"',
+    ):
         assert shown in html, shown
     assert "Dummy (FP4)" in (study.folder / "report.md").read_text(encoding="utf-8")
 
@@ -170,16 +240,40 @@ def check_report(report: dict[str, Any]) -> None:
     """The dummy arm is in every table; the verdict is that of the twins."""
     assert report["verdict"]["contrast"] == "Q4-L16" and report["twins"]["matched"]
     assert set(report["twins"]["work"]) == set(TWINS)
-    assert {"D4", "D4B", "D4M"} <= report["cells"].keys() and report["cells"]["D4"]["label"] == "Dummy (FP4)"
+    assert {"D4", "D4B", "D4M"} <= report["cells"].keys() and report["cells"]["D4"][
+        "label"
+    ] == "Dummy (FP4)"
     assert {"D4-L16", "D4-Q4", "D4-D4B", "D4M-D4"} <= {row["name"] for row in report["contrasts"]}
     assert list(report["resources"]) == list(report["curves"]) == ["lora", "qlora", "dummy"]
-    assert {row["cell"]: row["arm"] for row in report["exports"]}.items() >= {"D4": "dummy", "D4M": "dummy"}.items()
+    assert {row["cell"]: row["arm"] for row in report["exports"]}.items() >= {
+        "D4": "dummy",
+        "D4M": "dummy",
+    }.items()
 
 
 @pytest.mark.long
-def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plugged: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_outside",
-                           __file__, "-m", "not train"], capture_output=True, text=True, env=plugged, check=False)
+def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(
+    plugged: dict[str, str],
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "test_outside",
+            __file__,
+            "-m",
+            "not train",
+        ],
+        capture_output=True,
+        text=True,
+        env=plugged,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout.splitlines()[-1]
 
@@ -190,8 +284,13 @@ def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     bundled_models: Path, tmp_path: Path, plugged: dict[str, str]
 ) -> None:
     def run_json(*words: str) -> Any:
-        done = subprocess.run([sys.executable, "-m", "assistant_builder", *words, "--json"], capture_output=True,
-                              text=True, env=plugged, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "assistant_builder", *words, "--json"],
+            capture_output=True,
+            text=True,
+            env=plugged,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
@@ -199,13 +298,28 @@ def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     status = run_json("run", str(SMALL), "--name", "three", *sets)
     assert [step["name"] for step in status["steps"]] == [
-        "data", "data-embed", "train-lora", "train-qlora", "train-dummy", "evaluate", "report"]
+        "data",
+        "data-embed",
+        "train-lora",
+        "train-qlora",
+        "train-dummy",
+        "evaluate",
+        "report",
+    ]
     folder = Path(status["folder"])
     report = json.loads((folder / "report.json").read_text())
     check_report(report)
-    assert report["arms"]["dummy"]["base_storage"] == "fp4" != report["arms"]["qlora"]["base_storage"]
+    assert (
+        report["arms"]["dummy"]["base_storage"] == "fp4" != report["arms"]["qlora"]["base_storage"]
+    )
     assert report["cells"]["D4"]["nll_per_token"] != report["cells"]["Q4"]["nll_per_token"]
 
-    assert list(run_json("ask", "three", "Where are the maps?", "--arm", "dummy")["answers"]) == ["dummy"]
-    export = run_json("export", "three", "--arm", "dummy", "--to", str(tmp_path / "taken"), "--sample", "2")
-    assert export["cell"] == "D4" and "Dummy (FP4)" in (tmp_path / "taken" / "README.md").read_text()
+    assert list(run_json("ask", "three", "Where are the maps?", "--arm", "dummy")["answers"]) == [
+        "dummy"
+    ]
+    export = run_json(
+        "export", "three", "--arm", "dummy", "--to", str(tmp_path / "taken"), "--sample", "2"
+    )
+    assert (
+        export["cell"] == "D4" and "Dummy (FP4)" in (tmp_path / "taken" / "README.md").read_text()
+    )

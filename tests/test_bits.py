@@ -24,11 +24,18 @@ from assistant_builder.ui.plan.view import plan_panel, plan_text
 CALLED_4_BIT = re.compile(r"(?<![\w.])4[- ][Bb]its?\b")
 
 
-@pytest.mark.parametrize(("language", "compact", "rounded"), [
-    ("en", "Compact (QLoRA, 8-bit)", "4-bit file"), ("de", "Kompakt (QLoRA, 8 Bit)", "4-Bit-Datei"),
-    ("es", "Compacto (QLoRA, 8 bits)", "archivo de 4 bits"), ("fr", "Compact (QLoRA, 8 bits)", "fichier 4 bits"),
-])
-def test_labels_name_the_bits_of_the_storage_in_every_language(language: str, compact: str, rounded: str) -> None:
+@pytest.mark.parametrize(
+    ("language", "compact", "rounded"),
+    [
+        ("en", "Compact (QLoRA, 8-bit)", "4-bit file"),
+        ("de", "Kompakt (QLoRA, 8 Bit)", "4-Bit-Datei"),
+        ("es", "Compacto (QLoRA, 8 bits)", "archivo de 4 bits"),
+        ("fr", "Compact (QLoRA, 8 bits)", "fichier 4 bits"),
+    ],
+)
+def test_labels_name_the_bits_of_the_storage_in_every_language(
+    language: str, compact: str, rounded: str
+) -> None:
     with use_language(language), texts_of("int8"):
         assert label(QLORA.name) == compact
         assert rounded in label(QAT.name)  # the file of the arm qat is in 4 bits in any study
@@ -41,7 +48,8 @@ def test_labels_name_the_bits_of_the_storage_in_every_language(language: str, co
 def test_only_numbers_of_bits_change_and_values_do_not() -> None:
     with use_bits(8):
         assert in_bits("in 4 or 16 bits, 14-bit, 0.4 bits, Q4, 4 bits of 4 files") == (
-            "in 8 or 16 bits, 14-bit, 0.4 bits, Q4, 8 bits of 4 files")
+            "in 8 or 16 bits, 14-bit, 0.4 bits, Q4, 8 bits of 4 files"
+        )
         assert t("Compare with {name}", name="4-bit") == "Compare with 4-bit"
         assert as_written(in_bits("4-bit is worse")) == "4-bit is worse"
     with texts_of("a storage of a plugin that is gone"):
@@ -53,39 +61,74 @@ def test_a_plan_of_int8_counts_half_and_never_says_4_bit(machine: str | None) ->
     config = StudyConfig().with_changes({"model.quant_type": "int8"})
     plan = plan_study(config, machine=CARDS[machine] if machine else None)
     linear = {module.name for module in plan.architecture.linear()}
-    narrow, wide = (sum(stored for name, _, stored in method.layers if name in linear)
-                    for method in (plan.qlora, plan.lora))
-    assert narrow == sum(METHODS["int8"].weight_bytes(module.outputs, module.inputs, double_quant=True)
-                         for module in plan.architecture.linear())
+    narrow, wide = (
+        sum(stored for name, _, stored in method.layers if name in linear)
+        for method in (plan.qlora, plan.lora)
+    )
+    assert narrow == sum(
+        METHODS["int8"].weight_bytes(module.outputs, module.inputs, double_quant=True)
+        for module in plan.architecture.linear()
+    )
     assert 0.5 < narrow / wide < 0.51
     columns, rows, lines = plan_text(plan)
-    texts = [str(to_document(plan)), *warnings(plan), *columns, *map(str, rows), *lines, plan_panel(plan)]
+    texts = [
+        str(to_document(plan)),
+        *warnings(plan),
+        *columns,
+        *map(str, rows),
+        *lines,
+        plan_panel(plan),
+    ]
     assert not [found[0] for text in texts for found in CALLED_4_BIT.finditer(text)]
     assert any("8-bit" in text for text in texts)
-    small = replace(plan, architecture=replace(plan.architecture, modules=plan.architecture.modules[:40]))
+    small = replace(
+        plan, architecture=replace(plan.architecture, modules=plan.architecture.modules[:40])
+    )
     for found, bits, times in ((small, 8, 2), (replace(small, config=StudyConfig()), 4, 4)):
-        assert any(f"{bits}-bit storage" in text and f"about {times} times" in text for text in warnings(found))
+        assert any(
+            f"{bits}-bit storage" in text and f"about {times} times" in text
+            for text in warnings(found)
+        )
 
 
 def test_a_cpu_plan_of_int8_says_where_memory_is_saved() -> None:
-    plan, default = (plan_study(StudyConfig().with_changes({"model.quant_type": name})) for name in ("int8", "nf4"))
+    plan, default = (
+        plan_study(StudyConfig().with_changes({"model.quant_type": name}))
+        for name in ("int8", "nf4")
+    )
     if plan.machine.device != "cpu":
         pytest.skip("this machine has a GPU")
     assert any("saves memory in chat and evaluation only" in text for text in warnings(plan))
-    assert plan.qlora.inference_bytes < default.qlora.inference_bytes  # NF4 is dequantized for the chat
+    assert (
+        plan.qlora.inference_bytes < default.qlora.inference_bytes
+    )  # NF4 is dequantized for the chat
     assert plan.lora.inference_bytes == default.lora.inference_bytes
 
 
 def test_the_requantized_cell_is_the_export_of_the_study_s_own_storage() -> None:
     narrow, wide = ExportSpec("qlora", "prequantized"), ExportSpec("lora", "prequantized", "INT8")
-    assert (narrow.cell_in("nf4"), narrow.cell_in("int8"), narrow.cell_in("fp4")) == ("QR", None, None)
+    assert (narrow.cell_in("nf4"), narrow.cell_in("int8"), narrow.cell_in("fp4")) == (
+        "QR",
+        None,
+        None,
+    )
     assert (wide.cell_in("nf4"), wide.cell_in("int8")) == (None, "LR")
-    assert ExportSpec("qlora", "adapter").cell_in("int8") == "Q4" and narrow.cell == "QR" and wide.cell is None
-    for quant_type, expected in (("nf4", ["prequantized"]), ("int8", ["prequantized"]), ("fp4", [])):
+    assert (
+        ExportSpec("qlora", "adapter").cell_in("int8") == "Q4"
+        and narrow.cell == "QR"
+        and wide.cell is None
+    )
+    for quant_type, expected in (
+        ("nf4", ["prequantized"]),
+        ("int8", ["prequantized"]),
+        ("fp4", []),
+    ):
         assert [format.name for format in formats_of_cell("lora", "LR", quant_type)] == expected
 
 
-def test_the_page_offers_int8_with_a_description_and_names_the_bits_of_the_chosen_study(home: Any) -> None:
+def test_the_page_offers_int8_with_a_description_and_names_the_bits_of_the_chosen_study(
+    home: Any,
+) -> None:
     import gradio as gr
 
     from assistant_builder.ui.app import build_app
@@ -94,8 +137,13 @@ def test_the_page_offers_int8_with_a_description_and_names_the_bits_of_the_chose
     from tests.ui.blocks import inside_blocks
 
     with use_language("de"), use_bits(8):
-        choices = dict((name, text) for text, name in make_component(study_options()["model.quant_type"]).choices)
-    assert choices["nf4"].startswith("nf4: 4 Bit") and choices["int8"].startswith("int8: 8 Bit, LLM.int8")
+        choices = dict(
+            (name, text)
+            for text, name in make_component(study_options()["model.quant_type"]).choices
+        )
+    assert choices["nf4"].startswith("nf4: 4 Bit") and choices["int8"].startswith(
+        "int8: 8 Bit, LLM.int8"
+    )
     assert inside_blocks(build_app).demo.picker.elem_id == "ab-picker"
     for name, quant_type in (("narrow", "nf4"), ("wide", "int8")):
         Study.create(StudyConfig(name=name).with_changes({"model.quant_type": quant_type}))
@@ -104,6 +152,9 @@ def test_the_page_offers_int8_with_a_description_and_names_the_bits_of_the_chose
         with TranslatedBlocks() as blocks:
             blocks.picker, text = gr.Textbox(), gr.Textbox()
             blocks.load(lambda _: label(QLORA.name), blocks.picker, text)
-        return [(await blocks.process_api(0, [name]))["data"][0] for name in ("narrow", "wide", "", "gone")]
+        return [
+            (await blocks.process_api(0, [name]))["data"][0]
+            for name in ("narrow", "wide", "", "gone")
+        ]
 
     assert asyncio.run(shown()) == [f"Compact (QLoRA, {bits}-bit)" for bits in (4, 8, 4, 4)]

@@ -23,15 +23,28 @@ print(open("/proc/self/smaps_rollup").read())
 
 def has_huge_pages() -> bool:
     name, version = platform.libc_ver()
-    return (name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35) and _GRANTS.is_file()
-            and "[never]" not in _GRANTS.read_text())
+    return (
+        name == "glibc"
+        and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+        and _GRANTS.is_file()
+        and "[never]" not in _GRANTS.read_text()
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not has_huge_pages(), reason="needs huge pages and glibc 2.35")
-def test_a_process_that_computes_has_its_memory_in_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux" or not has_huge_pages(), reason="needs huge pages and glibc 2.35"
+)
+def test_a_process_that_computes_has_its_memory_in_huge_pages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    done = subprocess.run(python_command("-c", _ALLOCATED), env=compute_environment(), capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run(
+        python_command("-c", _ALLOCATED),
+        env=compute_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found = re.search(r"^AnonHugePages:\s+(\d+) kB$", done.stdout, re.MULTILINE)
     assert found and int(found[1]) > 32_000
 
@@ -42,18 +55,34 @@ def test_tunables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has expandable segments")
-@pytest.mark.parametrize(("own", "expected"), [
-    ({}, "expandable_segments:True"), ({"PYTORCH_ALLOC_CONF": "own"}, "own"), ({"PYTORCH_CUDA_ALLOC_CONF": "own"}, "")])
-def test_segments_of_gpu_memory_can_grow_unless_the_user_sets_it(own: dict[str, str], expected: str) -> None:
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "own"}, "own"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "own"}, ""),
+    ],
+)
+def test_segments_of_gpu_memory_can_grow_unless_the_user_sets_it(
+    own: dict[str, str], expected: str
+) -> None:
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    environment = {key: value for key, value in compute_environment().items() if key not in names} | own
-    asked = ("import os; from assistant_builder.child_process import configure_libraries; configure_libraries(); "
-             "print(os.environ.get('PYTORCH_ALLOC_CONF', ''))")
-    done = subprocess.run(python_command("-c", asked), env=environment, capture_output=True, text=True, check=True)
+    environment = {
+        key: value for key, value in compute_environment().items() if key not in names
+    } | own
+    asked = (
+        "import os; from assistant_builder.child_process import configure_libraries; configure_libraries(); "
+        "print(os.environ.get('PYTORCH_ALLOC_CONF', ''))"
+    )
+    done = subprocess.run(
+        python_command("-c", asked), env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == expected
 
 
-def test_the_peak_memory_is_known_without_the_module_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_memory_is_known_without_the_module_resource(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert peak_memory_bytes("cpu") > 10**6
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     info = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=5_000_000))

@@ -30,9 +30,14 @@ def test_data_check_reports_the_power_of_the_held_out_set() -> None:
     shown = CliRunner().invoke(app, ["data", "check", str(FERRIES)])
     assert shown.exit_code == 0
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("power: ")]
-    power = json.loads(CliRunner().invoke(app, ["data", "check", str(FERRIES), "--json"]).stdout)["power"]
+    power = json.loads(CliRunner().invoke(app, ["data", "check", str(FERRIES), "--json"]).stdout)[
+        "power"
+    ]
     assert (power["items"], power["clusters"]) == (352, 135)
-    assert f"{100 * power['minimum_detectable']:.1f} points" in line and f"need {power['items_needed']:,}." in line
+    assert (
+        f"{100 * power['minimum_detectable']:.1f} points" in line
+        and f"need {power['items_needed']:,}." in line
+    )
 
 
 def test_data_check_uses_the_settings() -> None:
@@ -50,7 +55,9 @@ def test_data_check_reports_no_power_if_no_study_can_start(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_reports_the_power_before_training(
+    kept: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
 
     def run_study(
@@ -63,28 +70,44 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
             on_event(Event(step, "succeeded", reused=kept))
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
-    monkeypatch.setattr("evals.report.verdict.explain_study", lambda study: "The verdict is by exact match.")
-    monkeypatch.setattr("assistant_builder.cli.output.conclusion_lines", lambda study: ["The conclusion."])
+    monkeypatch.setattr(
+        "evals.report.verdict.explain_study", lambda study: "The verdict is by exact match."
+    )
+    monkeypatch.setattr(
+        "assistant_builder.cli.output.conclusion_lines", lambda study: ["The conclusion."]
+    )
     monkeypatch.setattr("typer.echo", lambda text, err: err or seen.append(text))
-    done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
+    done = CliRunner().invoke(
+        app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])]
+    )
     assert done.exit_code == 0, done.output
     told = [place for place, text in enumerate(seen) if text.startswith(TOLD)]
     assert told == ([] if kept or as_json else [seen.index("data runs") + 2])
     assert ("The verdict is by exact match." in seen) == bool(told)
     assert seen.index("data runs") + 2 * bool(told) < seen.index("train-lora runs")
     if as_json:
-        assert json.loads(done.stdout)["name"] == "told" and done.stderr == "" and "The conclusion." not in seen
+        assert (
+            json.loads(done.stdout)["name"] == "told"
+            and done.stderr == ""
+            and "The conclusion." not in seen
+        )
     else:
         assert seen[-2] == "The conclusion." and seen[-1].startswith("Report: ")
 
 
 @pytest.mark.parametrize("look_up", [True, False])
-def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ask_tells_sources_and_declining_and_asks_without_facts(
+    look_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = {"row": 3, "question": "Opening \x1b[2Jtime?", "answer": "At nine.", "similarity": 0.9}
 
-    def stream(self: ChatSession, speaker: str, messages: object, sampling: Sampling, stop: object) -> Iterator[Chunk]:
+    def stream(
+        self: ChatSession, speaker: str, messages: object, sampling: Sampling, stop: object
+    ) -> Iterator[Chunk]:
         assert sampling.look_up is look_up
-        yield Chunk("At nine.", 3, 0.1, 0.2, "stop", (source,) if look_up else (), 40, declined=False)
+        yield Chunk(
+            "At nine.", 3, 0.1, 0.2, "stop", (source,) if look_up else (), 40, declined=False
+        )
 
     monkeypatch.setattr(ChatSession, "stream", stream)
     name = with_data(new_study(approaches=["grounded"], arms=["lora"])).name
@@ -93,7 +116,9 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up: bool, m
     answer = document["answers"]["lora"]
     assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
     shown = CliRunner().invoke(app, words).stdout
-    assert ("row 4: Opening" in shown) is look_up and "\x1b" not in shown, "the header is row 1 of the user's file"
+    assert ("row 4: Opening" in shown) is look_up and "\x1b" not in shown, (
+        "the header is row 1 of the user's file"
+    )
     assert shown.startswith("Full (LoRA, 16-bit) (3 tokens")
 
 
@@ -129,21 +154,38 @@ cli.main()
     *lines, last = done.stderr.splitlines()
     assert last == "assistant-builder: the study is damaged. Repair it" and done.stdout == ""
     if level == "ERROR":
-        assert lines == ["ERROR:bitsandbytes:a library failed", "WARNING:assistant_builder.web:login refused"]
+        assert lines == [
+            "ERROR:bitsandbytes:a library failed",
+            "WARNING:assistant_builder.web:login refused",
+        ]
     else:
         assert "Loading weights" not in done.stderr and "Building index" not in done.stderr
         for text in ("gemm_4bit_forward", "is_gradient_checkpointing", "a setting is deprecated"):
             assert text in done.stderr
 
 
-def test_progress_without_a_terminal_is_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_a_line_for_each_tenth(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with output.run_display() as display:
         for names in (["rivers"], ["rivers"], []):
-            display(Event(QUEUE, "queued" if names else "succeeded", Progress(0, 0, "runs", waiting_message(names))))
+            display(
+                Event(
+                    QUEUE,
+                    "queued" if names else "succeeded",
+                    Progress(0, 0, "runs", waiting_message(names)),
+                )
+            )
         display(Event("data", "succeeded", reused=True))
         display(Event("train-lora", "running", None))
         for done in range(41):
-            display(Event("train-lora", "running", Progress(done, 40, "steps", "Training lora", 3.0 * (40 - done))))
+            display(
+                Event(
+                    "train-lora",
+                    "running",
+                    Progress(done, 40, "steps", "Training lora", 3.0 * (40 - done)),
+                )
+            )
         display(Event("train-lora", "succeeded"))
         display(Event("evaluate", "running", Progress(0, 100, "%", "Loading the base model")))
         for done in (4, 26, 24, 31):
@@ -151,14 +193,25 @@ def test_progress_without_a_terminal_is_a_line_for_each_tenth(capsys: pytest.Cap
     shown = capsys.readouterr()
     lines = shown.err.splitlines()
     assert shown.out == "" and lines[:4] == [
-        "queue: waits for study rivers", "data: already done", "train-lora: started",
-        "train-lora: 10 %, Training lora, 1 min 48 s left"]
-    assert [line.split(",")[0] for line in lines[3:12]] == [f"train-lora: {tenth} %" for tenth in range(10, 100, 10)]
-    assert lines[12:] == ["train-lora: done in 0 s", "evaluate: started", "evaluate: 20 %, Scoring L16",
-                          "evaluate: 30 %, Scoring L16"]
+        "queue: waits for study rivers",
+        "data: already done",
+        "train-lora: started",
+        "train-lora: 10 %, Training lora, 1 min 48 s left",
+    ]
+    assert [line.split(",")[0] for line in lines[3:12]] == [
+        f"train-lora: {tenth} %" for tenth in range(10, 100, 10)
+    ]
+    assert lines[12:] == [
+        "train-lora: done in 0 s",
+        "evaluate: started",
+        "evaluate: 20 %, Scoring L16",
+        "evaluate: 30 %, Scoring L16",
+    ]
 
 
-def test_progress_in_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_in_a_terminal_is_a_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     with output.run_display() as display:
         display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
@@ -167,46 +220,78 @@ def test_progress_in_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], mon
 
 def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch) -> None:
     study = finished_study()
-    monkeypatch.setattr("assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study)
+    monkeypatch.setattr(
+        "assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study
+    )
     monkeypatch.setattr("assistant_builder.runner.run.run_study", lambda *_, **__: None)
     lines = output.conclusion_lines(study)
     assert [line.partition("?")[0].partition(":")[0] for line in lines[:3]] == [
-        "Is it good enough", "Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)", "What to do"]
-    assert "fact" not in lines[0] and lines[3].startswith("  assistant-builder ask library \"")
+        "Is it good enough",
+        "Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)",
+        "What to do",
+    ]
+    assert "fact" not in lines[0] and lines[3].startswith('  assistant-builder ask library "')
     run = CliRunner().invoke(app, ["run", study.name])
     assert run.exit_code == 0, run.exception
     assert run.stdout.splitlines() == [*lines, f"Report: {study.folder / 'report.html'}"]
     shown = CliRunner().invoke(app, ["report", study.name])
-    assert shown.stdout == f"{study.folder / 'report.html'}\n" and shown.stderr.splitlines() == lines
+    assert (
+        shown.stdout == f"{study.folder / 'report.html'}\n" and shown.stderr.splitlines() == lines
+    )
     assert CliRunner().invoke(app, ["report", study.name, "--format", "json"]).stderr == ""
 
 
-@pytest.mark.parametrize(("outcome", "fail_if", "code"), [
-    ("no worse", "inconclusive", 0), ("inconclusive", "worse", 0), ("inconclusive", "inconclusive", 3),
-    ("worse", "worse", 3), ("worse", "inconclusive", 3), ("worse", None, 0),
-])
-def test_a_report_can_fail_a_build(outcome: str, fail_if: str | None, code: int,
-                                   monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "fail_if", "code"),
+    [
+        ("no worse", "inconclusive", 0),
+        ("inconclusive", "worse", 0),
+        ("inconclusive", "inconclusive", 3),
+        ("worse", "worse", 3),
+        ("worse", "inconclusive", 3),
+        ("worse", None, 0),
+    ],
+)
+def test_a_report_can_fail_a_build(
+    outcome: str, fail_if: str | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("assistant_builder.cli.output.conclusion_lines", lambda study: [])
     study = new_study()
-    write_json(study.folder / "report.json", {"verdict": {"outcome": outcome}, "sentence": "On your questions, so."})
+    write_json(
+        study.folder / "report.json",
+        {"verdict": {"outcome": outcome}, "sentence": "On your questions, so."},
+    )
     (study.folder / "report.html").write_text("page")
     words = ["report", study.name, *(["--fail-if", fail_if] if fail_if else [])]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == code and done.stdout.strip() == str(study.folder / "report.html")
-    assert done.stderr == (f"assistant-builder: the verdict is {outcome} (--fail-if {fail_if}): On your questions, "
-                           "so.\n" if code else "")
+    assert done.stderr == (
+        f"assistant-builder: the verdict is {outcome} (--fail-if {fail_if}): On your questions, "
+        "so.\n"
+        if code
+        else ""
+    )
     assert CliRunner().invoke(app, ["report", study.name, "--fail-if", "better"]).exit_code == 2
 
 
-@pytest.mark.parametrize(("outcomes", "fail_if", "code"), [
-    (["no worse", "no worse"], "inconclusive", 0), (["worse", "inconclusive"], "worse", 3),
-    (["no worse", "inconclusive"], "worse", 0), (["no worse", "inconclusive"], "inconclusive", 3),
-    ([], "inconclusive", 3), ([], "worse", 0),
-])
-def test_a_comparison_can_fail_a_build(outcomes: list[str], fail_if: str, code: int,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    comparison = {"verdicts": [{"outcome": outcome} for outcome in outcomes], "sentence": "52 items in both studies."}
+@pytest.mark.parametrize(
+    ("outcomes", "fail_if", "code"),
+    [
+        (["no worse", "no worse"], "inconclusive", 0),
+        (["worse", "inconclusive"], "worse", 3),
+        (["no worse", "inconclusive"], "worse", 0),
+        (["no worse", "inconclusive"], "inconclusive", 3),
+        ([], "inconclusive", 3),
+        ([], "worse", 0),
+    ],
+)
+def test_a_comparison_can_fail_a_build(
+    outcomes: list[str], fail_if: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = {
+        "verdicts": [{"outcome": outcome} for outcome in outcomes],
+        "sentence": "52 items in both studies.",
+    }
     monkeypatch.setattr("evals.study_compare.compare_studies", lambda a, b: comparison)
     for name in ("a", "b"):
         new_study(name)
@@ -216,7 +301,10 @@ def test_a_comparison_can_fail_a_build(outcomes: list[str], fail_if: str, code: 
 
 
 def write_faq(path: Path, number: int = 40) -> Path:
-    rows = "".join(f"What is the price of article {n * 7919}?,It is {n} crowns today.\n" for n in range(1, number + 1))
+    rows = "".join(
+        f"What is the price of article {n * 7919}?,It is {n} crowns today.\n"
+        for n in range(1, number + 1)
+    )
     path.write_text(f"question,answer\n{rows}", encoding="utf-8")
     return path
 
@@ -226,45 +314,81 @@ def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path
     shown = runner.invoke(app, ["data", "check", str(file)]).stdout
     assert "Each answer occurs once. The assistant is trained on all of them" in shown
     assert f"data draft {file}" in shown
-    counted = json.loads(runner.invoke(app, ["data", "check", str(file), "--json"]).stdout)["wordings"]
-    assert counted["occurs_once"] and (counted["facts"], counted["test"], counted["respelled"]) == (40, 0, 8)
+    counted = json.loads(runner.invoke(app, ["data", "check", str(file), "--json"]).stdout)[
+        "wordings"
+    ]
+    assert counted["occurs_once"] and (counted["facts"], counted["test"], counted["respelled"]) == (
+        40,
+        0,
+        8,
+    )
     more = tmp_path / "more.csv"
-    more.write_text("question,answer\n" + "".join(f"How much for {n}?,It is {n} crowns today.\n" for n in range(1, 41)))
-    added = runner.invoke(app, ["data", "add-wordings", str(file), str(more), "--to", str(tmp_path / "new.jsonl")])
+    more.write_text(
+        "question,answer\n"
+        + "".join(f"How much for {n}?,It is {n} crowns today.\n" for n in range(1, 41))
+    )
+    added = runner.invoke(
+        app, ["data", "add-wordings", str(file), str(more), "--to", str(tmp_path / "new.jsonl")]
+    )
     assert "40 wordings were added" in added.stdout
     checked = runner.invoke(app, ["data", "check", str(tmp_path / "new.jsonl"), "--json"])
     counted = json.loads(checked.stdout)["wordings"]
     assert not counted["occurs_once"] and counted["known"] == counted["test"]
     more.write_text("question,answer\nWho?,Nobody.\n")
-    refused = runner.invoke(app, ["data", "add-wordings", str(file), str(more), "--to", str(tmp_path / "no.jsonl")])
+    refused = runner.invoke(
+        app, ["data", "add-wordings", str(file), str(more), "--to", str(tmp_path / "no.jsonl")]
+    )
     assert refused.exit_code == 1 and "1 match no row of faq.csv" in str(refused.exception)
 
 
-def test_drafts_of_an_endpoint_are_used_only_when_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_of_an_endpoint_are_used_only_when_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, drafts, runner = write_faq(tmp_path / "faq.csv", 5), tmp_path / "drafts.csv", CliRunner()
     with judge_server(lambda texts: "1. How dear is it?\n2. Price please, clerk?") as server:
-        monkeypatch.setenv("ASSISTANT_BUILDER_DRAFT_KEY", "canary")  # of no known URL: it is not sent
+        monkeypatch.setenv(
+            "ASSISTANT_BUILDER_DRAFT_KEY", "canary"
+        )  # of no known URL: it is not sent
         words = ["data", "draft", str(file), "--to", str(drafts), "--url"]
         done = runner.invoke(app, [*words, server.url, "--model", "m"])
-        assert done.exit_code == 0 and "2 drafts in" in done.stdout and "sends the questions" in done.stderr
+        assert (
+            done.exit_code == 0
+            and "2 drafts in" in done.stdout
+            and "sends the questions" in done.stderr
+        )
         assert len(server.bodies) == 5 and not any("canary" in str(head) for head in server.headers)
     words = ["data", "add-wordings", str(file), str(drafts), "--to", str(tmp_path / "new.jsonl")]
     assert runner.invoke(app, words).exit_code == 1
-    drafts.write_text(drafts.read_text(encoding="utf-8-sig").replace("\n,How", "\nyes,How"), encoding="utf-8")
+    drafts.write_text(
+        drafts.read_text(encoding="utf-8-sig").replace("\n,How", "\nyes,How"), encoding="utf-8"
+    )
     assert "1 wordings were added" in runner.invoke(app, words).stdout
-    wrong = runner.invoke(app, ["data", "draft", str(file), "--to", str(drafts), "--url", "ftp://x"])
+    wrong = runner.invoke(
+        app, ["data", "draft", str(file), "--to", str(drafts), "--url", "ftp://x"]
+    )
     assert wrong.exit_code == 1 and "not the URL of an endpoint" in str(wrong.exception)
 
 
-@pytest.mark.parametrize("reply", [
-    (404, b"private page"), (500, {"error": {"message": "private page"}}), (401, {"detail": "private page"}),
-    (302, b"private page"), (200, b"private page"), (200, {"choices": "private page"}),
-])
-def test_an_address_that_is_no_endpoint_shows_nothing_of_its_pages(tmp_path: Path, reply: Any) -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (404, b"private page"),
+        (500, {"error": {"message": "private page"}}),
+        (401, {"detail": "private page"}),
+        (302, b"private page"),
+        (200, b"private page"),
+        (200, {"choices": "private page"}),
+    ],
+)
+def test_an_address_that_is_no_endpoint_shows_nothing_of_its_pages(
+    tmp_path: Path, reply: Any
+) -> None:
     file, drafts = write_faq(tmp_path / "faq.csv", 1), tmp_path / "drafts.csv"
     with judge_server(lambda texts: reply) as server:
-        done = CliRunner().invoke(app, ["data", "draft", str(file), "--to", str(drafts), "--url", server.url,
-                                        "--model", "m"])
+        done = CliRunner().invoke(
+            app,
+            ["data", "draft", str(file), "--to", str(drafts), "--url", server.url, "--model", "m"],
+        )
     assert "private" not in f"{done.exception}{done.output}" and len(server.bodies) <= 3
     assert not drafts.exists() or "private" not in drafts.read_text(encoding="utf-8-sig")
 
@@ -272,10 +396,19 @@ def test_an_address_that_is_no_endpoint_shows_nothing_of_its_pages(tmp_path: Pat
 def test_a_new_file_takes_over_the_settings_of_a_study(tmp_path: Path) -> None:
     file = write_faq(tmp_path / "faq.csv")
     new_study("old", file, train__epochs="7", data__columns__group="missing")
-    study = open_or_create(str(file), name="old-2", changes={"train.rank": "8"}, redo=False, like="old")
+    study = open_or_create(
+        str(file), name="old-2", changes={"train.rank": "8"}, redo=False, like="old"
+    )
     config = study.config
-    assert (config.name, config.train.epochs, config.train.rank, config.data.columns) == ("old-2", 7, 8, {})
-    assert config.data.source == str(file) and open_or_create("old-2", name="old-3", changes={},
-                                                              redo=False).config.train.epochs == 7
+    assert (config.name, config.train.epochs, config.train.rank, config.data.columns) == (
+        "old-2",
+        7,
+        8,
+        {},
+    )
+    assert (
+        config.data.source == str(file)
+        and open_or_create("old-2", name="old-3", changes={}, redo=False).config.train.epochs == 7
+    )
     with pytest.raises(ConfigError, match="--from old takes over settings for a data file"):
         open_or_create("old-2", name="old-4", changes={}, redo=False, like="old")

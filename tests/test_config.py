@@ -19,18 +19,31 @@ def test_every_option_has_a_title_a_help_text_and_a_place_in_the_yaml() -> None:
             node = node[part]
         assert node == default or list(node) == list(default), key
         if key != "version":
-            assert field.title and field.description and field.description.rstrip().endswith((".", ")")), key
+            assert (
+                field.title
+                and field.description
+                and field.description.rstrip().endswith((".", ")"))
+            ), key
 
 
 def test_a_config_survives_yaml(tmp_path: Path) -> None:
-    config = StudyConfig(name="trip").with_changes({
-        "train.learning_rate": "1e-4", "data.columns.group": "focus", "eval.cells": "B16,Q4", "data.system": "007",
-        "train.gradient_checkpointing": "on", "data.max_train": "400", "train.early_stopping": "true",
-    })
+    config = StudyConfig(name="trip").with_changes(
+        {
+            "train.learning_rate": "1e-4",
+            "data.columns.group": "focus",
+            "eval.cells": "B16,Q4",
+            "data.system": "007",
+            "train.gradient_checkpointing": "on",
+            "data.max_train": "400",
+            "train.early_stopping": "true",
+        }
+    )
     assert config.train.learning_rate == 1e-4 and config.data.columns == {"group": "focus"}
     assert config.eval.cells == ["B16", "Q4"]
     assert config.train.gradient_checkpointing == "on"  # a boolean in YAML 1.1
-    assert config.data.system == "007" and config.data.max_train == 400 and config.train.early_stopping
+    assert (
+        config.data.system == "007" and config.data.max_train == 400 and config.train.early_stopping
+    )
     path = tmp_path / "study.yaml"
     path.write_text(config.to_yaml(), encoding="utf-8")
     assert load_config(path) == config
@@ -62,17 +75,23 @@ def test_all_problems_are_told_at_once_with_the_nearest_name() -> None:
 def test_float32_compute_has_to_be_asked_for_twice() -> None:
     with pytest.raises(ConfigError, match="allow_float32_compute"):
         StudyConfig().with_changes({"model.compute_dtype": "float32"})
-    changed = StudyConfig().with_changes({"model.compute_dtype": "float32", "model.allow_float32_compute": "true"})
+    changed = StudyConfig().with_changes(
+        {"model.compute_dtype": "float32", "model.allow_float32_compute": "true"}
+    )
     assert changed.model.compute_dtype == "float32"
 
 
-@pytest.mark.parametrize("name", ["../x", "con", "a" * 65, "", "UPPER", "with space", "nul.txt", ".hidden", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["../x", "con", "a" * 65, "", "UPPER", "with space", "nul.txt", ".hidden", "a\nb"]
+)
 def test_names_that_could_harm_are_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         parse_config({"name": name})
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "train: [", "!!python/object/apply:os.system ['true']", ""])
+@pytest.mark.parametrize(
+    "text", ["- a\n- b\n", "train: [", "!!python/object/apply:os.system ['true']", ""]
+)
 def test_a_yaml_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text, encoding="utf-8")
@@ -80,35 +99,69 @@ def test_a_yaml_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
         load_config(path)
 
 
-@pytest.mark.parametrize(("url", "says"), [
-    ("judge.example/v1", "is not a URL"), ("ftp://judge.example", "is not a URL"),
-    ("http://", "is not a URL"), ("http://[::1/v1", "is not a URL"),
-    ("http://anna:secret@judge.example/v1", "ASSISTANT_BUILDER_JUDGE_KEY"),
-    ("http://judge.example/v1?key=secret", "ASSISTANT_BUILDER_JUDGE_KEY"), ("http://judge.example/v1", "judge_model"),
-])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("judge.example/v1", "is not a URL"),
+        ("ftp://judge.example", "is not a URL"),
+        ("http://", "is not a URL"),
+        ("http://[::1/v1", "is not a URL"),
+        ("http://anna:secret@judge.example/v1", "ASSISTANT_BUILDER_JUDGE_KEY"),
+        ("http://judge.example/v1?key=secret", "ASSISTANT_BUILDER_JUDGE_KEY"),
+        ("http://judge.example/v1", "judge_model"),
+    ],
+)
 def test_a_judge_needs_an_address_without_secrets_and_a_model(url: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         StudyConfig().with_changes({"eval.judge_url": url})
-    assert StudyConfig().with_changes({"eval.judge_url": "http://judge.example/v1", "eval.judge_model": "m"})
+    assert StudyConfig().with_changes(
+        {"eval.judge_url": "http://judge.example/v1", "eval.judge_model": "m"}
+    )
 
 
-@pytest.mark.parametrize(("types", "problem"), [
-    (["Q9"], "'Q9' is no type"), (["q8_0"], "'q8_0' is no type"), ([""], "'' is no type"), (["Q8_0", " "], "' ' is"),
-    ([8], "8 is no type"), ([None], "None is no type"), ([True, "Q8_0"], "True is no type"), ([["Q8_0"]], "['Q8_0']"),
-    ([{"Q8_0": 1}], "{'Q8_0': 1} is no type"), (["Q8_0", "Q4_0", "Q8_0"], "Q8_0 occurs twice"), ("Q8_0", "should be"),
-    (None, "should be a list"), ({"Q8_0": True}, "should be a list"), (["x" * 10_000], "is no type"),
-    ([f"Q{number}" for number in range(10_000)], "'Q0' is no type"), (["Q8_0\nQ4_0"], "is no type"),
-])
+@pytest.mark.parametrize(
+    ("types", "problem"),
+    [
+        (["Q9"], "'Q9' is no type"),
+        (["q8_0"], "'q8_0' is no type"),
+        ([""], "'' is no type"),
+        (["Q8_0", " "], "' ' is"),
+        ([8], "8 is no type"),
+        ([None], "None is no type"),
+        ([True, "Q8_0"], "True is no type"),
+        ([["Q8_0"]], "['Q8_0']"),
+        ([{"Q8_0": 1}], "{'Q8_0': 1} is no type"),
+        (["Q8_0", "Q4_0", "Q8_0"], "Q8_0 occurs twice"),
+        ("Q8_0", "should be"),
+        (None, "should be a list"),
+        ({"Q8_0": True}, "should be a list"),
+        (["x" * 10_000], "is no type"),
+        ([f"Q{number}" for number in range(10_000)], "'Q0' is no type"),
+        (["Q8_0\nQ4_0"], "is no type"),
+    ],
+)
 def test_types_of_gguf_files_that_cannot_be_are_refused(types: object, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config({"formats": {"types": types}})
     message = str(caught.value)
-    assert "formats.types" in message and problem in message and "\n" not in message and len(message) < 600
-    assert "a list of BF16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q4_1, Q4_K_M, Q4_0, each at most once" in message
+    assert (
+        "formats.types" in message
+        and problem in message
+        and "\n" not in message
+        and len(message) < 600
+    )
+    assert (
+        "a list of BF16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q4_1, Q4_K_M, Q4_0, each at most once" in message
+    )
 
 
 def test_types_of_gguf_files_are_read_from_the_command_line() -> None:
-    for text, expected in (("Q4_0,BF16", ["BF16", "Q4_0"]), ("Q4_0", ["Q4_0"]), ("[]", []), ("[Q8_0]", ["Q8_0"])):
+    for text, expected in (
+        ("Q4_0,BF16", ["BF16", "Q4_0"]),
+        ("Q4_0", ["Q4_0"]),
+        ("[]", []),
+        ("[Q8_0]", ["Q8_0"]),
+    ):
         assert StudyConfig().with_changes({"formats.types": text}).formats.types == expected
     for text in ("Q4_0,Q4_0", "on", "8", "{}", ""):
         with pytest.raises(ConfigError, match="formats.types"):

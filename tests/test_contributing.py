@@ -13,8 +13,14 @@ import pytest
 from assistant_builder.registry import PLUGIN_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = {name: code for code, name in re.findall(
-    r'```python\n("""(\w+)\.py:.*?)```', (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)}
+RECIPES = {
+    name: code
+    for code, name in re.findall(
+        r'```python\n("""(\w+)\.py:.*?)```',
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+}
 """Name of the module → its text."""
 CHECKS = {
     "length_metric": """
@@ -94,11 +100,21 @@ def test_every_recipe_is_checked() -> None:
 @pytest.mark.parametrize("module", CHECKS)
 def test_recipe_adds_its_entry(module: str, tmp_path: Path, home: Path) -> None:
     (tmp_path / f"{module}.py").write_text(RECIPES[module], encoding="utf-8")
-    light = ("" if module == "notes_tab" else "heavy = {'torch', 'transformers', 'gradio'} & sys.modules.keys()\n"
-             "assert not heavy, heavy\n")
+    light = (
+        ""
+        if module == "notes_tab"
+        else "heavy = {'torch', 'transformers', 'gradio'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", f"{PREAMBLE}{CHECKS[module]}{light}print('checked')"], capture_output=True, text=True,
-        env={**os.environ, PLUGIN_VARIABLE: module, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        [sys.executable, "-c", f"{PREAMBLE}{CHECKS[module]}{light}print('checked')"],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            PLUGIN_VARIABLE: module,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        },
         timeout=300,
     )
     assert done.stdout.endswith("checked\n"), done.stderr

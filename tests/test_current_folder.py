@@ -31,10 +31,20 @@ from tests.synthetic_study import SMALL, new_study
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {
-    "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
-    "train.rank": "4", "data.max_heldout": "4", "eval.max_new_tokens": "8",
-    "eval.bootstrap_resamples": "500", "eval.fidelity": "false", "eval.noise_floor": "false", "eval.baselines": "false",
-    "eval.similarity": "false", "eval.cells": "L16,Q4", "formats.types": "[]",
+    "train.max_steps": "2",
+    "train.batch_size": "4",
+    "train.micro_batch_size": "2",
+    "train.evaluations": "1",
+    "train.rank": "4",
+    "data.max_heldout": "4",
+    "eval.max_new_tokens": "8",
+    "eval.bootstrap_resamples": "500",
+    "eval.fidelity": "false",
+    "eval.noise_floor": "false",
+    "eval.baselines": "false",
+    "eval.similarity": "false",
+    "eval.cells": "L16,Q4",
+    "formats.types": "[]",
 }
 
 
@@ -49,7 +59,9 @@ def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shadows:
 
 def cli(*words: str) -> str:
     """Run the installed command in the current folder; returns its standard output."""
-    done = subprocess.run(installed_command(*words), capture_output=True, text=True, env=dict(os.environ), timeout=600)
+    done = subprocess.run(
+        installed_command(*words), capture_output=True, text=True, env=dict(os.environ), timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -77,7 +89,9 @@ def test_a_trained_study_answers_chats_and_serves(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = tiny_study(tiny_base(tmp_path / "base"), "shadowed")
-    answer = json.loads(cli("ask", "shadowed", "How much is the late fee?", "--arm", "qlora", "--json"))
+    answer = json.loads(
+        cli("ask", "shadowed", "How much is the late fee?", "--arm", "qlora", "--json")
+    )
     assert answer["answers"]["qlora"]["tokens"] > 0 and shadows.run == []
 
     worker = ChatWorker(worker_command(study))
@@ -86,20 +100,28 @@ def test_a_trained_study_answers_chats_and_serves(
     assert replies["lora"].error is None and shadows.run == []
 
     words = installed_command("serve", "shadowed:lora", "--port", "0", "--json")
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as process:
         assert process.stdout is not None
         said = ""
         while not said.endswith("}\n}\n"):
             line = process.stdout.readline()
             assert line, "the server ended"
             said += line
-        asked = {"model": "shadowed-lora", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+        asked = {
+            "model": "shadowed-lora",
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 2,
+        }
         found = httpx.post(f"{json.loads(said)['url']}/chat/completions", json=asked, timeout=120)
         process.send_signal(signal.SIGINT)
     assert found.status_code == 200 and shadows.run == []
 
 
-def test_a_wheel_is_fetched(tmp_path: Path, shadows: Shadows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_fetched(
+    tmp_path: Path, shadows: Shadows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_wheel(tmp_path / "links")
     monkeypatch.delenv("ASSISTANT_BUILDER_WHEELS", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -113,21 +135,34 @@ def test_a_wheel_is_fetched(tmp_path: Path, shadows: Shadows, monkeypatch: pytes
 def test_plan_and_doctor_use_the_installed_libraries(tmp_path: Path, shadows: Shadows) -> None:
     folder = tmp_path / "pythia"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({
-        "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "vocab_size": 64, "hidden_size": 8,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-    }))
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "gpt_neox",
+                "architectures": ["GPTNeoXForCausalLM"],
+                "vocab_size": 64,
+                "hidden_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+            }
+        )
+    )
     assert probe(folder).vocabulary == 64
     assert next(check["ok"] for check in diagnose()["checks"] if check["name"] == "torch")
     assert shadows.run == []
 
 
-@pytest.mark.parametrize("step", ["data", "data-embed", "train-lora", "evaluate", "score-1", "report"])
+@pytest.mark.parametrize(
+    "step", ["data", "data-embed", "train-lora", "evaluate", "score-1", "report"]
+)
 def test_every_step_starts_without_the_current_folder(step: str, shadows: Shadows) -> None:
     words = step_command(new_study(), step)
     looked = subprocess.run(
-        [*words[: words.index("-m")], "-c", "import sys; print(sys.flags.safe_path, sys.path[0])"], text=True,
-        capture_output=True, check=True,
+        [*words[: words.index("-m")], "-c", "import sys; print(sys.flags.safe_path, sys.path[0])"],
+        text=True,
+        capture_output=True,
+        check=True,
     )
     assert looked.stdout.startswith("True ") and looked.stdout.split()[1] != str(shadows.folder)
 
@@ -154,21 +189,38 @@ def test_spawned_processes_skip_the_current_folder(tmp_path: Path, shadows: Shad
         "if __name__ == '__main__':\n"
         "    process = multiprocessing.get_context('spawn').Process(target=print, args=('spawned',))\n"
         "    process.start(), process.join()\n"
-        "    raise SystemExit(process.exitcode)\n", encoding="utf-8",
+        "    raise SystemExit(process.exitcode)\n",
+        encoding="utf-8",
     )
     words = step_command(new_study(), "train-lora")
-    done = subprocess.run([*words[: words.index("-m")], str(script)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*words[: words.index("-m")], str(script)], capture_output=True, text=True
+    )
     assert done.stdout == "spawned\n", done.stderr
     assert shadows.run == []
 
 
-def test_python_m_removes_the_current_folder_from_its_path(tmp_path: Path, shadows: Shadows) -> None:
+def test_python_m_removes_the_current_folder_from_its_path(
+    tmp_path: Path, shadows: Shadows
+) -> None:
     # the package cannot protect its own import, so the folder contains no package of that name
-    for name in ("assistant_builder", "random", "queue", "socket", "tempfile", "statistics", "platform"):
+    for name in (
+        "assistant_builder",
+        "random",
+        "queue",
+        "socket",
+        "tempfile",
+        "statistics",
+        "platform",
+    ):
         for path in (shadows.folder / name, shadows.folder / f"{name}.py"):
             path.rename(tmp_path / path.name) if path.exists() else None
-    done = subprocess.run([sys.executable, "-m", "assistant_builder", "list", "--json"], capture_output=True, text=True,
-                          env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-m", "assistant_builder", "list", "--json"],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
     assert done.returncode == 0 and json.loads(done.stdout) == [], done.stderr
     assert shadows.run == []
 
@@ -177,7 +229,8 @@ def test_python_processes_are_started_with_the_safe_path_flag() -> None:
     """Starting Python by its path would omit ``-P``; tasks of a cluster get a command that contains it."""
     started = {
         path.relative_to(ROOT).as_posix()
-        for package in ("assistant_builder", "evals") for path in (ROOT / package).rglob("*.py")
+        for package in ("assistant_builder", "evals")
+        for path in (ROOT / package).rglob("*.py")
         if re.search(r"\[\s*sys\.executable", path.read_text(encoding="utf-8"))
     }
     assert started == {"assistant_builder/child_process.py", "assistant_builder/cluster/tasks.py"}

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fake driver library is found as on Linux")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the fake driver library is found as on Linux"
+)
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = '''
 """Enough of torch to be asked for its cards: they and the build are in FAKE_TORCH."""
@@ -104,13 +106,46 @@ print(json.dumps({"name": machine.name, "device": machine.device, "devices": mac
                   "bfloat16": machine.bfloat16, "doctor": gpu.value, "ok": gpu.ok, "remedy": gpu.remedy,
                   "backend": backend.value}))
 """
-A100 = {"name": "NVIDIA A100-SXM4-80GB", "uuid": "aaaa0000-1111", "mebibytes": 81920, "used": 900,
-        "capability": [8, 0], "speed": 9}
-T4 = {"name": "Tesla T4", "uuid": "bbbb0000-2222", "mebibytes": 15360, "used": 300, "capability": [7, 5], "speed": 3}
-K80 = {"name": "Tesla K80", "uuid": "cccc0000-3333", "mebibytes": 11441, "used": 0, "capability": [3, 7], "speed": 1}
-MIG = {"name": "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "uuid": "dddd0000-4444", "mebibytes": 9728, "used": 13,
-       "capability": [8, 0], "speed": 2}
-MI300 = {"name": "AMD Instinct MI300X", "uuid": "", "mebibytes": 196592, "used": 300, "capability": [9, 4], "speed": 9}
+A100 = {
+    "name": "NVIDIA A100-SXM4-80GB",
+    "uuid": "aaaa0000-1111",
+    "mebibytes": 81920,
+    "used": 900,
+    "capability": [8, 0],
+    "speed": 9,
+}
+T4 = {
+    "name": "Tesla T4",
+    "uuid": "bbbb0000-2222",
+    "mebibytes": 15360,
+    "used": 300,
+    "capability": [7, 5],
+    "speed": 3,
+}
+K80 = {
+    "name": "Tesla K80",
+    "uuid": "cccc0000-3333",
+    "mebibytes": 11441,
+    "used": 0,
+    "capability": [3, 7],
+    "speed": 1,
+}
+MIG = {
+    "name": "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
+    "uuid": "dddd0000-4444",
+    "mebibytes": 9728,
+    "used": 13,
+    "capability": [8, 0],
+    "speed": 2,
+}
+MI300 = {
+    "name": "AMD Instinct MI300X",
+    "uuid": "",
+    "mebibytes": 196592,
+    "used": 300,
+    "capability": [9, 4],
+    "speed": 9,
+}
 Card = dict[str, Any]
 
 
@@ -124,34 +159,64 @@ class Fake:
         (folder / "python/torch/__init__.py").write_text(TORCH, encoding="utf-8")
         (folder / "python/bitsandbytes/__init__.py").write_text("", encoding="utf-8")
         (folder / "python/bitsandbytes/functional.py").write_text(BITSANDBYTES, encoding="utf-8")
-        (folder / "lib/libcuda.so.1").symlink_to(Path(_ctypes.__file__))  # any library that can be loaded
+        (folder / "lib/libcuda.so.1").symlink_to(
+            Path(_ctypes.__file__)
+        )  # any library that can be loaded
 
-    def smi(self, cards: Sequence[Card] = (), *, code: int = 0, hangs: bool = False, **shown: str) -> None:
+    def smi(
+        self, cards: Sequence[Card] = (), *, code: int = 0, hangs: bool = False, **shown: str
+    ) -> None:
         """Create an nvidia-smi that lists the GPUs in bus order, with ``shown`` in place of fields of each GPU."""
-        values = [{
-            "name": card["name"], "uuid": f"GPU-{card['uuid']}", "memory.total": str(card["mebibytes"]),
-            "memory.free": str(card["mebibytes"] - card["used"]),
-            "compute_cap": ".".join(map(str, card["capability"])), **{key.replace("_", "."): value
-                                                                     for key, value in shown.items()},
-        } for card in cards]
+        values = [
+            {
+                "name": card["name"],
+                "uuid": f"GPU-{card['uuid']}",
+                "memory.total": str(card["mebibytes"]),
+                "memory.free": str(card["mebibytes"] - card["used"]),
+                "compute_cap": ".".join(map(str, card["capability"])),
+                **{key.replace("_", "."): value for key, value in shown.items()},
+            }
+            for card in cards
+        ]
         path = self._folder / "bin/nvidia-smi"
         path.write_text(
             f"#!{sys.executable}\nimport sys, time\ntime.sleep({60 if hangs else 0})\n"
             f"fields = sys.argv[1].removeprefix('--query-gpu=').split(',')\nfor card in {values!r}:\n"
-            f"    print(', '.join(card[field] for field in fields))\nsys.exit({code})\n", encoding="utf-8")
+            f"    print(', '.join(card[field] for field in fields))\nsys.exit({code})\n",
+            encoding="utf-8",
+        )
         path.chmod(0o755)
 
-    def ask(self, cards: Sequence[Card] = (), *, build: str | None = "cuda", variables: dict[str, str] | None = None,
-            **given: Any) -> dict[str, Any]:
+    def ask(
+        self,
+        cards: Sequence[Card] = (),
+        *,
+        build: str | None = "cuda",
+        variables: dict[str, str] | None = None,
+        **given: Any,
+    ) -> dict[str, Any]:
         """Results of planner and doctor if torch sees these GPUs in bus order."""
         told = {"cards": cards, **({build: "13.0"} if build else {}), **given}
-        kept = {name: value for name, value in os.environ.items() if not name.endswith("VISIBLE_DEVICES")}
-        done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=False, cwd=ROOT, env={
-            **kept, "PATH": f"{self._folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": str(self._folder / "lib"),
-            "PYTHONPATH": os.pathsep.join([str(self._folder / "python"), str(ROOT)]),
-            "FAKE_TORCH": json.dumps(told), **(variables or {}),
-        })
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.endswith("VISIBLE_DEVICES")
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", ASK],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env={
+                **kept,
+                "PATH": f"{self._folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "LD_LIBRARY_PATH": str(self._folder / "lib"),
+                "PYTHONPATH": os.pathsep.join([str(self._folder / "python"), str(ROOT)]),
+                "FAKE_TORCH": json.dumps(told),
+                **(variables or {}),
+            },
+        )
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
@@ -165,19 +230,30 @@ def fake(tmp_path: Path) -> Fake:
 def test_one_gpu(fake: Fake) -> None:
     fake.smi([A100])
     found = fake.ask([A100])
-    assert (found["name"], found["device"], found["devices"]) == ("NVIDIA A100-SXM4-80GB", "cuda", 1)
+    assert (found["name"], found["device"], found["devices"]) == (
+        "NVIDIA A100-SXM4-80GB",
+        "cuda",
+        1,
+    )
     assert (found["mebibytes"], found["free"], found["bfloat16"]) == (81920, 81020, True)
     assert found["ok"] and found["doctor"] == "NVIDIA A100-SXM4-80GB, 86 GB, bfloat16"
     assert found["backend"] == "bitsandbytes works on CUDA 13.0"
 
 
-@pytest.mark.parametrize(("variables", "name", "free"), [
-    ({"CUDA_VISIBLE_DEVICES": "1"}, T4["name"], 15060),  # by speed, which is torch's order: 0 is the A100
-    ({"CUDA_VISIBLE_DEVICES": "0"}, A100["name"], 81020),
-    ({"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, T4["name"], 15060),
-    ({"CUDA_VISIBLE_DEVICES": "GPU-aaaa"}, A100["name"], 81020),
-    ({}, A100["name"], 81020),
-])
+@pytest.mark.parametrize(
+    ("variables", "name", "free"),
+    [
+        (
+            {"CUDA_VISIBLE_DEVICES": "1"},
+            T4["name"],
+            15060,
+        ),  # by speed, which is torch's order: 0 is the A100
+        ({"CUDA_VISIBLE_DEVICES": "0"}, A100["name"], 81020),
+        ({"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, T4["name"], 15060),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-aaaa"}, A100["name"], 81020),
+        ({}, A100["name"], 81020),
+    ],
+)
 def test_the_gpu_that_torch_uses_first_is_planned_for(
     fake: Fake, variables: dict[str, str], name: str, free: int
 ) -> None:
@@ -202,7 +278,9 @@ def test_torch_measures_memory_that_nvidia_smi_does_not_report(fake: Fake, value
     assert (found["device"], found["mebibytes"], found["free"]) == ("cuda", 81920, 81020)
 
 
-@pytest.mark.parametrize("broken", [{"code": 9}, {"hangs": True}, {}], ids=["fails", "hangs", "silent"])
+@pytest.mark.parametrize(
+    "broken", [{"code": 9}, {"hangs": True}, {}], ids=["fails", "hangs", "silent"]
+)
 def test_gpus_are_found_without_nvidia_smi(fake: Fake, broken: dict[str, Any]) -> None:
     fake.smi(**broken)
     found = fake.ask([A100])
@@ -227,9 +305,13 @@ def test_an_amd_gpu(fake: Fake) -> None:
 def test_a_gpu_that_torch_cannot_use_is_not_planned_for(fake: Fake) -> None:
     fake.smi([A100])
     found = fake.ask([A100], build=None)
-    assert found["device"] == "cpu" and not found["ok"] and "CUDA_VISIBLE_DEVICES=" in found["remedy"]
-    assert found["doctor"] == ("NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch supports only "
-                               "the CPU; models run on the CPU")
+    assert (
+        found["device"] == "cpu" and not found["ok"] and "CUDA_VISIBLE_DEVICES=" in found["remedy"]
+    )
+    assert found["doctor"] == (
+        "NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch supports only "
+        "the CPU; models run on the CPU"
+    )
     found = fake.ask([A100], old_driver=True)
     assert found["device"] == "cpu" and "driver on your system is too old" in found["doctor"]
 
@@ -238,7 +320,10 @@ def test_a_gpu_without_kernels_in_the_torch_build_is_not_used(fake: Fake) -> Non
     fake.smi([K80])
     found = fake.ask([K80])
     assert found["device"] == "cpu" and not found["ok"]
-    assert "not usable: this build of PyTorch has no kernels for compute capability 3.7" in found["doctor"]
+    assert (
+        "not usable: this build of PyTorch has no kernels for compute capability 3.7"
+        in found["doctor"]
+    )
     assert found["backend"] == "bitsandbytes works on the CPU"
     fake.smi([A100, K80])
     found = fake.ask([A100, K80])

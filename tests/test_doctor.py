@@ -23,7 +23,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def probed(monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
     nothing = {"gpus": [], "build": "", "problem": ""}
-    answer = json.dumps({"found": nothing, "device": "cpu", "computes": "a CPU", "quantization": {}, **found})
+    answer = json.dumps(
+        {"found": nothing, "device": "cpu", "computes": "a CPU", "quantization": {}, **found}
+    )
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: SimpleNamespace(stdout=answer))
 
 
@@ -58,7 +60,13 @@ def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
         return installed[name]
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    wanted = ["good>=1,<2", "old>=1,<2", "absent>=3", "extra>=1; extra == 'dev'", "elsewhere; sys_platform == 'never'"]
+    wanted = [
+        "good>=1,<2",
+        "old>=1,<2",
+        "absent>=3",
+        "extra>=1; extra == 'dev'",
+        "elsewhere; sys_platform == 'never'",
+    ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
     good, old, absent = doctor._packages()
     assert (good.ok, good.value, good.remedy) == (True, "1.5", "")
@@ -75,18 +83,27 @@ def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
 
 def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
     gpu = {"name": "Some GPU", "uuid": "", "memory_bytes": 24_000_000_000, "bfloat16": False}
-    probed(monkeypatch, found={"gpus": [gpu], "build": "CUDA 12.8", "problem": ""}, device="cuda",
-           quantization={"nf4": "no kernel\nimage", "fp4": "", "int8": ""}, computes="Some GPU (cuda), float16")
+    probed(
+        monkeypatch,
+        found={"gpus": [gpu], "build": "CUDA 12.8", "problem": ""},
+        device="cuda",
+        quantization={"nf4": "no kernel\nimage", "fp4": "", "int8": ""},
+        computes="Some GPU (cuda), float16",
+    )
     cards, device, backend, other, _ = doctor._torch()
     assert (device.name, device.value) == ("computes on", "Some GPU (cuda), float16")
     assert cards.value == "Some GPU, 24 GB, float16 only"
-    assert not backend.ok and backend.value == "no kernel image" and "bitsandbytes" in backend.remedy
+    assert (
+        not backend.ok and backend.value == "no kernel image" and "bitsandbytes" in backend.remedy
+    )
     assert other.ok and other.value == "bitsandbytes works on CUDA 12.8"
 
 
 def test_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
     def fail(*args: object, **kwargs: object) -> None:
-        raise subprocess.CalledProcessError(1, "python", stderr="Traceback\nImportError: no libcuda")
+        raise subprocess.CalledProcessError(
+            1, "python", stderr="Traceback\nImportError: no libcuda"
+        )
 
     monkeypatch.setattr(subprocess, "run", fail)
     (check,) = doctor._torch()

@@ -15,8 +15,14 @@ from assistant_builder.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *(page for pattern in ("C*.md", "docs/*.md", "datasets_cards/*/*.md")
-                   for page in sorted(ROOT.glob(pattern)))]
+PAGES = [
+    README,
+    *(
+        page
+        for pattern in ("C*.md", "docs/*.md", "datasets_cards/*/*.md")
+        for page in sorted(ROOT.glob(pattern))
+    ),
+]
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 """The pages that describe the present state only."""
 SOURCES = ["", "tests", "assistant_builder", "assistant_builder/planning", "tests/gpu"]
@@ -50,7 +56,9 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_merge_conflict_is_left(page: Path) -> None:
-    assert not re.findall(r"^(?:<{7} .*|={7}|>{7} .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert not re.findall(
+        r"^(?:<{7} .*|={7}|>{7} .*)$", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
@@ -62,13 +70,19 @@ def test_named_source_files_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_named_commands_and_settings_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for module in re.findall(r"python (?:-P )?-m ((?:assistant_builder|evals|benchmarks|tests)[\w.]*\w)", text):
+    for module in re.findall(
+        r"python (?:-P )?-m ((?:assistant_builder|evals|benchmarks|tests)[\w.]*\w)", text
+    ):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert set(re.findall(r"(?:^|`)assistant-builder ([a-z]+)", text, re.MULTILINE)) <= set(commands)
+    assert set(re.findall(r"(?:^|`)assistant-builder ([a-z]+)", text, re.MULTILINE)) <= set(
+        commands
+    )
     settings = option_fields().keys() | {"executor"}
     for key in re.findall(r"--set '?([a-z][\w.]*)=", text):
         assert key in settings or key.startswith("data.columns."), key
@@ -77,13 +91,24 @@ def test_named_commands_and_settings_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_named_options_exist(page: Path) -> None:
     group = typer.main.get_command(app)
-    commands = {**group.commands, **{f"data {name}": command for name, command in  # type: ignore[attr-defined]
-                                     group.commands["data"].commands.items()}}  # type: ignore[attr-defined]
+    commands = {
+        **group.commands,
+        **{
+            f"data {name}": command
+            for name, command in group.commands["data"].commands.items()  # type: ignore[attr-defined]
+        },
+    }  # type: ignore[attr-defined]
     text = page.read_text(encoding="utf-8").replace("\\\n", "")
-    called = re.findall(rf"(?:assistant-builder |`)({'|'.join(sorted(commands, reverse=True))})\b([^`\n#|>;&]*)", text)
+    called = re.findall(
+        rf"(?:assistant-builder |`)({'|'.join(sorted(commands, reverse=True))})\b([^`\n#|>;&]*)",
+        text,
+    )
     for name, words in called:
-        known = {option for parameter in commands[name].params
-                 for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+        known = {
+            option
+            for parameter in commands[name].params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        } | {"--help"}
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", words)) <= known, (name, words)
 
 
@@ -103,11 +128,20 @@ def test_readme_is_short_and_the_tree_lists_every_package() -> None:
         if not indent:
             parent = name
         listed.add(f"{parent}/{name}" if indent else name)
-    packages = {str(path.parent.relative_to(ROOT)) for package in ("assistant_builder", "evals")
-                for path in ROOT.glob(f"{package}/*/__init__.py")}
-    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    packages = {
+        str(path.parent.relative_to(ROOT))
+        for package in ("assistant_builder", "evals")
+        for path in ROOT.glob(f"{package}/*/__init__.py")
+    }
+    folders = {
+        path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")
+    }
     assert packages == {name for name in listed if "/" in name}
-    assert {"app.py", *folders - {"build", "dist"}} >= listed - packages >= {"app.py", "assistant_builder", "evals"}
+    assert (
+        {"app.py", *folders - {"build", "dist"}}
+        >= listed - packages
+        >= {"app.py", "assistant_builder", "evals"}
+    )
 
 
 CLAIM = re.compile(r"(?i)byte for byte|byte-identical|same bytes")
@@ -115,12 +149,16 @@ CLAIM = re.compile(r"(?i)byte for byte|byte-identical|same bytes")
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_equal_bytes_are_guaranteed_on_cpus_only(page: Path) -> None:
-    blocks = re.split(r"\n\n|\n(?=\|)", page.read_text(encoding="utf-8"))  # paragraphs, and rows of tables
+    blocks = re.split(
+        r"\n\n|\n(?=\|)", page.read_text(encoding="utf-8")
+    )  # paragraphs, and rows of tables
     for block in blocks:
         if CLAIM.search(block):
             assert re.search(r"\bCPUs?\b", block), block
 
 
 def test_reliability_states_the_restriction_before_its_table() -> None:
-    before, _, table = (ROOT / "docs/reliability.md").read_text(encoding="utf-8").partition("| guarantee |")
+    before, _, table = (
+        (ROOT / "docs/reliability.md").read_text(encoding="utf-8").partition("| guarantee |")
+    )
     assert CLAIM.search(table) and "Byte-identical results are guaranteed on CPUs only" in before

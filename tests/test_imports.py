@@ -11,18 +11,49 @@ import assistant_builder
 import evals
 
 ROOT = Path(assistant_builder.__file__).parents[1]
-HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "lm_eval", "sentence_transformers"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "lm_eval",
+    "sentence_transformers",
+}
 # what the page, the command line, a run and a report import, by package or module
 LIGHT = (
-    "assistant_builder.arms", "assistant_builder.chat.client", "assistant_builder.chat.feedback",
-    "assistant_builder.cli", "assistant_builder.config", "assistant_builder.data", "assistant_builder.devices",
-    "assistant_builder.doctor", "assistant_builder.export.card", "assistant_builder.export.job",
-    "assistant_builder.export_formats", "assistant_builder.models.catalog", "assistant_builder.models.chat_template",
-    "assistant_builder.models.download", "assistant_builder.planning", "assistant_builder.provenance",
-    "assistant_builder.quantization", "assistant_builder.registry", "assistant_builder.runner",
-    "assistant_builder.serving.app", "assistant_builder.store", "assistant_builder.study", "assistant_builder.sweep",
-    "assistant_builder.ui", "assistant_builder.web", "evals.compare", "evals.judge", "evals.metrics", "evals.report",
-    "evals.stats", "evals.study_compare",
+    "assistant_builder.arms",
+    "assistant_builder.chat.client",
+    "assistant_builder.chat.feedback",
+    "assistant_builder.cli",
+    "assistant_builder.config",
+    "assistant_builder.data",
+    "assistant_builder.devices",
+    "assistant_builder.doctor",
+    "assistant_builder.export.card",
+    "assistant_builder.export.job",
+    "assistant_builder.export_formats",
+    "assistant_builder.models.catalog",
+    "assistant_builder.models.chat_template",
+    "assistant_builder.models.download",
+    "assistant_builder.planning",
+    "assistant_builder.provenance",
+    "assistant_builder.quantization",
+    "assistant_builder.registry",
+    "assistant_builder.runner",
+    "assistant_builder.serving.app",
+    "assistant_builder.store",
+    "assistant_builder.study",
+    "assistant_builder.sweep",
+    "assistant_builder.ui",
+    "assistant_builder.web",
+    "evals.compare",
+    "evals.judge",
+    "evals.metrics",
+    "evals.report",
+    "evals.stats",
+    "evals.study_compare",
 )
 
 
@@ -46,11 +77,19 @@ def test_import_contracts_name_every_package() -> None:
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
-    assert not [name for name in modules() if name.rpartition(".")[2] in ("utils", "helpers", "common", "misc")]
+    assert not [
+        name
+        for name in modules()
+        if name.rpartition(".")[2] in ("utils", "helpers", "common", "misc")
+    ]
 
 
 def test_importing_the_light_modules_loads_no_heavy_library() -> None:
-    names = [name for name in modules() if any(name == light or name.startswith(light + ".") for light in LIGHT)]
+    names = [
+        name
+        for name in modules()
+        if any(name == light or name.startswith(light + ".") for light in LIGHT)
+    ]
     assert len(names) > 100
     code = (
         "import importlib, sys\n"
@@ -59,5 +98,7 @@ def test_importing_the_light_modules_loads_no_heavy_library() -> None:
         f"    loaded = sorted(sys.modules.keys() & {HEAVY})\n"
         "    assert not loaded, (name, loaded)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr

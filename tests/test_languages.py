@@ -52,9 +52,14 @@ def extracted() -> set[Key]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
-            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-            texts = [part.value for part in node.args[:2] if isinstance(part, ast.Constant)
-                     and isinstance(part.value, str)]
+            name = (
+                node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            )
+            texts = [
+                part.value
+                for part in node.args[:2]
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
             if name in ("t", "tm", "N_") and texts and texts[0]:
                 found.add(("", texts[0], ""))
             elif name in ("tn", "tc", "pgettext") and len(texts) == 2:
@@ -63,11 +68,18 @@ def extracted() -> set[Key]:
 
 
 def test_messages_are_where_the_extraction_finds_them() -> None:
-    inside = [f"{path.name}:{node.lineno}" for path in sources()
-              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.JoinedStr)
-              for part in ast.walk(node)
-              if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.args
-              and part.func.id in ("t", "tm", "tn", "tc", "N_") and isinstance(part.args[0], ast.Constant)]
+    inside = [
+        f"{path.name}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.JoinedStr)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Call)
+        and isinstance(part.func, ast.Name)
+        and part.args
+        and part.func.id in ("t", "tm", "tn", "tc", "N_")
+        and isinstance(part.args[0], ast.Constant)
+    ]
     assert inside == [], "in an f-string"
 
 
@@ -80,7 +92,9 @@ def translations(code: str) -> dict[tuple[str, str, str], list[str]]:
     """The messages of a catalog: (context, message, plural) → its translations; fuzzy ones are left out."""
     found = {}
     for entry in i18n.read_catalog(code):
-        one, many = map(str, entry.id) if isinstance(entry.id, list | tuple) else (str(entry.id), "")
+        one, many = (
+            map(str, entry.id) if isinstance(entry.id, list | tuple) else (str(entry.id), "")
+        )
         if one and not entry.fuzzy:
             texts = entry.string if isinstance(entry.string, tuple) else (entry.string,)
             found[entry.context or "", one, many] = [text or "" for text in texts]
@@ -96,14 +110,27 @@ def test_every_message_has_a_translation_with_the_same_placeholders(code: str) -
         assert len(translated) == (2 if many else 1) and all(translated), one
         for source, text in zip((one, many), translated, strict=False):
             assert fields(text) == fields(source), source
-            assert (source[:1].isspace(), source[-1:].isspace()) == (text[:1].isspace(), text[-1:].isspace()), source
+            assert (source[:1].isspace(), source[-1:].isspace()) == (
+                text[:1].isspace(),
+                text[-1:].isspace(),
+            ), source
 
 
-@pytest.mark.parametrize(("header", "code"), [
-    ("", "en"), ("de-DE,de;q=0.9,en;q=0.8", "de"), ("de-AT", "de"), ("pt-BR,es;q=0.7,en;q=0.3", "es"),
-    ("fr;q=0.2, es;q=0.9", "es"), ("nl, *;q=0.5", "en"), ("fr;q=0, de;q=0.1", "de"), ("en-GB,de", "en"),
-    ("de;q=high,fr", "fr"), (";;;,,", "en"),
-])
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ("", "en"),
+        ("de-DE,de;q=0.9,en;q=0.8", "de"),
+        ("de-AT", "de"),
+        ("pt-BR,es;q=0.7,en;q=0.3", "es"),
+        ("fr;q=0.2, es;q=0.9", "es"),
+        ("nl, *;q=0.5", "en"),
+        ("fr;q=0, de;q=0.1", "de"),
+        ("en-GB,de", "en"),
+        ("de;q=high,fr", "fr"),
+        (";;;,,", "en"),
+    ],
+)
 def test_the_language_with_the_highest_weight_is_negotiated(header: str, code: str) -> None:
     assert negotiate(header) == code
 
@@ -112,28 +139,45 @@ def test_messages_and_numbers_are_in_the_language_of_the_context() -> None:
     assert t("Cancel") == "Cancel" and percent(0.965) == "96.5%" and direction() == "ltr"
     with use_language("de"):
         assert t("Cancel") == "Abbrechen"
-        assert percent(0.965) == "96,5\xa0%" and count(1234567) == "1.234.567" and size(2.69e6) == "2,69 MB"
+        assert (
+            percent(0.965) == "96,5\xa0%"
+            and count(1234567) == "1.234.567"
+            and size(2.69e6) == "2,69 MB"
+        )
         assert tn("{count} row", "{count} rows", 1200) == "1.200 Zeilen"
         assert t("{tokens:.1f} tokens/s", tokens=1.25) == "1,2 Token/s"
-        assert tm("About <b>{size}</b> on disk.", size="<i>") == "Etwa <b>&lt;i&gt;</b> auf der Festplatte."
+        assert (
+            tm("About <b>{size}</b> on disk.", size="<i>")
+            == "Etwa <b>&lt;i&gt;</b> auf der Festplatte."
+        )
         assert t("") == ""
         with use_language("fr"):
-            assert tn("{count} row", "{count} rows", 0) == "0 ligne" and localize("1,234.5") == "1\u202f234,5"
+            assert (
+                tn("{count} row", "{count} rows", 0) == "0 ligne"
+                and localize("1,234.5") == "1\u202f234,5"
+            )
     assert t("Cancel") == "Cancel" and percentage("5") == "5%"
 
 
 def test_texts_of_files_are_shown_in_the_language() -> None:
     finding = (
         'They are similar to an earlier question (similarity 0.8 or more), for example row 4, "Where?", and row 2, '
-        '"where?". They are kept; a test question that is similar to a training question counts as a leak.')
+        '"where?". They are kept; a test question that is similar to a training question counts as a leak.'
+    )
     with use_language("de"):
         shown = translate_formatted(finding)
-        assert "Ähnlichkeit 0,8 oder mehr" in shown and 'Zeile 4, "Where?", und Zeile 2, "where?"' in shown
-        assert RowNumbers("", ((1, 1),)).in_text(shown).count("Zeile 5") == 1, "also with the numbers of a spreadsheet"
+        assert (
+            "Ähnlichkeit 0,8 oder mehr" in shown
+            and 'Zeile 4, "Where?", und Zeile 2, "where?"' in shown
+        )
+        assert RowNumbers("", ((1, 1),)).in_text(shown).count("Zeile 5") == 1, (
+            "also with the numbers of a spreadsheet"
+        )
         assert translate_formatted("3 exact duplicates") == "3 genaue Kopien"
         assert translate_formatted("1 exact duplicate") == "1 genaue Kopie"
         assert translate_formatted("the study is running. Cancel it first. No such thing.") == (
-            "das Projekt läuft. Brechen Sie ihn zuerst ab. No such thing.")
+            "das Projekt läuft. Brechen Sie ihn zuerst ab. No such thing."
+        )
         assert translate_formatted("what no catalog has: {x}") == "what no catalog has: {x}"
         assert use_page_labels("Raise train.max_length") == "Raise „Längstes Paar“"
     assert translate_formatted(finding) == finding
@@ -141,12 +185,41 @@ def test_texts_of_files_are_shown_in_the_language() -> None:
 
 # What is visible goes through the catalog
 
-SHOWN = {"Button", "DownloadButton", "Tab", "Accordion", "HTML", "Markdown", "Info", "Warning", "Error", "callout",
-         "card", "empty", "fold", "heading", "hint", "toast", "table", "tiles", "needs_study", "copyable", "link",
-         "bar"}
+SHOWN = {
+    "Button",
+    "DownloadButton",
+    "Tab",
+    "Accordion",
+    "HTML",
+    "Markdown",
+    "Info",
+    "Warning",
+    "Error",
+    "callout",
+    "card",
+    "empty",
+    "fold",
+    "heading",
+    "hint",
+    "toast",
+    "table",
+    "tiles",
+    "needs_study",
+    "copyable",
+    "link",
+    "bar",
+}
 """Functions whose texts are visible."""
 KEYWORDS = {"label", "info", "placeholder", "title", "remedy", "desc"}
-ALLOWED = {"Linde", "Refresh", "Return", "Data drawn", "a-z 0-9 . _ -", "http://127.0.0.1:8000/v1", "URL"}
+ALLOWED = {
+    "Linde",
+    "Refresh",
+    "Return",
+    "Data drawn",
+    "a-z 0-9 . _ -",
+    "http://127.0.0.1:8000/v1",
+    "URL",
+}
 """Names, formats, and labels of components that nobody sees."""
 NAMES = {"Assistant Builder", "GB", "kB", "Tmp"}
 
@@ -167,8 +240,11 @@ def literals(node: ast.expr) -> Iterator[str]:
 def is_words(text: str) -> bool:
     """Whether a text has words for readers, and is no name of a tone or a state."""
     plain = re.sub(r"<[^>]*>|&\w+;|\{[^}]*\}", " ", text).strip()
-    return (bool(re.search(r"[A-Za-z]{2,}", plain)) and not re.fullmatch(r"[a-z_.-]+", plain)
-            and plain not in ALLOWED | NAMES)
+    return (
+        bool(re.search(r"[A-Za-z]{2,}", plain))
+        and not re.fullmatch(r"[a-z_.-]+", plain)
+        and plain not in ALLOWED | NAMES
+    )
 
 
 def unwrapped(path: Path) -> Iterator[str]:
@@ -177,32 +253,56 @@ def unwrapped(path: Path) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        found = [text for keyword in node.keywords if keyword.arg in KEYWORDS and name not in ("Tab", "Blocks")
-                 for text in literals(keyword.value)]
+        found = [
+            text
+            for keyword in node.keywords
+            if keyword.arg in KEYWORDS and name not in ("Tab", "Blocks")
+            for text in literals(keyword.value)
+        ]
         if name in SHOWN:
             found += [text for part in node.args for text in literals(part)]
         if name == "Markup":
-            found += [text for part in node.args for text in literals(part)
-                      if ">" in text and not text.startswith("<!doctype")]  # the file of a plan is in English
-        yield from (f"{path.relative_to(ROOT)}:{node.lineno}: {text}" for text in found if is_words(text))
+            found += [
+                text
+                for part in node.args
+                for text in literals(part)
+                if ">" in text and not text.startswith("<!doctype")
+            ]  # the file of a plan is in English
+        yield from (
+            f"{path.relative_to(ROOT)}:{node.lineno}: {text}" for text in found if is_words(text)
+        )
 
 
 def test_no_visible_text_of_the_page_bypasses_the_catalog() -> None:
-    pages = [path for path in (ROOT / "assistant_builder" / "ui").rglob("*.py") if path.name != "server.py"]
+    pages = [
+        path
+        for path in (ROOT / "assistant_builder" / "ui").rglob("*.py")
+        if path.name != "server.py"
+    ]
     assert [line for path in pages for line in unwrapped(path)] == []
 
 
-def test_a_new_text_without_the_catalog_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_text_without_the_catalog_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     page = tmp_path / "page.py"
-    page.write_text('gr.Button("Save it")\ngr.Textbox(label=f"Name of {x}")\ncallout("warn", t("Fine"), "Not fine")\n'
-                    'Markup("<p>Hello {}</p>")\ncard(t("Fine"), Markup("<p>{}</p>"))\n')
+    page.write_text(
+        'gr.Button("Save it")\ngr.Textbox(label=f"Name of {x}")\ncallout("warn", t("Fine"), "Not fine")\n'
+        'Markup("<p>Hello {}</p>")\ncard(t("Fine"), Markup("<p>{}</p>"))\n'
+    )
     assert [line.partition(": ")[2] for line in unwrapped(page)] == [
-        "Save it", "Name of ", "Not fine", "<p>Hello {}</p>"]
+        "Save it",
+        "Name of ",
+        "Not fine",
+        "<p>Hello {}</p>",
+    ]
 
 
-ENGLISH_WORDS = re.compile(r"(?<!--)\b(the|and|with|your|which|New|Upload|Train|Evaluate|Next|Ask|Choose|Press|Nothing|"
-                           r"Cancel|Download|Settings|Memory|Question|Answer|Row|Rows|Start|Stop|Create|Delete|Corrections)\b")
+ENGLISH_WORDS = re.compile(
+    r"(?<!--)\b(the|and|with|your|which|New|Upload|Train|Evaluate|Next|Ask|Choose|Press|Nothing|"
+    r"Cancel|Download|Settings|Memory|Question|Answer|Row|Rows|Start|Stop|Create|Delete|Corrections)\b"
+)
 """Words of headings, buttons and sentences that are none in German."""
 
 
@@ -214,7 +314,13 @@ def texts_of(config: dict[str, Any]) -> Iterator[str]:
     """The visible texts of the page as gradio describes it."""
     for component in config["components"]:
         props = component["props"]
-        for name in ("label", "info", "placeholder", "title", *(() if "choices" in props else ("value",))):
+        for name in (
+            "label",
+            "info",
+            "placeholder",
+            "title",
+            *(() if "choices" in props else ("value",)),
+        ):
             text = props.get(name)
             if isinstance(text, str) and props.get("visible") != "hidden":
                 yield " ".join(MARKUP.sub(" ", text).split())
@@ -259,11 +365,13 @@ def test_the_languages_share_components_events_and_values(german: dict[str, Any]
     pairs = zip(english["components"], german["components"], strict=True)
     assert [one["type"] for one, _ in pairs] == [part["type"] for part in german["components"]]
     assert [event["targets"][0][1] for event in english["dependencies"]] == [
-        event["targets"][0][1] for event in german["dependencies"]]
+        event["targets"][0][1] for event in german["dependencies"]
+    ]
     for one, other in zip(english["components"], german["components"], strict=True):
         if one["type"] in ("dropdown", "radio", "checkboxgroup"):
             assert [choice[1] for choice in one["props"]["choices"]] == [
-                choice[1] for choice in other["props"]["choices"]], "the values of choices are no texts"
+                choice[1] for choice in other["props"]["choices"]
+            ], "the values of choices are no texts"
             assert one["props"].get("value") == other["props"].get("value")
         assert one["props"].get("elem_id") == other["props"].get("elem_id")
 
@@ -271,7 +379,13 @@ def test_the_languages_share_components_events_and_values(german: dict[str, Any]
 # Right to left
 
 
-CACHES = (i18n.languages, i18n._catalog, i18n._separators, i18n._templates, i18n._translate_formatted)
+CACHES = (
+    i18n.languages,
+    i18n._catalog,
+    i18n._separators,
+    i18n._templates,
+    i18n._translate_formatted,
+)
 
 
 def quoted(text: str) -> str:
@@ -282,12 +396,19 @@ def quoted(text: str) -> str:
 @pytest.fixture
 def pseudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A right-to-left language in which every message is in brackets."""
-    lines = ['msgid ""\nmsgstr "Plural-Forms: nplurals=1; plural=0;\\n"\n'
-             '"Content-Type: text/plain; charset=utf-8\\n"\n']
+    lines = [
+        'msgid ""\nmsgstr "Plural-Forms: nplurals=1; plural=0;\\n"\n'
+        '"Content-Type: text/plain; charset=utf-8\\n"\n'
+    ]
     for context, one, many in sorted(extracted()):
         translated = {"language": "עברית", "number": one}.get(context, f"⟦{many or one}⟧")
-        lines.append((f"msgctxt {quoted(context)}\n" if context else "") + f"msgid {quoted(one)}\n" + (
-            f"msgid_plural {quoted(many)}\nmsgstr[0] " if many else "msgstr ") + quoted(translated) + "\n")
+        lines.append(
+            (f"msgctxt {quoted(context)}\n" if context else "")
+            + f"msgid {quoted(one)}\n"
+            + (f"msgid_plural {quoted(many)}\nmsgstr[0] " if many else "msgstr ")
+            + quoted(translated)
+            + "\n"
+        )
     (tmp_path / "he.po").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setattr(i18n, "FOLDER", tmp_path)
     for cached in CACHES:
@@ -304,25 +425,38 @@ def test_a_further_language_is_its_catalog_alone(pseudo: str, home: Path) -> Non
     assert [text for text in bare if not KEPT.fullmatch(text) and text not in DATASETS] == []
 
 
-KEPT = re.compile(r"Assistant Builder|[a-z]+|[\w.-]*[\d_./:-][\w./:-]*|https?:.*|.*\(4-bit\).*|.*\(16-bit\).*|"
-                  r"Q[DR]|QTM?|L[MR]|[A-Z0-9 ]+ GB.*|[\w -]+ \d+ GB.*|0\. .*|Python|_+|a-z 0-9 . _ -|"
-                  r"[\w .-]+ · [\w. ]+ · .*")
+KEPT = re.compile(
+    r"Assistant Builder|[a-z]+|[\w.-]*[\d_./:-][\w./:-]*|https?:.*|.*\(4-bit\).*|.*\(16-bit\).*|"
+    r"Q[DR]|QTM?|L[MR]|[A-Z0-9 ]+ GB.*|[\w -]+ \d+ GB.*|0\. .*|Python|_+|a-z 0-9 . _ -|"
+    r"[\w .-]+ · [\w. ]+ · .*"
+)
 """Names, and what users wrote, which stay as they are."""
 
 
 def test_style_sheets_name_no_side() -> None:
     """Left and right are start and end, so that a right-to-left page is mirrored."""
     sided = re.compile(
-        r"(margin|padding|border|inset)-(left|right)\b|text-align: (left|right)|float: |[{;] *(left|right):")
+        r"(margin|padding|border|inset)-(left|right)\b|text-align: (left|right)|float: |[{;] *(left|right):"
+    )
     package = ROOT / "assistant_builder"
     sheets = [*(package / "ui" / "styles").glob("*.css"), package / "web" / "login_page.css"]
-    assert [f"{sheet.name}: {line}" for sheet in sheets for line in sheet.read_text(encoding="utf-8").splitlines()
-            if sided.search(line)] == []
+    assert [
+        f"{sheet.name}: {line}"
+        for sheet in sheets
+        for line in sheet.read_text(encoding="utf-8").splitlines()
+        if sided.search(line)
+    ] == []
 
 
 def test_placeholders_are_named() -> None:
-    unnamed = [message for _, message, _ in extracted() for _, name, _, _ in string.Formatter().parse(message)
-               if name is not None and "%{" not in message and not re.fullmatch(r"[a-z]\w*", name)
-               and '"date"' not in message]
+    unnamed = [
+        message
+        for _, message, _ in extracted()
+        for _, name, _, _ in string.Formatter().parse(message)
+        if name is not None
+        and "%{" not in message
+        and not re.fullmatch(r"[a-z]\w*", name)
+        and '"date"' not in message
+    ]
     assert unnamed == []
     assert N_("x") == "x"

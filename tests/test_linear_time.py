@@ -55,26 +55,51 @@ def ignoring(read: Callable[[str], object]) -> Callable[[str], None]:
 
 
 def scope_with(cookies: str) -> dict[str, object]:
-    return {"type": "http", "scheme": "http", "path": "/", "server": ("localhost", 7860), "query_string": b"",
-            "headers": [(b"cookie", cookies.encode())]}
+    return {
+        "type": "http",
+        "scheme": "http",
+        "path": "/",
+        "server": ("localhost", 7860),
+        "query_string": b"",
+        "headers": [(b"cookie", cookies.encode())],
+    }
 
 
 CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
-    "words of a Windows-1252 file": (lambda text: encoding.decode(text.encode("windows-1252"), "file"), "é ", "a", ""),
+    "words of a Windows-1252 file": (
+        lambda text: encoding.decode(text.encode("windows-1252"), "file"),
+        "é ",
+        "a",
+        "",
+    ),
     "quotes that are never closed": (read_csv, "", 'a","\n', ""),
     "empty cells of a row": (read_csv, "a", ",", "\n"),
     "JSON documents of several lines": (
-        lambda text: json_reader.read_json_text(text, ".json", "file"), "", "{\n}\n", ""),
+        lambda text: json_reader.read_json_text(text, ".json", "file"),
+        "",
+        "{\n}\n",
+        "",
+    ),
     "an open JSON document": (ignoring(json_reader.parse_json), "", '{"a":\t', ""),
     "combining marks of a question": (casefold_normalize, "a", MARKS, ""),
-    "characters that become marks": (lambda text: normalize_form("NFKD", text), "a", "\u0f73\uff9e\u0300", ""),
+    "characters that become marks": (
+        lambda text: normalize_form("NFKD", text),
+        "a",
+        "\u0f73\uff9e\u0300",
+        "",
+    ),
     "marks beyond 16 bits": (lambda text: normalize_form("NFC", text), "a", "\U0001d165\u0300", ""),
     "combining marks of a column's name": (normalize_name, "a", MARKS, ""),
     "combining marks of a title": (slug, "a", MARKS, ""),
     "combining marks of an answer": (normalise, "a", MARKS, ""),
     "marks of a searched question": (bare_words, "a", MARKS, ""),
     "numbers of a reason": (validate._general_reason, "", "1,", "1x"),
-    "numbers of a message": (lambda text: RowNumbers(starts=((1, 1),)).in_text(text), "", "row 1, ", '"'),
+    "numbers of a message": (
+        lambda text: RowNumbers(starts=((1, 1),)).in_text(text),
+        "",
+        "row 1, ",
+        '"',
+    ),
     "capitals of a question": (identifier_tokens, "", "IV", "a"),
     "quotation marks of an error": (page_words, "", "“", ""),
     "settings of an error": (page_words, "", "--set data.columns.a='", ""),
@@ -82,7 +107,12 @@ CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "sentences of an error in German": (german_page_words, "", "A. ", ""),
     "languages of a browser": (negotiate, "", "a-", ""),
     "cookies of a browser": (lambda text: cookie({"cookie": text}, "b"), 'a="', "\\", '"'),
-    "cookies of a session": (lambda text: PasswordLogin("ann", PASSWORD).session(scope_with(text)), 'a="', "\\", '"'),
+    "cookies of a session": (
+        lambda text: PasswordLogin("ann", PASSWORD).session(scope_with(text)),
+        'a="',
+        "\\",
+        '"',
+    ),
     "cookies of a page": (lambda text: request_language(scope_with(text)), 'a="', "\\", '"'),
     "a file name": (safe_name, "", "a/.", ""),
     "spaces of a memory size": (ignoring(parse_memory), "1", " ", "!"),
@@ -103,10 +133,14 @@ def seconds(read: Callable[[str], object], text: str) -> float:
 @pytest.mark.parametrize("what", CASES)
 def test_twice_the_text_takes_twice_the_time(what: str) -> None:
     read, start, repeated, end = CASES[what]
-    texts = [start + repeated * (size // len(repeated)) + end for size in (SIZE // 10, SIZE, 2 * SIZE)]
+    texts = [
+        start + repeated * (size // len(repeated)) + end for size in (SIZE // 10, SIZE, 2 * SIZE)
+    ]
     read(texts[0])  # fills caches of patterns
-    once, twice = (min(seconds(read, f"{text} ") if number else seconds(read, text) for number in range(2))
-                   for text in texts[1:])
+    once, twice = (
+        min(seconds(read, f"{text} ") if number else seconds(read, text) for number in range(2))
+        for text in texts[1:]
+    )
     assert twice < 0.05 or twice < 3 * once, f"{once:.2f} s, then {twice:.2f} s"
 
 
@@ -114,7 +148,11 @@ def test_a_number_too_long_for_python_rejects_its_row(tmp_path: Path) -> None:
     from assistant_builder.data import load_pairs
 
     path = tmp_path / "a.csv"
-    turns = "[{'role': 'user', 'content': 0x" + "f" * 20_000 + "}, {'role': 'assistant', 'content': 'a'}]"
+    turns = (
+        "[{'role': 'user', 'content': 0x"
+        + "f" * 20_000
+        + "}, {'role': 'assistant', 'content': 'a'}]"
+    )
     path.write_text(f'messages\n"{turns}"\n')
     found = load_pairs(path)
     assert not found.pairs and "cannot be read" in found.rejected[0].reason

@@ -18,11 +18,16 @@ import assistant_builder
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
-EXTRAS = [Requirement(text) for name in ("gguf", "ray", "gpu", "sweep")
-          for text in PROJECT["optional-dependencies"][name]]
+EXTRAS = [
+    Requirement(text)
+    for name in ("gguf", "ray", "gpu", "sweep")
+    for text in PROJECT["optional-dependencies"][name]
+]
 """What parts of the product import where it is installed."""
 CONSTRAINTS = [
-    Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if not line.startswith("#")
 ]
 
 
@@ -33,7 +38,9 @@ def test_version_and_licence():
     assert "The Assistant Builder authors" in licence
 
 
-@pytest.mark.parametrize("requirement", [*REQUIREMENTS, *EXTRAS], ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize(
+    "requirement", [*REQUIREMENTS, *EXTRAS], ids=lambda requirement: requirement.name
+)
 def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement):
     operators = {specifier.operator for specifier in requirement.specifier}
     assert operators == {">=", "<"}
@@ -52,39 +59,63 @@ def test_constraints_fit_the_bounds():
 
 
 def test_extras_are_installed_from_the_clone_as_the_package_is_on_no_index():
-    files = [*ROOT.glob("*.md"), *(path for folder in ("assistant_builder", "evals", "benchmarks", "docs")
-                                   for pattern in ("*.py", "*.md") for path in (ROOT / folder).rglob(pattern))]
+    files = [
+        *ROOT.glob("*.md"),
+        *(
+            path
+            for folder in ("assistant_builder", "evals", "benchmarks", "docs")
+            for pattern in ("*.py", "*.md")
+            for path in (ROOT / folder).rglob(pattern)
+        ),
+    ]
     named = []
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"assistant-builder\[[a-z]+\](?! @ )", text), path
         named += re.findall(r"install_command\('(\w+)'\)|pip install -e '\.\[(\w+)\]'", text)
     assert {name for pair in named for name in pair if name} >= {"gguf", "ray", "gpu", "sweep"}
-    assert {name for pair in named for name in pair if name} <= set(PROJECT["optional-dependencies"])
+    assert {name for pair in named for name in pair if name} <= set(
+        PROJECT["optional-dependencies"]
+    )
 
 
 def test_every_import_is_a_declared_dependency():
-    declared = {requirement.name.lower().replace("_", "-") for requirement in [*REQUIREMENTS, *EXTRAS]}
+    declared = {
+        requirement.name.lower().replace("_", "-") for requirement in [*REQUIREMENTS, *EXTRAS]
+    }
     providers = importlib.metadata.packages_distributions()
     undeclared = set()
-    for path in [*ROOT.glob("assistant_builder/**/*.py"), *ROOT.glob("evals/**/*.py"), *ROOT.glob("app.py")]:
+    for path in [
+        *ROOT.glob("assistant_builder/**/*.py"),
+        *ROOT.glob("evals/**/*.py"),
+        *ROOT.glob("app.py"),
+    ]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = (
-                [alias.name for alias in node.names] if isinstance(node, ast.Import)
-                else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            )  # fmt: skip
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             for top in {name.split(".")[0] for name in names} - {"assistant_builder", "evals", ""}:
                 if top in sys.stdlib_module_names:
                     continue
-                found = {provider.lower().replace("_", "-") for provider in providers.get(top, [top])}
+                found = {
+                    provider.lower().replace("_", "-") for provider in providers.get(top, [top])
+                }
                 if not found & declared:
                     undeclared.add(f"{top} in {path.relative_to(ROOT)}")
     assert not undeclared
 
 
-@pytest.mark.parametrize(("target", "dev"), [("demo", False), ("app", False), ("test", True), ("check", True)])
+@pytest.mark.parametrize(
+    ("target", "dev"), [("demo", False), ("app", False), ("test", True), ("check", True)]
+)
 def test_users_install_no_developers_tools(target: str, dev: bool):
-    done = subprocess.run(["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "install --disable-pip-version-check -c constraints.txt -e '.[gguf]'\n" in done.stdout
     assert ("[dev]" in done.stdout) == dev
     tools = {"ray", "moto", "playwright", "mypy", "pytest", "optuna", "s3fs"}

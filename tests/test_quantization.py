@@ -77,7 +77,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "int8_plugin.py").write_text(PLUGIN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    )
     monkeypatch.setenv(PLUGIN_VARIABLE, "int8_plugin")
     monkeypatch.setattr(registry, "_loaded", set())
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
@@ -85,22 +87,40 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cli(*words: str) -> Any:
-    done = subprocess.run([sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods() -> None:
-    code = ("import sys; from assistant_builder.quantization import METHODS; list(METHODS); "
-            "print([name for name in ('torch', 'transformers', 'bitsandbytes') if name in sys.modules])")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    code = (
+        "import sys; from assistant_builder.quantization import METHODS; list(METHODS); "
+        "print([name for name in ('torch', 'transformers', 'bitsandbytes') if name in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+        == "[]\n"
+    )
 
 
 def test_methods_that_quantize_are_the_choices_of_a_study() -> None:
-    assert list(METHODS) == ["float16", "nf4", "fp4", "int8"] and list(quantizing()) == ["nf4", "fp4", "int8"]
+    assert list(METHODS) == ["float16", "nf4", "fp4", "int8"] and list(quantizing()) == [
+        "nf4",
+        "fp4",
+        "int8",
+    ]
     option = study_options()["model.quant_type"]
-    assert (option.kind, option.choices, option.default) == ("choice", ("nf4", "fp4", "int8"), "nf4")
-    for name in ("float16", "int8_rows"):  # the former does not quantize, the latter is not registered here
+    assert (option.kind, option.choices, option.default) == (
+        "choice",
+        ("nf4", "fp4", "int8"),
+        "nf4",
+    )
+    for name in (
+        "float16",
+        "int8_rows",
+    ):  # the former does not quantize, the latter is not registered here
         with pytest.raises(ConfigError, match=f"model.quant_type='{name}'.*nf4, fp4, int8"):
             StudyConfig().with_changes({"model.quant_type": name})
 
@@ -125,14 +145,28 @@ def test_the_planner_counts_the_bytes_of_a_method_from_outside() -> None:
 def test_loading_instructions_name_a_storage_that_transformers_cannot_make() -> None:
     def lines(quant_type: str) -> str:
         model = StudyConfig().with_changes({"model.quant_type": quant_type}).model
-        return _python(LoadingContext(
-            arm="qlora", folder="out", base="owner/base", name="study", system="", model=model,
-            compute_dtype="bfloat16", max_new_tokens=8, rank=16, context=256,
-        ))
+        return _python(
+            LoadingContext(
+                arm="qlora",
+                folder="out",
+                base="owner/base",
+                name="study",
+                system="",
+                model=model,
+                compute_dtype="bfloat16",
+                max_new_tokens=8,
+                rank=16,
+                context=256,
+            )
+        )
 
-    assert "stored as INT8 by rows" in lines("int8_rows") and "quantization_config" not in lines("int8_rows")
-    assert ('BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True, '
-            'bnb_4bit_compute_dtype="bfloat16")') in lines("fp4")
+    assert "stored as INT8 by rows" in lines("int8_rows") and "quantization_config" not in lines(
+        "int8_rows"
+    )
+    assert (
+        'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True, '
+        'bnb_4bit_compute_dtype="bfloat16")'
+    ) in lines("fp4")
     assert "quantization_config=BitsAndBytesConfig(load_in_8bit=True))" in lines("int8")
 
 
@@ -158,7 +192,13 @@ def test_doctor_checks_a_method_from_outside() -> None:
 def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) -> None:
     import torch
 
-    from assistant_builder.models.loading import BaseSpec, add_adapter, count_parameters, load_base, model_bytes
+    from assistant_builder.models.loading import (
+        BaseSpec,
+        add_adapter,
+        count_parameters,
+        load_base,
+        model_bytes,
+    )
     from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, merge, quantize
     from assistant_builder.planning.plan import plan_study
 
@@ -168,20 +208,28 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) ->
     quantized = [layer for layer in model.modules() if method_of(layer).name == "int8_rows"]
     assert len(quantized) == 14 and all(layer.weight.dtype == torch.int8 for layer in quantized)
     assert count_parameters(model) == count_parameters(plain)
-    config = StudyConfig().with_changes({
-        "model.base": str(folder), "model.quant_type": "int8_rows", "model.compute_dtype": "float32",
-        "model.allow_float32_compute": True,
-    })
+    config = StudyConfig().with_changes(
+        {
+            "model.base": str(folder),
+            "model.quant_type": "int8_rows",
+            "model.compute_dtype": "float32",
+            "model.allow_float32_compute": True,
+        }
+    )
     assert model_bytes(model) == plan_study(config).qlora.weights_bytes
     ids = torch.arange(24).reshape(2, 12)
     with torch.no_grad():
         found, exact = model(input_ids=ids).logits, plain(input_ids=ids).logits
         assert 0 < (found - exact).abs().max() < 0.1 * exact.abs().max()
-        requantized = merge(add_adapter(load_base(spec), config.train, 0))  # an adapter that adds nothing yet
+        requantized = merge(
+            add_adapter(load_base(spec), config.train, 0)
+        )  # an adapter that adds nothing yet
         assert not any(method_of(layer).quantizes for layer in requantized.modules())
         quantize(requantized, "int8_rows", double_quant=True, compute_dtype=torch.float32)
         assert model_bytes(requantized) == model_bytes(model)
-        assert torch.allclose(requantized(input_ids=ids).logits, found, atol=0.02 * float(exact.abs().max()))
+        assert torch.allclose(
+            requantized(input_ids=ids).logits, found, atol=0.02 * float(exact.abs().max())
+        )
         dequantize_to_compute_dtype(model, torch.float32)
         assert torch.equal(model(input_ids=ids).logits, found)
     with pytest.raises(ConfigError, match="stored as int8_rows cannot be sharded"):
@@ -191,14 +239,27 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) ->
 @pytest.mark.train
 @pytest.mark.usefixtures("plugin", "bundled_models")
 @pytest.mark.long
-def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(tmp_path: Path) -> None:
+def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
+    tmp_path: Path,
+) -> None:
     settings = {
-        "model.base": tiny_base(tmp_path / "base"), "model.quant_type": "int8_rows", "arms": "qlora",
+        "model.base": tiny_base(tmp_path / "base"),
+        "model.quant_type": "int8_rows",
+        "arms": "qlora",
         "train.max_steps": 2,
-        "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 1, "train.rank": 4,
-        "train.sample_answers": 0, "data.max_heldout": 4, "eval.max_new_tokens": 4,
-        "eval.bootstrap_resamples": 500, "eval.cells": "Q4", "eval.retention": "false",
-        "eval.baselines": "false", "eval.similarity": "false", "eval.noise_floor": "false",
+        "train.batch_size": 4,
+        "train.micro_batch_size": 2,
+        "train.evaluations": 1,
+        "train.rank": 4,
+        "train.sample_answers": 0,
+        "data.max_heldout": 4,
+        "eval.max_new_tokens": 4,
+        "eval.bootstrap_resamples": 500,
+        "eval.cells": "Q4",
+        "eval.retention": "false",
+        "eval.baselines": "false",
+        "eval.similarity": "false",
+        "eval.noise_floor": "false",
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     document = cli("run", str(SMALL), "--name", "rows", *words, "--json")
@@ -209,10 +270,24 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
     assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
     report = read_json(folder / "report.json")
     assert set(report["cells"]) == {"Q4"}
-    computed_on = device_name(trained["device"])  # said in the log, with the training and in the report
+    computed_on = device_name(
+        trained["device"]
+    )  # said in the log, with the training and in the report
     assert trained["device_name"] == report["resources"]["qlora"]["device_name"] == computed_on
-    assert f"Training qlora on {computed_on} (" in (folder / "arms" / "qlora" / "log.txt").read_text(encoding="utf-8")
-    exported = cli("export", "rows", "--arm", "qlora", "--format", "adapter", "--to", str(tmp_path / "out"), "--json")
+    assert f"Training qlora on {computed_on} (" in (
+        folder / "arms" / "qlora" / "log.txt"
+    ).read_text(encoding="utf-8")
+    exported = cli(
+        "export",
+        "rows",
+        "--arm",
+        "qlora",
+        "--format",
+        "adapter",
+        "--to",
+        str(tmp_path / "out"),
+        "--json",
+    )
     assert exported["rescore"]["outcome"] == "as measured"
 
 
@@ -221,26 +296,55 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
 @pytest.mark.long
 def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path: Path) -> None:
     settings = {
-        "model.base": tiny_base(tmp_path / "base"), "model.quant_type": "int8", "approaches": "memory",
-        "train.max_steps": 2, "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 1,
-        "train.rank": 4, "train.sample_answers": 0, "data.max_heldout": 4,
-        "eval.max_new_tokens": 4, "eval.bootstrap_resamples": 500, "eval.cells": "B16,B4,L16,Q4,LR,QR",
-        "eval.retention": "false", "eval.baselines": "false", "eval.similarity": "false", "formats.types": "[]",
+        "model.base": tiny_base(tmp_path / "base"),
+        "model.quant_type": "int8",
+        "approaches": "memory",
+        "train.max_steps": 2,
+        "train.batch_size": 4,
+        "train.micro_batch_size": 2,
+        "train.evaluations": 1,
+        "train.rank": 4,
+        "train.sample_answers": 0,
+        "data.max_heldout": 4,
+        "eval.max_new_tokens": 4,
+        "eval.bootstrap_resamples": 500,
+        "eval.cells": "B16,B4,L16,Q4,LR,QR",
+        "eval.retention": "false",
+        "eval.baselines": "false",
+        "eval.similarity": "false",
+        "formats.types": "[]",
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     folder = Path(cli("run", str(SMALL), "--name", "bytes", *words, "--json")["folder"])
     trained = read_json(folder / "arms" / "qlora" / "summary.json")
-    assert trained["base_storage"] == "int8" and trained["base_bytes"] == trained["predicted"]["base_bytes"]
+    assert (
+        trained["base_storage"] == "int8"
+        and trained["base_bytes"] == trained["predicted"]["base_bytes"]
+    )
     report = read_json(folder / "report.json")
     assert {report["cells"][name]["base"] for name in ("B4", "Q4", "QR")} == {"8-bit"}
-    assert report["cells"]["QR"]["base_bytes"] == report["cells"]["Q4"]["base_bytes"] == trained["base_bytes"]
+    assert (
+        report["cells"]["QR"]["base_bytes"]
+        == report["cells"]["Q4"]["base_bytes"]
+        == trained["base_bytes"]
+    )
     for ending in ("md", "html", "json"):
         text = (folder / f"report.{ending}").read_text(encoding="utf-8").replace("\\", "")
         assert "8-bit" in text and not re.search(r"\b4-bit|\b4 bits|NF4", text)
     for kind, cell in (("adapter", "Q4"), ("prequantized", "QR")):
         type = ("--type", "INT8") if kind == "prequantized" else ()
-        exported = cli("export", "bytes", "--arm", "qlora", "--format", kind, *type, "--to", str(tmp_path / kind),
-                       "--json")
+        exported = cli(
+            "export",
+            "bytes",
+            "--arm",
+            "qlora",
+            "--format",
+            kind,
+            *type,
+            "--to",
+            str(tmp_path / kind),
+            "--json",
+        )
         assert exported["cell"] == exported["rescore"]["cell"] == cell
         assert exported["rescore"]["batch_dependent"] == (kind == "adapter")
         card = (tmp_path / kind / "README.md").read_text(encoding="utf-8")

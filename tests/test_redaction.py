@@ -18,7 +18,13 @@ import pytest
 from assistant_builder.child_process import without_secrets
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
-from assistant_builder.redaction import MASK, SECRET_VARIABLES, redact_secrets, terminal_json, terminal_text
+from assistant_builder.redaction import (
+    MASK,
+    SECRET_VARIABLES,
+    redact_secrets,
+    terminal_json,
+    terminal_text,
+)
 from assistant_builder.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +42,9 @@ class Repeating(BaseHTTPRequestHandler):
         sent = self.headers.get("Authorization", "")
         self.asked.append(sent)
         body = f"no: {sent}".encode()
-        self.send_response(418, f"refused {sent}")  # the reason stands in the first line of what the library raises
+        self.send_response(
+            418, f"refused {sent}"
+        )  # the reason stands in the first line of what the library raises
         self.send_header("X-Error-Message", f"refused {sent}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -62,11 +70,24 @@ def hub() -> Iterator[str]:
 
 
 def command(home: Path, hub: str, *words: str) -> subprocess.CompletedProcess[str]:
-    settings = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    settings |= {"HF_TOKEN": TOKEN, "HF_ENDPOINT": hub, "HF_HOME": str(home / "hub"), "PYTHONPATH": str(ROOT),
-                 "ASSISTANT_BUILDER_JUDGE_KEY": KEY}  # fmt: skip
-    return subprocess.run([sys.executable, "-m", "assistant_builder", *words], env=settings, capture_output=True,
-                          text=True, timeout=300, cwd=home.parent)  # fmt: skip
+    settings = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))
+    }
+    settings |= {
+        "HF_TOKEN": TOKEN,
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(home / "hub"),
+        "PYTHONPATH": str(ROOT),
+        "ASSISTANT_BUILDER_JUDGE_KEY": KEY,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "assistant_builder", *words],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=home.parent,
+    )
 
 
 def assert_nowhere(home: Path, *done: subprocess.CompletedProcess[str]) -> None:
@@ -85,7 +106,9 @@ def test_a_hub_that_repeats_the_token_gets_it_into_no_answer(home: Path, hub: st
 
 
 @pytest.mark.parametrize(("base", "code"), [("me/echo", 1), ("smollm2-135m-instruct", 0)])
-def test_a_step_writes_no_token(bundled_models: Path, home: Path, hub: str, base: str, code: int) -> None:
+def test_a_step_writes_no_token(
+    bundled_models: Path, home: Path, hub: str, base: str, code: int
+) -> None:
     study = Study.create(StudyConfig().with_changes({"name": "told", "model.base": base}), FERRIES)
     done = command(home, hub, "step", "data", "--study", str(study.folder))
     assert done.returncode == code, done.stderr
@@ -105,21 +128,30 @@ def test_tokens_are_taken_out_of_errors(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", KEY)
     text = f"{TOKEN}, {KEY}, my-own-token, hf_anotherTokenOfSomebody, hf_hub, a word"
     assert redact_secrets(text) == f"{MASK}, {MASK}, {MASK}, {MASK}, hf_hub, a word"
-    error = ModelError(f"the hub said {TOKEN}", where=f"me/{KEY}", remedy="hf_anotherTokenOfSomebody")
+    error = ModelError(
+        f"the hub said {TOKEN}", where=f"me/{KEY}", remedy="hf_anotherTokenOfSomebody"
+    )
     assert str(error) == f"me/{MASK}: the hub said {MASK}. {MASK}"
     assert "canary" not in str(error.to_record()) and "canary" not in repr(error)
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", "a")
     assert redact_secrets("a cat") == "a cat", "what is too short to be a token is no token"
 
 
-HOSTILE = "\x1b[2J\x9b31m\x9d0;title\x9c\x7f\r\b \u202eesrever\u2066\u2028new\u200f\ufeff\ud800\U000e0041"
+HOSTILE = (
+    "\x1b[2J\x9b31m\x9d0;title\x9c\x7f\r\b \u202eesrever\u2066\u2028new\u200f\ufeff\ud800\U000e0041"
+)
 
 
 def test_a_terminal_gets_nothing_that_moves_hides_or_reorders_text() -> None:
-    for shown in (terminal_text(HOSTILE), str(ModelError(HOSTILE, where=HOSTILE, remedy=HOSTILE)),
-                  terminal_json(json.dumps(HOSTILE, ensure_ascii=False))):
+    for shown in (
+        terminal_text(HOSTILE),
+        str(ModelError(HOSTILE, where=HOSTILE, remedy=HOSTILE)),
+        terminal_json(json.dumps(HOSTILE, ensure_ascii=False)),
+    ):
         assert shown.isprintable() and "\\u202eesrever" in shown and shown.encode("utf-8")
-    assert json.loads(terminal_json(json.dumps([HOSTILE], ensure_ascii=False, indent=2))) == [HOSTILE]
+    assert json.loads(terminal_json(json.dumps([HOSTILE], ensure_ascii=False, indent=2))) == [
+        HOSTILE
+    ]
     for text in ("Größe 5\u00a0€\tx\n", "שלום עולם", "می\u200cخواهم", "👩\u200d💻", "日本語\u3000"):
         assert terminal_text(text) == terminal_json(text) == text
 
@@ -135,9 +167,19 @@ def test_the_command_line_prints_through_one_module() -> None:
 
 def test_every_secret_of_the_product_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """All names of keys and passwords in the code are in the one list, from which errors and children are made."""
-    sources = (path for package in ("assistant_builder", "evals") for path in (ROOT / package).rglob("*.py"))
-    named = {name for path in sources for name in re.findall(
-        r"ASSISTANT_BUILDER_\w*(?:KEY|TOKEN|SECRET|PASSWORD)\b", path.read_text(encoding="utf-8"))}
+    sources = (
+        path
+        for package in ("assistant_builder", "evals")
+        for path in (ROOT / package).rglob("*.py")
+    )
+    named = {
+        name
+        for path in sources
+        for name in re.findall(
+            r"ASSISTANT_BUILDER_\w*(?:KEY|TOKEN|SECRET|PASSWORD)\b",
+            path.read_text(encoding="utf-8"),
+        )
+    }
     assert len(named) >= 4 and named <= set(SECRET_VARIABLES)
     for name in SECRET_VARIABLES:
         monkeypatch.setenv(name, f"canary {name}")

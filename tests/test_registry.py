@@ -54,7 +54,9 @@ def test_name_that_is_taken_is_refused_and_the_same_entry_is_not():
 def test_builtin_entries_precede_those_of_plugins_and_are_imported_at_the_first_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "builtin_colours.py").write_text("from tests.test_registry import Colour\nRED = Colour('red')\n")
+    (tmp_path / "builtin_colours.py").write_text(
+        "from tests.test_registry import Colour\nRED = Colour('red')\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     colours: Registry[Colour] = Registry("colour", builtin=("builtin_colours:RED",))
     assert "builtin_colours" not in sys.modules
@@ -84,7 +86,9 @@ def test_module_named_in_the_environment_registers_entries(plugin, monkeypatch: 
 
 def test_module_that_cannot_be_imported_is_named(plugin):
     plugin("raise RuntimeError('no such colour')")
-    with pytest.raises(ConfigError, match="plugin colour_plugin cannot be imported: RuntimeError: no such colour"):
+    with pytest.raises(
+        ConfigError, match="plugin colour_plugin cannot be imported: RuntimeError: no such colour"
+    ):
         list(COLOURS)
 
 

@@ -11,7 +11,9 @@ from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.study import Study
 from tests.fuzz.targets import expect_sentence
 
-LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+LAUGHS = "a0: &a0 [lol]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,8 @@ def test_what_the_product_writes_it_reads():
 
 
 @pytest.mark.parametrize(
-    "tree", [{"seeds": ["x" * 10**6] * 1_000}, {"x" * 10**6: 1}, {f"key{n}": n for n in range(5_000)}]
+    "tree",
+    [{"seeds": ["x" * 10**6] * 1_000}, {"x" * 10**6: 1}, {f"key{n}": n for n in range(5_000)}],
 )
 def test_a_huge_wrong_value_is_told_in_a_few_words(tree):
     with pytest.raises(ConfigError) as caught:
@@ -61,8 +64,34 @@ def test_a_huge_wrong_value_is_told_in_a_few_words(tree):
 @pytest.mark.parametrize(
     "name",
     [
-        "../../x", "..", ".", "", ".hidden", "-rf", "a/b", "a\\b", "con", "NUL", "com1.txt", "lpt9", "a" * 300, "a\nb",
-        "a\n", "a\0b", "a b", "a.", "ａ", "a\u202eb", "a\u200b", "%2e%2e", "~", "$HOME", "C:x", "a:b", "<img>", "é",
+        "../../x",
+        "..",
+        ".",
+        "",
+        ".hidden",
+        "-rf",
+        "a/b",
+        "a\\b",
+        "con",
+        "NUL",
+        "com1.txt",
+        "lpt9",
+        "a" * 300,
+        "a\nb",
+        "a\n",
+        "a\0b",
+        "a b",
+        "a.",
+        "ａ",
+        "a\u202eb",
+        "a\u200b",
+        "%2e%2e",
+        "~",
+        "$HOME",
+        "C:x",
+        "a:b",
+        "<img>",
+        "é",
     ],
 )
 def test_a_name_that_could_leave_the_folder_or_harm_a_system_names_no_study(name, home):

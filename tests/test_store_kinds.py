@@ -16,13 +16,13 @@ from assistant_builder.registry import PLUGIN_VARIABLE
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.store_kinds import STORE_KINDS, example_urls, store_kind
 
-KIND = '''
+KIND = """
 from assistant_builder.store_kinds import STORE_KINDS, StoreKind
 
 STORE_KINDS.register(StoreKind("vault", "vault of the company", ("vault",), "vault://shelf/studies", package="vaultfs",
                                credentials="VAULT_TOKEN"))
-'''
-SHOWN = '''
+"""
+SHOWN = """
 import json
 from assistant_builder.cli.options import Consent
 from assistant_builder.config import StudyConfig
@@ -42,17 +42,27 @@ print(json.dumps({
     "examples": ExecutorConfig.model_json_schema()["properties"]["store"]["examples"],
     "page": str(contacts_note(config)), "wrong": wrong, "credentials": store_kind("vault://x").credentials_remedy,
 }))
-'''
+"""
 
 
-@pytest.mark.parametrize(("url", "name", "shared"), [
-    ("s3://bucket/x", "s3", True), ("s3a://bucket/x", "s3", True), ("file:///x", "file", True),
-    ("memory://x", "memory", False), ("gs://bucket/x", "gs", True),
-])
+@pytest.mark.parametrize(
+    ("url", "name", "shared"),
+    [
+        ("s3://bucket/x", "s3", True),
+        ("s3a://bucket/x", "s3", True),
+        ("file:///x", "file", True),
+        ("memory://x", "memory", False),
+        ("gs://bucket/x", "gs", True),
+    ],
+)
 def test_a_url_has_a_kind(url: str, name: str, shared: bool) -> None:
     kind = store_kind(url)
     assert (kind.name, kind.shared) == (name, shared)
-    assert url.partition("://")[0] in kind.schemes and kind.label and kind.credentials_remedy.startswith("Set ")
+    assert (
+        url.partition("://")[0] in kind.schemes
+        and kind.label
+        and kind.credentials_remedy.startswith("Set ")
+    )
 
 
 def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes() -> None:
@@ -68,7 +78,11 @@ def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes() -> None:
 
 def test_a_memory_store_is_not_offered_as_an_example() -> None:
     assert example_urls() == ["s3://bucket/folder", "file:///shared/studies"]
-    output = StudyConfig().with_changes({"executor.store": "memory://x"}).external_addresses["executor.store"]
+    output = (
+        StudyConfig()
+        .with_changes({"executor.store": "memory://x"})
+        .external_addresses["executor.store"]
+    )
     assert "which other machines cannot use" in output
 
 
@@ -83,13 +97,20 @@ def test_a_missing_library_is_named_with_the_package(monkeypatch: pytest.MonkeyP
         assert remedy in caught.value.remedy
 
 
-def test_a_kind_from_outside_is_in_settings_page_and_command_line(tmp_path: Path, home: Path) -> None:
+def test_a_kind_from_outside_is_in_settings_page_and_command_line(
+    tmp_path: Path, home: Path
+) -> None:
     (tmp_path / "vault_plugin.py").write_text(KIND)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
     environment = {**os.environ, PLUGIN_VARIABLE: "vault_plugin", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", SHOWN], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", SHOWN], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
-    assert shown["examples"][-1] == "vault://shelf/studies" and "vault://shelf/studies" in shown["wrong"]
+    assert (
+        shown["examples"][-1] == "vault://shelf/studies"
+        and "vault://shelf/studies" in shown["wrong"]
+    )
     assert "(vault of the company)" in shown["page"] and "(vault of the company)" in done.stderr
     assert shown["credentials"] == "Set VAULT_TOKEN"

@@ -41,11 +41,18 @@ def child(
     code: str, home: Path, *words: str, cut: bool = False, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     without = {name: value for name, value in os.environ.items() if name not in SWITCHES}
-    settings = {**without, "ASSISTANT_BUILDER_HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
+    settings = {
+        **without,
+        "ASSISTANT_BUILDER_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        **environment,
+    }
     command = [sys.executable, "-c", textwrap.dedent(code), *words]
     if cut:
         command = ["unshare", "-rn", *command]
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300, cwd=home.parent)
+    return subprocess.run(
+        command, env=settings, capture_output=True, text=True, timeout=300, cwd=home.parent
+    )
 
 
 def test_telemetry_of_libraries_is_disabled(home: Path) -> None:
@@ -90,13 +97,22 @@ def can_cut() -> bool:
     """Whether a process can be started in an empty network namespace."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
-    return subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            ["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.long
 def test_the_page_and_a_step_work_without_a_network(bundled_models: Path, home: Path) -> None:
     """All network calls of Python are monitored, and the network is disabled if the system permits it."""
-    up = "import subprocess\nsubprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n" if can_cut() else ""
+    up = (
+        "import subprocess\nsubprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
+        if can_cut()
+        else ""
+    )
     done = child(up + GUARD + SERVE + STEP, home, str(FERRIES), cut=bool(up))
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
@@ -105,7 +121,10 @@ def test_the_page_and_a_step_work_without_a_network(bundled_models: Path, home: 
 
 
 def test_the_guard_detects_a_request(home: Path) -> None:
-    code = GUARD + "import httpx\ntry:\n    httpx.get('https://example.com')\nexcept Exception: pass\nprint(asked)"
+    code = (
+        GUARD
+        + "import httpx\ntry:\n    httpx.get('https://example.com')\nexcept Exception: pass\nprint(asked)"
+    )
     assert "example.com" in child(code, home).stdout
 
 

@@ -42,15 +42,27 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip("--python", str(python), "install", "--no-deps", str(wheel))
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
     # .pth files of the folder itself are not read, so an editable installation of the repository stays out
-    (Path(paths["purelib"]) / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (Path(paths["purelib"]) / "dependencies.pth").write_text(
+        sysconfig.get_paths()["purelib"] + "\n"
+    )
     return folder
 
 
 def pip(*words: str) -> None:
     """Run pip without the package index."""
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *words[:2 * (words[0] == "--python")], "--disable-pip-version-check",
-         *words[2 * (words[0] == "--python"):], "--no-index"], capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            *words[: 2 * (words[0] == "--python")],
+            "--disable-pip-version-check",
+            *words[2 * (words[0] == "--python") :],
+            "--no-index",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -60,7 +72,11 @@ def run(folder: Path, home: Path, program: str, *words: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     home.mkdir(exist_ok=True)
     done = subprocess.run(
-        [str(folder / program), *words], cwd=home, capture_output=True, text=True, check=False,
+        [str(folder / program), *words],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**environment, "ASSISTANT_BUILDER_HOME": str(home)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -69,10 +85,12 @@ def run(folder: Path, home: Path, program: str, *words: str) -> str:
 
 def examples(folder: Path, home: Path) -> list[Path]:
     """The example datasets that the installed program finds; nothing of it comes from the repository."""
-    code = ("import json, assistant_builder, evals\n"
-            "from assistant_builder.ui.data.preview import shipped_datasets\n"
-            "files = [assistant_builder.__file__, evals.__file__, *(str(each.file) for each in shipped_datasets())]\n"
-            "print(json.dumps(files))")
+    code = (
+        "import json, assistant_builder, evals\n"
+        "from assistant_builder.ui.data.preview import shipped_datasets\n"
+        "files = [assistant_builder.__file__, evals.__file__, *(str(each.file) for each in shipped_datasets())]\n"
+        "print(json.dumps(files))"
+    )
     files = [Path(name) for name in json.loads(run(folder, home, "bin/python", "-c", code))]
     assert all(path.is_relative_to(folder) for path in files), files
     return files[2:]
@@ -82,12 +100,21 @@ def test_the_wheel_has_the_product_and_its_examples_and_nothing_else(wheel: Path
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"assistant_builder", "evals"}
     kept = {"data.jsonl", "data.csv", "study.yaml", "study.zip", "README.md"}  # no screenshots
-    wanted = {f"assistant_builder/{path.relative_to(ROOT).as_posix()}"
-              for path in ROOT.glob("datasets_cards/*/*") if path.name in kept}
+    wanted = {
+        f"assistant_builder/{path.relative_to(ROOT).as_posix()}"
+        for path in ROOT.glob("datasets_cards/*/*")
+        if path.name in kept
+    }
     assert {name for name in names if name.startswith(EXAMPLES)} == wanted and len(wanted) == 9
-    tracked = {path.relative_to(ROOT).as_posix() for package in ("assistant_builder", "evals")
-               for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix not in (".md", ".pyc")}
-    assert tracked <= set(names), "files of the packages are missing in the wheel: see package-data in pyproject.toml"
+    tracked = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("assistant_builder", "evals")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in (".md", ".pyc")
+    }
+    assert tracked <= set(names), (
+        "files of the packages are missing in the wheel: see package-data in pyproject.toml"
+    )
 
 
 def test_developers_tools_are_not_imported_by_the_product() -> None:
@@ -96,29 +123,56 @@ def test_developers_tools_are_not_imported_by_the_product() -> None:
         assert not tools.search(path.read_text(encoding="utf-8")), path
 
 
-def test_the_installed_program_checks_itself_and_an_example(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_program_checks_itself_and_an_example(
+    installed: Path, tmp_path: Path
+) -> None:
     doctor = json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "doctor", "--json"))
-    assert {check["name"] for check in doctor["checks"] if check["ok"]} >= {"python", "torch", "transformers"}
+    assert {check["name"] for check in doctor["checks"] if check["ok"]} >= {
+        "python",
+        "torch",
+        "transformers",
+    }
     for file, rows in zip(examples(installed, tmp_path), (940, 640, 48), strict=True):
-        found = json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "data", "check", str(file), "--json"))
+        found = json.loads(
+            run(installed, tmp_path, CONSOLE_SCRIPT, "data", "check", str(file), "--json")
+        )
         assert (found["usable"], found["rows"]) == (rows, rows)
-    assert json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "example", "--json"))["state"] == "succeeded"
+    assert (
+        json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "example", "--json"))["state"]
+        == "succeeded"
+    )
 
 
 @pytest.mark.train
 @pytest.mark.long
-def test_the_example_study_runs_from_the_wheel(installed: Path, bundled_models: Path, short_base: Path) -> None:
+def test_the_example_study_runs_from_the_wheel(
+    installed: Path, bundled_models: Path, short_base: Path
+) -> None:
     home = bundled_models.parent
     study = examples(installed, home)[0].with_name("study.yaml")
     changes = {
-        "model.base": str(short_base), "train.max_steps": 2, "train.batch_size": 2, "train.micro_batch_size": 2,
-        "train.evaluations": 1, "train.max_length": "auto", "data.max_train": 16, "eval.similarity": "false",
-        "train.sample_answers": 0, "data.max_heldout": 4, "eval.max_new_tokens": 4, "eval.bootstrap_resamples": 200,
-        "eval.retention": "false", "eval.noise_floor": "false", "eval.baselines": "false", "eval.fidelity": "false",
+        "model.base": str(short_base),
+        "train.max_steps": 2,
+        "train.batch_size": 2,
+        "train.micro_batch_size": 2,
+        "train.evaluations": 1,
+        "train.max_length": "auto",
+        "data.max_train": 16,
+        "eval.similarity": "false",
+        "train.sample_answers": 0,
+        "data.max_heldout": 4,
+        "eval.max_new_tokens": 4,
+        "eval.bootstrap_resamples": 200,
+        "eval.retention": "false",
+        "eval.noise_floor": "false",
+        "eval.baselines": "false",
+        "eval.fidelity": "false",
         "eval.cells": "L16,Q4",
     }
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
     ended = json.loads(run(installed, home, CONSOLE_SCRIPT, "run", str(study), "--json", *words))
     assert ended["state"] == "succeeded", ended
-    report = json.loads(run(installed, home, CONSOLE_SCRIPT, "report", ended["name"], "--format", "json"))
+    report = json.loads(
+        run(installed, home, CONSOLE_SCRIPT, "report", ended["name"], "--format", "json")
+    )
     assert report["verdict"]["outcome"] in ("no worse", "worse", "inconclusive")

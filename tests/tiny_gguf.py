@@ -26,17 +26,34 @@ def prompter(template: str = CHATML, *, adds_bos: bool = False) -> ChatTokenizer
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(tokens())}, merges=[("t", "h")]))
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: place for place, token in enumerate(tokens())}, merges=[("t", "h")]
+        )
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SPECIALS[0], eos_token=SPECIALS[1],
-                                   pad_token=SPECIALS[1], additional_special_tokens=list(SPECIALS))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SPECIALS[0],
+        eos_token=SPECIALS[1],
+        pad_token=SPECIALS[1],
+        additional_special_tokens=list(SPECIALS),
+    )
     fast.chat_template, fast.add_bos_token = template, adds_bos
     return ChatTokenizer(fast)
 
 
-def write_tiny_gguf(path: Path, *, template: str = CHATML, vocabulary: Sequence[str] | None = None, width: int = WIDTH,
-                    tied: bool = True, leave_out: str = "", adds_bos: bool = False) -> Path:
+def write_tiny_gguf(
+    path: Path,
+    *,
+    template: str = CHATML,
+    vocabulary: Sequence[str] | None = None,
+    width: int = WIDTH,
+    tied: bool = True,
+    leave_out: str = "",
+    adds_bos: bool = False,
+) -> Path:
     """Write a Llama with random weights, matrices in float16 and norms in float32."""
     from gguf import GGUFWriter, LlamaFileType, TokenType
 
@@ -55,7 +72,9 @@ def write_tiny_gguf(path: Path, *, template: str = CHATML, vocabulary: Sequence[
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(words)
-    writer.add_token_types([TokenType.CONTROL if word in SPECIALS else TokenType.NORMAL for word in words])
+    writer.add_token_types(
+        [TokenType.CONTROL if word in SPECIALS else TokenType.NORMAL for word in words]
+    )
     writer.add_token_merges(["t h"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
@@ -74,9 +93,15 @@ def write_tiny_gguf(path: Path, *, template: str = CHATML, vocabulary: Sequence[
     for layer in range(LAYERS):
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(width, np.float32))
-        for name, rows, columns in (("attn_q", width, width), ("attn_k", width // 2, width),
-                                    ("attn_v", width // 2, width), ("attn_output", width, width),
-                                    ("ffn_gate", INNER, width), ("ffn_up", INNER, width), ("ffn_down", width, INNER)):
+        for name, rows, columns in (
+            ("attn_q", width, width),
+            ("attn_k", width // 2, width),
+            ("attn_v", width // 2, width),
+            ("attn_output", width, width),
+            ("ffn_gate", INNER, width),
+            ("ffn_up", INNER, width),
+            ("ffn_down", width, INNER),
+        ):
             matrix(f"blk.{layer}.{name}.weight", rows, columns)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -20,8 +20,14 @@ MIN_CONTEXT = 4096
 Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 131,072 tokens would take 16 GiB."""
 
 
-def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool = True,
-             session: Session | None = None) -> dict[str, dict[str, Any]]:
+def ask_arms(
+    study: Study,
+    question: str,
+    arms: Sequence[str],
+    *,
+    look_up: bool = True,
+    session: Session | None = None,
+) -> dict[str, dict[str, Any]]:
     """Answer a question greedily with each of the trained arms, with the study's system prompt.
 
     ``session`` answers; by default one with PyTorch.
@@ -45,11 +51,17 @@ def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool 
             if not ran_out_of_memory(error):
                 raise
             remedy = f"Ask only one arm with --arm {arm}, or close" if len(arms) > 1 else "Close"
-            raise ResourceError("memory ran out", where=f"arm {arm}", remedy=f"{remedy} other programs") from error
-        answers[arm] = {"text": "".join(chunk.text_delta for chunk in chunks).strip(), "tokens": chunks[-1].tokens,
-                        "seconds": round(chunks[-1].seconds, 3),
-                        "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3),
-                        "sources": list(chunks[-1].sources), "declined": chunks[-1].declined}
+            raise ResourceError(
+                "memory ran out", where=f"arm {arm}", remedy=f"{remedy} other programs"
+            ) from error
+        answers[arm] = {
+            "text": "".join(chunk.text_delta for chunk in chunks).strip(),
+            "tokens": chunks[-1].tokens,
+            "seconds": round(chunks[-1].seconds, 3),
+            "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3),
+            "sources": list(chunks[-1].sources),
+            "declined": chunks[-1].declined,
+        }
     return answers
 
 
@@ -58,8 +70,17 @@ def default_system_prompt(study: Study) -> str:
     if study.config.data.system:
         return study.config.data.system
     records = read_jsonl(study.split_file("train"), PairLine)
-    found = {turn["content"] for record in records for turn in record["messages"] if turn["role"] == "system"}
-    return found.pop() if len(found) == 1 and all(r["messages"][0]["role"] == "system" for r in records) else ""
+    found = {
+        turn["content"]
+        for record in records
+        for turn in record["messages"]
+        if turn["role"] == "system"
+    }
+    return (
+        found.pop()
+        if len(found) == 1 and all(r["messages"][0]["role"] == "system" for r in records)
+        else ""
+    )
 
 
 def context_tokens(study: Study, limit: int, requested: int | None = None) -> int:
@@ -73,8 +94,11 @@ def context_tokens(study: Study, limit: int, requested: int | None = None) -> in
         ConfigError: The value set by the user exceeds the context length of the base model.
     """
     if requested is not None and requested > limit:
-        raise ConfigError(f"--context {requested} exceeds the context length of the base model ({limit} tokens)",
-                          where="serve", remedy=f"Set at most {limit}, or omit --context")
+        raise ConfigError(
+            f"--context {requested} exceeds the context length of the base model ({limit} tokens)",
+            where="serve",
+            remedy=f"Set at most {limit}, or omit --context",
+        )
     return requested or min(limit, max(MIN_CONTEXT, pair_limit(study) + longest_answer(study)))
 
 

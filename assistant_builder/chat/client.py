@@ -23,7 +23,9 @@ from assistant_builder.i18n import t
 from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
 
-ReplyState = Literal["starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed", "loaded"]
+ReplyState = Literal[
+    "starting", "waiting", "loading", "answering", "stop", "length", "cancelled", "failed", "loaded"
+]
 FINISHED = frozenset(("stop", "length", "cancelled", "failed", "loaded"))
 UPDATE_SECONDS = 0.08
 
@@ -117,17 +119,28 @@ class ReplyStream:
 
 def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
     if event["event"] in ("state", "ahead", "loading"):
-        return replace(reply, **{key: value for key, value in event.items() if key not in ("event", "id")})
+        return replace(
+            reply, **{key: value for key, value in event.items() if key not in ("event", "id")}
+        )
     if event["event"] == "memory":
-        return replace(reply, memory=Memory(event["base_bytes"], event["adapter_bytes"], event["shared"]))
+        return replace(
+            reply, memory=Memory(event["base_bytes"], event["adapter_bytes"], event["shared"])
+        )
     if event["event"] == "loaded":
         return replace(reply, state="loaded", fraction=1.0)
     if event["event"] == "error":
         return replace(reply, state="failed", error=event["error"])
-    return replace(reply, state=event["finish"] or "answering", text=reply.text + event["text"], tokens=event["tokens"],
-                   first_token_seconds=event["first_token_seconds"], seconds=event["seconds"],
-                   sources=tuple(event.get("sources", reply.sources)), declined=event.get("declined", False),
-                   prompt_tokens=event.get("prompt_tokens", reply.prompt_tokens))
+    return replace(
+        reply,
+        state=event["finish"] or "answering",
+        text=reply.text + event["text"],
+        tokens=event["tokens"],
+        first_token_seconds=event["first_token_seconds"],
+        seconds=event["seconds"],
+        sources=tuple(event.get("sources", reply.sources)),
+        declined=event.get("declined", False),
+        prompt_tokens=event.get("prompt_tokens", reply.prompt_tokens),
+    )
 
 
 @dataclass
@@ -141,8 +154,13 @@ class _PendingRequest:
 
 def worker_command(study: Study) -> list[str]:
     """The command line of a study's chat worker."""
-    return python_command("-m", "assistant_builder.serving.chat", "--study", str(study.folder),
-                          *(["--approach", study.approach] if study.approach else []))
+    return python_command(
+        "-m",
+        "assistant_builder.serving.chat",
+        "--study",
+        str(study.folder),
+        *(["--approach", study.approach] if study.approach else []),
+    )
 
 
 class ChatWorker:
@@ -159,20 +177,29 @@ class ChatWorker:
         self._reader = threading.Thread()
         self._pending: dict[str, _PendingRequest] = {}
 
-    def ask(self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling) -> ReplyStream:
+    def ask(
+        self, conversations: Mapping[str, Sequence[Message]], sampling: Sampling
+    ) -> ReplyStream:
         """Ask one or more arms a question: arm → conversation, which ends with the user's turn."""
-        return self._request({
-            arm: {"op": "ask", "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
-                  "sampling": asdict(sampling)}
-            for arm, messages in conversations.items()
-        })
+        return self._request(
+            {
+                arm: {
+                    "op": "ask",
+                    "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
+                    "sampling": asdict(sampling),
+                }
+                for arm, messages in conversations.items()
+            }
+        )
 
     def load(self, arms: Sequence[str]) -> ReplyStream:
         """Load models before a question is asked; the replies end with state ``loaded``."""
         return self._request({arm: {"op": "load"} for arm in arms})
 
     def _request(self, wanted: Mapping[str, dict[str, Any]]) -> ReplyStream:
-        requests = {str(next(self._numbers)): {**request, "arm": arm} for arm, request in wanted.items()}
+        requests = {
+            str(next(self._numbers)): {**request, "arm": arm} for arm, request in wanted.items()
+        }
         stream = ReplyStream(self.stop, requests)
         with self._lock:
             for identity, request in requests.items():
@@ -218,7 +245,12 @@ class ChatWorker:
     def _start(self) -> subprocess.Popen[str]:
         log = tempfile.TemporaryFile()
         process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
             env=compute_environment(),
             start_new_session=True,  # Ctrl-C ends the page only; the worker ends when its pipe is closed
         )
@@ -241,13 +273,22 @@ class ChatWorker:
         with self._lock:
             if self._process is process:
                 self._process = None
-            orphans = {identity: entry for identity, entry in self._pending.items() if entry.process is process}
+            orphans = {
+                identity: entry
+                for identity, entry in self._pending.items()
+                if entry.process is process
+            }
             for identity, entry in orphans.items():
                 if idle:  # the process exited while the question was being sent
                     self._submit(entry.stream, entry.request)
                 else:
-                    self._deliver({"event": "error", "id": identity,
-                                   "error": exit_error(process.returncode, said)})
+                    self._deliver(
+                        {
+                            "event": "error",
+                            "id": identity,
+                            "error": exit_error(process.returncode, said),
+                        }
+                    )
 
     def _deliver(self, event: dict[str, Any]) -> None:
         with self._lock:
@@ -260,7 +301,9 @@ class ChatWorker:
         """Update the queue position of every pending request; an arm answers one question at a time."""
         ahead: Counter[str] = Counter()
         for identity, entry in self._pending.items():
-            entry.stream.apply({"event": "ahead", "id": identity, "ahead": ahead[entry.request["arm"]]})
+            entry.stream.apply(
+                {"event": "ahead", "id": identity, "ahead": ahead[entry.request["arm"]]}
+            )
             ahead[entry.request["arm"]] += 1
 
 
@@ -279,11 +322,15 @@ def exit_error(code: int, said: str) -> dict[str, Any]:
         what = t("the chat process was killed, most likely because memory ran out")
         remedy = t("Close other programs, or wait until training ends; then ask again")
     elif code == 0:
-        what = t("the chat process was closed because another study was opened or the assistants changed")
+        what = t(
+            "the chat process was closed because another study was opened or the assistants changed"
+        )
     elif code < 0:
         what = t("the chat process crashed ({name})", name=signal.Signals(-code).name)
     else:
-        what = t("the chat process ended with exit code {code}", code=code) + (f": {said}" if said else "")
+        what = t("the chat process ended with exit code {code}", code=code) + (
+            f": {said}" if said else ""
+        )
         remedy += t(". If it fails again, run 'assistant-builder doctor'")
     return {"type": "ModelError", "what": what, "where": "chat", "remedy": remedy}
 
@@ -306,8 +353,13 @@ class WorkerPool:
 
         stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
         report = study.report_file  # names the file to ship
-        key = (str(study.folder), study.approach or "", *(json.dumps(outputs, sort_keys=True) for outputs in stamps),
-               lookup_stamp(study, ARMS), file_hash(report) if report.is_file() else "")
+        key = (
+            str(study.folder),
+            study.approach or "",
+            *(json.dumps(outputs, sort_keys=True) for outputs in stamps),
+            lookup_stamp(study, ARMS),
+            file_hash(report) if report.is_file() else "",
+        )
         with self._lock:
             if self._worker is None or key != self._key:
                 if self._worker is not None:

@@ -34,8 +34,11 @@ def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
     if speaker == SHIPPED:
         return t("As shipped (GGUF file in llama.cpp)")
-    return label(speaker) if speaker != BASE else t(
-        "Base model, untuned ({kind})", kind=ARMS[base_owner(arms)].base_label)
+    return (
+        label(speaker)
+        if speaker != BASE
+        else t("Base model, untuned ({kind})", kind=ARMS[base_owner(arms)].base_label)
+    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ class Turn:
     def votable(self) -> bool:
         """Whether both assistants have answered and the vote is pending."""
         return self.hidden and all(
-            arm in self.answers and self.answers[arm].text and self.answers[arm].ending in ("stop", "length")
+            arm in self.answers
+            and self.answers[arm].text
+            and self.answers[arm].ending in ("stop", "length")
             for arm in TWINS
         )
 
@@ -100,7 +105,10 @@ class Conversation:
         sent = [Message("system", system)] if system else []
         for turn in () if alone else self.turns:
             if speaker in turn.answers and turn.answers[speaker].text and not turn.blind:
-                sent += [Message("user", turn.question), Message("assistant", turn.answers[speaker].text)]
+                sent += [
+                    Message("user", turn.question),
+                    Message("assistant", turn.answers[speaker].text),
+                ]
         return [*sent, Message("user", question)]
 
     def before(self, place: int) -> Conversation:
@@ -132,8 +140,11 @@ def conversation_from_record(record: Any) -> Conversation:
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {speaker: _answer(entry["answers"][speaker]) for speaker in (*ARMS, SHIPPED, BASE)
-               if speaker in entry["answers"]}
+    answers = {
+        speaker: _answer(entry["answers"][speaker])
+        for speaker in (*ARMS, SHIPPED, BASE)
+        if speaker in entry["answers"]
+    }
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
             raise ValueError("an answer must be a text")
@@ -144,13 +155,27 @@ def _turn(entry: Mapping[str, Any]) -> Turn:
     vote = entry["vote"]
     if vote is not None and vote not in CHOICES:
         raise ValueError(f"unknown vote {vote!r}")
-    return Turn(entry["question"], answers, (sides[0], sides[1]), bool(entry["blind"]), vote, str(entry["system"]),
-                Sampling(**entry["sampling"]))
+    return Turn(
+        entry["question"],
+        answers,
+        (sides[0], sides[1]),
+        bool(entry["blind"]),
+        vote,
+        str(entry["system"]),
+        Sampling(**entry["sampling"]),
+    )
 
 
 def _answer(entry: Mapping[str, Any]) -> Answer:
-    sources = tuple({"row": int(source["row"]), "question": str(source["question"]), "answer": str(source["answer"]),
-                     "similarity": float(source["similarity"])} for source in entry.get("sources", ()))
+    sources = tuple(
+        {
+            "row": int(source["row"]),
+            "question": str(source["question"]),
+            "answer": str(source["answer"]),
+            "similarity": float(source["similarity"]),
+        }
+        for source in entry.get("sources", ())
+    )
     return Answer(**{**entry, "sources": sources, "declined": entry.get("declined") is True})
 
 
@@ -158,7 +183,10 @@ def as_json(study: str, conversation: Conversation) -> str:
     """The conversation as a JSON document; the sides of a blind question are hidden until the vote."""
     turns = [
         {
-            "question": turn.question, "system": turn.system, "blind": turn.blind, "vote": _vote_label(turn),
+            "question": turn.question,
+            "system": turn.system,
+            "blind": turn.blind,
+            "vote": _vote_label(turn),
             "sampling": asdict(turn.sampling),
             "answers": {name: asdict(answer) for name, answer in _labelled_answers(turn)},
         }
@@ -185,8 +213,16 @@ def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TW
 
 def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
     order = [*turn.sides, *further_arms(ARMS), SHIPPED, BASE]
-    names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
-    return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
+    names = (
+        {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)}
+        if turn.hidden
+        else {}
+    )
+    return [
+        (names.get(speaker, speaker), turn.answers[speaker])
+        for speaker in order
+        if speaker in turn.answers
+    ]
 
 
 def _vote_label(turn: Turn) -> str | None:

@@ -45,7 +45,9 @@ class Vote:
 
     time: str  # ISO 8601 time in UTC
     question: str
-    conversation: list[dict[str, str]]  # messages that both assistants received; the last one is the question
+    conversation: list[
+        dict[str, str]
+    ]  # messages that both assistants received; the last one is the question
     answers: dict[str, str]  # arm → answer
     sides: dict[str, str]  # ``a`` and ``b`` → arm on that side
     vote: Choice  # ``a`` or ``b`` (that side's answer is better), ``tie`` or ``both bad``
@@ -67,7 +69,9 @@ class Tally:
     ties: int = 0
     both_bad: int = 0
     outdated: int = 0  # votes on adapters that have been retrained since; not counted
-    repeated: int = 0  # repeated votes on the same answers, after the sides were revealed; not counted
+    repeated: int = (
+        0  # repeated votes on the same answers, after the sides were revealed; not counted
+    )
     p_value: float = 1.0  # of the votes that prefer one assistant, see vote_p_value
 
     @property
@@ -87,8 +91,11 @@ def model_of(study: Study) -> dict[str, str]:
     for arm in TWINS:
         path = study.arm_folder(arm) / "summary.json"
         if not path.is_file():
-            raise StudyError(t("the {arm} assistant is not trained", arm=arm), where=str(path),
-                             remedy=t("Train the study first"))
+            raise StudyError(
+                t("the {arm} assistant is not trained", arm=arm),
+                where=str(path),
+                remedy=t("Train the study first"),
+            )
         adapters[arm] = str(read_json(path, ArmSummary)["adapter_sha256"])
     return {"base": study.config.model.base, **adapters}
 
@@ -100,14 +107,25 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
         StudyError: The turn cannot be voted on, or the vote prefers one of two identical answers.
     """
     if not turn.votable or vote not in CHOICES:
-        raise StudyError(t("there is nothing to vote on"), where="chat",
-                         remedy=t("Ask in blind mode and wait for both answers"))
+        raise StudyError(
+            t("there is nothing to vote on"),
+            where="chat",
+            remedy=t("Ask in blind mode and wait for both answers"),
+        )
     if turn.identical and vote in ("a", "b"):
-        raise StudyError(t("both answers are identical"), where="chat", remedy=t("Vote for the same or both bad"))
-    cast = Vote(time=datetime.now(UTC).isoformat(timespec="seconds"), question=turn.question,
-                conversation=[message.to_record() for message in conversation],
-                answers={arm: turn.answers[arm].text for arm in TWINS}, sides=dict(zip("ab", turn.sides, strict=True)),
-                vote=vote, sampling=asdict(turn.sampling), model=model_of(study))
+        raise StudyError(
+            t("both answers are identical"), where="chat", remedy=t("Vote for the same or both bad")
+        )
+    cast = Vote(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        question=turn.question,
+        conversation=[message.to_record() for message in conversation],
+        answers={arm: turn.answers[arm].text for arm in TWINS},
+        sides=dict(zip("ab", turn.sides, strict=True)),
+        vote=vote,
+        sampling=asdict(turn.sampling),
+        model=model_of(study),
+    )
     append_jsonl(votes_file(study), asdict(cast))
     return cast
 
@@ -140,8 +158,15 @@ def tally(study: Study) -> Tally:
     outdated = sum(vote.model != model for vote in votes)
     wins = Counter(vote.winner for vote in counted)
     choices = Counter(vote.vote for vote in counted)
-    return Tally(wins[QLORA.name], wins[LORA.name], choices["tie"], choices["both bad"], outdated,
-                 len(votes) - outdated - len(counted), vote_p_value(wins[QLORA.name], wins[LORA.name]))
+    return Tally(
+        wins[QLORA.name],
+        wins[LORA.name],
+        choices["tie"],
+        choices["both bad"],
+        outdated,
+        len(votes) - outdated - len(counted),
+        vote_p_value(wins[QLORA.name], wins[LORA.name]),
+    )
 
 
 def vote_p_value(wins: int, losses: int) -> float:
@@ -177,10 +202,13 @@ def tally_sentence(found: Tally) -> str:
     elif found.p_value > SIGNIFICANT:
         shown = t("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
     else:
-        shown = t("{assistant} is preferred, {p_value}",
-                  assistant=plain((QLORA if found.candidate > found.baseline else LORA).name),
-                  p_value="p = " + localize(f"{found.p_value:.3f}") if found.p_value >= 0.001 else
-                  "p < " + localize("0.001"))
+        shown = t(
+            "{assistant} is preferred, {p_value}",
+            assistant=plain((QLORA if found.candidate > found.baseline else LORA).name),
+            p_value="p = " + localize(f"{found.p_value:.3f}")
+            if found.p_value >= 0.001
+            else "p < " + localize("0.001"),
+        )
     return f"{', '.join(counts)}: {shown}."
 
 
@@ -209,8 +237,12 @@ class RetrainingPlan:
     # corrections that are not used for training, since their question is in the held-out set; the test stays as it is,
     # because without the questions that it got wrong the served version would look better than an equal one
     left_out: tuple[Correction, ...] = ()
-    replaced: tuple[int, ...] = ()  # rows of the training and validation data whose answer is replaced by a correction
-    taught: tuple[Correction, ...] = ()  # corrections of ``trained`` that the training data have already
+    replaced: tuple[
+        int, ...
+    ] = ()  # rows of the training and validation data whose answer is replaced by a correction
+    taught: tuple[
+        Correction, ...
+    ] = ()  # corrections of ``trained`` that the training data have already
 
 
 def corrections_file(study: Study) -> Path:
@@ -227,8 +259,17 @@ def _read_records(path: Path, kind: type[Record]) -> list[Record]:
     return read_jsonl(path, kind, remedy=t("Fix or remove that line"))
 
 
-def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "", asked: str = "",
-                   cluster: str | None = None, answerable: bool = True) -> Correction:
+def add_correction(
+    study: Study,
+    question: str,
+    answer: str,
+    *,
+    wrong: str = "",
+    arm: str = "",
+    asked: str = "",
+    cluster: str | None = None,
+    answerable: bool = True,
+) -> Correction:
     """Append a correction; it replaces an earlier correction of the same question.
 
     ``cluster`` and ``answerable`` are those of the pair that is trained.
@@ -238,16 +279,34 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
     """
     question, answer = question.strip(), answer.strip()
     if not (question and answer):
-        what = t("the question is empty") if answer else t("the better answer is empty") if question else t(
-            "the question and the better answer are empty")
-        raise DataError(what, where="correction", remedy=t("Enter a question and the correct answer"))
+        what = (
+            t("the question is empty")
+            if answer
+            else t("the better answer is empty")
+            if question
+            else t("the question and the better answer are empty")
+        )
+        raise DataError(
+            what, where="correction", remedy=t("Enter a question and the correct answer")
+        )
     if answerable and answer == wrong.strip():
-        raise DataError(t("the better answer is identical to the assistant's answer"), where="correction",
-                        remedy=t("Enter the correct answer"))
+        raise DataError(
+            t("the better answer is identical to the assistant's answer"),
+            where="correction",
+            remedy=t("Enter the correct answer"),
+        )
     existing, normalized = read_corrections(study), casefold_normalize(question)
     others = [other for other in existing if casefold_normalize(other.question) != normalized]
-    added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm,
-                       asked.strip() or question, cluster, answerable)
+    added = Correction(
+        datetime.now(UTC).isoformat(timespec="microseconds"),
+        question,
+        answer,
+        wrong.strip(),
+        arm,
+        asked.strip() or question,
+        cluster,
+        answerable,
+    )
     if len(others) == len(existing):
         append_jsonl(corrections_file(study), asdict(added))
     else:
@@ -277,11 +336,17 @@ def taught_pair(study: Study, question: str, answer: str) -> TaughtPair | None:
     if not path.is_file():
         return None
     asked = casefold_normalize(question)
-    rows = _rows_by_answer(study.folder / "data", path.stat().st_mtime_ns).get(casefold_normalize(answer), ())
+    rows = _rows_by_answer(study.folder / "data", path.stat().st_mtime_ns).get(
+        casefold_normalize(answer), ()
+    )
     same = next((row for row in rows if casefold_normalize(row[1]) == asked), None)
     if same is not None:
         return TaughtPair(*same, same_question=True)
-    return TaughtPair(*rows[0], same_question=False) if rows and len(answer.split()) >= _MIN_WORDS else None
+    return (
+        TaughtPair(*rows[0], same_question=False)
+        if rows and len(answer.split()) >= _MIN_WORDS
+        else None
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -291,7 +356,9 @@ def _rows_by_answer(folder: Path, changed: int) -> dict[str, list[tuple[int, str
     numbers = row_numbers(folder)
     for pair in load_split(folder, "train"):
         if pair.turns == 1:
-            found.setdefault(casefold_normalize(pair.answer), []).append((numbers.shown(pair.row), pair.question))
+            found.setdefault(casefold_normalize(pair.answer), []).append(
+                (numbers.shown(pair.row), pair.question)
+            )
     return found
 
 
@@ -309,7 +376,9 @@ def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[in
     """
     if not questions:
         return {}
-    heldout = [pair for pair in load_split(study.folder / "data", "heldout") if pair.respelled is None]
+    heldout = [
+        pair for pair in load_split(study.folder / "data", "heldout") if pair.respelled is None
+    ]
     threshold = study.config.data.near_duplicate_threshold
     found: dict[int, list[int]] = {}
     for place, question in enumerate(questions):
@@ -331,21 +400,33 @@ def plan_retraining(study: Study, corrections: Sequence[Correction]) -> Retraini
     left_out = [found for place, found in enumerate(corrections) if place in leaking]
     if not trained:
         raise DataError(
-            t("no correction can be used for training: all of them answer test questions") if left_out
-            else t("there is no correction yet"), where=f"study {study.name}",
-            remedy=t("Correct answers to questions that are not in the test") if left_out
+            t("no correction can be used for training: all of them answer test questions")
+            if left_out
+            else t("there is no correction yet"),
+            where=f"study {study.name}",
+            remedy=t("Correct answers to questions that are not in the test")
+            if left_out
             else t("Correct an answer first"),
         )
     answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
-        pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
+        pair.row
+        for split in SPLITS
+        if split != "heldout"
+        for pair in load_split(study.folder / "data", split)
         if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
-    taught = [found for found in trained if found.answerable and taught_pair(study, found.question, found.answer)]
+    taught = [
+        found
+        for found in trained
+        if found.answerable and taught_pair(study, found.question, found.answer)
+    ]
     return RetrainingPlan(tuple(trained), tuple(left_out), tuple(replaced), tuple(taught))
 
 
-def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, longer: bool = False) -> Study:
+def create_retraining_study(
+    study: Study, plan: RetrainingPlan, name: str, *, longer: bool = False
+) -> Study:
     """Create a study with the same settings and split, and with the corrections in its training data.
 
     ``longer`` doubles the epochs, for corrections that the training data have already.
@@ -357,11 +438,16 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
     """
     source, config = study.source, study.config
     if source is None:
-        raise StudyError(t("the data file of the study is missing"), where=str(study.folder / "data"),
-                         remedy=t("Start a new study from the file"))
+        raise StudyError(
+            t("the data file of the study is missing"),
+            where=str(study.folder / "data"),
+            remedy=t("Start a new study from the file"),
+        )
     removed = {*plan.replaced}
     splits: dict[int, SplitName] = {
-        pair.row: split for split in SPLITS for pair in load_split(study.folder / "data", split)
+        pair.row: split
+        for split in SPLITS
+        for pair in load_split(study.folder / "data", split)
         if pair.row not in removed and pair.respelled is None
     }
     with tempfile.TemporaryDirectory(prefix="assistant-builder-") as scratch:
@@ -369,21 +455,35 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
         table, roles = load_rows(source, config.data.columns)
         write_rows([row for row in table.rows if row.row in splits], kept)
         # explicit, since the role of a column may have been inferred from rows that are removed
-        columns = {**config.data.columns, **{role: name for role, name in roles.columns.items() if name}}
+        columns = {
+            **config.data.columns,
+            **{role: name for role, name in roles.columns.items() if name},
+        }
         mapping = append_pairs(
-            kept, [AddedPair(found.question, found.answer, found.cluster, found.answerable) for found in plan.trained],
-            corrected, columns, splits=splits)
+            kept,
+            [
+                AddedPair(found.question, found.answer, found.cluster, found.answerable)
+                for found in plan.trained
+            ],
+            corrected,
+            columns,
+            splits=splits,
+        )
         tree = (config.named(name) if name.strip() else config).model_dump(mode="json")
         tree["data"] |= {
-            "source": corrected.name, "columns": mapping,
-            "max_train": None, "max_heldout": None,  # the split is already sampled
+            "source": corrected.name,
+            "columns": mapping,
+            "max_train": None,
+            "max_heldout": None,  # the split is already sampled
             "remove_leaks": "always",  # the run finds and removes leaks by paraphrases
         }
         if longer:
             tree["train"]["epochs"] = min(2 * config.train.epochs, MAX_EPOCHS)
         created = Study.create(parse_config(tree, where="settings"), corrected)
-        write_json(created.folder / "made_from.json", {
-            "study": study.name, "corrections": [asdict(found) for found in plan.trained]})
+        write_json(
+            created.folder / "made_from.json",
+            {"study": study.name, "corrections": [asdict(found) for found in plan.trained]},
+        )
         created.record_template_date(like=study)
         return created
 
@@ -416,11 +516,15 @@ def corrections_asked_again(study: Study, adapters: str) -> list[AskedAgain]:
     earlier release created.
     """
     path, answers = study.folder / "made_from.json", study.folder / "corrected.json"
-    record = read_json(answers, _Corrected, remedy=t("Delete the file")) if answers.is_file() else {}
+    record = (
+        read_json(answers, _Corrected, remedy=t("Delete the file")) if answers.is_file() else {}
+    )
     after = record.get("answers", {}) if record.get("adapters") == adapters else {}
     if not path.is_file():
         return []
-    found = read_json(path, _MadeFrom, remedy=t("Remove the corrections from that file")).corrections
+    found = read_json(
+        path, _MadeFrom, remedy=t("Remove the corrections from that file")
+    ).corrections
     return [AskedAgain(each, after.get(each.question)) for each in found]
 
 

@@ -82,8 +82,12 @@ class Overview:
         return 1 - (self.declined + self.voted_down) / self.asked if self.asked else None
 
     def __add__(self, other: Overview) -> Overview:
-        return Overview(self.asked + other.asked, self.declined + other.declined, self.voted_up + other.voted_up,
-                        self.voted_down + other.voted_down)
+        return Overview(
+            self.asked + other.asked,
+            self.declined + other.declined,
+            self.voted_up + other.voted_up,
+            self.voted_down + other.voted_down,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,11 @@ class Inbox:
         """
         found = next((group for group in self.groups if key in group.ids), None)
         if found is None:
-            raise DataError(f"no open question has the id {key!r}", where="inbox",
-                            remedy="Use an id that the inbox lists")
+            raise DataError(
+                f"no open question has the id {key!r}",
+                where="inbox",
+                remedy="Use an id that the inbox lists",
+            )
         return found
 
 
@@ -128,18 +135,29 @@ def read_inbox(study: Study, now: float) -> Inbox:
     with opened(path) as connection:
         weeks = connection.execute(
             "SELECT CAST((? - time) / ? AS INTEGER) AS week, COUNT(*), SUM(declined), SUM(vote IS 1), "
-            "SUM(vote IS -1 AND NOT declined) FROM question GROUP BY week ORDER BY week DESC", (now, WEEK)).fetchall()
-        (has_texts,) = connection.execute("SELECT EXISTS (SELECT 1 FROM question WHERE wording IS NOT NULL)").fetchone()
+            "SUM(vote IS -1 AND NOT declined) FROM question GROUP BY week ORDER BY week DESC",
+            (now, WEEK),
+        ).fetchall()
+        (has_texts,) = connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM question WHERE wording IS NOT NULL)"
+        ).fetchone()
         rows = connection.execute(
             "SELECT id, declined, question, answer, suggestion, state, question.wording, meaning FROM question "
-            f"LEFT JOIN wording ON wording.text = question.wording WHERE {_WAITING} ORDER BY time").fetchall()
+            f"LEFT JOIN wording ON wording.text = question.wording WHERE {_WAITING} ORDER BY time"
+        ).fetchall()
     groups: dict[Any, list[Any]] = {}
     for row in rows:
         groups.setdefault(row[7] if row[7] is not None else row[6], []).append(row)
     ungrouped = {row[6] for row in rows if row[7] is None}
-    found = sorted(map(_group, groups.values()), key=lambda group: (group.later, -group.count, group.key))
-    return Inbox(tuple((week, Overview(*counts)) for week, *counts in weeks), tuple(found), bool(has_texts),
-                 len(ungrouped))
+    found = sorted(
+        map(_group, groups.values()), key=lambda group: (group.later, -group.count, group.key)
+    )
+    return Inbox(
+        tuple((week, Overview(*counts)) for week, *counts in weeks),
+        tuple(found),
+        bool(has_texts),
+        len(ungrouped),
+    )
 
 
 def _group(rows: Sequence[Any]) -> QuestionGroup:
@@ -148,17 +166,29 @@ def _group(rows: Sequence[Any]) -> QuestionGroup:
     for wording, question in zip(wordings, questions, strict=True):
         shown.setdefault(wording, question)
     return QuestionGroup(
-        ids[0], tuple(shown[wording] for wording, _ in Counter(wordings).most_common()), len(rows),
-        "declined" if 2 * sum(declined) >= len(rows) else "voted down", _distinct(suggestions), _distinct(answers), ids,
-        later=all(state == "later" for state in states))
+        ids[0],
+        tuple(shown[wording] for wording, _ in Counter(wordings).most_common()),
+        len(rows),
+        "declined" if 2 * sum(declined) >= len(rows) else "voted down",
+        _distinct(suggestions),
+        _distinct(answers),
+        ids,
+        later=all(state == "later" for state in states),
+    )
 
 
 def _distinct(texts: Sequence[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in texts if text))[:_KEPT_TEXTS]
 
 
-def accept(study: Study, group: QuestionGroup, answer: str, wordings: Sequence[str] | None = None, *,
-           corrected: Study | None = None) -> int:
+def accept(
+    study: Study,
+    group: QuestionGroup,
+    answer: str,
+    wordings: Sequence[str] | None = None,
+    *,
+    corrected: Study | None = None,
+) -> int:
     """Make the answer a correction for each wording of a group; returns their number.
 
     Args:
@@ -174,23 +204,46 @@ def accept(study: Study, group: QuestionGroup, answer: str, wordings: Sequence[s
     return _decide(study, group, wordings, corrected, "accepted", answer.strip(), answerable=True)
 
 
-def reject(study: Study, group: QuestionGroup, wordings: Sequence[str] | None = None, *,
-           corrected: Study | None = None) -> int:
+def reject(
+    study: Study,
+    group: QuestionGroup,
+    wordings: Sequence[str] | None = None,
+    *,
+    corrected: Study | None = None,
+) -> int:
     """Make the questions of a group questions to decline; returns their number. See :func:`accept`."""
     target = corrected or study
     answer = decline_sentence(load_split(target.folder / "data", "train"))
     return _decide(study, group, wordings, corrected, "rejected", answer, answerable=False)
 
 
-def _decide(study: Study, group: QuestionGroup, wordings: Sequence[str] | None, corrected: Study | None, state: State,
-            answer: str, *, answerable: bool) -> int:
-    chosen = [text.strip() for text in (group.wordings[:MOST_WORDINGS] if wordings is None else wordings)]
+def _decide(
+    study: Study,
+    group: QuestionGroup,
+    wordings: Sequence[str] | None,
+    corrected: Study | None,
+    state: State,
+    answer: str,
+    *,
+    answerable: bool,
+) -> int:
+    chosen = [
+        text.strip() for text in (group.wordings[:MOST_WORDINGS] if wordings is None else wordings)
+    ]
     if not any(chosen):
-        raise DataError("no wording of the question is chosen", where="inbox", remedy="Choose one or more")
+        raise DataError(
+            "no wording of the question is chosen", where="inbox", remedy="Choose one or more"
+        )
     cluster = f"visitors {group.key}" if len(chosen) > 1 and answerable else None
     for wording in chosen:
-        add_correction(corrected or study, wording, answer, wrong=group.answers[0] if group.answers else "",
-                       cluster=cluster, answerable=answerable)
+        add_correction(
+            corrected or study,
+            wording,
+            answer,
+            wrong=group.answers[0] if group.answers else "",
+            cluster=cluster,
+            answerable=answerable,
+        )
     set_state(study, group, state)
     return len(chosen)
 
@@ -198,7 +251,9 @@ def _decide(study: Study, group: QuestionGroup, wordings: Sequence[str] | None, 
 def set_state(study: Study, group: QuestionGroup, state: State) -> None:
     """Record what was decided about a group."""
     with opened(log_file(study)) as connection:
-        connection.executemany("UPDATE question SET state = ? WHERE id = ?", [(state, id) for id in group.ids])
+        connection.executemany(
+            "UPDATE question SET state = ? WHERE id = ?", [(state, id) for id in group.ids]
+        )
 
 
 def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
@@ -214,26 +269,44 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
     if not log_file(study).is_file():
         return 0
     with opened(log_file(study)) as connection:
-        new = [text for (text,) in connection.execute(
-            f"SELECT DISTINCT question.wording FROM question LEFT JOIN wording ON wording.text = question.wording "
-            f"WHERE {_WAITING} AND embedder IS NOT ?", (embedder,))]
+        new = [
+            text
+            for (text,) in connection.execute(
+                f"SELECT DISTINCT question.wording FROM question LEFT JOIN wording ON wording.text = question.wording "
+                f"WHERE {_WAITING} AND embedder IS NOT ?",
+                (embedder,),
+            )
+        ]
     for batch in _batches(new):
         vectors = np.asarray(encode(batch), dtype=np.float16)
         with opened(log_file(study)) as connection:  # kept batch by batch, since many take minutes
-            connection.executemany("INSERT OR REPLACE INTO wording VALUES (?, ?, ?, NULL)", [
-                (text, embedder, vector.tobytes()) for text, vector in zip(batch, vectors, strict=True)])
+            connection.executemany(
+                "INSERT OR REPLACE INTO wording VALUES (?, ?, ?, NULL)",
+                [
+                    (text, embedder, vector.tobytes())
+                    for text, vector in zip(batch, vectors, strict=True)
+                ],
+            )
     with opened(log_file(study)) as connection:
-        texts, blobs = _columns(connection.execute(
-            "SELECT text, vector FROM wording WHERE embedder = ? AND text IN "
-            f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY "
-            "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid", (embedder,)))
+        texts, blobs = _columns(
+            connection.execute(
+                "SELECT text, vector FROM wording WHERE embedder = ? AND text IN "
+                f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY "
+                "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid",
+                (embedder,),
+            )
+        )
     if not texts or not new:
         return 0
-    vectors = np.frombuffer(b"".join(blobs), dtype=np.float16).reshape(len(texts), -1).astype(np.float32)
+    vectors = (
+        np.frombuffer(b"".join(blobs), dtype=np.float16).reshape(len(texts), -1).astype(np.float32)
+    )
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     with opened(log_file(study)) as connection:
-        connection.executemany("UPDATE wording SET meaning = ? WHERE text = ?",
-                               list(zip(map(int, meanings(vectors)), texts, strict=True)))
+        connection.executemany(
+            "UPDATE wording SET meaning = ? WHERE text = ?",
+            list(zip(map(int, meanings(vectors)), texts, strict=True)),
+        )
     return len(new)
 
 
@@ -251,13 +324,21 @@ def meanings(vectors: Any, similar: float = SIMILAR) -> Any:
         The number of each question's meaning, shape ``[n]``.
     """
     import numpy as np
-    from scipy.cluster.hierarchy import fcluster, linkage  # imported here because the import is slow
+    from scipy.cluster.hierarchy import (
+        fcluster,
+        linkage,
+    )  # imported here because the import is slow
 
     vectors = np.asarray(vectors, dtype=np.float32)
     if len(vectors) < 2:
         return np.zeros(len(vectors), dtype=np.int64)
     linked = vectors[:_LINKED]
-    numbers = fcluster(linkage(linked, "average", metric="cosine"), 1 - similar, "distance").astype(np.int64) - 1
+    numbers = (
+        fcluster(linkage(linked, "average", metric="cosine"), 1 - similar, "distance").astype(
+            np.int64
+        )
+        - 1
+    )
     count = int(numbers.max()) + 1
     means = np.zeros((count, vectors.shape[1]), dtype=np.float32)
     np.add.at(means, numbers, linked)
@@ -292,7 +373,9 @@ def group_with_embedder(study: Study) -> int:
         return loaded[0].encode(texts)
 
     trained = study.embedder_folder / "model.safetensors"
-    version = str(trained.stat().st_mtime_ns) if trained.is_file() else study.config.retrieval.embedder
+    version = (
+        str(trained.stat().st_mtime_ns) if trained.is_file() else study.config.retrieval.embedder
+    )
     return group_by_meaning(study, encode, version or "bundled")
 
 

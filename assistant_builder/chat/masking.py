@@ -33,7 +33,9 @@ _START, _END = r"(?<!\w)(?<!\d[.,])", r"(?!\w)(?![.,]\d)"
 _HOURS = re.compile(r"(?<!\d)[0-2]?\d[.:][0-5]\d ?[-\u2013] ?[0-2]?\d[.:][0-5]\d(?!\d)")
 _AFTER_WORD = re.compile(
     r"(?<!\w)(?:tel|tél|fon|phone|mobil|móvil|handy|cell|fax|whatsapp|sms|rufnummer)[^\W\d]{0,12}[\s.:]{0,3}"
-    rf"(\(?\d(?:[ \u00a0/.()-]{{0,2}}\d){{5,14}}){_END}", re.IGNORECASE)
+    rf"(\(?\d(?:[ \u00a0/.()-]{{0,2}}\d){{5,14}}){_END}",
+    re.IGNORECASE,
+)
 """A number that only the word before it tells from others."""
 
 
@@ -55,8 +57,12 @@ def _is_long_number(text: str) -> bool:
     """Whether a number is too long for a price or a code: not a round figure, and no number of an article (EAN)."""
     bare = _bare(text)
     groups = re.split(r"\D", text)
-    return (len(bare) >= (9 if len(groups) == 1 else 10) and max(map(len, groups)) >= 5
-            and not bare.endswith("000000") and not ean.is_valid(bare))
+    return (
+        len(bare) >= (9 if len(groups) == 1 else 10)
+        and max(map(len, groups)) >= 5
+        and not bare.endswith("000000")
+        and not ean.is_valid(bare)
+    )
 
 
 def _is_phone(text: str, region: str) -> bool:
@@ -75,8 +81,10 @@ _NUMBERS: tuple[tuple[str, _Check], ...] = (
     (rf"\d(?:{_GAP}?\d){{13,18}}", _is_card),
     (r"\d{3}-\d{2}-\d{4}", lambda text: True),  # the shape of a social security number in the US
     (rf"\d{{3}}({_GAP})\d{{2}}\1\d{{4}}", lambda text: ssn.is_valid(_bare(text))),
-    (rf"[1-478]{_GAP}?\d\d{_GAP}?\d\d{_GAP}?\d[\dAB]{_GAP}?\d{{3}}{_GAP}?\d{{3}}{_GAP}?\d\d",
-     lambda text: nir.is_valid(_bare(text))),
+    (
+        rf"[1-478]{_GAP}?\d\d{_GAP}?\d\d{_GAP}?\d[\dAB]{_GAP}?\d{{3}}{_GAP}?\d{{3}}{_GAP}?\d\d",
+        lambda text: nir.is_valid(_bare(text)),
+    ),
     (r"\d\d\.\d{3}\.\d{3}-?[A-Za-z]", lambda text: True),  # the shape of an identity card in Spain
     (rf"\d{{8}}{_GAP}?[A-Za-z]", lambda text: dni.is_valid(_bare(text))),
     (rf"[XYZxyz]{_GAP}?\d{{7}}{_GAP}?[A-Za-z]", lambda text: nie.is_valid(_bare(text))),
@@ -94,7 +102,11 @@ def mask(text: str, most: int | None = None) -> str:
     """A text without what identifies a person, of which at most the first ``most`` characters are kept."""
     if most is not None:
         text = text[: most + _MARGIN]
-    spans = [(found.start(), found.end(), EMAIL) for found in _ADDRESS.finditer(text)] if "@" in text else []
+    spans = (
+        [(found.start(), found.end(), EMAIL) for found in _ADDRESS.finditer(text)]
+        if "@" in text
+        else []
+    )
     if _digits(text) >= _FEWEST:
         spans += ((start, end, NUMBER) for start, end in _numbers(text))
     parts, place, most = [], 0, len(text) if most is None else most
@@ -120,14 +132,16 @@ def _numbers(text: str) -> Iterator[tuple[int, int]]:
         place = 0
         while found := pattern.search(text, place):
             ends = _ends(text, *found.span()) if fits in (_is_account, _is_card) else (found.end(),)
-            end = next((end for end in ends if fits(text[found.start():end])), 0)
+            end = next((end for end in ends if fits(text[found.start() : end])), 0)
             if end:
                 yield found.start(), end
             place = end or found.start() + 1
     yield from (found.span(1) for found in _AFTER_WORD.finditer(text))
     yield from (found.span() for found in _LONG.finditer(text) if _is_long_number(found[0]))
     # in pieces that overlap: the time of the matcher grows with the square of the length
-    pieces = ((begin, text[begin:begin + _PIECE + _LONGEST]) for begin in range(0, len(text), _PIECE))
+    pieces = (
+        (begin, text[begin : begin + _PIECE + _LONGEST]) for begin in range(0, len(text), _PIECE)
+    )
     for (begin, piece), region in itertools.product(pieces, _REGIONS):
         if _digits(piece) >= _FEWEST:
             for number in PhoneNumberMatcher(piece, region, leniency=Leniency.VALID):

@@ -45,7 +45,9 @@ CREATE INDEX question_visitor ON question (visitor);
 CREATE INDEX question_wording ON question (wording);
 CREATE TABLE wording (text TEXT PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL, meaning INTEGER);
 """
-_FORGOTTEN = "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)"
+_FORGOTTEN = (
+    "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)"
+)
 MAX_QUESTION, MAX_ANSWER, MAX_QUESTIONS = 2_000, 8_000, 100_000
 """Characters that are kept of a question or a suggestion, and of an answer; questions that are kept, the latest."""
 
@@ -94,8 +96,11 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             _prepare(connection, path)
             yield connection
     except sqlite3.DatabaseError as error:
-        raise StudyError(f"the questions of visitors cannot be read or written: {error}", where=str(path),
-                         remedy="Free disk space; move the file away if it is damaged") from error
+        raise StudyError(
+            f"the questions of visitors cannot be read or written: {error}",
+            where=str(path),
+            remedy="Free disk space; move the file away if it is damaged",
+        ) from error
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -107,14 +112,21 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
-                raise StudyError(f"the questions of visitors were written by a later release (schema {version})",
-                                 where=str(path), remedy="Update Assistant Builder")
+                raise StudyError(
+                    f"the questions of visitors were written by a later release (schema {version})",
+                    where=str(path),
+                    remedy="Update Assistant Builder",
+                )
             if version == 0:
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
+                )
             return
         except sqlite3.OperationalError as error:
             connection.rollback()
-            if time.monotonic() > patience or not ("locked" in str(error) or "already exists" in str(error)):
+            if time.monotonic() > patience or not (
+                "locked" in str(error) or "already exists" in str(error)
+            ):
                 raise
             time.sleep(0.02)
 
@@ -129,17 +141,23 @@ class VisitorLog:
         report: Called with a line if something could not be written; not more often than once a minute.
     """
 
-    def __init__(self, path: Path, kept: Kept, days: int, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, path: Path, kept: Kept, days: int, report: Callable[[str], None] | None = None
+    ) -> None:
         self._path, self._kept, self._days = path, kept, days
-        self._report = report or (lambda line: print(f"assistant-builder: {line}", file=sys.stderr, flush=True))
+        self._report = report or (
+            lambda line: print(f"assistant-builder: {line}", file=sys.stderr, flush=True)
+        )
         self._waiting: queue.Queue[_Entry | None] = queue.Queue(_WAITING)
         self._reported = float("-inf")
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
-    def asked(self, id: str, visitor: str, model: str, question: str, answer: str, *, declined: bool) -> None:
+    def asked(
+        self, id: str, visitor: str, model: str, question: str, answer: str, *, declined: bool
+    ) -> None:
         """Keep a question with its answer."""
-        now, question, answer = time.time(), question[:2 * MAX_QUESTION], answer[:2 * MAX_ANSWER]
+        now, question, answer = time.time(), question[: 2 * MAX_QUESTION], answer[: 2 * MAX_ANSWER]
 
         def values() -> tuple[Any, ...]:
             texts: tuple[str | None, ...] = (None, None, None)
@@ -148,16 +166,21 @@ class VisitorLog:
                 texts = (masked, mask(answer, MAX_ANSWER), casefold_normalize(masked))
             return (id, now, mask_name(visitor), model, int(declined), *texts)
 
-        self._put("INSERT OR IGNORE INTO question (id, time, visitor, model, declined, question, answer, wording) "
-                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._put(
+            "INSERT OR IGNORE INTO question (id, time, visitor, model, declined, question, answer, wording) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
 
     def voted(self, id: str, vote: int | None, suggestion: str) -> None:
         """Keep a vote on an answer, and what it should have said where texts are kept."""
         if vote is not None:
             self._put("UPDATE question SET vote = ? WHERE id = ?", lambda: (vote, id))
         if suggestion.strip() and self._kept == "texts":
-            self._put("UPDATE question SET suggestion = ? WHERE id = ?",
-                      lambda: (mask(suggestion.strip(), MAX_QUESTION), id))
+            self._put(
+                "UPDATE question SET suggestion = ? WHERE id = ?",
+                lambda: (mask(suggestion.strip(), MAX_QUESTION), id),
+            )
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
@@ -178,13 +201,17 @@ class VisitorLog:
             with suppress(queue.Empty):
                 while len(entries) < 500:
                     entries.append(self._waiting.get_nowait())
-            rows = list(self._rows(filter(None, entries)))  # before the database is locked: masking takes time
+            rows = list(
+                self._rows(filter(None, entries))
+            )  # before the database is locked: masking takes time
             try:
                 with opened(self._path) as connection:
                     for row in rows:
                         connection.execute(*row)
-                    connection.execute("DELETE FROM question WHERE rowid <= (SELECT MAX(rowid) FROM question) - ?",
-                                       (MAX_QUESTIONS,))
+                    connection.execute(
+                        "DELETE FROM question WHERE rowid <= (SELECT MAX(rowid) FROM question) - ?",
+                        (MAX_QUESTIONS,),
+                    )
                     if time.monotonic() - purged > _PURGE_SECONDS:
                         purge(connection, self._days, time.time())
                         purged = time.monotonic()
@@ -218,17 +245,24 @@ def purge(connection: sqlite3.Connection, days: int, now: float) -> None:
         connection.execute(_FORGOTTEN)
 
 
-def read_questions(study: Study, *, visitor: str | None = None, since: float = 0.0) -> list[VisitorQuestion]:
+def read_questions(
+    study: Study, *, visitor: str | None = None, since: float = 0.0
+) -> list[VisitorQuestion]:
     """The questions that are kept, oldest first: all, or those of one visitor."""
     path = log_file(study)
     if not path.is_file():
         return []
-    condition, values = ("AND visitor IN (?, ?)", (since, visitor, mask_name(visitor))) if visitor is not None else (
-        "", (since,))
+    condition, values = (
+        ("AND visitor IN (?, ?)", (since, visitor, mask_name(visitor)))
+        if visitor is not None
+        else ("", (since,))
+    )
     with opened(path) as connection:
         connection.row_factory = sqlite3.Row
         rows = connection.execute(
-            f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time", values).fetchall()
+            f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time",
+            values,
+        ).fetchall()
     return [VisitorQuestion(**{**dict(row), "declined": bool(row["declined"])}) for row in rows]
 
 
@@ -239,8 +273,9 @@ def erase(study: Study, visitor: str) -> int:
         return 0
     with opened(path) as connection:
         connection.execute("PRAGMA secure_delete=ON")
-        count = connection.execute("DELETE FROM question WHERE visitor IN (?, ?)",
-                                   (visitor, mask_name(visitor))).rowcount
+        count = connection.execute(
+            "DELETE FROM question WHERE visitor IN (?, ?)", (visitor, mask_name(visitor))
+        ).rowcount
         connection.execute(_FORGOTTEN)
     return int(count)
 

@@ -41,7 +41,12 @@ from dataclasses import asdict
 from typing import Any
 
 from assistant_builder.data import Message
-from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
+from assistant_builder.error_translation import (
+    CHAT_MEMORY,
+    needs_new_process,
+    ran_out_of_memory,
+    translate_error,
+)
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.i18n import t
 from assistant_builder.inference.session import Sampling, Session
@@ -61,8 +66,14 @@ class Server:
     ``should_exit``, which is polled, returns True and no request is pending.
     """
 
-    def __init__(self, session: Session, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
-                 should_exit: Callable[[], bool] = lambda: False, concurrency: int = 1) -> None:
+    def __init__(
+        self,
+        session: Session,
+        write: Callable[[dict[str, Any]], None],
+        idle_seconds: float = IDLE_SECONDS,
+        should_exit: Callable[[], bool] = lambda: False,
+        concurrency: int = 1,
+    ) -> None:
         self._concurrency = concurrency
         self._session, self._write, self._write_lock = session, write, threading.Lock()
         self._idle_seconds, self._should_exit = idle_seconds, should_exit
@@ -98,7 +109,9 @@ class Server:
                 if line.strip():
                     self._handle(line)
             elif not self._stops:
-                self._emit({"event": "idle"})  # the client sends a question again that arrives just now
+                self._emit(
+                    {"event": "idle"}
+                )  # the client sends a question again that arrives just now
                 return
 
     def _handle(self, line: str) -> None:
@@ -111,7 +124,9 @@ class Server:
             if operation not in ("ask", "load"):
                 raise ValueError(f"unknown operation {operation!r}")
             arm = str(request["arm"])
-            messages = [Message(turn["role"], turn["content"]) for turn in request.get("messages", ())]
+            messages = [
+                Message(turn["role"], turn["content"]) for turn in request.get("messages", ())
+            ]
             sampling = Sampling(**request.get("sampling", {}))
         except AssistantBuilderError as error:
             self._emit({"event": "error", "id": identity, "error": error.to_record()})
@@ -122,9 +137,15 @@ class Server:
         self._stops[identity] = threading.Event()
         self._emit({"event": "state", "id": identity, "state": "waiting"})
         executor = self._arms.setdefault(
-            arm, ThreadPoolExecutor(max_workers=self._concurrency, thread_name_prefix=arm))
+            arm, ThreadPoolExecutor(max_workers=self._concurrency, thread_name_prefix=arm)
+        )
         if operation == "ask":
-            executor.submit(self._run_request, identity, arm, lambda: self._answer(identity, arm, messages, sampling))
+            executor.submit(
+                self._run_request,
+                identity,
+                arm,
+                lambda: self._answer(identity, arm, messages, sampling),
+            )
         else:
             executor.submit(self._run_request, identity, arm, lambda: self._load(identity, arm))
 
@@ -145,12 +166,27 @@ class Server:
         self._ensure_loaded(identity, arm)
         self._emit({"event": "state", "id": identity, "state": "answering"})
         for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
-            self._emit({"event": "end" if chunk.finish else "chunk", "id": identity, "text": chunk.text_delta,
-                        "tokens": chunk.tokens, "first_token_seconds": chunk.first_token_seconds,
-                        "seconds": chunk.seconds, "finish": chunk.finish,
-                        **({"sources": chunk.sources, "declined": chunk.declined} if chunk.finish else {}),
-                        **({"sources": chunk.sources, "prompt_tokens": chunk.prompt_tokens}
-                           if chunk.prompt_tokens is not None else {})})
+            self._emit(
+                {
+                    "event": "end" if chunk.finish else "chunk",
+                    "id": identity,
+                    "text": chunk.text_delta,
+                    "tokens": chunk.tokens,
+                    "first_token_seconds": chunk.first_token_seconds,
+                    "seconds": chunk.seconds,
+                    "finish": chunk.finish,
+                    **(
+                        {"sources": chunk.sources, "declined": chunk.declined}
+                        if chunk.finish
+                        else {}
+                    ),
+                    **(
+                        {"sources": chunk.sources, "prompt_tokens": chunk.prompt_tokens}
+                        if chunk.prompt_tokens is not None
+                        else {}
+                    ),
+                }
+            )
 
     def _run_request(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         out_of_memory = False
@@ -160,11 +196,11 @@ class Server:
             out_of_memory = ran_out_of_memory(error)
             translated = self._memory_error(arm) if out_of_memory else translate_error(error)
             if type(translated) is AssistantBuilderError:  # unexpected
-                translated = AssistantBuilderError(t("the answer failed: {name}: {error}", name=type(error).__name__,
-                                                     error=error),
-                                                   where=f"arm {arm}",
-                                                   remedy=t("Ask again; if it fails again, retrain the study with "
-                                                            "--redo"))
+                translated = AssistantBuilderError(
+                    t("the answer failed: {name}: {error}", name=type(error).__name__, error=error),
+                    where=f"arm {arm}",
+                    remedy=t("Ask again; if it fails again, retrain the study with --redo"),
+                )
             self._needs_restart |= needs_new_process(error)
             self._emit({"event": "error", "id": identity, "error": translated.to_record()})
         finally:
@@ -179,9 +215,14 @@ class Server:
         if self._session.ready(arm):
             return ResourceError(t("memory ran out"), where=f"arm {arm}", remedy=t(CHAT_MEMORY))
         loaded = [other for other in self._arms if other != arm and self._session.ready(other)]
-        available = t("; {names} can still be asked", names=t(" and ").join(loaded)) if loaded else ""
-        return ResourceError(t("memory ran out while loading {arm}{available}", arm=arm, available=available),
-                             where=f"arm {arm}", remedy=t(CHAT_MEMORY))
+        available = (
+            t("; {names} can still be asked", names=t(" and ").join(loaded)) if loaded else ""
+        )
+        return ResourceError(
+            t("memory ran out while loading {arm}{available}", arm=arm, available=available),
+            where=f"arm {arm}",
+            remedy=t(CHAT_MEMORY),
+        )
 
     def _emit(self, event: dict[str, Any]) -> None:
         with self._write_lock:
@@ -209,8 +250,13 @@ def _run_start_watcher() -> Callable[[], bool]:
     return lambda: modified() != before
 
 
-def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True,
-               concurrency: int = 1) -> None:
+def run_server(
+    session: Session,
+    idle_seconds: float = IDLE_SECONDS,
+    *,
+    exit_on_run: bool = True,
+    concurrency: int = 1,
+) -> None:
     """Serve on standard input and output until the page closes them, then exit immediately.
 
     With ``exit_on_run`` the process also ends when a run starts on this machine and no request is pending.

@@ -10,7 +10,20 @@ import typer
 from assistant_builder import __version__
 from assistant_builder.child_process import limit_library_output
 from assistant_builder.cli import app as app_commands
-from assistant_builder.cli import ask, data, doctor, export, inbox, output, plan, report, run, serve, sweep, versions
+from assistant_builder.cli import (
+    ask,
+    data,
+    doctor,
+    export,
+    inbox,
+    output,
+    plan,
+    report,
+    run,
+    serve,
+    sweep,
+    versions,
+)
 from assistant_builder.cli.options import with_choices
 from assistant_builder.config.serving import SERVING_BACKENDS
 from assistant_builder.error_translation import ran_out_of_memory, translate_error
@@ -18,7 +31,10 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.export_formats import EXPORT_FORMATS
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Fine-tune a domain assistant with QLoRA and with 16-bit LoRA, and measure what 4-bit quantization costs.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Inspect a data file, and add wordings.")
@@ -69,7 +85,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-    = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass

@@ -19,18 +19,40 @@ if TYPE_CHECKING:
 def open_app(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 7860,
-    auth: Annotated[str | None, typer.Option(metavar="USER", help="Require a login as this user. The password comes "
-                                             "from ASSISTANT_BUILDER_PASSWORD, from 'assistant-builder password', or "
-                                             "from a prompt.")] = None,
-    without_password: Annotated[bool, typer.Option("--without-password", help="Let everyone who can connect open the "
-                                                   "page, without a password and without the token.")] = False,
-    allow_host: Annotated[list[str], typer.Option(metavar="NAME", help="Additional host name of this server. "
-                                                  "Can be repeated.")] = [],  # noqa: B006 - typer never changes it
-    proxy: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of a reverse proxy whose forwarded headers are "
-                                       "trusted.")] = "",
-    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve HTTPS with this certificate (PEM).")]
-    = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER",
+            help="Require a login as this user. The password comes "
+            "from ASSISTANT_BUILDER_PASSWORD, from 'assistant-builder password', or "
+            "from a prompt.",
+        ),
+    ] = None,
+    without_password: Annotated[
+        bool,
+        typer.Option(
+            "--without-password",
+            help="Let everyone who can connect open the "
+            "page, without a password and without the token.",
+        ),
+    ] = False,
+    allow_host: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="Additional host name of this server. Can be repeated."),
+    ] = [],  # noqa: B006 - typer never changes it
+    proxy: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of a reverse proxy whose forwarded headers are trusted.",
+        ),
+    ] = "",
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serve HTTPS with this certificate (PEM).")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")
+    ] = None,
 ) -> None:
     """Start the web app.
 
@@ -40,7 +62,9 @@ def open_app(
     from assistant_builder.web.passwords import PASSWORD_VARIABLE, take_secret
 
     given = take_secret(PASSWORD_VARIABLE)
-    access = Access(host, port, auth, None, without_password, tuple(allow_host), proxy, certificate, key)
+    access = Access(
+        host, port, auth, None, without_password, tuple(allow_host), proxy, certificate, key
+    )
     access.check()
     if auth is not None:
         access = replace(access, password=_find_password(auth, given))
@@ -59,18 +83,27 @@ def _find_password(user: str, given: str | None) -> PasswordHash:
     if stored is not None:
         return stored
     if not sys.stdin.isatty():
-        raise ConfigError(f"there is no password for {user!r}", remedy=f"Set {PASSWORD_VARIABLE}, or store one with "
-                          f"'assistant-builder password {user}'")
+        raise ConfigError(
+            f"there is no password for {user!r}",
+            remedy=f"Set {PASSWORD_VARIABLE}, or store one with "
+            f"'assistant-builder password {user}'",
+        )
     return PasswordHash.of(typer.prompt("Password", hide_input=True))
 
 
-def save_password(user: Annotated[str, typer.Argument(metavar="USER", help="Name of the user.")]) -> None:
+def save_password(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Name of the user.")],
+) -> None:
     """Store a password for 'app --auth USER'.
 
     The file contains a hash of the password and is readable only by you.
     """
     from assistant_builder.web.passwords import PASSWORD_VARIABLE, store_password, take_secret
 
-    given = take_secret(PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
-    output.echo(f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
-                f"--auth {user}'.")
+    given = take_secret(PASSWORD_VARIABLE) or typer.prompt(
+        "Password", hide_input=True, confirmation_prompt=True
+    )
+    output.echo(
+        f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
+        f"--auth {user}'."
+    )

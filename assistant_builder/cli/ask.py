@@ -23,15 +23,34 @@ if TYPE_CHECKING:
 def ask(
     name: Name,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
-    arm: Annotated[str, typer.Option(help=f"Who answers: {', '.join(ARMS)}, or both (every arm that the study "
-                                     "trains).")] = "both",
-    look_up: Annotated[bool, typer.Option(
-        "--look-up/--no-look-up", help="Whether a grounded assistant reads the facts that are found for the question. "
-        "Without them it answers from memory.")] = True,
-    backend: Annotated[str, typer.Option(help="What runs the model: local (PyTorch) or llamacpp (a GGUF file of the "
-                                         "study, which is written if it is missing).")] = "local",
-    type: Annotated[str | None, typer.Option(show_default=False, help="Type of the GGUF file, for --backend llamacpp. "
-                                             "Default: as of serve.")] = None,
+    arm: Annotated[
+        str,
+        typer.Option(
+            help=f"Who answers: {', '.join(ARMS)}, or both (every arm that the study trains)."
+        ),
+    ] = "both",
+    look_up: Annotated[
+        bool,
+        typer.Option(
+            "--look-up/--no-look-up",
+            help="Whether a grounded assistant reads the facts that are found for the question. "
+            "Without them it answers from memory.",
+        ),
+    ] = True,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What runs the model: local (PyTorch) or llamacpp (a GGUF file of the "
+            "study, which is written if it is missing)."
+        ),
+    ] = "local",
+    type: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="Type of the GGUF file, for --backend llamacpp. Default: as of serve.",
+        ),
+    ] = None,
     approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
@@ -49,9 +68,12 @@ def ask(
     study = Study.open(name).of_choice(output.check_approach(approach))
     trained = study.config.arms
     if arm not in (*trained, "both"):
-        raise ConfigError(f"study {name} trains only {' and '.join(trained)} and has no {arm} assistant",
-                          where="--arm", remedy=f"Ask with --arm {trained[0]}, or train it with "
-                          f"'assistant-builder run {name} --set arms={','.join(with_arm(trained, arm))}'")
+        raise ConfigError(
+            f"study {name} trains only {' and '.join(trained)} and has no {arm} assistant",
+            where="--arm",
+            remedy=f"Ask with --arm {trained[0]}, or train it with "
+            f"'assistant-builder run {name} --set arms={','.join(with_arm(trained, arm))}'",
+        )
     Consent(trust_remote_code).allow(study.config)
     arms = [known for known in trained if arm in (known, "both")]
     with closing(_session(study, arms, backend, type)) as session:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")
+    ],
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
     as_json: Json = False,
 ) -> None:
@@ -42,12 +44,22 @@ def check(
     power = split_power(split) if split else None
     wordings = count_wordings(split) if split else None
     if as_json:
-        output.print_json({**findings.to_record(), "power": power.to_record() if power else None,
-                           "wordings": wordings.to_record() if wordings else None})
+        output.print_json(
+            {
+                **findings.to_record(),
+                "power": power.to_record() if power else None,
+                "wordings": wordings.to_record() if wordings else None,
+            }
+        )
     else:
         output.print_findings(findings)
         if wordings and wordings.occurs_once:
-            output.echo(once_line(wordings, f"assistant-builder data draft {shlex.quote(str(file))} --to drafts.csv"))
+            output.echo(
+                once_line(
+                    wordings,
+                    f"assistant-builder data draft {shlex.quote(str(file))} --to drafts.csv",
+                )
+            )
         if power:
             output.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
@@ -66,11 +78,19 @@ def _check(dataset: Dataset, config: StudyConfig) -> Findings:
     folder, grounded = local_model_folder(config.model), config.grounded
     context = context_length(folder) if folder is not None else 0
     limit = row_limit(config.train.max_length, context)
-    if folder is None or not any(may_be_longer(pair, limit, grounded=grounded) for pair in dataset.pairs):
+    if folder is None or not any(
+        may_be_longer(pair, limit, grounded=grounded) for pair in dataset.pairs
+    ):
         return check_pairs(dataset, **options)
     with closing(TemplateProcess(folder)) as process:
-        return check_pairs(dataset, **options, tokenizer=LimitedChatTokenizer(process), max_length=limit,
-                           max_pair_tokens=context, as_trained=with_own_fact if grounded else None)
+        return check_pairs(
+            dataset,
+            **options,
+            tokenizer=LimitedChatTokenizer(process),
+            max_length=limit,
+            max_pair_tokens=context,
+            as_trained=with_own_fact if grounded else None,
+        )
 
 
 def once_line(wordings: WordingCount, command: str) -> str:
@@ -90,12 +110,21 @@ def _split_record(pairs: Sequence[Pair], config: DataConfig) -> dict[str, Any] |
 
 
 def draft(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")
+    ],
     to: Annotated[Path, typer.Option(help="CSV file for the drafts.")],
-    number: Annotated[int, typer.Option("--number", min=1, max=10, help="Wordings of each question.")] = 2,
-    url: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, which receives the questions and "
-                                     "answers. Its key is read from ASSISTANT_BUILDER_DRAFT_KEY, if "
-                                     "ASSISTANT_BUILDER_DRAFT_URL is this URL.")] = "",
+    number: Annotated[
+        int, typer.Option("--number", min=1, max=10, help="Wordings of each question.")
+    ] = 2,
+    url: Annotated[
+        str,
+        typer.Option(
+            help="Base URL of an OpenAI-compatible server, which receives the questions and "
+            "answers. Its key is read from ASSISTANT_BUILDER_DRAFT_KEY, if "
+            "ASSISTANT_BUILDER_DRAFT_URL is this URL."
+        ),
+    ] = "",
     model: Annotated[str, typer.Option(help="Name of the model at that server.")] = "",
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
 ) -> None:
@@ -115,14 +144,22 @@ def draft(
         output.note(f"this command sends the questions and answers to {printable(url)} (--url)")
     found = draft_wordings(pairs, number, model=None if url else config.model, url=url, name=model)
     write_drafts(to, pairs, found, numbers)
-    output.echo(f"{len(found)} drafts in {to}. Write yes into the column accept of those to use, then: "
-                f"assistant-builder data add-wordings {shlex.quote(str(file))} {shlex.quote(str(to))} --to NEW.jsonl")
+    output.echo(
+        f"{len(found)} drafts in {to}. Write yes into the column accept of those to use, then: "
+        f"assistant-builder data add-wordings {shlex.quote(str(file))} {shlex.quote(str(to))} --to NEW.jsonl"
+    )
 
 
 def add_wordings(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The data file.")],
-    wordings: Annotated[Path, typer.Argument(metavar="WORDINGS", help="A file with the columns question and answer, "
-                                             "whose answers are those of FILE, or accepted drafts.")],
+    wordings: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WORDINGS",
+            help="A file with the columns question and answer, "
+            "whose answers are those of FILE, or accepted drafts.",
+        ),
+    ],
     to: Annotated[Path, typer.Option(help="The new data file (.jsonl).")],
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
 ) -> None:
@@ -130,18 +167,27 @@ def add_wordings(
     from assistant_builder.data import wordings as module
 
     if to.suffix != ".jsonl":
-        raise typer.BadParameter("the new file is JSON Lines: end its name in .jsonl", param_hint="--to")
+        raise typer.BadParameter(
+            "the new file is JSON Lines: end its name in .jsonl", param_hint="--to"
+        )
     config, pairs, numbers = _usable(file, settings)
     found, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
     if not found:
-        raise DataError(f"no wording was added: {len(unmatched)} match no row of {file.name}", where=str(wordings),
-                        remedy="Copy the answers from the data file, or accept drafts with yes in the column accept")
+        raise DataError(
+            f"no wording was added: {len(unmatched)} match no row of {file.name}",
+            where=str(wordings),
+            remedy="Copy the answers from the data file, or accept drafts with yes in the column accept",
+        )
     columns = module.add_wordings(file, found, to, config.data.columns)
     for question in unmatched:
         output.note(f"no row has the answer of {question!r}")
-    keys = " ".join(f"--set data.columns.{role}={shlex.quote(name)}" for role, name in columns.items())
-    output.echo(f"{len(found)} wordings were added. Start from the new file with 'assistant-builder run {to}"
-                f"{f' {keys}' if keys else ''}'; --from STUDY takes over the settings of a study.")
+    keys = " ".join(
+        f"--set data.columns.{role}={shlex.quote(name)}" for role, name in columns.items()
+    )
+    output.echo(
+        f"{len(found)} wordings were added. Start from the new file with 'assistant-builder run {to}"
+        f"{f' {keys}' if keys else ''}'; --from STUDY takes over the settings of a study."
+    )
 
 
 def _usable(file: Path, settings: list[str]) -> tuple[StudyConfig, Sequence[Pair], RowNumbers]:

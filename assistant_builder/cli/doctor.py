@@ -15,6 +15,8 @@ def doctor(as_json: Json = False) -> None:
         return output.print_json(report)
     output.print_table(
         ["", "check", "found", "remedy"],
-        [["✓" if check["ok"] else "✗", check["name"], str(check["value"]), check["remedy"] or ""]
-         for check in report["checks"]],
+        [
+            ["✓" if check["ok"] else "✗", check["name"], str(check["value"]), check["remedy"] or ""]
+            for check in report["checks"]
+        ],
     )

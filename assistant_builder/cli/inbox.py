@@ -26,14 +26,25 @@ _Option = typer.Option
 
 def inbox(
     name: Name,
-    accept: Annotated[str | None, _Option(metavar="ID", help="Answer the questions like this one, with "
-                                          "--answer.")] = None,
+    accept: Annotated[
+        str | None, _Option(metavar="ID", help="Answer the questions like this one, with --answer.")
+    ] = None,
     answer: Annotated[str | None, _Option(metavar="TEXT", help="The answer for --accept.")] = None,
-    reject: Annotated[str | None, _Option(metavar="ID", help="Questions like this one are to be declined.")] = None,
-    later: Annotated[str | None, _Option(metavar="ID", help="Decide later about questions like this one.")] = None,
-    export: Annotated[Path | None, _Option(metavar="FILE", help="Write what is kept as JSON lines.")] = None,
-    visitor: Annotated[str | None, _Option(metavar="ID", help="For --export: of this visitor alone.")] = None,
-    erase: Annotated[str | None, _Option(metavar="VISITOR", help="Delete all that is kept of a visitor.")] = None,
+    reject: Annotated[
+        str | None, _Option(metavar="ID", help="Questions like this one are to be declined.")
+    ] = None,
+    later: Annotated[
+        str | None, _Option(metavar="ID", help="Decide later about questions like this one.")
+    ] = None,
+    export: Annotated[
+        Path | None, _Option(metavar="FILE", help="Write what is kept as JSON lines.")
+    ] = None,
+    visitor: Annotated[
+        str | None, _Option(metavar="ID", help="For --export: of this visitor alone.")
+    ] = None,
+    erase: Annotated[
+        str | None, _Option(metavar="VISITOR", help="Delete all that is kept of a visitor.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List what visitors asked and did not get answered, and answer it.
@@ -45,7 +56,10 @@ def inbox(
 
     study = root_of(Study.open(name))
     if sum(each is not None for each in (accept, reject, later, export, erase)) > 1:
-        raise ConfigError("only one of --accept, --reject, --later, --export and --erase can be given", where="inbox")
+        raise ConfigError(
+            "only one of --accept, --reject, --later, --export and --erase can be given",
+            where="inbox",
+        )
     if (accept is None) != (answer is None):
         raise ConfigError("--accept needs --answer, and the other way round", where="inbox")
     if erase is not None:
@@ -59,9 +73,13 @@ def inbox(
     if (chosen := accept or reject or later) is not None:
         return output.echo(_decide(study, inbox.group(chosen), answer, later=later is not None))
     if as_json:
-        return output.print_json({"overview": _record(inbox.whole),
-                                  "weeks": [{"weeks_ago": week, **_record(counts)} for week, counts in inbox.weeks],
-                                  "groups": [asdict(group) for group in inbox.groups]})
+        return output.print_json(
+            {
+                "overview": _record(inbox.whole),
+                "weeks": [{"weeks_ago": week, **_record(counts)} for week, counts in inbox.weeks],
+                "groups": [asdict(group) for group in inbox.groups],
+            }
+        )
     _print(name, inbox)
 
 
@@ -73,14 +91,19 @@ def _decide(study: Study, group: QuestionGroup, answer: str | None, *, later: bo
     """Decide about a group, and say what was done."""
     from assistant_builder.chat import inbox
 
-    question, train = _one_line(group.wordings[0]), f"assistant-builder versions {study.name} --create"
+    question, train = (
+        _one_line(group.wordings[0]),
+        f"assistant-builder versions {study.name} --create",
+    )
     if later:
         inbox.set_state(study, group, "later")
         return f"Kept for later: {question}"
     served = served_version(study)
     if answer is not None:
         count = inbox.accept(study, group, answer, corrected=served)
-        return f"Added {count} corrections to {served.name}. Train the next version on them: {train}"
+        return (
+            f"Added {count} corrections to {served.name}. Train the next version on them: {train}"
+        )
     count = inbox.reject(study, group, corrected=served)
     return f"Added {count} questions to decline to {served.name}: {question}. Train the next version on them: {train}"
 
@@ -95,19 +118,42 @@ def _print(name: str, inbox: Inbox) -> None:
 
     whole, groups = inbox.whole, inbox.groups
     if not whole.asked:
-        return output.echo(f"Nothing is kept. Serve with: assistant-builder serve {shlex.quote(name)} --widget "
-                           "--remember texts")
-    output.echo(f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
-                f"voted up; {whole.answered:.0%} answered.")
-    output.print_table(["weeks ago", "asked", "answered"], [
-        [str(week), str(counts.asked), f"{counts.answered:.0%}"] for week, counts in inbox.weeks[-12:]])
+        return output.echo(
+            f"Nothing is kept. Serve with: assistant-builder serve {shlex.quote(name)} --widget "
+            "--remember texts"
+        )
+    output.echo(
+        f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
+        f"voted up; {whole.answered:.0%} answered."
+    )
+    output.print_table(
+        ["weeks ago", "asked", "answered"],
+        [
+            [str(week), str(counts.asked), f"{counts.answered:.0%}"]
+            for week, counts in inbox.weeks[-12:]
+        ],
+    )
     if not inbox.has_texts:
         return output.echo("Texts are not kept: serve with --remember texts to see what was asked.")
     output.echo("")
-    output.print_table(["id", "times", "problem", "question"], [
-        [group.key, str(group.count), f"{group.problem}{', for later' if group.later else ''}",
-         "\n".join(map(_one_line, group.wordings[:MOST_WORDINGS]))
-         + (f"\n(+ {more} wordings)" if (more := len(group.wordings) - MOST_WORDINGS) > 0 else "")]
-        for group in groups[:_LISTED]])
+    output.print_table(
+        ["id", "times", "problem", "question"],
+        [
+            [
+                group.key,
+                str(group.count),
+                f"{group.problem}{', for later' if group.later else ''}",
+                "\n".join(map(_one_line, group.wordings[:MOST_WORDINGS]))
+                + (
+                    f"\n(+ {more} wordings)"
+                    if (more := len(group.wordings) - MOST_WORDINGS) > 0
+                    else ""
+                ),
+            ]
+            for group in groups[:_LISTED]
+        ],
+    )
     if groups:
-        output.echo(f'Answer one: assistant-builder inbox {shlex.quote(name)} --accept {groups[0].key} --answer "…"')
+        output.echo(
+            f'Answer one: assistant-builder inbox {shlex.quote(name)} --accept {groups[0].key} --answer "…"'
+        )

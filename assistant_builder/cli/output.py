@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from assistant_builder.data import Findings
     from assistant_builder.study import Study
 
-MARKS = {"queued": "·", "running": "▸", "succeeded": "✓", "failed": "✗", "cancelled": "■", "lost": "?"}
+MARKS = {
+    "queued": "·",
+    "running": "▸",
+    "succeeded": "✓",
+    "failed": "✗",
+    "cancelled": "■",
+    "lost": "?",
+}
 
 
 def human_seconds(seconds: float) -> str:
@@ -96,10 +103,14 @@ def print_findings(findings: Findings) -> None:
     """Print the findings of a data check to standard output."""
     dataset = findings.dataset
     columns = ", ".join(f"{role} = {name}" for role, name in dataset.columns.items() if name)
-    lines = [f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
-             f"columns: {columns}"]
-    lines += [dataset.numbers.in_text(f"{problem['severity']}: {problem['title']}. {problem['detail']}")
-              for problem in findings.problems]
+    lines = [
+        f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
+        f"columns: {columns}",
+    ]
+    lines += [
+        dataset.numbers.in_text(f"{problem['severity']}: {problem['title']}. {problem['detail']}")
+        for problem in findings.problems
+    ]
     if dataset.numbers.note:
         lines.append(dataset.numbers.note)
     echo("\n".join(lines))
@@ -120,12 +131,23 @@ class ProgressBars:
             )
         task = self._tasks[event.step]
         if event.state == "succeeded":
-            self._progress.update(task, total=1, completed=1, mark=MARKS["succeeded"], eta="",
-                                  message="already done" if event.reused else "done")
+            self._progress.update(
+                task,
+                total=1,
+                completed=1,
+                mark=MARKS["succeeded"],
+                eta="",
+                message="already done" if event.reused else "done",
+            )
         elif event.progress is not None:
-            self._progress.update(task, total=event.progress.total or None, completed=event.progress.done,
-                                  mark=MARKS[event.state], message=terminal_text(event.progress.message),
-                                  eta=_time_left(event))
+            self._progress.update(
+                task,
+                total=event.progress.total or None,
+                completed=event.progress.done,
+                mark=MARKS[event.state],
+                message=terminal_text(event.progress.message),
+                eta=_time_left(event),
+            )
 
 
 class ProgressLines:
@@ -153,12 +175,19 @@ class ProgressLines:
                 self._write(step, "started")
         if event.state == "succeeded":
             if step != QUEUE:
-                self._write(step, f"done in {human_seconds(time.monotonic() - self._started[step])}")
+                self._write(
+                    step, f"done in {human_seconds(time.monotonic() - self._started[step])}"
+                )
         elif progress is not None and progress.total:
             tenth = 10 * progress.done // progress.total
             if self._tenths.get((step, progress.unit), 0) < tenth < 10:
                 self._tenths[step, progress.unit] = tenth
-                self._write(step, ", ".join(filter(None, (f"{10 * tenth} %", progress.message, _time_left(event)))))
+                self._write(
+                    step,
+                    ", ".join(
+                        filter(None, (f"{10 * tenth} %", progress.message, _time_left(event)))
+                    ),
+                )
         return None
 
     def _write(self, step: str, text: str) -> None:
@@ -178,9 +207,16 @@ def run_display() -> Iterator[Callable[[Event], None]]:
     if not console.is_terminal:
         yield ProgressLines()
         return
-    progress = Progress(TextColumn("{task.fields[mark]} {task.description:<12}"), BarColumn(bar_width=30),
-                        TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[message]}"),
-                        TextColumn("{task.fields[eta]}"), console=console, transient=False, disable=False)
+    progress = Progress(
+        TextColumn("{task.fields[mark]} {task.description:<12}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[message]}"),
+        TextColumn("{task.fields[eta]}"),
+        console=console,
+        transient=False,
+        disable=False,
+    )
     with progress:
         yield ProgressBars(progress)
 
@@ -201,5 +237,12 @@ def has_nodes(status: dict[str, Any]) -> bool:
 
 def step_rows(status: dict[str, Any]) -> list[list[str]]:
     """Rows of the table of steps that ``status`` prints."""
-    return [[f"{MARKS[step['state']]} {step['name']}", step["state"], human_seconds(step["seconds"]),
-             *([step.get("node", "")] if has_nodes(status) else [])] for step in status["steps"]]
+    return [
+        [
+            f"{MARKS[step['state']]} {step['name']}",
+            step["state"],
+            human_seconds(step["seconds"]),
+            *([step.get("node", "")] if has_nodes(status) else []),
+        ]
+        for step in status["steps"]
+    ]

@@ -8,33 +8,73 @@ from typing import Annotated
 import typer
 
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, Settings, TrustRemoteCode, parse_settings, split_consent
+from assistant_builder.cli.options import (
+    Json,
+    Settings,
+    TrustRemoteCode,
+    parse_settings,
+    split_consent,
+)
 from assistant_builder.config import StudyConfig, option_fields
 
 
 def settings(as_json: Json = False) -> None:
     """List all settings of study.yaml."""
-    rows = [{"key": key, "default": default if isinstance(default, str | int | float | bool | None) else str(default),
-             "help": field.description or ""} for key, (field, default) in option_fields().items()]
+    rows = [
+        {
+            "key": key,
+            "default": default
+            if isinstance(default, str | int | float | bool | None)
+            else str(default),
+            "help": field.description or "",
+        }
+        for key, (field, default) in option_fields().items()
+    ]
     if as_json:
         return output.print_json(rows)
-    output.print_table(["setting", "default", "meaning"],
-                       [[str(row["key"]), "" if row["default"] is None else str(row["default"]), str(row["help"])]
-                        for row in rows])
+    output.print_table(
+        ["setting", "default", "meaning"],
+        [
+            [
+                str(row["key"]),
+                "" if row["default"] is None else str(row["default"]),
+                str(row["help"]),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def plan(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model name, Hugging Face id, or folder with a "
-                                         "config.json.")],
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Plan for a GPU with this much memory, e.g. 24GB.")]
-    = None,
-    card: Annotated[str | None, typer.Option(metavar="NAME", help="Plan for a GPU of the catalog, e.g. 'A100 80 GB'.")]
-    = None,
-    pairs: Annotated[int, typer.Option(min=0, help="Number of training pairs. 0 means 10,000.")] = 0,
-    tokens: Annotated[int, typer.Option(min=0, help="Mean number of tokens per pair. 0 means half of "
-                                        "train.max_length, 256 where that follows the data.")] = 0,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write chart and tables to this HTML file.")]
-    = None,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Model name, Hugging Face id, or folder with a config.json."
+        ),
+    ],
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Plan for a GPU with this much memory, e.g. 24GB."),
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Plan for a GPU of the catalog, e.g. 'A100 80 GB'."),
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(min=0, help="Number of training pairs. 0 means 10,000.")
+    ] = 0,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Mean number of tokens per pair. 0 means half of "
+            "train.max_length, 256 where that follows the data.",
+        ),
+    ] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write chart and tables to this HTML file."),
+    ] = None,
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,

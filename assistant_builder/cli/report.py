@@ -15,8 +15,14 @@ from assistant_builder.study.report_types import read_report
 
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""
-FailIf = Annotated[str | None, typer.Option(metavar="VERDICT", help="worse or inconclusive: exit with code 3 if that "
-                                            "is the verdict. inconclusive also fails if the verdict is worse.")]
+FailIf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VERDICT",
+        help="worse or inconclusive: exit with code 3 if that "
+        "is the verdict. inconclusive also fails if the verdict is worse.",
+    ),
+]
 
 
 def _exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: str) -> None:
@@ -31,8 +37,9 @@ def _exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: str
 
 def report(
     name: Name,
-    format: Annotated[str, typer.Option(help="html prints the path of the report; md and json print its text.")]
-    = "html",
+    format: Annotated[
+        str, typer.Option(help="html prints the path of the report; md and json print its text.")
+    ] = "html",
     fail_if: FailIf = None,
 ) -> None:
     """Show the report of a study; with html its conclusion is printed to standard error, unless a verdict may fail."""
@@ -42,8 +49,11 @@ def report(
         output.check_choice("--fail-if", fail_if, tuple(_FAILING))
     path = study.folder / f"report.{format}"
     if not path.is_file():
-        raise StudyError("there is no report yet", where=f"study {name}",
-                         remedy=f"Finish the study with 'assistant-builder run {name}'")
+        raise StudyError(
+            "there is no report yet",
+            where=f"study {name}",
+            remedy=f"Finish the study with 'assistant-builder run {name}'",
+        )
     if format == "html" and fail_if is None:
         for line in output.conclusion_lines(study):
             output.echo(line, err=True)
@@ -51,12 +61,19 @@ def report(
     if format == "json":
         output.print_json(found)
     else:
-        output.echo(str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n"))
+        output.echo(
+            str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n")
+        )
     _exit_if_failing(fail_if, [found["verdict"]["outcome"]], found["sentence"])
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Reference study; its primary metric and margin are used.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="Reference study; its primary metric and margin are used."
+        ),
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help="Study to compare with A.")],
     as_json: Json = False,
     fail_if: FailIf = None,
@@ -74,9 +91,13 @@ def compare(
         output.echo(f"A = {a}, B = {b}")
         if comparison["differences"]:
             output.print_table(["difference", "A", "B"], difference_rows(comparison))
-        output.print_table(["cell", "metric", "A", "B", "B \u2212 A", "95% interval", "p (Holm)"],
-                           contrast_rows(comparison))
+        output.print_table(
+            ["cell", "metric", "A", "B", "B \u2212 A", "95% interval", "p (Holm)"],
+            contrast_rows(comparison),
+        )
         output.echo(comparison["sentence"])
         for warning in comparison["warnings"]:
             output.echo(f"note: {warning}.")
-    _exit_if_failing(fail_if, [verdict["outcome"] for verdict in comparison["verdicts"]], comparison["sentence"])
+    _exit_if_failing(
+        fail_if, [verdict["outcome"] for verdict in comparison["verdicts"]], comparison["sentence"]
+    )

@@ -33,15 +33,36 @@ if TYPE_CHECKING:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, the name of a "
-                                          "study, or its URL in a store.")],
-    name: Annotated[str | None, typer.Option(help="Name of the study. Default: the name of the file.")] = None,
-    like: Annotated[str | None, typer.Option("--from", metavar="STUDY", help="Take over the settings of this study, "
-                                             "where SOURCE is a data file.")] = None,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A data file, a study.yaml, the name of a study, or its URL in a store.",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study. Default: the name of the file.")
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STUDY",
+            help="Take over the settings of this study, where SOURCE is a data file.",
+        ),
+    ] = None,
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
-    redo: Annotated[bool, typer.Option("--redo", help="Run the steps whose inputs changed, and all later steps, again. "
-                                       "If no inputs changed, run every step again.")] = False,
-    now: Annotated[bool, typer.Option("--now", help="Start at once, without waiting for other studies.")] = False,
+    redo: Annotated[
+        bool,
+        typer.Option(
+            "--redo",
+            help="Run the steps whose inputs changed, and all later steps, again. "
+            "If no inputs changed, run every step again.",
+        ),
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Start at once, without waiting for other studies.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
     trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
     as_json: Json = False,
@@ -55,13 +76,21 @@ def run(
     from assistant_builder.runner.run import run_study
 
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
-    study = open_or_create(source, name=name, like=like, changes=parse_settings(settings), redo=redo, before=consent)
+    study = open_or_create(
+        source, name=name, like=like, changes=parse_settings(settings), redo=redo, before=consent
+    )
     try:
         if as_json:
             run_study(study, redo=redo, now=now, check=check_tasks)
         else:
             with output.run_display() as display:
-                run_study(study, redo=redo, now=now, on_event=_event_handler(study, display), check=check_tasks)
+                run_study(
+                    study,
+                    redo=redo,
+                    now=now,
+                    on_event=_event_handler(study, display),
+                    check=check_tasks,
+                )
     finally:
         if as_json:
             output.print_json(study.status())
@@ -86,11 +115,22 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
             split = read_json(study.folder / "data" / "split.json", Split)
             once = count_wordings(split)
             if once is not None and once.occurs_once:
-                output.echo(once_line(once, f"assistant-builder data draft {shlex.quote(str(study.source))} --to "
-                                      "drafts.csv"))
-            power = split_power(split) if study.config.compares else None  # power is defined for the comparison
+                output.echo(
+                    once_line(
+                        once,
+                        f"assistant-builder data draft {shlex.quote(str(study.source))} --to "
+                        "drafts.csv",
+                    )
+                )
+            power = (
+                split_power(split) if study.config.compares else None
+            )  # power is defined for the comparison
             declared = explain_study(study) if study.config.compares else ""
-            for line in (declared, power_sentence(power.to_record()) if power else "", memory_note(study)):
+            for line in (
+                declared,
+                power_sentence(power.to_record()) if power else "",
+                memory_note(study),
+            ):
                 if line:
                     output.echo(line)
 
@@ -115,7 +155,11 @@ def check_tasks(study: Study) -> None:
     from assistant_builder.models.gguf_convert import extra_installed
     from assistant_builder.quantization.ggml import require_writer
 
-    if extra_installed() and "formats" in study.steps and study.step("formats").state != "succeeded":
+    if (
+        extra_installed()
+        and "formats" in study.steps
+        and study.step("formats").state != "succeeded"
+    ):
         for type in study.config.formats.types:
             require_writer(type, "formats.types")
     tasks = study.config.eval.tasks
@@ -151,7 +195,13 @@ def status(name: Name, as_json: Json = False) -> None:
     document = study.status()
     if as_json:
         return output.print_json(document)
-    output.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_message(document["behind"])))))
+    output.echo(
+        ", ".join(
+            filter(
+                None, (f"{study.name}: {document['state']}", waiting_message(document["behind"]))
+            )
+        )
+    )
     columns = ["step", "state", "time", *(["node"] if output.has_nodes(document) else [])]
     output.print_table(columns, output.step_rows(document))
     if document["dashboard"]:
@@ -169,9 +219,13 @@ def _why_stopped(study: Study) -> str:
     errors = (runner.get("error"), *(study.step(step).error for step in study.shown_steps))
     error = next(filter(None, errors), None)
     if error is not None:
-        return str(AssistantBuilderError(error["what"], where=error["where"], remedy=error["remedy"]))
-    return ("the process ended unexpectedly: the machine was restarted, or memory ran out and the system killed it. "
-            f"Resume it with 'assistant-builder run {study.name}'")
+        return str(
+            AssistantBuilderError(error["what"], where=error["where"], remedy=error["remedy"])
+        )
+    return (
+        "the process ended unexpectedly: the machine was restarted, or memory ran out and the system killed it. "
+        f"Resume it with 'assistant-builder run {study.name}'"
+    )
 
 
 def cancel(
@@ -194,11 +248,16 @@ def cancel(
         consent.connect({"executor.store": executor.store})
         cancelled_nodes = cancel_nodes(study)
     if idle and not cancelled_nodes:
-        raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
-                         remedy=f"Start it with 'assistant-builder run {name}'")
+        raise StudyError(
+            f"the study is not running ({study.state})",
+            where=f"study {name}",
+            remedy=f"Start it with 'assistant-builder run {name}'",
+        )
     study.request_cancel()
-    output.echo(f"{name}: the study will stop after the current optimizer step. "
-                f"Resume it with 'assistant-builder run {name}'.")
+    output.echo(
+        f"{name}: the study will stop after the current optimizer step. "
+        f"Resume it with 'assistant-builder run {name}'."
+    )
 
 
 def list_studies(as_json: Json = False) -> None:
@@ -209,7 +268,9 @@ def list_studies(as_json: Json = False) -> None:
     if not documents:
         output.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
         return None
-    output.print_table(["study", "state", "folder"], [[d["name"], d["state"], d["folder"]] for d in documents])
+    output.print_table(
+        ["study", "state", "folder"], [[d["name"], d["state"], d["folder"]] for d in documents]
+    )
 
 
 def _status_or_damaged(study: Study) -> dict[str, Any]:
@@ -217,12 +278,23 @@ def _status_or_damaged(study: Study) -> dict[str, Any]:
     try:
         return study.status()
     except (AssistantBuilderError, OSError) as error:
-        return {"name": study.name, "state": "damaged", "steps": [], "folder": str(study.folder), "behind": [],
-                "dashboard": "", "error": translate_error(error).to_record()}
+        return {
+            "name": study.name,
+            "state": "damaged",
+            "steps": [],
+            "folder": str(study.folder),
+            "behind": [],
+            "dashboard": "",
+            "error": translate_error(error).to_record(),
+        }
 
 
-def step(step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],
-         study: Annotated[Path, typer.Option(help="The study's folder.")]) -> None:
+def step(
+    step: Annotated[
+        str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")
+    ],
+    study: Annotated[Path, typer.Option(help="The study's folder.")],
+) -> None:
     """Run one step in this process; used by the run command."""
     from assistant_builder.runner.step_process import run_as_step
 

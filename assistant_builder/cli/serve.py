@@ -24,12 +24,19 @@ def _option(key: str) -> Any:
     field = ServingConfig.model_fields[key]
     bounds = {type(bound): bound for bound in field.metadata}
     least, most = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
-    return typer.Option(help=field.description, min=least.ge if least else None, max=most.le if most else None)
+    return typer.Option(
+        help=field.description, min=least.ge if least else None, max=most.le if most else None
+    )
 
 
 def serve(
-    names: Annotated[list[str], typer.Argument(metavar="NAME[:ARM]", help="Studies to serve; append :ARM to serve "
-                                               f"only one arm ({', '.join(ARMS)}).")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME[:ARM]",
+            help=f"Studies to serve; append :ARM to serve only one arm ({', '.join(ARMS)}).",
+        ),
+    ],
     backend: Annotated[str, _option("backend")] = _DEFAULTS.backend,
     host: Annotated[str, _option("host")] = _DEFAULTS.host,
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
@@ -65,12 +72,28 @@ def serve(
 
     key = take_key()
     try:
-        config = ServingConfig(backend=backend, host=host, port=port, allow_host=tuple(allow_host), widget=widget,
-                               allow_origin=tuple(allow_origin), title=title, contact=contact, proxy=proxy,
-                               remember=remember, keep_days=keep_days,
-                               waiting=waiting,
-                               context=context, type=type, slots=slots, min_replicas=min_replicas,
-                               max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus)
+        config = ServingConfig(
+            backend=backend,
+            host=host,
+            port=port,
+            allow_host=tuple(allow_host),
+            widget=widget,
+            allow_origin=tuple(allow_origin),
+            title=title,
+            contact=contact,
+            proxy=proxy,
+            remember=remember,
+            keep_days=keep_days,
+            waiting=waiting,
+            context=context,
+            type=type,
+            slots=slots,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            ongoing=ongoing,
+            cpus=cpus,
+            gpus=gpus,
+        )
     except ValidationError as error:
         raise _invalid_options(error) from error
     models = select_models(names, _recommended, output.check_approach(approach))
@@ -86,15 +109,23 @@ def serve(
         widget_assistant(models)
     if remember != "nothing" and not SERVING_BACKENDS[backend].remembers:
         able = ", ".join(name for name, known in SERVING_BACKENDS.items() if known.remembers)
-        raise ConfigError(f"{SERVING_BACKENDS[backend].label} keeps no questions", where="serve --remember",
-                          remedy=f"Choose another --backend: {able}")
+        raise ConfigError(
+            f"{SERVING_BACKENDS[backend].label} keeps no questions",
+            where="serve --remember",
+            remedy=f"Choose another --backend: {able}",
+        )
     SERVING_BACKENDS[backend].start(models, config, key, as_json=as_json, notify=consent.note)
 
 
 def _invalid_options(error: ValidationError) -> ConfigError:
     """An error that lists every invalid option in one line."""
-    problems = [f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}" for item in error.errors()]
-    return ConfigError("; ".join(problems), where="serve", remedy="Correct it; 'serve --help' lists all options")
+    problems = [
+        f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}"
+        for item in error.errors()
+    ]
+    return ConfigError(
+        "; ".join(problems), where="serve", remedy="Correct it; 'serve --help' lists all options"
+    )
 
 
 def _recommended(study: Study) -> str:

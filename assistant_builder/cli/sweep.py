@@ -21,17 +21,39 @@ if TYPE_CHECKING:
 
 def sweep(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A study.yaml or a data file.")],
-    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE,VALUE,…", help="A setting and the values "
-                        "to try. Can be repeated. Put values that contain commas into brackets or quotes. A setting "
-                        "with one value applies to every study.")],
-    name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: the name of the source. Its "
-                                             "studies are NAME-1, NAME-2, ….")] = None,
-    arm: Annotated[str | None, typer.Option(help="Arm whose validation loss selects the best study: "
-                                            f"{', '.join(ARMS)}, or both (the mean of all). All arms of the study are "
-                                            "always trained. [default: both]")] = None,
-    prune: Annotated[str | None, typer.Option(help="median: stop a training that is worse than the median of the "
-                                              "earlier ones (requires the extra 'sweep'). off: run every training "
-                                              "to the end. [default: median if Optuna is installed]")] = None,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE,VALUE,…",
+            help="A setting and the values "
+            "to try. Can be repeated. Put values that contain commas into brackets or quotes. A setting "
+            "with one value applies to every study.",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the sweep. Default: the name of the source. Its "
+            "studies are NAME-1, NAME-2, …."
+        ),
+    ] = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(
+            help="Arm whose validation loss selects the best study: "
+            f"{', '.join(ARMS)}, or both (the mean of all). All arms of the study are "
+            "always trained. [default: both]"
+        ),
+    ] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            help="median: stop a training that is worse than the median of the "
+            "earlier ones (requires the extra 'sweep'). off: run every training "
+            "to the end. [default: median if Optuna is installed]"
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
     as_json: Json = False,
@@ -46,26 +68,44 @@ def sweep(
     from assistant_builder.sweep.run import estimate
     from assistant_builder.sweep.spec import Prune, available
 
-    for option, given, known in (("--arm", arm, ("both", *ARMS)), ("--prune", prune, get_args(Prune))):
+    for option, given, known in (
+        ("--arm", arm, ("both", *ARMS)),
+        ("--prune", prune, get_args(Prune)),
+    ):
         if given is not None:
             output.check_choice(option, given, known)
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
-    opened = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune,  # type: ignore[arg-type]
-                       before=consent)
+    opened = open_sweep(
+        source,
+        name=name,
+        settings=settings,
+        arm=arm,
+        prune=prune,  # type: ignore[arg-type]
+        before=consent,
+    )
     if as_json:
         record = run_sweep(opened, check=check_tasks)
         output.print_json(record)
     else:
         output.echo(f"{opened.name}: {estimate(opened).sentence()}")
         if prune is None and opened.prune == "off" and not available():
-            output.echo("Optuna is not installed, so every study runs to its end. Install the extra 'sweep' to stop "
-                        "poor studies early.")
+            output.echo(
+                "Optuna is not installed, so every study runs to its end. Install the extra 'sweep' to stop "
+                "poor studies early."
+            )
         record = run_sweep(opened, listener=_show_trial, check=check_tasks)
         output.print_table(*study_rows(record))
         if record["comparisons"]:
             output.print_table(*comparison_rows(record))
-        output.echo("\n".join([record["sentence"], *(f"note: {note}." for note in record["notes"]),
-                               f"Sweep: {opened.folder / 'sweep.html'}"]))
+        output.echo(
+            "\n".join(
+                [
+                    record["sentence"],
+                    *(f"note: {note}." for note in record["notes"]),
+                    f"Sweep: {opened.folder / 'sweep.html'}",
+                ]
+            )
+        )
     _raise_for_failures(record)
 
 

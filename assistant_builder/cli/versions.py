@@ -20,16 +20,31 @@ _Option = typer.Option
 
 def versions(
     name: Name,
-    create: Annotated[bool, _Option("--create", help="Create the next version: the served one with its corrections as "
-                                    "training pairs.")] = False,
-    publish: Annotated[str | None, _Option(metavar="VERSION", help="Serve this version from now on, if it is no worse "
-                                           "than the served one.")] = None,
-    anyway: Annotated[bool, _Option("--anyway", help="For --publish: also if nothing shows that it is no "
-                                    "worse.")] = False,
-    refuse: Annotated[str | None, _Option("--reject", metavar="VERSION", help="Keep this version without serving "
-                                          "it.")] = None,
+    create: Annotated[
+        bool,
+        _Option(
+            "--create",
+            help="Create the next version: the served one with its corrections as training pairs.",
+        ),
+    ] = False,
+    publish: Annotated[
+        str | None,
+        _Option(
+            metavar="VERSION",
+            help="Serve this version from now on, if it is no worse than the served one.",
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool, _Option("--anyway", help="For --publish: also if nothing shows that it is no worse.")
+    ] = False,
+    refuse: Annotated[
+        str | None,
+        _Option("--reject", metavar="VERSION", help="Keep this version without serving it."),
+    ] = None,
     why: Annotated[str, _Option(metavar="TEXT", help="For --reject: the reason.")] = "",
-    back: Annotated[bool, _Option("--undo", help="Serve the version again that was served before.")] = False,
+    back: Annotated[
+        bool, _Option("--undo", help="Serve the version again that was served before.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the versions of a published assistant, create the next one, and choose which one is served.
@@ -40,11 +55,15 @@ def versions(
 
     root = root_of(Study.open(name))
     if sum([create, publish is not None, refuse is not None, back]) > 1:
-        raise ConfigError("only one of --create, --publish, --reject and --undo can be given", where="versions")
+        raise ConfigError(
+            "only one of --create, --publish, --reject and --undo can be given", where="versions"
+        )
     if create:
         made, plan = found.create_next_version(root)
-        return output.echo(f"Created {made.name} with {len(plan.trained)} corrections. Train and evaluate it: "
-                           f"assistant-builder run {shlex.quote(made.name)}")
+        return output.echo(
+            f"Created {made.name} with {len(plan.trained)} corrections. Train and evaluate it: "
+            f"assistant-builder run {shlex.quote(made.name)}"
+        )
     if publish is not None:
         verdict = found.publish_version(root, Study.open(publish), anyway=anyway)
         return output.echo(f"{publish} is served now. {verdict.sentence}")
@@ -56,8 +75,14 @@ def versions(
     known = read_versions(root)
     verdicts = {each: _verdict(root, each) for each in known.names if each != known.served}
     if as_json:
-        return output.print_json({**asdict(known), "verdicts": verdicts, "candidate": known.candidate,
-                                  "corrections": len(found.pending_corrections(root))})
+        return output.print_json(
+            {
+                **asdict(known),
+                "verdicts": verdicts,
+                "candidate": known.candidate,
+                "corrections": len(found.pending_corrections(root)),
+            }
+        )
     _print(root, known, verdicts, len(found.pending_corrections(root)))
 
 
@@ -76,11 +101,20 @@ def _print(root: Study, known: Versions, verdicts: dict[str, str], corrections: 
     rows = []
     for name in known.names:
         made = next((event for event in known.events if event.version == name), None)
-        state = ("served" if name == known.served else "rejected" if known.reason(name) is not None else
-                 "waits" if name == known.candidate else "")
+        state = (
+            "served"
+            if name == known.served
+            else "rejected"
+            if known.reason(name) is not None
+            else "waits"
+            if name == known.candidate
+            else ""
+        )
         when = datetime.fromtimestamp(made.time).strftime("%Y-%m-%d %H:%M") if made else ""
         rows.append([name, when, state, known.reason(name) or verdicts.get(name, "")])
     output.print_table(["version", "created", "state", "compared with the served one"], rows)
     if known.candidate is None and corrections:
-        output.echo(f"{corrections} corrections for the next version: assistant-builder versions "
-                    f"{shlex.quote(root.name)} --create")
+        output.echo(
+            f"{corrections} corrections for the next version: assistant-builder versions "
+            f"{shlex.quote(root.name)} --create"
+        )

@@ -43,22 +43,42 @@ class TaskRegistryClient:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        actor = ray.remote(TaskRegistryActor).options(
-            name=self._url or self._folder, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0,
+        actor = ray.remote(
+            TaskRegistryActor
+        ).options(
+            name=self._url or self._folder,
+            namespace=_NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
             scheduling_strategy=here,  # on the node of this process, so that no other node can take it down
         )
         return actor.remote(self._folder, self._url)
 
-    def start(self, step: str, arguments: list[str], request: ResourceRequest, retries: int) -> None:
+    def start(
+        self, step: str, arguments: list[str], request: ResourceRequest, retries: int
+    ) -> None:
         """Start the task of a step; ``arguments`` is its command without the interpreter."""
-        options = {"name": step, "num_cpus": request.cpus, "num_gpus": request.gpus,
-                   "memory": request.memory_bytes or None, "max_retries": retries}
+        options = {
+            "name": step,
+            "num_cpus": request.cpus,
+            "num_gpus": request.gpus,
+            "memory": request.memory_bytes or None,
+            "max_retries": retries,
+        }
         threads = str(max(1, int(request.cpus)))
         shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
-        environment = {**shared, **trust_environment(), **self._allowed, **gpu_environment(request.gpus),
-                       "OMP_NUM_THREADS": threads}
+        environment = {
+            **shared,
+            **trust_environment(),
+            **self._allowed,
+            **gpu_environment(request.gpus),
+            "OMP_NUM_THREADS": threads,
+        }
         arguments = [self._folder if word == self._given else word for word in arguments]
-        self._call(lambda actor: actor.start.remote(self._folder, step, arguments, options, environment))
+        self._call(
+            lambda actor: actor.start.remote(self._folder, step, arguments, options, environment)
+        )
 
     def results(self) -> dict[str, TaskResult | None]:
         """Step → result of its task, None while it is running or waits for a node."""
@@ -84,7 +104,9 @@ class TaskRegistryClient:
             except RayActorError as error:
                 if time.monotonic() > deadline:
                     raise _disconnected_error(str(error)) from error
-                if not isinstance(error, ActorUnavailableError):  # an unavailable actor may answer later
+                if not isinstance(
+                    error, ActorUnavailableError
+                ):  # an unavailable actor may answer later
                     self._actor = self._find()
                 time.sleep(_POLL_SECONDS)
             except RayError as error:
@@ -103,32 +125,52 @@ def connect(address: str) -> str:
     if address == "auto" and not os.environ.get("RAY_ADDRESS"):
         _check_owner()
     try:
-        from ray import init, is_initialized  # `import ray` would succeed in /tmp, where Ray's scratch folder is
+        from ray import (
+            init,
+            is_initialized,
+        )  # `import ray` would succeed in /tmp, where Ray's scratch folder is
     except ImportError as error:
         raise AssistantBuilderError(
-            f"executor.kind=ray needs Ray, which cannot be imported: {error}", where="executor",
+            f"executor.kind=ray needs Ray, which cannot be imported: {error}",
+            where="executor",
             remedy=f"Install it with {install_command('ray')}, on every node",
         ) from error
     if not is_initialized():
         _probe_port(address)
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # the default waits for many minutes
+    os.environ.setdefault(
+        "RAY_gcs_server_port_wait_time_s", "1"
+    )  # the default waits for many minutes
     try:
         context = init(
-            address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True,
-            **({} if "://" in address else {"job_config": _job_config()}),  # unused by Ray Client's server
+            address=address,
+            namespace=_NAMESPACE,
+            log_to_driver=False,
+            logging_level="ERROR",
+            ignore_reinit_error=True,
+            **(
+                {} if "://" in address else {"job_config": _job_config()}
+            ),  # unused by Ray Client's server
         )
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and others
         raise _unreachable_error(address, str(error)) from error
-    return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray omits the scheme
+    return (
+        f"http://{context.dashboard_url}" if context.dashboard_url else ""
+    )  # Ray omits the scheme
 
 
 def _check_owner() -> None:
     for process in psutil.process_iter(["name", "uids"]) if os.name == "posix" else ():
         name, uids = process.info["name"], process.info["uids"]
-        if name in ("gcs_server", "raylet") and uids is not None and uids.real not in (os.getuid(), 0):
-            raise ConfigError("another user runs a Ray cluster on this machine, and 'auto' could join it",
-                              where="executor.address",
-                              remedy="Name your own cluster with --set executor.address=HOST:PORT, or in RAY_ADDRESS")
+        if (
+            name in ("gcs_server", "raylet")
+            and uids is not None
+            and uids.real not in (os.getuid(), 0)
+        ):
+            raise ConfigError(
+                "another user runs a Ray cluster on this machine, and 'auto' could join it",
+                where="executor.address",
+                remedy="Name your own cluster with --set executor.address=HOST:PORT, or in RAY_ADDRESS",
+            )
 
 
 def gpu_environment(gpus: float) -> dict[str, str]:
@@ -167,7 +209,8 @@ def _probe_port(address: str) -> None:
 def _unreachable_error(address: str, message: str) -> AssistantBuilderError:
     first = (message.strip().splitlines() or [""])[0]
     return AssistantBuilderError(
-        f"no Ray cluster answers at executor.address={address}: {first}", where="executor",
+        f"no Ray cluster answers at executor.address={address}: {first}",
+        where="executor",
         remedy="Start one with 'ray start --head', join this machine to one with 'ray start --address=HOST:PORT', or "
         "set executor.kind=local",
     )
@@ -175,7 +218,8 @@ def _unreachable_error(address: str, message: str) -> AssistantBuilderError:
 
 def _disconnected_error(message: str) -> AssistantBuilderError:
     return AssistantBuilderError(
-        f"the Ray cluster no longer answers: {message.strip().splitlines()[0]}", where="executor",
+        f"the Ray cluster no longer answers: {message.strip().splitlines()[0]}",
+        where="executor",
         remedy="Run again once it answers; the run then finds the steps that are still running",
     )
 
@@ -184,5 +228,13 @@ def alive_nodes() -> list[Node]:
     """The nodes of the cluster that this process is connected to."""
     import ray
 
-    return [Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0),
-                 int(node["Resources"].get("memory", 0))) for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(
+            node["NodeManagerAddress"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            int(node["Resources"].get("memory", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

@@ -18,7 +18,13 @@ from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.store.mirror import Mirror
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress, evaluates, insert_shards, needed_before, split_run
+from assistant_builder.study.steps import (
+    Progress,
+    evaluates,
+    insert_shards,
+    needed_before,
+    split_run,
+)
 
 POLL_SECONDS = 0.25
 """Interval of the checks of a run."""
@@ -41,7 +47,9 @@ class RayRunner:
             if study.step(step).state != "succeeded":
                 require_node(resources_for_step(study, step, nodes), nodes, step)
 
-    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
+    def acquire(
+        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
+    ) -> AbstractContextManager[None]:
         """Acquire nothing, because Ray queues tasks for the nodes."""
         return nullcontext()
 
@@ -68,8 +76,13 @@ class _Run:
     other arm has ended.
     """
 
-    def __init__(self, study: Study, executor: ExecutorConfig, store: StoreSync,
-                 on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        executor: ExecutorConfig,
+        store: StoreSync,
+        on_event: Callable[[Event], None],
+    ) -> None:
         self._study = study
         self._executor = executor
         self._store = store
@@ -80,7 +93,9 @@ class _Run:
         self._client = TaskRegistryClient(study, store.url)
         self._pending = list(self._order)
         self._own_steps: set[str] = set()
-        self._in_flight = {step for step, result in self._client.results().items() if result is None}
+        self._in_flight = {
+            step for step, result in self._client.results().items() if result is None
+        }
         self._end_order: dict[str, int] = {}
         self._losses = 0
         self._errors: list[AssistantBuilderError] = []
@@ -94,7 +109,10 @@ class _Run:
         """Stop the actor, and raise the first error."""
         self._client.shut_down()
         if self._errors:
-            raise next((error for error in self._errors if not isinstance(error, Cancelled)), self._errors[0])
+            raise next(
+                (error for error in self._errors if not isinstance(error, Cancelled)),
+                self._errors[0],
+            )
 
     def poll(self) -> None:
         """Start the steps that are ready, and check the steps in flight."""
@@ -107,8 +125,12 @@ class _Run:
             self._errors.append(error)
         results = self._client.results()
         self._store.poll(self._in_flight, cancelled=self._study.cancel_requested)
-        orphaned = self._in_flight - set(self._order)  # shards of an earlier run with other settings
-        self._in_flight -= {step for step in orphaned if results.get(step, TaskResult()) is not None}
+        orphaned = self._in_flight - set(
+            self._order
+        )  # shards of an earlier run with other settings
+        self._in_flight -= {
+            step for step in orphaned if results.get(step, TaskResult()) is not None
+        }
         for step in [step for step in self._order if step in self._in_flight]:
             if step not in results:
                 self._handle_loss(step)
@@ -124,10 +146,14 @@ class _Run:
         # scoring steps of an earlier run write the same cells, possibly with other settings
         foreign = {step for step in self._in_flight - self._own_steps if evaluates(step)}
         for step in self._pending:
-            blocked = set(needed_before(step, self._order)) & set(self._pending) or (evaluates(step) and foreign)
+            blocked = set(needed_before(step, self._order)) & set(self._pending) or (
+                evaluates(step) and foreign
+            )
             waits_for_other_arm = step in self._end_order and any(
                 self._end_order.get(other, 0) < self._end_order[step]
-                for other in self._pending if _same_seed(step, other) and step not in needed_before(other, self._order))
+                for other in self._pending
+                if _same_seed(step, other) and step not in needed_before(other, self._order)
+            )
             if step not in self._in_flight and not blocked and not waits_for_other_arm:
                 yield step
 
@@ -144,7 +170,9 @@ class _Run:
         request = resources_for_step(self._study, step, nodes)
         require_node(request, nodes, step)
         self._store.prepare(step)
-        self._client.start(step, step_command(self._study, step)[1:], request, self._executor.retries)
+        self._client.start(
+            step, step_command(self._study, step)[1:], request, self._executor.retries
+        )
         self._own_steps.add(step)
         self._in_flight.add(step)
 
@@ -152,7 +180,9 @@ class _Run:
         """Make a step ready again after its task was lost with the actor."""
         self._losses += 1
         if self._losses > self._executor.retries * len(self._order):
-            self._handle_end(step, TaskResult(lost="the node of the study's actor was lost too often"))
+            self._handle_end(
+                step, TaskResult(lost="the node of the study's actor was lost too often")
+            )
         self._in_flight.discard(step)
 
     def _report(self, step: str) -> None:
@@ -174,7 +204,9 @@ class _Run:
             self._errors.append(error)
         record = self._study.step(step)
         self._on_event(Event(step, record.state, self._study.progress(step)))
-        if step in self._own_steps and record.state == "succeeded":  # steps of earlier runs are checked again
+        if (
+            step in self._own_steps and record.state == "succeeded"
+        ):  # steps of earlier runs are checked again
             self._pending.remove(step)
         elif step not in self._own_steps:
             del self._end_order[step]
@@ -192,11 +224,17 @@ def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:
     """Raise the error of a step whose task has ended, unless the step is done or waits for the other arm."""
     error = None
     if result.lost:
-        error = AssistantBuilderError(f"the cluster lost it: {result.lost}", where=f"step {step}",
-                                      remedy="Run again to resume from its last checkpoint")
+        error = AssistantBuilderError(
+            f"the cluster lost it: {result.lost}",
+            where=f"step {step}",
+            remedy="Run again to resume from its last checkpoint",
+        )
     elif result.error is not None:
-        error = AssistantBuilderError(result.error["what"], where=result.error["where"] or f"step {step}",
-                                      remedy=result.error["remedy"])
+        error = AssistantBuilderError(
+            result.error["what"],
+            where=result.error["where"] or f"step {step}",
+            remedy=result.error["remedy"],
+        )
     record = study.step(step)
     if error is None or study.cancel_requested or record.state == "succeeded":
         raise_for_step_result(study, step, result.returncode)

@@ -32,7 +32,11 @@ class ResourceRequest:
 
     def fits(self, node: Node) -> bool:
         """Whether an idle node has these resources."""
-        return self.cpus <= node.cpus and self.gpus <= node.gpus and self.memory_bytes <= node.memory_bytes
+        return (
+            self.cpus <= node.cpus
+            and self.gpus <= node.gpus
+            and self.memory_bytes <= node.memory_bytes
+        )
 
 
 def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> ResourceRequest:
@@ -45,7 +49,11 @@ def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> Resour
     if step.startswith("train-"):
         cpus, wanted, memory_gb = executor.train_cpus, executor.train_gpus, executor.train_memory_gb
     elif evaluates(step):
-        cpus, wanted, memory_gb = executor.evaluate_cpus, executor.evaluate_gpus, executor.evaluate_memory_gb
+        cpus, wanted, memory_gb = (
+            executor.evaluate_cpus,
+            executor.evaluate_gpus,
+            executor.evaluate_memory_gb,
+        )
     else:
         return ResourceRequest(1.0)
     usual = float(executor.devices or 1) if step.startswith("train-") else 1.0
@@ -65,7 +73,8 @@ def _memory_error(planned: StepMemory, step: str, most: int) -> ResourceError:
     return ResourceError(
         f"it needs about {gigabytes(planned.expected_bytes)} of memory, {gigabytes(planned.least_bytes)} at the very "
         f"least, and no node of the cluster has more than {gigabytes(most)} for its steps",
-        where=f"step {step}", remedy="Add a node with more memory, or choose a smaller base model. To start anyway, "
+        where=f"step {step}",
+        remedy="Add a node with more memory, or choose a smaller base model. To start anyway, "
         f"set {LOW_MEMORY_SETTING}",
     )
 
@@ -75,15 +84,21 @@ def require_node(request: ResourceRequest, nodes: Sequence[Node], step: str) -> 
     if any(request.fits(node) for node in nodes):
         return
     kind = "evaluate" if evaluates(step) else "train"
-    available = "; ".join(sorted({_describe(node.cpus, node.gpus, node.memory_bytes) for node in nodes})[:4])
+    available = "; ".join(
+        sorted({_describe(node.cpus, node.gpus, node.memory_bytes) for node in nodes})[:4]
+    )
     raise ResourceError(
         f"it requests {_describe(request.cpus, request.gpus, request.memory_bytes)}, which no node of the cluster has; "
-        f"there are nodes with {available or 'nothing'}", where=f"step {step}",
+        f"there are nodes with {available or 'nothing'}",
+        where=f"step {step}",
         remedy=f"Lower executor.{kind}_cpus, {kind}_gpus or {kind}_memory_gb, or add such a node",
     )
 
 
 def _describe(cpus: float, gpus: float, memory_bytes: int) -> str:
-    parts = [f"{cpus:g} CPU{'s' if cpus != 1 else ''}", f"{gpus:g} GPU{'s' if gpus != 1 else ''}" if gpus else "",
-             gigabytes(memory_bytes) if memory_bytes else ""]
+    parts = [
+        f"{cpus:g} CPU{'s' if cpus != 1 else ''}",
+        f"{gpus:g} GPU{'s' if gpus != 1 else ''}" if gpus else "",
+        gigabytes(memory_bytes) if memory_bytes else "",
+    ]
     return ", ".join(filter(None, parts))

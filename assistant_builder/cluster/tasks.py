@@ -21,7 +21,13 @@ from typing import Any
 from assistant_builder.child_process import compute_environment, lower_priority
 from assistant_builder.cluster.workspace import Workspace, open_workspace
 from assistant_builder.error_translation import TRAINING_MEMORY, translate_error
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord, ResourceError, StoreError, StudyError
+from assistant_builder.errors import (
+    AssistantBuilderError,
+    ErrorRecord,
+    ResourceError,
+    StoreError,
+    StudyError,
+)
 from assistant_builder.runner.step_process import NODE_VARIABLE
 from assistant_builder.store.lease import Lease
 from assistant_builder.store.object_store import ObjectStore, retry_until_timeout
@@ -48,8 +54,14 @@ class TaskResult:
     lost: str = ""  # Ray's message if the nodes of the task were lost too often; else empty
 
 
-def run_on_node(folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str],
-                max_attempts: int) -> TaskResult:
+def run_on_node(
+    folder: str,
+    url: str,
+    step: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    max_attempts: int,
+) -> TaskResult:
     """Run a step of a study on this node and wait for it; the body of a Ray task.
 
     ``url`` is that of the study in its store; it is empty if the nodes share the folder. ``max_attempts`` limits the
@@ -60,7 +72,9 @@ def run_on_node(folder: str, url: str, step: str, arguments: list[str], environm
     name = f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
     try:
         with open_workspace(folder, url, step, name) as workspace:
-            arguments = [str(workspace.study.folder) if word == folder else word for word in arguments]
+            arguments = [
+                str(workspace.study.folder) if word == folder else word for word in arguments
+            ]
             lease = Lease(workspace.lease_backend, uuid.uuid4().hex, name)
             retry_until_timeout(lease.acquire)
             try:
@@ -69,7 +83,8 @@ def run_on_node(folder: str, url: str, step: str, arguments: list[str], environm
                 if lease.attempt > max_attempts:
                     raise ResourceError(
                         f"it was lost {max_attempts} times with its node, or because memory ran out and Ray killed it",
-                        where=f"step {step}", remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
+                        where=f"step {step}",
+                        remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
                     )
                 environment = {**environment, NODE_VARIABLE: name}
                 with workspace.sync(lease):
@@ -81,20 +96,28 @@ def run_on_node(folder: str, url: str, step: str, arguments: list[str], environm
         return TaskResult(error=translate_error(error).to_record())
 
 
-def _run_process(workspace: Workspace, step: str, lease: Lease, arguments: list[str],
-                 environment: dict[str, str]) -> int:
+def _run_process(
+    workspace: Workspace, step: str, lease: Lease, arguments: list[str], environment: dict[str, str]
+) -> int:
     """Run and supervise the step's process; returns its exit code."""
     log_file = workspace.study.log_file(step)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
-        process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=log,
-                                   stderr=subprocess.STDOUT, start_new_session=True,
-                                   env={**compute_environment(), **environment})
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**compute_environment(), **environment},
+        )
     cancelled_at: float | None = None
     try:
         lower_priority(process.pid)
         while process.poll() is None:
-            with contextlib.suppress(OSError, StoreError):  # the step reports a full disk; a store is retried
+            with contextlib.suppress(
+                OSError, StoreError
+            ):  # the step reports a full disk; a store is retried
                 if not lease.renew():
                     raise StudyError("another node has taken it over", where=f"step {step}")
             if workspace.cancel_requested:
@@ -128,8 +151,14 @@ class TaskRegistryActor:
         self._last_request = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def start(self, folder: str, step: str, arguments: list[str], options: dict[str, Any],
-              environment: dict[str, str]) -> None:
+    def start(
+        self,
+        folder: str,
+        step: str,
+        arguments: list[str],
+        options: dict[str, Any],
+        environment: dict[str, str],
+    ) -> None:
         """Start the task of a step unless it is running; arguments as for :func:`run_on_node`, and Ray's options."""
         import ray
 
@@ -137,7 +166,9 @@ class TaskRegistryActor:
         if self._result(step, missing=TaskResult()) is not None:
             task = ray.remote(run_on_node).options(**options)
             attempts = options["max_retries"] + 1
-            self._tasks[step] = task.remote(folder, self._url, step, arguments, environment, attempts)
+            self._tasks[step] = task.remote(
+                folder, self._url, step, arguments, environment, attempts
+            )
 
     def results(self) -> dict[str, TaskResult | None]:
         """Step → result of its task, None while it is running or waits for a node."""
@@ -194,5 +225,8 @@ class TaskRegistryActor:
         if not self._url:
             return path.exists()
         with contextlib.suppress(StoreError):
-            return ObjectStore(self._url).read(path.relative_to(self._study.folder).as_posix()) is not None
+            return (
+                ObjectStore(self._url).read(path.relative_to(self._study.folder).as_posix())
+                is not None
+            )
         return True

@@ -45,7 +45,10 @@ class StoreWorkspace(Workspace):
     """A temporary copy of a study on a node, in a folder that may be empty, synced with a store for one step."""
 
     def __init__(self, study: Study, store: ObjectStore, step: str) -> None:
-        super().__init__(study, StoreLeaseFile(store, study.lease_file(step).relative_to(study.folder).as_posix()))
+        super().__init__(
+            study,
+            StoreLeaseFile(store, study.lease_file(step).relative_to(study.folder).as_posix()),
+        )
         self._mirror = Mirror(study, store)
         self._own = f"arms/{step.removeprefix('train-')}/"
         self._checked = 0.0
@@ -53,7 +56,10 @@ class StoreWorkspace(Workspace):
     @property
     def cancel_requested(self) -> bool:
         """Whether the run was cancelled on any machine."""
-        if not self.study.cancel_requested and time.monotonic() - self._checked > _CANCEL_CHECK_SECONDS:
+        if (
+            not self.study.cancel_requested
+            and time.monotonic() - self._checked > _CANCEL_CHECK_SECONDS
+        ):
             self._checked = time.monotonic()
             with contextlib.suppress(StoreError):
                 if is_cancel_requested(self._mirror.store):
@@ -63,10 +69,15 @@ class StoreWorkspace(Workspace):
     @contextmanager
     def sync(self, lease: Lease) -> Iterator[None]:
         """Download the inputs of the step, upload changes while it runs, and upload all results at the end."""
-        retry_until_timeout(lambda: self._mirror.pull(
-            lambda name: name.startswith(self._own) or not is_checkpoint(name)))
+        retry_until_timeout(
+            lambda: self._mirror.pull(
+                lambda name: name.startswith(self._own) or not is_checkpoint(name)
+            )
+        )
         early_stopping = self.study.config.train.early_stopping
-        sync = BackgroundSync(self._mirror, lease, after_push=self._pull_metrics if early_stopping else lambda: None)
+        sync = BackgroundSync(
+            self._mirror, lease, after_push=self._pull_metrics if early_stopping else lambda: None
+        )
         try:
             yield
         finally:
@@ -76,7 +87,9 @@ class StoreWorkspace(Workspace):
     def _pull_metrics(self) -> None:
         """Download the metrics of the other trainings, which early stopping needs."""
         self._mirror.pull(
-            lambda name: "/metrics" in name and name.startswith("arms/") and not name.startswith(self._own)
+            lambda name: (
+                "/metrics" in name and name.startswith("arms/") and not name.startswith(self._own)
+            )
         )
 
 
@@ -84,16 +97,21 @@ class StoreWorkspace(Workspace):
 def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Workspace]:
     """Make a study available on this node: a copy from the store at ``url``, or the shared folder without a URL."""
     if url:
-        with tempfile.TemporaryDirectory(prefix="assistant-builder-", ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix="assistant-builder-", ignore_cleanup_errors=True
+        ) as scratch:
             study = Study(Path(scratch) / Path(folder).name)
             study.folder.mkdir()
             yield StoreWorkspace(study, ObjectStore(url), step)
         return
     study = Study(Path(folder))
     if not (study.folder / "study.yaml").is_file():
-        raise StudyError(f"the study's folder does not exist on node {node}", where=folder,
-                         remedy="Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share, or "
-                         "executor.store to a store that all of them can reach")
+        raise StudyError(
+            f"the study's folder does not exist on node {node}",
+            where=folder,
+            remedy="Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share, or "
+            "executor.store to a store that all of them can reach",
+        )
     study.step_folder(step).mkdir(parents=True, exist_ok=True)
     yield Workspace(study, SharedLeaseFile(study.lease_file(step)))
 
@@ -123,9 +141,19 @@ class StoreSync:
             return
         arm = self._mirror.study.step_folder(step)
         if not (arm / "metrics.jsonl").exists():
-            store, folder = self._mirror.store, f"{arm.relative_to(self._mirror.study.folder).as_posix()}/checkpoints/"
-            retry_until_timeout(lambda: store.remove(sorted(
-                (name for name in store.versions() if name.startswith(folder)), key=upload_order, reverse=True)))
+            store, folder = (
+                self._mirror.store,
+                f"{arm.relative_to(self._mirror.study.folder).as_posix()}/checkpoints/",
+            )
+            retry_until_timeout(
+                lambda: store.remove(
+                    sorted(
+                        (name for name in store.versions() if name.startswith(folder)),
+                        key=upload_order,
+                        reverse=True,
+                    )
+                )
+            )
 
     def pull(self, step: str) -> None:
         """Download the files of a step, except its checkpoints, with retries."""
@@ -153,5 +181,9 @@ def _pull_steps(mirror: Mirror, steps: Collection[str]) -> None:
     """Download the files of steps, except their checkpoints."""
     study = mirror.study
     folders = [study.step_folder(step).relative_to(study.folder).as_posix() for step in steps]
-    mirror.pull(lambda name: not is_checkpoint(name) and any(
-        folder == "." or name.startswith(f"{folder}/") for folder in folders))
+    mirror.pull(
+        lambda name: (
+            not is_checkpoint(name)
+            and any(folder == "." or name.startswith(f"{folder}/") for folder in folders)
+        )
+    )

@@ -28,7 +28,28 @@ from assistant_builder.config.study_config import (
 )
 from assistant_builder.config.train import MICRO_BATCH, TrainConfig
 
-__all__ = ["BEFORE_APPROACHES", "BY_HEART", "MICRO_BATCH", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig",
-           "EvalConfig", "ExecutorConfig", "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig",
-           "check_name", "constraints_of", "load_config", "name_and_title", "option_fields", "parse_config",
-           "printable", "read_value", "slug"]
+__all__ = [
+    "BEFORE_APPROACHES",
+    "BY_HEART",
+    "MICRO_BATCH",
+    "PRESETS",
+    "PRESET_LABELS",
+    "Approach",
+    "DataConfig",
+    "EvalConfig",
+    "ExecutorConfig",
+    "FormatsConfig",
+    "ModelConfig",
+    "RegistryName",
+    "StudyConfig",
+    "TrainConfig",
+    "check_name",
+    "constraints_of",
+    "load_config",
+    "name_and_title",
+    "option_fields",
+    "parse_config",
+    "printable",
+    "read_value",
+    "slug",
+]

@@ -37,11 +37,18 @@ class RegistryName:
 
     def choices(self) -> tuple[str, ...]:
         """The valid names, in the order of the registry."""
-        return (*self.others, *(name for name, entry in find_registry(self.place).items() if self._allows(entry)))
+        return (
+            *self.others,
+            *(name for name, entry in find_registry(self.place).items() if self._allows(entry)),
+        )
 
     def meanings(self) -> dict[str, str]:
         """What the valid entries say about themselves in ``about``, if anything, as messages to translate."""
-        entries = ((name, find_registry(self.place)[name]) for name in self.choices() if name not in self.others)
+        entries = (
+            (name, find_registry(self.place)[name])
+            for name in self.choices()
+            if name not in self.others
+        )
         return {name: about for name, entry in entries if (about := getattr(entry, "about", ""))}
 
     def _allows(self, entry: Any) -> bool:

@@ -16,18 +16,25 @@ class FormatsConfig(ConfigModel):
     """Files for llama.cpp and Ollama."""
 
     types: list[str] = Field(
-        default_factory=lambda: ["Q8_0", "Q4_0"], title=N_("GGUF types"),
-        description=N_("Types of the GGUF files of each assistant that are written and scored after the evaluation, "
-                       "so that the report can say which is no worse: {join}. Empty ([]): none. Needs the extra "
-                       "gguf; without it nothing is written.").format(join=", ".join(GGUF_TYPES)),
+        default_factory=lambda: ["Q8_0", "Q4_0"],
+        title=N_("GGUF types"),
+        description=N_(
+            "Types of the GGUF files of each assistant that are written and scored after the evaluation, "
+            "so that the report can say which is no worse: {join}. Empty ([]): none. Needs the extra "
+            "gguf; without it nothing is written."
+        ).format(join=", ".join(GGUF_TYPES)),
     )
 
     importance: Literal["auto", "on", "off"] = Field(
-        "auto", title=N_("Importance matrix"),
-        description=N_("Choose the block scales of {join} by how large the activations of each column are on "
-                       "training rows. Other types are written without. auto: for assistants that look facts up; it "
-                       "makes the files of those that answer from memory worse.").format(
-                           join=", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)),
+        "auto",
+        title=N_("Importance matrix"),
+        description=N_(
+            "Choose the block scales of {join} by how large the activations of each column are on "
+            "training rows. Other types are written without. auto: for assistants that look facts up; it "
+            "makes the files of those that answer from memory worse."
+        ).format(
+            join=", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
+        ),
     )
 
     @field_validator("importance", mode="before")
@@ -40,7 +47,9 @@ class FormatsConfig(ConfigModel):
     @classmethod
     def _sort(cls, value: Any) -> list[str]:
         """The types, largest first."""
-        allowed = f"it should be a list of {', '.join(GGUF_TYPES)}, each at most once, or [] for none"
+        allowed = (
+            f"it should be a list of {', '.join(GGUF_TYPES)}, each at most once, or [] for none"
+        )
         if not isinstance(value, list):
             raise ValueError(allowed)
         unknown = [name for name in value if not isinstance(name, str) or name not in GGUF_TYPES]

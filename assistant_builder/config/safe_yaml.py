@@ -29,13 +29,17 @@ _MAX_DEPTH = 64
 def read_yaml(text: str) -> Any:
     """Read a YAML document of names, values and lists; raises YamlError."""
     if len(text) > MAX_CHARACTERS:
-        raise YamlError(f"it has {len(text):,} characters, more than the limit of settings ({MAX_CHARACTERS:,})")
+        raise YamlError(
+            f"it has {len(text):,} characters, more than the limit of settings ({MAX_CHARACTERS:,})"
+        )
     try:
         _require_plain(text)
         return yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it is invalid"
+        problem = (
+            getattr(error, "problem", None) or getattr(error, "reason", None) or "it is invalid"
+        )
         raise YamlError(str(problem), mark.line + 1 if mark is not None else None) from error
     except YamlError:
         raise
@@ -50,10 +54,17 @@ def _require_plain(text: str) -> None:
     for event in yaml.parse(text, Loader=_LOADER):
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise YamlError("anchors and aliases (&name, *name) are not supported: write the value in each place", line)
+            raise YamlError(
+                "anchors and aliases (&name, *name) are not supported: write the value in each place",
+                line,
+            )
         tag = getattr(event, "tag", None)
         if tag:
-            raise YamlError(f"tags such as {str(tag)[:60]} are not supported: write the plain value", line)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            raise YamlError(
+                f"tags such as {str(tag)[:60]} are not supported: write the plain value", line
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if depth > _MAX_DEPTH:
             raise YamlError("it is nested too deeply", line)

@@ -35,13 +35,21 @@ BEFORE_APPROACHES: dict[str, Any] = {"approaches": ["memory"], "formats": {"type
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa"})
+_UMLAUTS = str.maketrans(
+    {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa"}
+)
 _MAX_TITLE = 100
 _MAX_SLUGGED = 1_000
 _MAX_PROBLEMS = 20
 _SHORT = reprlib.Repr()  # truncates values in messages
 _SHORT.maxstring = _SHORT.maxother = 120
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+_RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
+}
 
 
 def check_name(name: str) -> str:
@@ -57,7 +65,12 @@ def check_name(name: str) -> str:
 def slug(title: str) -> str:
     """A valid study name from any text: ``Krumm & Linde Bäckerei`` becomes ``krumm-linde-baeckerei``."""
     plain = unicodedata.normalize("NFKD", title[:_MAX_SLUGGED].casefold().translate(_UMLAUTS))
-    base = re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode()).strip("-")[:48].strip("-") or "study"
+    base = (
+        re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode())
+        .strip("-")[:48]
+        .strip("-")
+        or "study"
+    )
     return f"study-{base}" if base in _RESERVED else base
 
 
@@ -75,37 +88,75 @@ class StudyConfig(ConfigModel):
 
     version: Literal[1] = VERSION
     name: Annotated[str, AfterValidator(check_name)] = Field(
-        "study", title=N_("Name"), description=N_("Name of the study and of its folder."), json_schema_extra=BASIC
+        "study",
+        title=N_("Name"),
+        description=N_("Name of the study and of its folder."),
+        json_schema_extra=BASIC,
     )
-    title: str = Field("", max_length=_MAX_TITLE, title=N_("Title"),
-                       description=N_("What is shown instead of the name. Empty: the name."))
+    title: str = Field(
+        "",
+        max_length=_MAX_TITLE,
+        title=N_("Title"),
+        description=N_("What is shown instead of the name. Empty: the name."),
+    )
     arms: list[ArmName] = Field(
-        default_factory=lambda: list(TWINS), min_length=1, title=N_("Arms"),
-        description=N_("The assistants that are trained. With both twins, lora and qlora, the report measures the "
-                       "cost of 4-bit storage. qlora alone suits a machine with too little memory for the 16-bit "
-                       "base; nothing is then compared, and lora can be added later."),
+        default_factory=lambda: list(TWINS),
+        min_length=1,
+        title=N_("Arms"),
+        description=N_(
+            "The assistants that are trained. With both twins, lora and qlora, the report measures the "
+            "cost of 4-bit storage. qlora alone suits a machine with too little memory for the 16-bit "
+            "base; nothing is then compared, and lora can be added later."
+        ),
     )
-    seeds: int = Field(1, ge=1, le=20, title=N_("Seeds"), description=N_("Number of trainings per arm, with the seeds "
-                                                                     "train.seed, train.seed + 1, …; several seeds "
-                                                                     "show how much of a difference is chance."),
-                       json_schema_extra=BASIC)
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=20,
+        title=N_("Seeds"),
+        description=N_(
+            "Number of trainings per arm, with the seeds "
+            "train.seed, train.seed + 1, …; several seeds "
+            "show how much of a difference is chance."
+        ),
+        json_schema_extra=BASIC,
+    )
     approaches: list[Approach] = Field(
-        default_factory=lambda: list(_DEFAULT_APPROACHES), min_length=1, title=N_("Approach"),
-        description=N_("grounded: the assistant reads the training pairs that are found for a question. memory: it "
-                       "answers from what it has learned, without looking anything up. With both, the arms are "
-                       "trained in each, and the report compares them."), json_schema_extra=BASIC,
+        default_factory=lambda: list(_DEFAULT_APPROACHES),
+        min_length=1,
+        title=N_("Approach"),
+        description=N_(
+            "grounded: the assistant reads the training pairs that are found for a question. memory: it "
+            "answers from what it has learned, without looking anything up. With both, the arms are "
+            "trained in each, and the report compares them."
+        ),
+        json_schema_extra=BASIC,
     )
-    data: DataConfig = Field(default_factory=DataConfig, title=N_("Data"), description=N_("Data file and split."))
-    model: ModelConfig = Field(default_factory=ModelConfig, title=N_("Model"), description=N_("Base model."))
-    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title=N_("Looking up"),
-                                       description=N_("Facts in the prompts of the grounded approach."))
-    train: TrainConfig = Field(default_factory=TrainConfig, title=N_("Training"),
-                               description=N_("LoRA and optimization."))
-    eval: EvalConfig = Field(default_factory=EvalConfig, title=N_("Evaluation"), description=N_("Scoring and verdict."))
-    formats: FormatsConfig = Field(default_factory=FormatsConfig, title=N_("Files"),
-                                   description=N_("GGUF files that are written and scored."))
-    executor: ExecutorConfig = Field(default_factory=ExecutorConfig, title=N_("Executor"),
-                                     description=N_("Where steps run."))
+    data: DataConfig = Field(
+        default_factory=DataConfig, title=N_("Data"), description=N_("Data file and split.")
+    )
+    model: ModelConfig = Field(
+        default_factory=ModelConfig, title=N_("Model"), description=N_("Base model.")
+    )
+    retrieval: RetrievalConfig = Field(
+        default_factory=RetrievalConfig,
+        title=N_("Looking up"),
+        description=N_("Facts in the prompts of the grounded approach."),
+    )
+    train: TrainConfig = Field(
+        default_factory=TrainConfig, title=N_("Training"), description=N_("LoRA and optimization.")
+    )
+    eval: EvalConfig = Field(
+        default_factory=EvalConfig, title=N_("Evaluation"), description=N_("Scoring and verdict.")
+    )
+    formats: FormatsConfig = Field(
+        default_factory=FormatsConfig,
+        title=N_("Files"),
+        description=N_("GGUF files that are written and scored."),
+    )
+    executor: ExecutorConfig = Field(
+        default_factory=ExecutorConfig, title=N_("Executor"), description=N_("Where steps run.")
+    )
 
     @field_validator("executor", mode="before")
     @classmethod
@@ -167,7 +218,10 @@ class StudyConfig(ConfigModel):
     @property
     def cells(self) -> list[str]:
         """The cells that are scored: those of ``eval.cells`` and of further arms that are possible."""
-        wanted = [*self.eval.cells, *(cell for arm in further_arms(self.arms) for cell in ARMS[arm].cells)]
+        wanted = [
+            *self.eval.cells,
+            *(cell for arm in further_arms(self.arms) for cell in ARMS[arm].cells),
+        ]
         return [cell for cell in dict.fromkeys(wanted) if CELLS[cell].scorable(self.arms)]
 
     def train_of(self, arm: str) -> TrainConfig:
@@ -176,13 +230,20 @@ class StudyConfig(ConfigModel):
         if continued(arm, self.arms) is None:
             return train
         steps = None if train.max_steps is None else -(-train.max_steps // 2)
-        return train.model_copy(update={"epochs": train.epochs / 2, "max_steps": steps,
-                                        "learning_rate": train.learning_rate / 2})
+        return train.model_copy(
+            update={
+                "epochs": train.epochs / 2,
+                "max_steps": steps,
+                "learning_rate": train.learning_rate / 2,
+            }
+        )
 
     @property
     def weighs_columns(self) -> bool:
         """Whether the block scales of its GGUF files are chosen by an importance matrix."""
-        return self.formats.importance == "on" or (self.formats.importance == "auto" and self.grounded)
+        return self.formats.importance == "on" or (
+            self.formats.importance == "auto" and self.grounded
+        )
 
     def file_types(self, arm: str) -> list[str]:
         """The types of an arm's GGUF files, largest first; of one that is trained for a type, that type alone."""
@@ -199,8 +260,11 @@ class StudyConfig(ConfigModel):
     @property
     def addresses(self) -> dict[str, str]:
         """Dotted key of each setting with an address that a run contacts → the address."""
-        found = {"executor.address": self.executor.address if self.executor.kind == "ray" else None,
-                 "executor.store": self.executor.store, "eval.judge_url": self.eval.judge_url}
+        found = {
+            "executor.address": self.executor.address if self.executor.kind == "ray" else None,
+            "executor.store": self.executor.store,
+            "eval.judge_url": self.eval.judge_url,
+        }
         return {key: address for key, address in found.items() if address is not None}
 
     @property
@@ -208,13 +272,20 @@ class StudyConfig(ConfigModel):
         """Dotted key of each setting with an address → what a run does with that address."""
         executor, found = self.executor, {}
         if executor.kind == "ray":
-            found["executor.address"] = t("computes on the Ray cluster at {address}", address=executor.address)
+            found["executor.address"] = t(
+                "computes on the Ray cluster at {address}", address=executor.address
+            )
         if executor.store is not None:
-            found["executor.store"] = t("syncs the project with {store} ({help})", store=executor.store,
-                                        help=store_kind(executor.store).help)
+            found["executor.store"] = t(
+                "syncs the project with {store} ({help})",
+                store=executor.store,
+                help=store_kind(executor.store).help,
+            )
         if self.eval.judge_url is not None:
-            found["eval.judge_url"] = t("sends test questions and their answers to {judge_url}",
-                                        judge_url=self.eval.judge_url)
+            found["eval.judge_url"] = t(
+                "sends test questions and their answers to {judge_url}",
+                judge_url=self.eval.judge_url,
+            )
         return {key: printable(text) for key, text in found.items()}
 
     def to_yaml(self) -> str:
@@ -241,13 +312,17 @@ class StudyConfig(ConfigModel):
                 continue
             node[leaf] = read_value(dotted, value) if isinstance(value, str) else value
         if problems:
-            raise ConfigError("; ".join(problems), remedy="'assistant-builder settings' lists all of them")
+            raise ConfigError(
+                "; ".join(problems), remedy="'assistant-builder settings' lists all of them"
+            )
         return parse_config(tree)
 
 
 def printable(text: str) -> str:
     """Escape control and formatting characters of a text, so that they cannot disguise an address."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 _SHORTHANDS = {"executor": "executor.kind"}
@@ -263,10 +338,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Values that each preset sets in ``train``; all other options keep their defaults."""
 PRESET_LABELS: dict[str, tuple[str, str]] = {
-    "quick": (N_("Quick look"), N_("tests the workflow with your data; the answers are not representative.")),
+    "quick": (
+        N_("Quick look"),
+        N_("tests the workflow with your data; the answers are not representative."),
+    ),
     "balanced": (N_("Balanced"), N_("suits most data; the recommended start.")),
-    "thorough": (N_("Thorough"), N_("learns difficult or large data better; takes twice as long as Balanced.")),
-    BY_HEART: (N_("By heart"), N_("repeats a small file until its answers are learned, where each occurs once.")),
+    "thorough": (
+        N_("Thorough"),
+        N_("learns difficult or large data better; takes twice as long as Balanced."),
+    ),
+    BY_HEART: (
+        N_("By heart"),
+        N_("repeats a small file until its answers are learned, where each occurs once."),
+    ),
     "custom": (N_("Custom"), N_("your own values, under Advanced.")),
 }
 """Preset → its name on the page and its purpose."""
@@ -288,9 +372,16 @@ def option_fields() -> dict[str, tuple[Any, Any]]:
 
 def constraints_of(field: Any) -> list[Any]:
     """The bounds of a number, also of one that may be a word instead (``int | Literal["auto"]``)."""
-    inner = [item for argument in get_args(field.annotation) if get_origin(argument) is Annotated
-             for item in get_args(argument)[1:]]
-    return [*field.metadata, *(constraint for item in inner for constraint in getattr(item, "metadata", ()))]
+    inner = [
+        item
+        for argument in get_args(field.annotation)
+        if get_origin(argument) is Annotated
+        for item in get_args(argument)[1:]
+    ]
+    return [
+        *field.metadata,
+        *(constraint for item in inner for constraint in getattr(item, "metadata", ())),
+    ]
 
 
 def read_value(dotted: str, text: str) -> Any:
@@ -298,11 +389,17 @@ def read_value(dotted: str, text: str) -> Any:
     try:
         value = read_yaml(text)
     except YamlError as error:
-        raise ConfigError(f"{_SHORT.repr(text)} is not a value: {error}", where=dotted, remedy="Quote it") from error
+        raise ConfigError(
+            f"{_SHORT.repr(text)} is not a value: {error}", where=dotted, remedy="Quote it"
+        ) from error
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)  # YAML 1.1 reads 1e-4 as text
     annotation = option_fields().get(dotted, (None, None))[0]
-    if isinstance(value, bool) and annotation is not None and text in get_args(annotation.annotation):
+    if (
+        isinstance(value, bool)
+        and annotation is not None
+        and text in get_args(annotation.annotation)
+    ):
         return text  # YAML 1.1 reads on and off as booleans
     kind = str(annotation.annotation) if annotation is not None else ""
     if kind.startswith(("list", "typing.List")) and isinstance(value, str):
@@ -314,8 +411,11 @@ def read_value(dotted: str, text: str) -> Any:
 def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
     """Validate a config tree; ConfigError lists each problem with its dotted key and value."""
     if not isinstance(tree, dict):
-        raise ConfigError("the file contains no settings", where=where,
-                          remedy="Write settings such as 'train: {epochs: 2}'")
+        raise ConfigError(
+            "the file contains no settings",
+            where=where,
+            remedy="Write settings such as 'train: {epochs: 2}'",
+        )
     _require_version(tree.get("version", VERSION), where)
     try:
         return StudyConfig.model_validate(tree)
@@ -324,7 +424,9 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
         found = error.errors()
         found = [item for item in found if item["loc"][-1:] != ("literal['auto']",)]
         for item in found[:_MAX_PROBLEMS]:
-            or_auto = item["loc"][-1:] == ("constrained-int",)  # pydantic reports each member of a union
+            or_auto = item["loc"][-1:] == (
+                "constrained-int",
+            )  # pydantic reports each member of a union
             key = ".".join(str(part)[:80] for part in item["loc"][: -or_auto or None]) or "config"
             message = item["msg"].removeprefix("Value error, ") + (", or 'auto'" if or_auto else "")
             if item["type"] == "extra_forbidden":
@@ -335,7 +437,9 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
                 problems.append(f"{key}={_SHORT.repr(item['input'])}: {message}")
         if len(found) > _MAX_PROBLEMS:
             problems.append(f"and {len(found) - _MAX_PROBLEMS} more")
-        raise ConfigError("; ".join(problems), where=where, remedy="Correct it and run again") from error
+        raise ConfigError(
+            "; ".join(problems), where=where, remedy="Correct it and run again"
+        ) from error
 
 
 def _require_version(version: Any, where: str) -> None:
@@ -346,7 +450,8 @@ def _require_version(version: Any, where: str) -> None:
     raise ConfigError(
         f"the settings have version {version!r}, and this release of Assistant Builder reads version {VERSION}",
         where=where,
-        remedy="Update Assistant Builder to the release that wrote them" if newer
+        remedy="Update Assistant Builder to the release that wrote them"
+        if newer
         else f"Write 'version: {VERSION}' if this release wrote them; there is no earlier version",
     )
 
@@ -360,10 +465,16 @@ def load_config(path: Path, *, absent: Mapping[str, Any] | None = None) -> Study
         with path.open(encoding="utf-8-sig") as file:
             tree = read_yaml(file.read(MAX_CHARACTERS + 1))
     except (YamlError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax") from error
+        raise ConfigError(
+            f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax"
+        ) from error
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path") from error
-    config = parse_config({**(absent or {}), **tree} if isinstance(tree, dict) else tree, where=str(path))
+        raise ConfigError(
+            f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path"
+        ) from error
+    config = parse_config(
+        {**(absent or {}), **tree} if isinstance(tree, dict) else tree, where=str(path)
+    )
     source = config.data.source
     if source and not Path(source).is_absolute() and (path.parent / source).exists():
         config = config.with_changes({"data.source": str((path.parent / source).resolve())})

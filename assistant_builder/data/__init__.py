@@ -7,6 +7,24 @@ from assistant_builder.data.split import Leak, Split, find_embedding_leaks, load
 from assistant_builder.data.types import SPLITS, Dataset, Message, Pair, RejectedRow, SplitName
 from assistant_builder.data.validate import Findings, Problem, TokenCounter, check_pairs
 
-__all__ = ["SPLITS", "Dataset", "Findings", "Leak", "Message", "Pair", "PreparedData", "Problem", "RejectedRow",
-           "Split", "SplitName", "TokenCounter", "check_pairs", "dataset_card", "find_embedding_leaks", "load_pairs",
-           "load_split", "prepare_dataset", "split_pairs"]
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "Findings",
+    "Leak",
+    "Message",
+    "Pair",
+    "PreparedData",
+    "Problem",
+    "RejectedRow",
+    "Split",
+    "SplitName",
+    "TokenCounter",
+    "check_pairs",
+    "dataset_card",
+    "find_embedding_leaks",
+    "load_pairs",
+    "load_split",
+    "prepare_dataset",
+    "split_pairs",
+]

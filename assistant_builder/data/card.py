@@ -20,8 +20,13 @@ from assistant_builder.data.validate import Findings
 from assistant_builder.errors import DataError
 
 CARD_FILE, GENERATED_CARD_FILE = "card.md", "card.generated.md"
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
-          (10_000_000, "1M<n<10M"))  # fmt: skip
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
 _EXAMPLES = 3
 _MAX_REASONS = 20
 _MAX_CHARACTERS = 300
@@ -34,8 +39,11 @@ def dataset_card(findings: Findings, split: Split, *, title: str) -> str:
 
     Examples are training pairs, because the held-out set must not be read before evaluation. User text is escaped.
     """
-    file_name = "".join(character for character in Path(findings.dataset.source).name
-                        if character.isprintable() and character != "`")
+    file_name = "".join(
+        character
+        for character in Path(findings.dataset.source).name
+        if character.isprintable() and character != "`"
+    )
     sections = [
         _front_matter(findings, title),
         f"# {inline(title)}\n\nQuestion-answer data from `{file_name}`, checked and split by Assistant Builder.\n"
@@ -50,7 +58,9 @@ def dataset_card(findings: Findings, split: Split, *, title: str) -> str:
 
 def inline(text: Any, limit: int = _MAX_CHARACTERS) -> str:
     """User text for a paragraph or table cell: one line, at most ``limit`` characters, Markdown and HTML escaped."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in str(text)).split())
+    line = " ".join(
+        "".join(character if character.isprintable() else " " for character in str(text)).split()
+    )
     return _MARKDOWN.sub(r"\\\1", html.escape(_truncate(line, limit), quote=False))
 
 
@@ -76,19 +86,28 @@ def _front_matter(findings: Findings, title: str) -> str:
     from huggingface_hub import DatasetCardData
 
     size = len(findings.usable)
-    data = DatasetCardData(license="unknown", pretty_name=" ".join(title.split()),
-                           size_categories=next((name for limit, name in _SIZES if size < limit), "n>10M"),
-                           task_categories=["question-answering", "text-generation"])
-    files = [{"split": "test" if split == "heldout" else split, "path": f"{split}.jsonl"} for split in SPLITS]
+    data = DatasetCardData(
+        license="unknown",
+        pretty_name=" ".join(title.split()),
+        size_categories=next((name for limit, name in _SIZES if size < limit), "n>10M"),
+        task_categories=["question-answering", "text-generation"],
+    )
+    files = [
+        {"split": "test" if split == "heldout" else split, "path": f"{split}.jsonl"}
+        for split in SPLITS
+    ]
     data.configs = [{"config_name": "default", "data_files": files}]
     return f"---\n{data.to_yaml().strip()}\n---"
 
 
 def _contents(findings: Findings) -> str:
     dataset = findings.dataset
-    facts: list[list[Any]] = [["Format", dataset.format], ["Rows in the file", f"{dataset.rows:,}"],
-                              ["Usable pairs", f"{len(findings.usable):,}"],
-                              ["Answers in these pairs", f"{sum(pair.turns for pair in findings.usable):,}"]]
+    facts: list[list[Any]] = [
+        ["Format", dataset.format],
+        ["Rows in the file", f"{dataset.rows:,}"],
+        ["Usable pairs", f"{len(findings.usable):,}"],
+        ["Answers in these pairs", f"{sum(pair.turns for pair in findings.usable):,}"],
+    ]
     facts += [[f"Column for {role}", name] for role, name in dataset.columns.items() if name]
     unused = [name for name in dataset.column_names if name not in dataset.columns.values()]
     if unused:
@@ -98,16 +117,27 @@ def _contents(findings: Findings) -> str:
         facts.append(["Questions to decline", f"{unanswerable:,}"])
     lengths = findings.token_lengths()
     if lengths:
-        facts.append(["Tokens per pair (median, 95th percentile, maximum)",
-                      f"{lengths['median']:,}, {lengths['p95']:,}, {lengths['max']:,}"])
+        facts.append(
+            [
+                "Tokens per pair (median, 95th percentile, maximum)",
+                f"{lengths['median']:,}, {lengths['p95']:,}, {lengths['max']:,}",
+            ]
+        )
         facts.append(["Total tokens", f"{lengths['total']:,}"])
     return table(["", ""], facts)
 
 
 def _splits(split: Split) -> str:
     record = split.to_record()
-    rows = [[name, f"{record['counts'][name]:,}", f"{record['units']['counts'][name]:,}", record["hashes"][name]]
-            for name in SPLITS]
+    rows = [
+        [
+            name,
+            f"{record['counts'][name]:,}",
+            f"{record['units']['counts'][name]:,}",
+            record["hashes"][name],
+        ]
+        for name in SPLITS
+    ]
     kind = "Groups" if record["units"]["kind"] == "group" else "Questions"
     lines = [table(["Split", "Pairs", kind, "SHA-256 of the file"], rows), ""]
     lines += [f"- {inline(note[0].upper() + note[1:])}." for note in split.notes]
@@ -115,12 +145,16 @@ def _splits(split: Split) -> str:
     if split.leaks:
         kinds = sorted(Counter(leak.kind for leak in split.leaks).items())
         shown = ", ".join(f"{count} {kind}" for kind, count in kinds)
-        lines.append(f"- Leaks found: {len(split.leaks)} ({shown}); removed: {split.leaks_removed}.")
+        lines.append(
+            f"- Leaks found: {len(split.leaks)} ({shown}); removed: {split.leaks_removed}."
+        )
     return "\n".join(lines)
 
 
 def _findings(findings: Findings) -> str:
-    problems = [[problem["severity"], problem["title"], problem["detail"]] for problem in findings.problems]
+    problems = [
+        [problem["severity"], problem["title"], problem["detail"]] for problem in findings.problems
+    ]
     text = table(["", "Finding", "Detail"], problems) if problems else "No problems were found."
     rejected = findings.rejected
     if rejected:
@@ -155,7 +189,9 @@ def is_card_outdated(folder: Path) -> bool:
     """Whether the card was generated again after it was edited, so that its figures may be outdated."""
     if not is_card_edited(folder):
         return False
-    return (folder / GENERATED_CARD_FILE).stat().st_mtime_ns > (folder / CARD_FILE).stat().st_mtime_ns
+    return (folder / GENERATED_CARD_FILE).stat().st_mtime_ns > (
+        folder / CARD_FILE
+    ).stat().st_mtime_ns
 
 
 def save_edited_card(folder: Path, text: str, generated: str) -> None:
@@ -170,11 +206,15 @@ def save_edited_card(folder: Path, text: str, generated: str) -> None:
             content = read_yaml(front_matter.group(1))
         except YamlError as error:
             position = f" in line {error.line + 1}" if error.line else ""
-            raise DataError(f"the YAML between the two --- lines at the top of the card is invalid{position}",
-                            remedy="Write one name: value per line, and quote values that contain a colon") from error
+            raise DataError(
+                f"the YAML between the two --- lines at the top of the card is invalid{position}",
+                remedy="Write one name: value per line, and quote values that contain a colon",
+            ) from error
         if not isinstance(content, dict):
-            raise DataError("the YAML between the two --- lines at the top of the card contains no names and values",
-                            remedy="Write one name: value per line")
+            raise DataError(
+                "the YAML between the two --- lines at the top of the card contains no names and values",
+                remedy="Write one name: value per line",
+            )
     if not is_card_edited(folder):
         write_text(folder / GENERATED_CARD_FILE, generated)
     write_text(folder / CARD_FILE, text)

@@ -10,12 +10,29 @@ from assistant_builder.data.types import ChatRole, Message, is_empty
 from assistant_builder.i18n import N_, t
 
 _ROLES: dict[str, ChatRole] = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user", "customer": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
-    "ai": "assistant", "agent": "assistant",
-}  # fmt: skip
-_TOOL_ROLES = {"tool", "function", "function_call", "function_response", "observation", "ipython", "tool_call"}
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "customer": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "agent": "assistant",
+}
+_TOOL_ROLES = {
+    "tool",
+    "function",
+    "function_call",
+    "function_response",
+    "observation",
+    "ipython",
+    "tool_call",
+}
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "text", "message")
 USER_TURN_DROPPED = N_("a final user turn without an answer was dropped")
@@ -69,17 +86,40 @@ def _first_key(turn: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 
 def _parse_turn(number: int, turn: Any) -> Message:
     if not isinstance(turn, dict):
-        raise RowError(t("turn {number} is a text and has no role", number=number) if isinstance(turn, str) else
-                           t("turn {number} is not an object and has no role", number=number))
+        raise RowError(
+            t("turn {number} is a text and has no role", number=number)
+            if isinstance(turn, str)
+            else t("turn {number} is not an object and has no role", number=number)
+        )
     role_key, text_key = _first_key(turn, _ROLE_KEYS), _first_key(turn, _TEXT_KEYS)
     if role_key is None:
-        raise RowError(t("turn {number} has no role: its keys are {names}", number=number,
-                         names=', '.join(map(str, turn))))
+        raise RowError(
+            t(
+                "turn {number} has no role: its keys are {names}",
+                number=number,
+                names=", ".join(map(str, turn)),
+            )
+        )
     name = str(turn[role_key]).strip().casefold()
-    if name in _TOOL_ROLES or not is_empty(turn.get("tool_calls")) or not is_empty(turn.get("function_call")):
-        raise RowError(t("turn {number} is a tool call or a tool result, which is not supported", number=number))
+    if (
+        name in _TOOL_ROLES
+        or not is_empty(turn.get("tool_calls"))
+        or not is_empty(turn.get("function_call"))
+    ):
+        raise RowError(
+            t(
+                "turn {number} is a tool call or a tool result, which is not supported",
+                number=number,
+            )
+        )
     if name not in _ROLES:
-        raise RowError(t("turn {number} has an unknown role: {turn!r}", number=number, turn=str(turn[role_key])))
+        raise RowError(
+            t(
+                "turn {number} has an unknown role: {turn!r}",
+                number=number,
+                turn=str(turn[role_key]),
+            )
+        )
     content = turn[text_key] if text_key else None
     if isinstance(content, list | tuple):
         content = _join_content_parts(number, content)
@@ -96,13 +136,20 @@ def _join_content_parts(number: int, parts: Sequence[Any]) -> str:
         text = part.get("text") if isinstance(part, dict) else part
         if not isinstance(text, str):
             kind = part.get("type", "object") if isinstance(part, dict) else type(part).__name__
-            raise RowError(t("turn {number} contains a content part that is not text: {kind}", number=number,
-                             kind=kind))
+            raise RowError(
+                t(
+                    "turn {number} contains a content part that is not text: {kind}",
+                    number=number,
+                    kind=kind,
+                )
+            )
         texts.append(text)
     return "\n".join(texts)
 
 
-def order_turns(turns: list[Message], system: str | None, changes: list[str]) -> tuple[Message, ...]:
+def order_turns(
+    turns: list[Message], system: str | None, changes: list[str]
+) -> tuple[Message, ...]:
     """Validate the turn order ``[system] user assistant (user assistant)*``.
 
     A final user turn without an answer is dropped; any other order is refused, because reordering would create a
@@ -118,7 +165,8 @@ def order_turns(turns: list[Message], system: str | None, changes: list[str]) ->
             raise RowError(t("a system turn is in the middle of the conversation"))
         if turn.role != ("assistant" if index % 2 else "user"):
             raise RowError(
-                t("two {role} turns follow each other", role=turn.role) if index
+                t("two {role} turns follow each other", role=turn.role)
+                if index
                 else t("the conversation begins with the assistant")
             )
     if turns and turns[-1].role == "user":

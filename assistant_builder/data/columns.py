@@ -13,39 +13,113 @@ from assistant_builder.i18n import t
 
 # Names that belong together, the most common first; compared as normalize_name returns them.
 _NAME_PAIRS: tuple[tuple[str, str], ...] = (
-    ("question", "answer"), ("questions", "answers"),
-    ("prompt", "completion"), ("prompt", "response"), ("prompt", "answer"),
-    ("instruction", "output"), ("instruction", "response"), ("instruction", "answer"),
-    ("query", "response"), ("query", "answer"), ("question", "response"),
-    ("input", "output"), ("input", "target"), ("q", "a"),
-    ("user", "assistant"), ("human", "gpt"), ("human", "assistant"), ("user", "bot"), ("source", "target"),
-    ("frage", "antwort"), ("pregunta", "respuesta"), ("pergunta", "resposta"), ("domanda", "risposta"),
-    ("question", "reponse"), ("вопрос", "ответ"), ("问题", "答案"), ("问题", "回答"), ("質問", "回答"),
-)  # fmt: skip
-_QUESTION_NAMES = tuple(dict.fromkeys([*(q for q, _ in _NAME_PAIRS if q != "source"),
-    "userprompt", "usermessage", "userquery", "inputtext", "questiontext", "problem", "request", "faq",
-]))  # fmt: skip
-_ANSWER_NAMES = tuple(dict.fromkeys([*(a for _, a in _NAME_PAIRS if a != "target"),
-    "reply", "outputtext", "answertext", "bestanswer", "correctanswer", "expectedanswer", "expectedoutput", "solution",
-    "assistantresponse", "assistantmessage", "target", "chosen",
-]))  # fmt: skip
+    ("question", "answer"),
+    ("questions", "answers"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("instruction", "answer"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("question", "response"),
+    ("input", "output"),
+    ("input", "target"),
+    ("q", "a"),
+    ("user", "assistant"),
+    ("human", "gpt"),
+    ("human", "assistant"),
+    ("user", "bot"),
+    ("source", "target"),
+    ("frage", "antwort"),
+    ("pregunta", "respuesta"),
+    ("pergunta", "resposta"),
+    ("domanda", "risposta"),
+    ("question", "reponse"),
+    ("вопрос", "ответ"),
+    ("问题", "答案"),
+    ("问题", "回答"),
+    ("質問", "回答"),
+)
+_QUESTION_NAMES = tuple(
+    dict.fromkeys(
+        [
+            *(q for q, _ in _NAME_PAIRS if q != "source"),
+            "userprompt",
+            "usermessage",
+            "userquery",
+            "inputtext",
+            "questiontext",
+            "problem",
+            "request",
+            "faq",
+        ]
+    )
+)
+_ANSWER_NAMES = tuple(
+    dict.fromkeys(
+        [
+            *(a for _, a in _NAME_PAIRS if a != "target"),
+            "reply",
+            "outputtext",
+            "answertext",
+            "bestanswer",
+            "correctanswer",
+            "expectedanswer",
+            "expectedoutput",
+            "solution",
+            "assistantresponse",
+            "assistantmessage",
+            "target",
+            "chosen",
+        ]
+    )
+)
 _OTHER_NAMES: dict[str, tuple[str, ...]] = {
-    "group": ("group", "groupid"), "cluster": ("cluster", "clusterid"),
-    "family": ("family", "familyid"), "split": ("split",),
-    "answerable": ("answerable", "isanswerable"), "system": ("system", "systemprompt", "systemmessage"),
+    "group": ("group", "groupid"),
+    "cluster": ("cluster", "clusterid"),
+    "family": ("family", "familyid"),
+    "split": ("split",),
+    "answerable": ("answerable", "isanswerable"),
+    "system": ("system", "systemprompt", "systemmessage"),
     "context": ("context",),
-    "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"),
+    "messages": (
+        "messages",
+        "conversations",
+        "conversation",
+        "dialogue",
+        "dialog",
+        "chat",
+        "turns",
+    ),
 }
 _SPLIT_NAMES: dict[str, SplitName] = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
     "development": "validation",
-    "heldout": "heldout", "test": "heldout", "testing": "heldout", "eval": "heldout", "evaluation": "heldout",
-}  # fmt: skip
+    "heldout": "heldout",
+    "test": "heldout",
+    "testing": "heldout",
+    "eval": "heldout",
+    "evaluation": "heldout",
+}
 _BOOLEANS = {
-    "true": True, "yes": True, "1": True, "y": True, "t": True,
-    "false": False, "no": False, "0": False, "n": False, "f": False,
-}  # fmt: skip
+    "true": True,
+    "yes": True,
+    "1": True,
+    "y": True,
+    "t": True,
+    "false": False,
+    "no": False,
+    "0": False,
+    "n": False,
+    "f": False,
+}
 _QUESTION_MARKS = ("?", "？", "؟")
 _LONGEST_KNOWN = 100  # characters; a longer name is compared as it is
 _LEAST_ASKED = 0.3
@@ -68,7 +142,9 @@ class ColumnMapping:
 
 def normalize_name(name: str) -> str:
     """A column name in lower case, without accents, whitespace and punctuation: ``Réponse_1 `` → ``reponse1``."""
-    if len(name) > _LONGEST_KNOWN:  # the time of the decomposition is quadratic in the number of combining marks
+    if (
+        len(name) > _LONGEST_KNOWN
+    ):  # the time of the decomposition is quadratic in the number of combining marks
         return name
     decomposed = unicodedata.normalize("NFKD", name).casefold()
     return "".join(character for character in decomposed if character.isalnum())
@@ -89,7 +165,9 @@ def parse_bool(value: str) -> bool | None:
     return _BOOLEANS.get(value.strip().casefold())
 
 
-def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where: str) -> ColumnMapping:
+def map_columns(
+    names: Sequence[str], requested: Mapping[str, str] | None, where: str
+) -> ColumnMapping:
     """Map the columns of a file to roles; in ``requested``, the mapping of the user, an empty name disables a role.
 
     Raises:
@@ -104,16 +182,25 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
             continue
         normalized = normalize_name(name)
         if normalized in free and is_known_column(name):
-            notes.append(t("columns {free!r} and {name!r} differ only in spelling: the first is used",
-                           free=free[normalized], name=name))
+            notes.append(
+                t(
+                    "columns {free!r} and {name!r} differ only in spelling: the first is used",
+                    free=free[normalized],
+                    name=name,
+                )
+            )
         free.setdefault(normalized, name)
     if not ({"question", "answer", "messages"} & columns.keys()):
         messages = next((free[name] for name in _OTHER_NAMES["messages"] if name in free), None)
         if not _map_question_and_answer(columns, free, notes) and messages:
             columns["messages"] = messages
         elif messages:
-            notes.append(t("column {messages!r} is not used, because question and answer have their own columns",
-                           messages=messages))
+            notes.append(
+                t(
+                    "column {messages!r} is not used, because question and answer have their own columns",
+                    messages=messages,
+                )
+            )
     if columns.get("messages") is None:
         _map_single(columns, free, "question", _QUESTION_NAMES, notes)
         _map_single(columns, free, "answer", _ANSWER_NAMES, notes)
@@ -125,10 +212,18 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
     missing = [role for role in ("question", "answer") if not columns.get(role)]
     if missing and not columns.get("messages"):
         options = " ".join(f"--set data.columns.{role}=NAME" for role in missing)
-        raise DataError(t("no {roles} column found; the columns are: {names}", roles=t(" and ").join(missing),
-                          names=_list_names(names)), where=where,
-                        remedy=t("Choose the columns ({options}), or name them question and answer in a header row",
-                                 options=options))
+        raise DataError(
+            t(
+                "no {roles} column found; the columns are: {names}",
+                roles=t(" and ").join(missing),
+                names=_list_names(names),
+            ),
+            where=where,
+            remedy=t(
+                "Choose the columns ({options}), or name them question and answer in a header row",
+                options=options,
+            ),
+        )
     return ColumnMapping({role: columns.get(role) or None for role in COLUMN_ROLES}, notes)
 
 
@@ -137,8 +232,11 @@ def automatic_roles(names: Sequence[str]) -> dict[str, str]:
     try:
         found = map_columns(names, None, "").columns
     except DataError:
-        found = {role: next((name for name in names if normalize_name(name) in known), None)
-                 for role, known in _OTHER_NAMES.items() if role not in ("context", "messages")}
+        found = {
+            role: next((name for name in names if normalize_name(name) in known), None)
+            for role, known in _OTHER_NAMES.items()
+            if role not in ("context", "messages")
+        }
     return {role: name for role, name in found.items() if name}
 
 
@@ -148,11 +246,20 @@ def guess_columns(table: Table) -> dict[str, str] | None:
     Questions end with a question mark, or are the shorter one of two columns of text; the answer is the longest text.
     """
     rows = [row.cells for row in table.rows if row.cells is not None][:_GUESS_ROWS]
-    texts = {name: [str(cells[name]) for cells in rows if not is_empty(cells.get(name))] for name in table.columns}
-    words = {name: sum(len(text) for text in found) / len(found) for name, found in texts.items()
-             if len(set(found)) * 2 > len(rows) and not all(_NUMBER.fullmatch(text) for text in found)}
-    asked = {name: sum(text.rstrip().endswith(_QUESTION_MARKS) for text in texts[name]) / len(texts[name])
-             for name in words}
+    texts = {
+        name: [str(cells[name]) for cells in rows if not is_empty(cells.get(name))]
+        for name in table.columns
+    }
+    words = {
+        name: sum(len(text) for text in found) / len(found)
+        for name, found in texts.items()
+        if len(set(found)) * 2 > len(rows) and not all(_NUMBER.fullmatch(text) for text in found)
+    }
+    asked = {
+        name: sum(text.rstrip().endswith(_QUESTION_MARKS) for text in texts[name])
+        / len(texts[name])
+        for name in words
+    }
     if len(words) < 2:
         return None
     question = max(asked, key=lambda name: asked[name])
@@ -164,72 +271,124 @@ def guess_columns(table: Table) -> dict[str, str] | None:
     return {"question": question, "answer": answer}
 
 
-def _requested_columns(names: Sequence[str], requested: Mapping[str, str], where: str) -> dict[str, str]:
-    problems = [t("{role!r} is not a role (roles: {names})", role=role, names=', '.join(COLUMN_ROLES))
-                for role in requested
-                if role not in COLUMN_ROLES]
+def _requested_columns(
+    names: Sequence[str], requested: Mapping[str, str], where: str
+) -> dict[str, str]:
+    problems = [
+        t("{role!r} is not a role (roles: {names})", role=role, names=", ".join(COLUMN_ROLES))
+        for role in requested
+        if role not in COLUMN_ROLES
+    ]
     columns: dict[str, str] = {}
     for role, name in requested.items():
         columns[role] = name
         if name and name not in names:
             similar = [other for other in names if normalize_name(other) == normalize_name(name)]
             if len(similar) != 1:
-                problems.append(t("{role} is mapped to {name!r}, which is not a column", role=role, name=name))
+                problems.append(
+                    t("{role} is mapped to {name!r}, which is not a column", role=role, name=name)
+                )
             columns[role] = (similar or [name])[0]
     if columns.get("messages") and (columns.get("question") or columns.get("answer")):
-        problems.append(t("messages is mapped together with question or answer: a row is either a pair or a "
-                          "conversation"))
+        problems.append(
+            t(
+                "messages is mapped together with question or answer: a row is either a pair or a "
+                "conversation"
+            )
+        )
     if columns.get("question") and columns.get("question") == columns.get("answer"):
-        problems.append(t("question and answer are both mapped to {question!r}", question=columns['question']))
+        problems.append(
+            t("question and answer are both mapped to {question!r}", question=columns["question"])
+        )
     if problems:
-        raise DataError("; ".join(problems), where=where, remedy=t("The columns are: {names}",
-                                                                   names=_list_names(names)))
+        raise DataError(
+            "; ".join(problems),
+            where=where,
+            remedy=t("The columns are: {names}", names=_list_names(names)),
+        )
     return columns
 
 
-def _map_question_and_answer(columns: dict[str, str], free: dict[str, str], notes: list[str]) -> bool:
+def _map_question_and_answer(
+    columns: dict[str, str], free: dict[str, str], notes: list[str]
+) -> bool:
     present = [names for names in _NAME_PAIRS if names[0] in free and names[1] in free]
     if not present:
         return False
     question, answer = present[0]
     columns["question"], columns["answer"] = free[question], free[answer]
-    chosen = t("question is {free!r} and answer is {free2!r}", free=free[question], free2=free[answer])
+    chosen = t(
+        "question is {free!r} and answer is {free2!r}", free=free[question], free2=free[answer]
+    )
     context = {"input"} if question in ("instruction", "prompt") else set()
-    alternatives = [t(" and ").join((repr(free[q]), repr(free[a]))) for q, a in present[1:]
-                    if not {q, a} & ({question, answer} | context)]
+    alternatives = [
+        t(" and ").join((repr(free[q]), repr(free[a])))
+        for q, a in present[1:]
+        if not {q, a} & ({question, answer} | context)
+    ]
     ignored = {question, answer, "source", "target", *context}
     unused = [free[name] for name in _PAIRED_NAMES if name in free and name not in ignored]
     if alternatives:
-        notes.append(t("{chosen}, the more common names; alternatives: {names}", chosen=chosen,
-                       names='; '.join(alternatives)))
+        notes.append(
+            t(
+                "{chosen}, the more common names; alternatives: {names}",
+                chosen=chosen,
+                names="; ".join(alternatives),
+            )
+        )
     elif unused:
-        notes.append(t("{chosen}, names that belong together; not used: {names}", chosen=chosen,
-                       names=', '.join(map(repr, sorted(unused)))))
+        notes.append(
+            t(
+                "{chosen}, names that belong together; not used: {names}",
+                chosen=chosen,
+                names=", ".join(map(repr, sorted(unused))),
+            )
+        )
     return True
 
 
-def _map_single(columns: dict[str, str], free: dict[str, str], role: str, known: tuple[str, ...],
-                notes: list[str]) -> None:
+def _map_single(
+    columns: dict[str, str],
+    free: dict[str, str],
+    role: str,
+    known: tuple[str, ...],
+    notes: list[str],
+) -> None:
     if role in columns:
         return
     found = [free[name] for name in known if name in free and free[name] not in columns.values()]
     if found:
         columns[role] = found[0]
-        notes.append(t("{role} is {column!r}, the more common name; not used: {others}", role=role, column=found[0],
-                       others=", ".join(map(repr, found[1:]))) if found[1:] else
-                     t("{role} is {column!r}", role=role, column=found[0]))
+        notes.append(
+            t(
+                "{role} is {column!r}, the more common name; not used: {others}",
+                role=role,
+                column=found[0],
+                others=", ".join(map(repr, found[1:])),
+            )
+            if found[1:]
+            else t("{role} is {column!r}", role=role, column=found[0])
+        )
 
 
 def _map_context(columns: dict[str, str], free: dict[str, str], notes: list[str]) -> None:
     """Map Alpaca's ``input`` or Dolly's ``context``, without which the question is incomplete."""
     if "context" in columns or "question" not in columns:
         return
-    names = ["input", "context"] if normalize_name(columns["question"]) == "instruction" else ["context"]
+    names = (
+        ["input", "context"]
+        if normalize_name(columns["question"]) == "instruction"
+        else ["context"]
+    )
     found = [free[name] for name in names if name in free and free[name] not in columns.values()]
     if found:
         columns["context"] = found[0]
-        notes.append(t("column {found!r} is appended to the question (disable with data.columns.context='')",
-                       found=found[0]))
+        notes.append(
+            t(
+                "column {found!r} is appended to the question (disable with data.columns.context='')",
+                found=found[0],
+            )
+        )
 
 
 def _list_names(names: Sequence[str]) -> str:

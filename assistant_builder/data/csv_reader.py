@@ -19,7 +19,9 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 REJECTED_COLUMNS = ("row", "reason")  # the first two columns of a CSV file of rejected rows
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """First characters that spreadsheet programs interpret as a formula (OWASP, CSV injection)."""
-FORMULAS_UNESCAPED = N_("the apostrophe that the CSV file of rejected rows puts before = + - @ was removed")
+FORMULAS_UNESCAPED = N_(
+    "the apostrophe that the CSV file of rejected rows puts before = + - @ was removed"
+)
 _SAMPLE_LINES = 400
 _LONG_RECORD_LINES = 40
 _MAX_RAW_CHARACTERS = 10_000
@@ -42,10 +44,17 @@ class Dialect:
         """A strict ``csv.reader`` of this dialect."""
         if self.quoting == "none":
             return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=True)
-        if self.quoting == "backslash":  # the escapechar of csv would also remove the backslashes of C:\temp
+        if (
+            self.quoting == "backslash"
+        ):  # the escapechar of csv would also remove the backslashes of C:\temp
             lines = (line.replace('\\"', '""') for line in lines)
-        return csv.reader(lines, delimiter=self.separator, quotechar=self.quote,
-                          skipinitialspace=self.separator != "\t", strict=True)
+        return csv.reader(
+            lines,
+            delimiter=self.separator,
+            quotechar=self.quote,
+            skipinitialspace=self.separator != "\t",
+            strict=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,9 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
         DataError: The header is broken, or several separators fit the rows equally well.
     """
     check_cells(max(text.count(sign) for sign in (*SEPARATORS, "\n", "\r")), where)
-    lines = list(io.StringIO(text, newline=""))  # \n, \r\n and \r end a line; U+2028 and form feed do not
+    lines = list(
+        io.StringIO(text, newline="")
+    )  # \n, \r\n and \r end a line; U+2028 and form feed do not
     notes: list[str] = []
     declared = None
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:
@@ -75,12 +86,21 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
     separator = declared or _detect_separator(lines, suffix, where, is_known, notes)
     dialect = _detect_quoting(lines, separator, notes)
     records = iter(_records(lines, dialect))
-    header_row, header = next(((place, record) for place, record in enumerate(records, start=1)
-                               if record.cells or record.problem), (0, None))
+    header_row, header = next(
+        (
+            (place, record)
+            for place, record in enumerate(records, start=1)
+            if record.cells or record.problem
+        ),
+        (0, None),
+    )
     if header is None or header.problem:
         problem = header.problem if header else t("there is no header row")
-        raise DataError(t("the header row cannot be read: {problem}", problem=problem), where=where,
-                        remedy=t("Correct the first line"))
+        raise DataError(
+            t("the header row cannot be read: {problem}", problem=problem),
+            where=where,
+            remedy=t("Correct the first line"),
+        )
     check_columns(len(header.cells), where)
     names = header_names(header.cells, notes)
     table = Table("tsv" if separator == "\t" else "csv", names, [], notes)
@@ -92,35 +112,72 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
                 starts.append((len(table.rows), header_row + blank))
         else:
             blank += 1
-    table.numbers = RowNumbers(t("Row numbers are those that a spreadsheet program shows: the header is row "
-                                 "{header_row}.", header_row=header_row), tuple(starts))
+    table.numbers = RowNumbers(
+        t(
+            "Row numbers are those that a spreadsheet program shows: the header is row "
+            "{header_row}.",
+            header_row=header_row,
+        ),
+        tuple(starts),
+    )
     if blank:
-        notes.append(tn("skipped {count} blank line; blank lines are not counted as rows",
-                        "skipped {count} blank lines; blank lines are not counted as rows", blank))
+        notes.append(
+            tn(
+                "skipped {count} blank line; blank lines are not counted as rows",
+                "skipped {count} blank lines; blank lines are not counted as rows",
+                blank,
+            )
+        )
     return table
 
 
 def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, table: Table) -> RawRow:
     cells, columns = record.cells, table.columns
-    if not any(cell.strip() for cell in cells[len(columns):]):
+    if not any(cell.strip() for cell in cells[len(columns) :]):
         cells = cells[: len(columns)]
     if record.problem or len(cells) != len(columns):
         raw = "".join(lines[record.first - 1 : record.last]).rstrip("\r\n")[:_MAX_RAW_CHARACTERS]
-        position = (t("line {first}", first=record.first) if record.first == record.last else
-                    t("lines {first} to {last}", first=record.first, last=record.last))
+        position = (
+            t("line {first}", first=record.first)
+            if record.first == record.last
+            else t("lines {first} to {last}", first=record.first, last=record.last)
+        )
         if record.problem:
             return RawRow(row, None, f"{record.problem} ({position})", raw)
         found = {"cells": len(cells), "columns": len(columns), "position": position}
         if len(cells) < len(columns):
-            return RawRow(row, None, t("too few cells: {cells}, the header has {columns} ({position})", **found), raw)
-        hint = "" if dialect.quoting == "none" else "; " + t(
-            "quote a cell that contains a {separator}", separator=SEPARATORS.get(dialect.separator, dialect.separator))
-        return RawRow(row, None, t("too many cells: {cells}, the header has {columns} ({position}{hint})", hint=hint,
-                                   **found), raw)
+            return RawRow(
+                row,
+                None,
+                t("too few cells: {cells}, the header has {columns} ({position})", **found),
+                raw,
+            )
+        hint = (
+            ""
+            if dialect.quoting == "none"
+            else "; "
+            + t(
+                "quote a cell that contains a {separator}",
+                separator=SEPARATORS.get(dialect.separator, dialect.separator),
+            )
+        )
+        return RawRow(
+            row,
+            None,
+            t(
+                "too many cells: {cells}, the header has {columns} ({position}{hint})",
+                hint=hint,
+                **found,
+            ),
+            raw,
+        )
     if record.last - record.first >= _LONG_RECORD_LINES:
         table.remarks.setdefault(
-            t("one quoted cell spans more than {long_record_lines} lines: check that no closing quote is missing",
-              long_record_lines=_LONG_RECORD_LINES), []
+            t(
+                "one quoted cell spans more than {long_record_lines} lines: check that no closing quote is missing",
+                long_record_lines=_LONG_RECORD_LINES,
+            ),
+            [],
         ).append(row)
     return RawRow(row, dict(zip(columns, cells, strict=True)))
 
@@ -169,22 +226,30 @@ def _explain(message: str) -> str:
     if "end of data" in message:
         return t("a quote is opened and never closed")
     if "expected after" in message:
-        return t("a quote is opened and not closed, or a quote inside a quoted cell is not doubled (\"\")")
+        return t(
+            'a quote is opened and not closed, or a quote inside a quoted cell is not doubled ("")'
+        )
     return message
 
 
-def _detect_separator(lines: list[str], suffix: str, where: str, is_known: Callable[[str], bool],
-                      notes: list[str]) -> str:
+def _detect_separator(
+    lines: list[str], suffix: str, where: str, is_known: Callable[[str], bool], notes: list[str]
+) -> str:
     """The separator with the most known column names, then the one whose rows most often match the header's width."""
     fits: dict[str, tuple[int, float, int]] = {}
     for separator in SEPARATORS:
-        records = [record for record in _records(lines[:_SAMPLE_LINES], Dialect(separator))
-                   if record.cells or record.problem]
+        records = [
+            record
+            for record in _records(lines[:_SAMPLE_LINES], Dialect(separator))
+            if record.cells or record.problem
+        ]
         if not records or len(records[0].cells) < 2:
             continue
         header, width = records[0].cells, len(records[0].cells)
         check_columns(width, where)
-        consistent = sum(len(record.cells) == width for record in records[1:]) / max(1, len(records) - 1)
+        consistent = sum(len(record.cells) == width for record in records[1:]) / max(
+            1, len(records) - 1
+        )
         fits[separator] = (sum(is_known(name) for name in header), consistent, width)
     prefers_tab = suffix in (".tsv", ".tab")
     if not fits:
@@ -194,15 +259,25 @@ def _detect_separator(lines: list[str], suffix: str, where: str, is_known: Calla
     if len(tied) > 1:
         if not (prefers_tab and "\t" in tied):
             raise DataError(
-                t("the separator is ambiguous: {separators} fit the rows equally well",
-                  separators=t(" and ").join(SEPARATORS[separator] for separator in tied)), where=where,
+                t(
+                    "the separator is ambiguous: {separators} fit the rows equally well",
+                    separators=t(" and ").join(SEPARATORS[separator] for separator in tied),
+                ),
+                where=where,
                 remedy=t("Name the columns question and answer, or save the file as JSONL or XLSX"),
             )
         best = "\t"
     _, consistent, width = fits[best]
     sampled = min(len(lines), _SAMPLE_LINES)
-    notes.append(t("separator {separators}: {width} columns in {consistent:.0%} of the first {sampled} lines",
-                   separators=SEPARATORS[best], width=width, consistent=consistent, sampled=sampled))
+    notes.append(
+        t(
+            "separator {separators}: {width} columns in {consistent:.0%} of the first {sampled} lines",
+            separators=SEPARATORS[best],
+            width=width,
+            consistent=consistent,
+            sampled=sampled,
+        )
+    )
     return best
 
 
@@ -213,20 +288,29 @@ def _detect_quoting(lines: list[str], separator: str, notes: list[str]) -> Diale
         cells = [cell.strip() for line in lines[:50] for cell in line.strip().split(separator)]
         quoted = sum(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in cells)
         if cells and quoted * 2 > len(cells):
-            notes.append(t("cells are in single quotes ({quoted} of the first {cells})", quoted=quoted,
-                           cells=len(cells)))
+            notes.append(
+                t(
+                    "cells are in single quotes ({quoted} of the first {cells})",
+                    quoted=quoted,
+                    cells=len(cells),
+                )
+            )
             return replace(default, quote="'")
         return default
     broken = _count_broken(lines, default)
     if broken and any('\\"' in line for line in lines):
         backslash = replace(default, quoting="backslash")
         if _count_broken(lines, backslash) < broken:
-            notes.append(t("quotes inside cells are escaped as \\\""))
+            notes.append(t('quotes inside cells are escaped as \\"'))
             return backslash
     if broken and separator == "\t":
         unquoted = replace(default, quoting="none")
         if _count_broken(lines, unquoted) * 5 <= broken:
-            notes.append(t("quotes are read as ordinary characters, because as quoting they would break rows"))
+            notes.append(
+                t(
+                    "quotes are read as ordinary characters, because as quoting they would break rows"
+                )
+            )
             return unquoted
     return default
 
@@ -249,7 +333,9 @@ def escape_formula(text: str) -> str:
 
 def unescape_formula(text: str) -> str:
     """The inverse of :func:`escape_formula`."""
-    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA_PREFIXES) else text
+    return (
+        text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA_PREFIXES) else text
+    )
 
 
 def unescape_rejected_rows(table: Table) -> None:
@@ -257,8 +343,10 @@ def unescape_rejected_rows(table: Table) -> None:
     if table.columns[:2] != REJECTED_COLUMNS or table.format not in ("csv", "tsv", "xlsx"):
         return
     for index, row in enumerate(table.rows):
-        cells = {name: unescape_formula(cell) if isinstance(cell, str) else cell
-                 for name, cell in (row.cells or {}).items()}
+        cells = {
+            name: unescape_formula(cell) if isinstance(cell, str) else cell
+            for name, cell in (row.cells or {}).items()
+        }
         if row.cells is not None and cells != row.cells:
             table.rows[index] = RawRow(row.row, cells)
             table.remarks.setdefault(FORMULAS_UNESCAPED, []).append(row.row)

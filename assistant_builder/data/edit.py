@@ -21,7 +21,14 @@ from assistant_builder.data.csv_reader import REJECTED_COLUMNS, escape_formula
 from assistant_builder.data.json_reader import looks_like_json, parse_json
 from assistant_builder.data.load import detect_file_type
 from assistant_builder.data.reading_process import load_pairs, load_rows
-from assistant_builder.data.types import RawRow, RowNumbers, SplitName, Table, is_empty, to_json_safe
+from assistant_builder.data.types import (
+    RawRow,
+    RowNumbers,
+    SplitName,
+    Table,
+    is_empty,
+    to_json_safe,
+)
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, t
 
@@ -30,8 +37,10 @@ ROW_TITLE, PROBLEM_TITLE = N_("Row"), N_("Problem")
 """Titles of the two read-only columns of the edit grid, before the columns of the file."""
 _MAX_RAW_CHARACTERS = 500
 NO_NUMBERS = RowNumbers()
-_PASTE_REMEDY = N_("Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON "
-                   "Lines")
+_PASTE_REMEDY = N_(
+    "Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON "
+    "Lines"
+)
 
 
 def write_rows(rows: Iterable[RawRow], target: Path, numbers: RowNumbers = NO_NUMBERS) -> None:
@@ -62,8 +71,14 @@ class AddedPair(NamedTuple):
     answerable: bool = True  # False where the answer declines
 
 
-def append_pairs(source: Path, pairs: Sequence[AddedPair], target: Path, columns: Mapping[str, str] | None = None,
-                 *, splits: Mapping[int, SplitName] | None = None) -> dict[str, str]:
+def append_pairs(
+    source: Path,
+    pairs: Sequence[AddedPair],
+    target: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    splits: Mapping[int, SplitName] | None = None,
+) -> dict[str, str]:
     """Write a copy of a data file with additional pairs; all columns, cells and row numbers of the source are kept.
 
     A new row has the split ``train`` where the file specifies splits, and the system prompt that most rows share.
@@ -85,12 +100,16 @@ def append_pairs(source: Path, pairs: Sequence[AddedPair], target: Path, columns
     table, mapping = load_rows(source, columns)
     new_columns = dict(columns or {})
     rows = table.rows
-    for role, needed in (("cluster", any(pair.cluster for pair in pairs)),
-                         ("answerable", not all(pair.answerable for pair in pairs))):
+    for role, needed in (
+        ("cluster", any(pair.cluster for pair in pairs)),
+        ("answerable", not all(pair.answerable for pair in pairs)),
+    ):
         if needed and not mapping[role]:
             new_columns[role] = mapping.columns[role] = _free_column(role, table)
     split_column = mapping["split"]
-    given = (row.cells.get(split_column) for row in table.rows if row.cells is not None and split_column)
+    given = (
+        row.cells.get(split_column) for row in table.rows if row.cells is not None and split_column
+    )
     if not any(not is_empty(cell) and parse_split(str(cell)) for cell in given):
         split_column = None
     if splits is not None:
@@ -106,8 +125,10 @@ def append_pairs(source: Path, pairs: Sequence[AddedPair], target: Path, columns
     (system, count), *_ = Counter(pair.system for pair in existing).most_common(1) or [(None, 0)]
     if count * 2 <= len(existing):
         system = None
-    added = [RawRow(number, _new_cells(mapping, pair, system, split_column))
-             for number, pair in enumerate(pairs, start=rows[-1].row + 1)]
+    added = [
+        RawRow(number, _new_cells(mapping, pair, system, split_column))
+        for number, pair in enumerate(pairs, start=rows[-1].row + 1)
+    ]
     write_rows([*rows, *added], target)
     return new_columns
 
@@ -117,7 +138,9 @@ def _free_column(role: str, table: Table) -> str:
     return next(name for name in names if name not in table.columns)
 
 
-def _new_cells(mapping: ColumnMapping, pair: AddedPair, system: str | None, split_column: str | None) -> dict[str, Any]:
+def _new_cells(
+    mapping: ColumnMapping, pair: AddedPair, system: str | None, split_column: str | None
+) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     question, answer = pair.question, pair.answer
     if mapping["messages"]:
@@ -126,7 +149,9 @@ def _new_cells(mapping: ColumnMapping, pair: AddedPair, system: str | None, spli
             turns.insert(0, ("system", system))
         cells[mapping["messages"]] = [{"role": role, "content": content} for role, content in turns]
     else:
-        assert mapping["question"] and mapping["answer"]  # map_columns requires them without messages
+        assert (
+            mapping["question"] and mapping["answer"]
+        )  # map_columns requires them without messages
         cells |= {mapping["question"]: question, mapping["answer"]: answer}
     if mapping["system"] and system:
         cells[mapping["system"]] = system
@@ -166,13 +191,17 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
     path = folder / f"{name}.{'tsv' if separator == chr(9) else 'csv'}"
     if any(is_known_column(cell) for cell in first):
         write_text(path, text + "\n")
-        return path, t("The first line contains the column names: {names}.",
-                       names=', '.join(cell.strip() for cell in first))
+        return path, t(
+            "The first line contains the column names: {names}.",
+            names=", ".join(cell.strip() for cell in first),
+        )
     header = ["question", "answer", *(f"column {number}" for number in range(3, len(first) + 1))]
     write_text(path, separator.join(header) + "\n" + text + "\n")
     return path, (
-        t("The first line contains no known column name and is read as a pair: the first column is the question, the "
-          "second the answer. A header row is put above it, so row numbers begin with 2.")
+        t(
+            "The first line contains no known column name and is read as a pair: the first column is the question, the "
+            "second the answer. A header row is put above it, so row numbers begin with 2."
+        )
     )
 
 
@@ -216,7 +245,9 @@ def edit_grid(table: Table, numbers: Iterable[int], problems: Mapping[int, str])
         if row.row in wanted:
             problem = problems.get(row.row, "")
             if row.cells is None and not is_empty(row.raw):
-                problem += ". " + t("The row contains: {cells}", cells=cell_text(row.raw)[:_MAX_RAW_CHARACTERS])
+                problem += ". " + t(
+                    "The row contains: {cells}", cells=cell_text(row.raw)[:_MAX_RAW_CHARACTERS]
+                )
             shown = str(table.numbers.shown(row.row))
             lines.append([shown, table.numbers.in_text(problem), *_row_texts(row, table.columns)])
     return lines
@@ -226,7 +257,9 @@ def _row_texts(row: RawRow, columns: Sequence[str]) -> list[str]:
     return [cell_text((row.cells or {}).get(name)) for name in columns]
 
 
-def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]) -> tuple[list[RawRow], Edits]:
+def apply_edits(
+    table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]
+) -> tuple[list[RawRow], Edits]:
     """Apply an edited grid of the rows ``shown`` to a file; a line without a row number is a new row.
 
     Cells that were not edited keep their value and type, and rows that are not in the grid are not changed.
@@ -241,10 +274,14 @@ def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[An
     if any(len(line) != width for line in edited):
         raise DataError(
             t("columns were added or removed in the table"),
-            remedy=t("Press “Undo all edits” and edit only cells and rows; add columns in a spreadsheet program"),
+            remedy=t(
+                "Press “Undo all edits” and edit only cells and rows; add columns in a spreadsheet program"
+            ),
         )
     texts = [["" if cell is None else str(cell) for cell in line] for line in edited]
-    lines = {table.numbers.row_of(int(line[0])): line[2:] for line in texts if _is_row_number(line[0])}
+    lines = {
+        table.numbers.row_of(int(line[0])): line[2:] for line in texts if _is_row_number(line[0])
+    }
     removed = set(shown) - lines.keys()
     changed = 0
     rows: list[RawRow] = []
@@ -255,10 +292,16 @@ def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[An
             row, cells = _edit_row(row, table.columns, lines[row.row])
             changed += cells
         rows.append(row)
-    new = [line[2:] for line in texts if not _is_row_number(line[0]) and any(text.strip() for text in line[2:])]
+    new = [
+        line[2:]
+        for line in texts
+        if not _is_row_number(line[0]) and any(text.strip() for text in line[2:])
+    ]
     last = table.rows[-1].row if table.rows else 0
-    rows += [RawRow(number, dict(zip(table.columns, line, strict=True)))
-             for number, line in enumerate(new, start=last + 1)]
+    rows += [
+        RawRow(number, dict(zip(table.columns, line, strict=True)))
+        for number, line in enumerate(new, start=last + 1)
+    ]
     if removed:  # renumber, because missing numbers would become blank lines
         rows = [replace(row, row=number) for number, row in enumerate(rows, start=1)]
     return rows, Edits(changed, len(new), len(removed))
@@ -269,8 +312,11 @@ def _is_row_number(text: str) -> bool:
 
 
 def _edit_row(row: RawRow, columns: Sequence[str], texts: Sequence[str]) -> tuple[RawRow, int]:
-    edited = [(name, text) for name, old, text in zip(columns, _row_texts(row, columns), texts, strict=True)
-              if _normalize_newlines(old) != _normalize_newlines(text)]
+    edited = [
+        (name, text)
+        for name, old, text in zip(columns, _row_texts(row, columns), texts, strict=True)
+        if _normalize_newlines(old) != _normalize_newlines(text)
+    ]
     if not edited:
         return row, 0
     cells = dict(row.cells) if row.cells is not None else dict.fromkeys(columns, "")
@@ -299,10 +345,17 @@ def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     has_raw = any(row.cells is None and row.raw is not None for row in rejected)
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    writer.writerow(map(escape_formula, [*REJECTED_COLUMNS, *table.columns, *(["raw text"] if has_raw else [])]))
+    writer.writerow(
+        map(escape_formula, [*REJECTED_COLUMNS, *table.columns, *(["raw text"] if has_raw else [])])
+    )
     for row in rejected:
         raw = [cell_text(row.raw) if row.cells is None else ""] if has_raw else []
         numbers = table.numbers
-        cells = [str(numbers.shown(row.row)), numbers.in_text(reasons[row.row]), *_row_texts(row, table.columns), *raw]
+        cells = [
+            str(numbers.shown(row.row)),
+            numbers.in_text(reasons[row.row]),
+            *_row_texts(row, table.columns),
+            *raw,
+        ]
         writer.writerow(map(escape_formula, cells))
     return out.getvalue().encode("utf-8-sig", errors="backslashreplace")

@@ -19,12 +19,14 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins wit
     (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16, little-endian, with byte order mark"),
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16, big-endian, with byte order mark"),
 )
-_SAVE_AS_UTF8 = (
-    N_("Save the file as UTF-8 (in Excel: 'CSV UTF-8'; in a shell: iconv -f ENCODING -t UTF-8 FILE > NEW) and try "
-       "again")
+_SAVE_AS_UTF8 = N_(
+    "Save the file as UTF-8 (in Excel: 'CSV UTF-8'; in a shell: iconv -f ENCODING -t UTF-8 FILE > NEW) and try "
+    "again"
 )
 _CONTROLS = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_MULTIBYTE = re.compile(b"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_MULTIBYTE = re.compile(
+    b"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
 _NON_ASCII = re.compile("[\x80-\U0010ffff]")
 _NON_ASCII_WORD = re.compile(r"(?<![0-9A-Za-z_])[0-9A-Za-z_]*+[^\x00-\x7f]\w*")
 _LONGEST_EXAMPLE = 40
@@ -48,9 +50,15 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
     text, note = decoded or _windows_1252(data, where)
     controls = len(_CONTROLS.findall(text))
     if controls > max(3, len(text) // 20):
-        raise DataError(t("this is not text: {controls} of its {text} characters are control characters",
-                          controls=controls, text=len(text)),
-                        where=where, remedy=t("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"))
+        raise DataError(
+            t(
+                "this is not text: {controls} of its {text} characters are control characters",
+                controls=controls,
+                text=len(text),
+            ),
+            where=where,
+            remedy=t("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"),
+        )
     return text, note
 
 
@@ -63,9 +71,13 @@ def _with_byte_order_mark(data: bytes, where: str) -> tuple[str, str] | None:
                 if codec == "utf-8":
                     return None
                 raise DataError(
-                    t("the byte order mark declares {name}, but byte {start} is invalid in it", name=name,
-                      start=error.start + len(mark)),
-                    where=where, remedy=t(_SAVE_AS_UTF8),
+                    t(
+                        "the byte order mark declares {name}, but byte {start} is invalid in it",
+                        name=name,
+                        start=error.start + len(mark),
+                    ),
+                    where=where,
+                    remedy=t(_SAVE_AS_UTF8),
                 ) from error
     return None
 
@@ -75,22 +87,33 @@ def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
     even, odd = data[0::2].count(0), data[1::2].count(0)
     if len(data) % 2 or max(even, odd) < 2 or min(even, odd) * 10 > max(even, odd):
         return None
-    codec, order, positions = (("utf-16-le", "little-endian",
-                                "odd") if odd > even else ("utf-16-be", "big-endian", "even"))
+    codec, order, positions = (
+        ("utf-16-le", "little-endian", "odd") if odd > even else ("utf-16-be", "big-endian", "even")
+    )
     try:
         text = data.decode(codec)
     except UnicodeDecodeError:
         return None
     # UTF-8 text with a few zero bytes decodes to unassigned and private characters.
     sample = text[:20_000]
-    unusual = sum(unicodedata.category(character) in ("Cn", "Co", "Cc") for character in sample if character > " ")
+    unusual = sum(
+        unicodedata.category(character) in ("Cn", "Co", "Cc")
+        for character in sample
+        if character > " "
+    )
     if unusual * 50 > len(sample):
         return None
     if max(even, odd) * 10 < len(data) and _is_utf8(data):
         return None
     return text, (
-        t("read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} "
-          "positions", order=order, max=max(even, odd), even=even + odd, positions=positions)
+        t(
+            "read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} "
+            "positions",
+            order=order,
+            max=max(even, odd),
+            even=even + odd,
+            positions=positions,
+        )
     )
 
 
@@ -112,11 +135,15 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
     if intact <= 2 * damaged:
         return None
     return text, (
-        tn("read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
-           "byte are "
-           "rejected",
-           "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
-           "damaged byte are rejected", damaged, intact=intact)
+        tn(
+            "read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
+            "byte are "
+            "rejected",
+            "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
+            "damaged byte are rejected",
+            damaged,
+            intact=intact,
+        )
     )
 
 
@@ -129,17 +156,27 @@ def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
         text = ""
     if not text or _MULTIBYTE.search(data) or not _looks_western(text):
         raise DataError(
-            t("the encoding is unknown: {non_ascii} of {data} bytes are not ASCII, and they are neither UTF-8 nor "
-              "plausible as Windows-1252{encoding_hint}", non_ascii=non_ascii, data=len(data),
-              encoding_hint=_encoding_hint(data)),
-            where=where, remedy=t(_SAVE_AS_UTF8),
+            t(
+                "the encoding is unknown: {non_ascii} of {data} bytes are not ASCII, and they are neither UTF-8 nor "
+                "plausible as Windows-1252{encoding_hint}",
+                non_ascii=non_ascii,
+                data=len(data),
+                encoding_hint=_encoding_hint(data),
+            ),
+            where=where,
+            remedy=t(_SAVE_AS_UTF8),
         )
-    distinct = dict.fromkeys(found.group()[:_LONGEST_EXAMPLE] for found in _NON_ASCII_WORD.finditer(text))
+    distinct = dict.fromkeys(
+        found.group()[:_LONGEST_EXAMPLE] for found in _NON_ASCII_WORD.finditer(text)
+    )
     words = list(distinct)[:3]
     examples = ", ".join(f'"{word}"' for word in words)
-    return text, tn("read as Windows-1252: not UTF-8 because of {count} byte (decoded as {examples})",
-                    "read as Windows-1252: not UTF-8 because of {count} bytes (decoded as {examples})", non_ascii,
-                    examples=examples)
+    return text, tn(
+        "read as Windows-1252: not UTF-8 because of {count} byte (decoded as {examples})",
+        "read as Windows-1252: not UTF-8 because of {count} bytes (decoded as {examples})",
+        non_ascii,
+        examples=examples,
+    )
 
 
 def _looks_western(text: str) -> bool:
@@ -155,7 +192,10 @@ def _looks_western(text: str) -> bool:
         if character.isalpha() and character not in "ªº":
             letters += 1
             inside_runs += bool(
-                _NON_ASCII.match(before) and _NON_ASCII.match(after) and before.isalpha() and after.isalpha()
+                _NON_ASCII.match(before)
+                and _NON_ASCII.match(after)
+                and before.isalpha()
+                and after.isalpha()
             )
         elif character in _OPENING_PUNCTUATION:
             if before.isalpha():
@@ -177,4 +217,6 @@ def _encoding_hint(data: bytes) -> str:
     best = from_bytes(data[:200_000]).best()
     if best is None or best.language == "Unknown" or best.encoding in ("utf_8", "ascii", "cp1252"):
         return ""
-    return "; " + t("it could be {encoding} ({language})", encoding=best.encoding, language=best.language)
+    return "; " + t(
+        "it could be {encoding} ({language})", encoding=best.encoding, language=best.language
+    )

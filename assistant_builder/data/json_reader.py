@@ -61,7 +61,9 @@ def _check_depth(text: str, value: Any) -> Any:
 def looks_like_json(text: str) -> bool:
     """Whether a text file is JSON or JSON Lines, decided from its beginning and its first lines."""
     start = text.lstrip()
-    return bool(start.startswith("{") or re.match(r"\[\s*[\]{\[\"]", start)) or _is_mostly_json_lines(text)
+    return bool(
+        start.startswith("{") or re.match(r"\[\s*[\]{\[\"]", start)
+    ) or _is_mostly_json_lines(text)
 
 
 def contains_json_object(text: str) -> bool:
@@ -92,11 +94,19 @@ def read_json_text(text: str, suffix: str, where: str) -> Table:
                 return _read_json_lines(text, where)
             what = t("the JSON is invalid: {reason}", reason=_reason(error))
             if isinstance(error, json.JSONDecodeError):
-                what = t("the JSON is invalid at line {line}, column {column}: {reason}", line=error.lineno,
-                         column=error.colno, reason=_reason(error))
-            raise DataError(what, where=where,
-                            remedy=t("Correct it, or use JSON Lines: {object}, one per line",
-                                     object=t(_OBJECT))) from error
+                what = t(
+                    "the JSON is invalid at line {line}, column {column}: {reason}",
+                    line=error.lineno,
+                    column=error.colno,
+                    reason=_reason(error),
+                )
+            raise DataError(
+                what,
+                where=where,
+                remedy=t(
+                    "Correct it, or use JSON Lines: {object}, one per line", object=t(_OBJECT)
+                ),
+            ) from error
         notes.append(t("the file contains JSON objects of several lines, one after another"))
     else:
         if suffix in _JSONL_SUFFIXES and isinstance(document, dict) and not _row_lists(document):
@@ -149,14 +159,30 @@ def _read_json_lines(text: str, where: str) -> Table:
         try:
             rows.append(_raw_row(number, parse_json(line)))
         except ValueError as error:
-            rows.append(RawRow(number, None, t("the line is not JSON: {reason}", reason=_reason(error)),
-                               line[:_MAX_RAW_CHARACTERS]))
+            rows.append(
+                RawRow(
+                    number,
+                    None,
+                    t("the line is not JSON: {reason}", reason=_reason(error)),
+                    line[:_MAX_RAW_CHARACTERS],
+                )
+            )
     if rows and all(row.cells is None for row in rows):
-        raise DataError(t("none of the {rows} lines is a JSON object (first line: {problem})", rows=len(rows),
-                          problem=rows[0].problem), where=where,
-                        remedy=t("JSON Lines contain {object}, one per line", object=t(_OBJECT)))
-    return Table("jsonl", _columns(rows), rows,
-                 numbers=RowNumbers(t("Row numbers are those of the lines of the file.")))
+        raise DataError(
+            t(
+                "none of the {rows} lines is a JSON object (first line: {problem})",
+                rows=len(rows),
+                problem=rows[0].problem,
+            ),
+            where=where,
+            remedy=t("JSON Lines contain {object}, one per line", object=t(_OBJECT)),
+        )
+    return Table(
+        "jsonl",
+        _columns(rows),
+        rows,
+        numbers=RowNumbers(t("Row numbers are those of the lines of the file.")),
+    )
 
 
 def _raw_row(row: int, value: Any) -> RawRow:
@@ -164,7 +190,9 @@ def _raw_row(row: int, value: Any) -> RawRow:
         return RawRow(row, value)
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return RawRow(row, {"messages": value})  # a conversation without an enclosing object
-    kind = {list: t("a list"), str: t("a text"), type(None): "null"}.get(type(value), "a single value")
+    kind = {list: t("a list"), str: t("a text"), type(None): "null"}.get(
+        type(value), "a single value"
+    )
     return RawRow(row, None, t("{kind} instead of an object", kind=kind), value)
 
 
@@ -185,26 +213,40 @@ def _row_lists(document: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _is_conversation(value: list[Any]) -> bool:
-    return bool(value) and all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value)
+    return bool(value) and all(
+        isinstance(item, dict) and ("role" in item or "from" in item) for item in value
+    )
 
 
 def _rows_of(document: Any, where: str, notes: list[str]) -> list[Any]:
     if isinstance(document, list):
         return [document] if _is_conversation(document) else document
     if not isinstance(document, dict):
-        raise DataError(t("the JSON contains no rows"), where=where,
-                        remedy=t("Use an array: {object}", object=t(_OBJECT)))
+        raise DataError(
+            t("the JSON contains no rows"),
+            where=where,
+            remedy=t("Use an array: {object}", object=t(_OBJECT)),
+        )
     lists = _row_lists(document)
     if len(lists) > 1 and all(parse_split(key) for key in lists):
-        notes.append(t("rows are read from the keys {names}, each as the split of that name",
-                       names=', '.join(map(repr, lists))))
+        notes.append(
+            t(
+                "rows are read from the keys {names}, each as the split of that name",
+                names=", ".join(map(repr, lists)),
+            )
+        )
         return [{"split": key, **row} for key, rows in lists.items() for row in rows]
     if len(lists) > 1:
         known = [key for key in _LIST_KEYS if key in lists]
         if len(known) != 1:
-            raise DataError(t("several keys contain lists of objects: {names}", names=', '.join(map(repr, lists))),
-                            where=where,
-                            remedy=t("Save the list of pairs as a separate file"))
+            raise DataError(
+                t(
+                    "several keys contain lists of objects: {names}",
+                    names=", ".join(map(repr, lists)),
+                ),
+                where=where,
+                remedy=t("Save the list of pairs as a separate file"),
+            )
         lists = {known[0]: lists[known[0]]}
     if lists:
         key, rows = next(iter(lists.items()))
@@ -217,14 +259,28 @@ def _from_columns(document: dict[str, Any], notes: list[str]) -> list[Any] | Non
     """Rows of an object of equally long lists (one per column), or of an object of objects (one per row or column)."""
     values = list(document.values())
     if len(values) > 1 and all(isinstance(value, list) for value in values):
-        if len({len(value) for value in values}) == 1 and not all(isinstance(item, dict) for item in values[0]):
-            notes.append(t("the file contains one list per column ({names})", names=', '.join(map(repr, document))))
+        if len({len(value) for value in values}) == 1 and not all(
+            isinstance(item, dict) for item in values[0]
+        ):
+            notes.append(
+                t(
+                    "the file contains one list per column ({names})",
+                    names=", ".join(map(repr, document)),
+                )
+            )
             return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) for value in values):
         keys = [tuple(value) for value in values]
         if len(values) > 1 and len(set(keys)) == 1 and all(key.isdigit() for key in keys[0]):
-            notes.append(t("the file contains one object per column ({names})", names=', '.join(map(repr, document))))
+            notes.append(
+                t(
+                    "the file contains one object per column ({names})",
+                    names=", ".join(map(repr, document)),
+                )
+            )
             return [{name: document[name][index] for name in document} for index in keys[0]]
-        notes.append(t("the file contains one object per row under a separate key; the keys are not used"))
+        notes.append(
+            t("the file contains one object per row under a separate key; the keys are not used")
+        )
         return values
     return None

@@ -50,18 +50,38 @@ from assistant_builder.i18n import N_, t
 _Value = TypeVar("_Value")
 FileType = Literal["text", "xlsx", "parquet"]
 _FORMATS = {
-    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".jsonlines": "jsonl", ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet",
-}  # fmt: skip
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
 _USE_SUPPORTED = N_("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file")
-_MAKE_TABLE = (N_("Copy each question and its answer into one row of a spreadsheet with the columns question and "
-                  "answer, and save it as .xlsx or CSV"))
+_MAKE_TABLE = N_(
+    "Copy each question and its answer into one row of a spreadsheet with the columns question and "
+    "answer, and save it as .xlsx or CSV"
+)
 _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", N_("an old Office file (.xls or .doc), or one with a password"),
-     N_("Open a workbook in a spreadsheet program and save it as .xlsx without a password. From a Word document, "
-        "copy each question and its answer into one row of a spreadsheet")),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        N_("an old Office file (.xls or .doc), or one with a password"),
+        N_(
+            "Open a workbook in a spreadsheet program and save it as .xlsx without a password. From a Word document, "
+            "copy each question and its answer into one row of a spreadsheet"
+        ),
+    ),
     (b"%PDF", N_("a PDF document, and questions and answers are read from a table"), _MAKE_TABLE),
-    (b"{\\rtf", N_("a text document (RTF), and questions and answers are read from a table"), _MAKE_TABLE),
+    (
+        b"{\\rtf",
+        N_("a text document (RTF), and questions and answers are read from a table"),
+        _MAKE_TABLE,
+    ),
     ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), N_("an image"), _MAKE_TABLE),
     (b"SQLite format 3\0", N_("an SQLite database"), N_("Export the table as CSV")),
     (b"ARROW1", N_("an Arrow file"), N_("Save it as Parquet")),
@@ -71,23 +91,35 @@ _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", N_("compressed with zstd"), N_("Decompress it first")),
     (b"7z\xbc\xaf\x27\x1c", N_("a 7-Zip archive"), N_("Extract it first")),
     (b"Rar!", N_("a RAR archive"), N_("Extract it first")),
-    (b"version https://git-lfs.github.com/spec/", N_("a Git LFS pointer, not the data"),
-     N_("Download the file itself with 'git lfs pull'")),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        N_("a Git LFS pointer, not the data"),
+        N_("Download the file itself with 'git lfs pull'"),
+    ),
 )
 _LONGEST_NAME = 200  # characters of a column that a message repeats in full
 _FIRST_ROWS = 3
 _ZIP_MEMBER, _MAX_ZIP_MEMBERS = b"PK\x01\x02", 10_000
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
-_CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # not tab, line feed, next line
+_CONTROLS = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"
+)  # not tab, line feed, next line
 # U+0080…U+009F in text are Windows-1252 bytes that were decoded as Latin-1; HTML parsers convert them the same way.
-_C1_TO_WINDOWS_1252 = {code: bytes([code]).decode("windows-1252") for code in range(0x80, 0xA0)
-                       if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)}
+_C1_TO_WINDOWS_1252 = {
+    code: bytes([code]).decode("windows-1252")
+    for code in range(0x80, 0xA0)
+    if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)
+}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS_REMOVED = N_("control characters were removed")
-_CHARACTERS_RESTORED = N_("control codes were replaced by the Windows-1252 characters that they stand for")
+_CHARACTERS_RESTORED = N_(
+    "control codes were replaced by the Windows-1252 characters that they stand for"
+)
 
 
-def pairs_of_file(path: str | Path, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
+def pairs_of_file(
+    path: str | Path, columns: Mapping[str, str] | None = None, system: str | None = None
+) -> Dataset:
     """Read pairs in this process, without limits on memory and time.
 
     Arguments and errors are those of :func:`~assistant_builder.data.reading_process.load_pairs`.
@@ -108,26 +140,46 @@ def pairs_of_file(path: str | Path, columns: Mapping[str, str] | None = None, sy
                 changes.setdefault(change, []).append(raw.row)
     messages = mapping["messages"]
     return Dataset(
-        source=str(Path(path)), format=table.format,
-        columns={**mapping.columns, "question": mapping["question"] or messages,
-                 "answer": mapping["answer"] or messages},
-        pairs=tuple(pairs), rejected=tuple(rejected), rows=len(table.rows), notes=(*table.notes, *mapping.notes),
-        changes={change: tuple(rows) for change, rows in changes.items()}, column_names=table.columns,
-        numbers=table.numbers, first_rows=first_rows(table),
+        source=str(Path(path)),
+        format=table.format,
+        columns={
+            **mapping.columns,
+            "question": mapping["question"] or messages,
+            "answer": mapping["answer"] or messages,
+        },
+        pairs=tuple(pairs),
+        rejected=tuple(rejected),
+        rows=len(table.rows),
+        notes=(*table.notes, *mapping.notes),
+        changes={change: tuple(rows) for change, rows in changes.items()},
+        column_names=table.columns,
+        numbers=table.numbers,
+        first_rows=first_rows(table),
     )
 
 
-def rows_of_file(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, ColumnMapping]:
+def rows_of_file(
+    source: Path, columns: Mapping[str, str] | None = None
+) -> tuple[Table, ColumnMapping]:
     """Read the rows of a data file with all their columns, and map the columns to roles like :func:`pairs_of_file`."""
     table = table_of_file(source, {name for name in (columns or {}).values() if name})
     _require_table(table, source)
     if not table.rows:
-        raise DataError(t("the file has a header, but no rows") if table.columns else t("the file has no rows"),
-                        where=str(source), remedy=t("Add at least a few question-answer pairs"))
+        raise DataError(
+            t("the file has a header, but no rows") if table.columns else t("the file has no rows"),
+            where=str(source),
+            remedy=t("Add at least a few question-answer pairs"),
+        )
     if not table.columns:
-        raise DataError(t("none of its {rows} rows can be read (row 1: {problem})", rows=len(table.rows),
-                          problem=table.rows[0].problem),
-                        where=str(source), remedy=t("Use one object with a question and an answer for each pair"))
+        raise DataError(
+            t(
+                "none of its {rows} rows can be read (row 1: {problem})",
+                rows=len(table.rows),
+                problem=table.rows[0].problem,
+            ),
+            where=str(source),
+            remedy=t("Use one object with a question and an answer for each pair"),
+        )
     try:
         return table, map_columns(table.columns, columns, str(source))
     except DataError as error:
@@ -135,9 +187,13 @@ def rows_of_file(source: Path, columns: Mapping[str, str] | None = None) -> tupl
         if guess is None or max(map(len, guess.values())) > _LONGEST_NAME:
             raise
         found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
-        raise DataError(error.what, where=error.where,
-                        remedy=t("By their content these may be {found}. {remedy}", found=found,
-                                 remedy=error.remedy)) from error
+        raise DataError(
+            error.what,
+            where=error.where,
+            remedy=t(
+                "By their content these may be {found}. {remedy}", found=found, remedy=error.remedy
+            ),
+        ) from error
 
 
 def first_rows(table: Table) -> tuple[dict[str, Any], ...]:
@@ -148,13 +204,25 @@ def first_rows(table: Table) -> tuple[dict[str, Any], ...]:
 
 def _require_table(table: Table, source: Path) -> None:
     """Raise DataError for running text, which reads as a table of one column."""
-    if table.format not in ("csv", "tsv") or len(table.columns) != 1 or is_known_column(table.columns[0]):
+    if (
+        table.format not in ("csv", "tsv")
+        or len(table.columns) != 1
+        or is_known_column(table.columns[0])
+    ):
         return
     suffix = source.suffix.lower()
-    workbook = t("the name ends in {suffix}, but this is a text file and not a workbook", suffix=suffix)
-    raise DataError(workbook if _FORMATS.get(suffix) in ("xlsx", "parquet") else
-                    t("this is text in one column, and not a table with a column of questions and one of answers"),
-                    where=str(source), remedy=t(_MAKE_TABLE))
+    workbook = t(
+        "the name ends in {suffix}, but this is a text file and not a workbook", suffix=suffix
+    )
+    raise DataError(
+        workbook
+        if _FORMATS.get(suffix) in ("xlsx", "parquet")
+        else t(
+            "this is text in one column, and not a table with a column of questions and one of answers"
+        ),
+        where=str(source),
+        remedy=t(_MAKE_TABLE),
+    )
 
 
 def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
@@ -174,17 +242,31 @@ def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
         table = _read_text(data, suffix, where, {normalize_name(name) for name in mapped})
     unescape_rejected_rows(table)
     limits.check_columns(len(table.columns), where)
-    limits.check_cells(len(table.rows) * len(table.columns), where)  # objects with different keys give a sparse table
+    limits.check_cells(
+        len(table.rows) * len(table.columns), where
+    )  # objects with different keys give a sparse table
     cells = (cell for row in table.rows if row.cells is not None for cell in row.cells.values())
     # a text that many cells share is written once for each cell
     limits.check_bytes(sum(len(cell) for cell in cells if isinstance(cell, str)), where)
     expected = _FORMATS.get(suffix)
-    if expected != table.format and not {expected, table.format} <= {"csv", "tsv"}:  # the separator note covers TSV
+    if expected != table.format and not {expected, table.format} <= {
+        "csv",
+        "tsv",
+    }:  # the separator note covers TSV
         kind = table.format.upper()
-        table.notes.insert(0, t("read as {format} because of the content, although the name ends in {suffix}",
-                                format=kind,
-                                suffix=suffix) if suffix else
-                           t("read as {format} because of the content, although the name has no suffix", format=kind))
+        table.notes.insert(
+            0,
+            t(
+                "read as {format} because of the content, although the name ends in {suffix}",
+                format=kind,
+                suffix=suffix,
+            )
+            if suffix
+            else t(
+                "read as {format} because of the content, although the name has no suffix",
+                format=kind,
+            ),
+        )
     table.notes[:0] = notes
     return table
 
@@ -195,11 +277,18 @@ def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
     if not is_json and _FORMATS.get(suffix) in ("json", "jsonl"):
         first = text.lstrip().split("\n", 1)[0]
         cells = re.split(f"[{re.escape(''.join(SEPARATORS))}]", first)
-        is_json = not any(is_known_column(cell.strip(' "\r')) for cell in cells) or contains_json_object(text)
+        is_json = not any(
+            is_known_column(cell.strip(' "\r')) for cell in cells
+        ) or contains_json_object(text)
     if is_json:
         table = read_json_text(text, suffix, where)
     else:
-        table = read_csv(text, suffix, where, lambda name: normalize_name(name) in mapped or is_known_column(name))
+        table = read_csv(
+            text,
+            suffix,
+            where,
+            lambda name: normalize_name(name) in mapped or is_known_column(name),
+        )
     if note:
         table.notes.insert(0, note)
     return table
@@ -210,7 +299,9 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     where = str(path)
     try:
         if path.is_dir():
-            raise DataError(t("this is a folder, not a file"), where=where, remedy=t(_USE_SUPPORTED))
+            raise DataError(
+                t("this is a folder, not a file"), where=where, remedy=t(_USE_SUPPORTED)
+            )
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
             raise DataError(t("this is not a regular file"), where=where, remedy=t(_USE_SUPPORTED))
         with path.open("rb") as file:
@@ -220,14 +311,22 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     except (FileNotFoundError, ValueError) as error:  # ValueError: the path contains a NUL byte
         raise DataError(t("no such file"), where=where, remedy=t("Check the path")) from error
     except OSError as error:
-        raise DataError(t("the file cannot be read: {strerror}", strerror=error.strerror), where=where,
-                        remedy=t("Copy it again")) from error
+        raise DataError(
+            t("the file cannot be read: {strerror}", strerror=error.strerror),
+            where=where,
+            remedy=t("Copy it again"),
+        ) from error
     suffix, notes = path.suffix.lower(), []
     is_gzip, named_gzip = data.startswith(b"\x1f\x8b"), suffix in (".gz", ".gzip")
     if is_gzip and not named_gzip:
-        notes.append(t("the content is compressed with gzip, although the name ends in {suffix}", suffix=suffix)
-                     if suffix
-                     else t("the content is compressed with gzip, although the name has no suffix"))
+        notes.append(
+            t(
+                "the content is compressed with gzip, although the name ends in {suffix}",
+                suffix=suffix,
+            )
+            if suffix
+            else t("the content is compressed with gzip, although the name has no suffix")
+        )
     if named_gzip:
         suffix = Path(path.stem).suffix.lower()
         if not is_gzip:
@@ -235,7 +334,9 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     if is_gzip:
         data = _decompress(data, where)
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
-        raise DataError(t("the file is empty"), where=where, remedy=t("Use a file with a header and a few rows"))
+        raise DataError(
+            t("the file is empty"), where=where, remedy=t("Use a file with a header and a few rows")
+        )
     return data, suffix, notes
 
 
@@ -244,8 +345,11 @@ def _decompress(data: bytes, where: str) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             content = stream.read(limits.MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(t("the gzip stream is damaged: {error}", error=error), where=where,
-                        remedy=t("Compress or copy the file again")) from error
+        raise DataError(
+            t("the gzip stream is damaged: {error}", error=error),
+            where=where,
+            remedy=t("Compress or copy the file again"),
+        ) from error
     limits.check_bytes(len(content), where)
     return content
 
@@ -258,7 +362,9 @@ def detect_file_type(data: bytes, where: str) -> FileType:
     """
     if data.startswith(b"PAR1"):
         if not data.endswith(b"PAR1") or len(data) < 12:
-            raise DataError(t("the Parquet file is truncated"), where=where, remedy=t("Copy or export it again"))
+            raise DataError(
+                t("the Parquet file is truncated"), where=where, remedy=t("Copy or export it again")
+            )
         return "parquet"
     if data.startswith(b"PK\x03\x04"):
         _check_workbook(data, where)
@@ -267,38 +373,70 @@ def detect_file_type(data: bytes, where: str) -> FileType:
         if data.startswith(magic):
             raise DataError(t("this is {kind}", kind=t(description)), where=where, remedy=t(remedy))
     if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
-        raise DataError(t("this is a web page or XML, not the data"), where=where,
-                        remedy=t("Download the data file itself"))
+        raise DataError(
+            t("this is a web page or XML, not the data"),
+            where=where,
+            remedy=t("Download the data file itself"),
+        )
     return "text"
 
 
 def _check_workbook(data: bytes, where: str) -> None:
     """Raise DataError for a zip archive that is not an Excel workbook or is unsafe to open."""
     try:
-        members = [] if data.count(_ZIP_MEMBER) > _MAX_ZIP_MEMBERS else zipfile.ZipFile(io.BytesIO(data)).infolist()
+        members = (
+            []
+            if data.count(_ZIP_MEMBER) > _MAX_ZIP_MEMBERS
+            else zipfile.ZipFile(io.BytesIO(data)).infolist()
+        )
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
-        raise DataError(t("the workbook or archive is damaged"), where=where,
-                        remedy=t("Save or copy it again")) from error
+        raise DataError(
+            t("the workbook or archive is damaged"), where=where, remedy=t("Save or copy it again")
+        ) from error
     if not members:
-        raise DataError(t("this is a zip archive without files or with more than {max_zip_members:,}",
-                          max_zip_members=_MAX_ZIP_MEMBERS), where=where,
-                        remedy=t(_USE_SUPPORTED))
+        raise DataError(
+            t(
+                "this is a zip archive without files or with more than {max_zip_members:,}",
+                max_zip_members=_MAX_ZIP_MEMBERS,
+            ),
+            where=where,
+            remedy=t(_USE_SUPPORTED),
+        )
     names = [member.filename for member in members]
-    limits.check_bytes(sum(member.file_size for member in members), where)  # zipfile reads no more than this size
-    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        raise DataError(t("the archive uses a compression method that workbooks do not use"), where=where,
-                        remedy=t("Save the workbook again in a spreadsheet program"))
+    limits.check_bytes(
+        sum(member.file_size for member in members), where
+    )  # zipfile reads no more than this size
+    if any(
+        member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members
+    ):
+        raise DataError(
+            t("the archive uses a compression method that workbooks do not use"),
+            where=where,
+            remedy=t("Save the workbook again in a spreadsheet program"),
+        )
     if any(name.startswith("xl/workbook") for name in names):
         return
     if "mimetype" in names or any(name.startswith("word/") for name in names):
-        kind = t("a Word document") if any(name.startswith("word/") for name in names) else t("an office document")
-        raise DataError(t("this is {kind}, and questions and answers are read from a table", kind=kind), where=where,
-                        remedy=t(_MAKE_TABLE))
-    raise DataError(t("this is a zip archive of {names} files", names=len(names)), where=where,
-                    remedy=t("Extract it and use the data file in it"))
+        kind = (
+            t("a Word document")
+            if any(name.startswith("word/") for name in names)
+            else t("an office document")
+        )
+        raise DataError(
+            t("this is {kind}, and questions and answers are read from a table", kind=kind),
+            where=where,
+            remedy=t(_MAKE_TABLE),
+        )
+    raise DataError(
+        t("this is a zip archive of {names} files", names=len(names)),
+        where=where,
+        remedy=t("Extract it and use the data file in it"),
+    )
 
 
-def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes: list[str]) -> Pair:
+def _parse_pair(
+    raw: RawRow, mapping: ColumnMapping, system: str | None, changes: list[str]
+) -> Pair:
     """Convert a row to a pair; raises RowError if it cannot be used."""
     if raw.cells is None:
         raise RowError(raw.problem)
@@ -306,34 +444,50 @@ def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes
         raise RowError(t("the row is empty"))
     cells = {role: raw.cells.get(name) if name else None for role, name in mapping.columns.items()}
     row_system = _optional_text(cells, "system", changes)
-    return Pair(row=raw.row, messages=_parse_messages(cells, row_system or system or None, mapping, changes),
-                group=_optional_text(cells, "group", changes), cluster=_optional_text(cells, "cluster", changes),
-                family=_optional_text(cells, "family", changes),
-                split=_optional_value(cells, "split", parse_split, t("not train, validation or heldout (or test)")),
-                answerable=_optional_value(cells, "answerable", parse_bool, t("neither true nor false")) is not False)
+    return Pair(
+        row=raw.row,
+        messages=_parse_messages(cells, row_system or system or None, mapping, changes),
+        group=_optional_text(cells, "group", changes),
+        cluster=_optional_text(cells, "cluster", changes),
+        family=_optional_text(cells, "family", changes),
+        split=_optional_value(
+            cells, "split", parse_split, t("not train, validation or heldout (or test)")
+        ),
+        answerable=_optional_value(cells, "answerable", parse_bool, t("neither true nor false"))
+        is not False,
+    )
 
 
-def _parse_messages(cells: Mapping[str, Any], system: str | None, mapping: ColumnMapping,
-                    changes: list[str]) -> tuple[Message, ...]:
+def _parse_messages(
+    cells: Mapping[str, Any], system: str | None, mapping: ColumnMapping, changes: list[str]
+) -> tuple[Message, ...]:
     if mapping["messages"]:
         if is_empty(cells["messages"]):
             raise RowError(t("the conversation is empty"))
         turns = parse_turns(cells["messages"])
     elif is_conversation(cells["question"]) and is_conversation(cells["answer"]):
-        turns = parse_turns(cells["question"]) + parse_turns(cells["answer"])  # TRL's conversational format
+        turns = parse_turns(cells["question"]) + parse_turns(
+            cells["answer"]
+        )  # TRL's conversational format
     else:
         empty = [role for role in ("question", "answer") if is_empty(cells[role])]
         if empty:
-            raise RowError(t("the question and the answer are empty") if len(empty) > 1 else t(
-            "the {part} is empty", part=t(empty[0])))
+            raise RowError(
+                t("the question and the answer are empty")
+                if len(empty) > 1
+                else t("the {part} is empty", part=t(empty[0]))
+            )
         question, answer = (_cell_text(role, cells[role]) for role in ("question", "answer"))
         if not is_empty(cells["context"]):
             question = f"{question.rstrip()}\n\n{_cell_text('context', cells['context']).strip()}"
         turns = [Message("user", question), Message("assistant", answer)]
     cleaned = [Message(turn.role, _clean(turn.content, changes)) for turn in turns]
     if blank := next((turn for turn in cleaned if not has_visible_text(turn.content)), None):
-        raise RowError(t("the answer contains no visible character") if blank.role == "assistant" else
-            t("the question contains no visible character"))
+        raise RowError(
+            t("the answer contains no visible character")
+            if blank.role == "assistant"
+            else t("the question contains no visible character")
+        )
     return order_turns(cleaned, system, changes)
 
 
@@ -342,7 +496,9 @@ def _cell_text(role: str, value: Any) -> str:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, list | tuple | dict):
-        kind = t("an object") if isinstance(value, dict) else t("a list of {value}", value=len(value))
+        kind = (
+            t("an object") if isinstance(value, dict) else t("a list of {value}", value=len(value))
+        )
         raise RowError(t("the {role} is {kind}, not a text", role=role, kind=kind))
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -353,8 +509,12 @@ def _clean(text: str, changes: list[str]) -> str:
     if surrogate := _SURROGATES.search(text):
         code = ord(surrogate.group())
         if 0xDC80 <= code <= 0xDCFF:
-            raise RowError(t("it contains a byte that is not valid UTF-8: 0x{code:02X}", code=code - 56320))
-        raise RowError(t("it contains half a character: the lone surrogate U+{code:04X}", code=code))
+            raise RowError(
+                t("it contains a byte that is not valid UTF-8: 0x{code:02X}", code=code - 56320)
+            )
+        raise RowError(
+            t("it contains half a character: the lone surrogate U+{code:04X}", code=code)
+        )
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     restored = text.translate(_C1_TO_WINDOWS_1252)
     cleaned = _CONTROLS.sub("", restored)
@@ -370,8 +530,9 @@ def _optional_text(cells: Mapping[str, Any], role: str, changes: list[str]) -> s
     return None if is_empty(value) else _clean(_cell_text(role, value), changes)
 
 
-def _optional_value(cells: Mapping[str, Any], role: str, parse: Callable[[str], _Value | None],
-                    expected: str) -> _Value | None:
+def _optional_value(
+    cells: Mapping[str, Any], role: str, parse: Callable[[str], _Value | None], expected: str
+) -> _Value | None:
     if is_empty(cells[role]):
         return None
     text = _cell_text(role, cells[role])

@@ -22,7 +22,9 @@ _FACT_WORDS = 3
 """Words of an answer by which rows without a cluster are wordings of one fact; "Yes." answers many questions."""
 
 
-def draw_wordings(pairs: Sequence[Pair], config: DataConfig, name: SplitName) -> tuple[list[Pair], list[Pair]]:
+def draw_wordings(
+    pairs: Sequence[Pair], config: DataConfig, name: SplitName
+) -> tuple[list[Pair], list[Pair]]:
     """Draw complete units that training can do without; the first row of each fact is left.
 
     The wordings of other rows are drawn up to the fraction of all pairs, or none if they are too few, and the questions
@@ -40,17 +42,28 @@ def draw_wordings(pairs: Sequence[Pair], config: DataConfig, name: SplitName) ->
     first: dict[str | None, int] = {}
     for pair in pairs:
         first.setdefault(fact_of(pair), pair.row)
-    free = {unit: found for unit, found in group_by(pairs, unit_of).items()
-            if all(not pair.answerable or _is_further(pair, first) for pair in found)}
-    wordings = {unit: found for unit, found in free.items() if any(pair.answerable for pair in found)}
+    free = {
+        unit: found
+        for unit, found in group_by(pairs, unit_of).items()
+        if all(not pair.answerable or _is_further(pair, first) for pair in found)
+    }
+    wordings = {
+        unit: found for unit, found in free.items() if any(pair.answerable for pair in found)
+    }
     declines = {unit: found for unit, found in free.items() if unit not in wordings}
     target = round(fraction * len(pairs))
     drawn = take(wordings, hash_order(wordings, config.seed, name), target)
     least = _LEAST_FACTS if name == "heldout" else min(LEAST_WORDINGS, target)
     if len(count_facts(pair for unit in drawn for pair in wordings[unit])) < least:
         drawn = set()
-    drawn |= take(declines, hash_order(declines, config.seed, name), round(fraction * sum(map(len, declines.values()))))
-    return [pair for pair in pairs if unit_of(pair) in drawn], [pair for pair in pairs if unit_of(pair) not in drawn]
+    drawn |= take(
+        declines,
+        hash_order(declines, config.seed, name),
+        round(fraction * sum(map(len, declines.values()))),
+    )
+    return [pair for pair in pairs if unit_of(pair) in drawn], [
+        pair for pair in pairs if unit_of(pair) not in drawn
+    ]
 
 
 def _is_further(pair: Pair, first: dict[str | None, int]) -> bool:
@@ -68,8 +81,12 @@ def leave_single_wordings(sets: dict[SplitName, list[Pair]]) -> None:
         sets["train"] = sorted([*sets["train"], *moved], key=lambda pair: pair.row)
 
 
-def add_respelled(sets: dict[SplitName, list[Pair]], config: DataConfig, names: Iterable[SplitName],
-                  first_row: int) -> None:
+def add_respelled(
+    sets: dict[SplitName, list[Pair]],
+    config: DataConfig,
+    names: Iterable[SplitName],
+    first_row: int,
+) -> None:
     """Add respelled questions of training to each of the named splits that asks for no answer.
 
     Args:
@@ -78,17 +95,28 @@ def add_respelled(sets: dict[SplitName, list[Pair]], config: DataConfig, names: 
         names: Splits to complete.
         first_row: Number of the first copy; the file has no row of this number or a higher one.
     """
-    usable = [pair for pair in sets["train"] if pair.answerable and pair.turns == 1] or sets["train"]
+    usable = [pair for pair in sets["train"] if pair.answerable and pair.turns == 1] or sets[
+        "train"
+    ]
     by_unit = group_by(usable, unit_of)
-    order = [pair for unit in hash_order(by_unit, config.seed, "respelled") for pair in by_unit[unit]]
+    order = [
+        pair for unit in hash_order(by_unit, config.seed, "respelled") for pair in by_unit[unit]
+    ]
     for name in names:
         if any(pair.answerable for pair in sets[name]):
             continue
         if name == "heldout":
             count = max(_LEAST_FACTS, round(config.heldout_fraction * len(sets["train"])))
-            chosen = order[:count if config.max_heldout is None else min(count, config.max_heldout)]
+            chosen = order[
+                : count if config.max_heldout is None else min(count, config.max_heldout)
+            ]
         else:  # from the other end, so that both have the same questions only in a very small file
-            chosen = order[-max(_LEAST_FACTS, round(config.validation_fraction * len(sets["train"]))):]
+            chosen = order[
+                -max(_LEAST_FACTS, round(config.validation_fraction * len(sets["train"]))) :
+            ]
         copies = sorted(chosen, key=lambda pair: pair.row)
-        sets[name] = [*sets[name], *(respelled(pair, row, config.seed) for row, pair in enumerate(copies, first_row))]
+        sets[name] = [
+            *sets[name],
+            *(respelled(pair, row, config.seed) for row, pair in enumerate(copies, first_row)),
+        ]
         first_row += len(copies)

@@ -40,9 +40,17 @@ class PreparedData(NamedTuple):
     split: Split
 
 
-def prepare_dataset(source: Path, config: DataConfig, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
-                    max_pair_tokens: int | None = None, as_trained: Callable[[Pair], Pair] | None = None,
-                    folder: Path | None = None, title: str = "") -> PreparedData:
+def prepare_dataset(
+    source: Path,
+    config: DataConfig,
+    *,
+    tokenizer: TokenCounter | None = None,
+    max_length: int = 512,
+    max_pair_tokens: int | None = None,
+    as_trained: Callable[[Pair], Pair] | None = None,
+    folder: Path | None = None,
+    title: str = "",
+) -> PreparedData:
     """Read, check and split a data file, and write the result to ``folder``, the study's ``data`` folder, if given.
 
     The files are ``{train,validation,heldout,rejected}.jsonl``, ``findings.json``, ``card.md`` and ``split.json``.
@@ -53,8 +61,14 @@ def prepare_dataset(source: Path, config: DataConfig, *, tokenizer: TokenCounter
         DataError: The file cannot be read, has too few usable rows, or every held-out pair leaks.
     """
     dataset = load_pairs(source, columns=config.columns, system=config.system)
-    findings = check_pairs(dataset, tokenizer=tokenizer, max_length=max_length, max_pair_tokens=max_pair_tokens,
-                           near_duplicate_threshold=config.near_duplicate_threshold, as_trained=as_trained)
+    findings = check_pairs(
+        dataset,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        max_pair_tokens=max_pair_tokens,
+        near_duplicate_threshold=config.near_duplicate_threshold,
+        as_trained=as_trained,
+    )
     findings.require_start()
     try:
         split = split_pairs(findings.usable, config)
@@ -63,9 +77,16 @@ def prepare_dataset(source: Path, config: DataConfig, *, tokenizer: TokenCounter
     if folder is not None:
         split.write(folder)
         left_out = findings.left_out
-        write_jsonl(folder / "rejected.jsonl", ({**row.to_record(), "record": row.record} for row in left_out))
+        write_jsonl(
+            folder / "rejected.jsonl",
+            ({**row.to_record(), "record": row.record} for row in left_out),
+        )
         numbers = replace(dataset.numbers, copies=split.copies)
-        write_json(folder / "findings.json", {**findings.to_record(), "row_numbers": asdict(numbers)})
+        write_json(
+            folder / "findings.json", {**findings.to_record(), "row_numbers": asdict(numbers)}
+        )
         write_card(folder, dataset_card(findings, split, title=title or source.stem))
-        write_json(folder / "split.json", split.to_record())  # written last: it marks the data as complete
+        write_json(
+            folder / "split.json", split.to_record()
+        )  # written last: it marks the data as complete
     return PreparedData(findings, split)

@@ -16,7 +16,15 @@ import psutil
 
 from assistant_builder.data.columns import ColumnMapping
 from assistant_builder.data.limits import MAX_BYTES
-from assistant_builder.data.types import Dataset, Message, Pair, RawRow, RejectedRow, RowNumbers, Table
+from assistant_builder.data.types import (
+    Dataset,
+    Message,
+    Pair,
+    RawRow,
+    RejectedRow,
+    RowNumbers,
+    Table,
+)
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import language, t
 from assistant_builder.limited_process import Limit, LimitedProcess
@@ -29,7 +37,9 @@ _IDLE_SECONDS = 60.0
 _LARGE_BYTES = 16 * 2**20
 
 
-def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
+def load_pairs(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None
+) -> Dataset:
     r"""Read question-answer pairs or conversations from a file, whose content determines the format.
 
     Surrounding whitespace and control characters of cells are removed, and line ends become ``\n``.
@@ -48,12 +58,18 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
     return Dataset(
         pairs=tuple(_pair(*fields) for fields in parts.get("pairs", ())),
         rejected=tuple(RejectedRow(*fields) for fields in parts.get("rejected", ())),
-        notes=tuple(head["notes"]), changes={change: tuple(rows) for change, rows in head["changes"].items()},
-        column_names=tuple(head["column_names"]), numbers=_numbers(head["numbers"]),
-        first_rows=tuple(head["first_rows"]), **{name: head[name] for name in ("source", "format", "columns", "rows")})
+        notes=tuple(head["notes"]),
+        changes={change: tuple(rows) for change, rows in head["changes"].items()},
+        column_names=tuple(head["column_names"]),
+        numbers=_numbers(head["numbers"]),
+        first_rows=tuple(head["first_rows"]),
+        **{name: head[name] for name in ("source", "format", "columns", "rows")},
+    )
 
 
-def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, ColumnMapping]:
+def load_rows(
+    source: Path, columns: Mapping[str, str] | None = None
+) -> tuple[Table, ColumnMapping]:
     """Read the rows of a data file with all their columns, and map the columns to roles as :func:`load_pairs` does."""
     parts = _read("rows", source, columns=dict(columns or {}))
     return _table(parts), ColumnMapping(**parts["mapping"][0])
@@ -71,7 +87,9 @@ def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
 class _ReadingProcess(LimitedProcess):
     error = DataError
 
-    def limit_error(self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]) -> DataError:
+    def limit_error(
+        self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
+    ) -> DataError:
         what = {
             "memory": t("reading the file needs more than {size} of memory", size=detail),
             "time": t("reading the file takes longer than {seconds} seconds", seconds=detail),
@@ -81,8 +99,14 @@ class _ReadingProcess(LimitedProcess):
         return DataError(what, where=request["path"], remedy=remedy)
 
 
-_process = _ReadingProcess("assistant_builder.data.reading_worker", (), memory=MEMORY_BYTES, seconds=SECONDS,
-                           reply_bytes=4 * MAX_BYTES, idle_seconds=_IDLE_SECONDS)
+_process = _ReadingProcess(
+    "assistant_builder.data.reading_worker",
+    (),
+    memory=MEMORY_BYTES,
+    seconds=SECONDS,
+    reply_bytes=4 * MAX_BYTES,
+    idle_seconds=_IDLE_SECONDS,
+)
 atexit.register(_process.close)
 
 
@@ -104,9 +128,16 @@ def _read(operation: str, path: str | Path, **values: Any) -> dict[str, list[Any
     except OSError:
         folder = ""
     try:
-        _process.request(operation, seconds=SECONDS + SECONDS_PER_MIB * min(size, MAX_BYTES) / 2**20, receive=receive,
-                         subject=f"{path} {folder} {stamp}", path=str(path), folder=folder, language=language(),
-                         **values)
+        _process.request(
+            operation,
+            seconds=SECONDS + SECONDS_PER_MIB * min(size, MAX_BYTES) / 2**20,
+            receive=receive,
+            subject=f"{path} {folder} {stamp}",
+            path=str(path),
+            folder=folder,
+            language=language(),
+            **values,
+        )
     finally:
         if size > _LARGE_BYTES:
             _process.end()  # returns its memory
@@ -117,8 +148,15 @@ def _numbers(record: Mapping[str, Any]) -> RowNumbers:
     return RowNumbers.of_record({"row_numbers": record})
 
 
-def _pair(row: int, turns: list[list[str]], group: str | None, cluster: str | None, split: Any, answerable: bool,
-          family: str | None) -> Pair:
+def _pair(
+    row: int,
+    turns: list[list[str]],
+    group: str | None,
+    cluster: str | None,
+    split: Any,
+    answerable: bool,
+    family: str | None,
+) -> Pair:
     messages = tuple(Message(role, content) for role, content in turns)  # type: ignore[arg-type]
     return Pair(row, messages, group, cluster, split, answerable, family)
 
@@ -126,8 +164,14 @@ def _pair(row: int, turns: list[list[str]], group: str | None, cluster: str | No
 def _table(parts: Mapping[str, list[Any]]) -> Table:
     head = parts["head"][0]
     columns = tuple(head["columns"])
-    return Table(head["format"], columns, [_raw_row(columns, *fields) for fields in parts.get("rows", ())],
-                 head["notes"], head["remarks"], _numbers(head["numbers"]))
+    return Table(
+        head["format"],
+        columns,
+        [_raw_row(columns, *fields) for fields in parts.get("rows", ())],
+        head["notes"],
+        head["remarks"],
+        _numbers(head["numbers"]),
+    )
 
 
 def _raw_row(columns: tuple[str, ...], row: int, cells: Any, problem: str, raw: Any) -> RawRow:

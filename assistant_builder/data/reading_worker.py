@@ -33,20 +33,55 @@ def _answer(request: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _parts_of_pairs(dataset: Dataset) -> Iterator[str]:
-    head = {name: getattr(dataset, name) for name in ("source", "format", "columns", "rows", "notes", "changes",
-                                                      "column_names", "first_rows")}
+    head = {
+        name: getattr(dataset, name)
+        for name in (
+            "source",
+            "format",
+            "columns",
+            "rows",
+            "notes",
+            "changes",
+            "column_names",
+            "first_rows",
+        )
+    }
     yield from _parts("head", [{**head, "numbers": asdict(dataset.numbers)}])
-    yield from _parts("pairs", dataset.pairs, lambda pair: [
-        pair.row, [[message.role, message.content] for message in pair.messages], pair.group, pair.cluster, pair.split,
-        pair.answerable, pair.family])
-    yield from _parts("rejected", dataset.rejected, lambda rejected: [rejected.row, rejected.reason, rejected.record])
+    yield from _parts(
+        "pairs",
+        dataset.pairs,
+        lambda pair: [
+            pair.row,
+            [[message.role, message.content] for message in pair.messages],
+            pair.group,
+            pair.cluster,
+            pair.split,
+            pair.answerable,
+            pair.family,
+        ],
+    )
+    yield from _parts(
+        "rejected",
+        dataset.rejected,
+        lambda rejected: [rejected.row, rejected.reason, rejected.record],
+    )
 
 
 def _parts_of_table(table: Table, **more: Any) -> Iterator[str]:
     for name, entry in more.items():
         yield from _parts(name, [entry])
-    yield from _parts("head", [{"format": table.format, "columns": table.columns, "notes": table.notes,
-                                "remarks": table.remarks, "numbers": asdict(table.numbers)}])
+    yield from _parts(
+        "head",
+        [
+            {
+                "format": table.format,
+                "columns": table.columns,
+                "notes": table.notes,
+                "remarks": table.remarks,
+                "numbers": asdict(table.numbers),
+            }
+        ],
+    )
     places = {name: place for place, name in enumerate(table.columns)}
     yield from _parts("rows", table.rows, partial(_fields_of_row, table.columns, places))
 
@@ -54,11 +89,17 @@ def _parts_of_table(table: Table, **more: Any) -> Iterator[str]:
 def _fields_of_row(columns: tuple[str, ...], places: Mapping[str, int], row: RawRow) -> list[Any]:
     cells: Any = row.cells
     if cells is not None:  # without the names, which would be repeated in each row
-        cells = list(cells.values()) if tuple(cells) == columns else {places[name]: cells[name] for name in cells}
+        cells = (
+            list(cells.values())
+            if tuple(cells) == columns
+            else {places[name]: cells[name] for name in cells}
+        )
     return [row.row, cells, row.problem, row.raw]
 
 
-def _parts(name: str, entries: Iterable[Any], fields: Callable[[Any], Any] = lambda entry: entry) -> Iterator[str]:
+def _parts(
+    name: str, entries: Iterable[Any], fields: Callable[[Any], Any] = lambda entry: entry
+) -> Iterator[str]:
     """JSON texts of a limited length, so that no thread of the reader parses one for long."""
     texts: list[str] = []
     size = 0
@@ -73,8 +114,11 @@ def _parts(name: str, entries: Iterable[Any], fields: Callable[[Any], Any] = lam
 
 
 def _failed(request: Mapping[str, Any], reason: str) -> DataError:
-    return DataError(t("the file cannot be read: {strerror}", strerror=reason), where=request["path"],
-                     remedy=t("Copy or export it again"))
+    return DataError(
+        t("the file cannot be read: {strerror}", strerror=reason),
+        where=request["path"],
+        remedy=t("Copy or export it again"),
+    )
 
 
 if __name__ == "__main__":

@@ -14,15 +14,20 @@ _TRIES = 8
 def respelled(pair: Pair, row: int, seed: int) -> Pair:
     """A copy of a pair with its questions as people type them, as row ``row`` of no group and of no given split."""
     rng = random.Random(f"{seed}/{pair.compared_question}")
-    messages = tuple(Message("user", _otherwise(message.content, rng)) if message.role == "user" else message
-                     for message in pair.messages)
+    messages = tuple(
+        Message("user", _otherwise(message.content, rng)) if message.role == "user" else message
+        for message in pair.messages
+    )
     return replace(pair, row=row, messages=messages, group=None, split=None, respelled=pair.row)
 
 
 def _otherwise(question: str, rng: random.Random) -> str:
     """The question as typed, with a word of it changed where that is possible."""
     typed = [as_typed(question, rng) for _ in range(_TRIES)]
-    return next((text for text in typed if casefold_normalize(text) != casefold_normalize(question)), typed[0])
+    return next(
+        (text for text in typed if casefold_normalize(text) != casefold_normalize(question)),
+        typed[0],
+    )
 
 
 def as_typed(question: str, rng: random.Random) -> str:
@@ -44,5 +49,10 @@ def as_typed(question: str, rng: random.Random) -> str:
 def mistyped(word: str, rng: random.Random) -> str:
     """A word of three letters or more with two letters swapped, one left out, or one doubled."""
     at = rng.randrange(1, len(word) - 1)
-    return rng.choice((word[:at] + word[at + 1] + word[at] + word[at + 2:], word[:at] + word[at + 1:],
-                       word[:at] + word[at] + word[at:]))
+    return rng.choice(
+        (
+            word[:at] + word[at + 1] + word[at] + word[at + 2 :],
+            word[:at] + word[at + 1 :],
+            word[:at] + word[at] + word[at:],
+        )
+    )

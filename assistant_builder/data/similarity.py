@@ -23,7 +23,9 @@ from assistant_builder.normalization import normalize_form
 PERMUTATIONS = 128
 RECALL = 0.995
 """Share of the pairs exactly at the threshold that the LSH bands must find; above it nearly all are found."""
-_ESTIMATE_SLACK = 0.16  # four standard deviations of a MinHash estimate of 0.8 with 128 permutations
+_ESTIMATE_SLACK = (
+    0.16  # four standard deviations of a MinHash estimate of 0.8 with 128 permutations
+)
 _MAX_CANDIDATES = 2_000
 _MAX_VERIFIED_SHINGLES = 200_000
 _PUNCTUATION = r"[.,;:!?…'\"“”‘„«»‹›¿¡()\[\]。、，！？：；「」（）]"
@@ -67,7 +69,11 @@ def lsh_bands(threshold: float) -> tuple[int, int]:
 
 def _shingles(words: list[str]) -> NDArray[np.uint32]:
     pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)] or words or [""]
-    return np.unique(np.array([zlib.crc32(pair.encode(errors="surrogatepass")) for pair in pairs], dtype=np.uint32))
+    return np.unique(
+        np.array(
+            [zlib.crc32(pair.encode(errors="surrogatepass")) for pair in pairs], dtype=np.uint32
+        )
+    )
 
 
 class NearDuplicateIndex:
@@ -82,7 +88,9 @@ class NearDuplicateIndex:
 
         hashed = [_shingles(split_words(question)) for question in questions]
         self._signatures = np.zeros((len(questions), PERMUTATIONS), dtype=np.uint32)
-        minhashes = MinHash.generator((row.tolist() for row in hashed), num_perm=PERMUTATIONS, hashfunc=int)
+        minhashes = MinHash.generator(
+            (row.tolist() for row in hashed), num_perm=PERMUTATIONS, hashfunc=int
+        )
         for index, minhash in enumerate(minhashes):
             self._signatures[index] = minhash.hashvalues
         # the distinct shingles of all questions, concatenated, and where those of each question begin
@@ -97,7 +105,10 @@ class NearDuplicateIndex:
     def _keys(self, index: int) -> list[tuple[bytes, tuple[str, ...]]]:
         signature = self._signatures[index]
         starts = range(0, len(self._buckets) * self._rows, self._rows)
-        return [(signature[start : start + self._rows].tobytes(), self._identifiers[index]) for start in starts]
+        return [
+            (signature[start : start + self._rows].tobytes(), self._identifiers[index])
+            for start in starts
+        ]
 
     def add(self, index: int) -> None:
         """Add the question at ``index``."""
@@ -106,7 +117,9 @@ class NearDuplicateIndex:
 
     def nearest(self, index: int) -> tuple[int, float] | None:
         """The added question most similar to that at ``index`` and the similarity, or None below the threshold."""
-        buckets = [bucket.get(key) for bucket, key in zip(self._buckets, self._keys(index), strict=True)]
+        buckets = [
+            bucket.get(key) for bucket, key in zip(self._buckets, self._keys(index), strict=True)
+        ]
         candidates: set[int] = set()
         for members in sorted((members for members in buckets if members), key=len):
             candidates.update(members[: _MAX_CANDIDATES - len(candidates)])
@@ -131,7 +144,9 @@ class NearDuplicateIndex:
         starts, shingles = self._starts, self._shingles
         own = shingles[starts[index] : starts[index + 1]]
         sizes = starts[others + 1] - starts[others]
-        fitting = max(1, int(np.searchsorted(np.cumsum(sizes), _MAX_VERIFIED_SHINGLES, side="right")))
+        fitting = max(
+            1, int(np.searchsorted(np.cumsum(sizes), _MAX_VERIFIED_SHINGLES, side="right"))
+        )
         others, sizes = others[:fitting], sizes[:fitting]
         ends = np.cumsum(sizes)
         positions = np.repeat(starts[others] - (ends - sizes), sizes) + np.arange(ends[-1])

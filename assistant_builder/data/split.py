@@ -57,17 +57,28 @@ class Leak:
     removed: bool = False  # whether the held-out pair was removed
 
     @classmethod
-    def between(cls, heldout: Pair, other: Pair, split: SplitName, kind: LeakKind, similarity: float) -> Leak:
+    def between(
+        cls, heldout: Pair, other: Pair, split: SplitName, kind: LeakKind, similarity: float
+    ) -> Leak:
         """The leak of a held-out pair to a pair of another split."""
-        return cls(heldout.row, other.row, split, kind, round(similarity, 4), heldout.question, other.question)
+        return cls(
+            heldout.row,
+            other.row,
+            split,
+            kind,
+            round(similarity, 4),
+            heldout.question,
+            other.question,
+        )
 
     def to_record(self) -> dict[str, Any]:
         """An entry of ``split.json``."""
         return asdict(self)
 
 
-def find_leaks(heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair],
-               threshold: float) -> list[Leak]:
+def find_leaks(
+    heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair], threshold: float
+) -> list[Leak]:
     """Find held-out questions in training and validation, exactly and by MinHash; at most one leak for each."""
     others: list[tuple[Pair, SplitName]] = [(pair, "train") for pair in train]
     others += [(pair, "validation") for pair in validation]
@@ -83,13 +94,21 @@ def find_leaks(heldout: Sequence[Pair], train: Sequence[Pair], validation: Seque
         exact = first.get(casefold_normalize(pair.compared_question))
         match = (exact, 1.0) if exact is not None else near.nearest(index)
         if match is not None:
-            leaks.append(Leak.between(pair, *others[match[0]], "near" if exact is None else "exact", match[1]))
+            leaks.append(
+                Leak.between(
+                    pair, *others[match[0]], "near" if exact is None else "exact", match[1]
+                )
+            )
     return leaks
 
 
-def find_embedding_leaks(heldout: Sequence[Pair], outside: Sequence[tuple[Pair, SplitName]],
-                         heldout_vectors: NDArray[np.float32], outside_vectors: NDArray[np.float32],
-                         threshold: float) -> list[Leak]:
+def find_embedding_leaks(
+    heldout: Sequence[Pair],
+    outside: Sequence[tuple[Pair, SplitName]],
+    heldout_vectors: NDArray[np.float32],
+    outside_vectors: NDArray[np.float32],
+    threshold: float,
+) -> list[Leak]:
     """Find held-out questions in training and validation by the cosine similarity of sentence embeddings.
 
     Args:
@@ -111,7 +130,9 @@ def find_embedding_leaks(heldout: Sequence[Pair], outside: Sequence[tuple[Pair, 
             cosine = float(cosines[offset, nearest])
             if cosine >= threshold:
                 other, split = outside[nearest]
-                leaks.append(Leak.between(heldout[start + offset], other, split, "embedding", cosine))
+                leaks.append(
+                    Leak.between(heldout[start + offset], other, split, "embedding", cosine)
+                )
     return leaks
 
 
@@ -129,7 +150,9 @@ class Split:
     given: bool  # whether the file specifies the split
     cut: tuple[SplitName, ...]  # drawn, because the file does not specify them
     config: DataConfig
-    sampled_out: dict[str, int] = field(default_factory=dict)  # pairs left out by max_train, max_heldout
+    sampled_out: dict[str, int] = field(
+        default_factory=dict
+    )  # pairs left out by max_train, max_heldout
     notes: tuple[str, ...] = ()  # how the split was made
 
     def pairs(self, split: SplitName) -> tuple[Pair, ...]:
@@ -152,44 +175,73 @@ class Split:
 
     def to_record(self) -> dict[str, Any]:
         """The content of ``split.json``; the hashes freeze the split."""
-        placed = [(pair, split) for split in SPLITS for pair in self.pairs(split) if pair.respelled is None]
-        respelled = {split: number for split in SPLITS
-                     if (number := sum(pair.respelled is not None for pair in self.pairs(split)))}
+        placed = [
+            (pair, split)
+            for split in SPLITS
+            for pair in self.pairs(split)
+            if pair.respelled is None
+        ]
+        respelled = {
+            split: number
+            for split in SPLITS
+            if (number := sum(pair.respelled is not None for pair in self.pairs(split)))
+        }
         ungrouped = sum(pair.group is None for pair, _ in placed)
         return {
-            "given": self.given, "cut": list(self.cut), "seed": self.config.seed,
+            "given": self.given,
+            "cut": list(self.cut),
+            "seed": self.config.seed,
             "heldout_fraction": self.config.heldout_fraction,
             "validation_fraction": self.config.validation_fraction,
             "near_duplicate_threshold": self.config.near_duplicate_threshold,
             "remove_leaks": self.config.remove_leaks,
             "counts": {split: len(self.pairs(split)) for split in SPLITS},
             "turns": {split: sum(pair.turns for pair in self.pairs(split)) for split in SPLITS},
-            "sampled_out": self.sampled_out, "hashes": self.hashes(), "leaks_removed": self.leaks_removed,
+            "sampled_out": self.sampled_out,
+            "hashes": self.hashes(),
+            "leaks_removed": self.leaks_removed,
             "leaks": [leak.to_record() for leak in self.leaks],
-            "units": {"kind": "group" if ungrouped < len(placed) else "question",
-                      "counts": {split: len(group_by(self.pairs(split), unit_of)) for split in SPLITS},
-                      "ungrouped_rows": ungrouped, "straddling": sorted(straddling_groups(placed))},
-            "clusters": {split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None})
-                         for split in SPLITS},
-            "facts": self._fact_counts(), **({"respelled": respelled} if respelled else {}), "notes": list(self.notes),
+            "units": {
+                "kind": "group" if ungrouped < len(placed) else "question",
+                "counts": {split: len(group_by(self.pairs(split), unit_of)) for split in SPLITS},
+                "ungrouped_rows": ungrouped,
+                "straddling": sorted(straddling_groups(placed)),
+            },
+            "clusters": {
+                split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None})
+                for split in SPLITS
+            },
+            "facts": self._fact_counts(),
+            **({"respelled": respelled} if respelled else {}),
+            "notes": list(self.notes),
         }
 
     @property
     def copies(self) -> tuple[tuple[int, int], ...]:
         """Rows of the respelled pairs, and the rows of the file that they are copies of."""
-        return tuple((pair.row, pair.respelled) for split in SPLITS for pair in self.pairs(split)
-                     if pair.respelled is not None)
+        return tuple(
+            (pair.row, pair.respelled)
+            for split in SPLITS
+            for pair in self.pairs(split)
+            if pair.respelled is not None
+        )
 
     def _fact_counts(self) -> dict[str, int]:
         """Facts, those with one wording, test questions that have a fact, and those whose fact is in training."""
         facts = count_facts([*self.train, *self.validation, *self.heldout])
         taught, test = count_facts(self.train), count_facts(self.heldout)
-        return {"facts": len(facts), "single": sum(number == 1 for number in facts.values()), "test": test.total(),
-                "known": sum(number for fact, number in test.items() if fact in taught)}
+        return {
+            "facts": len(facts),
+            "single": sum(number == 1 for number in facts.values()),
+            "test": test.total(),
+            "known": sum(number for fact, number in test.items() if fact in taught),
+        }
 
 
 def _to_jsonl(pairs: Sequence[Pair]) -> bytes:
-    text = "".join(json.dumps(pair.to_record(), ensure_ascii=False, allow_nan=False) + "\n" for pair in pairs)
+    text = "".join(
+        json.dumps(pair.to_record(), ensure_ascii=False, allow_nan=False) + "\n" for pair in pairs
+    )
     return text.encode("utf-8", errors="backslashreplace")
 
 
@@ -202,9 +254,13 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
     path = folder / f"{split}.jsonl"
     expected = read_json(folder / "split.json", SplitFile)["hashes"][split]
     if not path.is_file() or file_hash(path) != expected:
-        raise DataError(t("the split was changed after it was frozen") if path.is_file() else
-                        t("the split file is missing"),
-                        where=str(path), remedy=t("Restore the file, or prepare the data again with --redo"))
+        raise DataError(
+            t("the split was changed after it was frozen")
+            if path.is_file()
+            else t("the split file is missing"),
+            where=str(path),
+            remedy=t("Restore the file, or prepare the data again with --redo"),
+        )
     return tuple(Pair.from_record(record, split) for record in read_jsonl(path, PairLine))
 
 
@@ -222,25 +278,42 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
         raise DataError(problem[0], remedy=problem[1])
     given = has_given_split(pairs)
     if given and any(pair.split is None for pair in pairs):
-        raise DataError(t("some pairs have a split and some have none"),
-                        remedy=t("Check the pairs first (check_pairs)"))
+        raise DataError(
+            t("some pairs have a split and some have none"),
+            remedy=t("Check the pairs first (check_pairs)"),
+        )
     once = answers_occur_once(pair for pair in pairs if pair.split in (None, "train"))
     sets, cut, notes = (_complete_given_split if given else _draw_split)(pairs, config, once=once)
-    keep_leaks = config.remove_leaks == "never" or (config.remove_leaks == "auto" and given and "heldout" not in cut)
+    keep_leaks = config.remove_leaks == "never" or (
+        config.remove_leaks == "auto" and given and "heldout" not in cut
+    )
     leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, once=once, notes=notes)
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
     if once and cut:
         notes += _complete_single_wordings(sets, config, cut, 1 + max(pair.row for pair in pairs))
-    return Split(train=tuple(sets["train"]), validation=tuple(sets["validation"]), heldout=tuple(sets["heldout"]),
-                 leaks=tuple(leaks), given=given, cut=cut, config=config, sampled_out=sampled_out, notes=tuple(notes))
+    return Split(
+        train=tuple(sets["train"]),
+        validation=tuple(sets["validation"]),
+        heldout=tuple(sets["heldout"]),
+        leaks=tuple(leaks),
+        given=given,
+        cut=cut,
+        config=config,
+        sampled_out=sampled_out,
+        notes=tuple(notes),
+    )
 
 
-def _complete_given_split(pairs: Sequence[Pair], config: DataConfig, *,
-                          once: bool) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+def _complete_given_split(
+    pairs: Sequence[Pair], config: DataConfig, *, once: bool
+) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     sets: _Sets = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
     notes = [t("the split is given by the file")]
     cut: list[SplitName] = []
-    fractions: dict[SplitName, float] = {"heldout": config.heldout_fraction, "validation": config.validation_fraction}
+    fractions: dict[SplitName, float] = {
+        "heldout": config.heldout_fraction,
+        "validation": config.validation_fraction,
+    }
     elsewhere = {unit_of(pair) for pair in pairs if pair.split != "train"}
     for name, fraction in fractions.items():
         if sets[name]:
@@ -251,54 +324,107 @@ def _complete_given_split(pairs: Sequence[Pair], config: DataConfig, *,
         free = [pair for pair in sets["train"] if unit_of(pair) not in elsewhere]
         still_empty = sum(not sets[other] for other in fractions if other != name)
         train_keeps = 0 if len(free) < len(sets["train"]) else 1
-        drawn, _ = draw(free, fraction, config.seed, name, leave=still_empty + train_keeps,
-                        elsewhere=count_facts(pair for pair in pairs if pair.split != "train"))
+        drawn, _ = draw(
+            free,
+            fraction,
+            config.seed,
+            name,
+            leave=still_empty + train_keeps,
+            elsewhere=count_facts(pair for pair in pairs if pair.split != "train"),
+        )
         rows = {pair.row for pair in drawn}
         sets[name], sets["train"] = drawn, [pair for pair in sets["train"] if pair.row not in rows]
-        notes.append(tn("the file has no {name} rows, so {name} takes {count} row from training",
-                        "the file has no {name} rows, so {name} takes {count} rows from training", len(drawn),
-                        name=name))
+        notes.append(
+            tn(
+                "the file has no {name} rows, so {name} takes {count} row from training",
+                "the file has no {name} rows, so {name} takes {count} rows from training",
+                len(drawn),
+                name=name,
+            )
+        )
     return sets, tuple(cut), notes
 
 
-def _draw_split(pairs: Sequence[Pair], config: DataConfig, *,
-                once: bool) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+def _draw_split(
+    pairs: Sequence[Pair], config: DataConfig, *, once: bool
+) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     if once:
         heldout, rest = draw_wordings(pairs, config, "heldout")
         validation, train = draw_wordings(rest, config, "validation")
     else:
         heldout, rest = draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
-        validation, train = draw(rest, config.validation_fraction, config.seed, "validation", leave=1,
-                                 elsewhere=count_facts(heldout))
+        validation, train = draw(
+            rest,
+            config.validation_fraction,
+            config.seed,
+            "validation",
+            leave=1,
+            elsewhere=count_facts(heldout),
+        )
     grouped = any(pair.group is not None for pair in pairs)
-    notes = [t("split by group, drawn with seed {seed}", seed=config.seed) if grouped else
-             t("split by question, drawn with seed {seed}", seed=config.seed)]
-    return {"train": train, "validation": validation, "heldout": heldout}, ("validation", "heldout"), notes
+    notes = [
+        t("split by group, drawn with seed {seed}", seed=config.seed)
+        if grouped
+        else t("split by question, drawn with seed {seed}", seed=config.seed)
+    ]
+    return (
+        {"train": train, "validation": validation, "heldout": heldout},
+        ("validation", "heldout"),
+        notes,
+    )
 
 
-def _complete_single_wordings(sets: _Sets, config: DataConfig, cut: Sequence[SplitName], first_row: int) -> list[str]:
+def _complete_single_wordings(
+    sets: _Sets, config: DataConfig, cut: Sequence[SplitName], first_row: int
+) -> list[str]:
     """Add respelled questions where test or validation have no other wordings; returns notes."""
     if "heldout" in cut:
         leave_single_wordings(sets)
     names: list[SplitName] = ["heldout", "validation"] if "validation" in cut else ["heldout"]
     add_respelled(sets, config, names, first_row)
-    asked, validated = (sum(pair.respelled is not None for pair in sets[name]) for name in ("heldout", "validation"))
+    asked, validated = (
+        sum(pair.respelled is not None for pair in sets[name]) for name in ("heldout", "validation")
+    )
     return [
         t("most answers occur once, so each of them stays in training"),
-        *([tn("the test asks {count} question of the file, respelled", "the test asks {count} questions of the file, "
-              "respelled", asked)] if asked else []),
-        *([tn("validation asks {count} question of the file, respelled", "validation asks {count} questions of the "
-              "file, respelled", validated)] if validated else []),
+        *(
+            [
+                tn(
+                    "the test asks {count} question of the file, respelled",
+                    "the test asks {count} questions of the file, respelled",
+                    asked,
+                )
+            ]
+            if asked
+            else []
+        ),
+        *(
+            [
+                tn(
+                    "validation asks {count} question of the file, respelled",
+                    "validation asks {count} questions of the file, respelled",
+                    validated,
+                )
+            ]
+            if validated
+            else []
+        ),
     ]
 
 
-def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, once: bool,
-                           notes: list[str]) -> list[Leak]:
-    leaks = find_leaks(sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold)
+def _find_and_remove_leaks(
+    sets: _Sets, config: DataConfig, *, keep: bool, once: bool, notes: list[str]
+) -> list[Leak]:
+    leaks = find_leaks(
+        sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold
+    )
     if not leaks:
         return leaks
-    summary = tn("{count} test question found in training or validation",
-                 "{count} test questions found in training or validation", len(leaks))
+    summary = tn(
+        "{count} test question found in training or validation",
+        "{count} test questions found in training or validation",
+        len(leaks),
+    )
     if keep:
         reason = (
             t("as specified by data.remove_leaks=never")
@@ -309,10 +435,16 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, once:
         return leaks
     if len(leaks) == len(sets["heldout"]) and not once:  # else the test gets other questions
         raise DataError(
-            t("every held-out question also occurs in training or validation (row {heldout_row} is similar to row "
-              "{other_row})", heldout_row=leaks[0].heldout_row, other_row=leaks[0].other_row),
-            remedy=t("Group related rows (--set data.columns.group=NAME), raise data.near_duplicate_threshold, or "
-                     "keep them with data.remove_leaks=never"),
+            t(
+                "every held-out question also occurs in training or validation (row {heldout_row} is similar to row "
+                "{other_row})",
+                heldout_row=leaks[0].heldout_row,
+                other_row=leaks[0].other_row,
+            ),
+            remedy=t(
+                "Group related rows (--set data.columns.group=NAME), raise data.near_duplicate_threshold, or "
+                "keep them with data.remove_leaks=never"
+            ),
         )
     notes.append(t("{summary}: removed", summary=summary))
     removed = {leak.heldout_row for leak in leaks}
@@ -320,12 +452,16 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, once:
     return [replace(leak, removed=True) for leak in leaks]
 
 
-def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]) -> dict[str, int]:
+def _apply_limits(
+    sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]
+) -> dict[str, int]:
     """Sample complete units where they fit; validation keeps its share of a limited training set."""
     share = config.validation_fraction / (1 - config.validation_fraction)
     limits: dict[SplitName, int | None] = {
         "train": config.max_train,
-        "validation": max(1, round(config.max_train * share)) if config.max_train and limit_validation else None,
+        "validation": max(1, round(config.max_train * share))
+        if config.max_train and limit_validation
+        else None,
         "heldout": config.max_heldout,
     }
     sampled_out: dict[str, int] = {}
@@ -334,6 +470,12 @@ def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, no
         if limit is not None and before > limit:
             sets[split] = sample_units(sets[split], limit, config.seed, split)
             sampled_out[split] = before - len(sets[split])
-            notes.append(t("{sets} of {before} {split} pairs are used", sets=len(sets[split]), before=before,
-                           split=split))
+            notes.append(
+                t(
+                    "{sets} of {before} {split} pairs are used",
+                    sets=len(sets[split]),
+                    before=before,
+                    split=split,
+                )
+            )
     return sampled_out

@@ -15,8 +15,18 @@ from assistant_builder.i18n import N_, language, t, use_language
 ChatRole = Literal["system", "user", "assistant"]
 SplitName = Literal["train", "validation", "heldout"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-COLUMN_ROLES = ("question", "answer", "group", "cluster", "family", "split", "answerable", "system", "context",
-                "messages")
+COLUMN_ROLES = (
+    "question",
+    "answer",
+    "group",
+    "cluster",
+    "family",
+    "split",
+    "answerable",
+    "system",
+    "context",
+    "messages",
+)
 """Roles of a column: ``context`` is appended to the question, ``messages`` holds a complete conversation."""
 
 _SHORT_OPENER_WORDS = 4
@@ -45,8 +55,12 @@ class Pair:
     cluster: str | None = None  # phrasings of one fact, resampled together; may span splits
     split: SplitName | None = None  # given by the file
     answerable: bool = True  # False where the correct answer is to decline
-    family: str | None = None  # facts of one kind, such as those of one sentence pattern; may span splits
-    respelled: int | None = None  # the training row whose question this is, typed otherwise; the file has no such row
+    family: str | None = (
+        None  # facts of one kind, such as those of one sentence pattern; may span splits
+    )
+    respelled: int | None = (
+        None  # the training row whose question this is, typed otherwise; the file has no such row
+    )
 
     @property
     def question(self) -> str:
@@ -56,12 +70,17 @@ class Pair:
     @property
     def answer(self) -> str:
         """The last assistant turn."""
-        return next((message.content for message in reversed(self.messages) if message.role == "assistant"), "")
+        return next(
+            (message.content for message in reversed(self.messages) if message.role == "assistant"),
+            "",
+        )
 
     @property
     def system(self) -> str | None:
         """The system prompt, or None."""
-        return next((message.content for message in self.messages if message.role == "system"), None)
+        return next(
+            (message.content for message in self.messages if message.role == "system"), None
+        )
 
     @property
     def turns(self) -> int:
@@ -81,18 +100,31 @@ class Pair:
 
     def to_record(self) -> dict[str, Any]:
         """One line of a split file, whose name states the split."""
-        return {"row": self.row, "messages": [message.to_record() for message in self.messages], "group": self.group,
-                "cluster": self.cluster, **({} if self.family is None else {"family": self.family}),
-                "answerable": self.answerable, **({} if self.respelled is None else {"respelled": self.respelled})}
+        return {
+            "row": self.row,
+            "messages": [message.to_record() for message in self.messages],
+            "group": self.group,
+            "cluster": self.cluster,
+            **({} if self.family is None else {"family": self.family}),
+            "answerable": self.answerable,
+            **({} if self.respelled is None else {"respelled": self.respelled}),
+        }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], split: SplitName | None = None) -> Pair:
         """The inverse of :meth:`to_record` for a line of the split file of ``split``."""
-        return cls(row=record["row"],
-                   messages=tuple(Message(message["role"], message["content"]) for message in record["messages"]),
-                   group=record.get("group"), cluster=record.get("cluster"), split=split,
-                   answerable=record.get("answerable", True), family=record.get("family"),
-                   respelled=record.get("respelled"))
+        return cls(
+            row=record["row"],
+            messages=tuple(
+                Message(message["role"], message["content"]) for message in record["messages"]
+            ),
+            group=record.get("group"),
+            cluster=record.get("cluster"),
+            split=split,
+            answerable=record.get("answerable", True),
+            family=record.get("family"),
+            respelled=record.get("respelled"),
+        )
 
 
 def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, list[Pair]]:
@@ -109,7 +141,9 @@ class RejectedRow:
 
     row: int
     reason: str
-    record: Any = field(default=None, compare=False)  # the cells, or the raw text of a row that could not be parsed
+    record: Any = field(
+        default=None, compare=False
+    )  # the cells, or the raw text of a row that could not be parsed
 
     def to_record(self) -> dict[str, Any]:
         """Row and reason, as ``data check --json`` prints them."""
@@ -121,7 +155,10 @@ def _row_mention(language: str) -> re.Pattern[str]:
     """Quoted text, or the word for a row with its numbers, in English and in a language."""
     words = {"row", "rows"}
     with use_language(language):
-        words |= {t(message, row="", rows="").strip().lower() for message in (N_("row {row}"), N_("Rows {rows}"))}
+        words |= {
+            t(message, row="", rows="").strip().lower()
+            for message in (N_("row {row}"), N_("Rows {rows}"))
+        }
         both = re.escape(t(" and "))
     named = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
     return re.compile(rf'("[^"]*")|\b((?:{named}) )(\d+(?:(?:, | and |{both})\d+)*)', re.IGNORECASE)
@@ -145,8 +182,13 @@ class RowNumbers:
     def of_record(cls, record: Mapping[str, Any] | None) -> RowNumbers:
         """The row numbers in ``Findings.to_record()``; plain ones for a record of an earlier version."""
         found = (record or {}).get("row_numbers") or {}
-        return cls(found.get("note", ""), *(tuple((first, second) for first, second in found.get(name, ()))
-                                            for name in ("starts", "copies")))
+        return cls(
+            found.get("note", ""),
+            *(
+                tuple((first, second) for first, second in found.get(name, ()))
+                for name in ("starts", "copies")
+            ),
+        )
 
     def shown(self, row: int) -> int:
         """The number that a person sees."""
@@ -155,14 +197,19 @@ class RowNumbers:
 
     def row_of(self, shown: int) -> int:
         """The inverse of :meth:`shown`."""
-        return shown - next((added for first, added in reversed(self.starts) if first + added <= shown), 0)
+        return shown - next(
+            (added for first, added in reversed(self.starts) if first + added <= shown), 0
+        )
 
     def in_text(self, text: str) -> str:
         """A message with its row numbers replaced, except in quoted text."""
+
         def replaced(match: re.Match[str]) -> str:
             if match.group(1):
                 return match.group(1)
-            numbers = re.sub(r"\d+", lambda number: str(self.shown(int(number.group()))), match.group(3))
+            numbers = re.sub(
+                r"\d+", lambda number: str(self.shown(int(number.group()))), match.group(3)
+            )
             return match.group(2) + numbers
 
         return _row_mention(language()).sub(replaced, text) if self.starts else text
@@ -179,7 +226,9 @@ class Dataset:
     rejected: tuple[RejectedRow, ...]
     rows: int
     notes: tuple[str, ...] = ()  # encoding, separator, sheet, choice of columns
-    changes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # change made to the text while reading → rows
+    changes: dict[str, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # change made to the text while reading → rows
     column_names: tuple[str, ...] = ()
     numbers: RowNumbers = RowNumbers()
     first_rows: tuple[dict[str, Any], ...] = ()  # cells of the first rows, as read
@@ -203,7 +252,9 @@ class Table:
     columns: tuple[str, ...]
     rows: list[RawRow]
     notes: list[str] = field(default_factory=list)
-    remarks: dict[str, list[int]] = field(default_factory=dict)  # observation about single rows → those rows
+    remarks: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # observation about single rows → those rows
     numbers: RowNumbers = RowNumbers()
 
 
@@ -216,8 +267,14 @@ def header_names(cells: Iterable[str], notes: list[str]) -> tuple[str, ...]:
         seen[name] += 1
         if seen[name] > 1:
             numbered = f"{name} ({seen[name]})"
-            notes.append(t("two columns are named {name!r}; column {position} is renamed to {numbered!r}", name=name,
-                           position=position, numbered=numbered))
+            notes.append(
+                t(
+                    "two columns are named {name!r}; column {position} is renamed to {numbered!r}",
+                    name=name,
+                    position=position,
+                    numbered=numbered,
+                )
+            )
             name = numbered
         names.append(name)
     return tuple(names)

@@ -25,7 +25,11 @@ def fact_of(pair: Pair) -> str | None:
     """The fact that a pair is a wording of: its cluster, else its answer; None for declines and conversations."""
     if not pair.answerable or pair.turns != 1:
         return None
-    return f"cluster {pair.cluster}" if pair.cluster is not None else f"answer {casefold_normalize(pair.answer)}"
+    return (
+        f"cluster {pair.cluster}"
+        if pair.cluster is not None
+        else f"answer {casefold_normalize(pair.answer)}"
+    )
 
 
 def has_given_split(pairs: Iterable[Pair]) -> bool:
@@ -44,26 +48,43 @@ def straddling_groups(sides: Iterable[tuple[Pair, object]]) -> list[str]:
 def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     """The problem and its remedy if train, validation and held-out cannot have one unit each, else None."""
     if not pairs:
-        return t("no usable pair is left"), t("Check the reasons of the rejected rows, and correct or add rows")
+        return t("no usable pair is left"), t(
+            "Check the reasons of the rejected rows, and correct or add rows"
+        )
     if has_given_split(pairs):
         return _too_few_given_units(pairs)
     count, grouped = len(group_by(pairs, unit_of)), any(pair.group is not None for pair in pairs)
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return (tn("only {count} usable pair: training, validation and test each need one",
-                   "only {count} usable pairs: training, validation and test each need one", len(pairs)),
-                t("Add rows: 3 are the minimum, and a conclusive result needs several hundred"))
-    few = (tn("the {pairs} usable pairs form only {count} group, and a split needs at least 3",
-              "the {pairs} usable pairs form only {count} groups, and a split needs at least 3", count,
-              pairs=len(pairs))
-           if grouped else
-           tn("the {pairs} usable pairs form only {count} question, and a split needs at least 3",
-              "the {pairs} usable pairs form only {count} questions, and a split needs at least 3", count,
-              pairs=len(pairs)))
+        return (
+            tn(
+                "only {count} usable pair: training, validation and test each need one",
+                "only {count} usable pairs: training, validation and test each need one",
+                len(pairs),
+            ),
+            t("Add rows: 3 are the minimum, and a conclusive result needs several hundred"),
+        )
+    few = (
+        tn(
+            "the {pairs} usable pairs form only {count} group, and a split needs at least 3",
+            "the {pairs} usable pairs form only {count} groups, and a split needs at least 3",
+            count,
+            pairs=len(pairs),
+        )
+        if grouped
+        else tn(
+            "the {pairs} usable pairs form only {count} question, and a split needs at least 3",
+            "the {pairs} usable pairs form only {count} questions, and a split needs at least 3",
+            count,
+            pairs=len(pairs),
+        )
+    )
     return (
         few,
-        t("Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')")
+        t(
+            "Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')"
+        )
         if grouped
         else t("Add rows with other questions"),
     )
@@ -72,8 +93,9 @@ def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
 def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     train = [pair for pair in pairs if pair.split == "train"]
     if not train:
-        return t("the given split has no training rows"), t("Mark rows with the split 'train', or remove the split "
-                                                            "column")
+        return t("the given split has no training rows"), t(
+            "Mark rows with the split 'train', or remove the split column"
+        )
     absent = [split for split in SPLITS if not any(pair.split == split for pair in pairs)]
     units = group_by(train, unit_of).keys()
     free = units - {unit_of(pair) for pair in pairs if pair.split != "train"}
@@ -81,10 +103,13 @@ def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
         return None  # nothing is drawn from rows whose answers occur once
     names = t(" and ").join(absent)
     return (
-        tn("the training rows form {count} unit ({free} in no other split), too few to draw {names} from them",
-           "the training rows form {count} units ({free} in no other split), too few to draw {names} from them",
-           len(units),
-           free=len(free), names=names),
+        tn(
+            "the training rows form {count} unit ({free} in no other split), too few to draw {names} from them",
+            "the training rows form {count} units ({free} in no other split), too few to draw {names} from them",
+            len(units),
+            free=len(free),
+            names=names,
+        ),
         t("Mark rows with the split {names}, or add training rows", names=names),
     )
 
@@ -93,12 +118,16 @@ def hash_order(units: Iterable[str], seed: int, purpose: str) -> list[str]:
     """Units in the order of the hashes of seed, purpose and unit."""
 
     def key(unit: str) -> tuple[bytes, str]:
-        return hashlib.sha256(f"{seed}\0{purpose}\0{unit}".encode(errors="surrogatepass")).digest(), unit
+        return hashlib.sha256(
+            f"{seed}\0{purpose}\0{unit}".encode(errors="surrogatepass")
+        ).digest(), unit
 
     return sorted(units, key=key)
 
 
-def take(units: Mapping[str, Sequence[Pair]], order: Iterable[str], target: int, leave: int = 0) -> set[str]:
+def take(
+    units: Mapping[str, Sequence[Pair]], order: Iterable[str], target: int, leave: int = 0
+) -> set[str]:
     """Complete units in an order, until they have as nearly ``target`` pairs as possible; ``leave`` units are left."""
     taken: set[str] = set()
     count = 0
@@ -111,8 +140,15 @@ def take(units: Mapping[str, Sequence[Pair]], order: Iterable[str], target: int,
     return taken
 
 
-def draw(pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *, leave: int,
-          elsewhere: Collection[str] = ()) -> tuple[list[Pair], list[Pair]]:
+def draw(
+    pairs: Sequence[Pair],
+    fraction: float,
+    seed: int,
+    purpose: str,
+    *,
+    leave: int,
+    elsewhere: Collection[str] = (),
+) -> tuple[list[Pair], list[Pair]]:
     """Draw complete units until their size is as close to the fraction as possible, leaving at least ``leave`` units.
 
     Units whose facts keep another wording in the rest are drawn first, so that a test asks for answers that training
@@ -131,7 +167,9 @@ def draw(pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *, lea
     return chosen, [pair for pair in pairs if unit_of(pair) not in drawn]
 
 
-def _reworded_first(units: dict[str, list[Pair]], order: list[str], elsewhere: Collection[str]) -> list[str]:
+def _reworded_first(
+    units: dict[str, list[Pair]], order: list[str], elsewhere: Collection[str]
+) -> list[str]:
     """``order`` with the units first whose facts keep another wording, and those last that are the only wording left.
 
     ``elsewhere`` are facts that are drawn already. Units without facts keep their places.
@@ -145,7 +183,9 @@ def _reworded_first(units: dict[str, list[Pair]], order: list[str], elsewhere: C
             left.subtract(facts)
             ranks[0].append(unit)
         elif facts:
-            needed = any(fact in elsewhere or total[fact] > number for fact, number in facts.items())
+            needed = any(
+                fact in elsewhere or total[fact] > number for fact, number in facts.items()
+            )
             ranks[2 if needed else 1].append(unit)
     moved = iter([unit for rank in ranks for unit in rank])
     return [next(moved) if count_facts(units[unit]) else unit for unit in order]
@@ -153,7 +193,9 @@ def _reworded_first(units: dict[str, list[Pair]], order: list[str], elsewhere: C
 
 def count_facts(pairs: Iterable[Pair]) -> Counter[str]:
     """The facts of pairs and how many wordings of each there are; a respelled question is no wording of its own."""
-    return Counter(fact for pair in pairs if pair.respelled is None and (fact := fact_of(pair)) is not None)
+    return Counter(
+        fact for pair in pairs if pair.respelled is None and (fact := fact_of(pair)) is not None
+    )
 
 
 def answers_occur_once(pairs: Iterable[Pair]) -> bool:

@@ -9,7 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize, normalize_unicode
+from assistant_builder.data.similarity import (
+    NearDuplicateIndex,
+    casefold_normalize,
+    normalize_unicode,
+)
 from assistant_builder.data.types import Dataset, Pair, RejectedRow, group_by, has_visible_text
 from assistant_builder.data.units import has_given_split, straddling_groups, too_few_units
 from assistant_builder.errors import DataError
@@ -17,23 +21,40 @@ from assistant_builder.i18n import N_, t, tn
 
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
-_COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "too_long",
-            "answers_shared", "straddling_groups")
+_COUNTED = (
+    "exact_duplicates",
+    "near_duplicates",
+    "conflicts",
+    "one_word_answers",
+    "over_long",
+    "too_long",
+    "answers_shared",
+    "straddling_groups",
+)
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
 _CJK = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-_MOJIBAKE = re.compile("Ã[\x80-\xbf‚ƒ„…†‡ˆ‰Š‹Œ©¤¶¼¨ª«®±²³´µ¹º»]|â€[\x80-\xbf™œžš¦“”˜]|Â[\xa0°»«£§©®±²³·]")
-_HTML = re.compile(r"</(?:p|div|span|a|b|i|em|strong|ul|ol|li|table|tr|td|h[1-6])>|<br ?/?>", re.IGNORECASE)
+_MOJIBAKE = re.compile(
+    "Ã[\x80-\xbf‚ƒ„…†‡ˆ‰Š‹Œ©¤¶¼¨ª«®±²³´µ¹º»]|â€[\x80-\xbf™œžš¦“”˜]|Â[\xa0°»«£§©®±²³·]"
+)
+_HTML = re.compile(
+    r"</(?:p|div|span|a|b|i|em|strong|ul|ol|li|table|tr|td|h[1-6])>|<br ?/?>", re.IGNORECASE
+)
 # kind → whether a pair, whose user and assistant turns are joined to one text, is of that kind
 _ODD_TEXTS: dict[str, Callable[[Pair, str], object]] = {
-    N_("text that was probably decoded with the wrong encoding (such as Ã© for é)"):
-        lambda pair, text: _MOJIBAKE.search(text),
-    N_("replacement characters (�), where the original character is lost"): lambda pair, text: "\ufffd" in text,
-    N_("the answer repeats the question"):
-        lambda pair, text: casefold_normalize(pair.answer) == casefold_normalize(pair.question),
-    N_("HTML tags in the text (such as <p>), which the assistant will learn to write"):
-        lambda pair, text: _HTML.search(text),
+    N_(
+        "text that was probably decoded with the wrong encoding (such as Ã© for é)"
+    ): lambda pair, text: _MOJIBAKE.search(text),
+    N_("replacement characters (�), where the original character is lost"): lambda pair, text: (
+        "\ufffd" in text
+    ),
+    N_("the answer repeats the question"): lambda pair, text: (
+        casefold_normalize(pair.answer) == casefold_normalize(pair.question)
+    ),
+    N_(
+        "HTML tags in the text (such as <p>), which the assistant will learn to write"
+    ): lambda pair, text: _HTML.search(text),
 }
 
 
@@ -94,7 +115,9 @@ class Findings:
     answers_shared: tuple[SharedText, ...]  # answers to several questions, often intended
     odd_texts: dict[str, tuple[int, ...]]  # kind → rows
     straddling_groups: tuple[str, ...]  # in held-out and another split
-    tokens: dict[int, int] = field(repr=False)  # row → tokens under the chat template; empty without a tokenizer
+    tokens: dict[int, int] = field(
+        repr=False
+    )  # row → tokens under the chat template; empty without a tokenizer
     max_length: int
     threshold: float  # minimum similarity of near-duplicates
     too_long: dict[int, int] = field(default_factory=dict, repr=False)
@@ -110,9 +133,14 @@ class Findings:
     def left_out(self) -> tuple[RejectedRow, ...]:
         """All rows that are not in ``usable``, in file order: rejected rows and exact duplicates."""
         pairs = {pair.row: pair for pair in self.dataset.pairs}
-        duplicates = (RejectedRow(copy.row, t("an exact duplicate of row {of}", of=copy.of),
-                                  pairs[copy.row].to_record())
-                      for copy in self.exact_duplicates)
+        duplicates = (
+            RejectedRow(
+                copy.row,
+                t("an exact duplicate of row {of}", of=copy.of),
+                pairs[copy.row].to_record(),
+            )
+            for copy in self.exact_duplicates
+        )
         return tuple(sorted((*self.rejected, *duplicates), key=lambda rejected: rejected.row))
 
     def token_lengths(self) -> dict[str, float] | None:
@@ -120,10 +148,15 @@ class Findings:
         counts = sorted(self.tokens.values())
         if not counts:
             return None
-        return {"count": len(counts), "min": counts[0], "median": counts[len(counts) // 2],
-                "mean": round(sum(counts) / len(counts), 1),
-                "p95": counts[min(len(counts) - 1, -(-len(counts) * 95 // 100) - 1)], "max": counts[-1],
-                "total": sum(counts)}
+        return {
+            "count": len(counts),
+            "min": counts[0],
+            "median": counts[len(counts) // 2],
+            "mean": round(sum(counts) / len(counts), 1),
+            "p95": counts[min(len(counts) - 1, -(-len(counts) * 95 // 100) - 1)],
+            "max": counts[-1],
+            "total": sum(counts),
+        }
 
     def can_start(self) -> bool:
         """Whether a study can start: each of the three splits can have at least one unit."""
@@ -139,9 +172,12 @@ class Findings:
             what, remedy = problem
             if left_out := self.left_out:
                 first = left_out[0]
-                what += (
-                    t("; {left_out} of {rows} rows were left out (row {row}: {reason})", left_out=len(left_out),
-                      rows=self.dataset.rows, row=first.row, reason=first.reason)
+                what += t(
+                    "; {left_out} of {rows} rows were left out (row {row}: {reason})",
+                    left_out=len(left_out),
+                    rows=self.dataset.rows,
+                    row=first.row,
+                    reason=first.reason,
                 )
             what = self.dataset.numbers.in_text(what)
             raise DataError(what, where=self.dataset.source, remedy=remedy)
@@ -160,30 +196,55 @@ class Findings:
             return [asdict(entry) for entry in entries[:MAX_LISTED]]
 
         return {
-            "source": Path(dataset.source).name, "format": dataset.format, "columns": dataset.columns,
-            "column_names": list(dataset.column_names), "rows": dataset.rows, "usable": len(self.usable),
+            "source": Path(dataset.source).name,
+            "format": dataset.format,
+            "columns": dataset.columns,
+            "column_names": list(dataset.column_names),
+            "rows": dataset.rows,
+            "usable": len(self.usable),
             "turns": sum(pair.turns for pair in self.usable),
             "rejected": [rejected.to_record() for rejected in self.rejected],
             **{kind: len(getattr(self, kind)) for kind in _COUNTED},
-            "token_lengths": self.token_lengths(), "max_length": self.max_length,
-            "near_duplicate_threshold": self.threshold, "can_start": self.can_start(),
-            "notes": list(dataset.notes), "problems": self.problems, "row_numbers": asdict(dataset.numbers),
-            "details": {"exact_duplicates": listed(self.exact_duplicates),
-                        "near_duplicates": listed(self.near_duplicates), "conflicts": listed(self.conflicts),
-                        "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
-                        "over_long": [{"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]],
-                        "too_long": [{"row": row, "tokens": tokens}
-                                     for row, tokens in list(self.too_long.items())[:MAX_LISTED]],
-                        "answers_shared": listed(self.answers_shared),
-                        "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
-                        "odd_texts": {kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()},
-                        "changes": {change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()}},
+            "token_lengths": self.token_lengths(),
+            "max_length": self.max_length,
+            "near_duplicate_threshold": self.threshold,
+            "can_start": self.can_start(),
+            "notes": list(dataset.notes),
+            "problems": self.problems,
+            "row_numbers": asdict(dataset.numbers),
+            "details": {
+                "exact_duplicates": listed(self.exact_duplicates),
+                "near_duplicates": listed(self.near_duplicates),
+                "conflicts": listed(self.conflicts),
+                "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
+                "over_long": [
+                    {"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]
+                ],
+                "too_long": [
+                    {"row": row, "tokens": tokens}
+                    for row, tokens in list(self.too_long.items())[:MAX_LISTED]
+                ],
+                "answers_shared": listed(self.answers_shared),
+                "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
+                "odd_texts": {
+                    kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()
+                },
+                "changes": {
+                    change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()
+                },
+            },
         }
 
 
-def check_pairs(dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
-                near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None,
-                as_trained: Callable[[Pair], Pair] | None = None) -> Findings:
+def check_pairs(
+    dataset: Dataset,
+    *,
+    tokenizer: TokenCounter | None = None,
+    max_length: int = 512,
+    near_duplicate_threshold: float = 0.8,
+    max_pair_tokens: int | None = None,
+    as_trained: Callable[[Pair], Pair] | None = None,
+) -> Findings:
     """Check a dataset for duplicates, conflicts, lengths and unusual texts.
 
     Without a tokenizer, lengths are not checked. Pairs of more than ``max_length`` tokens are reported, those of more
@@ -198,14 +259,21 @@ def check_pairs(dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_
     if max_pair_tokens is not None and tokenizer:
         for pair in pairs:
             needed = tokens[pair.row]
-            if as_trained is not None and max_pair_tokens / 3 < needed <= max_pair_tokens:  # twice its texts at most
+            if (
+                as_trained is not None and max_pair_tokens / 3 < needed <= max_pair_tokens
+            ):  # twice its texts at most
                 needed = tokenizer.count_tokens(as_trained(pair))
             if needed > max_pair_tokens:
                 too_long[pair.row] = needed
         rejected += (
             RejectedRow(
-                pair.row, t("it has {tokens:,} tokens, and at most {max_pair_tokens:,} fit in the model's context",
-                            tokens=too_long[pair.row], max_pair_tokens=max_pair_tokens), pair.to_record(),
+                pair.row,
+                t(
+                    "it has {tokens:,} tokens, and at most {max_pair_tokens:,} fit in the model's context",
+                    tokens=too_long[pair.row],
+                    max_pair_tokens=max_pair_tokens,
+                ),
+                pair.to_record(),
             )
             for pair in pairs
             if pair.row in too_long
@@ -215,16 +283,32 @@ def check_pairs(dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_
     conflicts, reworded = _repeated_questions(usable)
     near = reworded + _near_duplicates(usable, near_duplicate_threshold)
     straddling = (
-        straddling_groups((pair, pair.split == "heldout") for pair in usable) if has_given_split(usable) else ()
+        straddling_groups((pair, pair.split == "heldout") for pair in usable)
+        if has_given_split(usable)
+        else ()
     )
-    one_word = tuple(pair.row for pair in usable if max(len(pair.answer.split()), len(_CJK.findall(pair.answer))) <= 1)
-    return Findings(dataset=dataset, usable=tuple(usable),
-                    rejected=tuple(sorted(rejected, key=lambda entry: entry.row)), exact_duplicates=tuple(duplicates),
-                    near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)), conflicts=tuple(conflicts),
-                    one_word_answers=one_word, answers_shared=tuple(_shared_answers(usable)),
-                    odd_texts=_odd_texts(usable), straddling_groups=tuple(straddling),
-                    tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {}, max_length=max_length,
-                    threshold=near_duplicate_threshold, too_long=too_long, max_pair_tokens=max_pair_tokens)
+    one_word = tuple(
+        pair.row
+        for pair in usable
+        if max(len(pair.answer.split()), len(_CJK.findall(pair.answer))) <= 1
+    )
+    return Findings(
+        dataset=dataset,
+        usable=tuple(usable),
+        rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
+        exact_duplicates=tuple(duplicates),
+        near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
+        conflicts=tuple(conflicts),
+        one_word_answers=one_word,
+        answers_shared=tuple(_shared_answers(usable)),
+        odd_texts=_odd_texts(usable),
+        straddling_groups=tuple(straddling),
+        tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
+        max_length=max_length,
+        threshold=near_duplicate_threshold,
+        too_long=too_long,
+        max_pair_tokens=max_pair_tokens,
+    )
 
 
 def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:
@@ -234,8 +318,11 @@ def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:
             empty = N_("question") if not has_visible_text(pair.question) else N_("answer")
             yield RejectedRow(pair.row, t("the {part} is empty", part=t(empty)), pair.to_record())
         elif given and pair.split is None:
-            yield RejectedRow(pair.row, t("it has no split, while {given} other rows have one", given=given),
-                              pair.to_record())
+            yield RejectedRow(
+                pair.row,
+                t("it has no split, while {given} other rows have one", given=given),
+                pair.to_record(),
+            )
 
 
 def _without_exact_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Duplicate]]:
@@ -243,7 +330,10 @@ def _without_exact_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[D
     first: dict[tuple[object, ...], int] = {}
     kept, copies = [], []
     for pair in pairs:
-        key = (pair.split, *((message.role, normalize_unicode(message.content)) for message in pair.messages))
+        key = (
+            pair.split,
+            *((message.role, normalize_unicode(message.content)) for message in pair.messages),
+        )
         if key in first:
             copies.append(Duplicate(pair.row, first[key]))
         else:
@@ -257,15 +347,19 @@ def _repeated_questions(pairs: Sequence[Pair]) -> tuple[list[SharedText], list[N
 
     Conversations of several turns are ignored, because they may differ later.
     """
-    by_question = group_by((pair for pair in pairs if pair.turns == 1),
-                           lambda pair: (pair.system, casefold_normalize(pair.question)))
+    by_question = group_by(
+        (pair for pair in pairs if pair.turns == 1),
+        lambda pair: (pair.system, casefold_normalize(pair.question)),
+    )
     conflicts, reworded = [], []
     for same in by_question.values():
         answers: dict[str, Pair] = {}
         for pair in same:
             earlier = answers.setdefault(casefold_normalize(pair.answer), pair)
             if earlier is not pair:
-                reworded.append(NearDuplicate(pair.row, earlier.row, 1.0, pair.question, earlier.question))
+                reworded.append(
+                    NearDuplicate(pair.row, earlier.row, 1.0, pair.question, earlier.question)
+                )
         if len(answers) > 1:
             conflicts.append(SharedText(same[0].question, tuple(pair.row for pair in same)))
     return conflicts, reworded
@@ -280,7 +374,11 @@ def _near_duplicates(pairs: Sequence[Pair], threshold: float) -> list[NearDuplic
         match = index.nearest(number)
         if match is not None:
             other = distinct[match[0]]
-            found.append(NearDuplicate(pair.row, other.row, round(match[1], 4), pair.question, other.question))
+            found.append(
+                NearDuplicate(
+                    pair.row, other.row, round(match[1], 4), pair.question, other.question
+                )
+            )
         index.add(number)
     return found
 
@@ -294,9 +392,14 @@ def _shared_answers(pairs: Sequence[Pair]) -> Iterable[SharedText]:
 
 
 def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
-    texts = ["\n".join(message.content for message in pair.messages if message.role != "system") for pair in pairs]
-    found = {kind: tuple(pair.row for pair, text in zip(pairs, texts, strict=True) if is_odd(pair, text))
-             for kind, is_odd in _ODD_TEXTS.items()}
+    texts = [
+        "\n".join(message.content for message in pair.messages if message.role != "system")
+        for pair in pairs
+    ]
+    found = {
+        kind: tuple(pair.row for pair, text in zip(pairs, texts, strict=True) if is_odd(pair, text))
+        for kind, is_odd in _ODD_TEXTS.items()
+    }
     return {kind: rows for kind, rows in found.items() if rows}
 
 
@@ -304,33 +407,61 @@ def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
 
 
 def _problem(severity: Severity, title: str, detail: str, rows: Iterable[int] = ()) -> Problem:
-    return {"severity": severity, "title": title, "detail": detail, "rows": sorted(rows)[:_MAX_PROBLEM_ROWS]}
+    return {
+        "severity": severity,
+        "title": title,
+        "detail": detail,
+        "rows": sorted(rows)[:_MAX_PROBLEM_ROWS],
+    }
 
 
 def _row_problems(findings: Findings) -> Iterable[Problem]:
     if problem := too_few_units(findings.usable):
         what, remedy = problem
-        yield _problem("error", t("A study cannot start from this file"), f"{what[0].upper()}{what[1:]}. {remedy}.")
+        yield _problem(
+            "error",
+            t("A study cannot start from this file"),
+            f"{what[0].upper()}{what[1:]}. {remedy}.",
+        )
     elif len(findings.usable) < _SMALL_DATASET:
         yield _problem(
-            "warning", tn("Only {count} usable pair", "Only {count} usable pairs", len(findings.usable)),
-            t("A test of this size can only detect large differences; several hundred pairs give a more precise "
-              "result."),
+            "warning",
+            tn("Only {count} usable pair", "Only {count} usable pairs", len(findings.usable)),
+            t(
+                "A test of this size can only detect large differences; several hundred pairs give a more precise "
+                "result."
+            ),
         )
     rejected = [entry for entry in findings.rejected if entry.row not in findings.too_long]
     if rejected:
         reasons = Counter(_general_reason(entry.reason) for entry in rejected).most_common(4)
-        yield _problem("warning", tn("{count} row cannot be used", "{count} rows cannot be used", len(rejected)),
-                       t("Left out: {reasons}.",
-                         reasons="; ".join(f"{reason} ({count:,})" for reason, count in reasons)),
-                       (entry.row for entry in rejected))
+        yield _problem(
+            "warning",
+            tn("{count} row cannot be used", "{count} rows cannot be used", len(rejected)),
+            t(
+                "Left out: {reasons}.",
+                reasons="; ".join(f"{reason} ({count:,})" for reason, count in reasons),
+            ),
+            (entry.row for entry in rejected),
+        )
     if findings.too_long:
-        yield _problem("warning", *too_long_words(findings.too_long, findings.max_pair_tokens or 0), findings.too_long)
+        yield _problem(
+            "warning",
+            *too_long_words(findings.too_long, findings.max_pair_tokens or 0),
+            findings.too_long,
+        )
     if findings.exact_duplicates:
         yield _problem(
-            "warning", tn("{count} exact duplicate", "{count} exact duplicates", len(findings.exact_duplicates)),
-            t("Question and answer are identical to those of an earlier row. The first row is kept, and its copies "
-              "are left out."),
+            "warning",
+            tn(
+                "{count} exact duplicate",
+                "{count} exact duplicates",
+                len(findings.exact_duplicates),
+            ),
+            t(
+                "Question and answer are identical to those of an earlier row. The first row is kept, and its copies "
+                "are left out."
+            ),
             (copy.row for copy in findings.exact_duplicates),
         )
 
@@ -338,64 +469,115 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
 def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[str, str]:
     """Title and detail of rows (→ tokens) that are longer than the ``limit`` tokens that are read."""
     row = max(too_long, key=lambda row: too_long[row])
-    return (tn("{count} row is longer than the model reads", "{count} rows are longer than the model reads",
-               len(too_long)),
-            t("Row {row} has {tokens:,} tokens with what its prompt needs, and at most {limit:,} are read. Such rows "
-              "are left out: shorten them, set train.max_length=auto, or choose a base model with a longer context.",
-              row=row, tokens=too_long[row], limit=limit))
+    return (
+        tn(
+            "{count} row is longer than the model reads",
+            "{count} rows are longer than the model reads",
+            len(too_long),
+        ),
+        t(
+            "Row {row} has {tokens:,} tokens with what its prompt needs, and at most {limit:,} are read. Such rows "
+            "are left out: shorten them, set train.max_length=auto, or choose a base model with a longer context.",
+            row=row,
+            tokens=too_long[row],
+            limit=limit,
+        ),
+    )
 
 
 def _content_problems(findings: Findings) -> Iterable[Problem]:
     if findings.near_duplicates:
         near = findings.near_duplicates[0]
         yield _problem(
-            "warning", tn("{count} near-duplicate question", "{count} near-duplicate questions",
-                          len(findings.near_duplicates)),
-            t("They are similar to an earlier question (similarity {threshold:g} or more), for example row {row}, "
-              "{question}, and row {of}, {other}. They are kept; a test question that is similar to a training "
-              "question counts as a leak.", threshold=findings.threshold, row=near.row, question=_quote(near.question),
-              of=near.of,
-              other=_quote(near.other)),
+            "warning",
+            tn(
+                "{count} near-duplicate question",
+                "{count} near-duplicate questions",
+                len(findings.near_duplicates),
+            ),
+            t(
+                "They are similar to an earlier question (similarity {threshold:g} or more), for example row {row}, "
+                "{question}, and row {of}, {other}. They are kept; a test question that is similar to a training "
+                "question counts as a leak.",
+                threshold=findings.threshold,
+                row=near.row,
+                question=_quote(near.question),
+                of=near.of,
+                other=_quote(near.other),
+            ),
             (entry.row for entry in findings.near_duplicates),
         )
     if findings.conflicts:
         example = findings.conflicts[0]
         yield _problem(
-            "warning", tn("{count} question with conflicting answers", "{count} questions with conflicting answers",
-                          len(findings.conflicts)),
-            t("Rows {rows} give different answers to {question}. They are kept; a model that is trained on them "
-              "learns a "
-              "mixture of the answers.", rows=", ".join(map(str, example.rows[:5])), question=_quote(example.text)),
+            "warning",
+            tn(
+                "{count} question with conflicting answers",
+                "{count} questions with conflicting answers",
+                len(findings.conflicts),
+            ),
+            t(
+                "Rows {rows} give different answers to {question}. They are kept; a model that is trained on them "
+                "learns a "
+                "mixture of the answers.",
+                rows=", ".join(map(str, example.rows[:5])),
+                question=_quote(example.text),
+            ),
             (row for conflict in findings.conflicts for row in conflict.rows),
         )
     if findings.one_word_answers:
-        yield _problem("warning",
-                       tn("{count} one-word answer", "{count} one-word answers", len(findings.one_word_answers)),
-                       t("They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative."),
-                       findings.one_word_answers)
+        yield _problem(
+            "warning",
+            tn(
+                "{count} one-word answer",
+                "{count} one-word answers",
+                len(findings.one_word_answers),
+            ),
+            t(
+                "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative."
+            ),
+            findings.one_word_answers,
+        )
     for kind, odd in findings.odd_texts.items():
-        yield _problem("warning", tn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=t(kind)),
-                       t("They are kept unchanged."), odd)
+        yield _problem(
+            "warning",
+            tn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=t(kind)),
+            t("They are kept unchanged."),
+            odd,
+        )
     if findings.answers_shared:
         rows = [row for shared in findings.answers_shared for row in shared.rows]
         yield _problem(
-            "info", tn("{count} answer shared by several questions", "{count} answers shared by several questions",
-                       len(findings.answers_shared)),
-            tn("{count} row in total. This is often intended (several phrasings of one fact), so they are kept and do "
-               "not count "
-               "as leaks.",
-               "{count} rows in total. This is often intended (several phrasings of one fact), so they are kept "
-               "and do not count as leaks.", len(rows)),
+            "info",
+            tn(
+                "{count} answer shared by several questions",
+                "{count} answers shared by several questions",
+                len(findings.answers_shared),
+            ),
+            tn(
+                "{count} row in total. This is often intended (several phrasings of one fact), so they are kept and do "
+                "not count "
+                "as leaks.",
+                "{count} rows in total. This is often intended (several phrasings of one fact), so they are kept "
+                "and do not count as leaks.",
+                len(rows),
+            ),
             rows,
         )
     if over := findings.over_long:
         longest = max(findings.tokens[row] for row in over)
         yield _problem(
             "warning",
-            tn("{count} row longer than {tokens} tokens", "{count} rows longer than {tokens} tokens", len(over),
-                          tokens=findings.max_length),
-            t("Training leaves them out; the longest has {longest:,} tokens. Set train.max_length=auto, or raise it.",
-              longest=longest),
+            tn(
+                "{count} row longer than {tokens} tokens",
+                "{count} rows longer than {tokens} tokens",
+                len(over),
+                tokens=findings.max_length,
+            ),
+            t(
+                "Training leaves them out; the longest has {longest:,} tokens. Set train.max_length=auto, or raise it.",
+                longest=longest,
+            ),
             over,
         )
 
@@ -404,16 +586,31 @@ def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
     if has_given_split(findings.usable):
         sizes = Counter(pair.split for pair in findings.usable)
         shown = ", ".join(f"{split} {count:,}" for split, count in sorted(sizes.items(), key=str))
-        yield _problem("info", t("The file specifies the split"), t("It is used as given: {shown}.", shown=shown))
+        yield _problem(
+            "info",
+            t("The file specifies the split"),
+            t("It is used as given: {shown}.", shown=shown),
+        )
     if findings.straddling_groups:
         yield _problem(
-            "warning", tn("{count} group on both sides of the given split",
-                          "{count} groups on both sides of the given split", len(findings.straddling_groups)),
-            t("For example {groups}. The split is used as given; the test may be too optimistic.",
-              groups=", ".join(map(_quote, findings.straddling_groups[:3]))),
+            "warning",
+            tn(
+                "{count} group on both sides of the given split",
+                "{count} groups on both sides of the given split",
+                len(findings.straddling_groups),
+            ),
+            t(
+                "For example {groups}. The split is used as given; the test may be too optimistic.",
+                groups=", ".join(map(_quote, findings.straddling_groups[:3])),
+            ),
         )
     for change, rows in findings.dataset.changes.items():
-        yield _problem("info", tn("{count} row: {kind}", "{count} rows: {kind}", len(rows), kind=t(change)), "", rows)
+        yield _problem(
+            "info",
+            tn("{count} row: {kind}", "{count} rows: {kind}", len(rows), kind=t(change)),
+            "",
+            rows,
+        )
     for note in findings.dataset.notes:
         yield _problem("info", note[0].upper() + note[1:], "")
 

@@ -30,8 +30,10 @@ from assistant_builder.i18n import N_, t, tn
 _MAX_CHARACTERS = 400
 _NEAR = 0.8
 _YES = {"yes", "y", "true", "1", "x", "ja", "oui", "si", "ok"}
-_FILE_REMEDY = ("Use a column with the new question, and a column with the answer, the known question or the row "
-                "number that it belongs to")
+_FILE_REMEDY = (
+    "Use a column with the new question, and a column with the answer, the known question or the row "
+    "number that it belongs to"
+)
 DRAFT_COLUMNS = ("accept", "question", "row", "known question", "answer")
 """Columns of a file of drafts; a row is used if ``accept`` says yes."""
 
@@ -83,29 +85,58 @@ class WordingCount:
     def meaning(self) -> str:
         """What a test on the file can show, in two sentences."""
         if self.holds_facts_out:
-            asked = (tn("The test asks {test:,} questions, and only {count} of their answers is among those of "
-                        "training.",
-                        "The test asks {test:,} questions, and only {count} of their answers are among those of "
-                        "training.", self.known, test=self.test) if self.known else
-                     t("The test asks {test:,} questions, and none of their answers is among those of training.",
-                       test=self.test))
-            shows = t("It shows what the assistant does with unknown questions, and not how many of your {facts:,} "
-                      "answers it gives.", facts=self.facts)
+            asked = (
+                tn(
+                    "The test asks {test:,} questions, and only {count} of their answers is among those of "
+                    "training.",
+                    "The test asks {test:,} questions, and only {count} of their answers are among those of "
+                    "training.",
+                    self.known,
+                    test=self.test,
+                )
+                if self.known
+                else t(
+                    "The test asks {test:,} questions, and none of their answers is among those of training.",
+                    test=self.test,
+                )
+            )
+            shows = t(
+                "It shows what the assistant does with unknown questions, and not how many of your {facts:,} "
+                "answers it gives.",
+                facts=self.facts,
+            )
             return f"{asked} {shows}"
         kept = t("The assistant is trained on all of them: none is held out for the test.")
         if self.respelled:
-            return kept + " " + t("The file has no other wordings, so nothing is tested in other words: the test asks "
-                                  "questions of the file, respelled.")
-        return kept + " " + tn("The test asks {count} question in other words.",
-                               "The test asks {count} questions in other words.", self.test)
+            return (
+                kept
+                + " "
+                + t(
+                    "The file has no other wordings, so nothing is tested in other words: the test asks "
+                    "questions of the file, respelled."
+                )
+            )
+        return (
+            kept
+            + " "
+            + tn(
+                "The test asks {count} question in other words.",
+                "The test asks {count} questions in other words.",
+                self.test,
+            )
+        )
 
     @property
     def remedy(self) -> str:
         """What helps; empty if the test has enough other wordings."""
         if self.holds_facts_out:
-            text = t("Add other wordings of the questions: then known answers are asked for in words that are new.")
+            text = t(
+                "Add other wordings of the questions: then known answers are asked for in words that are new."
+            )
         elif self.test < LEAST_WORDINGS:
-            text = t("Type about ten questions as people would ask them (“Add other wordings”): they become the test.")
+            text = t(
+                "Type about ten questions as people would ask them (“Add other wordings”): they become the test."
+            )
         else:
             return ""
         if self.grouped:
@@ -114,8 +145,15 @@ class WordingCount:
 
     def to_record(self) -> dict[str, Any]:
         """The counts and messages for JSON."""
-        return {**asdict(self), "occurs_once": self.occurs_once,
-                **({"title": self.title, "meaning": self.meaning, "remedy": self.remedy} if self.occurs_once else {})}
+        return {
+            **asdict(self),
+            "occurs_once": self.occurs_once,
+            **(
+                {"title": self.title, "meaning": self.meaning, "remedy": self.remedy}
+                if self.occurs_once
+                else {}
+            ),
+        }
 
 
 def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:
@@ -123,8 +161,11 @@ def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:
     if not split.get("facts"):
         return None
     facts = {name: split["facts"][name] for name in ("facts", "single", "test", "known")}
-    return WordingCount(**facts, grouped=split["units"]["kind"] == "group",
-                        respelled=(split.get("respelled") or {}).get("heldout", 0))
+    return WordingCount(
+        **facts,
+        grouped=split["units"]["kind"] == "group",
+        respelled=(split.get("respelled") or {}).get("heldout", 0),
+    )
 
 
 # Wordings to be looked over
@@ -139,8 +180,9 @@ class Wording:
     doubt: str = ""
 
 
-def match_wordings(pairs: Sequence[Pair], cells: Iterable[tuple[str, str]],
-                   numbers: RowNumbers = NO_NUMBERS) -> tuple[list[Wording], list[str]]:
+def match_wordings(
+    pairs: Sequence[Pair], cells: Iterable[tuple[str, str]], numbers: RowNumbers = NO_NUMBERS
+) -> tuple[list[Wording], list[str]]:
     """Match new questions to the rows of a file.
 
     Args:
@@ -152,7 +194,10 @@ def match_wordings(pairs: Sequence[Pair], cells: Iterable[tuple[str, str]],
         The wordings, without those that the file already has, and the new questions that match no row.
     """
     rows: dict[str, Pair] = {str(numbers.shown(pair.row)): pair for pair in pairs}
-    for text in (lambda pair: pair.question, lambda pair: pair.answer):  # an answer is the more certain reference
+    for text in (
+        lambda pair: pair.question,
+        lambda pair: pair.answer,
+    ):  # an answer is the more certain reference
         found: dict[str, Pair] = {}
         for pair in pairs:
             if pair.turns == 1:
@@ -177,7 +222,11 @@ def check_wordings(pairs: Sequence[Pair], wordings: Iterable[Wording]) -> list[W
         key = casefold_normalize(wording.question)
         if key and key not in known:
             known.add(key)
-            kept.append(Wording(wording.row, wording.question, _doubt(wording.question, by_row[wording.row])))
+            kept.append(
+                Wording(
+                    wording.row, wording.question, _doubt(wording.question, by_row[wording.row])
+                )
+            )
     return kept
 
 
@@ -198,13 +247,25 @@ def parse_wordings(text: str) -> list[tuple[str, str]]:
         DataError: A line has one column only.
     """
     lines = [line for line in text.replace("\r\n", "\n").splitlines() if line.strip()]
-    separator = next((sign for sign in ("\t", ";", "|", ",") if all(sign in line for line in lines)), None)
+    separator = next(
+        (sign for sign in ("\t", ";", "|", ",") if all(sign in line for line in lines)), None
+    )
     if not lines or separator is None:
-        raise DataError(t("nothing was pasted") if not lines else t("not every line has a question and its answer"),
-                        remedy=t("Write one new question per line and its answer after a tab, as copied from a "
-                                 "spreadsheet"))
+        raise DataError(
+            t("nothing was pasted")
+            if not lines
+            else t("not every line has a question and its answer"),
+            remedy=t(
+                "Write one new question per line and its answer after a tab, as copied from a "
+                "spreadsheet"
+            ),
+        )
     rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator))
-    return [(cells[0].strip(), cells[1].strip()) for cells in rows if len(cells) > 1 and cells[0].strip()]
+    return [
+        (cells[0].strip(), cells[1].strip())
+        for cells in rows
+        if len(cells) > 1 and cells[0].strip()
+    ]
 
 
 def read_wordings(path: Path) -> list[tuple[str, str]]:
@@ -215,21 +276,33 @@ def read_wordings(path: Path) -> list[tuple[str, str]]:
     """
     table = read_table(path)
     names = {normalize_name(name): name for name in table.columns}
-    cells = [{key: unescape_formula(str(value)) for key, value in row.cells.items() if not is_empty(value)}
-             for row in table.rows if row.cells is not None]
+    cells = [
+        {
+            key: unescape_formula(str(value))
+            for key, value in row.cells.items()
+            if not is_empty(value)
+        }
+        for row in table.rows
+        if row.cells is not None
+    ]
     accept, number = names.get("accept"), names.get("row")
     if accept is not None:
         cells = [row for row in cells if row.get(accept, "").strip().casefold() in _YES]
     if number is not None and "question" in names:
-        return [(row[names["question"]], row[number]) for row in cells if names["question"] in row and number in row]
+        return [
+            (row[names["question"]], row[number])
+            for row in cells
+            if names["question"] in row and number in row
+        ]
     try:
         return [(pair.question, pair.answer) for pair in load_pairs(path).pairs]
     except DataError as error:
         raise DataError(error.what, where=error.where, remedy=t(_FILE_REMEDY)) from error
 
 
-def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording],
-                 numbers: RowNumbers = NO_NUMBERS) -> None:
+def write_drafts(
+    path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording], numbers: RowNumbers = NO_NUMBERS
+) -> None:
     """Write wordings as a CSV file, in which a person accepts them."""
     by_row = {pair.row: pair for pair in pairs}
     out = io.StringIO(newline="")
@@ -245,8 +318,12 @@ def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording],
 # The file with them
 
 
-def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
-                 columns: Mapping[str, str] | None = None) -> dict[str, str]:
+def add_wordings(
+    source: Path,
+    accepted: Sequence[Wording],
+    target: Path,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Write a copy of a data file with the accepted wordings as rows of the clusters of their facts.
 
     A new row has all cells of its fact but the question. Where the file gives the split, it is that of training, or of
@@ -276,18 +353,33 @@ def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
     for raw in table.rows:
         fact = fact_of(pairs[raw.row]) if raw.row in pairs else None
         if raw.cells is not None and fact is not None and is_empty(raw.cells.get(cluster)):
-            raw = RawRow(raw.row, {**raw.cells, cluster: names.setdefault(fact, f"row {table.numbers.shown(raw.row)}")})
+            raw = RawRow(
+                raw.row,
+                {
+                    **raw.cells,
+                    cluster: names.setdefault(fact, f"row {table.numbers.shown(raw.row)}"),
+                },
+            )
         rows.append(raw)
     known = [pair for pair in pairs.values() if pair.split == "train"]
-    missing = answers_occur_once(known) and not any(pair.split == "heldout" for pair in pairs.values())
+    missing = answers_occur_once(known) and not any(
+        pair.split == "heldout" for pair in pairs.values()
+    )
     by_number = {raw.row: raw.cells for raw in rows}
     last = rows[-1].row
     for number, wording in enumerate(accepted, start=last + 1):
         cells, pair = dict(by_number[wording.row] or {}), pairs[wording.row]
         if mapping["messages"]:
-            system = [{"role": "system", "content": pair.system}] if pair.system and not mapping["system"] else []
-            cells[mapping["messages"]] = [*system, {"role": "user", "content": wording.question},
-                                          {"role": "assistant", "content": pair.answer}]
+            system = (
+                [{"role": "system", "content": pair.system}]
+                if pair.system and not mapping["system"]
+                else []
+            )
+            cells[mapping["messages"]] = [
+                *system,
+                {"role": "user", "content": wording.question},
+                {"role": "assistant", "content": pair.answer},
+            ]
         else:
             assert mapping["question"] is not None  # load_rows requires it without messages
             cells[mapping["question"]] = wording.question
@@ -299,8 +391,11 @@ def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
 
 
 def _free_name(name: str, taken: Sequence[str]) -> str:
-    return next(found for number in range(1, len(taken) + 2)
-                if (found := name if number == 1 else f"{name} {number}") not in taken)
+    return next(
+        found
+        for number in range(1, len(taken) + 2)
+        if (found := name if number == 1 else f"{name} {number}") not in taken
+    )
 
 
 # Drafting
@@ -314,9 +409,11 @@ Ask = Callable[[str], str]
 
 def draft_prompt(pair: Pair, number: int) -> str:
     """The prompt that asks a model for other wordings of the question of a pair."""
-    return (f"A customer asks: {pair.question}\nThe answer is: {pair.answer}\n\nWrite {number} other ways in which a "
-            "customer could ask for this answer, in the language of the question and in other words. One question per "
-            "line, no numbers, nothing else.")
+    return (
+        f"A customer asks: {pair.question}\nThe answer is: {pair.answer}\n\nWrite {number} other ways in which a "
+        "customer could ask for this answer, in the language of the question and in other words. One question per "
+        "line, no numbers, nothing else."
+    )
 
 
 def parse_drafts(reply: str, pair: Pair, number: int) -> list[Wording]:

@@ -14,7 +14,9 @@ from assistant_builder.errors import DataError
 from assistant_builder.i18n import t, tn
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
-_TITLE_ROWS = 10  # number of rows, starting with the first that has content, in which the header is searched
+_TITLE_ROWS = (
+    10  # number of rows, starting with the first that has content, in which the header is searched
+)
 _TEXT_TYPES = ("STRING", "JSON", "ENUM")
 _MAX_EXACT_INTEGER = 1e15
 
@@ -33,48 +35,76 @@ def read_xlsx(data: bytes, where: str) -> Table:
         for sheet in book.worksheets:
             sheet.reset_dimensions()  # some programs write wrong dimensions; without them all rows are read
             rows = []
-            for row in sheet.iter_rows():  # a single cell far to the right yields all empty cells before it
+            for row in (
+                sheet.iter_rows()
+            ):  # a single cell far to the right yields all empty cells before it
                 cells += len(row) + 1
                 check_cells(cells, where)
                 rows.append([_cell_text(cell) for cell in row])
                 if len(rows) > _MAX_SHEET_ROWS:
-                    raise DataError(t("sheet {title!r} has more than {max_sheet_rows:,} rows", title=sheet.title,
-                                      max_sheet_rows=_MAX_SHEET_ROWS), where=where,
-                                    remedy=t("Save the workbook again in a spreadsheet program"))
+                    raise DataError(
+                        t(
+                            "sheet {title!r} has more than {max_sheet_rows:,} rows",
+                            title=sheet.title,
+                            max_sheet_rows=_MAX_SHEET_ROWS,
+                        ),
+                        where=where,
+                        remedy=t("Save the workbook again in a spreadsheet program"),
+                    )
             if any(cell is not None for row in rows for cell in row):
                 uncomputed = _count_uncomputed_formulas(data, sheet.title)
                 return _sheet_table(rows, sheet.title, len(book.worksheets), uncomputed, where)
     except DataError:
         raise
     except Exception as error:  # openpyxl raises whatever zip, XML and value parsing raise
-        raise DataError(t("the workbook is damaged: {error}", error=str(error)[:300]), where=where,
-                        remedy=t("Open it in a spreadsheet program and save it again")) from error
-    raise DataError(t("no sheet of the workbook has content"), where=where,
-                    remedy=t("Add a header row and rows to a sheet"))
+        raise DataError(
+            t("the workbook is damaged: {error}", error=str(error)[:300]),
+            where=where,
+            remedy=t("Open it in a spreadsheet program and save it again"),
+        ) from error
+    raise DataError(
+        t("no sheet of the workbook has content"),
+        where=where,
+        remedy=t("Add a header row and rows to a sheet"),
+    )
 
 
-def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomputed: int,
-                 where: str) -> Table:
-    notes = [t("sheet {title!r}, the first of {sheets} sheets with content", title=title, sheets=sheets) if sheets > 1
-             else
-             t("sheet {title!r}", title=title)]
+def _sheet_table(
+    rows: list[list[str | None]], title: str, sheets: int, uncomputed: int, where: str
+) -> Table:
+    notes = [
+        t("sheet {title!r}, the first of {sheets} sheets with content", title=title, sheets=sheets)
+        if sheets > 1
+        else t("sheet {title!r}", title=title)
+    ]
     if uncomputed:
         notes.append(
-            tn("formulas without a stored result are read as empty ({count} formula): open the file in a spreadsheet "
-               "program "
-               "and save it",
-               "formulas without a stored result are read as empty ({count} formulas): open the file in a "
-               "spreadsheet program and save it", uncomputed)
+            tn(
+                "formulas without a stored result are read as empty ({count} formula): open the file in a spreadsheet "
+                "program "
+                "and save it",
+                "formulas without a stored result are read as empty ({count} formulas): open the file in a "
+                "spreadsheet program and save it",
+                uncomputed,
+            )
         )
     blank = [not any(cell is not None for cell in row) for row in rows]
     header = _header_row(rows)
     if header > blank.index(False):
-        notes.append(t("the column names are in row {header} of the sheet; the rows above are read as a title",
-                       header=header + 1))
+        notes.append(
+            t(
+                "the column names are in row {header} of the sheet; the rows above are read as a title",
+                header=header + 1,
+            )
+        )
     end = len(rows) - blank[::-1].index(False)
-    width = max(index + 1 for row in rows[header:end] for index, cell in enumerate(row) if cell is not None)
+    width = max(
+        index + 1 for row in rows[header:end] for index, cell in enumerate(row) if cell is not None
+    )
     check_columns(width, where)
-    check_cells((end - header) * width, where)  # a single cell far down and to the right makes every row that wide
+    check_cells(
+        (end - header) * width, where
+    )  # a single cell far down and to the right makes every row that wide
     padded = [(row + [None] * width)[:width] for row in rows[header:end]]
     names = header_names([cell or "" for cell in padded[0]], notes)
     table_rows = [
@@ -83,9 +113,13 @@ def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomput
         else RawRow(number, dict(zip(names, cells, strict=True)))
         for number, cells in enumerate(padded[1:], start=1)
     ]
-    numbers = RowNumbers(t("Row numbers are those of sheet {title!r}, as a spreadsheet program shows them.",
-                           title=title),
-                         ((1, header + 1),))
+    numbers = RowNumbers(
+        t(
+            "Row numbers are those of sheet {title!r}, as a spreadsheet program shows them.",
+            title=title,
+        ),
+        ((1, header + 1),),
+    )
     return Table("xlsx", names, table_rows, notes, numbers=numbers)
 
 
@@ -95,7 +129,9 @@ def _header_row(rows: list[list[str | None]]) -> int:
     top = next(index for index, count in enumerate(filled) if count)
     if any(is_known_column(cell) for cell in rows[top] if cell is not None):
         return top
-    return next((index for index in range(top, min(top + _TITLE_ROWS, len(rows))) if filled[index] > 1), top)
+    return next(
+        (index for index in range(top, min(top + _TITLE_ROWS, len(rows))) if filled[index] > 1), top
+    )
 
 
 def _count_uncomputed_formulas(data: bytes, title: str) -> int:
@@ -110,9 +146,11 @@ def _count_uncomputed_formulas(data: bytes, title: str) -> int:
     formulas = openpyxl.load_workbook(io.BytesIO(data), read_only=True)[title]
     values.reset_dimensions()
     formulas.reset_dimensions()
-    return sum(formula.data_type == "f" and value.value is None
-               for value_row, formula_row in zip(values.iter_rows(), formulas.iter_rows(), strict=True)
-               for value, formula in zip(value_row, formula_row, strict=True))
+    return sum(
+        formula.data_type == "f" and value.value is None
+        for value_row, formula_row in zip(values.iter_rows(), formulas.iter_rows(), strict=True)
+        for value, formula in zip(value_row, formula_row, strict=True)
+    )
 
 
 def _cell_text(cell: Any) -> str | None:
@@ -125,14 +163,20 @@ def _cell_text(cell: Any) -> str | None:
     if isinstance(value, int | float):
         return _format_number(value, cell.number_format or "General")
     if isinstance(value, datetime.datetime):
-        return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(sep=" ")
+        return (
+            value.date().isoformat()
+            if value.time() == datetime.time()
+            else value.isoformat(sep=" ")
+        )
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
 
 
 def _format_number(value: float, number_format: str) -> str:
     """A number with at most 15 significant digits, or a percentage if the cell has that format."""
     if number_format.rstrip().endswith("%") and ";" not in number_format:
-        decimals = min(30, len(number_format.split(".")[1].rstrip("% "))) if "." in number_format else 0
+        decimals = (
+            min(30, len(number_format.split(".")[1].rstrip("% "))) if "." in number_format else 0
+        )
         return f"{value * 100:.{decimals}f}%"
     if isinstance(value, int) or value.is_integer() and abs(value) < _MAX_EXACT_INTEGER:
         return str(int(value))
@@ -155,8 +199,11 @@ def read_parquet(data: bytes, where: str) -> Table:
         _check_footer(footer, where)
         columns = [footer.schema.column(index) for index in range(footer.num_columns)]
         # Dictionary-encoded texts stay small in memory until their expanded size is known.
-        texts = [column.path for column in columns
-                 if column.physical_type == "BYTE_ARRAY" and column.logical_type.type in _TEXT_TYPES]
+        texts = [
+            column.path
+            for column in columns
+            if column.physical_type == "BYTE_ARRAY" and column.logical_type.type in _TEXT_TYPES
+        ]
         file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
         schema = footer.schema.to_arrow_schema()
         binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
@@ -166,11 +213,18 @@ def read_parquet(data: bytes, where: str) -> Table:
             size += sum(map(_expanded_size, batch.columns))
             check_bytes(size, where)
             for record in batch.to_pylist():
-                rows.append(RawRow(len(rows) + 1, {name: _plain_value(record[name]) for name in names}))
+                rows.append(
+                    RawRow(len(rows) + 1, {name: _plain_value(record[name]) for name in names})
+                )
     except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise DataError(t("the Parquet file is damaged: {error}", error=str(error)[:300]), where=where,
-                        remedy=t("Export it again")) from error
-    notes = [t("columns of raw bytes are not read: {join}", join=', '.join(skipped))] if skipped else []
+        raise DataError(
+            t("the Parquet file is damaged: {error}", error=str(error)[:300]),
+            where=where,
+            remedy=t("Export it again"),
+        ) from error
+    notes = (
+        [t("columns of raw bytes are not read: {join}", join=", ".join(skipped))] if skipped else []
+    )
     return Table("parquet", tuple(names), rows, notes)
 
 
@@ -178,12 +232,24 @@ def _check_footer(footer: Any, where: str) -> None:
     """Check the sizes that the footer declares before any column is read."""
     columns = range(footer.num_columns)
     check_columns(footer.num_columns, where)
-    chunks = [footer.row_group(group).column(column) for group in range(footer.num_row_groups) for column in columns]
-    check_cells(max(footer.num_rows * footer.num_columns, sum(max(0, chunk.num_values) for chunk in chunks)), where)
+    chunks = [
+        footer.row_group(group).column(column)
+        for group in range(footer.num_row_groups)
+        for column in columns
+    ]
+    check_cells(
+        max(
+            footer.num_rows * footer.num_columns, sum(max(0, chunk.num_values) for chunk in chunks)
+        ),
+        where,
+    )
     check_bytes(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks), where)
     if any(footer.schema.column(column).path.count(".") > 3 * MAX_DEPTH for column in columns):
-        raise DataError(t("its columns are nested more than {max_depth} levels deep", max_depth=MAX_DEPTH), where=where,
-                        remedy=t("Export flat columns"))
+        raise DataError(
+            t("its columns are nested more than {max_depth} levels deep", max_depth=MAX_DEPTH),
+            where=where,
+            remedy=t("Export flat columns"),
+        )
 
 
 def _expanded_size(array: Any) -> int:

@@ -30,34 +30,67 @@ def main() -> int:
     parser.add_argument("--approach", help="the approach of the assistant; default: the main one")
     parser.add_argument("--arm", choices=list(ARMS), required=True)
     parser.add_argument("--format", choices=list(EXPORT_FORMATS), required=True)
-    parser.add_argument("--type", default="", help="type of the weights; default: that of the format")
+    parser.add_argument(
+        "--type", default="", help="type of the weights; default: that of the format"
+    )
     parser.add_argument("--to", type=Path, required=True, help="the folder to make")
     parser.add_argument("--force", action="store_true", help="replace files in it")
     parser.add_argument("--zip", type=Path, help="an archive to write as well")
-    parser.add_argument("--with-data", action="store_true", help="with the index of a grounded assistant")
-    parser.add_argument("--importance", action="store_true", help="choose block scales by an importance matrix")
-    parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="held-out items to score again")
+    parser.add_argument(
+        "--with-data", action="store_true", help="with the index of a grounded assistant"
+    )
+    parser.add_argument(
+        "--importance", action="store_true", help="choose block scales by an importance matrix"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=DEFAULT_SAMPLE, help="held-out items to score again"
+    )
     arguments = parser.parse_args()
     configure_libraries()
-    record = JobRecord("running", str(arguments.to), time.time(), pid=os.getpid(),
-                       process_started=process_identity(os.getpid()), message="Starting")
-    job = ExportJob(Study(arguments.study, arguments.approach),
-                    ExportSpec(arguments.arm, arguments.format, arguments.type))
+    record = JobRecord(
+        "running",
+        str(arguments.to),
+        time.time(),
+        pid=os.getpid(),
+        process_started=process_identity(os.getpid()),
+        message="Starting",
+    )
+    job = ExportJob(
+        Study(arguments.study, arguments.approach),
+        ExportSpec(arguments.arm, arguments.format, arguments.type),
+    )
 
     def report(percent: int, message: str) -> None:
         nonlocal record
         record = replace(record, percent=percent, message=message)
         job.write(record)
         if job.cancel_requested:
-            raise Cancelled("the export was cancelled; nothing was written", remedy="Start it again at any time")
+            raise Cancelled(
+                "the export was cancelled; nothing was written", remedy="Start it again at any time"
+            )
 
     def finish(state: str, error: AssistantBuilderError | None = None) -> None:
-        job.write(replace(record, state=state, seconds=time.time() - record.started,  # type: ignore[arg-type]
-                          error=error.to_record() if error else None))
+        job.write(
+            replace(
+                record,
+                state=state,  # type: ignore[arg-type]
+                seconds=time.time() - record.started,
+                error=error.to_record() if error else None,
+            )
+        )
 
     try:
-        write_export(job.study, job.spec, arguments.to, force=arguments.force, sample=arguments.sample, report=report,
-                     archive=arguments.zip, with_data=arguments.with_data, importance=arguments.importance)
+        write_export(
+            job.study,
+            job.spec,
+            arguments.to,
+            force=arguments.force,
+            sample=arguments.sample,
+            report=report,
+            archive=arguments.zip,
+            with_data=arguments.with_data,
+            importance=arguments.importance,
+        )
     except Cancelled as stop:
         finish("cancelled", stop)
         return 3
@@ -73,13 +106,19 @@ def main() -> int:
 def _translate(error: BaseException, job: ExportJob) -> AssistantBuilderError:
     """The error as the user reads it; an unforeseen one keeps its own message."""
     if ran_out_of_memory(error):
-        return ResourceError("memory ran out", where=f"export {job.spec.name}",
-                             remedy="Close other programs and try again, or export the adapter, which needs less")
+        return ResourceError(
+            "memory ran out",
+            where=f"export {job.spec.name}",
+            remedy="Close other programs and try again, or export the adapter, which needs less",
+        )
     if isinstance(error, AssistantBuilderError):
         return error
     text, name = str(error), type(error).__name__
-    return AssistantBuilderError(f"{name}: {text}" if text else name, where=f"export {job.spec.name}",
-                                 remedy=f"The log has the details: {job.log_file}")
+    return AssistantBuilderError(
+        f"{name}: {text}" if text else name,
+        where=f"export {job.spec.name}",
+        remedy=f"The log has the details: {job.log_file}",
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,13 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
-from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
+from assistant_builder.export_formats import (
+    OTHER_FILES_BYTES,
+    ExportFormat,
+    ExportSource,
+    LoadingContext,
+    Snippet,
+)
 from assistant_builder.i18n import N_
 from assistant_builder.i18n.bits import in_bits
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -24,8 +30,15 @@ from assistant_builder.study.contents import ArmSummary
 QUESTION = "What can you help me with?"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's ``--max-lora-rank`` accepts (``vllm/config/lora.py``)."""
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-                    "added_tokens.json", "vocab.json", "merges.txt")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class AdapterFormat(ExportFormat):
@@ -35,9 +48,11 @@ class AdapterFormat(ExportFormat):
     label = N_("Adapter")
     noun = N_("adapter")
     explanation = N_("the trained weights only: small, loaded on the base model")
-    contents = N_("Adapter weights and settings, tokenizer and chat template, a model card with the project's numbers, "
-                  "and "
-                 "how to load it; as a folder and as one zip.")
+    contents = N_(
+        "Adapter weights and settings, tokenizer and chat template, a model card with the project's numbers, "
+        "and "
+        "how to load it; as a folder and as one zip."
+    )
     activity = N_("Copying the adapter")
     needs_base = True
     keeps_storage = True
@@ -59,9 +74,15 @@ class AdapterFormat(ExportFormat):
         shutil.copyfile(trained / "adapter_model.safetensors", folder / "adapter_model.safetensors")
         config = read_json_object(trained / "adapter_config.json")
         if config.get("peft_type") != "LORA":  # PEFT would download the parts of other types
-            raise ModelError("the adapter is no LoRA adapter", where=str(trained / "adapter_config.json"),
-                             remedy="Train the study again")
-        config |= {"base_model_name_or_path": source.base_name, "revision": source.study.config.model.revision}
+            raise ModelError(
+                "the adapter is no LoRA adapter",
+                where=str(trained / "adapter_config.json"),
+                remedy="Train the study again",
+            )
+        config |= {
+            "base_model_name_or_path": source.base_name,
+            "revision": source.study.config.model.revision,
+        }
         write_object(folder / "adapter_config.json", config)
         return []
 
@@ -74,19 +95,32 @@ class AdapterFormat(ExportFormat):
 
     def model_lines(self, context: LoadingContext) -> list[str]:
         """The base as in training, and the adapter on it."""
-        return [*_base_lines(context), f"model = PeftModel.from_pretrained(base, {context.folder!r})"]
+        return [
+            *_base_lines(context),
+            f"model = PeftModel.from_pretrained(base, {context.folder!r})",
+        ]
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What the adapter is."""
-        return ("An assistant for the questions of one domain, as an adapter that is put on its base model: "
-                f"{arm_label}.")
+        return (
+            "An assistant for the questions of one domain, as an adapter that is put on its base model: "
+            f"{arm_label}."
+        )
 
     def limitation(self, arm: str) -> str:
         """The base decides what the adapter is."""
-        return in_bits(f"The adapter was trained on a {ARMS[arm].base} base. On the full 16-bit base it is another "
-                       "assistant than the one judged here.") if ARMS[arm].quantized else ""
+        return (
+            in_bits(
+                f"The adapter was trained on a {ARMS[arm].base} base. On the full 16-bit base it is another "
+                "assistant than the one judged here."
+            )
+            if ARMS[arm].quantized
+            else ""
+        )
 
-    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+    def load(
+        self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]
+    ) -> Any:
         """Load the base as in training, and the adapter on it."""
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
@@ -100,8 +134,14 @@ class AdapterFormat(ExportFormat):
         if method.quantizes and config is None:  # transformers does not know the method
             loaded = load_base(base_spec(model, base, method.name, compute_dtype=dtype))
         else:
-            if config is not None:  # quantized from float16: NF4 of weights rounded to bfloat16 is another base
-                options = {**options, "dtype": DTYPES["float16"], "quantization_config": config.build()}
+            if (
+                config is not None
+            ):  # quantized from float16: NF4 of weights rounded to bfloat16 is another base
+                options = {
+                    **options,
+                    "dtype": DTYPES["float16"],
+                    "quantization_config": config.build(),
+                }
             loaded = AutoModelForCausalLM.from_pretrained(base, **options)
         return PeftModel.from_pretrained(loaded, str(folder))
 
@@ -111,8 +151,11 @@ def trained_adapter(study: Study, arm: str) -> Path:
     folder = study.arm_folder(arm) / "adapter"
     expected = read_json(study.arm_folder(arm) / "summary.json", ArmSummary)["adapter_sha256"]
     if file_hash(folder / "adapter_model.safetensors") != expected:
-        raise ModelError("the adapter is not the one that training wrote", where=str(folder),
-                         remedy=f"Train it again with 'assistant-builder run {study.name} --redo'")
+        raise ModelError(
+            "the adapter is not the one that training wrote",
+            where=str(folder),
+            remedy=f"Train it again with 'assistant-builder run {study.name} --redo'",
+        )
     return folder
 
 
@@ -134,8 +177,14 @@ def chat_lines(context: LoadingContext) -> list[str]:
 def curl_command(context: LoadingContext) -> str:
     """A request to an OpenAI-compatible server on this machine that serves the export under the study's name."""
     messages = [{"role": "system", "content": context.system}] if context.system else []
-    body = json.dumps({"model": context.name, "messages": [*messages, {"role": "user", "content": QUESTION}],
-                       "temperature": 0}, ensure_ascii=False)
+    body = json.dumps(
+        {
+            "model": context.name,
+            "messages": [*messages, {"role": "user", "content": QUESTION}],
+            "temperature": 0,
+        },
+        ensure_ascii=False,
+    )
     # a terminal may act on control characters that JSON leaves as they are
     body = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in body)
     return f"curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d {shell_word(body)}"
@@ -147,43 +196,65 @@ def shell_word(text: str) -> str:
 
 
 def _python(context: LoadingContext) -> str:
-    return "\n".join([
-        *_base_lines(context, "pipeline"),
-        f'assistant = pipeline("text-generation", model=PeftModel.from_pretrained(base, {context.folder!r}), '
-        f"tokenizer=AutoTokenizer.from_pretrained({context.folder!r}))",
-        *chat_lines(context),
-    ])
+    return "\n".join(
+        [
+            *_base_lines(context, "pipeline"),
+            f'assistant = pipeline("text-generation", model=PeftModel.from_pretrained(base, {context.folder!r}), '
+            f"tokenizer=AutoTokenizer.from_pretrained({context.folder!r}))",
+            *chat_lines(context),
+        ]
+    )
 
 
 def _base_lines(context: LoadingContext, *more: str) -> list[str]:
     """Lines that import from transformers (also ``more``) and load the base as in training."""
     model = context.model
     method = METHODS[ARMS[context.arm].base_storage(model.quant_type)]
-    config = method.transformers_config(double_quant=model.double_quant, compute_dtype=context.compute_dtype)
+    config = method.transformers_config(
+        double_quant=model.double_quant, compute_dtype=context.compute_dtype
+    )
     quantized = f", quantization_config={config.source()}" if config else ""
     # quantized from float16, as in training: rounding to bfloat16 first would give other 4-bit weights
     dtype = "float16" if method.quantizes else context.compute_dtype
-    names = ["AutoModelForCausalLM", "AutoTokenizer", *([config.class_name] if config else []), *more]
-    comments = ([f"# It was trained on a base stored as {method.label}, which transformers cannot make: answers may "
-                 "differ."] if method.quantizes and config is None else [])
-    return [*comments, f"from transformers import {', '.join(names)}; from peft import PeftModel",
-            f'base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype={json.dumps(dtype)}{quantized})']
+    names = [
+        "AutoModelForCausalLM",
+        "AutoTokenizer",
+        *([config.class_name] if config else []),
+        *more,
+    ]
+    comments = (
+        [
+            f"# It was trained on a base stored as {method.label}, which transformers cannot make: answers may "
+            "differ."
+        ]
+        if method.quantizes and config is None
+        else []
+    )
+    return [
+        *comments,
+        f"from transformers import {', '.join(names)}; from peft import PeftModel",
+        f"base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype={json.dumps(dtype)}{quantized})",
+    ]
 
 
 def _server(context: LoadingContext) -> str:
     rank = next((known for known in VLLM_RANKS if known >= context.rank), context.rank)
-    return "\n".join([
-        f"vllm serve {shell_word(context.base)} --max-model-len {context.context} --enable-lora "
-        f"--max-lora-rank {rank} --lora-modules {shell_word(f'{context.name}={context.folder}')} "
-        f"--chat-template {shell_word(context.folder)}/chat_template.jinja",  # has the study's date, if any
-        curl_command(context),
-    ])
+    return "\n".join(
+        [
+            f"vllm serve {shell_word(context.base)} --max-model-len {context.context} --enable-lora "
+            f"--max-lora-rank {rank} --lora-modules {shell_word(f'{context.name}={context.folder}')} "
+            f"--chat-template {shell_word(context.folder)}/chat_template.jinja",  # has the study's date, if any
+            curl_command(context),
+        ]
+    )
 
 
 ADAPTER = AdapterFormat()
 
 
-def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
+def copy_tokenizer(
+    base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None
+) -> None:
     """Write tokenizer and chat template as the study used them; a server adds BOS if ``adds_bos``; None: unknown."""
     for name in _TOKENIZER_FILES:
         if (base / name).is_file():

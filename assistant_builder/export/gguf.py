@@ -23,7 +23,13 @@ from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError
-from assistant_builder.export.adapter import QUESTION, copy_tokenizer, curl_command, shell_word, write_object
+from assistant_builder.export.adapter import (
+    QUESTION,
+    copy_tokenizer,
+    curl_command,
+    shell_word,
+    write_object,
+)
 from assistant_builder.export.importance import NotMeasured, importance_matrix, importance_rows
 from assistant_builder.export.merged import write_merged_weights, write_modelfile
 from assistant_builder.export.ollama import match_family
@@ -43,7 +49,12 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.models.download import fetch
-from assistant_builder.models.gguf_convert import CONVERTER, convert_checkpoint, load_dequantized, require_extra
+from assistant_builder.models.gguf_convert import (
+    CONVERTER,
+    convert_checkpoint,
+    load_dequantized,
+    require_extra,
+)
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization.ggml import (
     GGUF_TYPES,
@@ -71,8 +82,10 @@ class GgufFormat(ExportFormat):
     label = N_("GGUF")
     noun = N_("GGUF file")
     explanation = N_("the whole model in one file, 16-bit or quantized, for llama.cpp and Ollama")
-    contents = N_("One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the "
-                  "project's numbers, and how to load it.")
+    contents = N_(
+        "One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the "
+        "project's numbers, and how to load it."
+    )
     activity = N_("Merging adapter and base")
     library = "gguf"
     types = tuple(GGUF_TYPES)
@@ -110,51 +123,99 @@ class GgufFormat(ExportFormat):
         full = work / "merged-f16.gguf"
         importance = write_float16_gguf(source, work / "merged", full, source.report)
         path = folder / gguf_name(source.study.name, source.arm, self.type)
-        written = quantize(full, path, self.type, lambda fraction, message: source.report(
-            _CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message), importance=importance)
+        written = quantize(
+            full,
+            path,
+            self.type,
+            lambda fraction, message: source.report(
+                _CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message
+            ),
+            importance=importance,
+        )
         shutil.rmtree(work)
         notes = [_types_sentence(written, self.type), self._check_prompts(source, path)]
         if importance is not None:
-            notes.append(f"Block scales were chosen by the importance of {len(importance):,} matrices' columns on "
-                         "training rows.")
-        return [*(note for note in notes if note), *write_modelfile(source, folder, f"./{path.name}")]
+            notes.append(
+                f"Block scales were chosen by the importance of {len(importance):,} matrices' columns on "
+                "training rows."
+            )
+        return [
+            *(note for note in notes if note),
+            *write_modelfile(source, folder, f"./{path.name}"),
+        ]
 
     def _check_prompts(self, source: ExportSource, path: Path) -> str:
         """Compare the file's prompts with the study's on held-out items; returns the result in a sentence."""
         if not llamacpp.is_installed():
-            return (f"Tokenizer and chat template of the file were not checked, because {llamacpp.PACKAGE} is not "
-                    "installed.")
+            return (
+                f"Tokenizer and chat template of the file were not checked, because {llamacpp.PACKAGE} is not "
+                "installed."
+            )
         source.report(_QUANTIZED, t("Checking tokenizer and chat template in llama.cpp"))
-        conversations = {str(item["item"]): messages for item, messages in heldout_prompts(source.study, source.sample)}
+        conversations = {
+            str(item["item"]): messages
+            for item, messages in heldout_prompts(source.study, source.sample)
+        }
         with llamacpp.LlamaServer(path) as server:
             llamacpp.check_prompts(server, source.prompter, conversations)
-        return (f"In llama.cpp, tokenizer and chat template of the file give exactly the study's prompts on "
-                f"{len(conversations)} held-out items.")
+        return (
+            f"In llama.cpp, tokenizer and chat template of the file give exactly the study's prompts on "
+            f"{len(conversations)} held-out items."
+        )
 
     def record(self, folder: Path) -> dict[str, Any]:
         """Type of the file, and the number of tensors of each GGML type."""
         return {"type": self.type, "tensor_types": read_gguf(only_gguf(folder)).tensor_types}
 
-    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+    def load(
+        self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]
+    ) -> Any:
         """Dequantize the file; None if transformers does not know the architecture's GGUF."""
-        return load_dequantized(only_gguf(folder), **{
-            key: value for key, value in options.items() if key not in ("use_safetensors", "trust_remote_code")})
+        return load_dequantized(
+            only_gguf(folder),
+            **{
+                key: value
+                for key, value in options.items()
+                if key not in ("use_safetensors", "trust_remote_code")
+            },
+        )
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Ollama, llama.cpp's server."""
-        return [Snippet("ollama", "On a laptop, with Ollama", "shell", "\n".join([
-                    f"cd {shell_word(context.folder)}",
-                    f"ollama create {shell_word(context.name)} -f Modelfile",
-                    f'ollama run {shell_word(context.name)} "{QUESTION}"'])),
-                Snippet("server", "As a server, with llama.cpp", "shell", "\n".join([
-                    f"llama-server -m {shell_word(context.folder)}/{self._name(context)} -c {context.context} "
-                    f"--alias {shell_word(context.name)} --jinja --port 8000", curl_command(context)]))]
+        return [
+            Snippet(
+                "ollama",
+                "On a laptop, with Ollama",
+                "shell",
+                "\n".join(
+                    [
+                        f"cd {shell_word(context.folder)}",
+                        f"ollama create {shell_word(context.name)} -f Modelfile",
+                        f'ollama run {shell_word(context.name)} "{QUESTION}"',
+                    ]
+                ),
+            ),
+            Snippet(
+                "server",
+                "As a server, with llama.cpp",
+                "shell",
+                "\n".join(
+                    [
+                        f"llama-server -m {shell_word(context.folder)}/{self._name(context)} -c {context.context} "
+                        f"--alias {shell_word(context.name)} --jinja --port 8000",
+                        curl_command(context),
+                    ]
+                ),
+            ),
+        ]
 
     def model_lines(self, context: LoadingContext) -> list[str]:
         """The dequantized model."""
-        return ["from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig",
-                f"model = AutoModelForCausalLM.from_pretrained({context.folder!r}, gguf_file={self._name(context)!r}, "
-                f'quantization_config=GgufConfig(dequantize=True), dtype={json.dumps(context.compute_dtype)})']
+        return [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig",
+            f"model = AutoModelForCausalLM.from_pretrained({context.folder!r}, gguf_file={self._name(context)!r}, "
+            f"quantization_config=GgufConfig(dequantize=True), dtype={json.dumps(context.compute_dtype)})",
+        ]
 
     def _name(self, context: LoadingContext) -> str:
         return gguf_name(context.name, context.arm, self.type)
@@ -162,20 +223,35 @@ class GgufFormat(ExportFormat):
     def summary(self, arm: str, arm_label: str) -> str:
         """What the file is."""
         how = "quantized" if self.lossy else "in 16 bits"
-        return (f"An assistant for the questions of one domain, as one GGUF file for llama.cpp and Ollama, {how} "
-                f"({self.type}): {arm_label},\nthe adapter merged into its base.")
+        return (
+            f"An assistant for the questions of one domain, as one GGUF file for llama.cpp and Ollama, {how} "
+            f"({self.type}): {arm_label},\nthe adapter merged into its base."
+        )
 
     def note(self, arm: str) -> str:
         """What quantizing does."""
         if ARMS[arm].rounds:
-            return t("This assistant was trained for one type of file; in another type it answers worse.")
-        return (t("The merged model is quantized again, which may cost more quality than 4-bit training.")
-                if self.lossy and ARMS[arm].quantized else "")
+            return t(
+                "This assistant was trained for one type of file; in another type it answers worse."
+            )
+        return (
+            t(
+                "The merged model is quantized again, which may cost more quality than 4-bit training."
+            )
+            if self.lossy and ARMS[arm].quantized
+            else ""
+        )
 
     def limitation(self, arm: str) -> str:
         """The study's figures are those of the 16-bit or NF4 assistant."""
-        return ("The figures of the study are those of the assistant before it was rounded to this type, computed by "
-                "PyTorch.") if self.lossy else ""
+        return (
+            (
+                "The figures of the study are those of the assistant before it was rounded to this type, computed by "
+                "PyTorch."
+            )
+            if self.lossy
+            else ""
+        )
 
 
 def _parameters(summary: Mapping[str, Any]) -> int:
@@ -193,7 +269,9 @@ def only_gguf(folder: Path) -> Path:
     return path
 
 
-def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report: Report) -> Importance | None:
+def write_float16_gguf(
+    source: ExportSource, merged: Path, target: Path, report: Report
+) -> Importance | None:
     """Merge the adapter, and write the merged model as a GGUF file in float16, from which every type is quantized.
 
     The adapter is merged in float32 and the sum is rounded once to float16, so that the weights are exactly those of
@@ -218,23 +296,46 @@ def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report:
     report(0.0, t("Merging adapter and base"))
     merged.mkdir()
     write_merged_weights(source.study, source.arm, source.base, merged)
-    match = match_family(source.prompter, source.system)  # its Modelfile leaves a BOS token to the file's tokenizer
-    copy_tokenizer(source.base, merged, source.prompter, adds_bos=match.adds_bos if match else False)
-    for name in ("config.json", "tokenizer_config.json"):  # the converter would run the code that these name
-        write_object(merged / name, {key: value for key, value in read_json_object(merged / name).items()
-                                     if key != "auto_map"})
-    written = convert_checkpoint(merged, target, lambda fraction, message: report(
-        _MERGED + (_CONVERTED - _MERGED) * fraction, message))
+    match = match_family(
+        source.prompter, source.system
+    )  # its Modelfile leaves a BOS token to the file's tokenizer
+    copy_tokenizer(
+        source.base, merged, source.prompter, adds_bos=match.adds_bos if match else False
+    )
+    for name in (
+        "config.json",
+        "tokenizer_config.json",
+    ):  # the converter would run the code that these name
+        write_object(
+            merged / name,
+            {
+                key: value
+                for key, value in read_json_object(merged / name).items()
+                if key != "auto_map"
+            },
+        )
+    written = convert_checkpoint(
+        merged,
+        target,
+        lambda fraction, message: report(_MERGED + (_CONVERTED - _MERGED) * fraction, message),
+    )
     importance = None
     if source.importance:
         dtype = resolve_compute_dtype(source.study.config.eval.compute_dtype, pick_device())
-        importance = importance_matrix(merged, written.architecture, importance_rows(source.study, source.prompter),
-                                       dtype, lambda fraction, message: report(_CONVERTED, message))
+        importance = importance_matrix(
+            merged,
+            written.architecture,
+            importance_rows(source.study, source.prompter),
+            dtype,
+            lambda fraction, message: report(_CONVERTED, message),
+        )
     shutil.rmtree(merged)
     return importance
 
 
-def heldout_prompts(study: Study, most: int | None = None) -> list[tuple[dict[str, Any], list[Message]]]:
+def heldout_prompts(
+    study: Study, most: int | None = None
+) -> list[tuple[dict[str, Any], list[Message]]]:
     """Held-out items of the evaluation with the conversations of their prompts, facts included; none before it.
 
     ``most``: number of items, evenly spread over all; None for all.
@@ -274,7 +375,9 @@ class GgufFiles:
         same = found["inputs"] == self.inputs() and found["bytes"] == self.path(type).stat().st_size
         return found if same else None
 
-    def ensure(self, types: Sequence[str], report: Report = lambda fraction, message: None) -> dict[str, Path]:
+    def ensure(
+        self, types: Sequence[str], report: Report = lambda fraction, message: None
+    ) -> dict[str, Path]:
         """Write the files of these types that are missing or stale, from one merged model; imports torch.
 
         A file appears complete or not at all; an exception from ``report`` cancels the rest.
@@ -297,15 +400,21 @@ class GgufFiles:
             missing = [type for type in types if self.record(type) is None]
             if missing:
                 needed = formats[missing[0]].working_bytes(summary) + sum(
-                    formats[type].estimated_bytes(summary) for type in missing)
+                    formats[type].estimated_bytes(summary) for type in missing
+                )
                 if shutil.disk_usage(self.folder).free < needed:
-                    raise ResourceError(f"the GGUF files need {needed / 1e6:,.0f} MB of disk", where=str(self.folder),
-                                        remedy="Free disk space")
+                    raise ResourceError(
+                        f"the GGUF files need {needed / 1e6:,.0f} MB of disk",
+                        where=str(self.folder),
+                        remedy="Free disk space",
+                    )
                 self._write(missing, report)
         return {type: self.path(type) for type in types}
 
     def _write(self, types: Sequence[str], report: Report) -> None:
-        for left in self.folder.glob(f".{self.arm}-*/"):  # of a killed process; this one has the lock
+        for left in self.folder.glob(
+            f".{self.arm}-*/"
+        ):  # of a killed process; this one has the lock
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
             full = Path(work) / "merged-f16.gguf"
@@ -317,16 +426,24 @@ class GgufFiles:
             except NotMeasured:  # files without a matrix are better than none
                 shutil.rmtree(merged)
                 full.unlink()
-                importance = write_float16_gguf(replace(source, importance=False), merged, full, report)
+                importance = write_float16_gguf(
+                    replace(source, importance=False), merged, full, report
+                )
             for place, type in enumerate(types):
+
                 def within(fraction: float, message: str, place: int = place) -> None:
                     report(_CONVERTED + (1 - _CONVERTED) * (place + fraction) / len(types), message)
 
                 made = Path(work) / self.path(type).name
                 written = quantize(full, made, type, within, importance=importance)
-                record = {"type": type, "bytes": made.stat().st_size, "sha256": file_hash(made),
-                          "tensor_types": written.tensor_types, "inputs": self.inputs(),
-                          "importance": importance is not None and GGUF_TYPES[type].takes_importance}
+                record = {
+                    "type": type,
+                    "bytes": made.stat().st_size,
+                    "sha256": file_hash(made),
+                    "tensor_types": written.tensor_types,
+                    "inputs": self.inputs(),
+                    "importance": importance is not None and GGUF_TYPES[type].takes_importance,
+                }
                 self._record_file(type).unlink(missing_ok=True)
                 os.replace(made, self.path(type))
                 write_json(self._record_file(type), record)
@@ -336,9 +453,14 @@ class GgufFiles:
 
     def inputs(self) -> dict[str, Any]:
         """What a file is made of."""
-        return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json", ArmSummary)["adapter_sha256"],
-                "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement,
-                **({"importance": True} if self._weighted else {})}
+        return {
+            "adapter": read_json(self.study.arm_folder(self.arm) / "summary.json", ArmSummary)[
+                "adapter_sha256"
+            ],
+            "template_date": self.study.template_date.isoformat(),
+            "converter": CONVERTER.wheel.requirement,
+            **({"importance": True} if self._weighted else {}),
+        }
 
     @property
     def _weighted(self) -> bool:
@@ -353,12 +475,19 @@ def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
         ConfigError: It is asked for, and the format or type has no block scales that are chosen here.
     """
     format = spec.export_format
-    takes = format.name == "gguf" and GGUF_TYPES[format.type].takes_importance and not ARMS[spec.arm].rounds
+    takes = (
+        format.name == "gguf"
+        and GGUF_TYPES[format.type].takes_importance
+        and not ARMS[spec.arm].rounds
+    )
     if asked and not takes:
         own = ", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
-        raise ConfigError(f"an export as {' '.join(filter(None, (format.name, format.type)))} takes no importance "
-                          "matrix", where="--importance", remedy=f"Choose --format gguf and --type {own}, or leave "
-                          "--importance out")
+        raise ConfigError(
+            f"an export as {' '.join(filter(None, (format.name, format.type)))} takes no importance "
+            "matrix",
+            where="--importance",
+            remedy=f"Choose --format gguf and --type {own}, or leave --importance out",
+        )
     if asked or not takes:
         return takes
     scored = GgufFiles(study, spec.arm).record(format.type)
@@ -367,11 +496,21 @@ def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
 
 def _source(study: Study, arm: str, *, importance: bool) -> ExportSource:
     model = study.config.model
-    base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
-                 trust_remote_code=allows_code(model))
-    return ExportSource(study, arm, f"{study.name}: {arm}", base, base_name(study)[0],
-                        ChatTokenizer.load(base, study.record_template_date()), default_system_prompt(study),
-                        importance=importance)
+    base = fetch(
+        resolve(model.base, trust_remote_code=allows_code(model)),
+        revision=model.revision,
+        trust_remote_code=allows_code(model),
+    )
+    return ExportSource(
+        study,
+        arm,
+        f"{study.name}: {arm}",
+        base,
+        base_name(study)[0],
+        ChatTokenizer.load(base, study.record_template_date()),
+        default_system_prompt(study),
+        importance=importance,
+    )
 
 
 def _types_sentence(written: GgufFile, type: str) -> str:
@@ -389,7 +528,9 @@ GGUF = GgufFormat()
 
 def main() -> int:
     """Write files of a study: ``python -m assistant_builder.export.gguf --study DIR --arm lora --types Q8_0,Q4_0``."""
-    parser = argparse.ArgumentParser(description="Write GGUF files of a trained assistant to its study.")
+    parser = argparse.ArgumentParser(
+        description="Write GGUF files of a trained assistant to its study."
+    )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     parser.add_argument("--approach", help="the approach of the assistant; default: the main one")
     parser.add_argument("--arm", choices=list(ARMS), required=True)
@@ -397,7 +538,9 @@ def main() -> int:
     options = parser.parse_args()
     configure_libraries()
     try:
-        GgufFiles(Study(options.study, options.approach), options.arm).ensure(options.types.split(","))
+        GgufFiles(Study(options.study, options.approach), options.arm).ensure(
+            options.types.split(",")
+        )
     except AssistantBuilderError as error:
         print(error, file=sys.stderr)
         return 1

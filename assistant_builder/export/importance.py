@@ -34,13 +34,20 @@ def importance_rows(study: Study, prompter: ChatTokenizer) -> list[tuple[int, ..
     pairs: Sequence[Pair] = load_split(study.folder / "data", "train")
     if config.grounded:
         contexts = read_contexts(study.retrieval_folder, "train")
-        pairs = list(grounded_pairs(pairs, contexts, Grounder.of(study, prompter), None, pair_limit(study)))
+        pairs = list(
+            grounded_pairs(pairs, contexts, Grounder.of(study, prompter), None, pair_limit(study))
+        )
     chosen = evenly_spaced(pairs, ROWS)
-    return [example.input_ids for pair in chosen for example in prompter.examples(pair, pair_limit(study))][:ROWS]
+    return [
+        example.input_ids
+        for pair in chosen
+        for example in prompter.examples(pair, pair_limit(study))
+    ][:ROWS]
 
 
-def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequence[int]], dtype: str,
-                      report: Report) -> Importance:
+def importance_matrix(
+    checkpoint: Path, architecture: str, rows: Sequence[Sequence[int]], dtype: str, report: Report
+) -> Importance:
     """Measure the mean square of each input column of each linear layer; imports torch.
 
     Args:
@@ -67,11 +74,18 @@ def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequen
         if arch is None:
             raise ValueError(f"the package gguf does not know the architecture {architecture}")
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=loading.DTYPES[dtype], device_map={"": loading.pick_device()}, local_files_only=True,
-            use_safetensors=True).eval()
+            checkpoint,
+            dtype=loading.DTYPES[dtype],
+            device_map={"": loading.pick_device()},
+            local_files_only=True,
+            use_safetensors=True,
+        ).eval()
     except (ValueError, KeyError) as error:
-        raise NotMeasured(f"its importance matrix cannot be measured: {str(error)[:300]}", where=str(checkpoint),
-                         remedy="Write the file without an importance matrix") from error
+        raise NotMeasured(
+            f"its importance matrix cannot be measured: {str(error)[:300]}",
+            where=str(checkpoint),
+            remedy="Write the file without an importance matrix",
+        ) from error
     names = get_tensor_name_map(arch, model.config.get_text_config().num_hidden_layers)
     sums: dict[str, Any] = {}
 
@@ -83,9 +97,13 @@ def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequen
         return module.register_forward_pre_hook(add)
 
     head = model.get_output_embeddings()
-    hooks = [watch(found, module) for name, module in model.named_modules()
-             if isinstance(module, torch.nn.Linear) and module is not head
-             and (found := names.get_name(f"{name}.weight", try_suffixes=(".weight",))) is not None]
+    hooks = [
+        watch(found, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and module is not head
+        and (found := names.get_name(f"{name}.weight", try_suffixes=(".weight",))) is not None
+    ]
     try:
         with torch.no_grad():
             for place, ids in enumerate(rows):
@@ -95,7 +113,10 @@ def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequen
         for hook in hooks:
             hook.remove()
     if not sums:
-        raise NotMeasured("its importance matrix cannot be measured: llama.cpp has other names for all of its matrices",
-                         where=str(checkpoint), remedy="Write the file without an importance matrix")
+        raise NotMeasured(
+            "its importance matrix cannot be measured: llama.cpp has other names for all of its matrices",
+            where=str(checkpoint),
+            remedy="Write the file without an importance matrix",
+        )
     tokens = sum(map(len, rows))
     return {name: (total / tokens).float().cpu().numpy() for name, total in sums.items()}

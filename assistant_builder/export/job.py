@@ -84,8 +84,15 @@ class ExportJob:
         """Replace ``status.json``."""
         write_json(self.status_file, asdict(record))
 
-    def start(self, target: Path | None = None, *, force: bool = False, sample: int = DEFAULT_SAMPLE,
-              with_data: bool = False, importance: bool = False) -> subprocess.Popen[bytes]:
+    def start(
+        self,
+        target: Path | None = None,
+        *,
+        force: bool = False,
+        sample: int = DEFAULT_SAMPLE,
+        with_data: bool = False,
+        importance: bool = False,
+    ) -> subprocess.Popen[bytes]:
         """Start the export as a process that outlives this one.
 
         Without ``target`` the export is written to the study, where files are always replaced, with an archive unless
@@ -101,35 +108,73 @@ class ExportJob:
         check_with_data(self.study, with_data=with_data)
         uses_importance(self.study, self.spec, asked=importance)
         if self.running:
-            raise StudyError(t("the {arm} assistant is being exported already ({format})", arm=self.spec.arm,
-                               format=self.spec.format),
-                             where=f"study {self.study.name}", remedy=t("Wait until that is done"))
-        words = python_command("-m", "assistant_builder.export", "--study", str(self.study.folder),
-                               "--approach", self.study.config.approaches[0],
-                               "--arm", self.spec.arm, "--format", self.spec.format, "--type", self.spec.type,
-                               "--sample", str(sample),
-                               *(["--with-data"] if with_data else []), *(["--importance"] if importance else []))
+            raise StudyError(
+                t(
+                    "the {arm} assistant is being exported already ({format})",
+                    arm=self.spec.arm,
+                    format=self.spec.format,
+                ),
+                where=f"study {self.study.name}",
+                remedy=t("Wait until that is done"),
+            )
+        words = python_command(
+            "-m",
+            "assistant_builder.export",
+            "--study",
+            str(self.study.folder),
+            "--approach",
+            self.study.config.approaches[0],
+            "--arm",
+            self.spec.arm,
+            "--format",
+            self.spec.format,
+            "--type",
+            self.spec.type,
+            "--sample",
+            str(sample),
+            *(["--with-data"] if with_data else []),
+            *(["--importance"] if importance else []),
+        )
         if target is not None:
             check_target(target, force=force)
             words += ["--to", str(target), *(["--force"] if force else [])]
         else:
             words += ["--to", str(self.files), "--force"]
-            if not self.spec.export_format.zipped and estimated_bytes(self.study, self.spec) <= ZIP_LIMIT:
+            if (
+                not self.spec.export_format.zipped
+                and estimated_bytes(self.study, self.spec) <= ZIP_LIMIT
+            ):
                 words += ["--zip", str(self.archive)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._cancel_file.unlink(missing_ok=True)
             self.log_file.unlink(missing_ok=True)  # a file that another name shares stays as it is
             with self.log_file.open("xb") as log:
-                process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                           start_new_session=True, env=compute_environment())
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=compute_environment(),
+                )
             # Written before the child writes, so that its death is noticed even if it never writes its own record.
-            self.write(JobRecord("running", str(target or self.files), time.time(), message=t("Starting"),
-                                 pid=process.pid, process_started=process_identity(process.pid)))
+            self.write(
+                JobRecord(
+                    "running",
+                    str(target or self.files),
+                    time.time(),
+                    message=t("Starting"),
+                    pid=process.pid,
+                    process_started=process_identity(process.pid),
+                )
+            )
         except OSError as error:
-            raise StudyError(t("the export cannot be started: {strerror}", strerror=error.strerror or error),
-                             where=str(self.folder),
-                             remedy=t("Free disk space, or make the study's folder writable")) from error
+            raise StudyError(
+                t("the export cannot be started: {strerror}", strerror=error.strerror or error),
+                where=str(self.folder),
+                remedy=t("Free disk space, or make the study's folder writable"),
+            ) from error
         return process
 
     def request_cancel(self) -> None:
@@ -148,7 +193,9 @@ class ExportJob:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _follow(job: ExportJob, process: subprocess.Popen[bytes], on_progress: Callable[[Progress], None]) -> None:
+def _follow(
+    job: ExportJob, process: subprocess.Popen[bytes], on_progress: Callable[[Progress], None]
+) -> None:
     while process.poll() is None:
         try:
             record = job.record()
@@ -161,18 +208,35 @@ def _follow(job: ExportJob, process: subprocess.Popen[bytes], on_progress: Calla
     if record is not None and record.state == "succeeded":
         return
     if record is not None and record.error is not None:
-        raise AssistantBuilderError(record.error["what"], where=record.error["where"], remedy=record.error["remedy"])
-    died = t("its process was ended by signal {value}",
-             value=-process.returncode) if process.returncode < 0 else t("its process died")
+        raise AssistantBuilderError(
+            record.error["what"], where=record.error["where"], remedy=record.error["remedy"]
+        )
+    died = (
+        t("its process was ended by signal {value}", value=-process.returncode)
+        if process.returncode < 0
+        else t("its process died")
+    )
     raise AssistantBuilderError(
-        died, where=f"export {job.spec.name}",
-        remedy=t("Usually memory ran out: close other programs and try again. The log is {log_file}",
-                 log_file=job.log_file))
+        died,
+        where=f"export {job.spec.name}",
+        remedy=t(
+            "Usually memory ran out: close other programs and try again. The log is {log_file}",
+            log_file=job.log_file,
+        ),
+    )
 
 
-def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, with_data: bool = False,
-              importance: bool = False,
-              on_progress: Callable[[Progress], None] = lambda progress: None) -> dict[str, Any]:
+def export_to(
+    study: Study,
+    spec: ExportSpec,
+    target: Path,
+    *,
+    force: bool,
+    sample: int,
+    with_data: bool = False,
+    importance: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
     """Export to a folder, wait for the end, and return ``export.json``; arguments as of :meth:`ExportJob.start`.
 
     Raises:
@@ -180,7 +244,11 @@ def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, samp
     """
     job = ExportJob(study, spec)
     target = target.expanduser().absolute()
-    _follow(job, job.start(target, force=force, sample=sample, with_data=with_data, importance=importance), on_progress)
+    _follow(
+        job,
+        job.start(target, force=force, sample=sample, with_data=with_data, importance=importance),
+        on_progress,
+    )
     record = read_export(target)
     if record is None:
         raise StudyError(t("the export is missing"), where=str(target), remedy=t("Export again"))
@@ -190,7 +258,10 @@ def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, samp
 def summary_lines(record: dict[str, Any]) -> list[str]:
     """The lines that the command line prints about a finished export."""
     folder = Path(record["folder"])
-    lines = [*record["sentences"], f"{folder}: {size(record['bytes'])} in {len(record['files'])} files"]
+    lines = [
+        *record["sentences"],
+        f"{folder}: {size(record['bytes'])} in {len(record['files'])} files",
+    ]
     if record["archive"]:
         lines.append(f"In one file: {folder / record['archive']}")
     if record["format"] == "gguf":

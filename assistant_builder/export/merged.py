@@ -20,7 +20,13 @@ from assistant_builder.export.adapter import (
     write_object,
 )
 from assistant_builder.export.ollama import match_family, modelfile, omitted_values
-from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
+from assistant_builder.export_formats import (
+    OTHER_FILES_BYTES,
+    ExportFormat,
+    ExportSource,
+    LoadingContext,
+    Snippet,
+)
 from assistant_builder.i18n import N_, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config, read_json_object
@@ -35,8 +41,10 @@ class MergedFormat(ExportFormat):
     label = N_("Whole model")
     noun = N_("merged model")
     explanation = N_("adapter and base in one, for Ollama, vLLM and transformers")
-    contents = N_("16-bit safetensors of the whole model, tokenizer and chat template, a Modelfile for Ollama, a model "
-                 "card with the project's numbers, and how to load it.")
+    contents = N_(
+        "16-bit safetensors of the whole model, tokenizer and chat template, a Modelfile for Ollama, a model "
+        "card with the project's numbers, and how to load it."
+    )
     activity = N_("Merging adapter and base")
 
     def cell(self, arm: str) -> str | None:
@@ -45,7 +53,10 @@ class MergedFormat(ExportFormat):
 
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """Two bytes for each parameter of the base."""
-        return 2 * (int(summary["total_parameters"]) - int(summary["trainable_parameters"])) + OTHER_FILES_BYTES
+        return (
+            2 * (int(summary["total_parameters"]) - int(summary["trainable_parameters"]))
+            + OTHER_FILES_BYTES
+        )
 
     def write(self, source: ExportSource, folder: Path) -> list[str]:
         """Write weights, ``generation_config.json`` and Modelfile."""
@@ -55,32 +66,53 @@ class MergedFormat(ExportFormat):
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, Ollama, vLLM."""
-        return [Snippet("python", "Python, with transformers", "python", _python(context)),
-                Snippet("ollama", "On a laptop, with Ollama", "shell", _ollama(context)),
-                Snippet("server", "As a server, with vLLM or transformers", "shell", _server(context))]
+        return [
+            Snippet("python", "Python, with transformers", "python", _python(context)),
+            Snippet("ollama", "On a laptop, with Ollama", "shell", _ollama(context)),
+            Snippet("server", "As a server, with vLLM or transformers", "shell", _server(context)),
+        ]
 
     def model_lines(self, context: LoadingContext) -> list[str]:
         """The whole model."""
-        return ["from transformers import AutoModelForCausalLM, AutoTokenizer",
-                f"model = AutoModelForCausalLM.from_pretrained({context.folder!r}, "
-                f"dtype={json.dumps(context.compute_dtype)})"]
+        return [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"model = AutoModelForCausalLM.from_pretrained({context.folder!r}, "
+            f"dtype={json.dumps(context.compute_dtype)})",
+        ]
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What was merged into what."""
-        base = (f"the base it was trained on, that is the {ARMS[arm].base_label} weights widened to 16 bits, and not\n"
-                "into the original 16-bit weights") if ARMS[arm].quantized else "the 16-bit base it was trained on"
-        return ("An assistant for the questions of one domain, as a whole model in 16 bits (float16 safetensors): "
-                f"{arm_label}, the adapter\nmerged into {base}.")
+        base = (
+            (
+                f"the base it was trained on, that is the {ARMS[arm].base_label} weights widened to 16 bits, and not\n"
+                "into the original 16-bit weights"
+            )
+            if ARMS[arm].quantized
+            else "the 16-bit base it was trained on"
+        )
+        return (
+            "An assistant for the questions of one domain, as a whole model in 16 bits (float16 safetensors): "
+            f"{arm_label}, the adapter\nmerged into {base}."
+        )
 
     def note(self, arm: str) -> str:
         """Why a 4-bit base becomes larger, or a rounded assistant worse."""
         if ARMS[arm].rounds:
             return t("This assistant was trained to be rounded; in 16 bits it answers worse.")
-        return t("Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it "
-                 "would be "
-                 "another assistant than the one measured.", kind=ARMS[arm].base_label) if ARMS[arm].quantized else ""
+        return (
+            t(
+                "Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it "
+                "would be "
+                "another assistant than the one measured.",
+                kind=ARMS[arm].base_label,
+            )
+            if ARMS[arm].quantized
+            else ""
+        )
 
-    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+    def load(
+        self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]
+    ) -> Any:
         """Load the model from its folder."""
         from transformers import AutoModelForCausalLM
 
@@ -92,8 +124,17 @@ def write_modelfile(source: ExportSource, folder: Path, weights: str = ".") -> l
     match = match_family(source.prompter, source.system)
     varied = not source.system and any(
         turn["role"] == "system"
-        for record in read_jsonl(source.study.split_file("train"), PairLine) for turn in record["messages"])
-    text = modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied, weights=weights)
+        for record in read_jsonl(source.study.split_file("train"), PairLine)
+        for turn in record["messages"]
+    )
+    text = modelfile(
+        match,
+        source.prompter,
+        system=source.system,
+        title=source.title,
+        varied=varied,
+        weights=weights,
+    )
     (folder / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
     return omitted_values(match, source.prompter, source.system)
 
@@ -119,8 +160,10 @@ def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> No
         quantizer.remove_quantization_config(model)
     bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     if bad:  # beyond float16's largest value of 65,504: the model would generate noise
-        raise ModelError(f"{len(bad)} merged weights are infinite or not numbers in float16; the first is {bad[0]}",
-                         remedy="Export the adapter instead, or train again with a lower train.learning_rate")
+        raise ModelError(
+            f"{len(bad)} merged weights are infinite or not numbers in float16; the first is {bad[0]}",
+            remedy="Export the adapter instead, or train again with a lower train.learning_rate",
+        )
     model.save_pretrained(str(folder), max_shard_size="5GB")
     del model
     loading.free_memory()
@@ -138,7 +181,9 @@ def checkpoint_config(base: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(rope, dict) and "rope_theta" in rope:
         config.setdefault("rope_theta", rope["rope_theta"])
         if rope.get("rope_type", "default") != "default":
-            config.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
+            config.setdefault(
+                "rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"}
+            )
     return config
 
 
@@ -146,33 +191,49 @@ def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -
     """Write ``generation_config.json``: greedy, as evaluated, with the stop tokens of training."""
     path = base / "generation_config.json"
     config = read_json_object(path) if path.is_file() else {}
-    kept: dict[str, Any] = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
+    kept: dict[str, Any] = {
+        key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config
+    }
     ends = prompter.stop_ids
-    written = {"pad_token_id": prompter.pad_id, **kept, "eos_token_id": ends[0] if len(ends) == 1 else ends,
-               "do_sample": False}
+    written = {
+        "pad_token_id": prompter.pad_id,
+        **kept,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "do_sample": False,
+    }
     write_object(folder / "generation_config.json", written)
 
 
 def _python(context: LoadingContext) -> str:
-    return "\n".join([
-        "from transformers import pipeline",
-        f'assistant = pipeline("text-generation", model={context.folder!r}, dtype={json.dumps(context.compute_dtype)})',
-        *chat_lines(context),
-    ])
+    return "\n".join(
+        [
+            "from transformers import pipeline",
+            f'assistant = pipeline("text-generation", model={context.folder!r}, '
+            f"dtype={json.dumps(context.compute_dtype)})",
+            *chat_lines(context),
+        ]
+    )
 
 
 def _server(context: LoadingContext) -> str:
-    return "\n".join([
-        f"vllm serve {shell_word(context.folder)} --max-model-len {context.context} "
-        f"--served-model-name {shell_word(context.name)} --port 8000",
-        f"# or: transformers serve {shell_word(context.folder)} --port 8000",
-        curl_command(context),
-    ])
+    return "\n".join(
+        [
+            f"vllm serve {shell_word(context.folder)} --max-model-len {context.context} "
+            f"--served-model-name {shell_word(context.name)} --port 8000",
+            f"# or: transformers serve {shell_word(context.folder)} --port 8000",
+            curl_command(context),
+        ]
+    )
 
 
 def _ollama(context: LoadingContext) -> str:
-    return "\n".join([f"cd {shell_word(context.folder)}", f"ollama create {shell_word(context.name)} -f Modelfile",
-                      f'ollama run {shell_word(context.name)} "{QUESTION}"'])
+    return "\n".join(
+        [
+            f"cd {shell_word(context.folder)}",
+            f"ollama create {shell_word(context.name)} -f Modelfile",
+            f'ollama run {shell_word(context.name)} "{QUESTION}"',
+        ]
+    )
 
 
 MERGED = MergedFormat()

@@ -25,7 +25,11 @@ _SHOWN = 80
 """Longest extract of a token that a message shows, in characters."""
 _PROBES: tuple[Turns, ...] = (
     (("user", "Is this one question?"),),
-    (("user", "First question?\n\nIn two parts."), ("assistant", "First answer."), ("user", "And now?")),
+    (
+        ("user", "First question?\n\nIn two parts."),
+        ("assistant", "First answer."),
+        ("user", "And now?"),
+    ),
 )
 
 
@@ -39,7 +43,9 @@ class Family:
     # text before and after the system prompt; None: the system prompt is part of a question
     system: tuple[str, str] | None = None
     system_in: Literal["first", "last"] = "first"  # the question that contains it in that case
-    opening: str | None = None  # text that precedes the answer to be generated; None: the text before an answer
+    opening: str | None = (
+        None  # text that precedes the answer to be generated; None: the text before an answer
+    )
     stops: tuple[str, ...] = ()  # texts at which generation ends
 
     @property
@@ -49,7 +55,9 @@ class Family:
 
     def render(self, system: str | None, turns: Turns) -> str:
         """The prompt for the answer to the last of ``turns``."""
-        parts = [self.system[0], system, self.system[1]] if self.system and system is not None else []
+        parts = (
+            [self.system[0], system, self.system[1]] if self.system and system is not None else []
+        )
         bearer = 0 if self.system_in == "first" else len(turns) - 1
         for place, (role, text) in enumerate(turns):
             before, after = self.user if role == "user" else self.assistant
@@ -79,20 +87,41 @@ class Family:
 
 def _headed(name: str, head: str, tail: str, end: str, opening: str | None = None) -> Family:
     """A family in which every role has a header of the same form."""
-    system, user, assistant = ((head.format(role) + tail, end) for role in ("system", "user", "assistant"))
-    return Family(name, user=user, assistant=assistant, system=system, opening=opening, stops=(end.strip(),))
+    system, user, assistant = (
+        (head.format(role) + tail, end) for role in ("system", "user", "assistant")
+    )
+    return Family(
+        name, user=user, assistant=assistant, system=system, opening=opening, stops=(end.strip(),)
+    )
 
 
 FAMILIES = (
     _headed("ChatML (SmolLM2, Qwen)", "<|im_start|>{}", "\n", "<|im_end|>\n"),
-    _headed("ChatML without thinking (Qwen3)", "<|im_start|>{}", "\n", "<|im_end|>\n",
-            opening="<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    _headed(
+        "ChatML without thinking (Qwen3)",
+        "<|im_start|>{}",
+        "\n",
+        "<|im_end|>\n",
+        opening="<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    ),
     _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>", "\n\n", "<|eot_id|>"),
-    Family("Gemma", user=("<start_of_turn>user\n", "<end_of_turn>\n"),
-           assistant=("<start_of_turn>model\n", "<end_of_turn>\n"), stops=("<end_of_turn>",)),
-    Family("Mistral", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="", stops=("</s>",)),
-    Family("Mistral, system prompt last", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="",
-           system_in="last", stops=("</s>",)),
+    Family(
+        "Gemma",
+        user=("<start_of_turn>user\n", "<end_of_turn>\n"),
+        assistant=("<start_of_turn>model\n", "<end_of_turn>\n"),
+        stops=("<end_of_turn>",),
+    ),
+    Family(
+        "Mistral", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="", stops=("</s>",)
+    ),
+    Family(
+        "Mistral, system prompt last",
+        user=("[INST] ", "[/INST]"),
+        assistant=(" ", "</s>"),
+        opening="",
+        system_in="last",
+        stops=("</s>",),
+    ),
     _headed("Phi-3", "<|{}|>", "\n", "<|end|>\n"),
     _headed("Phi-4-mini", "<|{}|>", "", "<|end|>"),
     _headed("Granite", "<|start_of_role|>{}<|end_of_role|>", "", "<|end_of_text|>\n"),
@@ -120,10 +149,13 @@ def match_family(prompter: ChatTokenizer, system: str) -> Match | None:
     for adds_bos in (False, True):
         if adds_bos and not (bos and all(text.startswith(bos) for text in wanted)):
             continue
-        texts = [text[len(bos):] if adds_bos else text for text in wanted]
+        texts = [text[len(bos) :] if adds_bos else text for text in wanted]
         for family in FAMILIES:
             slot = _system_slot(family, texts[0], system)
-            if all(family.render(slot, turns) == text for turns, text in zip(_PROBES, texts, strict=True)):
+            if all(
+                family.render(slot, turns) == text
+                for turns, text in zip(_PROBES, texts, strict=True)
+            ):
                 return Match(family, slot, adds_bos)
     return None
 
@@ -134,11 +166,18 @@ def _system_slot(family: Family, text: str, system: str) -> str | None:
         return system or None
     head, tail = family.system
     end = text.find(tail + family.user[0] + _PROBES[0][0][1])
-    return text[len(head):end] if text.startswith(head) and end >= len(head) else None
+    return text[len(head) : end] if text.startswith(head) and end >= len(head) else None
 
 
-def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, title: str, varied: bool,
-              weights: str = ".") -> str:
+def modelfile(
+    match: Match | None,
+    prompter: ChatTokenizer,
+    *,
+    system: str,
+    title: str,
+    varied: bool,
+    weights: str = ".",
+) -> str:
     """The Modelfile.
 
     Args:
@@ -151,7 +190,9 @@ def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, titl
     """
     shown, stops = _model_values(match, prompter, system)
     # a comment ends with its line
-    heading = " ".join("".join(character if character.isprintable() else " " for character in title).split())
+    heading = " ".join(
+        "".join(character if character.isprintable() else " " for character in title).split()
+    )
     lines = [f"# {heading}", "# ollama create NAME -f Modelfile", f"FROM {weights}"]
     if match is None:
         lines += [
@@ -160,12 +201,16 @@ def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, titl
             "# Ollama that renders the chat template in tokenizer_config.json itself.",
         ]
     else:
-        lines += [f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
-                  f"TEMPLATE {_quoted(match.family.go_template())}"]
+        lines += [
+            f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
+            f"TEMPLATE {_quoted(match.family.go_template())}",
+        ]
     if shown and not _parse_problem(shown):
         lines.append(f"SYSTEM {_quoted(shown)}")
     if varied:
-        lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
+        lines.append(
+            "# The training pairs brought system prompts of their own: send one with each question, as there."
+        )
     # Ollama before August 2026 has a penalty of 1.1 by default, which copied facts would get
     lines += ["# Greedy, as evaluated.", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _parse_problem(stop)]
@@ -178,21 +223,28 @@ def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) ->
     shown, stops = _model_values(match, prompter, system)
     sentences = []
     if shown and (why := _parse_problem(shown)):
-        sentences.append(f"The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt "
-                         "with each question.")
+        sentences.append(
+            f"The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt "
+            "with each question."
+        )
     sentences += [
         f"The Modelfile has no stop for the token {ascii(stop)[:_SHOWN]}: in it {why}. Give the stop with each request."
-        for stop in stops if (why := _parse_problem(stop))
+        for stop in stops
+        if (why := _parse_problem(stop))
     ]
     return sentences
 
 
-def _model_values(match: Match | None, prompter: ChatTokenizer, system: str) -> tuple[str | None, list[str]]:
+def _model_values(
+    match: Match | None, prompter: ChatTokenizer, system: str
+) -> tuple[str | None, list[str]]:
     """System prompt and stop texts of model and study."""
     if match is not None:
         return match.system, list(match.family.stops)
     stops = [str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids]
-    return system, [stop for stop in stops if stop]  # an empty stop would end every answer before it begins
+    return system, [
+        stop for stop in stops if stop
+    ]  # an empty stop would end every answer before it begins
 
 
 def _quoted(text: str) -> str:
@@ -210,7 +262,14 @@ def _parse_problem(text: str) -> str:
     *ended, _ = re.split(r"[\r\n]", text)
     if any(line.rstrip(" \t").endswith('"""') for line in ended):
         return "a line ends with three quotation marks, which would end the value"
-    dropped = next((character for character in text if not character.isprintable() and character not in "\t\r\n"), "")
+    dropped = next(
+        (
+            character
+            for character in text
+            if not character.isprintable() and character not in "\t\r\n"
+        ),
+        "",
+    )
     return f"there is the character U+{ord(dropped):04X}, which Ollama drops" if dropped else ""
 
 
@@ -230,12 +289,18 @@ def require_ollama(name: str) -> str:
         ConfigError: ``name`` cannot be the name of a model, or the program ``ollama`` is not installed.
     """
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{name[:_SHOWN]!r} cannot be the name of a model in Ollama", where="--ollama",
-                          remedy="Use letters, digits and . _ - with an optional :tag, e.g. support:q4")
+        raise ConfigError(
+            f"{name[:_SHOWN]!r} cannot be the name of a model in Ollama",
+            where="--ollama",
+            remedy="Use letters, digits and . _ - with an optional :tag, e.g. support:q4",
+        )
     program = shutil.which("ollama")
     if program is None:
-        raise ConfigError("the program ollama is not on the PATH", where="--ollama",
-                          remedy="Install Ollama (https://ollama.com), or export without --ollama")
+        raise ConfigError(
+            "the program ollama is not on the PATH",
+            where="--ollama",
+            remedy="Install Ollama (https://ollama.com), or export without --ollama",
+        )
     return program
 
 
@@ -247,8 +312,13 @@ def create_in_ollama(folder: Path, name: str) -> None:
         AssistantBuilderError: Ollama failed; the export stays in its folder.
     """
     program = require_ollama(name)
-    code, last = run_program([program, "create", name, "-f", "Modelfile"], os.environ, lambda: None, folder=folder)
+    code, last = run_program(
+        [program, "create", name, "-f", "Modelfile"], os.environ, lambda: None, folder=folder
+    )
     if code:
-        raise AssistantBuilderError(f"Ollama could not create {name}: {last[:300] or f'exit code {code}'}",
-                                    where="--ollama", remedy=f"The export is complete in {folder}. Start Ollama "
-                                    f"('ollama serve') and correct what it names. Then: {create_command(folder, name)}")
+        raise AssistantBuilderError(
+            f"Ollama could not create {name}: {last[:300] or f'exit code {code}'}",
+            where="--ollama",
+            remedy=f"The export is complete in {folder}. Start Ollama "
+            f"('ollama serve') and correct what it names. Then: {create_command(folder, name)}",
+        )

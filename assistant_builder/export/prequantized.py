@@ -22,7 +22,12 @@ from assistant_builder.export.merged import (
     write_generation_config,
     write_merged_weights,
 )
-from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportSource, LoadingContext, Snippet
+from assistant_builder.export_formats import (
+    OTHER_FILES_BYTES,
+    ExportSource,
+    LoadingContext,
+    Snippet,
+)
 from assistant_builder.i18n import N_
 from assistant_builder.i18n.bits import in_bits
 from assistant_builder.models.checkpoint_dir import read_config
@@ -41,8 +46,12 @@ class _Type:
 
 
 TYPES = {
-    "NF4": _Type("nf4", 4, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-                 0.9),
+    "NF4": _Type(
+        "nf4",
+        4,
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+        0.9,
+    ),
     "INT8": _Type("int8", 8, {"load_in_8bit": True}, 1.3),
 }
 
@@ -54,8 +63,10 @@ class PrequantizedFormat(MergedFormat):
     label = N_("Whole model, quantized")
     noun = N_("quantized model")
     explanation = N_("the whole model in 4 or 8 bits of bitsandbytes, for transformers and vLLM")
-    contents = N_("Safetensors of the whole model with quantized weights, tokenizer and chat template, a model card "
-                  "with the project's numbers, and how to load it.")
+    contents = N_(
+        "Safetensors of the whole model with quantized weights, tokenizer and chat template, a model card "
+        "with the project's numbers, and how to load it."
+    )
     types = tuple(TYPES)
     type = "NF4"
     storage = TYPES[type].storage
@@ -70,12 +81,18 @@ class PrequantizedFormat(MergedFormat):
 
     def cell(self, arm: str) -> str | None:
         """The arm merged and quantized again, in a study with this ``storage``."""
-        found = (cell.name for cell in CELLS.values() if cell.adapter == arm and cell.merged == "quantized")
+        found = (
+            cell.name
+            for cell in CELLS.values()
+            if cell.adapter == arm and cell.merged == "quantized"
+        )
         return next(found, None)
 
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """Quantized linear layers, and the rest in 16 bits."""
-        return round(TYPES[self.type].bytes_per_parameter * _parameters(summary)) + OTHER_FILES_BYTES
+        return (
+            round(TYPES[self.type].bytes_per_parameter * _parameters(summary)) + OTHER_FILES_BYTES
+        )
 
     def working_bytes(self, summary: Mapping[str, Any]) -> int:
         """The merged model in 16 bits."""
@@ -85,7 +102,12 @@ class PrequantizedFormat(MergedFormat):
         """Merge, quantize, and write weights, ``config.json`` and ``generation_config.json``."""
         from transformers import AutoModelForCausalLM
 
-        from assistant_builder.models.loading import DTYPES, free_memory, pick_device, resolve_compute_dtype
+        from assistant_builder.models.loading import (
+            DTYPES,
+            free_memory,
+            pick_device,
+            resolve_compute_dtype,
+        )
 
         device = pick_device()
         dtype = resolve_compute_dtype(source.study.config.eval.compute_dtype, device)
@@ -95,21 +117,29 @@ class PrequantizedFormat(MergedFormat):
         source.report(0.5, f"Quantizing to {self.type}")
         # quantized from float16, as in training: weights rounded to bfloat16 before give other 4-bit weights
         model = AutoModelForCausalLM.from_pretrained(
-            work, dtype=DTYPES["float16"], device_map={"": device}, quantization_config=self._config(dtype).build())
+            work,
+            dtype=DTYPES["float16"],
+            device_map={"": device},
+            quantization_config=self._config(dtype).build(),
+        )
         model.save_pretrained(str(folder), max_shard_size="5GB")
         del model
         free_memory()
         shutil.rmtree(work)
         quantization = read_config(folder)["quantization_config"]
-        write_object(folder / "config.json", {**checkpoint_config(read_config(source.base)),
-                                              "quantization_config": quantization})
+        write_object(
+            folder / "config.json",
+            {**checkpoint_config(read_config(source.base)), "quantization_config": quantization},
+        )
         write_generation_config(source.base, folder, source.prompter)
         return []
 
     def _config(self, compute_dtype: str) -> TransformersConfig:
         kind = TYPES[self.type]
         dtype = {"bnb_4bit_compute_dtype": compute_dtype} if kind.bits == 4 else {}
-        return TransformersConfig(class_name="BitsAndBytesConfig", arguments={**kind.arguments, **dtype})
+        return TransformersConfig(
+            class_name="BitsAndBytesConfig", arguments={**kind.arguments, **dtype}
+        )
 
     def record(self, folder: Path) -> dict[str, Any]:
         """The type."""
@@ -118,25 +148,47 @@ class PrequantizedFormat(MergedFormat):
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, vLLM."""
         python, *_ = super().snippets(context)
-        return [python, Snippet("server", "As a server, with vLLM", "shell", "\n".join([
-            f"vllm serve {shell_word(context.folder)} --max-model-len {context.context} "
-            f"--served-model-name {shell_word(context.name)} --port 8000", curl_command(context)]))]
+        return [
+            python,
+            Snippet(
+                "server",
+                "As a server, with vLLM",
+                "shell",
+                "\n".join(
+                    [
+                        f"vllm serve {shell_word(context.folder)} --max-model-len {context.context} "
+                        f"--served-model-name {shell_word(context.name)} --port 8000",
+                        curl_command(context),
+                    ]
+                ),
+            ),
+        ]
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What the model is."""
-        return (f"An assistant for the questions of one domain, as a whole model quantized by bitsandbytes "
-                f"({self.type}): {arm_label},\nthe adapter merged into its base, the sum quantized.")
+        return (
+            f"An assistant for the questions of one domain, as a whole model quantized by bitsandbytes "
+            f"({self.type}): {arm_label},\nthe adapter merged into its base, the sum quantized."
+        )
 
     def note(self, arm: str) -> str:
         """What quantizing does."""
-        return (in_bits("The merged model is quantized again, which may cost more quality than 4-bit training.")
-                if ARMS[arm].quantized else "")
+        return (
+            in_bits(
+                "The merged model is quantized again, which may cost more quality than 4-bit training."
+            )
+            if ARMS[arm].quantized
+            else ""
+        )
 
     def limitation(self, arm: str) -> str:
         """The study's figures are of another cell unless the evaluation has scored this one."""
-        return ("The figures of the study are those of the assistant before it was quantized, unless the table calls a "
-                "cell “this one”." if self.cell(arm) else
-                "The figures of the study are those of the assistant before it was quantized.")
+        return (
+            "The figures of the study are those of the assistant before it was quantized, unless the table calls a "
+            "cell “this one”."
+            if self.cell(arm)
+            else "The figures of the study are those of the assistant before it was quantized."
+        )
 
 
 def _parameters(summary: Mapping[str, Any]) -> int:

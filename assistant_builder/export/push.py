@@ -33,13 +33,21 @@ def check_push(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"{repo!r} is not a repository: {hub.error_summary(error)}", where="--push",
-                          remedy="Name it owner/name, e.g. me/support-assistant") from error
+        raise ConfigError(
+            f"{repo!r} is not a repository: {hub.error_summary(error)}",
+            where="--push",
+            remedy="Name it owner/name, e.g. me/support-assistant",
+        ) from error
     if repo.count("/") != 1:
-        raise ConfigError(f"{repo!r} has no owner", where="--push", remedy="Name it owner/name, e.g. "
-                          f"me/{repo or 'support-assistant'}")
+        raise ConfigError(
+            f"{repo!r} has no owner",
+            where="--push",
+            remedy=f"Name it owner/name, e.g. me/{repo or 'support-assistant'}",
+        )
     if hub.offline():
-        raise HubError("HF_HUB_OFFLINE is set", where="--push", remedy="Unset it, or export without --push")
+        raise HubError(
+            "HF_HUB_OFFLINE is set", where="--push", remedy="Unset it, or export without --push"
+        )
     _token()
 
 
@@ -49,11 +57,17 @@ def _token() -> str:
     try:
         token = get_token()
     except Exception as error:  # a token that must be refreshed, or exchanged for another one
-        raise HubError(f"the token of the hub cannot be used: {hub.error_summary(error)}", where="--push",
-                       remedy="Log in with 'hf auth login', or set HF_TOKEN") from error
+        raise HubError(
+            f"the token of the hub cannot be used: {hub.error_summary(error)}",
+            where="--push",
+            remedy="Log in with 'hf auth login', or set HF_TOKEN",
+        ) from error
     if not token:
-        raise ConfigError("there is no token of the hub", where="--push",
-                          remedy="Log in with 'hf auth login', or set HF_TOKEN to a token with write access")
+        raise ConfigError(
+            "there is no token of the hub",
+            where="--push",
+            remedy="Log in with 'hf auth login', or set HF_TOKEN to a token with write access",
+        )
     return token
 
 
@@ -69,10 +83,14 @@ def upload_lines(record: Mapping[str, Any], repo: str, *, public: bool) -> list[
     """What will be uploaded, in lines for the terminal: repository, files and sizes, and whether pairs are in it."""
     files = uploaded_files(record)
     total, width = sum(file["bytes"] for file in files), max(len(file["name"]) for file in files)
-    lines = [f"Uploading {len(files)} files ({size(total)}) to {repo} ({'public' if public else 'private'}):",
-             *(f"  {file['name']:{width}}  {size(file['bytes'])}" for file in files)]
+    lines = [
+        f"Uploading {len(files)} files ({size(total)}) to {repo} ({'public' if public else 'private'}):",
+        *(f"  {file['name']:{width}}  {size(file['bytes'])}" for file in files),
+    ]
     if any(file["name"].startswith(f"{FOLDER}/") for file in files):
-        lines.append(f"The folder {FOLDER}/ contains the training pairs as plain text (--with-data).")
+        lines.append(
+            f"The folder {FOLDER}/ contains the training pairs as plain text (--with-data)."
+        )
     return lines
 
 
@@ -101,10 +119,19 @@ def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -
         repo = api.create_repo(repo, private=not public, exist_ok=True).repo_id
         private = bool(api.model_info(repo, timeout=hub.TIMEOUT_SECONDS).private)
         if not private and not public:
-            raise HubError(f"the repository {repo} exists and is public", where=constants.ENDPOINT,
-                           remedy=again.format("Make it private on its page, name another one, or pass --public."))
-        api.upload_folder(repo_id=repo, folder_path=record["folder"], commit_message="Upload an export of "
-                          "Assistant Builder", allow_patterns=[glob.escape(file["name"]) for file in files])
+            raise HubError(
+                f"the repository {repo} exists and is public",
+                where=constants.ENDPOINT,
+                remedy=again.format(
+                    "Make it private on its page, name another one, or pass --public."
+                ),
+            )
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=record["folder"],
+            commit_message="Upload an export of Assistant Builder",
+            allow_patterns=[glob.escape(file["name"]) for file in files],
+        )
     except AssistantBuilderError:
         raise
     except Exception as error:  # see models/hub.py: the client's errors differ between its releases
@@ -115,9 +142,22 @@ def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -
 def _command(record: Mapping[str, Any], repo: str, public: bool) -> str:
     """The command that uploads the same files later."""
     uploaded = {file["name"] for file in uploaded_files(record)}
-    others = [file["name"] for file in describe_files(Path(record["folder"])) if file["name"] not in uploaded]
-    return shlex.join(["hf", "upload", repo, record["folder"], ".", *([] if public else ["--private"]),
-                       *(word for name in others for word in ("--exclude", name))])
+    others = [
+        file["name"]
+        for file in describe_files(Path(record["folder"]))
+        if file["name"] not in uploaded
+    ]
+    return shlex.join(
+        [
+            "hf",
+            "upload",
+            repo,
+            record["folder"],
+            ".",
+            *([] if public else ["--private"]),
+            *(word for name in others for word in ("--exclude", name)),
+        ]
+    )
 
 
 def _explained(error: Exception, repo: str, again: str) -> HubError:
@@ -127,11 +167,16 @@ def _explained(error: Exception, repo: str, again: str) -> HubError:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     what, remedy = {
         401: ("the hub does not accept the token", "Log in with 'hf auth login', or set HF_TOKEN."),
-        403: (f"the token may not write to {repo}", "Use a token with write access, or an owner that is yours."),
+        403: (
+            f"the token may not write to {repo}",
+            "Use a token with write access, or an owner that is yours.",
+        ),
         404: (f"the hub does not know {repo} or its owner", "Check the spelling of --push."),
     }.get(status or 0, ("", ""))
     if not what:
         reached = "refused the upload" if status else "cannot be reached"
         what = f"the hub {reached} for {repo} ({hub.error_summary(error)})"
-        remedy = "Correct what it names." if status and status < 500 else "Check the network connection."
+        remedy = (
+            "Correct what it names." if status and status < 500 else "Check the network connection."
+        )
     return HubError(what, where=constants.ENDPOINT, remedy=again.format(remedy))

@@ -31,9 +31,11 @@ from evals.metrics.refusal import WEIGHTS_FILE
 
 FOLDER, GROUNDING, LOOKUP, TRAINED = "retrieval", "grounding.json", "lookup.py", "embedder"
 QUESTION = "What can you help me with?"
-SERVING = N_("Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must "
-             "write "
-             "the facts into the prompt, in the format that README.md describes under “Facts in the prompt”.")
+SERVING = N_(
+    "Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must "
+    "write "
+    "the facts into the prompt, in the format that README.md describes under “Facts in the prompt”."
+)
 """What everyone who serves an export of a grounded assistant must know."""
 _VERSION = 1
 
@@ -45,17 +47,25 @@ def check_with_data(study: Study, *, with_data: bool) -> None:
         ConfigError: The study has no grounded approach.
     """
     if with_data and not study.config.grounded:
-        raise ConfigError("its assistants look nothing up, so that there is no index to export",
-                          where=f"study {study.name}", remedy="Export it without --with-data")
+        raise ConfigError(
+            "its assistants look nothing up, so that there is no index to export",
+            where=f"study {study.name}",
+            remedy="Export it without --with-data",
+        )
 
 
 def index_bytes(study: Study) -> int:
     """Bytes of the files of the index, and of the embedder if it was trained."""
-    files = [*(served_index_folder(study) / name for name in FILES), *study.embedder_folder.rglob("*")]
+    files = [
+        *(served_index_folder(study) / name for name in FILES),
+        *study.embedder_folder.rglob("*"),
+    ]
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenizer, context: int) -> None:
+def write_retrieval(
+    study: Study, arm: str, folder: Path, prompter: ChatTokenizer, context: int
+) -> None:
     """Write index, ``grounding.json``, and ``lookup.py`` with its weights, to the folder ``retrieval/`` of an export.
 
     Args:
@@ -80,27 +90,40 @@ def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenize
     shutil.copyfile(WEIGHTS_FILE, target / WEIGHTS_FILE.name)
 
 
-def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter: ChatTokenizer,
-                     context: int) -> dict[str, Any]:
+def grounding_record(
+    study: Study, arm: str, embedder: dict[str, str], prompter: ChatTokenizer, context: int
+) -> dict[str, Any]:
     """Content of ``grounding.json``: all that is needed to answer as in the study, apart from index and weights."""
     config, grounder = study.config, Grounder.of(study, prompter)
     rule = rule_of(study.arm_folder(arm) / FILE)
-    taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable}
+    taught = {
+        pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable
+    }
     return {
         "version": _VERSION,
         "facts": config.retrieval.facts,  # most facts in a prompt
         "token_limit": grounder.limit,  # of a prompt with facts, without earlier turns
-        "longest_prompt": context - grounder.answer,  # of a prompt with facts, earlier turns included
-        "format": {"fact": FACT, "between": BETWEEN, "before": BEFORE, "place": "at the end of the system prompt",
-                   "order": "the nearest fact last"},
+        "longest_prompt": context
+        - grounder.answer,  # of a prompt with facts, earlier turns included
+        "format": {
+            "fact": FACT,
+            "between": BETWEEN,
+            "before": BEFORE,
+            "place": "at the end of the system prompt",
+            "order": "the nearest fact last",
+        },
         "search": {"depth": DEPTH},
         "embedder": {**embedder, "source": embedder_source(study, ".")},
         "rule": rule and rule.to_record(),
         "first_tokens": FIRST_TOKENS,  # of an answer, by which the rule decides
         "taught": sorted(taught),  # answers that decline
         "conversations": reads_conversations(study),  # whether the assistant reads earlier turns
-        "generation": {"max_new_tokens": max(answer_limit(study), Sampling().max_new_tokens), "do_sample": False,
-                       "eos_token_id": prompter.stop_ids, "pad_token_id": prompter.pad_id},
+        "generation": {
+            "max_new_tokens": max(answer_limit(study), Sampling().max_new_tokens),
+            "do_sample": False,
+            "eos_token_id": prompter.stop_ids,
+            "pad_token_id": prompter.pad_id,
+        },
     }
 
 
@@ -114,8 +137,12 @@ def embedder_source(study: Study, folder: str) -> str:
 
 def lookup_source() -> str:
     """The module ``lookup.py``: its template, with the functions of the product by which the study was measured."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-                                     keep_trailing_newline=True, undefined=jinja2.StrictUndefined, autoescape=False)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+    )
     return environment.get_template(f"{LOOKUP}.j2").render(code=_code)
 
 
@@ -127,15 +154,32 @@ def _code(module: str, names: Sequence[str]) -> str:
     body = ast.parse(text).body
     for place, node in enumerate(body):
         definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(
-            node, ast.AnnAssign) else []
-        kept = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else [
-            name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
+        )
+        kept = (
+            [node.name]
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            else [
+                name.id
+                for target in targets
+                for name in ast.walk(target)
+                if isinstance(name, ast.Name)
+            ]
+        )
         start = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
         after = body[place + 1] if place + 1 < len(body) else None
-        described = not definition and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        described = (
+            not definition and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        )
         end = (after if described and after is not None else node).end_lineno
-        found |= dict.fromkeys(kept, ("\n\n" if definition else "") + "\n".join(lines[start - 1 : end]))
+        found |= dict.fromkeys(
+            kept, ("\n\n" if definition else "") + "\n".join(lines[start - 1 : end])
+        )
     return "\n".join(dict.fromkeys(found[name] for name in names)).strip("\n")
 
 
@@ -144,9 +188,12 @@ def grounding_notes(study: Study, *, with_data: bool) -> list[str]:
     if not study.config.grounded:
         return []
     facts = read_json(served_index_folder(study) / RECORD, IndexRecord)["facts"] if with_data else 0
-    contained = (f"The folder {FOLDER}/ contains the {facts:,} question–answer pairs of the training data as plain "
-                 "text: whoever has the export can read them." if with_data else
-                 "The export contains neither the index nor any of the pairs of the study.")
+    contained = (
+        f"The folder {FOLDER}/ contains the {facts:,} question–answer pairs of the training data as plain "
+        "text: whoever has the export can read them."
+        if with_data
+        else "The export contains neither the index nor any of the pairs of the study."
+    )
     return [contained, SERVING]
 
 
@@ -160,28 +207,36 @@ def python_snippet(folder: str, embedder: str, model: Sequence[str], system: str
         system: System prompt of the study; empty without one.
     """
     prompt = f'{{"role": "system", "content": {system!r}}}, ' if system else ""
-    return Snippet("grounded", "Python, with facts looked up in the export", "python", "\n".join([
-        "import sys",
-        "",
-        "import torch",
-        "from sentence_transformers import SentenceTransformer",
-        *model,
-        f"sys.path.insert(0, {f'{folder}/{FOLDER}'!r})  # for lookup.py, which also needs numpy, safetensors and bm25s",
-        "from lookup import Lookup",
-        "",
-        f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
-        f"lookup = Lookup({f'{folder}/{FOLDER}'!r}, SentenceTransformer({embedder!r}), tokenizer)",
-        "",
-        "",
-        "def generate(ids):",
-        "    prompt = torch.tensor([ids], device=model.device)",
-        "    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), output_logits=True,",
-        "                         return_dict_in_generate=True, **lookup.generation)  # greedy, as measured",
-        "    tokens = out.sequences[0, prompt.shape[1]:].tolist()",
-        "    return tokens, [float(logits[0].float().log_softmax(-1).max()) for logits in out.logits]",
-        "",
-        "",
-        "# looks facts up, writes them into the prompt, and applies the rule for declining",
-        f'answer = lookup.ask([{prompt}{{"role": "user", "content": "{QUESTION}"}}], generate)',
-        'print(answer["text"], answer["declined"], answer["sources"])',
-    ]))
+    return Snippet(
+        "grounded",
+        "Python, with facts looked up in the export",
+        "python",
+        "\n".join(
+            [
+                "import sys",
+                "",
+                "import torch",
+                "from sentence_transformers import SentenceTransformer",
+                *model,
+                f"sys.path.insert(0, {f'{folder}/{FOLDER}'!r})  # for lookup.py, which also needs numpy, safetensors "
+                "and bm25s",
+                "from lookup import Lookup",
+                "",
+                f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
+                f"lookup = Lookup({f'{folder}/{FOLDER}'!r}, SentenceTransformer({embedder!r}), tokenizer)",
+                "",
+                "",
+                "def generate(ids):",
+                "    prompt = torch.tensor([ids], device=model.device)",
+                "    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), output_logits=True,",
+                "                         return_dict_in_generate=True, **lookup.generation)  # greedy, as measured",
+                "    tokens = out.sequences[0, prompt.shape[1]:].tolist()",
+                "    return tokens, [float(logits[0].float().log_softmax(-1).max()) for logits in out.logits]",
+                "",
+                "",
+                "# looks facts up, writes them into the prompt, and applies the rule for declining",
+                f'answer = lookup.ask([{prompt}{{"role": "user", "content": "{QUESTION}"}}], generate)',
+                'print(answer["text"], answer["declined"], answer["sources"])',
+            ]
+        ),
+    )

@@ -56,10 +56,14 @@ class Rescore:
     largest_item: str | None = None  # the item with the largest change
     moved: int = 0  # number of items that changed by more than the tolerance
     compute_dtype: str | None = None
-    largest_activation: float | None = None  # largest absolute value between layers; None for an adapter
+    largest_activation: float | None = (
+        None  # largest absolute value between layers; None for an adapter
+    )
     reason: str = ""  # why nothing was measured although the evaluation has scores; else empty
     lossy: bool = False  # whether the format rounds weights to fewer than 16 bits
-    batch_dependent: bool = False  # whether the base of an adapter rounds its inputs by what else is in their batch
+    batch_dependent: bool = (
+        False  # whether the base of an adapter rounds its inputs by what else is in their batch
+    )
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,17 @@ def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
         scores = read_json(folder / "scores.json", Scores)
         inputs = scores.get("inputs") or {}
         if inputs.get("adapter") == adapter and inputs.get("items") == file_hash(path):
-            samples = {sample["item"]: sample for sample in read_jsonl(folder / "samples.jsonl", SampleLine)}
+            samples = {
+                sample["item"]: sample
+                for sample in read_jsonl(folder / "samples.jsonl", SampleLine)
+            }
             return Measured(cell, scores, samples, read_jsonl(path, ItemLine))
     return None
 
 
-def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample: int, tick: Tick) -> Rescore:
+def rescore(
+    study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample: int, tick: Tick
+) -> Rescore:
     """Score ``sample`` items with an export and public libraries alone, in the evaluation's arithmetic.
 
     ``tick`` is called with the items done and in total, and may raise Cancelled. The outcome is ``not measured`` if
@@ -110,17 +119,30 @@ def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample:
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
-        return Rescore("not measured", reason="memory ran out when the written model was loaded or scored. Export "
-                       "again where more memory is free")
+        return Rescore(
+            "not measured",
+            reason="memory ran out when the written model was loaded or scored. Export "
+            "again where more memory is free",
+        )
 
 
-def _score_again(study: Study, spec: ExportSpec, base: Path, folder: Path, known: Measured,
-                 chosen: Sequence[dict[str, Any]], prompter: ChatTokenizer, tick: Tick) -> Rescore:
+def _score_again(
+    study: Study,
+    spec: ExportSpec,
+    base: Path,
+    folder: Path,
+    known: Measured,
+    chosen: Sequence[dict[str, Any]],
+    prompter: ChatTokenizer,
+    tick: Tick,
+) -> Rescore:
     from evals.lm_eval_model import StudyLM
 
     model, dtype = _load(study, spec, base, folder, str(known.scores["compute_dtype"]))
     if model is None:
-        return Rescore("not measured", reason=f"the format {spec.format} cannot be scored on this machine")
+        return Rescore(
+            "not measured", reason=f"the format {spec.format} cannot be scored on this machine"
+        )
     done = 0
 
     def count(_: str, items: float) -> None:
@@ -128,16 +150,36 @@ def _score_again(study: Study, spec: ExportSpec, base: Path, folder: Path, known
         done += round(items)
         tick(done, len(chosen))
 
-    lm = StudyLM(model, prompter, own_tasks=(), batch_size=study.config.eval.batch_size, max_new_tokens=1, tick=count)
+    lm = StudyLM(
+        model,
+        prompter,
+        own_tasks=(),
+        batch_size=study.config.eval.batch_size,
+        max_new_tokens=1,
+        tick=count,
+    )
     with _largest_output(model) as largest:
         found = lm.score_targets([(item["prompt"], item["target"]) for item in chosen])
-    was = [(item["item"], known.samples[item["item"]]["nll"], known.samples[item["item"]]["tokens"]) for item in chosen]
+    was = [
+        (item["item"], known.samples[item["item"]]["nll"], known.samples[item["item"]]["tokens"])
+        for item in chosen
+    ]
     dependent = _rounds_inputs(study, spec)
-    record = compare(known.cell, was, [(score.nll, score.tokens) for score in found], where=str(folder),
-                     lossy=spec.export_format.lossy or dependent)
+    record = compare(
+        known.cell,
+        was,
+        [(score.nll, score.tokens) for score in found],
+        where=str(folder),
+        lossy=spec.export_format.lossy or dependent,
+    )
     activation = largest() if not spec.export_format.needs_base else None
-    return replace(record, lossy=spec.export_format.lossy, batch_dependent=dependent, compute_dtype=dtype,
-                   largest_activation=activation)
+    return replace(
+        record,
+        lossy=spec.export_format.lossy,
+        batch_dependent=dependent,
+        compute_dtype=dtype,
+        largest_activation=activation,
+    )
 
 
 def _rounds_inputs(study: Study, spec: ExportSpec) -> bool:
@@ -146,8 +188,14 @@ def _rounds_inputs(study: Study, spec: ExportSpec) -> bool:
     return spec.export_format.keeps_storage and method.rounds_inputs
 
 
-def compare(cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tuple[float, int]], *,
-            where: str = "", lossy: bool = False) -> Rescore:
+def compare(
+    cell: str,
+    was: Sequence[tuple[str, float, int]],
+    now: Sequence[tuple[float, int]],
+    *,
+    where: str = "",
+    lossy: bool = False,
+) -> Rescore:
     """Compare losses item by item.
 
     ``was`` and ``now`` have the items in the same order; losses are summed NLLs. ``lossy`` is whether weights were
@@ -160,39 +208,64 @@ def compare(cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tupl
     if any(not math.isfinite(nll) for nll, _ in now):
         raise EvaluationError("the written model's loss is not finite", where=where, remedy=remedy)
     if [tokens for _, _, tokens in was] != [tokens for _, tokens in now]:
-        raise EvaluationError("the written tokenizer splits the answers into other tokens than the evaluation's",
-                              where=where, remedy=remedy)
+        raise EvaluationError(
+            "the written tokenizer splits the answers into other tokens than the evaluation's",
+            where=where,
+            remedy=remedy,
+        )
     total = sum(tokens for _, tokens in now)
     before, after = sum(nll for _, nll, _ in was) / total, sum(nll for nll, _ in now) / total
-    moves = {item: abs(new - old) / tokens for (item, old, tokens), (new, _) in zip(was, now, strict=True)}
+    moves = {
+        item: abs(new - old) / tokens
+        for (item, old, tokens), (new, _) in zip(was, now, strict=True)
+    }
     worst = max(moves, key=lambda item: moves[item])
     # Adapters of a few steps are so small that bfloat16 swallows part of them where they are added to activations, and
     # less where they are merged: 0.08 nats better than measured in one case. Only a worse loss is an error.
     if after - before > TOLERANCE and not lossy:
         raise EvaluationError(
             f"the written model is not the one that was measured: its loss on {len(now)} held-out items is {after:.3f} "
-            f"nats a token, that of {cell} is {before:.3f}", where=where, remedy=remedy,
+            f"nats a token, that of {cell} is {before:.3f}",
+            where=where,
+            remedy=remedy,
         )
     moved = sum(move > TOLERANCE for move in moves.values())
-    return Rescore("moved" if moved else "as measured", cell=cell, items=len(now), tokens=total, nll_per_token=after,
-                   measured_nll_per_token=before, largest_move=moves[worst], largest_item=worst, moved=moved,
-                   lossy=lossy)
+    return Rescore(
+        "moved" if moved else "as measured",
+        cell=cell,
+        items=len(now),
+        tokens=total,
+        nll_per_token=after,
+        measured_nll_per_token=before,
+        largest_move=moves[worst],
+        largest_item=worst,
+        moved=moved,
+        lossy=lossy,
+    )
 
 
 def item_messages(item: Mapping[str, Any]) -> list[Message]:
     """The conversation of an evaluated item's prompt, with the facts that were found for it."""
-    messages = [Message(message["role"], message["content"]) for message in item.get("read", item["messages"])]
-    facts = [Fact(source["row"], 0, source["question"], source["answer"], "", None, None, True)
-             for source in item.get("sources", ())]
+    messages = [
+        Message(message["role"], message["content"])
+        for message in item.get("read", item["messages"])
+    ]
+    facts = [
+        Fact(source["row"], 0, source["question"], source["answer"], "", None, None, True)
+        for source in item.get("sources", ())
+    ]
     return with_facts(messages, facts) if facts else messages
 
 
-def _require_same_prompts(items: Sequence[Mapping[str, Any]], prompter: ChatTokenizer, folder: Path) -> None:
+def _require_same_prompts(
+    items: Sequence[Mapping[str, Any]], prompter: ChatTokenizer, folder: Path
+) -> None:
     for item in items:
         if prompter.text(item_messages(item), prompt=True) != item["prompt"]:
             raise EvaluationError(
                 f"the written chat template renders held-out item {item['item']} differently from the evaluation's",
-                where=str(folder), remedy="Run the study again with --redo, so that it is evaluated with this template",
+                where=str(folder),
+                remedy="Run the study again with --redo, so that it is evaluated with this template",
             )
 
 
@@ -202,10 +275,19 @@ def _load(study: Study, spec: ExportSpec, base: Path, folder: Path, dtype: str) 
 
     device = pick_device()
     dtype = resolve_compute_dtype(dtype, device)
-    model = spec.export_format.load(study, spec.arm, base, folder, {
-        "dtype": DTYPES[dtype], "device_map": {"": device}, "local_files_only": True, "use_safetensors": True,
-        "trust_remote_code": allows_code(study.config.model),
-    })
+    model = spec.export_format.load(
+        study,
+        spec.arm,
+        base,
+        folder,
+        {
+            "dtype": DTYPES[dtype],
+            "device_map": {"": device},
+            "local_files_only": True,
+            "use_safetensors": True,
+            "trust_remote_code": allows_code(study.config.model),
+        },
+    )
     return (None if model is None else model.eval()), dtype
 
 
@@ -222,7 +304,9 @@ def _largest_output(model: Any) -> Iterator[Callable[[], float]]:
         if isinstance(first, torch.Tensor) and first.is_floating_point() and first.numel():
             largest = max(largest, float(first.abs().max()))
 
-    hooks = [layer.register_forward_hook(look) for layer in model.modules() if not list(layer.children())]
+    hooks = [
+        layer.register_forward_hook(look) for layer in model.modules() if not list(layer.children())
+    ]
     try:
         yield lambda: largest
     finally:

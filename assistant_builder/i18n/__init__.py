@@ -32,7 +32,9 @@ ENGLISH = "en"
 FOLDER = Path(__file__).parent
 """Folder of the catalogs."""
 _RIGHT_TO_LEFT = frozenset(("ar", "ckb", "dv", "fa", "he", "ps", "sd", "ug", "ur", "yi"))
-_LONGEST_ACCEPTED = 1_000  # characters of an Accept-Language header that are read; browsers send up to about 200
+_LONGEST_ACCEPTED = (
+    1_000  # characters of an Accept-Language header that are read; browsers send up to about 200
+)
 _current: ContextVar[str] = ContextVar("language", default=ENGLISH)
 
 
@@ -40,7 +42,10 @@ _current: ContextVar[str] = ContextVar("language", default=ENGLISH)
 def languages() -> dict[str, str]:
     """Every language by its code, with its own name; English first."""
     found = {path.stem: path for path in sorted(FOLDER.glob("*.po"))}
-    return {ENGLISH: "English", **{code: _catalog(code).pgettext("language", "English") for code in found}}
+    return {
+        ENGLISH: "English",
+        **{code: _catalog(code).pgettext("language", "English") for code in found},
+    }
 
 
 def read_catalog(language: str) -> Catalog:
@@ -136,13 +141,21 @@ class _Formatter(string.Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         text = super().format_field(value, format_spec)
-        return localize(text) if isinstance(value, (int, float)) and not isinstance(value, bool) else text
+        return (
+            localize(text)
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            else text
+        )
 
 
 class _MarkupFormatter(EscapeFormatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         text = super().format_field(value, format_spec)
-        return localize(text) if isinstance(value, (int, float)) and not isinstance(value, bool) else text
+        return (
+            localize(text)
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            else text
+        )
 
 
 def _format(text: str, values: Mapping[str, Any]) -> str:
@@ -169,8 +182,14 @@ class _Template:
             return None
         place = len(self.texts[0])
         found: dict[str, str] = {}
-        for number, (name, following) in enumerate(zip(self.names, self.texts[1:], strict=True), start=1):
-            end = text.find(following, place) if number < len(self.names) else len(text) - len(following)
+        for number, (name, following) in enumerate(
+            zip(self.names, self.texts[1:], strict=True), start=1
+        ):
+            end = (
+                text.find(following, place)
+                if number < len(self.names)
+                else len(text) - len(following)
+            )
             value = text[place:end]
             if end < place or found.setdefault(name, value) != value:
                 return None
@@ -183,12 +202,21 @@ def _templates(language: str) -> tuple[_Template, ...]:
     """The messages of a catalog that have placeholders, the longest first."""
     found = []
     for entry in read_catalog(language):
-        one, many = map(str, entry.id) if isinstance(entry.id, list | tuple) else (str(entry.id), "")
+        one, many = (
+            map(str, entry.id) if isinstance(entry.id, list | tuple) else (str(entry.id), "")
+        )
         for message in filter(None, (one, many)):
-            parts = [(text, name) for text, name, _,
-                     _ in string.Formatter().parse(message)] if "%{" not in message else []
+            parts = (
+                [(text, name) for text, name, _, _ in string.Formatter().parse(message)]
+                if "%{" not in message
+                else []
+            )
             names = tuple(name for _, name in parts if name is not None)
-            if entry.context or not names or sum(map(str.isalpha, "".join(text for text, _ in parts))) < _LEAST_LETTERS:
+            if (
+                entry.context
+                or not names
+                or sum(map(str.isalpha, "".join(text for text, _ in parts))) < _LEAST_LETTERS
+            ):
                 continue
             texts = tuple(text for text, _ in parts) + (() if parts[-1][1] is None else ("",))
             found.append(_Template(message, texts, names, (one, many) if many else None))
@@ -225,16 +253,27 @@ def _translate_formatted(text: str, language: str, depth: int = 2) -> str:
         if (found := _translate_formatted(text[:-1], language, depth)) != text[:-1]:
             return f"{found}."
     sentences = re.split(r"(?<=[.!?]) (?=[A-Z“])", text)
-    return text if len(sentences) == 1 else " ".join(_translate_formatted(each, language, depth) for each in sentences)
+    return (
+        text
+        if len(sentences) == 1
+        else " ".join(_translate_formatted(each, language, depth) for each in sentences)
+    )
 
 
 def _filled(template: _Template, values: Mapping[str, str], language: str, depth: int) -> str:
     """The translation of a message with values that are texts."""
     catalog, number = _catalog(language), values.get("count", "").replace(",", "")
-    translated = (catalog.ngettext(*template.forms, int(number) if number.isdecimal() else 2) if template.forms else
-                  catalog.gettext(template.message))
-    shown = {name: localize(value) if re.fullmatch(r"[\d,]*\d(\.\d+)?%?", value) else
-             _translate_formatted(value, language, depth) for name, value in values.items()}
+    translated = (
+        catalog.ngettext(*template.forms, int(number) if number.isdecimal() else 2)
+        if template.forms
+        else catalog.gettext(template.message)
+    )
+    shown = {
+        name: localize(value)
+        if re.fullmatch(r"[\d,]*\d(\.\d+)?%?", value)
+        else _translate_formatted(value, language, depth)
+        for name, value in values.items()
+    }
     return re.sub(r"\{(\w+)[^{}]*\}", lambda match: shown[match[1]], translated)
 
 

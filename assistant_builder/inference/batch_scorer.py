@@ -25,8 +25,20 @@ import torch
 from transformers import LogitsProcessor
 
 from assistant_builder.inference.batch_invariant import BatchInvariantLinear, ContiguousLinear
-from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache, bytes_per_token
-from assistant_builder.inference.padded_batch import IGNORED, LENGTH, LeftPadding, batches, padded, supervised_logits
+from assistant_builder.inference.packed_batch import (
+    PackedModel,
+    SequenceChunk,
+    SlottedKVCache,
+    bytes_per_token,
+)
+from assistant_builder.inference.padded_batch import (
+    IGNORED,
+    LENGTH,
+    LeftPadding,
+    batches,
+    padded,
+    supervised_logits,
+)
 
 ROWS = 512
 """Rows of a prefill pass."""
@@ -61,7 +73,9 @@ class _ActiveSequence:
     slot: int
     next_position: int = 0
     answer: list[int] = field(default_factory=list)
-    certainty: list[float] = field(default_factory=list)  # log-probabilities of the tokens of the answer
+    certainty: list[float] = field(
+        default_factory=list
+    )  # log-probabilities of the tokens of the answer
 
 
 @dataclass(frozen=True)
@@ -90,8 +104,16 @@ class BatchScorer:
         self.seconds = {"nll": 0.0, "generate": 0.0}
         self.certainties: dict[int, list[float]] = {}
 
-    def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
-            on_answers: OnAnswers, on_read: OnRead | None = None, room: int = 0) -> None:
+    def run(
+        self,
+        sequences: Sequence[Tokens],
+        *,
+        max_new_tokens: int,
+        on_scores: OnScores,
+        on_answers: OnAnswers,
+        on_read: OnRead | None = None,
+        room: int = 0,
+    ) -> None:
         """Score every target and generate the greedy answer to every prompt; ``max_new_tokens=0`` generates none.
 
         With ``room=n``, which is for a pass without answers, scores are those of a pass with ``max_new_tokens=n``.
@@ -107,7 +129,9 @@ class BatchScorer:
                 count = self.next_count([sequences[index] for index in islice(waiting, len(free))])
                 # decoding continues until there are enough free slots for a full prefill pass
                 if count and (not active or count == len(waiting) or count < len(free)):
-                    rows = [_ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(count)]
+                    rows = [
+                        _ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(count)
+                    ]
                     on_scores(self._read(slots, rows, sequences, max_new_tokens, on_read))
                     if not max_new_tokens:
                         free.extend(row.slot for row in rows)
@@ -115,8 +139,11 @@ class BatchScorer:
                     active |= {row.slot: row for row in rows}
                 else:
                     self._decode(slots, active)
-                ended = [row for row in active.values()
-                         if len(row.answer) >= max_new_tokens or row.answer[-1] in self._stop]
+                ended = [
+                    row
+                    for row in active.values()
+                    if len(row.answer) >= max_new_tokens or row.answer[-1] in self._stop
+                ]
                 for row in ended:
                     del active[row.slot]
                     free.append(row.slot)
@@ -129,7 +156,9 @@ class BatchScorer:
         for group, slots in self.groups(sequences, 0, max_tokens=2 * ROWS):
             waiting = deque(group)
             while waiting:
-                count = self.next_count([sequences[index] for index in islice(waiting, slots.count)])
+                count = self.next_count(
+                    [sequences[index] for index in islice(waiting, slots.count)]
+                )
                 rows = [_ActiveSequence(waiting.popleft(), slot) for slot in range(count)]
                 yield from self._scored_chunks(slots, rows, sequences)
 
@@ -142,13 +171,19 @@ class BatchScorer:
         if self._prefix:
             slots = SlottedKVCache(1, slot_length(len(self._prefix)))
             for start in range(0, len(self._prefix), ROWS):
-                self._pass(slots, [SequenceChunk(0, start, self._prefix[start : start + ROWS])], [0])
+                self._pass(
+                    slots, [SequenceChunk(0, start, self._prefix[start : start + ROWS])], [0]
+                )
             self._prefix_states = slots.prefix_states(len(self._prefix))
 
-    def groups(self, sequences: Sequence[Tokens], max_new_tokens: int, *,
-               max_tokens: int | None = None) -> Iterator[tuple[list[int], SlottedKVCache]]:
+    def groups(
+        self, sequences: Sequence[Tokens], max_new_tokens: int, *, max_tokens: int | None = None
+    ) -> Iterator[tuple[list[int], SlottedKVCache]]:
         """Yield sequence indices grouped by slot length, shortest first, with the slots."""
-        lengths = [slot_length(len(prompt) + max(len(target), max_new_tokens)) for prompt, target in sequences]
+        lengths = [
+            slot_length(len(prompt) + max(len(target), max_new_tokens))
+            for prompt, target in sequences
+        ]
         for length in sorted(set(lengths)):
             group = [index for index in range(len(sequences)) if lengths[index] == length]
             group.sort(key=lambda index: (sum(map(len, sequences[index])), index))
@@ -167,8 +202,9 @@ class BatchScorer:
         """Rows of a sequence in its last prefill pass; its earlier passes are full and contain only this sequence."""
         return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._prefix) - 1) % ROWS + 1
 
-    def _scored_chunks(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence],
-                       sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
+    def _scored_chunks(
+        self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]
+    ) -> Iterator[ScoredChunk]:
         last: list[tuple[int, SequenceChunk, Tokens]] = []
         for row in rows:
             prompt, target = sequences[row.index]
@@ -180,7 +216,9 @@ class BatchScorer:
             last.append((row.index, SequenceChunk(row.slot, end, ids[end:]), (prompt, target)))
         yield self._score_pass(slots, last)
 
-    def _score_pass(self, slots: SlottedKVCache, read: Sequence[tuple[int, SequenceChunk, Tokens]]) -> ScoredChunk:
+    def _score_pass(
+        self, slots: SlottedKVCache, read: Sequence[tuple[int, SequenceChunk, Tokens]]
+    ) -> ScoredChunk:
         keep: list[int] = []
         targets: list[int] = []
         counts, row = [], 0
@@ -189,19 +227,33 @@ class BatchScorer:
             first = max(chunk.start, len(prompt) - 1)  # the logits of a token predict the next one
             end = chunk.start + len(chunk.ids)
             keep += range(row + first - chunk.start, row + len(chunk.ids))
-            targets += answers[first - len(prompt) + 1 : end - len(prompt) + 1] if end >= len(prompt) else []
+            targets += (
+                answers[first - len(prompt) + 1 : end - len(prompt) + 1]
+                if end >= len(prompt)
+                else []
+            )
             counts.append(max(0, end - first))
             row += len(chunk.ids)
-        logits = self._pass(slots, [chunk for _, chunk, _ in read], keep or [0])[: len(keep)].float()
+        logits = self._pass(slots, [chunk for _, chunk, _ in read], keep or [0])[
+            : len(keep)
+        ].float()
         followed = torch.tensor(targets, dtype=torch.long, device=logits.device)
         return ScoredChunk([index for index, _, _ in read], logits, followed, counts)
 
-    def _pass(self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], keep: Sequence[int]) -> torch.Tensor:
+    def _pass(
+        self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], keep: Sequence[int]
+    ) -> torch.Tensor:
         step = self._packed.prepare_prefill(slots, chunks, rows=ROWS)
         return self._packed.logits(slots, step, keep, block=HEAD_ROWS)
 
-    def _read(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens],
-              max_new_tokens: int, on_read: OnRead | None) -> dict[int, Scored]:
+    def _read(
+        self,
+        slots: SlottedKVCache,
+        rows: Sequence[_ActiveSequence],
+        sequences: Sequence[Tokens],
+        max_new_tokens: int,
+        on_read: OnRead | None,
+    ) -> dict[int, Scored]:
         began = time.monotonic()
         found: dict[int, list[tuple[torch.Tensor, ...]]] = {row.index: [] for row in rows}
         for read in self._scored_chunks(slots, rows, sequences):
@@ -209,11 +261,18 @@ class BatchScorer:
             if on_read is not None:
                 on_read(read, likely)
             chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
-            parts = zip(chosen.split(read.counts), read.logits.argmax(dim=-1).split(read.counts),
-                        likely.amax(dim=-1).split(read.counts), strict=True)
+            parts = zip(
+                chosen.split(read.counts),
+                read.logits.argmax(dim=-1).split(read.counts),
+                likely.amax(dim=-1).split(read.counts),
+                strict=True,
+            )
             for index, part in zip(read.sequences, parts, strict=True):
                 found[index].append(part)
-        joined = {index: [torch.cat(part) for part in zip(*parts, strict=True)] for index, parts in found.items()}
+        joined = {
+            index: [torch.cat(part) for part in zip(*parts, strict=True)]
+            for index, parts in found.items()
+        }
         scored = {index: (chosen, top.tolist()) for index, (chosen, top, _) in joined.items()}
         for row in rows:
             (prompt, target), likeliest = sequences[row.index], scored[row.index][1]
@@ -258,7 +317,10 @@ def max_cache_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return MAX_CACHE_BYTES
     reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, (torch.cuda.mem_get_info(device)[0] + reusable) // (2 * MAX_CACHE_BYTES)) * MAX_CACHE_BYTES
+    return (
+        max(1, (torch.cuda.mem_get_info(device)[0] + reusable) // (2 * MAX_CACHE_BYTES))
+        * MAX_CACHE_BYTES
+    )
 
 
 def slot_length(tokens: int) -> int:
@@ -299,17 +361,29 @@ class PaddedBatchScorer:
     :class:`BatchScorer`.
     """
 
-    def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int, *, fixed: bool = True) -> None:
+    def __init__(
+        self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int, *, fixed: bool = True
+    ) -> None:
         self._model, self._stop, self._size, self._fixed = model, list(stop_ids), size, fixed
         self._padding = LeftPadding(pad_id, LENGTH if fixed else 1)
         self._cached_tokens = MAX_CACHED_TOKENS
         if model.device.type == "cuda":
-            self._cached_tokens = min(MAX_CACHED_TOKENS, max_cache_bytes(model.device) // bytes_per_token(model))
+            self._cached_tokens = min(
+                MAX_CACHED_TOKENS, max_cache_bytes(model.device) // bytes_per_token(model)
+            )
         self.seconds = {"nll": 0.0, "generate": 0.0}
         self.certainties: dict[int, list[float]] = {}
 
-    def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
-            on_answers: OnAnswers, on_read: OnRead | None = None, room: int = 0) -> None:
+    def run(
+        self,
+        sequences: Sequence[Tokens],
+        *,
+        max_new_tokens: int,
+        on_scores: OnScores,
+        on_answers: OnAnswers,
+        on_read: OnRead | None = None,
+        room: int = 0,
+    ) -> None:
         """See :meth:`BatchScorer.run`."""
         targeted = [index for index, (_, target) in enumerate(sequences) if target]
         begun: dict[int, tuple[list[int], list[float]]] = {}
@@ -317,12 +391,21 @@ class PaddedBatchScorer:
         for read in self.passes([sequences[index] for index in targeted]):
             likely = torch.log_softmax(read.logits, dim=-1)
             if on_read is not None:
-                on_read(replace(read, sequences=[targeted[index] for index in read.sequences]), likely)
+                on_read(
+                    replace(read, sequences=[targeted[index] for index in read.sequences]), likely
+                )
             chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
             likeliest = [part.tolist() for part in read.logits.argmax(dim=-1).split(read.counts)]
-            scored = dict(zip(read.sequences, zip(chosen.split(read.counts), likeliest, strict=True), strict=True))
-            for place, tokens, sure in zip(read.sequences, likeliest, likely.amax(dim=-1).split(read.counts),
-                                           strict=True):
+            scored = dict(
+                zip(
+                    read.sequences,
+                    zip(chosen.split(read.counts), likeliest, strict=True),
+                    strict=True,
+                )
+            )
+            for place, tokens, sure in zip(
+                read.sequences, likeliest, likely.amax(dim=-1).split(read.counts), strict=True
+            ):
                 index = targeted[place]
                 count = _known_tokens(tokens[:max_new_tokens], sequences[index][1], self._stop)
                 begun[index] = tokens[:count], sure[:count].tolist()
@@ -331,47 +414,73 @@ class PaddedBatchScorer:
             began = time.monotonic()
         self.certainties = {}
         if max_new_tokens:
-            self._answer([list(prompt) for prompt, _ in sequences], begun, max_new_tokens, on_answers)
+            self._answer(
+                [list(prompt) for prompt, _ in sequences], begun, max_new_tokens, on_answers
+            )
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """See :meth:`BatchScorer.passes`."""
         lengths = [sum(map(len, sequence)) for sequence in sequences]
-        for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_SCORED_TOKENS):
+        for batch in batches(
+            lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_SCORED_TOKENS
+        ):
             logits, targets = self._logits([sequences[index] for index in batch])
             yield ScoredChunk(batch, logits, targets, [len(sequences[index][1]) for index in batch])
 
     @torch.no_grad()
     def _logits(self, sequences: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [{"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + list(target)}
-                for prompt, target in sequences]
+        rows = [
+            {"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + list(target)}
+            for prompt, target in sequences
+        ]
         with self._kernels(generating=False):
             return supervised_logits(self._model, self._padding(rows))
 
-    def _answer(self, ids: Sequence[list[int]], begun: Mapping[int, tuple[list[int], list[float]]], longest: int,
-                on_answers: OnAnswers) -> None:
+    def _answer(
+        self,
+        ids: Sequence[list[int]],
+        begun: Mapping[int, tuple[list[int], list[float]]],
+        longest: int,
+        on_answers: OnAnswers,
+    ) -> None:
         """Generate answers in rounds; ``begun``: what is known of an answer and its certainty, by sequence index.
 
         Unfinished answers to short prompts continue in new batches after ``ROUND`` tokens, so that a few long answers
         do not delay all others. Long prompts are not split into rounds, since reading them again would take longer.
         """
         # learned positions end with the context
-        context = getattr(self._model.config, "max_position_embeddings", None) or longest + max(map(len, ids))
+        context = getattr(self._model.config, "max_position_embeddings", None) or longest + max(
+            map(len, ids)
+        )
         limits = [max(1, min(longest, context - len(prompt))) for prompt in ids]
         known = [begun.get(index, ([], [])) for index in range(len(ids))]
         answers = [list(tokens) for tokens, _ in known]
-        self.certainties = {index: list(certainties) for index, (_, certainties) in enumerate(known)}
-        waiting = [index for index, answer in enumerate(answers)
-                   if len(answer) < limits[index] and not (answer and answer[-1] in self._stop)]
+        self.certainties = {
+            index: list(certainties) for index, (_, certainties) in enumerate(known)
+        }
+        waiting = [
+            index
+            for index, answer in enumerate(answers)
+            if len(answer) < limits[index] and not (answer and answer[-1] in self._stop)
+        ]
         on_answers({index: answers[index] for index in set(range(len(ids))) - set(waiting)})
         while waiting:
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
-            for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=self._cached_tokens):
+            for batch in batches(
+                lengths, self._size, equal_lengths=self._fixed, max_tokens=self._cached_tokens
+            ):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
-                left = min(longest - min(len(answers[index]) for index in rows),
-                           max(1, context - max(lengths[place] for place in batch)))
-                length = left if padded(max(lengths[place] for place in batch)) > LONG_PROMPT else min(ROUND, left)
+                left = min(
+                    longest - min(len(answers[index]) for index in rows),
+                    max(1, context - max(lengths[place] for place in batch)),
+                )
+                length = (
+                    left
+                    if padded(max(lengths[place] for place in batch)) > LONG_PROMPT
+                    else min(ROUND, left)
+                )
                 found = self._generate([ids[i] + answers[i] for i in rows], length)
                 for index, (new, certainties) in zip(rows, found, strict=True):
                     room = limits[index] - len(answers[index])
@@ -380,25 +489,44 @@ class PaddedBatchScorer:
                     if len(answers[index]) < limits[index] and answers[index][-1] not in self._stop:
                         unfinished.append(index)
                 self.seconds["generate"] += time.monotonic() - began
-                on_answers({index: answers[index] for index in rows if index not in set(unfinished)})
+                on_answers(
+                    {index: answers[index] for index in rows if index not in set(unfinished)}
+                )
             waiting = sorted(unfinished)
 
     @torch.no_grad()
-    def _generate(self, prompts: Sequence[Sequence[int]], length: int) -> list[tuple[list[int], list[float]]]:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], length: int
+    ) -> list[tuple[list[int], list[float]]]:
         """At most ``length`` greedy tokens for each prompt, up to and including the stop token, and their certainty."""
         certainty = _Certainty()
-        inputs = self._padding([{"input_ids": list(prompt), "labels": [IGNORED] * len(prompt)} for prompt in prompts])
+        inputs = self._padding(
+            [{"input_ids": list(prompt), "labels": [IGNORED] * len(prompt)} for prompt in prompts]
+        )
         longest = inputs["input_ids"].shape[1]
         with self._kernels(generating=True):
-            output = self._model.generate(input_ids=inputs["input_ids"].to(self._model.device),
-                                          attention_mask=inputs["attention_mask"].to(self._model.device),
-                                          max_new_tokens=length, do_sample=False, num_beams=1, temperature=None,
-                                          top_p=None, top_k=None, pad_token_id=self._padding.pad_id,
-                                          eos_token_id=self._stop, logits_processor=[certainty])
+            output = self._model.generate(
+                input_ids=inputs["input_ids"].to(self._model.device),
+                attention_mask=inputs["attention_mask"].to(self._model.device),
+                max_new_tokens=length,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=self._padding.pad_id,
+                eos_token_id=self._stop,
+                logits_processor=[certainty],
+            )
         answers = [row[longest:].tolist() for row in output]
-        ends = [next((place + 1 for place, token in enumerate(ids) if token in self._stop), len(ids))
-                for ids in answers]
-        return [(ids[:end], sure[:end]) for ids, sure, end in zip(answers, certainty.of_rows(), ends, strict=True)]
+        ends = [
+            next((place + 1 for place, token in enumerate(ids) if token in self._stop), len(ids))
+            for ids in answers
+        ]
+        return [
+            (ids[:end], sure[:end])
+            for ids, sure, end in zip(answers, certainty.of_rows(), ends, strict=True)
+        ]
 
     def _kernels(self, *, generating: bool) -> Any:
         return BatchInvariantLinear(generating=generating) if self._fixed else ContiguousLinear()

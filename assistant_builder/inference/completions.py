@@ -49,9 +49,15 @@ class LocalConnection(http.client.HTTPConnection):
 
 
 @contextmanager
-def post(connect: Callable[[], http.client.HTTPConnection], path: str, body: Mapping[str, Any],
-         headers: Mapping[str, str], *, seconds: float | None = None,
-         stopped: threading.Event | None = None) -> Iterator[http.client.HTTPResponse]:
+def post(
+    connect: Callable[[], http.client.HTTPConnection],
+    path: str,
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    *,
+    seconds: float | None = None,
+    stopped: threading.Event | None = None,
+) -> Iterator[http.client.HTTPResponse]:
     """Send a JSON document, and yield the response, whatever its status.
 
     Args:
@@ -71,15 +77,21 @@ def post(connect: Callable[[], http.client.HTTPConnection], path: str, body: Map
         connection.connect()
         connection.sock.settimeout(seconds)
         if stopped is not None:
-            threading.Thread(target=_end_when_stopped, args=(connection.sock, stopped, done), daemon=True).start()
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+            threading.Thread(
+                target=_end_when_stopped, args=(connection.sock, stopped, done), daemon=True
+            ).start()
+        connection.request(
+            "POST", path, json.dumps(body), {"Content-Type": "application/json", **headers}
+        )
         yield connection.getresponse()
     finally:
         done.set()
         connection.close()
 
 
-def _end_when_stopped(connection: socket.socket, stopped: threading.Event, done: threading.Event) -> None:
+def _end_when_stopped(
+    connection: socket.socket, stopped: threading.Event, done: threading.Event
+) -> None:
     """Shut a connection down when ``stopped`` is set, which wakes the thread that reads from it."""
     while not done.wait(_POLL_SECONDS):
         if stopped.is_set():

@@ -80,9 +80,16 @@ class KVCacheState:
             self.slots = slots
 
 
-def generate_tokens(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
-                    stop_event: threading.Event, conversation: KVCacheState | None = None,
-                    certainties: list[float] | None = None) -> Iterator[int]:
+def generate_tokens(
+    model: Any,
+    prompter: Any,
+    ids: Sequence[int],
+    limit: int,
+    sampling: Sampling,
+    stop_event: threading.Event,
+    conversation: KVCacheState | None = None,
+    certainties: list[float] | None = None,
+) -> Iterator[int]:
     """Generate at most ``limit`` token ids with the same computation as the evaluation, until ``stop_event`` is set.
 
     ``prompter`` is the chat tokenizer, ``ids`` is the prompt; the cache of the conversation is changed. The
@@ -97,9 +104,16 @@ def generate_tokens(model: Any, prompter: Any, ids: Sequence[int], limit: int, s
     return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event, found)
 
 
-def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
-                     stop_event: threading.Event, conversation: KVCacheState,
-                     certainties: list[float]) -> Iterator[int]:
+def _generate_packed(
+    model: Any,
+    prompter: Any,
+    ids: Sequence[int],
+    limit: int,
+    sampling: Sampling,
+    stop_event: threading.Event,
+    conversation: KVCacheState,
+    certainties: list[float],
+) -> Iterator[int]:
     import torch
 
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk
@@ -110,7 +124,9 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
     slots = conversation.slots
     for start in range(known, len(ids), _CHUNK):
         part = list(ids[start : start + _CHUNK])
-        logits = rows.logits(slots, rows.prepare_prefill(slots, [SequenceChunk(0, start, part)]), [len(part) - 1])
+        logits = rows.logits(
+            slots, rows.prepare_prefill(slots, [SequenceChunk(0, start, part)]), [len(part) - 1]
+        )
         conversation.ids += part
         if stop_event.is_set():
             return
@@ -121,7 +137,9 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
         for processor in processors:
             scores = processor(torch.tensor([conversation.ids]), scores)
         likeliest = scores.argmax()
-        sure, token = torch.stack((certainty.double(), likeliest.double())).tolist()  # one read from the device
+        sure, token = torch.stack(
+            (certainty.double(), likeliest.double())
+        ).tolist()  # one read from the device
         certainties.append(sure)
         token = int(token)
         yield token
@@ -129,18 +147,32 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
             return
         conversation.resize(len(conversation.ids) + 1)
         if step is None:
-            step = rows.prepare_decode(conversation.slots, [SequenceChunk(0, len(conversation.ids), [token])])
+            step = rows.prepare_decode(
+                conversation.slots, [SequenceChunk(0, len(conversation.ids), [token])]
+            )
         else:
             step = rows.prepare_next(conversation.slots, step, likeliest)
         logits = rows.logits(conversation.slots, step, [0])
         conversation.ids.append(token)
 
 
-def generate_with_transformers(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
-                               stop_event: threading.Event, certainties: list[float] | None = None) -> Iterator[int]:
+def generate_with_transformers(
+    model: Any,
+    prompter: Any,
+    ids: Sequence[int],
+    limit: int,
+    sampling: Sampling,
+    stop_event: threading.Event,
+    certainties: list[float] | None = None,
+) -> Iterator[int]:
     """Generate tokens with transformers' ``generate``, for models that do not support packing."""
     import torch
-    from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+    from transformers import (
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+    )
 
     class Certainty(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -149,7 +181,9 @@ def generate_with_transformers(model: Any, prompter: Any, ids: Sequence[int], li
             return scores
 
     class StopRequested(StoppingCriteria):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any) -> torch.Tensor:
+        def __call__(
+            self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any
+        ) -> torch.Tensor:
             requested = stop_event.is_set() or abandoned.is_set()
             return torch.full((len(input_ids),), requested, device=input_ids.device)
 
@@ -160,11 +194,21 @@ def generate_with_transformers(model: Any, prompter: Any, ids: Sequence[int], li
 
     def generate() -> None:
         try:
-            model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit,
-                           do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
-                           pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids, streamer=streamer,
-                           logits_processor=LogitsProcessorList(processors),
-                           stopping_criteria=StoppingCriteriaList([StopRequested()]))
+            model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=limit,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=prompter.pad_id,
+                eos_token_id=prompter.stop_ids,
+                streamer=streamer,
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([StopRequested()]),
+            )
         except BaseException as error:  # raised in the thread that reads the tokens
             streamer.end(error)
 
@@ -198,7 +242,12 @@ def sampling_processors(sampling: Sampling) -> list[Any]:
     class GumbelDraw(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             # Exponential noise is never exactly 0 in float64, and -log of it is Gumbel noise.
-            noise = torch.empty(scores.shape, dtype=torch.float64).exponential_(generator=generator).log().neg()
+            noise = (
+                torch.empty(scores.shape, dtype=torch.float64)
+                .exponential_(generator=generator)
+                .log()
+                .neg()
+            )
             return scores.double() + noise.to(scores.device)
 
     nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []

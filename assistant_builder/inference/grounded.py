@@ -47,7 +47,9 @@ class Grounded:
     taught: tuple[str, ...] = ()  # answers of the data that decline
     conversations: bool = False  # whether it was trained on conversations
 
-    def answer(self, messages: Sequence[Message], find: Find, generate: Generate, cut: Cut) -> Iterator[Chunk]:
+    def answer(
+        self, messages: Sequence[Message], find: Find, generate: Generate, cut: Cut
+    ) -> Iterator[Chunk]:
         """The chunks of the answer to the last message.
 
         The first tokens are held back until the rule has seen them. Sources and tokens of the prompt are in the first
@@ -73,7 +75,9 @@ class Grounded:
             attempts.append(_Attempt(self, lambda: find(second_look), generate, started))
             return attempts[-1].judged
 
-        place = settle(self.rule, messages[-1].content, first.judged, look_again if second_look else None)
+        place = settle(
+            self.rule, messages[-1].content, first.judged, look_again if second_look else None
+        )
         if any(attempt.cancelled for attempt in attempts):
             yield from attempts[-1].rest()
         elif place is None:
@@ -104,7 +108,9 @@ class _Attempt:
         self.offset = time.perf_counter() - self.started
         self.held, self.closed = [], False
         rule = self.grounded.rule
-        while not self.complete and (not self.held or (rule is not None and self.held[-1].tokens < FIRST_TOKENS)):
+        while not self.complete and (
+            not self.held or (rule is not None and self.held[-1].tokens < FIRST_TOKENS)
+        ):
             self._read()
 
     def _read(self) -> None:
@@ -127,7 +133,9 @@ class _Attempt:
     def judged(self) -> Judged:
         rule, found = self.grounded.rule, self.found
         assert rule is not None
-        evidence = evidence_of(found.evidence, self.text, self.generation.certainties, self.grounded.taught)
+        evidence = evidence_of(
+            found.evidence, self.text, self.generation.certainties, self.grounded.taught
+        )
         return Judged(rule.confidence(evidence), found.best)
 
     def close(self) -> None:
@@ -149,8 +157,16 @@ class _Attempt:
         """One chunk with a given text instead of the generated one."""
         text, tokens, finish = cut(text)
         seconds = time.perf_counter() - self.started
-        return replace(self.held[-1], text_delta=text, tokens=tokens, first_token_seconds=seconds, seconds=seconds,
-                       finish=finish, declined=declined, **self._extra(sources=not declined))
+        return replace(
+            self.held[-1],
+            text_delta=text,
+            tokens=tokens,
+            first_token_seconds=seconds,
+            seconds=seconds,
+            finish=finish,
+            declined=declined,
+            **self._extra(sources=not declined),
+        )
 
     def rest(self) -> Iterator[Chunk]:
         """The whole answer, as it is generated."""
@@ -159,12 +175,20 @@ class _Attempt:
         shown = self.held[-1].seconds
         self.held[0] = replace(self.held[0], **self._extra())
         for chunk in self.held:
-            yield replace(chunk, first_token_seconds=shown, **(self._extra() if chunk.finish else {}))
+            yield replace(
+                chunk, first_token_seconds=shown, **(self._extra() if chunk.finish else {})
+            )
         if not self.complete:
             for generated in self.generation.chunks:
-                yield replace(generated, seconds=generated.seconds + self.offset, first_token_seconds=shown,
-                              **(self._extra() if generated.finish else {}))
+                yield replace(
+                    generated,
+                    seconds=generated.seconds + self.offset,
+                    first_token_seconds=shown,
+                    **(self._extra() if generated.finish else {}),
+                )
 
     def _extra(self, *, sources: bool = True) -> dict[str, Any]:
-        return {"sources": tuple(self.found.source_records()) if sources else (),
-                "prompt_tokens": self.generation.prompt_tokens}
+        return {
+            "sources": tuple(self.found.source_records()) if sources else (),
+            "prompt_tokens": self.generation.prompt_tokens,
+        }

@@ -32,9 +32,20 @@ from typing import IO, Any, Literal
 
 import psutil
 
-from assistant_builder.child_process import compute_environment, last_line, python_command, without_secrets
+from assistant_builder.child_process import (
+    compute_environment,
+    last_line,
+    python_command,
+    without_secrets,
+)
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError, install_command
+from assistant_builder.errors import (
+    AssistantBuilderError,
+    ConfigError,
+    EvaluationError,
+    ModelError,
+    install_command,
+)
 from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, post, refusal
 from assistant_builder.inference.session import Sampling
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -64,8 +75,10 @@ def require_llamacpp() -> None:
         ConfigError: It is not.
     """
     if not is_installed():
-        raise ConfigError(f"llama.cpp needs the package {PACKAGE}, which is not installed",
-                          remedy=f"Install it with {install_command('gguf')}")
+        raise ConfigError(
+            f"llama.cpp needs the package {PACKAGE}, which is not installed",
+            remedy=f"Install it with {install_command('gguf')}",
+        )
 
 
 def thread_count() -> int:
@@ -102,8 +115,14 @@ class LlamaServer:
             prefix a later prompt does not compute again.
     """
 
-    def __init__(self, path: Path, *, context: int = DEFAULT_CONTEXT, slots: int = 1,
-                 threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context: int = DEFAULT_CONTEXT,
+        slots: int = 1,
+        threads: int | None = None,
+    ) -> None:
         """Start the process and wait until the file is loaded.
 
         Args:
@@ -122,11 +141,21 @@ class LlamaServer:
         self._path, key, began = path, secrets.token_urlsafe(32), time.monotonic()
         self._log: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            python_command("-m", __name__), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            start_new_session=True, env=without_secrets(compute_environment()))
+            python_command("-m", __name__),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+            env=without_secrets(compute_environment()),
+        )
         try:
-            settings = {"path": str(path), "context": context, "slots": slots, "threads": threads or thread_count(),
-                        "key": key}
+            settings = {
+                "path": str(path),
+                "context": context,
+                "slots": slots,
+                "threads": threads or thread_count(),
+                "key": key,
+            }
             assert self._process.stdin is not None
             with suppress(OSError):  # it ended; the missing reply says so
                 self._process.stdin.write(json.dumps(settings).encode() + b"\n")
@@ -182,8 +211,15 @@ class LlamaServer:
         except psutil.Error:
             return 0
 
-    def complete(self, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (),
-                 logprobs: bool = False, sampling: Sampling = GREEDY) -> Completion:
+    def complete(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        *,
+        stop_ids: Sequence[int] = (),
+        logprobs: bool = False,
+        sampling: Sampling = GREEDY,
+    ) -> Completion:
         """Answer a prompt.
 
         Args:
@@ -196,20 +232,45 @@ class LlamaServer:
         Raises:
             ModelError: The process has ended, or refuses the prompt.
         """
-        reply = self._post("/completion", self._body(ids, max_new_tokens, logprobs, sampling), seconds=None)
+        reply = self._post(
+            "/completion", self._body(ids, max_new_tokens, logprobs, sampling), seconds=None
+        )
         tokens = [int(token) for token in reply["tokens"]]
         end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
-        cut = end is not None and end + 1 < len(tokens)  # a token that does not end an answer for llama.cpp
-        finish: Literal["stop", "length"] = "length" if reply["stop_type"] == "limit" and end is None else "stop"
-        kept = tokens[:end] if end is not None else tokens[:-1] if reply["stop_type"] == "eos" else tokens
+        cut = end is not None and end + 1 < len(
+            tokens
+        )  # a token that does not end an answer for llama.cpp
+        finish: Literal["stop", "length"] = (
+            "length" if reply["stop_type"] == "limit" and end is None else "stop"
+        )
+        kept = (
+            tokens[:end]
+            if end is not None
+            else tokens[:-1]
+            if reply["stop_type"] == "eos"
+            else tokens
+        )
         text = self._post("/detokenize", {"tokens": kept})["content"] if cut else reply["content"]
         timings = reply["timings"]
         return Completion(
-            text, tuple(kept), _logprobs(reply)[: len(kept) + 1], finish, int(reply["tokens_evaluated"]),
-            int(timings["cache_n"]), float(timings["prompt_ms"]) / 1000, float(timings["predicted_per_second"]))
+            text,
+            tuple(kept),
+            _logprobs(reply)[: len(kept) + 1],
+            finish,
+            int(reply["tokens_evaluated"]),
+            int(timings["cache_n"]),
+            float(timings["prompt_ms"]) / 1000,
+            float(timings["predicted_per_second"]),
+        )
 
-    def complete_all(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, stop_ids: Sequence[int] = (),
-                     logprobs: bool = False) -> Iterator[Completion]:
+    def complete_all(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        stop_ids: Sequence[int] = (),
+        logprobs: bool = False,
+    ) -> Iterator[Completion]:
         """Answer prompts greedily, as many at a time as there are slots; yields the answers in their order.
 
         Raises:
@@ -217,13 +278,25 @@ class LlamaServer:
         """
         pool = ThreadPoolExecutor(self.slots)
         try:
-            yield from pool.map(lambda ids: self.complete(ids, max_new_tokens, stop_ids=stop_ids, logprobs=logprobs),
-                                prompts)
+            yield from pool.map(
+                lambda ids: self.complete(
+                    ids, max_new_tokens, stop_ids=stop_ids, logprobs=logprobs
+                ),
+                prompts,
+            )
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def stream(self, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (), logprobs: bool = False,
-               sampling: Sampling = GREEDY, stop_event: threading.Event | None = None) -> Iterator[CompletionChunk]:
+    def stream(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        *,
+        stop_ids: Sequence[int] = (),
+        logprobs: bool = False,
+        sampling: Sampling = GREEDY,
+        stop_event: threading.Event | None = None,
+    ) -> Iterator[CompletionChunk]:
         """Answer a prompt chunk by chunk, until ``stop_event`` is set; closing the iterator ends the computation, too.
 
         The other arguments are those of :meth:`complete`.
@@ -249,8 +322,12 @@ class LlamaServer:
                     ended = any(token in stop_ids for token in event["tokens"])
                     if ended or event["stop"]:
                         limit = not ended and event["stop_type"] == "limit"
-                        yield CompletionChunk("" if ended else event["content"], tokens if limit else tokens - 1,
-                                              _logprobs(event), "length" if limit else "stop")
+                        yield CompletionChunk(
+                            "" if ended else event["content"],
+                            tokens if limit else tokens - 1,
+                            _logprobs(event),
+                            "length" if limit else "stop",
+                        )
                         return
                     yield CompletionChunk(event["content"], tokens, _logprobs(event))
                     if stopped.is_set():
@@ -264,7 +341,9 @@ class LlamaServer:
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a rendered prompt by the file's tokenizer, as llama.cpp's chat endpoint makes them."""
-        reply = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        reply = self._post(
+            "/tokenize", {"content": text, "add_special": True, "parse_special": True}
+        )
         return [int(token) for token in reply["tokens"]]
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -280,42 +359,72 @@ class LlamaServer:
         body = {"messages": list(turns), "chat_template_kwargs": {"enable_thinking": False}}
         return str(self._post("/apply-template", body)["prompt"])
 
-    def _body(self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling) -> dict[str, Any]:
-        chosen = {"samplers": ["temperature", "top_p"], "top_p": sampling.top_p,
-                  "seed": -1 if sampling.seed is None else sampling.seed} if sampling.temperature else {
-                      "samplers": ["temperature"]}
-        return {"prompt": list(ids), "n_predict": max_new_tokens, "temperature": sampling.temperature, **chosen,
-                "cache_prompt": True, "return_tokens": True, "n_probs": int(logprobs)}
+    def _body(
+        self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling
+    ) -> dict[str, Any]:
+        chosen = (
+            {
+                "samplers": ["temperature", "top_p"],
+                "top_p": sampling.top_p,
+                "seed": -1 if sampling.seed is None else sampling.seed,
+            }
+            if sampling.temperature
+            else {"samplers": ["temperature"]}
+        )
+        return {
+            "prompt": list(ids),
+            "n_predict": max_new_tokens,
+            "temperature": sampling.temperature,
+            **chosen,
+            "cache_prompt": True,
+            "return_tokens": True,
+            "n_probs": int(logprobs),
+        }
 
-    def _post(self, path: str, body: Mapping[str, Any], seconds: float | None = _TEXT_SECONDS) -> dict[str, Any]:
+    def _post(
+        self, path: str, body: Mapping[str, Any], seconds: float | None = _TEXT_SECONDS
+    ) -> dict[str, Any]:
         with self._request(path, body, seconds) as response:
             found: dict[str, Any] = json.loads(response.read())
         return found
 
     @contextmanager
-    def _request(self, path: str, body: Mapping[str, Any], seconds: float | None = None,
-                 stopped: threading.Event | None = None) -> Iterator[http.client.HTTPResponse]:
+    def _request(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        seconds: float | None = None,
+        stopped: threading.Event | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
         """The response to a request; arguments as of :func:`post`."""
 
         def connect() -> http.client.HTTPConnection:
             return http.client.HTTPConnection(self._address, timeout=CONNECT_SECONDS)
 
         try:
-            with post(connect, path, body, self._headers, seconds=seconds, stopped=stopped) as response:
+            with post(
+                connect, path, body, self._headers, seconds=seconds, stopped=stopped
+            ) as response:
                 if response.status != http.HTTPStatus.OK:
                     raise self._refused(response.read())
                 yield response
         except TimeoutError as error:  # a chat template that does not end
             self._process.kill()
-            raise ModelError(f"llama.cpp took longer than {seconds or CONNECT_SECONDS:g} seconds for {path}",
-                             where=str(self._path), remedy="Export the file again") from error
+            raise ModelError(
+                f"llama.cpp took longer than {seconds or CONNECT_SECONDS:g} seconds for {path}",
+                where=str(self._path),
+                remedy="Export the file again",
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._ended("llama.cpp ended while it answered") from error
 
     def _refused(self, content: bytes) -> ModelError:
         """The error of a request that the server refuses."""
-        return ModelError(f"llama.cpp refuses the request: {refusal(content)}", where=str(self._path),
-                          remedy="Ask a shorter question, or export the file again")
+        return ModelError(
+            f"llama.cpp refuses the request: {refusal(content)}",
+            where=str(self._path),
+            remedy="Ask a shorter question, or export the file again",
+        )
 
     def _ended(self, what: str) -> ModelError:
         """The error after the process has ended."""
@@ -326,8 +435,12 @@ class LlamaServer:
             return ModelError(what, where=str(self._path), remedy="Try again")
         said = "it was closed" if self._log.closed else _first_error(self._log)
         reason = signal.Signals(-code).name if code < 0 else said or f"exit code {code}"
-        remedy = ("Memory may have run out: close other programs, and try again" if code == -signal.SIGKILL else
-                  "Export the file again; if that does not help, install another version of " + PACKAGE)
+        remedy = (
+            "Memory may have run out: close other programs, and try again"
+            if code == -signal.SIGKILL
+            else "Export the file again; if that does not help, install another version of "
+            + PACKAGE
+        )
         return ModelError(f"{what} ({reason[:300]})", where=str(self._path), remedy=remedy)
 
 
@@ -343,11 +456,15 @@ def _first_error(log: IO[bytes]) -> str:
 
 def _logprobs(reply: Mapping[str, Any]) -> tuple[float, ...]:
     """Log-probabilities of the likeliest tokens in a reply of the server."""
-    return tuple(float(each["top_logprobs"][0]["logprob"]) for each in reply.get("completion_probabilities", ()))
+    return tuple(
+        float(each["top_logprobs"][0]["logprob"])
+        for each in reply.get("completion_probabilities", ())
+    )
 
 
-def check_prompts(server: LlamaServer, prompter: ChatTokenizer,
-                  conversations: Mapping[str, Sequence[Message]]) -> None:
+def check_prompts(
+    server: LlamaServer, prompter: ChatTokenizer, conversations: Mapping[str, Sequence[Message]]
+) -> None:
     """Check that a file's tokenizer and chat template make exactly the study's prompts.
 
     A file whose prompts differ answers worse, unnoticed. Control tokens in the text of a user are broken up as in the
@@ -369,25 +486,45 @@ def check_prompts(server: LlamaServer, prompter: ChatTokenizer,
         except ModelError as error:
             if not server.running:
                 raise
-            raise _difference("chat template", item, f"it refuses the conversation ({error.what})",
-                              f"the study has {wanted[:_EXCERPT]!r}", server) from error
+            raise _difference(
+                "chat template",
+                item,
+                f"it refuses the conversation ({error.what})",
+                f"the study has {wanted[:_EXCERPT]!r}",
+                server,
+            ) from error
         # llama.cpp takes the token that begins a text off the rendered prompt if its tokenizer adds it again
         bos = str(prompter.tokenizer.bos_token or "")
         if rendered != wanted and not (bos and wanted == bos + rendered):
             place = len(os.path.commonprefix([rendered, wanted]))
-            raise _difference("chat template", item, f"at character {place} it has {_excerpt(rendered, place)}",
-                              f"the study has {_excerpt(wanted, place)}", server)
+            raise _difference(
+                "chat template",
+                item,
+                f"at character {place} it has {_excerpt(rendered, place)}",
+                f"the study has {_excerpt(wanted, place)}",
+                server,
+            )
         found, ids = server.tokenize(rendered), list(prompter.prompt_ids(messages))
         if found != ids:
             place = len(os.path.commonprefix([found, ids]))
-            raise _difference("tokenizer", item, f"token {place} is {_token(found, place, server)}",
-                              f"the study has {_token(ids, place, server)}", server)
+            raise _difference(
+                "tokenizer",
+                item,
+                f"token {place} is {_token(found, place, server)}",
+                f"the study has {_token(ids, place, server)}",
+                server,
+            )
 
 
-def _difference(part: str, item: str, found: str, wanted: str, server: LlamaServer) -> EvaluationError:
-    return EvaluationError(f"the file's {part} differs from the study's on item {item}: {found}, and {wanted}",
-                           where=str(server.file.path), remedy="Export it again from this study; the file of another "
-                           "program must be made with the chat template and tokenizer of the study's export")
+def _difference(
+    part: str, item: str, found: str, wanted: str, server: LlamaServer
+) -> EvaluationError:
+    return EvaluationError(
+        f"the file's {part} differs from the study's on item {item}: {found}, and {wanted}",
+        where=str(server.file.path),
+        remedy="Export it again from this study; the file of another "
+        "program must be made with the chat template and tokenizer of the study's export",
+    )
 
 
 def _excerpt(text: str, place: int) -> str:

@@ -38,13 +38,21 @@ class SlottedKVCache(Cache):
         self.stored: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.step: PackedBatch | None = None
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any,
-               **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store keys and values [1, heads, rows, width] of a pass; returns its slots [slots, heads, length, width]."""
         assert self.step is not None
         if layer_idx == len(self.stored):
-            key, value = (states.new_zeros(self.count, self.length, states.shape[1], states.shape[3])
-                          for states in (key_states, value_states))
+            key, value = (
+                states.new_zeros(self.count, self.length, states.shape[1], states.shape[3])
+                for states in (key_states, value_states)
+            )
             self.stored.append((key, value))
         found = []
         for stored, states in zip(self.stored[layer_idx], (key_states, value_states), strict=True):
@@ -60,13 +68,17 @@ class SlottedKVCache(Cache):
 
     def prefix_states(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of the first ``length`` tokens of the first slot, for each layer."""
-        return [(keys[0, :length].clone(), values[0, :length].clone()) for keys, values in self.stored]
+        return [
+            (keys[0, :length].clone(), values[0, :length].clone()) for keys, values in self.stored
+        ]
 
     def fill_prefix(self, start: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Copy the result of :meth:`prefix_states` of another cache to the start of every slot."""
         self.stored = []
         for states in start:
-            pair = tuple(tensor.new_zeros(self.count, self.length, *tensor.shape[1:]) for tensor in states)
+            pair = tuple(
+                tensor.new_zeros(self.count, self.length, *tensor.shape[1:]) for tensor in states
+            )
             for stored, tensor in zip(pair, states, strict=True):
                 stored[:, : len(tensor)] = tensor
             self.stored.append((pair[0], pair[1]))
@@ -108,14 +120,26 @@ class PackedBatch:
             visible = key <= query
             if window is not None:
                 visible &= key > query - window
-            mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
+            mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+                ~visible, float("-inf")
+            )
             self._masks[window, groups] = mask.repeat(1, groups, 1).unsqueeze(1)
         return self._masks[window, groups]
 
 
-def _attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any,
-               scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, *,
-               step: PackedBatch, **_: Any) -> tuple[torch.Tensor, None]:
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    *,
+    step: PackedBatch,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
     """Attention of a pass; ``query`` is [1, heads, rows, width], ``key`` and ``value`` are from the KV cache.
 
     The query heads of one key head are concatenated as queries, so that keys and values are not repeated.
@@ -126,8 +150,9 @@ def _attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch
     sequences, queries = step.shape
     grouped = query[0].index_select(1, step.queries).view(shared, groups, sequences, queries, width)
     grouped = grouped.permute(2, 0, 1, 3, 4).reshape(sequences, shared, groups * queries, width)
-    output = F.scaled_dot_product_attention(grouped, key, value,
-                                            attn_mask=step.mask(sliding_window, groups, query.dtype), scale=scaling)
+    output = F.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=step.mask(sliding_window, groups, query.dtype), scale=scaling
+    )
     output = output.reshape(sequences, shared, groups, queries, -1).permute(0, 3, 1, 2, 4)
     output = output.reshape(sequences * queries, heads, -1)
     return output.index_select(0, step.query_of_row).view(1, rows, heads, -1), None
@@ -174,13 +199,17 @@ class PackedModel:
         device: torch.device = self._model.device
         return device
 
-    def prepare_prefill(self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *,
-                        rows: int | None = None) -> PackedBatch:
+    def prepare_prefill(
+        self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
+    ) -> PackedBatch:
         """Prepare a pass over one chunk per sequence, with ``rows`` rows; None for the number of tokens."""
         ids = [token for chunk in chunks for token in chunk.ids]
         positions = [chunk.start + place for chunk in chunks for place in range(len(chunk.ids))]
-        cache_indices = [chunk.slot * slots.length + chunk.start + place
-                         for chunk in chunks for place in range(len(chunk.ids))]
+        cache_indices = [
+            chunk.slot * slots.length + chunk.start + place
+            for chunk in chunks
+            for place in range(len(chunk.ids))
+        ]
         widest = -(-max(len(chunk.ids) for chunk in chunks) // _QUERIES) * _QUERIES
         queries: list[int] = []
         query_positions: list[list[int]] = []
@@ -189,45 +218,108 @@ class PackedModel:
         for number, chunk in enumerate(chunks):
             count = len(chunk.ids)
             queries += [*range(row, row + count), *[row] * (widest - count)]
-            query_positions.append([*range(chunk.start, chunk.start + count), *[chunk.start] * (widest - count)])
+            query_positions.append(
+                [*range(chunk.start, chunk.start + count), *[chunk.start] * (widest - count)]
+            )
             query_of_row += range(number * widest, number * widest + count)
             row += count
-        return self._batch(slots, ids, positions, cache_indices, queries, query_of_row, query_positions, rows,
-                           [chunk.slot for chunk in chunks])
+        return self._batch(
+            slots,
+            ids,
+            positions,
+            cache_indices,
+            queries,
+            query_of_row,
+            query_positions,
+            rows,
+            [chunk.slot for chunk in chunks],
+        )
 
-    def prepare_decode(self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *,
-                       rows: int | None = None) -> PackedBatch:
+    def prepare_decode(
+        self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
+    ) -> PackedBatch:
         """Prepare a pass over one token per sequence; ``rows`` as in :meth:`prepare_prefill`."""
         # the attention computes all slots, even unused ones: a selection would have to be copied
         queries, query_positions = [0] * slots.count, [[0] for _ in range(slots.count)]
         for row, chunk in enumerate(chunks):
             queries[chunk.slot], query_positions[chunk.slot] = row, [chunk.start]
-        return self._batch(slots, [chunk.ids[0] for chunk in chunks], [chunk.start for chunk in chunks],
-                           [chunk.slot * slots.length + chunk.start for chunk in chunks], queries,
-                           [chunk.slot for chunk in chunks], query_positions, rows, list(range(slots.count)))
+        return self._batch(
+            slots,
+            [chunk.ids[0] for chunk in chunks],
+            [chunk.start for chunk in chunks],
+            [chunk.slot * slots.length + chunk.start for chunk in chunks],
+            queries,
+            [chunk.slot for chunk in chunks],
+            query_positions,
+            rows,
+            list(range(slots.count)),
+        )
 
-    def prepare_next(self, slots: SlottedKVCache, step: PackedBatch, token: torch.Tensor) -> PackedBatch:
+    def prepare_next(
+        self, slots: SlottedKVCache, step: PackedBatch, token: torch.Tensor
+    ) -> PackedBatch:
         """Prepare the pass that decodes the only slot after ``step``, without a copy to the device of ``token`` []."""
-        return replace(step, ids=token.view(1, 1), positions=step.positions + 1, cache_indices=step.cache_indices + 1,
-                       query_positions=step.query_positions + 1, length=slots.length, _masks={})
+        return replace(
+            step,
+            ids=token.view(1, 1),
+            positions=step.positions + 1,
+            cache_indices=step.cache_indices + 1,
+            query_positions=step.query_positions + 1,
+            length=slots.length,
+            _masks={},
+        )
 
-    def _batch(self, slots: SlottedKVCache, ids: list[int], positions: list[int], cache_indices: list[int],
-               queries: list[int], query_of_row: list[int], query_positions: list[list[int]], rows: int | None,
-               slots_read: list[int]) -> PackedBatch:
-        missing, shape = [0] * max(0, (rows or 0) - len(ids)), (len(query_positions), len(query_positions[0]))
-        parts = (ids + [self._pad] * len(missing), positions + missing, cache_indices, queries, query_of_row + missing,
-                 [position for row in query_positions for position in row],
-                 [] if slots_read == list(range(slots.count)) else slots_read)
-        flat = torch.tensor([value for part in parts for value in part], device=self.device)  # one copy to a GPU
+    def _batch(
+        self,
+        slots: SlottedKVCache,
+        ids: list[int],
+        positions: list[int],
+        cache_indices: list[int],
+        queries: list[int],
+        query_of_row: list[int],
+        query_positions: list[list[int]],
+        rows: int | None,
+        slots_read: list[int],
+    ) -> PackedBatch:
+        missing, shape = (
+            [0] * max(0, (rows or 0) - len(ids)),
+            (len(query_positions), len(query_positions[0])),
+        )
+        parts = (
+            ids + [self._pad] * len(missing),
+            positions + missing,
+            cache_indices,
+            queries,
+            query_of_row + missing,
+            [position for row in query_positions for position in row],
+            [] if slots_read == list(range(slots.count)) else slots_read,
+        )
+        flat = torch.tensor(
+            [value for part in parts for value in part], device=self.device
+        )  # one copy to a GPU
         found = flat.split([len(part) for part in parts])
-        return PackedBatch(ids=found[0].unsqueeze(0), positions=found[1].unsqueeze(0), written=slice(0, len(ids)),
-                           cache_indices=found[2], queries=found[3], query_of_row=found[4], shape=shape,
-                           query_positions=found[5].view(shape), slots=found[6] if parts[6] else None,
-                           length=slots.length)
+        return PackedBatch(
+            ids=found[0].unsqueeze(0),
+            positions=found[1].unsqueeze(0),
+            written=slice(0, len(ids)),
+            cache_indices=found[2],
+            queries=found[3],
+            query_of_row=found[4],
+            shape=shape,
+            query_positions=found[5].view(shape),
+            slots=found[6] if parts[6] else None,
+            length=slots.length,
+        )
 
     @torch.no_grad()
-    def logits(self, slots: SlottedKVCache, step: PackedBatch, keep: Sequence[int], *,
-               block: int | None = None) -> torch.Tensor:
+    def logits(
+        self,
+        slots: SlottedKVCache,
+        step: PackedBatch,
+        keep: Sequence[int],
+        *,
+        block: int | None = None,
+    ) -> torch.Tensor:
         """Run a pass; returns the logits [kept, vocabulary] of the rows ``keep`` in the compute dtype.
 
         The head computes in padded blocks of ``block`` rows; None for all rows at once.
@@ -239,8 +331,14 @@ class PackedModel:
         if self._kept[0] != kept:
             self._kept = kept, torch.tensor(kept, device=self.device)
         with self._packed_attention(), self._head_in_blocks(block):
-            output = self._model(input_ids=step.ids, position_ids=step.positions, use_cache=True, step=step,
-                                 logits_to_keep=self._kept[1], **{self._cache_name: slots})
+            output = self._model(
+                input_ids=step.ids,
+                position_ids=step.positions,
+                use_cache=True,
+                step=step,
+                logits_to_keep=self._kept[1],
+                **{self._cache_name: slots},
+            )
         logits: torch.Tensor = output.logits[0, : len(keep)]
         return logits
 
@@ -260,7 +358,9 @@ class PackedModel:
             yield
             return
         head, forward = self._head, self._head.forward
-        head.forward = lambda rows: torch.cat([forward(part) for part in rows.split(block, dim=1)], dim=1)
+        head.forward = lambda rows: torch.cat(
+            [forward(part) for part in rows.split(block, dim=1)], dim=1
+        )
         try:
             yield
         finally:

@@ -22,7 +22,9 @@ class LeftPadding:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, each [rows, longest]."""
-        longest = -(-max(len(row["input_ids"]) for row in rows) // self.multiple_of) * self.multiple_of
+        longest = (
+            -(-max(len(row["input_ids"]) for row in rows) // self.multiple_of) * self.multiple_of
+        )
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_id, dtype=torch.long)
         labels = torch.full(shape, IGNORED, dtype=torch.long)
@@ -33,10 +35,17 @@ class LeftPadding:
             labels[index, start:] = torch.tensor(row["labels"])
             mask[index, start:] = 1
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": mask, "position_ids": positions}
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "attention_mask": mask,
+            "position_ids": positions,
+        }
 
 
-def supervised_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def supervised_logits(
+    model: Any, inputs: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [supervised, vocabulary] as float32 and targets [supervised] of the supervised positions of a batch.
 
     The head runs only over the columns in which some row is supervised: it is the most expensive layer of a small model
@@ -47,7 +56,9 @@ def supervised_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[t
     return forward_columns(model, moved, columns).logits.flatten(0, 1)[positions].float(), targets
 
 
-def supervised_columns(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def supervised_columns(
+    inputs: Mapping[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Columns [columns] that predict a supervised token in some row, and positions and targets [supervised].
 
     A position is the index of a supervised token in rows × columns.
@@ -61,7 +72,9 @@ def supervised_columns(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor
 
 def forward_columns(model: Any, inputs: Mapping[str, torch.Tensor], columns: torch.Tensor) -> Any:
     """Run the model on a batch; logits are computed for the given columns only."""
-    return model(**{name: inputs[name] for name in _TOKENS}, logits_to_keep=columns, use_cache=False)
+    return model(
+        **{name: inputs[name] for name in _TOKENS}, logits_to_keep=columns, use_cache=False
+    )
 
 
 def padded(length: int) -> int:
@@ -69,8 +82,9 @@ def padded(length: int) -> int:
     return -(-length // LENGTH) * LENGTH
 
 
-def batches(lengths: Sequence[int], size: int, *, equal_lengths: bool = True,
-            max_tokens: int | None = None) -> list[list[int]]:
+def batches(
+    lengths: Sequence[int], size: int, *, equal_lengths: bool = True, max_tokens: int | None = None
+) -> list[list[int]]:
     """Divide sequences into batches of at most ``size`` indices into ``lengths``, shortest first.
 
     With ``equal_lengths`` a batch only holds sequences with the same padded length. ``max_tokens`` of a batch include

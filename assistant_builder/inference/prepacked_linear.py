@@ -46,7 +46,10 @@ def prepack(*models: nn.Module, batches: bool = False) -> None:
     copy. Layers that several models share remain shared. With ``batches``, many rows are computed at once; float32 is
     prepacked only then, since single rows get slower.
     """
-    supported = {torch.float32: batches and torch.backends.mkldnn.is_available(), torch.bfloat16: multiplies_bfloat16()}
+    supported = {
+        torch.float32: batches and torch.backends.mkldnn.is_available(),
+        torch.bfloat16: multiplies_bfloat16(),
+    }
     dtypes = {dtype for dtype, packs in supported.items() if packs}
     places: dict[tuple[int, int], list[tuple[nn.Module, str]]] = {}
     for model in models:
@@ -59,10 +62,17 @@ def prepack(*models: nn.Module, batches: bool = False) -> None:
             setattr(parent, name, packed)
 
 
-def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def _plain_layers(
+    model: nn.Module, dtypes: set[torch.dtype]
+) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """The layers to prepack, each with its parent module and its name in it."""
-    adapters = {id(part) for layer in model.modules() if isinstance(layer, LoraLayer)
-                for parts in (layer.lora_A, layer.lora_B) for part in parts.values()}
+    adapters = {
+        id(part)
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer)
+        for parts in (layer.lora_A, layer.lora_B)
+        for part in parts.values()
+    }
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             plain = type(layer) is nn.Linear and id(layer) not in adapters
@@ -72,7 +82,9 @@ def _plain_layers(model: nn.Module, dtypes: set[torch.dtype]) -> Iterator[tuple[
 
 def prepacked_bytes(model: nn.Module) -> int:
     """Bytes of prepacked weights in a model."""
-    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PrepackedLinear))
+    return sum(
+        layer.packed_bytes for layer in model.modules() if isinstance(layer, PrepackedLinear)
+    )
 
 
 def cast_adapters(model: nn.Module, dtype: torch.dtype) -> None:

@@ -40,11 +40,15 @@ class Sampling:
     """Sampling settings."""
 
     max_new_tokens: int = 256
-    temperature: float = 0.0  # 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits
+    temperature: float = (
+        0.0  # 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits
+    )
     # sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020)
     top_p: float = 1.0
     seed: int | None = None  # random seed, which reproduces an answer; None for a random seed
-    look_up: bool = True  # whether a grounded assistant reads the facts that are found for the question
+    look_up: bool = (
+        True  # whether a grounded assistant reads the facts that are found for the question
+    )
 
     def __post_init__(self) -> None:
         """Raise a ConfigError that lists all values out of bounds."""
@@ -52,12 +56,14 @@ class Sampling:
             f"max_new_tokens={self.max_new_tokens} must be at least 1": self.max_new_tokens >= 1,
             f"temperature={self.temperature} must be between 0 and 5": 0 <= self.temperature <= 5,
             f"top_p={self.top_p} must be above 0 and at most 1": 0 < self.top_p <= 1,
-            f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}":
-                self.seed is None or 0 <= self.seed < SEED_LIMIT,
+            f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}": self.seed is None
+            or 0 <= self.seed < SEED_LIMIT,
         }
         problems = [problem for problem, fits in checks.items() if not fits]
         if problems:
-            raise ConfigError("; ".join(problems), where="sampling", remedy="Correct the values and ask again")
+            raise ConfigError(
+                "; ".join(problems), where="sampling", remedy="Correct the values and ask again"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,9 @@ class Memory:
 
     base_bytes: int  # bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype
     adapter_bytes: int
-    shared: bool = False  # whether the base is shared with another assistant and needs no additional memory
+    shared: bool = (
+        False  # whether the base is shared with another assistant and needs no additional memory
+    )
 
 
 ProgressCallback = Callable[[str, float], None]
@@ -100,7 +108,9 @@ class Session(abc.ABC):
         self._memory: dict[str, Memory] = {}
         self._conversations: dict[str, KVCacheState] = {}
         self._grounded: dict[str, Grounded] = {}  # assistants that look facts up
-        self._conversations_read: dict[str, bool] = {}  # whether an assistant reads earlier turns, if that is known
+        self._conversations_read: dict[
+            str, bool
+        ] = {}  # whether an assistant reads earlier turns, if that is known
         self._loading, self._searching = threading.Lock(), threading.Lock()
 
     def ready(self, speaker: str) -> bool:
@@ -114,16 +124,27 @@ class Session(abc.ABC):
             ModelError: The model is not trained or cannot be loaded.
         """
         if speaker not in self._speakers:
-            raise ModelError(f"unknown arm {speaker!r}", where=self._where, remedy=f"Ask {' or '.join(self._speakers)}")
+            raise ModelError(
+                f"unknown arm {speaker!r}",
+                where=self._where,
+                remedy=f"Ask {' or '.join(self._speakers)}",
+            )
         if speaker not in self._memory:
             report(t("Waiting for the other model to load"), 0.0)
-            with self._loading:  # transformers changes the default dtype of the process during loading
+            with (
+                self._loading
+            ):  # transformers changes the default dtype of the process during loading
                 shared = self._load(speaker, report)
                 self._memory[speaker] = self._measure(speaker, shared=shared)
         return self._memory[speaker]
 
-    def stream(self, speaker: str, messages: Sequence[Message], sampling: Sampling,
-               stop_event: threading.Event) -> Iterator[Chunk]:
+    def stream(
+        self,
+        speaker: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        stop_event: threading.Event,
+    ) -> Iterator[Chunk]:
         """Answer the last message of a conversation, until ``stop_event`` is set.
 
         Yields:
@@ -149,16 +170,25 @@ class Session(abc.ABC):
             if len(ids) >= context:
                 raise ModelError(
                     f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
-                    where="chat", remedy="Clear the conversation and ask a shorter question")
+                    where="chat",
+                    remedy="Clear the conversation and ask a shorter question",
+                )
             certainties: list[float] = []
             limit = min(sampling.max_new_tokens, context - len(ids))
-            return Generation(len(ids), self._generate(speaker, ids, limit, sampling, stop_event, certainties),
-                              certainties)
+            return Generation(
+                len(ids),
+                self._generate(speaker, ids, limit, sampling, stop_event, certainties),
+                certainties,
+            )
 
         def cut(text: str) -> tuple[str, int, Finish]:
             ids = prompter.text_ids(text)
             kept = ids[: sampling.max_new_tokens]
-            return (text, len(ids), "stop") if kept == ids else (prompter.decode(kept), len(kept), "length")
+            return (
+                (text, len(ids), "stop")
+                if kept == ids
+                else (prompter.decode(kept), len(kept), "length")
+            )
 
         if speaker in self._grounded and sampling.look_up:
             yield from self._grounded[speaker].answer(messages, find, generate, cut)
@@ -171,19 +201,30 @@ class Session(abc.ABC):
 
     def _context(self, speaker: str) -> int:
         """Tokens that a prompt and its answer may have together."""
-        return int(getattr(self._loaded[speaker][0].config, "max_position_embeddings", None) or 2048)
+        return int(
+            getattr(self._loaded[speaker][0].config, "max_position_embeddings", None) or 2048
+        )
 
     def _measure(self, speaker: str, *, shared: bool) -> Memory:
         """Memory use of a loaded model."""
         return _memory(self._loaded[speaker][0], shared=shared)
 
-    def _generate(self, speaker: str, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
-                  certainties: list[float]) -> Iterator[Chunk]:
+    def _generate(
+        self,
+        speaker: str,
+        ids: Sequence[int],
+        limit: int,
+        sampling: Sampling,
+        stop_event: threading.Event,
+        certainties: list[float],
+    ) -> Iterator[Chunk]:
         """Answer a prompt of tokens; the log-probabilities of the answer are appended to ``certainties``."""
         model, prompter = self._loaded[speaker]
         # removed during use, so that a failed or a concurrent answer does not reuse an inconsistent cache
         conversation = self._conversations.pop(speaker, KVCacheState())
-        tokens = generate_tokens(model, prompter, ids, limit, sampling, stop_event, conversation, certainties)
+        tokens = generate_tokens(
+            model, prompter, ids, limit, sampling, stop_event, conversation, certainties
+        )
         try:
             yield from _chunks(tokens, prompter, stop_event)
         except GeneratorExit:  # declined
@@ -201,9 +242,16 @@ class Session(abc.ABC):
         from assistant_builder.retrieval.decline import FILE, rule_of
         from assistant_builder.retrieval.retriever import Retriever
 
-        known = next((each.retriever for each in self._grounded.values() if each.retriever.study == study), None)
+        known = next(
+            (each.retriever for each in self._grounded.values() if each.retriever.study == study),
+            None,
+        )
         retriever = known or Retriever.load(study, prompter)
-        taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable}
+        taught = {
+            pair.answer
+            for pair in load_split(study.folder / "data", "train")
+            if not pair.answerable
+        }
         for name, run in runs.items():
             rule = rule_of(study.arm_folder(run) / FILE) if run is not None else None
             self._grounded[name] = Grounded(retriever, rule, tuple(sorted(taught)), conversations)
@@ -238,7 +286,10 @@ class ChatSession(Session):
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
             self._look_up(self._study, prompter, {speaker: speaker})
-            self._loaded[speaker] = model, prompter  # set last: memory may run out in the lines before
+            self._loaded[speaker] = (
+                model,
+                prompter,
+            )  # set last: memory may run out in the lines before
             return False
         arm = base_owner(self._speakers)
         if ARMS[arm].rounds:  # its own weights are merged
@@ -246,7 +297,10 @@ class ChatSession(Session):
             from assistant_builder.models.loading import arm_spec, load_base
 
             spec = arm_spec(self._study, arm, hold=True)
-            base, prompter = load_base(spec), ChatTokenizer.load(spec.folder, self._study.template_date)
+            base, prompter = (
+                load_base(spec),
+                ChatTokenizer.load(spec.folder, self._study.template_date),
+            )
             prepare_for_inference(base)
         else:
             self._load(arm, report)
@@ -274,14 +328,16 @@ def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -
             text = prompter.decode(generated)
             # A character that spans several tokens decodes to U+FFFD until its last byte is generated.
             if not text.endswith("\ufffd") and len(text) > len(shown):
-                yield Chunk(text[len(shown):], len(generated), first, time.perf_counter() - started)
+                yield Chunk(
+                    text[len(shown) :], len(generated), first, time.perf_counter() - started
+                )
                 shown = text
             if stop_event.is_set():
                 finish = "cancelled"
                 break
     finally:
         tokens.close()  # type: ignore[attr-defined]
-    rest = prompter.decode(generated)[len(shown):]
+    rest = prompter.decode(generated)[len(shown) :]
     yield Chunk(rest, len(generated), first, time.perf_counter() - started, finish)
 
 
@@ -294,9 +350,17 @@ def clone_sharing_weights(base: Any) -> Any:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
-    shared |= {id(layer): layer.get_base_layer() for layer in base.modules() if isinstance(layer, BaseTunerLayer)}
-    shared |= {id(value): value for layer in base.modules() for value in method_of(layer).constants(layer)}
+    shared: dict[int, Any] = {
+        id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())
+    }
+    shared |= {
+        id(layer): layer.get_base_layer()
+        for layer in base.modules()
+        if isinstance(layer, BaseTunerLayer)
+    }
+    shared |= {
+        id(value): value for layer in base.modules() for value in method_of(layer).constants(layer)
+    }
     return copy.deepcopy(base, shared)
 
 
@@ -315,5 +379,7 @@ def _memory(model: Any, *, shared: bool) -> Memory:
     from assistant_builder.inference.prepacked_linear import prepacked_bytes
     from assistant_builder.models.loading import model_bytes
 
-    adapter = sum(parameter.nbytes for name, parameter in model.named_parameters() if "lora_" in name)
+    adapter = sum(
+        parameter.nbytes for name, parameter in model.named_parameters() if "lora_" in name
+    )
     return Memory(model_bytes(model) + prepacked_bytes(model) - adapter, adapter, shared)

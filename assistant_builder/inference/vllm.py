@@ -31,7 +31,13 @@ import psutil
 
 from assistant_builder.child_process import last_line, python_command, python_environment
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, LocalConnection, post, refusal
+from assistant_builder.inference.completions import (
+    CONNECT_SECONDS,
+    CompletionChunk,
+    LocalConnection,
+    post,
+    refusal,
+)
 from assistant_builder.inference.session import Finish, Sampling
 
 PROGRAM = "vllm"
@@ -50,9 +56,12 @@ def require_vllm() -> None:
         ConfigError: Its program is not on the PATH.
     """
     if shutil.which(PROGRAM) is None:
-        raise ConfigError("vLLM is not installed", where="serve",
-                          remedy="Install it where there is a GPU (pip install vllm vllm-bnb-plugin; up to vLLM 0.27 "
-                          "bitsandbytes in the plugin's place), or serve with --backend local")
+        raise ConfigError(
+            "vLLM is not installed",
+            where="serve",
+            remedy="Install it where there is a GPU (pip install vllm vllm-bnb-plugin; up to vLLM 0.27 "
+            "bitsandbytes in the plugin's place), or serve with --backend local",
+        )
 
 
 class VllmServer:
@@ -74,19 +83,37 @@ class VllmServer:
         self._socket = str(self._folder / "socket")
         self._log: IO[bytes] = tempfile.TemporaryFile()
         # uvicorn's access log and vLLM's statistics would grow as long as it runs
-        words = [*self._command, "--uds", self._socket, "--uvicorn-log-level", "warning", "--disable-log-stats"]
-        environment = {**python_environment(), "VLLM_NO_USAGE_STATS": "1"}  # it would report the model to its makers
+        words = [
+            *self._command,
+            "--uds",
+            self._socket,
+            "--uvicorn-log-level",
+            "warning",
+            "--disable-log-stats",
+        ]
+        environment = {
+            **python_environment(),
+            "VLLM_NO_USAGE_STATS": "1",
+        }  # it would report the model to its makers
         self._process = subprocess.Popen(
-            python_command("-m", __name__, json.dumps(words)), stdin=subprocess.PIPE, stdout=self._log,
-            stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+            python_command("-m", __name__, json.dumps(words)),
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
         began = time.monotonic()
         try:
             while not self._healthy():
                 if not self.running:
                     raise self._ended("vLLM could not start")
                 if time.monotonic() - began > _LOAD_SECONDS:
-                    raise ModelError(f"vLLM was not ready after {_LOAD_SECONDS / 60:.0f} minutes", where=_WHERE,
-                                     remedy="Try again, or serve with --backend local")
+                    raise ModelError(
+                        f"vLLM was not ready after {_LOAD_SECONDS / 60:.0f} minutes",
+                        where=_WHERE,
+                        remedy="Try again, or serve with --backend local",
+                    )
                 time.sleep(_HEALTH_SECONDS)
         except BaseException:
             self.close()
@@ -117,8 +144,17 @@ class VllmServer:
         """Whether the process is running."""
         return self._process.poll() is None
 
-    def stream(self, model: str, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (),
-               logprobs: bool = False, sampling: Sampling, stop_event: threading.Event) -> Iterator[CompletionChunk]:
+    def stream(
+        self,
+        model: str,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        *,
+        stop_ids: Sequence[int] = (),
+        logprobs: bool = False,
+        sampling: Sampling,
+        stop_event: threading.Event,
+    ) -> Iterator[CompletionChunk]:
         """Answer a prompt chunk by chunk, until ``stop_event`` is set; closing the iterator ends the computation, too.
 
         Args:
@@ -136,12 +172,18 @@ class VllmServer:
         Raises:
             ModelError: The process has ended, or refuses the prompt.
         """
-        body = {"model": model, "prompt": list(ids), "max_tokens": max_new_tokens, "stop_token_ids": list(stop_ids),
-                "temperature": sampling.temperature, "stream": True,
-                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-                **({"top_p": sampling.top_p} if sampling.temperature else {}),
-                **({"seed": sampling.seed} if sampling.seed is not None else {}),
-                **({"logprobs": 1} if logprobs else {})}
+        body = {
+            "model": model,
+            "prompt": list(ids),
+            "max_tokens": max_new_tokens,
+            "stop_token_ids": list(stop_ids),
+            "temperature": sampling.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            **({"top_p": sampling.top_p} if sampling.temperature else {}),
+            **({"seed": sampling.seed} if sampling.seed is not None else {}),
+            **({"logprobs": 1} if logprobs else {}),
+        }
         tokens = 0
         try:
             with post(self._connect, "/v1/completions", body, {}, stopped=stop_event) as response:
@@ -157,9 +199,13 @@ class VllmServer:
                         continue
                     choice, tokens = event["choices"][0], int(event["usage"]["completion_tokens"])
                     ended = choice.get("finish_reason")
-                    finish: Finish | None = None if ended is None else "length" if ended == "length" else "stop"
+                    finish: Finish | None = (
+                        None if ended is None else "length" if ended == "length" else "stop"
+                    )
                     # the token that ends an answer is counted, and its text is left out
-                    yield CompletionChunk(choice["text"], tokens - (finish == "stop"), _logprobs(choice), finish)
+                    yield CompletionChunk(
+                        choice["text"], tokens - (finish == "stop"), _logprobs(choice), finish
+                    )
                     if finish:
                         return
                     if stop_event.is_set():
@@ -186,8 +232,11 @@ class VllmServer:
 
     def _refused(self, content: bytes) -> ModelError:
         """The error of a request that vLLM refuses."""
-        return ModelError(f"vLLM refuses the request: {refusal(content)}", where=_WHERE,
-                          remedy="Ask a shorter question, or serve with --backend local")
+        return ModelError(
+            f"vLLM refuses the request: {refusal(content)}",
+            where=_WHERE,
+            remedy="Ask a shorter question, or serve with --backend local",
+        )
 
     def _ended(self, what: str) -> ModelError:
         """The error after the process has ended."""
@@ -196,8 +245,11 @@ class VllmServer:
         if self.running:
             return ModelError(what, where=_WHERE, remedy="Try again")
         said = "it was closed" if self._log.closed else last_line(self._log)
-        return ModelError(f"{what} ({said[:300] or f'exit code {self._process.returncode}'})", where=_WHERE,
-                          remedy=f"To see all that it says, run: {shlex.join(self._command)}")
+        return ModelError(
+            f"{what} ({said[:300] or f'exit code {self._process.returncode}'})",
+            where=_WHERE,
+            remedy=f"To see all that it says, run: {shlex.join(self._command)}",
+        )
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
@@ -236,8 +288,11 @@ def _others() -> list[int]:
     found = []
     for process in psutil.process_iter():
         with suppress(OSError, psutil.Error):
-            if process.pid != os.getpid() and os.getpgid(process.pid) == os.getpgrp() and (
-                    process.status() != psutil.STATUS_ZOMBIE):
+            if (
+                process.pid != os.getpid()
+                and os.getpgid(process.pid) == os.getpgrp()
+                and (process.status() != psutil.STATUS_ZOMBIE)
+            ):
                 found.append(process.pid)
     return found
 

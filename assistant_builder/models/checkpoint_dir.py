@@ -40,16 +40,27 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
     check_architecture(config, folder)
     if config.get("quantization_config") is not None:
         quantized = config["quantization_config"]
-        method = _shortened(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
-        raise ModelError(f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
-                         where=str(folder), remedy="Choose the original model with 16-bit weights")
+        method = _shortened(
+            quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        )
+        raise ModelError(
+            f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
+            where=str(folder),
+            remedy="Choose the original model with 16-bit weights",
+        )
     if needs_own_code(config) and not trust_remote_code:
-        raise ModelError(f"the model needs its own Python code ({_shortened(config['auto_map'])})", where=str(folder),
-                         remedy=f"Choose another model; or review that code, then {ALLOW_CODE}")
+        raise ModelError(
+            f"the model needs its own Python code ({_shortened(config['auto_map'])})",
+            where=str(folder),
+            remedy=f"Choose another model; or review that code, then {ALLOW_CODE}",
+        )
     _check_weights(folder)
     if not (folder / "tokenizer.json").is_file():
-        raise ModelError("tokenizer.json is missing", where=str(folder), remedy="Create it with "
-                         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
+        raise ModelError(
+            "tokenizer.json is missing",
+            where=str(folder),
+            remedy="Create it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
     return config
 
 
@@ -62,10 +73,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
-            raise ModelError("this is an adapter, not a base model", where=str(folder),
-                             remedy="Use the base model that the adapter was trained on")
-        raise ModelError("there is no config.json", where=str(folder),
-                         remedy="Use a folder written by save_pretrained(): config.json, *.safetensors, tokenizer")
+            raise ModelError(
+                "this is an adapter, not a base model",
+                where=str(folder),
+                remedy="Use the base model that the adapter was trained on",
+            )
+        raise ModelError(
+            "there is no config.json",
+            where=str(folder),
+            remedy="Use a folder written by save_pretrained(): config.json, *.safetensors, tokenizer",
+        )
     return read_json_object(path)
 
 
@@ -78,10 +95,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise ModelError(f"{path.name} cannot be read: {error}", where=str(path),
-                         remedy="Copy the model again") from error
+        raise ModelError(
+            f"{path.name} cannot be read: {error}", where=str(path), remedy="Copy the model again"
+        ) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path.name} is not a JSON object", where=str(path), remedy="Copy the model again")
+        raise ModelError(
+            f"{path.name} is not a JSON object", where=str(path), remedy="Copy the model again"
+        )
     return found
 
 
@@ -100,7 +120,9 @@ def max_pair_tokens(folder: Path, answer: int) -> int | None:
     config = read_config(folder)
     inner = config.get("text_config")
     sizes = inner if isinstance(inner, dict) else config
-    context = next((sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None)
+    context = next(
+        (sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None
+    )
     return max(context - answer, context // 2) if isinstance(context, int) and context > 1 else None
 
 
@@ -131,14 +153,18 @@ def check_architecture(config: dict[str, Any], folder: Path) -> None:
         raise ModelError(
             f"architectures={_shortened(listed)!r} is not a list, "
             f"or model_type={_shortened(model_type)!r} is not a string",
-            where=str(folder / "config.json"), remedy="Copy the model again",
+            where=str(folder / "config.json"),
+            remedy="Copy the model again",
         )
     names = [str(name) for name in listed]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     if not causal and model_type not in _WRAPPERS:
         kind = _shortened(", ".join(names) or model_type or "unnamed")
-        raise ModelError(f"the model is not a causal language model (architecture: {kind})", where=str(folder),
-                         remedy=_ELSEWHERE)
+        raise ModelError(
+            f"the model is not a causal language model (architecture: {kind})",
+            where=str(folder),
+            remedy=_ELSEWHERE,
+        )
 
 
 def needs_own_code(config: dict[str, Any]) -> bool:
@@ -152,7 +178,10 @@ def needs_own_code(config: dict[str, Any]) -> bool:
     if package is None or package.origin is None:
         return True
     model_type = str(config.get("model_type", "")).replace("-", "_")
-    return not model_type.isidentifier() or not (Path(package.origin).parent / "models" / model_type).is_dir()
+    return (
+        not model_type.isidentifier()
+        or not (Path(package.origin).parent / "models" / model_type).is_dir()
+    )
 
 
 def _check_weights(folder: Path) -> None:
@@ -161,19 +190,27 @@ def _check_weights(folder: Path) -> None:
         weight_map = read_json_object(index).get("weight_map")
         shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
         if not shards or not all(isinstance(name, str) for name in shards):
-            raise ModelError("the index of the weights is damaged", where=str(index), remedy="Copy the model again")
+            raise ModelError(
+                "the index of the weights is damaged",
+                where=str(index),
+                remedy="Copy the model again",
+            )
         shards = sorted(set(shards))
         elsewhere = [name for name in shards if not _SHARD.fullmatch(name)]
         if elsewhere:  # transformers follows ../ and absolute paths
             raise ModelError(
                 f"the index of the weights refers to {_shortened(elsewhere[0])!r}, "
                 "which is not a safetensors file of this folder",
-                where=str(index), remedy="Copy the model again from a source that you trust",
+                where=str(index),
+                remedy="Copy the model again from a source that you trust",
             )
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
-            raise ModelError(f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}",
-                             where=str(folder), remedy="Copy the model again")
+            raise ModelError(
+                f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}",
+                where=str(folder),
+                remedy="Copy the model again",
+            )
         return
     if any(folder.glob("*.safetensors")):
         return
@@ -185,8 +222,11 @@ def _check_weights(folder: Path) -> None:
             "use_safetensors=False).save_pretrained(NEW_FOLDER), and the same with AutoTokenizer",
         )
     if any(folder.glob("*.gguf")):
-        raise ModelError("the weights are GGUF files", where=str(folder),
-                         remedy="Choose the original model with safetensors weights")
+        raise ModelError(
+            "the weights are GGUF files",
+            where=str(folder),
+            remedy="Choose the original model with safetensors weights",
+        )
     raise ModelError("there are no weights (*.safetensors)", where=str(folder), remedy=_ELSEWHERE)
 
 
@@ -204,7 +244,12 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
     Hashes are cached in ``models/.hashes/`` of the home folder, if writable, until size or times of a file change.
     """
-    sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
+    sidecar = (
+        study.home()
+        / "models"
+        / ".hashes"
+        / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
+    )
     try:
         known: dict[str, Any] = dict(atomic_io.read_json(sidecar)["hashes"])
     except (OSError, StudyError, KeyError, TypeError, ValueError):
@@ -212,7 +257,11 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     hashes: dict[str, list[Any]] = {}
     for name in names:
         stat = (folder / name).stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # mtime can be set by users, ctime cannot
+        stamp = [
+            stat.st_size,
+            stat.st_mtime_ns,
+            stat.st_ctime_ns,
+        ]  # mtime can be set by users, ctime cannot
         entry: Any = known.get(name)
         if isinstance(entry, list) and entry[:-1] == stamp:
             hashes[name] = entry
@@ -220,5 +269,7 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
             hashes[name] = [*stamp, atomic_io.file_hash(folder / name)]
     if {**known, **hashes} != known:
         with contextlib.suppress(OSError):
-            atomic_io.write_json(sidecar, {"folder": str(folder.resolve()), "hashes": {**known, **hashes}})
+            atomic_io.write_json(
+                sidecar, {"folder": str(folder.resolve()), "hashes": {**known, **hashes}}
+            )
     return {name: sha256 for name, (*_, sha256) in hashes.items()}

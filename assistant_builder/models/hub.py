@@ -28,6 +28,7 @@ STALLED_SECONDS = 90.0
 """Seconds without progress after which a download fails; longer than the timeouts of the hub's client."""
 _POLL_SECONDS = 0.2
 
+
 @dataclass(frozen=True)
 class Files:
     """Patterns of the files of a repository that are downloaded, and of those that are not; ``*`` matches ``/`` too."""
@@ -38,7 +39,8 @@ class Files:
     def includes(self, name: str) -> bool:
         """Whether a file is downloaded."""
         return any(fnmatch(name, pattern) for pattern in self.wanted) and not any(
-            fnmatch(name, pattern) for pattern in self.ignored)
+            fnmatch(name, pattern) for pattern in self.ignored
+        )
 
 
 _WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt")
@@ -99,8 +101,15 @@ def cached_snapshot(hub_id: str, revision: str | None, files: Files) -> Path | N
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True,
-                                      allow_patterns=list(files.wanted), ignore_patterns=list(files.ignored)))
+        return Path(
+            snapshot_download(
+                hub_id,
+                revision=revision,
+                local_files_only=True,
+                allow_patterns=list(files.wanted),
+                ignore_patterns=list(files.ignored),
+            )
+        )
     except OSError:  # not in the cache, or only partly
         return None
 
@@ -109,12 +118,21 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
     """Fetch commit and file sizes of a revision within :data:`TIMEOUT_SECONDS`."""
     from huggingface_hub import HfApi
 
-    return run_with_timeout(TIMEOUT_SECONDS, lambda: HfApi().model_info(
-        hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
+    return run_with_timeout(
+        TIMEOUT_SECONDS,
+        lambda: HfApi().model_info(
+            hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True
+        ),
+    )
 
 
-def download(hub_id: str, revision: str | None, sizes: dict[str, int], files: Files,
-             report: Report = no_progress) -> Path:
+def download(
+    hub_id: str,
+    revision: str | None,
+    sizes: dict[str, int],
+    files: Files,
+    report: Report = no_progress,
+) -> Path:
     """Download a revision's files to the hub's cache and return the snapshot's folder.
 
     ``sizes`` are the bytes of the files, for the progress.
@@ -139,9 +157,18 @@ def download(hub_id: str, revision: str | None, sizes: dict[str, int], files: Fi
             raise TimeoutError(f"no data arrived for {STALLED_SECONDS:g} seconds")
         report(min(done, total), total, f"Downloading {hub_id}")
 
-    return Path(run_with_timeout(None, lambda: snapshot_download(
-        hub_id, revision=revision, allow_patterns=list(files.wanted), ignore_patterns=list(files.ignored)),
-        report_progress))
+    return Path(
+        run_with_timeout(
+            None,
+            lambda: snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=list(files.wanted),
+                ignore_patterns=list(files.ignored),
+            ),
+            report_progress,
+        )
+    )
 
 
 def damaged_files(folder: Path, info: ModelInfo, files: Files) -> list[str]:
@@ -163,8 +190,9 @@ def damaged_files(folder: Path, info: ModelInfo, files: Files) -> list[str]:
     return damaged
 
 
-def run_with_timeout(seconds: float | None, work: Callable[[], Result],
-                     meanwhile: Callable[[], None] | None = None) -> Result:
+def run_with_timeout(
+    seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
+) -> Result:
     """Run ``work`` in a daemon thread with a timeout, because DNS look-ups have none.
 
     ``meanwhile`` is called periodically; its exception ends the wait.

@@ -75,13 +75,20 @@ def resolve_compute_dtype(wanted: str, device: str) -> str:
     return fastest_dtype(device) if wanted == "auto" else wanted
 
 
-def base_spec(model: ModelConfig, folder: Path, storage: str, *, compute_dtype: str | None = None) -> BaseSpec:
+def base_spec(
+    model: ModelConfig, folder: Path, storage: str, *, compute_dtype: str | None = None
+) -> BaseSpec:
     """Return the options for loading one arm's base on this machine; scoring can override the compute dtype."""
     device = pick_device()
     wanted = model.compute_dtype if compute_dtype in (None, "auto") else compute_dtype
-    return BaseSpec(folder=folder, storage=storage, double_quant=model.double_quant,
-                    compute_dtype=resolve_compute_dtype(wanted, device), device=device,
-                    trust_remote_code=allows_code(model))
+    return BaseSpec(
+        folder=folder,
+        storage=storage,
+        double_quant=model.double_quant,
+        compute_dtype=resolve_compute_dtype(wanted, device),
+        device=device,
+        trust_remote_code=allows_code(model),
+    )
 
 
 def load_base(spec: BaseSpec) -> PreTrainedModel:
@@ -95,28 +102,48 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     """
     dtype, method = DTYPES[spec.compute_dtype], METHODS[spec.storage]
     if spec.sharded and not method.shardable:
-        raise ConfigError(f"a base stored as {method.name} cannot be sharded", where="executor.spread",
-                          remedy="Set executor.spread=ddp, or executor.devices=1")
-    if spec.device == "cuda":  # cuBLAS reduces partial sums in 16 bits by default; 4-bit kernels do not use cuBLAS
+        raise ConfigError(
+            f"a base stored as {method.name} cannot be sharded",
+            where="executor.spread",
+            remedy="Set executor.spread=ddp, or executor.devices=1",
+        )
+    if (
+        spec.device == "cuda"
+    ):  # cuBLAS reduces partial sums in 16 bits by default; 4-bit kernels do not use cuBLAS
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    read = partial(AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _load_device(spec)},
-                   dtype=torch.float16, use_safetensors=True, trust_remote_code=spec.trust_remote_code,
-                   local_files_only=True)
+    read = partial(
+        AutoModelForCausalLM.from_pretrained,
+        spec.folder,
+        device_map={"": _load_device(spec)},
+        dtype=torch.float16,
+        use_safetensors=True,
+        trust_remote_code=spec.trust_remote_code,
+        local_files_only=True,
+    )
     try:
         with _conversion_errors_raised():
-            model = method.load(read, double_quant=spec.double_quant, compute_dtype=dtype, device=spec.device,
-                                sharded=spec.sharded)
+            model = method.load(
+                read,
+                double_quant=spec.double_quant,
+                compute_dtype=dtype,
+                device=spec.device,
+                sharded=spec.sharded,
+            )
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError("there is not enough memory to load the base model", where=str(spec.folder),
-                            remedy="Close other programs or choose a smaller base model") from error
+        raise ResourceError(
+            "there is not enough memory to load the base model",
+            where=str(spec.folder),
+            remedy="Close other programs or choose a smaller base model",
+        ) from error
     except torch.AcceleratorError:  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in transformers
         if method.quantizes:
             _check_method(method, spec.device)
         raise ModelError(
-            f"not loadable as a causal language model: {error}", where=str(spec.folder),
+            f"not loadable as a causal language model: {error}",
+            where=str(spec.folder),
             remedy="Choose a model with a ForCausalLM architecture in config.json and safetensors weights",
         ) from error
     model.requires_grad_(False)
@@ -146,7 +173,8 @@ def _check_method(method: QuantizationMethod, device: str) -> None:
         method.check(device)
     except Exception as error:  # libraries raise different errors
         raise AssistantBuilderError(
-            f"weights cannot be quantized to {method.label} on this machine: {error}", where=f"device {device}",
+            f"weights cannot be quantized to {method.label} on this machine: {error}",
+            where=f"device {device}",
             remedy="Run 'assistant-builder doctor', and install the packages that it names",
         ) from error
 
@@ -181,7 +209,9 @@ def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
         for key, buffer in layer.named_buffers(recurse=False):
-            if buffer.is_floating_point() and "inv_freq" not in key:  # rotary frequencies stay float32
+            if (
+                buffer.is_floating_point() and "inv_freq" not in key
+            ):  # rotary frequencies stay float32
                 setattr(layer, key, buffer.to(dtype))
     model.config.dtype = dtype
 
@@ -193,9 +223,14 @@ def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
     which DDP does not allow.
     """
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
-    config = LoraConfig(task_type="CAUSAL_LM", r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout,
-                        target_modules="all-linear" if names == ["all-linear"] else names,
-                        exclude_modules=_outside_decoder(model))
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=train.rank,
+        lora_alpha=train.alpha,
+        lora_dropout=train.dropout,
+        target_modules="all-linear" if names == ["all-linear"] else names,
+        exclude_modules=_outside_decoder(model),
+    )
     config._register_custom_module(ADAPTER_LAYERS)
     return config
 
@@ -205,7 +240,11 @@ def _outside_decoder(model: PreTrainedModel) -> str | None:
     names = {module: name for name, module in model.named_modules()}
     decoder, head = names[model.get_decoder()], names.get(model.get_output_embeddings(), "")
     inside = re.compile(rf"(?:{re.escape(decoder)}\..*|{re.escape(head)})")
-    outside = [name for module, name in names.items() if isinstance(module, nn.Linear) and not inside.fullmatch(name)]
+    outside = [
+        name
+        for module, name in names.items()
+        if isinstance(module, nn.Linear) and not inside.fullmatch(name)
+    ]
     return f"(?!{inside.pattern}$).*" if decoder and outside else None
 
 
@@ -223,15 +262,24 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
                 f"layers of train.target_modules={train.target_modules!r} do not support adapters: {error}",
                 remedy="Use 'all-linear', which excludes fused experts",
             ) from error
-        linear = sorted({name.rsplit(".", 1)[-1] for name, layer in model.named_modules()
-                         if isinstance(layer, nn.Linear)})
-        raise ModelError(f"train.target_modules={train.target_modules!r} matches no layer of the base",
-                         remedy=f"Use 'all-linear' or some of: {', '.join(linear)}") from error
+        linear = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, layer in model.named_modules()
+                if isinstance(layer, nn.Linear)
+            }
+        )
+        raise ModelError(
+            f"train.target_modules={train.target_modules!r} matches no layer of the base",
+            remedy=f"Use 'all-linear' or some of: {', '.join(linear)}",
+        ) from error
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
             for part in (layer.lora_A, layer.lora_B):
                 if part["default"].weight.is_meta:  # the main process has the values
-                    part.to_empty(device="cpu")  # accelerate identifies the optimizer's parameters by address
+                    part.to_empty(
+                        device="cpu"
+                    )  # accelerate identifies the optimizer's parameters by address
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -257,15 +305,25 @@ def start_from(adapted: PeftModel, folder: Path) -> None:
     """
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
-        raise ModelError("there is no trained adapter to start from", where=str(folder), remedy="Train the study first")
+        raise ModelError(
+            "there is no trained adapter to start from",
+            where=str(folder),
+            remedy="Train the study first",
+        )
     try:
         outcome = set_peft_model_state_dict(adapted, load_file(path))
     except Exception as error:  # malicious files can cause any exception in PEFT
-        raise ModelError(f"the adapter does not fit the base: {error}", where=str(folder),
-                         remedy="Train the study again with --redo") from error
+        raise ModelError(
+            f"the adapter does not fit the base: {error}",
+            where=str(folder),
+            remedy="Train the study again with --redo",
+        ) from error
     if outcome.unexpected_keys:
-        raise ModelError("the adapter has other layers than this one", where=str(folder),
-                         remedy="Train the study again with --redo")
+        raise ModelError(
+            "the adapter has other layers than this one",
+            where=str(folder),
+            remedy="Train the study again with --redo",
+        )
 
 
 def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
@@ -289,22 +347,30 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
         ModelError: The adapter is missing or does not fit the base.
     """
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError("there is no trained adapter", where=str(folder), remedy="Train the study first")
+        raise ModelError(
+            "there is no trained adapter", where=str(folder), remedy="Train the study first"
+        )
     try:
         config = LoraConfig.from_pretrained(str(folder))
         config._register_custom_module(ADAPTER_LAYERS)
-        device = str(next(model.parameters()).device)  # PEFT would read to any GPU, also of Apple or Intel
+        device = str(
+            next(model.parameters()).device
+        )  # PEFT would read to any GPU, also of Apple or Intel
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), name, torch_device=device, peft_config=config)
             adapted = model
         else:
-            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config,
-                                                torch_device=device)
+            adapted = PeftModel.from_pretrained(
+                model, str(folder), adapter_name=name, config=config, torch_device=device
+            )
     except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in PEFT
-        raise ModelError(f"the adapter does not fit the base: {error}", where=str(folder),
-                         remedy="Train the study again with --redo") from error
+        raise ModelError(
+            f"the adapter does not fit the base: {error}",
+            where=str(folder),
+            remedy="Train the study again with --redo",
+        ) from error
     return adapted.eval()
 
 
@@ -314,7 +380,9 @@ def count_parameters(model: nn.Module) -> int:
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             quantized = name == "weight" and method_of(layer).quantizes
-            sizes[id(parameter)] = layer.in_features * layer.out_features if quantized else parameter.numel()
+            sizes[id(parameter)] = (
+                layer.in_features * layer.out_features if quantized else parameter.numel()
+            )
     return sum(sizes.values())
 
 
@@ -323,7 +391,9 @@ def model_bytes(model: nn.Module) -> int:
     seen: set[int] = set()
     total = 0
     for layer in model.modules():
-        weights = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen]
+        weights = [
+            parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen
+        ]
         if weights:
             seen.update(map(id, weights))
             total += method_of(layer).stored_bytes(layer)
@@ -337,7 +407,9 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel | PreTrainedModel, ChatTokenizer]:
+def load_arm(
+    study: Study, arm: str, *, hold: bool = True
+) -> tuple[PeftModel | PreTrainedModel, ChatTokenizer]:
     """Load a trained assistant for inference: a base with its adapter, or merged and rounded if it is served rounded.
 
     With ``hold`` weights are held in the compute dtype; on a CPU all arms then answer at the same speed.
@@ -347,8 +419,11 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel | 
     """
     adapter = study.arm_folder(arm) / "adapter"
     if not adapter.is_dir():
-        raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
-                         remedy=f"Train it with 'assistant-builder run {study.name}'")
+        raise ModelError(
+            f"the {arm} assistant is not trained yet",
+            where=f"study {study.name}",
+            remedy=f"Train it with 'assistant-builder run {study.name}'",
+        )
     spec = arm_spec(study, arm, hold=hold)
     prompter = ChatTokenizer.load(spec.folder, study.template_date)
     if not ARMS[arm].rounds:
@@ -364,5 +439,6 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     spec = base_spec(model, folder, ARMS[arm].base_storage(model.quant_type))
-    return replace(spec, hold=hold,
-                   double_quant=spec.double_quant and METHODS[spec.storage].quantizes)
+    return replace(
+        spec, hold=hold, double_quant=spec.double_quant and METHODS[spec.storage].quantizes
+    )

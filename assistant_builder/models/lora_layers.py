@@ -61,8 +61,12 @@ class CastOnUseLinear(nn.Linear):
 class TwinLoraLinear(LoraLinear):
     """LoRA over any storage with float32 parameters; it computes in the dtype of its input."""
 
-    group: FusedGroup | None = None  # set in CPU training, where layers that share an input are computed together
-    rounding: RoundedWeight | None = None  # set in an arm that is trained through the rounding of a format
+    group: FusedGroup | None = (
+        None  # set in CPU training, where layers that share an input are computed together
+    )
+    rounding: RoundedWeight | None = (
+        None  # set in an arm that is trained through the rounding of a format
+    )
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return base(x) + scaling · B(A(dropout(x))); ``x`` is [..., in], the result [..., out]."""
@@ -104,14 +108,21 @@ class RoundedWeight:
         self._state: tuple[object, ...] = ()
 
     @torch.no_grad()
-    def values(self, layer: TwinLoraLinear, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
+    def values(
+        self, layer: TwinLoraLinear, dtype: torch.dtype, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The rounded weight in ``dtype``, [out, in]; it is written to ``out`` if that is given."""
         adapter = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         state = tuple((each.data_ptr(), each._version) for each in adapter)
         known = self._values
         if out is None:
-            out = known if known is not None and known.dtype == dtype else torch.empty(
-                layer.base_layer.weight.shape, dtype=dtype, device=adapter[0].device)
+            out = (
+                known
+                if known is not None and known.dtype == dtype
+                else torch.empty(
+                    layer.base_layer.weight.shape, dtype=dtype, device=adapter[0].device
+                )
+            )
         if known is None or known.data_ptr() != out.data_ptr() or self._state != state:
             for rows in self._parts(out):
                 rounded_or_16_bit(merged_weight(layer, rows), self.kind, out[rows])
@@ -121,17 +132,27 @@ class RoundedWeight:
     def _parts(self, weight: torch.Tensor) -> list[slice]:
         """Parts of the rows whose intermediate results stay in the cache of a core; blocks of NF4 span rows."""
         rows, columns = weight.shape
-        step = rows if weight.device.type != "cpu" or self.kind == "NF4" else max(1, CACHED_VALUES // columns)
+        step = (
+            rows
+            if weight.device.type != "cpu" or self.kind == "NF4"
+            else max(1, CACHED_VALUES // columns)
+        )
         return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def merged_weight(layer: TwinLoraLinear, rows: slice = slice(None)) -> torch.Tensor:
     """Rows of a layer's weight with its adapter as a merged checkpoint has them: summed in float32, then float16."""
     base, method = layer.base_layer, method_of(layer.base_layer)
-    weight = method.dequantize(base, torch.float32)[rows] if method.quantizes else base.weight.data[rows].to(
-        torch.float32, copy=True)
+    weight = (
+        method.dequantize(base, torch.float32)[rows]
+        if method.quantizes
+        else base.weight.data[rows].to(torch.float32, copy=True)
+    )
     if "default" in layer.lora_A:
-        up, down = layer.lora_B["default"].weight[rows].float(), layer.lora_A["default"].weight.float()
+        up, down = (
+            layer.lora_B["default"].weight[rows].float(),
+            layer.lora_A["default"].weight.float(),
+        )
         weight += layer.scaling["default"] * (up @ down)
     return weight.to(torch.float16)
 
@@ -157,7 +178,10 @@ def round_embeddings(model: PreTrainedModel, kind: str) -> None:
     """
     if kind == "NF4":
         return
-    embeddings, head = model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data
+    embeddings, head = (
+        model.get_input_embeddings().weight.data,
+        model.get_output_embeddings().weight.data,
+    )
     if embeddings is not head and embeddings.data_ptr() != head.data_ptr():
         rounded_or_16_bit(embeddings.half(), kind, embeddings)
     rounded_or_16_bit(head.half(), "Q8_0", head)
@@ -173,9 +197,15 @@ def round_linear(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> int:
     saved = 0
     for parent, name, layer in child_layers(model):
         if isinstance(layer, CastOnUseLinear):
-            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
-            plain.weight = nn.Parameter(rounded_or_16_bit(
-                layer.weight.data, kind, torch.empty_like(layer.weight.data, dtype=dtype)), requires_grad=False)
+            plain = nn.Linear(
+                layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype
+            )
+            plain.weight = nn.Parameter(
+                rounded_or_16_bit(
+                    layer.weight.data, kind, torch.empty_like(layer.weight.data, dtype=dtype)
+                ),
+                requires_grad=False,
+            )
             if layer.bias is not None:
                 plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
             setattr(parent, name, plain.train(layer.training))
@@ -193,8 +223,9 @@ def computed_weight(layer: nn.Linear) -> torch.Tensor:
     return method_of(layer).dequantize(layer)
 
 
-def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype, *, quantized: bool = True,
-                                training: bool = False) -> None:
+def dequantize_to_compute_dtype(
+    model: nn.Module, dtype: torch.dtype, *, quantized: bool = True, training: bool = False
+) -> None:
     """Replace every frozen float16 linear layer, and unless excluded every quantized one, by a plain one in ``dtype``.
 
     The results equal those of casting at every step. In evaluation and chat on a CPU all arms or none do this, because
@@ -204,13 +235,17 @@ def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype, *, quantiz
     Layers that round their inputs are left as they are, because a plain one would compute something else. They are
     replaced only for ``training`` on a CPU, where bitsandbytes does not round the inputs either.
     """
-    for parent, name, layer in child_layers(model, skip=lambda parent: getattr(parent, "rounding", None) is not None):
+    for parent, name, layer in child_layers(
+        model, skip=lambda parent: getattr(parent, "rounding", None) is not None
+    ):
         method = method_of(layer)
         if not isinstance(layer, CastOnUseLinear) and not (quantized and method.quantizes):
             continue
         if method.rounds_inputs and not training:
             continue
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
+        plain = nn.Linear(
+            layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype
+        )
         plain.weight = nn.Parameter(computed_weight(layer).to(dtype), requires_grad=False)
         if layer.bias is not None:
             plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
@@ -232,24 +267,36 @@ def hold_in_compute_dtype(model: nn.Module, dtype: torch.dtype, device: str) -> 
 def merge(adapted: PeftModel) -> PreTrainedModel:
     """Merge an adapter into its base, which is modified, with float16 linear layers; other adapters are removed."""
     model: PreTrainedModel = adapted.get_base_model()
-    for parent, child, layer in child_layers(model, skip=lambda parent: isinstance(parent, TwinLoraLinear)):
+    for parent, child, layer in child_layers(
+        model, skip=lambda parent: isinstance(parent, TwinLoraLinear)
+    ):
         if isinstance(layer, TwinLoraLinear):
             setattr(parent, child, _stored(layer.base_layer, merged_weight(layer)))
         elif method_of(layer).quantizes:
-            setattr(parent, child, _stored(layer, method_of(layer).dequantize(layer, torch.float32)))
+            setattr(
+                parent, child, _stored(layer, method_of(layer).dequantize(layer, torch.float32))
+            )
     return model
 
 
-def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, compute_dtype: torch.dtype) -> None:
+def quantize(
+    model: PreTrainedModel, quant_type: str, *, double_quant: bool, compute_dtype: torch.dtype
+) -> None:
     """Quantize the float16 linear layers of a merged model in place, as loading its checkpoint would."""
     method = METHODS[quant_type]
     for parent, child, layer in child_layers(model):
         if isinstance(layer, CastOnUseLinear):
-            setattr(parent, child, method.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
+            setattr(
+                parent,
+                child,
+                method.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype),
+            )
 
 
 def _stored(layer: nn.Module, weight: torch.Tensor) -> CastOnUseLinear:
-    merged = CastOnUseLinear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=torch.float16)
+    merged = CastOnUseLinear(
+        layer.in_features, layer.out_features, bias=False, device="meta", dtype=torch.float16
+    )
     merged.weight = nn.Parameter(weight.to(torch.float16), requires_grad=False)
     merged.bias = layer.bias
     return merged.train(layer.training)

@@ -38,7 +38,9 @@ def model_code(model: ModelConfig) -> ModelCode:
     folder = Path(base).expanduser()
     if folder.is_dir():
         files = tuple(sorted(path.name for path in folder.glob("*.py")))
-        return ModelCode(os.path.abspath(folder), files)  # without resolving links, which may differ on cluster nodes
+        return ModelCode(
+            os.path.abspath(folder), files
+        )  # without resolving links, which may differ on cluster nodes
     return ModelCode(f"{base}@{model.revision}" if model.revision else base)
 
 
@@ -50,7 +52,10 @@ def code_needing_permission(model: ModelConfig) -> ModelCode | None:
     folder = Path(code.source)
     if not folder.is_dir() and "/" in model.base and model.base.strip().casefold() not in CATALOG:
         try:
-            folder = hub.cached_snapshot(model.base.strip(), model.revision, hub.base_files(code=False)) or folder
+            folder = (
+                hub.cached_snapshot(model.base.strip(), model.revision, hub.base_files(code=False))
+                or folder
+            )
         except ValueError:  # not a hub id
             return None
     try:
@@ -80,9 +85,11 @@ def allows_code(model: ModelConfig) -> bool:
     code = model_code(model)
     allowed = is_allowed(code.source)
     if model.trust_remote_code and not allowed:
-        raise ModelError(f"the settings request to run the Python code of {code}, which no file can allow",
-                         where="model.trust_remote_code",
-                         remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false")
+        raise ModelError(
+            f"the settings request to run the Python code of {code}, which no file can allow",
+            where="model.trust_remote_code",
+            remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false",
+        )
     return allowed
 
 
@@ -96,4 +103,8 @@ def _allowed() -> frozenset[str]:
         named = json.loads(os.environ.get(VARIABLE, "[]"))
     except ValueError:
         return frozenset()
-    return frozenset(name for name in named if isinstance(name, str)) if isinstance(named, list) else frozenset()
+    return (
+        frozenset(name for name in named if isinstance(name, str))
+        if isinstance(named, list)
+        else frozenset()
+    )

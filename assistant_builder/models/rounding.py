@@ -62,7 +62,11 @@ def _with_minimum(x: torch.Tensor, most: int) -> torch.Tensor:
 
 
 _GGUF: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "Q8_0": _q8_0, "Q5_1": lambda x: _with_minimum(x, 31), "Q4_1": lambda x: _with_minimum(x, 15), "Q4_0": _q4_0}
+    "Q8_0": _q8_0,
+    "Q5_1": lambda x: _with_minimum(x, 31),
+    "Q4_1": lambda x: _with_minimum(x, 15),
+    "Q4_0": _q4_0,
+}
 FORMATS = (*_GGUF, "NF4")
 """The formats to which weights can be rounded."""
 
@@ -78,7 +82,9 @@ def rounded(weight: torch.Tensor, kind: str, out: torch.Tensor | None = None) ->
     Returns:
         ``out``, or the new matrix.
     """
-    result = torch.empty(weight.shape, dtype=torch.float32, device=weight.device) if out is None else out
+    result = (
+        torch.empty(weight.shape, dtype=torch.float32, device=weight.device) if out is None else out
+    )
     if kind == "NF4":
         result.copy_(_nf4(weight))
         return result
@@ -93,8 +99,11 @@ def rounded(weight: torch.Tensor, kind: str, out: torch.Tensor | None = None) ->
 def _nf4(weight: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    found: torch.Tensor = dequantize_4bit(*quantize_4bit(
-        weight.contiguous(), blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"))
+    found: torch.Tensor = dequantize_4bit(
+        *quantize_4bit(
+            weight.contiguous(), blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"
+        )
+    )
     return found
 
 
@@ -104,7 +113,9 @@ def rounded_bytes(rows: int, columns: int, kind: str) -> int:
     from assistant_builder.quantization.ggml import GGUF_TYPES
 
     if kind == "NF4":
-        return next(method for method in METHODS if method.name == "nf4").weight_bytes(rows, columns, double_quant=True)
+        return next(method for method in METHODS if method.name == "nf4").weight_bytes(
+            rows, columns, double_quant=True
+        )
     return round(rows * columns * (GGUF_TYPES[kind].bits if can_round(columns, kind) else 16) / 8)
 
 

@@ -16,7 +16,9 @@ from assistant_builder.models.catalog import resolve, weight_bytes
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 
-MAX_MEASURED_PAIRS = 3_000  # maximum number of measured pairs; tokenizing twelve thousand takes several seconds
+MAX_MEASURED_PAIRS = (
+    3_000  # maximum number of measured pairs; tokenizing twelve thousand takes several seconds
+)
 
 Part = Literal["given", "learned"]
 
@@ -55,7 +57,9 @@ def local_model_folder(model: ModelConfig) -> Path | None:
         if ref.kind == "bundled":
             return bundled.BASE.folder if bundled.BASE.is_ready() else None
         if ref.hub_id is not None:
-            return hub.cached_snapshot(ref.hub_id, model.revision, hub.base_files(code=allows_code(model)))
+            return hub.cached_snapshot(
+                ref.hub_id, model.revision, hub.base_files(code=allows_code(model))
+            )
         return ref.folder
     except (AssistantBuilderError, ValueError):
         return None
@@ -74,17 +78,26 @@ def download_bytes(model: ModelConfig) -> int | None:
 
 def render(prompter: ChatTokenizer, pair: Pair) -> list[RenderedSequence]:
     """Return the training sequences of a pair."""
-    return [_sequence(prompter, example.input_ids, example.supervised) for example in prompter.examples(pair)]
+    return [
+        _sequence(prompter, example.input_ids, example.supervised)
+        for example in prompter.examples(pair)
+    ]
 
 
-def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool]) -> RenderedSequence:
+def _sequence(
+    prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool]
+) -> RenderedSequence:
     controls = prompter.special_ids
 
     def kind(place: int) -> tuple[Part, bool]:
         return "learned" if marks[place] else "given", ids[place] in controls
 
-    segments = tuple(Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
-                     for (part, control), places in itertools.groupby(range(len(ids)), kind))
+    segments = tuple(
+        Segment(
+            part, prompter.decode_with_special_tokens([ids[place] for place in places]), control
+        )
+        for (part, control), places in itertools.groupby(range(len(ids)), kind)
+    )
     return RenderedSequence(segments, len(ids), sum(marks))
 
 
@@ -97,5 +110,8 @@ def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair]) -> Lengths:
     """Count the tokens of pairs."""
     lengths = prompter.lengths(sample_pairs(pairs))
-    return Lengths(pairs=len(pairs), tokens=tuple(prompt + answer for prompt, answer in lengths),
-                   answers=tuple(answer for _, answer in lengths))
+    return Lengths(
+        pairs=len(pairs),
+        tokens=tuple(prompt + answer for prompt, answer in lengths),
+        answers=tuple(answer for _, answer in lengths),
+    )

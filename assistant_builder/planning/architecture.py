@@ -52,7 +52,9 @@ class Block:
     intermediate: int  # of the feed-forward layer, or of all active experts together
     norms: int = 2  # over the residual stream
     head_norms: bool = False  # of queries and keys
-    eager: bool = False  # attention weights are materialized (no fused kernel for soft-capped logits)
+    eager: bool = (
+        False  # attention weights are materialized (no fused kernel for soft-capped logits)
+    )
     experts: int = 0  # active per token; 0 without a mixture
 
 
@@ -83,13 +85,20 @@ class Architecture:
 
     def share(self, *kinds: Kind) -> float:
         """Share of the parameters in modules of these kinds."""
-        return sum(module.parameters for module in self.modules if module.kind in kinds) / self.parameters
+        return (
+            sum(module.parameters for module in self.modules if module.kind in kinds)
+            / self.parameters
+        )
 
     @property
     def active_weights(self) -> int:
         """Number of weights that a token is multiplied with, without the head and inactive experts."""
-        linear = sum(module.weights for module in self.linear() if not module.name.startswith(VISION))
-        return linear + sum(3 * block.hidden * block.intermediate for block in self.blocks if block.experts)
+        linear = sum(
+            module.weights for module in self.linear() if not module.name.startswith(VISION)
+        )
+        return linear + sum(
+            3 * block.hidden * block.intermediate for block in self.blocks if block.experts
+        )
 
 
 VISION = ("model.vision_tower.", "model.multi_modal_projector.")
@@ -113,50 +122,131 @@ class Family:
     """Differences of a family from a plain Llama."""
 
     defaults: Mapping[str, Any]  # of values that config.json may omit
-    bias: Literal["none", "qkv", "config"] = "none"  # of q, k and v, or of all if attention_bias is set
+    bias: Literal["none", "qkv", "config"] = (
+        "none"  # of q, k and v, or of all if attention_bias is set
+    )
     norms: tuple[str, ...] = _PRE  # over the residual stream
-    query_norm: Literal["none", "head", "all"] = "none"  # over each head, or over all heads together
+    query_norm: Literal["none", "head", "all"] = (
+        "none"  # over each head, or over all heads together
+    )
     fused: bool = False  # q, k, v and gate, up are one projection each
     experts: str = ""  # config key of their number; empty if dense
     eager: bool = False  # attention logits are soft-capped
 
 
-def _defaults(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
-    return {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "tie_word_embeddings": False, **more}
+def _defaults(
+    vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "tie_word_embeddings": False,
+        **more,
+    }
 
 
 _GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
-FAMILIES: dict[str, Family] = {  # by ``model_type``; ``gemma3`` is ``gemma3_text`` with a vision tower
+FAMILIES: dict[
+    str, Family
+] = {  # by ``model_type``; ``gemma3`` is ``gemma3_text`` with a vision tower
     "llama": Family(_defaults(32_000, 4096, 11_008, 32, 32), bias="config"),
     "mistral": Family(_defaults(32_000, 4096, 14_336, 32, 32, num_key_value_heads=8)),
     "qwen2": Family(_defaults(151_936, 4096, 22_016, 32, 32, num_key_value_heads=32), bias="qkv"),
-    "qwen3": Family(_defaults(151_936, 4096, 22_016, 32, 32, num_key_value_heads=32, head_dim=128), bias="config",
-                    query_norm="head"),
-    "gemma": Family(_defaults(256_000, 3072, 24_576, 28, 16, num_key_value_heads=16, **_GEMMA), bias="config"),
-    "gemma2": Family(_defaults(256_000, 2304, 9216, 26, 8, num_key_value_heads=4, **_GEMMA), bias="config",
-                     norms=_SANDWICH, eager=True),
-    "gemma3_text": Family(_defaults(262_208, 2304, 9216, 26, 8, num_key_value_heads=4, **_GEMMA), bias="config",
-                          norms=_SANDWICH, query_norm="head"),
+    "qwen3": Family(
+        _defaults(151_936, 4096, 22_016, 32, 32, num_key_value_heads=32, head_dim=128),
+        bias="config",
+        query_norm="head",
+    ),
+    "gemma": Family(
+        _defaults(256_000, 3072, 24_576, 28, 16, num_key_value_heads=16, **_GEMMA), bias="config"
+    ),
+    "gemma2": Family(
+        _defaults(256_000, 2304, 9216, 26, 8, num_key_value_heads=4, **_GEMMA),
+        bias="config",
+        norms=_SANDWICH,
+        eager=True,
+    ),
+    "gemma3_text": Family(
+        _defaults(262_208, 2304, 9216, 26, 8, num_key_value_heads=4, **_GEMMA),
+        bias="config",
+        norms=_SANDWICH,
+        query_norm="head",
+    ),
     "phi3": Family(_defaults(32_064, 3072, 8192, 32, 32), fused=True),
-    "olmo2": Family(_defaults(50_304, 4096, 11_008, 32, 32), bias="config", query_norm="all",
-                    norms=("post_attention_layernorm", "post_feedforward_layernorm")),
+    "olmo2": Family(
+        _defaults(50_304, 4096, 11_008, 32, 32),
+        bias="config",
+        query_norm="all",
+        norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+    ),
     "granite": Family(_defaults(32_000, 4096, 11_008, 32, 32), bias="config"),
-    "smollm3": Family(_defaults(128_256, 2048, 11_008, 36, 16, num_key_value_heads=4) | {"tie_word_embeddings": True},
-                      bias="config"),
-    "mixtral": Family(_defaults(32_000, 4096, 14_336, 32, 32, num_key_value_heads=8, num_local_experts=8,
-                                num_experts_per_tok=2), experts="num_local_experts"),
-    "qwen2_moe": Family(_defaults(151_936, 2048, 5632, 24, 16, num_key_value_heads=16, moe_intermediate_size=1408,
-                                  shared_expert_intermediate_size=5632, num_experts=60, num_experts_per_tok=4,
-                                  decoder_sparse_step=1, qkv_bias=True), bias="qkv", experts="num_experts"),
-    "qwen3_moe": Family(_defaults(151_936, 2048, 6144, 24, 32, num_key_value_heads=4, moe_intermediate_size=768,
-                                  num_experts=128, num_experts_per_tok=8, decoder_sparse_step=1),
-                        bias="config", query_norm="head", experts="num_experts"),
+    "smollm3": Family(
+        _defaults(128_256, 2048, 11_008, 36, 16, num_key_value_heads=4)
+        | {"tie_word_embeddings": True},
+        bias="config",
+    ),
+    "mixtral": Family(
+        _defaults(
+            32_000,
+            4096,
+            14_336,
+            32,
+            32,
+            num_key_value_heads=8,
+            num_local_experts=8,
+            num_experts_per_tok=2,
+        ),
+        experts="num_local_experts",
+    ),
+    "qwen2_moe": Family(
+        _defaults(
+            151_936,
+            2048,
+            5632,
+            24,
+            16,
+            num_key_value_heads=16,
+            moe_intermediate_size=1408,
+            shared_expert_intermediate_size=5632,
+            num_experts=60,
+            num_experts_per_tok=4,
+            decoder_sparse_step=1,
+            qkv_bias=True,
+        ),
+        bias="qkv",
+        experts="num_experts",
+    ),
+    "qwen3_moe": Family(
+        _defaults(
+            151_936,
+            2048,
+            6144,
+            24,
+            32,
+            num_key_value_heads=4,
+            moe_intermediate_size=768,
+            num_experts=128,
+            num_experts_per_tok=8,
+            decoder_sparse_step=1,
+        ),
+        bias="config",
+        query_norm="head",
+        experts="num_experts",
+    ),
 }
 _OTHER_NAMES = {"num_experts": ("num_local_experts",), "num_local_experts": ("num_experts",)}
 """transformers saves some values under another name than models were published with."""
-_SIGLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_channels": 3, "image_size": 224,
-           "patch_size": 16}
+_SIGLIP = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 16,
+}
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
@@ -176,8 +266,13 @@ def build(config: Mapping[str, Any]) -> Architecture:
     kind = str(config["model_type"])
     vision = kind == "gemma3"
     sizes = _Sizes("gemma3_text" if vision else kind, text_part(config))
-    tied = bool(config.get("tie_word_embeddings", True) if vision else sizes.get("tie_word_embeddings"))
-    vocabulary, prefix = sizes.numbers["vocab_size"], "model.language_model." if vision else "model."
+    tied = bool(
+        config.get("tie_word_embeddings", True) if vision else sizes.get("tie_word_embeddings")
+    )
+    vocabulary, prefix = (
+        sizes.numbers["vocab_size"],
+        "model.language_model." if vision else "model.",
+    )
     modules = list(_siglip(_vision_of(config), sizes.hidden)) if vision else []
     modules.append(Module(f"{prefix}embed_tokens", "embedding", vocabulary, sizes.hidden))
     blocks = []
@@ -187,7 +282,9 @@ def build(config: Mapping[str, Any]) -> Architecture:
     modules.append(Module(f"{prefix}norm", "norm", sizes.hidden))
     modules.append(Module("lm_head", "head", vocabulary, sizes.hidden, tied=tied))
     context = sizes.config.get("max_position_embeddings")
-    return Architecture(kind, tuple(modules), tuple(blocks), vocabulary, context if isinstance(context, int) else 0)
+    return Architecture(
+        kind, tuple(modules), tuple(blocks), vocabulary, context if isinstance(context, int) else 0
+    )
 
 
 @dataclass(frozen=True)
@@ -199,11 +296,20 @@ class _Sizes:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+        names = [
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        ]
         if self.family.experts:
             names += [self.family.experts, "num_experts_per_tok"]
-        names += [name for name in ("moe_intermediate_size", "shared_expert_intermediate_size")
-                  if name in self.family.defaults]
+        names += [
+            name
+            for name in ("moe_intermediate_size", "shared_expert_intermediate_size")
+            if name in self.family.defaults
+        ]
         problems = []
 
         def check(name: str, value: Any) -> bool:
@@ -218,17 +324,24 @@ class _Sizes:
         self.numbers.update({name: self.get(name) for name in names if check(name, self.get(name))})
         heads, hidden = self.numbers.get("num_attention_heads"), self.numbers.get("hidden_size")
         if heads and hidden and self.get("head_dim") is None and hidden % heads:
-            problems.append(f"hidden_size={hidden} is not a multiple of num_attention_heads={heads}")
+            problems.append(
+                f"hidden_size={hidden} is not a multiple of num_attention_heads={heads}"
+            )
         for name in ("head_dim", "num_key_value_heads"):
             value = self.get(name)
             if value is not None:
                 check(name, value)
         key_value = self.get("num_key_value_heads")
         if not problems and heads and key_value and heads % key_value:
-            problems.append(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value}")
+            problems.append(
+                f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value}"
+            )
         if problems:
-            raise ModelError("; ".join(problems), where=f"config.json ({self.kind})",
-                             remedy="Copy config.json again from its source")
+            raise ModelError(
+                "; ".join(problems),
+                where=f"config.json ({self.kind})",
+                remedy="Copy config.json again from its source",
+            )
 
     @property
     def family(self) -> Family:
@@ -275,10 +388,17 @@ class _Sizes:
         if self.is_sparse(index):
             experts = self.numbers["num_experts_per_tok"]
             wide = experts * self.numbers.get("moe_intermediate_size", wide)
-        return Block(self.hidden, self.attention, self.key_value, self.heads, wide, norms=len(self.family.norms),
-                     head_norms=self.family.query_norm != "none",
-                     eager=self.family.eager and self.config.get("attn_logit_softcapping", 50.0) is not None,
-                     experts=experts)
+        return Block(
+            self.hidden,
+            self.attention,
+            self.key_value,
+            self.heads,
+            wide,
+            norms=len(self.family.norms),
+            head_norms=self.family.query_norm != "none",
+            eager=self.family.eager and self.config.get("attn_logit_softcapping", 50.0) is not None,
+            experts=experts,
+        )
 
     def block_modules(self, prefix: str, index: int) -> Iterator[Module]:
         yield from self._attention_modules(f"{prefix}self_attn.")
@@ -305,7 +425,11 @@ class _Sizes:
             yield Module(f"{prefix}k_norm", "norm", narrow if whole else self.head_size)
 
     def _dense_modules(self, prefix: str, wide: int) -> Iterator[Module]:
-        bias = bool(self.config.get("mlp_bias", False)) and self.kind in ("llama", "granite", "smollm3")
+        bias = bool(self.config.get("mlp_bias", False)) and self.kind in (
+            "llama",
+            "granite",
+            "smollm3",
+        )
         if self.family.fused:
             yield Module(f"{prefix}gate_up_proj", "linear", 2 * wide, self.hidden)
         else:
@@ -332,17 +456,26 @@ def _shortened(value: object) -> str:
 def _vision_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     vision = config.get("vision_config") or {}
     if not isinstance(vision, Mapping):
-        raise ModelError(f"vision_config={_shortened(vision)} is not a JSON object",
-                         remedy="Copy config.json again from its source")
+        raise ModelError(
+            f"vision_config={_shortened(vision)} is not a JSON object",
+            remedy="Copy config.json again from its source",
+        )
     return {"model_type": "siglip_vision_model", **_SIGLIP, **vision}
 
 
 def _siglip(vision: Mapping[str, Any], text_hidden: int) -> Iterator[Module]:
     """Modules of Gemma 3's image encoder and projector, which text does not pass through."""
-    hidden, wide, patch = (int(vision[key]) for key in ("hidden_size", "intermediate_size", "patch_size"))
+    hidden, wide, patch = (
+        int(vision[key]) for key in ("hidden_size", "intermediate_size", "patch_size")
+    )
     tower = "model.vision_tower."
-    yield Module(f"{tower}embeddings.patch_embedding", "embedding", hidden,
-                 int(vision["num_channels"]) * patch * patch, bias=hidden)
+    yield Module(
+        f"{tower}embeddings.patch_embedding",
+        "embedding",
+        hidden,
+        int(vision["num_channels"]) * patch * patch,
+        bias=hidden,
+    )
     patches = (int(vision["image_size"]) // patch) ** 2
     yield Module(f"{tower}embeddings.position_embedding", "embedding", patches, hidden)
     for index in range(min(int(vision["num_hidden_layers"]), MAX_LAYERS)):

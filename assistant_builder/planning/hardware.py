@@ -16,8 +16,22 @@ from assistant_builder.devices import computes_bfloat16, usable_cores
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import N_
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
-          "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+}
 _MIG_SLICES = 7  # compute slices of a card with MIG
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Memory limit of a container in cgroup v2 and v1."""
@@ -37,7 +51,9 @@ class Machine:
     is_local: bool = False  # whether it is this machine
     cores: int = 0  # usable cores of a CPU
     devices: int = 1  # usable GPUs of this type
-    cards: tuple[Machine, ...] = ()  # all usable GPUs in torch's order; this object describes the first
+    cards: tuple[
+        Machine, ...
+    ] = ()  # all usable GPUs in torch's order; this object describes the first
 
     @property
     def compute_dtype(self) -> str:
@@ -52,29 +68,54 @@ class Machine:
         if not used:
             return self
         names = list(dict.fromkeys(card.name for card in used))
-        return replace(self, name=" and ".join(names), memory_bytes=min(card.memory_bytes for card in used),
-                       free_bytes=min(card.free_bytes for card in used), bfloat16=all(card.bfloat16 for card in used),
-                       flops=min(card.flops for card in used))
+        return replace(
+            self,
+            name=" and ".join(names),
+            memory_bytes=min(card.memory_bytes for card in used),
+            free_bytes=min(card.free_bytes for card in used),
+            bfloat16=all(card.bfloat16 for card in used),
+            flops=min(card.flops for card in used),
+        )
 
     def with_memory(self, memory_bytes: int) -> Machine:
         """Return this machine with another amount of memory."""
-        return replace(self, memory_bytes=memory_bytes, free_bytes=memory_bytes, cards=(), name=f"{self.name}, "
-                       f"{memory_bytes / 1e9:.3g} GB")
+        return replace(
+            self,
+            memory_bytes=memory_bytes,
+            free_bytes=memory_bytes,
+            cards=(),
+            name=f"{self.name}, {memory_bytes / 1e9:.3g} GB",
+        )
 
 
-def _card(name: str, gigabytes: float, teraflops: float, price: float | None, *, bfloat16: bool = True) -> Machine:
-    return Machine(name, "cuda", int(gigabytes * 1e9), int(gigabytes * 1e9), bfloat16, teraflops * 1e12, price)
+def _card(
+    name: str, gigabytes: float, teraflops: float, price: float | None, *, bfloat16: bool = True
+) -> Machine:
+    return Machine(
+        name, "cuda", int(gigabytes * 1e9), int(gigabytes * 1e9), bfloat16, teraflops * 1e12, price
+    )
 
 
-CARDS: dict[str, Machine] = {card.name: card for card in (
-    _card("T4 16 GB", 15.6, 65, 0.53, bfloat16=False), _card("V100 16 GB", 16.9, 112, 3.06, bfloat16=False),
-    _card("RTX 3060 12 GB", 12.6, 25, None), _card("RTX 3090 24 GB", 25.3, 71, 0.46),
-    _card("RTX 4090 24 GB", 25.3, 165, 0.69), _card("RTX 5090 32 GB", 33.7, 209, 0.89),
-    _card("L4 24 GB", 23.6, 121, 0.80), _card("A10G 24 GB", 23.7, 70, 1.01), _card("RTX A6000 48 GB", 50.9, 155, 0.79),
-    _card("L40S 48 GB", 47.7, 362, 1.86), _card("A100 40 GB", 42.3, 312, 1.29), _card("A100 80 GB", 85.1, 312, 1.79),
-    _card("H100 80 GB", 85.0, 989, 2.99), _card("H200 141 GB", 150.1, 989, 3.79),
-    _card("B200 180 GB", 191.5, 2250, 5.74),
-)}
+CARDS: dict[str, Machine] = {
+    card.name: card
+    for card in (
+        _card("T4 16 GB", 15.6, 65, 0.53, bfloat16=False),
+        _card("V100 16 GB", 16.9, 112, 3.06, bfloat16=False),
+        _card("RTX 3060 12 GB", 12.6, 25, None),
+        _card("RTX 3090 24 GB", 25.3, 71, 0.46),
+        _card("RTX 4090 24 GB", 25.3, 165, 0.69),
+        _card("RTX 5090 32 GB", 33.7, 209, 0.89),
+        _card("L4 24 GB", 23.6, 121, 0.80),
+        _card("A10G 24 GB", 23.7, 70, 1.01),
+        _card("RTX A6000 48 GB", 50.9, 155, 0.79),
+        _card("L40S 48 GB", 47.7, 362, 1.86),
+        _card("A100 40 GB", 42.3, 312, 1.29),
+        _card("A100 80 GB", 85.1, 312, 1.79),
+        _card("H100 80 GB", 85.0, 989, 2.99),
+        _card("H200 141 GB", 150.1, 989, 3.79),
+        _card("B200 180 GB", 191.5, 2250, 5.74),
+    )
+}
 """Common cards: memory as reported by the driver, dense bfloat16 (else float16) peak from the data sheet, and the
 on-demand price of an hour in a common cloud. Prices differ up to three-fold between clouds, so users can change them
 wherever they are shown."""
@@ -86,10 +127,20 @@ def this_machine() -> Machine:
         return gpu
     memory, cores = psutil.virtual_memory(), usable_cores()
     total = min(memory.total, _container_limit() or memory.total)
-    name = (N_("this computer's processor ({cores} core)") if cores == 1 else
-            N_("this computer's processor ({cores} cores)")).format(cores=cores)
-    return Machine(name, "cpu", total, min(memory.available, total),
-                   computes_bfloat16(), is_local=True, cores=cores)
+    name = (
+        N_("this computer's processor ({cores} core)")
+        if cores == 1
+        else N_("this computer's processor ({cores} cores)")
+    ).format(cores=cores)
+    return Machine(
+        name,
+        "cpu",
+        total,
+        min(memory.available, total),
+        computes_bfloat16(),
+        is_local=True,
+        cores=cores,
+    )
 
 
 def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:
@@ -102,8 +153,11 @@ def choose_machine(memory: str | None = None, card: str | None = None) -> Machin
         wanted = _normalized(card)
         names = [name for name in CARDS if wanted and wanted in _normalized(name)]
         if not names:
-            raise ConfigError(f"no card {card!r} in the catalog", where="--card",
-                              remedy=f"Use one of {', '.join(CARDS)}; or use --memory")
+            raise ConfigError(
+                f"no card {card!r} in the catalog",
+                where="--card",
+                remedy=f"Use one of {', '.join(CARDS)}; or use --memory",
+            )
         exact = [name for name in names if _normalized(name) == wanted]
         chosen = CARDS[(exact or names)[0]]
         return chosen if memory is None else chosen.with_memory(parse_memory(memory))
@@ -125,8 +179,11 @@ def parse_memory(text: str) -> int:
     """
     found = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", text.strip().casefold())
     if found is None or found[2] not in _UNITS or not float(found[1]):
-        raise ConfigError(f"{text!r} is not an amount of memory", where="--memory",
-                          remedy="Write it like 24GB or 16GiB")
+        raise ConfigError(
+            f"{text!r} is not an amount of memory",
+            where="--memory",
+            remedy="Write it like 24GB or 16GiB",
+        )
     return int(float(found[1]) * _UNITS[found[2] or "gb"])
 
 
@@ -134,9 +191,21 @@ def _gpu() -> Machine | None:
     usable = devices.detect_gpus().usable
     if not usable:
         return None
-    cards = tuple(Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_flops(gpu.name), is_local=True)
-                  for gpu, free in zip(usable, devices.free_bytes(usable), strict=True))
-    alike = next((place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards))
+    cards = tuple(
+        Machine(
+            gpu.name,
+            "cuda",
+            gpu.memory_bytes,
+            free,
+            gpu.bfloat16,
+            _peak_flops(gpu.name),
+            is_local=True,
+        )
+        for gpu, free in zip(usable, devices.free_bytes(usable), strict=True)
+    )
+    alike = next(
+        (place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards)
+    )
     return replace(cards[0], devices=alike, cards=cards)
 
 
@@ -145,7 +214,9 @@ def _peak_flops(name: str) -> float:
     driver_name = name.casefold()
     part = re.search(r"\bmig (\d)g\.", driver_name)
     for card in sorted(CARDS.values(), key=lambda card: -len(card.name)):
-        if re.search(rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", driver_name):  # A1000 is not A100
+        if re.search(
+            rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", driver_name
+        ):  # A1000 is not A100
             return card.flops * (int(part[1]) / _MIG_SLICES if part else 1)
     return 0.0
 

@@ -114,8 +114,11 @@ def _from_file(folder: str, file_sha256: str) -> Architecture:
     except ModelError as error:
         raise ModelError(error.what, where=where, remedy=error.remedy) from error
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        raise ModelError(f"a value has the wrong type: {str(error)[:200]}", where=where,
-                         remedy="Copy config.json again from its source") from error
+        raise ModelError(
+            f"a value has the wrong type: {str(error)[:200]}",
+            where=where,
+            remedy="Copy config.json again from its source",
+        ) from error
     return probe(Path(folder))
 
 
@@ -125,6 +128,10 @@ def _shipped(model: str) -> tuple[str, Mapping[str, Any]] | None:
     entries: list[CatalogEntry | PublishedModel] = [*CATALOG.values(), *PUBLISHED_MODELS.values()]
     for entry in entries:
         if text == entry.name or (entry.hub_id and text == entry.hub_id.casefold()):
-            context = {"max_position_embeddings": entry.context_length} if isinstance(entry, CatalogEntry) else {}
+            context = (
+                {"max_position_embeddings": entry.context_length}
+                if isinstance(entry, CatalogEntry)
+                else {}
+            )
             return entry.name, {**context, **entry.config}
     return None

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 FULL_TUNING = "full"
 Method = str  # name of an arm, or ``full`` for fine-tuning of all weights
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_MIN_8BIT_VALUES = 4096  # smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)
+_MIN_8BIT_VALUES = (
+    4096  # smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)
+)
 _STATE_BLOCK = 256  # values that share a float32 constant in the states of 8-bit AdamW
 
 
 def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
     """Return the quantization method of the linear layers of the base."""
-    return METHODS[UNQUANTIZED if method == FULL_TUNING else ARMS[method].base_storage(model.quant_type)]
+    return METHODS[
+        UNQUANTIZED if method == FULL_TUNING else ARMS[method].base_storage(model.quant_type)
+    ]
 
 
 def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dtype: str) -> int:
@@ -40,12 +44,19 @@ def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dty
     wide = 2 if method == FULL_TUNING else DTYPE_BYTES[compute_dtype]
     if module.kind != "linear":
         return module.parameters * wide
-    stored = 0 if module.tied else base_storage(method, model).weight_bytes(
-        module.outputs, module.inputs, double_quant=model.double_quant)
+    stored = (
+        0
+        if module.tied
+        else base_storage(method, model).weight_bytes(
+            module.outputs, module.inputs, double_quant=model.double_quant
+        )
+    )
     return stored + 2 * module.bias
 
 
-def loading_extra_bytes(architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str) -> int:
+def loading_extra_bytes(
+    architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str
+) -> int:
     """Return the temporary bytes while a base is loaded, in addition to its stored weights.
 
     Safetensors are read tensor by tensor onto the target device. At most one tensor at a time is not stored yet: the
@@ -58,17 +69,23 @@ def loading_extra_bytes(architecture: Architecture, method: Method, model: Model
         kinds.add("linear")
     if method != FULL_TUNING and compute_dtype != "float16":
         kinds |= {"embedding", "head"}
-    return 2 * max((module.weights for module in architecture.modules if module.kind in kinds), default=0)
+    return 2 * max(
+        (module.weights for module in architecture.modules if module.kind in kinds), default=0
+    )
 
 
 def adapted_modules(architecture: Architecture, train: TrainConfig) -> tuple[Module, ...]:
     """Return the layers with an adapter: all linear or the named layers of the text decoder, none of a vision tower."""
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     if names == ["all-linear"]:
-        return tuple(module for module in architecture.linear() if not module.name.startswith(VISION))
+        return tuple(
+            module for module in architecture.linear() if not module.name.startswith(VISION)
+        )
     return tuple(
-        module for module in architecture.modules
-        if module.kind in ("linear", "head") and not module.name.startswith(VISION)
+        module
+        for module in architecture.modules
+        if module.kind in ("linear", "head")
+        and not module.name.startswith(VISION)
         and any(module.name == name or module.name.endswith(f".{name}") for name in names)
     )
 
@@ -88,7 +105,11 @@ def optimizer_bytes(tensors: list[int], optimizer: str) -> int:
         return 8 * sum(tensors)
     total = 0
     for values in tensors:
-        total += 8 * values if values < _MIN_8BIT_VALUES else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
+        total += (
+            8 * values
+            if values < _MIN_8BIT_VALUES
+            else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
+        )
     return total
 
 
@@ -148,40 +169,67 @@ class Activations:
         return self.kept + max(self.block, self.head) + self.casts + self.dequantized
 
 
-def activations(architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: ComputeSettings, *,
-                dequantized_bytes: int) -> Activations:
+def activations(
+    architecture: Architecture,
+    adapted: Sequence[Module],
+    batch: Batch,
+    how: ComputeSettings,
+    *,
+    dequantized_bytes: int,
+) -> Activations:
     """Return the bytes of one training step.
 
     ``adapted`` are the layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
     """
     by_block = _by_block(architecture, adapted)
-    blocks = [block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
-              for block, layers in zip(architecture.blocks, by_block, strict=True)]
-    gradients = max(batch.tokens * how.width * (5 * block.intermediate + 4 * block.hidden)
-                    for block in architecture.blocks)
+    blocks = [
+        block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
+        for block, layers in zip(architecture.blocks, by_block, strict=True)
+    ]
+    gradients = max(
+        batch.tokens * how.width * (5 * block.intermediate + 4 * block.hidden)
+        for block in architecture.blocks
+    )
     inputs = batch.tokens * how.width * architecture.hidden * len(blocks)
-    casts = 0 if how.width == 4 else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
+    casts = (
+        0
+        if how.width == 4
+        else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
+    )
     gpu_fused = how.fused and how.device != "cpu"  # a group keeps its casts until the next step
-    chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * architecture.vocabulary
+    chunk = (
+        4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * architecture.vocabulary
+    )
     logits = 2 * how.width * batch.supervised * architecture.vocabulary + chunk
-    norm = (batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns) * architecture.hidden
-    return Activations(kept=inputs if how.checkpointing else sum(blocks),
-                       block=gradients + (max(blocks) if how.checkpointing else 0), head=norm + logits,
-                       casts=casts if gpu_fused or not how.checkpointing else casts // len(blocks),
-                       dequantized=dequantized_bytes)
+    norm = (
+        batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns
+    ) * architecture.hidden
+    return Activations(
+        kept=inputs if how.checkpointing else sum(blocks),
+        block=gradients + (max(blocks) if how.checkpointing else 0),
+        head=norm + logits,
+        casts=casts if gpu_fused or not how.checkpointing else casts // len(blocks),
+        dequantized=dequantized_bytes,
+    )
 
 
 def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
     """Return the bytes that one block saves for the backward pass, without its adapters."""
     wide, length = how.width, batch.length
     norm = wide if how.device == "cpu" else 4
-    norms = norm * (block.norms * block.hidden + block.head_norms * (block.attention + block.key_value))
+    norms = norm * (
+        block.norms * block.hidden + block.head_norms * (block.attention + block.key_value)
+    )
     if block.eager:  # scores, tanh, float32 softmax, weights
-        attention = block.heads * length * (4 + 3 * wide) + wide * (2 * block.attention + 2 * block.key_value)
+        attention = block.heads * length * (4 + 3 * wide) + wide * (
+            2 * block.attention + 2 * block.key_value
+        )
     elif how.device == "cpu" and length <= _EAGER_ATTENTION_TOKENS:
         attention = wide * (block.attention + 2 * block.key_value + block.heads * length)
     else:
-        repeated = block.attention if batch.padded else block.key_value  # a mask rules out grouped queries
+        repeated = (
+            block.attention if batch.padded else block.key_value
+        )  # a mask rules out grouped queries
         attention = wide * (2 * block.attention + 2 * repeated) + 4 * block.heads
         attention += wide * length if batch.padded else 0
     gate = 3 * wide * block.intermediate
@@ -194,12 +242,17 @@ def adapter_input_bytes(layers: Sequence[Module], how: ComputeSettings) -> int:
     ranks = how.width * how.rank * len(layers)
     if how.dropout and not how.fused:
         return ranks + (how.width + 1) * sum(layer.inputs for layer in layers)
-    shared = {_GROUPS.get(name, layer.name): (name, layer.inputs)
-              for layer in layers for name in [layer.name.rpartition(".")[2]]}
+    shared = {
+        _GROUPS.get(name, layer.name): (name, layer.inputs)
+        for layer in layers
+        for name in [layer.name.rpartition(".")[2]]
+    }
     # a GPU's attention saves its output anyway
     inputs = sum(size for name, size in shared.values() if name != "o_proj" or how.device == "cpu")
     # a GPU saves a mask of bytes, a CPU the indices of dropped values as int64
-    masks = sum(size for _, size in shared.values()) * (8 * how.dropout if how.device == "cpu" else bool(how.dropout))
+    masks = sum(size for _, size in shared.values()) * (
+        8 * how.dropout if how.device == "cpu" else bool(how.dropout)
+    )
     return ranks + how.width * inputs + round(masks)
 
 
@@ -242,7 +295,9 @@ def devices_to_use(config: StudyConfig, machine: Machine) -> int:
     """
     wanted, available = config.executor.devices, machine.devices
     if wanted is None:
-        return max(count for count in range(1, available + 1) if config.train.batch_size % count == 0)
+        return max(
+            count for count in range(1, available + 1) if config.train.batch_size % count == 0
+        )
     available = max(available, len(machine.cards))
     if machine.device == "cuda" and wanted > available:
         raise ResourceError(
@@ -280,7 +335,9 @@ def distribute(plan: Plan) -> Plan:
     devices = devices_to_use(plan.config, plan.machine)
     if devices == 1:
         return plan
-    alone = plan.with_changes({"train.micro_batch_size": per_device_batch_size(plan.config.train, devices)})
+    alone = plan.with_changes(
+        {"train.micro_batch_size": per_device_batch_size(plan.config.train, devices)}
+    )
     alone = replace(alone, machine=plan.machine.with_devices(devices))
     return replace(alone, shards=choose_parallelism(alone, devices).shards)
 

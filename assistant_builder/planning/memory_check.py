@@ -26,16 +26,24 @@ from assistant_builder.planning.hardware import Machine, this_machine, with_spee
 from assistant_builder.planning.load_architecture import architecture_from_folder, load_architecture
 from assistant_builder.planning.memory import Batch, Method, base_storage, distribute
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan
-from assistant_builder.planning.training_time import WorkRemaining, extrapolated_seconds, load_measured_runs
+from assistant_builder.planning.training_time import (
+    WorkRemaining,
+    extrapolated_seconds,
+    load_measured_runs,
+)
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Findings, Step
 from assistant_builder.study.limits import pair_limit
 from assistant_builder.study.steps import evaluates, split_run
 
-KNOWN_ERROR = 0.15  # assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
+KNOWN_ERROR = (
+    0.15  # assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
+)
 _SHORTEST = Lengths(32, 32, 16.0, 16)
 """Assumed lengths until the data step has counted tokens: a lower bound for any data."""
-LOW_MEMORY_SETTING = "train.allow_low_memory=true (on the page “Start without enough memory”, under Advanced)"
+LOW_MEMORY_SETTING = (
+    "train.allow_low_memory=true (on the page “Start without enough memory”, under Advanced)"
+)
 
 
 def methods_over_budget(plan: Plan, *methods: str) -> list[MethodPlan]:
@@ -56,10 +64,15 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
     ``methods`` are the arms to be trained, by default those of the study.
     """
     if plan.shards > 1:
-        for storage in (base_storage(arm, plan.config.model) for arm in methods or plan.config.arms):
+        for storage in (
+            base_storage(arm, plan.config.model) for arm in methods or plan.config.arms
+        ):
             if not storage.shardable:
-                return ConfigError(f"a base stored as {storage.name} cannot be sharded", where="executor.spread",
-                                   remedy="Set executor.spread=ddp, or executor.devices=1")
+                return ConfigError(
+                    f"a base stored as {storage.name} cannot be sharded",
+                    where="executor.spread",
+                    remedy="Set executor.spread=ddp, or executor.devices=1",
+                )
     if plan.shards > 1 and plan.config.train.optimizer.startswith("paged_"):
         return _paged_shards(plan)
     too_large = methods_over_budget(plan, *methods)
@@ -84,9 +97,11 @@ def _paged_shards(plan: Plan) -> ConfigError:
     train, spread = plan.config.train, plan.config.executor.spread
     why = "is set" if spread == "fsdp" else "is selected, because an arm does not fit one device"
     also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
-    return ConfigError(f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}",
-                       where="train.optimizer",
-                       remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}")
+    return ConfigError(
+        f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}",
+        where="train.optimizer",
+        remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}",
+    )
 
 
 def require_fit(plan: Plan, *methods: str) -> None:
@@ -110,12 +125,18 @@ def require_device(config: StudyConfig, device: str) -> None:
     for key, everywhere in (("optimizer", ("adamw",)), ("kernels", ("fused", "plain"))):
         value = getattr(config.train, key)
         if device != "cuda" and value not in everywhere:
-            raise ConfigError(f"train.{key}={value} needs a GPU, and this machine has none that can be used",
-                              where=f"train.{key}", remedy=f"Set train.{key}={everywhere[0]}")
+            raise ConfigError(
+                f"train.{key}={value} needs a GPU, and this machine has none that can be used",
+                where=f"train.{key}",
+                remedy=f"Set train.{key}={everywhere[0]}",
+            )
     for method in (base_storage(arm, config.model) for arm in config.arms):
         if device != "cuda" and method.needs_gpu:
-            raise ConfigError(f"a base stored as {method.name} needs a GPU, and this machine has none that can be used",
-                              where="model.quant_type", remedy="Choose another model.quant_type")
+            raise ConfigError(
+                f"a base stored as {method.name} needs a GPU, and this machine has none that can be used",
+                where="model.quant_type",
+                remedy="Choose another model.quant_type",
+            )
 
 
 def require_study_fit(study: Study) -> None:
@@ -147,8 +168,10 @@ def memory_note(study: Study) -> str:
     needed = max(method.expected_bytes for method in plan.arms)
     if needed <= plan.memory_bytes:
         return ""
-    return (f"Training needs about {gigabytes(needed)} of memory, and {gigabytes(plan.memory_bytes)} are free. Close "
-            "other programs, or lower train.micro_batch_size.")
+    return (
+        f"Training needs about {gigabytes(needed)} of memory, and {gigabytes(plan.memory_bytes)} are free. Close "
+        "other programs, or lower train.micro_batch_size."
+    )
 
 
 def where_both_fit(study: Study) -> str:
@@ -158,7 +181,9 @@ def where_both_fit(study: Study) -> str:
     try:
         plan = _plan_on(this_machine(), study, lengths, config=config)
     except ResourceError:  # the settings request more devices than this machine has
-        plan = _plan_on(this_machine(), study, lengths, config=config.with_changes({"executor.devices": 1}))
+        plan = _plan_on(
+            this_machine(), study, lengths, config=config.with_changes({"executor.devices": 1})
+        )
     if plan is None:
         return ""
     if config.executor.kind == "local" and not methods_over_budget(plan):
@@ -192,7 +217,9 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
     return StepMemory(method.expected_bytes, least_bytes(method))
 
 
-def _plan_on(machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None) -> Plan | None:
+def _plan_on(
+    machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None
+) -> Plan | None:
     """Return the memory plan of a study; None if its base is unknown, which the first step reports.
 
     ``fallback`` contains the lengths until the data step has counted tokens.
@@ -202,14 +229,25 @@ def _plan_on(machine: Machine, study: Study, fallback: Lengths, *, config: Study
         name, architecture = load_architecture(config.model.base, config.model.revision)
     except ModelError:
         return None
-    return distribute(Plan(name, architecture, config, machine, 0, _measured_lengths(study) or fallback,
-                       load_measured_runs(architecture.parameters)))
+    return distribute(
+        Plan(
+            name,
+            architecture,
+            config,
+            machine,
+            0,
+            _measured_lengths(study) or fallback,
+            load_measured_runs(architecture.parameters),
+        )
+    )
 
 
 def _measured_lengths(study: Study) -> Lengths | None:
     """Return the lengths of the pairs as counted by the data step."""
     path = study.folder / "data" / "findings.json"
-    counted: dict[str, Any] = (read_json(path, Findings).get("token_lengths") or {}) if path.exists() else {}
+    counted: dict[str, Any] = (
+        (read_json(path, Findings).get("token_lengths") or {}) if path.exists() else {}
+    )
     if not counted.get("max"):
         return None
     longest = min(int(counted["max"]), pair_limit(study))
@@ -222,8 +260,13 @@ COMPARED_QUANTITIES = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "trai
 PLAN_FILE = "plan.json"
 
 
-def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, int]], order: Sequence[int],
-             machine: Machine | None = None) -> Plan:
+def plan_run(
+    config: StudyConfig,
+    folder: Path,
+    sequences: Sequence[tuple[int, int]],
+    order: Sequence[int],
+    machine: Machine | None = None,
+) -> Plan:
     """Return the plan of a training whose tokens are known.
 
     ``sequences`` are tokens and supervised positions of each training sequence, ``order`` their indices in training
@@ -231,14 +274,28 @@ def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, i
     """
     train = config.train
     rows = train.micro_batch
-    batches = [[sequences[index] for index in order[at : at + rows]] for at in range(0, len(order), rows)]
+    batches = [
+        [sequences[index] for index in order[at : at + rows]] for at in range(0, len(order), rows)
+    ]
     trained = [sequences[index] for index in order]
     padded = sum(len(batch) * max(length for length, _ in batch) for batch in batches)
-    lengths = Lengths(padded / len(trained), max(length for length, _ in trained),
-                      sum(counted for _, counted in trained) / len(trained), max(counted for _, counted in trained))
+    lengths = Lengths(
+        padded / len(trained),
+        max(length for length, _ in trained),
+        sum(counted for _, counted in trained) / len(trained),
+        max(counted for _, counted in trained),
+    )
     architecture = architecture_from_folder(folder)
-    return Plan(config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
-                load_measured_runs(architecture.parameters), largest=largest_batch(batches))
+    return Plan(
+        config.model.base,
+        architecture,
+        config,
+        with_speed(machine or this_machine()),
+        len(sequences),
+        lengths,
+        load_measured_runs(architecture.parameters),
+        largest=largest_batch(batches),
+    )
 
 
 def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
@@ -246,10 +303,16 @@ def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
 
     Micro-batches have (tokens, supervised tokens) per sequence; the supervised tokens are the last ones.
     """
+
     def shape(batch: Sequence[tuple[int, int]]) -> Batch:
         longest = max(length for length, _ in batch)
-        return Batch(len(batch), longest, sum(counted for _, counted in batch), max(counted for _, counted in batch),
-                     padded=any(length != longest for length, _ in batch))
+        return Batch(
+            len(batch),
+            longest,
+            sum(counted for _, counted in batch),
+            max(counted for _, counted in batch),
+            padded=any(length != longest for length, _ in batch),
+        )
 
     return max(map(shape, batches), key=lambda batch: (batch.tokens, batch.supervised))
 
@@ -261,11 +324,15 @@ def prediction(plan: Plan, method: Method) -> dict[str, Any]:
     """
     planned = plan.methods[method]
     return {
-        "base_bytes": planned.weights_bytes, "adapter_bytes": planned.adapter_bytes,
+        "base_bytes": planned.weights_bytes,
+        "adapter_bytes": planned.adapter_bytes,
         # the measured peak of a GPU is allocated memory without the context
-        "peak_memory_bytes": planned.total_bytes - (planned.overhead_bytes if plan.machine.device == "cuda" else 0),
-        "corrected_peak_bytes": planned.expected_bytes, "train_seconds": planned.seconds,
-        "flops": planned.work.flops, "parts": planned.parts,
+        "peak_memory_bytes": planned.total_bytes
+        - (planned.overhead_bytes if plan.machine.device == "cuda" else 0),
+        "corrected_peak_bytes": planned.expected_bytes,
+        "train_seconds": planned.seconds,
+        "flops": planned.work.flops,
+        "parts": planned.parts,
     }
 
 
@@ -276,7 +343,9 @@ class _PlanFile:
 
 def write_plan(arm_folder: Path, plan: Plan, method: Method, ahead: WorkRemaining) -> None:
     """Write ``plan.json`` to the run's folder, for the time estimate during the run."""
-    write_json(arm_folder / PLAN_FILE, {"predicted": prediction(plan, method), "ahead": asdict(ahead)})
+    write_json(
+        arm_folder / PLAN_FILE, {"predicted": prediction(plan, method), "ahead": asdict(ahead)}
+    )
 
 
 def measured_seconds(arm_folder: Path) -> float | None:
@@ -284,7 +353,9 @@ def measured_seconds(arm_folder: Path) -> float | None:
     path = arm_folder / PLAN_FILE
     if not path.exists():
         return None
-    return extrapolated_seconds(read_jsonl(arm_folder / "metrics.jsonl", Step), read_json(path, _PlanFile).ahead)
+    return extrapolated_seconds(
+        read_jsonl(arm_folder / "metrics.jsonl", Step), read_json(path, _PlanFile).ahead
+    )
 
 
 def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -294,7 +365,12 @@ def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     predicted = summary.get("predicted") or {}
     return [
-        {"quantity": name, "predicted": predicted[name], "measured": summary[name],
-         "error": (predicted[name] - summary[name]) / summary[name]}
-        for name in COMPARED_QUANTITIES if predicted.get(name) and summary.get(name)
+        {
+            "quantity": name,
+            "predicted": predicted[name],
+            "measured": summary[name],
+            "error": (predicted[name] - summary[name]) / summary[name],
+        }
+        for name in COMPARED_QUANTITIES
+        if predicted.get(name) and summary.get(name)
     ]

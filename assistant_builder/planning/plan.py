@@ -54,7 +54,9 @@ class MethodPlan:
     """One method on one machine."""
 
     method: Method  # name of an arm, or full (fine-tuning of all weights)
-    layers: tuple[tuple[str, int, int], ...]  # name, parameters and stored bytes of every module of the base
+    layers: tuple[
+        tuple[str, int, int], ...
+    ]  # name, parameters and stored bytes of every module of the base
     adapter_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -71,7 +73,9 @@ class MethodPlan:
     shards: int = 1  # FSDP devices
     gathered_bytes: int = 0  # unsharded layers that an FSDP device holds while it computes them
     loading_bytes: int = 0  # peak on one device while the base is loaded
-    loading_host_bytes: int = 0  # main memory of all sharded processes while loading; 0 if read to the device
+    loading_host_bytes: int = (
+        0  # main memory of all sharded processes while loading; 0 if read to the device
+    )
 
     @property
     def weights_bytes(self) -> int:
@@ -84,10 +88,14 @@ class MethodPlan:
 
         ``loading`` is what loading needs beyond training, if anything.
         """
-        training = {"weights": self.weights_bytes // self.shards + self.gathered_bytes,
-                    "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
-                    "optimizer": self.optimizer_bytes // self.shards, "activations": self.activations.total,
-                    "overhead": self.overhead_bytes}
+        training = {
+            "weights": self.weights_bytes // self.shards + self.gathered_bytes,
+            "adapters": self.adapter_bytes // self.shards,
+            "gradients": self.gradient_bytes // self.shards,
+            "optimizer": self.optimizer_bytes // self.shards,
+            "activations": self.activations.total,
+            "overhead": self.overhead_bytes,
+        }
         beyond = self.loading_bytes - sum(training.values())
         return {**training, "loading": beyond} if beyond > 0 else training
 
@@ -105,24 +113,41 @@ class MethodPlan:
     def fit(self) -> Fit:
         """Whether the method fits the available memory."""
         share = self.expected_bytes / self.memory_bytes
-        return "room" if share <= COMFORTABLE_SHARE else "tight" if share <= MAX_MEMORY_SHARE else "no"
+        return (
+            "room" if share <= COMFORTABLE_SHARE else "tight" if share <= MAX_MEMORY_SHARE else "no"
+        )
 
     def cost(self, price_per_hour: float | None) -> float | None:
         """Cost of the training in the currency of the price."""
-        return None if self.seconds is None or price_per_hour is None else self.seconds / 3600 * price_per_hour
+        return (
+            None
+            if self.seconds is None or price_per_hour is None
+            else self.seconds / 3600 * price_per_hour
+        )
 
     def to_record(self) -> dict[str, Any]:
         """The method's entry in ``plan --json``."""
         return {
-            "weights_bytes": self.weights_bytes, "adapter_bytes": self.adapter_bytes,
-            "gradient_bytes": self.gradient_bytes, "optimizer_bytes": self.optimizer_bytes,
-            "activation_bytes": self.activations.total, "overhead_bytes": self.overhead_bytes,
-            "total_bytes": self.total_bytes, "expected_bytes": self.expected_bytes, "fit": self.fit,
-            "loading_bytes": self.loading_bytes, "loading_host_bytes": self.loading_host_bytes,
-            "trained_parameters": self.trained_parameters, "gradient_checkpointing": self.checkpointing,
-            "inference_bytes": self.inference_bytes, "seconds": self.seconds, "flops": self.work.flops,
-            "layers": [{"name": name, "parameters": parameters, "bytes": stored}
-                       for name, parameters, stored in self.layers],
+            "weights_bytes": self.weights_bytes,
+            "adapter_bytes": self.adapter_bytes,
+            "gradient_bytes": self.gradient_bytes,
+            "optimizer_bytes": self.optimizer_bytes,
+            "activation_bytes": self.activations.total,
+            "overhead_bytes": self.overhead_bytes,
+            "total_bytes": self.total_bytes,
+            "expected_bytes": self.expected_bytes,
+            "fit": self.fit,
+            "loading_bytes": self.loading_bytes,
+            "loading_host_bytes": self.loading_host_bytes,
+            "trained_parameters": self.trained_parameters,
+            "gradient_checkpointing": self.checkpointing,
+            "inference_bytes": self.inference_bytes,
+            "seconds": self.seconds,
+            "flops": self.work.flops,
+            "layers": [
+                {"name": name, "parameters": parameters, "bytes": stored}
+                for name, parameters, stored in self.layers
+            ],
         }
 
 
@@ -169,10 +194,14 @@ class Plan:
     machine: Machine
     pairs: int  # number of training pairs
     lengths: Lengths
-    measured_runs: MeasuredRuns = field(default_factory=MeasuredRuns)  # finished runs of this machine
+    measured_runs: MeasuredRuns = field(
+        default_factory=MeasuredRuns
+    )  # finished runs of this machine
     largest: Batch | None = None  # micro-batch, if every sequence is known
     shards: int = 1  # FSDP devices
-    measured: Mapping[str, float] = field(default_factory=dict)  # seconds by method of a run in progress
+    measured: Mapping[str, float] = field(
+        default_factory=dict
+    )  # seconds by method of a run in progress
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
@@ -198,7 +227,9 @@ class Plan:
             return self.largest
         rows, length = self.config.train.micro_batch, min(self.lengths.longest, self.max_length)
         answer = max(1, min(self.lengths.longest_answer, length - 1))
-        return Batch(rows, length, rows * answer, answer, padded=rows > 1 and not self.lengths.assumed)
+        return Batch(
+            rows, length, rows * answer, answer, padded=rows > 1 and not self.lengths.assumed
+        )
 
     @cached_property
     def methods(self) -> dict[Method, MethodPlan]:
@@ -209,15 +240,23 @@ class Plan:
         recomputed activations. The 16-bit arm decides; the 4-bit arm does if the 16-bit arm cannot fit or is not
         trained.
         """
-        recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
+        recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[
+            self.config.train.gradient_checkpointing
+        ]
         arms = self.config.arms
         methods = (*plain_order(dict.fromkeys((*TWINS, *arms))), FULL_TUNING)
         holding = (True, False) if self.machine.device == "cpu" and self.shards == 1 else (False,)
-        ways = [{method: self._method(method, checkpointing=again, hold=hold) for method in methods}
-                for again in recomputing for hold in holding]
+        ways = [
+            {method: self._method(method, checkpointing=again, hold=hold) for method in methods}
+            for again in recomputing
+            for hold in holding
+        ]
         wide, narrow = TWINS
-        decides = wide if wide in arms and (ways[-1][wide].fit != "no" or arms == [wide]) else (
-            narrow if set(arms) & set(TWINS) else arms[-1])
+        decides = (
+            wide
+            if wide in arms and (ways[-1][wide].fit != "no" or arms == [wide])
+            else (narrow if set(arms) & set(TWINS) else arms[-1])
+        )
         return next((way for way in ways if way[decides].fit != "no"), ways[-1])
 
     @property
@@ -245,50 +284,88 @@ class Plan:
         config = self.config.with_changes(dict(changes))
         longest = config.train.assumed_length
         follows = self.lengths.assumed and config.train.max_length != self.config.train.max_length
-        return replace(self, config=config,
-                       lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths)
+        return replace(
+            self,
+            config=config,
+            lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths,
+        )
 
     def _method(self, method: Method, *, checkpointing: bool, hold: bool) -> MethodPlan:
         full, model = method == FULL_TUNING, self.config.model
         train = self.config.train if full else self.config.train_of(method)
         tensors = self._tensors(full)
         trained = sum(tensors)
-        how = ComputeSettings(2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device,
-                              0 if full else train.rank, 0.0 if full else train.dropout, checkpointing,
-                              fused=self._fused)
-        kept = activations(self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
-                           dequantized_bytes=0 if full else self._dequantized_bytes(method, hold))
+        how = ComputeSettings(
+            2 if full else DTYPE_BYTES[self.compute_dtype],
+            self.machine.device,
+            0 if full else train.rank,
+            0.0 if full else train.dropout,
+            checkpointing,
+            fused=self._fused,
+        )
+        kept = activations(
+            self.architecture,
+            self.architecture.linear() if full else self.adapted,
+            self.batch,
+            how,
+            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold),
+        )
         device, varied = self.machine.device, self.batch.padded or self.lengths.assumed
         slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
         overhead = PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
-        work = training_work(self.architecture, self.adapted, train, pairs=self.pairs,
-                             tokens_per_pair=self.lengths.mean, supervised_per_pair=self.lengths.supervised,
-                             checkpointing=checkpointing, full=full)
+        work = training_work(
+            self.architecture,
+            self.adapted,
+            train,
+            pairs=self.pairs,
+            tokens_per_pair=self.lengths.mean,
+            supervised_per_pair=self.lengths.supervised,
+            checkpointing=checkpointing,
+            full=full,
+        )
         speed = self.measured_runs.flops(self.machine, method)
         reached = FULL_SPEED if full else base_storage(method, model).speed
         rounds = method in ARMS and ARMS[method].rounds
-        speed = speed or self.machine.flops * reached[self.machine.device] * (ROUNDING_SPEED if rounds else 1)
-        layers = tuple((module.name, module.parameters, module_bytes(module, method, model, self.compute_dtype))
-                       for module in self.architecture.modules)
+        speed = speed or self.machine.flops * reached[self.machine.device] * (
+            ROUNDING_SPEED if rounds else 1
+        )
+        layers = tuple(
+            (
+                module.name,
+                module.parameters,
+                module_bytes(module, method, model, self.compute_dtype),
+            )
+            for module in self.architecture.modules
+        )
         return MethodPlan(
-            method=method, layers=layers,
+            method=method,
+            layers=layers,
             adapter_bytes=0 if full else 4 * trained,
             gradient_bytes=(2 if full else 4) * trained,
             # full fine-tuning in 16 bits trains a float32 copy of the weights (mixed precision, 16 bytes a parameter)
-            optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
-            activations=kept, overhead_bytes=overhead, trained_parameters=trained,
-            inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing,
-            dequantized=hold and not full and not rounds, work=work,
-            seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
+            optimizer_bytes=optimizer_bytes(tensors, train.optimizer)
+            + (4 * trained if full else 0),
+            activations=kept,
+            overhead_bytes=overhead,
+            trained_parameters=trained,
+            inference_bytes=self._inference_bytes(method, trained),
+            checkpointing=checkpointing,
+            dequantized=hold and not full and not rounds,
+            work=work,
+            seconds=self.measured.get(method, work.flops / speed if speed else None),
+            memory_bytes=self.memory_bytes,
             factor=self.measured_runs.memory_factor(self.machine, method),
-            shards=self.shards, gathered_bytes=unsharded_bytes(layers) if self.shards > 1 else 0,
+            shards=self.shards,
+            gathered_bytes=unsharded_bytes(layers) if self.shards > 1 else 0,
             **self._loading(method, sum(stored for _, _, stored in layers)),
         )
 
     @property
     def _fused(self) -> bool:
         """Whether adapted layers that share an input are computed together (``training.gpu.apply_gpu_kernels``)."""
-        return self.shards == 1 and (self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger"))
+        return self.shards == 1 and (
+            self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger")
+        )
 
     def _loading(self, method: Method, stored: int) -> dict[str, int]:
         """Peak bytes while a base of ``stored`` bytes is loaded, on one device and in main memory."""
@@ -299,18 +376,26 @@ class Plan:
             return {"loading_bytes": program + stored + extra}
         # until fully_shard has moved all blocks, one process holds 16-bit weights, and every process quantized ones
         readers = self.shards if base_storage(method, model).quantizes else 1
-        return {"loading_bytes": program + stored // self.shards + extra,
-                "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra)}
+        return {
+            "loading_bytes": program + stored // self.shards + extra,
+            "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra),
+        }
 
     def _dequantized_bytes(self, method: Method, hold: bool) -> int:
         """Additional bytes of frozen weights in the compute dtype: all less the stored ones, or only the largest."""
         wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
         linear = self.architecture.linear()
-        adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B is appended
-        if method in ARMS and ARMS[method].rounds:  # rounded weights, in addition to the float16 ones
+        adapters = sum(
+            self.config.train.rank * module.outputs for module in self.adapted
+        )  # B is appended
+        if (
+            method in ARMS and ARMS[method].rounds
+        ):  # rounded weights, in addition to the float16 ones
             return wide * (sum(module.weights for module in linear) + adapters)
         if hold:
-            stored = sum(module_bytes(module, method, model, self.compute_dtype) for module in linear)
+            stored = sum(
+                module_bytes(module, method, model, self.compute_dtype) for module in linear
+            )
             return max(0, wide * (sum(module.weights for module in linear) + adapters) - stored)
         if not base_storage(method, model).quantizes and self.compute_dtype == "float16":
             return 0
@@ -325,13 +410,19 @@ class Plan:
         if full:
             return [module.parameters for module in self.architecture.modules if module.parameters]
         if not self.adapted:
-            names = sorted({module.name.rpartition(".")[2] for module in self.architecture.linear()})
+            names = sorted(
+                {module.name.rpartition(".")[2] for module in self.architecture.linear()}
+            )
             raise ModelError(
                 f"train.target_modules={self.config.train.target_modules!r} matches no layer of {self.model}",
                 remedy=f"Use 'all-linear' or some of: {', '.join(names)}",
             )
         rank = self.config.train.rank
-        return [size for module in self.adapted for size in (rank * module.inputs, rank * module.outputs)]
+        return [
+            size
+            for module in self.adapted
+            for size in (rank * module.inputs, rank * module.outputs)
+        ]
 
     def _inference_bytes(self, method: Method, trained: int) -> int:
         """Bytes while answering; on a CPU the chat converts every base to the compute dtype that can be converted."""
@@ -339,9 +430,13 @@ class Plan:
         if self.machine.device == "cpu" and method != FULL_TUNING and not storage.rounds_inputs:
             weights = self.architecture.parameters * wide
         else:
-            weights = sum(module_bytes(module, method, self.config.model, self.compute_dtype)
-                          for module in self.architecture.modules)
-        answer = self.config.eval.answer_limit(0 if self.lengths.assumed else self.lengths.longest_answer)
+            weights = sum(
+                module_bytes(module, method, self.config.model, self.compute_dtype)
+                for module in self.architecture.modules
+            )
+        answer = self.config.eval.answer_limit(
+            0 if self.lengths.assumed else self.lengths.longest_answer
+        )
         tokens = self.max_length + answer
         cache = sum(2 * wide * block.key_value * tokens for block in self.architecture.blocks)
         largest = max(module.weights for module in self.architecture.modules)
@@ -357,8 +452,9 @@ class Plan:
         return self.machine.price_per_hour if own is None else own
 
 
-def names_bits(function: Callable[Concatenate[Plan, Arguments], Result]) -> Callable[
-        Concatenate[Plan, Arguments], Result]:
+def names_bits(
+    function: Callable[Concatenate[Plan, Arguments], Result],
+) -> Callable[Concatenate[Plan, Arguments], Result]:
     """Decorate a function of a plan that returns texts, so that they name the bits of the storage that it is about."""
 
     @functools.wraps(function)
@@ -369,8 +465,12 @@ def names_bits(function: Callable[Concatenate[Plan, Arguments], Result]) -> Call
     return named
 
 
-def plan_study(config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None,
-               machine: Machine | None = None) -> Plan:
+def plan_study(
+    config: StudyConfig,
+    pairs: int = 0,
+    lengths: Lengths | None = None,
+    machine: Machine | None = None,
+) -> Plan:
     """Plan the training of a study; downloads at most a config.json. 10,000 pairs are assumed if ``pairs`` is 0.
 
     Raises:
@@ -378,6 +478,14 @@ def plan_study(config: StudyConfig, pairs: int = 0, lengths: Lengths | None = No
         ResourceError: The settings request more GPUs than the machine has.
     """
     name, architecture = load_architecture(config.model.base, config.model.revision)
-    return distribute(Plan(name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
-                           lengths or Lengths.assume(config.train.assumed_length),
-                           load_measured_runs(architecture.parameters)))
+    return distribute(
+        Plan(
+            name,
+            architecture,
+            config,
+            with_speed(machine or this_machine()),
+            pairs or ASSUMED_PAIRS,
+            lengths or Lengths.assume(config.train.assumed_length),
+            load_measured_runs(architecture.parameters),
+        )
+    )

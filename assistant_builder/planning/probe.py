@@ -15,14 +15,22 @@ from typing import Any
 from assistant_builder.child_process import python_command, python_environment, without_secrets
 from assistant_builder.errors import ModelError
 from assistant_builder.models.remote_code import is_allowed
-from assistant_builder.planning.architecture import MAX_LAYERS, Architecture, Block, Module, text_part
+from assistant_builder.planning.architecture import (
+    MAX_LAYERS,
+    Architecture,
+    Block,
+    Module,
+    text_part,
+)
 
 _SECONDS = 60
-_ALIASES = {"hidden_size": ("hidden_size", "n_embd", "d_model"),
-            "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-            "heads": ("num_attention_heads", "n_head", "n_heads"),
-            "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
-            "vocab_size": ("vocab_size",)}
+_ALIASES = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "vocab_size": ("vocab_size",),
+}
 
 
 def probe(folder: Path) -> Architecture:
@@ -32,20 +40,36 @@ def probe(folder: Path) -> Architecture:
         ModelError: transformers does not know the architecture or cannot build it from this config.
     """
     try:
-        done = subprocess.run(python_command("-m", "assistant_builder.planning.probe", str(folder)),
-                              capture_output=True, text=True, timeout=_SECONDS, check=False,
-                              env=without_secrets(python_environment()))
+        done = subprocess.run(
+            python_command("-m", "assistant_builder.planning.probe", str(folder)),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            env=without_secrets(python_environment()),
+        )
     except subprocess.TimeoutExpired as error:
-        raise ModelError(f"its architecture could not be built within {_SECONDS} seconds", where=str(folder),
-                         remedy="Choose a model from the catalog") from error
+        raise ModelError(
+            f"its architecture could not be built within {_SECONDS} seconds",
+            where=str(folder),
+            remedy="Choose a model from the catalog",
+        ) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ModelError(f"transformers cannot build this architecture: {reason}", where=str(folder / "config.json"),
-                         remedy="Correct config.json, or choose another model")
+        raise ModelError(
+            f"transformers cannot build this architecture: {reason}",
+            where=str(folder / "config.json"),
+            remedy="Correct config.json, or choose another model",
+        )
     record = json.loads(done.stdout.splitlines()[-1])
-    return Architecture(record["model_type"], tuple(Module(**module) for module in record["modules"]),
-                        tuple(Block(**block) for block in record["blocks"]), record["vocabulary"], record["context"],
-                        known=False)
+    return Architecture(
+        record["model_type"],
+        tuple(Module(**module) for module in record["modules"]),
+        tuple(Block(**block) for block in record["blocks"]),
+        record["vocabulary"],
+        record["context"],
+        known=False,
+    )
 
 
 def main() -> None:
@@ -73,7 +97,11 @@ def _record(folder: Path) -> dict[str, Any]:
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     head = model.get_output_embeddings()
     seen: set[int] = set()
-    modules = [found for name, layer in model.named_modules() if (found := _module(name, layer, layer is head, seen))]
+    modules = [
+        found
+        for name, layer in model.named_modules()
+        if (found := _module(name, layer, layer is head, seen))
+    ]
     values = {name: _first(text_part(config.to_dict()), names) for name, names in _ALIASES.items()}
     missing = [name for name in ("hidden_size", "layers", "vocab_size") if not values[name]]
     if missing:
@@ -81,11 +109,20 @@ def _record(folder: Path) -> dict[str, Any]:
     hidden, heads = values["hidden_size"], values["heads"] or 1
     size = _first(text_part(config.to_dict()), ("head_dim",)) or hidden // heads
     kept = _first(text_part(config.to_dict()), ("num_key_value_heads", "num_kv_heads")) or heads
-    block = {"hidden": hidden, "attention": heads * size, "key_value": kept * size, "heads": heads,
-             "intermediate": values["intermediate_size"] or 4 * hidden}
-    return {"model_type": str(config.model_type), "modules": modules, "blocks": [block] * values["layers"],
-            "vocabulary": values["vocab_size"],
-            "context": _first(text_part(config.to_dict()), ("max_position_embeddings", "n_positions"))}
+    block = {
+        "hidden": hidden,
+        "attention": heads * size,
+        "key_value": kept * size,
+        "heads": heads,
+        "intermediate": values["intermediate_size"] or 4 * hidden,
+    }
+    return {
+        "model_type": str(config.model_type),
+        "modules": modules,
+        "blocks": [block] * values["layers"],
+        "vocabulary": values["vocab_size"],
+        "context": _first(text_part(config.to_dict()), ("max_position_embeddings", "n_positions")),
+    }
 
 
 def _module(name: str, layer: Any, is_head: bool, seen: set[int]) -> dict[str, Any] | None:
@@ -98,7 +135,11 @@ def _module(name: str, layer: Any, is_head: bool, seen: set[int]) -> dict[str, A
     seen.update(map(id, own.values()))
     if weight is None:
         fused = "expert" in name
-        return {"name": name, "kind": "experts" if fused else "norm", "outputs": rest} if rest else None
+        return (
+            {"name": name, "kind": "experts" if fused else "norm", "outputs": rest}
+            if rest
+            else None
+        )
     tied = id(weight) in seen
     seen.add(id(weight))
     kind = "norm"
@@ -110,7 +151,14 @@ def _module(name: str, layer: Any, is_head: bool, seen: set[int]) -> dict[str, A
         kind = "embedding"
     shape = tuple(reversed(weight.shape)) if isinstance(layer, Conv1D) else tuple(weight.shape)
     inputs = weight.numel() // shape[0]
-    return {"name": name, "kind": kind, "outputs": shape[0], "inputs": inputs, "bias": rest, "tied": tied}
+    return {
+        "name": name,
+        "kind": kind,
+        "outputs": shape[0],
+        "inputs": inputs,
+        "bias": rest,
+        "tied": tied,
+    }
 
 
 def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:

@@ -41,8 +41,15 @@ class TrainingFlops:
     flops: float
 
 
-def flops_per_token(architecture: Architecture, adapted: Sequence[Module], rank: int, length: int, *,
-                    checkpointing: bool, full: bool = False) -> float:
+def flops_per_token(
+    architecture: Architecture,
+    adapted: Sequence[Module],
+    rank: int,
+    length: int,
+    *,
+    checkpointing: bool,
+    full: bool = False,
+) -> float:
     """Return the operations per trained token without the head.
 
     A frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
@@ -57,16 +64,32 @@ def flops_per_token(architecture: Architecture, adapted: Sequence[Module], rank:
     return float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
 
 
-def training_work(architecture: Architecture, adapted: Sequence[Module], train: TrainConfig, *, pairs: int,
-                  tokens_per_pair: float, supervised_per_pair: float, checkpointing: bool,
-                  full: bool = False) -> TrainingFlops:
+def training_work(
+    architecture: Architecture,
+    adapted: Sequence[Module],
+    train: TrainConfig,
+    *,
+    pairs: int,
+    tokens_per_pair: float,
+    supervised_per_pair: float,
+    checkpointing: bool,
+    full: bool = False,
+) -> TrainingFlops:
     """Return the operations of one arm's training; lengths are means with padding, ``full`` trains all weights."""
     steps = max(1, math.ceil(pairs * train.epochs / train.batch_size))
     steps = min(steps, train.max_steps) if train.max_steps else steps
     sequences = steps * train.batch_size
-    body = flops_per_token(architecture, adapted, train.rank, round(tokens_per_pair), checkpointing=checkpointing,
-                           full=full)
-    head = float(architecture.hidden * architecture.vocabulary * (6 if full else 4))  # per supervised position
+    body = flops_per_token(
+        architecture,
+        adapted,
+        train.rank,
+        round(tokens_per_pair),
+        checkpointing=checkpointing,
+        full=full,
+    )
+    head = float(
+        architecture.hidden * architecture.vocabulary * (6 if full else 4)
+    )  # per supervised position
     tokens, supervised = sequences * tokens_per_pair, sequences * supervised_per_pair
     return TrainingFlops(round(tokens), round(supervised), steps, tokens * body + supervised * head)
 
@@ -114,7 +137,9 @@ class PaceEstimator:
         if kind == "step":
             if self._last is not None and self._kind != "step" and self._validations:
                 own = float(event["busy_seconds"]) - float(self._last["busy_seconds"])
-                self._validations[-1] += max(0.0, since - own)  # the checkpoint, saved before this step
+                self._validations[-1] += max(
+                    0.0, since - own
+                )  # the checkpoint, saved before this step
             self._steps += 1
             if self._steps <= _WARMUP_STEPS:
                 self._warm = event
@@ -134,11 +159,14 @@ class PaceEstimator:
             return None
         ahead = self._ahead
         trained = int(self._last["tokens"]) - int(self._warm["tokens"])
-        pace = (float(self._last["busy_seconds"]) - float(self._warm["busy_seconds"])) / max(1, trained)
+        pace = (float(self._last["busy_seconds"]) - float(self._warm["busy_seconds"])) / max(
+            1, trained
+        )
         validation = _mean(self._validations, pace * _VALIDATION_COST * ahead.validation_tokens)
         sampling = _mean(self._samplings, pace * _GENERATION_COST * ahead.sample_tokens)
         return (
-            self._elapsed + pace * max(0, ahead.tokens - int(self._last["tokens"]))
+            self._elapsed
+            + pace * max(0, ahead.tokens - int(self._last["tokens"]))
             + validation * max(0, ahead.validations - len(self._validations))
             + sampling * max(0, ahead.samplings - len(self._samplings))
         )
@@ -161,9 +189,13 @@ def extrapolated_seconds(events: Iterable[Mapping[str, Any]], ahead: WorkRemaini
     return pace.total_seconds()
 
 
-_MAX_RUNS = 40  # only the latest runs count, so that a change of library or hardware takes effect soon
+_MAX_RUNS = (
+    40  # only the latest runs count, so that a change of library or hardware takes effect soon
+)
 _MAX_SIZE_RATIO = 4.0  # runs count only if their model is at most this many times larger or smaller
-_MIN_SECONDS = 60.0  # runs shorter than this are dominated by start-up time and do not count for the speed
+_MIN_SECONDS = (
+    60.0  # runs shorter than this are dominated by start-up time and do not count for the speed
+)
 _CORRECTION_RANGE = (0.5, 2.0)
 """Limits of a correction; ratios beyond them have other causes than the constants of the formulas."""
 
@@ -186,7 +218,9 @@ class _Measured(TypedDict):
 class MeasuredRuns:
     """Medians over this machine's finished runs by (device, method)."""
 
-    memory: Mapping[tuple[str, str], float] = field(default_factory=dict)  # ratio of measured to predicted peak
+    memory: Mapping[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # ratio of measured to predicted peak
     speed: Mapping[tuple[str, str], float] = field(default_factory=dict)  # operations per second
     runs: int = 0  # their number
 
@@ -218,11 +252,16 @@ def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -
         key, predicted = (str(run["device"]), str(run["arm"])), run["predicted"]
         if predicted.get("peak_memory_bytes"):
             ratio = run["peak_memory_bytes"] / predicted["peak_memory_bytes"]
-            memory.setdefault(key, []).append(min(max(ratio, _CORRECTION_RANGE[0]), _CORRECTION_RANGE[1]))
+            memory.setdefault(key, []).append(
+                min(max(ratio, _CORRECTION_RANGE[0]), _CORRECTION_RANGE[1])
+            )
         if predicted.get("flops") and run["train_seconds"] >= _MIN_SECONDS:
             speed.setdefault(key, []).append(predicted["flops"] / run["train_seconds"])
-    return MeasuredRuns({key: statistics.median(values) for key, values in memory.items()},
-                        {key: statistics.median(values) for key, values in speed.items()}, len(found))
+    return MeasuredRuns(
+        {key: statistics.median(values) for key, values in memory.items()},
+        {key: statistics.median(values) for key, values in speed.items()},
+        len(found),
+    )
 
 
 def _runs(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:

@@ -14,21 +14,42 @@ from typing import TYPE_CHECKING
 
 from assistant_builder.i18n.bits import WRITTEN, use_bits
 from assistant_builder.quantization import bitsandbytes
-from assistant_builder.quantization.method import MARK, Float16, QuantizationMethod, TransformersConfig
+from assistant_builder.quantization.method import (
+    MARK,
+    Float16,
+    QuantizationMethod,
+    TransformersConfig,
+)
 from assistant_builder.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["METHODS", "UNQUANTIZED", "QuantizationMethod", "TransformersConfig", "method_of", "quantizing", "texts_of"]
+__all__ = [
+    "METHODS",
+    "UNQUANTIZED",
+    "QuantizationMethod",
+    "TransformersConfig",
+    "method_of",
+    "quantizing",
+    "texts_of",
+]
 
 METHODS: Registry[QuantizationMethod] = Registry("quantization method")
 """All methods by name, as in ``model.quant_type`` and ``ArmConfig.base_storage``."""
 UNQUANTIZED = "float16"
 """Name of the storage without quantization, which the 16-bit arm uses."""
 
-for _method in (Float16(name=UNQUANTIZED, label="float16", bits=16, shardable=True, speed={"cuda": 0.35, "cpu": 0.42}),
-                *bitsandbytes.METHODS):
+for _method in (
+    Float16(
+        name=UNQUANTIZED,
+        label="float16",
+        bits=16,
+        shardable=True,
+        speed={"cuda": 0.35, "cpu": 0.42},
+    ),
+    *bitsandbytes.METHODS,
+):
     METHODS.register(_method)
 
 

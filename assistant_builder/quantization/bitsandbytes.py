@@ -44,17 +44,29 @@ class BitsAndBytes4Bit(QuantizationMethod):
 
     def transformers_config(self, *, double_quant: bool, compute_dtype: str) -> TransformersConfig:
         """See :meth:`QuantizationMethod.transformers_config`."""
-        return TransformersConfig(class_name="BitsAndBytesConfig", arguments={
-            "load_in_4bit": True, "bnb_4bit_quant_type": self.name, "bnb_4bit_use_double_quant": double_quant,
-            "bnb_4bit_compute_dtype": compute_dtype,
-        })
+        return TransformersConfig(
+            class_name="BitsAndBytesConfig",
+            arguments={
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": self.name,
+                "bnb_4bit_use_double_quant": double_quant,
+                "bnb_4bit_compute_dtype": compute_dtype,
+            },
+        )
 
     def vllm_arguments(self, *, double_quant: bool) -> tuple[str, ...] | None:
         """See :meth:`QuantizationMethod.vllm_arguments`; vLLM quantizes to NF4 with double quantization only."""
         return ("--quantization", "bitsandbytes") if self.name == "nf4" and double_quant else None
 
-    def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
-             sharded: bool) -> PreTrainedModel:
+    def load(
+        self,
+        read: Callable[..., PreTrainedModel],
+        *,
+        double_quant: bool,
+        compute_dtype: torch.dtype,
+        device: str,
+        sharded: bool,
+    ) -> PreTrainedModel:
         """See :meth:`QuantizationMethod.load`; transformers quantizes each weight as it is read.
 
         Weights for FSDP are stored in words of the compute dtype, because only floating point can be sharded.
@@ -71,14 +83,28 @@ class BitsAndBytes4Bit(QuantizationMethod):
                 self._forbid_packed_kernel(layer, compute_dtype)
         return model
 
-    def quantize(self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype) -> nn.Linear:
+    def quantize(
+        self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype
+    ) -> nn.Linear:
         """See :meth:`QuantizationMethod.quantize`; the result is that of loading the layer's checkpoint in 4 bits."""
         from bitsandbytes.nn import Linear4bit, Params4bit
 
-        quantized = Linear4bit(layer.in_features, layer.out_features, bias=False, compute_dtype=compute_dtype,
-                               compress_statistics=double_quant, quant_type=self.name, device="meta")
-        quantized.weight = Params4bit(layer.weight.data, requires_grad=False, compress_statistics=double_quant,
-                                      quant_type=self.name, module=quantized).to(layer.weight.device)
+        quantized = Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=False,
+            compute_dtype=compute_dtype,
+            compress_statistics=double_quant,
+            quant_type=self.name,
+            device="meta",
+        )
+        quantized.weight = Params4bit(
+            layer.weight.data,
+            requires_grad=False,
+            compress_statistics=double_quant,
+            quant_type=self.name,
+            module=quantized,
+        ).to(layer.weight.device)
         quantized.bias = layer.bias
         return self._forbid_packed_kernel(quantized, compute_dtype).train(layer.training)
 
@@ -113,7 +139,9 @@ class BitsAndBytes4Bit(QuantizationMethod):
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         weight = torch.randn(64, 64, device=device)
-        restored = dequantize_4bit(*quantize_4bit(weight, quant_type=self.name, compress_statistics=True))
+        restored = dequantize_4bit(
+            *quantize_4bit(weight, quant_type=self.name, compress_statistics=True)
+        )
         if not torch.allclose(weight, restored, atol=1.0):
             raise RuntimeError("dequantized weights differ from the original ones")
 
@@ -155,8 +183,15 @@ class LlmInt8(QuantizationMethod):
         """See :meth:`QuantizationMethod.transformers_config`; the threshold is the default of transformers."""
         return TransformersConfig(class_name="BitsAndBytesConfig", arguments={"load_in_8bit": True})
 
-    def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
-             sharded: bool) -> PreTrainedModel:
+    def load(
+        self,
+        read: Callable[..., PreTrainedModel],
+        *,
+        double_quant: bool,
+        compute_dtype: torch.dtype,
+        device: str,
+        sharded: bool,
+    ) -> PreTrainedModel:
         """See :meth:`QuantizationMethod.load`; transformers quantizes each weight as it is read."""
         from bitsandbytes.nn import Linear8bitLt
 
@@ -168,14 +203,22 @@ class LlmInt8(QuantizationMethod):
                 self._ready(layer)
         return model
 
-    def quantize(self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype) -> nn.Linear:
+    def quantize(
+        self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype
+    ) -> nn.Linear:
         """See :meth:`QuantizationMethod.quantize`; the result is that of loading the layer's checkpoint in 8 bits."""
         import torch
         from bitsandbytes.functional import int8_vectorwise_quant
         from bitsandbytes.nn import Int8Params, Linear8bitLt
 
-        quantized = Linear8bitLt(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False,
-                                 threshold=OUTLIER, device="meta")
+        quantized = Linear8bitLt(
+            layer.in_features,
+            layer.out_features,
+            bias=False,
+            has_fp16_weights=False,
+            threshold=OUTLIER,
+            device="meta",
+        )
         values, scales, _ = int8_vectorwise_quant(layer.weight.data.to(torch.float16).contiguous())
         quantized.weight = Int8Params(values, requires_grad=False, has_fp16_weights=False)
         quantized.state.CB, quantized.state.SCB = values, scales
@@ -184,7 +227,9 @@ class LlmInt8(QuantizationMethod):
 
     def dequantize(self, layer: nn.Linear, dtype: torch.dtype | None = None) -> torch.Tensor:
         """See :meth:`QuantizationMethod.dequantize`; float32 if ``dtype`` is None."""
-        weight: torch.Tensor = layer.weight.data.float() * (layer.state.SCB.unsqueeze(1) * (1 / 127))
+        weight: torch.Tensor = layer.weight.data.float() * (
+            layer.state.SCB.unsqueeze(1) * (1 / 127)
+        )
         return weight if dtype is None else weight.to(dtype)
 
     def constants(self, layer: nn.Linear) -> list[Any]:
@@ -195,7 +240,9 @@ class LlmInt8(QuantizationMethod):
     def stored_bytes(self, layer: nn.Module) -> int:
         """See :meth:`QuantizationMethod.stored_bytes`."""
         state: Any = layer.state
-        return sum(parameter.nbytes for parameter in layer.parameters(recurse=False)) + int(state.SCB.nbytes)
+        return sum(parameter.nbytes for parameter in layer.parameters(recurse=False)) + int(
+            state.SCB.nbytes
+        )
 
     def check(self, device: str) -> None:
         """See :meth:`QuantizationMethod.check`; multiplies too, with an input that has an outlier."""
@@ -218,12 +265,32 @@ class LlmInt8(QuantizationMethod):
 
 
 METHODS = (
-    BitsAndBytes4Bit(name="nf4", label="NF4", bits=4, about=N_("4 bits, levels for normally distributed weights"),
-                     library="bitsandbytes", shardable=True, operator="bitsandbytes::gemm_4bit"),
-    BitsAndBytes4Bit(name="fp4", label="FP4", bits=4, about=N_("4 bits, levels of a floating-point number"),
-                     library="bitsandbytes", shardable=True, operator="bitsandbytes::gemm_4bit"),
-    LlmInt8(name="int8", label="LLM.int8", bits=8, about=N_("8 bits, LLM.int8: closer to 16 bits, twice the memory"),
-            library="bitsandbytes", rounds_inputs=True),
+    BitsAndBytes4Bit(
+        name="nf4",
+        label="NF4",
+        bits=4,
+        about=N_("4 bits, levels for normally distributed weights"),
+        library="bitsandbytes",
+        shardable=True,
+        operator="bitsandbytes::gemm_4bit",
+    ),
+    BitsAndBytes4Bit(
+        name="fp4",
+        label="FP4",
+        bits=4,
+        about=N_("4 bits, levels of a floating-point number"),
+        library="bitsandbytes",
+        shardable=True,
+        operator="bitsandbytes::gemm_4bit",
+    ),
+    LlmInt8(
+        name="int8",
+        label="LLM.int8",
+        bits=8,
+        about=N_("8 bits, LLM.int8: closer to 16 bits, twice the memory"),
+        library="bitsandbytes",
+        rounds_inputs=True,
+    ),
 )
 
 
@@ -238,7 +305,9 @@ def _quantized_on_gpu() -> Iterator[None]:
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
     plain = Bnb4BitHfQuantizer.get_quantize_ops
-    Bnb4BitHfQuantizer.get_quantize_ops = quantizer_on(torch.device("cuda", torch.cuda.current_device()))
+    Bnb4BitHfQuantizer.get_quantize_ops = quantizer_on(
+        torch.device("cuda", torch.cuda.current_device())
+    )
     try:
         yield
     finally:
@@ -252,12 +321,17 @@ def quantizer_on(device: torch.device) -> Callable[[Any], Any]:
     class QuantizeOnDevice(Bnb4bitQuantize):
         """Quantizes a weight on a device and moves the 4-bit result back to the device of the weight."""
 
-        def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        def convert(
+            self, input_dict: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> dict[str, torch.Tensor]:
             """See :class:`transformers.core_model_loading.ConversionOps`."""
             moved, origin = {}, device
             for name, given in input_dict.items():
                 weight = given[0] if isinstance(given, list) else given
                 moved[name], origin = weight.to(device), weight.device
-            return {name: weight.to(origin) for name, weight in super().convert(moved, *args, **kwargs).items()}
+            return {
+                name: weight.to(origin)
+                for name, weight in super().convert(moved, *args, **kwargs).items()
+            }
 
     return lambda quantizer: QuantizeOnDevice(quantizer)

@@ -23,7 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.child_process import compute_environment, python_command, run_program, without_secrets
+from assistant_builder.child_process import (
+    compute_environment,
+    python_command,
+    run_program,
+    without_secrets,
+)
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
 
@@ -39,12 +44,33 @@ FALLBACK_TYPE = "F16"
 """Type of a matrix whose rows are no multiple of the block of any other type that it could have."""
 _OUTPUT_TYPE = "Q8_0"
 _KEPT = (
-    "_norm.weight", "ffn_gate_inp.weight", "altup", "laurel", "per_layer_model_proj", "ssm_conv1d",
-    "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight", "time_mix_first.weight",
-    "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_v0.weight", "time_mix_v1.weight",
-    "time_mix_v2.weight", "time_mix_a0.weight", "time_mix_a1.weight", "time_mix_a2.weight", "time_mix_g1.weight",
-    "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight", "position_embd", "token_types.weight",
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
+    "position_embd",
+    "token_types.weight",
 )
 """Parts of the names of matrices that are not quantized."""
 _ATTENTION_OF_EXPERTS = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "attn_k.weight")
@@ -71,11 +97,19 @@ class GgufType:
         return self.name in WEIGHTED_TYPES
 
 
-GGUF_TYPES: dict[str, GgufType] = {each.name: each for each in (
-    GgufType("BF16", 16, 32), GgufType("Q8_0", 8.5, 7), GgufType("Q6_K", 6.57, 18, by_llama_cpp=True),
-    GgufType("Q5_1", 6, 9), GgufType("Q5_K_M", 5.68, 17, by_llama_cpp=True), GgufType("Q4_1", 5, 3),
-    GgufType("Q4_K_M", 4.85, 15, by_llama_cpp=True), GgufType("Q4_0", 4.5, 2),
-)}
+GGUF_TYPES: dict[str, GgufType] = {
+    each.name: each
+    for each in (
+        GgufType("BF16", 16, 32),
+        GgufType("Q8_0", 8.5, 7),
+        GgufType("Q6_K", 6.57, 18, by_llama_cpp=True),
+        GgufType("Q5_1", 6, 9),
+        GgufType("Q5_K_M", 5.68, 17, by_llama_cpp=True),
+        GgufType("Q4_1", 5, 3),
+        GgufType("Q4_K_M", 4.85, 15, by_llama_cpp=True),
+        GgufType("Q4_0", 4.5, 2),
+    )
+}
 """The types of a file, largest first."""
 
 # reading
@@ -123,18 +157,36 @@ def read_gguf(path: Path) -> GgufFile:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Header(data).read(path)
     except _Malformed as error:
-        raise ModelError(f"not a usable GGUF file: {error}", where=str(path),
-                         remedy="Export it again, or download it again") from None
+        raise ModelError(
+            f"not a usable GGUF file: {error}",
+            where=str(path),
+            remedy="Export it again, or download it again",
+        ) from None
     except OSError as error:
-        raise ModelError(f"the file cannot be read: {error.strerror or error}", where=str(path),
-                         remedy="Name a GGUF file that you may read") from error
+        raise ModelError(
+            f"the file cannot be read: {error.strerror or error}",
+            where=str(path),
+            remedy="Name a GGUF file that you may read",
+        ) from error
 
 
 class _Malformed(Exception):
     """What is wrong with a file."""
 
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS, _MAX_NESTING, _MAX_ALIGNMENT, _MAX_NAME = 4, 3, 1 << 20, 1 << 16
 _SMALLEST_ENTRY = {"value": 8 + 4 + 1, "tensor": 8 + 4 + 4 + 8}
@@ -164,7 +216,11 @@ class _Header:
         if not isinstance(metadata.get("general.architecture"), str):
             raise _Malformed("it names no architecture")
         alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+        if (
+            not isinstance(alignment, int)
+            or not 0 < alignment <= _MAX_ALIGNMENT
+            or alignment & (alignment - 1)
+        ):
             raise _Malformed(f"its alignment is {alignment!r:.80}")
         entries = [self._tensor() for _ in range(tensors)]
         if len({tensor.name for tensor, _ in entries}) < len(entries):
@@ -172,10 +228,15 @@ class _Header:
         start = -(-self._place // alignment) * alignment
         for tensor, offset in entries:
             if offset % alignment or start + offset + tensor.bytes > len(self._data):
-                raise _Malformed(f"it is truncated: {tensor.name!r:.80} ends at byte {start + offset + tensor.bytes:,} "
-                                 f"of {len(self._data):,}")
-        return GgufFile(path, {key: value for key, value in metadata.items() if value is not None},
-                        tuple(tensor for tensor, _ in entries))
+                raise _Malformed(
+                    f"it is truncated: {tensor.name!r:.80} ends at byte {start + offset + tensor.bytes:,} "
+                    f"of {len(self._data):,}"
+                )
+        return GgufFile(
+            path,
+            {key: value for key, value in metadata.items() if value is not None},
+            tuple(tensor for tensor, _ in entries),
+        )
 
     def _take(self, size: int) -> bytes:
         if size > len(self._data) - self._place:
@@ -238,9 +299,15 @@ class _Header:
         except (KeyError, ValueError):
             raise _Malformed(f"{name!r:.80} has the unknown type {kind}") from None
         if sizes[0] % block:
-            raise _Malformed(f"the rows of {name!r:.80} have {sizes[0]:,} values, no multiple of {block}")
-        return GgufTensor(name, tuple(reversed(sizes)), GGMLQuantizationType(kind).name,
-                          math.prod(sizes) // block * stored), offset
+            raise _Malformed(
+                f"the rows of {name!r:.80} have {sizes[0]:,} values, no multiple of {block}"
+            )
+        return GgufTensor(
+            name,
+            tuple(reversed(sizes)),
+            GGMLQuantizationType(kind).name,
+            math.prod(sizes) // block * stored,
+        ), offset
 
 
 # quantizing
@@ -263,12 +330,20 @@ def tensor_type(tensor: GgufTensor, wanted: str, *, tied: bool, experts: int) ->
     if not name.endswith("weight") or any(part in name for part in _KEPT):
         return tensor.type
     head = name == "output.weight" or (tied and name == "token_embd.weight")
-    found = _OUTPUT_TYPE if head or (experts == 8 and name.endswith(_ATTENTION_OF_EXPERTS)) else wanted
+    found = (
+        _OUTPUT_TYPE if head or (experts == 8 and name.endswith(_ATTENTION_OF_EXPERTS)) else wanted
+    )
     return found if tensor.shape[-1] % 32 == 0 else FALLBACK_TYPE
 
 
-def quantize(source: Path, target: Path, type: str, report: Report = lambda fraction, message: None, *,
-             importance: Importance | None = None) -> GgufFile:
+def quantize(
+    source: Path,
+    target: Path,
+    type: str,
+    report: Report = lambda fraction, message: None,
+    *,
+    importance: Importance | None = None,
+) -> GgufFile:
     """Write a GGUF file of a type from one in float16; an unfinished file is removed.
 
     Args:
@@ -298,14 +373,19 @@ def quantize(source: Path, target: Path, type: str, report: Report = lambda frac
         raise
 
 
-def _with_numpy(source: Path, target: Path, type: str, report: Report, importance: Importance) -> None:
+def _with_numpy(
+    source: Path, target: Path, type: str, report: Report, importance: Importance
+) -> None:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quant_shape_to_byte_shape
 
     known = read_gguf(source)
     tied = all(tensor.name != "output.weight" for tensor in known.tensors)
     experts = int(known.metadata.get(f"{known.architecture}.expert_count", 0))
-    chosen = {tensor.name: tensor_type(tensor, type, tied=tied, experts=experts) for tensor in known.tensors}
+    chosen = {
+        tensor.name: tensor_type(tensor, type, tied=tied, experts=experts)
+        for tensor in known.tensors
+    }
     reader = GGUFReader(source)
     writer = GGUFWriter(target, known.architecture)
     try:
@@ -313,16 +393,22 @@ def _with_numpy(source: Path, target: Path, type: str, report: Report, importanc
         for tensor in reader.tensors:
             kind = GGMLQuantizationType[chosen[tensor.name]]
             if kind == tensor.tensor_type:
-                writer.add_tensor_info(tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, kind)
+                writer.add_tensor_info(
+                    tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, kind
+                )
             else:
                 shape = quant_shape_to_byte_shape(tensor.data.shape, kind)
-                writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), math.prod(shape), kind)
+                writer.add_tensor_info(
+                    tensor.name, shape, np.dtype(np.uint8), math.prod(shape), kind
+                )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for done, tensor in enumerate(reader.tensors):
             report(done / len(reader.tensors), f"Quantizing to {type}")
-            writer.write_tensor_data(_stored(tensor, chosen[tensor.name], importance.get(tensor.name)))
+            writer.write_tensor_data(
+                _stored(tensor, chosen[tensor.name], importance.get(tensor.name))
+            )
     finally:
         writer.close()
 
@@ -335,8 +421,12 @@ def _copy_metadata(reader: Any, writer: Any, file_type: int) -> None:
         if field.name in own or field.name.startswith("GGUF."):
             continue
         kind = field.types[0]
-        writer.add_key_value(field.name, field.contents(), kind,
-                             sub_type=field.types[-1] if kind == GGUFValueType.ARRAY else None)
+        writer.add_key_value(
+            field.name,
+            field.contents(),
+            kind,
+            sub_type=field.types[-1] if kind == GGUFValueType.ARRAY else None,
+        )
     writer.add_file_type(file_type)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
 
@@ -363,7 +453,10 @@ def _stored(tensor: Any, kind: str, weights: NDArray[Any] | None) -> NDArray[Any
     else:
         group, convert = _GROUP_VALUES, lambda part: quantize(part, wanted)
     step = max(1, group // rows.shape[-1])
-    parts = [convert(rows[start : start + step].astype(np.float32)) for start in range(0, len(rows), step)]
+    parts = [
+        convert(rows[start : start + step].astype(np.float32))
+        for start in range(0, len(rows), step)
+    ]
     joined: NDArray[Any] = np.concatenate(parts)
     return joined.view(np.uint8).reshape(*values.shape[:-1], -1)
 
@@ -376,10 +469,14 @@ def require_writer(type: str, where: str = "--type") -> None:
     """
     if GGUF_TYPES[type].by_llama_cpp and _llama_cpp_command(Path(), Path(), type) is None:
         own = ", ".join(each.name for each in GGUF_TYPES.values() if not each.by_llama_cpp)
-        raise ConfigError(f"{type} is written by llama.cpp alone, and neither its program llama-quantize is on the "
-                          "PATH nor is llama-cpp-python installed", where=where, remedy="Install one of them "
-                          "(llama-cpp-python compiles llama.cpp with cmake and a C++ compiler), or choose one of "
-                          f"{own}")
+        raise ConfigError(
+            f"{type} is written by llama.cpp alone, and neither its program llama-quantize is on the "
+            "PATH nor is llama-cpp-python installed",
+            where=where,
+            remedy="Install one of them "
+            "(llama-cpp-python compiles llama.cpp with cmake and a C++ compiler), or choose one of "
+            f"{own}",
+        )
 
 
 def _llama_cpp_command(source: Path, target: Path, type: str) -> list[str] | None:
@@ -404,13 +501,18 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
 
     code, last = run_program(command, without_secrets(compute_environment()), poll)
     if code:
-        raise ModelError(f"llama.cpp could not quantize to {type}: {last or f'exit code {code}'}", where=str(source),
-                         remedy="Choose another --type, or install another version of llama.cpp")
+        raise ModelError(
+            f"llama.cpp could not quantize to {type}: {last or f'exit code {code}'}",
+            where=str(source),
+            remedy="Choose another --type, or install another version of llama.cpp",
+        )
 
 
 def main() -> int:
     """Quantize with llama-cpp-python: ``python -m assistant_builder.quantization.ggml SOURCE TARGET FILE_TYPE``."""
-    llama_cpp = importlib.import_module("llama_cpp")  # no dependency of the product: it has no wheels
+    llama_cpp = importlib.import_module(
+        "llama_cpp"
+    )  # no dependency of the product: it has no wheels
 
     source, target, file_type = sys.argv[1:]
     options = llama_cpp.llama_model_quantize_default_params()

@@ -33,8 +33,10 @@ class TransformersConfig:
 
     def source(self) -> str:
         """The Python expression that creates the object."""
-        values = {key: json.dumps(value) if isinstance(value, str) else repr(value)
-                  for key, value in self.arguments.items()}
+        values = {
+            key: json.dumps(value) if isinstance(value, str) else repr(value)
+            for key, value in self.arguments.items()
+        }
         return f"{self.class_name}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 
@@ -64,7 +66,9 @@ class QuantizationMethod(ABC):
     # device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published for 7B
     # to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for dequantization). CPU:
     # 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model)
-    speed: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"cuda": 0.25, "cpu": 0.42})
+    speed: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"cuda": 0.25, "cpu": 0.42}
+    )
     operator: str = ""  # name of the torch operator that multiplies with the stored weight if it is not ``linear``
 
     @property
@@ -78,7 +82,9 @@ class QuantizationMethod(ABC):
     def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
         """Bytes of a stored [outputs, inputs] weight with its constants and tables."""
 
-    def transformers_config(self, *, double_quant: bool, compute_dtype: str) -> TransformersConfig | None:
+    def transformers_config(
+        self, *, double_quant: bool, compute_dtype: str
+    ) -> TransformersConfig | None:
         """Configuration with which transformers loads the same base; None: unsupported."""
         return None
 
@@ -88,8 +94,15 @@ class QuantizationMethod(ABC):
 
     # computation: these methods import torch
 
-    def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
-             sharded: bool) -> PreTrainedModel:
+    def load(
+        self,
+        read: Callable[..., PreTrainedModel],
+        *,
+        double_quant: bool,
+        compute_dtype: torch.dtype,
+        device: str,
+        sharded: bool,
+    ) -> PreTrainedModel:
         """Load a base with ``read`` (``from_pretrained``) and quantize its linear layers except the output head.
 
         The default implementation first reads the complete base in float16. A method that quantizes while it reads
@@ -102,11 +115,17 @@ class QuantizationMethod(ABC):
         head = model.get_output_embeddings()
         for parent, name, layer in child_layers(model):
             if type(layer) is nn.Linear and layer is not head:
-                setattr(parent, name, self.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
+                setattr(
+                    parent,
+                    name,
+                    self.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype),
+                )
         return model
 
     @abstractmethod
-    def quantize(self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype) -> nn.Linear:
+    def quantize(
+        self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype
+    ) -> nn.Linear:
         """A marked layer with the quantized weight of a float16 layer, and its bias."""
 
     @abstractmethod
@@ -119,7 +138,10 @@ class QuantizationMethod(ABC):
 
     def stored_bytes(self, layer: nn.Module) -> int:
         """Bytes that a layer of this method occupies: parameters and constants."""
-        return sum(value.nbytes for value in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)))
+        return sum(
+            value.nbytes
+            for value in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
+        )
 
     def marked(self, layer: nn.Linear) -> nn.Linear:
         """Mark a layer with the name of this method and return it."""
@@ -172,6 +194,11 @@ def child_layers(
 
     The layers are looked up one after the other: a list of them would keep the weights of all that the caller replaces.
     """
-    places = [(parent, name) for parent in model.modules() if not skip(parent) for name, _ in parent.named_children()]
+    places = [
+        (parent, name)
+        for parent in model.modules()
+        if not skip(parent)
+        for name, _ in parent.named_children()
+    ]
     for parent, name in places:
         yield parent, name, getattr(parent, name)

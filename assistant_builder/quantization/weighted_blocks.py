@@ -95,12 +95,17 @@ def _search(x: Floats, w: Floats, levels: _Levels) -> tuple[Floats, Floats]:
             if refined:
                 scale, minimum = _least_squares(x, w, _nearest(x, scale, minimum, levels), levels)
             scale, minimum = _stored(scale), _stored(minimum)
-            error = (w * np.square(x - _nearest(x, scale, minimum, levels) * scale - minimum)).sum(-1, keepdims=True)
+            error = (w * np.square(x - _nearest(x, scale, minimum, levels) * scale - minimum)).sum(
+                -1, keepdims=True
+            )
             if best is None:
                 best = error, scale, minimum
             else:
                 better = error < best[0] * (1 - _GAIN)
-                best = tuple(np.where(better, new, old) for new, old in zip((error, scale, minimum), best, strict=True))
+                best = tuple(
+                    np.where(better, new, old)
+                    for new, old in zip((error, scale, minimum), best, strict=True)
+                )
     return best[1], best[2]
 
 
@@ -126,7 +131,9 @@ def _least_squares(x: Floats, w: Floats, q: Floats, levels: _Levels) -> tuple[Fl
         return (w * values).sum(axis=-1, keepdims=True)
 
     def ratio(numerator: Any, denominator: Any) -> Any:
-        return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+        return np.divide(
+            numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0
+        )
 
     if not levels.offset:
         return ratio(total(q * x), total(q * q)), np.zeros_like(x[..., :1])

@@ -83,7 +83,10 @@ def looks(messages: Sequence[Message], *, conversations: bool) -> tuple[Look, Lo
     if not short:
         return single, None
     count = 1
-    while count < min(len(earlier), _EARLIER) and len(content_words(earlier[-count])) <= ELLIPTIC_WORDS:
+    while (
+        count < min(len(earlier), _EARLIER)
+        and len(content_words(earlier[-count])) <= ELLIPTIC_WORDS
+    ):
         count += 1
     return single, Look(Query(messages[-1].content, "\n".join(earlier[-count:])), single.messages)
 
@@ -96,7 +99,9 @@ class Judged:
     fact: Fact | None
 
 
-def settle(rule: DeclineRule, question: str, first: Judged, second: Callable[[], Judged] | None) -> int | None:
+def settle(
+    rule: DeclineRule, question: str, first: Judged, second: Callable[[], Judged] | None
+) -> int | None:
     """The look whose answer is given: 0 or 1; ``None`` to decline.
 
     Args:
@@ -122,8 +127,12 @@ def settle(rule: DeclineRule, question: str, first: Judged, second: Callable[[],
 def _mentions(fact: Fact, words: Sequence[str]) -> bool:
     """Whether a fact has all the words, or words that begin as they do."""
     known = bare_words(f"{fact.question} {fact.answer}")
-    return all(any(other.startswith(word) or (len(other) > 2 and word.startswith(other)) for other in known)
-               for word in words)
+    return all(
+        any(
+            other.startswith(word) or (len(other) > 2 and word.startswith(other)) for other in known
+        )
+        for word in words
+    )
 
 
 def _odds(judged: Judged) -> float:
@@ -149,7 +158,11 @@ def own_words(text: str, answers: Sequence[str], *, complete: bool = True) -> st
     facts = [bare_words(answer) for answer in answers]
     common = [_common(whole, fact) for fact in facts]
     longest = max(common)
-    if not complete and longest == len(whole) and (longest < _CHOOSING or common.count(longest) > 1):
+    if (
+        not complete
+        and longest == len(whole)
+        and (longest < _CHOOSING or common.count(longest) > 1)
+    ):
         return None
     same = [answer for answer, fact in zip(answers, facts, strict=True) if fact == whole]
     return same[0] if same else answers[common.index(longest) if longest >= _CHOOSING else 0]
@@ -157,8 +170,14 @@ def own_words(text: str, answers: Sequence[str], *, complete: bool = True) -> st
 
 def _common(words: Sequence[str], others: Sequence[str]) -> int:
     """Words that two texts have in common before they differ."""
-    return next((place for place, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]),
-                min(len(words), len(others)))
+    return next(
+        (
+            place
+            for place, pair in enumerate(zip(words, others, strict=False))
+            if pair[0] != pair[1]
+        ),
+        min(len(words), len(others)),
+    )
 
 
 def is_verbatim(text: str, answers: Sequence[str]) -> bool:

@@ -37,9 +37,16 @@ def asked_otherwise(pairs: Sequence[Pair], seed: int, *, typed: bool) -> list[Pa
         typed: Also change all questions to what people type: fewer capitals, marks and words, and typing errors.
     """
     found = []
-    places = [max((index for index, message in enumerate(pair.messages) if message.role == "user"), default=None)
-              for pair in pairs]
-    questions = [pair.messages[at].content for pair, at in zip(pairs, places, strict=True) if at is not None]
+    places = [
+        max(
+            (index for index, message in enumerate(pair.messages) if message.role == "user"),
+            default=None,
+        )
+        for pair in pairs
+    ]
+    questions = [
+        pair.messages[at].content for pair, at in zip(pairs, places, strict=True) if at is not None
+    ]
     for pair, at in zip(pairs, places, strict=True):
         rng = random.Random(f"{seed}/{pair.row}")
         if at is not None:
@@ -48,7 +55,10 @@ def asked_otherwise(pairs: Sequence[Pair], seed: int, *, typed: bool) -> list[Pa
                 text = mixed(text, rng.choice(questions), rng)
             if typed:
                 text = as_typed(text, rng)
-            pair = replace(pair, messages=(*pair.messages[:at], Message("user", text), *pair.messages[at + 1:]))
+            pair = replace(
+                pair,
+                messages=(*pair.messages[:at], Message("user", text), *pair.messages[at + 1 :]),
+            )
         found.append(pair)
     return found
 

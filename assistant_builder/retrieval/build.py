@@ -26,7 +26,9 @@ class KnownVectors:
         self._known = dict(known)
         self.name, self.sha256 = encoder.name, encoder.sha256
 
-    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+    def encode(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
         """Unit vectors of n texts, float32 [n, d]; ``progress`` counts the texts that are embedded."""
         new = list(dict.fromkeys(text for text in texts if text not in self._known))
         if new or not texts:
@@ -37,8 +39,14 @@ class KnownVectors:
         return np.stack([self._known[text] for text in texts])
 
 
-def write_index(folder: Path, training: Sequence[Pair], validation: Sequence[Pair], embedder: TextEncoder,
-                known: Mapping[str, NDArray[np.float32]], progress: Progress | None = None) -> list[Path]:
+def write_index(
+    folder: Path,
+    training: Sequence[Pair],
+    validation: Sequence[Pair],
+    embedder: TextEncoder,
+    known: Mapping[str, NDArray[np.float32]],
+    progress: Progress | None = None,
+) -> list[Path]:
     """Index the training pairs, and measure the recall of the validation pairs.
 
     Args:
@@ -57,13 +65,25 @@ def write_index(folder: Path, training: Sequence[Pair], validation: Sequence[Pai
         return []
     encoder = KnownVectors(embedder, known)
     index = Index.build(training, encoder, progress)
-    vectors = encoder.encode([fact.query.text for fact in last_facts(validation)], progress=progress)
-    other = [place for place, pair in enumerate(validation) if pair.respelled is None]  # the others are found easily
+    vectors = encoder.encode(
+        [fact.query.text for fact in last_facts(validation)], progress=progress
+    )
+    other = [
+        place for place, pair in enumerate(validation) if pair.respelled is None
+    ]  # the others are found easily
     recall = recall_at_k(index, [validation[place] for place in other], vectors[other])
     files = index.save(folder)
     write_json(folder / RECALL, recall.to_record())
-    asked = {split: [fact.query.text for pair in pairs for fact in facts_of(pair)]
-             for split, pairs in (("train", training), ("validation", validation))}
-    contexts = write_contexts(folder, index, [("train", training, encoder.encode(asked["train"])),
-                                              ("validation", validation, encoder.encode(asked["validation"]))])
+    asked = {
+        split: [fact.query.text for pair in pairs for fact in facts_of(pair)]
+        for split, pairs in (("train", training), ("validation", validation))
+    }
+    contexts = write_contexts(
+        folder,
+        index,
+        [
+            ("train", training, encoder.encode(asked["train"])),
+            ("validation", validation, encoder.encode(asked["validation"])),
+        ],
+    )
     return [*files, folder / RECALL, contexts]

@@ -67,7 +67,9 @@ SENTENCE = "I can't answer that from what I was given."
 FOLLOW_UPS = 0.75
 """Confidence for the second look of a follow-up where none was fitted, as by earlier versions."""
 _ITERATIONS = 50
-_SPREAD = 0.05  # of the scores of :func:`far_from_everything`, which confidence is a logistic function of
+_SPREAD = (
+    0.05  # of the scores of :func:`far_from_everything`, which confidence is a logistic function of
+)
 
 
 def decline_sentence(training: Sequence[Pair]) -> str:
@@ -162,7 +164,10 @@ class DeclineRule:
         return self.confidence(evidence) < self.threshold
 
     def _confidence(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _sigmoid((table - np.array(self.center)) / np.array(self.scale) @ np.array(self.weights) + self.bias)
+        return _sigmoid(
+            (table - np.array(self.center)) / np.array(self.scale) @ np.array(self.weights)
+            + self.bias
+        )
 
     def to_record(self) -> dict[str, Any]:
         """The rule as JSON."""
@@ -191,16 +196,24 @@ def rule_of(path: Path) -> DeclineRule | None:
     try:
         values = {name: value for name, value in record.items() if name != "evidence"}
         rule: DeclineRule = TypeAdapter(DeclineRule).validate_python(values)
-        if record.get("evidence") != list(NAMES) or {len(rule.center), len(rule.scale), len(rule.weights)} != {
-                len(NAMES)}:
+        if record.get("evidence") != list(NAMES) or {
+            len(rule.center),
+            len(rule.scale),
+            len(rule.weights),
+        } != {len(NAMES)}:
             raise ValueError("other evidence")
     except ValueError as error:
-        raise StudyError("the rule for declining is damaged or of another version", where=str(path),
-                         remedy=remedy) from error
+        raise StudyError(
+            "the rule for declining is damaged or of another version",
+            where=str(path),
+            remedy=remedy,
+        ) from error
     return rule
 
 
-def evidence_of(found: Retrieved, text: str, certainties: Sequence[float], taught: Sequence[str]) -> Evidence:
+def evidence_of(
+    found: Retrieved, text: str, certainties: Sequence[float], taught: Sequence[str]
+) -> Evidence:
     """What the search and the first tokens of the answer say.
 
     Args:
@@ -210,9 +223,16 @@ def evidence_of(found: Retrieved, text: str, certainties: Sequence[float], taugh
         taught: Answers of the data that decline; an answer that declines is grounded in nothing.
     """
     first, begun = list(certainties[:FIRST_TOKENS]) or [0.0], casefold_normalize(text)
-    grounded = bool(begun) and any(casefold_normalize(answer).startswith(begun) for answer in found.answers)
-    return Evidence(found.similarity, found.certainty, found.nearby, probability=sum(first) / len(first),
-                    grounded=float(grounded and not is_refusal(text, taught)))
+    grounded = bool(begun) and any(
+        casefold_normalize(answer).startswith(begun) for answer in found.answers
+    )
+    return Evidence(
+        found.similarity,
+        found.certainty,
+        found.nearby,
+        probability=sum(first) / len(first),
+        grounded=float(grounded and not is_refusal(text, taught)),
+    )
 
 
 def found_alone(found: Retrieved) -> Evidence:
@@ -220,8 +240,15 @@ def found_alone(found: Retrieved) -> Evidence:
     return Evidence(found.similarity, found.certainty, found.nearby, probability=0.0, grounded=1.0)
 
 
-def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str], *, target: float,
-        sentence: str, follow_ups: Sequence[Evidence] = ()) -> DeclineRule | None:
+def fit(
+    evidence: Sequence[Evidence],
+    kinds: Sequence[str],
+    facts: Sequence[str],
+    *,
+    target: float,
+    sentence: str,
+    follow_ups: Sequence[Evidence] = (),
+) -> DeclineRule | None:
     """Fit weights and thresholds.
 
     Args:
@@ -243,22 +270,38 @@ def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str]
     confidence = np.zeros(len(table))
     for number in set(fold.tolist()):
         inside = fold == number
-        confidence[inside] = _fit_weights(table[~inside], kind[~inside], target, sentence)._confidence(table[inside])
-    sure, unsure, withheld = np.sort(confidence[good]), confidence[~good], confidence[kind == WITHHELD]
+        confidence[inside] = _fit_weights(
+            table[~inside], kind[~inside], target, sentence
+        )._confidence(table[inside])
+    sure, unsure, withheld = (
+        np.sort(confidence[good]),
+        confidence[~good],
+        confidence[kind == WITHHELD],
+    )
     n = len(sure)
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0
-    threshold = float(sure[min(allowed, n - 1)])  # confidences below it are declined: ``allowed`` of them
+    threshold = float(
+        sure[min(allowed, n - 1)]
+    )  # confidences below it are declined: ``allowed`` of them
     if len(withheld):
         threshold = min(threshold, float(np.quantile(withheld, WITHHELD_SHARE)))
-    rule = replace(_fit_weights(table, kind, target, sentence), threshold=threshold, guaranteed=guaranteed,
-                   answerable=n, declined=int((sure < threshold).sum()), to_decline=len(unsure),
-                   recognised=int((unsure < threshold).sum()))
+    rule = replace(
+        _fit_weights(table, kind, target, sentence),
+        threshold=threshold,
+        guaranteed=guaranteed,
+        answerable=n,
+        declined=int((sure < threshold).sum()),
+        to_decline=len(unsure),
+        recognised=int((unsure < threshold).sum()),
+    )
     second = [rule.confidence(each) for each in follow_ups]
     if not second:
         return rule
-    follow_up, named = (max(threshold, float(np.nextafter(np.quantile(second, 1 - share, method="higher"), 1)))
-                        for share in (FOLLOW_UP_SHARE, NAMED_SHARE))
+    follow_up, named = (
+        max(threshold, float(np.nextafter(np.quantile(second, 1 - share, method="higher"), 1)))
+        for share in (FOLLOW_UP_SHARE, NAMED_SHARE)
+    )
     return replace(rule, follow_up_threshold=follow_up, named_threshold=named)
 
 
@@ -276,11 +319,25 @@ def far_from_everything(scores: Sequence[float], *, target: float, sentence: str
     """
     lowest = float(np.quantile(scores, LOWEST_SHARE)) if len(scores) >= LEAST_WITHHELD else FAR
     plain = (0.0,) * (len(NAMES) - 1)
-    return DeclineRule((lowest, *plain), (_SPREAD, *(1.0 for _ in plain)), (1.0, *plain), 0.0, 0.5, target, False, 0, 0,
-                       len(scores), sum(score < lowest for score in scores), sentence)
+    return DeclineRule(
+        (lowest, *plain),
+        (_SPREAD, *(1.0 for _ in plain)),
+        (1.0, *plain),
+        0.0,
+        0.5,
+        target,
+        False,
+        0,
+        0,
+        len(scores),
+        sum(score < lowest for score in scores),
+        sentence,
+    )
 
 
-def _fit_weights(table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str) -> DeclineRule:
+def _fit_weights(
+    table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str
+) -> DeclineRule:
     """The rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`."""
     center, scale = table.mean(axis=0), table.std(axis=0)
     scale[scale < 1e-9] = 1.0
@@ -292,11 +349,14 @@ def _fit_weights(table: NDArray[np.float64], kind: NDArray[np.str_], target: flo
     for part in (good, ~good):
         shares[part] *= len(kind) / 2 / shares[part].sum()
     weights, bias = _logistic((table - center) / scale, good.astype(float), shares)
-    return DeclineRule(tuple(center), tuple(scale), tuple(weights), bias, 0.0, target, False, 0, 0, 0, 0, sentence)
+    return DeclineRule(
+        tuple(center), tuple(scale), tuple(weights), bias, 0.0, target, False, 0, 0, 0, 0, sentence
+    )
 
 
-def _logistic(table: NDArray[np.float64], labels: NDArray[np.float64],
-              shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+def _logistic(
+    table: NDArray[np.float64], labels: NDArray[np.float64], shares: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
     """Ridge logistic regression by Newton's method; the bias is not penalized."""
     design = np.column_stack([table, np.ones(len(table))])
     penalty = np.diag([RIDGE] * table.shape[1] + [1e-6])

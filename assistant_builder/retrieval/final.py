@@ -45,8 +45,13 @@ def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder
     index = Index.load(study.retrieval_folder)
     answers = {fact.answer_key for fact in index.facts}
     clusters = {fact.cluster for fact in index.facts if fact.cluster is not None}
-    new = [fact for pair in pairs if pair.answerable for fact in facts_of(pair)
-           if fact.answer_key not in answers and fact.cluster not in clusters]
+    new = [
+        fact
+        for pair in pairs
+        if pair.answerable
+        for fact in facts_of(pair)
+        if fact.answer_key not in answers and fact.cluster not in clusters
+    ]
     if not new:
         return []
     vectors = np.concatenate([index.vectors, fact_vectors(new, embedder)])

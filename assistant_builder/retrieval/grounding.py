@@ -71,7 +71,9 @@ def supporting(index: Index, targets: Sequence[Fact]) -> list[set[int]]:
 
 def _fact_keys(fact: Fact) -> set[str]:
     """What facts that support each other share."""
-    return {f"answer {fact.answer_key}"} | ({f"cluster {fact.cluster}"} if fact.cluster is not None else set())
+    return {f"answer {fact.answer_key}"} | (
+        {f"cluster {fact.cluster}"} if fact.cluster is not None else set()
+    )
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ class Grounder:
         answer = min(answer_limit(study), prompter.context // 2)
         return cls(prompter, study.config.retrieval.facts, prompter.context - answer, answer)
 
-    def ground(self, messages: Sequence[Message], facts: Sequence[Fact],
-               context: int | None = None) -> tuple[list[Message], list[Fact]]:
+    def ground(
+        self, messages: Sequence[Message], facts: Sequence[Fact], context: int | None = None
+    ) -> tuple[list[Message], list[Fact]]:
         """The conversation with facts in its system prompt, and the facts in it.
 
         Args:
@@ -119,8 +122,13 @@ class Grounder:
 def with_facts(messages: Sequence[Message], facts: Sequence[Fact]) -> list[Message]:
     """The conversation with facts at the end of its system prompt, the first fact last."""
     own = [message.content for message in messages if message.role == "system"]
-    shown = BETWEEN.join(FACT.format(question=fact.question, answer=fact.answer) for fact in reversed(facts))
-    return [Message("system", BEFORE.join([*own, shown])), *(m for m in messages if m.role != "system")]
+    shown = BETWEEN.join(
+        FACT.format(question=fact.question, answer=fact.answer) for fact in reversed(facts)
+    )
+    return [
+        Message("system", BEFORE.join([*own, shown])),
+        *(m for m in messages if m.role != "system"),
+    ]
 
 
 def shown_facts(hits: Sequence[Hit], within: float = WITHIN) -> list[Fact]:
@@ -141,7 +149,9 @@ def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int | No
     """
     rng = random.Random(f"{seed}/{target.row}/{target.turn}")
     own = seed is not None and rng.random() < _OWN_PAIR
-    other = next((hit.fact for hit in hits if hit.fact.answerable and supports(hit.fact, target)), None)
+    other = next(
+        (hit.fact for hit in hits if hit.fact.answerable and supports(hit.fact, target)), None
+    )
     facts = shown_facts(hits, WITHIN if seed is None or rng.random() < 0.5 else _WIDER)[:count]
     if own or other not in facts:
         facts = [fact for fact in facts if not supports(fact, target)][: count - 1]
@@ -150,7 +160,9 @@ def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int | No
     return facts
 
 
-def write_contexts(folder: Path, index: Index, splits: Iterable[tuple[str, Sequence[Pair], Any]]) -> Path:
+def write_contexts(
+    folder: Path, index: Index, splits: Iterable[tuple[str, Sequence[Pair], Any]]
+) -> Path:
     """Search for each turn of the pairs without its own row, and write what was found.
 
     In half of the training turns the search also leaves out the nearest wordings of the turn's fact, see ``_HARDER``.
@@ -170,19 +182,42 @@ def write_contexts(folder: Path, index: Index, splits: Iterable[tuple[str, Seque
         queries = [target.query for target in targets]
         left_out = [{target.row} for target in targets]
         if split == "train":
-            left_out = [_left_out(target, vector, index, of_row, rows) for target, vector, rows
-                        in zip(targets, vectors, supporting(index, targets), strict=True)]
+            left_out = [
+                _left_out(target, vector, index, of_row, rows)
+                for target, vector, rows in zip(
+                    targets, vectors, supporting(index, targets), strict=True
+                )
+            ]
         found = index.search(queries, vectors, DEPTH, exclude=left_out)
-        lines += [{"split": split, "row": target.row, "turn": target.turn, "hits": [
-            [numbers[(hit.fact.row, hit.fact.turn)], round(hit.similarity, 6), round(hit.bm25, 6), round(hit.score, 6),
-             round(hit.log_share, 6)]
-            for hit in hits]} for target, hits in zip(targets, found, strict=True)]
+        lines += [
+            {
+                "split": split,
+                "row": target.row,
+                "turn": target.turn,
+                "hits": [
+                    [
+                        numbers[(hit.fact.row, hit.fact.turn)],
+                        round(hit.similarity, 6),
+                        round(hit.bm25, 6),
+                        round(hit.score, 6),
+                        round(hit.log_share, 6),
+                    ]
+                    for hit in hits
+                ],
+            }
+            for target, hits in zip(targets, found, strict=True)
+        ]
     write_jsonl(folder / CONTEXTS, lines)
     return folder / CONTEXTS
 
 
-def _left_out(target: Fact, vector: Any, index: Index, numbers: Mapping[int, Sequence[int]],
-              rows: AbstractSet[int]) -> set[int]:
+def _left_out(
+    target: Fact,
+    vector: Any,
+    index: Index,
+    numbers: Mapping[int, Sequence[int]],
+    rows: AbstractSet[int],
+) -> set[int]:
     """Rows that the search for a training turn leaves out: its own, and some of ``rows``, those of its fact.
 
     In half of the turns these are a random number of the nearest, but not all.
@@ -191,7 +226,10 @@ def _left_out(target: Fact, vector: Any, index: Index, numbers: Mapping[int, Seq
     others = sorted(rows - {target.row})
     if len(others) < 2 or rng.random() >= _HARDER:
         return {target.row}
-    near = {row: max(float(index.vectors[number] @ on_grid(vector)) for number in numbers[row]) for row in others}
+    near = {
+        row: max(float(index.vectors[number] @ on_grid(vector)) for number in numbers[row])
+        for row in others
+    }
     others.sort(key=lambda row: (-near[row], row))
     return {target.row, *others[: rng.randrange(1, len(others))]}
 
@@ -211,21 +249,37 @@ def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
     """
     path = folder / CONTEXTS
     if not path.exists():
-        raise StudyError("the study has no index of its pairs", where=str(folder),
-                         remedy="Run it again with --redo, which builds the index; for more than 100,000 answers, "
-                         "which have none, lower data.max_train")
+        raise StudyError(
+            "the study has no index of its pairs",
+            where=str(folder),
+            remedy="Run it again with --redo, which builds the index; for more than 100,000 answers, "
+            "which have none, lower data.max_train",
+        )
     facts = Index.load(folder).facts
     lines = read_jsonl(path, _ContextLine)
     try:
-        return {(line["row"], line["turn"]): [Hit(facts[number], *scores) for number, *scores in line["hits"]]
-                for line in lines if line["split"] == split}
+        return {
+            (line["row"], line["turn"]): [
+                Hit(facts[number], *scores) for number, *scores in line["hits"]
+            ]
+            for line in lines
+            if line["split"] == split
+        }
     except (TypeError, IndexError) as error:
-        raise StudyError("a line names a fact that the index does not have", where=str(path),
-                         remedy="Run the study again with --redo to recreate it") from error
+        raise StudyError(
+            "a line names a fact that the index does not have",
+            where=str(path),
+            remedy="Run the study again with --redo to recreate it",
+        ) from error
 
 
-def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[Hit]], grounder: Grounder,
-                   seed: int | None, longest: int) -> Iterable[Pair]:
+def grounded_pairs(
+    pairs: Iterable[Pair],
+    contexts: dict[tuple[int, int], list[Hit]],
+    grounder: Grounder,
+    seed: int | None,
+    longest: int,
+) -> Iterable[Pair]:
     """One pair for each answerable assistant turn, with facts in its system prompt.
 
     Questions that should be declined are left out: declining is decided by a rule, because adapters that learn it
@@ -247,7 +301,9 @@ def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[H
             yield _fitted(turn, facts, target, grounder.prompter, longest)
 
 
-def _fitted(turn: Pair, facts: Sequence[Fact], target: Fact, prompter: ChatTokenizer, longest: int) -> Pair:
+def _fitted(
+    turn: Pair, facts: Sequence[Fact], target: Fact, prompter: ChatTokenizer, longest: int
+) -> Pair:
     """The turn with as many of the facts, the nearest first, as ``longest`` tokens allow, but always a supporting one.
 
     The last resort is the turn itself as its only fact, which may be shorter than another wording.
@@ -277,8 +333,10 @@ def grounded_example(pair: Pair, prompter: ChatTokenizer) -> Example:
     from assistant_builder.models.chat_template import Example
 
     turn = prompter.turns(pair)[-1]
-    return Example((*turn.prompt_ids, *turn.answer_ids),
-                   (False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids))
+    return Example(
+        (*turn.prompt_ids, *turn.answer_ids),
+        (False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids),
+    )
 
 
 Lookup = Callable[[Sequence[Message]], list[Hit]]

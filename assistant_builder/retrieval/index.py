@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
-from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes, write_json, write_jsonl
+from assistant_builder.atomic_io import (
+    file_hash,
+    read_json,
+    read_jsonl,
+    write_bytes,
+    write_json,
+    write_jsonl,
+)
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
@@ -61,7 +68,9 @@ class TextEncoder(Protocol):
     def sha256(self) -> str:
         """Hash of the model's files."""
 
-    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+    def encode(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
         """Unit vectors of n texts, float32 [n, d]."""
 
 
@@ -147,7 +156,9 @@ class Hit:
     similarity: float  # cosine of the embeddings of the question and the fact
     bm25: float
     score: float  # of its answer: cosine and BM25 of its best wordings
-    log_share: float = 0.0  # logarithm of the answer's share among all answers that are none to decline
+    log_share: float = (
+        0.0  # logarithm of the answer's share among all answers that are none to decline
+    )
 
 
 def facts_of(pair: Pair) -> list[Fact]:
@@ -158,13 +169,24 @@ def facts_of(pair: Pair) -> list[Fact]:
         if message.role == "user":
             asked.append(message.content)
         elif message.role == "assistant":
-            facts.append(Fact(row=pair.row, turn=len(facts), question=asked[-1] if asked else "",
-                              answer=message.content, history="\n".join(asked[:-1]), group=pair.group,
-                              cluster=pair.cluster, answerable=pair.answerable))
+            facts.append(
+                Fact(
+                    row=pair.row,
+                    turn=len(facts),
+                    question=asked[-1] if asked else "",
+                    answer=message.content,
+                    history="\n".join(asked[:-1]),
+                    group=pair.group,
+                    cluster=pair.cluster,
+                    answerable=pair.answerable,
+                )
+            )
     return facts
 
 
-def fact_vectors(facts: Sequence[Fact], embedder: TextEncoder, progress: Progress | None = None) -> NDArray[np.float32]:
+def fact_vectors(
+    facts: Sequence[Fact], embedder: TextEncoder, progress: Progress | None = None
+) -> NDArray[np.float32]:
     """Unit vectors of n facts, float32 [n, d]: the question's embedding and a little of the answer's.
 
     New wordings share the subject with the answer where they share few words with the question.
@@ -175,8 +197,13 @@ def fact_vectors(facts: Sequence[Fact], embedder: TextEncoder, progress: Progres
     places = {text: place for place, text in enumerate(texts)}
     known = embedder.encode(texts, progress=progress)
     vectors = known[[places[text] for text in questions]]
-    vectors = vectors + np.float32(ANSWER_WEIGHT) * known[[places[fact.answer[:BEGINNING]] for fact in facts]]
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
+    vectors = (
+        vectors
+        + np.float32(ANSWER_WEIGHT) * known[[places[fact.answer[:BEGINNING]] for fact in facts]]
+    )
+    return np.asarray(
+        vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32
+    )
 
 
 def on_grid(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -191,13 +218,19 @@ class Index:
     loaded index returns what the built one did. ``embedder`` has the name and the SHA-256 of the model.
     """
 
-    def __init__(self, facts: Sequence[Fact], vectors: NDArray[np.float32], embedder: Mapping[str, str]) -> None:
+    def __init__(
+        self, facts: Sequence[Fact], vectors: NDArray[np.float32], embedder: Mapping[str, str]
+    ) -> None:
         self.facts = list(facts)
         self.vectors = on_grid(vectors)
         self.embedder = dict(embedder)
         numbers: dict[str, int] = {}
-        self._answers = np.array([numbers.setdefault(fact.answer_key, len(numbers)) for fact in self.facts], np.intp)
-        self._subjects = subject_numbers(self._answers.tolist(), [fact.subject for fact in self.facts])
+        self._answers = np.array(
+            [numbers.setdefault(fact.answer_key, len(numbers)) for fact in self.facts], np.intp
+        )
+        self._subjects = subject_numbers(
+            self._answers.tolist(), [fact.subject for fact in self.facts]
+        )
         self._asked: dict[str, list[int]] = {}
         for position, fact in enumerate(self.facts):
             self._asked.setdefault(fact.query.key, []).append(position)
@@ -208,7 +241,9 @@ class Index:
         self._bm25 = Bm25([terms(fact.query.text) for fact in self.facts])
 
     @classmethod
-    def build(cls, pairs: Sequence[Pair], embedder: TextEncoder, progress: Progress | None = None) -> Index:
+    def build(
+        cls, pairs: Sequence[Pair], embedder: TextEncoder, progress: Progress | None = None
+    ) -> Index:
         """Index the pairs in file order.
 
         Raises:
@@ -218,9 +253,15 @@ class Index:
         if not facts:
             raise DataError("there is no training pair to look answers up in")
         if len(facts) > MAX_FACTS:
-            raise DataError(f"{len(facts):,} answers are too many to look up; the limit is {MAX_FACTS:,}",
-                            remedy="Lower data.max_train")
-        return cls(facts, fact_vectors(facts, embedder, progress), {"name": embedder.name, "sha256": embedder.sha256})
+            raise DataError(
+                f"{len(facts):,} answers are too many to look up; the limit is {MAX_FACTS:,}",
+                remedy="Lower data.max_train",
+            )
+        return cls(
+            facts,
+            fact_vectors(facts, embedder, progress),
+            {"name": embedder.name, "sha256": embedder.sha256},
+        )
 
     def save(self, folder: Path) -> list[Path]:
         """Write the files of the index, which depend on nothing but its content; the record is written last."""
@@ -228,11 +269,17 @@ class Index:
 
         write_jsonl(folder / FACTS, map(asdict, self.facts))
         write_bytes(folder / VECTORS, save({_TENSOR: self.vectors.astype(np.float16)}))
-        write_json(folder / RECORD, {
-            "version": _VERSION, "facts": len(self.facts), "dimensions": int(self.vectors.shape[1]),
-            "embedder": self.embedder, **_METHOD,
-            "sha256": {name: file_hash(folder / name) for name in (FACTS, VECTORS)},
-        })
+        write_json(
+            folder / RECORD,
+            {
+                "version": _VERSION,
+                "facts": len(self.facts),
+                "dimensions": int(self.vectors.shape[1]),
+                "embedder": self.embedder,
+                **_METHOD,
+                "sha256": {name: file_hash(folder / name) for name in (FACTS, VECTORS)},
+            },
+        )
         return [folder / name for name in FILES]
 
     @classmethod
@@ -250,7 +297,9 @@ class Index:
                 raise _damaged(folder / name, "is missing")
         record = read_json(folder / RECORD)
         if {key: record.get(key) for key in ("version", *_METHOD)} != {
-                "version": _VERSION, **_METHOD}:
+            "version": _VERSION,
+            **_METHOD,
+        }:
             raise _damaged(folder / RECORD, "was written by another version or is damaged")
         record = read_json(folder / RECORD, IndexRecord)
         try:
@@ -262,12 +311,23 @@ class Index:
             index = cls(facts, vectors, record["embedder"])
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder, "is damaged") from error
-        if index.vectors.shape != (len(facts), record.get("dimensions")) or len(facts) != record.get("facts"):
-            raise _damaged(folder, f"has {len(facts)} facts and vectors of the shape {index.vectors.shape}")
+        if index.vectors.shape != (len(facts), record.get("dimensions")) or len(
+            facts
+        ) != record.get("facts"):
+            raise _damaged(
+                folder, f"has {len(facts)} facts and vectors of the shape {index.vectors.shape}"
+            )
         return index
 
-    def search(self, queries: Sequence[Query], vectors: NDArray[np.float32], k: int, *,
-               exclude: Sequence[Collection[int]] | None = None, distinct: bool = True) -> list[list[Hit]]:
+    def search(
+        self,
+        queries: Sequence[Query],
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Sequence[Collection[int]] | None = None,
+        distinct: bool = True,
+    ) -> list[list[Hit]]:
         """Find the k best facts for each query, the best first.
 
         Args:
@@ -281,7 +341,9 @@ class Index:
             The hits of each query; equal scores in the order of similarity, then in file order.
         """
         vectors = on_grid(vectors)
-        if vectors.shape != (len(queries), self.vectors.shape[1]) or (exclude and len(exclude) != len(queries)):
+        if vectors.shape != (len(queries), self.vectors.shape[1]) or (
+            exclude and len(exclude) != len(queries)
+        ):
             raise ValueError(f"{len(queries)} queries with vectors of the shape {vectors.shape}")
         found: list[list[Hit]] = []
         block = max(1, _BLOCK // len(self.facts))
@@ -292,8 +354,12 @@ class Index:
                 found.append(self._search_one(queries[start + offset], row, k, out, distinct))
         return found
 
-    def nearest_to_decline(self, queries: Sequence[Query], vectors: NDArray[np.float32],
-                           exclude: Sequence[Collection[int]] | None = None) -> list[float]:
+    def nearest_to_decline(
+        self,
+        queries: Sequence[Query],
+        vectors: NDArray[np.float32],
+        exclude: Sequence[Collection[int]] | None = None,
+    ) -> list[float]:
         """The score of the nearest question that should be declined, for each query; 0 without such a question.
 
         The arguments are those of :meth:`search`.
@@ -301,11 +367,20 @@ class Index:
         places, vectors = np.flatnonzero(~self._answerable), on_grid(vectors)
         found = []
         for number, query in enumerate(queries if len(places) else ()):
-            scores = fact_scores(self.vectors[places] @ vectors[number], self._words(query)[places],
-                                 len(self.facts))
+            scores = fact_scores(
+                self.vectors[places] @ vectors[number], self._words(query)[places], len(self.facts)
+            )
             out = exclude[number] if exclude else ()
-            found.append(max((score for score, place in zip(scores.tolist(), places.tolist(), strict=True)
-                              if self.facts[place].row not in out), default=0.0))
+            found.append(
+                max(
+                    (
+                        score
+                        for score, place in zip(scores.tolist(), places.tolist(), strict=True)
+                        if self.facts[place].row not in out
+                    ),
+                    default=0.0,
+                )
+            )
         return found or [0.0] * len(queries)
 
     def _words(self, query: Query) -> NDArray[np.float32]:
@@ -315,20 +390,40 @@ class Index:
             scores += self._bm25.scores(terms(query.history)) * np.float32(1 / _REPEATS)
         return scores
 
-    def _search_one(self, query: Query, cosines: NDArray[np.float32], k: int, exclude: Collection[int],
-                    distinct: bool) -> list[Hit]:
+    def _search_one(
+        self,
+        query: Query,
+        cosines: NDArray[np.float32],
+        k: int,
+        exclude: Collection[int],
+        distinct: bool,
+    ) -> list[Hit]:
         bm25 = self._words(query)
         out = [position for row in exclude for position in self._positions.get(row, ())]
         cosines[out], bm25[out] = -np.inf, 0.0
         depth, size = max(DEPTH, k), len(self.facts)
         while True:
-            ranked = rank(cosines, bm25, self._answers, depth, subjects=self._subjects,
-                          asked=self._asked.get(query.key, ()))
+            ranked = rank(
+                cosines,
+                bm25,
+                self._answers,
+                depth,
+                subjects=self._subjects,
+                asked=self._asked.get(query.key, ()),
+            )
             chosen = self._choose(ranked, k, distinct)
             if len(chosen) == k or depth >= size:
                 total = log_total(ranked, self._answers, self._answerable)
-                return [Hit(self.facts[position], float(cosines[position]), float(bm25[position]), score,
-                            SHARPNESS * score - total if total > -np.inf else 0.0) for position, score in chosen]
+                return [
+                    Hit(
+                        self.facts[position],
+                        float(cosines[position]),
+                        float(bm25[position]),
+                        score,
+                        SHARPNESS * score - total if total > -np.inf else 0.0,
+                    )
+                    for position, score in chosen
+                ]
             depth *= 8
 
     def _choose(self, ranked: Ranked, k: int, distinct: bool) -> list[tuple[int, float]]:
@@ -337,17 +432,23 @@ class Index:
         for position, score in zip(ranked.positions.tolist(), ranked.scores.tolist(), strict=True):
             if len(chosen) == k:
                 break
-            chosen.setdefault(int(self._answers[position]) if distinct else position, (position, score))
+            chosen.setdefault(
+                int(self._answers[position]) if distinct else position, (position, score)
+            )
         return list(chosen.values())
 
 
 _METHOD: dict[str, Any] = {
     "bm25": {"variant": METHOD, "k1": K1, "b": B, "characters": GRAM},
-    "question_weight": _REPEATS, "answer_weight": ANSWER_WEIGHT,
+    "question_weight": _REPEATS,
+    "answer_weight": ANSWER_WEIGHT,
     "ranking": {"word_weight": WORD_WEIGHT, "wordings": WORDINGS, "sharpness": SHARPNESS},
 }
 
 
 def _damaged(path: Path, what: str) -> StudyError:
-    return StudyError(f"the index of the training pairs {what}", where=str(path),
-                      remedy="Restore it from a copy, or run the study again with --redo to recreate it")
+    return StudyError(
+        f"the index of the training pairs {what}",
+        where=str(path),
+        remedy="Restore it from a copy, or run the study again with --redo to recreate it",
+    )

@@ -28,7 +28,11 @@ _NO_SPACES = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao
 
 def terms(text: str) -> list[str]:
     """What BM25 counts: words of up to four characters, and the character 4-grams of longer ones."""
-    return [word[start : start + GRAM] for word in bare_words(text) for start in range(max(1, len(word) - GRAM + 1))]
+    return [
+        word[start : start + GRAM]
+        for word in bare_words(text)
+        for start in range(max(1, len(word) - GRAM + 1))
+    ]
 
 
 def bare_words(text: str) -> list[str]:
@@ -37,7 +41,9 @@ def bare_words(text: str) -> list[str]:
     if not folded.isascii():
         bare = _ACCENTS.sub("", normalize_form("NFKD", folded))
         folded = normalize_form("NFC", bare)
-    return [word for word in _word().findall(folded) if any(character.isalnum() for character in word)]
+    return [
+        word for word in _word().findall(folded) if any(character.isalnum() for character in word)
+    ]
 
 
 def content_words(text: str) -> list[str]:
@@ -49,16 +55,26 @@ def content_words(text: str) -> list[str]:
 def _function_words() -> frozenset[str]:
     from bm25s import stopwords
 
-    return frozenset(word for text in (*stopwords.STOPWORDS_EN_PLUS, *stopwords.STOPWORDS_GERMAN,
-                                       *stopwords.STOPWORDS_FRENCH, *stopwords.STOPWORDS_SPANISH)
-                     for word in bare_words(text))
+    return frozenset(
+        word
+        for text in (
+            *stopwords.STOPWORDS_EN_PLUS,
+            *stopwords.STOPWORDS_GERMAN,
+            *stopwords.STOPWORDS_FRENCH,
+            *stopwords.STOPWORDS_SPANISH,
+        )
+        for word in bare_words(text)
+    )
 
 
 @functools.cache
 def _word() -> re.Pattern[str]:
     """The pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks."""
-    marks = "".join(chr(code) for code in range(0x483, 0x12000)
-                    if unicodedata.category(chr(code)).startswith("M"))
+    marks = "".join(
+        chr(code)
+        for code in range(0x483, 0x12000)
+        if unicodedata.category(chr(code)).startswith("M")
+    )
     return re.compile(rf"[{_NO_SPACES}]|(?:(?![{_NO_SPACES}])[\w{marks}])+")
 
 
@@ -71,9 +87,14 @@ class Bm25:
         self._size = len(documents)
         self._model = None
         vocabulary: dict[str, int] = {}
-        numbered = [[vocabulary.setdefault(term, len(vocabulary)) for term in document] for document in documents]
+        numbered = [
+            [vocabulary.setdefault(term, len(vocabulary)) for term in document]
+            for document in documents
+        ]
         if vocabulary:
-            self._model = bm25s.BM25(k1=K1, b=B, method=METHOD, backend="numpy", csc_backend="numpy")
+            self._model = bm25s.BM25(
+                k1=K1, b=B, method=METHOD, backend="numpy", csc_backend="numpy"
+            )
             self._model.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
         self._vocabulary = vocabulary
 

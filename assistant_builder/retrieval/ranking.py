@@ -50,7 +50,9 @@ def highest(scores: NDArray[np.float32], depth: int, *, above: float = -np.inf) 
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
-def fact_scores(cosines: NDArray[np.float32], bm25: NDArray[np.float32], facts: int) -> NDArray[np.float32]:
+def fact_scores(
+    cosines: NDArray[np.float32], bm25: NDArray[np.float32], facts: int
+) -> NDArray[np.float32]:
     """Scores of m of ``facts`` facts from their cosines and BM25 scores, float32 [m] each."""
     rarest = np.log(2 + 2 * facts)  # what BM25 gives for a term that no fact has, at most
     return np.round(cosines + WORD_WEIGHT / rarest * bm25, 6).astype(np.float32)
@@ -59,11 +61,21 @@ def fact_scores(cosines: NDArray[np.float32], bm25: NDArray[np.float32], facts: 
 def subject_numbers(answers: Sequence[int], groups: Sequence[str | None]) -> NDArray[np.intp]:
     """A number for each pair of an answer and a group, equal for equal pairs, [n]."""
     numbers: dict[tuple[int, str | None], int] = {}
-    return np.array([numbers.setdefault(pair, len(numbers)) for pair in zip(answers, groups, strict=True)], np.intp)
+    return np.array(
+        [numbers.setdefault(pair, len(numbers)) for pair in zip(answers, groups, strict=True)],
+        np.intp,
+    )
 
 
-def rank(cosines: NDArray[np.float32], bm25: NDArray[np.float32], answers: NDArray[np.intp],
-         depth: int = DEPTH, *, subjects: NDArray[np.intp] | None = None, asked: Collection[int] = ()) -> Ranked:
+def rank(
+    cosines: NDArray[np.float32],
+    bm25: NDArray[np.float32],
+    answers: NDArray[np.intp],
+    depth: int = DEPTH,
+    *,
+    subjects: NDArray[np.intp] | None = None,
+    asked: Collection[int] = (),
+) -> Ranked:
     """Rank n facts; facts with the same answer have the same score.
 
     Args:

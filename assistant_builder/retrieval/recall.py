@@ -29,7 +29,9 @@ class Miss:
     history: str
     expected: str  # the reference answer
     rank: int | None  # rank of the right fact; None beyond the largest k
-    found: tuple[tuple[str, str], ...]  # question and answer of the first three hits, the best first
+    found: tuple[
+        tuple[str, str], ...
+    ]  # question and answer of the first three hits, the best first
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,22 @@ class Recall:
 
     def to_record(self) -> dict[str, Any]:
         """The content of ``recall.json``."""
-        return {"questions": self.questions, "covered": self.covered,
-                "hits": {str(k): hits for k, hits in self.hits.items()},
-                "recall": {str(k): share for k, share in self.recall.items()}, "missed": self.missed,
-                "misses": [{**asdict(miss), "found": [{"question": question, "answer": answer}
-                                                      for question, answer in miss.found]} for miss in self.misses]}
+        return {
+            "questions": self.questions,
+            "covered": self.covered,
+            "hits": {str(k): hits for k, hits in self.hits.items()},
+            "recall": {str(k): share for k, share in self.recall.items()},
+            "missed": self.missed,
+            "misses": [
+                {
+                    **asdict(miss),
+                    "found": [
+                        {"question": question, "answer": answer} for question, answer in miss.found
+                    ],
+                }
+                for miss in self.misses
+            ],
+        }
 
 
 def last_facts(pairs: Sequence[Pair]) -> list[Fact]:
@@ -76,8 +89,9 @@ def _answer_key(fact: Fact) -> str | None:
     return f"answer {fact.answer_key}" if len(split_words(fact.answer)) >= MIN_WORDS else None
 
 
-def recall_at_k(index: Index, pairs: Sequence[Pair], vectors: NDArray[np.float32],
-                ks: Sequence[int] = (1, 3, 5)) -> Recall:
+def recall_at_k(
+    index: Index, pairs: Sequence[Pair], vectors: NDArray[np.float32], ks: Sequence[int] = (1, 3, 5)
+) -> Recall:
     """Search the last question of each answerable pair, without facts of its own row.
 
     Args:
@@ -86,26 +100,56 @@ def recall_at_k(index: Index, pairs: Sequence[Pair], vectors: NDArray[np.float32
         vectors: Unit embeddings of the text of their :func:`last_facts`, [n, d].
         ks: Numbers of hits, with distinct answers, among which the fact is looked for.
     """
-    asked = [(fact, vector) for fact, vector in zip(last_facts(pairs), vectors, strict=True) if fact.answerable]
+    asked = [
+        (fact, vector)
+        for fact, vector in zip(last_facts(pairs), vectors, strict=True)
+        if fact.answerable
+    ]
     rows: dict[str | None, set[int]] = {}
     for fact in index.facts:
         for key in fact_keys(fact):
             rows.setdefault(key, set()).add(fact.row)
-    covered = [(fact, vector) for fact, vector in asked if rows.get(wanted_key(fact), set()) - {fact.row}]
-    found = index.search([fact.query for fact, _ in covered],
-                         np.array([vector for _, vector in covered]).reshape(len(covered), index.vectors.shape[1]),
-                         max(*ks, _MAX_FOUND), exclude=[{fact.row} for fact, _ in covered])
-    ranks = [_rank(hits, wanted_key(fact), fact.answer_key) for (fact, _), hits in zip(covered, found, strict=True)]
+    covered = [
+        (fact, vector) for fact, vector in asked if rows.get(wanted_key(fact), set()) - {fact.row}
+    ]
+    found = index.search(
+        [fact.query for fact, _ in covered],
+        np.array([vector for _, vector in covered]).reshape(len(covered), index.vectors.shape[1]),
+        max(*ks, _MAX_FOUND),
+        exclude=[{fact.row} for fact, _ in covered],
+    )
+    ranks = [
+        _rank(hits, wanted_key(fact), fact.answer_key)
+        for (fact, _), hits in zip(covered, found, strict=True)
+    ]
     misses = [
-        Miss(fact.row, fact.question, fact.history, fact.answer, rank,
-             tuple((hit.fact.question, hit.fact.answer) for hit in hits[:_MAX_FOUND]))
-        for (fact, _), hits, rank in zip(covered, found, ranks, strict=True) if rank is None or rank > _MAX_FOUND]
-    return Recall(questions=len(asked), covered=len(covered),
-                  hits={k: sum(rank is not None and rank <= k for rank in ranks) for k in ks},
-                  missed=len(misses), misses=tuple(misses[:MAX_MISSES]))
+        Miss(
+            fact.row,
+            fact.question,
+            fact.history,
+            fact.answer,
+            rank,
+            tuple((hit.fact.question, hit.fact.answer) for hit in hits[:_MAX_FOUND]),
+        )
+        for (fact, _), hits, rank in zip(covered, found, ranks, strict=True)
+        if rank is None or rank > _MAX_FOUND
+    ]
+    return Recall(
+        questions=len(asked),
+        covered=len(covered),
+        hits={k: sum(rank is not None and rank <= k for rank in ranks) for k in ks},
+        missed=len(misses),
+        misses=tuple(misses[:MAX_MISSES]),
+    )
 
 
 def _rank(hits: Sequence[Hit], key: str | None, answer: str) -> int | None:
     """The rank of the first hit with the key, or with the same answer, which stands for all facts that have it."""
-    return next((rank for rank, hit in enumerate(hits, start=1)
-                 if key in fact_keys(hit.fact) or hit.fact.answer_key == answer), None)
+    return next(
+        (
+            rank
+            for rank, hit in enumerate(hits, start=1)
+            if key in fact_keys(hit.fact) or hit.fact.answer_key == answer
+        ),
+        None,
+    )

@@ -37,28 +37,54 @@ def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
     covered = recall["covered"]
     if not covered:
         return Recommendation(
-            "grounded", t("Validation asks for no training answer in other words, so finding answers cannot be "
-                          "measured. Looking up serves questions about answers that occur once."))
-    at = max((int(k) for k in recall["hits"] if int(k) <= facts), default=min(map(int, recall["hits"])))
+            "grounded",
+            t(
+                "Validation asks for no training answer in other words, so finding answers cannot be "
+                "measured. Looking up serves questions about answers that occur once."
+            ),
+        )
+    at = max(
+        (int(k) for k in recall["hits"] if int(k) <= facts), default=min(map(int, recall["hits"]))
+    )
     found, first = recall["hits"][str(at)], recall["hits"]["1"]
     most = t("the first {at} facts", at=at) if at > 1 else t("the first fact")
-    counts = (t("{most} that are found contain the right answer for {found:,} of {covered:,} validation questions, "
-                "and copying the first one answers {first:,} of them", most=most, found=found, covered=covered,
-                first=first))
+    counts = t(
+        "{most} that are found contain the right answer for {found:,} of {covered:,} validation questions, "
+        "and copying the first one answers {first:,} of them",
+        most=most,
+        found=found,
+        covered=covered,
+        first=first,
+    )
     if found >= FOUND * covered:
         return Recommendation("grounded", f"{counts[0].upper()}{counts[1:]}.")
-    return Recommendation("memory", t("{counts}, which is too few for looking up.",
-                                      counts=counts[:1].upper() + counts[1:]))
+    return Recommendation(
+        "memory",
+        t("{counts}, which is too few for looking up.", counts=counts[:1].upper() + counts[1:]),
+    )
 
 
 def recommended_approach(study: Study) -> str:
     """The approach that suits a study whose data steps are done, why, and whether the study has it."""
     path, config = study.retrieval_folder / RECALL, study.config
-    found = recommend(read_json(path, RecallFile) if path.is_file() else None, config.retrieval.facts)
+    found = recommend(
+        read_json(path, RecallFile) if path.is_file() else None, config.retrieval.facts
+    )
     names = {"grounded": t("looking facts up"), "memory": t("answering from memory")}
-    suits = t("Approach: {name} ({approach}) suits these data.", name=names[found.approach], approach=found.approach)
-    chosen = "" if found.approach in config.approaches else t(
-        "This study has the {own} approach; 'assistant-builder run {name} --set approaches={own},{other}' compares "
-        "both.",
-        own=config.approaches[0], other=found.approach, name=study.name)
+    suits = t(
+        "Approach: {name} ({approach}) suits these data.",
+        name=names[found.approach],
+        approach=found.approach,
+    )
+    chosen = (
+        ""
+        if found.approach in config.approaches
+        else t(
+            "This study has the {own} approach; 'assistant-builder run {name} --set approaches={own},{other}' compares "
+            "both.",
+            own=config.approaches[0],
+            other=found.approach,
+            name=study.name,
+        )
+    )
     return " ".join(filter(None, (suits, found.why, chosen)))

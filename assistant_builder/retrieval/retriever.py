@@ -42,8 +42,15 @@ class Found:
 
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""
-        return [{"row": hit.fact.row, "question": hit.fact.question, "answer": hit.fact.answer,
-                 "similarity": round(hit.similarity, 4)} for hit in self.sources]
+        return [
+            {
+                "row": hit.fact.row,
+                "question": hit.fact.question,
+                "answer": hit.fact.answer,
+                "similarity": round(hit.similarity, 4),
+            }
+            for hit in self.sources
+        ]
 
 
 class Retriever:
@@ -66,12 +73,20 @@ class Retriever:
         folder = served_index_folder(study) if served else study.retrieval_folder
         index, embedder = Index.load(folder), embedder_of_study(study)
         if embedder.sha256 != index.embedder["sha256"]:
-            raise StudyError(f"the index was made with {index.embedder['name']}, not with {embedder.name} as it is now",
-                             where=str(folder), remedy=f"Run 'assistant-builder run {study.name} --redo'")
+            raise StudyError(
+                f"the index was made with {index.embedder['name']}, not with {embedder.name} as it is now",
+                where=str(folder),
+                remedy=f"Run 'assistant-builder run {study.name} --redo'",
+            )
         return cls(study, index, embedder, Grounder.of(study, prompter))
 
-    def find(self, looks: Sequence[Look], *, exclude: Sequence[Collection[int]] | None = None,
-             context: int | None = None) -> list[Found]:
+    def find(
+        self,
+        looks: Sequence[Look],
+        *,
+        exclude: Sequence[Collection[int]] | None = None,
+        context: int | None = None,
+    ) -> list[Found]:
         """Look facts up.
 
         Args:

@@ -18,7 +18,12 @@ from assistant_builder.study import Study
 
 BATCH = 32
 """Facts of a step."""
-HYPERPARAMETERS = {"answer_weight": ANSWER_WEIGHT, "scale": 20.0, "learning_rate": 5e-5, "answer_loss": 0.5}
+HYPERPARAMETERS = {
+    "answer_weight": ANSWER_WEIGHT,
+    "scale": 20.0,
+    "learning_rate": 5e-5,
+    "answer_loss": 0.5,
+}
 """Of :meth:`assistant_builder.models.embedding.Embedder.train`."""
 PASSES, LEAST_STEPS, MOST_STEPS = 8, 40, 100
 """Passes over the questions, and the least and most steps of a training."""
@@ -28,7 +33,9 @@ Triple = tuple[str, str, str]
 """A question, another wording of it, and the answer."""
 
 
-def train_embedder(study: Study, facts: Sequence[Fact], progress: Callable[[int, int], None]) -> Embedder:
+def train_embedder(
+    study: Study, facts: Sequence[Fact], progress: Callable[[int, int], None]
+) -> Embedder:
     """Train a copy of the study's embedder, and write it to the study's folder; see :func:`batches` for when not.
 
     Args:
@@ -63,7 +70,9 @@ def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:
     wordings: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         if fact.answerable:
-            wordings.setdefault((fact.answer_key, fact.cluster or fact.group or ""), []).append(fact)
+            wordings.setdefault((fact.answer_key, fact.cluster or fact.group or ""), []).append(
+                fact
+            )
     asked_otherwise = sum(len(each) > 1 for each in wordings.values())
     if len({answer for answer, _ in wordings}) < 2 or asked_otherwise < len(wordings) / 2:
         return

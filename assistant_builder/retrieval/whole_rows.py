@@ -26,8 +26,13 @@ def may_be_longer(pair: Pair, limit: int, *, grounded: bool) -> bool:
     return (1 + grounded) * texts + _TEMPLATE_TOKENS > limit
 
 
-def rows_longer_than(limit: int, pairs: Iterable[Pair], tokenizer: TokenCounter, *, grounded: bool) -> dict[int, int]:
+def rows_longer_than(
+    limit: int, pairs: Iterable[Pair], tokenizer: TokenCounter, *, grounded: bool
+) -> dict[int, int]:
     """Row → tokens with what its prompt has at least, of the rows that have more than ``limit``."""
-    found = {pair.row: tokenizer.count_tokens(with_own_fact(pair) if grounded else pair) for pair in pairs
-             if may_be_longer(pair, limit, grounded=grounded)}
+    found = {
+        pair.row: tokenizer.count_tokens(with_own_fact(pair) if grounded else pair)
+        for pair in pairs
+        if may_be_longer(pair, limit, grounded=grounded)
+    }
     return {row: tokens for row, tokens in found.items() if tokens > limit}

@@ -50,7 +50,9 @@ class Runner(Protocol):
     def check_resources(self, study: Study) -> None:
         """Raise AssistantBuilderError if the study needs more resources than are available."""
 
-    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
+    def acquire(
+        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
+    ) -> AbstractContextManager[None]:
         """Acquire resources that only one study can use at a time; see :func:`.local_runner.machine_lock`."""
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
@@ -79,7 +81,11 @@ def load_store() -> StoreBackend:
 @contextmanager
 def open_runner(study: Study) -> Iterator[Runner]:
     """Sync the study with its store, if it has one, and yield the runner of its steps."""
-    syncing = nullcontext() if study.config.executor.store is None else load_store().synced_with_store(study)
+    syncing = (
+        nullcontext()
+        if study.config.executor.store is None
+        else load_store().synced_with_store(study)
+    )
     with syncing as synced:
         executor = study.config.executor  # read after the sync, which may have changed the settings
         yield pkgutil.resolve_name(RUNNERS[executor.kind])(executor, synced)

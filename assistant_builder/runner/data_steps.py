@@ -34,7 +34,12 @@ def prepare_data(study: Study) -> Iterable[Path]:
         study.raise_if_cancelled()
 
     day = study.record_template_date()
-    folder = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report)
+    folder = fetch(
+        ref,
+        revision=config.model.revision,
+        trust_remote_code=allows_code(config.model),
+        report=report,
+    )
     if needs_embedder_download(config.retrieval.embedder):
         Embedder.download(config.retrieval.embedder, report)
     study.write_progress("data", Progress(0, 1, "file", t("Reading and checking the data")))
@@ -45,16 +50,32 @@ def prepare_data(study: Study) -> Iterable[Path]:
         # the limits turn a template or tokenizer that exceeds them into an error of the first step
         tokenizer, context = LimitedChatTokenizer(process, day), context_length(folder)
         longest = context if config.train.max_length == "auto" else config.train.max_length
-        prepared = prepare_dataset(source, config.data, tokenizer=tokenizer, max_length=longest,
-                                   max_pair_tokens=context, as_trained=with_own_fact if config.grounded else None,
-                                   folder=study.folder / "data", title=study.title)
-        write_json(study.folder / "data" / LENGTHS,
-                   {"longest_answer": tokenizer.longest_answer(prepared.findings.usable)})
+        prepared = prepare_dataset(
+            source,
+            config.data,
+            tokenizer=tokenizer,
+            max_length=longest,
+            max_pair_tokens=context,
+            as_trained=with_own_fact if config.grounded else None,
+            folder=study.folder / "data",
+            title=study.title,
+        )
+        write_json(
+            study.folder / "data" / LENGTHS,
+            {"longest_answer": tokenizer.longest_answer(prepared.findings.usable)},
+        )
     finally:
         process.close()
     study.write_progress("data", Progress(1, 1, "file", t("Data ready")))
-    names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json",
-             LENGTHS)
+    names = (
+        "train.jsonl",
+        "validation.jsonl",
+        "heldout.jsonl",
+        "rejected.jsonl",
+        "findings.json",
+        "split.json",
+        LENGTHS,
+    )
     return [study.folder / "data" / name for name in names]
 
 
@@ -65,7 +86,9 @@ def embed_data(study: Study) -> Iterable[Path]:
 
     config = study.config.data
     data = study.folder / "data"
-    study.write_progress("data-embed", Progress(0, 1, "questions", t("Loading the sentence embedder")))
+    study.write_progress(
+        "data-embed", Progress(0, 1, "questions", t("Loading the sentence embedder"))
+    )
 
     def report(done: int, total: int, message: str) -> None:
         study.write_progress("data-embed", Progress(done, total, "questions", message))
@@ -75,24 +98,40 @@ def embed_data(study: Study) -> Iterable[Path]:
     heldout = load_split(data, "heldout")
     seen: tuple[SplitName, ...] = ("train", "validation")
     outside = [(pair, split) for split in seen for pair in load_split(data, split)]
-    questions = [pair.compared_question for pair in heldout] + [pair.compared_question for pair, _ in outside]
-    vectors = embedder.encode(questions, progress=lambda done,
-                              total: report(done, total, t("Comparing questions by meaning")))
+    questions = [pair.compared_question for pair in heldout] + [
+        pair.compared_question for pair, _ in outside
+    ]
+    vectors = embedder.encode(
+        questions,
+        progress=lambda done, total: report(done, total, t("Comparing questions by meaning")),
+    )
     # a respelled question of training is no leak: it is known to be one
-    tested, compared = ([place for place, pair in enumerate(pairs) if pair.respelled is None]
-                        for pairs in (heldout, [pair for pair, _ in outside]))
-    leaks = find_embedding_leaks([heldout[place] for place in tested], [outside[place] for place in compared],
-                                 vectors[: len(heldout)][tested], vectors[len(heldout) :][compared],
-                                 config.embedding_threshold)
+    tested, compared = (
+        [place for place, pair in enumerate(pairs) if pair.respelled is None]
+        for pairs in (heldout, [pair for pair, _ in outside])
+    )
+    leaks = find_embedding_leaks(
+        [heldout[place] for place in tested],
+        [outside[place] for place in compared],
+        vectors[: len(heldout)][tested],
+        vectors[len(heldout) :][compared],
+        config.embedding_threshold,
+    )
     split = read_json(data / "split.json", Split)
     given = split["given"] and "heldout" not in split["cut"]
     removed = config.remove_leaks == "always" or (config.remove_leaks == "auto" and not given)
-    write_json(study.embedding_file, {"threshold": config.embedding_threshold, "removed": removed,
-                                      "leaks": [replace(leak, removed=removed).to_record() for leak in leaks]})
+    write_json(
+        study.embedding_file,
+        {
+            "threshold": config.embedding_threshold,
+            "removed": removed,
+            "leaks": [replace(leak, removed=removed).to_record() for leak in leaks],
+        },
+    )
     write_json(study.folder / "provenance.json", collect_provenance(study))
     # the questions above are embedded in one call whether or not there is an index, because vectors depend on batches
     # in their last bits
-    known = dict(zip(questions[len(heldout):], vectors[len(heldout):], strict=True))
+    known = dict(zip(questions[len(heldout) :], vectors[len(heldout) :], strict=True))
     training = [pair for pair, split_name in outside if split_name == "train"]
     validation = [pair for pair, split_name in outside if split_name == "validation"]
     other = study.config.retrieval.embedder
@@ -103,10 +142,21 @@ def embed_data(study: Study) -> Iterable[Path]:
         from assistant_builder.retrieval.index import facts_of
         from assistant_builder.retrieval.train_embedder import train_embedder
 
-        embedder, known = train_embedder(study, [fact for pair in training for fact in facts_of(pair)], lambda done,
-                                         total: report(done, total, t("Training the sentence embedder"))), {}
-    index = write_index(study.retrieval_folder, training, validation, embedder, known,
-                        lambda done, total: report(done, total, t("Indexing the training questions")))
+        embedder, known = (
+            train_embedder(
+                study,
+                [fact for pair in training for fact in facts_of(pair)],
+                lambda done, total: report(done, total, t("Training the sentence embedder")),
+            ),
+            {},
+        )
+    index = write_index(
+        study.retrieval_folder,
+        training,
+        validation,
+        embedder,
+        known,
+        lambda done, total: report(done, total, t("Indexing the training questions")),
+    )
     trained = sorted(path for path in study.embedder_folder.rglob("*") if path.is_file())
     return [study.embedding_file, *index, *trained]
-

@@ -18,7 +18,12 @@ from assistant_builder import __version__
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import MICRO_BATCH, ModelConfig, StudyConfig
-from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.errors import (
+    AssistantBuilderError,
+    Cancelled,
+    ChangedInputsError,
+    StudyError,
+)
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch
@@ -44,15 +49,24 @@ from assistant_builder.study.steps import (
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
 """A library that cannot allocate memory aborts the process; the operating system kills it with signal 9."""
-_REPORT_ONLY = {"primary_metric", "margin", "second_margin", "decline_margin", "right_decline_margin", "estimand",
-                "bootstrap_resamples", "price_per_hour"}
+_REPORT_ONLY = {
+    "primary_metric",
+    "margin",
+    "second_margin",
+    "decline_margin",
+    "right_decline_margin",
+    "estimand",
+    "bootstrap_resamples",
+    "price_per_hour",
+}
 """Settings of ``eval`` that change the interpretation of scores, but no score."""
 _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
 """Settings of ``train`` that change no adapter."""
 
 
-def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = None,
-                     source: Path | None = None) -> str | None:
+def first_stale_step(
+    study: Study, *, redo: bool, config: StudyConfig | None = None, source: Path | None = None
+) -> str | None:
     """The first finished step whose inputs changed or whose files are damaged; None without one.
 
     ``config`` and ``source`` replace the study's settings and data file. With ``redo``, no error is raised.
@@ -76,16 +90,21 @@ def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = N
         if record.state != "succeeded" or _can_do_more(record):
             pending.add(step)
             continue
-        damaged = damaged_outputs(study, record) if step != "report" else []  # a report is rendered again in seconds
+        damaged = (
+            damaged_outputs(study, record) if step != "report" else []
+        )  # a report is rendered again in seconds
         if damaged and not redo:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             raise StudyError(
                 f"{damaged[0]}{more}, written by step {step!r}, is damaged, changed or missing",
                 where=f"study {study.name}",
-                remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again")
+                remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
+            )
         if damaged:
             return step
-        changes = changed_inputs(record.inputs, step_inputs(study, step, config=config, source=source))
+        changes = changed_inputs(
+            record.inputs, step_inputs(study, step, config=config, source=source)
+        )
         if changes and not redo:
             raise ChangedInputsError(step, changes, study.name)
         if changes:
@@ -104,14 +123,18 @@ def delete_stale_steps(study: Study, redo: bool) -> None:
     With ``redo``, all outputs of a finished study without stale steps are deleted.
     """
     step = first_stale_step(study, redo=redo)
-    if step is not None:  # scores record their own inputs, so they are deleted only if they are damaged
-        _delete_from(study, step, scores=evaluates(step) and bool(damaged_outputs(study, study.step(step))))
+    if (
+        step is not None
+    ):  # scores record their own inputs, so they are deleted only if they are damaged
+        _delete_from(
+            study, step, scores=evaluates(step) and bool(damaged_outputs(study, study.step(step)))
+        )
     elif redo and study.state == "succeeded":
         _delete_from(study, study.steps[0], scores=True)
 
 
 def _delete_from(study: Study, step: str, *, scores: bool) -> None:
-    for later in reversed(study.steps[study.steps.index(step):]):
+    for later in reversed(study.steps[study.steps.index(step) :]):
         study.delete_step_outputs(later, scores=scores)
 
 
@@ -131,8 +154,12 @@ def queue_if_stale(study: Study, step: str) -> bool:
         return True
     inputs = step_inputs(study, step)
     changed = bool(changed_inputs(record.inputs, inputs))
-    if (record.state == "succeeded" and not changed and not damaged_outputs(study, record)
-            and not _can_do_more(record)):
+    if (
+        record.state == "succeeded"
+        and not changed
+        and not damaged_outputs(study, record)
+        and not _can_do_more(record)
+    ):
         return False
     if record.inputs and changed:
         study.delete_step_outputs(step, scores=False)
@@ -149,20 +176,31 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
     record = study.step(step)
     if record.state == "cancelled" or (study.cancel_requested and record.state != "succeeded"):
         study.write_step(replace(record, state="cancelled"))
-        raise Cancelled("cancelled on request", where=f"step {step}",
-                        remedy=f"Resume with 'assistant-builder run {study.name}'")
+        raise Cancelled(
+            "cancelled on request",
+            where=f"step {step}",
+            remedy=f"Resume with 'assistant-builder run {study.name}'",
+        )
     if record.state == "failed" and record.error is not None:
-        raise AssistantBuilderError(record.error["what"], where=record.error["where"] or f"step {step}",
-                                    remedy=record.error["remedy"])
+        raise AssistantBuilderError(
+            record.error["what"],
+            where=record.error["where"] or f"step {step}",
+            remedy=record.error["remedy"],
+        )
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
     error = AssistantBuilderError(
-        "its process, started by an earlier run, exited without reporting a result" if returncode is None
-        else f"its process was ended by signal {-returncode}" if returncode < 0
+        "its process, started by an earlier run, exited without reporting a result"
+        if returncode is None
+        else f"its process was ended by signal {-returncode}"
+        if returncode < 0
         else f"its process exited with code {returncode} without reporting a result",
         where=f"step {step}",
-        remedy=("Most likely memory ran out: lower train.micro_batch_size or eval.batch_size. "
-                if returncode in _MEMORY_SIGNALS else "")
+        remedy=(
+            "Most likely memory ran out: lower train.micro_batch_size or eval.batch_size. "
+            if returncode in _MEMORY_SIGNALS
+            else ""
+        )
         + f"Run again to resume; the log is {study.log_file(step)}",
     )
     study.write_step(replace(record, state="failed", error=error.to_record()))
@@ -171,14 +209,18 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
 
 def damaged_outputs(study: Study, record: StepRecord) -> list[str]:
     """Paths below the study folder of files that a finished step made and that are missing or changed."""
-    return [name for name, digest in record.outputs.items() if _hash_of(study.folder, name) != digest]
+    return [
+        name for name, digest in record.outputs.items() if _hash_of(study.folder, name) != digest
+    ]
 
 
 def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyError:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return StudyError(f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
-                      where=f"study {study.name}",
-                      remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again")
+    return StudyError(
+        f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
+        where=f"study {study.name}",
+        remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
+    )
 
 
 def _hash_of(folder: Path, name: str) -> str | None:
@@ -202,8 +244,9 @@ def _cached_hash(path: Path, stamp: tuple[int, int, int]) -> str:
 # The inputs of each step
 
 
-def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
-                source: Path | None = None) -> dict[str, Any]:
+def step_inputs(
+    study: Study, step: str, *, config: StudyConfig | None = None, source: Path | None = None
+) -> dict[str, Any]:
     """The inputs of a step (dotted setting or name of a file → value or hash), which earlier steps must have made.
 
     ``config`` and ``source`` replace the study's settings and data file.
@@ -213,18 +256,30 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
     if step == "data":
         source = source or study.source
         if source is None:
-            raise StudyError("the study's data file is missing", where=str(study.folder / "data"),
-                             remedy="Start a new study from the file")
-        return {**common, "data file": file_hash(source), "model.base": config.model.base,
-                "train.max_length": config.train.max_length,
-                **_flat("data", config.data, leave_out={"source", "embedding_threshold"})}
+            raise StudyError(
+                "the study's data file is missing",
+                where=str(study.folder / "data"),
+                remedy="Start a new study from the file",
+            )
+        return {
+            **common,
+            "data file": file_hash(source),
+            "model.base": config.model.base,
+            "train.max_length": config.train.max_length,
+            **_flat("data", config.data, leave_out={"source", "embedding_threshold"}),
+        }
     split = _read(study, "data/split.json", Split)["hashes"]
     if step == "data-embed":
         hashes = {f"{name} data": digest for name, digest in split.items()}
         other = config.retrieval.embedder
-        return {**common, **hashes, "data.embedding_threshold": config.data.embedding_threshold,
-                "data.remove_leaks": config.data.remove_leaks, **({"retrieval.embedder": other} if other else {}),
-                **({"retrieval.train_embedder": True} if config.trains_embedder else {})}
+        return {
+            **common,
+            **hashes,
+            "data.embedding_threshold": config.data.embedding_threshold,
+            "data.remove_leaks": config.data.remove_leaks,
+            **({"retrieval.embedder": other} if other else {}),
+            **({"retrieval.train_embedder": True} if config.trains_embedder else {}),
+        }
     if step.startswith("train-"):
         run = step.removeprefix("train-")
         config = config.of_approach(approach_of_run(run, config.approaches))
@@ -233,63 +288,129 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         plain = {"kernels"} if config.train.kernels in ("fused", "plain") else set()
         plain |= set() if ARMS[arm].rounds else {"qat_type"}
         before = continued_run(run, config.arms)
-        starts = {} if before is None else {
-            f"{before} adapter": _read(study, f"arms/{before}/summary.json", ArmSummary)["adapter_sha256"]}
+        starts = (
+            {}
+            if before is None
+            else {
+                f"{before} adapter": _read(study, f"arms/{before}/summary.json", ArmSummary)[
+                    "adapter_sha256"
+                ]
+            }
+        )
         # with early stopping all arms stop at the same step, so that each arm depends on the others
-        stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
-        return {**common, "train data": split["train"], "validation data": split["validation"],
-                "base model": base_model_identity(config.model), **_flat("model", config.model),
-                **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
-                # earlier versions had no empty setting; what a GPU chose is kept (training.micro_batch)
-                "train.micro_batch_size": config.train.micro_batch_size or MICRO_BATCH,
-                **_grounding(study, config, {"false_declines", "final_index"}),
-                "train.seed": config.train.seed + seed - 1, **stops, **starts}
+        stops = (
+            {"stops with": list(config.arms)}
+            if config.train.early_stopping and config.arms != list(TWINS)
+            else {}
+        )
+        return {
+            **common,
+            "train data": split["train"],
+            "validation data": split["validation"],
+            "base model": base_model_identity(config.model),
+            **_flat("model", config.model),
+            **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
+            # earlier versions had no empty setting; what a GPU chose is kept (training.micro_batch)
+            "train.micro_batch_size": config.train.micro_batch_size or MICRO_BATCH,
+            **_grounding(study, config, {"false_declines", "final_index"}),
+            "train.seed": config.train.seed + seed - 1,
+            **stops,
+            **starts,
+        }
     suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
-    adapters = {f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json", ArmSummary)["adapter_sha256"]
-                for suffix in suffixes for run in arm_runs(config.seeds, config.arms)}
+    adapters = {
+        f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json", ArmSummary)[
+            "adapter_sha256"
+        ]
+        for suffix in suffixes
+        for run in arm_runs(config.seeds, config.arms)
+    }
     if step == "evaluate":
-        return {**common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
-                **_grounding(study, config),
-                **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
-                **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
+        return {
+            **common,
+            "held-out data": split["heldout"],
+            "embedding leaks": file_hash(study.embedding_file),
+            **_grounding(study, config),
+            **adapters,
+            "base model": base_model_identity(config.model),
+            **_flat("model", config.model),
+            **_flat("eval", config.eval, leave_out=_REPORT_ONLY),
+        }
     types: dict[str, Any] = {"formats.types": config.formats.types} if config.formats.types else {}
     if types and config.weighs_columns:  # not recorded where it is off, as by earlier versions
         types |= {"formats.importance": True}
     if step == FORMATS:
         return {**common, **types, **_format_inputs(study, config)}
-    return {**common, **types, **adapters, **_flat("eval", config.eval),
-            **{f"{path.parent.relative_to(folder)}{suffix} scores": file_hash(path) for suffix in suffixes
-               for folder in (study.folder / f"evals{suffix}",) for path in sorted(folder.rglob("scores.json"))}}
+    return {
+        **common,
+        **types,
+        **adapters,
+        **_flat("eval", config.eval),
+        **{
+            f"{path.parent.relative_to(folder)}{suffix} scores": file_hash(path)
+            for suffix in suffixes
+            for folder in (study.folder / f"evals{suffix}",)
+            for path in sorted(folder.rglob("scores.json"))
+        },
+    }
 
 
 def _format_inputs(study: Study, config: StudyConfig) -> dict[str, Any]:
     """The inputs of the scores of GGUF files, which are of one of the approaches and of the first seed."""
     suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
-    files = {**{f"held-out items{suffix}": study.folder / f"evals{suffix}" / "tasks" / "items.jsonl"
-                for suffix in suffixes},
-             **{f"{arm}{suffix} rule": study.folder / "arms" / f"{arm}{suffix}" / RULE
-                for suffix in suffixes for arm in config.arms}}
-    return {**{f"{arm}{suffix} adapter": _read(study, f"arms/{arm}{suffix}/summary.json", ArmSummary)["adapter_sha256"]
-               for suffix in suffixes for arm in config.arms},
-            "base model": base_model_identity(config.model), **_flat("model", config.model),
-            **{f"eval.{key}": getattr(config.eval, key) for key in ("max_new_tokens", "similarity", "compute_dtype")},
-            **{name: file_hash(path) for name, path in files.items() if path.is_file()}}
+    files = {
+        **{
+            f"held-out items{suffix}": study.folder / f"evals{suffix}" / "tasks" / "items.jsonl"
+            for suffix in suffixes
+        },
+        **{
+            f"{arm}{suffix} rule": study.folder / "arms" / f"{arm}{suffix}" / RULE
+            for suffix in suffixes
+            for arm in config.arms
+        },
+    }
+    return {
+        **{
+            f"{arm}{suffix} adapter": _read(study, f"arms/{arm}{suffix}/summary.json", ArmSummary)[
+                "adapter_sha256"
+            ]
+            for suffix in suffixes
+            for arm in config.arms
+        },
+        "base model": base_model_identity(config.model),
+        **_flat("model", config.model),
+        **{
+            f"eval.{key}": getattr(config.eval, key)
+            for key in ("max_new_tokens", "similarity", "compute_dtype")
+        },
+        **{name: file_hash(path) for name, path in files.items() if path.is_file()},
+    }
 
 
-def _grounding(study: Study, config: StudyConfig, leave_out: set[str] | None = None) -> dict[str, Any]:
+def _grounding(
+    study: Study, config: StudyConfig, leave_out: set[str] | None = None
+) -> dict[str, Any]:
     """The inputs of a step that writes facts into prompts, which serving does not change; empty without facts."""
     if "grounded" not in config.approaches:
         return {}
     unread = {"sources_in_endpoint", *(leave_out or ())}
-    return {"approaches": config.approaches, **_flat("retrieval", config.retrieval, unread),
-            **{f"{path.name} of the index": file_hash(path) for path in sorted(study.retrieval_folder.glob("*"))
-               if path.is_file()}}
+    return {
+        "approaches": config.approaches,
+        **_flat("retrieval", config.retrieval, unread),
+        **{
+            f"{path.name} of the index": file_hash(path)
+            for path in sorted(study.retrieval_folder.glob("*"))
+            if path.is_file()
+        },
+    }
 
 
 def base_model_identity(model: ModelConfig) -> str:
     """Hash of the base model, which is downloaded if necessary."""
     ref = resolve(model.base, trust_remote_code=allows_code(model))
-    return base_model_hash(fetch(ref, revision=model.revision, trust_remote_code=allows_code(model)))
+    return base_model_hash(
+        fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+    )
 
 
 def _flat(prefix: str, section: BaseModel, leave_out: set[str] | None = None) -> dict[str, Any]:
@@ -300,5 +421,7 @@ def _flat(prefix: str, section: BaseModel, leave_out: set[str] | None = None) ->
 def _read(study: Study, name: str, content: Any) -> Any:
     path = study.folder / name
     if not path.is_file():
-        raise StudyError(f"{name} is missing", where=str(study.folder), remedy="Run the study again with --redo")
+        raise StudyError(
+            f"{name} is missing", where=str(study.folder), remedy="Run the study again with --redo"
+        )
     return read_json(path, content)

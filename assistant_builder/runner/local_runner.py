@@ -48,7 +48,9 @@ class LocalRunner:
         """Raise ResourceError if the training does not fit into the memory of this machine."""
         require_study_fit(study)
 
-    def acquire(self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]) -> AbstractContextManager[None]:
+    def acquire(
+        self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
+    ) -> AbstractContextManager[None]:
         """Acquire the machine after the earlier runs of other studies; see :func:`machine_lock`."""
         return machine_lock(study, now=now, waiting=waiting)
 
@@ -78,8 +80,14 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
         log_file = study.log_file(step)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            process = subprocess.Popen(step_command(study, step), stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=subprocess.STDOUT, start_new_session=True, env=compute_environment())
+            process = subprocess.Popen(
+                step_command(study, step),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=compute_environment(),
+            )
         lower_priority(process.pid)
     cancelled_at: float | None = None
     while process.poll() is None if process is not None else study.step(step).state == "running":
@@ -138,15 +146,25 @@ def active_tickets() -> list[Ticket]:
     for path in queue_folder().glob("[0-9]*.json"):
         try:
             record = read_json(path, _TicketFile)
-            ticket = Ticket(int(path.stem), path, Path(record["study"]), record["pid"], record["process_started"])
+            ticket = Ticket(
+                int(path.stem),
+                path,
+                Path(record["study"]),
+                record["pid"],
+                record["process_started"],
+            )
         except (OSError, AssistantBuilderError, ValueError):  # just removed, or damaged
             continue
         found.append(ticket)
-    return sorted((ticket for ticket in found if ticket.is_active), key=lambda ticket: ticket.number)
+    return sorted(
+        (ticket for ticket in found if ticket.is_active), key=lambda ticket: ticket.number
+    )
 
 
 @contextmanager
-def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str]], None]) -> Iterator[None]:
+def machine_lock(
+    study: Study, *, now: bool = False, waiting: Callable[[list[str]], None]
+) -> Iterator[None]:
     """Reserve the machine for a run of ``study`` after all earlier runs; with ``now``, only later runs wait.
 
     ``waiting`` is called repeatedly with the names of the studies ahead, in order, and finally with none. An exception
@@ -155,7 +173,9 @@ def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str
     ticket = _take_ticket(study)
     try:
         names: list[str] = []
-        while not now and (ahead := [other for other in active_tickets() if other.number < ticket.number]):
+        while not now and (
+            ahead := [other for other in active_tickets() if other.number < ticket.number]
+        ):
             names = [other.study.name for other in ahead]
             waiting(names)
             try:

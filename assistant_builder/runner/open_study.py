@@ -27,8 +27,15 @@ _GENERIC_NAMES = {"data", "dataset", "train", "pairs", "qa"}
 """File names that are too generic for a study name; the name of the folder is used instead."""
 
 
-def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
-                   before: Callable[[StudyConfig], None] = lambda config: None, like: str | None = None) -> Study:
+def open_or_create(
+    source: str,
+    *,
+    name: str | None,
+    changes: Mapping[str, Any],
+    redo: bool,
+    before: Callable[[StudyConfig], None] = lambda config: None,
+    like: str | None = None,
+) -> Study:
     """Open the study that ``source`` names, or create it; nothing is written if an error is raised.
 
     ``source`` is a data file, a ``study.yaml``, a study's name, or its URL in a store. ``changes`` are settings by
@@ -44,23 +51,34 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     path = Path(source).expanduser()
     before = _allowing(changes, before)
     if like is not None and (not path.is_file() or path.suffix.lower() in _YAML):
-        raise ConfigError(t("--from {like} takes over settings for a data file, and {source} is none", like=like,
-                            source=source),
-                          remedy=t("A study as SOURCE keeps its settings: leave --from out"))
+        raise ConfigError(
+            t(
+                "--from {like} takes over settings for a data file, and {source} is none",
+                like=like,
+                source=source,
+            ),
+            remedy=t("A study as SOURCE keeps its settings: leave --from out"),
+        )
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
-        typed = StudyConfig().with_changes(changes)  # rejects a URL with a secret before it is contacted
+        typed = StudyConfig().with_changes(
+            changes
+        )  # rejects a URL with a secret before it is contacted
         allow_addresses(typed.addresses.values())
         return _update(load_store().fetch_study(source), name, changes, redo=redo, before=before)
     if not path.is_file():
         if "/" in source or path.suffix:
-            raise ConfigError(t("there is no file {source}", source=source), remedy=t("Check the path"))
+            raise ConfigError(
+                t("there is no file {source}", source=source), remedy=t("Check the path")
+            )
         study = Study.open(source)
         config = study.config.with_changes(dict(changes))
         before(config)
         store = config.executor.store
         if store is not None:
-            with contextlib.suppress(StoreError, StudyError):  # the run raises and records the error again
+            with contextlib.suppress(
+                StoreError, StudyError
+            ):  # the run raises and records the error again
                 load_store().pull_updates(study, store)
         return _update(study, name, changes, redo=redo, before=before)
     config, data = read_source(path)
@@ -72,31 +90,53 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     return create_or_update(config, data, redo=redo, before=before)
 
 
-def _allowing(changes: Mapping[str, Any], before: Callable[[StudyConfig], None]) -> Callable[[StudyConfig], None]:
+def _allowing(
+    changes: Mapping[str, Any], before: Callable[[StudyConfig], None]
+) -> Callable[[StudyConfig], None]:
     """Allow the addresses among the changes, and then call ``before``."""
+
     def allow(config: StudyConfig) -> None:
-        typed = {key: read_value(key, value) if isinstance(value, str) else value for key, value in changes.items()
-                 if key in config.addresses}
-        allow_addresses(address for key, address in config.addresses.items() if typed.get(key) == address)
+        typed = {
+            key: read_value(key, value) if isinstance(value, str) else value
+            for key, value in changes.items()
+            if key in config.addresses
+        }
+        allow_addresses(
+            address for key, address in config.addresses.items() if typed.get(key) == address
+        )
         before(config)
 
     return allow
 
 
-def _update(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool,
-            before: Callable[[StudyConfig], None]) -> Study:
+def _update(
+    study: Study,
+    name: str | None,
+    changes: Mapping[str, Any],
+    *,
+    redo: bool,
+    before: Callable[[StudyConfig], None],
+) -> Study:
     """Change a study's settings, or create a study of another name from its data and settings."""
     if name is not None and study.config.named(name).name != study.name:
         config = study.config.with_changes(dict(changes)).named(name)
         return create_or_update(config, study.source, redo=redo, before=before)
-    return create_or_update(study.config.with_changes(dict(changes)), None, redo=redo, before=before)
+    return create_or_update(
+        study.config.with_changes(dict(changes)), None, redo=redo, before=before
+    )
 
 
 def _settings_of(name: str, data: Path, new_name: str) -> StudyConfig:
     """The settings of a study for another data file; columns that the file does not have are mapped anew."""
     config = Study.open(name).config
-    known = set(read_table(data, {column for column in config.data.columns.values() if column}).columns)
-    columns = {role: column for role, column in config.data.columns.items() if not column or column in known}
+    known = set(
+        read_table(data, {column for column in config.data.columns.values() if column}).columns
+    )
+    columns = {
+        role: column
+        for role, column in config.data.columns.items()
+        if not column or column in known
+    }
     return config.with_changes({"name": new_name, "data.columns": columns})
 
 
@@ -111,33 +151,52 @@ def read_source(path: Path) -> tuple[StudyConfig, Path]:
     config = load_config(path)
     data = Path(config.data.source)
     if not config.data.source or not data.is_file():
-        raise ConfigError(t("data.source={source!r} is not a file", source=config.data.source), where=str(path),
-                          remedy=t("Write the path of the data file, relative to the study.yaml"))
+        raise ConfigError(
+            t("data.source={source!r} is not a file", source=config.data.source),
+            where=str(path),
+            remedy=t("Write the path of the data file, relative to the study.yaml"),
+        )
     return config, data
 
 
-def create_or_update(config: StudyConfig, source: Path | None, *, redo: bool = False,
-                     before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
+def create_or_update(
+    config: StudyConfig,
+    source: Path | None,
+    *,
+    redo: bool = False,
+    before: Callable[[StudyConfig], None] = lambda config: None,
+) -> Study:
     """Create or update a study, with ``source`` None for its present data; see :func:`open_or_create`."""
     before(config)
     resolve(config.model.base, trust_remote_code=allows_code(config.model))
-    config = config.with_changes({"model.trust_remote_code": False})  # allowed for one run only, so never saved
+    config = config.with_changes(
+        {"model.trust_remote_code": False}
+    )  # allowed for one run only, so never saved
     folder = studies_folder() / config.name
     if not folder.exists():
         if source is None:
-            raise StudyError(t("the study has no data file"), where=str(folder), remedy=t("Start it from a data file"))
+            raise StudyError(
+                t("the study has no data file"),
+                where=str(folder),
+                remedy=t("Start it from a data file"),
+            )
         prepare_dataset(source, config.data)  # rejects unusable data before anything is written
         return Study.create(config, source)
     study = Study.open(config.name)
     first_stale_step(study, redo=redo, config=config, source=source)
-    other_source = source is not None and (study.source is None or file_hash(source) != file_hash(study.source))
+    other_source = source is not None and (
+        study.source is None or file_hash(source) != file_hash(study.source)
+    )
     if other_source or config != study.config:
         with study_lock(study):  # a running study must not mix steps of different settings
             if redo:
                 delete_unreadable_steps(study)
             if study.state == "running":
-                raise StudyError(t("a step of the study is still running with the previous settings"),
-                                 where=f"study {study.name}", remedy=t("Wait until it is done, or cancel it first"))
+                raise StudyError(
+                    t("a step of the study is still running with the previous settings"),
+                    where=f"study {study.name}",
+                    remedy=t("Wait until it is done, or cancel it first"),
+                )
             if source is not None and other_source:
                 old, new = study.source, study.folder / "data" / f"source{source.suffix.lower()}"
                 write_bytes(new, source.read_bytes())

@@ -6,13 +6,27 @@ import contextlib
 import subprocess
 from collections.abc import Callable
 
-from assistant_builder.child_process import compute_environment, lower_priority, python_command, python_environment
+from assistant_builder.child_process import (
+    compute_environment,
+    lower_priority,
+    python_command,
+    python_environment,
+)
 from assistant_builder.error_translation import translate_error
-from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.errors import (
+    AssistantBuilderError,
+    Cancelled,
+    ChangedInputsError,
+    StudyError,
+)
 from assistant_builder.i18n import t
 from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE
 from assistant_builder.runner.backend import QUEUE, Event, open_runner, waiting_message
-from assistant_builder.runner.invalidation import delete_stale_steps, delete_unreadable_steps, first_stale_step
+from assistant_builder.runner.invalidation import (
+    delete_stale_steps,
+    delete_unreadable_steps,
+    first_stale_step,
+)
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import require_allowed
@@ -28,12 +42,22 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
     """
     study = Study.open(name)
     options = {"--redo": redo, "--now": now, "--trust-remote-code": trust}
-    command = python_command("-m", "assistant_builder", "run", name, *(flag for flag, on in options.items() if on))
+    command = python_command(
+        "-m", "assistant_builder", "run", name, *(flag for flag, on in options.items() if on)
+    )
     try:
         with (study.folder / "run.log.txt").open("ab") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env={key: value for key, value in python_environment().items() if key != TRUST_VARIABLE},
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={
+                    key: value
+                    for key, value in python_environment().items()
+                    if key != TRUST_VARIABLE
+                },
             )
     except OSError as error:
         raise translate_error(error) from error
@@ -41,9 +65,14 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
     return process.pid
 
 
-def run_study(study: Study, *, redo: bool = False, now: bool = False,
-              on_event: Callable[[Event], None] = lambda event: None,
-              check: Callable[[Study], None] = lambda study: None) -> None:
+def run_study(
+    study: Study,
+    *,
+    redo: bool = False,
+    now: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+    check: Callable[[Study], None] = lambda study: None,
+) -> None:
     """Run every step that is not done, in order, after the earlier runs of other studies (``now``: at once).
 
     ``redo`` runs the first stale step and all later ones again; without stale steps, all steps. ``check`` is called
@@ -67,8 +96,12 @@ def run_study(study: Study, *, redo: bool = False, now: bool = False,
                     delete_unreadable_steps(study)
                 check(study)
                 runner.check_resources(study)
-                first_stale_step(study, redo=redo)  # raises for changed inputs before the run waits in the queue
-                with runner.acquire(study, now=now, waiting=lambda names: _report_queue(study, names, on_event)):
+                first_stale_step(
+                    study, redo=redo
+                )  # raises for changed inputs before the run waits in the queue
+                with runner.acquire(
+                    study, now=now, waiting=lambda names: _report_queue(study, names, on_event)
+                ):
                     delete_stale_steps(study, redo)
                     study.write_run_record("running", dashboard=runner.dashboard)
                     runner.run_steps(study, on_event)
@@ -99,26 +132,47 @@ def rerender_report(study: Study) -> None:
         ChangedInputsError: The settings changed after the evaluation.
     """
     if study.step("evaluate").state != "succeeded":
-        raise StudyError(t("the study has not been evaluated"), where=f"study {study.name}",
-                         remedy=t("Finish it with 'assistant-builder run {name}', which also writes the report",
-                                  name=study.name))
+        raise StudyError(
+            t("the study has not been evaluated"),
+            where=f"study {study.name}",
+            remedy=t(
+                "Finish it with 'assistant-builder run {name}', which also writes the report",
+                name=study.name,
+            ),
+        )
     first_stale_step(study, redo=False)
-    running = StudyError(t("the study is running"), where=f"study {study.name}",
-                         remedy=t("Wait until it is done; the run writes the report"))
+    running = StudyError(
+        t("the study is running"),
+        where=f"study {study.name}",
+        remedy=t("Wait until it is done; the run writes the report"),
+    )
     with study_lock(study, running), study.log_file("report").open("ab") as log:
-        subprocess.run(step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                       env=compute_environment(), check=False)
+        subprocess.run(
+            step_command(study, "report"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=compute_environment(),
+            check=False,
+        )
     record = study.step("report")
     if record.state != "succeeded":
-        error = record.error or {"what": t("its process exited without reporting a result"), "remedy": ""}
+        error = record.error or {
+            "what": t("its process exited without reporting a result"),
+            "remedy": "",
+        }
         raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])
 
 
-def _report_queue(study: Study, queued_behind: list[str], on_event: Callable[[Event], None]) -> None:
+def _report_queue(
+    study: Study, queued_behind: list[str], on_event: Callable[[Event], None]
+) -> None:
     """Report the studies that the run waits for; an empty list when it proceeds."""
     study.raise_if_cancelled()
     runner = study.run_record()
-    if queued_behind and (runner is None or runner["state"] != "queued" or runner["behind"] != queued_behind):
+    if queued_behind and (
+        runner is None or runner["state"] != "queued" or runner["behind"] != queued_behind
+    ):
         study.write_run_record("queued", queued_behind=queued_behind)
     progress = Progress(0, 0, "runs", waiting_message(queued_behind))
     on_event(Event(QUEUE, "queued" if queued_behind else "succeeded", progress))

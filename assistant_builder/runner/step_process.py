@@ -35,10 +35,18 @@ NODE_VARIABLE = "ASSISTANT_BUILDER_NODE"
 def step_command(study: Study, step: str) -> list[str]:
     """The command line of a step's process."""
     if step.startswith("score-"):
-        module, *words = "evals", "score", "--part", f"{step.removeprefix('score-')}/{study.config.evaluation_shards}"
+        module, *words = (
+            "evals",
+            "score",
+            "--part",
+            f"{step.removeprefix('score-')}/{study.config.evaluation_shards}",
+        )
     else:
-        module, *words = {"evaluate": ("evals", "score"), "formats": ("evals", "formats"),
-                          "report": ("evals", "report")}.get(step, ("assistant_builder", "step", step))
+        module, *words = {
+            "evaluate": ("evals", "score"),
+            "formats": ("evals", "formats"),
+            "report": ("evals", "report"),
+        }.get(step, ("assistant_builder", "step", step))
     return python_command("-m", module, *words, "--study", str(study.folder))
 
 
@@ -49,14 +57,24 @@ def run_as_step(study: Study, step: str, work: Work) -> int:
     if node is not None:
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     before = study.step(step)
-    record = replace(before, state="running", pid=os.getpid(), process_started=process_identity(os.getpid()),
-                     started=before.started or time.time(), error=None, node=node)
+    record = replace(
+        before,
+        state="running",
+        pid=os.getpid(),
+        process_started=process_identity(os.getpid()),
+        started=before.started or time.time(),
+        error=None,
+        node=node,
+    )
     began = time.monotonic()
 
     def finish(state: State, **changes: object) -> None:
         ended = replace(
-            record, state=state, seconds=before.seconds + time.monotonic() - began,
-            peak_memory_bytes=max(before.peak_memory_bytes or 0, _peak_memory()), **changes,  # type: ignore[arg-type]
+            record,
+            state=state,
+            seconds=before.seconds + time.monotonic() - began,
+            peak_memory_bytes=max(before.peak_memory_bytes or 0, _peak_memory()),
+            **changes,  # type: ignore[arg-type]
         )
         try:
             study.write_step(ended)

@@ -39,8 +39,9 @@ _CLIENT_GONE = 499
 """nginx's status of a request whose client disconnected."""
 
 
-def make_app(engine: Answering, config: ServingConfig, key: bytes | None, *,
-             without_key: bool | None = None) -> ASGIApp:
+def make_app(
+    engine: Answering, config: ServingConfig, key: bytes | None, *, without_key: bool | None = None
+) -> ASGIApp:
     """The complete ASGI app, middleware included.
 
     The models are loaded when the app starts and released when it ends.
@@ -65,12 +66,22 @@ def make_app(engine: Answering, config: ServingConfig, key: bytes | None, *,
         for log in set(logs.values()):
             log.close()
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, exception_handlers={
-        ApiError: _responding(lambda error: error),
-        RequestValidationError: _responding(lambda error: validation_error(error.errors())),
-        HTTPException: _responding(lambda error: ApiError(error.status_code, str(error.detail))),
-        Exception: _responding(lambda error: ApiError(500, f"the answer failed: {type(error).__name__}")),
-    })
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        exception_handlers={
+            ApiError: _responding(lambda error: error),
+            RequestValidationError: _responding(lambda error: validation_error(error.errors())),
+            HTTPException: _responding(
+                lambda error: ApiError(error.status_code, str(error.detail))
+            ),
+            Exception: _responding(
+                lambda error: ApiError(500, f"the answer failed: {type(error).__name__}")
+            ),
+        },
+    )
 
     @app.get(HEALTH_PATH)
     def health() -> JSONResponse:
@@ -85,20 +96,33 @@ def make_app(engine: Answering, config: ServingConfig, key: bytes | None, *,
     async def model(model: str) -> dict[str, Any]:
         found = engine.models.find(model)
         if found is None:
-            raise ApiError(404, f"the model {reprlib.repr(model)} does not exist", code="model_not_found",
-                           param="model")
+            raise ApiError(
+                404,
+                f"the model {reprlib.repr(model)} does not exist",
+                code="model_not_found",
+                param="model",
+            )
         return model_response(found)
 
     @app.post("/v1/chat/completions")
     async def complete(body: ChatRequest, request: Request) -> Response:
         prepared = await engine.prepare(body)
         metadata = CompletionMetadata(prepared.assistant.id)
-        chunks = remembered(engine.generate(prepared), prepared, logs.get(prepared.assistant.id), metadata.id,
-                            body.user or "")
+        chunks = remembered(
+            engine.generate(prepared),
+            prepared,
+            logs.get(prepared.assistant.id),
+            metadata.id,
+            body.user or "",
+        )
         try:
             if not body.stream:
-                return JSONResponse(await _until_disconnect(request, _complete(prepared, chunks, metadata)))
-            await _until_disconnect(request, anext(chunks))  # an error before the first chunk has its own status
+                return JSONResponse(
+                    await _until_disconnect(request, _complete(prepared, chunks, metadata))
+                )
+            await _until_disconnect(
+                request, anext(chunks)
+            )  # an error before the first chunk has its own status
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)
         return EventStream(_events(prepared, chunks, metadata, body.with_usage), chunks)
@@ -106,14 +130,20 @@ def make_app(engine: Answering, config: ServingConfig, key: bytes | None, *,
     @app.post("/v1/feedback", status_code=202)
     async def feedback(body: Feedback) -> dict[str, Any]:
         if not logs:
-            raise ApiError(404, "this server keeps no questions; start it with --remember counts or texts")
+            raise ApiError(
+                404, "this server keeps no questions; start it with --remember counts or texts"
+            )
         for log in set(logs.values()):
             log.voted(body.id, body.vote, body.suggestion)
         return {"object": "feedback", "id": body.id}
 
     hosts = AllowedHosts(config.host, config.allow_host)
-    guarded = ApiKeyMiddleware(app, hosts, key, without_key=answers_without_key(config) if without_key is None
-                               else without_key)
+    guarded = ApiKeyMiddleware(
+        app,
+        hosts,
+        key,
+        without_key=answers_without_key(config) if without_key is None else without_key,
+    )
     return Widget(guarded, engine, config, hosts, logs=logs) if config.widget else guarded
 
 
@@ -124,24 +154,32 @@ def _responding(convert: Callable[[Any], ApiError]) -> Callable[..., Any]:
     return respond
 
 
-async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None],
-                    metadata: CompletionMetadata) -> dict[str, Any]:
+async def _complete(
+    prepared: GenerationRequest,
+    chunks: AsyncGenerator[StreamChunk, None],
+    metadata: CompletionMetadata,
+) -> dict[str, Any]:
     text, last = "", None
     async with aclosing(chunks):
         async for last in chunks:
             text += last.text
     assert last is not None and last.finish is not None
-    return metadata.completion(
-        text, last.finish, _usage(prepared, last), last.grounding)
+    return metadata.completion(text, last.finish, _usage(prepared, last), last.grounding)
 
 
 def _usage(prepared: GenerationRequest, last: StreamChunk) -> dict[str, int]:
     """Token counts of an answer; the prompt's with the facts that were found for it."""
-    return usage(prepared.prompt_tokens if last.prompt_tokens is None else last.prompt_tokens, last.tokens)
+    return usage(
+        prepared.prompt_tokens if last.prompt_tokens is None else last.prompt_tokens, last.tokens
+    )
 
 
-async def _events(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None],
-                  metadata: CompletionMetadata, with_usage: bool) -> AsyncGenerator[str, None]:
+async def _events(
+    prepared: GenerationRequest,
+    chunks: AsyncGenerator[StreamChunk, None],
+    metadata: CompletionMetadata,
+    with_usage: bool,
+) -> AsyncGenerator[str, None]:
     yield server_sent_event(metadata.chunk({"role": "assistant", "content": ""}))
     try:
         async for chunk in chunks:

@@ -13,7 +13,12 @@ from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.redaction import API_KEY
 from assistant_builder.serving.schemas import ApiError
-from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_from_this_machine, is_loopback
+from assistant_builder.web.access import (
+    AllowedHosts,
+    is_cross_origin,
+    is_from_this_machine,
+    is_loopback,
+)
 from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
 from assistant_builder.web.request_limits import TrustedProxies, format_size, mark_trusted
@@ -37,8 +42,11 @@ def take_key() -> str | None:
     if not key:
         return None
     if len(key) < MIN_KEY_LENGTH or not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(f"the key must have at least {MIN_KEY_LENGTH} characters, all of them ASCII without spaces",
-                          where=API_KEY_VARIABLE, remedy="Make one with: openssl rand -hex 24")
+        raise ConfigError(
+            f"the key must have at least {MIN_KEY_LENGTH} characters, all of them ASCII without spaces",
+            where=API_KEY_VARIABLE,
+            remedy="Make one with: openssl rand -hex 24",
+        )
     return key
 
 
@@ -58,13 +66,19 @@ def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
     TrustedProxies(config.proxy)
     lines = []
     if key is None and config.widget:
-        lines.append(f"only the paths of the widget are served; for /v1 set a key in {API_KEY_VARIABLE}")
+        lines.append(
+            f"only the paths of the widget are served; for /v1 set a key in {API_KEY_VARIABLE}"
+        )
     elif key is None and (reached := _published(config)):
-        raise ConfigError(f"the assistants would answer everyone who reaches {reached}",
-                          remedy=f"Set a key in {API_KEY_VARIABLE} or {API_KEY_VARIABLE}_FILE, or leave --host at "
-                          "127.0.0.1, without --allow-host and --proxy")
+        raise ConfigError(
+            f"the assistants would answer everyone who reaches {reached}",
+            remedy=f"Set a key in {API_KEY_VARIABLE} or {API_KEY_VARIABLE}_FILE, or leave --host at "
+            "127.0.0.1, without --allow-host and --proxy",
+        )
     if not is_loopback(config.host):
-        lines.append("the key and all conversations cross the network unencrypted; put an HTTPS proxy in front")
+        lines.append(
+            "the key and all conversations cross the network unencrypted; put an HTTPS proxy in front"
+        )
     return lines
 
 
@@ -90,7 +104,9 @@ class ApiKeyMiddleware:
         without_key: Whether programs on this machine need no key if there is none.
     """
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, key: bytes | None, *, without_key: bool = True) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: AllowedHosts, key: bytes | None, *, without_key: bool = True
+    ) -> None:
         self._app, self._hosts, self._key, self._without_key = app, hosts, key, without_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,15 +134,22 @@ class ApiKeyMiddleware:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
-            raise ApiError(421, "unknown host name; if it is a name of this server, start it with --allow-host NAME")
+            raise ApiError(
+                421,
+                "unknown host name; if it is a name of this server, start it with --allow-host NAME",
+            )
         if is_cross_origin(scope, headers):
             raise ApiError(403, "this request was sent by a web page of another origin")
         if scope["path"] == HEALTH_PATH:
             return
         if self._key is None:
             if not (self._without_key and is_from_this_machine(scope)):
-                raise ApiError(401, "this server has no API key, without which it answers nobody here; start it with "
-                               f"{API_KEY_VARIABLE}", code="invalid_api_key")
+                raise ApiError(
+                    401,
+                    "this server has no API key, without which it answers nobody here; start it with "
+                    f"{API_KEY_VARIABLE}",
+                    code="invalid_api_key",
+                )
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         if not hmac.compare_digest(digest_of(given.strip()), self._key) or kind.lower() != "bearer":

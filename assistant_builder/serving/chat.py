@@ -43,10 +43,19 @@ class PageSession(ChatSession):
 
     def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> Memory:
         """Load a model unless it is loaded; a file that the study does not have is written first."""
-        return self._llamacpp().load(SHIPPED, report) if speaker == SHIPPED else super().load(speaker, report)
+        return (
+            self._llamacpp().load(SHIPPED, report)
+            if speaker == SHIPPED
+            else super().load(speaker, report)
+        )
 
-    def stream(self, speaker: str, messages: Sequence[Message], sampling: Sampling,
-               stop_event: threading.Event) -> Iterator[Chunk]:
+    def stream(
+        self,
+        speaker: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        stop_event: threading.Event,
+    ) -> Iterator[Chunk]:
         """Answer the last message of a conversation; see :meth:`Session.stream`."""
         if speaker == SHIPPED:
             yield from self._llamacpp().stream(SHIPPED, messages, sampling, stop_event)
@@ -61,17 +70,25 @@ class PageSession(ChatSession):
     def _llamacpp(self) -> LlamaCppSession:
         if self._file is None:
             path = self._study.report_file
-            spec = shipped_file(read_report(path) if path.is_file() else None, self._study.config.arms)
-            self._file = LlamaCppSession({SHIPPED: (self._study, spec.arm)}, type=spec.export_format.type)
+            spec = shipped_file(
+                read_report(path) if path.is_file() else None, self._study.config.arms
+            )
+            self._file = LlamaCppSession(
+                {SHIPPED: (self._study, spec.arm)}, type=spec.export_format.type
+            )
         return self._file
 
 
 def main() -> None:
     """Start the worker of a study."""
-    parser = argparse.ArgumentParser(description="Answer questions with the trained assistants of a study.")
+    parser = argparse.ArgumentParser(
+        description="Answer questions with the trained assistants of a study."
+    )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     parser.add_argument("--approach", help="the approach of the assistants; default: the main one")
-    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="idle time until the process ends")
+    parser.add_argument(
+        "--idle-seconds", type=float, default=IDLE_SECONDS, help="idle time until the process ends"
+    )
     options = parser.parse_args()
     configure_libraries()
     run_server(PageSession(Study(options.study, options.approach)), options.idle_seconds)

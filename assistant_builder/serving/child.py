@@ -14,7 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Literal
 
-from assistant_builder.child_process import compute_environment, configure_libraries, last_line, python_command
+from assistant_builder.child_process import (
+    compute_environment,
+    configure_libraries,
+    last_line,
+    python_command,
+)
 from assistant_builder.serving.auth import API_KEY_VARIABLE
 from assistant_builder.study import Study
 
@@ -59,11 +64,22 @@ class Endpoints:
         with self._lock:
             if self.state(study.name).phase in ("starting", "running"):
                 return
-            environment = {key: value for key, value in compute_environment().items() if key not in _SECRETS}
+            environment = {
+                key: value for key, value in compute_environment().items() if key not in _SECRETS
+            }
             log = tempfile.TemporaryFile()
-            process = subprocess.Popen(self._command(study, arm), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       stderr=log, env=environment, start_new_session=True)
-            self._processes[study.name], self._states[study.name] = process, EndpointState("starting")
+            process = subprocess.Popen(
+                self._command(study, arm),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+            self._processes[study.name], self._states[study.name] = (
+                process,
+                EndpointState("starting"),
+            )
         threading.Thread(target=self._follow, args=(study.name, process, log), daemon=True).start()
 
     def stop(self, name: str) -> None:
@@ -88,10 +104,20 @@ class Endpoints:
                 text += line
                 with suppress(ValueError):  # it has several lines
                     ready = json.loads(text)
-                    self._record(name, process, EndpointState(
-                        "running", ready["url"], next(iter(ready["aliases"])), token=ready["widget"]["token"]))
+                    self._record(
+                        name,
+                        process,
+                        EndpointState(
+                            "running",
+                            ready["url"],
+                            next(iter(ready["aliases"])),
+                            token=ready["widget"]["token"],
+                        ),
+                    )
             process.wait()
-            self._record(name, process, EndpointState("failed", error=last_line(log) or "its process ended"))
+            self._record(
+                name, process, EndpointState("failed", error=last_line(log) or "its process ended")
+            )
 
     def _record(self, name: str, process: subprocess.Popen[bytes], state: EndpointState) -> None:
         with self._lock:
@@ -135,7 +161,14 @@ def main() -> int:
     configure_libraries()
     try:
         models = select_models([sys.argv[1]], lambda study: sys.argv[1].partition(":")[2])
-        serve_with(start_worker, models, ServingConfig(port=0, widget=True), None, as_json=True, without_key=True)
+        serve_with(
+            start_worker,
+            models,
+            ServingConfig(port=0, widget=True),
+            None,
+            as_json=True,
+            without_key=True,
+        )
     except Exception as error:
         print(translate_error(error), file=sys.stderr)
         return 1

@@ -49,8 +49,12 @@ class StreamChunk:
     text: str
     tokens: int  # tokens generated so far
     finish: Literal["stop", "length"] | None = None  # reason of the end; None before the end
-    grounding: dict[str, Any] | None = None  # at the end of a grounded answer: ``declined``, and ``sources`` if allowed
-    prompt_tokens: int | None = None  # at the end of a grounded answer: tokens of the prompt with the facts
+    grounding: dict[str, Any] | None = (
+        None  # at the end of a grounded answer: ``declined``, and ``sources`` if allowed
+    )
+    prompt_tokens: int | None = (
+        None  # at the end of a grounded answer: tokens of the prompt with the facts
+    )
 
 
 class StopSequenceFilter:
@@ -85,8 +89,14 @@ class Engine:
     time.
     """
 
-    def __init__(self, models: ModelRegistry, limits: Mapping[str, PromptLimits], waiting: int,
-                 worker: ChatWorker, slots: int = 1) -> None:
+    def __init__(
+        self,
+        models: ModelRegistry,
+        limits: Mapping[str, PromptLimits],
+        waiting: int,
+        worker: ChatWorker,
+        slots: int = 1,
+    ) -> None:
         self._models, self._limits, self._waiting, self._worker = models, limits, waiting, worker
         self.slots = slots  # questions to one assistant that are answered at a time
         self._open: Counter[str] = Counter()
@@ -153,7 +163,9 @@ class Engine:
             limits.close()
 
     def _settled(self) -> bool:
-        return self._loading is not None and all(reply.finished for reply in self._loading.snapshot.values())
+        return self._loading is not None and all(
+            reply.finished for reply in self._loading.snapshot.values()
+        )
 
     async def prepare(self, body: ChatRequest) -> GenerationRequest:
         """Check a request and count its prompt.
@@ -163,22 +175,33 @@ class Engine:
         """
         assistant = self.models.find(body.model)
         if assistant is None:
-            raise ApiError(404, f"the model {body.model!r} does not exist; there are: {', '.join(self.models.ids)}",
-                          code="model_not_found", param="model")
+            raise ApiError(
+                404,
+                f"the model {body.model!r} does not exist; there are: {', '.join(self.models.ids)}",
+                code="model_not_found",
+                param="model",
+            )
         limits = self._limits[assistant.id]
         sampling = body.sampling(limits.longest_answer)
         messages = body.conversation(limits.system)
         read = messages if limits.conversations else alone(messages)
         try:
             # one limiter each, so that requests that wait for one tokenizer take no thread from the others
-            limiter = self._limiters.setdefault((assistant.folder, is_long(read)),
-                                                anyio.CapacityLimiter(_TOKENIZER_THREADS))
+            limiter = self._limiters.setdefault(
+                (assistant.folder, is_long(read)), anyio.CapacityLimiter(_TOKENIZER_THREADS)
+            )
             tokens = await anyio.to_thread.run_sync(limits.count, read, limiter=limiter)
-        except AssistantBuilderError as error:  # the chat template does not accept this order of messages
+        except (
+            AssistantBuilderError
+        ) as error:  # the chat template does not accept this order of messages
             raise ApiError(400, str(error), param="messages") from error
         if tokens > limits.longest:
-            raise ApiError(400, f"the prompt has {tokens} tokens, and {assistant.id} reads {limits.longest} at most",
-                          code="context_length_exceeded", param="messages")
+            raise ApiError(
+                400,
+                f"the prompt has {tokens} tokens, and {assistant.id} reads {limits.longest} at most",
+                code="context_length_exceeded",
+                param="messages",
+            )
         most = limits.longest + 1 - tokens  # prompt and answer together, as with vLLM
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, most))
         return GenerationRequest(assistant, messages, sampling, body.stops, tokens)
@@ -194,15 +217,22 @@ class Engine:
         """
         name = request.assistant.id
         if self._open[name] >= self._waiting + self.slots:
-            raise ApiError(429, f"{self._waiting} requests to {name} are waiting already", code="rate_limit_exceeded",
-                          retry_seconds=_RETRY_SECONDS)
+            raise ApiError(
+                429,
+                f"{self._waiting} requests to {name} are waiting already",
+                code="rate_limit_exceeded",
+                retry_seconds=_RETRY_SECONDS,
+            )
         self._open[name] += 1
         exchanges: list[ReplyStream] = []
         stop_filter, begun = StopSequenceFilter(request.stops), False
         try:
             # in a thread: writing a long conversation blocks until the process has started and reads it
             await anyio.to_thread.run_sync(
-                lambda: exchanges.append(self._worker.ask({name: request.messages}, request.sampling)))
+                lambda: exchanges.append(
+                    self._worker.ask({name: request.messages}, request.sampling)
+                )
+            )
             async for replies in _follow(exchanges[0]):
                 reply = replies[name]
                 if not begun and not (reply.finished or reply.tokens):
@@ -215,8 +245,13 @@ class Engine:
                 text = stop_filter.feed(reply.text, last=reply.finished)
                 if stop_filter.cut or reply.finished:
                     cut = reply.state == "length" and not stop_filter.cut
-                    yield StreamChunk(text, reply.tokens, "length" if cut else "stop",
-                                      _grounding(reply, request.assistant), reply.prompt_tokens)
+                    yield StreamChunk(
+                        text,
+                        reply.tokens,
+                        "length" if cut else "stop",
+                        _grounding(reply, request.assistant),
+                        reply.prompt_tokens,
+                    )
                     return
                 if text:
                     yield StreamChunk(text, reply.tokens)
@@ -246,7 +281,10 @@ def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:
     """What a completion says about looking up; ``None`` for an assistant that does not."""
     if not assistant.grounded:
         return None
-    return {"declined": reply.declined, "sources": list(reply.sources) if assistant.shows_sources else []}
+    return {
+        "declined": reply.declined,
+        "sources": list(reply.sources) if assistant.shows_sources else [],
+    }
 
 
 async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
@@ -269,5 +307,9 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
 
 def start_worker(models: ModelRegistry) -> ChatWorker:
     """The process with the models of these assistants."""
-    assistants = [[each.id, str(each.folder), each.arm, each.approach] for each in models.assistants]
-    return ChatWorker(python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants)))
+    assistants = [
+        [each.id, str(each.folder), each.arm, each.approach] for each in models.assistants
+    ]
+    return ChatWorker(
+        python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants))
+    )

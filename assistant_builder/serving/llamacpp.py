@@ -18,7 +18,12 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.ask import context_tokens
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.chat.worker import run_server
-from assistant_builder.child_process import compute_environment, configure_libraries, python_command, run_program
+from assistant_builder.child_process import (
+    compute_environment,
+    configure_libraries,
+    python_command,
+    run_program,
+)
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.export.gguf import DEFAULT_TYPE, GGUF, GgufFiles, heldout_prompts
@@ -51,7 +56,11 @@ def served_type(study: Study, arm: str) -> str:
     if ARMS[arm].rounds and own:
         return own[0]
     found = (read_json(path, ReportChoice) if path.is_file() else {}).get("smallest_no_worse") or {}
-    return str(found["name"]) if found.get("arm") == arm and found.get("name") in GGUF.types else DEFAULT_TYPE
+    return (
+        str(found["name"])
+        if found.get("arm") == arm and found.get("name") in GGUF.types
+        else DEFAULT_TYPE
+    )
 
 
 class LlamaCppSession(Session):
@@ -61,8 +70,14 @@ class LlamaCppSession(Session):
     question.
     """
 
-    def __init__(self, assistants: Mapping[str, tuple[Study, str]], *, type: str | None = None, slots: int = 1,
-                 context: int | None = None) -> None:
+    def __init__(
+        self,
+        assistants: Mapping[str, tuple[Study, str]],
+        *,
+        type: str | None = None,
+        slots: int = 1,
+        context: int | None = None,
+    ) -> None:
         """Prepare the session; nothing is loaded.
 
         Args:
@@ -72,7 +87,12 @@ class LlamaCppSession(Session):
             context: Most tokens of a prompt without facts and its answer; None for the default of the study.
         """
         super().__init__(tuple(assistants), "the server")
-        self._assistants, self._type, self._slots, self._requested = dict(assistants), type, slots, context
+        self._assistants, self._type, self._slots, self._requested = (
+            dict(assistants),
+            type,
+            slots,
+            context,
+        )
 
     def ready(self, speaker: str) -> bool:
         """Whether the file is loaded and its process runs."""
@@ -94,11 +114,16 @@ class LlamaCppSession(Session):
         study, arm = self._assistants[speaker]
         type = self._type or served_type(study, arm)
         files = GgufFiles(study, arm)
-        path = files.path(type) if files.record(type) is not None else _write_file(files, type, report)
+        path = (
+            files.path(type) if files.record(type) is not None else _write_file(files, type, report)
+        )
         report(f"Loading the {type} file", 0.8)
         model = study.config.model
-        base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
-                     trust_remote_code=allows_code(model))
+        base = fetch(
+            resolve(model.base, trust_remote_code=allows_code(model)),
+            revision=model.revision,
+            trust_remote_code=allows_code(model),
+        )
         prompter = ChatTokenizer.load(base, study.template_date)
         limit = context_length(base)
         facts = pair_limit(study) if study.config.grounded else 0
@@ -106,7 +131,9 @@ class LlamaCppSession(Session):
         server = LlamaServer(path, context=context, slots=self._slots)
         try:
             items = heldout_prompts(study, _CHECKED)
-            check_prompts(server, prompter, {str(item["item"]): messages for item, messages in items})
+            check_prompts(
+                server, prompter, {str(item["item"]): messages for item, messages in items}
+            )
             self._look_up(study, prompter, {speaker: arm})
         except BaseException:
             server.close()
@@ -120,29 +147,64 @@ class LlamaCppSession(Session):
     def _measure(self, speaker: str, *, shared: bool) -> Memory:
         return Memory(self._loaded[speaker][0].resident_bytes, 0, shared)
 
-    def _generate(self, speaker: str, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
-                  certainties: list[float]) -> Iterator[Chunk]:
+    def _generate(
+        self,
+        speaker: str,
+        ids: Sequence[int],
+        limit: int,
+        sampling: Sampling,
+        stop_event: threading.Event,
+        certainties: list[float],
+    ) -> Iterator[Chunk]:
         server, prompter = self._loaded[speaker]
-        return answer_chunks(server.stream(
-            ids, limit, stop_ids=prompter.stop_ids, logprobs=speaker in self._grounded and sampling.look_up,
-            sampling=sampling, stop_event=stop_event), certainties)
+        return answer_chunks(
+            server.stream(
+                ids,
+                limit,
+                stop_ids=prompter.stop_ids,
+                logprobs=speaker in self._grounded and sampling.look_up,
+                sampling=sampling,
+                stop_event=stop_event,
+            ),
+            certainties,
+        )
 
 
 def _write_file(files: GgufFiles, type: str, report: ProgressCallback) -> Path:
     """Write a file in a process, which needs PyTorch, and whose memory is free afterwards."""
-    command = python_command("-m", "assistant_builder.export.gguf", "--study", str(files.study.folder), "--approach",
-                             files.study.approach or files.study.config.approaches[0], "--arm", files.arm,
-                             "--types", type)
-    code, last = run_program(command, compute_environment(), lambda: report(f"Writing the {type} file", 0.3))
+    command = python_command(
+        "-m",
+        "assistant_builder.export.gguf",
+        "--study",
+        str(files.study.folder),
+        "--approach",
+        files.study.approach or files.study.config.approaches[0],
+        "--arm",
+        files.arm,
+        "--types",
+        type,
+    )
+    code, last = run_program(
+        command, compute_environment(), lambda: report(f"Writing the {type} file", 0.3)
+    )
     if code:
-        raise ModelError(f"the {type} file could not be written: {last or f'exit code {code}'}",
-                         where=f"study {files.study.name}", remedy=f"Try 'assistant-builder export {files.study.name} "
-                         f"--arm {files.arm} --format gguf --type {type} --to DIR'")
+        raise ModelError(
+            f"the {type} file could not be written: {last or f'exit code {code}'}",
+            where=f"study {files.study.name}",
+            remedy=f"Try 'assistant-builder export {files.study.name} "
+            f"--arm {files.arm} --format gguf --type {type} --to DIR'",
+        )
     return files.path(type)
 
 
-def serve_with_llamacpp(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
-                        notify: Callable[[str], None] = lambda line: None) -> None:
+def serve_with_llamacpp(
+    models: ModelRegistry,
+    config: ServingConfig,
+    key: str | None,
+    *,
+    as_json: bool = False,
+    notify: Callable[[str], None] = lambda line: None,
+) -> None:
     """Serve until interrupted; arguments as of :attr:`ServingBackend.start`.
 
     Raises:
@@ -154,30 +216,55 @@ def serve_with_llamacpp(models: ModelRegistry, config: ServingConfig, key: str |
     slots = config.slots or SLOTS
 
     def start(chosen: ModelRegistry) -> ChatWorker:
-        settings = {"assistants": [[each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants],
-                    "type": config.type, "slots": slots, "context": config.context}
+        settings = {
+            "assistants": [
+                [each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants
+            ],
+            "type": config.type,
+            "slots": slots,
+            "context": config.context,
+        }
         return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
 
     serve_with(start, models, config, key, slots=slots, as_json=as_json)
 
 
-LLAMACPP = ServingBackend(name="llamacpp", label="llama.cpp", start=serve_with_llamacpp,
-                          requires="the extra gguf",
-                          explanation="this machine, GGUF files in llama.cpp: the fastest on a CPU")
+LLAMACPP = ServingBackend(
+    name="llamacpp",
+    label="llama.cpp",
+    start=serve_with_llamacpp,
+    requires="the extra gguf",
+    explanation="this machine, GGUF files in llama.cpp: the fastest on a CPU",
+)
 
 
 def main() -> None:
     """Start the worker."""
-    parser = argparse.ArgumentParser(description="Answer questions with GGUF files of trained assistants.")
-    parser.add_argument("settings", help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
-                        "type, slots, context")
+    parser = argparse.ArgumentParser(
+        description="Answer questions with GGUF files of trained assistants."
+    )
+    parser.add_argument(
+        "settings",
+        help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
+        "type, slots, context",
+    )
     settings = json.loads(parser.parse_args().settings)
     configure_libraries()
     session = LlamaCppSession(
-        {name: (Study(Path(folder), approach), arm) for name, folder, arm, approach in settings["assistants"]},
-        type=settings["type"], slots=settings["slots"], context=settings["context"])
-    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False,  # ends with the server
-               concurrency=settings["slots"])
+        {
+            name: (Study(Path(folder), approach), arm)
+            for name, folder, arm, approach in settings["assistants"]
+        },
+        type=settings["type"],
+        slots=settings["slots"],
+        context=settings["context"],
+    )
+    run_server(
+        session,
+        idle_seconds=threading.TIMEOUT_MAX,
+        exit_on_run=False,  # ends with the server
+        concurrency=settings["slots"],
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ class Replica:
 
     def __init__(self, models: ModelRegistry, config: ServingConfig, key: bytes | None) -> None:
         self._config, self._key = config, key
-        self._engine = Engine(models, prompt_limits(models, config.context), config.waiting, start_worker(models))
+        self._engine = Engine(
+            models, prompt_limits(models, config.context), config.waiting, start_worker(models)
+        )
         self._engine.wait()  # Ray sends no request before this returns
 
     def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: D105 - the name is Ray's
@@ -57,16 +59,25 @@ def application(models: ModelRegistry, config: ServingConfig, key: bytes | None)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="assistants",
-        max_ongoing_requests=most + 8,  # above the engine's own limit, so that the engine rejects requests
+        max_ongoing_requests=most
+        + 8,  # above the engine's own limit, so that the engine rejects requests
         max_queued_requests=most,
-        autoscaling_config={"min_replicas": config.min_replicas, "max_replicas": config.max_replicas,
-                            "target_ongoing_requests": config.ongoing},
+        autoscaling_config={
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": config.ongoing,
+        },
         health_check_period_s=_HEALTH_SECONDS,
         ray_actor_options={
-            "num_cpus": config.cpus, "num_gpus": config.gpus,
-            "runtime_env": {"env_vars": {
-                "ASSISTANT_BUILDER_HOME": str(home().resolve()), **trust_environment(), **gpu_environment(config.gpus),
-            }},
+            "num_cpus": config.cpus,
+            "num_gpus": config.gpus,
+            "runtime_env": {
+                "env_vars": {
+                    "ASSISTANT_BUILDER_HOME": str(home().resolve()),
+                    **trust_environment(),
+                    **gpu_environment(config.gpus),
+                }
+            },
         },
     )
     return deployment.bind(models, config, key)
@@ -85,10 +96,14 @@ def deploy(models: ModelRegistry, config: ServingConfig, key: bytes | None) -> N
     except Exception as error:  # Ray Serve raises the errors of many layers
         raise AssistantBuilderError(
             f"no replica started: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}",
-            where="serve", remedy="Look at 'serve status' and the logs of the replicas") from error
+            where="serve",
+            remedy="Look at 'serve status' and the logs of the replicas",
+        ) from error
 
 
-def follow(models: ModelRegistry, config: ServingConfig, key: bytes | None, stop: threading.Event) -> None:
+def follow(
+    models: ModelRegistry, config: ServingConfig, key: bytes | None, stop: threading.Event
+) -> None:
     """Deploy the versions that are published, until ``stop`` is set; old replicas end after their answers."""
     seen = models.published
     while not stop.wait(_PUBLISHED_SECONDS):
@@ -100,11 +115,17 @@ def follow(models: ModelRegistry, config: ServingConfig, key: bytes | None, stop
                 deploy(latest, config, key)
                 models = latest
         except AssistantBuilderError as error:
-            print(f"assistant-builder: the published version is not served: {error}", file=sys.stderr, flush=True)
+            print(
+                f"assistant-builder: the published version is not served: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextlib.contextmanager
-def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, address: str) -> Iterator[str]:
+def deployed(
+    models: ModelRegistry, config: ServingConfig, key: bytes | None, address: str
+) -> Iterator[str]:
     """Serve on the cluster whose head has this address while in the context; yields the endpoint's URL on a node.
 
     Raises:
@@ -115,8 +136,10 @@ def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, ad
         from ray import serve
     except ImportError as error:
         raise AssistantBuilderError(
-            f"Ray Serve cannot be imported: {error}", where="serve",
-            remedy=f"Install it with {install_command('ray')}, on every node") from error
+            f"Ray Serve cannot be imported: {error}",
+            where="serve",
+            remedy=f"Install it with {install_command('ray')}, on every node",
+        ) from error
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
         deploy(models, config, key)
@@ -125,8 +148,14 @@ def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, ad
         serve.delete(APPLICATION)
 
 
-def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
-                 notify: Callable[[str], None] = lambda line: None) -> None:
+def serve_on_ray(
+    models: ModelRegistry,
+    config: ServingConfig,
+    key: str | None,
+    *,
+    as_json: bool = False,
+    notify: Callable[[str], None] = lambda line: None,
+) -> None:
     """Serve on the cluster of the first study until interrupted; arguments as of :attr:`ServingBackend.start`."""
     study = models.assistants[0].study
     address = study.config.executor.address
@@ -135,13 +164,24 @@ def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, 
     for line in check_access(config, digest):
         print(f"warning: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt), deployed(models, config, digest, address) as url:
-        print(ready_text(models, url, as_json=as_json, widget=config.widget,
-                         widget_only=config.widget and digest is None), flush=True)
+        print(
+            ready_text(
+                models,
+                url,
+                as_json=as_json,
+                widget=config.widget,
+                widget_only=config.widget and digest is None,
+            ),
+            flush=True,
+        )
         follow(models, config, digest, threading.Event())
 
 
 RAY = ServingBackend(
-    name="ray", label="Ray cluster", start=serve_on_ray, remembers=False,  # replicas on several machines
+    name="ray",
+    label="Ray cluster",
+    start=serve_on_ray,
+    remembers=False,  # replicas on several machines
     explanation="replicas on the Ray cluster at the first study's executor.address, as many as the load needs",
     requires="the extra ray on every node and a home folder that all nodes share",
     contacts=lambda config: {"executor.address": config.executor.address},

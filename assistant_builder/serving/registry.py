@@ -39,7 +39,9 @@ class ServedModel:
     grounded: bool = False  # whether it looks facts up
     shows_sources: bool = False  # whether completions may contain the facts that were found
     approach: Approach | None = None  # of the assistant; None for the main one
-    first: Path | None = None  # folder of the first study of its versions; None if it is not served as one of them
+    first: Path | None = (
+        None  # folder of the first study of its versions; None if it is not served as one of them
+    )
     lookup: str = ""  # stamp of its rule and index as evaluated; "" before the evaluation
 
     @property
@@ -65,7 +67,11 @@ class ServedModel:
     @property
     def latest_lookup(self) -> str:
         """The present stamp of its rule and index; ``lookup`` while they are being evaluated."""
-        return lookup_stamp(self.study, [self.arm]) if self.grounded and _is_evaluated(self.study) else self.lookup
+        return (
+            lookup_stamp(self.study, [self.arm])
+            if self.grounded and _is_evaluated(self.study)
+            else self.lookup
+        )
 
     @property
     def declines(self) -> bool:
@@ -93,10 +99,15 @@ class ModelRegistry:
     def warnings(self) -> list[str]:
         """What the operator of the server should know about the assistants."""
         never = [each for each in self.assistants if each.grounded and not each.declines]
-        return [f"{each.id} declines no question: " + (
-                    f"its study has no rule for it yet; 'assistant-builder run {each.folder.name}' fits one"
-                    if not _is_evaluated(each.study) else "its evaluation gave it no rule for it")
-                for each in never]
+        return [
+            f"{each.id} declines no question: "
+            + (
+                f"its study has no rule for it yet; 'assistant-builder run {each.folder.name}' fits one"
+                if not _is_evaluated(each.study)
+                else "its evaluation gave it no rule for it"
+            )
+            for each in never
+        ]
 
     def latest(self) -> ModelRegistry:
         """The assistants that are published now; raises what :func:`select_models` raises."""
@@ -120,8 +131,9 @@ def _is_evaluated(study: Study) -> bool:
         return False
 
 
-def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
-                  approach: Approach | None = None) -> ModelRegistry:
+def select_models(
+    wanted: Sequence[str], recommended: Callable[[Study], str], approach: Approach | None = None
+) -> ModelRegistry:
     """The assistants of ``NAME`` (all arms that its published version trains) and ``NAME:ARM``.
 
     ``recommended`` returns the default arm of a study; ``approach`` is None for the recommended one.
@@ -135,15 +147,23 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
     for text in wanted:  # NAME alone: all arms that its study trains
         name, colon, arm = text.partition(":")
         if colon and arm not in ARMS:
-            raise ConfigError(f"{arm!r} is not one of {', '.join(ARMS)}", where=text,
-                              remedy=f"Write NAME or NAME:{QLORA.name}")
+            raise ConfigError(
+                f"{arm!r} is not one of {', '.join(ARMS)}",
+                where=text,
+                remedy=f"Write NAME or NAME:{QLORA.name}",
+            )
         chosen = arms.setdefault(name, [])
         trained = served_version(Study.open(name)).config.arms
         if colon and arm not in trained:
-            raise ModelError(f"the study trains {' and '.join(trained)} alone, and has no {arm} assistant",
-                             where=f"study {name}", remedy=f"Serve {name}, or train both with 'assistant-builder run "
-                             f"{name} --set arms={','.join(with_arm(trained, arm))}'")
-        chosen += [known for known in plain_order(trained) if arm in ("", known) and known not in chosen]
+            raise ModelError(
+                f"the study trains {' and '.join(trained)} alone, and has no {arm} assistant",
+                where=f"study {name}",
+                remedy=f"Serve {name}, or train both with 'assistant-builder run "
+                f"{name} --set arms={','.join(with_arm(trained, arm))}'",
+            )
+        chosen += [
+            known for known in plain_order(trained) if arm in ("", known) and known not in chosen
+        ]
     assistants: list[ServedModel] = []
     aliases: dict[str, str] = {}
     for name, chosen in arms.items():
@@ -152,20 +172,39 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
         for arm in chosen:
             step = study.step(f"train-{arm}")
             config = study.config
-            found = ServedModel(f"{name}-{arm}", study.folder.resolve(), arm, int(step.started or 0), config.grounded,
-                                config.retrieval.sources_in_endpoint, study.approach, first.folder.resolve())
-            if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
-                raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {name}",
-                                 remedy=f"Train it with 'assistant-builder run {name}'")
+            found = ServedModel(
+                f"{name}-{arm}",
+                study.folder.resolve(),
+                arm,
+                int(step.started or 0),
+                config.grounded,
+                config.retrieval.sources_in_endpoint,
+                study.approach,
+                first.folder.resolve(),
+            )
+            if (
+                step.state != "succeeded"
+                or not (found.adapter / "adapter_model.safetensors").is_file()
+            ):
+                raise ModelError(
+                    f"the {arm} assistant is not trained yet",
+                    where=f"study {name}",
+                    remedy=f"Train it with 'assistant-builder run {name}'",
+                )
             assistants.append(replace(found, lookup=found.latest_lookup))
         best = recommended(study)
         aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"
     names = [*aliases, *(assistant.id for assistant in assistants)]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
-        raise ConfigError(f"two assistants would have the name {double[0]!r}", where="serve",
-                          remedy="Serve them separately, or rename one of the studies")
-    return ModelRegistry(tuple(assistants), aliases, partial(select_models, wanted, recommended, approach))
+        raise ConfigError(
+            f"two assistants would have the name {double[0]!r}",
+            where="serve",
+            remedy="Serve them separately, or rename one of the studies",
+        )
+    return ModelRegistry(
+        tuple(assistants), aliases, partial(select_models, wanted, recommended, approach)
+    )
 
 
 @dataclass(frozen=True)
@@ -178,7 +217,9 @@ class PromptLimits:
     system: str  # the system prompt that the assistants were trained with; empty without one
     close: Callable[[], None] = lambda: None  # ends the processes that count
     conversations: bool = False  # whether the assistants read earlier turns
-    longest_answer: int = Sampling().max_new_tokens  # most tokens of an answer, unless a request sets its own limit
+    longest_answer: int = (
+        Sampling().max_new_tokens
+    )  # most tokens of an answer, unless a request sets its own limit
 
 
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
@@ -190,7 +231,10 @@ def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str
         ConfigError: The context is longer than a base reads.
         ModelError: A base is not available, or has no tokenizer.
     """
-    found = {assistant.folder: study_prompt_limits(assistant.study, context) for assistant in models.assistants}
+    found = {
+        assistant.folder: study_prompt_limits(assistant.study, context)
+        for assistant in models.assistants
+    }
     return {assistant.id: found[assistant.folder] for assistant in models.assistants}
 
 
@@ -217,5 +261,11 @@ def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimit
             process.close()
 
     most_tokens = context_tokens(study, context_length(folder), context) - 1
-    return PromptLimits(count, most_tokens, default_system_prompt(study), end, reads_conversations(study),
-                        longest_answer(study))
+    return PromptLimits(
+        count,
+        most_tokens,
+        default_system_prompt(study),
+        end,
+        reads_conversations(study),
+        longest_answer(study),
+    )

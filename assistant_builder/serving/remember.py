@@ -15,19 +15,32 @@ def open_logs(models: ModelRegistry, config: ServingConfig) -> dict[str, Visitor
     """The log of each assistant by its id, one for each study; none if nothing is remembered."""
     if config.remember == "nothing":
         return {}
-    logs = {file: VisitorLog(file, config.remember, config.keep_days)
-            for file in {log_file(assistant.root) for assistant in models.assistants}}
+    logs = {
+        file: VisitorLog(file, config.remember, config.keep_days)
+        for file in {log_file(assistant.root) for assistant in models.assistants}
+    }
     return {assistant.id: logs[log_file(assistant.root)] for assistant in models.assistants}
 
 
-async def remembered(chunks: AsyncGenerator[StreamChunk, None], request: GenerationRequest, log: VisitorLog | None,
-                     id: str, visitor: str) -> AsyncGenerator[StreamChunk, None]:
+async def remembered(
+    chunks: AsyncGenerator[StreamChunk, None],
+    request: GenerationRequest,
+    log: VisitorLog | None,
+    id: str,
+    visitor: str,
+) -> AsyncGenerator[StreamChunk, None]:
     """The chunks of an answer, which is kept in the log when it is complete."""
     text = ""
     async with aclosing(chunks):
         async for chunk in chunks:
             text += chunk.text
             if chunk.finish and log is not None:
-                log.asked(id, visitor, request.assistant.version, request.messages[-1].content, text,
-                          declined=bool((chunk.grounding or {}).get("declined")))
+                log.asked(
+                    id,
+                    visitor,
+                    request.assistant.version,
+                    request.messages[-1].content,
+                    text,
+                    declined=bool((chunk.grounding or {}).get("declined")),
+                )
             yield chunk

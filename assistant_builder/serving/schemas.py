@@ -41,16 +41,28 @@ _TEMPORARY_ERRORS = ("ResourceError", "ModelError")
 class ApiError(Exception):
     """A rejected request; ``code`` is OpenAI's name of the error, ``param`` the field of the request that is wrong."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None,
-                 retry_seconds: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_seconds: int | None = None,
+    ) -> None:
         self.status, self.code, self.param, self.retry_seconds = status, code, param, retry_seconds
         super().__init__(message)
 
     def to_record(self) -> dict[str, Any]:
         """Body of the response."""
-        kind = "server_error" if self.status >= 500 else (
-            "rate_limit_error" if self.status == 429 else "invalid_request_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        kind = (
+            "server_error"
+            if self.status >= 500
+            else ("rate_limit_error" if self.status == 429 else "invalid_request_error")
+        )
+        return {
+            "error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        }
 
     def response(self) -> JSONResponse:
         """The response."""
@@ -118,7 +130,9 @@ class ChatMessage(_Strict):
     """One message; an assistant's message may be sent back with all fields of its response."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Annotated[str, Field(max_length=MAX_TEXT)] | None, BeforeValidator(_text_of)] = None
+    content: Annotated[
+        Annotated[str, Field(max_length=MAX_TEXT)] | None, BeforeValidator(_text_of)
+    ] = None
     name: Label | None = None
     refusal: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
     annotations: Annotated[list[Any], Field(max_length=_MAX_FIELDS)] | None = None
@@ -151,14 +165,18 @@ class ChatRequest(_Strict):
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    stop: Annotated[Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None,
-                    BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop)] = None
+    stop: Annotated[
+        Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None,
+        BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
+    ] = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     user: Label | None = None
     # accepted without effect
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
-    metadata: Annotated[dict[Label, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+    metadata: (
+        Annotated[dict[Label, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None
+    ) = None
     parallel_tool_calls: bool | None = None
     # accepted with the value that has no effect
     n: Literal[1] | None = None
@@ -199,7 +217,10 @@ class ChatRequest(_Strict):
     def conversation(self, system: str) -> list[Message]:
         """The messages, preceded by ``system`` if they have no system prompt of their own."""
         roles = {"developer": "system"}
-        turns = [Message(roles.get(turn.role, turn.role), turn.content or "") for turn in self.messages]  # type: ignore[arg-type]
+        turns = [
+            Message(roles.get(turn.role, turn.role), turn.content or "")  # type: ignore[arg-type]
+            for turn in self.messages
+        ]
         own = any(turn.role == "system" for turn in turns)
         return turns if own or not system else [Message("system", system), *turns]
 
@@ -211,10 +232,12 @@ class ChatRequest(_Strict):
         standard = Sampling()
         limit = self.max_completion_tokens or self.max_tokens or longest_answer
         try:
-            return Sampling(max_new_tokens=limit,
-                            temperature=standard.temperature if self.temperature is None else self.temperature,
-                            top_p=standard.top_p if self.top_p is None else self.top_p,
-                            seed=None if self.seed is None else self.seed % SEED_LIMIT)
+            return Sampling(
+                max_new_tokens=limit,
+                temperature=standard.temperature if self.temperature is None else self.temperature,
+                top_p=standard.top_p if self.top_p is None else self.top_p,
+                seed=None if self.seed is None else self.seed % SEED_LIMIT,
+            )
         except ConfigError as error:
             raise api_error(error) from error
 
@@ -242,17 +265,27 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         else:
             messages.append(f"{param}: {message}" if param else message)
         params.append(param)
-    return ApiError(400, "; ".join(dict.fromkeys(messages)), param=params[0] or None if params else None)
+    return ApiError(
+        400, "; ".join(dict.fromkeys(messages)), param=params[0] or None if params else None
+    )
 
 
 def models_response(models: ModelRegistry) -> dict[str, Any]:
     """Response to ``GET /v1/models``."""
-    return {"object": "list", "data": [model_response(assistant) for assistant in models.assistants]}
+    return {
+        "object": "list",
+        "data": [model_response(assistant) for assistant in models.assistants],
+    }
 
 
 def model_response(assistant: ServedModel) -> dict[str, Any]:
     """Response to ``GET /v1/models/{model}``."""
-    return {"id": assistant.id, "object": "model", "created": assistant.created, "owned_by": "assistant-builder"}
+    return {
+        "id": assistant.id,
+        "object": "model",
+        "created": assistant.created,
+        "owned_by": "assistant-builder",
+    }
 
 
 def server_sent_event(document: Mapping[str, Any]) -> str:
@@ -269,10 +302,17 @@ class EventStream(StreamingResponse):
         on_end: Called at the end.
     """
 
-    def __init__(self, events: AsyncGenerator[str, None], *others: AsyncGenerator[Any, None],
-                 on_end: Callable[[], None] = lambda: None) -> None:
-        super().__init__(events, media_type="text/event-stream",
-                         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        *others: AsyncGenerator[Any, None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(
+            events,
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
         self._open, self._on_end = (events, *others), on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -287,7 +327,11 @@ class EventStream(StreamingResponse):
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
     """Token counts of an answer."""
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
 def _extension(grounding: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -302,15 +346,29 @@ class CompletionMetadata:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
     created: int = field(default_factory=lambda: int(time()))  # Unix time of the request
 
-    def completion(self, text: str, finish: str, used: Mapping[str, int],
-                   grounding: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def completion(
+        self,
+        text: str,
+        finish: str,
+        used: Mapping[str, int],
+        grounding: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """A complete response; ``grounding`` is what a grounded assistant found, see :class:`StreamChunk`."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": dict(used), **_extension(grounding)}
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": dict(used),
+            **_extension(grounding),
+        }
 
-    def chunk(self, delta: Mapping[str, str], finish: str | None = None,
-              grounding: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def chunk(
+        self,
+        delta: Mapping[str, str],
+        finish: str | None = None,
+        grounding: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """One chunk of a stream."""
         choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
         return {**self._head("chat.completion.chunk"), "choices": [choice], **_extension(grounding)}

@@ -64,8 +64,11 @@ class _Need:
 
     def folder(self) -> Path:
         """The checkpoint of the base; raises ModelError if it is not available."""
-        return fetch(resolve(self.base, trust_remote_code=self.trust), revision=self.revision,
-                     trust_remote_code=self.trust)
+        return fetch(
+            resolve(self.base, trust_remote_code=self.trust),
+            revision=self.revision,
+            trust_remote_code=self.trust,
+        )
 
 
 def _need(name: str, study: Study, arm: str) -> _Need:
@@ -74,11 +77,16 @@ def _need(name: str, study: Study, arm: str) -> _Need:
     storage = method.vllm_arguments(double_quant=model.double_quant)
     if storage is None:
         single = method.name == "nf4" and not model.double_quant
-        raise ConfigError(f"vLLM quantizes a base to NF4 with double quantization, and {name} was trained over "
-                          f"{method.name}{' without double quantization' if single else ''}",
-                          where=f"study {study.name}", remedy="Serve it on this machine or on a Ray cluster")
+        raise ConfigError(
+            f"vLLM quantizes a base to NF4 with double quantization, and {name} was trained over "
+            f"{method.name}{' without double quantization' if single else ''}",
+            where=f"study {study.name}",
+            remedy="Serve it on this machine or on a Ray cluster",
+        )
     trained = str(read_json(study.arm_folder(arm) / "summary.json", ArmSummary)["compute_dtype"])
-    dtype = trained if trained in ("float16", "bfloat16") else "auto"  # vLLM supports no other dtype for adapters
+    dtype = (
+        trained if trained in ("float16", "bfloat16") else "auto"
+    )  # vLLM supports no other dtype for adapters
     return _Need(model.base, model.revision, allows_code(model), storage, dtype)
 
 
@@ -88,7 +96,9 @@ def assistant_context(study: Study, limit: int, requested: int | None) -> int:
     return min(limit, context_tokens(study, limit, requested) + facts)
 
 
-def vllm_command(assistants: Mapping[str, tuple[Study, str]], requested: int | None = None) -> list[str]:
+def vllm_command(
+    assistants: Mapping[str, tuple[Study, str]], requested: int | None = None
+) -> list[str]:
     """The command line of ``vllm serve``, without an address, for assistants over one base in one storage.
 
     Args:
@@ -101,32 +111,54 @@ def vllm_command(assistants: Mapping[str, tuple[Study, str]], requested: int | N
     """
     needs = {_need(name, study, arm) for name, (study, arm) in assistants.items()}
     if len(needs) > 1:
-        raise ConfigError("vLLM serves one base in one storage, and these assistants need several", where="serve",
-                          remedy="Serve them separately, as in 'serve NAME:ARM' for each arm")
+        raise ConfigError(
+            "vLLM serves one base in one storage, and these assistants need several",
+            where="serve",
+            remedy="Serve them separately, as in 'serve NAME:ARM' for each arm",
+        )
     (need,) = needs
     folder = need.folder()
     studies = [study for study, _ in assistants.values()]
     rank = max(study.config.train.rank for study in studies)
     if rank > VLLM_RANKS[-1]:
-        raise ConfigError(f"vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, not {rank}", where="train.rank",
-                          remedy="Serve it on this machine, or export the merged model")
+        raise ConfigError(
+            f"vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, not {rank}",
+            where="train.rank",
+            remedy="Serve it on this machine, or export the merged model",
+        )
     limit = context_length(folder)
-    modules = [json.dumps({"name": name, "path": str(study.arm_folder(arm) / "adapter")})
-               for name, (study, arm) in assistants.items()]
+    modules = [
+        json.dumps({"name": name, "path": str(study.arm_folder(arm) / "adapter")})
+        for name, (study, arm) in assistants.items()
+    ]
     return [
-        PROGRAM, "serve", str(folder), "--dtype", need.dtype,
-        "--max-model-len", str(max(assistant_context(study, limit, requested) for study in studies)),
-        "--enable-lora", "--max-loras", str(len(assistants)),
-        "--max-lora-rank", str(next(known for known in VLLM_RANKS if known >= rank)),
-        "--generation-config", "vllm",  # no sampling settings of the base: requests contain their own
-        *need.storage, *(["--trust-remote-code"] if need.trust else []), "--lora-modules", *modules,
+        PROGRAM,
+        "serve",
+        str(folder),
+        "--dtype",
+        need.dtype,
+        "--max-model-len",
+        str(max(assistant_context(study, limit, requested) for study in studies)),
+        "--enable-lora",
+        "--max-loras",
+        str(len(assistants)),
+        "--max-lora-rank",
+        str(next(known for known in VLLM_RANKS if known >= rank)),
+        "--generation-config",
+        "vllm",  # no sampling settings of the base: requests contain their own
+        *need.storage,
+        *(["--trust-remote-code"] if need.trust else []),
+        "--lora-modules",
+        *modules,
     ]
 
 
 class VllmSession(Session):
     """Assistants of a server, by id, in one vLLM. If it has ended, the next question starts it again."""
 
-    def __init__(self, assistants: Mapping[str, tuple[Study, str]], context: int | None = None) -> None:
+    def __init__(
+        self, assistants: Mapping[str, tuple[Study, str]], context: int | None = None
+    ) -> None:
         """Prepare the session; nothing is loaded. Arguments as of :func:`vllm_command`."""
         super().__init__(tuple(assistants), "the server")
         self._assistants, self._requested = dict(assistants), context
@@ -168,19 +200,44 @@ class VllmSession(Session):
     def _measure(self, speaker: str, *, shared: bool) -> Memory:
         """The bytes of the adapter: vLLM takes a share of the GPU's memory, however large the base is."""
         study, arm = self._assistants[speaker]
-        return Memory(0, (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").stat().st_size, shared)
+        return Memory(
+            0,
+            (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").stat().st_size,
+            shared,
+        )
 
-    def _generate(self, speaker: str, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
-                  certainties: list[float]) -> Iterator[Chunk]:
+    def _generate(
+        self,
+        speaker: str,
+        ids: Sequence[int],
+        limit: int,
+        sampling: Sampling,
+        stop_event: threading.Event,
+        certainties: list[float],
+    ) -> Iterator[Chunk]:
         server, prompter = self._loaded[speaker]
-        return answer_chunks(server.stream(
-            speaker, ids, limit, stop_ids=prompter.stop_ids,
-            logprobs=speaker in self._grounded and sampling.look_up, sampling=sampling, stop_event=stop_event),
-            certainties)
+        return answer_chunks(
+            server.stream(
+                speaker,
+                ids,
+                limit,
+                stop_ids=prompter.stop_ids,
+                logprobs=speaker in self._grounded and sampling.look_up,
+                sampling=sampling,
+                stop_event=stop_event,
+            ),
+            certainties,
+        )
 
 
-def serve_with_vllm(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
-                    notify: Callable[[str], None] = lambda line: None) -> None:
+def serve_with_vllm(
+    models: ModelRegistry,
+    config: ServingConfig,
+    key: str | None,
+    *,
+    as_json: bool = False,
+    notify: Callable[[str], None] = lambda line: None,
+) -> None:
     """Serve until interrupted; arguments as of :attr:`ServingBackend.start`.
 
     Raises:
@@ -193,29 +250,53 @@ def serve_with_vllm(models: ModelRegistry, config: ServingConfig, key: str | Non
     slots = config.slots or SLOTS
 
     def start(chosen: ModelRegistry) -> ChatWorker:
-        settings = {"assistants": [[each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants],
-                    "slots": slots, "context": config.context}
+        settings = {
+            "assistants": [
+                [each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants
+            ],
+            "slots": slots,
+            "context": config.context,
+        }
         return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
 
     # the next version would need a second vLLM, and one takes nearly all memory of its GPU
     serve_with(start, replace(models, select=None), config, key, slots=slots, as_json=as_json)
 
 
-VLLM = ServingBackend(name="vllm", label="vLLM", start=serve_with_vllm, requires="a GPU, vLLM and vllm-bnb-plugin",
-                      explanation="vLLM, for throughput on a GPU")
+VLLM = ServingBackend(
+    name="vllm",
+    label="vLLM",
+    start=serve_with_vllm,
+    requires="a GPU, vLLM and vllm-bnb-plugin",
+    explanation="vLLM, for throughput on a GPU",
+)
 
 
 def main() -> None:
     """Start the worker."""
-    parser = argparse.ArgumentParser(description="Answer questions with trained assistants in vLLM.")
-    parser.add_argument("settings", help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
-                        "slots, context")
+    parser = argparse.ArgumentParser(
+        description="Answer questions with trained assistants in vLLM."
+    )
+    parser.add_argument(
+        "settings",
+        help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
+        "slots, context",
+    )
     settings = json.loads(parser.parse_args().settings)
     configure_libraries()
-    session = VllmSession({name: (Study(Path(folder), approach), arm)
-                           for name, folder, arm, approach in settings["assistants"]}, settings["context"])
-    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False,  # ends with the server
-               concurrency=settings["slots"])
+    session = VllmSession(
+        {
+            name: (Study(Path(folder), approach), arm)
+            for name, folder, arm, approach in settings["assistants"]
+        },
+        settings["context"],
+    )
+    run_server(
+        session,
+        idle_seconds=threading.TIMEOUT_MAX,
+        exit_on_run=False,  # ends with the server
+        concurrency=settings["slots"],
+    )
 
 
 if __name__ == "__main__":

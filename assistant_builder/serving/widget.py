@@ -61,8 +61,10 @@ _MAX_LANGUAGES = 200
 """Characters that are read of a list of languages."""
 _TOKEN_FILE = "widget.json"
 _FOLDER = Path(__file__).parent
-_PAGE_POLICY = ("default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
-                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,25 @@ class VisitorLimits:
         limits, now = self._limits, self._clock()
         recent = [when for when in self._asked.get(address, ()) if now - when < limits.seconds]
         if self._open.get(address, 0) >= limits.open:
-            raise ApiError(429, "wait for the answers to your other questions", code="rate_limit_exceeded",
-                           retry_seconds=5)
+            raise ApiError(
+                429,
+                "wait for the answers to your other questions",
+                code="rate_limit_exceeded",
+                retry_seconds=5,
+            )
         if len(recent) >= limits.questions:
-            raise ApiError(429, "too many questions", code="rate_limit_exceeded",
-                           retry_seconds=max(1, round(limits.seconds - (now - recent[0]))))
+            raise ApiError(
+                429,
+                "too many questions",
+                code="rate_limit_exceeded",
+                retry_seconds=max(1, round(limits.seconds - (now - recent[0]))),
+            )
         self._asked[address] = [*recent, now]
         self._asked.move_to_end(address)
-        while len(self._asked) > limits.addresses or now - next(iter(self._asked.values()))[-1] >= limits.seconds:
+        while (
+            len(self._asked) > limits.addresses
+            or now - next(iter(self._asked.values()))[-1] >= limits.seconds
+        ):
             self._asked.popitem(last=False)
         self._open[address] = self._open.get(address, 0) + 1
 
@@ -129,7 +142,9 @@ class Line:
     def join(self) -> object:
         """A ticket of a new question; raises ApiError if too many wait."""
         if len(self._tickets) >= self._most:
-            raise ApiError(429, "too many people are asking", code="rate_limit_exceeded", retry_seconds=15)
+            raise ApiError(
+                429, "too many people are asking", code="rate_limit_exceeded", retry_seconds=15
+            )
         ticket = object()
         self._tickets[ticket] = asyncio.Event()
         return ticket
@@ -190,7 +205,11 @@ def site_token(study: Study) -> str:
 
 def embedding(url: str, token: str) -> str:
     """The line of HTML that puts the widget on a page; ``url`` is that of the server."""
-    return str(Markup('<script src="{}{}" data-site="{}" async></script>').format(url.rstrip("/"), SCRIPT_PATH, token))
+    return str(
+        Markup('<script src="{}{}" data-site="{}" async></script>').format(
+            url.rstrip("/"), SCRIPT_PATH, token
+        )
+    )
 
 
 class Widget:
@@ -200,13 +219,24 @@ class Widget:
         ConfigError: The server has several studies.
     """
 
-    def __init__(self, app: ASGIApp, engine: Answering, config: ServingConfig, hosts: AllowedHosts, *,
-                 logs: Mapping[str, VisitorLog] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        engine: Answering,
+        config: ServingConfig,
+        hosts: AllowedHosts,
+        *,
+        logs: Mapping[str, VisitorLog] | None = None,
+    ) -> None:
         limits = Limits()
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
         self._name, assistant = widget_assistant(engine.models)
         study, root = assistant.study, assistant.root
-        self._token, self._logs, self._proxies = site_token(root), logs or {}, TrustedProxies(config.proxy)
+        self._token, self._logs, self._proxies = (
+            site_token(root),
+            logs or {},
+            TrustedProxies(config.proxy),
+        )
         self._title = config.title or root.title
         self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
@@ -222,32 +252,50 @@ class Widget:
             response, receive = await self._respond(scope, headers, receive)
             await response(scope, receive, send)
 
-    async def _respond(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[ASGIApp, Receive]:
+    async def _respond(
+        self, scope: Scope, headers: Headers, receive: Receive
+    ) -> tuple[ASGIApp, Receive]:
         origin, path = headers.get("origin"), scope["path"]
         try:
             if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
-                raise ApiError(421, "unknown host name; if it is a name of this server, start it with --allow-host "
-                               "NAME")
+                raise ApiError(
+                    421,
+                    "unknown host name; if it is a name of this server, start it with --allow-host "
+                    "NAME",
+                )
             if path in (SCRIPT_PATH, PAGE_PATH):
                 if scope["method"] not in ("GET", "HEAD"):
                     raise ApiError(405, "this address is read with GET")
                 return self._file(path), receive
             if not self._allows(scope, headers, origin):
-                return ApiError(403, "pages of this origin may not ask; start the server with --allow-origin "
-                                "URL").response(), receive
+                return ApiError(
+                    403,
+                    "pages of this origin may not ask; start the server with --allow-origin URL",
+                ).response(), receive
             assert origin is not None
             if scope["method"] == "OPTIONS":
-                return Response(status_code=204, headers={**cors(origin), "Access-Control-Allow-Methods": "POST",
-                                                          "Access-Control-Allow-Headers": "content-type",
-                                                          "Access-Control-Max-Age": "600"}), receive
+                return Response(
+                    status_code=204,
+                    headers={
+                        **cors(origin),
+                        "Access-Control-Allow-Methods": "POST",
+                        "Access-Control-Allow-Headers": "content-type",
+                        "Access-Control-Max-Age": "600",
+                    },
+                ), receive
             if scope["method"] != "POST":
                 raise ApiError(405, "this address takes POST")
             body = await read_body(receive, _MAX_BODY)
             if body is None:
                 raise ApiError(413, "the conversation is too long")
             address = client_key(self._proxies.client(scope))
-            response = (await self._ask(body, address) if path == ASK_PATH else self._vote(body, address)
-                        if path == FEEDBACK_PATH else self._start(body))
+            response = (
+                await self._ask(body, address)
+                if path == ASK_PATH
+                else self._vote(body, address)
+                if path == FEEDBACK_PATH
+                else self._start(body)
+            )
             response.headers.update(cors(origin))
             return response, replay_body(body, receive)
         except ClientDisconnect:
@@ -265,14 +313,32 @@ class Widget:
 
     def _file(self, path: str) -> Response:
         if path == SCRIPT_PATH:
-            return Response(self._script, media_type="text/javascript; charset=utf-8", headers={
-                "Cache-Control": "public, max-age=300", "Cross-Origin-Resource-Policy": "cross-origin",
-                "X-Content-Type-Options": "nosniff"})
+            return Response(
+                self._script,
+                media_type="text/javascript; charset=utf-8",
+                headers={
+                    "Cache-Control": "public, max-age=300",
+                    "Cross-Origin-Resource-Policy": "cross-origin",
+                    "X-Content-Type-Options": "nosniff",
+                },
+            )
         page = Markup((_FOLDER / "chat.html").read_text(encoding="utf-8")).format(
-            title=self._title, token=self._token, script=SCRIPT_PATH, language=language(), direction=direction())
-        return Response(page, media_type="text/html; charset=utf-8", headers={
-            "Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"})
+            title=self._title,
+            token=self._token,
+            script=SCRIPT_PATH,
+            language=language(),
+            direction=direction(),
+        )
+        return Response(
+            page,
+            media_type="text/html; charset=utf-8",
+            headers={
+                "Content-Security-Policy": _PAGE_POLICY,
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+                "Cache-Control": "no-cache",
+            },
+        )
 
     def _checked(self, body: bytes) -> dict[str, Any]:
         try:
@@ -280,18 +346,27 @@ class Widget:
         except (ValueError, RecursionError) as error:
             raise ApiError(400, "the request is not JSON") from error
         if not isinstance(found, dict) or not hmac.compare_digest(
-                str(found.get("site", "")).encode(errors="replace"), self._token.encode()):
+            str(found.get("site", "")).encode(errors="replace"), self._token.encode()
+        ):
             raise ApiError(401, "the token of the site is missing or wrong", code="invalid_api_key")
         return found
 
     def _start(self, body: bytes) -> Response:
         """What the script shows: title, texts in the language of the visitor, and the contact line."""
         with use_language(negotiate(str(self._checked(body).get("language", ""))[:_MAX_LANGUAGES])):
-            return JSONResponse({
-                "title": self._title, "contact": self._config.contact, "direction": direction(), "language": language(),
-                "longest": MAX_QUESTION, "turns": MAX_TURNS, "texts": widget_texts(),
-                "feedback": self._config.remember,
-            }, headers={"Cache-Control": "no-store"})
+            return JSONResponse(
+                {
+                    "title": self._title,
+                    "contact": self._config.contact,
+                    "direction": direction(),
+                    "language": language(),
+                    "longest": MAX_QUESTION,
+                    "turns": MAX_TURNS,
+                    "texts": widget_texts(),
+                    "feedback": self._config.remember,
+                },
+                headers={"Cache-Control": "no-store"},
+            )
 
     def _vote(self, body: bytes, address: str) -> Response:
         try:
@@ -307,12 +382,18 @@ class Widget:
     async def _ask(self, body: bytes, address: str) -> Response:
         try:
             asked = _Asked.model_validate(self._checked(body))
-            request = ChatRequest(model=self._name, messages=[turn.model_dump() for turn in asked.messages])
+            request = ChatRequest(
+                model=self._name, messages=[turn.model_dump() for turn in asked.messages]
+            )
         except ValidationError as error:
             raise validation_error(error.errors()) from error
         if len(asked.messages[-1].content) > MAX_QUESTION:
-            raise ApiError(400, f"a question has at most {MAX_QUESTION} characters", param="messages")
-        ticket = self._line.join()  # first: a full queue costs a visitor none of the questions of an address
+            raise ApiError(
+                400, f"a question has at most {MAX_QUESTION} characters", param="messages"
+            )
+        ticket = (
+            self._line.join()
+        )  # first: a full queue costs a visitor none of the questions of an address
         try:
             self._visitors.enter(address)
         except ApiError:
@@ -334,13 +415,17 @@ class Widget:
             try:
                 async for place in self._line.places(ticket):
                     yield server_sent_event({"place": place})
-                found = remembered(self._engine.generate(prepared), prepared, log, id, asked.visitor)
+                found = remembered(
+                    self._engine.generate(prepared), prepared, log, id, asked.visitor
+                )
                 async with aclosing(found) as chunks:
                     async for chunk in chunks:
                         if chunk.text:
                             yield server_sent_event({"text": chunk.text})
                         if chunk.finish:
-                            yield server_sent_event({**self._end(chunk.grounding), **({"id": id} if log else {})})
+                            yield server_sent_event(
+                                {**self._end(chunk.grounding), **({"id": id} if log else {})}
+                            )
             except ApiError as error:
                 yield server_sent_event({"error": str(error), "retry": error.retry_seconds})
 
@@ -348,15 +433,25 @@ class Widget:
 
     def _end(self, grounding: dict[str, Any] | None) -> dict[str, Any]:
         found = grounding or {}
-        sources = [{"question": source["question"], "answer": source["answer"]} for source in found.get("sources", ())]
-        return {"end": True, "declined": bool(found.get("declined")), "sources": sources if self._shows_sources else []}
+        sources = [
+            {"question": source["question"], "answer": source["answer"]}
+            for source in found.get("sources", ())
+        ]
+        return {
+            "end": True,
+            "declined": bool(found.get("declined")),
+            "sources": sources if self._shows_sources else [],
+        }
 
 
 def widget_assistant(models: ModelRegistry) -> tuple[str, ServedModel]:
     """The assistant that the widget asks, and its name there; raises ConfigError if there are several studies."""
     if len(models.aliases) != 1:
-        raise ConfigError("the widget serves one study", where="serve --widget",
-                          remedy="Serve the others with another command and --port")
+        raise ConfigError(
+            "the widget serves one study",
+            where="serve --widget",
+            remedy="Serve the others with another command and --port",
+        )
     (name,) = models.aliases
     found = models.find(name)
     assert found is not None
@@ -365,18 +460,32 @@ def widget_assistant(models: ModelRegistry) -> tuple[str, ServedModel]:
 
 def cors(origin: str) -> dict[str, str]:
     """Headers that let a page of the origin read the response."""
-    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "Retry-After", "Vary": "Origin"}
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Expose-Headers": "Retry-After",
+        "Vary": "Origin",
+    }
 
 
 def widget_texts() -> dict[str, str]:
     """The texts of the script in the current language."""
     return {
-        "open": t("Ask a question"), "close": t("Close"), "placeholder": t("Your question"), "send": t("Send"),
-        "stop": t("Stop"), "you": t("You"), "assistant": t("Assistant"), "sources": t("Sources"),
+        "open": t("Ask a question"),
+        "close": t("Close"),
+        "placeholder": t("Your question"),
+        "send": t("Send"),
+        "stop": t("Stop"),
+        "you": t("You"),
+        "assistant": t("Assistant"),
+        "sources": t("Sources"),
         "waiting": t("Number {place} in the queue", place="{place}"),
-        "failed": t("The answer failed. Please try again."), "offline": t("The assistant cannot be reached."),
+        "failed": t("The answer failed. Please try again."),
+        "offline": t("The assistant cannot be reached."),
         "busy": t("Too many questions. Please try again in {seconds} s.", seconds="{seconds}"),
-        "helpful": t("Helpful"), "unhelpful": t("Not helpful"), "thanks": t("Thank you."),
+        "helpful": t("Helpful"),
+        "unhelpful": t("Not helpful"),
+        "thanks": t("Thank you."),
         "better": t("What should it have said?"),
-        "again": t("New conversation"), "machine": t("Answers are written by a program and may be wrong."),
+        "again": t("New conversation"),
+        "machine": t("Answers are written by a program and may be wrong."),
     }

@@ -17,7 +17,12 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.chat.worker import run_server
 from assistant_builder.child_process import configure_libraries
-from assistant_builder.inference.session import ProgressCallback, Session, clone_sharing_weights, prepare_for_inference
+from assistant_builder.inference.session import (
+    ProgressCallback,
+    Session,
+    clone_sharing_weights,
+    prepare_for_inference,
+)
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
 
@@ -47,8 +52,11 @@ class SharedSession(Session):
             self._look_up(study, prompter, {speaker: arm})
             self._loaded[speaker] = model, prompter
             return False
-        specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()
-                 if not ARMS[arm].rounds}
+        specs = {
+            name: arm_spec(study, arm, hold=True)
+            for name, (study, arm) in self._assistants.items()
+            if not ARMS[arm].rounds
+        }
         spec = specs[speaker]
         report(f"Reading the {METHODS[spec.storage].bits}-bit base", 0.4)
         base = load_base(spec)
@@ -58,7 +66,9 @@ class SharedSession(Session):
         prompter_of: dict[str, ChatTokenizer] = {}
         for name, (study, arm) in self._assistants.items():
             if specs.get(name) == spec:
-                models[name] = load_adapter(clone_sharing_weights(base), study.arm_folder(arm) / "adapter")
+                models[name] = load_adapter(
+                    clone_sharing_weights(base), study.arm_folder(arm) / "adapter"
+                )
                 if (day := study.template_date) not in prompters:
                     prompters[day] = ChatTokenizer.load(spec.folder, day)
                 prompter_of[name] = prompters[day]
@@ -73,13 +83,23 @@ class SharedSession(Session):
 
 def main() -> None:
     """Start the worker."""
-    parser = argparse.ArgumentParser(description="Answer questions with trained assistants of several studies.")
-    parser.add_argument("assistants", help="JSON: [[id, folder of the study, arm, approach or null], …]")
+    parser = argparse.ArgumentParser(
+        description="Answer questions with trained assistants of several studies."
+    )
+    parser.add_argument(
+        "assistants", help="JSON: [[id, folder of the study, arm, approach or null], …]"
+    )
     options = parser.parse_args()
     configure_libraries()
-    session = SharedSession({name: (Study(Path(folder), approach), arm)
-                             for name, folder, arm, approach in json.loads(options.assistants)})
-    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # ends with the server
+    session = SharedSession(
+        {
+            name: (Study(Path(folder), approach), arm)
+            for name, folder, arm, approach in json.loads(options.assistants)
+        }
+    )
+    run_server(
+        session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False
+    )  # ends with the server
 
 
 if __name__ == "__main__":

@@ -103,7 +103,9 @@ class Lease:
         self.attempt = attempt + 1 if isinstance(attempt, int) else 1
         self._write()
         is_takeover = previous is not None and previous.get("holder") != self.holder
-        until = time.monotonic() + (TAKEOVER_SECONDS * self.backend.latency_factor if is_takeover else 0.0)
+        until = time.monotonic() + (
+            TAKEOVER_SECONDS * self.backend.latency_factor if is_takeover else 0.0
+        )
         while time.monotonic() < until:
             time.sleep(RENEW_SECONDS / 4)
             self._write()
@@ -143,5 +145,7 @@ class Lease:
         return ""
 
     def _write(self) -> None:
-        self.backend.write({"holder": self.holder, "node": self.node, "attempt": self.attempt, "time": time.time()})
+        self.backend.write(
+            {"holder": self.holder, "node": self.node, "attempt": self.attempt, "time": time.time()}
+        )
         self._renewed = time.monotonic()

@@ -66,15 +66,24 @@ class Mirror:
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
         """Make the files that ``wanted`` selects equal to the store, by default all."""
         versions = {
-            name: version for name, version in self.store.versions().items()
+            name: version
+            for name, version in self.store.versions().items()
             if not layout.is_local_only(name) and wanted(name)
         }
         logs = layout.chunks_of(versions)
         self._logs = self._logs or {}
         objects = {name: version for name, version in versions.items() if not _is_chunk(name)}
-        local = {name: stamp for name, stamp in layout.files_of(self.study.folder).items() if wanted(name)}
-        stale = [name for name, version in objects.items() if self._synced.get(name) != (local.get(name), version)
-                 and not self._changed_by_user(name, local, version)]
+        local = {
+            name: stamp
+            for name, stamp in layout.files_of(self.study.folder).items()
+            if wanted(name)
+        }
+        stale = [
+            name
+            for name, version in objects.items()
+            if self._synced.get(name) != (local.get(name), version)
+            and not self._changed_by_user(name, local, version)
+        ]
         for name in filter(layout.is_status, local):
             if name not in objects or (name in stale and layout.succeeded(self._read(name))):
                 self._delete_local(name)
@@ -94,28 +103,46 @@ class Mirror:
         Raises:
             StudyError: Another machine has taken the study over, or its folder is missing.
         """
-        local = {name: stamp for name, stamp in layout.files_of(self.study.folder).items()
-                 if not name.endswith(layout.STEP_LEASE)}
+        local = {
+            name: stamp
+            for name, stamp in layout.files_of(self.study.folder).items()
+            if not name.endswith(layout.STEP_LEASE)
+        }
         if "study.yaml" not in local:  # a disk that was disconnected must not empty the store
-            raise StudyError("the study's folder is missing", where=str(self.study.folder),
-                             remedy="Restore it or connect its disk, then run again")
+            raise StudyError(
+                "the study's folder is missing",
+                where=str(self.study.folder),
+                remedy="Restore it or connect its disk, then run again",
+            )
         if not self.is_copy:
             self._write_record()
         if self._logs is None:
             self._load_remote_state()
-        changed = [name for name, stamp in local.items() if name not in self._synced or self._synced[name][0] != stamp]
+        changed = [
+            name
+            for name, stamp in local.items()
+            if name not in self._synced or self._synced[name][0] != stamp
+        ]
         statuses = {name: self._read(name) for name in changed if layout.is_status(name)}
-        self._remove_objects(name for name in self._synced if layout.is_status(name) and name not in local)
+        self._remove_objects(
+            name for name in self._synced if layout.is_status(name) and name not in local
+        )
         for name, content in statuses.items():
             if content and not layout.succeeded(content):  # the files of the step change
                 self._upload_status(name, content, local[name])
-        ready = [name for name in changed if not layout.is_status(name) and self._is_complete(name, local)]
+        ready = [
+            name
+            for name in changed
+            if not layout.is_status(name) and self._is_complete(name, local)
+        ]
         ready.sort(key=lambda name: (layout.upload_order(name), local[name][1]))
         uploaded = [self._upload(name) for name in ready]
         for name, content in statuses.items():
             if layout.succeeded(content) and self._outputs_match(content, in_store=True):
                 self._upload_status(name, content, local[name])
-        if all(uploaded):  # else a file was replaced during the upload, and the new one is not in the store yet
+        if all(
+            uploaded
+        ):  # else a file was replaced during the upload, and the new one is not in the store yet
             removed = {*self._synced, *(self._logs or ())} - local.keys()
             self._remove_objects(name for name in removed if not name.endswith(layout.STEP_LEASE))
         if changed:
@@ -131,7 +158,9 @@ class Mirror:
     def refresh_versions(self) -> None:
         """Record the versions of the uploaded objects, so that no later pull downloads them."""
         versions = self.store.versions()
-        self._synced = {name: (stamp, versions.get(name, "")) for name, (stamp, _) in self._synced.items()}
+        self._synced = {
+            name: (stamp, versions.get(name, "")) for name, (stamp, _) in self._synced.items()
+        }
         self._write_record()
 
     # uploads
@@ -194,7 +223,9 @@ class Mirror:
 
     def _require_lease(self) -> None:
         if not self.may_write():
-            raise StudyError("another machine has taken the study over", where=f"study {self.study.name}")
+            raise StudyError(
+                "another machine has taken the study over", where=f"study {self.study.name}"
+            )
 
     # downloads
 
@@ -214,7 +245,9 @@ class Mirror:
         self._logs[name] = log
         path = self._path(name)
         local = path.read_bytes() if path.exists() else None
-        if local == log.content or (name == "votes.jsonl" and local is not None and local.startswith(log.content)):
+        if local == log.content or (
+            name == "votes.jsonl" and local is not None and local.startswith(log.content)
+        ):
             return
         write_bytes(path, log.content)
         self._synced[name] = (layout.stamp_of(path), "")
@@ -230,10 +263,20 @@ class Mirror:
 
     def _load_remote_state(self) -> None:
         """List the store, because an earlier process may have uploaded more than it recorded."""
-        versions = {name: version for name, version in self.store.versions().items() if not layout.is_local_only(name)}
-        self._logs = {name: self._read_log(chunks, _Log()) for name, chunks in layout.chunks_of(versions).items()}
+        versions = {
+            name: version
+            for name, version in self.store.versions().items()
+            if not layout.is_local_only(name)
+        }
+        self._logs = {
+            name: self._read_log(chunks, _Log())
+            for name, chunks in layout.chunks_of(versions).items()
+        }
         for name, version in versions.items():
-            if not _is_chunk(name) and self._synced.get(name, (_NO_FILE, "?"))[1] not in (version, ""):
+            if not _is_chunk(name) and self._synced.get(name, (_NO_FILE, "?"))[1] not in (
+                version,
+                "",
+            ):
                 self._synced[name] = (_NO_FILE, version)
 
     # local files
@@ -268,15 +311,25 @@ class Mirror:
         """The record of the last sync with this store."""
         try:
             record: dict[str, Any] = read_json(self.study.folder / _RECORD, _SyncRecord)
-            return record if record["url"] == self.store.url and all(map(is_plain_name, record["files"])) else None
+            return (
+                record
+                if record["url"] == self.store.url and all(map(is_plain_name, record["files"]))
+                else None
+            )
         except (OSError, StudyError):
             return None
 
     def _write_record(self) -> None:
-        write_json(self.study.folder / _RECORD, {
-            "url": self.store.url, "copy": self.copy_id,
-            "files": {name: (*stamp, version) for name, (stamp, version) in self._synced.items()},
-        })
+        write_json(
+            self.study.folder / _RECORD,
+            {
+                "url": self.store.url,
+                "copy": self.copy_id,
+                "files": {
+                    name: (*stamp, version) for name, (stamp, version) in self._synced.items()
+                },
+            },
+        )
         self.is_copy = True
 
 

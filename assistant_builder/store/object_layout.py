@@ -33,7 +33,9 @@ _CHUNK_NAME = re.compile(r"(.+)/(\d{6,})-(\d+)\.jsonl")
 def is_local_only(name: str) -> bool:
     """Whether a file is not synced; ``name`` is its path below the study folder, as in all functions here."""
     parts = name.split("/")
-    return name in _LOCAL or parts[0] in _LOCAL_FOLDERS or any(part.startswith(".") for part in parts)
+    return (
+        name in _LOCAL or parts[0] in _LOCAL_FOLDERS or any(part.startswith(".") for part in parts)
+    )
 
 
 def is_status(name: str) -> bool:
@@ -142,16 +144,18 @@ def chunks_of(names: Iterable[str]) -> dict[str, list[LogChunk]]:
 def apply_chunks(before: bytes, chunks: Iterable[tuple[LogChunk, bytes]]) -> bytes:
     """Content of a log with content ``before`` after further chunks, given with their contents."""
     for chunk, content in chunks:
-        before = before[:chunk.start] + content
+        before = before[: chunk.start] + content
     return before
 
 
-def next_chunk(log: str, number: int, before: bytes, content: bytes) -> tuple[LogChunk, bytes] | None:
+def next_chunk(
+    log: str, number: int, before: bytes, content: bytes
+) -> tuple[LogChunk, bytes] | None:
     """The chunk that updates a log from ``before`` in the store to ``content`` in the file, with its bytes.
 
     None if the log is up to date; an incomplete last line of ``content`` is ignored.
     """
-    content = content[:content.rfind(b"\n") + 1]
+    content = content[: content.rfind(b"\n") + 1]
     if content == before:
         return None
     if number % FULL_CHUNK_EVERY == 0:

@@ -21,10 +21,32 @@ from assistant_builder.errors import AssistantBuilderError, StoreError
 from assistant_builder.store_kinds import example_urls, store_kind
 from assistant_builder.study.containment import is_plain_name, is_too_large, path_inside
 
-_VERSION_KEYS = ("ETag", "etag", "md5Hash", "generation", "created", "mtime", "LastModified", "last_modified", "size")
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "created",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "size",
+)
 """Metadata of various file systems that change with the object."""
-_NO_CREDENTIALS = ("NoCredentials", "PartialCredentials", "CredentialRetrieval", "DefaultCredentials")
-_REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "ExpiredToken", "InvalidToken")
+_NO_CREDENTIALS = (
+    "NoCredentials",
+    "PartialCredentials",
+    "CredentialRetrieval",
+    "DefaultCredentials",
+)
+_REFUSED = (
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AccessDenied",
+    "Forbidden",
+    "ExpiredToken",
+    "InvalidToken",
+)
 _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS = 120.0, 1.0
 
 
@@ -50,16 +72,28 @@ class ObjectStore:
             except FileNotFoundError:
                 bucket = self._root.split("/")[0]
                 if self._fs.async_impl and not self._fs.exists(bucket):
-                    raise StoreError(f"there is no bucket {bucket!r}", where=self.url,
-                                     remedy="Check executor.store, or create the bucket") from None
+                    raise StoreError(
+                        f"there is no bucket {bucket!r}",
+                        where=self.url,
+                        remedy="Check executor.store, or create the bucket",
+                    ) from None
                 return {}
         start = len(self._root) + 1
-        objects = {path[start:]: info for path, info in found.items() if path[start:] and path[-1] != "/"}
+        objects = {
+            path[start:]: info for path, info in found.items() if path[start:] and path[-1] != "/"
+        }
         for name, info in objects.items():
-            if not is_plain_name(name) or info.get("islink") or info.get("type", "file") != "file" or is_too_large(
-                    name, info.get("size") or 0):
-                raise StoreError(f"the store contains {name[:200]!r}, which is not a file of a study", where=self.url,
-                                 remedy="Remove that object, or ask whoever made the store; nothing was downloaded")
+            if (
+                not is_plain_name(name)
+                or info.get("islink")
+                or info.get("type", "file") != "file"
+                or is_too_large(name, info.get("size") or 0)
+            ):
+                raise StoreError(
+                    f"the store contains {name[:200]!r}, which is not a file of a study",
+                    where=self.url,
+                    remedy="Remove that object, or ask whoever made the store; nothing was downloaded",
+                )
         return {name: _version(info) for name, info in objects.items()}
 
     def read(self, name: str) -> bytes | None:
@@ -141,16 +175,26 @@ class ObjectStore:
         type_names = "".join(kind.__name__ for kind in type(error).__mro__)
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(sign in type_names for sign in _NO_CREDENTIALS):
-            return StoreError("the environment contains no credentials for the store", where=self.url,
-                              remedy=store_kind(self.url).credentials_remedy)
+            return StoreError(
+                "the environment contains no credentials for the store",
+                where=self.url,
+                remedy=store_kind(self.url).credentials_remedy,
+            )
         if isinstance(error, PermissionError) or any(sign in message for sign in _REFUSED):
-            return StoreError(f"the store refuses the credentials: {message}", where=self.url,
-                              remedy="Check the credentials in the environment and their permissions")
+            return StoreError(
+                f"the store refuses the credentials: {message}",
+                where=self.url,
+                remedy="Check the credentials in the environment and their permissions",
+            )
         if "NoSuchBucket" in message or "bucket does not exist" in message:
-            return StoreError("there is no such bucket", where=self.url,
-                              remedy="Check executor.store, or create the bucket")
+            return StoreError(
+                "there is no such bucket",
+                where=self.url,
+                remedy="Check executor.store, or create the bucket",
+            )
         return StoreError(
-            f"the request to the store failed: {message}", where=self.url,
+            f"the request to the store failed: {message}",
+            where=self.url,
             remedy="Check the network and the address (AWS_ENDPOINT_URL for S3 that is not Amazon's), then run again "
             "to resume; the files on this machine are complete",
         )
@@ -177,12 +221,17 @@ def _file_system(url: str) -> tuple[Any, str]:
         fs, root = fsspec.url_to_fs(url)
     except ImportError as error:
         package = store_kind(url).package
-        raise StoreError(f"{protocol}:// needs a library that cannot be imported: {error}", where=url,
-                         remedy=f"Install it{f' with pip install {package!r}' if package else ''}, on every machine",
-                         ) from error
+        raise StoreError(
+            f"{protocol}:// needs a library that cannot be imported: {error}",
+            where=url,
+            remedy=f"Install it{f' with pip install {package!r}' if package else ''}, on every machine",
+        ) from error
     except ValueError as error:
-        raise StoreError(f"fsspec does not support {protocol}://: {error}", where=url,
-                         remedy=f"Check executor.store; examples are {', '.join(example_urls())}") from error
+        raise StoreError(
+            f"fsspec does not support {protocol}://: {error}",
+            where=url,
+            remedy=f"Check executor.store; examples are {', '.join(example_urls())}",
+        ) from error
     return fs, str(fs._strip_protocol(root)).rstrip("/")
 
 

@@ -57,14 +57,19 @@ def fetch_study(url: str) -> Study:
     try:
         folder = studies_folder() / check_name(name)
     except ValueError as error:
-        raise ConfigError(f"{name!r} is not the name of a study: {error}", where="the URL") from error
+        raise ConfigError(
+            f"{name!r} is not the name of a study: {error}", where="the URL"
+        ) from error
     if folder.exists():
         pull_updates(Study(folder), store_url)
         return Study(folder)
     store = _store_of(store_url, name)
     if "study.yaml" not in store.versions():
-        raise StoreError("there is no study there", where=store.url,
-                         remedy="Check the URL: the value of executor.store, a slash, and the study's name")
+        raise StoreError(
+            "there is no study there",
+            where=store.url,
+            remedy="Check the URL: the value of executor.store, a slash, and the study's name",
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
@@ -94,18 +99,25 @@ def pull_if_behind(mirror: Mirror) -> None:
         return
     if not mirror.is_copy:
         raise StudyError(
-            f"the store contains a study {study.name!r}, and the local study is not a copy of it", where=store.url,
+            f"the store contains a study {study.name!r}, and the local study is not a copy of it",
+            where=store.url,
             remedy=f"Rename the local study, then run the other one with 'assistant-builder run {store.url}'; or "
             "choose another store or name for the local one",
         )
     if _newest_copy(store) == mirror.copy_id:
         return
-    if any(record.state == "running" and record.node is None for record in map(study.step, study.steps)):
-        raise StudyError("a step is still running here, and the study was resumed elsewhere",
-                         where=f"study {study.name}",
-                         remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again")
+    if any(
+        record.state == "running" and record.node is None for record in map(study.step, study.steps)
+    ):
+        raise StudyError(
+            "a step is still running here, and the study was resumed elsewhere",
+            where=f"study {study.name}",
+            remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again",
+        )
     is_local = study.config.executor.kind == "local"
-    mirror.pull(lambda name: is_local or not is_checkpoint(name))  # cluster nodes download their checkpoints themselves
+    mirror.pull(
+        lambda name: is_local or not is_checkpoint(name)
+    )  # cluster nodes download their checkpoints themselves
 
 
 @contextmanager
@@ -122,17 +134,25 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     lease = Lease(StoreLeaseFile(mirror.store, _LEASE), mirror.copy_id, socket.gethostname())
     other = lease.held_by()
     if other:
-        raise StudyError(f"{other} is running this study", where=mirror.store.url,
-                         remedy="Wait until it is done, or cancel it there; then run again to resume")
+        raise StudyError(
+            f"{other} is running this study",
+            where=mirror.store.url,
+            remedy="Wait until it is done, or cancel it there; then run again to resume",
+        )
     lease.acquire()
     try:
         pull_if_behind(mirror)
         is_local = study.config.executor.kind == "local"
         node = _active_node(mirror.store) if is_local else ""
         if node:
-            raise StudyError(f"node {node} is still running a step of it", where=mirror.store.url,
-                             remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
-        mirror.store.write(_NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode())
+            raise StudyError(
+                f"node {node} is still running a step of it",
+                where=mirror.store.url,
+                remedy="Run it with executor.kind=ray, which waits for that step, or cancels it",
+            )
+        mirror.store.write(
+            _NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode()
+        )
         mirror.push()
         if not is_local:
             mirror.refresh_versions()
@@ -156,8 +176,14 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
 class BackgroundSync:
     """Threads that renew the lease of this process and, with ``pushes``, upload changes until :meth:`stop`."""
 
-    def __init__(self, mirror: Mirror, lease: Lease, *, pushes: bool = True,
-                 after_push: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        mirror: Mirror,
+        lease: Lease,
+        *,
+        pushes: bool = True,
+        after_push: Callable[[], None] = lambda: None,
+    ) -> None:
         self._mirror = mirror
         self._after_push = after_push
         self._lease = lease
@@ -176,7 +202,8 @@ class BackgroundSync:
             thread.join()
         if self._lost:
             raise StudyError(
-                "another machine has taken the study over", where=f"study {self._mirror.study.name}",
+                "another machine has taken the study over",
+                where=f"study {self._mirror.study.name}",
                 remedy="This machine could not renew its lease in time; follow the study on the other machine",
             )
 
@@ -197,7 +224,9 @@ class BackgroundSync:
                 failing = False
             except (StoreError, StudyError, OSError) as error:
                 if not failing:
-                    _LOG.warning("the study cannot be uploaded to its store and continues locally: %s", error)
+                    _LOG.warning(
+                        "the study cannot be uploaded to its store and continues locally: %s", error
+                    )
                 failing = True
 
 
@@ -224,7 +253,9 @@ def cancel_nodes(study: Study) -> bool:
 def _active_node(store: ObjectStore) -> str:
     """Name of a cluster node that runs a step of the study; empty without one."""
     names = (name for name in store.versions() if name.endswith(STEP_LEASE))
-    return next(filter(None, (Lease(StoreLeaseFile(store, name), "", "").held_by() for name in names)), "")
+    return next(
+        filter(None, (Lease(StoreLeaseFile(store, name), "", "").held_by() for name in names)), ""
+    )
 
 
 def _newest_copy(store: ObjectStore) -> str | None:

@@ -38,8 +38,11 @@ def allow_addresses(addresses: Iterable[str]) -> None:
 def not_allowed(addresses: Mapping[str, str]) -> dict[str, str]:
     """Those of ``{setting: address}`` that leave this machine and that the user has not allowed."""
     allowed = _remembered() | _list_of(os.environ.get(VARIABLE, "[]"))
-    return {key: address for key, address in addresses.items()
-            if not _is_of_this_machine(key, address) and _normal(address) not in allowed}
+    return {
+        key: address
+        for key, address in addresses.items()
+        if not _is_of_this_machine(key, address) and _normal(address) not in allowed
+    }
 
 
 def require_allowed(addresses: Mapping[str, str]) -> None:
@@ -47,21 +50,31 @@ def require_allowed(addresses: Mapping[str, str]) -> None:
     for key, address in not_allowed(addresses).items():
         shown = printable(address)
         raise ConfigError(
-            t("{address} comes from a file, and you have not allowed to connect to it", address=shown), where=key,
-            remedy=t("If you know it, allow it with --trust-address {address}, or on the Train tab",
-                     address=shlex.quote(shown)))
+            t(
+                "{address} comes from a file, and you have not allowed to connect to it",
+                address=shown,
+            ),
+            where=key,
+            remedy=t(
+                "If you know it, allow it with --trust-address {address}, or on the Train tab",
+                address=shlex.quote(shown),
+            ),
+        )
 
 
 def address_environment(addresses: Mapping[str, str]) -> dict[str, str]:
     """The variable that allows the same addresses to processes on cluster nodes."""
     refused = not_allowed(addresses)
-    return {VARIABLE: json.dumps([address for key, address in addresses.items() if key not in refused])}
+    return {
+        VARIABLE: json.dumps([address for key, address in addresses.items() if key not in refused])
+    }
 
 
 def _is_of_this_machine(key: str, address: str) -> bool:
     """Whether it is the cluster of which this machine is a node, a new one here, or a store in this process."""
     return (key, address) in (("executor.address", "auto"), ("executor.address", "local")) or (
-        key == "executor.store" and address.startswith("memory://"))
+        key == "executor.store" and address.startswith("memory://")
+    )
 
 
 def _remembered() -> frozenset[str]:
@@ -80,8 +93,11 @@ def _list_of(text: str) -> frozenset[str]:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return frozenset()
-    return frozenset(_normal(name) for name in found if isinstance(name, str)) if isinstance(found, list) else (
-        frozenset())
+    return (
+        frozenset(_normal(name) for name in found if isinstance(name, str))
+        if isinstance(found, list)
+        else (frozenset())
+    )
 
 
 def _normal(address: str) -> str:

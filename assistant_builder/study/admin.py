@@ -88,8 +88,11 @@ def delete_study(study: Study) -> DeletedStudy:
 def restore_study(deleted: DeletedStudy) -> Study:
     """Restore a deleted study; raises StudyError if it was purged, or another study has its name."""
     if not deleted.folder.is_dir():
-        raise StudyError(t("the study {name!r} was permanently deleted", name=deleted.name), where=str(deleted.folder),
-                         remedy=t("Start a new one from its data file"))
+        raise StudyError(
+            t("the study {name!r} was permanently deleted", name=deleted.name),
+            where=str(deleted.folder),
+            remedy=t("Start a new one from its data file"),
+        )
     target = _free_folder(deleted.name)
     os.rename(deleted.folder, target)
     return Study(target)
@@ -151,16 +154,21 @@ def _trash() -> Path:
 def _free_folder(name: str) -> Path:
     folder = studies_folder() / name
     if folder.exists():
-        raise StudyError(t("a study named {name!r} already exists", name=name), where=str(folder),
-                         remedy=t("Choose another name, or rename that study first"))
+        raise StudyError(
+            t("a study named {name!r} already exists", name=name),
+            where=str(folder),
+            remedy=t("Choose another name, or rename that study first"),
+        )
     return folder
 
 
 @contextmanager
 def _locked_and_idle(study: Study, done: str) -> Iterator[None]:
     """Lock a study that is not running, so that no run starts while its folder is moved."""
-    running = StudyError(t("the study {name!r} is running and cannot be {done}", name=study.name, done=done),
-                         remedy=t("Wait until it is done, or cancel it first"))
+    running = StudyError(
+        t("the study {name!r} is running and cannot be {done}", name=study.name, done=done),
+        remedy=t("Wait until it is done, or cancel it first"),
+    )
     with study_lock(study, running):
         if study.state == "running":  # a step can outlive the run that held the lock
             raise running

@@ -23,7 +23,11 @@ _MAX_ENTRIES, _MAX_FOLDERS = 200_000, 5_000
 def is_plain_name(name: str) -> bool:
     """Whether a name is a relative path of printable parts, none of them empty, ``.`` or ``..``."""
     drives = "\\:" if os.name == "nt" else "\\"
-    return name.isprintable() and not set(name) & set(drives) and not {"", ".", ".."}.intersection(name.split("/"))
+    return (
+        name.isprintable()
+        and not set(name) & set(drives)
+        and not {"", ".", ".."}.intersection(name.split("/"))
+    )
 
 
 def is_too_large(name: str, size: int) -> bool:
@@ -39,8 +43,11 @@ def path_inside(folder: Path, name: str) -> Path:
     """
     path = folder
     if not is_plain_name(name):
-        raise StudyError(t("{name!r} is not a path that a study can contain", name=name[:200]), where=str(folder),
-                         remedy=t("Rename or remove it; if it comes from somebody else, ask them to correct it"))
+        raise StudyError(
+            t("{name!r} is not a path that a study can contain", name=name[:200]),
+            where=str(folder),
+            remedy=t("Rename or remove it; if it comes from somebody else, ask them to correct it"),
+        )
     for part in name.split("/"):
         path = path / part
         if _is_link(path):
@@ -60,16 +67,26 @@ def check_folder(folder: Path) -> None:
         inside = pending.pop()
         try:
             status = os.stat(inside)
-        except FileNotFoundError:  # removed since it was listed; of the study itself, whoever reads it says so
+        except (
+            FileNotFoundError
+        ):  # removed since it was listed; of the study itself, whoever reads it says so
             continue
         except OSError as error:
             raise _unreadable(inside, error) from error
-        entries, below = _check(inside, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        entries, below = _check(
+            inside, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+        )
         count, folders, pending = count + entries, folders + 1, [*pending, *below]
-        for found, most, what in ((count, _MAX_ENTRIES, N_("the study has more than {number:,} files")),
-                                  (folders, _MAX_FOLDERS, N_("the study has more than {number:,} folders"))):
+        for found, most, what in (
+            (count, _MAX_ENTRIES, N_("the study has more than {number:,} files")),
+            (folders, _MAX_FOLDERS, N_("the study has more than {number:,} folders")),
+        ):
             if found > most:
-                raise StudyError(t(what, number=most), where=str(folder), remedy=t("Delete what does not belong to it"))
+                raise StudyError(
+                    t(what, number=most),
+                    where=str(folder),
+                    remedy=t("Delete what does not belong to it"),
+                )
 
 
 def is_plain(folder: Path) -> bool:
@@ -106,13 +123,19 @@ def _check_entry(entry: os.DirEntry[str], pending: list[str]) -> None:
     if entry.is_dir(follow_symlinks=False):
         pending.append(entry.path)
     elif not entry.is_file(follow_symlinks=False):
-        raise StudyError(t("it is no plain file, which a study cannot contain"), where=entry.path,
-                         remedy=t("Delete it, or ask whoever made the study for its plain files"))
+        raise StudyError(
+            t("it is no plain file, which a study cannot contain"),
+            where=entry.path,
+            remedy=t("Delete it, or ask whoever made the study for its plain files"),
+        )
     elif os.path.splitext(entry.name)[1] in MAX_STATE_BYTES:
         size = entry.stat(follow_symlinks=False).st_size
         if is_too_large(entry.name, size):
-            raise StudyError(t("the file has {size:.0f} MB, more than any that a study needs", size=size / 1e6),
-                             where=entry.path, remedy=t("Delete it, or ask whoever made the study for the right file"))
+            raise StudyError(
+                t("the file has {size:.0f} MB, more than any that a study needs", size=size / 1e6),
+                where=entry.path,
+                remedy=t("Delete it, or ask whoever made the study for the right file"),
+            )
 
 
 def _is_link(path: Path) -> bool:
@@ -121,15 +144,23 @@ def _is_link(path: Path) -> bool:
         status = os.lstat(path)
     except FileNotFoundError:
         return False
-    junction = getattr(status, "st_reparse_tag", 0) == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
+    junction = getattr(status, "st_reparse_tag", 0) == getattr(
+        stat, "IO_REPARSE_TAG_MOUNT_POINT", -1
+    )
     return stat.S_ISLNK(status.st_mode) or junction
 
 
 def _unreadable(folder: str, error: OSError) -> StudyError:
-    return StudyError(t("the folder cannot be read: {strerror}", strerror=error.strerror), where=folder,
-                      remedy=t("Make it readable, or delete it"))
+    return StudyError(
+        t("the folder cannot be read: {strerror}", strerror=error.strerror),
+        where=folder,
+        remedy=t("Make it readable, or delete it"),
+    )
 
 
 def _link_error(path: Path) -> StudyError:
-    return StudyError(t("it is a link, which a study cannot contain"), where=str(path),
-                      remedy=t("Replace it by the file or folder itself, or delete the link"))
+    return StudyError(
+        t("it is a link, which a study cannot contain"),
+        where=str(path),
+        remedy=t("Replace it by the file or folder itself, or delete the link"),
+    )

@@ -54,7 +54,10 @@ def open_example(name: str | None = None) -> Study:
     """
     studies_folder().mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(example_archive()) as archive, FileLock(studies_folder() / ".example.lock"):
+        with (
+            zipfile.ZipFile(example_archive()) as archive,
+            FileLock(studies_folder() / ".example.lock"),
+        ):
             made = archive.read(_ORIGIN)
             if name is None:
                 found = next((study for study in Study.all() if _made(study.folder) == made), None)
@@ -63,8 +66,11 @@ def open_example(name: str | None = None) -> Study:
                 return Study.open(name)
             return _unpack(archive, name)
     except (FileNotFoundError, KeyError, zipfile.BadZipFile) as error:
-        raise StudyError(t("the finished example is missing or damaged"), where=str(example_archive()),
-                         remedy=t("Install the package again")) from error
+        raise StudyError(
+            t("the finished example is missing or damaged"),
+            where=str(example_archive()),
+            remedy=t("Install the package again"),
+        ) from error
 
 
 def _unpack(archive: zipfile.ZipFile, name: str) -> Study:
@@ -76,7 +82,9 @@ def _unpack(archive: zipfile.ZipFile, name: str) -> Study:
         if valid != NAME:
             rename_tasks(folder, NAME, valid)
             copy.write_config(copy.config.named(name))
-            report = folder / "report.json"  # HTML and Markdown show the old name until they are rendered again
+            report = (
+                folder / "report.json"
+            )  # HTML and Markdown show the old name until they are rendered again
             write_json(report, {**read_json(report), "study": valid})
 
     return Study.create_folder(valid, fill)

@@ -26,7 +26,11 @@ def answer_limit(study: Study) -> int:
 
     Earlier versions did not count the longest answer; there it is at most the longest pair.
     """
-    longest = _read(study.folder / "data" / LENGTHS, Lengths).get("longest_answer") or _counted(study).get("max") or 0
+    longest = (
+        _read(study.folder / "data" / LENGTHS, Lengths).get("longest_answer")
+        or _counted(study).get("max")
+        or 0
+    )
     return study.config.eval.answer_limit(int(longest))
 
 
@@ -38,11 +42,16 @@ def pair_limit(study: Study) -> int:
     config = study.config
     if config.train.max_length != "auto":
         return config.train.max_length
-    trained = [_read(path, ArmSummary).get("max_length") or 0 for path in study.folder.glob("arms/*/summary.json")]
+    trained = [
+        _read(path, ArmSummary).get("max_length") or 0
+        for path in study.folder.glob("arms/*/summary.json")
+    ]
     if any(trained):
         return max(trained)
     counted, facts = _counted(study), config.retrieval.facts if config.grounded else 0
-    return round(counted["max"] + facts * counted["mean"]) if counted else config.train.assumed_length
+    return (
+        round(counted["max"] + facts * counted["mean"]) if counted else config.train.assumed_length
+    )
 
 
 def _counted(study: Study) -> dict[str, Any]:

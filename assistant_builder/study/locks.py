@@ -31,11 +31,16 @@ STALE_SECONDS = 20.0
 @contextmanager
 def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
     """Lock a study for this process; see :func:`folder_lock`. The default error names remedies for a running study."""
-    with folder_lock(study.folder, taken or StudyError(
-        "another process runs this study", where=f"study {study.name}",
-        remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
-        f"'assistant-builder cancel {study.name}'",
-    )):
+    with folder_lock(
+        study.folder,
+        taken
+        or StudyError(
+            "another process runs this study",
+            where=f"study {study.name}",
+            remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
+            f"'assistant-builder cancel {study.name}'",
+        ),
+    ):
         yield
 
 
@@ -73,9 +78,13 @@ def process_alive(pid: int | None, started: str | float | None) -> bool:
     try:
         if isinstance(started, str):
             stat = _proc_stat(pid)
-            return stat is not None and process_identity(pid) == started and stat[0] not in ("Z", "X")
+            return (
+                stat is not None and process_identity(pid) == started and stat[0] not in ("Z", "X")
+            )
         process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return (
+            abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        )
     except (psutil.Error, ValueError, OverflowError):  # the last two: no id that a process can have
         return False
 
@@ -101,7 +110,9 @@ def _proc_stat(pid: int) -> tuple[str, int] | None:
     """State of a process and its start in clock ticks since boot; None on systems without ``/proc``."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = text.rpartition(")")[2].split()  # the process name before may contain spaces and parentheses
+        fields = text.rpartition(")")[
+            2
+        ].split()  # the process name before may contain spaces and parentheses
         return fields[0], int(fields[19])
     except (OSError, IndexError, ValueError):
         return None

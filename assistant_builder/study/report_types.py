@@ -412,5 +412,11 @@ class ReportChoice(TypedDict, total=False):
 
 def read_report(path: Path) -> Any:
     """A report, as :class:`Report`; raises StudyError if it is damaged."""
-    return read_json(path, Report, remedy=t(
-        "Delete the file, and run 'assistant-builder run {name}': it writes the report again", name=path.parent.name))
+    return read_json(
+        path,
+        Report,
+        remedy=t(
+            "Delete the file, and run 'assistant-builder run {name}': it writes the report again",
+            name=path.parent.name,
+        ),
+    )

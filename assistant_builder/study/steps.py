@@ -52,19 +52,32 @@ def suffix_of(approach: Approach, approaches: Sequence[Approach]) -> str:
 
 def approach_of_run(run: str, approaches: Sequence[Approach]) -> Approach:
     """The approach of a training run of a study."""
-    return next(approach for approach in reversed(approaches) if run.endswith(suffix_of(approach, approaches)))
+    return next(
+        approach
+        for approach in reversed(approaches)
+        if run.endswith(suffix_of(approach, approaches))
+    )
 
 
 def steps_of(config: StudyConfig) -> tuple[str, ...]:
     """The steps of a study in execution order: each arm is trained with each seed in each approach."""
-    runs = [run + suffix_of(approach, config.approaches)
-            for approach in config.approaches for run in arm_runs(config.seeds, config.arms)]
+    runs = [
+        run + suffix_of(approach, config.approaches)
+        for approach in config.approaches
+        for run in arm_runs(config.seeds, config.arms)
+    ]
     return _around(runs, formats=bool(config.formats.types))
 
 
 def _around(runs: Sequence[str], *, formats: bool) -> tuple[str, ...]:
-    return ("data", "data-embed", *(f"train-{run}" for run in runs), "evaluate", *([FORMATS] if formats else []),
-            "report")
+    return (
+        "data",
+        "data-embed",
+        *(f"train-{run}" for run in runs),
+        "evaluate",
+        *([FORMATS] if formats else []),
+        "report",
+    )
 
 
 def insert_shards(steps: Sequence[str], shards: Sequence[str]) -> tuple[str, ...]:
@@ -79,10 +92,15 @@ def needed_before(step: str, steps: Sequence[str]) -> list[str]:
     A training that continues another waits for it.
     """
     kind = next((kind for kind in ("train-", "score-") if step.startswith(kind)), None)
-    arms = [split_run(other.removeprefix("train-"))[0] for other in steps if other.startswith("train-")]
+    arms = [
+        split_run(other.removeprefix("train-"))[0] for other in steps if other.startswith("train-")
+    ]
     before = continued_run(step.removeprefix("train-"), arms) if kind == "train-" else None
-    return [other for other in steps[:steps.index(step)]
-            if kind is None or not other.startswith(kind) or other == f"train-{before}"]
+    return [
+        other
+        for other in steps[: steps.index(step)]
+        if kind is None or not other.startswith(kind) or other == f"train-{before}"
+    ]
 
 
 def evaluates(step: str) -> bool:
@@ -108,12 +126,16 @@ class StepRecord:
     started: float | None = None  # Unix time of the first start
     seconds: float = 0.0  # wall time of all attempts
     pid: int | None = None  # process that wrote the record
-    process_started: str | float | None = None  # its :func:`~assistant_builder.study.locks.process_identity`
+    process_started: str | float | None = (
+        None  # its :func:`~assistant_builder.study.locks.process_identity`
+    )
     error: ErrorRecord | None = None  # ``AssistantBuilderError.to_record()`` of a failed step
     outputs: dict[str, str] = field(default_factory=dict)  # file below the study folder → SHA-256
     # peak GPU allocation of the process if it used a GPU, else its peak resident memory
     peak_memory_bytes: int | None = None
-    node: str | None = None  # cluster node on which it ran; None for the machine that runs the study
+    node: str | None = (
+        None  # cluster node on which it ran; None for the machine that runs the study
+    )
 
     @property
     def skipped(self) -> bool:

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
-from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, load_config, name_and_title
+from assistant_builder.config import (
+    BEFORE_APPROACHES,
+    Approach,
+    StudyConfig,
+    load_config,
+    name_and_title,
+)
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.containment import check_folder
@@ -54,7 +60,9 @@ _CANCEL = "cancel"
 
 def home() -> Path:
     """The folder of ``studies/`` and ``models/``, read from the environment at every call."""
-    folder = Path(os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder").expanduser()
+    folder = Path(
+        os.environ.get("ASSISTANT_BUILDER_HOME") or Path.home() / ".assistant-builder"
+    ).expanduser()
     return folder.absolute()  # lm-eval loads and runs tasks in another working directory
 
 
@@ -84,7 +92,10 @@ class Study:
         self._suffix = "" if approach is None else suffix_of(approach, self._settings.approaches)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Study) and (self.folder, self.approach) == (other.folder, other.approach)
+        return isinstance(other, Study) and (self.folder, self.approach) == (
+            other.folder,
+            other.approach,
+        )
 
     def __hash__(self) -> int:
         return hash((self.folder, self.approach))
@@ -98,10 +109,15 @@ class Study:
         known = self._settings.approaches
         if approach not in known:
             raise ConfigError(
-                t("the study has only the {known} approach and not {approach}", known=known[0], approach=approach),
+                t(
+                    "the study has only the {known} approach and not {approach}",
+                    known=known[0],
+                    approach=approach,
+                ),
                 where=f"study {self.name}",
                 remedy=f"Train it with 'assistant-builder run {self.name} --set "
-                f"approaches={','.join([*known, approach])}'")
+                f"approaches={','.join([*known, approach])}'",
+            )
         return Study(self.folder, approach)
 
     def of_choice(self, approach: Approach | None) -> Study:
@@ -125,20 +141,28 @@ class Study:
     def recommended(self) -> Study:
         """The study as seen through the approach that its report recommends; before there is one, the main approach."""
         known, path = self._settings.approaches, self.folder / "report.json"
-        found = read_json(path, ReportChoice).get("recommended_approach") if len(known) > 1 and path.is_file() else None
+        found = (
+            read_json(path, ReportChoice).get("recommended_approach")
+            if len(known) > 1 and path.is_file()
+            else None
+        )
         return Study(self.folder, found if found in known else known[0])
 
     def _require_folder(self) -> None:
         """Raise StudyError if the folder is missing, because a write would create an incomplete one."""
         if not (self.folder / "study.yaml").is_file():
-            raise StudyError(t("the folder of study {name} is missing", name=self.name), where=str(self.folder),
-                             remedy=t("Restore it or connect its disk, then run again to resume"))
+            raise StudyError(
+                t("the folder of study {name} is missing", name=self.name),
+                where=str(self.folder),
+                remedy=t("Restore it or connect its disk, then run again to resume"),
+            )
 
     # creating and opening
 
     @classmethod
     def create(cls, config: StudyConfig, source: Path | None = None) -> Study:
         """Create the folder of a new study, which must not exist, atomically, with a copy of the data file."""
+
         def fill(folder: Path) -> None:
             (folder / "data").mkdir()
             if source is not None:
@@ -153,9 +177,12 @@ class Study:
         folder = studies_folder() / name
         if folder.exists():
             raise StudyError(
-                t("a study named {name!r} already exists", name=name), where=str(folder),
-                remedy=t("Choose another name with --name NEW, or resume it with 'assistant-builder run {name}'",
-                         name=name),
+                t("a study named {name!r} already exists", name=name),
+                where=str(folder),
+                remedy=t(
+                    "Choose another name with --name NEW, or resume it with 'assistant-builder run {name}'",
+                    name=name,
+                ),
             )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -168,9 +195,11 @@ class Study:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise
         except OSError as error:
-            raise StudyError(t("the study cannot be created: {strerror}", strerror=error.strerror), where=str(folder),
-                             remedy=t("Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to")
-                             ) from error
+            raise StudyError(
+                t("the study cannot be created: {strerror}", strerror=error.strerror),
+                where=str(folder),
+                remedy=t("Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to"),
+            ) from error
         return cls(folder)
 
     @classmethod
@@ -181,15 +210,23 @@ class Study:
         check_folder(folder)
         if not (folder / "study.yaml").is_file() or title and cls(folder).config.title != title:
             names = [study.name for study in Study.all()]
-            known = (t("Existing studies: {names}", names=", ".join(names)) if names else
-                     t("Create one with 'assistant-builder run FILE'"))
-            raise StudyError(t("no study named {name!r}", name=name), where=str(studies_folder()), remedy=known)
+            known = (
+                t("Existing studies: {names}", names=", ".join(names))
+                if names
+                else t("Create one with 'assistant-builder run FILE'")
+            )
+            raise StudyError(
+                t("no study named {name!r}", name=name), where=str(studies_folder()), remedy=known
+            )
         return cls(folder)
 
     @staticmethod
     def all() -> list[Study]:
         """All studies, the most recently changed first."""
-        found = [(_modified(path.parent), path.parent) for path in studies_folder().glob("[!.]*/study.yaml")]
+        found = [
+            (_modified(path.parent), path.parent)
+            for path in studies_folder().glob("[!.]*/study.yaml")
+        ]
         return [Study(folder) for _, folder in sorted(found, key=lambda entry: -entry[0])]
 
     # layout
@@ -210,7 +247,9 @@ class Study:
     @property
     def config(self) -> StudyConfig:
         """The validated config, read from ``study.yaml`` again whenever the file has changed."""
-        return self._settings if self.approach is None else self._settings.of_approach(self.approach)
+        return (
+            self._settings if self.approach is None else self._settings.of_approach(self.approach)
+        )
 
     @property
     def _settings(self) -> StudyConfig:
@@ -308,10 +347,15 @@ class Study:
     def shown_steps(self) -> tuple[str, ...]:
         """The steps and the started shards; after the evaluation has succeeded, only the shards that succeeded."""
         done = self.step("evaluate").state == "succeeded"
-        return insert_shards(self.steps, [
-            shard for shard in self.shards
-            if self.status_file(shard).exists() and (not done or self.step(shard).state == "succeeded")
-        ])
+        return insert_shards(
+            self.steps,
+            [
+                shard
+                for shard in self.shards
+                if self.status_file(shard).exists()
+                and (not done or self.step(shard).state == "succeeded")
+            ],
+        )
 
     def status_file(self, step: str) -> Path:
         """The status file of a step."""
@@ -343,14 +387,20 @@ class Study:
         """
         path = self.folder / _TEMPLATE_DATE
         if path.is_file():
-            remedy = t("Write {\"date\": \"YYYY-MM-DD\"} into it, the day on which the study was trained")
+            remedy = t(
+                'Write {"date": "YYYY-MM-DD"} into it, the day on which the study was trained'
+            )
             try:
                 return date.fromisoformat(read_json(path, remedy=remedy)["date"])
             except (TypeError, ValueError) as error:
-                raise StudyError(t("the file contains no date"), where=str(path), remedy=remedy) from error
+                raise StudyError(
+                    t("the file contains no date"), where=str(path), remedy=remedy
+                ) from error
         for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
             times = [self.step(step).started for step in steps]
-            begun = [when for when in times if isinstance(when, int | float) and 0 < when < time.time()]
+            begun = [
+                when for when in times if isinstance(when, int | float) and 0 < when < time.time()
+            ]
             if begun:
                 return date.fromtimestamp(min(begun))
         return date.today()
@@ -364,7 +414,9 @@ class Study:
         day = (self if like is None or recorded else like).template_date
         if not recorded:
             self._require_folder()
-            with contextlib.suppress(OSError):  # in a read-only folder the step records give the date
+            with contextlib.suppress(
+                OSError
+            ):  # in a read-only folder the step records give the date
                 write_json(self.folder / _TEMPLATE_DATE, {"date": day.isoformat()})
         return day
 
@@ -392,10 +444,14 @@ class Study:
         remedy = t("Run the study again with --redo to repeat that step")
         record: StepRecord = read_json(path, StepRecord, remedy=remedy)
         if record.step != step:
-            raise StudyError(t("the status file is of another step"), where=str(path), remedy=remedy)
+            raise StudyError(
+                t("the status file is of another step"), where=str(path), remedy=remedy
+            )
         alive = record.state != "running" or (  # a cluster node renews its lease while it runs
-            process_alive(record.pid, record.process_started) if record.node is None
-            else is_lease_fresh(self.lease_file(step)))
+            process_alive(record.pid, record.process_started)
+            if record.node is None
+            else is_lease_fresh(self.lease_file(step))
+        )
         return record if alive else replace(record, state="lost")
 
     def write_step(self, record: StepRecord) -> None:
@@ -428,7 +484,12 @@ class Study:
             shutil.rmtree(self.retrieval_folder, ignore_errors=True)
             shutil.rmtree(self.embedder_folder, ignore_errors=True)
         elif step == "data":
-            for split in ("train", "validation", "heldout", "rejected"):  # never source.*, which may be JSONL too
+            for split in (
+                "train",
+                "validation",
+                "heldout",
+                "rejected",
+            ):  # never source.*, which may be JSONL too
                 self.split_file(split).unlink(missing_ok=True)
 
     def progress(self, step: str) -> Progress | None:
@@ -451,25 +512,47 @@ class Study:
 
     # the run
 
-    def write_run_record(self, state: State, error: AssistantBuilderError | None = None,
-                         queued_behind: Sequence[str] = (), dashboard: str = "") -> None:
+    def write_run_record(
+        self,
+        state: State,
+        error: AssistantBuilderError | None = None,
+        queued_behind: Sequence[str] = (),
+        dashboard: str = "",
+    ) -> None:
         """Record this process as the run of the study (``run.json``): ``queued`` while it waits for other studies."""
         self._require_folder()
-        write_json(self.folder / "run.json", {
-            "state": state, "pid": os.getpid(), "process_started": process_identity(os.getpid()), "time": time.time(),
-            "error": error.to_record() if error else None, "behind": list(queued_behind), "dashboard": dashboard,
-        })
+        write_json(
+            self.folder / "run.json",
+            {
+                "state": state,
+                "pid": os.getpid(),
+                "process_started": process_identity(os.getpid()),
+                "time": time.time(),
+                "error": error.to_record() if error else None,
+                "behind": list(queued_behind),
+                "dashboard": dashboard,
+            },
+        )
 
     def run_record(self) -> dict[str, Any] | None:
         """The last record of :meth:`write_run_record`; ``lost`` if its process is dead or the record is damaged."""
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        lost: dict[str, Any] = {"state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None,
-                                "behind": [], "dashboard": ""}
+        lost: dict[str, Any] = {
+            "state": "lost",
+            "pid": None,
+            "process_started": None,
+            "time": 0.0,
+            "error": None,
+            "behind": [],
+            "dashboard": "",
+        }
         try:
             record = read_json(path, RunRecord)
-            if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
+            if record["state"] in ("running", "queued") and not process_alive(
+                record["pid"], record["process_started"]
+            ):
                 record["state"] = "lost"
             return {**lost, **record}
         except (OSError, StudyError):
@@ -507,7 +590,9 @@ class Study:
     def dashboard(self) -> str:
         """URL of the dashboard of the cluster that runs the study; empty without one."""
         runner = self.run_record()
-        return str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
+        return (
+            str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
+        )
 
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""
@@ -516,8 +601,12 @@ class Study:
             "name": self.name,
             "state": self.state,
             "steps": [
-                {"name": record.step, "state": record.state, "seconds": round(record.seconds, 3),
-                 **({"node": record.node} if record.node else {})}
+                {
+                    "name": record.step,
+                    "state": record.state,
+                    "seconds": round(record.seconds, 3),
+                    **({"node": record.node} if record.node else {}),
+                }
                 for record in records
             ],
             "folder": str(self.folder),
@@ -555,8 +644,10 @@ class Study:
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled if the run was cancelled."""
         if self.cancel_requested:
-            raise Cancelled(t("cancelled on request"), remedy=t("Resume with 'assistant-builder run {name}'",
-                                                             name=self.name))
+            raise Cancelled(
+                t("cancelled on request"),
+                remedy=t("Resume with 'assistant-builder run {name}'", name=self.name),
+            )
 
 
 @functools.lru_cache(maxsize=64)
@@ -576,5 +667,8 @@ def _modified(folder: Path) -> float:
 
 
 def _unreadable_status(path: Path) -> StudyError:
-    return StudyError(t("the status file is damaged or of another version"), where=str(path),
-                      remedy=t("Run the study again with --redo to repeat that step"))
+    return StudyError(
+        t("the status file is damaged or of another version"),
+        where=str(path),
+        remedy=t("Run the study again with --redo to repeat that step"),
+    )

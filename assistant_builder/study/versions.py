@@ -73,7 +73,9 @@ class Versions:
     @property
     def candidate(self) -> str | None:
         """Name of the newest version if it was neither published nor rejected."""
-        last = next((event for event in reversed(self.events) if event.version == self.names[-1]), None)
+        last = next(
+            (event for event in reversed(self.events) if event.version == self.names[-1]), None
+        )
         return last.version if last is not None and last.action == "created" else None
 
 
@@ -84,7 +86,9 @@ def versions_file(root: Study) -> Path:
 
 def root_of(study: Study) -> Study:
     """The first study of the versions that a study belongs to; the study itself if it is no version."""
-    with contextlib.suppress(StudyError):  # the first one was deleted, or a record is damaged: a study of its own
+    with contextlib.suppress(
+        StudyError
+    ):  # the first one was deleted, or a record is damaged: a study of its own
         name = _made_as_version_of(study.folder)
         if name is not None and study.name in read_versions(root := Study.open(name)).names:
             return root
@@ -106,7 +110,9 @@ def read_versions(root: Study, former_name: str | None = None) -> Versions:
     def own(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if _is_version(name, former_name or root.name))
 
-    found: _VersionsFile = read_json(path, _VersionsFile, remedy=t("Move it away: the first version is served then"))
+    found: _VersionsFile = read_json(
+        path, _VersionsFile, remedy=t("Move it away: the first version is served then")
+    )
     return Versions(root.name, found.served, own(found.names), found.events, own(found.before))
 
 
@@ -135,16 +141,20 @@ def served_version(study: Study) -> Study:
     """
     versions = read_versions(study)
     if versions.served not in versions.names:
-        raise StudyError(t("{version} is no version of {root}", version=versions.served, root=study.name),
-                         where=str(versions_file(study)),
-                         remedy=t("Move it away: the first version is served then"))
+        raise StudyError(
+            t("{version} is no version of {root}", version=versions.served, root=study.name),
+            where=str(versions_file(study)),
+            remedy=t("Move it away: the first version is served then"),
+        )
     return study if versions.served == study.name else Study.open(versions.served)
 
 
 def add_version(root: Study, version: Study) -> None:
     """Record a new study as a version; ``made_from.json`` of it gets the name of the first one."""
     path = version.folder / _MADE_FROM
-    write_json(path, {**(read_json(path, MadeFrom) if path.is_file() else {}), "version_of": root.name})
+    write_json(
+        path, {**(read_json(path, MadeFrom) if path.is_file() else {}), "version_of": root.name}
+    )
     with _changing(root):
         versions = read_versions(root)
         _write(root, versions, "created", version.name, names=(*versions.names, version.name))
@@ -153,8 +163,11 @@ def add_version(root: Study, version: Study) -> None:
 def next_name(root: Study) -> str:
     """A free name for the study of the next version, or a title if the first one has one."""
     for number in count(len(read_versions(root).names) + 1):
-        found = (f"{root.name}-v{number}" if root.title == root.name else
-                 t("{title} (version {number})", title=root.title, number=number))
+        found = (
+            f"{root.name}-v{number}"
+            if root.title == root.name
+            else t("{title} (version {number})", title=root.title, number=number)
+        )
         if not (studies_folder() / name_and_title(found)[0]).exists():
             return found
     raise AssertionError("count() does not end")
@@ -170,8 +183,15 @@ def publish(root: Study, version: str, reason: str = "") -> None:
         versions = _with(root, version)
         if version != versions.served:
             Study.open(version)
-            _write(root, versions, "published", version, reason, served=version,
-                   before=(*versions.before, versions.served))
+            _write(
+                root,
+                versions,
+                "published",
+                version,
+                reason,
+                served=version,
+                before=(*versions.before, versions.served),
+            )
 
 
 def reject(root: Study, version: str, reason: str) -> None:
@@ -183,8 +203,11 @@ def reject(root: Study, version: str, reason: str) -> None:
     with _changing(root):
         versions = _with(root, version)
         if version == versions.served:
-            raise StudyError(t("the version {version} is served", version=version), where=f"study {root.name}",
-                             remedy=t("Publish another one first, or undo"))
+            raise StudyError(
+                t("the version {version} is served", version=version),
+                where=f"study {root.name}",
+                remedy=t("Publish another one first, or undo"),
+            )
         _write(root, versions, "rejected", version, reason)
 
 
@@ -197,8 +220,11 @@ def undo(root: Study) -> str:
     with _changing(root):
         versions = read_versions(root)
         if not versions.before:
-            raise StudyError(t("no other version was served before"), where=f"study {root.name}",
-                             remedy=t("Publish a version first"))
+            raise StudyError(
+                t("no other version was served before"),
+                where=f"study {root.name}",
+                remedy=t("Publish a version first"),
+            )
         *before, last = versions.before
         Study.open(last)
         _write(root, versions, "undone", versions.served, served=last, before=tuple(before))
@@ -213,31 +239,61 @@ def _changing(root: Study) -> FileLock:
 def _with(root: Study, version: str) -> Versions:
     versions = read_versions(root)
     if version not in versions.names:
-        raise StudyError(t("{version} is no version of {root}", version=version, root=root.name),
-                         where=f"study {root.name}",
-                         remedy=t("Its versions are {names}", names=", ".join(versions.names)))
+        raise StudyError(
+            t("{version} is no version of {root}", version=version, root=root.name),
+            where=f"study {root.name}",
+            remedy=t("Its versions are {names}", names=", ".join(versions.names)),
+        )
     return versions
 
 
-def _write(root: Study, versions: Versions, action: Action, version: str, reason: str = "", *,
-           served: str | None = None, names: tuple[str, ...] | None = None,
-           before: tuple[str, ...] | None = None) -> None:
+def _write(
+    root: Study,
+    versions: Versions,
+    action: Action,
+    version: str,
+    reason: str = "",
+    *,
+    served: str | None = None,
+    names: tuple[str, ...] | None = None,
+    before: tuple[str, ...] | None = None,
+) -> None:
     events = (*versions.events, Event(time.time(), action, version, reason))
-    write_json(versions_file(root), {
-        "served": served or versions.served, "names": names or versions.names,
-        "before": versions.before if before is None else before, "events": [asdict(event) for event in events]})
+    write_json(
+        versions_file(root),
+        {
+            "served": served or versions.served,
+            "names": names or versions.names,
+            "before": versions.before if before is None else before,
+            "events": [asdict(event) for event in events],
+        },
+    )
 
 
 def refuse_to_delete(study: Study) -> None:
     """Raise StudyError if other versions need the study: it is the first one, or the one that is served."""
     root = root_of(study)
     versions = read_versions(root)
-    if len(versions.names) > 1 and study.name in (root.name, versions.served) and any(
-            name != study.name and (studies_folder() / name / "study.yaml").is_file() for name in versions.names):
-        what = (t("the project {name!r} has versions", name=study.name) if study.name == root.name else
-                t("the version {name!r} is published", name=study.name))
-        raise StudyError(what, where=str(root.folder), remedy=t("Delete its other versions first")
-                         if study.name == root.name else t("Publish another version first"))
+    if (
+        len(versions.names) > 1
+        and study.name in (root.name, versions.served)
+        and any(
+            name != study.name and (studies_folder() / name / "study.yaml").is_file()
+            for name in versions.names
+        )
+    ):
+        what = (
+            t("the project {name!r} has versions", name=study.name)
+            if study.name == root.name
+            else t("the version {name!r} is published", name=study.name)
+        )
+        raise StudyError(
+            what,
+            where=str(root.folder),
+            remedy=t("Delete its other versions first")
+            if study.name == root.name
+            else t("Publish another version first"),
+        )
 
 
 def rename_versions(root: Study, old: str, new: str) -> None:
@@ -249,11 +305,18 @@ def rename_versions(root: Study, old: str, new: str) -> None:
     def renamed(names: tuple[str, ...]) -> list[str]:
         return [new if name == old else name for name in names]
 
-    write_json(versions_file(root), {
-        "served": renamed((versions.served,))[0], "names": renamed(versions.names),
-        "before": renamed(versions.before),
-        "events": [asdict(event) | {"version": new if event.version == old else event.version}
-                   for event in versions.events]})
+    write_json(
+        versions_file(root),
+        {
+            "served": renamed((versions.served,))[0],
+            "names": renamed(versions.names),
+            "before": renamed(versions.before),
+            "events": [
+                asdict(event) | {"version": new if event.version == old else event.version}
+                for event in versions.events
+            ],
+        },
+    )
     if root.name == new:
         for name in renamed(versions.names)[1:]:
             path = studies_folder() / name / _MADE_FROM

@@ -17,7 +17,16 @@ from markupsafe import Markup
 from assistant_builder.arms import ARMS, CELLS, Arm
 from assistant_builder.sweep.spec import label
 from evals.report.charts import interval_panel
-from evals.report.format import capitalised, difference, interval, number, p_value, percent, plural, shown
+from evals.report.format import (
+    capitalised,
+    difference,
+    interval,
+    number,
+    p_value,
+    percent,
+    plural,
+    shown,
+)
 from evals.report.load import served_cells
 from evals.report.render import arm_styles
 
@@ -25,11 +34,17 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 STATES = {
-    "succeeded": "done", "stopped": "stopped early", "failed": "failed", "queued": "not run", "running": "running",
-    "cancelled": "cancelled", "lost": "interrupted",
+    "succeeded": "done",
+    "stopped": "stopped early",
+    "failed": "failed",
+    "queued": "not run",
+    "running": "running",
+    "cancelled": "cancelled",
+    "lost": "interrupted",
 }
 _OUTCOME_TEXTS = {
-    "worse": "clearly worse", "better": "clearly better",
+    "worse": "clearly worse",
+    "better": "clearly better",
     "mixed": "clearly better with one arm and clearly worse with the other",
     "not told apart": "not clearly different",
 }
@@ -48,24 +63,39 @@ def sentence(record: Mapping[str, Any]) -> str:
     rows = {row["name"]: row for row in record["studies"]}
     chosen = rows[record["selected"]]
     finished = [row for row in record["studies"] if row["state"] == "succeeded"]
-    by = ("the mean validation loss of both arms" if record["arm"] == "both" else
-          f"{ARMS[record['arm']].short}'s validation loss")
-    text = (f"Selected by {by}: {chosen['name']} ({label(chosen['settings'])}), "
-            f"{number(chosen['validation_loss'], 'nll_per_token')} nats per token, the lowest of "
-            f"{plural(len(finished), 'finished study', 'finished studies')}.")
+    by = (
+        "the mean validation loss of both arms"
+        if record["arm"] == "both"
+        else f"{ARMS[record['arm']].short}'s validation loss"
+    )
+    text = (
+        f"Selected by {by}: {chosen['name']} ({label(chosen['settings'])}), "
+        f"{number(chosen['validation_loss'], 'nll_per_token')} nats per token, the lowest of "
+        f"{plural(len(finished), 'finished study', 'finished studies')}."
+    )
     outcomes = study_outcomes(record)
     if not outcomes:
         return text
-    counts = {what: [name for name, found in outcomes.items() if found == what] for what in _OUTCOME_TEXTS}
-    shares = [f"{_share(len(names), len(outcomes))} {_OUTCOME_TEXTS[what]}" for what, names in counts.items() if names]
-    text += (f" On the {record['comparisons'][0]['n']} held-out questions, which were not used for the selection, "
-             f"{'; '.join(shares)} (Holm over {plural(len(record['comparisons']), 'test')}).")
+    counts = {
+        what: [name for name, found in outcomes.items() if found == what] for what in _OUTCOME_TEXTS
+    }
+    shares = [
+        f"{_share(len(names), len(outcomes))} {_OUTCOME_TEXTS[what]}"
+        for what, names in counts.items()
+        if names
+    ]
+    text += (
+        f" On the {record['comparisons'][0]['n']} held-out questions, which were not used for the selection, "
+        f"{'; '.join(shares)} (Holm over {plural(len(record['comparisons']), 'test')})."
+    )
     if counts["not told apart"] and not counts["better"]:
         text += " A study that is not clearly different may be as good, so prefer the cheapest."
     if counts["better"]:
-        text += (f" Validation missed {', '.join(counts['better'])}. Choosing "
-                 f"{'it' if len(counts['better']) == 1 else 'one of them'} now would be a choice by the held-out "
-                 "questions, which makes its held-out score too optimistic.")
+        text += (
+            f" Validation missed {', '.join(counts['better'])}. Choosing "
+            f"{'it' if len(counts['better']) == 1 else 'one of them'} now would be a choice by the held-out "
+            "questions, which makes its held-out score too optimistic."
+        )
     return text
 
 
@@ -82,8 +112,10 @@ def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:
     for row in record["comparisons"]:
         found.setdefault(row["study"], set()).add(row["outcome"])
     clear = {name: outcomes - {"not told apart"} for name, outcomes in found.items()}
-    return {name: "mixed" if len(outcomes) > 1 else next(iter(outcomes), "not told apart")
-            for name, outcomes in clear.items()}
+    return {
+        name: "mixed" if len(outcomes) > 1 else next(iter(outcomes), "not told apart")
+        for name, outcomes in clear.items()
+    }
 
 
 def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
@@ -92,23 +124,38 @@ def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
     states = [row["state"] for row in record["studies"]]
     stopped, failed = states.count("stopped"), states.count("failed")
     if stopped:
-        found.append(f"{plural(stopped, 'study was', 'studies were')} stopped early by the median rule, and therefore "
-                     "not scored and not tested")
+        found.append(
+            f"{plural(stopped, 'study was', 'studies were')} stopped early by the median rule, and therefore "
+            "not scored and not tested"
+        )
     if failed:
-        found.append(f"{plural(failed, 'study', 'studies')} failed and {'is' if failed == 1 else 'are'} in no test; "
-                     "run the sweep again to retry")
+        found.append(
+            f"{plural(failed, 'study', 'studies')} failed and {'is' if failed == 1 else 'are'} in no test; "
+            "run the sweep again to retry"
+        )
     left = sum(state not in ("succeeded", "stopped", "failed") for state in states)
     if left:
-        found.append(f"{plural(left, 'study', 'studies')} not run yet: the selection covers the finished studies alone")
+        found.append(
+            f"{plural(left, 'study', 'studies')} not run yet: the selection covers the finished studies alone"
+        )
     if record["selected"]:
-        found.append("The selected study's validation loss is the lowest of many and therefore too optimistic; its "
-                     "held-out score was not used for the selection")
+        found.append(
+            "The selected study's validation loss is the lowest of many and therefore too optimistic; its "
+            "held-out score was not used for the selection"
+        )
     if record["comparisons"]:
-        found.append("Each interval covers 95% by itself; the p-values are adjusted for the number of tests")
-        found.append("Each arm was trained once in each study: the intervals cover the choice of questions, not the "
-                     "variation between training seeds" if seeds == 1 else
-                     "The selection uses the mean over the training seeds, the held-out differences use the first seed")
-        found += dict.fromkeys(capitalised(text) for row in record["comparisons"] for text in row["warnings"])
+        found.append(
+            "Each interval covers 95% by itself; the p-values are adjusted for the number of tests"
+        )
+        found.append(
+            "Each arm was trained once in each study: the intervals cover the choice of questions, not the "
+            "variation between training seeds"
+            if seeds == 1
+            else "The selection uses the mean over the training seeds, the held-out differences use the first seed"
+        )
+        found += dict.fromkeys(
+            capitalised(text) for row in record["comparisons"] for text in row["warnings"]
+        )
     return found
 
 
@@ -117,31 +164,62 @@ def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = ordered(record)
     cells = [cell for cell in served_cells(ARMS) if any(cell in row["heldout"] for row in rows)]
     how = shown(record["metric"])
-    columns = ["study", *record["sweep"], "validation loss",
-               *(f"held-out {how.phrase}, {arm_of(cell).short}" for cell in cells)]
+    columns = [
+        "study",
+        *record["sweep"],
+        "validation loss",
+        *(f"held-out {how.phrase}, {arm_of(cell).short}" for cell in cells),
+    ]
     return columns, [
-        [f"{row['name']}{' *' if row['name'] == record['selected'] else ''}", *map(str, row["settings"].values()),
-         validation_text(row),
-         *(number(row["heldout"][cell], record["metric"]) if cell in row["heldout"] else "–" for cell in cells)]
+        [
+            f"{row['name']}{' *' if row['name'] == record['selected'] else ''}",
+            *map(str, row["settings"].values()),
+            validation_text(row),
+            *(
+                number(row["heldout"][cell], record["metric"]) if cell in row["heldout"] else "–"
+                for cell in cells
+            ),
+        ]
         for row in rows
     ]
 
 
 def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The tests as a table with columns and rows; a difference is the study's figure minus the selected one's."""
-    columns = ["study", "arm", f"difference from {record['selected']}", "95% interval", "p (Holm)", "result"]
+    columns = [
+        "study",
+        "arm",
+        f"difference from {record['selected']}",
+        "95% interval",
+        "p (Holm)",
+        "result",
+    ]
     place, cells = {row["name"]: at for at, row in enumerate(ordered(record))}, served_cells(ARMS)
     return columns, [
-        [row["study"], arm_of(row["cell"]).short, difference(row["delta"], row["metric"], row),
-         interval(row, row["metric"]), p_value(row["p_value_holm"]), _OUTCOME_TEXTS[row["outcome"]]]
-        for row in sorted(record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"])))
+        [
+            row["study"],
+            arm_of(row["cell"]).short,
+            difference(row["delta"], row["metric"], row),
+            interval(row, row["metric"]),
+            p_value(row["p_value_holm"]),
+            _OUTCOME_TEXTS[row["outcome"]],
+        ]
+        for row in sorted(
+            record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"]))
+        )
     ]
 
 
 def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The studies: the selected one, the other finished ones by validation loss, then the rest in their order."""
-    return sorted(record["studies"], key=lambda row: (row["name"] != record["selected"], row["state"] != "succeeded",
-                                                      row["validation_loss"] if row["state"] == "succeeded" else 0.0))
+    return sorted(
+        record["studies"],
+        key=lambda row: (
+            row["name"] != record["selected"],
+            row["state"] != "succeeded",
+            row["validation_loss"] if row["state"] == "succeeded" else 0.0,
+        ),
+    )
 
 
 def validation_text(row: Mapping[str, Any]) -> str:
@@ -174,7 +252,9 @@ class Axis:
     """One vertical axis."""
 
     title: str
-    at: dict[str, float]  # study → position from 0 (bottom) to 1; studies without a value are missing
+    at: dict[
+        str, float
+    ]  # study → position from 0 (bottom) to 1; studies without a value are missing
     ticks: tuple[tuple[float, str], ...]  # position and text of each tick
 
 
@@ -189,19 +269,39 @@ def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
         words, line = _KINDS[kind]
         for place, name in enumerate(name for name, found in kinds.items() if found == kind):
             points = [(where, axis.at[name]) for where, axis in enumerate(drawn) if name in axis.at]
-            figure.add_scatter(x=[where for where, _ in points], y=[at for _, at in points], mode="lines+markers",
-                               line=line, marker={"size": 6, "color": line["color"]}, name=words, legendgroup=kind,
-                               showlegend=place == 0, text=[_hover(rows[name])] * len(points),
-                               hovertemplate="%{text}<extra></extra>")
+            figure.add_scatter(
+                x=[where for where, _ in points],
+                y=[at for _, at in points],
+                mode="lines+markers",
+                line=line,
+                marker={"size": 6, "color": line["color"]},
+                name=words,
+                legendgroup=kind,
+                showlegend=place == 0,
+                text=[_hover(rows[name])] * len(points),
+                hovertemplate="%{text}<extra></extra>",
+            )
     for where, axis in enumerate(drawn):
-        figure.add_shape(type="line", x0=where, x1=where, y0=-0.04, y1=1.04, line={"color": _LINE}, layer="below")
-        figure.add_annotation(x=where, y=1.07, text=f"<b>{axis.title}</b>", showarrow=False, yanchor="bottom")
+        figure.add_shape(
+            type="line", x0=where, x1=where, y0=-0.04, y1=1.04, line={"color": _LINE}, layer="below"
+        )
+        figure.add_annotation(
+            x=where, y=1.07, text=f"<b>{axis.title}</b>", showarrow=False, yanchor="bottom"
+        )
         for at, text in axis.ticks:
-            figure.add_annotation(x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6, yshift=9)
-    figure.update_layout(template="none", height=460, margin={"l": 70, "r": 40, "t": 64, "b": 70}, hovermode="closest",
-                         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-                         font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-                         legend={"orientation": "h", "yanchor": "top", "y": -0.06, "x": 0, "traceorder": "reversed"})
+            figure.add_annotation(
+                x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6, yshift=9
+            )
+    figure.update_layout(
+        template="none",
+        height=460,
+        margin={"l": 70, "r": 40, "t": 64, "b": 70},
+        hovermode="closest",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.06, "x": 0, "traceorder": "reversed"},
+    )
     figure.update_xaxes(visible=False, range=[-0.3, len(drawn) - 0.85], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-0.08, 1.2], fixedrange=True)
     return figure
@@ -211,7 +311,10 @@ def kinds_of(record: Mapping[str, Any]) -> dict[str, str]:
     """The kind of each study; a finished study without a comparison counts as not clearly different."""
     outcomes = study_outcomes(record)
     return {
-        row["name"]: "chosen" if row["name"] == record["selected"] else "unscored" if row["state"] != "succeeded"
+        row["name"]: "chosen"
+        if row["name"] == record["selected"]
+        else "unscored"
+        if row["state"] != "succeeded"
         else outcomes.get(row["name"], "not told apart")
         for row in record["studies"]
     }
@@ -221,8 +324,12 @@ def axes(record: Mapping[str, Any]) -> list[Axis]:
     """Axes of the settings in their order, the validation loss, and the held-out figure of each deciding arm."""
     studies = record["studies"]
     finished = [row for row in studies if row["state"] == "succeeded"]
-    cells = [cell for cell in served_cells(ARMS) if any(cell in row["heldout"] for row in finished)
-             and record["arm"] in ("both", arm_of(cell).name)]
+    cells = [
+        cell
+        for cell in served_cells(ARMS)
+        if any(cell in row["heldout"] for row in finished)
+        and record["arm"] in ("both", arm_of(cell).name)
+    ]
     found = [_setting_axis(key, values, studies) for key, values in record["sweep"].items()]
     losses = {row["name"]: row["validation_loss"] for row in finished}
     found.append(_figure_axis("validation loss", losses, "nll_per_token"))
@@ -258,7 +365,11 @@ def _figure_axis(title: str, values: Mapping[str, float], metric: str) -> Axis:
 
 def _hover(row: Mapping[str, Any]) -> str:
     loss = row["validation_loss"]
-    ended = f"validation loss {number(loss, 'nll_per_token')}" if row["state"] == "succeeded" else STATES[row["state"]]
+    ended = (
+        f"validation loss {number(loss, 'nll_per_token')}"
+        if row["state"] == "succeeded"
+        else STATES[row["state"]]
+    )
     return f"<b>{row['name']}</b><br>{label(row['settings']).replace(', ', '<br>')}<br>{ended}"
 
 
@@ -268,22 +379,41 @@ def render_page(record: Mapping[str, Any]) -> str:
     Its only script is plotly, which draws the chart; a content security policy forbids every request.
     """
     picture = parallel_coordinates(record).to_html(
-        full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+        full_html=False, include_plotlyjs=True, config={"displaylogo": False}
+    )
     only_worse = set(study_outcomes(record).values()) == {"worse"}
-    return _environment().get_template("sweep.html.j2").render(
-        record=record, studies=study_rows(record), tests=comparison_rows(record), picture=Markup(picture),
-        axes=len(axes(record)), panels=_panels(record), tone="no-worse" if only_worse else "inconclusive",
-        states=STATES, unfinished=[row for row in ordered(record) if row["state"] != "succeeded"],
+    return (
+        _environment()
+        .get_template("sweep.html.j2")
+        .render(
+            record=record,
+            studies=study_rows(record),
+            tests=comparison_rows(record),
+            picture=Markup(picture),
+            axes=len(axes(record)),
+            panels=_panels(record),
+            tone="no-worse" if only_worse else "inconclusive",
+            states=STATES,
+            unfinished=[row for row in ordered(record) if row["state"] != "succeeded"],
+        )
     )
 
 
 @cache
 def _environment() -> Environment:
     report = PackageLoader("evals.report")
-    environment = Environment(loader=ChoiceLoader([PackageLoader("assistant_builder.sweep"), report]), autoescape=True,
-                              trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.globals["style"] = Markup(arm_styles() + "\n" + "".join(
-        report.get_source(environment, name)[0] for name in ("style.css", "print.css")))
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("assistant_builder.sweep"), report]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.globals["style"] = Markup(
+        arm_styles()
+        + "\n"
+        + "".join(report.get_source(environment, name)[0] for name in ("style.css", "print.css"))
+    )
     return environment
 
 
@@ -293,10 +423,28 @@ def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     place = {name: number for number, name in enumerate(settings)}
     panels = []
     for cell, name in ((arm.cell, arm.short) for arm in ARMS.values()):
-        rows = [{**row, "label": row["study"], "about": settings[row["study"]],
-                 "note": _OUTCOME_TEXTS[row["outcome"]], "primary": False, "margin": None}
-                for row in sorted(record["comparisons"], key=lambda row: place[row["study"]]) if row["cell"] == cell]
+        rows = [
+            {
+                **row,
+                "label": row["study"],
+                "about": settings[row["study"]],
+                "note": _OUTCOME_TEXTS[row["outcome"]],
+                "primary": False,
+                "margin": None,
+            }
+            for row in sorted(record["comparisons"], key=lambda row: place[row["study"]])
+            if row["cell"] == cell
+        ]
         if rows:
-            panels.append({"name": name, **interval_panel(rows, f"← better than {record['selected']}", "worse →",
-                                                          "difference (95% interval)")})
+            panels.append(
+                {
+                    "name": name,
+                    **interval_panel(
+                        rows,
+                        f"← better than {record['selected']}",
+                        "worse →",
+                        "difference (95% interval)",
+                    ),
+                }
+            )
     return panels

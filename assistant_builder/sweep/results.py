@@ -41,11 +41,20 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
     studies = [_study_row(sweep, trial, errors.get(trial.name)) for trial in sweep.trials]
     _require_one_split(sweep, studies)
     record: dict[str, Any] = {
-        "version": VERSION, "name": sweep.name, "state": "", "folder": str(sweep.folder), "arm": sweep.arm,
-        "prune": sweep.prune, "metric": _metric(sweep),
-        "sweep": {key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials))
-                  for key in sweep.trials[0].settings},
-        "studies": studies, "selected": selected(studies), "comparisons": [],
+        "version": VERSION,
+        "name": sweep.name,
+        "state": "",
+        "folder": str(sweep.folder),
+        "arm": sweep.arm,
+        "prune": sweep.prune,
+        "metric": _metric(sweep),
+        "sweep": {
+            key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials))
+            for key in sweep.trials[0].settings
+        },
+        "studies": studies,
+        "selected": selected(studies),
+        "comparisons": [],
     }
     if compared and record["selected"]:
         record["comparisons"] = _comparisons(sweep, studies, record["selected"])
@@ -66,8 +75,14 @@ def _metric(sweep: Sweep) -> str:
     chosen = sweep.trials[0].config.eval.primary_metric
     if chosen != "auto":
         return chosen
-    reports = (study.folder / "report.json" for trial in sweep.trials if (study := sweep.study(trial)) is not None)
-    return next((read_report(path)["primary_metric"] for path in reports if path.exists()), "nll_per_token")
+    reports = (
+        study.folder / "report.json"
+        for trial in sweep.trials
+        if (study := sweep.study(trial)) is not None
+    )
+    return next(
+        (read_report(path)["primary_metric"] for path in reports if path.exists()), "nll_per_token"
+    )
 
 
 def selected(studies: list[dict[str, Any]]) -> str | None:
@@ -85,10 +100,15 @@ def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) 
     losses = _validation_losses(study) if study is not None else {}
     deciding = [losses[arm] for arm in sweep.judges if arm in losses]
     return {
-        "name": trial.name, "settings": trial.settings, "state": state, "validation_losses": losses,
+        "name": trial.name,
+        "settings": trial.settings,
+        "state": state,
+        "validation_losses": losses,
         "validation_loss": fmean(deciding) if len(deciding) == len(sweep.judges) else None,
         "heldout": _heldout(study) if study is not None and state == "succeeded" else {},
-        "seconds": round(sum(study.step(step).seconds for step in study.shown_steps), 3) if study is not None else 0.0,
+        "seconds": round(sum(study.step(step).seconds for step in study.shown_steps), 3)
+        if study is not None
+        else 0.0,
         "stopped": stopped if state == "stopped" else None,
         "error": error.to_record() if error is not None else None,
     }
@@ -100,8 +120,12 @@ def _validation_losses(study: Study) -> dict[str, float]:
     for run in arm_runs(study.config.seeds, study.config.arms):
         path = study.arm_folder(run) / "summary.json"
         if path.exists() and study.step(f"train-{run}").state == "succeeded":
-            found.setdefault(split_run(run)[0], []).append(read_json(path, ArmSummary)["best_validation_loss"])
-    return {arm: fmean(losses) for arm, losses in found.items() if len(losses) == study.config.seeds}
+            found.setdefault(split_run(run)[0], []).append(
+                read_json(path, ArmSummary)["best_validation_loss"]
+            )
+    return {
+        arm: fmean(losses) for arm, losses in found.items() if len(losses) == study.config.seeds
+    }
 
 
 def _heldout(study: Study) -> dict[str, float]:
@@ -111,7 +135,9 @@ def _heldout(study: Study) -> dict[str, float]:
     figures = {}
     for cell in served_cells(study.config.arms):
         scores = report["cells"][cell]
-        value = scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
+        value = (
+            scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
+        )
         if value is not None:
             figures[cell] = value
     return figures
@@ -128,8 +154,11 @@ def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
         hashes = read_json(path, Split)["hashes"]
         first = first or hashes
         if hashes != first:
-            error = EvaluationError("it has another split than the first study of the sweep",
-                                    where=f"study {trial.name}", remedy="Delete it and run the sweep again")
+            error = EvaluationError(
+                "it has another split than the first study of the sweep",
+                where=f"study {trial.name}",
+                remedy="Delete it and run the sweep again",
+            )
             row |= {"state": "failed", "error": error.to_record()}
 
 
@@ -147,17 +176,27 @@ def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> li
         except AssistantBuilderError as error:
             row |= {"state": "failed", "error": error.to_record()}
             continue
-        rows += [{"study": row["name"], "cell": verdict["cell"], **{key: verdict[key] for key in _KEPT},
-                  "ci_low": verdict["ci"][0],
-                  "ci_high": verdict["ci"][1]} for verdict in found["verdicts"] if verdict["cell"] in cells]
+        rows += [
+            {
+                "study": row["name"],
+                "cell": verdict["cell"],
+                **{key: verdict[key] for key in _KEPT},
+                "ci_low": verdict["ci"][0],
+                "ci_high": verdict["ci"][1],
+            }
+            for verdict in found["verdicts"]
+            if verdict["cell"] in cells
+        ]
     return judged(rows)
 
 
 def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The comparisons of a sweep with p-values adjusted over all of them (Holm), and the outcome of each."""
     adjusted = holm([row["p_value"] for row in rows])
-    return [{**row, "p_value_holm": float(value), "outcome": outcome(row, float(value))}
-            for row, value in zip(rows, adjusted, strict=True)]
+    return [
+        {**row, "p_value_holm": float(value), "outcome": outcome(row, float(value))}
+        for row, value in zip(rows, adjusted, strict=True)
+    ]
 
 
 def outcome(row: Mapping[str, Any], p_value_holm: float) -> str:

@@ -40,16 +40,28 @@ def take_split(sweep: Sweep, study: Study) -> None:
     """
     if any(study.step(step).state != "queued" for step in _STEPS):
         return
-    donor = next((found for trial in sweep.trials if (found := sweep.study(trial)) is not None
-                  and found.folder != study.folder and _is_complete(found)), None)
+    donor = next(
+        (
+            found
+            for trial in sweep.trials
+            if (found := sweep.study(trial)) is not None
+            and found.folder != study.folder
+            and _is_complete(found)
+        ),
+        None,
+    )
     if donor is not None:
         with study_lock(study):
-            all(_take(step, donor, study) for step in _STEPS)  # stops at the first step that differs
+            all(
+                _take(step, donor, study) for step in _STEPS
+            )  # stops at the first step that differs
 
 
 def _is_complete(study: Study) -> bool:
     records = [study.step(step) for step in _STEPS]
-    return all(record.state == "succeeded" and not damaged_outputs(study, record) for record in records)
+    return all(
+        record.state == "succeeded" and not damaged_outputs(study, record) for record in records
+    )
 
 
 def _take(step: str, donor: Study, study: Study) -> bool:
@@ -76,8 +88,11 @@ OnEvent = Callable[[Event], None]
 
 
 def run_sweep(
-    sweep: Sweep, *,
-    listener: Callable[[Trial], AbstractContextManager[OnEvent]] = lambda trial: nullcontext(lambda event: None),
+    sweep: Sweep,
+    *,
+    listener: Callable[[Trial], AbstractContextManager[OnEvent]] = lambda trial: nullcontext(
+        lambda event: None
+    ),
     check: Callable[[Study], None] = lambda study: None,
 ) -> dict[str, Any]:
     """Run every study that is neither done nor stopped early; write the results after each, and return them.
@@ -102,15 +117,20 @@ def run_sweep(
                         run_trial(sweep, trial, study, on_event, check)
             except Cancelled as stop:
                 write_results(sweep, errors)
-                raise Cancelled(stop.what, where=f"study {trial.name}",
-                                remedy="Run the same sweep again to resume it") from stop
+                raise Cancelled(
+                    stop.what,
+                    where=f"study {trial.name}",
+                    remedy="Run the same sweep again to resume it",
+                ) from stop
             except (AssistantBuilderError, OSError, MemoryError) as error:
                 errors[trial.name] = translate_error(error)
             write_results(sweep, errors, compared=False)
         return write_results(sweep, errors)
 
 
-def run_trial(sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent, check: Callable[[Study], None]) -> None:
+def run_trial(
+    sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent, check: Callable[[Study], None]
+) -> None:
     """Run one study to its end, or until it is stopped early."""
     pruner = _Pruner(sweep, trial, study, on_event)
     try:
@@ -131,8 +151,13 @@ class _Pruner:
     def __call__(self, event: Event) -> None:
         self._on_event(event)
         done = (event.step, event.progress.done if event.progress else 0)
-        if (self._sweep.prune == "off" or self.stopped or event.state != "running" or done == self._done
-                or not event.step.startswith("train-")):
+        if (
+            self._sweep.prune == "off"
+            or self.stopped
+            or event.state != "running"
+            or done == self._done
+            or not event.step.startswith("train-")
+        ):
             return
         self._done = done
         own = curve_of(self._study.arm_folder(event.step.removeprefix("train-")))
@@ -142,13 +167,26 @@ class _Pruner:
 
     def _prune(self, step: str, own: Curve) -> None:
         run = step.removeprefix("train-")
-        others = [study for trial in self._sweep.trials
-                  if trial is not self._trial and (study := self._sweep.study(trial)) is not None]
-        finished = [curve_of(study.arm_folder(run)) for study in others if study.step(step).state == "succeeded"]
+        others = [
+            study
+            for trial in self._sweep.trials
+            if trial is not self._trial and (study := self._sweep.study(trial)) is not None
+        ]
+        finished = [
+            curve_of(study.arm_folder(run))
+            for study in others
+            if study.step(step).state == "succeeded"
+        ]
         if should_prune(own, finished):
-            self._sweep.record_stopped(self._trial.name, {
-                "run": run, "share": own[-1][0], "loss": min(loss for _, loss in own), "compared_with": len(finished),
-            })
+            self._sweep.record_stopped(
+                self._trial.name,
+                {
+                    "run": run,
+                    "share": own[-1][0],
+                    "loss": min(loss for _, loss in own),
+                    "compared_with": len(finished),
+                },
+            )
             self._study.request_cancel()
             self.stopped = True
 
@@ -160,7 +198,9 @@ class SweepEstimate:
     studies: int  # number of unfinished studies
     of: int
     trainings: int
-    seconds: float | None  # planned time of these trainings in sequence on this machine; None if the plan has none
+    seconds: (
+        float | None
+    )  # planned time of these trainings in sequence on this machine; None if the plan has none
     assumed: bool  # whether the plan assumes the lengths of the pairs, because the base model is not downloaded yet
 
     def sentence(self) -> str:
@@ -170,7 +210,11 @@ class SweepEstimate:
         which = plural(self.of, "study", "studies")
         which = f"{self.studies} of {which}" if self.studies < self.of else which
         guess = " with assumed lengths of the pairs" if self.assumed else ""
-        time = f", planned at about {duration(self.seconds)} in sequence{guess}" if self.seconds else ""
+        time = (
+            f", planned at about {duration(self.seconds)} in sequence{guess}"
+            if self.seconds
+            else ""
+        )
         return f"{which} to run, {plural(self.trainings, 'training')}{time}; preparation and scoring not included."
 
 

@@ -106,16 +106,21 @@ def read_grid(settings: Iterable[str]) -> Grid:
     values = {key: split_values(key, text) for key, text in texts.items()}
     for key, found in values.items():
         if not all(found):
-            problems.append(f"{key}={texts[key]} has an empty value between two commas or at an end")
+            problems.append(
+                f"{key}={texts[key]} has an empty value between two commas or at an end"
+            )
         elif len(found) > 1 and (why := _why_not(key)):
             problems.append(f"{key} cannot be swept: {why}")
     swept = {key: found for key, found in values.items() if len(found) > 1}
     if not swept and not problems:
         problems.append("no setting has several values")
     if problems:
-        raise ConfigError("; ".join(problems), where="--set",
-                          remedy="Write for example --set train.rank=8,16, and put a value that contains commas into "
-                          "brackets or quotes")
+        raise ConfigError(
+            "; ".join(problems),
+            where="--set",
+            remedy="Write for example --set train.rank=8,16, and put a value that contains commas into "
+            "brackets or quotes",
+        )
     return Grid({key: found[0] for key, found in values.items() if len(found) == 1}, swept)
 
 
@@ -139,7 +144,9 @@ def split_values(key: str, text: str) -> tuple[str, ...]:
             depth = max(0, depth + (sign in _OPENING) - (sign in _CLOSING))
     found = [part.strip() for part in parts]
     if _is_text(key):
-        found = [part[1:-1].strip() if part[:1] == "[" and part[-1:] == "]" else part for part in found]
+        found = [
+            part[1:-1].strip() if part[:1] == "[" and part[-1:] == "]" else part for part in found
+        ]
     return tuple(found)
 
 
@@ -153,22 +160,32 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
     wanted = math.prod(map(len, grid.swept.values()))
     if wanted > MOST_STUDIES:
         counts = " × ".join(str(len(values)) for values in grid.swept.values())
-        raise ConfigError(f"{counts} = {wanted:,} studies, and a sweep has {MOST_STUDIES} at most", where="--set",
-                          remedy="Sweep fewer values, for example a coarse grid first")
+        raise ConfigError(
+            f"{counts} = {wanted:,} studies, and a sweep has {MOST_STUDIES} at most",
+            where="--set",
+            remedy="Sweep fewer values, for example a coarse grid first",
+        )
     trials, problems = [], []
     for number, values in enumerate(itertools.product(*grid.swept.values()), start=1):
         chosen = dict(zip(grid.swept, values, strict=True))
         try:
-            config = base.with_changes({"formats.types": [], **grid.fixed, **chosen, "name": f"{base.name}-{number}"})
+            config = base.with_changes(
+                {"formats.types": [], **grid.fixed, **chosen, "name": f"{base.name}-{number}"}
+            )
         except ConfigError as error:
-            problems += error.what.split("; ")  # most problems belong to one value and repeat in many combinations
+            problems += error.what.split(
+                "; "
+            )  # most problems belong to one value and repeat in many combinations
             continue
         trials.append(Trial(config, {key: value_of(config, key) for key in grid.swept}))
     if not problems:
         problems = _same(trials)
     if problems:
-        raise ConfigError("; ".join(dict.fromkeys(problems)), where="--set",
-                          remedy="Nothing was started. 'assistant-builder settings' lists every setting")
+        raise ConfigError(
+            "; ".join(dict.fromkeys(problems)),
+            where="--set",
+            remedy="Nothing was started. 'assistant-builder settings' lists every setting",
+        )
     return trials
 
 
@@ -183,7 +200,11 @@ def value_of(config: StudyConfig, key: str) -> Any:
 def _why_not(key: str) -> str | None:
     """The reason why a setting can have one value only; :func:`combinations` reports unknown settings."""
     part = key.partition(".")[0]
-    other = "it does not affect the assistant" if key in option_fields() and part not in _SWEPT else None
+    other = (
+        "it does not affect the assistant"
+        if key in option_fields() and part not in _SWEPT
+        else None
+    )
     return _NOT_SWEPT.get(key) or _NOT_SWEPT.get(part) or other
 
 
@@ -200,8 +221,11 @@ def _same(trials: list[Trial]) -> list[str]:
         settings = trial.config.model_dump_json(exclude={"name": True, "train": {"preset"}})
         first = seen.setdefault(settings, trial)
         if first is not trial:
-            problems.append(f"{first.label} is given twice" if first.label == trial.label
-                            else f"{first.label} and {trial.label} are the same study")
+            problems.append(
+                f"{first.label} is given twice"
+                if first.label == trial.label
+                else f"{first.label} and {trial.label} are the same study"
+            )
     return problems
 
 
@@ -221,14 +245,20 @@ def available() -> bool:
 def require_optuna() -> None:
     """Raise a ConfigError if Optuna, which early stopping needs, is not installed."""
     if not available():
-        raise ConfigError("stopping studies early needs Optuna, which is not installed", where="--prune",
-                          remedy=f"Run {install_command('sweep')}, or start a new sweep with --prune off")
+        raise ConfigError(
+            "stopping studies early needs Optuna, which is not installed",
+            where="--prune",
+            remedy=f"Run {install_command('sweep')}, or start a new sweep with --prune off",
+        )
 
 
 def curve_of(folder: Path) -> Curve:
     """The current validation losses in an arm's ``metrics.jsonl``."""
-    return tuple((event["step"] / event["steps"], event["loss"])
-                 for event in read_jsonl(folder / "metrics.jsonl", Step) if event["event"] == "validation")
+    return tuple(
+        (event["step"] / event["steps"], event["loss"])
+        for event in read_jsonl(folder / "metrics.jsonl", Step)
+        if event["event"] == "validation"
+    )
 
 
 def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
@@ -241,13 +271,21 @@ def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
     if len(own) < FIRST_JUDGED or own[-1][0] >= 1:
         return False
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize", pruner=optuna.pruners.MedianPruner(
-        n_startup_trials=FINISHED_FIRST, n_warmup_steps=FIRST_JUDGED))
+    study = optuna.create_study(
+        direction="minimize",
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=FINISHED_FIRST, n_warmup_steps=FIRST_JUDGED
+        ),
+    )
     for curve in finished:
-        study.add_trial(optuna.trial.create_trial(
-            value=min(loss for _, loss in curve),
-            intermediate_values=dict(enumerate((_loss_at(curve, share) for share, _ in own), start=1)),
-        ))
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=min(loss for _, loss in curve),
+                intermediate_values=dict(
+                    enumerate((_loss_at(curve, share) for share, _ in own), start=1)
+                ),
+            )
+        )
     trial = study.ask()
     for place, (_, loss) in enumerate(own, start=1):
         trial.report(loss, place)
@@ -293,7 +331,11 @@ class Sweep:
     def stopped(self) -> dict[str, dict[str, Any]]:
         """The stopped studies of ``stopped.json``: name → ``run``, ``share``, ``loss`` and ``compared_with``."""
         path = self.folder / "stopped.json"
-        return read_json(path, dict[str, dict[str, Any]], remedy="Delete the file") if path.exists() else {}
+        return (
+            read_json(path, dict[str, dict[str, Any]], remedy="Delete the file")
+            if path.exists()
+            else {}
+        )
 
     def record_stopped(self, name: str, why: Mapping[str, Any]) -> None:
         """Record that a study was stopped early."""
@@ -302,14 +344,24 @@ class Sweep:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the sweep; raises StudyError if another process runs it, or its folder is not writable."""
-        taken = StudyError("another process runs this sweep", where=f"sweep {self.name}",
-                           remedy="Wait until it has finished; 'assistant-builder list' shows its studies")
+        taken = StudyError(
+            "another process runs this sweep",
+            where=f"sweep {self.name}",
+            remedy="Wait until it has finished; 'assistant-builder list' shows its studies",
+        )
         with folder_lock(self.folder, taken):
             yield
 
 
-def open_sweep(source: str, *, name: str | None, settings: Sequence[str], arm: str | None = None,
-               prune: Prune | None = None, before: Callable[[StudyConfig], None] = lambda config: None) -> Sweep:
+def open_sweep(
+    source: str,
+    *,
+    name: str | None,
+    settings: Sequence[str],
+    arm: str | None = None,
+    prune: Prune | None = None,
+    before: Callable[[StudyConfig], None] = lambda config: None,
+) -> Sweep:
     """Define a sweep, or open an existing one; nothing is written if there is an error.
 
     ``source`` is a ``study.yaml`` or a data file; ``name`` overrides its name; ``settings`` are those of ``--set``.
@@ -324,27 +376,39 @@ def open_sweep(source: str, *, name: str | None, settings: Sequence[str], arm: s
     """
     path = Path(source).expanduser()
     if not path.is_file():
-        raise ConfigError(f"there is no file {source}", remedy="Specify a study.yaml or a data file")
+        raise ConfigError(
+            f"there is no file {source}", remedy="Specify a study.yaml or a data file"
+        )
     grid = read_grid(settings)
     config, data = read_source(path)
     named = {"name": name} if name is not None else {}
     trials = combinations(config.with_changes({**named, "data.source": str(data)}), grid)
     first = trials[0].config
-    allow_addresses(address for key, address in first.addresses.items() if key in grid.fixed)  # the user's own words
+    allow_addresses(
+        address for key, address in first.addresses.items() if key in grid.fixed
+    )  # the user's own words
     before(first)
     allows_code(trials[0].config.model)
     never = {"model.trust_remote_code": False}  # allowed for this command, but not stored
     trials = [replace(trial, config=trial.config.with_changes(never)) for trial in trials]
     folder = home() / "sweeps" / trials[0].name.rpartition("-")[0]
     begun = _read(folder / "sweep.yaml")
-    sweep = Sweep(folder, data, tuple(trials), arm or (begun or {}).get("arm") or "both",
-                  prune or (begun or {}).get("prune") or ("median" if available() else "off"))
+    sweep = Sweep(
+        folder,
+        data,
+        tuple(trials),
+        arm or (begun or {}).get("arm") or "both",
+        prune or (begun or {}).get("prune") or ("median" if available() else "off"),
+    )
     if sweep.prune != "off":
         require_optuna()
     arms = trials[0].config.arms
     if sweep.arm not in ("both", *arms):
-        raise ConfigError(f"the studies train {' and '.join(arms)} alone", where=f"--arm {sweep.arm}",
-                          remedy=f"Choose by --arm {arms[0]}, or have both trained with arms: [lora, qlora]")
+        raise ConfigError(
+            f"the studies train {' and '.join(arms)} alone",
+            where=f"--arm {sweep.arm}",
+            remedy=f"Choose by --arm {arms[0]}, or have both trained with arms: [lora, qlora]",
+        )
     definition = _definition(sweep)
     if begun is not None:
         _refuse_other(sweep, begun, definition)
@@ -352,21 +416,40 @@ def open_sweep(source: str, *, name: str | None, settings: Sequence[str], arm: s
     _refuse_used_names(sweep)
     resolve(trials[0].config.model.base, trust_remote_code=allows_code(trials[0].config.model))
     prepare_dataset(data, trials[0].config.data)  # raises if no study can use the file
-    write_text(folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True))
+    write_text(
+        folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
+    )
     return sweep
 
 
 def _definition(sweep: Sweep) -> dict[str, Any]:
     """The content of ``sweep.yaml``: everything that determines the results."""
     first = sweep.trials[0]
-    included = {"seeds", "data", "model", "train", "eval", *(() if first.config.arms == list(TWINS) else ("arms",))}
+    included = {
+        "seeds",
+        "data",
+        "model",
+        "train",
+        "eval",
+        *(() if first.config.arms == list(TWINS) else ("arms",)),
+    }
     study = first.config.model_dump(mode="json", include=included, exclude={"data": {"source"}})
     for key in first.settings:
         part, leaf = key.split(".")
         del study[part][leaf]
-    values = {key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials)) for key in first.settings}
-    return {"version": VERSION, "name": sweep.name, "arm": sweep.arm, "prune": sweep.prune, "sweep": values,
-            "data_sha256": file_hash(sweep.data), "study": study}
+    values = {
+        key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials))
+        for key in first.settings
+    }
+    return {
+        "version": VERSION,
+        "name": sweep.name,
+        "arm": sweep.arm,
+        "prune": sweep.prune,
+        "sweep": values,
+        "data_sha256": file_hash(sweep.data),
+        "study": study,
+    }
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -375,26 +458,42 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         tree = read_yaml(path.read_text(encoding="utf-8"))
-        if tree["version"] == VERSION and tree["arm"] in ("both", *ARMS) and tree["prune"] in get_args(Prune):
+        if (
+            tree["version"] == VERSION
+            and tree["arm"] in ("both", *ARMS)
+            and tree["prune"] in get_args(Prune)
+        ):
             return dict(tree)
     except (YamlError, UnicodeDecodeError, KeyError, TypeError):
         pass
-    raise StudyError("the sweep's definition has another version or is damaged", where=str(path),
-                     remedy="Choose another name with --name NEW")
+    raise StudyError(
+        "the sweep's definition has another version or is damaged",
+        where=str(path),
+        remedy="Choose another name with --name NEW",
+    )
 
 
 def _refuse_other(sweep: Sweep, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    changes = changed_inputs(*({key.removeprefix("study."): value for key, value in flatten(definition)}
-                               for definition in (begun, wanted)))
+    changes = changed_inputs(
+        *(
+            {key.removeprefix("study."): value for key, value in flatten(definition)}
+            for definition in (begun, wanted)
+        )
+    )
     if changes:
-        raise StudyError(f"the sweep {sweep.name!r} exists with other settings ({'; '.join(changes)})",
-                         where=str(sweep.folder),
-                         remedy="Choose another name with --name NEW, or use its settings to resume it")
+        raise StudyError(
+            f"the sweep {sweep.name!r} exists with other settings ({'; '.join(changes)})",
+            where=str(sweep.folder),
+            remedy="Choose another name with --name NEW, or use its settings to resume it",
+        )
 
 
 def _refuse_used_names(sweep: Sweep) -> None:
     taken = [trial.name for trial in sweep.trials if (studies_folder() / trial.name).exists()]
     if taken:
-        raise StudyError(f"{len(taken)} of the names of its {len(sweep.trials)} studies are in use "
-                         f"({', '.join(taken[:5])}{', …' if len(taken) > 5 else ''})",
-                         where=f"sweep {sweep.name}", remedy="Choose another name for the sweep with --name NEW")
+        raise StudyError(
+            f"{len(taken)} of the names of its {len(sweep.trials)} studies are in use "
+            f"({', '.join(taken[:5])}{', …' if len(taken) > 5 else ''})",
+            where=f"sweep {sweep.name}",
+            remedy="Choose another name for the sweep with --name NEW",
+        )

@@ -22,8 +22,11 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 
 def mark_complete(folder: Path) -> None:
     """Write the marker of a checkpoint after all its files: name → [bytes, SHA-256]."""
-    files = {path.name: [path.stat().st_size, file_hash(path)]
-             for path in sorted(folder.iterdir()) if path.name != CHECKPOINT_MARKER}
+    files = {
+        path.name: [path.stat().st_size, file_hash(path)]
+        for path in sorted(folder.iterdir())
+        if path.name != CHECKPOINT_MARKER
+    }
     write_json(folder / CHECKPOINT_MARKER, files)
 
 
@@ -31,15 +34,21 @@ def is_complete(folder: Path) -> bool:
     """Whether the marker exists and all files that it lists are unchanged."""
     try:
         files = read_json(folder / CHECKPOINT_MARKER)
-        return all((folder / name).stat().st_size == size and file_hash(folder / name) == digest
-                   for name, (size, digest) in files.items())
+        return all(
+            (folder / name).stat().st_size == size and file_hash(folder / name) == digest
+            for name, (size, digest) in files.items()
+        )
     except (OSError, StudyError, AttributeError, TypeError, ValueError):
         return False
 
 
 def complete_steps(root: Path) -> list[int]:
     """Steps with a complete checkpoint, in ascending order."""
-    numbers = [folder.name.removeprefix("checkpoint-") for folder in root.glob("checkpoint-*") if is_complete(folder)]
+    numbers = [
+        folder.name.removeprefix("checkpoint-")
+        for folder in root.glob("checkpoint-*")
+        if is_complete(folder)
+    ]
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 

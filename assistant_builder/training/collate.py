@@ -10,7 +10,12 @@ from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from assistant_builder.inference.padded_batch import IGNORED, LeftPadding, forward_columns, supervised_columns
+from assistant_builder.inference.padded_batch import (
+    IGNORED,
+    LeftPadding,
+    forward_columns,
+    supervised_columns,
+)
 from assistant_builder.models.chat_template import Example
 from assistant_builder.training.cpu_kernels import ChunkedCrossEntropySum
 from assistant_builder.training.gpu import rows_are_padded
@@ -18,13 +23,18 @@ from assistant_builder.training.gpu import rows_are_padded
 
 def to_dataset(examples: Sequence[Example]) -> Dataset:
     """Tokenized rows with ``input_ids`` and ``labels`` (-100 at positions without loss)."""
-    return Dataset.from_dict({
-        "input_ids": [list(example.input_ids) for example in examples],
-        "labels": [
-            [token if used else IGNORED for token, used in zip(example.input_ids, example.supervised, strict=True)]
-            for example in examples
-        ],
-    })
+    return Dataset.from_dict(
+        {
+            "input_ids": [list(example.input_ids) for example in examples],
+            "labels": [
+                [
+                    token if used else IGNORED
+                    for token, used in zip(example.input_ids, example.supervised, strict=True)
+                ]
+                for example in examples
+            ],
+        }
+    )
 
 
 class FixedOrder(Sampler[int]):
@@ -62,8 +72,13 @@ def locate_supervised(batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         differ in length.
     """
     columns, positions, targets = supervised_columns(batch)
-    return {**batch, "columns": columns, "positions": positions, "targets": targets,
-            "padded": not bool(batch["attention_mask"].all())}
+    return {
+        **batch,
+        "columns": columns,
+        "positions": positions,
+        "targets": targets,
+        "padded": not bool(batch["attention_mask"].all()),
+    }
 
 
 def summed_nll(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -73,7 +88,8 @@ def summed_nll(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     """
     head = extract_model_from_parallel(model).get_output_embeddings()
     hook = head.register_forward_pre_hook(
-        lambda _, args: (args[0].flatten(0, 1)[inputs["positions"]].unsqueeze(0),))
+        lambda _, args: (args[0].flatten(0, 1)[inputs["positions"]].unsqueeze(0),)
+    )
     try:
         with rows_are_padded(inputs["padded"]):
             logits = forward_columns(model, inputs, inputs["columns"]).logits.squeeze(0)

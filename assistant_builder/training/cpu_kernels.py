@@ -41,7 +41,15 @@ def sample_dropout_indices(count: int, p: float) -> torch.Tensor:
     chunks, last = [], -1
     while last < count:
         # 1 - rand is in (0, 1]; a gap is the number of elements kept before the next dropped one
-        gaps = torch.rand(samples).neg_().add_(1).log_().mul_(1 / math.log1p(-p)).floor_().to(torch.int64)
+        gaps = (
+            torch.rand(samples)
+            .neg_()
+            .add_(1)
+            .log_()
+            .mul_(1 / math.log1p(-p))
+            .floor_()
+            .to(torch.int64)
+        )
         indices = gaps.add_(1).cumsum_(0).add_(last)
         chunks.append(indices)
         last = int(indices[-1])
@@ -64,7 +72,11 @@ class FusedLoraLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: torch.Tensor, dropped: torch.Tensor | None, scale: float, group: FusedLoraGroup,
+        ctx: Any,
+        x: torch.Tensor,
+        dropped: torch.Tensor | None,
+        scale: float,
+        group: FusedLoraGroup,
         *adapters: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """Return one output [..., out] per layer of the group; ``adapters`` are all A, then all B."""
@@ -103,7 +115,11 @@ class FusedLoraLinear(torch.autograd.Function):
         inner = both[:, group.inputs : group.inputs + group.ranks].mul(ctx.scale)
         for_down = torch.mm(inner.t(), dropout_x).float().split(group.rank)
         crossed = torch.mm(hidden.t(), grad).float().split(group.rank)
-        for_up = [part.t() for layer, rows in enumerate(crossed) for part in [rows.split(group.outputs, dim=1)[layer]]]
+        for_up = [
+            part.t()
+            for layer, rows in enumerate(crossed)
+            for part in [rows.split(group.outputs, dim=1)[layer]]
+        ]
         for_input = None
         if ctx.needs_input_grad[0]:
             for_input = both[:, : group.inputs]
@@ -112,7 +128,11 @@ class FusedLoraLinear(torch.autograd.Function):
                 undropped = share * (group.scaling / ctx.scale) if group.rounds else None
                 if dropped is not None:
                     share.view(-1).index_fill_(0, dropped, 0)
-                for_input = share.add_(for_input) if undropped is None else share.add_(for_input).sub_(undropped)
+                for_input = (
+                    share.add_(for_input)
+                    if undropped is None
+                    else share.add_(for_input).sub_(undropped)
+                )
             for_input = for_input.reshape(ctx.shape)
         return for_input, None, None, None, *for_down, *for_up
 
@@ -124,7 +144,13 @@ class RmsNorm(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
         """Return the normalized ``x`` in its dtype and shape; ``scale`` is float32 [last dimension of x]."""
         wide = x.float()
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        inverse = (
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            .square_()
+            .div_(x.shape[-1])
+            .add_(eps)
+            .rsqrt_()
+        )
         ctx.save_for_backward(x, scale, inverse)
         return (wide * inverse).mul_(scale).to(x.dtype)
 
@@ -146,7 +172,12 @@ class EagerShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scale: float
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor,
+        scale: float,
     ) -> torch.Tensor:
         """Return [rows, length, heads, size].
 
@@ -158,7 +189,13 @@ class EagerShortAttention(torch.autograd.Function):
         q = query.reshape(rows * shared, -1, size)
         k, v = key.reshape(rows * shared, length, size), value.reshape(rows * shared, length, size)
         scores = torch.bmm(q.float(), k.float().transpose(1, 2)).view(rows, heads, length, length)
-        weights = scores.mul_(scale).add_(bias).softmax(-1).to(query.dtype).view(rows * shared, -1, length)
+        weights = (
+            scores.mul_(scale)
+            .add_(bias)
+            .softmax(-1)
+            .to(query.dtype)
+            .view(rows * shared, -1, length)
+        )
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale, ctx.shape = scale, (rows, heads, length, size)
         return torch.bmm(weights, v).view(rows, heads, length, size).transpose(1, 2).contiguous()
@@ -171,10 +208,18 @@ class EagerShortAttention(torch.autograd.Function):
         grad = grad.transpose(1, 2).reshape(q.shape)
         for_v = torch.bmm(weights.transpose(1, 2), grad)
         for_weights = torch.bmm(grad, v.transpose(1, 2))
-        inner = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+        inner = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype).mul_(
+            ctx.scale
+        )
         for_q = torch.bmm(inner, k).view(rows, heads, length, size)
         for_k = torch.bmm(inner.transpose(1, 2), q)
-        return for_q, for_k.view(rows, -1, length, size), for_v.view(rows, -1, length, size), None, None
+        return (
+            for_q,
+            for_k.view(rows, -1, length, size),
+            for_v.view(rows, -1, length, size),
+            None,
+            None,
+        )
 
 
 class ChunkedCrossEntropySum(torch.autograd.Function):
@@ -220,7 +265,10 @@ class FusedLoraGroup(LoraGroup):
         self._fused_weight: torch.Tensor | None = None
         if self.rounds:  # the base keeps its float16 weights, from which each step rounds
             self._fused_weight = torch.zeros((sum(self.outputs), self.columns), dtype=dtype)
-        elif all(type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype for layer in layers):
+        elif all(
+            type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype
+            for layer in layers
+        ):
             self._fused_weight = self._build_weight(dtype)
             for layer, rows in zip(layers, self._fused_weight.split(self.outputs), strict=True):
                 layer.base_layer.weight.data = rows[:, : self.inputs]  # one copy in memory, not two
@@ -230,8 +278,10 @@ class FusedLoraGroup(LoraGroup):
         dropped = sample_dropout_indices(x.numel(), p) if p else None
         results = FusedLoraLinear.apply(x, dropped, self.scaling / (1 - p), self, *self.adapters())
         biases = (layer.base_layer.bias for layer in self.layers)
-        return [result if bias is None else result + bias.to(result.dtype)
-                for result, bias in zip(results, biases, strict=True)]
+        return [
+            result if bias is None else result + bias.to(result.dtype)
+            for result, bias in zip(results, biases, strict=True)
+        ]
 
     @torch.no_grad()
     def weights(self, dtype: torch.dtype) -> torch.Tensor:
@@ -285,29 +335,61 @@ def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, floa
     for layer in model.modules():
         eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
         weight = getattr(layer, "weight", None)
-        if not type(layer).__name__.endswith("RMSNorm") or not isinstance(eps, float) or weight is None:
+        if (
+            not type(layer).__name__.endswith("RMSNorm")
+            or not isinstance(eps, float)
+            or weight is None
+        ):
             continue
-        x = torch.randn((4, weight.shape[-1]), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+        x = torch.randn((4, weight.shape[-1]), generator=torch.Generator().manual_seed(0)).to(
+            weight.dtype
+        )
         with torch.no_grad():
             expected = layer(x).float()
             for scale in (weight.float(), weight.float() + 1):  # Gemma models add one to the weight
-                if weight.dim() == 1 and torch.allclose(expected, RmsNorm.apply(x, scale, eps).float(), rtol=0.02):
+                if weight.dim() == 1 and torch.allclose(
+                    expected, RmsNorm.apply(x, scale, eps).float(), rtol=0.02
+                ):
                     yield layer, scale, eps
                     break
 
 
-def eager_short_attention(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-                          attention_mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None,
-                          **kwargs: Any) -> tuple[torch.Tensor, None]:
+def eager_short_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     """Attention interface of transformers; unsupported cases are passed to ``sdpa_attention_forward``."""
     length = query.shape[2]
-    supported = (dropout == 0.0 and kwargs.get("is_causal") in (None, True)
-                 and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux")))
-    if not (supported and 1 < length == key.shape[2] <= MAX_EAGER_TOKENS and query.device.type == "cpu"
-            and query.shape[-1] == value.shape[-1] and getattr(module, "is_causal", True)):
+    supported = (
+        dropout == 0.0
+        and kwargs.get("is_causal") in (None, True)
+        and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux"))
+    )
+    if not (
+        supported
+        and 1 < length == key.shape[2] <= MAX_EAGER_TOKENS
+        and query.device.type == "cpu"
+        and query.shape[-1] == value.shape[-1]
+        and getattr(module, "is_causal", True)
+    ):
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    mask = torch.ones((1, 1, length, length), dtype=torch.bool).tril_() if attention_mask is None else attention_mask
-    bias = mask if mask.is_floating_point() else torch.zeros(mask.shape).masked_fill_(~mask, _MASKED_BIAS)
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    mask = (
+        torch.ones((1, 1, length, length), dtype=torch.bool).tril_()
+        if attention_mask is None
+        else attention_mask
+    )
+    bias = (
+        mask
+        if mask.is_floating_point()
+        else torch.zeros(mask.shape).masked_fill_(~mask, _MASKED_BIAS)
+    )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return EagerShortAttention.apply(query, key, value, bias, scale), None

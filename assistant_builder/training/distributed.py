@@ -45,8 +45,9 @@ Work = Callable[[Study, str, ParallelStrategy, "Plan | None"], Iterable[Path] | 
 """The share of one process in a training. It is pickled by its name, so that it has to be a function of a module."""
 
 
-def train_distributed(work: Work, study: Study, run: str, spread: ParallelStrategy,
-                      planned: Plan | None = None) -> list[Path] | None:
+def train_distributed(
+    work: Work, study: Study, run: str, spread: ParallelStrategy, planned: Plan | None = None
+) -> list[Path] | None:
     """Train an arm with one process per device.
 
     Each process runs ``work``, which is :func:`assistant_builder.training.train.train_in_process`, with the same plan;
@@ -66,15 +67,25 @@ def train_distributed(work: Work, study: Study, run: str, spread: ParallelStrate
     error_file = study.arm_folder(run) / _ERROR_FILE
     error_file.unlink(missing_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // spread.devices)))
-    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=spread.devices, run_id=f"{study.name}-{run}",
-                          max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
-                          start_method="spawn")
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=spread.devices,
+        run_id=f"{study.name}-{run}",
+        max_restarts=0,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        start_method="spawn",
+    )
     try:
         results = elastic_launch(launch, _train_rank)(work, str(study.folder), run, spread, planned)
     except ChildFailedError as error:
         if error_file.exists():
             record = read_json(error_file, ErrorRecord)
-            raise AssistantBuilderError(record["what"], where=record["where"], remedy=record["remedy"]) from error
+            raise AssistantBuilderError(
+                record["what"], where=record["where"], remedy=record["remedy"]
+            ) from error
         rank, failure = error.get_first_failure()
         raise AssistantBuilderError(
             f"training process {rank} of {spread.devices} exited with code {failure.exitcode}",
@@ -89,8 +100,9 @@ def train_distributed(work: Work, study: Study, run: str, spread: ParallelStrate
     return None if results[0] is None else [Path(name) for name in results[0]]
 
 
-def _train_rank(work: Work, folder: str, run: str, spread: ParallelStrategy,
-                planned: Plan | None) -> list[str] | str | None:
+def _train_rank(
+    work: Work, folder: str, run: str, spread: ParallelStrategy, planned: Plan | None
+) -> list[str] | str | None:
     """Entry point of each process: train its share; the launcher sets the rank in the environment."""
     threading.Thread(target=_exit_with_launcher, args=(os.getppid(),), daemon=True).start()
     from assistant_builder.child_process import configure_libraries
@@ -106,7 +118,9 @@ def _train_rank(work: Work, folder: str, run: str, spread: ParallelStrategy,
         return _TOO_LARGE
     except Exception as error:
         path = study.arm_folder(run) / _ERROR_FILE
-        if not path.exists():  # only the first failure: those of the other processes are its consequences
+        if (
+            not path.exists()
+        ):  # only the first failure: those of the other processes are its consequences
             with contextlib.suppress(OSError):
                 write_json(path, translate_error(error).to_record())
         sys.stderr.write(redact_secrets("".join(traceback.format_exception(error))))
@@ -125,8 +139,11 @@ def start_fsdp(device: str, *, on_leader: bool) -> None:
 
     ``on_leader``: only rank 0 reads the weights (see ``models.loading.loads_on_main_process``).
     """
-    PartialState(cpu=device == "cpu", backend="gloo" if device == "cpu" else "nccl",
-                 timeout=timedelta(seconds=COLLECTIVE_SECONDS))
+    PartialState(
+        cpu=device == "cpu",
+        backend="gloo" if device == "cpu" else "nccl",
+        timeout=timedelta(seconds=COLLECTIVE_SECONDS),
+    )
     os.environ["ACCELERATE_USE_FSDP"] = "true"
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(on_leader).lower()
 
@@ -134,33 +151,48 @@ def start_fsdp(device: str, *, on_leader: bool) -> None:
 def fsdp_settings(model: PeftModel, *, on_leader: bool) -> dict[str, Any]:
     """The ``fsdp_config`` of transformers, with one FSDP unit per transformer block."""
     blocks = getattr(model.get_base_model(), "_no_split_modules", None) or []
-    return {"version": 2, "reshard_after_forward": True, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "transformer_layer_cls_to_wrap": sorted(blocks), "cpu_ram_efficient_loading": on_leader}
+    return {
+        "version": 2,
+        "reshard_after_forward": True,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_layer_cls_to_wrap": sorted(blocks),
+        "cpu_ram_efficient_loading": on_leader,
+    }
 
 
 def unshard(tree: Any) -> Any:
     """A tree with all sharded tensors gathered on the CPU; a collective call."""
-    return tree_map(lambda leaf: leaf.full_tensor().cpu() if isinstance(leaf, DTensor) else leaf, tree)
+    return tree_map(
+        lambda leaf: leaf.full_tensor().cpu() if isinstance(leaf, DTensor) else leaf, tree
+    )
 
 
 def unsharded_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
     """The trained tensors by name, gathered on the CPU; a collective call."""
-    return unshard({name: value.detach() for name, value in model.named_parameters() if value.requires_grad})
+    return unshard(
+        {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    )
 
 
 def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A full tensor, sharded like the parameter if that is sharded and has the same shape."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return distribute_tensor(
+        value.to(parameter.device), parameter.device_mesh, parameter.placements
+    )
 
 
-def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def shard_optimizer_state(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """The full state of an optimizer, sharded like its parameters, which are in the same order."""
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
     moments = {
-        place: {name: shard_like(value, parameters[place]) if isinstance(value, torch.Tensor) else value
-                for name, value in entry.items()}
+        place: {
+            name: shard_like(value, parameters[place]) if isinstance(value, torch.Tensor) else value
+            for name, value in entry.items()
+        }
         for place, entry in state["state"].items()
     }
     return {**state, "state": moments}

@@ -50,7 +50,9 @@ class LoraGroup(ABC):
             return result
         first = self.layers[0]
         p = getattr(first.lora_dropout[ADAPTER], "p", 0.0) if first.training else 0.0
-        outputs = {id(each): result for each, result in zip(self.layers, self.compute(x, p), strict=True)}
+        outputs = {
+            id(each): result for each, result in zip(self.layers, self.compute(x, p), strict=True)
+        }
         own = outputs.pop(id(layer))
         self._pending = (x, outputs) if outputs else None
         return own
@@ -61,15 +63,24 @@ class LoraGroup(ABC):
 
     def adapters(self) -> list[torch.Tensor]:
         """The float32 parameters: A [rank, in] of all layers, then B [out, rank] of all layers."""
-        return [part[ADAPTER].weight for parts in (
-            [layer.lora_A for layer in self.layers], [layer.lora_B for layer in self.layers]) for part in parts]
+        return [
+            part[ADAPTER].weight
+            for parts in (
+                [layer.lora_A for layer in self.layers],
+                [layer.lora_B for layer in self.layers],
+            )
+            for part in parts
+        ]
 
     def adapters_changed(self, dtype: torch.dtype) -> bool:
         """Whether a parameter was written to since the last call, or ``dtype`` is another; a step writes once.
 
         The parameters must not be sharded: FSDP gathers them without a new version.
         """
-        before, self._state = self._state, (dtype, *((each.data_ptr(), each._version) for each in self.adapters()))
+        before, self._state = (
+            self._state,
+            (dtype, *((each.data_ptr(), each._version) for each in self.adapters())),
+        )
         return before != self._state
 
 
@@ -97,15 +108,23 @@ class SharedInputLora(torch.autograd.Function):
         hidden = torch.mm(dropped.reshape(-1, group.inputs), down.t())
         added: torch.Tensor | None = hidden
         if group.rounds:
-            added = None if mask is None else torch.addmm(hidden, x.reshape(-1, group.inputs), down.t(), alpha=-1)
+            added = (
+                None
+                if mask is None
+                else torch.addmm(hidden, x.reshape(-1, group.inputs), down.t(), alpha=-1)
+            )
         del dropped
         outputs = []
         for layer, up, columns in zip(group.layers, ups, group.columns, strict=True):
             result = group.base_output(layer, x)
             if added is not None:
                 flat = result.reshape(-1, result.shape[-1])
-                result = flat.addmm_(added[:, columns], up.t(), alpha=group.scaling).view(result.shape)
-            outputs.append(result.data)  # not a view, which a model could not change in place (clip_qkv of OLMo)
+                result = flat.addmm_(added[:, columns], up.t(), alpha=group.scaling).view(
+                    result.shape
+                )
+            outputs.append(
+                result.data
+            )  # not a view, which a model could not change in place (clip_qkv of OLMo)
         ctx.save_for_backward(x, mask, hidden, down, *ups)
         ctx.set_materialize_grads(False)
         ctx.group, ctx.keep = group, 1 - p
@@ -129,9 +148,13 @@ class SharedInputLora(torch.autograd.Function):
             for_up.append(torch.mm(grad.t(), hidden[:, columns]).float().mul_(group.scaling))
             if ctx.needs_input_grad[0]:
                 weight = group.base_weight(layer, grad.dtype)
-                for_input = torch.mm(grad, weight) if for_input is None else for_input.addmm_(grad, weight)
+                for_input = (
+                    torch.mm(grad, weight) if for_input is None else for_input.addmm_(grad, weight)
+                )
         inner.mul_(group.scaling)
-        dropped = x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, 1 / ctx.keep)
+        dropped = (
+            x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, 1 / ctx.keep)
+        )
         for_down = torch.mm(inner.t(), dropped.reshape(-1, group.inputs)).float().split(group.rank)
         del dropped
         if for_input is not None:
@@ -151,7 +174,9 @@ class GpuLoraGroup(LoraGroup):
 
     def __init__(self, layers: Sequence[TwinLoraLinear]) -> None:
         super().__init__(layers)
-        self.columns = [slice(start, start + self.rank) for start in range(0, self.ranks, self.rank)]
+        self.columns = [
+            slice(start, start + self.rank) for start in range(0, self.ranks, self.rank)
+        ]
         self._cast: tuple[torch.Tensor, ...] = ()
 
     def compute(self, x: torch.Tensor, p: float) -> Sequence[torch.Tensor]:
@@ -174,7 +199,9 @@ class GpuLoraGroup(LoraGroup):
             result: torch.Tensor = layer.base_layer(x)
             return result
         bias = layer.base_layer.bias
-        return F.linear(x, layer.rounding.values(layer, x.dtype), None if bias is None else bias.to(x.dtype))
+        return F.linear(
+            x, layer.rounding.values(layer, x.dtype), None if bias is None else bias.to(x.dtype)
+        )
 
     def base_weight(self, layer: TwinLoraLinear, dtype: torch.dtype) -> torch.Tensor:
         """The weight [out, in] with which the base computes, in ``dtype``; a quantized one is dequantized."""
@@ -189,9 +216,13 @@ def lora_groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
         found: dict[object, list[TwinLoraLinear]] = defaultdict(list)
         for name, layer in parent.named_children():
             if isinstance(layer, TwinLoraLinear) and ADAPTER in layer.lora_A:
-                shared = next((place for place, names in enumerate(_SHARED_INPUTS) if name in names), name)
+                shared = next(
+                    (place for place, names in enumerate(_SHARED_INPUTS) if name in names), name
+                )
                 dropout = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)
-                found[shared, layer.in_features, layer.r[ADAPTER], layer.scaling[ADAPTER], dropout].append(layer)
+                found[
+                    shared, layer.in_features, layer.r[ADAPTER], layer.scaling[ADAPTER], dropout
+                ].append(layer)
         yield from found.values()
 
 

@@ -29,7 +29,9 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # costs a pass over every new tensor
+    )
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -45,7 +47,10 @@ def has_deterministic_algorithms(step: Callable[[], object]) -> bool:
     except RuntimeError as error:
         if "determinis" not in str(error):
             raise
-        logger.warning("Training without deterministic algorithms; another run may give other results: %s", error)
+        logger.warning(
+            "Training without deterministic algorithms; another run may give other results: %s",
+            error,
+        )
         return False
     return True
 
@@ -69,7 +74,9 @@ def load_paged_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
     for parameter, entry in inner.state.items():
         for name in _STATES:
             if name in entry:
-                buffer = inner.get_state_buffer(parameter, dtype=entry[name].dtype)  # paged unless it is small
+                buffer = inner.get_state_buffer(
+                    parameter, dtype=entry[name].dtype
+                )  # paged unless it is small
                 entry[name] = buffer.copy_(entry[name])
 
 
@@ -115,15 +122,23 @@ def rows_are_padded(padded: bool) -> Iterator[None]:
         _padded.reset(token)
 
 
-def _mask_without_sync(*args: Any, attention_mask: torch.Tensor | None = None, allow_is_causal_skip: bool = True,
-                       **more: Any) -> torch.Tensor | None:
+def _mask_without_sync(
+    *args: Any,
+    attention_mask: torch.Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    **more: Any,
+) -> torch.Tensor | None:
     """The mask of ``sdpa``; None for rows of equal length, so that flash attention can be used.
 
     transformers reads the padding mask to learn whether they are, and the CPU has to wait; here the collator knows it.
     """
     padded = attention_mask is not None and _padded.get()
-    return sdpa_mask(*args, attention_mask=attention_mask if padded else None,
-                     allow_is_causal_skip=allow_is_causal_skip and not padded, **more)
+    return sdpa_mask(
+        *args,
+        attention_mask=attention_mask if padded else None,
+        allow_is_causal_skip=allow_is_causal_skip and not padded,
+        **more,
+    )
 
 
 def apply_kernels(base: PreTrainedModel, kernels: Kernels) -> None:
@@ -138,23 +153,39 @@ def apply_kernels(base: PreTrainedModel, kernels: Kernels) -> None:
     elif kernels == "compile":
         layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
         if not isinstance(layers, nn.ModuleList):
-            raise ModelError(f"models of type {base.config.model_type!r} have no list of decoder layers to compile",
-                             where="train.kernels", remedy="Set train.kernels=fused")
-        os.environ.pop("TORCHDYNAMO_DISABLE", None)  # steps set it, because some libraries compile by default
+            raise ModelError(
+                f"models of type {base.config.model_type!r} have no list of decoder layers to compile",
+                where="train.kernels",
+                remedy="Set train.kernels=fused",
+            )
+        os.environ.pop(
+            "TORCHDYNAMO_DISABLE", None
+        )  # steps set it, because some libraries compile by default
         for layer in layers:
-            layer.compile(dynamic=True)  # rows differ in length: static shapes would be compiled for hours
+            layer.compile(
+                dynamic=True
+            )  # rows differ in length: static shapes would be compiled for hours
 
 
 def _apply_liger(base: PreTrainedModel) -> None:
     try:
-        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN, _apply_liger_kernel_to_instance
+        from liger_kernel.transformers.monkey_patch import (
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
     except ImportError as error:
         raise AssistantBuilderError(
-            f"train.kernels=liger needs liger-kernel, which cannot be imported: {error}", where="train.kernels",
+            f"train.kernels=liger needs liger-kernel, which cannot be imported: {error}",
+            where="train.kernels",
             remedy=f"Install it with {install_command('gpu')}, or set train.kernels=fused",
         ) from error
     kind = base.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise ModelError(f"liger-kernel does not support models of type {kind!r}", where="train.kernels",
-                         remedy="Set train.kernels=fused or train.kernels=compile")
-    _apply_liger_kernel_to_instance(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
+        raise ModelError(
+            f"liger-kernel does not support models of type {kind!r}",
+            where="train.kernels",
+            remedy="Set train.kernels=fused or train.kernels=compile",
+        )
+    _apply_liger_kernel_to_instance(
+        model=base, cross_entropy=False, fused_linear_cross_entropy=False
+    )

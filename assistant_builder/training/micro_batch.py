@@ -22,8 +22,13 @@ CHOICES_FILE = "micro_batches.json"
 """What was chosen for the runs of a study, by a hash of the settings: other numbers of rows round otherwise."""
 
 
-def plan_with_micro_batch(study: Study, config: StudyConfig, devices: int, device: str,
-                          plan: Callable[[StudyConfig], Plan]) -> Plan:
+def plan_with_micro_batch(
+    study: Study,
+    config: StudyConfig,
+    devices: int,
+    device: str,
+    plan: Callable[[StudyConfig], Plan],
+) -> Plan:
     """The plan of a training with its micro-batch size on each of ``devices`` devices of a kind (``cpu`` or ``cuda``).
 
     On a GPU an empty ``train.micro_batch_size`` becomes the largest divisor of the pairs of a device per step with
@@ -42,7 +47,9 @@ def plan_with_micro_batch(study: Study, config: StudyConfig, devices: int, devic
     with FileLock(path.with_suffix(".lock")):
         known = read_json(path, dict[str, int]) if path.exists() else {}
         if key not in known:
-            known[key] = _largest_that_fits(config.train.batch_size // devices, planned(rows), planned)
+            known[key] = _largest_that_fits(
+                config.train.batch_size // devices, planned(rows), planned
+            )
             write_json(path, known)
     return planned(known[key])
 
@@ -75,13 +82,20 @@ def _largest_that_fits(share: int, smallest: Plan, planned: Callable[[int], Plan
     for more in range(share, rows, -1):
         if share % more == 0:
             arms = planned(more).arms
-            recomputes = {arm.checkpointing for arm in arms} != {arm.checkpointing for arm in smallest.arms}
+            recomputes = {arm.checkpointing for arm in arms} != {
+                arm.checkpointing for arm in smallest.arms
+            }
             if not recomputes and all(arm.fit == "room" for arm in arms):
                 return more
     return rows
 
 
 def _settings_hash(config: StudyConfig, devices: int) -> str:
-    chosen = {"model": config.model.model_dump(mode="json"), "train": config.train.model_dump(mode="json"),
-              "arms": list(config.arms), "grounded": config.grounded, "devices": devices}
+    chosen = {
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json"),
+        "arms": list(config.arms),
+        "grounded": config.grounded,
+        "devices": devices,
+    }
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

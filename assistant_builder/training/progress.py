@@ -30,13 +30,19 @@ class MetricsLog:
         if enabled and path.exists():
             write_jsonl(path, kept)
         last = kept[-1] if kept else {}
-        self.tokens = int(next((event["tokens"] for event in reversed(kept) if event["event"] == "step"), 0))
+        self.tokens = int(
+            next((event["tokens"] for event in reversed(kept) if event["event"] == "step"), 0)
+        )
         self._elapsed_before = float(last.get("elapsed_seconds", 0.0))
-        self._busy_before = float(next((e["busy_seconds"] for e in reversed(kept) if e["event"] == "step"), 0.0))
+        self._busy_before = float(
+            next((e["busy_seconds"] for e in reversed(kept) if e["event"] == "step"), 0.0)
+        )
         self._started = time.monotonic()
         self._busy = 0.0
         self._first_step = step
-        self.validation = {event["step"]: event["loss"] for event in kept if event["event"] == "validation"}
+        self.validation = {
+            event["step"]: event["loss"] for event in kept if event["event"] == "validation"
+        }
         for event in kept:
             self._pace.add(event)
 
@@ -50,7 +56,9 @@ class MetricsLog:
         """Seconds spent in training steps, without validation and checkpoints."""
         return self._busy_before + self._busy
 
-    def record_step(self, step: int, *, tokens: int, seconds: float, values: dict[str, Any]) -> float:
+    def record_step(
+        self, step: int, *, tokens: int, seconds: float, values: dict[str, Any]
+    ) -> float:
         """Append a 1-based optimizer step with its non-padding tokens; returns the estimated seconds to the end.
 
         ``values`` are further fields: loss, learning_rate, grad_norm, memory_bytes, epoch. The norm is None if the step
@@ -58,13 +66,24 @@ class MetricsLog:
         """
         self.tokens += tokens
         self._busy += seconds
-        event = {"event": "step", "step": step, "steps": self._steps, **values,
-                 "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
-                 "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3)}
+        event = {
+            "event": "step",
+            "step": step,
+            "steps": self._steps,
+            **values,
+            "tokens_per_second": round(tokens / seconds, 2),
+            "tokens": self.tokens,
+            "busy_seconds": round(self.busy, 3),
+            "elapsed_seconds": round(self.elapsed, 3),
+        }
         self._pace.add(event)
         eta = self._pace.remaining_seconds()
         if eta is None:  # too early: from the steps alone
-            eta = (time.monotonic() - self._started) / (step - self._first_step) * (self._steps - step)
+            eta = (
+                (time.monotonic() - self._started)
+                / (step - self._first_step)
+                * (self._steps - step)
+            )
         self._append({**event, "eta_seconds": round(eta, 1)})
         return eta
 
@@ -72,16 +91,27 @@ class MetricsLog:
         """Append a validation; ``loss`` is in nats per token."""
         best = not self.validation or loss < min(self.validation.values())
         self.validation[step] = loss
-        event = {"event": "validation", "step": step, "steps": self._steps, "loss": loss, "best": best,
-                 "elapsed_seconds": round(self.elapsed, 3)}
+        event = {
+            "event": "validation",
+            "step": step,
+            "steps": self._steps,
+            "loss": loss,
+            "best": best,
+            "elapsed_seconds": round(self.elapsed, 3),
+        }
         self._pace.add(event)
         self._append(event)
 
     def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append the sample answers after ``step``: one event per question, with its row, reference and answer."""
         for sample in samples:
-            event = {"event": "sample", "step": step, "steps": self._steps, **sample,
-                     "elapsed_seconds": round(self.elapsed, 3)}
+            event = {
+                "event": "sample",
+                "step": step,
+                "steps": self._steps,
+                **sample,
+                "elapsed_seconds": round(self.elapsed, 3),
+            }
             self._pace.add(event)
             self._append(event)
 
@@ -90,7 +120,8 @@ class MetricsLog:
             return
         if not self._path.parent.is_dir():  # appending would create an incomplete study folder
             raise StudyError(
-                "the folder of the training is missing", where=str(self._path.parent),
+                "the folder of the training is missing",
+                where=str(self._path.parent),
                 remedy="Restore it, or reconnect its disk, and run the study again; it resumes where it stopped",
             )
         append_jsonl(self._path, event)
@@ -98,4 +129,8 @@ class MetricsLog:
 
 def validation_losses(path: Path) -> dict[int, float]:
     """Validation losses in an arm's ``metrics.jsonl``, by step."""
-    return {event["step"]: event["loss"] for event in read_jsonl(path, Step) if event["event"] == "validation"}
+    return {
+        event["step"]: event["loss"]
+        for event in read_jsonl(path, Step)
+        if event["event"] == "validation"
+    }

@@ -43,8 +43,13 @@ def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
         indices = list(range(len(lengths)))
         rng.shuffle(indices)
         for start in range(0, len(indices), _POOL_BATCHES * train.batch_size):
-            pool = sorted(indices[start : start + _POOL_BATCHES * train.batch_size], key=lambda index: lengths[index])
-            batches = [pool[at : at + train.batch_size] for at in range(0, len(pool), train.batch_size)]
+            pool = sorted(
+                indices[start : start + _POOL_BATCHES * train.batch_size],
+                key=lambda index: lengths[index],
+            )
+            batches = [
+                pool[at : at + train.batch_size] for at in range(0, len(pool), train.batch_size)
+            ]
             rng.shuffle(batches)
             order += [index for batch in batches for index in batch]
         epoch += 1
@@ -77,8 +82,13 @@ def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
     return min(seen[-patience:]) >= min(seen[:-patience])
 
 
-def early_stop_decision(own: Mapping[int, float], twins: Sequence[Mapping[int, float]], step: int, steps: int,
-                        patience: int) -> Literal["train", "wait", "stop"]:
+def early_stop_decision(
+    own: Mapping[int, float],
+    twins: Sequence[Mapping[int, float]],
+    step: int,
+    steps: int,
+    patience: int,
+) -> Literal["train", "wait", "stop"]:
     """What an arm does after the validation at ``step`` with early stopping.
 
     The arms stop together, at the first validation at which none has improved for ``patience`` validations. An arm

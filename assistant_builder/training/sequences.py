@@ -12,7 +12,12 @@ from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import DataError
 from assistant_builder.models.chat_template import ChatTokenizer, Example
 from assistant_builder.retrieval.augment import asked_otherwise, repetitions
-from assistant_builder.retrieval.grounding import Grounder, grounded_example, grounded_pairs, read_contexts
+from assistant_builder.retrieval.grounding import (
+    Grounder,
+    grounded_example,
+    grounded_pairs,
+    read_contexts,
+)
 from assistant_builder.retrieval.whole_rows import row_limit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
@@ -63,16 +68,24 @@ def load_sequences(study: Study, split: SplitName, prompter: ChatTokenizer) -> S
     """
     config = study.config
     limit = row_limit(config.train.max_length, prompter.context)
-    found = [(pair, [grounded_example(pair, prompter)] if config.grounded else prompter.examples(pair))
-             for pair in _pairs(study, split, prompter, limit)]
+    found = [
+        (pair, [grounded_example(pair, prompter)] if config.grounded else prompter.examples(pair))
+        for pair in _pairs(study, split, prompter, limit)
+    ]
     longest: dict[int, int] = {}
     for pair, examples in found:
-        longest[pair.row] = max(longest.get(pair.row, 0), *(len(example.input_ids) for example in examples))
+        longest[pair.row] = max(
+            longest.get(pair.row, 0), *(len(example.input_ids) for example in examples)
+        )
     too_long = {row: tokens for row, tokens in longest.items() if tokens > limit}
     if len(too_long) == len(longest) or len(too_long) > MOST_LEFT_OUT * len(longest):
         raise _refused(study, split, too_long, len(longest), limit, prompter.context)
     kept = [(pair, examples) for pair, examples in found if pair.row not in too_long]
-    return Sequences([pair for pair, _ in kept], [example for _, examples in kept for example in examples], too_long)
+    return Sequences(
+        [pair for pair, _ in kept],
+        [example for _, examples in kept for example in examples],
+        too_long,
+    )
 
 
 def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer, limit: int) -> Iterable[Pair]:
@@ -88,21 +101,34 @@ def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer, limit: int) 
     seed = config.train.seed
     for time in range(repetitions(sum(pair.turns for pair in pairs if pair.answerable))):
         other = seed + 1000 * time  # seeds of a study are consecutive
-        yield from grounded_pairs(asked_otherwise(pairs, other, typed=time > 0), contexts, grounder, other, limit)
+        yield from grounded_pairs(
+            asked_otherwise(pairs, other, typed=time > 0), contexts, grounder, other, limit
+        )
 
 
-def _refused(study: Study, split: SplitName, too_long: Mapping[int, int], rows: int, limit: int,
-             context: int) -> DataError:
+def _refused(
+    study: Study, split: SplitName, too_long: Mapping[int, int], rows: int, limit: int, context: int
+) -> DataError:
     where = f"study {study.name}"
     if not too_long:
-        return DataError(f"no {split} row has an answer to learn", where=where, remedy="Add questions with answers")
+        return DataError(
+            f"no {split} row has an answer to learn",
+            where=where,
+            remedy="Add questions with answers",
+        )
     what = f"{len(too_long):,} of {rows:,} {split} rows are longer than the {limit:,} tokens"
     example = longest_row(study, too_long)
     if limit == context:
-        return DataError(f"{what} that the base model reads: {example}", where=where,
-                         remedy="Shorten them, or choose a base model with a longer context")
-    return DataError(f"{what} of train.max_length: {example}", where=where,
-                     remedy=f"Set train.max_length=auto, or at least {rounded(max(too_long.values()))}")
+        return DataError(
+            f"{what} that the base model reads: {example}",
+            where=where,
+            remedy="Shorten them, or choose a base model with a longer context",
+        )
+    return DataError(
+        f"{what} of train.max_length: {example}",
+        where=where,
+        remedy=f"Set train.max_length=auto, or at least {rounded(max(too_long.values()))}",
+    )
 
 
 def longest_row(study: Study, too_long: Mapping[int, int]) -> str:
@@ -119,5 +145,7 @@ def left_out_note(study: Study, run: str) -> str:
     if not too_long:
         return ""
     were = "row was" if len(too_long) == 1 else "rows were"
-    return (f"{len(too_long):,} {were} left out of the training, longer than {summary['max_length']:,} tokens "
-            f"(train.max_length): {longest_row(study, too_long)}.")
+    return (
+        f"{len(too_long):,} {were} left out of the training, longer than {summary['max_length']:,} tokens "
+        f"(train.max_length): {longest_row(study, too_long)}."
+    )

@@ -19,7 +19,12 @@ from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.training.distributed import COLLECTIVE_SECONDS, fsdp_settings
 from assistant_builder.training.sample_generations import SampleQuestion, max_answer_tokens
-from assistant_builder.training.schedule import sample_order, sample_steps, total_steps, validation_steps
+from assistant_builder.training.schedule import (
+    sample_order,
+    sample_steps,
+    total_steps,
+    validation_steps,
+)
 
 
 class ArmConfig(BaseModel):
@@ -38,9 +43,14 @@ def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
     Seeds are numbered from 1: the first is ``train.seed``, the second ``train.seed + 1``.
     """
     number = {"seed": config.train.seed + seed - 1}
-    return {arm: ArmConfig(base_storage=ARMS[arm].base_storage(config.model.quant_type), model=config.model,
-                           train=config.train_of(arm).model_copy(update=number))
-            for arm in dict.fromkeys((*TWINS, *config.arms))}
+    return {
+        arm: ArmConfig(
+            base_storage=ARMS[arm].base_storage(config.model.quant_type),
+            model=config.model,
+            train=config.train_of(arm).model_copy(update=number),
+        )
+        for arm in dict.fromkeys((*TWINS, *config.arms))
+    }
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,15 @@ class TrainingRun:
     device: str
     gradient_checkpointing: bool
     dequantize: bool  # whether the frozen weights are dequantized to the compute dtype during a training on a CPU
-    cancelled: Callable[[], bool]  # returns whether the user cancelled; called after every optimizer step
+    cancelled: Callable[
+        [], bool
+    ]  # returns whether the user cancelled; called after every optimizer step
     # early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other arms) or
     # ``stop``
     next_move: Callable[[int, dict[int, float]], str]
-    on_step: Callable[[int, int, float], None]  # progress callback: step, number of steps, estimated seconds to the end
+    on_step: Callable[
+        [int, int, float], None
+    ]  # progress callback: step, number of steps, estimated seconds to the end
     samples: Sequence[SampleQuestion] = ()  # validation questions with sample answers
     # parallel strategy; each process has a trainer with the same run
     spread: ParallelStrategy = field(default_factory=ParallelStrategy)
@@ -73,12 +87,14 @@ class TrainingRun:
     def work(self) -> WorkRemaining:
         """Work of the full run, from which its time is estimated after the first steps."""
         lengths = [len(example.input_ids) for example in self.train_examples]
-        return WorkRemaining(steps=self.steps,
-                             tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
-                             validations=len(validation_steps(self.train, self.steps)),
-                             validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
-                             samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
-                             sample_tokens=max_answer_tokens(self.samples) if self.samples else 0)
+        return WorkRemaining(
+            steps=self.steps,
+            tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
+            validations=len(validation_steps(self.train, self.steps)),
+            validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
+            samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
+            sample_tokens=max_answer_tokens(self.samples) if self.samples else 0,
+        )
 
 
 def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
@@ -116,11 +132,15 @@ def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
         dataloader_pin_memory=plan.device == "cuda",
         accelerator_config={"non_blocking": plan.device == "cuda"},
         use_cpu=plan.device == "cpu",
-        ddp_backend=("nccl" if plan.device == "cuda" else "gloo") if plan.spread.devices > 1 else None,
+        ddp_backend=("nccl" if plan.device == "cuda" else "gloo")
+        if plan.spread.devices > 1
+        else None,
         ddp_find_unused_parameters=False,
         ddp_timeout=COLLECTIVE_SECONDS,
         fsdp=plan.spread.kind == "fsdp",
-        fsdp_config=fsdp_settings(model, on_leader=plan.on_leader) if plan.spread.kind == "fsdp" else None,
+        fsdp_config=fsdp_settings(model, on_leader=plan.on_leader)
+        if plan.spread.kind == "fsdp"
+        else None,
     )
     if arguments.n_gpu > 1:  # transformers counts the visible GPUs, but each process uses one
         arguments._n_gpu = 1

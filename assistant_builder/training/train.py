@@ -32,12 +32,22 @@ from assistant_builder.planning.memory import (
     choose_parallelism,
     devices_to_use,
 )
-from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
+from assistant_builder.planning.memory_check import (
+    plan_run,
+    prediction,
+    require_device,
+    require_fit,
+    write_plan,
+)
 from assistant_builder.planning.plan import MethodPlan, Plan
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
-from assistant_builder.training.micro_batch import MicroBatchTooLarge, plan_with_micro_batch, record_fewer_pairs
+from assistant_builder.training.micro_batch import (
+    MicroBatchTooLarge,
+    plan_with_micro_batch,
+    record_fewer_pairs,
+)
 from assistant_builder.training.progress import validation_losses
 from assistant_builder.training.sample_generations import choose_samples
 from assistant_builder.training.schedule import best_step, early_stop_decision, sample_order
@@ -89,7 +99,9 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
                 return _train(study, run, prepared)
             from assistant_builder.training.distributed import train_distributed
 
-            return train_distributed(train_in_process, study, run, prepared.spread, prepared.planned)
+            return train_distributed(
+                train_in_process, study, run, prepared.spread, prepared.planned
+            )
         except MicroBatchTooLarge:
             pass
         _choose_fewer_pairs(study, prepared)  # after the exception, which keeps the model
@@ -105,11 +117,15 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
     fewer = record_fewer_pairs(study, prepared.before, prepared.spread.devices, rows)
     if fewer is None:
         own = "" if rows == 1 else f"train.micro_batch_size, which is {rows}, or "
-        raise ResourceError(f"memory ran out with {rows} pair{'s' if rows > 1 else ''} per pass",
-                            where=prepared.planned.machine.name,
-                            remedy=f"Lower {own}train.max_length, set train.gradient_checkpointing=on, or choose a "
-                            "smaller base model; then run again")
-    logger.warning("Memory ran out with %d pairs per pass; the training goes on with %d", rows, fewer)
+        raise ResourceError(
+            f"memory ran out with {rows} pair{'s' if rows > 1 else ''} per pass",
+            where=prepared.planned.machine.name,
+            remedy=f"Lower {own}train.max_length, set train.gradient_checkpointing=on, or choose a "
+            "smaller base model; then run again",
+        )
+    logger.warning(
+        "Memory ran out with %d pairs per pass; the training goes on with %d", rows, fewer
+    )
     import torch
 
     from assistant_builder.models.loading import free_memory
@@ -119,8 +135,9 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def train_in_process(study: Study, run: str, spread: ParallelStrategy,
-                     planned: Plan | None = None) -> Iterable[Path] | None:
+def train_in_process(
+    study: Study, run: str, spread: ParallelStrategy, planned: Plan | None = None
+) -> Iterable[Path] | None:
     """The share of one of several processes in a training; see :func:`train_arm`.
 
     Without the plan of the launching process it is computed here. Plans of several processes may differ, because the
@@ -135,7 +152,9 @@ def train_in_process(study: Study, run: str, spread: ParallelStrategy,
     return _train(study, run, prepared)
 
 
-def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan | None = None) -> _TrainingInputs:
+def _prepare(
+    study: Study, spread: ParallelStrategy | None = None, planned: Plan | None = None
+) -> _TrainingInputs:
     """Load tokenizer and data; compute the plan and the parallel strategy if they are not given."""
     config = planned.config if planned else study.config
     machine = planned.machine if planned else this_machine()
@@ -143,7 +162,10 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
-    training, validation = load_sequences(study, "train", prompter), load_sequences(study, "validation", prompter)
+    training, validation = (
+        load_sequences(study, "train", prompter),
+        load_sequences(study, "validation", prompter),
+    )
     if config.train.max_length == "auto":
         longest = min(max(training.longest, validation.longest), prompter.context)
         config = config.with_changes({"train.max_length": longest})
@@ -151,17 +173,35 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
-        sequences = [(len(example.input_ids), sum(example.supervised)) for example in training.examples]
+        sequences = [
+            (len(example.input_ids), sum(example.supervised)) for example in training.examples
+        ]
         order = sample_order([length for length, _ in sequences], config.train)
-        planned = plan_with_micro_batch(study, config, devices, machine.device,
-                                        lambda changed: plan_run(changed, base, sequences, order, machine))
+        planned = plan_with_micro_batch(
+            study,
+            config,
+            devices,
+            machine.device,
+            lambda changed: plan_run(changed, base, sequences, order, machine),
+        )
         config = planned.config
-        if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own compute dtype
+        if (
+            len({card.bfloat16 for card in machine.cards[:devices]}) > 1
+        ):  # or each would choose its own compute dtype
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
-    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, training, validation, planned, spread,
-                           before)
+    return _TrainingInputs(
+        config,
+        base,
+        ref.hub_id or ref.name,
+        prompter,
+        training,
+        validation,
+        planned,
+        spread,
+        before,
+    )
 
 
 def _require_planned_device(machine: Machine) -> None:
@@ -185,12 +225,20 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     config, spread, examples = prepared.config, prepared.spread, prepared.train.examples
     arm, seed = split_run(run)
     settings = twin(config, seed)[arm]
-    if ARMS[arm].rounds and spread.kind == "fsdp":  # a process would need the whole adapter of a layer to round it
-        raise ConfigError(f"{ARMS[arm].short} cannot be trained on sharded weights", where="executor.spread",
-                          remedy="Set executor.spread=ddp or executor.devices=1, or leave the arm out")
+    if (
+        ARMS[arm].rounds and spread.kind == "fsdp"
+    ):  # a process would need the whole adapter of a layer to round it
+        raise ConfigError(
+            f"{ARMS[arm].short} cannot be trained on sharded weights",
+            where="executor.spread",
+            remedy="Set executor.spread=ddp or executor.devices=1, or leave the arm out",
+        )
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
-    spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), sharded=spread.kind == "fsdp")
+    spec = replace(
+        loading.base_spec(config.model, prepared.base, settings.base_storage),
+        sharded=spread.kind == "fsdp",
+    )
     on_leader = loading.loads_on_main_process(spec)
     if spec.sharded:
         from assistant_builder.training.distributed import start_fsdp
@@ -205,22 +253,44 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     if ARMS[arm].rounds:
         train_through_rounding(adapted, settings.train.qat_type)
     trainable = [value for value in adapted.parameters() if value.requires_grad]
-    summary = {"arm": arm, "base_storage": settings.base_storage, "compute_dtype": spec.compute_dtype,
-               "device": spec.device, "device_name": device_name(spec.device), "devices": spread.devices,
-               "spread": spread.kind, "seed": settings.train.seed,
-               "gradient_checkpointing": method.checkpointing, "held": method.dequantized, "base_bytes": base_bytes,
-               "adapter_bytes": sum(value.nbytes for value in trainable),
-               "trainable_parameters": sum(value.numel() for value in trainable),
-               "total_parameters": loading.count_parameters(model), "train_pairs": len(examples),
-               "max_length": config.train.max_length,
-               "left_out": {**prepared.validation.too_long, **prepared.train.too_long}}
+    summary = {
+        "arm": arm,
+        "base_storage": settings.base_storage,
+        "compute_dtype": spec.compute_dtype,
+        "device": spec.device,
+        "device_name": device_name(spec.device),
+        "devices": spread.devices,
+        "spread": spread.kind,
+        "seed": settings.train.seed,
+        "gradient_checkpointing": method.checkpointing,
+        "held": method.dequantized,
+        "base_bytes": base_bytes,
+        "adapter_bytes": sum(value.nbytes for value in trainable),
+        "trainable_parameters": sum(value.numel() for value in trainable),
+        "total_parameters": loading.count_parameters(model),
+        "train_pairs": len(examples),
+        "max_length": config.train.max_length,
+        "left_out": {**prepared.validation.too_long, **prepared.train.too_long},
+    }
     trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
     if trainer.is_main_process:
-        print(f"Training {run} on {summary['device_name']} ({spec.device}) in {spec.compute_dtype}, "
-              f"{config.train.micro_batch} pairs per pass", file=sys.stderr, flush=True)
-        write_json(folder / "config.json", {"arm": arm, **settings.model_dump(mode="json"),
-                                            "compute_dtype": spec.compute_dtype, "device": spec.device,
-                                            "devices": spread.devices, "spread": spread.kind})
+        print(
+            f"Training {run} on {summary['device_name']} ({spec.device}) in {spec.compute_dtype}, "
+            f"{config.train.micro_batch} pairs per pass",
+            file=sys.stderr,
+            flush=True,
+        )
+        write_json(
+            folder / "config.json",
+            {
+                "arm": arm,
+                **settings.model_dump(mode="json"),
+                "compute_dtype": spec.compute_dtype,
+                "device": spec.device,
+                "devices": spread.devices,
+                "spread": spread.kind,
+            },
+        )
         write_plan(folder, prepared.planned, arm, trainer.plan.work)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
@@ -237,16 +307,30 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         raise Cancelled("cancelled on request")
     if early and trainer.early_stop_move(reached) == "wait":
         return None
-    summary |= {"steps": reached, "epochs": reached * config.train.batch_size / len(examples),
-                "tokens": trainer.metrics.tokens, "train_seconds": trainer.metrics.elapsed,
-                "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
-                "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
-                "predicted": prediction(prepared.planned, arm)}
-    return _publish(folder, trainer, summary, last=config.grounded) if trainer.is_main_process else []
+    summary |= {
+        "steps": reached,
+        "epochs": reached * config.train.batch_size / len(examples),
+        "tokens": trainer.metrics.tokens,
+        "train_seconds": trainer.metrics.elapsed,
+        "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
+        "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
+        "predicted": prediction(prepared.planned, arm),
+    }
+    return (
+        _publish(folder, trainer, summary, last=config.grounded) if trainer.is_main_process else []
+    )
 
 
-def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: _TrainingInputs, device: str,
-             method: MethodPlan, on_leader: bool) -> TwinTrainer:
+def _trainer(
+    study: Study,
+    run: str,
+    settings: ArmConfig,
+    model: Any,
+    prepared: _TrainingInputs,
+    device: str,
+    method: MethodPlan,
+    on_leader: bool,
+) -> TwinTrainer:
     from assistant_builder.training.sft_config import TrainingRun
     from assistant_builder.training.trainer import TwinTrainer
 
@@ -259,30 +343,45 @@ def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: 
         arm, seed = split_run(run)  # the arms of one seed stop together
         arms = study.config.arms
         stopping = [other for other in arms if continued(other, arms) is None]
-        others = [validation_losses(study.arm_folder(run_of(other, seed)) / "metrics.jsonl")
-                  for other in stopping if arm in stopping and other != arm]
+        others = [
+            validation_losses(study.arm_folder(run_of(other, seed)) / "metrics.jsonl")
+            for other in stopping
+            if arm in stopping and other != arm
+        ]
         return early_stop_decision(losses, others, step, plan.steps, study.config.train.patience)
 
     plan = TrainingRun(
-        train=train, train_examples=prepared.train.examples,
+        train=train,
+        train_examples=prepared.train.examples,
         validation_examples=prepared.validation.examples,
-        folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing,
-        dequantize=method.dequantized and not ARMS[split_run(run)[0]].rounds,  # rounding starts from float16
-        spread=prepared.spread, on_leader=on_leader,
-        cancelled=lambda: study.cancel_requested, next_move=next_move, on_step=on_step,
+        folder=study.arm_folder(run),
+        device=device,
+        gradient_checkpointing=method.checkpointing,
+        dequantize=method.dequantized
+        and not ARMS[split_run(run)[0]].rounds,  # rounding starts from float16
+        spread=prepared.spread,
+        on_leader=on_leader,
+        cancelled=lambda: study.cancel_requested,
+        next_move=next_move,
+        on_step=on_step,
         samples=choose_samples(
-            prepared.validation.pairs, prepared.prompter, train.sample_answers, train.assumed_length),
+            prepared.validation.pairs, prepared.prompter, train.sample_answers, train.assumed_length
+        ),
     )
     return TwinTrainer(model, plan, prepared.prompter)
 
 
-def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any], *, last: bool) -> list[Path]:
+def _publish(
+    folder: Path, trainer: TwinTrainer, summary: dict[str, Any], *, last: bool
+) -> list[Path]:
     """Copy the adapter with the lowest validation loss, or the last one, to ``adapter/`` and write ``summary.json``.
 
     A grounded study publishes the last one: its rule for declining is calibrated on the validation questions, by which
     no checkpoint may then be chosen, and a few questions whose fact was not found decide their loss.
     """
-    losses = {step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]}
+    losses = {
+        step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]
+    }
     best = max(losses, default=None) if last else best_step(losses)
     assert best is not None  # the last step is always validated
     source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
@@ -295,7 +394,14 @@ def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any], *, las
     target = folder / "adapter"
     shutil.rmtree(target, ignore_errors=True)
     scratch.rename(target)
-    summary |= {"best_step": best, "best_validation_loss": losses[best],
-                "adapter_sha256": file_hash(target / "adapter_model.safetensors")}
+    summary |= {
+        "best_step": best,
+        "best_validation_loss": losses[best],
+        "adapter_sha256": file_hash(target / "adapter_model.safetensors"),
+    }
     write_json(folder / "summary.json", summary)
-    return [target / "adapter_model.safetensors", target / "adapter_config.json", folder / "summary.json"]
+    return [
+        target / "adapter_model.safetensors",
+        target / "adapter_config.json",
+        folder / "summary.json",
+    ]

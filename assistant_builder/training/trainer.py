@@ -32,7 +32,12 @@ from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, ho
 from assistant_builder.training import checkpoints
 from assistant_builder.training.collate import FixedOrder, TrainingCollator, summed_nll, to_dataset
 from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
-from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, unsharded_adapters
+from assistant_builder.training.distributed import (
+    shard_like,
+    shard_optimizer_state,
+    unshard,
+    unsharded_adapters,
+)
 from assistant_builder.training.gpu import (
     apply_gpu_kernels,
     deterministic_algorithms,
@@ -69,7 +74,11 @@ class TwinTrainer(SFTTrainer):
         self.is_main_process = arguments.process_index == 0  # which writes metrics and checkpoints
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         self.metrics = MetricsLog(
-            plan.folder / "metrics.jsonl", step=self.start, work=plan.work, enabled=self.is_main_process)
+            plan.folder / "metrics.jsonl",
+            step=self.start,
+            work=plan.work,
+            enabled=self.is_main_process,
+        )
         self.begin_step()
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
@@ -80,19 +89,34 @@ class TwinTrainer(SFTTrainer):
             if not self._sharded:
                 hold_in_compute_dtype(model, model.config.dtype, plan.device)
             apply_gpu_kernels(model, plan.train.kernels, sharded=self._sharded)
-        adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+        adapters = {
+            name: value.detach().clone()
+            for name, value in model.named_parameters()
+            if value.requires_grad
+        }
         self._prompter = prompter
-        super().__init__(model=model, args=arguments, train_dataset=to_dataset(plan.train_examples),
-                         data_collator=TrainingCollator(prompter.pad_id), processing_class=prompter.tokenizer,
-                         callbacks=[_Events(self)])
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=to_dataset(plan.train_examples),
+            data_collator=TrainingCollator(prompter.pad_id),
+            processing_class=prompter.tokenizer,
+            callbacks=[_Events(self)],
+        )
         # adapters contain no embeddings; to check that, PEFT would request the base's config from the hub at every save
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
         for name, value in model.named_parameters():
             if value.requires_grad:  # SFTTrainer rounds them to bfloat16 on a 4-bit base only
                 value.data = adapters[name]
-        self.model_accepts_loss_kwargs = True  # the loss below divides by the tokens of the whole optimizer step
-        if model.config.dtype == torch.float16:  # gradients of single tokens are below the range of float16
-            self.accelerator.scaler = torch.amp.GradScaler(self.args.device.type, init_scale=LOSS_SCALE)
+        self.model_accepts_loss_kwargs = (
+            True  # the loss below divides by the tokens of the whole optimizer step
+        )
+        if (
+            model.config.dtype == torch.float16
+        ):  # gradients of single tokens are below the range of float16
+            self.accelerator.scaler = torch.amp.GradScaler(
+                self.args.device.type, init_scale=LOSS_SCALE
+            )
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator; enable FSDP on CPUs, which accelerate 1.15 does not (state.py:983)."""
@@ -112,14 +136,23 @@ class TwinTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()  # until all processes have read the start step
         if self.is_main_process:
             complete = checkpoints.complete_steps(self.root)
-            checkpoints.prune_checkpoints(self.root, {step for step in complete if step <= self.start})
-        if self.plan.device == "cuda" and not self._sharded and self.plan.train.kernels != "compile":
+            checkpoints.prune_checkpoints(
+                self.root, {step for step in complete if step <= self.start}
+            )
+        if (
+            self.plan.device == "cuda"
+            and not self._sharded
+            and self.plan.train.kernels != "compile"
+        ):
             self._deterministic = has_deterministic_algorithms(self._probe_step)
         tried = self.plan.device == "cuda" and not self._sharded
         if tried and self.all_reduce_max(int(not self._largest_batch_fits())):
             raise MicroBatchTooLarge
-        self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
-                   if self.start else None)
+        self.train(
+            resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
+            if self.start
+            else None
+        )
 
     # agreement of the processes
 
@@ -149,10 +182,14 @@ class TwinTrainer(SFTTrainer):
     def _probe_step(self) -> None:
         """Run a training step on the ends of two pairs, of different lengths, and clear the gradients."""
         rows = to_dataset(self.plan.train_examples[:2])
-        ends = [{key: values[-length:] for key, values in row.items()}
-                for row, length in zip(rows, _PROBE_TOKENS, strict=False)]
+        ends = [
+            {key: values[-length:] for key, values in row.items()}
+            for row, length in zip(rows, _PROBE_TOKENS, strict=False)
+        ]
         try:
-            summed_nll(self.model.train(), self._prepare_inputs(self.data_collator(ends))).backward()
+            summed_nll(
+                self.model.train(), self._prepare_inputs(self.data_collator(ends))
+            ).backward()
         finally:
             self.model.zero_grad(set_to_none=True)
 
@@ -163,21 +200,36 @@ class TwinTrainer(SFTTrainer):
         """
         examples, size = self.plan.train_examples, self.args.per_device_train_batch_size
         order = sample_order([len(example.input_ids) for example in examples], self.plan.train)
-        batches = ([examples[index] for index in order[first : first + size]] for first in range(0, len(order), size))
-        largest = max(batches, key=lambda batch: (
-            len(batch) * max(len(example.input_ids) for example in batch), sum(sum(each.supervised) for each in batch)))
+        batches = (
+            [examples[index] for index in order[first : first + size]]
+            for first in range(0, len(order), size)
+        )
+        largest = max(
+            batches,
+            key=lambda batch: (
+                len(batch) * max(len(example.input_ids) for example in batch),
+                sum(sum(each.supervised) for each in batch),
+            ),
+        )
         if self.args.gradient_checkpointing:
-            new_name = hasattr(self.model, "activation_checkpointing_enable")  # since transformers 5.24
+            new_name = hasattr(
+                self.model, "activation_checkpointing_enable"
+            )  # since transformers 5.24
             enable = f"{'activation' if new_name else 'gradient'}_checkpointing_enable"
             getattr(self.model, enable)(self.args.gradient_checkpointing_kwargs or None)
         reserved: list[torch.Tensor] = []
         try:
             if self.plan.train.optimizer == "adamw":
-                reserved = [torch.empty(2, *value.shape, device=value.device) for value in self.model.parameters()
-                            if value.requires_grad]
+                reserved = [
+                    torch.empty(2, *value.shape, device=value.device)
+                    for value in self.model.parameters()
+                    if value.requires_grad
+                ]
             with deterministic_algorithms(self._deterministic):
-                summed_nll(self.model.train(), self._prepare_inputs(self.data_collator(list(to_dataset(largest))))
-                           ).backward()
+                summed_nll(
+                    self.model.train(),
+                    self._prepare_inputs(self.data_collator(list(to_dataset(largest)))),
+                ).backward()
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -187,15 +239,24 @@ class TwinTrainer(SFTTrainer):
             self.model.zero_grad(set_to_none=True)
         return True
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
-                     num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
         """Summed NLL of the micro-batch divided by the supervised tokens of the optimizer step.
 
         Dropout depends only on the seed, the step and the index of the micro-batch, so that it is the same after a
         resume and for any number of devices.
         """
         place = self._micro_batches * self.args.world_size + self.args.process_index
-        torch.manual_seed(random.Random(f"{self.plan.train.seed}/{self.state.global_step}/{place}").getrandbits(62))
+        torch.manual_seed(
+            random.Random(f"{self.plan.train.seed}/{self.state.global_step}/{place}").getrandbits(
+                62
+            )
+        )
         self._micro_batches += 1
         loss = summed_nll(model, inputs) / num_items_in_batch
         counted = torch.stack((loss.detach().double(), inputs["attention_mask"].sum().double()))
@@ -223,7 +284,9 @@ class TwinTrainer(SFTTrainer):
         """
         assert self._counted is not None and self._grad_norm is not None
         summed = self.accelerator.reduce(self._counted, "sum")
-        loss, tokens, norm = torch.cat((summed, self._grad_norm.detach().to(summed).view(1))).tolist()
+        loss, tokens, norm = torch.cat(
+            (summed, self._grad_norm.detach().to(summed).view(1))
+        ).tolist()
         overflowed = self.accelerator.scaler is not None and not math.isfinite(norm)
         return loss, int(tokens), None if overflowed else norm
 
@@ -247,7 +310,9 @@ class TwinTrainer(SFTTrainer):
             for first in range(0, len(rows), size * self.args.world_size):
                 own = first + size * self.args.process_index
                 at = own if own < len(rows) else (len(rows) - 1) // size * size
-                batch = self.data_collator([rows[index] for index in range(at, min(at + size, len(rows)))])
+                batch = self.data_collator(
+                    [rows[index] for index in range(at, min(at + size, len(rows)))]
+                )
                 nll = summed_nll(model, self._prepare_inputs(batch)).item()
                 if at == own:
                     total += nll
@@ -261,11 +326,24 @@ class TwinTrainer(SFTTrainer):
         if not self.plan.samples:
             return []
         # compiled layers would be recompiled for each cache length, up to dynamo's limit
-        stance = torch.compiler.set_stance("force_eager") if self.plan.train.kernels == "compile" else nullcontext()
+        stance = (
+            torch.compiler.set_stance("force_eager")
+            if self.plan.train.kernels == "compile"
+            else nullcontext()
+        )
         with stance:
-            answers = sample_answers(self.model, self._prompter, self.data_collator.padding, self.plan.samples)
-        return [{"row": asked.row, "question": asked.question, "reference": asked.reference,
-                 "answer": answer} for asked, answer in zip(self.plan.samples, answers, strict=True)]
+            answers = sample_answers(
+                self.model, self._prompter, self.data_collator.padding, self.plan.samples
+            )
+        return [
+            {
+                "row": asked.row,
+                "question": asked.question,
+                "reference": asked.reference,
+                "answer": answer,
+            }
+            for asked, answer in zip(self.plan.samples, answers, strict=True)
+        ]
 
     # checkpoints
 
@@ -276,7 +354,9 @@ class TwinTrainer(SFTTrainer):
         if self.is_main_process:
             checkpoints.mark_complete(checkpoints.checkpoint_folder(self.root, step))
             best = best_step(self.metrics.validation)
-            checkpoints.prune_checkpoints(self.root, {step} | ({best} if best is not None else set()))
+            checkpoints.prune_checkpoints(
+                self.root, {step} | ({best} if best is not None else set())
+            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the unsharded adapters."""
@@ -298,17 +378,29 @@ class TwinTrainer(SFTTrainer):
             load_paged_state(self.optimizer, state)
         else:
             self.optimizer.load_state_dict(shard_optimizer_state(state, self.optimizer))
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        self.lr_scheduler.load_state_dict(
+            torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        adapters = {name.replace(".default.", "."): value for name, value in self.model.named_parameters()
-                    if value.requires_grad}
-        weights = {name: shard_like(value, adapters[name]) if name in adapters else value
-                   for name, value in load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors").items()}
+        adapters = {
+            name.replace(".default.", "."): value
+            for name, value in self.model.named_parameters()
+            if value.requires_grad
+        }
+        weights = {
+            name: shard_like(value, adapters[name]) if name in adapters else value
+            for name, value in load_file(
+                Path(resume_from_checkpoint) / "adapter_model.safetensors"
+            ).items()
+        }
         outcome = set_peft_model_state_dict(self.model, weights)
         if outcome.unexpected_keys:
-            raise StudyError("the checkpoint does not match the adapters", where=resume_from_checkpoint,
-                             remedy="Run the study again with --redo")
+            raise StudyError(
+                "the checkpoint does not match the adapters",
+                where=resume_from_checkpoint,
+                remedy="Run the study again with --redo",
+            )
 
 
 class _Events(TrainerCallback):
@@ -321,34 +413,48 @@ class _Events(TrainerCallback):
         self._step_started = 0.0
         self._saved = time.monotonic()
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Start timing the step."""
         self._trainer.begin_step()
         self._step_started = time.monotonic()
 
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                          **_: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Count the writes of the optimizer: adapters are cast and rounded again when their version changes.
 
         torch's fused AdamW and the optimizers of bitsandbytes do not count them.
         """
         torch.autograd.graph.increment_version(
-            [value for value in self._trainer.model.parameters() if value.requires_grad])
+            [value for value in self._trainer.model.parameters() if value.requires_grad]
+        )
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                    **_: Any) -> TrainerControl:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
         """Record the step; validate, save and stop if due."""
         trainer, step = self._trainer, state.global_step
         loss, tokens, norm = trainer.end_step()
         if not math.isfinite(loss):
-            raise StudyError(f"the training loss is {loss} at step {step}", where=str(trainer.plan.folder),
-                             remedy="Lower train.learning_rate, or use model.compute_dtype=bfloat16")
+            raise StudyError(
+                f"the training loss is {loss} at step {step}",
+                where=str(trainer.plan.folder),
+                remedy="Lower train.learning_rate, or use model.compute_dtype=bfloat16",
+            )
         eta = trainer.metrics.record_step(
-            step, tokens=tokens, seconds=time.monotonic() - self._step_started,
+            step,
+            tokens=tokens,
+            seconds=time.monotonic() - self._step_started,
             values={
-                "epoch": round(step * trainer.plan.train.batch_size / len(trainer.plan.train_examples), 4),
-                "loss": loss, "learning_rate": trainer.lr_scheduler.get_last_lr()[0],
-                "grad_norm": norm, "memory_bytes": memory_bytes(trainer.plan.device),
+                "epoch": round(
+                    step * trainer.plan.train.batch_size / len(trainer.plan.train_examples), 4
+                ),
+                "loss": loss,
+                "learning_rate": trainer.lr_scheduler.get_last_lr()[0],
+                "grad_norm": norm,
+                "memory_bytes": memory_bytes(trainer.plan.device),
             },
         )
         if trainer.is_main_process:

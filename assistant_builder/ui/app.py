@@ -60,15 +60,20 @@ _OPEN_TAB = """element.addEventListener("click", (event) => {
   if (tab) document.querySelector(`#ab-tabs [role="tab"][data-tab-id="${tab}"]`)?.click();
 });"""
 _RETURN_ID = "ab-return"
-_ADDRESS_SCRIPT = (Path(__file__).parent / "scripts" / "address.js").read_text(encoding="utf-8").replace(
-    "RETURN_ID", _RETURN_ID)
+_ADDRESS_SCRIPT = (
+    (Path(__file__).parent / "scripts" / "address.js")
+    .read_text(encoding="utf-8")
+    .replace("RETURN_ID", _RETURN_ID)
+)
 
 
 def study_choices() -> list[tuple[str, str]]:
     """(label, name) of a new study and of every study, the last changed first."""
     entries = list_studies().entries
-    return [(t("New project…"), NEW_STUDY),
-            *((picker_label(entry.title, entry.state), entry.name) for entry in entries)]
+    return [
+        (t("New project…"), NEW_STUDY),
+        *((picker_label(entry.title, entry.state), entry.name) for entry in entries),
+    ]
 
 
 def build_app(pool: WorkerPool | None = None) -> Page:
@@ -83,13 +88,30 @@ def build_app(pool: WorkerPool | None = None) -> Page:
 
 def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
     """Build the page in the current language, and return its regions as well."""
-    with TranslatedBlocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
+    with TranslatedBlocks(
+        title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)
+    ) as demo:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND.format(t(PROMISE)))
-            home_button = gr.Button(t("All projects"), size="sm", min_width=110, scale=0, visible=False,
-                                    elem_id="ab-home")
-            picker = gr.Dropdown(study_choices(), value=None, label=t("Project"), show_label=False, container=False,
-                                 interactive=True, min_width=160, visible=False, elem_id="ab-picker")
+            home_button = gr.Button(
+                t("All projects"),
+                size="sm",
+                min_width=110,
+                scale=0,
+                visible=False,
+                elem_id="ab-home",
+            )
+            picker = gr.Dropdown(
+                study_choices(),
+                value=None,
+                label=t("Project"),
+                show_label=False,
+                container=False,
+                interactive=True,
+                min_width=160,
+                visible=False,
+                elem_id="ab-picker",
+            )
             demo.picker = picker
             session = gr.HTML(visible=False, elem_id="ab-session")
             gr.HTML(language_choice(), js_on_load=CHOOSE, elem_id="ab-language")
@@ -100,9 +122,14 @@ def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
             strip = gr.HTML(new_study_strip(), js_on_load=_OPEN_TAB, elem_id="ab-strip")
             with gr.Tabs(elem_id="ab-tabs", overflow_behavior="wrap") as tabs:
                 steps = StudyTabs(pool)
-        sections = [LiveRegion("frame", [overview, study, picker, home_button, notice], _frame_mark, _draw_frame),
-                    LiveRegion("strip", [strip], lambda look: look.mark, _draw_strip), *home.sections(),
-                    *steps.sections()]
+        sections = [
+            LiveRegion(
+                "frame", [overview, study, picker, home_button, notice], _frame_mark, _draw_frame
+            ),
+            LiveRegion("strip", [strip], lambda look: look.mark, _draw_strip),
+            *home.sections(),
+            *steps.sections(),
+        ]
         home.wire(picker, tabs)
         steps.wire(picker, tabs)
         _follow(demo, picker, home_button, tabs, notice, sections)
@@ -114,7 +141,9 @@ def _session(request: gr.Request) -> Any:
     """The name of the user with a logout button; nothing without a login."""
     if not request.username:
         return gr.skip()
-    shown = Markup('<form method="post" action="/logout"><span dir="auto">{}</span><button>{}</button></form>')
+    shown = Markup(
+        '<form method="post" action="/logout"><span dir="auto">{}</span><button>{}</button></form>'
+    )
     return gr.update(value=shown.format(request.username, t("Log out")), visible=True)
 
 
@@ -132,10 +161,16 @@ class StudyTabs:
                 self.tabs[entry.name] = entry.build(pool)
                 if following:
                     with gr.Row(elem_classes="ab-onward"):
-                        self.next_buttons.append((following.name, gr.Button(
-                            t("Next: {title} →", title=following.title), visible=False,
-                            elem_id=f"ab-after-{entry.name}"
-                        )))
+                        self.next_buttons.append(
+                            (
+                                following.name,
+                                gr.Button(
+                                    t("Next: {title} →", title=following.title),
+                                    visible=False,
+                                    elem_id=f"ab-after-{entry.name}",
+                                ),
+                            )
+                        )
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the selected study."""
@@ -147,8 +182,13 @@ class StudyTabs:
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         ready = ready_steps(look)
-        return [*(gr.update(interactive=name in ready, label=TABS[name].shown_title(look)) for name in self.items),
-                *(gr.update(visible=name in ready) for name, _ in self.next_buttons)]
+        return [
+            *(
+                gr.update(interactive=name in ready, label=TABS[name].shown_title(look))
+                for name in self.items
+            ),
+            *(gr.update(visible=name in ready) for name, _ in self.next_buttons),
+        ]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events of the tabs and of the buttons between them."""
@@ -157,7 +197,12 @@ class StudyTabs:
         for name, button in self.next_buttons:
             button.click(partial(gr.Tabs, selected=name), None, tabs, queue=False, **QUIET)
         for name, opened in self.items.items():
-            opened.select(None, None, None, js=f"() => {{ window.abAddress?.showTab('{name}'); {FIT_CHARTS} }}")
+            opened.select(
+                None,
+                None,
+                None,
+                js=f"() => {{ window.abAddress?.showTab('{name}'); {FIT_CHARTS} }}",
+            )
 
 
 def ready_steps(look: StudyView) -> set[str]:
@@ -184,16 +229,28 @@ def _has_report(look: StudyView) -> bool:
     return look.study is not None and (look.study.folder / "report.html").is_file()
 
 
-DATA_TAB = Tab("data", lambda pool: DataTab(), label=N_("Data"), ready=lambda look: True, done=_is_done("data"))
+DATA_TAB = Tab(
+    "data", lambda pool: DataTab(), label=N_("Data"), ready=lambda look: True, done=_is_done("data")
+)
 PLAN_TAB = Tab("plan", lambda pool: PlanTab(), label=N_("Plan"), optional=True)
 TRAIN_TAB = Tab("train", lambda pool: TrainTab(), label=N_("Train"), done=lambda look: look.trained)
-EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), label=N_("Results"),
-                   ready=lambda look: look.trained or _has_report(look),
-                   done=_is_done("evaluate"))
+EVALUATE_TAB = Tab(
+    "evaluate",
+    lambda pool: EvaluateTab(),
+    label=N_("Results"),
+    ready=lambda look: look.trained or _has_report(look),
+    done=_is_done("evaluate"),
+)
 CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=lambda look: look.trained)
-REPORT_TAB = Tab("report", lambda pool: ReportTab(), label=N_("Report"), ready=_has_report, done=_has_report)
-EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=lambda look: look.trained, label=N_("Use it"))
-INBOX_TAB = Tab("inbox", lambda pool: InboxTab(), ready=lambda look: look.trained, label=N_("Inbox"))
+REPORT_TAB = Tab(
+    "report", lambda pool: ReportTab(), label=N_("Report"), ready=_has_report, done=_has_report
+)
+EXPORT_TAB = Tab(
+    "export", lambda pool: ExportTab(), ready=lambda look: look.trained, label=N_("Use it")
+)
+INBOX_TAB = Tab(
+    "inbox", lambda pool: InboxTab(), ready=lambda look: look.trained, label=N_("Inbox")
+)
 
 
 @lru_cache(maxsize=8)
@@ -203,14 +260,23 @@ def _choices_text(tick: int, language: str) -> str:
 
 
 def _frame_mark(look: StudyView) -> str:
-    return "home" if look.name is None else _choices_text(int(time.monotonic() / LIST_SECONDS), language())
+    return (
+        "home"
+        if look.name is None
+        else _choices_text(int(time.monotonic() / LIST_SECONDS), language())
+    )
 
 
 def _draw_frame(look: StudyView) -> Sequence[Any]:
     if look.name is None:
         return [gr.update(visible=True), *[gr.update(visible=False)] * 3, gr.skip()]
-    return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True, choices=study_choices()),
-            gr.update(visible=True), gr.update(visible=False)]
+    return [
+        gr.update(visible=False),
+        gr.update(visible=True),
+        gr.update(visible=True, choices=study_choices()),
+        gr.update(visible=True),
+        gr.update(visible=False),
+    ]
 
 
 def _draw_strip(look: StudyView) -> Sequence[Any]:
@@ -220,8 +286,14 @@ def _draw_strip(look: StudyView) -> Sequence[Any]:
     return [damaged_strip(look.name or "", look.error) if look.error else new_study_strip()]
 
 
-def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, notice: gr.HTML,
-            sections: list[LiveRegion]) -> None:
+def _follow(
+    demo: gr.Blocks,
+    picker: gr.Dropdown,
+    home_button: gr.Button,
+    tabs: gr.Tabs,
+    notice: gr.HTML,
+    sections: list[LiveRegion],
+) -> None:
     """Redraw the regions when the selected study changes, and keep the address of the page in step with it."""
     # The browser window stores the versions that it shows: responses in the wrong order are corrected by the next poll.
     seen = gr.Textbox("", visible="hidden")
@@ -245,18 +317,27 @@ def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: 
     quiet = {**QUIET, "queue": False}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)
-    titles = json.dumps({"": t("New project"), **{tab.name: tab.title for tab in TABS.values()}}, ensure_ascii=False)
+    titles = json.dumps(
+        {"": t("New project"), **{tab.name: tab.title for tab in TABS.values()}}, ensure_ascii=False
+    )
     # Before the page has read its URL, the tab that opens first must not write itself into it.
     demo.load(arrive, None, [*outputs, *place], **quiet).then(
-        None, [picker, opened_tab], None,
-        js=_ADDRESS_SCRIPT.replace("TITLES", titles)).then(None, None, None, js=POLL_SCRIPT)
+        None, [picker, opened_tab], None, js=_ADDRESS_SCRIPT.replace("TITLES", titles)
+    ).then(None, None, None, js=POLL_SCRIPT)
     seen.change(None, seen, None, js=STORE_VERSION_SCRIPT)
     picker.change(follow, [picker, seen], outputs, trigger_mode="always_last", **quiet)
     picker.change(None, picker, None, js="(name) => window.abAddress?.show(name)")
     refresh_button.click(follow, [picker, seen], outputs, **quiet)
-    return_button.click(come_back, address, place, js="() => [window.location.search]", trigger_mode="always_last",
-                        **quiet).then(None, [picker, opened_tab], None,
-                                      js="(name, tab) => window.abAddress.arrived(name, tab)")
+    return_button.click(
+        come_back,
+        address,
+        place,
+        js="() => [window.location.search]",
+        trigger_mode="always_last",
+        **quiet,
+    ).then(
+        None, [picker, opened_tab], None, js="(name, tab) => window.abAddress.arrived(name, tab)"
+    )
     home_button.click(lambda: gr.update(value=None), None, picker, **quiet)
 
 
@@ -265,12 +346,23 @@ def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
     offered, requested = study_choices(), address.get("study")
     name = initial_study(requested, [name for _, name in offered])
     missing = requested is not None and name is None
-    notice = callout("warn", t("There is no project “{requested}”", requested=requested),
-                     t("It was renamed or deleted, or the address is wrong."),
-                     t("Choose one of the projects below.")) if missing else ""
+    notice = (
+        callout(
+            "warn",
+            t("There is no project “{requested}”", requested=requested),
+            t("It was renamed or deleted, or the address is wrong."),
+            t("Choose one of the projects below."),
+        )
+        if missing
+        else ""
+    )
     tab = initial_tab(name, address.get("tab"))
-    return name, [gr.update(choices=offered, value=name), gr.Tabs(selected=tab),
-                  gr.update(value=notice, visible=missing), tab]
+    return name, [
+        gr.update(choices=offered, value=name),
+        gr.Tabs(selected=tab),
+        gr.update(value=notice, visible=missing),
+        tab,
+    ]
 
 
 def initial_study(requested: str | None, names: Sequence[str]) -> str | None:
@@ -280,7 +372,9 @@ def initial_study(requested: str | None, names: Sequence[str]) -> str | None:
 
 def initial_tab(name: str | None, requested: str | None) -> str:
     """The tab that the page opens: that of the URL if the study can open it, otherwise ``data``."""
-    return requested if requested is not None and requested in ready_steps(StudyView(name)) else "data"
+    return (
+        requested if requested is not None and requested in ready_steps(StudyView(name)) else "data"
+    )
 
 
 def launch(access: Access) -> None:

@@ -20,8 +20,14 @@ from assistant_builder.ui.settings_form import use_page_labels
 
 Tone = Literal["info", "good", "warn", "bad"]
 STATE_LABELS = {
-    "queued": N_("not run yet"), "waiting": N_("waiting"), "running": N_("running"), "succeeded": N_("done"),
-    "failed": N_("failed"), "cancelled": N_("paused"), "lost": N_("interrupted"), "damaged": N_("damaged"),
+    "queued": N_("not run yet"),
+    "waiting": N_("waiting"),
+    "running": N_("running"),
+    "succeeded": N_("done"),
+    "failed": N_("failed"),
+    "cancelled": N_("paused"),
+    "lost": N_("interrupted"),
+    "damaged": N_("damaged"),
 }
 
 
@@ -42,7 +48,13 @@ def badge(state: str) -> Markup:
 
 def assistants(count: int) -> str:
     """All assistants of a study, for use in a sentence: ``both assistants``."""
-    return t("the assistant") if count == 1 else t("both assistants") if count == 2 else t("all assistants")
+    return (
+        t("the assistant")
+        if count == 1
+        else t("both assistants")
+        if count == 2
+        else t("all assistants")
+    )
 
 
 def arm_chip(arm: str) -> Markup:
@@ -58,14 +70,20 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
         parts.append(Markup("<p>{}</p>").format(body))
     if remedy:
         parts.append(Markup('<p class="ab-remedy">{}</p>').format(remedy))
-    return Markup('<div class="ab-callout ab-{}" role="{}">{}</div>').format(tone, role, join(parts))
+    return Markup('<div class="ab-callout ab-{}" role="{}">{}</div>').format(
+        tone, role, join(parts)
+    )
 
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
     """Show an ``AssistantBuilderError.to_record()`` in the words of the page."""
     where = record.get("where")
-    return callout("bad", page_words(str(record["what"])), t("Where: {where}", where=where) if where else "",
-                   page_words(str(record.get("remedy") or "")))
+    return callout(
+        "bad",
+        page_words(str(record["what"])),
+        t("Where: {where}", where=where) if where else "",
+        page_words(str(record.get("remedy") or "")),
+    )
 
 
 _STUDY = re.compile(r"""("[^"]*"|“[^“”]*”)|(?<![\w.'/-])([Ss])tud(y|ies)(?![\w/-]|\.\w)""")
@@ -106,15 +124,21 @@ def card(title: str, *body: str) -> Markup:
 def tiles(entries: Iterable[tuple[str, str, str]]) -> Markup:
     """A row of figures: (label, value, note) of each."""
     tile = Markup('<div class="ab-tile"><span>{}</span><b>{}</b><small>{}</small></div>')
-    return Markup('<div class="ab-tiles">{}</div>').format(join(tile.format(*entry) for entry in entries))
+    return Markup('<div class="ab-tiles">{}</div>').format(
+        join(tile.format(*entry) for entry in entries)
+    )
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Iterable[int] = ()) -> Markup:
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Iterable[int] = ()
+) -> Markup:
     """A table; ``numeric`` has the indices of the right-aligned columns."""
     right = set(numeric)
 
     def cells(tag: Markup, texts: Sequence[str]) -> Markup:
-        return join(tag.format("ab-num" if place in right else "", text) for place, text in enumerate(texts))
+        return join(
+            tag.format("ab-num" if place in right else "", text) for place, text in enumerate(texts)
+        )
 
     head = cells(Markup('<th scope="col" class="{}">{}</th>'), headers)
     cell = Markup('<td class="{}" dir="auto">{}</td>')
@@ -138,7 +162,9 @@ def bar(fraction: float, label: str) -> Markup:
 def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
     """A collapsible section."""
     attribute = Markup(" open") if opened else ""
-    return Markup('<details class="ab-fold"{}><summary>{}</summary>{}</details>').format(attribute, summary, body)
+    return Markup('<details class="ab-fold"{}><summary>{}</summary>{}</details>').format(
+        attribute, summary, body
+    )
 
 
 def link(url: str, text: str) -> Markup:
@@ -189,7 +215,9 @@ _COPY = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-
 
 def copy_script() -> str:
     """JavaScript for the ``js_on_load`` of a component with :func:`copyable` texts."""
-    return _COPY.replace("COPIED", json.dumps(t("Copied"))).replace("NOT_ALLOWED", json.dumps(t("Not allowed")))
+    return _COPY.replace("COPIED", json.dumps(t("Copied"))).replace(
+        "NOT_ALLOWED", json.dumps(t("Not allowed"))
+    )
 
 
 def copyable(text: str, what: str) -> Markup:
@@ -200,13 +228,21 @@ def copyable(text: str, what: str) -> Markup:
     ).format(text, t("Copy {what}", what=what), t("Copy"))
 
 
-STYLE_SHEETS = sorted((Path(__file__).parent / "styles").glob("*.css"),
-                      key=lambda path: (path.name != "page.css", path.name))
+STYLE_SHEETS = sorted(
+    (Path(__file__).parent / "styles").glob("*.css"),
+    key=lambda path: (path.name != "page.css", path.name),
+)
 """The shared ``page.css`` first, then one style sheet per tab."""
 
 
 def arm_styles() -> str:
     """The colours of the arms as CSS; ``--arm`` is the colour of the arm that an element belongs to."""
-    return "\n".join([f".gradio-container {{ {css_variables()} }}",
-                      f".dark .gradio-container, .gradio-container.dark {{ {css_variables(dark=True)} }}",
-                      css_rules(".ab-arm-ARM, .ab-pane.ab-arm-ARM, .ab-said.ab-arm-ARM { --arm: var(--arm-ARM); }")])
+    return "\n".join(
+        [
+            f".gradio-container {{ {css_variables()} }}",
+            f".dark .gradio-container, .gradio-container.dark {{ {css_variables(dark=True)} }}",
+            css_rules(
+                ".ab-arm-ARM, .ab-pane.ab-arm-ARM, .ab-said.ab-arm-ARM { --arm: var(--arm-ARM); }"
+            ),
+        ]
+    )

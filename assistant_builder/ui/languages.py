@@ -32,7 +32,10 @@ def event_error(error: BaseException) -> gr.Error:
         text = toast(translated.what, translated.remedy)
     else:
         _log.error("the page failed", exc_info=error)
-        text = toast(t("the page failed: {error!r}", error=error), t("The terminal that runs the page shows more"))
+        text = toast(
+            t("the page failed: {error!r}", error=error),
+            t("The terminal that runs the page shows more"),
+        )
     return gr.Error(text, print_exception=False, title=pop_up_titles()["error"])
 
 
@@ -72,8 +75,14 @@ class TranslatedBlocks(gr.Blocks):
         own = self._english
         return {
             **own,
-            "components": [{**part, "props": props} for part, props in zip(own["components"], properties, strict=True)],
-            "dependencies": [{**part, "js": script} for part, script in zip(own["dependencies"], scripts, strict=True)],
+            "components": [
+                {**part, "props": props}
+                for part, props in zip(own["components"], properties, strict=True)
+            ],
+            "dependencies": [
+                {**part, "js": script}
+                for part, script in zip(own["dependencies"], scripts, strict=True)
+            ],
         }
 
     @config.setter
@@ -86,30 +95,41 @@ class TranslatedBlocks(gr.Blocks):
             if code != ENGLISH:
                 with use_language(code):
                     built = build().config
-                self._translated[code] = ([part["props"] for part in built["components"]],
-                                          [part.get("js") for part in built["dependencies"]])
+                self._translated[code] = (
+                    [part["props"] for part in built["components"]],
+                    [part.get("js") for part in built["dependencies"]],
+                )
 
     async def process_api(self, block_fn: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         """Run an event in the language that its request asks for, with texts for the storage of the chosen study."""
         request = options.get("request")
-        code = negotiate(request.headers.get("accept-language", "")) if isinstance(request, gr.Request) else language()
+        code = (
+            negotiate(request.headers.get("accept-language", ""))
+            if isinstance(request, gr.Request)
+            else language()
+        )
         event = options.get("event_data")
         if event is not None:
-            options["event_data"] = gr.EventData(event.target, _EventValues(
-                event._data if isinstance(event._data, dict) else {}))
+            options["event_data"] = gr.EventData(
+                event.target, _EventValues(event._data if isinstance(event._data, dict) else {})
+            )
         with use_language(code), self._texts_of_study(block_fn, inputs):
             return await super().process_api(block_fn, inputs, *args, **options)
 
     async def preprocess_data(self, block_fn: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         """Check the values of an event; those that its components cannot have are refused without a traceback."""
         try:
-            given = ["" if value is None and isinstance(part, gr.Textbox) else value
-                     for part, value in zip(block_fn.inputs, inputs, strict=False)]
+            given = [
+                "" if value is None and isinstance(part, gr.Textbox) else value
+                for part, value in zip(block_fn.inputs, inputs, strict=False)
+            ]
             return await super().preprocess_data(block_fn, given, *args, **options)
         except (AssistantBuilderError, OSError, MemoryError) as error:
             raise event_error(error) from error
         except Exception as error:
-            refusal = StudyError(t("a value of this form is of a wrong type"), remedy=t("Reload the page"))
+            refusal = StudyError(
+                t("a value of this form is of a wrong type"), remedy=t("Reload the page")
+            )
             raise event_error(refusal) from error
 
     async def call_function(self, block_fn: Any, *args: Any, **options: Any) -> Any:
@@ -137,6 +157,10 @@ class TranslatedBlocks(gr.Blocks):
 def language_choice() -> Markup:
     """The list of languages, each in its own name, with the current one chosen."""
     option = Markup('<option value="{}" lang="{}"{}>{}</option>')
-    options = join(option.format(code, code, Markup(" selected") if code == language() else "", name)
-                   for code, name in languages().items())
-    return Markup('<select aria-label="{}" translate="no">{}</select>').format(t("Language"), options)
+    options = join(
+        option.format(code, code, Markup(" selected") if code == language() else "", name)
+        for code, name in languages().items()
+    )
+    return Markup('<select aria-label="{}" translate="no">{}</select>').format(
+        t("Language"), options
+    )

@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 MAX_POINTS = 600
 GREY = "#7b8494"
 LAYOUT: dict[str, Any] = {
-    "template": "none", "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+    "template": "none",
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": GREY},
     "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
 }
 """Layout with a transparent background for the light and the dark theme; CSS sets the text colour of ``ab-figure``."""
-AXIS: dict[str, Any] = {"gridcolor": "rgba(123,132,148,0.2)", "zeroline": False, "linecolor": "rgba(123,132,148,0.4)"}
+AXIS: dict[str, Any] = {
+    "gridcolor": "rgba(123,132,148,0.2)",
+    "zeroline": False,
+    "linecolor": "rgba(123,132,148,0.4)",
+}
 
 
 def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
@@ -37,19 +43,33 @@ def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
         checks = latest_by_step(seen.validations)
         title, color = label(arm), ARMS[arm].color
         if points:
-            figure.add_scatter(x=[point["step"] for point in points], y=[point["loss"] for point in points],
-                               mode="lines" if len(points) > 2 else "lines+markers", name=t("{title}, training",
-                                                                                            title=title),
-                               line={"color": color, "width": 2}, opacity=0.55, hovertemplate=t("step %{x}: %{y:.3f}"))
+            figure.add_scatter(
+                x=[point["step"] for point in points],
+                y=[point["loss"] for point in points],
+                mode="lines" if len(points) > 2 else "lines+markers",
+                name=t("{title}, training", title=title),
+                line={"color": color, "width": 2},
+                opacity=0.55,
+                hovertemplate=t("step %{x}: %{y:.3f}"),
+            )
         if checks:
             figure.add_scatter(
-                x=[check["step"] for check in checks], y=[check["loss"] for check in checks], mode="lines+markers",
-                name=t("{title}, validation", title=title), line={"color": color, "width": 1.5, "dash": "dot"},
-                marker={"size": 9, "symbol": ["star" if check.get("best") else "circle" for check in checks]},
+                x=[check["step"] for check in checks],
+                y=[check["loss"] for check in checks],
+                mode="lines+markers",
+                name=t("{title}, validation", title=title),
+                line={"color": color, "width": 1.5, "dash": "dot"},
+                marker={
+                    "size": 9,
+                    "symbol": ["star" if check.get("best") else "circle" for check in checks],
+                },
                 hovertemplate=t("step %{x}: %{y:.3f}"),
             )
     figure.update_layout(
-        **LAYOUT, separators="".join(reversed(separators())), height=360, margin={"l": 56, "r": 12, "t": 12, "b": 44},
+        **LAYOUT,
+        separators="".join(reversed(separators())),
+        height=360,
+        margin={"l": 56, "r": 12, "t": 12, "b": 44},
         hovermode="x unified",
         uirevision="loss",  # keeps zoom and hidden curves when points are added
     )
@@ -84,19 +104,41 @@ class Drawing:
         self.traces: list[dict[str, Any]] = []
         self.shapes: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self.layout: dict[str, Any] = {**LAYOUT, "separators": "".join(reversed(separators())), "height": height,
-                                       "margin": {"l": 8, "r": 8, "t": 8, "b": 48},
-                                       "showlegend": False, "hoverlabel": {"align": "left"}, "dragmode": False}
+        self.layout: dict[str, Any] = {
+            **LAYOUT,
+            "separators": "".join(reversed(separators())),
+            "height": height,
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 48},
+            "showlegend": False,
+            "hoverlabel": {"align": "left"},
+            "dragmode": False,
+        }
 
     def label(self, y: float, text: str, about: str = "", *, axis: str = "", lift: int = 7) -> None:
         """Add a left-aligned label, ``lift`` pixels above the row at ``y``.
 
         The second line ``about`` is truncated to the width of a phone; ``axis`` is the number of the axis, or empty.
         """
-        more = f"<br><span style='font-size:11px'>{cut(about, _MAX_LABEL_LENGTH)}</span>" if about else ""
-        self._annotations.append({"x": 0, "xref": f"x{axis} domain", "y": y, "yref": f"y{axis}", "xanchor": "left",
-                                  "yanchor": "bottom", "yshift": lift, "text": text + more, "showarrow": False,
-                                  "align": "left", "font": {"size": 12}})
+        more = (
+            f"<br><span style='font-size:11px'>{cut(about, _MAX_LABEL_LENGTH)}</span>"
+            if about
+            else ""
+        )
+        self._annotations.append(
+            {
+                "x": 0,
+                "xref": f"x{axis} domain",
+                "y": y,
+                "yref": f"y{axis}",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "yshift": lift,
+                "text": text + more,
+                "showarrow": False,
+                "align": "left",
+                "font": {"size": 12},
+            }
+        )
 
     def line(self, x0: float, x1: float, y0: float, y1: float, line: dict[str, Any]) -> None:
         """Add a line between two points of the first axes."""
@@ -104,22 +146,43 @@ class Drawing:
 
     def across(self, title: str, *, axis: str = "", **more: Any) -> None:
         """Set title and plotly options of the horizontal axis."""
-        self.layout[f"xaxis{axis}"] = {**AXIS, "title": {"text": title, "font": {"size": 12}, "standoff": 6},
-                                       "tickfont": {"size": 12}, "fixedrange": True, **more}
+        self.layout[f"xaxis{axis}"] = {
+            **AXIS,
+            "title": {"text": title, "font": {"size": 12}, "standoff": 6},
+            "tickfont": {"size": 12},
+            "fixedrange": True,
+            **more,
+        }
 
     def rows(self, last: float, *, axis: str = "", **more: Any) -> None:
         """Order the rows from top to bottom, with space for the first label; ``last`` is the lower edge."""
-        self.layout[f"yaxis{axis}"] = {"range": [last, -0.8], "visible": False, "fixedrange": True, **more}
+        self.layout[f"yaxis{axis}"] = {
+            "range": [last, -0.8],
+            "visible": False,
+            "fixedrange": True,
+            **more,
+        }
 
     def figure(self) -> Figure:
         """The figure."""
         import plotly.graph_objects as go
 
-        return go.Figure({"data": self.traces,
-                          "layout": {**self.layout, "shapes": self.shapes, "annotations": self._annotations}})
+        return go.Figure(
+            {
+                "data": self.traces,
+                "layout": {**self.layout, "shapes": self.shapes, "annotations": self._annotations},
+            }
+        )
 
 
 def spread(up: Sequence[float], down: Sequence[float], color: str) -> dict[str, Any]:
     """Plotly error bars that extend ``up`` above their points and ``down`` below."""
-    return {"type": "data", "symmetric": False, "array": list(up), "arrayminus": list(down), "color": color,
-            "thickness": 2.5, "width": 4}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": list(up),
+        "arrayminus": list(down),
+        "color": color,
+        "thickness": 2.5,
+        "width": 4,
+    }

@@ -30,7 +30,13 @@ from assistant_builder.i18n import language, t
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast
 from assistant_builder.ui.languages import event_error
-from assistant_builder.ui.study_snapshot import Snapshot, all_trained, stamp, study_stamp, take_snapshot
+from assistant_builder.ui.study_snapshot import (
+    Snapshot,
+    all_trained,
+    stamp,
+    study_stamp,
+    take_snapshot,
+)
 from assistant_builder.web.access import LOCAL
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -72,7 +78,9 @@ class StudyView:
 
     def stamp(self, *files: Path | str) -> str:
         """The name of the study, and a text that changes with the files; relative paths are in the study's folder."""
-        return f"{self.name}:{stamp(self.study.folder / file for file in files) if self.study else ''}"
+        return (
+            f"{self.name}:{stamp(self.study.folder / file for file in files) if self.study else ''}"
+        )
 
     @functools.cached_property
     def snapshot(self) -> Snapshot | None:
@@ -84,8 +92,11 @@ class StudyView:
         except AssistantBuilderError as error:
             self.error = error.to_record()
         except (KeyError, TypeError, ValueError, OSError) as error:
-            self.error = StudyError(t("its files are damaged ({error!r})", error=error), where=str(self.study.folder),
-                                    remedy=t("Run it again with --redo, or remove its folder")).to_record()
+            self.error = StudyError(
+                t("its files are damaged ({error!r})", error=error),
+                where=str(self.study.folder),
+                remedy=t("Run it again with --redo, or remove its folder"),
+            ).to_record()
         return None
 
 
@@ -117,8 +128,15 @@ class Page:
 
 def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
     """The region that shows ``body`` with a study and ``empty`` without."""
-    return LiveRegion(key, [empty, body], lambda view: str(view.name), lambda view: [
-        gr.update(visible=view.study is None), gr.update(visible=view.study is not None)])
+    return LiveRegion(
+        key,
+        [empty, body],
+        lambda view: str(view.name),
+        lambda view: [
+            gr.update(visible=view.study is None),
+            gr.update(visible=view.study is not None),
+        ],
+    )
 
 
 def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str, dict[str, str]]:
@@ -129,7 +147,9 @@ def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str,
             mark = section.mark(look)
         except AssistantBuilderError:  # a damaged file, for example study.yaml
             mark = f"damaged:{look.mark}"
-        except Exception:  # a file of another version; drawing the region says so, and the other regions are drawn
+        except (
+            Exception
+        ):  # a file of another version; drawing the region says so, and the other regions are drawn
             _log.debug("no version of %s of study %s", section.key, look.name, exc_info=True)
             mark = f"unknown:{look.mark}"
         parts[section.key] = _digest(f"{language()}:{mark}")
@@ -141,7 +161,9 @@ def is_local(request: gr.Request) -> bool:
     return bool(request.request is not None and request.request.scope.get(LOCAL))
 
 
-def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str, *, local: bool = True) -> list[Any]:
+def refresh(
+    sections: Sequence[LiveRegion], name: str | None, drawn: str, *, local: bool = True
+) -> list[Any]:
     """Redraw the regions that have changed.
 
     Args:
@@ -154,7 +176,9 @@ def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str, *, loc
         The new versions as JSON, then the values of all outputs in order; unchanged ones are skipped.
     """
     look, seen = StudyView(name, local=local), {}
-    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # a window older than the server
+    with contextlib.suppress(
+        ValueError, TypeError, KeyError, RecursionError
+    ):  # a window older than the server
         seen = json.loads(drawn)["parts"]
     whole, current = page_versions(sections, look)
     values: list[Any] = []
@@ -176,13 +200,20 @@ def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
     try:
         return section.draw(look)
     except AssistantBuilderError as error:  # a damaged file
-        gr.Warning(toast(error.what, " ".join(filter(None, (error.where, error.remedy)))),
-                   title=pop_up_titles()["warning"])
+        gr.Warning(
+            toast(error.what, " ".join(filter(None, (error.where, error.remedy)))),
+            title=pop_up_titles()["warning"],
+        )
         return [gr.skip()] * len(section.outputs)
     except Exception as error:
         _log.exception("the page cannot draw %s of study %s", section.key, look.name)
-        gr.Warning(toast(t("{key} cannot be shown: {error!r}", key=section.key, error=error),
-                         t("The terminal that runs the page shows more")), title=pop_up_titles()["warning"])
+        gr.Warning(
+            toast(
+                t("{key} cannot be shown: {error!r}", key=section.key, error=error),
+                t("The terminal that runs the page shows more"),
+            ),
+            title=pop_up_titles()["warning"],
+        )
         return [gr.skip()] * len(section.outputs)
 
 
@@ -203,10 +234,16 @@ def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Argume
 
 PATH = "/pulse"
 REFRESH_BUTTON_ID = "ab-follow"
-POLL_SCRIPT = (Path(__file__).parent / "scripts" / "pulse.js").read_text(encoding="utf-8").replace(
-    "PATH", PATH).replace("FOLLOW_ID", REFRESH_BUTTON_ID)
+POLL_SCRIPT = (
+    (Path(__file__).parent / "scripts" / "pulse.js")
+    .read_text(encoding="utf-8")
+    .replace("PATH", PATH)
+    .replace("FOLLOW_ID", REFRESH_BUTTON_ID)
+)
 """JavaScript that polls after page load."""
-STORE_VERSION_SCRIPT = "(versions) => { window.abDrawn = versions ? JSON.parse(versions).whole : null; }"
+STORE_VERSION_SCRIPT = (
+    "(versions) => { window.abDrawn = versions ? JSON.parse(versions).whole : null; }"
+)
 """JavaScript that receives the JSON of :func:`refresh`."""
 
 
@@ -214,7 +251,9 @@ def pulse_route(sections: Sequence[LiveRegion]) -> Callable[[Request], Response]
     """The handler of :data:`PATH`: the hash of all versions for the study in the query, or for the home screen."""
 
     def pulse(request: Request) -> Response:
-        return PlainTextResponse(page_versions(sections, StudyView(request.query_params.get("study")))[0])
+        return PlainTextResponse(
+            page_versions(sections, StudyView(request.query_params.get("study")))[0]
+        )
 
     return pulse
 
@@ -228,7 +267,9 @@ def browser_state(name: str, default: Any) -> gr.BrowserState:
     secret = _browser_key()
     # Servers with different homes can share an address and with it the browser's storage: the key separates them.
     place = hashlib.sha256(secret.encode()).hexdigest()[:12]
-    return gr.BrowserState(default, storage_key=f"assistant-builder-{name}-{place}", secret=secret, render=False)
+    return gr.BrowserState(
+        default, storage_key=f"assistant-builder-{name}-{place}", secret=secret, render=False
+    )
 
 
 def _browser_key() -> str:

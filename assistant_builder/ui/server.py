@@ -36,7 +36,13 @@ from assistant_builder.ui.html import STYLE_SHEETS, arm_styles
 from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.uploads import uploads_folder
-from assistant_builder.web.access import Access, AllowedHosts, is_loopback, is_readable_by_others, listen
+from assistant_builder.web.access import (
+    Access,
+    AllowedHosts,
+    is_loopback,
+    is_readable_by_others,
+    listen,
+)
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
 from assistant_builder.web.middleware import (
@@ -86,7 +92,11 @@ class BoundedStateHolder(StateHolder):
         """Mark a window as used, and delete all but the last :data:`MAX_CLOSED_WINDOWS` closed ones."""
         super().update(session_id)
         with self.lock:
-            closed = [name for name, window in self.session_data.items() if window.is_closed and name != session_id]
+            closed = [
+                name
+                for name, window in self.session_data.items()
+                if window.is_closed and name != session_id
+            ]
             for name in closed[:-MAX_CLOSED_WINDOWS]:
                 del self.session_data[name]
                 self.time_last_used.pop(name, None)
@@ -99,7 +109,12 @@ _SUBMIT_PATHS = (f"{_API}/queue/join", _DIRECT)
 _FAILURE = b'{"error":null}'
 """Gradio's response to an event that failed without a message for the user."""
 _MAX_NAME_LENGTH = 200
-_UNKNOWN = {"msg": "unexpected_error", "message": "404: Not Found", "session_not_found": True, "success": False}
+_UNKNOWN = {
+    "msg": "unexpected_error",
+    "message": "404: Not Found",
+    "session_not_found": True,
+    "success": False,
+}
 """Gradio's message to a window that waits for no event; gradio raises an error after it."""
 
 
@@ -116,7 +131,9 @@ class EventGuard:
         """Forward or refuse the request."""
         response = self._refusal(scope) if scope["type"] == "http" else None
         direct = scope["type"] == "http" and scope["path"].rstrip("/") == _DIRECT
-        await (response or self._app)(scope, receive, _with_refusal_status(send) if direct else send)
+        await (response or self._app)(
+            scope, receive, _with_refusal_status(send) if direct else send
+        )
 
     def check_body(self, scope: Scope, tree: Any) -> Response | None:
         """Check a request with a JSON body; None if it is allowed."""
@@ -126,15 +143,27 @@ class EventGuard:
         if isinstance(window, str) and not self._owns(scope, [window]):
             return _foreign_window()
         if path == f"{_API}/cancel":
-            pending = self._demo._queue.pending_event_ids_session.get(window, ()) if isinstance(window, str) else ()
-            return None if tree.get("event_id") in list(pending) else _refused(404, "There is no such event")
+            pending = (
+                self._demo._queue.pending_event_ids_session.get(window, ())
+                if isinstance(window, str)
+                else ()
+            )
+            return (
+                None
+                if tree.get("event_id") in list(pending)
+                else _refused(404, "There is no such event")
+            )
         if path not in _SUBMIT_PATHS:
             return None
         number, data = tree.get("fn_index"), tree.get("data")
         function = self._demo.fns.get(number) if type(number) is int else None
-        if function is None or function.fn is None:  # only in the browser: JavaScript, or cancelling another event
+        if (
+            function is None or function.fn is None
+        ):  # only in the browser: JavaScript, or cancelling another event
             return _refused(404, "There is no such event")
-        if not isinstance(data, list) or (len(data) < len(function.inputs) and not function.cancels):
+        if not isinstance(data, list) or (
+            len(data) < len(function.inputs) and not function.cancels
+        ):
             return _refused(400, f"The event takes {len(function.inputs)} values")
         return None
 
@@ -144,15 +173,22 @@ class EventGuard:
         if path.startswith(_HEARTBEAT):
             windows.append(path.removeprefix(_HEARTBEAT).rstrip("/"))
         # the id of an upload's progress is owned like a window, under a name that no window has
-        if not self._owns(scope, [*windows, *(f"upload {name}" for name in query.getlist("upload_id"))]):
+        if not self._owns(
+            scope, [*windows, *(f"upload {name}" for name in query.getlist("upload_id"))]
+        ):
             return _foreign_window()
         if path.rstrip("/") == f"{_API}/queue/data" and windows and scope["method"] == "GET":
             if windows[-1] not in self._demo._queue.pending_messages_per_session:
-                return StreamingResponse(iter([f"data: {json.dumps(_UNKNOWN)}\n\n"]), media_type="text/event-stream")
+                return StreamingResponse(
+                    iter([f"data: {json.dumps(_UNKNOWN)}\n\n"]), media_type="text/event-stream"
+                )
         return None
 
     def _owns(self, scope: Scope, names: Iterable[str]) -> bool:
-        return all(len(name) <= _MAX_NAME_LENGTH and self._owners.claim(name, scope.get(SESSION)) for name in names)
+        return all(
+            len(name) <= _MAX_NAME_LENGTH and self._owners.claim(name, scope.get(SESSION))
+            for name in names
+        )
 
 
 def _with_refusal_status(send: Send) -> Send:
@@ -166,7 +202,9 @@ def _with_refusal_status(send: Send) -> Send:
                 return
         if failed:
             start = failed.pop()
-            refused = message.get("body", b"").replace(b" ", b"") != _FAILURE  # true for a compressed body as well
+            refused = (
+                message.get("body", b"").replace(b" ", b"") != _FAILURE
+            )  # true for a compressed body as well
             await send({**start, "status": 400} if refused else start)
         await send(message)
 
@@ -179,8 +217,11 @@ def _refused(status: int, detail: str) -> Response:
 
 def _foreign_window() -> Response:
     """The response to a request for another login's window; the page reloads and gets a window of its own."""
-    return JSONResponse({"detail": "This window belongs to another login. Reload the page."}, 403,
-                        {"X-Log-In": "/login"})
+    return JSONResponse(
+        {"detail": "This window belongs to another login. Reload the page."},
+        403,
+        {"X-Log-In": "/login"},
+    )
 
 
 class DocumentMiddleware:
@@ -221,8 +262,10 @@ _SHUTDOWN_SECONDS = 3
 """How long a stopping server waits for responses in progress."""
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-_LOG_IN_AGAIN, _LANGUAGE, _FRAMES = ((Path(__file__).parent / "scripts" / name).read_text(encoding="utf-8")
-                                     for name in ("log_in_again.js", "language.js", "frames.js"))
+_LOG_IN_AGAIN, _LANGUAGE, _FRAMES = (
+    (Path(__file__).parent / "scripts" / name).read_text(encoding="utf-8")
+    for name in ("log_in_again.js", "language.js", "frames.js")
+)
 
 
 class Serving:
@@ -254,7 +297,9 @@ class Serving:
 
     def start(self, listener: socket.socket) -> None:
         """Serve from a thread; connections are accepted at once and answered when the server is ready."""
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="page", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="page", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -271,22 +316,39 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
         ConfigError: The page would be open to everyone, or the address cannot be bound.
     """
     warnings = access.check()
-    listener = listen(access.host, access.port)  # from here on, connections wait until the page is ready
+    listener = listen(
+        access.host, access.port
+    )  # from here on, connections wait until the page is ready
     address, port = listener.getsockname()[:2]
-    if is_loopback(access.host):  # of a name such as localhost, another user's server may have the other address
+    if is_loopback(
+        access.host
+    ):  # of a name such as localhost, another user's server may have the other address
         access = replace(access, host=address, allowed_hosts=(access.host, *access.allowed_hosts))
     access = replace(access, port=port)
     app, stop = page_app(build(), access)
-    config = limited_config(app, access.connections, proxy=access.proxy, log_level="warning", access_log=False,
-                            server_header=False, lifespan="on", proxy_headers=False,
-                            timeout_graceful_shutdown=_SHUTDOWN_SECONDS, ssl_certfile=access.certificate,
-                            ssl_keyfile=access.key)
+    config = limited_config(
+        app,
+        access.connections,
+        proxy=access.proxy,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        proxy_headers=False,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        ssl_certfile=access.certificate,
+        ssl_keyfile=access.key,
+    )
     if block and access.needs_token and is_readable_by_others(sys.stdout):
-        warnings.append("the output has the token of the page and is written to a file that other users may read; run "
-                        "'umask 077' before, or use --auth USER")
+        warnings.append(
+            "the output has the token of the page and is written to a file that other users may read; run "
+            "'umask 077' before, or use --auth USER"
+        )
     ready = [f"warning: {line}" for line in warnings]
     if block:
-        ready.append(f"Assistant Builder is at {access.start_url} (Ctrl-C ends the page; runs go on)")
+        ready.append(
+            f"Assistant Builder is at {access.start_url} (Ctrl-C ends the page; runs go on)"
+        )
     serving = Serving(_Server(config, ready, stop), access)
     if block:
         serving.run(listener)
@@ -312,11 +374,20 @@ _LIGHT_AND_DARK = {
     "button_secondary_border_color": ("#cfd5df", "#3a4252"),
 }
 _BOTH = {
-    "block_border_width": "1px", "block_title_text_weight": "600", "block_title_text_size": "13px",
-    "block_info_text_size": "12px", "block_label_text_color": "*body_text_color_subdued",
-    "block_padding": "10px 12px", "input_border_width": "1px", "button_primary_background_fill_hover": "*primary_800",
-    "button_primary_text_color": "#ffffff", "button_secondary_background_fill_hover": "#eef0f5",
-    "button_border_width": "1px", "button_large_text_weight": "600", "layout_gap": "14px", "form_gap_width": "12px",
+    "block_border_width": "1px",
+    "block_title_text_weight": "600",
+    "block_title_text_size": "13px",
+    "block_info_text_size": "12px",
+    "block_label_text_color": "*body_text_color_subdued",
+    "block_padding": "10px 12px",
+    "input_border_width": "1px",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_text_color": "#ffffff",
+    "button_secondary_background_fill_hover": "#eef0f5",
+    "button_border_width": "1px",
+    "button_large_text_weight": "600",
+    "layout_gap": "14px",
+    "form_gap_width": "12px",
 }
 """Values of gradio's theme variables for the light and the dark theme, and for both."""
 
@@ -325,7 +396,9 @@ def make_theme() -> gr.themes.Base:
     """The theme of the page; it uses system fonts only, so that nothing is fetched from other hosts."""
     light = {name: value for name, (value, _) in _LIGHT_AND_DARK.items()}
     dark = {f"{name}_dark": value for name, (_, value) in _LIGHT_AND_DARK.items()}
-    base = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO)
+    base = gr.themes.Base(
+        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONO
+    )
     return base.set(**_BOTH, **light, **dark)
 
 
@@ -336,16 +409,34 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
         demo.translate(page.build)
     login = _login(access)
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    outer.add_route(uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"])
+    outer.add_route(
+        uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"]
+    )
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
     demo.queue(default_concurrency_limit=_QUEUE_LIMIT)
     demo._queue.sleep_when_free = demo._queue.progress_update_sleep_when_free = _QUEUE_SECONDS
-    gr.mount_gradio_app(outer, demo, path="/", server_name=access.host,
-                        server_port=access.port, theme=make_theme(), css=arm_styles(), css_paths=STYLE_SHEETS,
-                        footer_links=[], show_error=False, js=_LOG_IN_AGAIN if login is not None else None,
-                        auth_dependency=user_of if access.user is not None else None,
-                        max_file_size=access.limits.file_bytes, allowed_paths=[], blocked_paths=[], ssr_mode=False,
-                        enable_monitoring=False, run_history=False, mcp_server=False, pwa=False)
+    gr.mount_gradio_app(
+        outer,
+        demo,
+        path="/",
+        server_name=access.host,
+        server_port=access.port,
+        theme=make_theme(),
+        css=arm_styles(),
+        css_paths=STYLE_SHEETS,
+        footer_links=[],
+        show_error=False,
+        js=_LOG_IN_AGAIN if login is not None else None,
+        auth_dependency=user_of if access.user is not None else None,
+        max_file_size=access.limits.file_bytes,
+        allowed_paths=[],
+        blocked_paths=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        pwa=False,
+    )
     # Mounting does not set this, and without it gradio checks no file that a request names.
     demo.has_launched = True
     mounts = (route.app for route in outer.routes if isinstance(route, Mount))
@@ -364,7 +455,9 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     app = BodyLimitMiddleware(app, access.limits, folder, uploads.PATH, events.check_body)
     app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
-    app = ProxyMiddleware(SecurityHeadersMiddleware(LanguageMiddleware(app)), TrustedProxies(access.proxy))
+    app = ProxyMiddleware(
+        SecurityHeadersMiddleware(LanguageMiddleware(app)), TrustedProxies(access.proxy)
+    )
     return app, stop
 
 

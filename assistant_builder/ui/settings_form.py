@@ -66,7 +66,9 @@ class Option:
     @property
     def is_typed(self) -> bool:
         """Whether it is shown as text: a number component has no value for "not set" and for a word."""
-        return self.kind == "text" or self.optional or (self.kind == "integer" and bool(self.choices))
+        return (
+            self.kind == "text" or self.optional or (self.kind == "integer" and bool(self.choices))
+        )
 
     def to_widget(self, value: Any) -> Any:
         """Convert a value to that of the component."""
@@ -88,7 +90,9 @@ class Option:
         if self.optional and (shown is None or not str(shown).strip()):
             return None
         if self.kind == "integer" and self.choices and isinstance(shown, str):
-            return int(shown) if shown.strip().isdecimal() else shown.strip().lower() or self.default
+            return (
+                int(shown) if shown.strip().isdecimal() else shown.strip().lower() or self.default
+            )
         if self.kind == "text":
             return shown or ""
         if self.kind == "integer" and isinstance(shown, float) and shown.is_integer():
@@ -98,23 +102,35 @@ class Option:
 
 def study_options() -> dict[str, Option]:
     """Every setting by its dotted key, in the order of the config."""
-    return {key: _option(key, field, default) for key, (field, default) in option_fields().items()
-            if key not in HIDDEN_KEYS}
+    return {
+        key: _option(key, field, default)
+        for key, (field, default) in option_fields().items()
+        if key not in HIDDEN_KEYS
+    }
 
 
 def _option(key: str, field: FieldInfo, default: Any) -> Option:
     kind, choices, optional = _kind(field.annotation)
     meanings: Mapping[str, str] = {}
-    for name_of in (constraint for constraint in field.metadata if isinstance(constraint, RegistryName)):
+    for name_of in (
+        constraint for constraint in field.metadata if isinstance(constraint, RegistryName)
+    ):
         kind, choices = "choice", name_of.choices()
         with use_bits(WRITTEN):  # each entry says its own bits
             meanings = {name: t(about) for name, about in name_of.meanings().items()}
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     bounds, help = bounds_text(field), translate_formatted(field.description or "")
-    return Option(key=key, title=t(field.title) if field.title else key.rsplit(".", 1)[-1],
-                  help=f"{help} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
-                  kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default,
-                  meanings=meanings)
+    return Option(
+        key=key,
+        title=t(field.title) if field.title else key.rsplit(".", 1)[-1],
+        help=f"{help} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
+        kind=kind,
+        basic=extra.get("level") == "basic",
+        optional=optional,
+        choices=choices,
+        default=default,
+        meanings=meanings,
+    )
 
 
 def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
@@ -122,7 +138,12 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         kind, choices, _ = _kind(arguments[0])
-        words = tuple(word for other in arguments[1:] if get_origin(other) is Literal for word in get_args(other))
+        words = tuple(
+            word
+            for other in arguments[1:]
+            if get_origin(other) is Literal
+            for word in get_args(other)
+        )
         return kind, choices or words, type(None) in arguments
     if origin is Annotated:
         name_of = next((item for item in arguments[1:] if isinstance(item, RegistryName)), None)
@@ -140,10 +161,18 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
 
 def bounds_text(field: FieldInfo) -> str:
     """The bounds of a number in words: ``above 0, below 0.9``; empty if it has none."""
-    bounds = ((annotated_types.Gt, N_("above {bound}"), "gt"), (annotated_types.Ge, N_("at least {bound}"), "ge"),
-              (annotated_types.Lt, N_("below {bound}"), "lt"), (annotated_types.Le, N_("at most {bound}"), "le"))
-    return ", ".join(t(words, bound=getattr(constraint, name)) for constraint in constraints_of(field)
-                     for kind, words, name in bounds if isinstance(constraint, kind))
+    bounds = (
+        (annotated_types.Gt, N_("above {bound}"), "gt"),
+        (annotated_types.Ge, N_("at least {bound}"), "ge"),
+        (annotated_types.Lt, N_("below {bound}"), "lt"),
+        (annotated_types.Le, N_("at most {bound}"), "le"),
+    )
+    return ", ".join(
+        t(words, bound=getattr(constraint, name))
+        for constraint in constraints_of(field)
+        for kind, words, name in bounds
+        if isinstance(constraint, kind)
+    )
 
 
 def get_value(config: StudyConfig, key: str) -> Any:
@@ -186,18 +215,37 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
 
     value = option.to_widget(option.default)
     place = f"ab-{option.key.replace('.', '-')}"
-    shared: dict[str, Any] = {"label": option.title, "info": option.help, "interactive": True, "elem_id": place}
+    shared: dict[str, Any] = {
+        "label": option.title,
+        "info": option.help,
+        "interactive": True,
+        "elem_id": place,
+    }
     if option.key == "train.preset":
-        return gr.Radio(preset_choices(by_heart=False), value=value, elem_classes="ab-preset-cards", show_label=False,
-                        **{**shared, "info": None})
-    if option.kind in ("integer", "number") and not option.is_typed:  # gr.Number turns "not set" into 0
+        return gr.Radio(
+            preset_choices(by_heart=False),
+            value=value,
+            elem_classes="ab-preset-cards",
+            show_label=False,
+            **{**shared, "info": None},
+        )
+    if (
+        option.kind in ("integer", "number") and not option.is_typed
+    ):  # gr.Number turns "not set" into 0
         # No bounds here: the component would round, and refuse one value at a time without a remedy.
         return gr.Number(value=value, step=number_step(option), **shared)
     if option.kind == "flag":
         return gr.Checkbox(value=value, **shared)
     if option.kind == "choice":
-        return gr.Dropdown([(f"{name}: {option.meanings[name]}" if name in option.meanings else name, name)
-                            for name in option.choices], value=value, filterable=False, **shared)
+        return gr.Dropdown(
+            [
+                (f"{name}: {option.meanings[name]}" if name in option.meanings else name, name)
+                for name in option.choices
+            ],
+            value=value,
+            filterable=False,
+            **shared,
+        )
     if option.kind == "choices":
         return gr.CheckboxGroup(list(option.choices), value=value, **shared)
     if suggestions:
@@ -239,16 +287,25 @@ class OptionForm:
         return [self.components[f"train.{key}"] for key in preset_keys()]
 
 
-def preset_choices(times: Mapping[str, str] | None = None, *, by_heart: bool = True) -> list[tuple[str, str]]:
+def preset_choices(
+    times: Mapping[str, str] | None = None, *, by_heart: bool = True
+) -> list[tuple[str, str]]:
     """The cards of the presets: title, time (``times``) and purpose in lines; CSS hides “custom” unless chosen."""
-    return [("\n".join(filter(None, (t(title), (times or {}).get(name, ""), t(purpose)))), name)
-            for name, (title, purpose) in PRESET_LABELS.items() if by_heart or name != BY_HEART]
+    return [
+        ("\n".join(filter(None, (t(title), (times or {}).get(name, ""), t(purpose)))), name)
+        for name, (title, purpose) in PRESET_LABELS.items()
+        if by_heart or name != BY_HEART
+    ]
 
 
 def matching_preset(values: Mapping[str, Any], chosen: str) -> str:
     """The chosen preset, or ``custom`` if a value of ``train`` differs from it."""
     wanted = PRESETS.get(chosen, {})
-    return chosen if wanted and all(values[key] == value for key, value in wanted.items()) else "custom"
+    return (
+        chosen
+        if wanted and all(values[key] == value for key, value in wanted.items())
+        else "custom"
+    )
 
 
 def preset_keys() -> list[str]:
@@ -266,14 +323,23 @@ def preset_values(name: str) -> list[Any]:
 
 def keys_of(part: str, *, basic: bool | None = None, without: Sequence[str] = ()) -> list[str]:
     """The dotted keys of one section of the config: the basic ones, the advanced ones (False), or all (None)."""
-    return [key for key, option in study_options().items()
-            if key.startswith(f"{part}.") and key not in without and basic in (None, option.basic)]
+    return [
+        key
+        for key, option in study_options().items()
+        if key.startswith(f"{part}.") and key not in without and basic in (None, option.basic)
+    ]
 
 
 ROLE_TITLES = {
-    "question": N_("Question"), "answer": N_("Answer"), "context": N_("Context"), "messages": N_("Conversation"),
-    "group": N_("Group, kept together"), "cluster": N_("Cluster, one fact"),
-    "family": N_("Family, facts of one kind"), "split": N_("Split"), "answerable": N_("Answerable"),
+    "question": N_("Question"),
+    "answer": N_("Answer"),
+    "context": N_("Context"),
+    "messages": N_("Conversation"),
+    "group": N_("Group, kept together"),
+    "cluster": N_("Cluster, one fact"),
+    "family": N_("Family, facts of one kind"),
+    "split": N_("Split"),
+    "answerable": N_("Answerable"),
     "system": N_("System prompt"),
 }
 MAPPING_TITLE = N_("Match your columns")
@@ -282,9 +348,14 @@ _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
 _LISTED = re.compile(rf"--set {_KEY}{_VALUE}(?: --set {_KEY}{_VALUE})+")
 _CLI_PHRASES = (
-    (re.compile(r"resume it with 'assistant-builder run [^']*'"), N_("open that project at the top of the page")),
-    (re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
-     N_("tick “Replace results” on the Train tab and press the button there")),
+    (
+        re.compile(r"resume it with 'assistant-builder run [^']*'"),
+        N_("open that project at the top of the page"),
+    ),
+    (
+        re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
+        N_("tick “Replace results” on the Train tab and press the button there"),
+    ),
     (re.compile(r"pass --redo to run"), N_("tick “Replace results” on the Train tab to run")),
     (re.compile(r"Choose another name with --name \S+"), N_("Choose another name")),
 )
@@ -301,8 +372,12 @@ def use_page_labels(text: str) -> str:
     text = translate_formatted(text)
     both = t(" and ")
     text = _LISTED.sub(lambda match: match.group().replace(" --set ", f"{both}--set "), text)
-    opening, _, closing = t("“{role}” under “{title}”", role="\0", title=t(MAPPING_TITLE)).partition("\0")
-    return _SETTING.sub(_replace_key, text).replace(f"{closing}{both}{opening}", f"{closing[:1]}{both}{opening}")
+    opening, _, closing = t(
+        "“{role}” under “{title}”", role="\0", title=t(MAPPING_TITLE)
+    ).partition("\0")
+    return _SETTING.sub(_replace_key, text).replace(
+        f"{closing}{both}{opening}", f"{closing[:1]}{both}{opening}"
+    )
 
 
 def _replace_key(match: re.Match[str]) -> str:
@@ -316,6 +391,9 @@ def _replace_key(match: re.Match[str]) -> str:
     if not title:
         return match.group()
     if match.group(2) == "=''":
-        return t("{title} (not used)", title=title) if key.startswith("data.columns.") else t("{title} (empty)",
-                                                                                              title=title)
+        return (
+            t("{title} (not used)", title=title)
+            if key.startswith("data.columns.")
+            else t("{title} (empty)", title=title)
+        )
     return title if not value or value.isupper() else f"{title} ({value})"

@@ -99,7 +99,9 @@ class Snapshot:
     @property
     def trained(self) -> bool:
         """Whether all arms are trained."""
-        return all(self.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(self.config))
+        return all(
+            self.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(self.config)
+        )
 
 
 def take_snapshot(study: Study) -> Snapshot:
@@ -109,22 +111,39 @@ def take_snapshot(study: Study) -> Snapshot:
         AssistantBuilderError: A file is damaged.
     """
     steps = tuple(study.step(step) for step in study.shown_steps)
-    failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
+    failed = next(
+        (record.error for record in steps if record.state == "failed" and record.error), None
+    )
     return Snapshot(
-        name=study.name, config=study.config, state=study.state, steps=steps,
-        progress={step.step: found for step in steps if (found := study.progress(step.step)) is not None},
+        name=study.name,
+        config=study.config,
+        state=study.state,
+        steps=steps,
+        progress={
+            step.step: found for step in steps if (found := study.progress(step.step)) is not None
+        },
         error=failed or (study.run_record() or {}).get("error"),
         arms={arm: _arm(study, arm) for arm in shown_arms(study.config)},
-        scores={cell: read_json(path, Scores) for cell in CELLS
-                if (path := study.cell_folder(cell) / "scores.json").exists()},
-        report=study_report(study), behind=tuple(study.queued_behind), dashboard=study.dashboard,
+        scores={
+            cell: read_json(path, Scores)
+            for cell in CELLS
+            if (path := study.cell_folder(cell) / "scores.json").exists()
+        },
+        report=study_report(study),
+        behind=tuple(study.queued_behind),
+        dashboard=study.dashboard,
     )
 
 
 def _arm(study: Study, arm: str) -> ArmSnapshot:
     summary = study.arm_folder(arm) / "summary.json"
-    return ArmSnapshot(study.step(f"train-{arm}"), _events(study, arm, "step"), _events(study, arm, "validation"),
-                       read_json(summary, ArmSummary) if summary.exists() else None, _events(study, arm, "sample"))
+    return ArmSnapshot(
+        study.step(f"train-{arm}"),
+        _events(study, arm, "step"),
+        _events(study, arm, "validation"),
+        read_json(summary, ArmSummary) if summary.exists() else None,
+        _events(study, arm, "sample"),
+    )
 
 
 def samples_stamp(study: Study) -> str:
@@ -154,8 +173,17 @@ def study_report(study: Study) -> dict[str, Any] | None:
     return report if report is not None and report.keys() >= _SHOWN else None
 
 
-_SHOWN = {"attribution", "cells", "contrasts", "items", "primary_metric", "reliability", "resources", "seeds",
-          "verdict"}
+_SHOWN = {
+    "attribution",
+    "cells",
+    "contrasts",
+    "items",
+    "primary_metric",
+    "reliability",
+    "resources",
+    "seeds",
+    "verdict",
+}
 
 
 def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:
@@ -194,7 +222,9 @@ def study_stamp(study: Study) -> str:
         steps = STEPS
     for step in steps:
         paths += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
-    paths += [study.arm_folder(arm) / name for arm in arms for name in ("metrics.jsonl", "summary.json")]
+    paths += [
+        study.arm_folder(arm) / name for arm in arms for name in ("metrics.jsonl", "summary.json")
+    ]
     paths += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
     return f"{study.name}:{state_of(study)}:{stamp(paths)}"
 
@@ -211,7 +241,9 @@ def state_of(study: Study) -> str:
 def all_trained(study: Study) -> bool:
     """Whether all arms are trained; cheaper than a snapshot."""
     try:
-        return all(study.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(study.config))
+        return all(
+            study.step(f"train-{arm}").state == "succeeded" for arm in shown_arms(study.config)
+        )
     except AssistantBuilderError:
         return False
 
@@ -226,9 +258,21 @@ def log_tail(path: Path, lines: int = 30) -> str:
     return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
-_TITLES = {"data": N_("Check and split"), "data-embed": N_("Check test overlap"), "evaluate": N_("Evaluate"),
-           "formats": N_("Score GGUF files"), "report": N_("Report")}
-_MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
+_TITLES = {
+    "data": N_("Check and split"),
+    "data-embed": N_("Check test overlap"),
+    "evaluate": N_("Evaluate"),
+    "formats": N_("Score GGUF files"),
+    "report": N_("Report"),
+}
+_MARKS = {
+    "queued": "○",
+    "running": "●",
+    "succeeded": "✓",
+    "failed": "✕",
+    "cancelled": "■",
+    "lost": "!",
+}
 
 
 def step_title(step: str) -> str:
@@ -239,9 +283,13 @@ def step_title(step: str) -> str:
         return t("Score cells · part {part}", part=step.removeprefix("score-"))
     arm, seed = split_run(step.removeprefix("train-"))
     way = step.partition("+")[2]
-    title = (t("Train {assistant} with facts", assistant=label(arm)) if way == "facts" else
-             t("Train {assistant} from memory", assistant=label(arm)) if way == "memory" else
-             t("Train {assistant}", assistant=label(arm)))
+    title = (
+        t("Train {assistant} with facts", assistant=label(arm))
+        if way == "facts"
+        else t("Train {assistant} from memory", assistant=label(arm))
+        if way == "memory"
+        else t("Train {assistant}", assistant=label(arm))
+    )
     return title + (t(" · seed {seed}", seed=seed) if seed > 1 else "")
 
 
@@ -264,10 +312,16 @@ def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Mar
     ``conclusion`` is that of the report of a finished study, whose state says if the assistant is not good enough.
     """
     enough = snapshot.state != "succeeded" or conclusion is None or conclusion.ready
-    state = badge(snapshot.shown_state) if enough else Markup('<span class="ab-badge ab-cancelled">{}</span>').format(
-        t("Not good enough yet"))
+    state = (
+        badge(snapshot.shown_state)
+        if enough
+        else Markup('<span class="ab-badge ab-cancelled">{}</span>').format(
+            t("Not good enough yet")
+        )
+    )
     head = Markup('<div class="ab-strip-head"><h2>{}</h2>{}{}</div>').format(
-        snapshot.config.shown_name, state, _next_places(snapshot, enough=enough))
+        snapshot.config.shown_name, state, _next_places(snapshot, enough=enough)
+    )
     steps = Markup("")
     if snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy):
         shown = join(_step(snapshot, record) for record in snapshot.steps)
@@ -279,17 +333,25 @@ def _next_places(snapshot: Snapshot, *, enough: bool) -> Markup:
     """Buttons that open the tabs where to go on with a study that has not run or is finished; else empty."""
     if snapshot.state == "succeeded":
         head = t("Ready:") if enough else t("Next:")
-        places = [("evaluate", t("See the results")), ("chat", t("Chat with it")), ("export", t("Use it"))]
+        places = [
+            ("evaluate", t("See the results")),
+            ("chat", t("Chat with it")),
+            ("export", t("Use it")),
+        ]
     elif snapshot.shown_state == "queued" and not snapshot.touched:
         head, places = t("Next:"), [("train", t("Train it"))]
     else:
         return Markup("")
-    buttons = join(Markup('<button type="button" data-tab="{}">{}</button>').format(*place) for place in places)
+    buttons = join(
+        Markup('<button type="button" data-tab="{}">{}</button>').format(*place) for place in places
+    )
     return Markup('<span class="ab-go"><b>{}</b>{}</span>').format(head, buttons)
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
-    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, state_label(record.state))
+    note = {"succeeded": duration(record.seconds), "queued": ""}.get(
+        record.state, state_label(record.state)
+    )
     meter, progress = Markup(""), snapshot.progress.get(record.step)
     if record.state == "running" and progress is not None and progress.total:
         fraction = progress.done / progress.total
@@ -304,7 +366,10 @@ def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
 
 def stopped_step(snapshot: Snapshot) -> StepRecord | None:
     """The step that failed, was cancelled or lost."""
-    return next((record for record in snapshot.steps if record.state in ("failed", "cancelled", "lost")), None)
+    return next(
+        (record for record in snapshot.steps if record.state in ("failed", "cancelled", "lost")),
+        None,
+    )
 
 
 def elapsed(record: StepRecord) -> float:
@@ -316,19 +381,25 @@ def elapsed(record: StepRecord) -> float:
 
 def new_study_strip() -> Markup:
     """The strip of a new study."""
-    about = t("Upload your questions and answers. Two assistants are trained on them, a full and a compact one, and "
-              "tested with questions that neither has seen.")
-    return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div><p>{}</p></div>').format(
-        t("New project"), about)
+    about = t(
+        "Upload your questions and answers. Two assistants are trained on them, a full and a compact one, and "
+        "tested with questions that neither has seen."
+    )
+    return Markup(
+        '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div><p>{}</p></div>'
+    ).format(t("New project"), about)
 
 
 def damaged_strip(name: str, error: ErrorRecord) -> Markup:
     """The strip of a study whose files cannot be read."""
-    return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div>{}</div>').format(
-        name, error_callout(error)
-    )
+    return Markup(
+        '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div>{}</div>'
+    ).format(name, error_callout(error))
 
 
 def needs_study(what: str) -> Markup:
     """The placeholder of a tab without a study."""
-    return empty(t("No project chosen"), t("{what} Choose a project above, or create one on the Data tab.", what=what))
+    return empty(
+        t("No project chosen"),
+        t("{what} Choose a project above, or create one on the Data tab.", what=what),
+    )

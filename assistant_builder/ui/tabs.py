@@ -77,8 +77,11 @@ class Tab:
         return f"✓ {self.title}" if self.done(view) else self.title
 
 
-TABS: Registry[Tab] = Registry("page tab", builtin=[
-    f"assistant_builder.ui.app:{name}_TAB"
-    for name in ("DATA", "PLAN", "TRAIN", "EVALUATE", "CHAT", "REPORT", "EXPORT", "INBOX")
-])
+TABS: Registry[Tab] = Registry(
+    "page tab",
+    builtin=[
+        f"assistant_builder.ui.app:{name}_TAB"
+        for name in ("DATA", "PLAN", "TRAIN", "EVALUATE", "CHAT", "REPORT", "EXPORT", "INBOX")
+    ],
+)
 """Every tab by its name, in the order in which a study goes through them."""

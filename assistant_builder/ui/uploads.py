@@ -70,7 +70,11 @@ def remove_stale_folders() -> int:
     removed = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            ours = not folder.is_symlink() and folder.stat().st_uid == os.getuid() if os.name == "posix" else True
+            ours = (
+                not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+                if os.name == "posix"
+                else True
+            )
             if not ours or time.time() - folder.stat().st_mtime < _NEW_SECONDS:
                 continue
             with FileLock(folder / _LOCK, timeout=0):
@@ -97,7 +101,9 @@ class Uploads:
     def __init__(self, folder: Path, limits: Limits, demo: gr.Blocks) -> None:
         self._folder, self._limits, self._demo = folder, limits, demo
         self._incoming_bytes = self._incoming_files = 0
-        self._admission = asyncio.Lock()  # an upload is counted before the space for the next one is checked
+        self._admission = (
+            asyncio.Lock()
+        )  # an upload is counted before the space for the next one is checked
 
     async def answer(self, request: Request) -> Response:
         """Handle one upload; the response is the list of paths that gradio's client expects."""
@@ -110,8 +116,13 @@ class Uploads:
             return self._too_large()
         async with self._admission:
             if not await anyio.to_thread.run_sync(self._has_space, expected):
-                return PlainTextResponse(t("The limit of stored uploads is reached. Try again in an hour, or restart "
-                                           "Assistant Builder, which deletes them."), status_code=507)
+                return PlainTextResponse(
+                    t(
+                        "The limit of stored uploads is reached. Try again in an hour, or restart "
+                        "Assistant Builder, which deletes them."
+                    ),
+                    status_code=507,
+                )
             self._incoming_bytes += expected
             self._incoming_files += 1
         folder = self._folder / new_upload_name(request.scope.get(SESSION))
@@ -130,7 +141,9 @@ class Uploads:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            return PlainTextResponse(t("The disk of the server is full; the upload was discarded"), status_code=507)
+            return PlainTextResponse(
+                t("The disk of the server is full; the upload was discarded"), status_code=507
+            )
         finally:
             self._incoming_bytes -= expected
             self._incoming_files -= 1
@@ -140,10 +153,16 @@ class Uploads:
     async def _receive(self, request: Request, folder: Path, most: int) -> list[str]:
         progress = request.query_params.get("upload_id", "")[:64] or None
         try:
-            form = await GradioMultiPartParser(request.headers, _limited_stream(request, most),
-                                               max_files=self._limits.files_at_once, max_fields=0, upload_dir=folder,
-                                               max_file_size=self._limits.file_bytes, upload_id=progress,
-                                               upload_progress=file_upload_statuses if progress else None).parse()
+            form = await GradioMultiPartParser(
+                request.headers,
+                _limited_stream(request, most),
+                max_files=self._limits.files_at_once,
+                max_fields=0,
+                upload_dir=folder,
+                max_file_size=self._limits.file_bytes,
+                upload_id=progress,
+                upload_progress=file_upload_statuses if progress else None,
+            ).parse()
         except (OSError, MultiPartException, ClientDisconnect):
             raise
         except Exception as error:  # the parser passes on exceptions of its library
@@ -178,9 +197,14 @@ class Uploads:
 
     def _too_large(self) -> Response:
         return PlainTextResponse(
-            t("The file is larger than {format_size}, the limit of this server. Its administrator can raise it "
-              "({size_variable}) or start from the file: assistant-builder run FILE.",
-              format_size=format_size(self._limits.file_bytes), size_variable=SIZE_VARIABLE), 413)
+            t(
+                "The file is larger than {format_size}, the limit of this server. Its administrator can raise it "
+                "({size_variable}) or start from the file: assistant-builder run FILE.",
+                format_size=format_size(self._limits.file_bytes),
+                size_variable=SIZE_VARIABLE,
+            ),
+            413,
+        )
 
 
 def safe_name(name: str) -> str:

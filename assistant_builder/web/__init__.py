@@ -2,7 +2,3 @@
 
 This package does not depend on gradio.
 """
-
-
-
-

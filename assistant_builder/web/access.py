@@ -31,10 +31,21 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+    return all(
+        ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
+    )
 
 
-_FORWARDING = ("forwarded", "via", "x-forwarded", "x-real-ip", "x-client-ip", "x-original-", "true-client-ip", "cf-")
+_FORWARDING = (
+    "forwarded",
+    "via",
+    "x-forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-original-",
+    "true-client-ip",
+    "cf-",
+)
 """Beginnings of the headers that proxies add."""
 LOCAL = "assistant_builder.local"
 """Key of a scope: the result of :func:`is_from_this_machine` before headers were removed."""
@@ -45,9 +56,15 @@ def is_from_this_machine(scope: Scope) -> bool:
     client = parse_address(str((scope.get("client") or ("",))[0]))
     name = split_host(Headers(scope=scope).get("host", ""))[0]
     address = parse_address(name)
-    return (client is not None and client.is_loopback
-            and (name == "localhost" if address is None else address.is_loopback)
-            and not any(header.decode("latin-1").lower().startswith(_FORWARDING) for header, _ in scope["headers"]))
+    return (
+        client is not None
+        and client.is_loopback
+        and (name == "localhost" if address is None else address.is_loopback)
+        and not any(
+            header.decode("latin-1").lower().startswith(_FORWARDING)
+            for header, _ in scope["headers"]
+        )
+    )
 
 
 def is_readable_by_others(stream: TextIO) -> bool:
@@ -99,8 +116,12 @@ def is_cross_origin(scope: Scope, headers: Headers) -> bool:
     site = headers.get("sec-fetch-site")
     safe = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
     if site is not None and site not in ("same-origin", "none"):
-        return not (safe and headers.get("sec-fetch-mode") == "navigate"
-                    and headers.get("sec-fetch-dest") == "document" and scope["path"] in ("/", "/login"))
+        return not (
+            safe
+            and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"
+            and scope["path"] in ("/", "/login")
+        )
     origin = headers.get("origin")
     return origin is not None and not _same_origin(scope, headers, origin)
 
@@ -108,7 +129,10 @@ def is_cross_origin(scope: Scope, headers: Headers) -> bool:
 def _same_origin(scope: Scope, headers: Headers, origin: str) -> bool:
     try:
         sender = urlsplit(origin)
-        sender_host = ((sender.hostname or "").rstrip("."), sender.port or DEFAULT_PORTS.get(sender.scheme, 0))
+        sender_host = (
+            (sender.hostname or "").rstrip("."),
+            sender.port or DEFAULT_PORTS.get(sender.scheme, 0),
+        )
     except ValueError:
         return False
     scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
@@ -156,18 +180,28 @@ def listen(host: str, port: int) -> socket.socket:
 def _listen_error(host: str, port: int, error: OSError | OverflowError) -> ConfigError:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return ConfigError(f"port {port} is in use", where=server_url(host, port),
-                           remedy=f"Close the other program, or choose another port with --port {port + 1}")
+        return ConfigError(
+            f"port {port} is in use",
+            where=server_url(host, port),
+            remedy=f"Close the other program, or choose another port with --port {port + 1}",
+        )
     if number == errno.EACCES:
-        return ConfigError(f"port {port} needs administrator rights", remedy="Choose a --port above 1023")
+        return ConfigError(
+            f"port {port} needs administrator rights", remedy="Choose a --port above 1023"
+        )
     if number == errno.EADDRNOTAVAIL:
         return _unknown_host_error(host)
-    return ConfigError(f"cannot listen at {host} port {port}: {error}", remedy="Choose another --host or --port")
+    return ConfigError(
+        f"cannot listen at {host} port {port}: {error}", remedy="Choose another --host or --port"
+    )
 
 
 def _unknown_host_error(host: str) -> ConfigError:
-    return ConfigError(f"{host!r} is not an address of this machine", where="--host",
-                       remedy="Leave --host at 127.0.0.1, or give an address of this machine")
+    return ConfigError(
+        f"{host!r} is not an address of this machine",
+        where="--host",
+        remedy="Leave --host at 127.0.0.1, or give an address of this machine",
+    )
 
 
 @dataclass(frozen=True)
@@ -178,14 +212,20 @@ class Access:
     port: int = 7860  # port to listen on; 0 selects a free one
     user: str | None = None  # user who may log in; without one, the page's address has a token
     password: PasswordHash | None = None
-    allow_without_password: bool = False  # whether everyone may open the page, without a password and without the token
-    allowed_hosts: tuple[str, ...] = ()  # additional host names of the server, such as that of a reverse proxy
+    allow_without_password: bool = (
+        False  # whether everyone may open the page, without a password and without the token
+    )
+    allowed_hosts: tuple[
+        str, ...
+    ] = ()  # additional host names of the server, such as that of a reverse proxy
     proxy: str = ""  # address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted
     certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS
     key: Path | None = None  # PEM file with the private key of the certificate
     limits: Limits = field(default_factory=Limits.from_environment)
     connections: ConnectionLimits = ConnectionLimits()
-    token: str = field(default_factory=lambda: secrets.token_hex(24), repr=False)  # random at each start
+    token: str = field(
+        default_factory=lambda: secrets.token_hex(24), repr=False
+    )  # random at each start
 
     @property
     def needs_token(self) -> bool:
@@ -210,22 +250,39 @@ class Access:
         """
         TrustedProxies(self.proxy)
         if (self.certificate is None) != (self.key is None):
-            raise ConfigError("HTTPS needs a certificate and its key", remedy="Give both --certificate and --key")
+            raise ConfigError(
+                "HTTPS needs a certificate and its key", remedy="Give both --certificate and --key"
+            )
         for file in (self.certificate, self.key):
             if file is not None and not file.is_file():
-                raise ConfigError("the file does not exist", where=str(file), remedy="Correct --certificate and --key")
+                raise ConfigError(
+                    "the file does not exist",
+                    where=str(file),
+                    remedy="Correct --certificate and --key",
+                )
         if self.user is None and self.allow_without_password:
-            who = "every user of this machine" if is_loopback(self.host) else f"everyone who can connect to {self.host}"
+            who = (
+                "every user of this machine"
+                if is_loopback(self.host)
+                else f"everyone who can connect to {self.host}"
+            )
             return [f"{who} can read, change and delete all studies, and run code in your name"]
         if is_loopback(self.host):
             if self.user is not None and self.allowed_hosts and not self.proxy:
-                return ["all clients of a reverse proxy on this machine count as one client, so one that guesses "
-                        "passwords blocks the login of all others; name the proxy with --proxy 127.0.0.1"]
+                return [
+                    "all clients of a reverse proxy on this machine count as one client, so one that guesses "
+                    "passwords blocks the login of all others; name the proxy with --proxy 127.0.0.1"
+                ]
             return []
         if self.user is None:
-            raise ConfigError(f"other machines can reach {self.host}, so the page needs a login", remedy="Add --auth "
-                              "USER, leave --host at 127.0.0.1, or let everyone open it with --without-password")
+            raise ConfigError(
+                f"other machines can reach {self.host}, so the page needs a login",
+                remedy="Add --auth "
+                "USER, leave --host at 127.0.0.1, or let everyone open it with --without-password",
+            )
         if self.certificate is None and not self.proxy:
-            return ["passwords and pages are sent unencrypted; give --certificate and --key, or use a reverse proxy "
-                    "with HTTPS and name it with --proxy"]
+            return [
+                "passwords and pages are sent unencrypted; give --certificate and --key, or use a reverse proxy "
+                "with HTTPS and name it with --proxy"
+            ]
         return []

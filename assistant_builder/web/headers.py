@@ -16,11 +16,22 @@ from assistant_builder.web.middleware import send_response
 from assistant_builder.web.sessions import SESSION, may_read
 
 # gradio uses inline scripts and compiles its HTML templates; plotly compiles its number formats
-CONTENT_SECURITY_POLICY = "; ".join(("default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
-                                     "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:",
-                                     "font-src 'self' data:", "connect-src 'self' data: blob:",
-                                     "media-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'",
-                                     "base-uri 'self'", "form-action 'self'", "frame-ancestors 'none'"))
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -36,9 +47,22 @@ _CACHEABLE = ("/assets/", "/static/", "/svelte/")
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
 _GRADIO_ROUTES = {
-    "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
-    f"{_API}/info", f"{_API}/theme.css", f"{_API}/app_id", f"{_API}/upload", f"{_API}/upload_progress",
-    f"{_API}/queue/join", f"{_API}/queue/data", f"{_API}/queue/status", f"{_API}/cancel", f"{_API}/reset",
+    "/",
+    "/config",
+    "/theme.css",
+    "/favicon.ico",
+    "/manifest.json",
+    "/robots.txt",
+    f"{_API}/info",
+    f"{_API}/theme.css",
+    f"{_API}/app_id",
+    f"{_API}/upload",
+    f"{_API}/upload_progress",
+    f"{_API}/queue/join",
+    f"{_API}/queue/data",
+    f"{_API}/queue/status",
+    f"{_API}/cancel",
+    f"{_API}/reset",
     f"{_API}/run/predict",
 }
 _GRADIO_FOLDERS = (*_CACHEABLE, f"{_API}/heartbeat/")
@@ -89,4 +113,8 @@ class RouteAllowlistMiddleware:
         path: str = scope["path"]
         if path.startswith(_FILE):
             return may_read(path.removeprefix(_FILE), self._files, scope.get(SESSION))
-        return path in self._routes or path.rstrip("/") in self._routes or path.startswith(_GRADIO_FOLDERS)
+        return (
+            path in self._routes
+            or path.rstrip("/") in self._routes
+            or path.startswith(_GRADIO_FOLDERS)
+        )

@@ -53,8 +53,12 @@ class LanguageMiddleware:
         async def send_choice(message: Message) -> None:
             if message["type"] == "http.response.start":
                 secure = "; Secure" if scope["scheme"] == "https" else ""
-                MutableHeaders(scope=message).append("set-cookie", (
-                    f"{COOKIE}={chosen}; Max-Age={_COOKIE_SECONDS}; Path=/; SameSite=Lax; HttpOnly{secure}"))
+                MutableHeaders(scope=message).append(
+                    "set-cookie",
+                    (
+                        f"{COOKIE}={chosen}; Max-Age={_COOKIE_SECONDS}; Path=/; SameSite=Lax; HttpOnly{secure}"
+                    ),
+                )
             await send(message)
 
         with use_language(request_language(scope)):

@@ -19,7 +19,13 @@ import anyio
 from markupsafe import Markup
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.i18n import N_, direction, language, t
@@ -46,8 +52,14 @@ class BodyLimitMiddleware:
     ``check_request`` returns an error response for a scope and its JSON body, or None to pass the request on.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
-                 check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        uploads: Path,
+        upload_path: str,
+        check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
+    ) -> None:
         self._app = app
         self._limits = limits
         self._uploads = uploads
@@ -56,10 +68,16 @@ class BodyLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read and check the body, then pass the request on."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD") or scope["path"] == self._upload_path:
+        if (
+            scope["type"] != "http"
+            or scope["method"] in ("GET", "HEAD")
+            or scope["path"] == self._upload_path
+        ):
             return await self._app(scope, receive, send)
         announced = Headers(scope=scope).get("content-length", "")
-        body = b"" if not announced.isdigit() or int(announced) <= self._limits.message_bytes else None
+        body = (
+            b"" if not announced.isdigit() or int(announced) <= self._limits.message_bytes else None
+        )
         if body is not None:
             try:
                 body = await read_body(receive, self._limits.message_bytes)
@@ -81,13 +99,17 @@ class BodyLimitMiddleware:
             if _SURROGATE.search(body):
                 json.dumps(tree, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            return JSONResponse({"detail": "The request contains an unpaired surrogate"}, status_code=400)
+            return JSONResponse(
+                {"detail": "The request contains an unpaired surrogate"}, status_code=400
+            )
         except (ValueError, RecursionError):
             return JSONResponse({"detail": "The request is not JSON"}, status_code=400)
         host, session = Headers(scope=scope).get("host", ""), scope.get(SESSION)
         if all(may_read(path, self._uploads, session) for path in referenced_files(tree, host)):
             return self._check_request(scope, tree)
-        return JSONResponse({"detail": "The request names a file that was not uploaded here"}, status_code=403)
+        return JSONResponse(
+            {"detail": "The request names a file that was not uploaded here"}, status_code=403
+        )
 
 
 def referenced_files(tree: Any, host: str) -> Iterator[str]:
@@ -151,7 +173,8 @@ def replay_body(body: bytes, receive: Receive) -> Receive:
 _STYLE = (Path(__file__).parent / "login_page.css").read_text(encoding="utf-8")
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode("utf-8")).digest()).decode("ascii")
 LOGIN_PAGE_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
 )
 _PAGE = Markup("""<!doctype html>
 <html lang="{language}" dir="{direction}"><head><meta charset="utf-8">
@@ -190,8 +213,12 @@ class Login(ABC):
     wrong: str
     needed: str
 
-    def __init__(self, user: str = "", sessions: Sessions | None = None,
-                 rate_limiter: RateLimiter | None = None) -> None:
+    def __init__(
+        self,
+        user: str = "",
+        sessions: Sessions | None = None,
+        rate_limiter: RateLimiter | None = None,
+    ) -> None:
         self.user = user
         self.sessions = sessions or Sessions()
         self._rate_limiter = rate_limiter or RateLimiter()
@@ -229,36 +256,75 @@ class Login(ABC):
 
     def refuse(self, request: Request) -> Response:
         """Response to a request without a session: a redirect to the login for a browser, 401 for other clients."""
-        if request.method in ("GET", "HEAD") and request.scope["path"] == "/" and _wants_page(request):
+        if (
+            request.method in ("GET", "HEAD")
+            and request.scope["path"] == "/"
+            and _wants_page(request)
+        ):
             if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-                return HTMLResponse(_REFRESH.format(
-                    language=language(), direction=direction(), opening=t("Opening Assistant Builder…")))
+                return HTMLResponse(
+                    _REFRESH.format(
+                        language=language(),
+                        direction=direction(),
+                        opening=t("Opening Assistant Builder…"),
+                    )
+                )
             after = f"?{urlencode({'next': request.url.query})}" if request.url.query else ""
             return RedirectResponse(f"/login{after}", status_code=303)
-        return JSONResponse({"detail": self.needed}, status_code=401, headers={"X-Log-In": "/login"})
+        return JSONResponse(
+            {"detail": self.needed}, status_code=401, headers={"X-Log-In": "/login"}
+        )
 
     def _show_form(self, request: Request) -> Response:
         if self.session(request.scope) is not None:
-            return RedirectResponse(redirect_target(request.query_params.get("next", "")), status_code=303)
+            return RedirectResponse(
+                redirect_target(request.query_params.get("next", "")), status_code=303
+            )
         status = self._notices().get(request.query_params.get("said", ""), "")
         return self._page(request, request.query_params.get("next", ""), notice=status)
 
-    def _page(self, request: Request, after: str, status: int = 200, headers: dict[str, str] | None = None, *,
-              notice: str = "") -> Response:
+    def _page(
+        self,
+        request: Request,
+        after: str,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        *,
+        notice: str = "",
+    ) -> Response:
         """The form; ``after`` is the query string of the page to open next."""
         failed = status >= 400
-        described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else Markup("")
+        described = (
+            Markup('aria-describedby="notice" aria-invalid="true"') if failed else Markup("")
+        )
         ask, fields, log_in = self._fields(request, described)
-        message = Markup('<p role="{}" id="notice">{}</p>').format("alert" if failed else "status", notice)
-        html = _PAGE.format(style=Markup(_STYLE), notice=message if notice else "", next=after, fields=fields, ask=ask,
-                            log_in=log_in, language=language(), direction=direction())
-        return HTMLResponse(html, status, {"Content-Security-Policy": LOGIN_PAGE_POLICY, **(headers or {})})
+        message = Markup('<p role="{}" id="notice">{}</p>').format(
+            "alert" if failed else "status", notice
+        )
+        html = _PAGE.format(
+            style=Markup(_STYLE),
+            notice=message if notice else "",
+            next=after,
+            fields=fields,
+            ask=ask,
+            log_in=log_in,
+            language=language(),
+            direction=direction(),
+        )
+        return HTMLResponse(
+            html, status, {"Content-Security-Policy": LOGIN_PAGE_POLICY, **(headers or {})}
+        )
 
     async def _log_in(self, request: Request) -> Response:
         try:
             body = await read_body(request.receive, _MAX_FORM_BYTES)
-            form = None if body is None else dict(
-                parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
+            form = (
+                None
+                if body is None
+                else dict(
+                    parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20)
+                )
+            )
         except ClientDisconnect:
             return Response(status_code=400)
         except ValueError:
@@ -274,8 +340,11 @@ class Login(ABC):
 
     def _wrong(self, request: Request, after: str) -> Response:
         # the user name is not logged, since users sometimes type their password into its field
-        _log.warning("login refused from %s, attempt %d", _address(request),
-                     self._rate_limiter.failures(_address(request)))
+        _log.warning(
+            "login refused from %s, attempt %d",
+            _address(request),
+            self._rate_limiter.failures(_address(request)),
+        )
         if not _wants_page(request):
             return JSONResponse({"detail": self.wrong}, status_code=401)
         return self._page(request, after, 401, notice=t(self.wrong))
@@ -285,18 +354,30 @@ class Login(ABC):
         mark_trusted(request.scope)
         self._rate_limiter.succeeded(_address(request))
         self.sessions.end(_token(request.scope))  # prevents session fixation
-        response = (RedirectResponse(redirect_target(after), 303) if _wants_page(request) or request.method != "POST"
-                    else JSONResponse({"success": True}))
-        response.set_cookie(cookie_name(request.scope), self.sessions.create(self.user),
-                            max_age=int(self.sessions.longest_seconds), path="/", secure=_secure(request.scope),
-                            httponly=True, samesite="strict")
+        response = (
+            RedirectResponse(redirect_target(after), 303)
+            if _wants_page(request) or request.method != "POST"
+            else JSONResponse({"success": True})
+        )
+        response.set_cookie(
+            cookie_name(request.scope),
+            self.sessions.create(self.user),
+            max_age=int(self.sessions.longest_seconds),
+            path="/",
+            secure=_secure(request.scope),
+            httponly=True,
+            samesite="strict",
+        )
         return response
 
     def _too_many_attempts(self, request: Request, after: str, wait: float) -> Response:
         seconds = int(wait) + 1
         headers = {"Retry-After": str(seconds)}
-        message = (t("Too many attempts. Try again in {seconds} seconds.", seconds=seconds) if seconds < 120 else
-                   t("Too many attempts. Try again in {minutes} minutes.", minutes=-(-seconds // 60)))
+        message = (
+            t("Too many attempts. Try again in {seconds} seconds.", seconds=seconds)
+            if seconds < 120
+            else t("Too many attempts. Try again in {minutes} minutes.", minutes=-(-seconds // 60))
+        )
         if not _wants_page(request):
             return JSONResponse({"detail": message}, status_code=429, headers=headers)
         return self._page(request, after, 429, headers, notice=message)
@@ -305,9 +386,16 @@ class Login(ABC):
         if request.method != "POST":
             return Response(status_code=405, headers={"Allow": "POST"})
         self.sessions.end(_token(request.scope))
-        response = RedirectResponse("/login?said=out", status_code=303, headers={"Clear-Site-Data": '"cache"'})
-        response.delete_cookie(cookie_name(request.scope), path="/", secure=_secure(request.scope), httponly=True,
-                               samesite="strict")
+        response = RedirectResponse(
+            "/login?said=out", status_code=303, headers={"Clear-Site-Data": '"cache"'}
+        )
+        response.delete_cookie(
+            cookie_name(request.scope),
+            path="/",
+            secure=_secure(request.scope),
+            httponly=True,
+            samesite="strict",
+        )
         return response
 
     def _keep_alive(self, request: Request) -> Response:
@@ -327,8 +415,13 @@ class PasswordLogin(Login):
     wrong = N_("The user name or password is incorrect.")
     needed = "Log in first"
 
-    def __init__(self, user: str, password: PasswordHash, sessions: Sessions | None = None,
-                 rate_limiter: RateLimiter | None = None) -> None:
+    def __init__(
+        self,
+        user: str,
+        password: PasswordHash,
+        sessions: Sessions | None = None,
+        rate_limiter: RateLimiter | None = None,
+    ) -> None:
         super().__init__(user, sessions, rate_limiter)
         self._password = password
         self._hash_lock = anyio.Lock()  # computing a hash takes 32 MB and a tenth of a second
@@ -338,17 +431,30 @@ class PasswordLogin(Login):
         if response is not None:
             return response
         async with self._hash_lock:
-            password_matches = await anyio.to_thread.run_sync(self._password.matches, form.get("password", ""))
+            password_matches = await anyio.to_thread.run_sync(
+                self._password.matches, form.get("password", "")
+            )
         user_matches = hmac.compare_digest(_bytes(form.get("username", "")), _bytes(self.user))
-        return None if password_matches and user_matches else self._wrong(request, form.get("next", ""))
+        return (
+            None
+            if password_matches and user_matches
+            else self._wrong(request, form.get("next", ""))
+        )
 
     def _notices(self) -> dict[str, str]:
-        return {"out": t("You are logged out."),
-                "over": t("You were logged out after a period of inactivity. Your data is safe, and runs continue.")}
+        return {
+            "out": t("You are logged out."),
+            "over": t(
+                "You were logged out after a period of inactivity. Your data is safe, and runs continue."
+            ),
+        }
 
     def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
-        return t("Log in to go on."), _FIELDS.format(
-            user=t("User"), password=t("Password"), described=described), t("Log in")
+        return (
+            t("Log in to go on."),
+            _FIELDS.format(user=t("User"), password=t("Password"), described=described),
+            t("Log in"),
+        )
 
 
 def cookie_name(scope: Scope) -> str:
@@ -395,8 +501,10 @@ def user_of(request: Request) -> str | None:
 
 _UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded", b"cookie")
 """Headers from which gradio would build its URLs, and cookies, which it would parse; they have been read already."""
-_CROSS_ORIGIN = ("This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a "
-                 "proxy with HTTPS, start Assistant Builder with --proxy ADDRESS.\n")
+_CROSS_ORIGIN = (
+    "This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a "
+    "proxy with HTTPS, start Assistant Builder with --proxy ADDRESS.\n"
+)
 
 
 class ProxyMiddleware:
@@ -408,7 +516,11 @@ class ProxyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] == "http":
-            scope = {**scope, "client": (self._proxies.client(scope), 0), "scheme": self._proxies.scheme(scope)}
+            scope = {
+                **scope,
+                "client": (self._proxies.client(scope), 0),
+                "scheme": self._proxies.scheme(scope),
+            }
         await self._app(scope, receive, send)
 
 
@@ -428,7 +540,9 @@ class AuthMiddleware:
         response = self._reject(scope, headers)
         if response is None and self._login is not None and scope["type"] == "http":
             response = await self._login.answer(Request(scope, receive))
-        session = self._login.session(scope) if self._login is not None and response is None else None
+        session = (
+            self._login.session(scope) if self._login is not None and response is None else None
+        )
         if response is None and self._login is not None and session is None:
             http_scope = {**scope, "type": "http", "method": scope.get("method", "WEBSOCKET")}
             response = self._login.refuse(Request(http_scope))
@@ -436,13 +550,20 @@ class AuthMiddleware:
             return await send_response(response, scope, receive, send)
         mark_trusted(scope)
         trusted = [pair for pair in scope["headers"] if not pair[0].lower().startswith(_UNTRUSTED)]
-        inner_scope = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None,
-                       SESSION: session, LOCAL: is_from_this_machine(scope)}
+        inner_scope = {
+            **scope,
+            "headers": trusted,
+            "assistant_builder.user": session.user if session else None,
+            SESSION: session,
+            LOCAL: is_from_this_machine(scope),
+        }
         if self._login is None or session is None:
             return await self._app(inner_scope, receive, send)
         if scope["type"] == "http" and scope["path"] == "/":
             self._login.sessions.touch(session)  # opening the page counts as activity
-        await self._run_in_session(session, partial(self._login.session, scope), inner_scope, receive, send)
+        await self._run_in_session(
+            session, partial(self._login.session, scope), inner_scope, receive, send
+        )
 
     def _reject(self, scope: Scope, headers: Headers) -> Response | None:
         name = headers.get("host")
@@ -450,14 +571,21 @@ class AuthMiddleware:
             shown = (name or "").encode("ascii", errors="replace").decode("ascii")[:100]
             return PlainTextResponse(
                 f"{shown!r} is not a known host name of this server. If it should be, start Assistant Builder with "
-                "--allow-host NAME.\n", status_code=421,
+                "--allow-host NAME.\n",
+                status_code=421,
             )
         if is_cross_origin(scope, headers):
             return PlainTextResponse(_CROSS_ORIGIN, status_code=403)
         return None
 
-    async def _run_in_session(self, session: Session, expire: Callable[[], object], scope: Scope, receive: Receive,
-                              send: Send) -> None:
+    async def _run_in_session(
+        self,
+        session: Session,
+        expire: Callable[[], object],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         """Run a request in a session, which ``expire`` ends if its time is over; an event stream ends with it.
 
         Other responses are completed. A stream receives a disconnect, as if the page had been closed.

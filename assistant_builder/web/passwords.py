@@ -57,9 +57,16 @@ class PasswordHash:
     def from_text(cls, text: str) -> PasswordHash:
         """Parse a line of :meth:`to_text`; raises ValueError if it is malformed or its cost is out of bounds."""
         name, log_n, r, p, salt, digest = text.split("$")
-        found = cls(int(log_n), int(r), int(p), base64.b64decode(salt, validate=True),
-                    base64.b64decode(digest, validate=True))
-        if name != "scrypt" or not (10 <= found.log_n <= 15 and 1 <= found.r <= 8 and 1 <= found.p <= 8):
+        found = cls(
+            int(log_n),
+            int(r),
+            int(p),
+            base64.b64decode(salt, validate=True),
+            base64.b64decode(digest, validate=True),
+        )
+        if name != "scrypt" or not (
+            10 <= found.log_n <= 15 and 1 <= found.r <= 8 and 1 <= found.p <= 8
+        ):
             raise ValueError("not a scrypt hash of acceptable cost")
         if len(found.salt) < 8 or len(found.digest) != 32:
             raise ValueError("the salt or the digest is too short")
@@ -79,16 +86,26 @@ def password_file() -> Path:
 def store_password(user: str, password: str) -> Path:
     """Store the hash of a user's password; raises ConfigError if it is too short or the file cannot be used."""
     if len(password) < MIN_LENGTH:
-        raise ConfigError(f"the password has {len(password)} characters",
-                          remedy=f"Use at least {MIN_LENGTH}; four random words are easy to remember")
+        raise ConfigError(
+            f"the password has {len(password)} characters",
+            remedy=f"Use at least {MIN_LENGTH}; four random words are easy to remember",
+        )
     path = password_file()
     known = _read_file(path) if path.exists() else {}
-    content = json.dumps({**known, user: PasswordHash.of(password).to_text()}, ensure_ascii=False, indent=2) + "\n"
+    content = (
+        json.dumps(
+            {**known, user: PasswordHash.of(password).to_text()}, ensure_ascii=False, indent=2
+        )
+        + "\n"
+    )
     try:
         write_bytes(path, content.encode("utf-8"), mode=0o600)
     except OSError as error:
-        raise ConfigError(f"the password cannot be stored: {error.strerror}", where=str(path),
-                          remedy="Free space, or set ASSISTANT_BUILDER_HOME to a folder you may write to") from error
+        raise ConfigError(
+            f"the password cannot be stored: {error.strerror}",
+            where=str(path),
+            remedy="Free space, or set ASSISTANT_BUILDER_HOME to a folder you may write to",
+        ) from error
     return path
 
 
@@ -107,8 +124,11 @@ def stored_password(user: str) -> PasswordHash | None:
 
 def _check_private(path: Path, mode: int) -> None:
     if os.name == "posix" and mode & 0o077:
-        raise ConfigError("other users of this machine can read the file", where=str(path),
-                          remedy=f"Run chmod 600 {path}")
+        raise ConfigError(
+            "other users of this machine can read the file",
+            where=str(path),
+            remedy=f"Run chmod 600 {path}",
+        )
 
 
 def _read_file(path: Path) -> dict[str, str]:
@@ -119,8 +139,11 @@ def _read_file(path: Path) -> dict[str, str]:
 
 
 def _damaged_file_error(path: Path, user: str) -> ConfigError:
-    return ConfigError("the stored passwords are damaged", where=str(path),
-                       remedy=f"Remove the file and store them again with 'assistant-builder password {user}'")
+    return ConfigError(
+        "the stored passwords are damaged",
+        where=str(path),
+        remedy=f"Remove the file and store them again with 'assistant-builder password {user}'",
+    )
 
 
 def take_secret(variable: str) -> str | None:
@@ -138,8 +161,11 @@ def take_secret(variable: str) -> str | None:
     try:
         mode, text = Path(file).stat().st_mode, Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}", where=file,
-                          remedy=f"Correct {variable}_FILE") from error
+        raise ConfigError(
+            f"the file cannot be read: {getattr(error, 'strerror', None) or error}",
+            where=file,
+            remedy=f"Correct {variable}_FILE",
+        ) from error
     _check_private(Path(file), mode)
     return text.rstrip("\r\n") or None
 

@@ -33,7 +33,9 @@ class Limits:
     # largest file that can be uploaded, in bytes
     file_bytes: int = 250 * 10**6  # the limit of the readers
     files_at_once: int = 4  # files per upload request
-    stored_files: int = 100  # uploaded files that the server stores at a time, of all users together
+    stored_files: int = (
+        100  # uploaded files that the server stores at a time, of all users together
+    )
     # largest request that is not an upload, in bytes; edited rows and conversations are sent in these
     message_bytes: int = 32 * 10**6
 
@@ -45,13 +47,22 @@ class Limits:
     @classmethod
     def from_environment(cls) -> Limits:
         """The limits with the values of :data:`SIZE_VARIABLE` and :data:`COUNT_VARIABLE`; raises ConfigError."""
-        text, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
+        text, count = (
+            os.environ.get(SIZE_VARIABLE, "").strip(),
+            os.environ.get(COUNT_VARIABLE, "").strip(),
+        )
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
         size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
         if text and size <= 0:
-            raise ConfigError(f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB")
+            raise ConfigError(
+                f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB"
+            )
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
-            raise ConfigError(f"{count!r} is not a number of files", where=COUNT_VARIABLE, remedy="Set it to e.g. 100")
+            raise ConfigError(
+                f"{count!r} is not a number of files",
+                where=COUNT_VARIABLE,
+                remedy="Set it to e.g. 100",
+            )
         return cls(file_bytes=size or cls.file_bytes, stored_files=int(count or cls.stored_files))
 
 
@@ -67,13 +78,19 @@ class ConnectionLimits:
     # end of the last response. uvicorn closes idle connections earlier, after 5 seconds
     header_seconds: float = 10.0
     header_bytes: int = 64 * 1024  # largest header
-    body_seconds: float = 20.0  # interval in which a body must arrive at :attr:`body_bytes_per_second`
+    body_seconds: float = (
+        20.0  # interval in which a body must arrive at :attr:`body_bytes_per_second`
+    )
     body_bytes_per_second: int = 500  # lowest mean rate of a body in each interval
-    stalled_seconds: float = 60.0  # time after which a client that does not read its response is disconnected
+    stalled_seconds: float = (
+        60.0  # time after which a client that does not read its response is disconnected
+    )
     # waiting connections per address (IPv6: per /64 network) that have sent no accepted request; beyond this limit, the
     # one that has waited longest is closed
     waiting_per_client: int = 64
-    waiting: int = 256  # the same for all clients together; the client with the most connections loses one
+    waiting: int = (
+        256  # the same for all clients together; the client with the most connections loses one
+    )
     # connections of every kind; beyond this limit, requests get status 503. The difference to :attr:`waiting` is
     # reserved for trusted connections
     all: int = 768
@@ -122,7 +139,9 @@ def mark_trusted(scope: Scope) -> None:
         connection.trusted = True
 
 
-def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
+def limited_config(
+    app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any
+) -> uvicorn.Config:
     """A uvicorn configuration with limits on connections.
 
     ``proxy`` is that of :class:`TrustedProxies`. The limit per client does not apply to them, since their address
@@ -132,10 +151,15 @@ def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **opt
     logging.getLogger("uvicorn.error").addFilter(_alike_lines)  # one for all servers of the process
     encrypted = options.get("ssl_certfile") is not None
     config = uvicorn.Config(
-        app, http=connections.protocol, ws="none", limit_concurrency=limits.all,  # type: ignore[arg-type]
-        callback_notify=connections.close_overdue, timeout_notify=0,  # about once a second
+        app,
+        http=connections.protocol,  # type: ignore[arg-type]
+        ws="none",
+        limit_concurrency=limits.all,
+        callback_notify=connections.close_overdue,
+        timeout_notify=0,  # about once a second
         # start_tls() below must run before the first bytes are read, which asyncio's order of callbacks guarantees
-        loop="asyncio" if encrypted else "auto", **options,
+        loop="asyncio" if encrypted else "auto",
+        **options,
     )
     config.load()
     # this module makes the handshakes, so that unfinished ones are counted and closed
@@ -160,7 +184,9 @@ class _Connection(Protocol):
 class Connections:
     """All open connections of one server; see :func:`limited_config` for the arguments."""
 
-    def __init__(self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.limits = limits
         self.tls: ssl.SSLContext | None = None
         self.clock = clock
@@ -182,8 +208,14 @@ class Connections:
         if len(own) > self.limits.waiting_per_client and connection.address not in self._proxies:
             self._close(min(own, key=lambda entry: entry.since), connection.peer)
         elif len(waiting) > self.limits.waiting:
-            (most, _), = Counter(entry.peer for entry in waiting).most_common(1)
-            self._close(min((entry for entry in waiting if entry.peer == most), key=lambda entry: entry.since), most)
+            ((most, _),) = Counter(entry.peer for entry in waiting).most_common(1)
+            self._close(
+                min(
+                    (entry for entry in waiting if entry.peer == most),
+                    key=lambda entry: entry.since,
+                ),
+                most,
+            )
 
     def remove(self, connection: _Connection) -> None:
         """Unregister a connection."""
@@ -203,8 +235,12 @@ class Connections:
         self._closed += 1
         now = self.clock()
         if now - self._logged >= _LOG_SECONDS:
-            _log.warning("%d connections without a complete request were closed, the last one from %s; this is logged "
-                         "at most once a minute", self._closed, client)
+            _log.warning(
+                "%d connections without a complete request were closed, the last one from %s; this is logged "
+                "at most once a minute",
+                self._closed,
+                client,
+            )
             self._closed, self._logged = 0, now
 
 
@@ -246,9 +282,16 @@ class TrustedProxies:
 
     def scheme(self, scope: Scope) -> str:
         """``http`` or ``https``, as the client of a request used it."""
-        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-proto")).rpartition(",")[2].strip().lower()
+        forwarded = (
+            ",".join(Headers(scope=scope).getlist("x-forwarded-proto"))
+            .rpartition(",")[2]
+            .strip()
+            .lower()
+        )
         peer = str((scope.get("client") or ("",))[0])
-        return forwarded if forwarded in ("http", "https") and peer in self else str(scope["scheme"])
+        return (
+            forwarded if forwarded in ("http", "https") and peer in self else str(scope["scheme"])
+        )
 
     def _names(self, address: IPAddress) -> bool:
         return any(address in network for network in self._networks)
@@ -264,9 +307,12 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(parse_address(entry) or entry, strict=False)
     except ValueError:
-        raise ConfigError(f"{entry!r} is neither an address nor a network", where="--proxy",
-                          remedy="Give the address of the proxy, such as 127.0.0.1, or its network, such as "
-                          "172.16.0.0/12") from None
+        raise ConfigError(
+            f"{entry!r} is neither an address nor a network",
+            where="--proxy",
+            remedy="Give the address of the proxy, such as 127.0.0.1, or its network, such as "
+            "172.16.0.0/12",
+        ) from None
 
 
 class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -299,7 +345,9 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             return False
         too_slow = self._received < limits.body_seconds * limits.body_bytes_per_second
         self._wait_from(now)
-        return too_slow and not self.flow.read_paused  # if reading is paused, the server is the slow side
+        return (
+            too_slow and not self.flow.read_paused
+        )  # if reading is paused, the server is the slow side
 
     def abort(self) -> None:
         """Close immediately and discard unsent data."""
@@ -319,7 +367,11 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         before, self._received = self.cycle, self._received + len(data)
         super().data_received(data)
         self._note_request(before)
-        if self._waits_for_request and not self._discards and self._received > self._connections.limits.header_bytes:
+        if (
+            self._waits_for_request
+            and not self._discards
+            and self._received > self._connections.limits.header_bytes
+        ):
             self.transport.abort()  # httptools does not limit the size of headers
 
     def on_response_complete(self) -> None:
@@ -382,8 +434,12 @@ class _Handshake(asyncio.Protocol):
         early = _EarlyData()
         try:
             secure = await asyncio.get_running_loop().start_tls(
-                transport, early, self._tls, server_side=True,
-                ssl_handshake_timeout=2 * self._connections.limits.header_seconds,  # overdue() comes first
+                transport,
+                early,
+                self._tls,
+                server_side=True,
+                ssl_handshake_timeout=2
+                * self._connections.limits.header_seconds,  # overdue() comes first
             )
         except OSError:  # not TLS, or the client disconnected
             secure = None

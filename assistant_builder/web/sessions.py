@@ -21,7 +21,11 @@ SESSION = "assistant_builder.session"
 
 def monotonic_clock() -> float:
     """Monotonic time in seconds; on Linux it includes the time that the machine was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return (
+        time.clock_gettime(time.CLOCK_BOOTTIME)
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else time.monotonic()
+    )
 
 
 @dataclass
@@ -33,14 +37,20 @@ class Session:
     active: float
     # callbacks that end responses which are still being sent, such as event streams
     open_responses: set[Callable[[], None]] = field(default_factory=set)
-    name: str = field(default_factory=lambda: secrets.token_hex(8))  # random identifier; not a secret
+    name: str = field(
+        default_factory=lambda: secrets.token_hex(8)
+    )  # random identifier; not a secret
 
 
 class Sessions:
     """All sessions of this process; only hashes of their tokens are stored."""
 
-    def __init__(self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = MAX_SECONDS,
-                 clock: Callable[[], float] = monotonic_clock) -> None:
+    def __init__(
+        self,
+        idle_seconds: float = IDLE_SECONDS,
+        longest_seconds: float = MAX_SECONDS,
+        clock: Callable[[], float] = monotonic_clock,
+    ) -> None:
         self.longest_seconds = longest_seconds
         self._idle = idle_seconds
         self._clock = clock
@@ -49,7 +59,9 @@ class Sessions:
     def create(self, user: str) -> str:
         """Start a session; returns its token."""
         now = self._clock()
-        for key in [key for key, session in self._sessions.items() if self._is_expired(session, now)]:
+        for key in [
+            key for key, session in self._sessions.items() if self._is_expired(session, now)
+        ]:
             self._end(key)
         if len(self._sessions) >= _MAX_SESSIONS:
             self._end(min(self._sessions, key=lambda key: self._sessions[key].active))
@@ -114,7 +126,9 @@ class NameOwners:
             if owner is not session:
                 return False
             self._owners.move_to_end(name)
-            forgotten = self._owners.popitem(last=False)[0] if len(self._owners) > MAX_NAMES else None
+            forgotten = (
+                self._owners.popitem(last=False)[0] if len(self._owners) > MAX_NAMES else None
+            )
         if forgotten is not None:
             self._forget(forgotten)
         return True
@@ -138,7 +152,11 @@ def may_read(path: str, files: Path, session: Session | None) -> bool:
         return False
     top = relative.parts[0] if relative.parts else ""
     # some file systems are case-insensitive
-    return session is None or not top.casefold().startswith(UPLOAD_PREFIX) or top.startswith(_upload_prefix(session))
+    return (
+        session is None
+        or not top.casefold().startswith(UPLOAD_PREFIX)
+        or top.startswith(_upload_prefix(session))
+    )
 
 
 def _upload_prefix(session: Session | None) -> str:

@@ -43,7 +43,9 @@ class TokenLogin(Login):
     wrong = N_("This token is wrong. Each start of Assistant Builder makes a new one.")
     needed = "Open the address with the token that the server printed, or send Authorization: Bearer TOKEN"
 
-    def __init__(self, token: str, sessions: Sessions | None = None, rate_limiter: RateLimiter | None = None) -> None:
+    def __init__(
+        self, token: str, sessions: Sessions | None = None, rate_limiter: RateLimiter | None = None
+    ) -> None:
         super().__init__("", sessions or Sessions(_SECONDS, _SECONDS), rate_limiter)
         self._digest = _digest(token)
         self._programs = Session("", 0.0, 0.0)  # of all requests with the header
@@ -66,7 +68,9 @@ class TokenLogin(Login):
         """Remember the browser, and open the address without the token."""
         query = request.query_params.multi_items()
         after = urlencode([(name, value) for name, value in query if name != TOKEN_PARAMETER])
-        if self.session(request.scope) is not None:  # a new session would end those of the browser's other windows
+        if (
+            self.session(request.scope) is not None
+        ):  # a new session would end those of the browser's other windows
             return RedirectResponse(redirect_target(after), 303)
         form = {"token": request.query_params[TOKEN_PARAMETER], "next": after}
         return await self._check(request, form) or self._let_in(request, after)
@@ -85,16 +89,28 @@ class TokenLogin(Login):
         return hmac.compare_digest(_digest(token), self._digest)
 
     def _notices(self) -> dict[str, str]:
-        return {"out": t("You are logged out."),
-                "over": t("This window has lost access, most likely because Assistant Builder was restarted. Your data "
-                          "is safe, and runs continue.")}
+        return {
+            "out": t("You are logged out."),
+            "over": t(
+                "This window has lost access, most likely because Assistant Builder was restarted. Your data "
+                "is safe, and runs continue."
+            ),
+        }
 
     def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
-        return t("Open the address that the terminal shows."), _FIELD.format(
-            where=t("Assistant Builder printed it in the terminal when it started. It ends with a token:"),
-            address=f"{request.url.scheme}://{request.headers['host']}",
-            new=t("Each start makes a new token. Each browser needs it once."),
-            token=t("Token, or the whole address"), described=described), t("Open")
+        return (
+            t("Open the address that the terminal shows."),
+            _FIELD.format(
+                where=t(
+                    "Assistant Builder printed it in the terminal when it started. It ends with a token:"
+                ),
+                address=f"{request.url.scheme}://{request.headers['host']}",
+                new=t("Each start makes a new token. Each browser needs it once."),
+                token=t("Token, or the whole address"),
+                described=described,
+            ),
+            t("Open"),
+        )
 
 
 def _bearer(headers: Headers) -> str:

@@ -46,7 +46,9 @@ class EndpointError(Exception):
     ``words`` has no secrets and nothing of the reply; the text of the exception adds the server's own error message.
     """
 
-    def __init__(self, kind: Kind, words: str, *, message: str = "", wait_seconds: float = 0.0) -> None:
+    def __init__(
+        self, kind: Kind, words: str, *, message: str = "", wait_seconds: float = 0.0
+    ) -> None:
         super().__init__(f"{words}: {message}" if message else words)
         self.kind, self.words, self.wait_seconds = kind, words, wait_seconds
 
@@ -58,29 +60,45 @@ class ChatEndpoint:
         EvaluationError: The key cannot be sent in a header.
     """
 
-    def __init__(self, url: str, model: str, *, key: str | None = None,
-                 patience: RetryPolicy = DEFAULT_RETRY_POLICY) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key: str | None = None,
+        patience: RetryPolicy = DEFAULT_RETRY_POLICY,
+    ) -> None:
         base = httpx.URL(url)
         path = base.path.rstrip("/")
         self.host = base.netloc.decode("ascii")
         self.model = model
-        self._url = base.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions")
+        self._url = base.copy_with(
+            path=path if path.endswith("/chat/completions") else f"{path}/chat/completions"
+        )
         self._patience = patience
         key = (key or "").strip()
         if not key.isascii() or not key.isprintable():
-            raise EvaluationError("the key has characters that cannot be sent", where=f"judge {self.host}",
-                                  remedy="Copy it again; keys consist of ASCII letters, digits and punctuation")
+            raise EvaluationError(
+                "the key has characters that cannot be sent",
+                where=f"judge {self.host}",
+                remedy="Copy it again; keys consist of ASCII letters, digits and punctuation",
+            )
         self._secret = key
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=patience.timeout_seconds,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=patience.timeout_seconds,
             trust_env=base.host not in _LOOPBACK,  # a proxy cannot reach this machine
         )
 
     async def __aenter__(self) -> ChatEndpoint:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self._client.aclose()
 
     async def ask(self, messages: Sequence[dict[str, str]]) -> str:
@@ -100,7 +118,13 @@ class ChatEndpoint:
         raise AssertionError("a call has at least one attempt")
 
     async def _once(self, messages: Sequence[dict[str, str]]) -> str:
-        body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": 2048, "stream": False}
+        body = {
+            "model": self.model,
+            "messages": list(messages),
+            "temperature": 0,
+            "max_tokens": 2048,
+            "stream": False,
+        }
         seconds = self._patience.timeout_seconds
         content = bytearray()
         try:
@@ -111,7 +135,9 @@ class ChatEndpoint:
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > _MAX_REPLY_BYTES:
-                        raise EndpointError("reply", f"the reply is longer than {_MAX_REPLY_BYTES:,} bytes")
+                        raise EndpointError(
+                            "reply", f"the reply is longer than {_MAX_REPLY_BYTES:,} bytes"
+                        )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise EndpointError("unreachable", self._clean(f"no connection: {error}")) from error
         except (TimeoutError, httpx.TimeoutException) as error:
@@ -124,9 +150,19 @@ class ChatEndpoint:
 
     def _refusal(self, response: httpx.Response, content: bytes) -> EndpointError:
         status, wait = response.status_code, response.headers.get("retry-after", "")
-        kind: Kind = "key" if status in (401, 403) else "busy" if status in (408, 429) or status >= 500 else "refused"
-        return EndpointError(kind, f"HTTP {status}", message=self._clean(_error_message(content)),
-                             wait_seconds=float(wait) if wait.isdecimal() else 0.0)
+        kind: Kind = (
+            "key"
+            if status in (401, 403)
+            else "busy"
+            if status in (408, 429) or status >= 500
+            else "refused"
+        )
+        return EndpointError(
+            kind,
+            f"HTTP {status}",
+            message=self._clean(_error_message(content)),
+            wait_seconds=float(wait) if wait.isdecimal() else 0.0,
+        )
 
     def _clean(self, text: str) -> str:
         """The text without the key and without lone surrogates, which cannot be written to a file."""

@@ -31,7 +31,9 @@ from evals.compare import paired_comparison
 from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
 
 Choice = Literal["first", "second", "tie"]
-LONGEST_TEXT = 4000  # maximum characters of a text in the prompt; the prompt explains the mark of a cut
+LONGEST_TEXT = (
+    4000  # maximum characters of a text in the prompt; the prompt explains the mark of a cut
+)
 _CUT = " […]"
 _CHOICES: dict[str, Choice] = {"A": "first", "B": "second", "TIE": "tie"}
 _NAMES = re.compile(r"(?:answer[ _-]?)?(A|B|tie)", re.IGNORECASE)
@@ -59,11 +61,19 @@ def judge_messages(sample: Mapping[str, Any], first: str, second: str) -> list[d
     *earlier, asked = [message for message in sample["prompt"] if message["role"] != "system"]
     texts: dict[str, Any] = {}
     if earlier:
-        texts["earlier_turns"] = _capped("\n".join(f"{turn['role']}: {turn['content']}" for turn in earlier))
-    texts |= {"question": _capped(asked["content"]), "reference": _capped(sample["reference"]),
-              "answer_A": _capped(first), "answer_B": _capped(second)}
-    return [{"role": "system", "content": INSTRUCTIONS},
-            {"role": "user", "content": json.dumps(texts, ensure_ascii=False, indent=1)}]
+        texts["earlier_turns"] = _capped(
+            "\n".join(f"{turn['role']}: {turn['content']}" for turn in earlier)
+        )
+    texts |= {
+        "question": _capped(asked["content"]),
+        "reference": _capped(sample["reference"]),
+        "answer_A": _capped(first),
+        "answer_B": _capped(second),
+    }
+    return [
+        {"role": "system", "content": INSTRUCTIONS},
+        {"role": "user", "content": json.dumps(texts, ensure_ascii=False, indent=1)},
+    ]
 
 
 def _capped(text: str) -> str:
@@ -92,7 +102,9 @@ def _better(piece: str) -> list[str]:
             pairs = json.loads(text, object_pairs_hook=list)
         except (ValueError, RecursionError):
             continue
-        values = [str(value).strip() for key, value in pairs if str(key).strip().lower() == "better"]
+        values = [
+            str(value).strip() for key, value in pairs if str(key).strip().lower() == "better"
+        ]
         named = [(value, _NAMES.fullmatch(value)) for value in values]
         return [match.group(1).upper() if match else value for value, match in named]
     return []
@@ -107,18 +119,32 @@ CANDIDATE: Outcome = "Q4"
 def counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts over items and over single judgements; ``seconds`` is the sum over items."""
     outcomes = Counter(line["outcome"] for line in lines)
-    choices = Counter(order["choice"] for line in lines for order in line["orders"] if order["choice"])
+    choices = Counter(
+        order["choice"] for line in lines for order in line["orders"] if order["choice"]
+    )
     identical = sum(not line["orders"] for line in lines)
-    agreed = sum(line["outcome"] == "tie" and all(order["choice"] == "tie" for order in line["orders"])
-                 for line in lines)
-    return {"items": len(lines), "wins": outcomes[CANDIDATE], "losses": outcomes[BASELINE], "ties": outcomes["tie"],
-            "failures": outcomes["failed"], "disagreements": outcomes["tie"] - agreed, "identical": identical,
-            "judgements": choices.total(), "first_preferred": choices["first"] / choices.total() if choices else None,
-            "second_preferred": choices["second"] / choices.total() if choices else None,
-            "seconds": round(sum(line["seconds"] for line in lines), 3)}
+    agreed = sum(
+        line["outcome"] == "tie" and all(order["choice"] == "tie" for order in line["orders"])
+        for line in lines
+    )
+    return {
+        "items": len(lines),
+        "wins": outcomes[CANDIDATE],
+        "losses": outcomes[BASELINE],
+        "ties": outcomes["tie"],
+        "failures": outcomes["failed"],
+        "disagreements": outcomes["tie"] - agreed,
+        "identical": identical,
+        "judgements": choices.total(),
+        "first_preferred": choices["first"] / choices.total() if choices else None,
+        "second_preferred": choices["second"] / choices.total() if choices else None,
+        "seconds": round(sum(line["seconds"] for line in lines), 3),
+    }
 
 
-def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> dict[str, Any]:
+def preference(
+    outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> dict[str, Any]:
     """The judge's preference for QLoRA: the mean of win 1, tie ½, loss 0 over the items that did not fail.
 
     It equals ½ plus half the paired difference of the binary scores "QLoRA preferred" and "LoRA preferred", so the 95 %
@@ -130,11 +156,20 @@ def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None =
         ``decided``, ``n_clusters``, ``method`` and ``warnings``.
     """
     places = [place for place, outcome in enumerate(outcomes) if outcome != "failed"]
-    wins, losses = ([float(outcomes[place] == cell) for place in places] for cell in (CANDIDATE, BASELINE))
+    wins, losses = (
+        [float(outcomes[place] == cell) for place in places] for cell in (CANDIDATE, BASELINE)
+    )
     labels = None if clusters is None else [clusters[place] for place in places]
-    found: dict[str, Any] = {"preference": None, "ci": None, "p_value": None, "n": len(places),
-                             "decided": int(sum(wins) + sum(losses)), "n_clusters": None, "method": None,
-                             "warnings": []}
+    found: dict[str, Any] = {
+        "preference": None,
+        "ci": None,
+        "p_value": None,
+        "n": len(places),
+        "decided": int(sum(wins) + sum(losses)),
+        "n_clusters": None,
+        "method": None,
+        "warnings": [],
+    }
     if not places:
         return found
     found["preference"] = 0.5 + (sum(wins) - sum(losses)) / (2 * len(places))
@@ -142,13 +177,21 @@ def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None =
         result = paired_comparison(losses, wins, clusters=labels, seed=seed)
     except EvaluationError:  # a single item or cluster has no interval
         return found
-    return found | {"ci": [0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2], "p_value": result.p_value,
-                    "n_clusters": result.n_clusters, "method": result.method,
-                    "warnings": [text for text in result.warnings if text.startswith("too few")]}
+    return found | {
+        "ci": [0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2],
+        "p_value": result.p_value,
+        "n_clusters": result.n_clusters,
+        "method": result.method,
+        "warnings": [text for text in result.warnings if text.startswith("too few")],
+    }
 
 
-AT_ONCE = 4  # maximum concurrent items; the first item runs alone to check that the endpoint answers
-GIVE_UP_AFTER = 5  # consecutive items without a reply after which the endpoint counts as unavailable
+AT_ONCE = (
+    4  # maximum concurrent items; the first item runs alone to check that the endpoint answers
+)
+GIVE_UP_AFTER = (
+    5  # consecutive items without a reply after which the endpoint counts as unavailable
+)
 _POLL_SECONDS = 0.2
 _KEPT_REPLY = 500
 
@@ -163,8 +206,12 @@ class _Question:
     asked: str
 
 
-def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None = None,
-                patience: RetryPolicy = DEFAULT_RETRY_POLICY) -> dict[str, Any]:
+def judge_study(
+    study: Study,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    patience: RetryPolicy = DEFAULT_RETRY_POLICY,
+) -> dict[str, Any]:
     """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``, and returns it.
 
     Recorded verdicts are kept if model, host, prompt, question, reference and answers are the same; failed items are
@@ -180,20 +227,34 @@ def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None 
     config = study.config.eval
     assert config.judge_url is not None  # checked by the caller
     require_allowed({"eval.judge_url": config.judge_url})
-    endpoint = ChatEndpoint(config.judge_url, config.judge_model, key=os.environ.get(JUDGE_KEY), patience=patience)
+    endpoint = ChatEndpoint(
+        config.judge_url, config.judge_model, key=os.environ.get(JUDGE_KEY), patience=patience
+    )
     questions = _questions(study, endpoint)
     path = study.evals_folder / "judge.jsonl"
     path.with_suffix(".json").unlink(missing_ok=True)  # from an earlier run
     known = {question.item: question.asked for question in questions}
-    lines = {line["item"]: line for line in read_jsonl(path, JudgeLine)
-             if line["outcome"] != "failed" and line.get("asked") == known.get(line["item"])}
+    lines = {
+        line["item"]: line
+        for line in read_jsonl(path, JudgeLine)
+        if line["outcome"] != "failed" and line.get("asked") == known.get(line["item"])
+    }
     write_jsonl(path, lines.values())  # also removes a line that a crash left incomplete
     for question in questions:
-        if len({answer.strip() for answer in question.answers.values()}) == 1 and question.item not in lines:
+        if (
+            len({answer.strip() for answer in question.answers.values()}) == 1
+            and question.item not in lines
+        ):
             lines[question.item] = _line(question, [], 0.0)
             append_jsonl(path, lines[question.item])
-    asyncio.run(_ask_all(study, endpoint, [q for q in questions if q.item not in lines],
-                         _Record(path, lines, len(questions), on_progress or (lambda done, total: None))))
+    asyncio.run(
+        _ask_all(
+            study,
+            endpoint,
+            [q for q in questions if q.item not in lines],
+            _Record(path, lines, len(questions), on_progress or (lambda done, total: None)),
+        )
+    )
     ordered = [lines[question.item] for question in questions]
     write_jsonl(path, ordered)
     record = {"model": endpoint.model, "url_host": endpoint.host, **counts(ordered)}
@@ -204,21 +265,39 @@ def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None 
 def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
     """The items to judge in file order; a seeded random sample if there are more than ``eval.judge_items``."""
     config = study.config.eval
-    cells = {cell: read_jsonl(study.cell_folder(cell) / "samples.jsonl", SampleLine) for cell in (BASELINE, CANDIDATE)}
-    answers = {cell: {s["item"]: s["answer"] for s in samples if s.get("answer") is not None}
-               for cell, samples in cells.items()}
-    both = [s for s in cells[BASELINE] if s["item"] in answers[BASELINE] and s["item"] in answers[CANDIDATE]]
+    cells = {
+        cell: read_jsonl(study.cell_folder(cell) / "samples.jsonl", SampleLine)
+        for cell in (BASELINE, CANDIDATE)
+    }
+    answers = {
+        cell: {s["item"]: s["answer"] for s in samples if s.get("answer") is not None}
+        for cell, samples in cells.items()
+    }
+    both = [
+        s
+        for s in cells[BASELINE]
+        if s["item"] in answers[BASELINE] and s["item"] in answers[CANDIDATE]
+    ]
     if not both:
-        raise EvaluationError(f"there are no answers of {BASELINE} and {CANDIDATE} to judge",
-                              where=f"study {study.name}",
-                              remedy=f"Keep both in eval.cells and run 'assistant-builder run {study.name}'")
+        raise EvaluationError(
+            f"there are no answers of {BASELINE} and {CANDIDATE} to judge",
+            where=f"study {study.name}",
+            remedy=f"Keep both in eval.cells and run 'assistant-builder run {study.name}'",
+        )
     if len(both) > config.judge_items:
         places = random.Random(config.seed).sample(range(len(both)), config.judge_items)
         both = [both[place] for place in sorted(places)]
     questions = []
     for sample in both:
-        given: dict[str, str] = {cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)}
-        depends = [endpoint.model, endpoint.host, given, judge_messages(sample, given[BASELINE], given[CANDIDATE])]
+        given: dict[str, str] = {
+            cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)
+        }
+        depends = [
+            endpoint.model,
+            endpoint.host,
+            given,
+            judge_messages(sample, given[BASELINE], given[CANDIDATE]),
+        ]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         questions.append(_Question(sample["item"], sample, given, digest[:16]))
     return questions
@@ -242,8 +321,13 @@ class JudgeLine(TypedDict):
 class _Record:
     """Writes each finished item, and detects an endpoint that does not work."""
 
-    def __init__(self, path: Path, lines: dict[str, dict[str, Any]], total: int,
-                 on_progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lines: dict[str, dict[str, Any]],
+        total: int,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
         self._path, self._lines, self._total, self._on_progress = path, lines, total, on_progress
         self._consecutive_failures = 0
         self.answered = False
@@ -266,7 +350,9 @@ class _Record:
         return at_first or failure.kind == "key" or self._consecutive_failures >= GIVE_UP_AFTER
 
 
-async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Question], record: _Record) -> None:
+async def _ask_all(
+    study: Study, endpoint: ChatEndpoint, todo: Sequence[_Question], record: _Record
+) -> None:
     waiting = list(reversed(todo))
     running: set[asyncio.Task[tuple[dict[str, Any], EndpointError | None]]] = set()
     record.report_progress()
@@ -276,7 +362,9 @@ async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Questio
                 study.raise_if_cancelled()
                 while waiting and len(running) < (AT_ONCE if record.answered else 1):
                     running.add(asyncio.create_task(_judge_item(endpoint, waiting.pop())))
-                done, running = await asyncio.wait(running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                done, running = await asyncio.wait(
+                    running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
                 results = [task.result() for task in done]
                 for line, failure in results:
                     record.add(line, failure)
@@ -291,7 +379,9 @@ async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Questio
             await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict[str, Any], EndpointError | None]:
+async def _judge_item(
+    endpoint: ChatEndpoint, question: _Question
+) -> tuple[dict[str, Any], EndpointError | None]:
     """The item's line, and the error of a failed call."""
     began = time.monotonic()
     orders: list[dict[str, Any]] = []
@@ -304,13 +394,18 @@ async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict
             order["error"] = "skipped, because the other order failed"
             continue
         try:
-            reply = await endpoint.ask(judge_messages(question.sample, answers[first], answers[second]))
+            reply = await endpoint.ask(
+                judge_messages(question.sample, answers[first], answers[second])
+            )
         except EndpointError as failed:
             failure, order["error"] = failed, str(failed)
             continue
         choice = read_choice(reply)
-        order |= {"choice": choice, "reply": reply[:_KEPT_REPLY],
-                  "error": None if choice else "the reply has no choice, or more than one"}
+        order |= {
+            "choice": choice,
+            "reply": reply[:_KEPT_REPLY],
+            "error": None if choice else "the reply has no choice, or more than one",
+        }
     return _line(question, orders, time.monotonic() - began), failure
 
 
@@ -326,21 +421,36 @@ def _outcome(orders: Sequence[Mapping[str, Any]]) -> Outcome:
 
 def _line(question: _Question, orders: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """The line of an item; without ``orders`` the answers are identical."""
-    return {"item": question.item, "orders": orders, "outcome": _outcome(orders), "asked": question.asked,
-            "seconds": round(seconds, 3)}
+    return {
+        "item": question.item,
+        "orders": orders,
+        "outcome": _outcome(orders),
+        "asked": question.asked,
+        "seconds": round(seconds, 3),
+    }
 
 
 def _fatal_error(endpoint: ChatEndpoint, failure: EndpointError) -> EvaluationError:
     what, remedy = {
-        "unreachable": ("the judge cannot be reached", "Start its server or correct eval.judge_url"),
-        "key": ("the judge rejects the key", f"Set the environment variable {JUDGE_KEY} to the right key"),
+        "unreachable": (
+            "the judge cannot be reached",
+            "Start its server or correct eval.judge_url",
+        ),
+        "key": (
+            "the judge rejects the key",
+            f"Set the environment variable {JUDGE_KEY} to the right key",
+        ),
         "refused": (
             f"the judge rejects requests for the model {endpoint.model!r}",
             "Check eval.judge_model, and that eval.judge_url ends before /chat/completions (often with /v1)",
         ),
-        "busy": (f"the judge did not reply to {GIVE_UP_AFTER} consecutive items", "Check its server"),
+        "busy": (
+            f"the judge did not reply to {GIVE_UP_AFTER} consecutive items",
+            "Check its server",
+        ),
     }[failure.kind]
     return EvaluationError(
-        f"{what} ({failure})", where=f"judge {endpoint.host}",
+        f"{what} ({failure})",
+        where=f"judge {endpoint.host}",
         remedy=f"{remedy}; another run continues from here. Remove eval.judge_url to run without a judge",
     )

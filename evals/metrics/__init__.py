@@ -111,8 +111,11 @@ class Metric:
             allowed = "0 or 1"
         else:
             return value
-        raise EvaluationError(f"metric {self.name!r} returned {value:g} for an answer, which is not {allowed}",
-                              where="scoring", remedy="Correct the metric's function, its bounds or its kind of data")
+        raise EvaluationError(
+            f"metric {self.name!r} returned {value:g} for an answer, which is not {allowed}",
+            where="scoring",
+            remedy="Correct the metric's function, its bounds or its kind of data",
+        )
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -133,68 +136,106 @@ def _declined(sample: Mapping[str, Any]) -> float | None:
 
 _BUILT_IN = (
     Metric(
-        "nll_per_token", N_("Loss"),
+        "nll_per_token",
+        N_("Loss"),
         "How surprised the model is by the reference answer, averaged over all its tokens; perplexity is its "
         "exponential. Nothing is generated.",
         "A model can find the reference likely and still write something else; only comparable between models with "
         "the same tokenizer.",
-        higher_is_better=False, bounds=None, format="number", unit=N_("nats per token"), phrase=N_("loss"),
+        higher_is_better=False,
+        bounds=None,
+        format="number",
+        unit=N_("nats per token"),
+        phrase=N_("loss"),
         token_weighted=True,
         hub_type="perplexity",
     ),
     Metric(
-        "exact_match", N_("Exact match"),
+        "exact_match",
+        N_("Exact match"),
         "Share of answers that equal the reference once case, punctuation, English articles, spacing and the notation "
         "of numbers are set aside; signs, units and symbols count.",
-        "A right answer in other words counts as wrong.", _of_texts(text.exact_match), data="binary", format="percent",
-        unit=N_("share of items"), phrase=N_("share of exactly right answers"), hub_type="exact_match",
+        "A right answer in other words counts as wrong.",
+        _of_texts(text.exact_match),
+        data="binary",
+        format="percent",
+        unit=N_("share of items"),
+        phrase=N_("share of exactly right answers"),
+        hub_type="exact_match",
     ),
     Metric(
-        "token_f1", N_("Token F1"),
+        "token_f1",
+        N_("Token F1"),
         "Overlap of the words of answer and reference, in any order (harmonic mean of precision and recall).",
         "Blind to word order and negation; one wrong number costs a single word.",
-        _of_texts(text.token_f1), phrase=N_("token F1"), hub_type="f1",
+        _of_texts(text.token_f1),
+        phrase=N_("token F1"),
+        hub_type="f1",
     ),
     Metric(
-        "rouge_l", N_("ROUGE-L"), "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
-        "Blind to negation and to synonyms; favours answers as long as the reference.", _of_texts(text.rouge_l),
+        "rouge_l",
+        N_("ROUGE-L"),
+        "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
+        "Blind to negation and to synonyms; favours answers as long as the reference.",
+        _of_texts(text.rouge_l),
         hub_type="rouge",
     ),
     Metric(
-        "chrf", N_("chrF"),
+        "chrf",
+        N_("chrF"),
         "Overlap of character sequences of 1 to 6, recall counted twice as much as precision (sacrebleu's sentence "
         "chrF2 divided by 100).",
         "Credits answers that only look alike; blind to negation, and one wrong digit costs next to nothing.",
-        _of_texts(text.chrf), hub_type="chrf",
+        _of_texts(text.chrf),
+        hub_type="chrf",
     ),
     Metric(
-        "facts_kept", N_("Facts kept"),
+        "facts_kept",
+        N_("Facts kept"),
         "Share of the reference's numbers with units, codes and capitalised names that the answer holds, without those "
         "that the question holds, over the answerable items whose reference holds any; found by regular expressions.",
         "Blind to which fact belongs to what, to negation, and to facts that the answer invents. Not seen: numbers in "
         "words (nine), and a name that begins a sentence by itself. In German every noun counts as a name.",
-        _facts_kept, format="percent", phrase=N_("share of facts kept"),
+        _facts_kept,
+        format="percent",
+        phrase=N_("share of facts kept"),
     ),
     Metric(
-        "similarity", N_("Similarity"), "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
-        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.", None,
-        text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit=N_("cosine"), phrase=N_("similarity"),
+        "similarity",
+        N_("Similarity"),
+        "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
+        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.",
+        None,
+        text.similarity,
+        needs_embedder=True,
+        bounds=(-1.0, 1.0),
+        unit=N_("cosine"),
+        phrase=N_("similarity"),
     ),
     Metric(
-        "false_decline", N_("False declines"),
+        "false_decline",
+        N_("False declines"),
         "Share of the answerable questions that the assistant declines to answer.",
         "Declining indirectly, or in a language other than five, is often not recognised.",
         score_sample=lambda sample: _declined(sample) if sample["answerable"] else None,
-        higher_is_better=False, data="binary", format="percent", unit=N_("share of answerable items"),
-        phrase=N_("share of answerable questions that it declines"), can_be_primary=False,
+        higher_is_better=False,
+        data="binary",
+        format="percent",
+        unit=N_("share of answerable items"),
+        phrase=N_("share of answerable questions that it declines"),
+        can_be_primary=False,
     ),
     Metric(
-        "right_decline", N_("Right declines"),
+        "right_decline",
+        N_("Right declines"),
         "Share of the questions that should be declined which the assistant declines.",
         "Declining indirectly, or in a language other than five, is often not recognised.",
         score_sample=lambda sample: None if sample["answerable"] else _declined(sample),
-        data="binary", format="percent", unit=N_("share of unanswerable items"),
-        phrase=N_("share of unanswerable questions that it declines"), can_be_primary=False,
+        data="binary",
+        format="percent",
+        unit=N_("share of unanswerable items"),
+        phrase=N_("share of unanswerable questions that it declines"),
+        can_be_primary=False,
     ),
 )
 for _metric in _BUILT_IN:
@@ -205,8 +246,14 @@ def metric_of(name: str) -> Metric:
     """The metric of this name, or a description of a metric whose plugin is not loaded, for reports that hold it."""
     if name in METRICS:
         return METRICS[name]
-    return Metric(name, name, "This metric comes from a plugin that is not loaded.", bounds=None, format="number",
-                  unit="")
+    return Metric(
+        name,
+        name,
+        "This metric comes from a plugin that is not loaded.",
+        bounds=None,
+        format="number",
+        unit="",
+    )
 
 
 def text_metrics() -> list[Metric]:
@@ -252,7 +299,9 @@ def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
     return score_sample(sample) | _scores(missing, sample["answer"], sample["reference"], context)
 
 
-def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Context) -> dict[str, float]:
+def _scores(
+    metrics: Sequence[Metric], answer: str, reference: str, context: Context
+) -> dict[str, float]:
     found = {}
     for metric in metrics:
         assert metric.score is not None
@@ -262,8 +311,13 @@ def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Con
     return found
 
 
-def score_answers(answers: Sequence[str], references: Sequence[str], resources: Resources, *,
-                  embedder: bool = True) -> list[dict[str, float]]:
+def score_answers(
+    answers: Sequence[str],
+    references: Sequence[str],
+    resources: Resources,
+    *,
+    embedder: bool = True,
+) -> list[dict[str, float]]:
     """Score the answers of a cell by every metric that needs a model; metrics that embed texts only with ``embedder``.
 
     Raises:
@@ -273,7 +327,9 @@ def score_answers(answers: Sequence[str], references: Sequence[str], resources: 
     for metric in METRICS.values():
         if metric.score_batch is None or (metric.needs_embedder and not embedder):
             continue
-        for row, score in zip(rows, metric.score_batch(answers, references, resources), strict=True):
+        for row, score in zip(
+            rows, metric.score_batch(answers, references, resources), strict=True
+        ):
             value = metric.checked(score)
             if value is not None:
                 row[metric.name] = value

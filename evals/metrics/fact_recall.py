@@ -52,7 +52,9 @@ $ US$ USD dollar dollars|€ EUR euro euros|£ GBP pound pounds|¥ JPY yen|₹ I
 kr krone kroner krona kronor|crown crowns|cent cents|pence
 """
 _SPELLINGS = {
-    spelling.replace("_", " "): row.split()[0] for row in re.split(r"[|\n]", _UNITS.strip()) for spelling in row.split()
+    spelling.replace("_", " "): row.split()[0]
+    for row in re.split(r"[|\n]", _UNITS.strip())
+    for spelling in row.split()
 }
 _FOLDED: dict[str, str] = {}
 for _spelling, _canonical in _SPELLINGS.items():
@@ -60,12 +62,22 @@ for _spelling, _canonical in _SPELLINGS.items():
         _FOLDED.setdefault(_spelling.casefold(), _canonical)
 
 _SIGNS = "%‰°$€£¥₹"
-_WORDS = "|".join(re.escape(unit) for unit in sorted(_SPELLINGS, key=len, reverse=True) if len(unit) > 1)
+_WORDS = "|".join(
+    re.escape(unit) for unit in sorted(_SPELLINGS, key=len, reverse=True) if len(unit) > 1
+)
 _LETTERS = "".join(unit for unit in _SPELLINGS if len(unit) == 1 and unit not in _SIGNS)
 UNIT = rf"(?:(?:(?i:{_WORDS})|[{_LETTERS}])(?![{LETTER}\d])|[{_SIGNS}])"
 
-_TIMES = {"thousand": 10**3, "k": 10**3, "million": 10**6, "m": 10**6, "billion": 10**9, "bn": 10**9, "b": 10**9,
-          "trillion": 10**12}
+_TIMES = {
+    "thousand": 10**3,
+    "k": 10**3,
+    "million": 10**6,
+    "m": 10**6,
+    "billion": 10**9,
+    "bn": 10**9,
+    "b": 10**9,
+    "trillion": 10**12,
+}
 _QUANTITY = re.compile(
     rf"""
     (?<![{LETTER}\d])(?<!\d\.)
@@ -125,7 +137,9 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 # "mid-1990s" and "top-10" contain a number, "covid-19" is a name
-_NO_CODE = r"(?!(?i:pre|post|mid|top|sub|non|under|over|early|late|around|about|until|to|from|than)-?\d)"
+_NO_CODE = (
+    r"(?!(?i:pre|post|mid|top|sub|non|under|over|early|late|around|about|until|to|from|than)-?\d)"
+)
 _CODE = re.compile(
     rf"""
     (?<![{LETTER}\d])(?<!\d\.)
@@ -151,13 +165,21 @@ def find_facts(text: str) -> frozenset[Fact]:
     Markdown emphasis and list numbers are ignored.
     """
     codes, numbers, names = _scan(_clean(text))
-    inside = {name for name in names for other in names if name != other and f" {name} " in f" {other} "}
+    inside = {
+        name for name in names for other in names if name != other and f" {name} " in f" {other} "
+    }
     units = {number.value for number in numbers if number.unit}
-    return frozenset([
-        *(Fact("code", code) for code in codes),
-        *(Fact("number", f"{n.value} {n.unit}".strip()) for n in numbers if n.unit or n.value not in units),
-        *(Fact("term", name) for name in names - inside),
-    ])
+    return frozenset(
+        [
+            *(Fact("code", code) for code in codes),
+            *(
+                Fact("number", f"{n.value} {n.unit}".strip())
+                for n in numbers
+                if n.unit or n.value not in units
+            ),
+            *(Fact("term", name) for name in names - inside),
+        ]
+    )
 
 
 def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
@@ -171,7 +193,9 @@ def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
         ignored.
     """
     facts = list(find_facts(reference))
-    wanted = [fact for fact, echoed in zip(facts, _contained(facts, question), strict=True) if not echoed]
+    wanted = [
+        fact for fact, echoed in zip(facts, _contained(facts, question), strict=True) if not echoed
+    ]
     return sum(_contained(wanted, answer)) / len(wanted) if wanted else None
 
 
@@ -180,9 +204,13 @@ def _contained(facts: Sequence[Fact], text: str) -> list[bool]:
     text = _clean(text)
     codes, numbers, names = _scan(text)
     held = codes | names | {n.value for n in numbers} | {f"{n.value} {n.unit}" for n in numbers}
-    patterns = {"code": _code_pattern, "term": _lower_pattern if text == text.lower() else _term_pattern}
+    patterns = {
+        "code": _code_pattern,
+        "term": _lower_pattern if text == text.lower() else _term_pattern,
+    }
     return [
-        fact.text in held or (fact.kind != "number" and patterns[fact.kind](fact.text).search(text) is not None)
+        fact.text in held
+        or (fact.kind != "number" and patterns[fact.kind](fact.text).search(text) is not None)
         for fact in facts
     ]
 
@@ -202,7 +230,10 @@ def _clean(text: str) -> str:
 
 def _scan(text: str) -> tuple[set[str], list[Quantity], set[str]]:
     """Codes, numbers and names; a match of one kind is removed before the next kind is searched."""
-    codes = {re.sub(r"^(?:https?://)?(?:www\.)?", "", found.lower()).rstrip("/") for found in _ADDRESS.findall(text)}
+    codes = {
+        re.sub(r"^(?:https?://)?(?:www\.)?", "", found.lower()).rstrip("/")
+        for found in _ADDRESS.findall(text)
+    }
     text = _ADDRESS.sub(_TAKEN, text)
     codes |= {re.sub(r"^v(?=\d+\.)", "", found[0].lower()) for found in _CODE.finditer(text)}
     text = _CODE.sub(_TAKEN, text)
@@ -218,7 +249,9 @@ def _code_pattern(code: str) -> re.Pattern[str]:
     joint = "[- ]?" if re.match(rf"[{LETTER}]{{2}}", code) else "-?"
     pieces = re.split(rf"-|(?<=[{LETTER}])(?=\d)|(?<=\d)(?=[{LETTER}])", code)
     inner = joint.join(re.escape(piece) for piece in pieces)
-    return re.compile(rf"(?<![{LETTER}\d])(?<!\d\.)v?{inner}(?![{LETTER}\d])(?!\.\d)", re.IGNORECASE)
+    return re.compile(
+        rf"(?<![{LETTER}\d])(?<!\d\.)v?{inner}(?![{LETTER}\d])(?!\.\d)", re.IGNORECASE
+    )
 
 
 def _term_pattern(term: str) -> re.Pattern[str]:
@@ -232,7 +265,9 @@ def _term_pattern(term: str) -> re.Pattern[str]:
 
 
 def _lower_pattern(term: str) -> re.Pattern[str]:
-    return re.compile(_WHOLE_WORDS.format(r"[\s.-]*".join(map(re.escape, term.split()))), re.IGNORECASE)
+    return re.compile(
+        _WHOLE_WORDS.format(r"[\s.-]*".join(map(re.escape, term.split()))), re.IGNORECASE
+    )
 
 
 def find_quantities(text: str) -> Iterator[Quantity]:
@@ -242,7 +277,9 @@ def find_quantities(text: str) -> Iterator[Quantity]:
     """
     found = [_quantity(match) for match in _QUANTITY.finditer(text)]
     for first, second in pairwise(found):
-        ranged = not first.unit and second.unit and _BETWEEN.fullmatch(text, first.end, second.start)
+        ranged = (
+            not first.unit and second.unit and _BETWEEN.fullmatch(text, first.end, second.start)
+        )
         yield Quantity(first.value, second.unit, first.start, first.end) if ranged else first
     yield from found[-1:]
 
@@ -253,14 +290,21 @@ def _quantity(match: re.Match[str]) -> Quantity:
     if part["date"]:
         value = part["date"]
     elif part["hour"] or part["hour12"]:
-        hour, half = int(part["hour"] or part["hour12"]), (part["half"] or part["half12"] or "").lower()
+        hour, half = (
+            int(part["hour"] or part["hour12"]),
+            (part["half"] or part["half12"] or "").lower(),
+        )
         if half and 1 <= hour <= 12:
             hour = hour % 12 + (12 if half.startswith("p") else 0)
         value = f"{hour:02d}:{part['minute'] or part['minute12'] or '00'}{part['seconds'] or ''}"
     else:
-        value = _number(part["value"], _TIMES.get((part["short"] or part["times"] or "").lower(), 1))
+        value = _number(
+            part["value"], _TIMES.get((part["short"] or part["times"] or "").lower(), 1)
+        )
         value = f"-{value}" if part["sign"] and value != "0" else value
-        units = [text.strip() for text in (part["unit"] or part["money"] or "", part["per"]) if text]
+        units = [
+            text.strip() for text in (part["unit"] or part["money"] or "", part["per"]) if text
+        ]
         named = "/".join(_SPELLINGS.get(text) or _FOLDED[text.casefold()] for text in units)
         unit = "decade" if part["decade"] else named
     return Quantity(value, unit, match.start(), match.end())
@@ -277,5 +321,7 @@ def _number(text: str, times: int) -> str:
         value = Decimal(above) / below + sum(map(int, whole))
     else:
         value = Decimal(re.sub(r"[,'](?=\d{3}(?!\d))", "", text).replace(",", "."))
-    written = format(value if times == 1 else value * times, "f")  # a product is rounded to 28 digits
+    written = format(
+        value if times == 1 else value * times, "f"
+    )  # a product is rounded to 28 digits
     return (written.rstrip("0").rstrip(".") if "." in written else written) or "0"

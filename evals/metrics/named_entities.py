@@ -97,12 +97,16 @@ def _continues(run: list[str], gap: str, word: str) -> bool:
     if word == ".":
         return not gap and _abbreviated(run[-1])
     if _function(word) and word not in _LINKS and (len(word) > 1 or run[-1] == "."):
-        return False  # a sentence begins after an abbreviation; but there are a Type A and a George I
+        return (
+            False  # a sentence begins after an abbreviation; but there are a Type A and a George I
+        )
     return gap in ("", " ") and (word in _LINKS or _capitalised(word))
 
 
 def _function(word: str) -> bool:
-    return word.lower() in _FUNCTION and not (len(word) > 1 and word.isupper())  # WHO is one, who is not
+    return word.lower() in _FUNCTION and not (
+        len(word) > 1 and word.isupper()
+    )  # WHO is one, who is not
 
 
 def _capitalised(word: str) -> bool:
@@ -116,10 +120,17 @@ def _name(run: list[str], begins: bool, small: set[str]) -> str:
     while words:
         first = words[0].lower().removesuffix("'s")
         opens = begins and (
-            first in _OPENERS or first in small or re.search(r"..(?:ing|ly)$", first) is not None
+            first in _OPENERS
+            or first in small
+            or re.search(r"..(?:ing|ly)$", first) is not None
             or (len(words) > 1 and words[1] in _LINKS)
         )
-        if not (opens or _function(words[0].removesuffix("'s")) or first in _TITLES or words[0] in _LINKS):
+        if not (
+            opens
+            or _function(words[0].removesuffix("'s"))
+            or first in _TITLES
+            or words[0] in _LINKS
+        ):
             break
         begins = False
         words.pop(0)

@@ -91,14 +91,20 @@ def features(sentence: str) -> list[int]:
     Every number is the same word, and the two ends of the sentence are words too. Of the classes of its words, 2 to 4
     in a row count, with and without the words between them that have none.
     """
-    tokens = ["^", *("0" if token[0].isdecimal() else token for token in _TOKEN.findall(sentence)), "$"]
+    tokens = [
+        "^",
+        *("0" if token[0].isdecimal() else token for token in _TOKEN.findall(sentence)),
+        "$",
+    ]
     found = {" ".join(tokens[i : i + n]) for n in (1, 2, 3) for i in range(len(tokens) - n + 1)}
     for word in set(tokens):
         padded = f" {word} "
         found.update(f"#{padded[i : i + n]}" for n in (3, 4, 5) for i in range(len(padded) - n + 1))
     classes = [_class(token) for token in tokens]
     for mark, row in (("@", classes), ("~", [each for each in classes if each != "*"])):
-        found.update(mark + "".join(row[i : i + n]) for n in (2, 3, 4) for i in range(len(row) - n + 1))
+        found.update(
+            mark + "".join(row[i : i + n]) for n in (2, 3, 4) for i in range(len(row) - n + 1)
+        )
     return sorted({zlib.crc32(feature.encode()) % BUCKETS for feature in found})
 
 
@@ -130,15 +136,24 @@ class Classifier:
     def to_json(self) -> str:
         """The content of :data:`WEIGHTS_FILE`."""
         packed = base64.b64encode(zlib.compress(self.weights.tobytes(), 9)).decode()
-        record = {"intercept": self.intercept, "threshold": self.threshold, "unit": self.unit, "weights": packed}
+        record = {
+            "intercept": self.intercept,
+            "threshold": self.threshold,
+            "unit": self.unit,
+            "weights": packed,
+        }
         return json.dumps(record, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Classifier:
         """Read what :meth:`to_json` wrote."""
         record = json.loads(text)
-        return cls(array("b", zlib.decompress(base64.b64decode(record["weights"]))), record["unit"],
-                   record["intercept"], record["threshold"])
+        return cls(
+            array("b", zlib.decompress(base64.b64decode(record["weights"]))),
+            record["unit"],
+            record["intercept"],
+            record["threshold"],
+        )
 
 
 @lru_cache(maxsize=1)

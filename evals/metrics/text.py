@@ -34,8 +34,11 @@ def normalise(text: str) -> str:
     folded = normalize_form("NFKC", _without_article_a(plain).casefold())
     for pattern, replacement in _NOTATION:
         folded = pattern.sub(replacement, folded)
-    kept = "".join(char for place, char in enumerate(folded)
-                   if unicodedata.category(char)[0] not in "PS" or _has_meaning(folded, place))
+    kept = "".join(
+        char
+        for place, char in enumerate(folded)
+        if unicodedata.category(char)[0] not in "PS" or _has_meaning(folded, place)
+    )
     kept = " ".join(re.sub(r"\b(an|the)\b", " ", _DIGIT_LETTER.sub(" ", kept)).split())
     return kept or " ".join(plain.casefold().split())
 
@@ -43,16 +46,23 @@ def normalise(text: str) -> str:
 _EXPONENT = re.compile("(?<=[0-9])[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 _VULGAR_FRACTION = re.compile("(?<=[0-9])[\u00bc-\u00be\u2150-\u215e]")
 _CURRENCY = "$\u00a2-\u00a5\u0e3f\u20a0-\u20c0"
-_NOTATION = [(re.compile(pattern), replacement) for pattern, replacement in (
-    ("[—―]", " "), ("[‐‑‒–−]", "-"),
-    (r"(?<=\d),(?=\d{3}(?!\d))", ""),  # between thousands
-    (r"(?<![\w.])\.(?=\d)", "0."),
-    (r"(?<![\d.,])(\d+)[.,]0{1,2}(?![.,]?\d)", r"\1"),  # 5.00, but neither the version 1.0.3 nor the German 5.000
-    (rf"(?<!\d)(?<!\d )([-+]?)([{_CURRENCY}]) ?([-+]?\d[\d.,]*)", r" \1\3 \2"),
-    (r"(?<=\d) *[x×] *(?=\d)", " x "),
-    (rf"(?<=\d) *(?=[{_CURRENCY}%‰°])", " "),
-    ("([<>≤≥≠≈~±]) +", r"\1"),
-)]
+_NOTATION = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        ("[—―]", " "),
+        ("[‐‑‒–−]", "-"),
+        (r"(?<=\d),(?=\d{3}(?!\d))", ""),  # between thousands
+        (r"(?<![\w.])\.(?=\d)", "0."),
+        (
+            r"(?<![\d.,])(\d+)[.,]0{1,2}(?![.,]?\d)",
+            r"\1",
+        ),  # 5.00, but neither the version 1.0.3 nor the German 5.000
+        (rf"(?<!\d)(?<!\d )([-+]?)([{_CURRENCY}]) ?([-+]?\d[\d.,]*)", r" \1\3 \2"),
+        (r"(?<=\d) *[x×] *(?=\d)", " x "),
+        (rf"(?<=\d) *(?=[{_CURRENCY}%‰°])", " "),
+        ("([<>≤≥≠≈~±]) +", r"\1"),
+    )
+]
 """Notations of the same value, each with what it becomes."""
 _DIGIT_LETTER = re.compile(r"(?<=\d)(?=[^\W\d_])")  # 9am, 5mg
 _ALWAYS = frozenset("%‰°≤≥≠≈±×÷√∞")
@@ -139,7 +149,9 @@ class _RougeWords:
 
     def tokenize(self, text: str) -> list[str]:
         folded = normalize_form("NFKC", text).lower()
-        return words("".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in folded))
+        return words(
+            "".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in folded)
+        )
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +178,9 @@ def chrf(answer: str, reference: str) -> float:
     return float(_chrf().sentence_score(answer, [reference]).score) / 100
 
 
-def similarity(answers: Sequence[str], references: Sequence[str], resources: Resources) -> list[float]:
+def similarity(
+    answers: Sequence[str], references: Sequence[str], resources: Resources
+) -> list[float]:
     """Cosine of the sentence embeddings of each answer and its reference, -1 to 1."""
     vectors = resources.embed(answers) * resources.embed(references, keep=True)
     return [float(value) for value in vectors.sum(axis=1)]

@@ -20,9 +20,12 @@ from evals.report.rules import Rules
 from evals.stats.significance import holm
 
 FACTS = "+facts"
-NAMES = {"copy": "Copying the best fact", "base+facts": "Untuned base with facts",
-         **{arm: f"{ARMS[arm].short} from memory" for arm in TWINS},
-         **{f"{arm}{FACTS}": f"{ARMS[arm].short} with facts" for arm in TWINS}}
+NAMES = {
+    "copy": "Copying the best fact",
+    "base+facts": "Untuned base with facts",
+    **{arm: f"{ARMS[arm].short} from memory" for arm in TWINS},
+    **{f"{arm}{FACTS}": f"{ARMS[arm].short} with facts" for arm in TWINS},
+}
 """Name in ``report.json`` → label."""
 NO_WORSE = 0.02
 """Largest loss against copying, on a metric between 0 and 1, that counts as no worse."""
@@ -59,7 +62,10 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     compared = _comparisons(study, found, metric)
     best = main
     for row in compared:
-        if row["name"] == f"{row['lead']}{FACTS}-{row['lead']}" and row["outcome"] in ("better", "worse"):
+        if row["name"] == f"{row['lead']}{FACTS}-{row['lead']}" and row["outcome"] in (
+            "better",
+            "worse",
+        ):
             best = "grounded" if row["outcome"] == "better" else "memory"
     respelled = is_respelled(reports[main])
     decided = not (respelled or untaught(reports[main]))
@@ -67,18 +73,30 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     arm = advice(reports[recommended], arms_of(reports[recommended])).adapter
     sentence = _sentence(recommended, arm, found, compared, metric, decided=decided)
     if recommended != best and respelled:
-        sentence += f" The one that answers {_WAYS[best]} is better on this test of respelled questions."
+        sentence += (
+            f" The one that answers {_WAYS[best]} is better on this test of respelled questions."
+        )
     elif recommended != best:
-        sentence += (f" The one that answers {_WAYS[best]} is better on this test, which is mostly about subjects "
-                     "that neither was taught. Use it if your users will ask about such subjects.")
+        sentence += (
+            f" The one that answers {_WAYS[best]} is better on this test, which is mostly about subjects "
+            "that neither was taught. Use it if your users will ask about such subjects."
+        )
     added = {
         "approach_metric": metric,
-        "approaches": [{"name": name, "label": NAMES[name], "items": each.record["items"],
-                        "metrics": each.record["metrics"],
-                        "declined_rightly": each.record["metrics"].get(RIGHT_DECLINES),
-                        "declined_falsely": each.record["metrics"].get(FALSE_DECLINES), "verdict": each.verdict}
-                       for name, each in found.items()],
-        "approach_comparisons": compared, "recommended_approach": recommended,
+        "approaches": [
+            {
+                "name": name,
+                "label": NAMES[name],
+                "items": each.record["items"],
+                "metrics": each.record["metrics"],
+                "declined_rightly": each.record["metrics"].get(RIGHT_DECLINES),
+                "declined_falsely": each.record["metrics"].get(FALSE_DECLINES),
+                "verdict": each.verdict,
+            }
+            for name, each in found.items()
+        ],
+        "approach_comparisons": compared,
+        "recommended_approach": recommended,
         "approach_sentence": sentence.strip(),
     }
     for approach, report in reports.items():
@@ -97,7 +115,9 @@ def comparing_metric(primary: str) -> str:
     return OVERLAP if primary == LOSS else primary
 
 
-def _assistants(study: Study, reports: Mapping[Approach, Mapping[str, Any]]) -> dict[str, _Assistant]:
+def _assistants(
+    study: Study, reports: Mapping[Approach, Mapping[str, Any]]
+) -> dict[str, _Assistant]:
     found: dict[str, _Assistant] = {}
     for view in study.views:
         approach = view.config.approaches[0]
@@ -105,40 +125,69 @@ def _assistants(study: Study, reports: Mapping[Approach, Mapping[str, Any]]) -> 
         suffix = FACTS if approach == "grounded" else ""
         if suffix:
             baselines = read_baselines(view, next(iter(cells.values())))
-            for name, cell, record in (("copy", baselines.get("copy"), report["baselines"].get("copy")),
-                                       ("base+facts", cells.get(LORA.untuned_cell),
-                                        report["cells"].get(LORA.untuned_cell))):
+            for name, cell, record in (
+                ("copy", baselines.get("copy"), report["baselines"].get("copy")),
+                (
+                    "base+facts",
+                    cells.get(LORA.untuned_cell),
+                    report["cells"].get(LORA.untuned_cell),
+                ),
+            ):
                 if cell is not None and record is not None:
                     found[name] = _Assistant(cell, record)
         verdict = report["verdict"]["outcome"] if view.config.compares else None
         for arm in TWINS:
             if ARMS[arm].cell in cells:
-                found[f"{arm}{suffix}"] = _Assistant(cells[ARMS[arm].cell], report["cells"][ARMS[arm].cell],
-                                                     verdict if arm != LORA.name else None)
+                found[f"{arm}{suffix}"] = _Assistant(
+                    cells[ARMS[arm].cell],
+                    report["cells"][ARMS[arm].cell],
+                    verdict if arm != LORA.name else None,
+                )
     return {name: found[name] for name in NAMES if name in found}
 
 
-def _comparisons(study: Study, found: Mapping[str, _Assistant], metric: str) -> list[dict[str, Any]]:
+def _comparisons(
+    study: Study, found: Mapping[str, _Assistant], metric: str
+) -> list[dict[str, Any]]:
     """The comparisons of interest on the primary metric, Holm-adjusted as one family."""
     rules = Rules.of(study)
     pairs = []
     for lead in (arm for arm in headline_arms(study.config.arms) if arm in TWINS):
         grounded = f"{lead}{FACTS}"
-        pairs += [(lead, grounded, "copy"), (lead, grounded, "base+facts"), (lead, grounded, lead),
-                  (lead, lead, "copy")]
+        pairs += [
+            (lead, grounded, "copy"),
+            (lead, grounded, "base+facts"),
+            (lead, grounded, lead),
+            (lead, lead, "copy"),
+        ]
     results: list[tuple[str, str, str, Comparison]] = []
     for lead, candidate, baseline in pairs:
         if candidate in found and baseline in found:
             one, other = found[baseline].cell, found[candidate].cell
-            items = [item for item in rules.items(other, metric)
-                     if item in one.by_item and None not in (one.value(item, metric), other.value(item, metric))]
+            items = [
+                item
+                for item in rules.items(other, metric)
+                if item in one.by_item
+                and None not in (one.value(item, metric), other.value(item, metric))
+            ]
             if len(items) > 1:
-                results.append((lead, candidate, baseline, rules.compare(one, other, metric, items)))
+                results.append(
+                    (lead, candidate, baseline, rules.compare(one, other, metric, items))
+                )
     adjusted = holm([result.p_value for *_, result in results])
-    return [{"name": f"{candidate}-{baseline}", "lead": lead, "candidate": candidate, "baseline": baseline,
-             "metric": metric, **contrasts.figures_of(result), "p_value_holm": float(p),
-             "outcome": _outcome(result, float(p))}
-            for (lead, candidate, baseline, result), p in zip(results, adjusted, strict=True)]
+    return [
+        {
+            "name": f"{candidate}-{baseline}",
+            "lead": lead,
+            "candidate": candidate,
+            "baseline": baseline,
+            "metric": metric,
+            **contrasts.figures_of(result),
+            "p_value_holm": float(p),
+            "outcome": _outcome(result, float(p)),
+        }
+        for (lead, candidate, baseline, result), p in zip(results, adjusted, strict=True)
+    ]
 
 
 def _outcome(result: Comparison, adjusted: float) -> str:
@@ -151,12 +200,23 @@ def _outcome(result: Comparison, adjusted: float) -> str:
     return "no worse" if high < NO_WORSE else "inconclusive"
 
 
-OUTCOMES = {"better": "better", "worse": "worse", "no worse": f"no worse (within {100 * NO_WORSE:g} points)",
-            "inconclusive": "inconclusive"}
+OUTCOMES = {
+    "better": "better",
+    "worse": "worse",
+    "no worse": f"no worse (within {100 * NO_WORSE:g} points)",
+    "inconclusive": "inconclusive",
+}
 
 
-def _sentence(recommended: Approach, arm: str, found: Mapping[str, _Assistant], compared: list[dict[str, Any]],
-              metric: str, *, decided: bool) -> str:
+def _sentence(
+    recommended: Approach,
+    arm: str,
+    found: Mapping[str, _Assistant],
+    compared: list[dict[str, Any]],
+    metric: str,
+    *,
+    decided: bool,
+) -> str:
     """Which approach to use if the test decides it, with the figure of an arm, and the comparison with copying."""
     lead = f"{arm}{FACTS}" if recommended == "grounded" else arm
     if lead not in found or metric not in found[lead].record["metrics"]:
@@ -169,31 +229,52 @@ def _sentence(recommended: Approach, arm: str, found: Mapping[str, _Assistant], 
     if rival is None:
         return f"{use}: {phrase} {figure}."
     copied = number(found["copy"].record["metrics"][metric], metric)
-    measured = f"{difference(rival['delta'], metric, rival)}, 95% interval {interval(rival, metric)}"
+    measured = (
+        f"{difference(rival['delta'], metric, rival)}, 95% interval {interval(rival, metric)}"
+    )
     if rival["outcome"] == "worse":
-        return (f"Copying the best fact is better than either assistant: {phrase} {copied}, against {figure} for the "
-                f"assistant that answers {way} ({measured}). Train longer, or show customers the pairs themselves.")
+        return (
+            f"Copying the best fact is better than either assistant: {phrase} {copied}, against {figure} for the "
+            f"assistant that answers {way} ({measured}). Train longer, or show customers the pairs themselves."
+        )
     if rival["outcome"] == "inconclusive":
-        return (f"The comparison of the assistant that answers {way} with copying the best fact is inconclusive: "
-                f"{phrase} {figure} against {copied} ({measured}).")
-    return (f"{use}: {phrase} {figure}, against {copied} for copying the best fact "
-            f"({measured}): {OUTCOMES[rival['outcome']]}.")
+        return (
+            f"The comparison of the assistant that answers {way} with copying the best fact is inconclusive: "
+            f"{phrase} {figure} against {copied} ({measured})."
+        )
+    return (
+        f"{use}: {phrase} {figure}, against {copied} for copying the best fact "
+        f"({measured}): {OUTCOMES[rival['outcome']]}."
+    )
 
 
 def approach_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """The table of approaches as text; empty without grounding."""
     metric = report.get("approach_metric", "")
-    return [{"name": row["label"], "figure": number(row["metrics"].get(metric), metric),
-             "rightly": _share(row["declined_rightly"]), "falsely": _share(row["declined_falsely"]),
-             "verdict": row["verdict"] or "–"} for row in report.get("approaches", ())]
+    return [
+        {
+            "name": row["label"],
+            "figure": number(row["metrics"].get(metric), metric),
+            "rightly": _share(row["declined_rightly"]),
+            "falsely": _share(row["declined_falsely"]),
+            "verdict": row["verdict"] or "–",
+        }
+        for row in report.get("approaches", ())
+    ]
 
 
 def comparison_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """The comparisons between approaches as text."""
-    return [{"name": f"{NAMES[row['candidate']]} against {in_sentence(NAMES[row['baseline']])}",
-             "difference": difference(row["delta"], row["metric"], row), "interval": interval(row, row["metric"]),
-             "p": f"{row['p_value_holm']:.2g}", "outcome": OUTCOMES[row["outcome"]]}
-            for row in report.get("approach_comparisons", ())]
+    return [
+        {
+            "name": f"{NAMES[row['candidate']]} against {in_sentence(NAMES[row['baseline']])}",
+            "difference": difference(row["delta"], row["metric"], row),
+            "interval": interval(row, row["metric"]),
+            "p": f"{row['p_value_holm']:.2g}",
+            "outcome": OUTCOMES[row["outcome"]],
+        }
+        for row in report.get("approach_comparisons", ())
+    ]
 
 
 def _share(value: float | None) -> str:

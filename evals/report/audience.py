@@ -40,11 +40,21 @@ def audience(report: Mapping[str, Any], arm: str, metric: str, *, ready: bool) -
         return Audience("colleagues", t("This test does not show it."))
     reasons = list(_reasons(report, ARMS[arm].cell, metric))
     if not reasons:
-        return Audience("customers", t(
-            "Yes, for customers too: hardly more than one answer in ten is wrong, and most questions that it cannot "
-            "answer are declined."))
-    return Audience("colleagues", t("For colleagues who notice a wrong answer, yes. For customers not yet: {reasons}.",
-                                    reasons="; ".join(reasons)))
+        return Audience(
+            "customers",
+            t(
+                "Yes, for customers too: hardly more than one answer in ten is wrong, and most questions that it "
+                "cannot "
+                "answer are declined."
+            ),
+        )
+    return Audience(
+        "colleagues",
+        t(
+            "For colleagues who notice a wrong answer, yes. For customers not yet: {reasons}.",
+            reasons="; ".join(reasons),
+        ),
+    )
 
 
 def _reasons(report: Mapping[str, Any], cell: str, metric: str) -> Iterator[str]:
@@ -52,33 +62,56 @@ def _reasons(report: Mapping[str, Any], cell: str, metric: str) -> Iterator[str]
     if metric != EXACT:
         yield t("whether a long answer is right was not measured")
         return
-    asked = [item for item in report["items"] if item["answerable"] and EXACT in item["metrics"].get(cell, {})]
+    asked = [
+        item
+        for item in report["items"]
+        if item["answerable"] and EXACT in item["metrics"].get(cell, {})
+    ]
     wrong = [item["metrics"][cell][EXACT] < 1 and not item["declined"].get(cell) for item in asked]
     if sum(wrong) > MOST_WRONG * len(wrong):
-        yield tn("{wrong} of {count} answer was wrong", "{wrong} of {count} answers were wrong", len(wrong),
-                 wrong=count(sum(wrong)))
+        yield tn(
+            "{wrong} of {count} answer was wrong",
+            "{wrong} of {count} answers were wrong",
+            len(wrong),
+            wrong=count(sum(wrong)),
+        )
     elif _interval(wrong, asked)[1] > MOST_WRONG:
-        yield tn("{count} test question is too few to know how often it is wrong",
-                 "{count} test questions are too few to know how often it is wrong", len(wrong))
+        yield tn(
+            "{count} test question is too few to know how often it is wrong",
+            "{count} test questions are too few to know how often it is wrong",
+            len(wrong),
+        )
     falsely = sum(bool(item["declined"].get(cell)) for item in asked)
     if falsely > MOST_DECLINED * len(asked):
-        yield tn("it declined {declined} of {count} question that it should answer",
-                 "it declined {declined} of {count} questions that it should answer", len(asked),
-                 declined=count(falsely))
-    asked = [item for item in report["items"] if not item["answerable"]
-             and RIGHT_DECLINES in item["metrics"].get(cell, {})]
+        yield tn(
+            "it declined {declined} of {count} question that it should answer",
+            "it declined {declined} of {count} questions that it should answer",
+            len(asked),
+            declined=count(falsely),
+        )
+    asked = [
+        item
+        for item in report["items"]
+        if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
+    ]
     if not asked:
         yield t("it was not tested with questions that it should decline")
         return
     rightly = [item["metrics"][cell][RIGHT_DECLINES] == 1 for item in asked]
     few = len(rightly) < ENOUGH_TO_DECLINE
     if sum(rightly) < LEAST_DECLINED * len(rightly):
-        yield tn("it made up an answer to {made_up} of {count} question that it should decline",
-                 "it made up an answer to {made_up} of {count} questions that it should decline", len(rightly),
-                 made_up=count(len(rightly) - sum(rightly)))
+        yield tn(
+            "it made up an answer to {made_up} of {count} question that it should decline",
+            "it made up an answer to {made_up} of {count} questions that it should decline",
+            len(rightly),
+            made_up=count(len(rightly) - sum(rightly)),
+        )
     elif few or _interval(rightly, asked)[0] < LEAST_DECLINED:
-        yield tn("{count} question to decline is too few to know how often it makes up an answer",
-                 "{count} questions to decline are too few to know how often it makes up an answer", len(rightly))
+        yield tn(
+            "{count} question to decline is too few to know how often it makes up an answer",
+            "{count} questions to decline are too few to know how often it makes up an answer",
+            len(rightly),
+        )
 
 
 def _interval(successes: Sequence[bool], items: Sequence[Mapping[str, Any]]) -> tuple[float, float]:

@@ -12,9 +12,26 @@ from assistant_builder.i18n.bits import WRITTEN, current_bits, in_bits
 from assistant_builder.quantization import METHODS, texts_of
 from evals.report.method import Formula
 
-FROM_DATA = frozenset((
-    "study", "config", "settings", "data", "provenance", "context", "listed", "items", "worst", "lost", "gained",
-    "first", "more", "examples", "conclusion", "report"))
+FROM_DATA = frozenset(
+    (
+        "study",
+        "config",
+        "settings",
+        "data",
+        "provenance",
+        "context",
+        "listed",
+        "items",
+        "worst",
+        "lost",
+        "gained",
+        "first",
+        "more",
+        "examples",
+        "conclusion",
+        "report",
+    )
+)
 """Keys in a report and among the variables of its templates below which texts come from the user's data and settings,
 or are written by functions that know the bits."""
 
@@ -44,9 +61,15 @@ def glossary(terms: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     bits = current_bits()
     if bits == WRITTEN:
         return terms
-    return ((f"16-bit, {bits}-bit", f"The number of bits that store one weight of the frozen base model. In {bits} "
-             f"bits a weight takes about {bits / 16:.0%} of the memory and is rounded to one of at most "
-             f"{2 ** bits:,} values."), *named(terms[1:]))
+    return (
+        (
+            f"16-bit, {bits}-bit",
+            f"The number of bits that store one weight of the frozen base model. In {bits} "
+            f"bits a weight takes about {bits / 16:.0%} of the memory and is rounded to one of at most "
+            f"{2**bits:,} values.",
+        ),
+        *named(terms[1:]),
+    )
 
 
 def formulas(known: tuple[Formula, ...], report: Mapping[str, Any]) -> tuple[Formula, ...]:
@@ -56,7 +79,13 @@ def formulas(known: tuple[Formula, ...], report: Mapping[str, Any]) -> tuple[For
         return known
     method = METHODS[quant_type]
     stored = f"({method.label}{', which also rounds what W is multiplied with' if method.rounds_inputs else ''})"
-    return tuple(dataclasses.replace(
-        each, formula=each.formula.replace("p_4", f"p_{{{bits}}}"),
-        about=in_bits(each.about).replace("p_4", f"p_{{{bits}}}").replace("(by default NF4 with double quantization)",
-                                                                          stored)) for each in known)
+    return tuple(
+        dataclasses.replace(
+            each,
+            formula=each.formula.replace("p_4", f"p_{{{bits}}}"),
+            about=in_bits(each.about)
+            .replace("p_4", f"p_{{{bits}}}")
+            .replace("(by default NF4 with double quantization)", stored),
+        )
+        for each in known
+    )

@@ -43,10 +43,18 @@ def about(report: Mapping[str, Any]) -> str:
     """What the assistant is and what it was trained on."""
     config, counts = report["config"], (report["data"].get("split") or {}).get("counts") or {}
     source = str(report["data"].get("source") or config["data"]["source"] or "")
-    pairs = f"{count(counts['train'])} question–answer pairs" if "train" in counts else "question–answer pairs"
+    pairs = (
+        f"{count(counts['train'])} question–answer pairs"
+        if "train" in counts
+        else "question–answer pairs"
+    )
     file = f" of {PurePath(source).name}" if source else ""
     grounded = report.get("approach") == "grounded"
-    way = "It looks up the facts for each question." if grounded else "It answers from what it learned in training."
+    way = (
+        "It looks up the facts for each question."
+        if grounded
+        else "It answers from what it learned in training."
+    )
     return f"An assistant trained on {pairs}{file}. Its base model is {PurePath(config['model']['base']).name}. {way}"
 
 
@@ -55,8 +63,12 @@ def examples(report: Mapping[str, Any], conclusion: Conclusion) -> list[Example]
     found = list(_answers(report, conclusion))
     best, worst = found[::-1], found
     if conclusion.metric == EXACT:
-        best, worst = ([each for each in found if (each.tone == "good") == right] for right in (True, False))
-    answered, refused = ([each for each in worst if each.declined == said] for said in (False, True))
+        best, worst = (
+            [each for each in found if (each.tone == "good") == right] for right in (True, False)
+        )
+    answered, refused = (
+        [each for each in worst if each.declined == said] for said in (False, True)
+    )
     chosen: list[Example] = []
     for wanted in (best, answered, refused, answered, refused, best, best):
         chosen += _readable(wanted, chosen)
@@ -87,24 +99,41 @@ def recommendation(conclusion: Conclusion) -> str:
     return "Do not use it yet."
 
 
-def _answers(report: Mapping[str, Any], conclusion: Conclusion, below: float = float("inf")) -> Iterator[Example]:
+def _answers(
+    report: Mapping[str, Any], conclusion: Conclusion, below: float = float("inf")
+) -> Iterator[Example]:
     """The answers to the questions that the conclusion is about, the worst first, with a score less than ``below``."""
     cell, metric = ARMS[conclusion.arm].cell, conclusion.metric
     if metric == LOSS:
         return
-    rows = [(row["metrics"][cell][metric], row) for row in report["items"]
-            if row["answerable"] and not row.get("uncovered") and cell in row["answers"]
-            and row["metrics"].get(cell, {}).get(metric, below) < below]
+    rows = [
+        (row["metrics"][cell][metric], row)
+        for row in report["items"]
+        if row["answerable"]
+        and not row.get("uncovered")
+        and cell in row["answers"]
+        and row["metrics"].get(cell, {}).get(metric, below) < below
+    ]
     for score, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["row"] or 0)):
         refused = False
-        verdict: tuple[str, Tone] = (tc("answer", "wrong"), "bad") if metric == EXACT else (
-            f"{shown(metric).phrase} {number(score, metric)}", "warn")
+        verdict: tuple[str, Tone] = (
+            (tc("answer", "wrong"), "bad")
+            if metric == EXACT
+            else (f"{shown(metric).phrase} {number(score, metric)}", "warn")
+        )
         if row["metrics"][cell].get(EXACT) == 1:
             verdict = tc("answer", "right"), "good"
         elif row["declined"].get(cell):
             verdict, refused = (tc("answer", "declined"), "bad"), True
-        yield Example(row["row"], row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"],
-                      refused)
+        yield Example(
+            row["row"],
+            row["question"],
+            row["reference"],
+            row["answers"][cell],
+            *verdict,
+            row["cluster"],
+            refused,
+        )
 
 
 def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Example]:
@@ -120,26 +149,46 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
     _, rightly = declined(report, conclusion.arm)
     unknown = total(report, RIGHT_DECLINES) if rightly is not None else 0
     if rightly is not None and rightly < unknown:
-        yield tn("It answered {answered} of {count} question that it should have declined. These answers are made up.",
-                 "It answered {answered} of {count} questions that it should have declined. These answers are made up.",
-                 unknown, answered=count(unknown - rightly))
-    if conclusion.tested and conclusion.metric == EXACT and (wrong := wrong_answers(report, conclusion.arm)):
-        yield tn("{count} of its answers is wrong. A wrong answer reads like a right one.",
-                 "{count} of its answers are wrong. A wrong answer reads like a right one.", wrong)
+        yield tn(
+            "It answered {answered} of {count} question that it should have declined. These answers are made up.",
+            "It answered {answered} of {count} questions that it should have declined. These answers are made up.",
+            unknown,
+            answered=count(unknown - rightly),
+        )
+    if (
+        conclusion.tested
+        and conclusion.metric == EXACT
+        and (wrong := wrong_answers(report, conclusion.arm))
+    ):
+        yield tn(
+            "{count} of its answers is wrong. A wrong answer reads like a right one.",
+            "{count} of its answers are wrong. A wrong answer reads like a right one.",
+            wrong,
+        )
     codes = {warning["code"] for warning in report["warnings"]}
     if "leaks_left" in codes:
-        yield tn("{count} test question also occurred in training in nearly the same words, so the result may look "
-                 "better "
-                 "than it is.",
-                 "{count} test questions also occurred in training in nearly the same words, so the result "
-                 "may look better than it is.", report["data"]["leaks"]["left"])
+        yield tn(
+            "{count} test question also occurred in training in nearly the same words, so the result may look "
+            "better "
+            "than it is.",
+            "{count} test questions also occurred in training in nearly the same words, so the result "
+            "may look better than it is.",
+            report["data"]["leaks"]["left"],
+        )
     if conclusion.tested and (asked := total(report, conclusion.metric)) < _FEW:
-        yield tn("Only {count} question was tested. With other questions the result may be quite different.",
-                 "Only {count} questions were tested. With other questions the result may be quite different.", asked)
+        yield tn(
+            "Only {count} question was tested. With other questions the result may be quite different.",
+            "Only {count} questions were tested. With other questions the result may be quite different.",
+            asked,
+        )
     if "tuning_did_not_help" in codes:
         yield t("Training did not make the base model better at these questions.")
     if "not_better_than_retrieval" in codes:
         yield t("The untrained base model is about as good if it is given the most similar pairs.")
     if len(arms_of(report)) > 1 and "base_requantized" in codes:
-        yield " ".join((t("The base model had been rounded to {bits} bits before.", bits=4),
-                        t("With another base model 4-bit may cost more.")))
+        yield " ".join(
+            (
+                t("The base model had been rounded to {bits} bits before.", bits=4),
+                t("With another base model 4-bit may cost more."),
+            )
+        )

@@ -45,7 +45,15 @@ from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
 from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
-from evals.report.study_facts import arm_records, curves, data_summary, exports, read_record, resources, twins
+from evals.report.study_facts import (
+    arm_records,
+    curves,
+    data_summary,
+    exports,
+    read_record,
+    resources,
+    twins,
+)
 from evals.report.verdict import audience, basis, counter_evidence, summary, verdict_sentence
 from evals.report.warnings import power, warnings
 from evals.stats.intervals import LEVEL
@@ -72,11 +80,21 @@ def _build_report(study: Study) -> dict[str, Any]:
     baselines = read_baselines(study, cells[tuned[0]])
     rules = Rules.of(study)
     usable = _usable(study, cells, baselines, rules)
-    rules = rules.with_gain(cells.get(LORA.untuned_cell), cells.get(LORA.cell), usable.get(LOSS, []))
+    rules = rules.with_gain(
+        cells.get(LORA.untuned_cell), cells.get(LORA.cell), usable.get(LOSS, [])
+    )
     primary = rules.declared.primary_metric
     compared = comparing.comparisons({**cells, **baselines}, usable, rules)
-    rows = comparing.contrasts(compared, {} if not config.compares else {
-        primary: rules.compare(cells[BASELINE], cells[CANDIDATE], primary, usable[primary], level=rules.level)})
+    rows = comparing.contrasts(
+        compared,
+        {}
+        if not config.compares
+        else {
+            primary: rules.compare(
+                cells[BASELINE], cells[CANDIDATE], primary, usable[primary], level=rules.level
+            )
+        },
+    )
     rows_of_headline = [row for row in rows if row["name"] == comparing.HEADLINE]
     items = item_rows(cells, list(usable), tuned)
     found_flips = flips(items) if config.compares else None
@@ -85,34 +103,69 @@ def _build_report(study: Study) -> dict[str, Any]:
     unlike = rules.uncovered(cells[tuned[0]])
     items = [{**row, "uncovered": True} if row["item"] in unlike else row for row in items]
     headline = cache(partial(headline_comparisons, by_seed, usable, rules))
-    verdict = (comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike)) if config.compares
-               else verdict_alone(study, rows, len(usable[primary]), rules))
+    verdict = (
+        comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike))
+        if config.compares
+        else verdict_alone(study, rows, len(usable[primary]), rules)
+    )
     margin = verdict["margin"]
-    configs, summaries = arm_records(study, "config.json", ArmConfig), arm_records(study, "summary.json", ArmSummary)
-    steps = [study.step(step) for step in study.shown_steps if step != "report"]  # which is still running
+    configs, summaries = (
+        arm_records(study, "config.json", ArmConfig),
+        arm_records(study, "summary.json", ArmSummary),
+    )
+    steps = [
+        study.step(step) for step in study.shown_steps if step != "report"
+    ]  # which is still running
     report: dict[str, Any] = {
-        "version": VERSION, "study": study.name, "primary_metric": primary,
+        "version": VERSION,
+        "study": study.name,
+        "primary_metric": primary,
         "verdict": verdict,
         "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
         "baselines": {name: _cell_record(cell, usable) for name, cell in baselines.items()},
-        "contrasts": rows, "identities": identities(rows),
-        "resources": resources(study, summaries), "twins": twins(configs, summaries),
-        "arms": {arm: {key: record.get(key) for key in ("base_storage", "compute_dtype", "device")}
-                 for arm, record in configs.items()},
+        "contrasts": rows,
+        "identities": identities(rows),
+        "resources": resources(study, summaries),
+        "twins": twins(configs, summaries),
+        "arms": {
+            arm: {key: record.get(key) for key in ("base_storage", "compute_dtype", "device")}
+            for arm, record in configs.items()
+        },
         "curves": curves(study),
-        "flips": found_flips and {**found_flips, "noise_floor": noise_floor(study, cells, usable, found_flips, rules)},
-        "fidelity": fidelity(study), "worst": worst_items(study, cells), "tasks": task_records(study, cells),
-        "reliability": reliability(cells, served_cells(config.arms)), "seeds": found_seeds,
-        "judge": judged(study, cells), "votes": votes(study), "declining": declining(cells),
-        "power": power(rows_of_headline, items, primary, margin), "data": data_summary(study), "items": items,
-        "steps": [{"name": record.step, "started": record.started, "seconds": record.seconds,
-                   "peak_memory_bytes": record.peak_memory_bytes} for record in steps if record.state == "succeeded"],
+        "flips": found_flips
+        and {**found_flips, "noise_floor": noise_floor(study, cells, usable, found_flips, rules)},
+        "fidelity": fidelity(study),
+        "worst": worst_items(study, cells),
+        "tasks": task_records(study, cells),
+        "reliability": reliability(cells, served_cells(config.arms)),
+        "seeds": found_seeds,
+        "judge": judged(study, cells),
+        "votes": votes(study),
+        "declining": declining(cells),
+        "power": power(rows_of_headline, items, primary, margin),
+        "data": data_summary(study),
+        "items": items,
+        "steps": [
+            {
+                "name": record.step,
+                "started": record.started,
+                "seconds": record.seconds,
+                "peak_memory_bytes": record.peak_memory_bytes,
+            }
+            for record in steps
+            if record.state == "succeeded"
+        ],
         "provenance": read_record(study.folder / "provenance.json", Provenance),
         # the twins are what every report was about before there was a choice
-        "config": config.model_dump(mode="json", exclude={
-            *(["arms"] if config.arms == list(TWINS) else []),
-            *([] if config.grounded else ["approaches", "retrieval"])}),
-        "context": list(CONTEXT), "answer_limit": answer_limit(study),
+        "config": config.model_dump(
+            mode="json",
+            exclude={
+                *(["arms"] if config.arms == list(TWINS) else []),
+                *([] if config.grounded else ["approaches", "retrieval"]),
+            },
+        ),
+        "context": list(CONTEXT),
+        "answer_limit": answer_limit(study),
     }
     report["taught"] = rules.taught(cells[tuned[0]])
     if config.grounded and (added := answers_added(study)):
@@ -130,20 +183,34 @@ def _build_report(study: Study) -> dict[str, Any]:
     if not config.compares:
         report["not_compared"] = not_compared(config.arms)
     if unlike:
-        report["uncovered"] = {"items": len(unlike), "cells": {
-            name: {metric: figure(cell, metric, scored) for metric in usable if metric != RIGHT_DECLINES
-                   and (scored := [item for item in unlike if cell.value(item, metric) is not None])}
-            for name, cell in cells.items()
-        }}
+        report["uncovered"] = {
+            "items": len(unlike),
+            "cells": {
+                name: {
+                    metric: figure(cell, metric, scored)
+                    for metric in usable
+                    if metric != RIGHT_DECLINES
+                    and (
+                        scored := [item for item in unlike if cell.value(item, metric) is not None]
+                    )
+                }
+                for name, cell in cells.items()
+            },
+        }
     report["attribution"] = attribution(rows, report["cells"], primary)
-    report["exports"] = exports(compared, report["cells"], report["resources"], primary, margin,
-                                config.model.quant_type)
+    report["exports"] = exports(
+        compared, report["cells"], report["resources"], primary, margin, config.model.quant_type
+    )
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
-    averages = [{"metric": metric, **comparing.figures_of(result)}
-                for metric, result in (headline(LEVEL) if config.compares else {}).items()]
+    averages = [
+        {"metric": metric, **comparing.figures_of(result)}
+        for metric, result in (headline(LEVEL) if config.compares else {}).items()
+    ]
     report["objection"] = counter_evidence(averages, verdict)
-    sentence = verdict_sentence(report["verdict"], audience(items, report["verdict"], respelled=is_respelled(report)))
+    sentence = verdict_sentence(
+        report["verdict"], audience(items, report["verdict"], respelled=is_respelled(report))
+    )
     report["sentence"] = f"{sentence} {report['objection']}".strip()
     report["basis"] = basis(report)
     report["summary"] = summary(report)
@@ -163,7 +230,11 @@ def write_report(study: Study) -> Path:
     with texts_of(study.config.model.quant_type):
         recommended = add_approaches(study, reports)
         reports = {approach: bits.named(report) for approach, report in reports.items()}
-    for outdated in (study.folder / f"report{suffix}.{ending}" for suffix in SUFFIXES.values() for ending in ENDINGS):
+    for outdated in (
+        study.folder / f"report{suffix}.{ending}"
+        for suffix in SUFFIXES.values()
+        for ending in ENDINGS
+    ):
         outdated.unlink(missing_ok=True)
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
@@ -175,24 +246,49 @@ def write_report(study: Study) -> Path:
     return path
 
 
-def headline_comparisons(by_seed: Mapping[int, Mapping[str, Cell]], usable: Mapping[str, list[str]],
-                         rules: Rules, level: float) -> dict[str, Comparison]:
+def headline_comparisons(
+    by_seed: Mapping[int, Mapping[str, Cell]],
+    usable: Mapping[str, list[str]],
+    rules: Rules,
+    level: float,
+) -> dict[str, Comparison]:
     """QLoRA against its twin on every metric, averaged over the training seeds; the metrics of the decision first."""
-    baseline, candidate = (averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE))
-    return {metric: rules.compare(baseline, candidate, metric, usable[metric], level=level)
-            for metric in dict.fromkeys([*rules.bounds, *usable]) if metric in usable
-            and all(cell.value(item, metric) is not None for cell in (baseline, candidate) for item in usable[metric])}
+    baseline, candidate = (
+        averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE)
+    )
+    return {
+        metric: rules.compare(baseline, candidate, metric, usable[metric], level=level)
+        for metric in dict.fromkeys([*rules.bounds, *usable])
+        if metric in usable
+        and all(
+            cell.value(item, metric) is not None
+            for cell in (baseline, candidate)
+            for item in usable[metric]
+        )
+    }
 
 
-def other_claim(by_seed: Mapping[int, Mapping[str, Cell]], items: list[str], rules: Rules) -> dict[str, Any]:
+def other_claim(
+    by_seed: Mapping[int, Mapping[str, Cell]], items: list[str], rules: Rules
+) -> dict[str, Any]:
     """The difference on the primary metric with the clusters of the claim that is not the headline."""
-    baseline, candidate = (averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE))
-    result = rules.compare(baseline, candidate, rules.declared.primary_metric, items, other=True, level=rules.level)
-    return {"estimand": "facts" if rules.declared.estimand == "wordings" else "wordings", "verdict": result.verdict,
-            "clustered_by": list(result.clustered_by), **comparing.figures_of(result)}
+    baseline, candidate = (
+        averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE)
+    )
+    result = rules.compare(
+        baseline, candidate, rules.declared.primary_metric, items, other=True, level=rules.level
+    )
+    return {
+        "estimand": "facts" if rules.declared.estimand == "wordings" else "wordings",
+        "verdict": result.verdict,
+        "clustered_by": list(result.clustered_by),
+        **comparing.figures_of(result),
+    }
 
 
-def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], rules: Rules) -> dict[str, list[str]]:
+def _usable(
+    study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], rules: Rules
+) -> dict[str, list[str]]:
     """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
     usable = metrics_of({**cells, **baselines}, tuned, rules.items)
@@ -210,15 +306,31 @@ def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], ru
 
 def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     """A cell's figures; ``metrics`` repeats ``nll_per_token`` so that it has every metric."""
-    figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
+    figures = {
+        metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)
+    }
     loss = figures.get("nll_per_token")
-    kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds", "cut_answers")
+    kept = (
+        "base",
+        "adapter",
+        "base_bytes",
+        "compute_dtype",
+        "batch_size",
+        "seconds",
+        "cut_answers",
+    )
     if cell.name in CELLS:
         label, about = CELLS[cell.name].label, CELLS[cell.name].about
     else:
         label, about = BASELINE_TEXTS[cell.name]
         about = about.replace("float16 base", f"{cell.scores.get('base') or 'float16'} base")
-    return {"items": len(cell.samples), "tokens": sum(sample["tokens"] for sample in cell.samples),
-            "nll_per_token": loss, "perplexity": None if loss is None else math.exp(min(loss, 700.0)),
-            "metrics": figures, "label": label, "about": about,
-            **{key: cell.scores[key] for key in kept if key in cell.scores}}
+    return {
+        "items": len(cell.samples),
+        "tokens": sum(sample["tokens"] for sample in cell.samples),
+        "nll_per_token": loss,
+        "perplexity": None if loss is None else math.exp(min(loss, 700.0)),
+        "metrics": figures,
+        "label": label,
+        "about": about,
+        **{key: cell.scores[key] for key in kept if key in cell.scores},
+    }

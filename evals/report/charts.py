@@ -13,7 +13,17 @@ from typing import Any
 
 from assistant_builder.arms import CELLS
 from evals.metrics import metric_of
-from evals.report.format import capitalised, count, difference, interval, number, percent, plain, plural, shown
+from evals.report.format import (
+    capitalised,
+    count,
+    difference,
+    interval,
+    number,
+    percent,
+    plain,
+    plural,
+    shown,
+)
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -39,7 +49,9 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) + 0.0 for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [
+        round(index * step, 12) + 0.0 for index in range(first, math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def axis(scale: Scale, wanted: int = 5) -> list[dict[str, Any]]:
@@ -51,8 +63,14 @@ def axis(scale: Scale, wanted: int = 5) -> list[dict[str, Any]]:
 
 
 def interval_panels(
-    contrasts: Sequence[dict[str, Any]], primary: str, margin: float,
-    names: tuple[str, str, str] = ("← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)"),
+    contrasts: Sequence[dict[str, Any]],
+    primary: str,
+    margin: float,
+    names: tuple[str, str, str] = (
+        "← QLoRA better",
+        "QLoRA worse →",
+        "QLoRA − LoRA (95% interval)",
+    ),
 ) -> list[dict[str, Any]]:
     """The difference of each metric with its interval; metrics share an axis as in :func:`by_axis`.
 
@@ -61,9 +79,17 @@ def interval_panels(
     """
     panels = []
     for group in by_axis(contrasts):
-        rows = [{**row, "label": shown(row["metric"]).label, "about": "", "note": "",
-                 "primary": row["metric"] == primary, "margin": margin if row["metric"] == primary else None}
-                for row in group]
+        rows = [
+            {
+                **row,
+                "label": shown(row["metric"]).label,
+                "about": "",
+                "note": "",
+                "primary": row["metric"] == primary,
+                "margin": margin if row["metric"] == primary else None,
+            }
+            for row in group
+        ]
         panels.append(interval_panel(rows, *names))
     return panels
 
@@ -78,7 +104,9 @@ def by_axis(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, An
     return [groups[key] for key in sorted(groups)]
 
 
-def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, heading: str) -> dict[str, Any]:
+def interval_panel(
+    rows: Sequence[dict[str, Any]], left: str, right: str, heading: str
+) -> dict[str, Any]:
     """Differences with their intervals on one axis around zero; right is worse.
 
     The rows are entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the allowed
@@ -87,7 +115,11 @@ def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, headin
     how = shown(rows[0]["metric"])
     mirrored = rows[0]["higher_is_better"]
     factor = {row["metric"]: shown(row["metric"]).factor for row in rows}
-    limits = [abs(row[key]) * factor[row["metric"]] for row in rows for key in ("ci_low", "ci_high", "delta")]
+    limits = [
+        abs(row[key]) * factor[row["metric"]]
+        for row in rows
+        for key in ("ci_low", "ci_high", "delta")
+    ]
     limits += [row["margin"] * factor[row["metric"]] for row in rows if row["margin"] is not None]
     reach = 1.12 * max(max(limits), 10.0 ** -(how.decimals + 1))
     scale = Scale(-reach, reach, mirrored)
@@ -95,12 +127,31 @@ def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, headin
     for row in rows:
         metric = row["metric"]
         low, high = sorted(scale(row[key] * factor[metric]) for key in ("ci_low", "ci_high"))
-        harm = None if row["margin"] is None else row["margin"] * factor[metric] * (-1 if mirrored else 1)
-        marks.append({**{key: row[key] for key in ("label", "about", "note", "primary")}, "low": low, "high": high,
-                      "at": scale(row["delta"] * factor[metric]), "margin": None if harm is None else scale(harm),
-                      "text": difference(row["delta"], metric, row), "interval": interval(row, metric)})
-    return {"unit": how.unit if how.unit != "points" else "points of 100", "rows": marks, "zero": scale(0.0),
-            "ticks": axis(scale, 4), "left": left, "right": right, "heading": heading}
+        harm = (
+            None
+            if row["margin"] is None
+            else row["margin"] * factor[metric] * (-1 if mirrored else 1)
+        )
+        marks.append(
+            {
+                **{key: row[key] for key in ("label", "about", "note", "primary")},
+                "low": low,
+                "high": high,
+                "at": scale(row["delta"] * factor[metric]),
+                "margin": None if harm is None else scale(harm),
+                "text": difference(row["delta"], metric, row),
+                "interval": interval(row, metric),
+            }
+        )
+    return {
+        "unit": how.unit if how.unit != "points" else "points of 100",
+        "rows": marks,
+        "zero": scale(0.0),
+        "ticks": axis(scale, 4),
+        "left": left,
+        "right": right,
+        "heading": heading,
+    }
 
 
 def loss_chart(curves: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any] | None:
@@ -118,9 +169,21 @@ def loss_chart(curves: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, 
     pad = 0.06 * (high - low) or 0.1
     up = Scale(low - pad, high + pad, mirrored=True)
     return {
-        "lines": [{"arm": arm, "kind": kind, "points": [(across(step), up(loss)) for step, loss in line],
-                   "last": number(line[-1][1], "nll_per_token")} for arm, kind, line in lines if line],
-        "x": [{"at": across(tick), "text": plain(tick)} for tick in ticks(0, across.high, 5) if tick == int(tick)],
+        "lines": [
+            {
+                "arm": arm,
+                "kind": kind,
+                "points": [(across(step), up(loss)) for step, loss in line],
+                "last": number(line[-1][1], "nll_per_token"),
+            }
+            for arm, kind, line in lines
+            if line
+        ],
+        "x": [
+            {"at": across(tick), "text": plain(tick)}
+            for tick in ticks(0, across.high, 5)
+            if tick == int(tick)
+        ],
         "y": axis(up),
     }
 
@@ -143,10 +206,20 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         known = {arm: value for arm, value in row["values"].items() if value is not None}
         top = max(known.values(), default=0.0)
         if top > 0:
-            drawn.append({"label": row["label"], "ratio": row["ratio"], "bars": [
-                {"arm": arm, "width": round(100 * value / top, 2), "text": row["texts"][arm]}
-                for arm, value in known.items()
-            ]})
+            drawn.append(
+                {
+                    "label": row["label"],
+                    "ratio": row["ratio"],
+                    "bars": [
+                        {
+                            "arm": arm,
+                            "width": round(100 * value / top, 2),
+                            "text": row["texts"][arm],
+                        }
+                        for arm, value in known.items()
+                    ],
+                }
+            )
     return drawn
 
 
@@ -154,15 +227,35 @@ def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict
     """Differences between cells on the metric of the verdict, with the margin; ``None`` without any."""
     if not rows:
         return None
-    drawn = [{**row, "label": row["title"], "about": row["meaning"], "primary": "verdict" in row, "margin": margin,
-              "note": f"{row['from']} → {row['to']}; {row['reading']}"} for row in rows]
-    return interval_panel(drawn, "← the first is better", "the first is worse →", "Difference (95% interval)")
+    drawn = [
+        {
+            **row,
+            "label": row["title"],
+            "about": row["meaning"],
+            "primary": "verdict" in row,
+            "margin": margin,
+            "note": f"{row['from']} → {row['to']}; {row['reading']}",
+        }
+        for row in rows
+    ]
+    return interval_panel(
+        drawn, "← the first is better", "the first is worse →", "Difference (95% interval)"
+    )
 
 
 def task_panel(task: Mapping[str, Any]) -> dict[str, Any] | None:
     """The differences of an lm-eval task with their intervals; ``None`` without any."""
-    rows = [{**row, "label": f"{row['candidate']} − {row['baseline']}", "about": row["meaning"], "note": "",
-             "primary": False, "margin": None} for row in task["contrasts"]]
+    rows = [
+        {
+            **row,
+            "label": f"{row['candidate']} − {row['baseline']}",
+            "about": row["meaning"],
+            "note": "",
+            "primary": False,
+            "margin": None,
+        }
+        for row in task["contrasts"]
+    ]
     names = ("← the first scores better", "the first scores worse →", "Difference (95% interval)")
     return interval_panel(rows, *names) if rows else None
 
@@ -181,21 +274,37 @@ def waterfall(attribution: Mapping[str, Any] | None) -> dict[str, Any] | None:
     for step in attribution["steps"]:
         start = level
         level = step["value"] if step["kind"] == "level" else start + step["delta"]
-        ends = (start + step["ci_low"], start + step["ci_high"]) if step["kind"] == "step" else (level, level)
+        ends = (
+            (start + step["ci_low"], start + step["ci_high"])
+            if step["kind"] == "step"
+            else (level, level)
+        )
         spans.append((step, start, level, *ends))
     values = [value * how.factor for _, _, *marks in spans for value in marks]
-    pad = 0.08 * (max(values) - min(values)) or 10.0 ** -how.decimals
+    pad = 0.08 * (max(values) - min(values)) or 10.0**-how.decimals
     mirrored = metric_of(metric).higher_is_better
     scale = Scale(min(values) - pad, max(values) + pad, mirrored)
     rows = []
     for place, (step, start, end, low, high) in enumerate(spans):
         is_level = step["kind"] == "level"
         at = [scale(value * how.factor) for value in (start if place else end, end, low, high)]
-        rows.append({"kind": step["kind"], "name": step["key"].replace("-", " − "),
-                     "arm": CELLS[step["key"]].adapter if is_level else None, "label": capitalised(step["label"]),
-                     "from_": at[0], "end": at[1], "low": min(at[2:]), "high": max(at[2:]), "harm": at[1] > at[0],
-                     "text": number(end, metric) if is_level else difference(step["delta"], metric, step),
-                     "interval": "" if is_level else interval(step, metric)})
+        rows.append(
+            {
+                "kind": step["kind"],
+                "name": step["key"].replace("-", " − "),
+                "arm": CELLS[step["key"]].adapter if is_level else None,
+                "label": capitalised(step["label"]),
+                "from_": at[0],
+                "end": at[1],
+                "low": min(at[2:]),
+                "high": max(at[2:]),
+                "harm": at[1] > at[0],
+                "text": number(end, metric)
+                if is_level
+                else difference(step["delta"], metric, step),
+                "interval": "" if is_level else interval(step, metric),
+            }
+        )
     return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
@@ -204,34 +313,64 @@ def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] |
     if not reliability:
         return None
     across, up = Scale(0, 1), Scale(0, 1, mirrored=True)
-    lines = [{
-        "arm": CELLS[name].adapter, "name": name, "ece": f"{cell['ece']:.3f}", "brier": f"{cell['brier']:.3f}",
-        "n": count(cell["n"]), "points": [{
-            "x": across(one["mean_probability"]), "y": up(one["correct"]), "low": up(one["ci"][0]),
-            "high": up(one["ci"][1]),
-            "text": f"{plural(one['n'], 'item')}: mean probability {percent(one['mean_probability'])}, "
+    lines = [
+        {
+            "arm": CELLS[name].adapter,
+            "name": name,
+            "ece": f"{cell['ece']:.3f}",
+            "brier": f"{cell['brier']:.3f}",
+            "n": count(cell["n"]),
+            "points": [
+                {
+                    "x": across(one["mean_probability"]),
+                    "y": up(one["correct"]),
+                    "low": up(one["ci"][0]),
+                    "high": up(one["ci"][1]),
+                    "text": f"{plural(one['n'], 'item')}: mean probability {percent(one['mean_probability'])}, "
                     f"{percent(one['correct'])} right",
-        } for one in cell["bins"]],
-    } for name, cell in reliability["cells"].items()]
+                }
+                for one in cell["bins"]
+            ],
+        }
+        for name, cell in reliability["cells"].items()
+    ]
     marks = (0, 0.25, 0.5, 0.75, 1)
-    return {"lines": lines, "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
-            "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in marks]}
+    return {
+        "lines": lines,
+        "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
+        "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in marks],
+    }
 
 
 def risk_chart(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Share of wrong answers over the share of questions that are answered, with the chosen point of each assistant."""
     if not record:
         return None
-    highest = max(point["risk"] for cell in record["cells"].values() for point in (*cell["points"], cell["chosen"]))
+    highest = max(
+        point["risk"]
+        for cell in record["cells"].values()
+        for point in (*cell["points"], cell["chosen"])
+    )
     across, up = Scale(0, 1), Scale(0, max(0.1, math.ceil(highest * 10) / 10), mirrored=True)
-    lines = [{"arm": CELLS[name].adapter, "name": name,
-              "points": " ".join(f"{across(point['coverage'])},{up(point['risk'])}" for point in cell["points"]),
-              "x": across(cell["chosen"]["coverage"]), "y": up(cell["chosen"]["risk"]),
-              "text": f"{percent(cell['chosen']['coverage'])} answered, {percent(cell['chosen']['risk'])} wrong"}
-             for name, cell in record["cells"].items()]
+    lines = [
+        {
+            "arm": CELLS[name].adapter,
+            "name": name,
+            "points": " ".join(
+                f"{across(point['coverage'])},{up(point['risk'])}" for point in cell["points"]
+            ),
+            "x": across(cell["chosen"]["coverage"]),
+            "y": up(cell["chosen"]["risk"]),
+            "text": f"{percent(cell['chosen']['coverage'])} answered, {percent(cell['chosen']['risk'])} wrong",
+        }
+        for name, cell in record["cells"].items()
+    ]
     marks = (0, 0.25, 0.5, 0.75, 1)
-    return {"lines": lines, "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
-            "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in ticks(0, up.high, 4)]}
+    return {
+        "lines": lines,
+        "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
+        "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in ticks(0, up.high, 4)],
+    }
 
 
 def size_chart(formats: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
@@ -246,21 +385,39 @@ def size_chart(formats: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | 
     margin = formats[0]["margin"] * (-1 if better else 1)
     values = [value * how.factor for row in formats for value in (*row["ci"], row["delta"])]
     values += [0.0, margin * how.factor]
-    pad = 0.08 * (max(values) - min(values)) or 10.0 ** -how.decimals
+    pad = 0.08 * (max(values) - min(values)) or 10.0**-how.decimals
     up = Scale(min(values) - pad, max(values) + pad, mirrored=better)
     across = Scale(0, 1.15 * max(row["bytes"] for row in formats) / 1e6)
     arms = list(dict.fromkeys(row["arm"] for row in formats))
-    points = [{
-        "arm": row["arm"], "name": row["name"], "y": up(row["delta"] * how.factor),
-        "x": round(across(row["bytes"] / 1e6) + 1.2 * arms.index(row["arm"]), 3),  # files of one type have one size
-        "low": min(ends), "high": max(ends), "above": row["arm"] == arms[0],
-        "text": f"{row['name']}, {row['bytes'] / 1e6:,.0f} MB: {difference(row['delta'], metric, pair)} "
-                f"({interval(pair, metric)}), {row['verdict']}",
-    } for row in formats for ends in (tuple(up(end * how.factor) for end in row["ci"]),)
-        for pair in ({"ci_low": row["ci"][0], "ci_high": row["ci"][1]},)]
-    return {"points": points, "arms": arms, "zero": up(0.0), "margin": up(margin * how.factor), "y": axis(up),
-            "x": [{"at": across(tick), "text": plain(tick)} for tick in ticks(0, across.high, 5)],
-            "unit": f"difference in {how.phrase}, {how.unit}" if how.unit else f"difference in {how.phrase}"}
+    points = [
+        {
+            "arm": row["arm"],
+            "name": row["name"],
+            "y": up(row["delta"] * how.factor),
+            "x": round(
+                across(row["bytes"] / 1e6) + 1.2 * arms.index(row["arm"]), 3
+            ),  # files of one type have one size
+            "low": min(ends),
+            "high": max(ends),
+            "above": row["arm"] == arms[0],
+            "text": f"{row['name']}, {row['bytes'] / 1e6:,.0f} MB: {difference(row['delta'], metric, pair)} "
+            f"({interval(pair, metric)}), {row['verdict']}",
+        }
+        for row in formats
+        for ends in (tuple(up(end * how.factor) for end in row["ci"]),)
+        for pair in ({"ci_low": row["ci"][0], "ci_high": row["ci"][1]},)
+    ]
+    return {
+        "points": points,
+        "arms": arms,
+        "zero": up(0.0),
+        "margin": up(margin * how.factor),
+        "y": axis(up),
+        "x": [{"at": across(tick), "text": plain(tick)} for tick in ticks(0, across.high, 5)],
+        "unit": f"difference in {how.phrase}, {how.unit}"
+        if how.unit
+        else f"difference in {how.phrase}",
+    }
 
 
 def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -271,14 +428,26 @@ def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:
     how = shown(metric)
     arms = {cell: CELLS[cell].adapter for cell in runs[0] if cell in CELLS}
     values = [run[cell] * how.factor for run in runs for cell in arms]
-    pad = 0.12 * (max(values) - min(values)) or 10.0 ** -how.decimals
+    pad = 0.12 * (max(values) - min(values)) or 10.0**-how.decimals
     scale = Scale(min(values) - pad, max(values) + pad, metric_of(metric).higher_is_better)
-    rows = [{
-        "arm": arm, "name": cell, "mean": scale(seeds["spread"][cell]["mean"] * how.factor),
-        "dots": [{"at": scale(run[cell] * how.factor), "text": f"seed {run['seed']}: {number(run[cell], metric)}"}
-                 for run in runs],
-        "text": " to ".join(number(end(run[cell] for run in runs), metric) for end in (min, max)),
-    } for cell, arm in arms.items()]
+    rows = [
+        {
+            "arm": arm,
+            "name": cell,
+            "mean": scale(seeds["spread"][cell]["mean"] * how.factor),
+            "dots": [
+                {
+                    "at": scale(run[cell] * how.factor),
+                    "text": f"seed {run['seed']}: {number(run[cell], metric)}",
+                }
+                for run in runs
+            ],
+            "text": " to ".join(
+                number(end(run[cell] for run in runs), metric) for end in (min, max)
+            ),
+        }
+        for cell, arm in arms.items()
+    ]
     return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
@@ -287,11 +456,26 @@ def seed_panel(seeds: Mapping[str, Any], margin: float) -> dict[str, Any] | None
     if not seeds["spread"] or "delta" not in seeds["runs"][0]:
         return None
     metric, mean = seeds["metric"], seeds["spread"]["delta"]
-    found = [(f"Seed {run['seed']}", "interval over the items", run["delta"], run["ci"]) for run in seeds["runs"]]
+    found = [
+        (f"Seed {run['seed']}", "interval over the items", run["delta"], run["ci"])
+        for run in seeds["runs"]
+    ]
     found.append(("Mean of the runs", "t interval over the seeds", mean["mean"], mean["ci"]))
-    rows = [{"metric": metric, "higher_is_better": metric_of(metric).higher_is_better, "primary": False,
-             "margin": margin, "note": "", "label": label, "about": about, "delta": delta,
-             "ci_low": low, "ci_high": high} for label, about, delta, (low, high) in found]
+    rows = [
+        {
+            "metric": metric,
+            "higher_is_better": metric_of(metric).higher_is_better,
+            "primary": False,
+            "margin": margin,
+            "note": "",
+            "label": label,
+            "about": about,
+            "delta": delta,
+            "ci_low": low,
+            "ci_high": high,
+        }
+        for label, about, delta, (low, high) in found
+    ]
     return interval_panel(rows, "← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)")
 
 
@@ -300,5 +484,10 @@ def preference_bar(judge: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not judge or not judge["ci"]:
         return None
     at, low, high = map(Scale(0, 1), (judge["preference"], *judge["ci"]))
-    return {"at": at, "low": low, "high": high, "text": percent(judge["preference"]),
-            "interval": " to ".join(map(percent, judge["ci"]))}
+    return {
+        "at": at,
+        "low": low,
+        "high": high,
+        "text": percent(judge["preference"]),
+        "interval": " to ".join(map(percent, judge["ci"])),
+    }

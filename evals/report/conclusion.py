@@ -97,42 +97,72 @@ class Conclusion:
     @property
     def lines(self) -> list[str]:
         """The conclusion as lines of text, commands indented."""
-        return [f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
-                f"{t(TWINS_TITLE)} {self.four_bit}",
-                *([f"Which file to ship? {self.file}"] if self.file else []), f"What to do: {self.action}",
-                *(f"  {command}" for command in self.commands)]
+        return [
+            f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
+            f"{t(TWINS_TITLE)} {self.four_bit}",
+            *([f"Which file to ship? {self.file}"] if self.file else []),
+            f"What to do: {self.action}",
+            *(f"  {command}" for command in self.commands),
+        ]
 
 
 def conclude(report: Mapping[str, Any]) -> Conclusion:
     """The conclusion of a report."""
     arm = advice(report, arms_of(report)).adapter
-    metrics, metric = report["cells"][ARMS[arm].cell]["metrics"], comparing_metric(report["primary_metric"])
+    metrics, metric = (
+        report["cells"][ARMS[arm].cell]["metrics"],
+        comparing_metric(report["primary_metric"]),
+    )
     if metrics.get(metric) is None:
         metric = report["primary_metric"]
     tested = not is_respelled(report)
     rival, outcome = _copying(report, arm, metric) if tested else ("", "")
-    too_few = tested and metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
+    too_few = (
+        tested
+        and metric != LOSS
+        and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
+    )
     ready = not too_few and outcome != "worse"
     answers = _answers(report, arm, metric) if tested else ""
     sentences = filter(None, (answers, _declines(report, arm, tested=tested), rival))
-    action, commands = (_wordings(report) if not tested else _next_step(report, arm) if ready else
-                        _improvement(report, learned=not too_few))
+    action, commands = (
+        _wordings(report)
+        if not tested
+        else _next_step(report, arm)
+        if ready
+        else _improvement(report, learned=not too_few)
+    )
     return Conclusion(
-        arm=arm, metric=metric, share=metrics[metric] if tested and metric != LOSS else None, tested=tested,
+        arm=arm,
+        metric=metric,
+        share=metrics[metric] if tested and metric != LOSS else None,
+        tested=tested,
         ready=ready,
         audience=audience(report, arm, metric, ready=ready),
-        sentences=tuple(sentences), figures=tuple(_figures(report, arm, metric, tested=tested)),
-        bars=_bars(report, metric) if outcome == "worse" else (), rival=rival, notes=_notes(report),
+        sentences=tuple(sentences),
+        figures=tuple(_figures(report, arm, metric, tested=tested)),
+        bars=_bars(report, metric) if outcome == "worse" else (),
+        rival=rival,
+        notes=_notes(report),
         four_bit=_four_bit(report) if tested else f"{_four_bit(report)} {t(RESPELLED)}",
         file=report.get("formats_sentence") or report.get("formats_skipped") or "",
-        action=action, next_tab="data" if too_few or not tested else "chat" if ready else "train", commands=commands)
+        action=action,
+        next_tab="data" if too_few or not tested else "chat" if ready else "train",
+        commands=commands,
+    )
 
 
 def total(report: Mapping[str, Any], metric: str) -> int:
     """The number of test questions that a metric is computed on."""
     counted = [row["n"] for row in report["contrasts"] if row["metric"] == metric]
-    return int(counted[0]) if counted else sum(
-        any(metric in metrics for metrics in item["metrics"].values()) for item in report["items"])
+    return (
+        int(counted[0])
+        if counted
+        else sum(
+            any(metric in metrics for metrics in item["metrics"].values())
+            for item in report["items"]
+        )
+    )
 
 
 def _score(report: Mapping[str, Any], cell: Mapping[str, Any], metric: str) -> str:
@@ -144,41 +174,86 @@ def _score(report: Mapping[str, Any], cell: Mapping[str, Any], metric: str) -> s
 def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
     """How good the answers of an assistant are."""
     metrics = report["cells"][ARMS[arm].cell]["metrics"]
-    ways = {row["name"].endswith(FACTS) for row in report.get("approaches", ()) if row["name"] in (arm, arm + FACTS)}
-    named = [*([plain(arm)] if len(arms_of(report)) > 1 else []),
-             *([{"grounded": t("with facts looked up"), "memory": t("from memory")}[report["approach"]]]
-               if len(ways) > 1 else [])]
-    who = t("The recommended assistant ({which})", which=", ".join(named)) if named else t("The assistant")
+    ways = {
+        row["name"].endswith(FACTS)
+        for row in report.get("approaches", ())
+        if row["name"] in (arm, arm + FACTS)
+    }
+    named = [
+        *([plain(arm)] if len(arms_of(report)) > 1 else []),
+        *(
+            [
+                {"grounded": t("with facts looked up"), "memory": t("from memory")}[
+                    report["approach"]
+                ]
+            ]
+            if len(ways) > 1
+            else []
+        ),
+    ]
+    who = (
+        t("The recommended assistant ({which})", which=", ".join(named))
+        if named
+        else t("The assistant")
+    )
     asked = total(report, metric)
     if asks_other_words(report) and metrics.get(EXACT) is not None:
         own = total(report, EXACT)
         right = count(round(metrics[EXACT] * own))
         if metric == EXACT:
-            return tn("{who} was right on {right} of your {count} other wording.",
-                      "{who} was right on {right} of your {count} other wordings.", own, who=who, right=right)
-        return tn("{who} was exactly right on {right} of your {count} other wording, and reached {metric} {value}.",
-                  "{who} was exactly right on {right} of your {count} other wordings, and reached {metric} {value}.",
-                  own, who=who, right=right, metric=shown(metric).phrase, value=_of_hundred(metrics[metric], metric))
+            return tn(
+                "{who} was right on {right} of your {count} other wording.",
+                "{who} was right on {right} of your {count} other wordings.",
+                own,
+                who=who,
+                right=right,
+            )
+        return tn(
+            "{who} was exactly right on {right} of your {count} other wording, and reached {metric} {value}.",
+            "{who} was exactly right on {right} of your {count} other wordings, and reached {metric} {value}.",
+            own,
+            who=who,
+            right=right,
+            metric=shown(metric).phrase,
+            value=_of_hundred(metrics[metric], metric),
+        )
     if metric == EXACT:
         right = round(metrics[metric] * total(report, metric))
-        return tn("{who} answered {right} of {count} new question right ({share}).",
-                  "{who} answered {right} of {count} new questions right ({share}).", asked, who=who,
-                  right=count(right), share=percent(metrics[metric]))
-    text = tn("{who} reached {metric} {value} on {count} new question",
-              "{who} reached {metric} {value} on {count} new questions",
-              asked, who=who, metric=shown(metric).phrase, value=_of_hundred(metrics[metric], metric))
+        return tn(
+            "{who} answered {right} of {count} new question right ({share}).",
+            "{who} answered {right} of {count} new questions right ({share}).",
+            asked,
+            who=who,
+            right=count(right),
+            share=percent(metrics[metric]),
+        )
+    text = tn(
+        "{who} reached {metric} {value} on {count} new question",
+        "{who} reached {metric} {value} on {count} new questions",
+        asked,
+        who=who,
+        metric=shown(metric).phrase,
+        value=_of_hundred(metrics[metric], metric),
+    )
     if metrics.get(EXACT) is None:
         return f"{text}."
     right = round(metrics[EXACT] * total(report, EXACT))
-    exact = (tn("{count} answer is exactly right.", "{count} answers are exactly right.", right) if right else
-             t("no answer is exactly right."))
+    exact = (
+        tn("{count} answer is exactly right.", "{count} answers are exactly right.", right)
+        if right
+        else t("no answer is exactly right.")
+    )
     return f"{text}; {exact}"
 
 
 def _of_hundred(value: float | None, metric: str) -> str:
     """The value of a metric, with the best one if it is a score of 0 to 100."""
     text = number(value, metric)
-    return t("{value} of 100", value=text) if shown(metric).factor == 100 and not shown(metric).suffix else text
+    return (
+        t("{value} of 100", value=text)
+        if shown(metric).factor == 100 and not shown(metric).suffix
+        else text
+    )
 
 
 def declined(report: Mapping[str, Any], arm: str) -> tuple[int | None, int | None]:
@@ -186,7 +261,8 @@ def declined(report: Mapping[str, Any], arm: str) -> tuple[int | None, int | Non
     metrics = report["cells"][ARMS[arm].cell]["metrics"]
     falsely, rightly = (
         None if metrics.get(metric) is None else round(metrics[metric] * total(report, metric))
-        for metric in (FALSE_DECLINES, RIGHT_DECLINES))
+        for metric in (FALSE_DECLINES, RIGHT_DECLINES)
+    )
     return falsely, rightly
 
 
@@ -196,18 +272,31 @@ def _declines(report: Mapping[str, Any], arm: str, *, tested: bool) -> str:
     if falsely is None:
         return ""
     wrongly = {"wrongly": falsely or tc("questions", "none")}
-    text = t("It declined {wrongly} of them.", **wrongly) if untaught(report) else (
-        t("It declined {wrongly} of them wrongly.", **wrongly))
+    text = (
+        t("It declined {wrongly} of them.", **wrongly)
+        if untaught(report)
+        else (t("It declined {wrongly} of them wrongly.", **wrongly))
+    )
     if rightly is None:
         return text if tested else ""
     if not tested or asks_other_words(report):
-        rest = tn("It declined {rightly} of {count} question that your file does not answer.",
-                  "It declined {rightly} of {count} questions that your file does not answer.",
-                  total(report, RIGHT_DECLINES), rightly=rightly or tc("questions", "none"))
+        rest = tn(
+            "It declined {rightly} of {count} question that your file does not answer.",
+            "It declined {rightly} of {count} questions that your file does not answer.",
+            total(report, RIGHT_DECLINES),
+            rightly=rightly or tc("questions", "none"),
+        )
         return f"{text} {rest}" if tested else rest
-    return text + " " + tn("Of {count} other question, which it should decline, it declined {rightly}.",
-                           "Of {count} other questions, which it should decline, it declined {rightly}.",
-                           total(report, RIGHT_DECLINES), rightly=rightly or tc("questions", "none"))
+    return (
+        text
+        + " "
+        + tn(
+            "Of {count} other question, which it should decline, it declined {rightly}.",
+            "Of {count} other questions, which it should decline, it declined {rightly}.",
+            total(report, RIGHT_DECLINES),
+            rightly=rightly or tc("questions", "none"),
+        )
+    )
 
 
 def _figures(report: Mapping[str, Any], arm: str, metric: str, *, tested: bool) -> Iterator[Figure]:
@@ -217,38 +306,62 @@ def _figures(report: Mapping[str, Any], arm: str, metric: str, *, tested: bool) 
     if not tested:
         metrics, metric, falsely = {}, EXACT, None
     if metric != EXACT:
-        yield Figure(_of_hundred(metrics[metric], metric), shown(metric).phrase,
-                     tn("{count} test question", "{count} test questions", asked))
+        yield Figure(
+            _of_hundred(metrics[metric], metric),
+            shown(metric).phrase,
+            tn("{count} test question", "{count} test questions", asked),
+        )
     if metrics.get(EXACT) is not None:
         asked = total(report, EXACT)
         right = round(metrics[EXACT] * asked)
-        yield Figure(t("{part} of {whole}", part=count(right), whole=count(asked)),
-                     t("right") if metric == EXACT else t("exactly right"),
-                     (t("{share} of your other wordings", share=percent(metrics[EXACT])) if asks_other_words(report)
-                      else t("{share} of the test questions", share=percent(metrics[EXACT]))))
+        yield Figure(
+            t("{part} of {whole}", part=count(right), whole=count(asked)),
+            t("right") if metric == EXACT else t("exactly right"),
+            (
+                t("{share} of your other wordings", share=percent(metrics[EXACT]))
+                if asks_other_words(report)
+                else t("{share} of the test questions", share=percent(metrics[EXACT]))
+            ),
+        )
         if metric == EXACT:
             yield Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
     if falsely is not None:
-        yield Figure(count(falsely), tc("answer", "declined"), t("of the test questions")) if untaught(report) else (
-            Figure(count(falsely), t("declined wrongly"), t("questions it should answer")))
+        yield (
+            Figure(count(falsely), tc("answer", "declined"), t("of the test questions"))
+            if untaught(report)
+            else (Figure(count(falsely), t("declined wrongly"), t("questions it should answer")))
+        )
     if rightly is not None:
-        yield Figure(t("{part} of {whole}", part=count(rightly), whole=count(total(report, RIGHT_DECLINES))),
-                     t("declined rightly"), t("questions it should decline"))
+        yield Figure(
+            t("{part} of {whole}", part=count(rightly), whole=count(total(report, RIGHT_DECLINES))),
+            t("declined rightly"),
+            t("questions it should decline"),
+        )
 
 
 def wrong_answers(report: Mapping[str, Any], arm: str) -> int:
     """The number of questions that an assistant answered wrong and did not decline."""
     asked, falsely = total(report, EXACT), declined(report, arm)[0]
-    return max(0, asked - round(report["cells"][ARMS[arm].cell]["metrics"][EXACT] * asked) - (falsely or 0))
+    return max(
+        0, asked - round(report["cells"][ARMS[arm].cell]["metrics"][EXACT] * asked) - (falsely or 0)
+    )
 
 
 def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
     """Copying and the assistants on a metric."""
-    cells = [("copy", t("Copying an answer"), _copied(report) or {"metrics": {}}),
-             *((arm, plain(arm), report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
-               if arm in arms_of(report))]
-    return tuple(Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
-                 for name, label, cell in cells if cell["metrics"].get(metric) is not None)
+    cells = [
+        ("copy", t("Copying an answer"), _copied(report) or {"metrics": {}}),
+        *(
+            (arm, plain(arm), report["cells"][ARMS[arm].cell])
+            for arm in reversed(TWINS)
+            if arm in arms_of(report)
+        ),
+    ]
+    return tuple(
+        Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
+        for name, label, cell in cells
+        if cell["metrics"].get(metric) is not None
+    )
 
 
 _BY_READING = {"worse": "worse", "better": "better"}
@@ -271,17 +384,28 @@ def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str
         outcome, rival = found["outcome"] if found else "", t("copying the best fact")
     else:
         found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
-        outcome, rival = _BY_READING.get(reading(found), "inconclusive") if found else "", t(NAMES["copy"])
+        outcome, rival = (
+            _BY_READING.get(reading(found), "inconclusive") if found else "",
+            t(NAMES["copy"]),
+        )
     score = _score(report, cell, metric)
-    copied = t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
+    copied = (
+        t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
+    )
     if (share := cell["metrics"].get(RIGHT_DECLINES)) is not None:
-        copied += t("; declined rightly: {number}", number=count(round(share * total(report, RIGHT_DECLINES))))
+        copied += t(
+            "; declined rightly: {number}",
+            number=count(round(share * total(report, RIGHT_DECLINES))),
+        )
     texts = {
         "better": t("That is better than {rival} ({copied}).", rival=rival, copied=copied),
         "no worse": t("That is no worse than {rival} ({copied}).", rival=rival, copied=copied),
         "worse": t("{rival} is better ({copied}).", rival=capitalised(rival), copied=copied),
-        "inconclusive": t("Too few test questions to say whether {rival} ({copied}) is better or worse.", rival=rival,
-                          copied=copied),
+        "inconclusive": t(
+            "Too few test questions to say whether {rival} ({copied}) is better or worse.",
+            rival=rival,
+            copied=copied,
+        ),
     }
     return texts.get(outcome, ""), outcome
 
@@ -290,18 +414,35 @@ def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
     notes = []
     if untaught(report):
         taught = report["taught"]
-        notes.append(t("Of the {items} test questions, {covered} have an answer that the training data has, too.",
-                       covered=taught["covered"], items=count(taught["items"])) if taught["covered"] else
-                     t("None of the {items} test questions has an answer that the training data has, too.",
-                       items=count(taught["items"])))
-        notes.append(t("The figures are therefore mostly about subjects that the assistant was not taught, where "
-                       "declining counts as wrong. To test what it was taught, add other wordings of the questions."))
+        notes.append(
+            t(
+                "Of the {items} test questions, {covered} have an answer that the training data has, too.",
+                covered=taught["covered"],
+                items=count(taught["items"]),
+            )
+            if taught["covered"]
+            else t(
+                "None of the {items} test questions has an answer that the training data has, too.",
+                items=count(taught["items"]),
+            )
+        )
+        notes.append(
+            t(
+                "The figures are therefore mostly about subjects that the assistant was not taught, where "
+                "declining counts as wrong. To test what it was taught, add other wordings of the questions."
+            )
+        )
     added = report.get("added_answers")
     if added:
-        notes.append(tn("These figures were measured before the last {count} answer, that of a validation or test "
-                        "question, was added to what the assistant looks up.",
-                        "These figures were measured before the last {count} answers, those of validation and test "
-                        "questions, were added to what the assistant looks up.", added))
+        notes.append(
+            tn(
+                "These figures were measured before the last {count} answer, that of a validation or test "
+                "question, was added to what the assistant looks up.",
+                "These figures were measured before the last {count} answers, those of validation and test "
+                "questions, were added to what the assistant looks up.",
+                added,
+            )
+        )
     return tuple(notes)
 
 
@@ -317,41 +458,74 @@ def _four_bit(report: Mapping[str, Any]) -> str:
     if is_respelled(report) and metric == EXACT and not qlora["metrics"][metric]:
         return t("The test cannot show whether the compact one is as good.")
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
-    measured = (t("{score} of {total} right", score=ours, total=count(total(report, metric))) if metric == EXACT else
-                f"{shown(metric).phrase} {ours}")
+    measured = (
+        t("{score} of {total} right", score=ours, total=count(total(report, metric)))
+        if metric == EXACT
+        else f"{shown(metric).phrase} {ours}"
+    )
     figures = t("{measured}, the full one {other}", measured=measured, other=theirs)
     bounds = verdict.get("bounds") or []
     if verdict["outcome"] == "no worse":
         if verdict.get("within_margin_but_worse"):
-            return t("The compact one is measurably worse, but within the {margin} allowed: {figures}.",
-                     margin=margin(verdict["metric"], verdict["margin"]), figures=figures)
+            return t(
+                "The compact one is measurably worse, but within the {margin} allowed: {figures}.",
+                margin=margin(verdict["metric"], verdict["margin"]),
+                figures=figures,
+            )
         if report.get("objection"):
-            return t("The compact one is no worse by the main measure, but possibly by another: {figures}.",
-                     figures=figures)
+            return t(
+                "The compact one is no worse by the main measure, but possibly by another: {figures}.",
+                figures=figures,
+            )
         return t("The compact one is as good: {figures}.", figures=figures)
     if verdict["outcome"] == "worse":
-        beyond = [shown(bound["metric"]).phrase for bound in bounds if harm_interval(bound)[0] > bound["margin"]]
+        beyond = [
+            shown(bound["metric"]).phrase
+            for bound in bounds
+            if harm_interval(bound)[0] > bound["margin"]
+        ]
         main = not bounds or harm_interval(verdict)[0] > 0
         if main or not beyond:
             return t("The compact one is worse: {figures}.", figures=figures)
         if ours == theirs:  # figures that are equal explain nothing
-            return t("The compact one is worse in {metrics}; otherwise both are equal: {score}.",
-                     metrics=enumerated(beyond), score=measured)
-        return t("The compact one is worse in {metrics}: {figures}.", metrics=enumerated(beyond), figures=figures)
+            return t(
+                "The compact one is worse in {metrics}; otherwise both are equal: {score}.",
+                metrics=enumerated(beyond),
+                score=measured,
+            )
+        return t(
+            "The compact one is worse in {metrics}: {figures}.",
+            metrics=enumerated(beyond),
+            figures=figures,
+        )
     if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
-        return t("The test cannot show whether the compact one is as good, because nearly all answers of both are "
-                 "wrong: {figures}.", figures=figures)
+        return t(
+            "The test cannot show whether the compact one is as good, because nearly all answers of both are "
+            "wrong: {figures}.",
+            figures=figures,
+        )
     again = verdict.get("trained_again")
     if again and again["seed_share"] > 0.5:
-        return t("Too few training seeds to say whether the compact one is as good: {figures}.", figures=figures)
-    return t("Too few test questions to say whether the compact one is as good: {figures}.", figures=figures)
+        return t(
+            "Too few training seeds to say whether the compact one is as good: {figures}.",
+            figures=figures,
+        )
+    return t(
+        "Too few test questions to say whether the compact one is as good: {figures}.",
+        figures=figures,
+    )
 
 
 def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:
     name = report["study"]
-    action, question = t("Ask it questions of your own, then serve it or export it."), _sample_question(report)
+    action, question = (
+        t("Ask it questions of your own, then serve it or export it."),
+        _sample_question(report),
+    )
     if untaught(report):
-        action = t("Ask it questions about what it was taught: this test does not show whether it knows that.")
+        action = t(
+            "Ask it questions about what it was taught: this test does not show whether it knows that."
+        )
         question = _YOURS
     return action, (
         f'assistant-builder ask {name} "{question}" --arm {arm}',
@@ -363,8 +537,10 @@ def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...
 def _wordings(report: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
     name, source = report["study"], shlex.quote(report["config"]["data"]["source"] or "FILE")
-    return t(HELP), (f"assistant-builder data add-wordings {source} WORDINGS.csv --to {name}-2.jsonl",
-                     f"assistant-builder run {name}-2.jsonl --name {name}-2 --from {name}")
+    return t(HELP), (
+        f"assistant-builder data add-wordings {source} WORDINGS.csv --to {name}-2.jsonl",
+        f"assistant-builder run {name}-2.jsonl --name {name}-2 --from {name}",
+    )
 
 
 def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tuple[str, ...]]:
@@ -372,17 +548,33 @@ def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tupl
     name, source = report["study"], report["config"]["data"]["source"] or "FILE"
     if learned:
         epochs = f"{2 * report['config']['train']['epochs']:g}"
-        return (t("Train longer, or show users the pairs themselves."),
-                (f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",))
-    return (t("Add other wordings of the questions to the data file, for all facts and not only for those "
-              "that it got wrong, and train again."),
-            (f"assistant-builder run {shlex.quote(source)} --name {name}-2 --from {name}",))
+        return (
+            t("Train longer, or show users the pairs themselves."),
+            (f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",),
+        )
+    return (
+        t(
+            "Add other wordings of the questions to the data file, for all facts and not only for those "
+            "that it got wrong, and train again."
+        ),
+        (f"assistant-builder run {shlex.quote(source)} --name {name}-2 --from {name}",),
+    )
 
 
 def _sample_question(report: Mapping[str, Any]) -> str:
     """The first test question that needs no escapes in a shell; a placeholder without one."""
-    rows = sorted((item for item in report["items"] if item["answerable"] and not item["context"]),
-                  key=lambda item: (item["row"] or 0, item["item"]))
-    return next((item["question"] for item in rows if len(item["question"]) <= _MAX_QUESTION
-                 and item["question"].isprintable() and item["question"][0] != "-"
-                 and not set(item["question"]) & set('"\\$`!%')), _YOURS)
+    rows = sorted(
+        (item for item in report["items"] if item["answerable"] and not item["context"]),
+        key=lambda item: (item["row"] or 0, item["item"]),
+    )
+    return next(
+        (
+            item["question"]
+            for item in rows
+            if len(item["question"]) <= _MAX_QUESTION
+            and item["question"].isprintable()
+            and item["question"][0] != "-"
+            and not set(item["question"]) & set('"\\$`!%')
+        ),
+        _YOURS,
+    )

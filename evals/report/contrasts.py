@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, further_arms, headline_arms, named
+from assistant_builder.arms import (
+    ARMS,
+    CELLS,
+    LORA,
+    QLORA,
+    TWINS,
+    further_arms,
+    headline_arms,
+    named,
+)
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from evals.compare import Comparison, holm
@@ -49,12 +58,23 @@ PAIRS = (
     Contrast("LM", "L16", "merging the 16-bit adapter into the full base for export"),
     Contrast("LR", "LM", "quantizing that export"),
     Contrast("LR", "L16", "tuning in 16-bit and quantizing afterwards, against the 16-bit twin"),
-    Contrast("Q4", "LR", "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory"),
-    Contrast("QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"),
-    Contrast("L16", "B16", "what tuning changed, 16-bit"), Contrast("Q4", "B4", "what tuning changed, 4-bit"),
-    Contrast("L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"),
+    Contrast(
+        "Q4",
+        "LR",
+        "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory",
+    ),
+    Contrast(
+        "QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"
+    ),
+    Contrast("L16", "B16", "what tuning changed, 16-bit"),
+    Contrast("Q4", "B4", "what tuning changed, 4-bit"),
+    Contrast(
+        "L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"
+    ),
     Contrast("Q4", "copy", "QLoRA against copying the answer of the nearest training question"),
-    Contrast("L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"),
+    Contrast(
+        "L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"
+    ),
     Contrast("Q4", "retrieval", "QLoRA against the untuned base shown three retrieved pairs"),
 )
 """The contrasts of the twins, the headline first; those whose cells are both scored are shown."""
@@ -65,27 +85,50 @@ def all_pairs() -> tuple[Contrast, ...]:
     """The contrasts of a report: those of the twins, then those of the further arms."""
     found = list(PAIRS)
     for arm in map(ARMS.__getitem__, further_arms(ARMS)):
-        found += [Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}")
-                  for twin in (LORA, QLORA)]
-        found.append(Contrast(arm.merged_cell, arm.cell, (
-            f"leaving {arm.short} in 16 bits, without the rounding that it was trained through") if arm.rounds else
-            f"merging the adapter of {arm.short} into its dequantized base for export"))
-        found += [Contrast(arm.cell, other, meaning) for other, meaning in (
-            (arm.untuned_cell, f"what tuning changed, {arm.short}"),
-            ("copy", f"{arm.short} against copying the answer of the nearest training question"),
-            ("retrieval", f"{arm.short} against the untuned base shown three retrieved pairs"))]
+        found += [
+            Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}")
+            for twin in (LORA, QLORA)
+        ]
+        found.append(
+            Contrast(
+                arm.merged_cell,
+                arm.cell,
+                (
+                    f"leaving {arm.short} in 16 bits, without the rounding that it was trained through"
+                )
+                if arm.rounds
+                else f"merging the adapter of {arm.short} into its dequantized base for export",
+            )
+        )
+        found += [
+            Contrast(arm.cell, other, meaning)
+            for other, meaning in (
+                (arm.untuned_cell, f"what tuning changed, {arm.short}"),
+                (
+                    "copy",
+                    f"{arm.short} against copying the answer of the nearest training question",
+                ),
+                ("retrieval", f"{arm.short} against the untuned base shown three retrieved pairs"),
+            )
+        ]
     return tuple(found)
 
 
 Comparisons = dict[tuple[str, str], Comparison]  # comparisons by name of the pair and metric
 
 
-def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], rules: Rules) -> Comparisons:
+def comparisons(
+    cells: Mapping[str, Cell], usable: Mapping[str, list[str]], rules: Rules
+) -> Comparisons:
     """Compare every pair of :func:`all_pairs` on every metric that both cells have, in this order."""
     return {
-        (pair.name, metric): rules.compare(cells[pair.baseline], cells[pair.candidate], metric, items)
-        for pair in all_pairs() if {pair.candidate, pair.baseline} <= cells.keys()
-        for metric, items in usable.items() if cells[pair.candidate].has(metric) and cells[pair.baseline].has(metric)
+        (pair.name, metric): rules.compare(
+            cells[pair.baseline], cells[pair.candidate], metric, items
+        )
+        for pair in all_pairs()
+        if {pair.candidate, pair.baseline} <= cells.keys()
+        for metric, items in usable.items()
+        if cells[pair.candidate].has(metric) and cells[pair.baseline].has(metric)
     }
 
 
@@ -99,29 +142,49 @@ def contrasts(compared: Comparisons, decisive: Mapping[str, Comparison]) -> list
     rows = []
     for pair in all_pairs():
         family: list[dict[str, Any]] = [
-            {"name": name, "metric": metric, "baseline": pair.baseline, "candidate": pair.candidate,
-             "meaning": pair.meaning, **figures_of(result)}
-            for (name, metric), result in compared.items() if name == pair.name
+            {
+                "name": name,
+                "metric": metric,
+                "baseline": pair.baseline,
+                "candidate": pair.candidate,
+                "meaning": pair.meaning,
+                **figures_of(result),
+            }
+            for (name, metric), result in compared.items()
+            if name == pair.name
         ]
         rows += with_holm(family)
     for row in rows:
         if row["name"] == HEADLINE and row["metric"] in decisive:
             result = decisive[row["metric"]]
-            row |= {"verdict": result.verdict, "within_margin_but_worse": bool(result.within_margin_but_worse)}
+            row |= {
+                "verdict": result.verdict,
+                "within_margin_but_worse": bool(result.within_margin_but_worse),
+            }
     return rows
 
 
 def with_holm(family: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with ``p_value_holm``, adjusted over all of them."""
     adjusted = holm([row["p_value"] for row in family])
-    return [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
+    return [
+        {**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)
+    ]
 
 
 def figures_of(result: Comparison) -> dict[str, Any]:
     """The fields of a comparison that every row of the report has."""
-    return {"delta": float(result.delta), "ci_low": float(result.ci_low), "ci_high": float(result.ci_high),
-            "p_value": float(result.p_value), "n": int(result.n), "n_clusters": result.n_clusters,
-            "method": result.method, "higher_is_better": result.higher_is_better, "warnings": list(result.warnings)}
+    return {
+        "delta": float(result.delta),
+        "ci_low": float(result.ci_low),
+        "ci_high": float(result.ci_high),
+        "p_value": float(result.p_value),
+        "n": int(result.n),
+        "n_clusters": result.n_clusters,
+        "method": result.method,
+        "higher_is_better": result.higher_is_better,
+        "warnings": list(result.warnings),
+    }
 
 
 def clusters_of(samples: list[dict[str, Any]]) -> list[Any] | None:
@@ -145,8 +208,13 @@ def in_words(row: Mapping[str, Any], worse: str, better: str, unclear: str) -> s
     return worse if clearly_worse(row) else better if clearly_better(row) else unclear
 
 
-def verdict(compared: Callable[[float], Mapping[str, Comparison]], rules: Rules, *, seeds: Mapping[str, Any],
-            uncovered: int) -> dict[str, Any]:
+def verdict(
+    compared: Callable[[float], Mapping[str, Comparison]],
+    rules: Rules,
+    *,
+    seeds: Mapping[str, Any],
+    uncovered: int,
+) -> dict[str, Any]:
     """The verdict of all bounds together, with the figures of the primary metric that its sentence needs.
 
     Args:
@@ -156,42 +224,81 @@ def verdict(compared: Callable[[float], Mapping[str, Comparison]], rules: Rules,
         seeds: ``count`` and ``trained_again`` of the report's seeds.
         uncovered: Number of held-out items that the verdict is not about, because their facts were not taught.
     """
-    bounds = {metric: each for metric, each in compared(rules.level).items() if metric in rules.bounds}
+    bounds = {
+        metric: each for metric, each in compared(rules.level).items() if metric in rules.bounds
+    }
     metric, result = next(iter(bounds.items()))
     decision, again = decide(bounds, rules.bounds), seeds["trained_again"]
-    further = compared(look_level(rules.declared.look + 1)) if decision.outcome == "inconclusive" else bounds
+    further = (
+        compared(look_level(rules.declared.look + 1))
+        if decision.outcome == "inconclusive"
+        else bounds
+    )
     at_next = decide({metric: further[metric] for metric in bounds}, rules.bounds)
     return {
-        "outcome": decision.outcome, "metric": metric, "margin": result.margin, "delta": float(result.delta),
-        "ci": [float(result.ci_low), float(result.ci_high)], "p_value": float(result.p_value), "n": int(result.n),
-        "n_clusters": result.n_clusters, "contrast": HEADLINE, "higher_is_better": result.higher_is_better,
+        "outcome": decision.outcome,
+        "metric": metric,
+        "margin": result.margin,
+        "delta": float(result.delta),
+        "ci": [float(result.ci_low), float(result.ci_high)],
+        "p_value": float(result.p_value),
+        "n": int(result.n),
+        "n_clusters": result.n_clusters,
+        "contrast": HEADLINE,
+        "higher_is_better": result.higher_is_better,
         "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,
         "warnings": list(result.warnings),
-        "perplexity_change": None if metric != "nll_per_token" else {
-            "share": math.expm1(result.delta), "ci": [math.expm1(result.ci_low), math.expm1(result.ci_high)],
+        "perplexity_change": None
+        if metric != "nll_per_token"
+        else {
+            "share": math.expm1(result.delta),
+            "ci": [math.expm1(result.ci_low), math.expm1(result.ci_high)],
         },
         "bounds": bound_records(bounds, decision),
         "not_shown": [name for name in rules.bounds if name not in bounds],
         "to_decline": rules.to_decline,
-        "possible_harm": harmful(compared(LEVEL)), "level": rules.level, "look": rules.declared.look,
-        "estimand": rules.declared.estimand, "clustered_by": list(result.clustered_by),
-        "leave_one_out": list(result.leave_one_out), "uncovered": uncovered, "frozen": rules.record(),
-        "seeds": seeds["count"], "trained_again": again,
-        "action": action(replace(at_next, outcome=decision.outcome), n=result.n,
-                         n_clusters=result.n_clusters, seeds=seeds["count"],
-                         seeds_decide=again is not None and again["seed_share"] > 0.5),
+        "possible_harm": harmful(compared(LEVEL)),
+        "level": rules.level,
+        "look": rules.declared.look,
+        "estimand": rules.declared.estimand,
+        "clustered_by": list(result.clustered_by),
+        "leave_one_out": list(result.leave_one_out),
+        "uncovered": uncovered,
+        "frozen": rules.record(),
+        "seeds": seeds["count"],
+        "trained_again": again,
+        "action": action(
+            replace(at_next, outcome=decision.outcome),
+            n=result.n,
+            n_clusters=result.n_clusters,
+            seeds=seeds["count"],
+            seeds_decide=again is not None and again["seed_share"] > 0.5,
+        ),
     }
 
 
 def bound_records(bounds: Mapping[str, Comparison], decision: Decision) -> list[dict[str, Any]]:
     """The compared bounds of a decision as records."""
-    return [{"metric": name, "margin": each.margin, "delta": float(each.delta),
-             "ci": [float(each.ci_low), float(each.ci_high)], "passed": name not in decision.failed,
-             "outcome": each.verdict, "higher_is_better": each.higher_is_better, "n": int(each.n)}
-            for name, each in bounds.items()]
+    return [
+        {
+            "metric": name,
+            "margin": each.margin,
+            "delta": float(each.delta),
+            "ci": [float(each.ci_low), float(each.ci_high)],
+            "passed": name not in decision.failed,
+            "outcome": each.verdict,
+            "higher_is_better": each.higher_is_better,
+            "n": int(each.n),
+        }
+        for name, each in bounds.items()
+    ]
 
 
-IDENTITIES = ((HEADLINE, "L4-L16", "Q4-L4"), ("QR-Q4", "QR-QD", "QD-Q4"), ("LR-L16", "LR-LM", "LM-L16"))
+IDENTITIES = (
+    (HEADLINE, "L4-L16", "Q4-L4"),
+    ("QR-Q4", "QR-QD", "QD-Q4"),
+    ("LR-L16", "LR-LM", "LM-L16"),
+)
 """A contrast, and the two contrasts whose exact sum it is."""
 _WEIGHTS = (": a clear loss", ": a clear gain", ": not clearly different from zero")
 _PARTS = (("L4-L16", "storing the base in 4 bits"), ("Q4-L4", "training in 4 bits"))
@@ -205,13 +312,16 @@ def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         text = f"{whole} = ({first}) + ({second})".replace("-", " \N{MINUS SIGN} ")
         for metric in dict.fromkeys(row["metric"] for row in rows):
             if all((name, metric) in deltas for name in (whole, first, second)):
-                error = abs(deltas[whole, metric] - (deltas[first, metric] + deltas[second, metric]))
+                error = abs(
+                    deltas[whole, metric] - (deltas[first, metric] + deltas[second, metric])
+                )
                 found.append({"text": text, "metric": metric, "error": error})
     return found
 
 
-def attribution(rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]],
-                primary: str) -> dict[str, Any] | None:
+def attribution(
+    rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
+) -> dict[str, Any] | None:
     """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict; ``None`` without L4.
 
     A step is a level of a cell or the difference between two cells, with its interval.
@@ -219,10 +329,24 @@ def attribution(rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[s
     of = {row["name"]: row for row in rows if row["metric"] == primary}
     if not {HEADLINE, *(name for name, _ in _PARTS)} <= of.keys():
         return None
-    steps = [{"key": name, "kind": "step", "label": label,
-              **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")}} for name, label in _PARTS]
-    first, last = ({"key": cell, "kind": "level", "label": CELLS[cell].label,
-                    "value": cells[cell]["metrics"][primary]} for cell in (BASELINE, CANDIDATE))
+    steps = [
+        {
+            "key": name,
+            "kind": "step",
+            "label": label,
+            **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")},
+        }
+        for name, label in _PARTS
+    ]
+    first, last = (
+        {
+            "key": cell,
+            "kind": "level",
+            "label": CELLS[cell].label,
+            "value": cells[cell]["metrics"][primary],
+        }
+        for cell in (BASELINE, CANDIDATE)
+    )
     places, how = decimals(primary, of[HEADLINE]), shown(primary)
     parts = [
         f"{label} accounts for {signed(of[name]['delta'] * how.factor, places)} "
@@ -230,9 +354,12 @@ def attribution(rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[s
         for name, label in _PARTS
     ]
     change = signed(of[HEADLINE]["delta"] * how.factor, places)
-    return {"metric": primary, "steps": [first, *steps, last],
-            "sentence": f"From {BASELINE} to {CANDIDATE} the {how.phrase} changes by {change} {how.unit}: {parts[0]}, "
-                        f"{parts[1]}."}
+    return {
+        "metric": primary,
+        "steps": [first, *steps, last],
+        "sentence": f"From {BASELINE} to {CANDIDATE} the {how.phrase} changes by {change} {how.unit}: {parts[0]}, "
+        f"{parts[1]}.",
+    }
 
 
 _MISSING = {LORA.name: "its 16-bit twin", QLORA.name: "QLoRA on the same data"}
@@ -252,7 +379,9 @@ _NOT_COMPARED: dict[str, tuple[str, ...]] = {
 """The questions that a study leaves open, by the arm that it does not train."""
 
 
-def verdict_alone(study: Study, rows: Sequence[Mapping[str, Any]], items: int, rules: Rules) -> dict[str, Any]:
+def verdict_alone(
+    study: Study, rows: Sequence[Mapping[str, Any]], items: int, rules: Rules
+) -> dict[str, Any]:
     """The verdict of a study that does not train both twins: without figures, with ``reason`` and ``action``.
 
     The number of clusters is that of the first arm's contrast with its untuned base among ``rows``.
@@ -260,17 +389,31 @@ def verdict_alone(study: Study, rows: Sequence[Mapping[str, Any]], items: int, r
     config = study.config
     metric, arm = rules.declared.primary_metric, ARMS[headline_arms(config.arms)[0]]
     lead = (f"{arm.cell}-{arm.untuned_cell}", metric)
-    n_clusters = next((row["n_clusters"] for row in rows if (row["name"], row["metric"]) == lead), None)
+    n_clusters = next(
+        (row["n_clusters"] for row in rows if (row["name"], row["metric"]) == lead), None
+    )
     missing = _missing(config.arms)
     lacks = _MISSING[missing[0]] if len(missing) == 1 else named(TWINS)
     return {
-        "outcome": "inconclusive", "metric": metric, "margin": rules.margin(metric), "delta": None, "ci": [None, None],
-        "p_value": None, "n": items, "n_clusters": n_clusters, "contrast": None,
-        "higher_is_better": metric_of(metric).higher_is_better, "within_margin_but_worse": False, "warnings": [],
-        "perplexity_change": None, "bounds": [], "possible_harm": [], "estimand": rules.declared.estimand,
+        "outcome": "inconclusive",
+        "metric": metric,
+        "margin": rules.margin(metric),
+        "delta": None,
+        "ci": [None, None],
+        "p_value": None,
+        "n": items,
+        "n_clusters": n_clusters,
+        "contrast": None,
+        "higher_is_better": metric_of(metric).higher_is_better,
+        "within_margin_but_worse": False,
+        "warnings": [],
+        "perplexity_change": None,
+        "bounds": [],
+        "possible_harm": [],
+        "estimand": rules.declared.estimand,
         "frozen": rules.record(),
         "reason": f"This study trains {named(config.arms)} alone: without {lacks} it cannot say what 4-bit "
-                  f"{'would cost' if QLORA.name in missing else 'cost'}.",
+        f"{'would cost' if QLORA.name in missing else 'cost'}.",
         "action": _action(study, lacks),
     }
 
@@ -289,11 +432,17 @@ def _action(study: Study, lacks: str) -> str:
     together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
     command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}{' --redo' if together else ''}'"
-    kept = ("Both are then trained, because early stopping ends them at the same step." if together else
-            f"{named(config.arms)} as it is trained here is kept.")
+    kept = (
+        "Both are then trained, because early stopping ends them at the same step."
+        if together
+        else f"{named(config.arms)} as it is trained here is kept."
+    )
     place = where_both_fit(study)
     if place == "here":
         return f"Add {lacks}, which fits this machine: {command}. {kept}"
-    where = f"a machine that holds both, such as one with one {place}" if place else (
-        "a machine whose GPUs hold it together (executor.spread=fsdp)")
+    where = (
+        f"a machine that holds both, such as one with one {place}"
+        if place
+        else ("a machine whose GPUs hold it together (executor.spread=fsdp)")
+    )
     return f"Add {lacks} on {where}: copy the study's folder there and run {command}. {kept}"

@@ -28,8 +28,12 @@ class MetricFormat:
 
 SIGNIFICANT = 0.05
 """Adjusted p-value up to which a difference is called clear."""
-_OF_TASKS = {"acc": N_("Accuracy"), "acc_norm": N_("Accuracy, length-normalised"),
-             "exact_match": N_("Exact match"), "f1": "F1"}
+_OF_TASKS = {
+    "acc": N_("Accuracy"),
+    "acc_norm": N_("Accuracy, length-normalised"),
+    "exact_match": N_("Exact match"),
+    "f1": "F1",
+}
 """Labels of the lm-eval metrics that are shares of 0 to 1."""
 
 
@@ -46,7 +50,9 @@ def shown(metric: str) -> MetricFormat:
         phrase = info.phrase or info.label
         if info.format == "number":
             return MetricFormat(t(info.label), t(phrase), 1, "", t(info.unit), 3)
-        return MetricFormat(t(info.label), t(phrase), 100, "%" if info.format == "percent" else "", t("points"), 1)
+        return MetricFormat(
+            t(info.label), t(phrase), 100, "%" if info.format == "percent" else "", t("points"), 1
+        )
     name = metric.partition(",")[0]
     if name in _OF_TASKS:
         label = t(_OF_TASKS[name])
@@ -76,7 +82,11 @@ def signed(value: float, decimals: int) -> str:
 def export_description(row: Mapping[str, Any]) -> str:
     """What an entry of ``report["exports"]`` is, and the export formats that write it."""
     formats = row.get("formats")  # reports of version 0.1 have none
-    return f"{row['how']} Export it with --format {' or '.join(formats)}." if formats else str(row["how"])
+    return (
+        f"{row['how']} Export it with --format {' or '.join(formats)}."
+        if formats
+        else str(row["how"])
+    )
 
 
 def number(value: float | None, metric: str) -> str:
@@ -102,8 +112,15 @@ def decimals(metric: str, row: Mapping[str, Any]) -> int:
     half = abs(ends[1] - ends[0]) / 2
     places = max(math.ceil(-math.log10(half / 3)) if half > 0 else how.decimals, how.decimals)
     margin = (row.get("margin") or 0.0) * how.factor
-    decisive = [(end, limit) for end in ends for limit in (-margin, 0.0, margin) if "margin" in row and end != limit]
-    while places < _MOST_DECIMALS and any(round(end, places) == round(limit, places) for end, limit in decisive):
+    decisive = [
+        (end, limit)
+        for end in ends
+        for limit in (-margin, 0.0, margin)
+        if "margin" in row and end != limit
+    ]
+    while places < _MOST_DECIMALS and any(
+        round(end, places) == round(limit, places) for end, limit in decisive
+    ):
         places += 1
     return min(places, _MOST_DECIMALS)
 
@@ -129,7 +146,11 @@ def measured(row: Mapping[str, Any]) -> str:
     """The difference of a row with its unit and its interval, for sentences."""
     metric = row["metric"]
     text = f"{difference(row['delta'], metric, row)} {shown(metric).unit}".rstrip()
-    return t("{difference}, 95% interval {interval}", difference=text, interval=interval(row, metric, plus=False))
+    return t(
+        "{difference}, 95% interval {interval}",
+        difference=text,
+        interval=interval(row, metric, plus=False),
+    )
 
 
 def percent(share: float, places: int = 1) -> str:
@@ -218,7 +239,9 @@ def enumerated(texts: Sequence[str]) -> str:
 def margin(metric: str, value: float) -> str:
     """A margin with its unit; ``zero`` without one."""
     how = shown(metric)
-    return f"{two_significant_digits(value * how.factor)} {how.unit}".rstrip() if value else t("zero")
+    return (
+        f"{two_significant_digits(value * how.factor)} {how.unit}".rstrip() if value else t("zero")
+    )
 
 
 def in_sentence(label: str) -> str:
@@ -226,7 +249,11 @@ def in_sentence(label: str) -> str:
     first, rest = label[:1], label[1:]
     if language() != ENGLISH:  # German nouns have capitals
         return label
-    return label if any(letter.isupper() for letter in rest.partition(" ")[0]) else first.lower() + rest
+    return (
+        label
+        if any(letter.isupper() for letter in rest.partition(" ")[0])
+        else first.lower() + rest
+    )
 
 
 def capitalised(text: str) -> str:

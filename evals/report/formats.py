@@ -30,8 +30,12 @@ from evals.stats.graphical import graphical_test, sequences_graph
 from evals.stats.intervals import LEVEL
 
 NOT_TESTED = "not tested"
-VERDICTS = {"no worse": "no worse", "worse": "worse", "inconclusive": "inconclusive",
-            NOT_TESTED: "not tested, because a file before it was not shown to be no worse"}
+VERDICTS = {
+    "no worse": "no worse",
+    "worse": "worse",
+    "inconclusive": "inconclusive",
+    NOT_TESTED: "not tested, because a file before it was not shown to be no worse",
+}
 SKIPPED = "skipped.json"
 """File in the folder of the scores of files: why some are missing."""
 
@@ -53,8 +57,13 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
         return {}
     name = tuned_cells(study.config.arms)[0]
     reference = cells[name]
-    arms = sorted(study.config.arms, key=lambda arm: ARMS[arm].cell != name)  # that of the reference first
-    files = {arm: {str(cell.scores["type"]): cell for cell in read_formats(study, arm, reference)} for arm in arms}
+    arms = sorted(
+        study.config.arms, key=lambda arm: ARMS[arm].cell != name
+    )  # that of the reference first
+    files = {
+        arm: {str(cell.scores["type"]): cell for cell in read_formats(study, arm, reference)}
+        for arm in arms
+    }
 
     whole = rules.level_of_files
 
@@ -63,33 +72,51 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
         compared = _compare(reference, files[arm][type], rules, level)
         return compared, decide(compared, rules.bounds)
 
-    tested = graphical_test(sequences_graph([[(arm, type) for type in files[arm]] for arm in arms]),
-                            lambda file, share: decided(*file, _level(share, whole))[1].outcome == "no worse")
+    tested = graphical_test(
+        sequences_graph([[(arm, type) for type in files[arm]] for arm in arms]),
+        lambda file, share: decided(*file, _level(share, whole))[1].outcome == "no worse",
+    )
     rows, advice = [], {}
     for (arm, type), result in tested.items():
         level = _level(result.share, whole)
         compared, decision = decided(arm, type, level)
-        rows.append(_row(files[arm][type], arm, reference, rules, compared) | {
-            "level": level, "outcome": decision.outcome, "verdict": decision.outcome if result.share else NOT_TESTED})
+        rows.append(
+            _row(files[arm][type], arm, reference, rules, compared)
+            | {
+                "level": level,
+                "outcome": decision.outcome,
+                "verdict": decision.outcome if result.share else NOT_TESTED,
+            }
+        )
         primary = next(iter(compared.values()))
         advice[arm, type] = more_questions(decision, primary.n, primary.n_clusters)
     passed = [row for row in rows if row["verdict"] == "no worse"]
     order = list(GGUF_TYPES)
     # of equal types that of the arm tested first: the order of their scores is chance where none is shown to differ
-    smallest = min(passed, key=lambda row: (-order.index(row["name"]), arms.index(row["arm"])), default=None)
+    smallest = min(
+        passed, key=lambda row: (-order.index(row["name"]), arms.index(row["arm"])), default=None
+    )
     path = study.format_scores_folder / SKIPPED
     found: dict[str, Any] = {
-        "formats": rows, "formats_reference": reference.name,
+        "formats": rows,
+        "formats_reference": reference.name,
         "smallest_no_worse": smallest and {"name": smallest["name"], "arm": smallest["arm"]},
-        "formats_skipped": (read_json(path, _Skipped)["reason"] if path.is_file() else
-                            "" if rows else "No GGUF file was scored."),
+        "formats_skipped": (
+            read_json(path, _Skipped)["reason"]
+            if path.is_file()
+            else ""
+            if rows
+            else "No GGUF file was scored."
+        ),
     }
     if rows:
         found["formats_through"] = _through(files, rules)
         metric = rules.declared.primary_metric
         first = smallest or next((row for row in rows if row["verdict"] != NOT_TESTED), rows[0])
-        found |= {"formats_sentence": _sentence(first, metric, reference, found=smallest is not None),
-                  "formats_action": _action(study, first, advice[first["arm"], first["name"]])}
+        found |= {
+            "formats_sentence": _sentence(first, metric, reference, found=smallest is not None),
+            "formats_action": _action(study, first, advice[first["arm"], first["name"]]),
+        }
     return found
 
 
@@ -106,15 +133,25 @@ def _through(files: Mapping[str, Mapping[str, Cell]], rules: Rules) -> list[dict
     for arm in (name for name in files if ARMS[name].rounds):
         for other in (name for name in files if not ARMS[name].rounds):
             for type in files[arm].keys() & files[other].keys():
-                metric, result = next(iter(_compare(files[other][type], files[arm][type], rules, LEVEL).items()))
+                metric, result = next(
+                    iter(_compare(files[other][type], files[arm][type], rules, LEVEL).items())
+                )
                 ends = {"ci_low": float(result.ci_low), "ci_high": float(result.ci_high)}
-                found.append({
-                    "arm": arm, "against": other, "name": type, "metric": metric, "delta": float(result.delta),
-                    "ci": list(ends.values()), "n": result.n,
-                    "sentence": f"The {type} file of {ARMS[arm].plain}, which was trained through the rounding, "
-                                f"against that of {ARMS[other].plain}, which was rounded afterwards: "
-                                f"{difference(float(result.delta), metric, ends)} {shown(metric).unit} in "
-                                f"{shown(metric).phrase} (95% interval {interval(ends, metric, plus=False)})."})
+                found.append(
+                    {
+                        "arm": arm,
+                        "against": other,
+                        "name": type,
+                        "metric": metric,
+                        "delta": float(result.delta),
+                        "ci": list(ends.values()),
+                        "n": result.n,
+                        "sentence": f"The {type} file of {ARMS[arm].plain}, which was trained through the rounding, "
+                        f"against that of {ARMS[other].plain}, which was rounded afterwards: "
+                        f"{difference(float(result.delta), metric, ends)} {shown(metric).unit} in "
+                        f"{shown(metric).phrase} (95% interval {interval(ends, metric, plus=False)}).",
+                    }
+                )
     return found
 
 
@@ -134,31 +171,71 @@ def _compare(reference: Cell, cell: Cell, rules: Rules, level: float) -> dict[st
 
 
 def _items(reference: Cell, cell: Cell, rules: Rules, metric: str) -> list[str]:
-    return [item for item in rules.items(reference, metric)
-            if reference.value(item, metric) is not None and cell.value(item, metric) is not None]
+    return [
+        item
+        for item in rules.items(reference, metric)
+        if reference.value(item, metric) is not None and cell.value(item, metric) is not None
+    ]
 
 
-def _row(cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[str, Comparison]) -> dict[str, Any]:
+def _row(
+    cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[str, Comparison]
+) -> dict[str, Any]:
     primary, result = next(iter(compared.items()))
     items = {metric: _items(reference, cell, rules, metric) for metric in METRICS}
-    right = [(reference.value(item, "exact_match"), cell.value(item, "exact_match"))
-             for item in _items(reference, cell, rules, "exact_match")]
-    kept = ("bytes", "tensor_types", "sha256", "file", "tokens_per_second", "first_token_seconds", "resident_bytes",
-            "load_seconds")
+    right = [
+        (reference.value(item, "exact_match"), cell.value(item, "exact_match"))
+        for item in _items(reference, cell, rules, "exact_match")
+    ]
+    kept = (
+        "bytes",
+        "tensor_types",
+        "sha256",
+        "file",
+        "tokens_per_second",
+        "first_token_seconds",
+        "resident_bytes",
+        "load_seconds",
+    )
     return {
-        "name": cell.scores["type"], "arm": arm, **{key: cell.scores[key] for key in kept},
-        "metrics": {metric: figure(cell, metric, found) for metric, found in items.items() if found},
-        "metric": primary, "delta": float(result.delta), "ci": [float(result.ci_low), float(result.ci_high)],
-        "margin": result.margin, "n": result.n, "higher_is_better": result.higher_is_better,
-        "bounds": [{"metric": metric, "margin": each.margin, "delta": float(each.delta),
-                    "ci": [float(each.ci_low), float(each.ci_high)], "outcome": each.verdict, "n": each.n}
-                   for metric, each in compared.items()],
+        "name": cell.scores["type"],
+        "arm": arm,
+        **{key: cell.scores[key] for key in kept},
+        "metrics": {
+            metric: figure(cell, metric, found) for metric, found in items.items() if found
+        },
+        "metric": primary,
+        "delta": float(result.delta),
+        "ci": [float(result.ci_low), float(result.ci_high)],
+        "margin": result.margin,
+        "n": result.n,
+        "higher_is_better": result.higher_is_better,
+        "bounds": [
+            {
+                "metric": metric,
+                "margin": each.margin,
+                "delta": float(each.delta),
+                "ci": [float(each.ci_low), float(each.ci_high)],
+                "outcome": each.verdict,
+                "n": each.n,
+            }
+            for metric, each in compared.items()
+        ],
         "not_shown": [metric for metric in rules.bounds if metric not in compared],
-        "flips": {"lost": sum(was == 1 and now != 1 for was, now in right),
-                  "gained": sum(was != 1 and now == 1 for was, now in right)},
-        "same_answers": {"same": sum(sample["answer"] == reference.by_item[item]["answer"]
-                                     for item, sample in cell.by_item.items()), "of": len(cell.by_item)},
-        "warnings": list(result.warnings), "kl": cell.scores.get("kl"), "kl_items": cell.scores.get("kl_items", 0),
+        "flips": {
+            "lost": sum(was == 1 and now != 1 for was, now in right),
+            "gained": sum(was != 1 and now == 1 for was, now in right),
+        },
+        "same_answers": {
+            "same": sum(
+                sample["answer"] == reference.by_item[item]["answer"]
+                for item, sample in cell.by_item.items()
+            ),
+            "of": len(cell.by_item),
+        },
+        "warnings": list(result.warnings),
+        "kl": cell.scores.get("kl"),
+        "kl_items": cell.scores.get("kl_items", 0),
     }
 
 
@@ -168,29 +245,44 @@ def _named(row: Mapping[str, Any]) -> str:
 
 def _measured(row: Mapping[str, Any]) -> str:
     ends = {"ci_low": row["ci"][0], "ci_high": row["ci"][1], "margin": row["margin"]}
-    return (f"{shown(row['metric']).phrase} {number(row['metrics'][row['metric']], row['metric'])}, "
-            f"{difference(row['delta'], row['metric'], ends)} {shown(row['metric']).unit} "
-            f"({level_text(row['level'])} interval {interval(ends, row['metric'], plus=False)})")
+    return (
+        f"{shown(row['metric']).phrase} {number(row['metrics'][row['metric']], row['metric'])}, "
+        f"{difference(row['delta'], row['metric'], ends)} {shown(row['metric']).unit} "
+        f"({level_text(row['level'])} interval {interval(ends, row['metric'], plus=False)})"
+    )
 
 
 def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, *, found: bool) -> str:
-    against = f"{ARMS[reference.scores.get('adapter') or 'lora'].plain} in PyTorch ({reference.name})"
+    against = (
+        f"{ARMS[reference.scores.get('adapter') or 'lora'].plain} in PyTorch ({reference.name})"
+    )
     if found:
-        return f"The smallest file that is no worse than {against} is {_named(row)}: {_measured(row)}."
-    return (f"No file is shown to be no worse than {against}. The first one tested is {_named(row)}, {row['verdict']}: "
-            f"{_measured(row)}.")
+        return (
+            f"The smallest file that is no worse than {against} is {_named(row)}: {_measured(row)}."
+        )
+    return (
+        f"No file is shown to be no worse than {against}. The first one tested is {_named(row)}, {row['verdict']}: "
+        f"{_measured(row)}."
+    )
 
 
 def _action(study: Study, row: Mapping[str, Any], advice: str) -> str:
     """What to do about the file that is named, or about the first one that was tested if none is."""
     if row["verdict"] == "no worse":
-        return (f"Ship it: 'assistant-builder export {study.name} --arm {row['arm']} --format gguf --type "
-                f"{row['name']} --to DIR'.")
+        return (
+            f"Ship it: 'assistant-builder export {study.name} --arm {row['arm']} --format gguf --type "
+            f"{row['name']} --to DIR'."
+        )
     if advice:
         return f"{advice} Until then, ship the 16-bit model (--format merged)."
-    larger = "" if row["name"] == "BF16" else (
-        f", or score a larger file ('assistant-builder run {study.name} --redo --set "
-        f"formats.types=BF16,{','.join(study.config.formats.types)}')")
+    larger = (
+        ""
+        if row["name"] == "BF16"
+        else (
+            f", or score a larger file ('assistant-builder run {study.name} --redo --set "
+            f"formats.types=BF16,{','.join(study.config.formats.types)}')"
+        )
+    )
     return f"Ship the 16-bit model (--format merged){larger}.{_offer(study, row)}"
 
 
@@ -198,8 +290,14 @@ def _offer(study: Study, row: Mapping[str, Any]) -> str:
     """The training that a file which loses can be made by; empty if the study has it, or the file is not for it."""
     type = file_to_train_for({"formats": [row]}, study.config.arms)
     arms = ",".join(with_arm(study.config.arms, QAT.name))
-    return "" if type is None else (f" Or train an assistant for this file: 'assistant-builder run {study.name} --set "
-                                    f"arms={arms} --set train.qat_type={type}'.")
+    return (
+        ""
+        if type is None
+        else (
+            f" Or train an assistant for this file: 'assistant-builder run {study.name} --set "
+            f"arms={arms} --set train.qat_type={type}'."
+        )
+    )
 
 
 def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -209,23 +307,34 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
         metric, ends = row["metric"], {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
         smallest = report["smallest_no_worse"] == {"name": row["name"], "arm": row["arm"]}
         lost, gained = row["flips"]["lost"], row["flips"]["gained"]
-        failed = [*(bound["metric"] for bound in row["bounds"] if bound["outcome"] != "no worse"),
-                  *row.get("not_shown", ())]
+        failed = [
+            *(bound["metric"] for bound in row["bounds"] if bound["outcome"] != "no worse"),
+            *row.get("not_shown", ()),
+        ]
         why = ", ".join(fmt.in_sentence(shown(name).label) for name in failed)
-        rows.append({
-            "name": row["name"], "arm": label(row["arm"]), "size": fmt.size(row["bytes"]),
-            "right": number(row["metrics"][metric], metric), "difference": difference(row["delta"], metric, ends),
-            "interval": interval(ends, metric), "level": level_text(row.get("level", LEVEL)),
-            "flips": f"{lost:,} lost, {gained:,} gained",
-            "same": "{same:,} of {of:,}".format(**row["same_answers"]),
-            "verdict": VERDICTS[row["verdict"]], "why": f"not shown: {why}" if why else "",
-            "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),
-            "loss": number(row["metrics"].get("nll_per_token"), "nll_per_token"),
-            "declines": _share(row["metrics"].get("false_decline")),
-            "kl": fmt.nats(row.get("kl")),
-            "speed": fmt.rate(row["tokens_per_second"]), "first": f"{row['first_token_seconds']:.2g} s",
-            "memory": fmt.size(row["resident_bytes"]), "smallest": "smallest no worse" if smallest else "",
-        })
+        rows.append(
+            {
+                "name": row["name"],
+                "arm": label(row["arm"]),
+                "size": fmt.size(row["bytes"]),
+                "right": number(row["metrics"][metric], metric),
+                "difference": difference(row["delta"], metric, ends),
+                "interval": interval(ends, metric),
+                "level": level_text(row.get("level", LEVEL)),
+                "flips": f"{lost:,} lost, {gained:,} gained",
+                "same": "{same:,} of {of:,}".format(**row["same_answers"]),
+                "verdict": VERDICTS[row["verdict"]],
+                "why": f"not shown: {why}" if why else "",
+                "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),
+                "loss": number(row["metrics"].get("nll_per_token"), "nll_per_token"),
+                "declines": _share(row["metrics"].get("false_decline")),
+                "kl": fmt.nats(row.get("kl")),
+                "speed": fmt.rate(row["tokens_per_second"]),
+                "first": f"{row['first_token_seconds']:.2g} s",
+                "memory": fmt.size(row["resident_bytes"]),
+                "smallest": "smallest no worse" if smallest else "",
+            }
+        )
     return rows
 
 
@@ -234,8 +343,10 @@ def kl_sentence(report: Mapping[str, Any]) -> str:
     items = [row["kl_items"] for row in report.get("formats", ()) if row.get("kl") is not None]
     if not items:
         return ""
-    return (f"KL is the mean divergence of the next-token distribution from that of {report['formats_reference']}, in "
-            f"nats per token over {items[0]:,} reference answers, with dequantized weights in PyTorch.")
+    return (
+        f"KL is the mean divergence of the next-token distribution from that of {report['formats_reference']}, in "
+        f"nats per token over {items[0]:,} reference answers, with dequantized weights in PyTorch."
+    )
 
 
 def _share(value: float | None) -> str:

@@ -24,17 +24,27 @@ def conversation(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, 
         the number of unrelated turns before them), ``follow_ups`` (the same of the later questions of conversations,
         None without any), and ``cells`` (the counts of :func:`evals.answers.after_turns` of each served assistant).
     """
-    found = {name: cells[name].scores["conversation"] for name in served
-             if name in cells and "conversation" in cells[name].scores}
+    found = {
+        name: cells[name].scores["conversation"]
+        for name in served
+        if name in cells and "conversation" in cells[name].scores
+    }
     if not found:
         return None
     first = next(iter(found.values()))
     later = first["follow_ups"]
-    return {"after_turns": {turns: right / max(first["items"], 1) for turns, right in first["right"].items()},
-            "follow_ups": later["right"] / later["items"] if later["items"] else None, "cells": found}
+    return {
+        "after_turns": {
+            turns: right / max(first["items"], 1) for turns, right in first["right"].items()
+        },
+        "follow_ups": later["right"] / later["items"] if later["items"] else None,
+        "cells": found,
+    }
 
 
-def not_verbatim(study: Study, cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, Any] | None:
+def not_verbatim(
+    study: Study, cells: Mapping[str, Cell], served: Sequence[str]
+) -> dict[str, Any] | None:
     """Answers to held-out questions that are not word for word a fact of their prompt; None where nothing is looked up.
 
     Returns:
@@ -42,24 +52,43 @@ def not_verbatim(study: Study, cells: Mapping[str, Cell], served: Sequence[str])
         right; ``shown`` in other words, ``right`` of these; ``own_words``, whether others are replaced by the fact that
         they repeat; and the counts of validation by which that was decided, ``validation``.
     """
-    rules = [read_json(path, RuleFile) for arm in study.config.arms if (path := study.arm_folder(arm) / FILE).is_file()]
-    samples = [sample for name in served if name in cells for sample in cells[name].samples
-               if "generated" in sample and not sample["declined"]]
+    rules = [
+        read_json(path, RuleFile)
+        for arm in study.config.arms
+        if (path := study.arm_folder(arm) / FILE).is_file()
+    ]
+    samples = [
+        sample
+        for name in served
+        if name in cells
+        for sample in cells[name].samples
+        if "generated" in sample and not sample["declined"]
+    ]
     if not rules or not samples or not all("verbatim" in rule for rule in rules):
         return None
 
     def other_words(key: str) -> list[Mapping[str, Any]]:
-        return [sample for sample in samples
-                if not is_verbatim(sample[key], [source["answer"] for source in sample["sources"]])]
+        return [
+            sample
+            for sample in samples
+            if not is_verbatim(sample[key], [source["answer"] for source in sample["sources"]])
+        ]
 
     def right(key: str) -> int:
-        return sum(sample["answerable"] and exact_match(sample[key], sample["reference"]) == 1
-                   for sample in other_words(key))
+        return sum(
+            sample["answerable"] and exact_match(sample[key], sample["reference"]) == 1
+            for sample in other_words(key)
+        )
 
-    return {"answers": len(samples), "generated": len(other_words("generated")), "generated_right": right("generated"),
-            "shown": len(other_words("answer")), "right": right("answer"),
-            "own_words": all(rule["rule"]["own_words"] for rule in rules),
-            "validation": {key: sum(rule[key] for rule in rules) for key in ("shown", "verbatim")}}
+    return {
+        "answers": len(samples),
+        "generated": len(other_words("generated")),
+        "generated_right": right("generated"),
+        "shown": len(other_words("answer")),
+        "right": right("answer"),
+        "own_words": all(rule["rule"]["own_words"] for rule in rules),
+        "validation": {key: sum(rule[key] for rule in rules) for key in ("shown", "verbatim")},
+    }
 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
@@ -69,26 +98,39 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
         turns = [key for key in found["right"] if key != "0"]
         right = " and ".join(count(found["right"][key]) for key in turns)
         declined = " and ".join(count(found["declined"][key]) for key in turns)
-        line = (f"{in_bits(CELLS[name].label)}: of {plural(found['items'], 'question')} that should be answered, "
-                f"{count(found['right']['0'])} are answered exactly right alone, and {right} after "
-                f"{' and '.join(turns)} questions about something else")
+        line = (
+            f"{in_bits(CELLS[name].label)}: of {plural(found['items'], 'question')} that should be answered, "
+            f"{count(found['right']['0'])} are answered exactly right alone, and {right} after "
+            f"{' and '.join(turns)} questions about something else"
+        )
         if found["to_decline"]:
-            line += (f"; of {count(found['to_decline'])} that should be declined, {count(found['declined']['0'])} are "
-                     f"declined alone, and {declined} after these")
+            line += (
+                f"; of {count(found['to_decline'])} that should be declined, {count(found['declined']['0'])} are "
+                f"declined alone, and {declined} after these"
+            )
         later = found["follow_ups"]
         if later["items"]:
-            line += (f". Of {plural(later['items'], 'later question')} of conversations, {count(later['right'])} are "
-                     "answered exactly right")
+            line += (
+                f". Of {plural(later['items'], 'later question')} of conversations, {count(later['right'])} are "
+                "answered exactly right"
+            )
         lines.append(f"{line}.")
     words = report.get("not_verbatim")
     if words:
-        line = (f"{count(words['generated'])} of {plural(words['answers'], 'answer')} to test questions were generated "
-                "in other words than those of a fact in the prompt")
-        line += f", {count(words['generated_right'])} of them exactly right" if words["generated"] else ""
-        line += ("; the fact is shown instead" if words["own_words"] and words["generated"] else "")
+        line = (
+            f"{count(words['generated'])} of {plural(words['answers'], 'answer')} to test questions were generated "
+            "in other words than those of a fact in the prompt"
+        )
+        line += (
+            f", {count(words['generated_right'])} of them exactly right"
+            if words["generated"]
+            else ""
+        )
+        line += "; the fact is shown instead" if words["own_words"] and words["generated"] else ""
         decided = words["validation"]
-        lines.append(f"{line}. On validation questions, {count(decided['verbatim'])} of {count(decided['shown'])} "
-                     "answers were word for word a fact, so other answers are "
-                     f"{'' if words['own_words'] else 'not '}replaced.")
+        lines.append(
+            f"{line}. On validation questions, {count(decided['verbatim'])} of {count(decided['shown'])} "
+            "answers were word for word a fact, so other answers are "
+            f"{'' if words['own_words'] else 'not '}replaced."
+        )
     return lines
-

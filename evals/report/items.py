@@ -23,7 +23,9 @@ _MAX_ALIGNED_WORDS = 4000
 """Longer answers are not aligned, because the matcher's time grows with the square of the length."""
 Runs = list[tuple[str, bool]]  # pieces of a text, each with whether it is missing in the other text
 Side = Literal["both", "first", "second"]
-Diff = list[tuple[str, Side]]  # pieces of two texts in reading order, each with the side that has it
+Diff = list[
+    tuple[str, Side]
+]  # pieces of two texts in reading order, each with the side that has it
 
 _ONE_SIDED: tuple[Side, Side] = ("first", "second")
 _JOINERS = "\u200c\u200d"
@@ -57,7 +59,10 @@ def changed_words(first: str, second: str) -> tuple[Runs, Runs]:
 
 def _one_side(found: Diff, side: Side) -> Runs:
     own = [(text, where == side) for text, where in found if where in ("both", side)]
-    return [("".join(text for text, _ in together), changed) for changed, together in groupby(own, key=itemgetter(1))]
+    return [
+        ("".join(text for text, _ in together), changed)
+        for changed, together in groupby(own, key=itemgetter(1))
+    ]
 
 
 def pieces(text: str) -> list[str]:
@@ -66,7 +71,11 @@ def pieces(text: str) -> list[str]:
     last = ""
     for char in text:
         kind = _kind(char)
-        if found and (kind == "mark" or found[-1][-1] == "\u200d" or (kind == last and kind in ("space", "word"))):
+        if found and (
+            kind == "mark"
+            or found[-1][-1] == "\u200d"
+            or (kind == last and kind in ("space", "word"))
+        ):
             found[-1] += char
         else:
             found.append(char)
@@ -88,7 +97,9 @@ def _merge_spaces(found: Diff) -> Diff:
     """Mark a space between two changed words as changed on both sides, so that the marks are contiguous."""
     merged: Diff = []
     for place, (text, side) in enumerate(found):
-        between = 0 < place < len(found) - 1 and found[place - 1][1] != "both" != found[place + 1][1]
+        between = (
+            0 < place < len(found) - 1 and found[place - 1][1] != "both" != found[place + 1][1]
+        )
         both = side == "both" and between and not text.strip()
         merged += [(text, "first"), (text, "second")] if both else [(text, side)]
     joined: Diff = []
@@ -109,27 +120,45 @@ ORDER = ("lost", "gained", "different", "same", "not generated", "alone")
 study trains one arm and compares no answers."""
 
 
-def item_rows(cells: Mapping[str, Cell], metrics: list[str],
-              tuned: Sequence[str] = (BASELINE, CANDIDATE)) -> list[dict[str, Any]]:
+def item_rows(
+    cells: Mapping[str, Cell], metrics: list[str], tuned: Sequence[str] = (BASELINE, CANDIDATE)
+) -> list[dict[str, Any]]:
     """One record for each item; items on which the two assistants differ come first, in the order of ``ORDER``."""
     rows = [_item_row(cells, item, metrics, tuned) for item in cells[tuned[0]].by_item]
     return sorted(rows, key=lambda row: ORDER.index(row["change"]))
 
 
-def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str], tuned: Sequence[str]) -> dict[str, Any]:
+def _item_row(
+    cells: Mapping[str, Cell], item: str, metrics: list[str], tuned: Sequence[str]
+) -> dict[str, Any]:
     sample = cells[tuned[0]].by_item[item]
     samples = {name: cell.by_item[item] for name, cell in cells.items()}
     return {
-        "item": item, "row": sample.get("row"), "turn": sample.get("turn", 0), "cluster": sample.get("cluster"),
-        "answerable": sample.get("answerable", True), "question": sample["question"],
+        "item": item,
+        "row": sample.get("row"),
+        "turn": sample.get("turn", 0),
+        "cluster": sample.get("cluster"),
+        "answerable": sample.get("answerable", True),
+        "question": sample["question"],
         "context": [message for message in sample["prompt"][:-1] if message["role"] != "system"],
         "reference": sample["reference"],
         "change": change(cells[BASELINE], cells[CANDIDATE], item) if len(tuned) > 1 else "alone",
-        "answers": {name: s["answer"] for name, s in samples.items() if s.get("answer") is not None},
-        "declined": {name: bool(s["declined"]) for name, s in samples.items() if s.get("declined") is not None},
-        "tokens": sample["tokens"], "nll": {name: s["nll"] for name, s in samples.items()},
+        "answers": {
+            name: s["answer"] for name, s in samples.items() if s.get("answer") is not None
+        },
+        "declined": {
+            name: bool(s["declined"])
+            for name, s in samples.items()
+            if s.get("declined") is not None
+        },
+        "tokens": sample["tokens"],
+        "nll": {name: s["nll"] for name, s in samples.items()},
         "metrics": {
-            name: {metric: value for metric in metrics if (value := cell.value(item, metric)) is not None}
+            name: {
+                metric: value
+                for metric in metrics
+                if (value := cell.value(item, metric)) is not None
+            }
             for name, cell in cells.items()
         },
         **({"sources": sample["sources"]} if "sources" in sample else {}),
@@ -152,12 +181,23 @@ def flips(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not any("exact_match" in row["metrics"].get(BASELINE, {}) for row in rows):
         return None
     keys = ("item", "row", "question", "reference")
-    listed = {change: [
-        {**{key: row[key] for key in keys}, "answers": {c: row["answers"][c] for c in (BASELINE, CANDIDATE)}}
-        for row in rows if row["change"] == change
-    ] for change in ("lost", "gained")}
-    return {"metric": "exact_match", "items": len(rows), **listed,
-            "text_differs": sum(row["change"] in ("lost", "gained", "different") for row in rows)}
+    listed = {
+        change: [
+            {
+                **{key: row[key] for key in keys},
+                "answers": {c: row["answers"][c] for c in (BASELINE, CANDIDATE)},
+            }
+            for row in rows
+            if row["change"] == change
+        ]
+        for change in ("lost", "gained")
+    }
+    return {
+        "metric": "exact_match",
+        "items": len(rows),
+        **listed,
+        "text_differs": sum(row["change"] in ("lost", "gained", "different") for row in rows),
+    }
 
 
 def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
@@ -166,10 +206,16 @@ def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     for name, cell in cells.items():
         known = [sample for sample in cell.samples if sample.get("declined") is not None]
         if known:
-            others, should = ([bool(s["declined"]) for s in known if s.get("answerable", True) == answerable]
-                              for answerable in (True, False))
-            by_cell[name] = {"unanswerable_items": len(should), "declined": sum(should),
-                             "answerable_items": len(others), "false_declines": sum(others)}
+            others, should = (
+                [bool(s["declined"]) for s in known if s.get("answerable", True) == answerable]
+                for answerable in (True, False)
+            )
+            by_cell[name] = {
+                "unanswerable_items": len(should),
+                "declined": sum(should),
+                "answerable_items": len(others),
+                "false_declines": sum(others),
+            }
     return {"cells": by_cell} if by_cell else None
 
 
@@ -179,10 +225,16 @@ _UNFOLDED = 5  # number of items of a group that are visible without unfolding i
 _TITLES = {
     "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
     "gained": ("Right under QLoRA only", "What 4-bit gained, by exact match."),
-    "different": ("Answers with other differences", "Both are right or both are wrong, in different words."),
+    "different": (
+        "Answers with other differences",
+        "Both are right or both are wrong, in different words.",
+    ),
     "same": ("Same answer from both", "Word for word."),
     "not generated": ("Scored by loss only", "No answers were generated for these."),
-    "alone": ("Every answer", "One assistant was trained, so there are no other answers to compare with."),
+    "alone": (
+        "Every answer",
+        "One assistant was trained, so there are no other answers to compare with.",
+    ),
 }
 
 
@@ -199,9 +251,20 @@ def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
         if rows:
             shown = [_item(row) for row in rows[:left]]
             left -= len(shown)
-            at_once = len(shown) if change == "same" else _UNFOLDED  # the whole group "same" is folded
-            groups.append({"change": change, "title": title, "about": about, "total": len(rows),
-                           "shown": len(shown), "first": shown[:at_once], "more": shown[at_once:]})
+            at_once = (
+                len(shown) if change == "same" else _UNFOLDED
+            )  # the whole group "same" is folded
+            groups.append(
+                {
+                    "change": change,
+                    "title": title,
+                    "about": about,
+                    "total": len(rows),
+                    "shown": len(shown),
+                    "first": shown[:at_once],
+                    "more": shown[at_once:],
+                }
+            )
     return groups
 
 
@@ -215,7 +278,13 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     answers, alone = row["answers"], row["change"] == "alone"
     runs: dict[str, Runs] = {}
     if BASELINE in answers and CANDIDATE in answers:
-        runs = dict(zip((BASELINE, CANDIDATE), marked(cut(answers[BASELINE]), cut(answers[CANDIDATE])), strict=True))
+        runs = dict(
+            zip(
+                (BASELINE, CANDIDATE),
+                marked(cut(answers[BASELINE]), cut(answers[CANDIDATE])),
+                strict=True,
+            )
+        )
     sides = []
     for arm in ARMS.values():
         name, further = arm.cell, alone or arm.name not in TWINS
@@ -223,25 +292,46 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
             runs[name] = [(cut(answers[name]), False)]
         if name in row["nll"] or not further:
             nll = row["nll"].get(name)
-            sides.append({"arm": arm.name, "label": in_bits(arm.label), "runs": runs.get(name),
-                          "loss": None if nll is None else number(nll / row["tokens"], "nll_per_token"),
-                          "exact": row["metrics"].get(name, {}).get("exact_match") == 1,
-                          "declined": row["declined"].get(name, False)})
+            sides.append(
+                {
+                    "arm": arm.name,
+                    "label": in_bits(arm.label),
+                    "runs": runs.get(name),
+                    "loss": None if nll is None else number(nll / row["tokens"], "nll_per_token"),
+                    "exact": row["metrics"].get(name, {}).get("exact_match") == 1,
+                    "declined": row["declined"].get(name, False),
+                }
+            )
     bases = [arm.untuned_cell for arm in ARMS.values()]
     untuned = next((name for name in bases if name in answers), "") if alone else LORA.untuned_cell
-    return {**{key: row[key] for key in ("row", "turn", "cluster", "answerable")}, "sides": sides,
-            "question": cut(row["question"]), "reference": cut(row["reference"]),
-            "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
-            "sources": [{"row": source["row"], "question": cut(source["question"]), "answer": cut(source["answer"])}
-                        for source in row.get("sources", ())],
-            "untuned": cut(answers[untuned]) if untuned in answers else None}
+    return {
+        **{key: row[key] for key in ("row", "turn", "cluster", "answerable")},
+        "sides": sides,
+        "question": cut(row["question"]),
+        "reference": cut(row["reference"]),
+        "context": [
+            {"role": message["role"], "content": cut(message["content"])}
+            for message in row["context"]
+        ],
+        "sources": [
+            {
+                "row": source["row"],
+                "question": cut(source["question"]),
+                "answer": cut(source["answer"]),
+            }
+            for source in row.get("sources", ())
+        ],
+        "untuned": cut(answers[untuned]) if untuned in answers else None,
+    }
 
 
 def marked(first: str, second: str) -> tuple[Runs, Runs]:
     """Both answers cut into runs, or unmarked if they have so little in common that marks would cover them."""
     runs = changed_words(first, second)
-    changed = max(sum(len(text) for text, differs in side if differs) / max(len(whole), 1)
-                  for side, whole in zip(runs, (first, second), strict=True))
+    changed = max(
+        sum(len(text) for text, differs in side if differs) / max(len(whole), 1)
+        for side, whole in zip(runs, (first, second), strict=True)
+    )
     if changed <= _MAX_MARKED_SHARE:
         return runs
     return [(first, False)], [(second, False)]

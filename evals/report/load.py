@@ -71,18 +71,26 @@ class Cell:
     def value(self, item: str, metric: str) -> float | None:
         """The item's score, or ``None``; ``nll_per_token`` in nats."""
         if metric not in self._values:
-            self._values[metric] = {name: self._value(sample, metric) for name, sample in self.by_item.items()}
+            self._values[metric] = {
+                name: self._value(sample, metric) for name, sample in self.by_item.items()
+            }
         return self._values[metric][item]
 
     @staticmethod
     def _value(sample: Mapping[str, Any], metric: str) -> float | None:
         if metric == "nll_per_token":
-            return sample["nll"] / sample["tokens"] if sample.get("tokens") and sample.get("nll") is not None else None
+            return (
+                sample["nll"] / sample["tokens"]
+                if sample.get("tokens") and sample.get("nll") is not None
+                else None
+            )
         score = sample["metrics"].get(metric)
         if score is None or not math.isfinite(score):
             return None
         low, high = metric_of(metric).bounds or (-math.inf, math.inf)
-        clipped = min(max(float(score), low), high)  # removes a rounding error, such as a cosine of 1.0000001
+        clipped = min(
+            max(float(score), low), high
+        )  # removes a rounding error, such as a cosine of 1.0000001
         return clipped if abs(clipped - score) < 1e-5 else float(score)
 
     def has(self, metric: str) -> bool:
@@ -147,8 +155,13 @@ def read_formats(study: Study, arm: str, like: Cell) -> list[Cell]:
         EvaluationError: They were scored on other items than the cell ``like``.
     """
     folder = study.format_scores_folder
-    found = _read({f"{arm} {type}": folder / f"{arm}-{type}" for type in study.config.file_types(arm)
-                   if (folder / f"{arm}-{type}" / "scores.json").is_file()})
+    found = _read(
+        {
+            f"{arm} {type}": folder / f"{arm}-{type}"
+            for type in study.config.file_types(arm)
+            if (folder / f"{arm}-{type}" / "scores.json").is_file()
+        }
+    )
     _refuse_contradictions(study, like, found)
     return sorted(found.values(), key=lambda cell: -int(cell.scores["bytes"]))
 
@@ -160,8 +173,14 @@ def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) ->
         EvaluationError: They were scored on other items than the cell ``like``.
     """
     tuned = tuned_cells(study.config.arms)
-    cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
-                   for name in tuned})
+    cells = _read(
+        {
+            name: study.cell_folder(f"noise/{name}")
+            if seed is None
+            else study.cell_folder(name, seed=seed)
+            for name in tuned
+        }
+    )
     where = "with another batch size" if seed is None else f"of seed {seed}"
     _refuse_contradictions(study, like, {f"{name} {where}": cell for name, cell in cells.items()})
     return cells if len(cells) == len(tuned) else {}
@@ -173,18 +192,29 @@ def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
         samples = read_jsonl(folder / "samples.jsonl", SampleLine)
         if samples:
             for sample in samples:
-                sample["metrics"] |= score_stored(sample)  # by plugins that were registered after scoring
-            scores = read_json(folder / "scores.json", Scores) if (folder / "scores.json").exists() else {}
+                sample["metrics"] |= score_stored(
+                    sample
+                )  # by plugins that were registered after scoring
+            scores = (
+                read_json(folder / "scores.json", Scores)
+                if (folder / "scores.json").exists()
+                else {}
+            )
             cells[name] = Cell(name, tuple(samples), scores)
     return cells
 
 
 def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) -> None:
     """Raise unless every cell has the items of ``like`` and a summary that agrees with its samples."""
-    problems = [problem for name, cell in cells.items() if (problem := _contradiction(name, cell, like))]
+    problems = [
+        problem for name, cell in cells.items() if (problem := _contradiction(name, cell, like))
+    ]
     if problems:
-        raise EvaluationError("the cells cannot be compared: " + "; ".join(problems), where=str(study.evals_folder),
-                              remedy=f"Score them again with 'assistant-builder run {study.name} --redo'")
+        raise EvaluationError(
+            "the cells cannot be compared: " + "; ".join(problems),
+            where=str(study.evals_folder),
+            remedy=f"Score them again with 'assistant-builder run {study.name} --redo'",
+        )
 
 
 def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
@@ -196,13 +226,18 @@ def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
         return f"{name} lacks {fewer} items of {like.name} and has {more} others"
     if any(sample["tokens"] != own[item]["tokens"] for item, sample in first.items()):
         return f"{name} has other token counts than {like.name}"
-    if claimed is not None and not math.isclose(claimed, figure(cell, "nll_per_token", list(own)), rel_tol=1e-6):
+    if claimed is not None and not math.isclose(
+        claimed, figure(cell, "nll_per_token", list(own)), rel_tol=1e-6
+    ):
         return f"scores.json of {name} contradicts its samples"
     return None
 
 
-def metrics_of(cells: Mapping[str, Cell], tuned: Sequence[str],
-               wanted: Callable[[Cell, str], list[str]] | None = None) -> dict[str, list[str]]:
+def metrics_of(
+    cells: Mapping[str, Cell],
+    tuned: Sequence[str],
+    wanted: Callable[[Cell, str], list[str]] | None = None,
+) -> dict[str, list[str]]:
     """The items each metric is computed on, in file order: those with a score in every cell that has the metric.
 
     Metrics that a ``tuned`` cell lacks or that have too few items for a comparison are left out.
@@ -219,7 +254,11 @@ def metrics_of(cells: Mapping[str, Cell], tuned: Sequence[str],
         having = [cell for cell in cells.values() if cell.has(metric)]
         if set(tuned) <= {cell.name for cell in having}:
             items = every if wanted is None else wanted(first, metric)
-            kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
+            kept = [
+                item
+                for item in items
+                if all(cell.value(item, metric) is not None for cell in having)
+            ]
             if len(kept) == len(every) or independent_units(first, kept) > 1:
                 usable[metric] = kept
     return usable
@@ -234,5 +273,7 @@ def figure(cell: Cell, metric: str, items: list[str]) -> float:
     """A cell's figure over ``items``: Σ nll / Σ tokens for ``nll_per_token``, else the mean."""
     if metric == "nll_per_token":
         samples = [cell.by_item[item] for item in items]
-        return math.fsum(float(sample["nll"]) for sample in samples) / sum(int(sample["tokens"]) for sample in samples)
+        return math.fsum(float(sample["nll"]) for sample in samples) / sum(
+            int(sample["tokens"]) for sample in samples
+        )
     return math.fsum(cell.values(items, metric)) / len(items)

@@ -18,7 +18,14 @@ from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS, LORA, QLORA, Arm, further_arms, main_cells
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.chat.feedback import counted_votes, log_evidence, model_of, read_votes, tally, tally_sentence
+from assistant_builder.chat.feedback import (
+    counted_votes,
+    log_evidence,
+    model_of,
+    read_votes,
+    tally,
+    tally_sentence,
+)
 from assistant_builder.config import EvalConfig
 from assistant_builder.i18n import N_
 from assistant_builder.study import Study
@@ -26,7 +33,15 @@ from assistant_builder.study.report_types import read_report
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import JudgeLine, preference
 from evals.metrics import metric_of
-from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, clusters_of, figures_of, in_words
+from evals.report.contrasts import (
+    HEADLINE,
+    all_pairs,
+    clearly_better,
+    clearly_worse,
+    clusters_of,
+    figures_of,
+    in_words,
+)
 from evals.report.format import SIGNIFICANT, enumerated, measured, number, percent, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.stats.significance import sign_test
@@ -36,9 +51,12 @@ _LISTED = 12  # forgotten documents
 _PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
 _TEXTS = {
-    RETENTION: ("General knowledge", "Multiple-choice questions on general knowledge, supplied with assistant-builder "
-                "and unrelated to the training data. They show what tuning makes the model forget. Guessing gives "
-                "25%."),
+    RETENTION: (
+        "General knowledge",
+        "Multiple-choice questions on general knowledge, supplied with assistant-builder "
+        "and unrelated to the training data. They show what tuning makes the model forget. Guessing gives "
+        "25%.",
+    ),
 }
 
 
@@ -86,37 +104,80 @@ def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str,
 
 def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
     label, about = _TEXTS.get(task, (task, f"The task {task} of lm-eval."))
-    record: dict[str, Any] = {"label": label, "about": about, "metric": None, "items": 0, "cells": {}, "contrasts": [],
-                              "flips": {}, "listed": [], "sentence": "", "error": None}
+    record: dict[str, Any] = {
+        "label": label,
+        "about": about,
+        "metric": None,
+        "items": 0,
+        "cells": {},
+        "contrasts": [],
+        "flips": {},
+        "listed": [],
+        "sentence": "",
+        "error": None,
+    }
     first = next(iter(next(iter(found.values())).values()))
     names = [name for name in first["metrics"] if _value(first, name) is not None]
     metric = next((name for name in (*_PREFERRED, *names) if name in names), None)
     if metric is None:
         return {**record, "error": "it has no score that is a number for each document"}
-    ids = sorted(set.intersection(*(
-        {doc_id for doc_id, document in documents.items() if _value(document, metric) is not None}
-        for documents in found.values()
-    )))
-    values = {cell: [float(documents[doc_id]["metrics"][metric]) for doc_id in ids]
-              for cell, documents in found.items()}
-    record |= {"metric": metric, "items": len(ids),
-               "cells": {cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores}}
+    ids = sorted(
+        set.intersection(
+            *(
+                {
+                    doc_id
+                    for doc_id, document in documents.items()
+                    if _value(document, metric) is not None
+                }
+                for documents in found.values()
+            )
+        )
+    )
+    values = {
+        cell: [float(documents[doc_id]["metrics"][metric]) for doc_id in ids]
+        for cell, documents in found.items()
+    }
+    record |= {
+        "metric": metric,
+        "items": len(ids),
+        "cells": {
+            cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores
+        },
+    }
     meanings = {pair.name: pair.meaning for pair in all_pairs()}
     further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
-    pairs = [*((arm.cell, arm.untuned_cell) for arm in ARMS.values()), (CANDIDATE, BASELINE),
-             (QLORA.untuned_cell, LORA.untuned_cell), *further]
+    pairs = [
+        *((arm.cell, arm.untuned_cell) for arm in ARMS.values()),
+        (CANDIDATE, BASELINE),
+        (QLORA.untuned_cell, LORA.untuned_cell),
+        *further,
+    ]
     for candidate, baseline in pairs:
         if candidate in values and baseline in values and len(ids) > 1:
             name = f"{candidate}-{baseline}"
-            result = paired_comparison(values[baseline], values[candidate],
-                                       higher_is_better=not metric.endswith(_LOWER_IS_BETTER), seed=config.seed,
-                                       resamples=config.bootstrap_resamples)
-            record["contrasts"].append({"name": name, "metric": metric, "baseline": baseline, "candidate": candidate,
-                                        "meaning": meanings[name], **figures_of(result)})
+            result = paired_comparison(
+                values[baseline],
+                values[candidate],
+                higher_is_better=not metric.endswith(_LOWER_IS_BETTER),
+                seed=config.seed,
+                resamples=config.bootstrap_resamples,
+            )
+            record["contrasts"].append(
+                {
+                    "name": name,
+                    "metric": metric,
+                    "baseline": baseline,
+                    "candidate": candidate,
+                    "meaning": meanings[name],
+                    **figures_of(result),
+                }
+            )
             if set(values[baseline]) | set(values[candidate]) <= {0.0, 1.0}:
                 both = list(zip(ids, values[baseline], values[candidate], strict=True))
-                record["flips"][name] = {"lost": [doc_id for doc_id, before, after in both if before > after],
-                                         "gained": [doc_id for doc_id, before, after in both if after > before]}
+                record["flips"][name] = {
+                    "lost": [doc_id for doc_id, before, after in both if before > after],
+                    "gained": [doc_id for doc_id, before, after in both if after > before],
+                }
     if task == RETENTION:
         record["listed"] = _forgotten(record["flips"], found)
     return record
@@ -127,7 +188,9 @@ def _value(document: Mapping[str, Any], metric: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _forgotten(flips: Mapping[str, Mapping[str, list[Any]]], found: Mapping[str, Documents]) -> list[dict[str, Any]]:
+def _forgotten(
+    flips: Mapping[str, Mapping[str, list[Any]]], found: Mapping[str, Documents]
+) -> list[dict[str, Any]]:
     """Documents that the untuned base gets right and a tuned model gets wrong, those forgotten by both first."""
     lost_in: dict[Any, list[str]] = {}
     for arm in _tuned(found):
@@ -139,9 +202,17 @@ def _forgotten(flips: Mapping[str, Mapping[str, list[Any]]], found: Mapping[str,
     for doc_id in order[:_LISTED]:
         documents = {cell: docs[doc_id] for cell, docs in found.items() if doc_id in docs}
         likelihoods = {cell: document["likelihoods"] for cell, document in documents.items()}
-        listed.append({"doc_id": doc_id, "lost_in": lost_in[doc_id],
-                       "document": next(iter(documents.values()))["document"],
-                       "chosen": {cell: each.index(max(each)) if each else None for cell, each in likelihoods.items()}})
+        listed.append(
+            {
+                "doc_id": doc_id,
+                "lost_in": lost_in[doc_id],
+                "document": next(iter(documents.values()))["document"],
+                "chosen": {
+                    cell: each.index(max(each)) if each else None
+                    for cell, each in likelihoods.items()
+                },
+            }
+        )
     return listed
 
 
@@ -153,10 +224,16 @@ def _sentence(task: str, record: Mapping[str, Any]) -> str:
     for arm in _tuned(record["cells"]):
         row = rows.get(f"{arm.cell}-{arm.untuned_cell}")
         if row:
-            parts.append(f"{arm.short} {number(record['cells'][arm.cell], metric)}, the untuned {arm.base_label} base "
-                         f"{number(record['cells'][arm.untuned_cell], metric)} ({_difference(row, record)}): "
-                         + in_words(row, "tuning made it forget" if task == RETENTION else "worse after tuning",
-                                    "better after tuning", "no clear change"))
+            parts.append(
+                f"{arm.short} {number(record['cells'][arm.cell], metric)}, the untuned {arm.base_label} base "
+                f"{number(record['cells'][arm.untuned_cell], metric)} ({_difference(row, record)}): "
+                + in_words(
+                    row,
+                    "tuning made it forget" if task == RETENTION else "worse after tuning",
+                    "better after tuning",
+                    "no clear change",
+                )
+            )
     text = "; ".join(parts)
     if HEADLINE in rows:
         text += f"{'. ' if text else ''}QLoRA against 16-bit LoRA: {_difference(rows[HEADLINE], record)}, "
@@ -168,7 +245,11 @@ def _sentence(task: str, record: Mapping[str, Any]) -> str:
 
 def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     flips, text = record["flips"].get(row["name"]), measured(row)
-    return f"{text}, {len(flips['lost']):,} lost and {len(flips['gained']):,} gained" if flips else text
+    return (
+        f"{text}, {len(flips['lost']):,} lost and {len(flips['gained']):,} gained"
+        if flips
+        else text
+    )
 
 
 PARTIAL = 0.5  # token F1 from which an answer counts as right if exact match is almost always or almost never reached
@@ -178,15 +259,22 @@ _FEWEST_IN_BIN = 15
 _Z95 = float(stats.norm.ppf(0.975))
 
 
-def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CANDIDATE)) -> dict[str, Any] | None:
+def reliability(
+    cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CANDIDATE)
+) -> dict[str, Any] | None:
     """The reliability curve of each arm's assistant, its calibration error ``ece`` and its ``brier`` score.
 
     The bins have equal counts and a Wilson interval. ``None`` if probabilities or answers are missing, or the items do
     not fill two bins.
     """
     tuned = [name for name in served if name in cells]
-    scores = [cells[name].values([item for item, sample in cells[name].by_item.items() if sample["answerable"]],
-                                 "exact_match") for name in tuned]
+    scores = [
+        cells[name].values(
+            [item for item, sample in cells[name].by_item.items() if sample["answerable"]],
+            "exact_match",
+        )
+        for name in tuned
+    ]
     known = [math.fsum(values) / len(values) for values in scores if values]
     saturated = len(known) < len(tuned) or max(known) < SATURATED or min(known) > 1 - SATURATED
     metric, threshold = ("token_f1", PARTIAL) if saturated else ("exact_match", 1.0)
@@ -195,8 +283,10 @@ def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CA
         return None
     return {
         "metric": metric,
-        "correct_means": "the answer equals the reference (exact match)" if metric == "exact_match" else
-        f"token F1 of answer and reference is at least {PARTIAL}, because by exact match nearly all answers are right, "
+        "correct_means": "the answer equals the reference (exact match)"
+        if metric == "exact_match"
+        else f"token F1 of answer and reference is at least {PARTIAL}, because by exact match nearly all answers are "
+        "right, "
         "or nearly all are wrong",
         "cells": {name: _curve(*found) for name, found in points.items()},
         "about": "The mean probability that the assistant gives to the tokens of the reference answer, compared with "
@@ -211,11 +301,15 @@ def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CA
 def _points(cell: Cell, metric: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities in ascending order, and whether each answer is right; both of shape ``[n]``."""
     found = sorted(
-        (float(sample["mean_probability"]), value >= threshold) for item, sample in cell.by_item.items()
-        if sample["answerable"] and sample.get("mean_probability") is not None
+        (float(sample["mean_probability"]), value >= threshold)
+        for item, sample in cell.by_item.items()
+        if sample["answerable"]
+        and sample.get("mean_probability") is not None
         and (value := cell.value(item, metric)) is not None
     )
-    return np.array([probability for probability, _ in found]), np.array([right for _, right in found], dtype=float)
+    return np.array([probability for probability, _ in found]), np.array(
+        [right for _, right in found], dtype=float
+    )
 
 
 def _curve(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
@@ -224,10 +318,19 @@ def _curve(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     bins: list[dict[str, Any]] = []
     for part in np.array_split(np.arange(n), count):
         share = float(right[part].mean())
-        bins.append({"low": float(probability[part[0]]), "high": float(probability[part[-1]]), "n": len(part),
-                     "mean_probability": float(probability[part].mean()), "correct": share,
-                     "ci": _wilson(share, len(part))})
-    ece = math.fsum(each["n"] * abs(each["mean_probability"] - each["correct"]) for each in bins) / n
+        bins.append(
+            {
+                "low": float(probability[part[0]]),
+                "high": float(probability[part[-1]]),
+                "n": len(part),
+                "mean_probability": float(probability[part].mean()),
+                "correct": share,
+                "ci": _wilson(share, len(part)),
+            }
+        )
+    ece = (
+        math.fsum(each["n"] * abs(each["mean_probability"] - each["correct"]) for each in bins) / n
+    )
     return {"bins": bins, "ece": ece, "brier": float(np.square(probability - right).mean()), "n": n}
 
 
@@ -252,12 +355,21 @@ def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     if not study.config.compares or not config.judge_url or not path.exists():
         return None
     items = cells[BASELINE].by_item
-    lines = [line for line in read_jsonl(path.with_suffix(".jsonl"), JudgeLine) if str(line["item"]) in items]
+    lines = [
+        line
+        for line in read_jsonl(path.with_suffix(".jsonl"), JudgeLine)
+        if str(line["item"]) in items
+    ]
     clusters = clusters_of([items[str(line["item"])] for line in lines])
     found = preference([line["outcome"] for line in lines], clusters=clusters, seed=config.seed)
     choices = Counter(order["choice"] for line in lines for order in line["orders"])
     place = sign_test(choices["first"], choices["second"], choices["tie"])
-    record = {**read_json(path, _JudgeFile), **found, "place_p_value": place.p_value, "first_of_decided": place.share}
+    record = {
+        **read_json(path, _JudgeFile),
+        **found,
+        "place_p_value": place.p_value,
+        "first_of_decided": place.share,
+    }
     return {**record, "sentence": _judged_sentence(record)}
 
 
@@ -298,24 +410,41 @@ def votes(study: Study) -> dict[str, Any] | None:
     ci = None if share is None else _anytime_interval(found.candidate, found.baseline)
     sentence = f"In blind votes on answers in the chat: {tally_sentence(found)}"
     if share is not None and ci is not None:
-        sentence += (f" {QLORA.plain} has {percent(share)} of the votes that prefer one (95% interval "
-                     f"{percent(ci[0])} to {percent(ci[1])}, which holds after each vote).")
-    return {"votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,
-            "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,
-            "questions": len({vote.question for vote in kept}), "share": share, "ci": ci, "p_value": found.p_value,
-            "first": min(vote.time for vote in kept), "last": max(vote.time for vote in kept),
-            "left": sum(vote.vote == "a" for vote in kept), "sentence": sentence}
+        sentence += (
+            f" {QLORA.plain} has {percent(share)} of the votes that prefer one (95% interval "
+            f"{percent(ci[0])} to {percent(ci[1])}, which holds after each vote)."
+        )
+    return {
+        "votes": found.counted,
+        QLORA.name: found.candidate,
+        LORA.name: found.baseline,
+        "ties": found.ties,
+        "both_bad": found.both_bad,
+        "outdated": found.outdated,
+        "repeated": found.repeated,
+        "questions": len({vote.question for vote in kept}),
+        "share": share,
+        "ci": ci,
+        "p_value": found.p_value,
+        "first": min(vote.time for vote in kept),
+        "last": max(vote.time for vote in kept),
+        "left": sum(vote.vote == "a" for vote in kept),
+        "sentence": sentence,
+    }
 
 
 def _anytime_interval(wins: int, losses: int) -> list[float]:
     """The 95 % confidence sequence of a share: the shares whose e-value is at most 1 / 0.05."""
+
     def excess(share: float) -> float:
         return log_evidence(wins, losses, share) - math.log(20)
 
     tiny = 1e-12
     share = min(max(wins / (wins + losses), tiny), 1 - tiny)
-    return [float(brentq(excess, tiny, share)) if wins else 0.0,
-            float(brentq(excess, share, 1 - tiny)) if losses else 1.0]
+    return [
+        float(brentq(excess, tiny, share)) if wins else 0.0,
+        float(brentq(excess, share, 1 - tiny)) if losses else 1.0,
+    ]
 
 
 def report_lacks_votes(study: Study) -> bool:
@@ -330,11 +459,15 @@ def report_lacks_votes(study: Study) -> bool:
     return bool(tally(study).counted != reported.get("votes", 0))
 
 
-NAMES = {"copy": N_("copying the answer of the nearest training question"),
-         "retrieval": N_("the untuned base model with three retrieved pairs")}
+NAMES = {
+    "copy": N_("copying the answer of the nearest training question"),
+    "retrieval": N_("the untuned base model with three retrieved pairs"),
+}
 
 
-def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def beats_untuned(
+    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Each arm against each baseline: the metrics ``beaten``, ``worse`` and ``not_beaten``, with a sentence.
 
     A difference counts if its interval excludes zero and the Holm-adjusted p is at most 0.05.
@@ -342,15 +475,26 @@ def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mappi
     found = []
     for baseline in NAMES:
         for arm in ARMS.values():
-            family = [row for row in rows if row["name"] == f"{arm.cell}-{baseline}"
-                      and metric_of(row["metric"]).can_be_primary]
+            family = [
+                row
+                for row in rows
+                if row["name"] == f"{arm.cell}-{baseline}"
+                and metric_of(row["metric"]).can_be_primary
+            ]
             if family:
                 clear = [row for row in family if row["p_value_holm"] <= SIGNIFICANT]
                 beaten = [row["metric"] for row in clear if clearly_better(row)]
                 worse = [row["metric"] for row in clear if clearly_worse(row)]
-                record = {"arm": arm.name, "cell": arm.cell, "baseline": baseline, "beaten": beaten,
-                          "not_beaten": [row["metric"] for row in family if row["metric"] not in (*beaten, *worse)],
-                          "worse": worse}
+                record = {
+                    "arm": arm.name,
+                    "cell": arm.cell,
+                    "baseline": baseline,
+                    "beaten": beaten,
+                    "not_beaten": [
+                        row["metric"] for row in family if row["metric"] not in (*beaten, *worse)
+                    ],
+                    "worse": worse,
+                }
                 found.append({**record, "sentence": _baseline_sentence(record, figures)})
     return found
 
@@ -361,7 +505,9 @@ _SHORT = (("worse", "worse"), ("not_beaten", "not clearly better"))
 def shortfall_summary(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
     """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example."""
     total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
-    parts = [f"{words} on {len(record[key])} of {total} metrics" for key, words in _SHORT if record[key]]
+    parts = [
+        f"{words} on {len(record[key])} of {total} metrics" for key, words in _SHORT if record[key]
+    ]
     example = _listed([*record["worse"], *record["not_beaten"]][:1], record, figures)
     return f"{ARMS[record['arm']].short} is {' and '.join(parts)}, for example in {example}"
 
@@ -369,14 +515,25 @@ def shortfall_summary(record: Mapping[str, Any], figures: Mapping[str, Mapping[s
 def _baseline_sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
     rival, arm = NAMES[record["baseline"]], ARMS[record["arm"]].short
     beaten = _listed(record["beaten"], record, figures) if record["beaten"] else ""
-    parts = [f"{words} in {_listed(record[key], record, figures)}" for key, words in _SHORT if record[key]]
+    parts = [
+        f"{words} in {_listed(record[key], record, figures)}"
+        for key, words in _SHORT
+        if record[key]
+    ]
     if not parts:
         return f"{arm} clearly beats {rival} in {beaten}."
     text = f"Against {rival}, {arm} is {' and '.join(parts)}"
     return f"{text}; it is clearly better in {beaten}." if beaten else f"{text}."
 
 
-def _listed(metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+def _listed(
+    metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]
+) -> str:
     cell, baseline = (figures[record[key]]["metrics"] for key in ("cell", "baseline"))
-    return enumerated([f"{shown(metric).phrase} ({number(cell[metric], metric)} against "
-                       f"{number(baseline[metric], metric)})" for metric in metrics])
+    return enumerated(
+        [
+            f"{shown(metric).phrase} ({number(cell[metric], metric)} against "
+            f"{number(baseline[metric], metric)})"
+            for metric in metrics
+        ]
+    )

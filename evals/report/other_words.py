@@ -9,7 +9,9 @@ from assistant_builder.data.wordings import WordingCount, count_wordings
 from assistant_builder.i18n import N_, t
 
 RESPELLED = N_("The questions of this test are those of your file, respelled.")
-HELP = N_("Type about ten questions as people would ask them: Data tab → “Add other wordings”. They become the test.")
+HELP = N_(
+    "Type about ten questions as people would ask them: Data tab → “Add other wordings”. They become the test."
+)
 
 
 def is_respelled(report: Mapping[str, Any]) -> bool:
@@ -21,7 +23,12 @@ def is_respelled(report: Mapping[str, Any]) -> bool:
 def asks_other_words(report: Mapping[str, Any]) -> bool:
     """Whether the test asks in other words for answers that mostly occur once in the file."""
     counted = _counted(report)
-    return counted is not None and counted.occurs_once and not counted.respelled and 2 * counted.known >= counted.test
+    return (
+        counted is not None
+        and counted.occurs_once
+        and not counted.respelled
+        and 2 * counted.known >= counted.test
+    )
 
 
 def nothing_tested(report: Mapping[str, Any]) -> str:

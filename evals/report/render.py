@@ -24,7 +24,16 @@ from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n.bits import current_bits, in_bits
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
-from evals.report import approaches, bits, brief, charts, formats, in_conversation, rows_headline, rows_other
+from evals.report import (
+    approaches,
+    bits,
+    brief,
+    charts,
+    formats,
+    in_conversation,
+    rows_headline,
+    rows_other,
+)
 from evals.report.conclusion import conclude
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
@@ -49,15 +58,18 @@ def render_html(report: dict[str, Any]) -> str:
 
 def arm_styles() -> str:
     """The colours of the arms as CSS."""
-    return "\n".join([
-        f":root {{ {css_variables()} }}",
-        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {css_variables(dark=True)} }} }}",
-        css_rules(
-            "polyline.ARM, line.ARM { stroke: var(--arm-ARM); }", ".mark.ARM, .bar.ARM { fill: var(--arm-ARM); }",
-            ".answer.ARM { border-color: var(--arm-ARM); }",
-        ),
-        f".answer.{QLORA.name} {{ border-top-style: double; }}",
-    ])
+    return "\n".join(
+        [
+            f":root {{ {css_variables()} }}",
+            f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {css_variables(dark=True)} }} }}",
+            css_rules(
+                "polyline.ARM, line.ARM { stroke: var(--arm-ARM); }",
+                ".mark.ARM, .bar.ARM { fill: var(--arm-ARM); }",
+                ".answer.ARM { border-color: var(--arm-ARM); }",
+            ),
+            f".answer.{QLORA.name} {{ border-top-style: double; }}",
+        ]
+    )
 
 
 class _Templates(BaseLoader):
@@ -75,14 +87,25 @@ class _Templates(BaseLoader):
 @cache
 def _environment(*, html: bool, bits: int) -> Environment:
     """The templates; jinja reads them on first use, in a context with these bits."""
-    environment = Environment(loader=_Templates(), autoescape=html,
-                              finalize=_printable if html else escape, trim_blocks=True, lstrip_blocks=True,
-                              undefined=StrictUndefined)
+    environment = Environment(
+        loader=_Templates(),
+        autoescape=html,
+        finalize=_printable if html else escape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     assert environment.loader is not None
-    styles = [environment.loader.get_source(environment, name)[0] for name in ("style.css", "print.css")]
-    environment.globals |= {"style": Markup(f"{arm_styles()}\n{''.join(styles)}"), "plural": plural,
-                            "level_of": level_of, "nbsp": Markup("&nbsp;"),
-                            "symbols": {arm.name: arm.symbol for arm in ARMS.values()}}
+    styles = [
+        environment.loader.get_source(environment, name)[0] for name in ("style.css", "print.css")
+    ]
+    environment.globals |= {
+        "style": Markup(f"{arm_styles()}\n{''.join(styles)}"),
+        "plural": plural,
+        "level_of": level_of,
+        "nbsp": Markup("&nbsp;"),
+        "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
+    }
     environment.filters |= {"value": format_value, "subscripts": subscripts, "short": short}
     return environment
 
@@ -122,14 +145,27 @@ def short(text: str, length: int = 110) -> str:
 def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
     """The variables of the templates, with at most ``listed`` held-out items."""
     with bits.texts_for(report):
-        return {**bits.named(_page_context(report, listed)), "title": title_of(report),
-                "glossary": bits.glossary(GLOSSARY), "formulas": bits.formulas(FORMULAS, report)}
+        return {
+            **bits.named(_page_context(report, listed)),
+            "title": title_of(report),
+            "glossary": bits.glossary(GLOSSARY),
+            "formulas": bits.formulas(FORMULAS, report),
+        }
 
 
 def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
     conclusion = conclude(report)
-    groups, groups_of_sections, compared = answer_groups(report, listed), contents(report), is_compared(report)
-    flips, fidelity, seeds, margin = report["flips"], report["fidelity"], report["seeds"], report["verdict"]["margin"]
+    groups, groups_of_sections, compared = (
+        answer_groups(report, listed),
+        contents(report),
+        is_compared(report),
+    )
+    flips, fidelity, seeds, margin = (
+        report["flips"],
+        report["fidelity"],
+        report["seeds"],
+        report["verdict"]["margin"],
+    )
     flipped = ("lost", "gained") if flips else ()
     first, more = by_weight(report["warnings"])
     lead = rows_headline.of_contrast(report, "-".join(lead_pair(report)))
@@ -137,14 +173,22 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
     differences = rows_headline.contrast_rows(report)
     panels = [charts.contrast_panel(rows, margin if compared else None) for rows in differences]
     resources = rows_headline.resource_rows(report)
-    untuned = [{"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
-               for entry in report["beats_untuned"]]
+    untuned = [
+        {"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
+        for entry in report["beats_untuned"]
+    ]
     return {
-        "report": report, "contents": groups_of_sections, "compared": compared,
+        "report": report,
+        "contents": groups_of_sections,
+        "compared": compared,
         "file_row": partial(file_row, RowNumbers.of_record(report["data"])),
-        "shown": {section["anchor"] for group in groups_of_sections for section in group["sections"]},
-        "arm_names": {arm: label(arm) for arm in arms_of(report)}, "twin_names": {arm: label(arm) for arm in TWINS},
-        "missing": NOT_MEASURED, "references": REFERENCES,
+        "shown": {
+            section["anchor"] for group in groups_of_sections for section in group["sections"]
+        },
+        "arm_names": {arm: label(arm) for arm in arms_of(report)},
+        "twin_names": {arm: label(arm) for arm in TWINS},
+        "missing": NOT_MEASURED,
+        "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
         "cell_texts": {name: cell for name, cell in CELLS.items() if name in report["cells"]},
@@ -153,50 +197,95 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
         # the headline
         "twins_title": TWINS_TITLE,
         "conclusion": conclusion,
-        "brief": {"about": brief.about(report), "examples": brief.examples(report, conclusion),
-                  "risks": brief.risks(report, conclusion), "recommendation": brief.recommendation(conclusion)},
+        "brief": {
+            "about": brief.about(report),
+            "examples": brief.examples(report, conclusion),
+            "risks": brief.risks(report, conclusion),
+            "recommendation": brief.recommendation(conclusion),
+        },
         "verdict_title": "What did 4-bit cost?" if compared else rows_headline.NOT_COMPARED,
-        "outcome": rows_headline.outcome_label(report), "tone": rows_headline.tone(report),
-        "meaning": meaning(report["verdict"]), "action": report["verdict"]["action"] if compared else "",
-        "changed": changed_text(report["verdict"]["frozen"]), "first_warnings": first, "more_warnings": more,
-        "bounds": rows_headline.bound_rows(report), "left_out": leave_one_out_text(report["verdict"]),
-        "harm": harm_text(report), "uncovered": rows_headline.uncovered_table(report),
-        "tiles": rows_headline.tiles(report), "table": rows_headline.metric_table(report),
-        "panels": charts.interval_panels(lead, report["primary_metric"] if compared else "", margin, *(
-            [] if compared else [("← better than untuned", "worse →", "Tuned − untuned (95% interval)")])),
-        "in_short": rows_headline.in_short(report), "power": rows_other.power_sentences(report),
-        "power_rows": rows_other.power_rows(report), "planned": rows_other.planned_sentence(report),
+        "outcome": rows_headline.outcome_label(report),
+        "tone": rows_headline.tone(report),
+        "meaning": meaning(report["verdict"]),
+        "action": report["verdict"]["action"] if compared else "",
+        "changed": changed_text(report["verdict"]["frozen"]),
+        "first_warnings": first,
+        "more_warnings": more,
+        "bounds": rows_headline.bound_rows(report),
+        "left_out": leave_one_out_text(report["verdict"]),
+        "harm": harm_text(report),
+        "uncovered": rows_headline.uncovered_table(report),
+        "tiles": rows_headline.tiles(report),
+        "table": rows_headline.metric_table(report),
+        "panels": charts.interval_panels(
+            lead,
+            report["primary_metric"] if compared else "",
+            margin,
+            *(
+                []
+                if compared
+                else [("← better than untuned", "worse →", "Tuned − untuned (95% interval)")]
+            ),
+        ),
+        "in_short": rows_headline.in_short(report),
+        "power": rows_other.power_sentences(report),
+        "power_rows": rows_other.power_rows(report),
+        "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
         "risk": charts.risk_chart(report.get("risk_coverage")),
-        "risk_lines": [*risk_sentences(report.get("risk_coverage")), *in_conversation.sentences(report)],
-        "approach_rows": approaches.approach_rows(report), "approach_comparisons": approaches.comparison_rows(report),
-        "approach_metric": shown(report["approach_metric"]).label if "approach_metric" in report else "",
-        "format_rows": formats.format_rows(report), "format_chart": charts.size_chart(report.get("formats")),
-        "format_kl": formats.kl_sentence(report), "format_metric": shown(report["primary_metric"]).label,
+        "risk_lines": [
+            *risk_sentences(report.get("risk_coverage")),
+            *in_conversation.sentences(report),
+        ],
+        "approach_rows": approaches.approach_rows(report),
+        "approach_comparisons": approaches.comparison_rows(report),
+        "approach_metric": shown(report["approach_metric"]).label
+        if "approach_metric" in report
+        else "",
+        "format_rows": formats.format_rows(report),
+        "format_chart": charts.size_chart(report.get("formats")),
+        "format_kl": formats.kl_sentence(report),
+        "format_metric": shown(report["primary_metric"]).label,
         # further measurements
-        "fidelity": rows_other.fidelity_rows(report), "fidelity_note": fidelity["sentence"] if fidelity else "",
-        "worst": rows_other.worst_items(report), "flips": rows_other.flip_rows(report),
+        "fidelity": rows_other.fidelity_rows(report),
+        "fidelity_note": fidelity["sentence"] if fidelity else "",
+        "worst": rows_other.worst_items(report),
+        "flips": rows_other.flip_rows(report),
         "floor": flips["noise_floor"]["sentence"] if flips and flips["noise_floor"] else "",
-        "tasks": rows_other.task_sections(report), "declining": rows_other.declining_rows(report),
-        "reliability": rows_other.reliability_rows(report), "judge": rows_other.judge_rows(report),
-        "calibration": charts.reliability_chart(report["reliability"]), "votes": rows_other.vote_rows(report),
-        "preference": charts.preference_bar(report["judge"]), "seeds": seed_rows, "spread": spread,
-        "seeds_note": seeds["sentence"], "seed_dots": charts.seed_dots(seeds),
+        "tasks": rows_other.task_sections(report),
+        "declining": rows_other.declining_rows(report),
+        "reliability": rows_other.reliability_rows(report),
+        "judge": rows_other.judge_rows(report),
+        "calibration": charts.reliability_chart(report["reliability"]),
+        "votes": rows_other.vote_rows(report),
+        "preference": charts.preference_bar(report["judge"]),
+        "seeds": seed_rows,
+        "spread": spread,
+        "seeds_note": seeds["sentence"],
+        "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
         "waterfall": charts.waterfall(report["attribution"]),
-        "identities": rows_headline.identity_line(report), "cell_table": rows_headline.cell_table(report),
+        "identities": rows_headline.identity_line(report),
+        "cell_table": rows_headline.cell_table(report),
         "contrasts": [row for rows in differences for row in rows],
         "contrast_panels": [panel for panel in panels if panel],
-        "every_difference": rows_headline.every_difference(report), "exports": rows_headline.export_table(report),
+        "every_difference": rows_headline.every_difference(report),
+        "exports": rows_headline.export_table(report),
         "baselines": rows_headline.baseline_rows(report),
-        "untuned": sorted(untuned, key=lambda line: bool(line["beaten"])),  # unbeaten baselines first
+        "untuned": sorted(
+            untuned, key=lambda line: bool(line["beaten"])
+        ),  # unbeaten baselines first
         # training, data and method
-        "curves": charts.loss_chart(report["curves"]), "validations": rows_headline.validation_rows(report),
-        "resources": [row for row in resources if row["key"] not in _BARS], "costs": resources,
+        "curves": charts.loss_chart(report["curves"]),
+        "validations": rows_headline.validation_rows(report),
+        "resources": [row for row in resources if row["key"] not in _BARS],
+        "costs": resources,
         "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
-        "graded": rows_headline.graded_rows(report), "steps": rows_headline.step_rows(report),
-        "data": rows_other.data_rows(report), "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
+        "graded": rows_headline.graded_rows(report),
+        "steps": rows_headline.step_rows(report),
+        "data": rows_other.data_rows(report),
+        "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
 
 
@@ -219,4 +308,6 @@ def escape(value: Any) -> Any:
         return value
     text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _LINK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", text))
-    return Markup("<br>".join(escape_control_characters(line.strip()) for line in text.splitlines()))  # noqa: S704 - escaped above
+    return Markup(
+        "<br>".join(escape_control_characters(line.strip()) for line in text.splitlines())
+    )  # noqa: S704 - escaped above

@@ -25,7 +25,11 @@ def risk_coverage(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str,
     A point is ``{"threshold", "coverage", "risk"}``: the share of all questions that are answered if confidence is at
     least the threshold, and the share of wrong answers among them.
     """
-    found = {name: record for name in served if name in cells and (record := _curve(cells[name])) is not None}
+    found = {
+        name: record
+        for name in served
+        if name in cells and (record := _curve(cells[name])) is not None
+    }
     return {"cells": found} if found else None
 
 
@@ -33,20 +37,32 @@ def _curve(cell: Cell) -> dict[str, Any] | None:
     samples = [sample for sample in cell.samples if "confidence" in sample]
     if not samples:
         return None
-    ranked = sorted(((float(sample["confidence"]), _right(sample)) for sample in samples), reverse=True)
+    ranked = sorted(
+        ((float(sample["confidence"]), _right(sample)) for sample in samples), reverse=True
+    )
     points, wrong = [], 0
     for place, (confidence, right) in enumerate(ranked, start=1):
         wrong += not right
         if place == len(ranked) or ranked[place][0] != confidence:
-            points.append({"threshold": confidence, "coverage": place / len(ranked), "risk": wrong / place})
+            points.append(
+                {"threshold": confidence, "coverage": place / len(ranked), "risk": wrong / place}
+            )
     answerable = [sample for sample in samples if sample["answerable"]]
     unanswerable = [sample for sample in samples if not sample["answerable"]]
     answered = [sample for sample in samples if not sample["declined"]]
-    errors = sum(not (sample["answerable"] and sample["metrics"].get(_RIGHT) == 1) for sample in answered)
-    return {"n": len(samples), "points": points[:: -(-len(points) // _MOST_POINTS)],
-            "chosen": {"coverage": len(answered) / len(samples), "risk": errors / max(len(answered), 1)},
-            "false_declines": [sum(sample["declined"] for sample in answerable), len(answerable)],
-            "right_declines": [sum(sample["declined"] for sample in unanswerable), len(unanswerable)]}
+    errors = sum(
+        not (sample["answerable"] and sample["metrics"].get(_RIGHT) == 1) for sample in answered
+    )
+    return {
+        "n": len(samples),
+        "points": points[:: -(-len(points) // _MOST_POINTS)],
+        "chosen": {
+            "coverage": len(answered) / len(samples),
+            "risk": errors / max(len(answered), 1),
+        },
+        "false_declines": [sum(sample["declined"] for sample in answerable), len(answerable)],
+        "right_declines": [sum(sample["declined"] for sample in unanswerable), len(unanswerable)],
+    }
 
 
 def _right(sample: Mapping[str, Any]) -> bool:
@@ -60,15 +76,22 @@ def _right(sample: Mapping[str, Any]) -> bool:
 def sentences(record: Mapping[str, Any] | None) -> list[str]:
     """What the rule did on held-out questions, one sentence for each assistant."""
     lines = []
-    for name, cell in (record["cells"].items() if record else ()):
+    for name, cell in record["cells"].items() if record else ():
         falsely, rightly = cell["false_declines"], cell["right_declines"]
-        declined = f" and {count(rightly[0])} of {count(rightly[1])} that should be declined" if rightly[1] else ""
+        declined = (
+            f" and {count(rightly[0])} of {count(rightly[1])} that should be declined"
+            if rightly[1]
+            else ""
+        )
         lines.append(
             f"{in_bits(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} "
             f"that should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, "
-            f"and {percent(cell['chosen']['risk'])} of these answers are not exactly right.")
+            f"and {percent(cell['chosen']['risk'])} of these answers are not exactly right."
+        )
     return [*lines, *([_LIMIT] if lines else [])]
 
 
-_LIMIT = ("The rule was fitted on the questions of validation: people who ask in wordings that are farther from the "
-          "data are declined falsely more often.")
+_LIMIT = (
+    "The rule was fitted on the questions of validation: people who ask in wordings that are farther from the "
+    "data are declined falsely more often."
+)

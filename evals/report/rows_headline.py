@@ -26,15 +26,30 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
     """Time and memory: label, values and printed values by arm, and QLoRA's value relative to LoRA's."""
     price = report["config"]["eval"]["price_per_hour"]
     listed: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-        ("Base weights as stored", "base_bytes", fmt.size), ("Peak memory in training", "peak_memory_bytes", fmt.size),
+        ("Base weights as stored", "base_bytes", fmt.size),
+        ("Peak memory in training", "peak_memory_bytes", fmt.size),
         ("Training time", "train_seconds", fmt.duration),
-        ("Training time of each run", "train_seconds_all", lambda runs: ", ".join(map(fmt.duration, runs))),
+        (
+            "Training time of each run",
+            "train_seconds_all",
+            lambda runs: ", ".join(map(fmt.duration, runs)),
+        ),
         ("Training speed", "tokens_per_second", fmt.rate),
         ("Time of an optimizer step", "seconds_per_step", lambda seconds: f"{seconds:.3g} s"),
-        (f"Cost of training{'' if price is None else f', at {fmt.plain(price)} an hour'}", "cost", fmt.money),
-        ("Adapter", "adapter_bytes", fmt.size), ("Trained weights", "trainable_parameters", count),
-        ("Optimizer steps", "steps", count), ("Checkpoint used (step)", "best_step", count),
-        ("Its validation loss", "best_validation_loss", lambda value: number(value, "nll_per_token")),
+        (
+            f"Cost of training{'' if price is None else f', at {fmt.plain(price)} an hour'}",
+            "cost",
+            fmt.money,
+        ),
+        ("Adapter", "adapter_bytes", fmt.size),
+        ("Trained weights", "trainable_parameters", count),
+        ("Optimizer steps", "steps", count),
+        ("Checkpoint used (step)", "best_step", count),
+        (
+            "Its validation loss",
+            "best_validation_loss",
+            lambda value: number(value, "nll_per_token"),
+        ),
     )
     rows = []
     for label, key, text_of in listed:
@@ -45,14 +60,21 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
             lora, qlora, ratio = values.get(LORA.name), values.get(QLORA.name), "–"
             if lora and qlora is not None and not isinstance(lora, list):
                 ratio = "same" if lora == qlora else signed_percent(qlora / lora - 1, 0)
-            texts = {arm: "–" if values.get(arm) is None else text_of(values[arm]) for arm in arms_of(report)}
-            rows.append({"label": label, "key": key, "values": values, "texts": texts, "ratio": ratio})
+            texts = {
+                arm: "–" if values.get(arm) is None else text_of(values[arm])
+                for arm in arms_of(report)
+            }
+            rows.append(
+                {"label": label, "key": key, "values": values, "texts": texts, "ratio": ratio}
+            )
     return rows
 
 
 _GRADED = {
-    "base_bytes": ("Base weights", fmt.size), "adapter_bytes": ("Adapter", fmt.size),
-    "peak_memory_bytes": ("Peak memory in training", fmt.size), "train_seconds": ("Training time", fmt.duration),
+    "base_bytes": ("Base weights", fmt.size),
+    "adapter_bytes": ("Adapter", fmt.size),
+    "peak_memory_bytes": ("Peak memory in training", fmt.size),
+    "train_seconds": ("Training time", fmt.duration),
 }
 
 
@@ -62,30 +84,60 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
     for arm in arms_of(report):
         for grade in plan_accuracy(report["resources"].get(arm, {})):
             label, text_of = _GRADED[grade["quantity"]]
-            rows.append({"quantity": label, "arm": label_of(arm), "predicted": text_of(grade["predicted"]),
-                         "measured": text_of(grade["measured"]), "error": signed_percent(grade["error"])})
+            rows.append(
+                {
+                    "quantity": label,
+                    "arm": label_of(arm),
+                    "predicted": text_of(grade["predicted"]),
+                    "measured": text_of(grade["measured"]),
+                    "error": signed_percent(grade["error"]),
+                }
+            )
     return rows
 
 
 def step_rows(report: Report) -> list[dict[str, str]]:
     """Time and peak memory of each finished step of the study."""
-    return [{"name": step["name"], "seconds": fmt.duration(step["seconds"]),
-             "memory": fmt.size(step["peak_memory_bytes"])} for step in report["steps"]]
+    return [
+        {
+            "name": step["name"],
+            "seconds": fmt.duration(step["seconds"]),
+            "memory": fmt.size(step["peak_memory_bytes"]),
+        }
+        for step in report["steps"]
+    ]
 
 
 def scored_at(report: Report) -> str | None:
     """The start of scoring, such as ``2026-03-01 14:05 UTC``; ``None`` if it is not on record."""
-    started = min((step["started"] for step in report["steps"] if evaluates(step["name"]) and step["started"]),
-                  default=None)
+    started = min(
+        (
+            step["started"]
+            for step in report["steps"]
+            if evaluates(step["name"]) and step["started"]
+        ),
+        default=None,
+    )
     return None if started is None else f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def validation_rows(report: Report) -> list[dict[str, Any]]:
     """Validation loss of the arms at each step at which one was validated."""
-    losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]} for arm, curve in report["curves"].items()}
+    losses = {
+        arm: {row["step"]: row["loss"] for row in curve["validation"]}
+        for arm, curve in report["curves"].items()
+    }
     steps = sorted({step for found in losses.values() for step in found})
-    return [{"step": step, **{arm: number(losses.get(arm, {}).get(step), "nll_per_token") for arm in arms_of(report)}}
-            for step in steps]
+    return [
+        {
+            "step": step,
+            **{
+                arm: number(losses.get(arm, {}).get(step), "nll_per_token")
+                for arm in arms_of(report)
+            },
+        }
+        for step in steps
+    ]
 
 
 NOT_COMPARED = N_("Not compared")
@@ -118,12 +170,17 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
         result, mood = ("shown", "yes") if bound["passed"] else ("not shown", "cannot-be-told")
         if harm_interval(bound)[0] > bound["margin"]:
             result, mood = "not shown: beyond the margin", "no"
-        rows.append({
-            "label": how.label, "difference": difference(bound["delta"], metric, row),
-            "scale": f"{unit}{', ' if unit else ''}{'higher' if bound['higher_is_better'] else 'lower'} is better",
-            "interval": interval(row, metric), "margin": fmt.two_significant_digits(bound["margin"] * how.factor),
-            "result": result, "tone": mood,
-        })
+        rows.append(
+            {
+                "label": how.label,
+                "difference": difference(bound["delta"], metric, row),
+                "scale": f"{unit}{', ' if unit else ''}{'higher' if bound['higher_is_better'] else 'lower'} is better",
+                "interval": interval(row, metric),
+                "margin": fmt.two_significant_digits(bound["margin"] * how.factor),
+                "result": result,
+                "tone": mood,
+            }
+        )
     return rows
 
 
@@ -132,18 +189,33 @@ def uncovered_table(report: Report) -> dict[str, Any] | None:
     found = report.get("uncovered")
     if not found:
         return None
-    metrics = [name for name in METRICS if any(name in figures for figures in found["cells"].values())]
+    metrics = [
+        name for name in METRICS if any(name in figures for figures in found["cells"].values())
+    ]
     return {
-        "items": found["items"], "metrics": [{"label": shown(name).label, "note": unit_note(name)} for name in metrics],
-        "rows": [{"name": name, "label": report["cells"][name]["label"],
-                  "figures": [number(figures[metric], metric) if metric in figures else "–" for metric in metrics]}
-                 for name, figures in found["cells"].items()],
+        "items": found["items"],
+        "metrics": [{"label": shown(name).label, "note": unit_note(name)} for name in metrics],
+        "rows": [
+            {
+                "name": name,
+                "label": report["cells"][name]["label"],
+                "figures": [
+                    number(figures[metric], metric) if metric in figures else "–"
+                    for metric in metrics
+                ],
+            }
+            for name, figures in found["cells"].items()
+        ],
     }
 
 
 def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
     """The entries of a contrast, optionally of one metric."""
-    return [row for row in report["contrasts"] if row["name"] == name and metric in (None, row["metric"])]
+    return [
+        row
+        for row in report["contrasts"]
+        if row["name"] == name and metric in (None, row["metric"])
+    ]
 
 
 def reading(row: Mapping[str, Any]) -> str:
@@ -167,42 +239,88 @@ def unit_note(metric: str) -> str:
 def metric_table(report: Report) -> dict[str, Any]:
     """Cells as columns, metrics as rows, and the difference between the cells of :func:`lead_pair`."""
     compared, pair = is_compared(report), lead_pair(report)
-    cells = {name: report["cells"][name] for name in main_cells(arms_of(report)) if name in report["cells"]}
+    cells = {
+        name: report["cells"][name]
+        for name in main_cells(arms_of(report))
+        if name in report["cells"]
+    }
     rows: list[dict[str, Any]] = []
     for row in of_contrast(report, "-".join(pair)):
         metric = row["metric"]
         primary, unit = compared and metric == report["primary_metric"], unit_note(metric)
-        rows.append({
-            "label": shown(metric).label, "primary": primary,
-            "scale": (f"{unit}{', ' if unit else ''}{'higher' if row['higher_is_better'] else 'lower'} is better"),
-            "figures": [number(cell["metrics"].get(metric), metric) for cell in cells.values()],
-            "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
-            "p": fmt.p_value(row["p_value"]), "holm": fmt.p_value(row["p_value_holm"]),
-            "reading": f"{OUTCOMES[row['verdict']].lower()}, by this metric" if primary else reading(row),
-        })
+        rows.append(
+            {
+                "label": shown(metric).label,
+                "primary": primary,
+                "scale": (
+                    f"{unit}{', ' if unit else ''}{'higher' if row['higher_is_better'] else 'lower'} is better"
+                ),
+                "figures": [number(cell["metrics"].get(metric), metric) for cell in cells.values()],
+                "difference": difference(row["delta"], metric, row),
+                "interval": interval(row, metric),
+                "p": fmt.p_value(row["p_value"]),
+                "holm": fmt.p_value(row["p_value_holm"]),
+                "reading": f"{OUTCOMES[row['verdict']].lower()}, by this metric"
+                if primary
+                else reading(row),
+            }
+        )
         if metric == "nll_per_token":
             low, high = (signed_percent(math.expm1(row[end])) for end in ("ci_low", "ci_high"))
-            rows.append({"label": "Perplexity", "primary": False, "scale": "lower is better; difference in percent",
-                         "figures": [number_of(cell["perplexity"]) for cell in cells.values()],
-                         "difference": signed_percent(math.expm1(row["delta"])), "interval": f"{low} to {high}",
-                         "p": "", "holm": "", "reading": "the loss in other units"})
+            rows.append(
+                {
+                    "label": "Perplexity",
+                    "primary": False,
+                    "scale": "lower is better; difference in percent",
+                    "figures": [number_of(cell["perplexity"]) for cell in cells.values()],
+                    "difference": signed_percent(math.expm1(row["delta"])),
+                    "interval": f"{low} to {high}",
+                    "p": "",
+                    "holm": "",
+                    "reading": "the loss in other units",
+                }
+            )
     if not rows:  # a single arm, whose untuned base is not among eval.cells
-        rows = [{
-            "label": shown(name).label, "primary": False,
-            "scale": f"{'higher' if metric_of(name).higher_is_better else 'lower'} is better",
-            "figures": [number(cell["metrics"].get(name), name) for cell in cells.values()],
-            "difference": "–", "interval": "–", "p": "", "holm": "", "reading": "the untuned base was not scored",
-        } for name in METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
+        rows = [
+            {
+                "label": shown(name).label,
+                "primary": False,
+                "scale": f"{'higher' if metric_of(name).higher_is_better else 'lower'} is better",
+                "figures": [number(cell["metrics"].get(name), name) for cell in cells.values()],
+                "difference": "–",
+                "interval": "–",
+                "p": "",
+                "holm": "",
+                "reading": "the untuned base was not scored",
+            }
+            for name in METRICS
+            if any(cell["metrics"].get(name) is not None for cell in cells.values())
+        ]
     cut = [cell.get("cut_answers") for cell in cells.values()]
     if any(cut):
-        rows.append({"label": "Answers cut at the limit", "primary": False,
-                     "scale": f"of {report['answer_limit']:,} tokens; lower is better",
-                     "figures": ["–" if number is None else f"{number:,}" for number in cut], "difference": "",
-                     "interval": "", "p": "", "holm": "", "reading": "scored without their end"})
-    caption, words = (("QLoRA minus LoRA", "QLoRA − LoRA") if compared else
-                      ("the assistant minus the untuned base", "Tuned − untuned"))
-    return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells.items()], "rows": rows,
-            "difference": {"caption": caption, "signs": " − ".join(pair), "words": words}}
+        rows.append(
+            {
+                "label": "Answers cut at the limit",
+                "primary": False,
+                "scale": f"of {report['answer_limit']:,} tokens; lower is better",
+                "figures": ["–" if number is None else f"{number:,}" for number in cut],
+                "difference": "",
+                "interval": "",
+                "p": "",
+                "holm": "",
+                "reading": "scored without their end",
+            }
+        )
+    caption, words = (
+        ("QLoRA minus LoRA", "QLoRA − LoRA")
+        if compared
+        else ("the assistant minus the untuned base", "Tuned − untuned")
+    )
+    return {
+        "cells": [{"name": name, "label": cell["label"]} for name, cell in cells.items()],
+        "rows": rows,
+        "difference": {"caption": caption, "signs": " − ".join(pair), "words": words},
+    }
 
 
 def in_short(report: Report) -> dict[str, str]:
@@ -212,13 +330,17 @@ def in_short(report: Report) -> dict[str, str]:
         return {"did": verdict["reason"], "from": ""}
     how = shown(verdict["metric"])
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
-    failed = [fmt.in_sentence(shown(bound["metric"]).label) for bound in verdict["bounds"] if not bound["passed"]]
+    failed = [
+        fmt.in_sentence(shown(bound["metric"]).label)
+        for bound in verdict["bounds"]
+        if not bound["passed"]
+    ]
     margin = fmt.two_significant_digits(verdict["margin"] * how.factor)
     return {
         "did": f"{OUTCOMES[verdict['outcome']]}: {fmt.in_sentence(how.label)} "
-               f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
-               f"({level_of(verdict)} interval {interval(row, verdict['metric'])}), with {margin} allowed."
-               + (f" Not shown to be within the margin: {fmt.enumerated(failed)}." if failed else ""),
+        f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
+        f"({level_of(verdict)} interval {interval(row, verdict['metric'])}), with {margin} allowed."
+        + (f" Not shown to be within the margin: {fmt.enumerated(failed)}." if failed else ""),
         "from": report["attribution"]["sentence"] if report["attribution"] else "",
     }
 
@@ -229,20 +351,35 @@ def tiles(report: Report) -> list[dict[str, str]]:
     if not is_compared(report):
         return _tiles_alone(report)
     how, judged = shown(verdict["metric"]), as_row(verdict)
-    found = [{
-        "label": f"{how.label}: QLoRA minus LoRA", "value": difference(verdict["delta"], verdict["metric"], judged),
-        "note": f"{level_of(verdict)} interval {interval(judged, verdict['metric'])}; allowed: "
-                f"{fmt.two_significant_digits(verdict['margin'] * how.factor)}",
-    }]
+    found = [
+        {
+            "label": f"{how.label}: QLoRA minus LoRA",
+            "value": difference(verdict["delta"], verdict["metric"], judged),
+            "note": f"{level_of(verdict)} interval {interval(judged, verdict['metric'])}; allowed: "
+            f"{fmt.two_significant_digits(verdict['margin'] * how.factor)}",
+        }
+    ]
     for row in of_contrast(report, verdict["contrast"], "exact_match"):
-        qlora, lora = (number(report["cells"][row[name]]["metrics"]["exact_match"], "exact_match")
-                       for name in ("candidate", "baseline"))
-        found.append({"label": "Exactly right answers, QLoRA", "value": qlora, "note": f"{lora} with 16-bit LoRA"})
+        qlora, lora = (
+            number(report["cells"][row[name]]["metrics"]["exact_match"], "exact_match")
+            for name in ("candidate", "baseline")
+        )
+        found.append(
+            {
+                "label": "Exactly right answers, QLoRA",
+                "value": qlora,
+                "note": f"{lora} with 16-bit LoRA",
+            }
+        )
     return found + [
-        {"label": f"{line['label']}, QLoRA", "value": line["texts"][QLORA.name],
-         "note": f"{line['texts'][LORA.name]} with 16-bit LoRA ({line['ratio']})"}
+        {
+            "label": f"{line['label']}, QLoRA",
+            "value": line["texts"][QLORA.name],
+            "note": f"{line['texts'][LORA.name]} with 16-bit LoRA ({line['ratio']})",
+        }
         for line in resource_rows(report)
-        if line["key"] in ("base_bytes", "peak_memory_bytes") and line["values"].get(QLORA.name) is not None
+        if line["key"] in ("base_bytes", "peak_memory_bytes")
+        and line["values"].get(QLORA.name) is not None
     ]
 
 
@@ -254,15 +391,23 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
     for metric in dict.fromkeys((report["primary_metric"], "exact_match")):
         value, row = report["cells"][arm.cell]["metrics"].get(metric), rows.get(metric)
         if value is not None:
-            found.append({
-                "label": "Exactly right answers" if metric == "exact_match" else shown(metric).label,
-                "value": number(value, metric),
-                "note": f"{difference(row['delta'], metric, row)} by tuning (95% interval {interval(row, metric)})"
-                if row else "",
-            })
-    return found + [{"label": line["label"], "value": line["texts"][arm.name], "note": ""}
-                    for line in resource_rows(report) if line["values"].get(arm.name) is not None
-                    and line["key"] in ("base_bytes", "peak_memory_bytes")]
+            found.append(
+                {
+                    "label": "Exactly right answers"
+                    if metric == "exact_match"
+                    else shown(metric).label,
+                    "value": number(value, metric),
+                    "note": f"{difference(row['delta'], metric, row)} by tuning (95% interval {interval(row, metric)})"
+                    if row
+                    else "",
+                }
+            )
+    return found + [
+        {"label": line["label"], "value": line["texts"][arm.name], "note": ""}
+        for line in resource_rows(report)
+        if line["values"].get(arm.name) is not None
+        and line["key"] in ("base_bytes", "peak_memory_bytes")
+    ]
 
 
 _LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
@@ -271,7 +416,11 @@ _LARGE = 10  # differences beyond this multiple of the margin, or of the headlin
 def cell_table(report: Report) -> dict[str, Any]:
     """Every cell and untuned baseline as a row, every metric as a column, with a dash for a missing figure."""
     records = {**report["cells"], **report["baselines"]}
-    metrics = [name for name in METRICS if any(found["metrics"].get(name) is not None for found in records.values())]
+    metrics = [
+        name
+        for name in METRICS
+        if any(found["metrics"].get(name) is not None for found in records.values())
+    ]
     weighed = any(record.get("base_bytes") for record in records.values())
     columns = [{"label": shown(metric).label, "note": unit_note(metric)} for metric in metrics]
     if "nll_per_token" in metrics:
@@ -287,8 +436,15 @@ def cell_table(report: Report) -> dict[str, Any]:
             if metric == "nll_per_token":
                 perplexity = record.get("perplexity")
                 figures.append("–" if perplexity is None else number_of(perplexity))
-        rows.append({"name": name, "label": record["label"], "about": record["about"], "figures": figures,
-                     "baseline": name not in report["cells"]})
+        rows.append(
+            {
+                "name": name,
+                "label": record["label"],
+                "about": record["about"],
+                "figures": figures,
+                "baseline": name not in report["cells"],
+            }
+        )
     return {"columns": columns, "rows": rows, "baselines": bool(report["baselines"])}
 
 
@@ -299,33 +455,53 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
     times as large.
     """
     metric, records = report["primary_metric"], {**report["cells"], **report["baselines"]}
-    rows = [{**row, "title": f"{row['candidate']} − {row['baseline']}",
-             "from": number(records[row["baseline"]]["metrics"].get(metric), metric),
-             "to": number(records[row["candidate"]]["metrics"].get(metric), metric),
-             "text": difference(row["delta"], metric, row), "interval": interval(row, metric),
-             "reading": reading(row)} for row in report["contrasts"] if row["metric"] == metric]
+    rows = [
+        {
+            **row,
+            "title": f"{row['candidate']} − {row['baseline']}",
+            "from": number(records[row["baseline"]]["metrics"].get(metric), metric),
+            "to": number(records[row["candidate"]]["metrics"].get(metric), metric),
+            "text": difference(row["delta"], metric, row),
+            "interval": interval(row, metric),
+            "reading": reading(row),
+        }
+        for row in report["contrasts"]
+        if row["metric"] == metric
+    ]
     reach = [max(abs(row["ci_low"]), abs(row["ci_high"])) for row in rows]
-    limit = _LARGE * max(report["verdict"]["margin"], reach[0] if is_compared(report) else max(reach, default=0.0))
+    limit = _LARGE * max(
+        report["verdict"]["margin"], reach[0] if is_compared(report) else max(reach, default=0.0)
+    )
     near = [row for row, far in zip(rows, reach, strict=True) if far <= limit]
     return near, [row for row, far in zip(rows, reach, strict=True) if far > limit]
 
 
 def every_difference(report: Report) -> dict[str, Any]:
     """All contrasts as rows and all metrics as columns, with the difference and its interval."""
-    metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in report["contrasts"])]
+    metrics = [
+        metric for metric in METRICS if any(row["metric"] == metric for row in report["contrasts"])
+    ]
     rows = []
     for name in dict.fromkeys(row["name"] for row in report["contrasts"]):
         found = {row["metric"]: row for row in of_contrast(report, name)}
         first = next(iter(found.values()))
-        rows.append({
-            "title": f"{first['candidate']} − {first['baseline']}", "meaning": first["meaning"],
-            "headline": name == HEADLINE,
-            "figures": [
-                {"text": difference(row["delta"], metric, row), "interval": interval(row, metric),
-                 "p": fmt.p_value(row["p_value_holm"])}
-                if (row := found.get(metric)) else None for metric in metrics
-            ],
-        })
+        rows.append(
+            {
+                "title": f"{first['candidate']} − {first['baseline']}",
+                "meaning": first["meaning"],
+                "headline": name == HEADLINE,
+                "figures": [
+                    {
+                        "text": difference(row["delta"], metric, row),
+                        "interval": interval(row, metric),
+                        "p": fmt.p_value(row["p_value_holm"]),
+                    }
+                    if (row := found.get(metric))
+                    else None
+                    for metric in metrics
+                ],
+            }
+        )
     return {"metrics": [shown(metric).label for metric in metrics], "rows": rows}
 
 
@@ -337,8 +513,14 @@ def identity_line(report: Report) -> str:
     texts = list(dict.fromkeys(entry["text"] for entry in found))
     metrics = {entry["metric"] for entry in found}
     largest = max(abs(entry["error"]) for entry in found)
-    error = "exactly" if largest == 0 else f"with an error of {largest:.0e} at most".replace("-", "\N{MINUS SIGN}")
-    return f"{'; '.join(texts)}: checked on {fmt.plural(len(metrics), 'metric')}, they hold {error}."
+    error = (
+        "exactly"
+        if largest == 0
+        else f"with an error of {largest:.0e} at most".replace("-", "\N{MINUS SIGN}")
+    )
+    return (
+        f"{'; '.join(texts)}: checked on {fmt.plural(len(metrics), 'metric')}, they hold {error}."
+    )
 
 
 def export_table(report: Report) -> dict[str, Any] | None:
@@ -352,15 +534,29 @@ def export_table(report: Report) -> dict[str, Any] | None:
     rows = []
     for row in exports:
         compared = row["delta"] is not None
-        rows.append({"cell": row["cell"], "arm": row["arm"], "measured": row["measured"],
-                     "how": fmt.export_description(row), "size": fmt.size(row["bytes"]),
-                     "figure": number(row["figure"], metric),
-                     "difference": difference(row["delta"], metric, row) if compared else "",
-                     "interval": interval(row, metric) if compared else "",
-                     "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
-                     "keeps": row["keeps"], "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}"})
-    return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",
-            "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip()}
+        rows.append(
+            {
+                "cell": row["cell"],
+                "arm": row["arm"],
+                "measured": row["measured"],
+                "how": fmt.export_description(row),
+                "size": fmt.size(row["bytes"]),
+                "figure": number(row["figure"], metric),
+                "difference": difference(row["delta"], metric, row) if compared else "",
+                "interval": interval(row, metric) if compared else "",
+                "exact": "–"
+                if row["exact_match"] is None
+                else number(row["exact_match"], "exact_match"),
+                "keeps": row["keeps"],
+                "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}",
+            }
+        )
+    return {
+        "rows": rows,
+        "metric": how.label,
+        "exact": metric != "exact_match",
+        "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip(),
+    }
 
 
 def baseline_rows(report: Report) -> list[dict[str, str]]:
@@ -370,9 +566,17 @@ def baseline_rows(report: Report) -> list[dict[str, str]]:
         for cell in served_cells(arms_of(report)):
             for row in of_contrast(report, f"{cell}-{name}"):
                 metric = row["metric"]
-                rows.append({"against": record["label"], "cell": cell, "arm": report["cells"][cell]["label"],
-                             "metric": shown(metric).label, "from": number(record["metrics"].get(metric), metric),
-                             "to": number(report["cells"][cell]["metrics"].get(metric), metric),
-                             "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
-                             "reading": reading(row)})
+                rows.append(
+                    {
+                        "against": record["label"],
+                        "cell": cell,
+                        "arm": report["cells"][cell]["label"],
+                        "metric": shown(metric).label,
+                        "from": number(record["metrics"].get(metric), metric),
+                        "to": number(report["cells"][cell]["metrics"].get(metric), metric),
+                        "difference": difference(row["delta"], metric, row),
+                        "interval": interval(row, metric),
+                        "reading": reading(row),
+                    }
+                )
     return rows

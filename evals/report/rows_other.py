@@ -10,7 +10,18 @@ from assistant_builder.i18n.bits import in_bits
 from evals.report import charts
 from evals.report import format as fmt
 from evals.report.contrasts import HEADLINE
-from evals.report.format import count, difference, interval, number, p_value, percent, plain, plural, shown, signed
+from evals.report.format import (
+    count,
+    difference,
+    interval,
+    number,
+    p_value,
+    percent,
+    plain,
+    plural,
+    shown,
+    signed,
+)
 from evals.report.items import cut, marked
 from evals.report.load import BASELINE, CANDIDATE, is_compared
 from evals.report.rows_headline import OUTCOMES, reading
@@ -27,19 +38,39 @@ def task_sections(report: Report) -> list[dict[str, Any]]:
         rows = []
         for row in task["contrasts"]:
             flips = task["flips"].get(row["name"])
-            rows.append({"title": f"{row['candidate']} − {row['baseline']}", "meaning": row["meaning"],
-                         "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
-                         "p": p_value(row["p_value"]), "holm": p_value(row["p_value_holm"]), "reading": reading(row),
-                         "lost": count(len(flips["lost"])) if flips else "–",
-                         "gained": count(len(flips["gained"])) if flips else "–"})
-        found.append({
-            "name": name, "retention": name == RETENTION, "metric": shown(metric).label, "items": count(task["items"]),
-            **{key: task[key] or "" for key in ("label", "about", "sentence", "error")},
-            "cells": [{"name": cell, "label": report["cells"][cell]["label"], "value": number(value, metric)}
-                      for cell, value in task["cells"].items()],
-            "contrasts": rows, "listed": [_document(entry) for entry in task["listed"]],
-            "panel": charts.task_panel(task),
-        })
+            rows.append(
+                {
+                    "title": f"{row['candidate']} − {row['baseline']}",
+                    "meaning": row["meaning"],
+                    "difference": difference(row["delta"], metric, row),
+                    "interval": interval(row, metric),
+                    "p": p_value(row["p_value"]),
+                    "holm": p_value(row["p_value_holm"]),
+                    "reading": reading(row),
+                    "lost": count(len(flips["lost"])) if flips else "–",
+                    "gained": count(len(flips["gained"])) if flips else "–",
+                }
+            )
+        found.append(
+            {
+                "name": name,
+                "retention": name == RETENTION,
+                "metric": shown(metric).label,
+                "items": count(task["items"]),
+                **{key: task[key] or "" for key in ("label", "about", "sentence", "error")},
+                "cells": [
+                    {
+                        "name": cell,
+                        "label": report["cells"][cell]["label"],
+                        "value": number(value, metric),
+                    }
+                    for cell, value in task["cells"].items()
+                ],
+                "contrasts": rows,
+                "listed": [_document(entry) for entry in task["listed"]],
+                "panel": charts.task_panel(task),
+            }
+        )
     return found
 
 
@@ -47,18 +78,29 @@ def _document(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A forgotten question, its choices with the right one marked, and what each cell chose."""
     document = entry["document"]
     texts = document["choices"]
-    chosen = [f"{cell}: {texts[place]}" for cell, place in entry["chosen"].items() if place is not None]
-    return {"question": document["question"], "chosen": "; ".join(chosen),
-            "choices": [{"text": text, "right": place == document["answer"]} for place, text in enumerate(texts)]}
+    chosen = [
+        f"{cell}: {texts[place]}" for cell, place in entry["chosen"].items() if place is not None
+    ]
+    return {
+        "question": document["question"],
+        "chosen": "; ".join(chosen),
+        "choices": [
+            {"text": text, "right": place == document["answer"]} for place, text in enumerate(texts)
+        ],
+    }
 
 
 def declining_rows(report: Report) -> list[dict[str, str]]:
     """The refusals of each cell; empty without generated answers."""
-    return [{
-        "name": name, "label": report["cells"][name]["label"],
-        "should": _share(record["declined"], record["unanswerable_items"]),
-        "should_not": _share(record["false_declines"], record["answerable_items"]),
-    } for name, record in (report["declining"] or {"cells": {}})["cells"].items()]
+    return [
+        {
+            "name": name,
+            "label": report["cells"][name]["label"],
+            "should": _share(record["declined"], record["unanswerable_items"]),
+            "should_not": _share(record["false_declines"], record["answerable_items"]),
+        }
+        for name, record in (report["declining"] or {"cells": {}})["cells"].items()
+    ]
 
 
 def _share(part: int, whole: int) -> str:
@@ -67,15 +109,26 @@ def _share(part: int, whole: int) -> str:
 
 def reliability_rows(report: Report) -> list[dict[str, Any]]:
     """Calibration of each cell: the summary figures and the bins."""
-    return [{
-        "name": name, "label": report["cells"][name]["label"], "ece": f"{cell['ece']:.3f}",
-        "brier": f"{cell['brier']:.3f}", "n": count(cell["n"]),
-        "bins": [{
-            "range": f"{percent(one['low'], 0)} to {percent(one['high'], 0)}", "n": count(one["n"]),
-            "probability": percent(one["mean_probability"]), "correct": percent(one["correct"]),
-            "interval": " to ".join(percent(end) for end in one["ci"]),
-        } for one in cell["bins"]],
-    } for name, cell in (report["reliability"] or {"cells": {}})["cells"].items()]
+    return [
+        {
+            "name": name,
+            "label": report["cells"][name]["label"],
+            "ece": f"{cell['ece']:.3f}",
+            "brier": f"{cell['brier']:.3f}",
+            "n": count(cell["n"]),
+            "bins": [
+                {
+                    "range": f"{percent(one['low'], 0)} to {percent(one['high'], 0)}",
+                    "n": count(one["n"]),
+                    "probability": percent(one["mean_probability"]),
+                    "correct": percent(one["correct"]),
+                    "interval": " to ".join(percent(end) for end in one["ci"]),
+                }
+                for one in cell["bins"]
+            ],
+        }
+        for name, cell in (report["reliability"] or {"cells": {}})["cells"].items()
+    ]
 
 
 def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | None]:
@@ -86,17 +139,29 @@ def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | No
     metric, spread, rows = seeds["metric"], seeds["spread"], []
     for run in seeds["runs"]:
         row = dict(zip(("ci_low", "ci_high"), run["ci"], strict=True))
-        rows.append({
-            "seed": f"Seed {run['seed']}", "L16": number(run["L16"], metric), "Q4": number(run["Q4"], metric),
-            "difference": difference(run["delta"], metric, row), "interval": interval(row, metric),
-            "reading": OUTCOMES[run["verdict"]].lower() + (", but not twins" if run["twins"] is False else ""),
-        })
+        rows.append(
+            {
+                "seed": f"Seed {run['seed']}",
+                "L16": number(run["L16"], metric),
+                "Q4": number(run["Q4"], metric),
+                "difference": difference(run["delta"], metric, row),
+                "interval": interval(row, metric),
+                "reading": OUTCOMES[run["verdict"]].lower()
+                + (", but not twins" if run["twins"] is False else ""),
+            }
+        )
     how, delta = shown(metric), spread["delta"]
     row = dict(zip(("ci_low", "ci_high"), delta["ci"], strict=True))
-    arms = {name: f"{number(spread[name]['mean'], metric)} (sd {spread[name]['sd'] * how.factor:.{how.decimals}f})"
-            for name in (BASELINE, CANDIDATE)}
-    return rows, {**arms, "difference": difference(delta["mean"], metric, row), "interval": interval(row, metric),
-                  "sd": signed(delta["sd"] * how.factor, how.decimals).lstrip("+")}
+    arms = {
+        name: f"{number(spread[name]['mean'], metric)} (sd {spread[name]['sd'] * how.factor:.{how.decimals}f})"
+        for name in (BASELINE, CANDIDATE)
+    }
+    return rows, {
+        **arms,
+        "difference": difference(delta["mean"], metric, row),
+        "interval": interval(row, metric),
+        "sd": signed(delta["sd"] * how.factor, how.decimals).lstrip("+"),
+    }
 
 
 def judge_rows(report: Report) -> list[tuple[str, str]]:
@@ -107,15 +172,23 @@ def judge_rows(report: Report) -> list[tuple[str, str]]:
     asked, preference, first = judge["items"], "not on record", judge["first_preferred"]
     if judge["ci"] is not None:
         low, high = map(percent, judge["ci"])
-        preference = (f"{percent(judge['preference'])} (95% interval {low} to {high}), p = {p_value(judge['p_value'])}")
+        preference = f"{percent(judge['preference'])} (95% interval {low} to {high}), p = {p_value(judge['p_value'])}"
     return [
-        ("Judge", f"{judge['model']} at {judge['url_host']}"), ("Items, each shown in both orders", count(asked)),
-        ("QLoRA preferred", _share(judge["wins"], asked)), ("LoRA preferred", _share(judge["losses"], asked)),
-        ("Ties", f"{_share(judge['ties'], asked)}, {count(judge['disagreements'])} of them because the two orders "
-                 "disagreed"),
+        ("Judge", f"{judge['model']} at {judge['url_host']}"),
+        ("Items, each shown in both orders", count(asked)),
+        ("QLoRA preferred", _share(judge["wins"], asked)),
+        ("LoRA preferred", _share(judge["losses"], asked)),
+        (
+            "Ties",
+            f"{_share(judge['ties'], asked)}, {count(judge['disagreements'])} of them because the two orders "
+            "disagreed",
+        ),
         ("Failed and not counted", _share(judge["failures"], asked)),
         ("Preference for QLoRA (win 1, tie ½)", preference),
-        ("Chose the answer shown first", "not on record" if first is None else f"{percent(first)} of all judgements"),
+        (
+            "Chose the answer shown first",
+            "not on record" if first is None else f"{percent(first)} of all judgements",
+        ),
         ("Time", fmt.duration(judge["seconds"])),
     ]
 
@@ -126,25 +199,47 @@ def vote_rows(report: Report) -> list[tuple[str, str]]:
     if not votes:
         return []
     whole = votes["votes"]
-    rows = [("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, blind and with random sides"),
-            ("QLoRA preferred", _share(votes[QLORA.name], whole)), ("LoRA preferred", _share(votes[LORA.name], whole)),
-            ("Ties", _share(votes["ties"], whole)), ("Both bad", _share(votes["both_bad"], whole)),
-            ("Sign test", f"p = {p_value(votes['p_value'])}, without ties and both bad"),
-            ("Chose the answer on the left", _share(votes["left"], votes[QLORA.name] + votes[LORA.name])),
-            ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last"))))]
-    left_out = ", ".join(f"{count(votes[key])} {what}" for key, what in (
-        ("outdated", "on adapters of an earlier training"), ("repeated", "on answers with an earlier vote"),
-    ) if votes[key])
+    rows = [
+        (
+            "Votes",
+            f"{count(whole)} on {plural(votes['questions'], 'question')}, blind and with random sides",
+        ),
+        ("QLoRA preferred", _share(votes[QLORA.name], whole)),
+        ("LoRA preferred", _share(votes[LORA.name], whole)),
+        ("Ties", _share(votes["ties"], whole)),
+        ("Both bad", _share(votes["both_bad"], whole)),
+        ("Sign test", f"p = {p_value(votes['p_value'])}, without ties and both bad"),
+        (
+            "Chose the answer on the left",
+            _share(votes["left"], votes[QLORA.name] + votes[LORA.name]),
+        ),
+        ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),
+    ]
+    left_out = ", ".join(
+        f"{count(votes[key])} {what}"
+        for key, what in (
+            ("outdated", "on adapters of an earlier training"),
+            ("repeated", "on answers with an earlier vote"),
+        )
+        if votes[key]
+    )
     return [*rows, *([("Not counted", left_out)] if left_out else [])]
 
 
 def fidelity_rows(report: Report) -> list[dict[str, Any]]:
     """The divergence of each pair of models, same adapter first; empty if it was not measured."""
-    return [{"name": f"{pair['reference']} → {pair['candidate']}", "label": pair["label"],
-             "trained": pair["name"] == HEADLINE, "tokens": count(pair["tokens"]),
-             **{key: fmt.nats(pair[f"kl_{key}"]) for key in ("mean", "median", "p99", "max")},
-             "agreement": percent(pair["top1_agreement"]),
-             "loss": signed(pair["delta_nll"], 4)} for pair in (report["fidelity"] or {"pairs": []})["pairs"]]
+    return [
+        {
+            "name": f"{pair['reference']} → {pair['candidate']}",
+            "label": pair["label"],
+            "trained": pair["name"] == HEADLINE,
+            "tokens": count(pair["tokens"]),
+            **{key: fmt.nats(pair[f"kl_{key}"]) for key in ("mean", "median", "p99", "max")},
+            "agreement": percent(pair["top1_agreement"]),
+            "loss": signed(pair["delta_nll"], 4),
+        }
+        for pair in (report["fidelity"] or {"pairs": []})["pairs"]
+    ]
 
 
 def worst_items(report: Report) -> list[dict[str, Any]]:
@@ -153,14 +248,20 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
     for row in report["worst"]:
         first, second = row["answers"][BASELINE], row["answers"][CANDIDATE]
         runs = (None, None) if first is None or second is None else marked(cut(first), cut(second))
-        found.append({
-            "row": row["row"], "question": cut(row["question"]), "reference": cut(row["reference"]),
-            "harm": f"{signed(row['delta_nll'], 2)} nats over {plural(row['tokens'], 'token')}, "
-                    f"{signed(row['delta_nll_per_token'], 3)} per token",
-            "divergence": "" if row["kl_mean"] is None else fmt.nats(row["kl_mean"]),
-            "sides": [{"arm": arm.name, "label": in_bits(arm.label), "runs": run}
-                      for arm, run in zip((LORA, QLORA), runs, strict=True)],
-        })
+        found.append(
+            {
+                "row": row["row"],
+                "question": cut(row["question"]),
+                "reference": cut(row["reference"]),
+                "harm": f"{signed(row['delta_nll'], 2)} nats over {plural(row['tokens'], 'token')}, "
+                f"{signed(row['delta_nll_per_token'], 3)} per token",
+                "divergence": "" if row["kl_mean"] is None else fmt.nats(row["kl_mean"]),
+                "sides": [
+                    {"arm": arm.name, "label": in_bits(arm.label), "runs": run}
+                    for arm, run in zip((LORA, QLORA), runs, strict=True)
+                ],
+            }
+        )
     return found
 
 
@@ -169,15 +270,32 @@ def flip_rows(report: Report) -> list[dict[str, Any]]:
     flips = report["flips"]
     if flips is None:
         return []
-    rows = [{"what": "QLoRA against LoRA", "about": "Q4 against L16", "floor": False, "lost": count(len(flips["lost"])),
-             "gained": count(len(flips["gained"])), "differs": count(flips["text_differs"]),
-             "asked": count(flips["items"]), "shift": ""}]
+    rows = [
+        {
+            "what": "QLoRA against LoRA",
+            "about": "Q4 against L16",
+            "floor": False,
+            "lost": count(len(flips["lost"])),
+            "gained": count(len(flips["gained"])),
+            "differs": count(flips["text_differs"]),
+            "asked": count(flips["items"]),
+            "shift": "",
+        }
+    ]
     for name, cell in (flips["noise_floor"] or {"cells": {}})["cells"].items():
         sizes = [count(cell[key]) for key in ("batch_size", "other_batch_size")]
-        rows.append({"what": f"{report['cells'][name]['label']} against itself", "floor": True,
-                     "about": f"{name}, scored with batch sizes {sizes[0]} and {sizes[1]}", "lost": count(cell["lost"]),
-                     "gained": count(cell["gained"]), "differs": count(cell["text_differs"]),
-                     "asked": count(cell["items"]), "shift": fmt.nats(cell["largest_nll_per_token_shift"])})
+        rows.append(
+            {
+                "what": f"{report['cells'][name]['label']} against itself",
+                "floor": True,
+                "about": f"{name}, scored with batch sizes {sizes[0]} and {sizes[1]}",
+                "lost": count(cell["lost"]),
+                "gained": count(cell["gained"]),
+                "differs": count(cell["text_differs"]),
+                "asked": count(cell["items"]),
+                "shift": fmt.nats(cell["largest_nll_per_token_shift"]),
+            }
+        )
     return rows
 
 
@@ -187,14 +305,18 @@ def power_sentences(report: Report) -> list[str]:
     for entry in report["power"]:
         how = shown(entry["metric"])
         seen = f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}"
-        line = (f"{how.label}: with {plural(entry['units'], entry['unit'].rstrip('s'))}, 80 of 100 such studies would "
-                f"detect a true difference of {seen}.")
+        line = (
+            f"{how.label}: with {plural(entry['units'], entry['unit'].rstrip('s'))}, 80 of 100 such studies would "
+            f"detect a true difference of {seen}."
+        )
         if entry["needed"]:
             target = f"{plain(entry['target'] * how.factor)} {how.unit}"
             what = "the margin" if entry["metric"] == report["primary_metric"] else "a difference"
             if entry["needed"] > entry["units"]:
-                line += (f" To detect {what} ({target}) as reliably, about {count(entry['needed'])} {entry['unit']} "
-                         "like these are needed.")
+                line += (
+                    f" To detect {what} ({target}) as reliably, about {count(entry['needed'])} {entry['unit']} "
+                    "like these are needed."
+                )
             else:
                 line += f" That is smaller than {what} ({target})."
         lines.append(line)
@@ -206,11 +328,17 @@ def power_rows(report: Report) -> list[dict[str, str]]:
     rows = []
     for entry in report["power"]:
         how = shown(entry["metric"])
-        rows.append({"label": how.label, "unit": how.unit, "units": f"{count(entry['units'])} {entry['unit']}",
-                     "error": fmt.two_significant_digits(entry["standard_error"] * how.factor),
-                     "detectable": fmt.two_significant_digits(entry["detectable"] * how.factor),
-                     "target": plain(entry["target"] * how.factor) if entry["target"] else "–",
-                     "needed": f"{count(entry['needed'])} {entry['unit']}" if entry["needed"] else "–"})
+        rows.append(
+            {
+                "label": how.label,
+                "unit": how.unit,
+                "units": f"{count(entry['units'])} {entry['unit']}",
+                "error": fmt.two_significant_digits(entry["standard_error"] * how.factor),
+                "detectable": fmt.two_significant_digits(entry["detectable"] * how.factor),
+                "target": plain(entry["target"] * how.factor) if entry["target"] else "–",
+                "needed": f"{count(entry['needed'])} {entry['unit']}" if entry["needed"] else "–",
+            }
+        )
     return rows
 
 
@@ -220,14 +348,19 @@ def planned_sentence(report: Report) -> str:
     if entry is None:
         return ""
     plan = entry["planned"]
-    text = (f"Estimate before the run, assuming that {percent(plan['flip_rate'], 0)} of the answers "
-            f"flip: {plural(plan['items'], 'item')}, worth about {count(plan['effective_items'])} independent ones, "
-            f"detect {fmt.two_significant_digits(100 * plan['minimum_detectable'])} points in right answers; "
-            f"{plain(100 * plan['target'])} points would need {count(plan['items_needed'])} items.")
+    text = (
+        f"Estimate before the run, assuming that {percent(plan['flip_rate'], 0)} of the answers "
+        f"flip: {plural(plan['items'], 'item')}, worth about {count(plan['effective_items'])} independent ones, "
+        f"detect {fmt.two_significant_digits(100 * plan['minimum_detectable'])} points in right answers; "
+        f"{plain(100 * plan['target'])} points would need {count(plan['items_needed'])} items."
+    )
     seen = entry["seen"]
-    alike = ("" if plan["clusters"] == plan["items"] else
-             f", and flips within a cluster had an intraclass correlation of {seen['icc']:.2f} (assumed: "
-             f"{plan['icc']:.2f})")
+    alike = (
+        ""
+        if plan["clusters"] == plan["items"]
+        else f", and flips within a cluster had an intraclass correlation of {seen['icc']:.2f} (assumed: "
+        f"{plan['icc']:.2f})"
+    )
     return f"{text} In the run {percent(seen['flip_rate'])} flipped{alike}."
 
 
@@ -235,29 +368,64 @@ def data_rows(report: Report) -> list[tuple[str, str]]:
     """Source, split and leaks of the data."""
     data = report["data"]
     split, leaks = data["split"], data["leaks"]
-    rows = [("File", str(data["source"] or "not on record")), ("Format", str(data["format"] or "not on record"))]
+    rows = [
+        ("File", str(data["source"] or "not on record")),
+        ("Format", str(data["format"] or "not on record")),
+    ]
     if data["columns"]:
-        rows.append(("Columns", ", ".join(f"{role} = {name}" for role, name in data["columns"].items())))
+        rows.append(
+            ("Columns", ", ".join(f"{role} = {name}" for role, name in data["columns"].items()))
+        )
     if data["rows"] is not None:
-        rows.append(("Rows", f"{count(data['rows'])} in the file, {count(data['usable'])} usable, "
-                             f"{count(data['rejected'])} rejected"))
-    names = {"one_word_answers": "one-word answers", "over_long": "too long and cut",
-             "answers_shared": "answers shared between splits", "conflicts": "conflicting answers"}
+        rows.append(
+            (
+                "Rows",
+                f"{count(data['rows'])} in the file, {count(data['usable'])} usable, "
+                f"{count(data['rejected'])} rejected",
+            )
+        )
+    names = {
+        "one_word_answers": "one-word answers",
+        "over_long": "too long and cut",
+        "answers_shared": "answers shared between splits",
+        "conflicts": "conflicting answers",
+    }
     if data["findings"]:
-        rows.append(("Found", ", ".join(f"{count(value)} {names.get(key, key.replace('_', ' '))}"
-                                        for key, value in data["findings"].items())))
+        rows.append(
+            (
+                "Found",
+                ", ".join(
+                    f"{count(value)} {names.get(key, key.replace('_', ' '))}"
+                    for key, value in data["findings"].items()
+                ),
+            )
+        )
     if split["counts"]:
         how = "defined by the file" if split["given"] else f"drawn with seed {split['seed']}"
         rows.append(("Split", f"{_by_split(split['counts'])}, {how}"))
     units = split["units"] or {}
-    for label, counts in ((f"Units ({units.get('kind')})", units.get("counts")), ("Clusters", split["clusters"])):
+    for label, counts in (
+        (f"Units ({units.get('kind')})", units.get("counts")),
+        ("Clusters", split["clusters"]),
+    ):
         if counts and any(counts.values()):
             rows.append((label, _by_split(counts)))
-    known = [f"{count(leaks[kind])} by {name}" for kind, name in (("text", "text"), ("embedding", "embedding"))
-             if leaks[kind] is not None]
-    done = f"; {count(leaks['removed'])} removed, {count(leaks['left'])} kept" if leaks["listed"] else ""
-    rows.append(("Leaks into held-out", ", ".join(known) + done if known else "no search on record"))
-    rows += [(f"SHA-256 of {_split(name)}", value) for name, value in (split["hashes"] or {}).items()]
+    known = [
+        f"{count(leaks[kind])} by {name}"
+        for kind, name in (("text", "text"), ("embedding", "embedding"))
+        if leaks[kind] is not None
+    ]
+    done = (
+        f"; {count(leaks['removed'])} removed, {count(leaks['left'])} kept"
+        if leaks["listed"]
+        else ""
+    )
+    rows.append(
+        ("Leaks into held-out", ", ".join(known) + done if known else "no search on record")
+    )
+    rows += [
+        (f"SHA-256 of {_split(name)}", value) for name, value in (split["hashes"] or {}).items()
+    ]
     return rows
 
 

@@ -73,7 +73,9 @@ class Rules:
             return cls(declare(study.config, empty, ()), empty, study.config.eval)
         heldout = HeldOut.read(study)
         record, training = frozen(study, heldout), load_split(folder, "train")
-        declared = Declaration.from_record(record["declared"]) if record and record["sha256"] else None
+        declared = (
+            Declaration.from_record(record["declared"]) if record and record["sha256"] else None
+        )
         # a declaration that was changed is a further look
         look = declared.look if declared else look_at(study, heldout) + (record is not None)
         now = declare(study.config, heldout, training, look)
@@ -86,7 +88,9 @@ class Rules:
         """The rules with the margin of the loss as a share of what tuning gained at least on the items."""
         if untuned is None or tuned is None or not items:
             return self
-        gained = -self.compare(untuned, tuned, LOSS, items).ci_high  # at least, as it is measured on the same items
+        gained = -self.compare(
+            untuned, tuned, LOSS, items
+        ).ci_high  # at least, as it is measured on the same items
         return replace(self, loss_margin=max(0.0, SHARE_OF_GAIN * gained))
 
     def scaled_loss(self, factor: float) -> Rules:
@@ -112,10 +116,14 @@ class Rules:
         """The items of the headline, by name; for right declines those that should be declined."""
         if metric == RIGHT_DECLINES:
             return [item for item, sample in cell.by_item.items() if not sample["answerable"]]
-        asked = [item for item, sample in cell.by_item.items() if sample["answerable"]] or list(cell.by_item)
+        asked = [item for item, sample in cell.by_item.items() if sample["answerable"]] or list(
+            cell.by_item
+        )
         if self.declared.items == "all":
             return asked
-        return [item for item in asked if cell.by_item[item]["row"] in self.heldout.covered] or asked
+        return [
+            item for item in asked if cell.by_item[item]["row"] in self.heldout.covered
+        ] or asked
 
     def taught(self, cell: Cell) -> dict[str, int]:
         """How many of the ``items`` to answer are ``covered``: their facts were taught in another wording."""
@@ -132,31 +140,48 @@ class Rules:
         """The same for GGUF files; each further choice of their types is a further look."""
         known = self.frozen["file_types"] if self.frozen else []
         types = tuple(sorted((self.now or self.declared).formats or ()))
-        return look_level(self.declared.look + (known.index(types) if types in known else len(known)))
+        return look_level(
+            self.declared.look + (known.index(types) if types in known else len(known))
+        )
 
     @property
     def to_decline(self) -> dict[str, Any]:
         """The number of held-out questions to decline, and whether they are ``judged``."""
         needed = enough_to_decline(self.settings.right_decline_margin, self.declared.look)
-        return {"questions": sum(not pair.answerable for pair in self.heldout.pairs.values()), "needed": needed,
-                "judged": RIGHT_DECLINES in self.bounds}
+        return {
+            "questions": sum(not pair.answerable for pair in self.heldout.pairs.values()),
+            "needed": needed,
+            "judged": RIGHT_DECLINES in self.bounds,
+        }
 
     def uncovered(self, cell: Cell) -> list[str]:
         """The answerable items whose facts were not taught, if the headline is about the others."""
         headline = set(self.items(cell, LOSS))
-        return [item for item, sample in cell.by_item.items() if sample["answerable"] and item not in headline]
+        return [
+            item
+            for item, sample in cell.by_item.items()
+            if sample["answerable"] and item not in headline
+        ]
 
-    def labels(self, samples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[Hashable]]:
+    def labels(
+        self, samples: Sequence[Mapping[str, Any]], names: Sequence[str]
+    ) -> dict[str, list[Hashable]]:
         """Labels of the samples; those that leave fewer than two clusters are left out."""
         found = {name: [self._label(sample, name) for sample in samples] for name in names}
-        return {name: labels for name, labels in found.items() if None in labels or len(set(labels)) > 1}
+        return {
+            name: labels for name, labels in found.items() if None in labels or len(set(labels)) > 1
+        }
 
     def _label(self, sample: Mapping[str, Any], name: str) -> Hashable:
         if name == "cluster":  # turns of a conversation are one, too
             return sample.get("cluster")
-        return self.heldout.label(sample["row"], name) if sample["row"] in self.heldout.pairs else None
+        return (
+            self.heldout.label(sample["row"], name) if sample["row"] in self.heldout.pairs else None
+        )
 
-    def clusters(self, samples: Sequence[Mapping[str, Any]], *, other: bool = False) -> dict[str, list[Hashable]]:
+    def clusters(
+        self, samples: Sequence[Mapping[str, Any]], *, other: bool = False
+    ) -> dict[str, list[Hashable]]:
         """The labels of the declared claim, or of the other one, and the conversations of several turns."""
         names = self.declared.other_clusters if other else self.declared.clusters
         if self._claim(other=other) == "facts":
@@ -166,10 +191,24 @@ class Rules:
         return found if len(set(rows)) == len(rows) else {**found, "conversation": rows}
 
     def _claim(self, *, other: bool) -> str:
-        return self.declared.estimand if not other else "facts" if self.declared.estimand == "wordings" else "wordings"
+        return (
+            self.declared.estimand
+            if not other
+            else "facts"
+            if self.declared.estimand == "wordings"
+            else "wordings"
+        )
 
-    def compare(self, baseline: Cell, candidate: Cell, metric: str, items: list[str], *,
-                other: bool = False, level: float = LEVEL) -> Comparison:
+    def compare(
+        self,
+        baseline: Cell,
+        candidate: Cell,
+        metric: str,
+        items: list[str],
+        *,
+        other: bool = False,
+        level: float = LEVEL,
+    ) -> Comparison:
         """Compare two cells item by item; losses are weighted by answer tokens.
 
         Args:
@@ -185,28 +224,51 @@ class Rules:
         if metric == RIGHT_DECLINES:  # all of these have the same answer
             clusters.pop("answer", None)
         facts = self._claim(other=other) == "facts"
-        related = {name: labels for name, labels in self.labels(samples, LABELS).items()
-                   if name not in clusters and facts}
+        related = {
+            name: labels
+            for name, labels in self.labels(samples, LABELS).items()
+            if name not in clusters and facts
+        }
         if self.similar:
-            related["group of similar questions"] = [self.similar.get(str(sample.get("name", sample["item"])))
-                                                     for sample in samples]
+            related["group of similar questions"] = [
+                self.similar.get(str(sample.get("name", sample["item"]))) for sample in samples
+            ]
         known = {} if facts else self.labels(samples, ("cluster", "answer"))
-        strata = next((labels for labels in known.values() if any(label is not None for label in labels)), None)
+        strata = next(
+            (labels for labels in known.values() if any(label is not None for label in labels)),
+            None,
+        )
         return paired_comparison(
-            baseline.values(items, metric), candidate.values(items, metric), clusters=clusters, related=related,
-            strata=strata, weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
-            margin=self.margin(metric), higher_is_better=info.higher_is_better, level=level,
-            seed=self.settings.seed if self.declared.eval_seed is None else self.declared.eval_seed, bounds=info.bounds,
+            baseline.values(items, metric),
+            candidate.values(items, metric),
+            clusters=clusters,
+            related=related,
+            strata=strata,
+            weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
+            margin=self.margin(metric),
+            higher_is_better=info.higher_is_better,
+            level=level,
+            seed=self.settings.seed if self.declared.eval_seed is None else self.declared.eval_seed,
+            bounds=info.bounds,
             resamples=self.declared.resamples or self.settings.bootstrap_resamples,
-            floor=metric != RIGHT_DECLINES,  # of assistants that decline nothing, none declines less
+            floor=metric
+            != RIGHT_DECLINES,  # of assistants that decline nothing, none declines less
         )
 
     def record(self) -> dict[str, Any]:
         """What was frozen before scoring, with its hash, what was changed since, and what was declared before."""
         if self.frozen is None:
-            return {"declared": self.declared.to_record(), "sha256": None, "written": None, "changes": []}
-        return {"declared": self.declared.to_record(), **{key: self.frozen[key] for key in (
-            "sha256", "written", "earlier")}, "changes": changes(self.frozen["declared"], self.now or self.declared)}
+            return {
+                "declared": self.declared.to_record(),
+                "sha256": None,
+                "written": None,
+                "changes": [],
+            }
+        return {
+            "declared": self.declared.to_record(),
+            **{key: self.frozen[key] for key in ("sha256", "written", "earlier")},
+            "changes": changes(self.frozen["declared"], self.now or self.declared),
+        }
 
 
 def averaged(cells: Sequence[Cell]) -> Cell:
@@ -223,8 +285,14 @@ def averaged(cells: Sequence[Cell]) -> Cell:
         same = [cell.by_item[item] for cell in cells]
         known = set.intersection(*(set(each["metrics"]) for each in same))
         scored = all(each.get("nll") is not None for each in same)
-        samples.append({
-            **sample, "nll": sum(each["nll"] for each in same) / len(same) if scored else None,
-            "metrics": {name: sum(each["metrics"][name] for each in same) / len(same) for name in sorted(known)},
-        })
+        samples.append(
+            {
+                **sample,
+                "nll": sum(each["nll"] for each in same) / len(same) if scored else None,
+                "metrics": {
+                    name: sum(each["metrics"][name] for each in same) / len(same)
+                    for name in sorted(known)
+                },
+            }
+        )
     return Cell(first.name, tuple(samples), first.scores)

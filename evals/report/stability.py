@@ -40,15 +40,21 @@ def fidelity(study: Study) -> dict[str, Any] | None:
     path = study.evals_folder / "fidelity.json"
     if not study.config.compares or not study.config.eval.fidelity or not path.exists():
         return None
-    record = {key: value for key, value in read_json(path, _FidelityFile).items() if key != "inputs"}
+    record = {
+        key: value for key, value in read_json(path, _FidelityFile).items() if key != "inputs"
+    }
     pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record["pairs"]]
     known, skipped = {pair["name"]: pair for pair in pairs}, record.get("skipped")
     lines = [f"Not compared token by token: {skipped.rstrip('.')}."] if skipped else []
     if "L4-L16" in known:
-        lines.append("Storing the base in 4 bits, with the same adapter, changes the prediction of the next token by "
-                     f"{_moved(known['L4-L16'])}.")
+        lines.append(
+            "Storing the base in 4 bits, with the same adapter, changes the prediction of the next token by "
+            f"{_moved(known['L4-L16'])}."
+        )
     if HEADLINE in known:
-        lines.append(f"Between QLoRA and its 16-bit twin, training included, it is {_moved(known[HEADLINE])}.")
+        lines.append(
+            f"Between QLoRA and its 16-bit twin, training included, it is {_moved(known[HEADLINE])}."
+        )
     if lines and not skipped:
         lines.append("Identical predictions would give 0 nats and 100%.")
     return {**record, "pairs": pairs, "skipped": skipped, "sentence": " ".join(lines)}
@@ -78,30 +84,56 @@ class _FidelityLine(TypedDict):
 
 
 def _moved(pair: Mapping[str, Any]) -> str:
-    return (f"{nats(pair['kl_mean'])} nats on average (median {nats(pair['kl_median'])}, 99th percentile "
-            f"{nats(pair['kl_p99'])}), and the likeliest token is the same at {percent(pair['top1_agreement'])} of the "
-            "positions")
+    return (
+        f"{nats(pair['kl_mean'])} nats on average (median {nats(pair['kl_median'])}, 99th percentile "
+        f"{nats(pair['kl_p99'])}), and the likeliest token is the same at {percent(pair['top1_agreement'])} of the "
+        "positions"
+    )
 
 
 def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
     """The items with the largest increase of loss from the twin to QLoRA, in summed nats; none without the twin."""
     if not study.config.compares:
         return []
-    known = read_jsonl(study.evals_folder / "fidelity.jsonl", _FidelityLine) if study.config.eval.fidelity else []
+    known = (
+        read_jsonl(study.evals_folder / "fidelity.jsonl", _FidelityLine)
+        if study.config.eval.fidelity
+        else []
+    )
     lines = {str(line["item"]): line["pairs"] for line in known}
     before, after = cells[BASELINE].by_item, cells[CANDIDATE].by_item
-    increase = {item: after[item]["nll"] - before[item]["nll"] for item in before if before[item]["answerable"]}
-    listed = sorted((item for item in increase if increase[item] > 0), key=lambda item: -increase[item])[:WORST]
-    return [{
-        **{key: before[item].get(key) for key in ("item", "row", "question", "reference", "tokens")},
-        "delta_nll": increase[item], "delta_nll_per_token": increase[item] / before[item]["tokens"],
-        "kl_mean": lines.get(item, {}).get(HEADLINE, {}).get("kl_mean"),
-        "answers": {name: cells[name].by_item[item].get("answer") for name in (BASELINE, CANDIDATE)},
-    } for item in listed]
+    increase = {
+        item: after[item]["nll"] - before[item]["nll"]
+        for item in before
+        if before[item]["answerable"]
+    }
+    listed = sorted(
+        (item for item in increase if increase[item] > 0), key=lambda item: -increase[item]
+    )[:WORST]
+    return [
+        {
+            **{
+                key: before[item].get(key)
+                for key in ("item", "row", "question", "reference", "tokens")
+            },
+            "delta_nll": increase[item],
+            "delta_nll_per_token": increase[item] / before[item]["tokens"],
+            "kl_mean": lines.get(item, {}).get(HEADLINE, {}).get("kl_mean"),
+            "answers": {
+                name: cells[name].by_item[item].get("answer") for name in (BASELINE, CANDIDATE)
+            },
+        }
+        for item in listed
+    ]
 
 
-def noise_floor(study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any],
-                rules: Rules) -> dict[str, Any] | None:
+def noise_floor(
+    study: Study,
+    cells: Mapping[str, Cell],
+    usable: Mapping[str, list[str]],
+    flips: Mapping[str, Any],
+    rules: Rules,
+) -> dict[str, Any] | None:
     """Each assistant compared with itself, scored with another batch size; ``None`` if that was not measured.
 
     Raises:
@@ -111,16 +143,30 @@ def noise_floor(study: Study, cells: Mapping[str, Cell], usable: Mapping[str, li
     again = read_rescored_cells(study, cells[BASELINE]) if config.noise_floor else {}
     if not again:
         return None
-    found: dict[str, Any] = {"cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)},
-                             "delta": None, "ci": None, "verdict": None}
+    found: dict[str, Any] = {
+        "cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)},
+        "delta": None,
+        "ci": None,
+        "verdict": None,
+    }
     primary = rules.declared.primary_metric
-    items = [item for item in usable[primary] if all(cell.value(item, primary) is not None for cell in again.values())]
+    items = [
+        item
+        for item in usable[primary]
+        if all(cell.value(item, primary) is not None for cell in again.values())
+    ]
     if len(items) == len(usable[primary]):
         result = rules.compare(again[BASELINE], again[CANDIDATE], primary, items, level=rules.level)
-        found |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
+        found |= {
+            "delta": result.delta,
+            "ci": [result.ci_low, result.ci_high],
+            "verdict": result.verdict,
+        }
     records = found["cells"]
     sizes = {record["other_batch_size"] for record in records.values()}
-    batches = f"with batch size {sizes.pop()} and " if len(sizes) == 1 and None not in sizes else "with "
+    batches = (
+        f"with batch size {sizes.pop()} and " if len(sizes) == 1 and None not in sizes else "with "
+    )
     lora, qlora = (record["lost"] + record["gained"] for record in records.values())
     sentence = (
         f"The same assistants were scored again {batches}the library's own kernels, which changes nothing but "
@@ -136,13 +182,21 @@ def noise_floor(study: Study, cells: Mapping[str, Cell], usable: Mapping[str, li
 
 def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
     changes = [change(cell, again, item) for item in cell.by_item]
-    shifts = [abs(after - before) for item in cell.by_item
-              if (before := cell.value(item, "nll_per_token")) is not None
-              and (after := again.value(item, "nll_per_token")) is not None]
-    return {"batch_size": cell.scores.get("batch_size"), "other_batch_size": again.scores.get("batch_size"),
-            "lost": changes.count("lost"), "gained": changes.count("gained"),
-            "text_differs": sum(kind in ("lost", "gained", "different") for kind in changes),
-            "largest_nll_per_token_shift": max(shifts, default=None), "items": len(changes)}
+    shifts = [
+        abs(after - before)
+        for item in cell.by_item
+        if (before := cell.value(item, "nll_per_token")) is not None
+        and (after := again.value(item, "nll_per_token")) is not None
+    ]
+    return {
+        "batch_size": cell.scores.get("batch_size"),
+        "other_batch_size": again.scores.get("batch_size"),
+        "lost": changes.count("lost"),
+        "gained": changes.count("gained"),
+        "text_differs": sum(kind in ("lost", "gained", "different") for kind in changes),
+        "largest_nll_per_token_shift": max(shifts, default=None),
+        "items": len(changes),
+    }
 
 
 def seed_cells(study: Study, cells: Mapping[str, Cell]) -> dict[int, dict[str, Cell]]:
@@ -160,7 +214,9 @@ def seed_cells(study: Study, cells: Mapping[str, Cell]) -> dict[int, dict[str, C
     return found
 
 
-def seeds(study: Study, runs_of: Mapping[int, Mapping[str, Cell]], items: list[str], rules: Rules) -> dict[str, Any]:
+def seeds(
+    study: Study, runs_of: Mapping[int, Mapping[str, Cell]], items: list[str], rules: Rules
+) -> dict[str, Any]:
     """The headline's difference for each training seed, and its ``spread`` over the runs (``None`` with one).
 
     ``trained_again`` is the interval for the mean difference if both arms were trained again with other seeds.
@@ -170,30 +226,54 @@ def seeds(study: Study, runs_of: Mapping[int, Mapping[str, Cell]], items: list[s
     """
     config = study.config
     metric, tuned = rules.declared.primary_metric, tuned_cells(config.arms)
-    scored = {number: found for number, found in runs_of.items()
-              if all(cell.value(item, metric) is not None for cell in found.values() for item in items)}
+    scored = {
+        number: found
+        for number, found in runs_of.items()
+        if all(cell.value(item, metric) is not None for cell in found.values() for item in items)
+    }
     runs = [_run(number, found, items, config, rules) for number, found in scored.items()]
     values = {name: _spread_of([run[name] for run in runs]) for name in tuned if len(runs) > 1}
     if not config.compares:
         sentence = _of_one_arm(values[tuned[0]], len(runs), metric) if values else _ONE_ARM_ONCE
-        return {"count": len(runs), "metric": metric, "runs": runs, "spread": values or None,
-                "trained_again": None, "sentence": sentence}
+        return {
+            "count": len(runs),
+            "metric": metric,
+            "runs": runs,
+            "spread": values or None,
+            "trained_again": None,
+            "sentence": sentence,
+        }
     spread = _spread(runs, values) if values else None
     sentence = _ONE_SEED if spread is None else _several(runs, spread, metric)
     for run in runs:
         files = (("config.json", ArmConfig), ("summary.json", ArmSummary))
         found_twins = twins(*(arm_records(study, *file, seed=run["seed"]) for file in files))
         run["twins"] = None if found_twins is None else found_twins["matched"]
-    again = _trained_again(list(scored.values()), metric, items, rules, [run["delta"] for run in runs])
-    return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "trained_again": again,
-            "sentence": sentence}
+    again = _trained_again(
+        list(scored.values()), metric, items, rules, [run["delta"] for run in runs]
+    )
+    return {
+        "count": len(runs),
+        "metric": metric,
+        "runs": runs,
+        "spread": spread,
+        "trained_again": again,
+        "sentence": sentence,
+    }
 
 
-def _trained_again(scored: Sequence[Mapping[str, Cell]], metric: str, items: list[str], rules: Rules,
-                   deltas: Sequence[float]) -> dict[str, Any] | None:
+def _trained_again(
+    scored: Sequence[Mapping[str, Cell]],
+    metric: str,
+    items: list[str],
+    rules: Rules,
+    deltas: Sequence[float],
+) -> dict[str, Any] | None:
     if len(scored) < 2:
         return None
-    baseline, candidate = (averaged([found[name] for found in scored]) for name in (BASELINE, CANDIDATE))
+    baseline, candidate = (
+        averaged([found[name] for found in scored]) for name in (BASELINE, CANDIDATE)
+    )
     result = rules.compare(baseline, candidate, metric, items)
     # the standard error that the interval over items stands for, with the degrees of freedom of its units
     degrees = max(1.0, (result.n_clusters or result.n) - 1.0)
@@ -201,53 +281,99 @@ def _trained_again(scored: Sequence[Mapping[str, Cell]], metric: str, items: lis
     error = StandardError(half / float(stats.t.ppf(0.975, degrees)), degrees)
     found = trained_again(result.delta, error, deltas, rules.level)
     margin = rules.margin(metric)
-    needed = None if margin is None else seeds_needed(
-        result.delta, error, deltas, margin=margin, higher_is_better=result.higher_is_better, level=rules.level)
-    return {"delta": result.delta, "ci": list(found.interval), "seed_share": found.seed_share,
-            "degrees_of_freedom": found.degrees_of_freedom, "seeds_needed": needed}
+    needed = (
+        None
+        if margin is None
+        else seeds_needed(
+            result.delta,
+            error,
+            deltas,
+            margin=margin,
+            higher_is_better=result.higher_is_better,
+            level=rules.level,
+        )
+    )
+    return {
+        "delta": result.delta,
+        "ci": list(found.interval),
+        "seed_share": found.seed_share,
+        "degrees_of_freedom": found.degrees_of_freedom,
+        "seeds_needed": needed,
+    }
 
 
 def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> str:
     how = shown(metric)
-    mean, sd, low, high = (f"{spread[key] * how.factor:.{how.decimals + 1}f}" for key in ("mean", "sd", "min", "max"))
-    return (f"Over {count} training seeds the {how.phrase} is {mean}{how.suffix or f' {how.unit}'} on average "
-            f"(standard deviation {sd}, from {low} to {high}).")
+    mean, sd, low, high = (
+        f"{spread[key] * how.factor:.{how.decimals + 1}f}" for key in ("mean", "sd", "min", "max")
+    )
+    return (
+        f"Over {count} training seeds the {how.phrase} is {mean}{how.suffix or f' {how.unit}'} on average "
+        f"(standard deviation {sd}, from {low} to {high})."
+    )
 
 
-def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig, rules: Rules) -> dict[str, Any]:
+def _run(
+    number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig, rules: Rules
+) -> dict[str, Any]:
     metric = rules.declared.primary_metric
-    run: dict[str, Any] = {"seed": number, "training_seed": config.train.seed + number - 1,
-                           **{name: figure(cell, metric, items) for name, cell in cells.items()}}
+    run: dict[str, Any] = {
+        "seed": number,
+        "training_seed": config.train.seed + number - 1,
+        **{name: figure(cell, metric, items) for name, cell in cells.items()},
+    }
     if config.compares:
         result = rules.compare(cells[BASELINE], cells[CANDIDATE], metric, items, level=rules.level)
-        run |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
+        run |= {
+            "delta": result.delta,
+            "ci": [result.ci_low, result.ci_high],
+            "verdict": result.verdict,
+        }
     return run
 
 
-def _spread(runs: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _spread(
+    runs: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
     """Mean and standard deviation over the runs; the difference with a t interval of k − 1 degrees of freedom."""
     deltas, count = [run["delta"] for run in runs], len(runs)
     mean, sd = float(np.mean(deltas)), float(np.std(deltas, ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
-    return {**values, "delta": {"mean": mean, "sd": sd, "ci": [mean - half, mean + half]},
-            "within_arm_sd": math.sqrt((values[BASELINE]["sd"] ** 2 + values[CANDIDATE]["sd"] ** 2) / 2)}
+    return {
+        **values,
+        "delta": {"mean": mean, "sd": sd, "ci": [mean - half, mean + half]},
+        "within_arm_sd": math.sqrt(
+            (values[BASELINE]["sd"] ** 2 + values[CANDIDATE]["sd"] ** 2) / 2
+        ),
+    }
 
 
 def _spread_of(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values), "max": max(values)}
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)),
+        "min": min(values),
+        "max": max(values),
+    }
 
 
-_ONE_ARM_ONCE = ("The assistant was trained once. The intervals cover the choice of held-out items, not the variation "
-                 "of training. To measure that, train with more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
-_ONE_SEED = ("Each arm was trained once. The intervals cover the choice of held-out items, not the variation of "
-             "training, so another seed could change the difference by more than they show. To measure that, train "
-             "with more seeds: seeds: 3 in study.yaml, or --set seeds=3.")
+_ONE_ARM_ONCE = (
+    "The assistant was trained once. The intervals cover the choice of held-out items, not the variation "
+    "of training. To measure that, train with more seeds: seeds: 3 in study.yaml, or --set seeds=3."
+)
+_ONE_SEED = (
+    "Each arm was trained once. The intervals cover the choice of held-out items, not the variation of "
+    "training, so another seed could change the difference by more than they show. To measure that, train "
+    "with more seeds: seeds: 3 in study.yaml, or --set seeds=3."
+)
 
 
 def _several(runs: Sequence[Mapping[str, Any]], spread: Mapping[str, Any], metric: str) -> str:
     how, delta, inside = shown(metric), spread["delta"], spread["within_arm_sd"]
     places = how.decimals + 1
-    mean, low, high = (signed(value * how.factor, places) for value in (delta["mean"], *delta["ci"]))
+    mean, low, high = (
+        signed(value * how.factor, places) for value in (delta["mean"], *delta["ci"])
+    )
     larger = abs(delta["mean"]) > inside
     text = (
         f"Over {len(runs)} training seeds, the same in both arms, QLoRA minus LoRA is {mean} {how.unit} on average "

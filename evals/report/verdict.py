@@ -34,11 +34,15 @@ from evals.stats.intervals import LEVEL, look_level
 from evals.stats.seed_variance import MOST_SEEDS
 
 
-def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelled: bool = False) -> str:
+def audience(
+    rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelled: bool = False
+) -> str:
     """The items of the verdict, such as ``208 held-out questions``, with a note if they are too few."""
     several = any(row["turn"] for row in rows)
     few = any(text.startswith("too few") for text in verdict["warnings"])
-    kind = "respelled question" if respelled else "held-out answer" if several else "held-out question"
+    kind = (
+        "respelled question" if respelled else "held-out answer" if several else "held-out question"
+    )
     asked = plural(verdict["n"], kind)
     return f"{asked} (too few for a firm verdict)" if few else asked
 
@@ -47,8 +51,13 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     """The verdict in one sentence, and what it did not test; without a comparison the reason and the remedy."""
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
-    once = "" if verdict.get("seeds") != 1 else (
-        "The verdict is about these two assistants, each trained once: another training seed may give another one.")
+    once = (
+        ""
+        if verdict.get("seeds") != 1
+        else (
+            "The verdict is about these two assistants, each trained once: another training seed may give another one."
+        )
+    )
     return " ".join(filter(None, (_outcome_sentence(verdict, asked), once, untested_text(verdict))))
 
 
@@ -57,9 +66,15 @@ def untested_text(verdict: Mapping[str, Any]) -> str:
     found = verdict.get("to_decline")
     if found is None or found["judged"]:
         return ""
-    has = f"has only {plural(found['questions'], 'question')}" if found["questions"] else "has no questions"
-    return (f"Whether 4-bit still declines what it should was not tested: the test {has} to decline, and "
-            f"{found.get('needed', ENOUGH_TO_DECLINE)} are needed.")
+    has = (
+        f"has only {plural(found['questions'], 'question')}"
+        if found["questions"]
+        else "has no questions"
+    )
+    return (
+        f"Whether 4-bit still declines what it should was not tested: the test {has} to decline, and "
+        f"{found.get('needed', ENOUGH_TO_DECLINE)} are needed."
+    )
 
 
 def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
@@ -68,37 +83,62 @@ def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
     limit = f"the {_amount(primary)} allowed"
     if verdict["outcome"] == "no worse":
-        also = f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either." if others else ""
+        also = (
+            f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either."
+            if others
+            else ""
+        )
         if verdict["within_margin_but_worse"]:
-            return f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}.{also}"
+            return (
+                f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}.{also}"
+            )
         if high < 0:
             return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}.{also}"
         return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}.{also}"
     if verdict["outcome"] == "worse" and not primary["passed"] and low > 0:
-        reach = f"all of it beyond {limit}" if low > primary["margin"] else f"and the harm may exceed {limit}"
+        reach = (
+            f"all of it beyond {limit}"
+            if low > primary["margin"]
+            else f"and the harm may exceed {limit}"
+        )
         return f"On your {asked}, 4-bit made the assistant worse: {measured}, {reach}."
     if verdict["outcome"] == "worse":
-        return (f"On your {asked}, 4-bit made the assistant worse in another respect, beyond the margin: "
-                f"{harmed_bounds(verdict)}. {measured}.")
+        return (
+            f"On your {asked}, 4-bit made the assistant worse in another respect, beyond the margin: "
+            f"{harmed_bounds(verdict)}. {measured}."
+        )
     if primary["passed"]:
-        return (f"On your {asked}, the result is inconclusive: {measured}, within {limit}, but more harm than allowed "
-                f"is not ruled out for the {open_bounds(verdict)}.")
+        return (
+            f"On your {asked}, the result is inconclusive: {measured}, within {limit}, but more harm than allowed "
+            f"is not ruled out for the {open_bounds(verdict)}."
+        )
     if high <= primary["margin"]:
-        return (f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
-                f"both assistants are wrong: {measured}.")
-    return (f"On your {asked}, the result is inconclusive: {measured}, which reaches from no harm to more than "
-            f"{limit}.")
+        return (
+            f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
+            f"both assistants are wrong: {measured}."
+        )
+    return (
+        f"On your {asked}, the result is inconclusive: {measured}, which reaches from no harm to more than "
+        f"{limit}."
+    )
 
 
 def open_bounds(verdict: Mapping[str, Any]) -> str:
     """The bounds other than the primary one that were not shown, each with its difference and its margin."""
     failed = [_details([bound]) for bound in verdict["bounds"][1:] if not bound["passed"]]
-    return fmt.enumerated([*failed, *(f"{shown(name).phrase} (not measured)" for name in verdict.get("not_shown", ()))])
+    return fmt.enumerated(
+        [
+            *failed,
+            *(f"{shown(name).phrase} (not measured)" for name in verdict.get("not_shown", ())),
+        ]
+    )
 
 
 def harmed_bounds(verdict: Mapping[str, Any]) -> str:
     """The bounds other than the primary one whose whole interval is beyond the margin, with difference and margin."""
-    return _details([bound for bound in verdict["bounds"][1:] if harm_interval(bound)[0] > bound["margin"]])
+    return _details(
+        [bound for bound in verdict["bounds"][1:] if harm_interval(bound)[0] > bound["margin"]]
+    )
 
 
 def _amount(bound: Mapping[str, Any]) -> str:
@@ -111,14 +151,23 @@ def _named(bounds: Sequence[Mapping[str, Any]]) -> str:
 
 def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
     """Each metric with its difference and its margin."""
-    return fmt.enumerated([f"{shown(bound['metric']).phrase} ({fmt.measured(as_row(bound))}; allowed {_amount(bound)})"
-                           for bound in bounds])
+    return fmt.enumerated(
+        [
+            f"{shown(bound['metric']).phrase} ({fmt.measured(as_row(bound))}; allowed {_amount(bound)})"
+            for bound in bounds
+        ]
+    )
 
 
 def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
     """A bound in the form of a contrast's record."""
-    return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1],
-            "margin": bound["margin"]}
+    return {
+        "metric": bound["metric"],
+        "delta": bound["delta"],
+        "ci_low": bound["ci"][0],
+        "ci_high": bound["ci"][1],
+        "margin": bound["margin"],
+    }
 
 
 def meaning(verdict: Mapping[str, Any]) -> str:
@@ -128,17 +177,36 @@ def meaning(verdict: Mapping[str, Any]) -> str:
         return ""
     claim, primary = CLAIMS[verdict["estimand"]], bounds[0]
     if verdict["outcome"] == "no worse":
-        limits = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
-                                 for bound in bounds])
-        return (f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
-                f"harmful end of a {level_of(verdict)} interval.")
+        limits = fmt.enumerated(
+            [
+                f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+                for bound in bounds
+            ]
+        )
+        return (
+            f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
+            f"harmful end of a {level_of(verdict)} interval."
+        )
     if verdict["outcome"] == "worse":
-        harmed = [bound for bound in bounds if harm_interval(bound)[0] > (0 if bound is primary else bound["margin"])]
-        costs = [f"{_harm(bound, low, unit=False)} to {_harm(bound, high)} ({shown(bound['metric']).label})"
-                 for bound in harmed for low, high in (harm_interval(bound),)]
+        harmed = [
+            bound
+            for bound in bounds
+            if harm_interval(bound)[0] > (0 if bound is primary else bound["margin"])
+        ]
+        costs = [
+            f"{_harm(bound, low, unit=False)} to {_harm(bound, high)} ({shown(bound['metric']).label})"
+            for bound in harmed
+            for low, high in (harm_interval(bound),)
+        ]
         return f"Expect the 4-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
-    possible = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
-                               for bound in bounds if harm_interval(bound)[1] > bound["margin"]] or [""])
+    possible = fmt.enumerated(
+        [
+            f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+            for bound in bounds
+            if harm_interval(bound)[1] > bound["margin"]
+        ]
+        or [""]
+    )
     text = "The study shows neither that 4-bit is as good nor that it is worse."
     return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
 
@@ -157,48 +225,76 @@ def basis(report: Mapping[str, Any]) -> list[str]:
         return []
     lines = []
     if verdict["outcome"] == "no worse":
-        margins = fmt.enumerated([f"{_amount(bound)} ({shown(bound['metric']).label})" for bound in verdict["bounds"]])
+        margins = fmt.enumerated(
+            [f"{_amount(bound)} ({shown(bound['metric']).label})" for bound in verdict["bounds"]]
+        )
         error = 50 * (1 - verdict.get("level", LEVEL))
         lines.append(f"Non-inferior at a margin of {margins}, each one-sided {error:.3g}%.")
-    lines.append(f"The verdict is about {CLAIMS[verdict['estimand']]}{clustered_text(verdict)}"
-                 + (f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
-                    f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
-                 + ".")
+    lines.append(
+        f"The verdict is about {CLAIMS[verdict['estimand']]}{clustered_text(verdict)}"
+        + (
+            f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
+            f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart"
+            if verdict["uncovered"]
+            else ""
+        )
+        + "."
+    )
     if "grounded" in report["config"].get("approaches", ()):
-        lines.append("Both assistants read the same facts, which were looked up: the verdict measures how well they "
-                     "read a fact that was found.")
+        lines.append(
+            "Both assistants read the same facts, which were looked up: the verdict measures how well they "
+            "read a fact that was found."
+        )
     if other:
-        claim = (CLAIMS[other["estimand"]] if other["estimand"] == "wordings" or verdict["uncovered"] else
-                 "other facts of the same kind, taught alike")
-        lines.append(f"For {claim}{clustered_text(other)}, the interval is "
-                     f"{interval(other, verdict['metric'], plus=False)} {shown(verdict['metric']).unit}: "
-                     f"{other['verdict']}.")
+        claim = (
+            CLAIMS[other["estimand"]]
+            if other["estimand"] == "wordings" or verdict["uncovered"]
+            else "other facts of the same kind, taught alike"
+        )
+        lines.append(
+            f"For {claim}{clustered_text(other)}, the interval is "
+            f"{interval(other, verdict['metric'], plus=False)} {shown(verdict['metric']).unit}: "
+            f"{other['verdict']}."
+        )
     again = verdict["trained_again"]
     if again:
         row = {"ci_low": again["ci"][0], "ci_high": again["ci"][1]}
-        lines.append(f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
-                     f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}. "
-                     + _seeds_text(again.get("seeds_needed"), verdict))
-    return [*lines, " ".join(filter(None, (frozen_text(verdict["frozen"]), look_text(verdict["frozen"]))))]
+        lines.append(
+            f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
+            f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}. "
+            + _seeds_text(again.get("seeds_needed"), verdict)
+        )
+    return [
+        *lines,
+        " ".join(filter(None, (frozen_text(verdict["frozen"]), look_text(verdict["frozen"])))),
+    ]
 
 
 def _seeds_text(needed: int | None, verdict: Mapping[str, Any]) -> str:
     """How many training seeds would decide about 4-bit as a method; empty if another metric leaves that open."""
-    if verdict["outcome"] == "inconclusive" and any(not bound["passed"] for bound in verdict["bounds"][1:]):
+    if verdict["outcome"] == "inconclusive" and any(
+        not bound["passed"] for bound in verdict["bounds"][1:]
+    ):
         return ""
     if needed == verdict["seeds"]:
         return "This decides about training in 4 bits as well, not only about these assistants."
     if needed is None:
-        return (f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in 4 bits with "
-                "these questions.")
-    return (f"At the spread seen, about {needed} seeds would decide about training in 4 bits, and not only about these "
-            "assistants.")
+        return (
+            f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in 4 bits with "
+            "these questions."
+        )
+    return (
+        f"At the spread seen, about {needed} seeds would decide about training in 4 bits, and not only about these "
+        "assistants."
+    )
 
 
 def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
     """How far the difference moves if any one cluster or item is left out; empty if that is not on record."""
     ends = verdict.get("leave_one_out") or []
-    if len(ends) != 2 or not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends):
+    if len(ends) != 2 or not all(
+        isinstance(end, (int, float)) and math.isfinite(end) for end in ends
+    ):
         return ""
     metric, unit = verdict["metric"], "cluster" if verdict["n_clusters"] else "held-out answer"
     row = {"ci_low": ends[0], "ci_high": ends[1]}
@@ -218,7 +314,9 @@ def harm_text(report: Mapping[str, Any]) -> str:
         return ""
     if not verdict["possible_harm"]:
         return "No metric has an interval that is wholly on the harmful side of zero."
-    names = fmt.enumerated([fmt.in_sentence(shown(metric).label) for metric in verdict["possible_harm"]])
+    names = fmt.enumerated(
+        [fmt.in_sentence(shown(metric).label) for metric in verdict["possible_harm"]]
+    )
     return f"The whole interval is on the harmful side of zero for {names}."
 
 
@@ -233,8 +331,10 @@ def clustered_text(record: Mapping[str, Any]) -> str:
 def frozen_text(frozen: Mapping[str, Any]) -> str:
     """When metrics, margins and claim were fixed, and what was changed since."""
     if frozen["sha256"] is None and frozen["written"] is not None:
-        return ("declaration.json was changed after it was written, its hash does not hold: metric, margins and claim "
-                "may have been chosen after scoring.")
+        return (
+            "declaration.json was changed after it was written, its hash does not hold: metric, margins and claim "
+            "may have been chosen after scoring."
+        )
     if frozen["sha256"] is None:
         return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
     text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
@@ -248,9 +348,11 @@ def look_text(frozen: Mapping[str, Any]) -> str:
         return ""
     errors = sum(1 - look_level(each) for each in range(1, look + 1)) / 2
     level = fmt.level_text(look_level(look))
-    return (f"This is look {look} at these questions: {plural(look - 1, 'earlier test')} on this computer shared some "
-            f"of them. Its intervals are therefore at {level}, and a false “no worse” in any of the looks has a "
-            f"probability of at most {percent(errors, 2)}.")
+    return (
+        f"This is look {look} at these questions: {plural(look - 1, 'earlier test')} on this computer shared some "
+        f"of them. Its intervals are therefore at {level}, and a false “no worse” in any of the looks has a "
+        f"probability of at most {percent(errors, 2)}."
+    )
 
 
 def earlier_text(frozen: Mapping[str, Any]) -> str:
@@ -258,9 +360,13 @@ def earlier_text(frozen: Mapping[str, Any]) -> str:
     found = frozen.get("earlier")
     if not found:
         return ""
-    shown_ones = fmt.enumerated([f"{row['study']}, {row['written'][:10]}" for row in found[-_SHOWN:]])
-    return (f"The same test questions were used {plural(len(found), 'time')} before on this computer "
-            f"({shown_ones}): whoever tries until a verdict pleases is wrong more often than 2.5%.")
+    shown_ones = fmt.enumerated(
+        [f"{row['study']}, {row['written'][:10]}" for row in found[-_SHOWN:]]
+    )
+    return (
+        f"The same test questions were used {plural(len(found), 'time')} before on this computer "
+        f"({shown_ones}): whoever tries until a verdict pleases is wrong more often than 2.5%."
+    )
 
 
 def changed_text(frozen: Mapping[str, Any]) -> str:
@@ -270,10 +376,16 @@ def changed_text(frozen: Mapping[str, Any]) -> str:
         return ""
     now = {**frozen["declared"], **{row["name"]: row["now"] for row in changes}}
     texts = []
-    for title, names in (("Changed after scoring", _APPLIED),
-                         ("Changed after scoring and not applied", now.keys() - _APPLIED)):
-        changed = [f"{row['name'].replace('_', ' ')}, was {_value(row['name'], frozen['declared'])}, now "
-                   f"{_value(row['name'], now)}" for row in changes if row["name"] in names]
+    for title, names in (
+        ("Changed after scoring", _APPLIED),
+        ("Changed after scoring and not applied", now.keys() - _APPLIED),
+    ):
+        changed = [
+            f"{row['name'].replace('_', ' ')}, was {_value(row['name'], frozen['declared'])}, now "
+            f"{_value(row['name'], now)}"
+            for row in changes
+            if row["name"] in names
+        ]
         texts += [f"{title}: {'; '.join(changed)}."] if changed else []
     return " ".join(texts)
 
@@ -293,7 +405,9 @@ def _value(name: str, declared: Mapping[str, Any]) -> str:
     if value is None:
         return f"{SHARE_OF_GAIN:.0%} of what tuning gained"
     if name == "decline_margin" or name in _MARGINS or name in _NO_BOUND:
-        metric = declared[_MARGINS[name]] if name in _MARGINS else _NO_BOUND.get(name, FALSE_DECLINES)
+        metric = (
+            declared[_MARGINS[name]] if name in _MARGINS else _NO_BOUND.get(name, FALSE_DECLINES)
+        )
         return fmt.margin(metric, value)
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
@@ -326,8 +440,11 @@ def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> st
 
 def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
     """The metrics whose interval is on the harmful side of zero, unadjusted, if the verdict is not "worse"."""
-    against = [f"{shown(row['metric']).phrase} ({fmt.measured(row)})" for row in rows
-               if row["metric"] in verdict["possible_harm"] and row["metric"] != verdict["metric"]]
+    against = [
+        f"{shown(row['metric']).phrase} ({fmt.measured(row)})"
+        for row in rows
+        if row["metric"] in verdict["possible_harm"] and row["metric"] != verdict["metric"]
+    ]
     if not against or verdict["outcome"] == "worse":
         return ""
     return f"Possible harm by another measure: {fmt.enumerated(against)}."
@@ -344,8 +461,14 @@ def summary(report: Mapping[str, Any]) -> list[str]:
             f"{number_of(cells[CANDIDATE]['perplexity'])} for QLoRA, {signed_percent(change['share'])} "
             f"({signed_percent(low)} to {signed_percent(high)})."
         )
-    return [*lines, *_right_answers(report), *_declining(report), *_tuning(report), *_untuned(report),
-            *([seeds["sentence"]] if seeds["count"] > 1 else [])]
+    return [
+        *lines,
+        *_right_answers(report),
+        *_declining(report),
+        *_tuning(report),
+        *_untuned(report),
+        *([seeds["sentence"]] if seeds["count"] > 1 else []),
+    ]
 
 
 def number_of(perplexity: float) -> str:
@@ -365,15 +488,22 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
     if any(share.get(name) is None for name in tuned):
         return ["Exact match, the share of completely right answers, was not scored."]
-    total = next((row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"), len(report["items"]))
-    text = "Exactly right answers: " + ", ".join(f"{_short(name)} {_of(share[name], total)}" for name in tuned)
+    total = next(
+        (row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"),
+        len(report["items"]),
+    )
+    text = "Exactly right answers: " + ", ".join(
+        f"{_short(name)} {_of(share[name], total)}" for name in tuned
+    )
     untuned = ARMS[headline_arms(arms_of(report))[0]].untuned_cell
     if share.get(untuned) is not None:
         text += f", the untuned base {_of(share[untuned], total)}"
     flips = report["flips"]
     if flips:
         asked = {row["item"] for row in report["items"] if row["answerable"]}
-        lost, gained = (sum(flip["item"] in asked for flip in flips[kind]) for kind in ("lost", "gained"))
+        lost, gained = (
+            sum(flip["item"] in asked for flip in flips[kind]) for kind in ("lost", "gained")
+        )
         text += f". {plural(lost, 'question')} right only under LoRA, {gained} only under QLoRA"
     return [text + "."]
 
@@ -384,13 +514,17 @@ def _declining(report: Mapping[str, Any]) -> list[str]:
         return []
     if len(tuned) == 1:
         found = cells[tuned[0]]
-        return [f"Of {plural(found['unanswerable_items'], 'question')} that should be declined, {_short(tuned[0])} "
-                f"declined {found['declined']:,}; of the {found['answerable_items']:,} that should be answered, it "
-                f"declined {found['false_declines']:,}."]
+        return [
+            f"Of {plural(found['unanswerable_items'], 'question')} that should be declined, {_short(tuned[0])} "
+            f"declined {found['declined']:,}; of the {found['answerable_items']:,} that should be answered, it "
+            f"declined {found['false_declines']:,}."
+        ]
     lora, qlora = cells[BASELINE], cells[CANDIDATE]
-    return [f"Of {plural(lora['unanswerable_items'], 'question')} that should be declined, 16-bit LoRA declined "
-            f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of the {lora['answerable_items']:,} that should be "
-            f"answered, they declined {lora['false_declines']:,} and {qlora['false_declines']:,}."]
+    return [
+        f"Of {plural(lora['unanswerable_items'], 'question')} that should be declined, 16-bit LoRA declined "
+        f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of the {lora['answerable_items']:,} that should be "
+        f"answered, they declined {lora['false_declines']:,} and {qlora['false_declines']:,}."
+    ]
 
 
 def _untuned(report: Mapping[str, Any]) -> list[str]:
@@ -398,9 +532,13 @@ def _untuned(report: Mapping[str, Any]) -> list[str]:
     found = report["beats_untuned"]
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []
-    rivals = " and ".join(NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found))
+    rivals = " and ".join(
+        NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found)
+    )
     who = {1: "The assistant clearly beats", 2: "Both assistants clearly beat"}
-    return [f"{who.get(len(arms_of(report)), 'All assistants clearly beat')} {rivals} by every measure."]
+    return [
+        f"{who.get(len(arms_of(report)), 'All assistants clearly beat')} {rivals} by every measure."
+    ]
 
 
 def _of(share: float, total: int) -> str:
@@ -412,8 +550,10 @@ def _tuning(report: Mapping[str, Any]) -> list[str]:
     scored = {row["name"] for row in report["contrasts"] if row["metric"] == "nll_per_token"}
     for arm in ARMS.values():
         if f"{arm.cell}-{arm.untuned_cell}" in scored:
-            before, after = (number(cells[name]["nll_per_token"], "nll_per_token")
-                             for name in (arm.untuned_cell, arm.cell))
+            before, after = (
+                number(cells[name]["nll_per_token"], "nll_per_token")
+                for name in (arm.untuned_cell, arm.cell)
+            )
             lines.append(f"{arm.short} from {before} to {after}")
     return [f"Tuning took the loss (nats per token) of {', of '.join(lines)}."] if lines else []
 
@@ -442,7 +582,11 @@ def explain(declaration: Declaration, length: float) -> str:
 
 def _with_margin(metric: str, margin: float | None) -> str:
     how = fmt.in_sentence(fmt.shown(metric).label)
-    allowed = f"{SHARE_OF_GAIN:.0%} of what tuning gains" if margin is None else fmt.margin(metric, margin)
+    allowed = (
+        f"{SHARE_OF_GAIN:.0%} of what tuning gains"
+        if margin is None
+        else fmt.margin(metric, margin)
+    )
     return f"{how} (margin {allowed})"
 
 
@@ -455,6 +599,9 @@ def explain_study(study: Study) -> str:
     """
     training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
     record = frozen(study, heldout)
-    declared = declare(study.config, heldout, training) if record is None else Declaration.from_record(
-        record["declared"])
+    declared = (
+        declare(study.config, heldout, training)
+        if record is None
+        else Declaration.from_record(record["declared"])
+    )
     return explain(declared, answer_words(training))

@@ -15,8 +15,13 @@ PERMUTATIONS = 4_999
 _VALUES_AT_ONCE = 2_000_000
 
 
-def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permutations: int = PERMUTATIONS,
-                        seed: int = 0) -> float:
+def correlation_p_value(
+    residuals: Floats,
+    labels: Sequence[Hashable],
+    *,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> float:
     """One-sided permutation test that units with the same label have similar residuals.
 
     The statistic is the sum of the products of all pairs of residuals that share a label; the labels are permuted.
@@ -33,7 +38,9 @@ def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permut
         The p-value, the observed order counted as one permutation; 1 if no two units share a label, or all do.
     """
     codes: dict[Hashable, int] = {}
-    code = np.array([-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels])
+    code = np.array(
+        [-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels]
+    )
     shared = code >= 0
     if len(codes) == shared.sum() or (len(codes) == 1 and shared.all()):
         return 1.0
@@ -46,12 +53,16 @@ def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permut
     def statistic(values: Floats) -> Floats:
         """Sum of the products of pairs, for values of shape ``[rows, G]``."""
         sums, blank = values @ member.T, values[:, alone]
-        return (np.einsum("ij,ij->i", sums, sums) - squares + np.einsum("ij,ij->i", blank, blank)) / 2
+        return (
+            np.einsum("ij,ij->i", sums, sums) - squares + np.einsum("ij,ij->i", blank, blank)
+        ) / 2
 
     observed = float(statistic(centered[None])[0])
     bar = observed - 1e-9 * squares
-    reached = sum(int(np.count_nonzero(statistic(centered[order]) >= bar))
-                  for order in _orders(len(code), permutations, seed))
+    reached = sum(
+        int(np.count_nonzero(statistic(centered[order]) >= bar))
+        for order in _orders(len(code), permutations, seed)
+    )
     return (reached + 1) / (permutations + 1)
 
 
@@ -75,8 +86,14 @@ def _draw_orders(count: int, permutations: int, seed: int) -> Iterator[NDArray[n
         yield rng.permuted(np.broadcast_to(np.arange(count), (rows, count)), axis=1)
 
 
-def crossed_correlation_p_value(residuals: Floats, unit: NDArray[np.int64], labels: Sequence[Hashable], *,
-                                draws: int = PERMUTATIONS, seed: int = 0) -> float:
+def crossed_correlation_p_value(
+    residuals: Floats,
+    unit: NDArray[np.int64],
+    labels: Sequence[Hashable],
+    *,
+    draws: int = PERMUTATIONS,
+    seed: int = 0,
+) -> float:
     """One-sided sign-flip test that items of different clusters with the same label have similar residuals.
 
     For labels that cross the clusters. The statistic is the sum of the products of the residuals of all pairs of items
@@ -93,7 +110,9 @@ def crossed_correlation_p_value(residuals: Floats, unit: NDArray[np.int64], labe
         The p-value, the observed signs counted as one pattern; 1 if no two clusters share a label.
     """
     codes: dict[Hashable, int] = {}
-    code = np.array([-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels])
+    code = np.array(
+        [-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels]
+    )
     shared = code >= 0
     sums = np.zeros((int(unit.max()) + 1, len(codes)))
     np.add.at(sums, (unit[shared], code[shared]), residuals[shared])
@@ -102,7 +121,11 @@ def crossed_correlation_p_value(residuals: Floats, unit: NDArray[np.int64], labe
     if not (np.count_nonzero(sums, axis=0) > 1).any():
         return 1.0
     reached = sum(
-        int(np.count_nonzero(np.square((1 - 2 * swapped) @ sums).sum(axis=1) - own >= observed - 1e-9 * own))
+        int(
+            np.count_nonzero(
+                np.square((1 - 2 * swapped) @ sums).sum(axis=1) - own >= observed - 1e-9 * own
+            )
+        )
         for swapped in swaps(len(sums), draws, seed)
     )
     return (reached + 1) / (draws + 1)

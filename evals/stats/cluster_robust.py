@@ -58,8 +58,9 @@ def cr2_standard_error(units: Units) -> StandardError:
     return StandardError(math.sqrt(variance), float(1 / denominator))
 
 
-def crossed_standard_error(differences: Floats, weights: Floats, first: Sequence[Hashable],
-                           second: Sequence[Hashable]) -> StandardError:
+def crossed_standard_error(
+    differences: Floats, weights: Floats, first: Sequence[Hashable], second: Sequence[Hashable]
+) -> StandardError:
     """Standard error under two crossed labels, with the fewest degrees of freedom of both, at most min(G) − 1.
 
     Args:
@@ -72,15 +73,17 @@ def crossed_standard_error(differences: Floats, weights: Floats, first: Sequence
     both = make_units(differences, weights, intersection(first, second))
     errors = [cr2_standard_error(units) for units in (one, other)]
     squares = [error.value**2 for error in errors]
-    variance = max(sum(squares) - cr2_standard_error(both).value**2, *squares)
+    variance = max(sum(squares) - cr2_standard_error(both).value ** 2, *squares)
     degrees = min(*(error.degrees_of_freedom for error in errors), one.count - 1, other.count - 1)
     return StandardError(math.sqrt(variance), float(degrees))
 
 
 def intersection(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[Hashable]:
     """Labels of the items that share both labels; an item that is alone under one of them is alone."""
-    return [None if is_blank(one) or is_blank(other) else (one, other)
-            for one, other in zip(first, second, strict=True)]
+    return [
+        None if is_blank(one) or is_blank(other) else (one, other)
+        for one, other in zip(first, second, strict=True)
+    ]
 
 
 def coarsest(labels: Mapping[str, Sequence[Hashable]]) -> list[str]:
@@ -91,10 +94,14 @@ def coarsest(labels: Mapping[str, Sequence[Hashable]]) -> list[str]:
     """
     names = [name for name, values in labels.items() if _repeats(values)]
     return [
-        name for name in names
-        if not any(_nested(labels[name], labels[other]) and (not _nested(labels[other], labels[name])
-                                                             or names.index(other) < names.index(name))
-                   for other in names if other != name)
+        name
+        for name in names
+        if not any(
+            _nested(labels[name], labels[other])
+            and (not _nested(labels[other], labels[name]) or names.index(other) < names.index(name))
+            for other in names
+            if other != name
+        )
     ]
 
 
@@ -109,6 +116,8 @@ def _nested(finer: Sequence[Hashable], coarser: Sequence[Hashable]) -> bool:
     sizes: dict[Hashable, int] = {}
     for position, (label, parent) in enumerate(zip(finer, coarser, strict=True)):
         if not is_blank(label):
-            parents.setdefault(label, set()).add(("alone", position) if is_blank(parent) else ("cluster", parent))
+            parents.setdefault(label, set()).add(
+                ("alone", position) if is_blank(parent) else ("cluster", parent)
+            )
             sizes[label] = sizes.get(label, 0) + 1
     return all(len(found) == 1 for label, found in parents.items() if sizes[label] > 1)

@@ -36,11 +36,26 @@ class Graph(Generic[Node]):
             own = self.edges.get(source, {})
             through = own.get(node, Fraction(0))
             loop = through * given.get(source, Fraction(0))
-            found = {target: (own.get(target, Fraction(0)) + through * given.get(target, Fraction(0))) / (1 - loop)
-                     for target in rest if target != source} if loop < 1 else {}
+            found = (
+                {
+                    target: (
+                        own.get(target, Fraction(0)) + through * given.get(target, Fraction(0))
+                    )
+                    / (1 - loop)
+                    for target in rest
+                    if target != source
+                }
+                if loop < 1
+                else {}
+            )
             edges[source] = {target: share for target, share in found.items() if share}
-        return Graph({other: self.shares[other] + self.shares[node] * given.get(other, Fraction(0)) for other in rest},
-                     edges)
+        return Graph(
+            {
+                other: self.shares[other] + self.shares[node] * given.get(other, Fraction(0))
+                for other in rest
+            },
+            edges,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,9 @@ class Outcome:
     share: Fraction
 
 
-def graphical_test(graph: Graph[Node], rejects: Callable[[Node, Fraction], bool]) -> dict[Node, Outcome]:
+def graphical_test(
+    graph: Graph[Node], rejects: Callable[[Node, Fraction], bool]
+) -> dict[Node, Outcome]:
     """Test hypotheses until none that has a share of the level can be rejected.
 
     Args:
@@ -68,7 +85,9 @@ def graphical_test(graph: Graph[Node], rejects: Callable[[Node, Fraction], bool]
     """
     found = {node: Outcome(False, Fraction(0)) for node in graph.shares}
     while True:
-        node = next((node for node, share in graph.shares.items() if share > found[node].share), None)
+        node = next(
+            (node for node, share in graph.shares.items() if share > found[node].share), None
+        )
         if node is None:
             return found
         share = graph.shares[node]
@@ -92,6 +111,10 @@ def sequences_graph(sequences: Sequence[Sequence[Node]]) -> Graph[Node]:
             following = line[place + 1 : place + 2]
             elsewhere = others if not following or (line is lines[0] and place == 0) else []
             parts = bool(following) + bool(elsewhere)
-            edges[node] = {**{each: Fraction(1, parts) for each in following},
-                           **{each: Fraction(1, parts * len(elsewhere)) for each in elsewhere}}
-    return Graph({node: Fraction(int(node == lines[0][0])) for line in lines for node in line}, edges)
+            edges[node] = {
+                **{each: Fraction(1, parts) for each in following},
+                **{each: Fraction(1, parts * len(elsewhere)) for each in elsewhere},
+            }
+    return Graph(
+        {node: Fraction(int(node == lines[0][0])) for line in lines for node in line}, edges
+    )

@@ -100,10 +100,17 @@ def heldout_power(items: int, *, clusters: Sequence[Hashable] | None = None) -> 
     ones = np.ones(items)
     sizes = make_units(ones, ones, clusters).weights.astype(int).tolist()
     effect = design_effect(sizes)
-    return Power(items=items, clusters=len(sizes), design_effect=effect, effective_items=items / effect,
-                 flip_rate=ASSUMED_FLIP_RATE, icc=ASSUMED_ICC, target=TARGET,
-                 minimum_detectable=minimum_detectable_difference(items / effect, ASSUMED_FLIP_RATE),
-                 items_needed=items_needed(TARGET, variance=ASSUMED_FLIP_RATE, design_effect=effect))
+    return Power(
+        items=items,
+        clusters=len(sizes),
+        design_effect=effect,
+        effective_items=items / effect,
+        flip_rate=ASSUMED_FLIP_RATE,
+        icc=ASSUMED_ICC,
+        target=TARGET,
+        minimum_detectable=minimum_detectable_difference(items / effect, ASSUMED_FLIP_RATE),
+        items_needed=items_needed(TARGET, variance=ASSUMED_FLIP_RATE, design_effect=effect),
+    )
 
 
 def split_power(split: Mapping[str, Any]) -> Power | None:
@@ -116,7 +123,9 @@ def split_power(split: Mapping[str, Any]) -> Power | None:
     clusters = split["clusters"]["heldout"] or (pairs if items > pairs else 0)
     if not items:
         return None
-    return heldout_power(items, clusters=[place % clusters for place in range(items)] if clusters else None)
+    return heldout_power(
+        items, clusters=[place % clusters for place in range(items)] if clusters else None
+    )
 
 
 def power_sentence(power: Mapping[str, Any]) -> str:

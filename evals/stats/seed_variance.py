@@ -32,7 +32,9 @@ MOST_SEEDS = 50
 """More seeds than this are not asked for."""
 
 
-def trained_again(delta: float, items: StandardError, deltas: Sequence[float], level: float = LEVEL) -> TrainedAgain:
+def trained_again(
+    delta: float, items: StandardError, deltas: Sequence[float], level: float = LEVEL
+) -> TrainedAgain:
     """V_items + V_seeds / S, with Satterthwaite degrees of freedom.
 
     The intervals over items are about these trained assistants; a claim about the method needs the variance of training
@@ -47,8 +49,15 @@ def trained_again(delta: float, items: StandardError, deltas: Sequence[float], l
     return _interval(delta, items, float(np.var(deltas, ddof=1)), len(deltas), level)
 
 
-def seeds_needed(delta: float, items: StandardError, deltas: Sequence[float], *, margin: float,
-                 higher_is_better: bool, level: float = LEVEL) -> int | None:
+def seeds_needed(
+    delta: float,
+    items: StandardError,
+    deltas: Sequence[float],
+    *,
+    margin: float,
+    higher_is_better: bool,
+    level: float = LEVEL,
+) -> int | None:
     """The number of seeds at which the interval would be within the margin or beyond zero, at the spread of these.
 
     Args:
@@ -71,7 +80,9 @@ def seeds_needed(delta: float, items: StandardError, deltas: Sequence[float], *,
     return None
 
 
-def _interval(delta: float, items: StandardError, variance: float, count: int, level: float) -> TrainedAgain:
+def _interval(
+    delta: float, items: StandardError, variance: float, count: int, level: float
+) -> TrainedAgain:
     seeds = variance / count
     total = items.value**2 + seeds
     if total == 0:

@@ -12,7 +12,9 @@ from evals.stats.power import design_effect, intraclass_correlation
 from evals.stats.units import units_of_items
 
 
-def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable], level: float = LEVEL) -> Interval:
+def share_interval(
+    successes: Sequence[bool], clusters: Sequence[Hashable], level: float = LEVEL
+) -> Interval:
     """Clopper–Pearson interval of a share with the effective number of items (Korn and Graubard 1998).
 
     The items count as fewer by the design effect of their clusters, and by the squared ratio of the t quantiles of the
@@ -35,11 +37,17 @@ def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable], leve
     if share in (0.0, 1.0):
         n = float(len(sizes))
     else:
-        of_items, of_clusters = (special.stdtrit(max(1, count - 1), tail) for count in (len(values), len(sizes)))
-        n = len(values) / max(1.0, design_effect(sizes.tolist(), intraclass_correlation(values, clusters)))
+        of_items, of_clusters = (
+            special.stdtrit(max(1, count - 1), tail) for count in (len(values), len(sizes))
+        )
+        n = len(values) / max(
+            1.0, design_effect(sizes.tolist(), intraclass_correlation(values, clusters))
+        )
         n *= float(of_items / of_clusters) ** 2
     found = share * n
     low = float(special.betaincinv(found, n - found + 1, tail)) if found > 0 else 0.0
     high = float(special.betaincinv(found + 1, n - found, 1 - tail)) if found < n else 1.0
-    none = 1 - tail ** (1 / len(sizes))  # the end without any success, as whole clusters may be unseen
+    none = 1 - tail ** (
+        1 / len(sizes)
+    )  # the end without any success, as whole clusters may be unseen
     return min(low, 1 - none), max(high, none)

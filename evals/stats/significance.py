@@ -36,14 +36,20 @@ def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
     if len(values) <= _EXACT_UP_TO:
         patterns = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
         return float(np.mean(np.abs((1 - 2 * patterns) @ values) >= bar))
-    reached = sum(int(np.count_nonzero(np.abs(values.sum() - 2 * (swapped @ values)) >= bar))
-                  for swapped in swaps(len(values), flips, seed))
+    reached = sum(
+        int(np.count_nonzero(np.abs(values.sum() - 2 * (swapped @ values)) >= bar))
+        for swapped in swaps(len(values), flips, seed)
+    )
     return (reached + 1) / (flips + 1)
 
 
 def swaps(count: int, flips: int, seed: int) -> Iterable[Floats]:
     """Random patterns of 0 and 1, in pieces of shape ``[rows, count]``; the last few are kept, like resamples."""
-    return _kept_swaps(count, flips, seed) if count * flips <= _SIGNS_AT_ONCE else _draw_swaps(count, flips, seed)
+    return (
+        _kept_swaps(count, flips, seed)
+        if count * flips <= _SIGNS_AT_ONCE
+        else _draw_swaps(count, flips, seed)
+    )
 
 
 @lru_cache(maxsize=4)
@@ -62,7 +68,11 @@ def _draw_swaps(count: int, flips: int, seed: int) -> Iterator[Floats]:
 
 def mcnemar_exact(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: a binomial test of the flips against one half."""
-    return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
+    return (
+        min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
+        if gained + lost
+        else 1.0
+    )
 
 
 def holm(p_values: Sequence[float]) -> Floats:
@@ -73,7 +83,9 @@ def holm(p_values: Sequence[float]) -> Floats:
     """
     p = np.asarray(p_values, dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all():
-        raise EvaluationError(f"p-values must lie in 0 … 1, not {p.tolist()}", remedy="Leave out what has no p-value")
+        raise EvaluationError(
+            f"p-values must lie in 0 … 1, not {p.tolist()}", remedy="Leave out what has no p-value"
+        )
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)
@@ -105,4 +117,6 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
         return SignTest(wins, losses, ties, None, 0.0, 1.0, 1.0)
     result = stats.binomtest(wins, decided)
     low, high = result.proportion_ci(0.95, method="wilson")
-    return SignTest(wins, losses, ties, wins / decided, float(low), float(high), float(result.pvalue))
+    return SignTest(
+        wins, losses, ties, wins / decided, float(low), float(high), float(result.pvalue)
+    )

@@ -27,6 +27,8 @@ def similar_questions(vectors: Any) -> list[int | None]:
         rows.append(near[:, 0] + start)
         columns.append(near[:, 1])
     ends = np.concatenate(rows), np.concatenate(columns)
-    _, group = connected_components(coo_matrix((np.ones(len(ends[0])), ends), shape=(len(vectors), len(vectors))))
+    _, group = connected_components(
+        coo_matrix((np.ones(len(ends[0])), ends), shape=(len(vectors), len(vectors)))
+    )
     sizes = np.bincount(group)
     return [int(number) if sizes[number] > 1 else None for number in group]

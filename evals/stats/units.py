@@ -104,8 +104,13 @@ class Units:
     def repeated(self, count: int) -> Units:
         """So many units like these, which are repeated in their order."""
         share = count / self.count
-        return replace(self, sums=np.resize(self.sums, count), weights=np.resize(self.weights, count),
-                       items=round(self.items * share), items_differing=round(self.items_differing * share))
+        return replace(
+            self,
+            sums=np.resize(self.sums, count),
+            weights=np.resize(self.weights, count),
+            items=round(self.items * share),
+            items_differing=round(self.items_differing * share),
+        )
 
     def with_unseen(self, span: float, unseen: Sequence[float]) -> Units:
         """These units and more that differ.
@@ -124,9 +129,13 @@ class Units:
             largest = float(np.abs(self.sums).max()) / (span * item_weight)
             size = max(largest, (size + 1) / 2)
         extra = size * item_weight * np.array(unseen)
-        return Units(sums=np.append(self.sums, span * extra), weights=np.append(self.weights, np.abs(extra)),
-                     items=self.items + len(extra), items_differing=self.items_differing + len(extra),
-                     clustered=self.clustered)
+        return Units(
+            sums=np.append(self.sums, span * extra),
+            weights=np.append(self.weights, np.abs(extra)),
+            items=self.items + len(extra),
+            items_differing=self.items_differing + len(extra),
+            clustered=self.clustered,
+        )
 
 
 def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable] | None) -> Units:
@@ -148,8 +157,15 @@ def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable
 def units_of_items(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
     """Number of each item's unit, in the order in which the units first occur, shape ``[n]``."""
     codes: dict[Hashable, int] = {}
-    return np.array([codes.setdefault(("alone", place) if is_blank(label) else ("cluster", label), len(codes))
-                     for place, label in enumerate(clusters)], dtype=np.int64)
+    return np.array(
+        [
+            codes.setdefault(
+                ("alone", place) if is_blank(label) else ("cluster", label), len(codes)
+            )
+            for place, label in enumerate(clusters)
+        ],
+        dtype=np.int64,
+    )
 
 
 def joint_labels(unit: NDArray[np.int64], labels: Sequence[Hashable], count: int) -> list[Hashable]:
@@ -168,10 +184,16 @@ def joint_labels(unit: NDArray[np.int64], labels: Sequence[Hashable], count: int
 
 def crosses(unit: NDArray[np.int64], labels: Sequence[Hashable]) -> bool:
     """Whether some unit has items with different labels; arguments as in :func:`joint_labels`."""
-    pairs = {(number, label) for number, label in zip(unit.tolist(), labels, strict=True) if not is_blank(label)}
+    pairs = {
+        (number, label)
+        for number, label in zip(unit.tolist(), labels, strict=True)
+        if not is_blank(label)
+    }
     return len({number for number, _ in pairs}) < len(pairs)
 
 
 def is_blank(label: Hashable) -> bool:
     """Whether a label is missing: ``None``, ``""`` or NaN."""
-    return label is None or label == "" or label != label  # NaN, a missing cell of a table, differs from itself
+    return (
+        label is None or label == "" or label != label
+    )  # NaN, a missing cell of a table, differs from itself

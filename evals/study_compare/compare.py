@@ -49,8 +49,11 @@ def shared_cell(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> str:
     for name in (BASELINE, CANDIDATE, *a):
         if name in a and name in b:
             return name
-    raise EvaluationError(f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}", where="compare",
-                          remedy="Train the same arms in both (arms), or score the same cells (eval.cells)")
+    raise EvaluationError(
+        f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}",
+        where="compare",
+        remedy="Train the same arms in both (arms), or score the same cells (eval.cells)",
+    )
 
 
 def match_items(a: Cell, b: Cell) -> Matching:
@@ -67,12 +70,18 @@ def match_items(a: Cell, b: Cell) -> Matching:
     return Matching(tuple(shared), only_a, only_b, len(others))
 
 
-def _paired(a: Sequence[Sample], b: Sequence[Sample], *,
-            with_system: bool) -> tuple[list[tuple[str, str]], list[Sample], list[Sample]]:
+def _paired(
+    a: Sequence[Sample], b: Sequence[Sample], *, with_system: bool
+) -> tuple[list[tuple[str, str]], list[Sample], list[Sample]]:
     """Pairs of item names, and the unpaired samples of both sides."""
+
     def key(sample: Sample) -> Hashable:
-        messages = [message for message in sample["prompt"] if with_system or message["role"] != "system"]
-        return tuple((message["role"], message["content"]) for message in messages), sample["reference"]
+        messages = [
+            message for message in sample["prompt"] if with_system or message["role"] != "system"
+        ]
+        return tuple((message["role"], message["content"]) for message in messages), sample[
+            "reference"
+        ]
 
     waiting: dict[Hashable, list[Sample]] = {}
     for sample in b:
@@ -100,7 +109,8 @@ def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
         return None
     seen = {
         casefold_normalize(pair.compared_question)
-        for split in ("train", "validation") for pair in load_split(folders[1], split)
+        for split in ("train", "validation")
+        for pair in load_split(folders[1], split)
     }
     heldout = load_split(folders[0], "heldout")
     rows = {pair.row for pair in heldout if casefold_normalize(pair.compared_question) in seen}
@@ -108,8 +118,17 @@ def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
 
 
 _IRRELEVANT = (
-    "name", "version", "data.source", "train.preset", "train.sample_answers", "train.allow_low_memory",
-    "eval.judge_url", "eval.judge_model", "eval.judge_items", "eval.price_per_hour", "formats.types",
+    "name",
+    "version",
+    "data.source",
+    "train.preset",
+    "train.sample_answers",
+    "train.allow_low_memory",
+    "eval.judge_url",
+    "eval.judge_model",
+    "eval.judge_items",
+    "eval.price_per_hour",
+    "formats.types",
 )
 """Settings that do not change the score of any cell."""
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -123,18 +142,27 @@ def differences(a: Study, b: Study, cell_a: Cell, cell_b: Cell) -> list[dict[str
     facts_a, facts_b = dict(_facts(a, cell_a)), dict(_facts(b, cell_b))
     return [
         {"setting": key, "a": facts_a.get(key), "b": facts_b.get(key)}
-        for key in dict.fromkeys([*facts_a, *facts_b]) if facts_a.get(key) != facts_b.get(key)
+        for key in dict.fromkeys([*facts_a, *facts_b])
+        if facts_a.get(key) != facts_b.get(key)
     ]
 
 
 def _facts(study: Study, cell: Cell) -> Iterator[tuple[str, Any]]:
     config = study.config
-    settings = dict(flatten(config.model_dump(mode="json"))) | {"eval.max_new_tokens": answer_limit(study)}
+    settings = dict(flatten(config.model_dump(mode="json"))) | {
+        "eval.max_new_tokens": answer_limit(study)
+    }
     yield from ((key, value) for key, value in settings.items() if key not in _IRRELEVANT)
     provenance = read_record(study.folder / "provenance.json", Provenance)
     hashes = read_record(study.folder / "data" / "split.json", Split).get("hashes", {})
-    digests = {f"{name} data, SHA-256": hashes.get(split) for split, name in (
-        ("train", "train"), ("validation", "validation"), ("heldout", "held-out"))}
+    digests = {
+        f"{name} data, SHA-256": hashes.get(split)
+        for split, name in (
+            ("train", "train"),
+            ("validation", "validation"),
+            ("heldout", "held-out"),
+        )
+    }
     digests["base model, SHA-256"] = (provenance.get("base_model") or {}).get("sha256")
     yield "data file", Path(config.data.source).name or None
     yield from ((key, digest and digest[:12]) for key, digest in digests.items())
@@ -153,16 +181,26 @@ _FOLLOWING = {"train data, SHA-256": "data.", "base model, SHA-256": "model."}
 _SCORING = ("eval.max_new_tokens", "arithmetic of scoring")
 
 
-def warnings(record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching) -> list[str]:
+def warnings(
+    record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching
+) -> list[str]:
     """The limitations of a comparison, one sentence each, those that affect the verdict first."""
-    found = [*_about_statistics(record), *_about_leaks(a, b, cells, matching), *_about_the_metric(record, a, b)]
+    found = [
+        *_about_statistics(record),
+        *_about_leaks(a, b, cells, matching),
+        *_about_the_metric(record, a, b),
+    ]
     if record["only_a"] or record["only_b"]:
-        found.append(f"Not compared: {plural(record['only_a'], 'held-out item')} of {record['a']} alone and "
-                     f"{record['only_b']:,} of {record['b']} alone; the verdict is about the shared items")
+        found.append(
+            f"Not compared: {plural(record['only_a'], 'held-out item')} of {record['a']} alone and "
+            f"{record['only_b']:,} of {record['b']} alone; the verdict is about the shared items"
+        )
     if matching.other_system:
         had = "has" if matching.other_system == 1 else "have"
-        found.append(f"{plural(matching.other_system, 'shared item')} {had} different system prompts in the two "
-                     "studies")
+        found.append(
+            f"{plural(matching.other_system, 'shared item')} {had} different system prompts in the two "
+            "studies"
+        )
     return [*found, *_about_training(record, a, b)]
 
 
@@ -170,7 +208,9 @@ def _about_statistics(record: Mapping[str, Any]) -> Iterator[str]:
     cells: dict[str, list[str]] = {}
     for verdict in record["verdicts"]:
         for text in verdict["warnings"]:
-            cells.setdefault(f"{shown(verdict['metric']).label}: {text}", []).append(verdict["cell"])
+            cells.setdefault(f"{shown(verdict['metric']).label}: {text}", []).append(
+                verdict["cell"]
+            )
     yield from (f"{' and '.join(names)}, {text}" for text, names in cells.items())
 
 
@@ -184,28 +224,42 @@ def _about_leaks(a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matchin
             continue
         compared = len(found & {pair[side] for pair in matching.shared})
         if compared:
-            yield (f"Leak across the studies: {plural(compared, 'compared item')} of {study.name} "
-                   f"{'is' if compared == 1 else 'are'} also in the training or validation split of {other.name}, "
-                   "which makes its scores too high")
+            yield (
+                f"Leak across the studies: {plural(compared, 'compared item')} of {study.name} "
+                f"{'is' if compared == 1 else 'are'} also in the training or validation split of {other.name}, "
+                "which makes its scores too high"
+            )
         if len(found) > compared:
             more = len(found) - compared
-            yield (f"{plural(more, 'held-out item')} of {study.name} {'is' if more == 1 else 'are'} in the training or "
-                   f"validation split of {other.name} and therefore not compared")
+            yield (
+                f"{plural(more, 'held-out item')} of {study.name} {'is' if more == 1 else 'are'} in the training or "
+                f"validation split of {other.name} and therefore not compared"
+            )
 
 
 def _about_the_metric(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[str]:
     ours, theirs = (_decisive(study) for study in (a, b))
     if record["loss"] != "nll_per_token":
-        yield ("The two studies tokenize the same references differently, so their losses per token are not "
-               "comparable: the loss is given in nats per UTF-8 byte of the reference instead"
-               + (f", and the margin of {plain(ours[1])} nats per token is converted with the mean bytes per token of "
-                  f"{a.name}" if ours[0] == "nll_per_token" else ""))
+        yield (
+            "The two studies tokenize the same references differently, so their losses per token are not "
+            "comparable: the loss is given in nats per UTF-8 byte of the reference instead"
+            + (
+                f", and the margin of {plain(ours[1])} nats per token is converted with the mean bytes per token of "
+                f"{a.name}"
+                if ours[0] == "nll_per_token"
+                else ""
+            )
+        )
     if ours != theirs:
-        yield (f"{b.name} defines its verdict on {shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
-               f"these verdicts use that of {a.name}: {shown(ours[0]).phrase}, margin {plain(ours[1])}")
+        yield (
+            f"{b.name} defines its verdict on {shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
+            f"these verdicts use that of {a.name}: {shown(ours[0]).phrase}, margin {plain(ours[1])}"
+        )
     if not set(a.config.arms) & set(b.config.arms):
-        yield (f"{a.name} trains {a.config.arms[0]} alone and {b.name} {b.config.arms[0]} alone, so there is no common "
-               "assistant to compare: no verdict")
+        yield (
+            f"{a.name} trains {a.config.arms[0]} alone and {b.name} {b.config.arms[0]} alone, so there is no common "
+            "assistant to compare: no verdict"
+        )
     elif not record["verdicts"]:
         yield f"{shown(ours[0]).label}, which decides the verdict, was not scored in both studies: no verdict"
 
@@ -215,13 +269,19 @@ def _about_training(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[s
         yield "A and B are the same study"
         return
     if max(a.config.seeds, b.config.seeds) == 1:
-        yield ("One training run on each side: the intervals cover the choice of items, not the variation between "
-               "training seeds")
+        yield (
+            "One training run on each side: the intervals cover the choice of items, not the variation between "
+            "training seeds"
+        )
     else:
         yield "Only the first training run of each study is compared; its own report has the other seeds"
     changed = [row["setting"] for row in record["differences"]]
     made = [key for key in changed if key.startswith(_MAKING)]
-    made += [key for key, cause in _FOLLOWING.items() if key in changed and not any(k.startswith(cause) for k in made)]
+    made += [
+        key
+        for key, cause in _FOLLOWING.items()
+        if key in changed and not any(k.startswith(cause) for k in made)
+    ]
     if len(made) > 1:
         yield f"The studies differ in several settings ({', '.join(made)}), so no single one explains the result"
     scored = [key for key in changed if key in _SCORING]
@@ -263,24 +323,38 @@ def compare_studies(a: Study, b: Study, *, tries: int = 1) -> dict[str, Any]:
     if len(matching.shared) < 2:
         raise EvaluationError(
             f"studies {a.name} and {b.name} share {len(matching.shared) or 'no'} held-out "
-            f"item{'s' if len(matching.shared) != 1 else ''}, and a comparison needs at least two", where="compare",
+            f"item{'s' if len(matching.shared) != 1 else ''}, and a comparison needs at least two",
+            where="compare",
             remedy="Shared items have the same question and reference: use the same data file in both studies, with a "
             "split column or the same data.seed and data.heldout_fraction",
         )
-    pairs = [(cells_a[like].by_item[one], cells_b[like].by_item[other]) for one, other in matching.shared]
+    pairs = [
+        (cells_a[like].by_item[one], cells_b[like].by_item[other]) for one, other in matching.shared
+    ]
     per_byte = any(one["tokens"] != other["tokens"] for one, other in pairs)
-    weights = [len(one["reference"].encode("utf-8", "surrogatepass")) or 1 if per_byte else one["tokens"]
-               for one, _ in pairs]
-    sides = [_aligned(cells_a[name], cells_b[name], matching, weights)
-             for name in CELLS if name in cells_a and name in cells_b]
+    weights = [
+        len(one["reference"].encode("utf-8", "surrogatepass")) or 1 if per_byte else one["tokens"]
+        for one, _ in pairs
+    ]
+    sides = [
+        _aligned(cells_a[name], cells_b[name], matching, weights)
+        for name in CELLS
+        if name in cells_a and name in cells_b
+    ]
     rules, tokens = _rules(a, cells_a), sum(one["tokens"] for one, _ in pairs)
     look = max(rules.declared.look, Rules.of(b).declared.look)
     if per_byte:  # converted with the mean bytes per token of A
         rules = rules.scaled_loss(tokens / sum(weights))
-    record: dict[str, Any] = {"a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
-                              "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
-                              "differences": differences(a, b, cells_a[like], cells_b[like]),
-                              **_compared(sides, rules, look_level(look + tries - 1), per_byte=per_byte)}
+    record: dict[str, Any] = {
+        "a": a.name,
+        "b": b.name,
+        "shared_items": len(pairs),
+        "only_a": len(matching.only_a),
+        "only_b": len(matching.only_b),
+        "loss": PER_BYTE if per_byte else "nll_per_token",
+        "differences": differences(a, b, cells_a[like], cells_b[like]),
+        **_compared(sides, rules, look_level(look + tries - 1), per_byte=per_byte),
+    }
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
     record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
@@ -292,7 +366,9 @@ def _rules(study: Study, cells: Mapping[str, Cell]) -> Rules:
     """The rules of a study with the margin of the loss, as in its report."""
     rules = Rules.of(study)
     untuned, tuned = cells.get(LORA.untuned_cell), cells.get(LORA.cell)
-    return rules.with_gain(untuned, tuned, rules.items(tuned, "nll_per_token") if tuned is not None else [])
+    return rules.with_gain(
+        untuned, tuned, rules.items(tuned, "nll_per_token") if tuned is not None else []
+    )
 
 
 def _decisive(study: Study) -> tuple[str, float]:
@@ -304,8 +380,11 @@ def _decisive(study: Study) -> tuple[str, float]:
 def _evaluated(study: Study) -> dict[str, Cell]:
     state = study.step("evaluate").state
     if state != "succeeded":
-        raise EvaluationError(f"study {study.name} has not been evaluated ({state})", where="compare",
-                              remedy=f"Finish it with 'assistant-builder run {study.name}'")
+        raise EvaluationError(
+            f"study {study.name} has not been evaluated ({state})",
+            where="compare",
+            remedy=f"Finish it with 'assistant-builder run {study.name}'",
+        )
     return read_cells(study)
 
 
@@ -318,54 +397,106 @@ def _aligned(a: Cell, b: Cell, matching: Matching, weights: Sequence[int]) -> tu
     labels = clusters_of([one for one, _ in pairs]) or [other.get("cluster") for _, other in pairs]
     sides: list[Cell] = []
     for side, cell in enumerate((a, b)):
-        sides.append(Cell(cell.name, tuple(
-            {**pair[side], "item": str(place), "name": pair[0]["item"], "tokens": weight, "cluster": label}
-            for place, (pair, weight, label) in enumerate(zip(pairs, weights, labels, strict=True))
-        ), cell.scores))
+        sides.append(
+            Cell(
+                cell.name,
+                tuple(
+                    {
+                        **pair[side],
+                        "item": str(place),
+                        "name": pair[0]["item"],
+                        "tokens": weight,
+                        "cluster": label,
+                    }
+                    for place, (pair, weight, label) in enumerate(
+                        zip(pairs, weights, labels, strict=True)
+                    )
+                ),
+                cell.scores,
+            )
+        )
     return sides[0], sides[1]
 
 
-def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, level: float, *, per_byte: bool) -> dict[str, Any]:
+def _compared(
+    sides: Sequence[tuple[Cell, Cell]], rules: Rules, level: float, *, per_byte: bool
+) -> dict[str, Any]:
     verdicts, rows = [], []
     for one, other in sides:
         family = []
         for metric in METRICS:
-            items = [item for item in one.by_item
-                     if one.value(item, metric) is not None and other.value(item, metric) is not None]
+            items = [
+                item
+                for item in one.by_item
+                if one.value(item, metric) is not None and other.value(item, metric) is not None
+            ]
             if independent_units(one, items) < 2:
                 continue
             result = rules.compare(one, other, metric, items)
             named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
-            family.append({
-                "name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
-                "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result)})
+            family.append(
+                {
+                    "name": f"{one.name}: B-A",
+                    "cell": one.name,
+                    "metric": named,
+                    "baseline": "A",
+                    "candidate": "B",
+                    "a": figure(one, metric, items),
+                    "b": figure(other, metric, items),
+                    **figures_of(result),
+                }
+            )
         if one.name in JUDGED:
             verdicts += _verdict(one, other, rules, level, per_byte=per_byte)
         rows += with_holm(family)
     if not rows:
-        raise EvaluationError("the shared items belong to a single cluster, which has no interval", where="compare",
-                              remedy="Compare studies that share more of their held-out items")
-    return {"verdicts": sorted(verdicts, key=lambda verdict: JUDGED.index(verdict["cell"])), "contrasts": rows}
+        raise EvaluationError(
+            "the shared items belong to a single cluster, which has no interval",
+            where="compare",
+            remedy="Compare studies that share more of their held-out items",
+        )
+    return {
+        "verdicts": sorted(verdicts, key=lambda verdict: JUDGED.index(verdict["cell"])),
+        "contrasts": rows,
+    }
 
 
-def _verdict(one: Cell, other: Cell, rules: Rules, level: float, *, per_byte: bool) -> list[dict[str, Any]]:
+def _verdict(
+    one: Cell, other: Cell, rules: Rules, level: float, *, per_byte: bool
+) -> list[dict[str, Any]]:
     """The decision of all bounds on the items of the headline; none if the primary metric cannot be compared."""
     bounds = {}
     for metric in rules.bounds:
-        items = [item for item in rules.items(one, metric)
-                 if one.value(item, metric) is not None and other.value(item, metric) is not None]
+        items = [
+            item
+            for item in rules.items(one, metric)
+            if one.value(item, metric) is not None and other.value(item, metric) is not None
+        ]
         if independent_units(one, items) > 1:
             bounds[metric] = rules.compare(one, other, metric, items, level=level)
     primary = rules.declared.primary_metric
     if primary not in bounds:
         return []
-    decision, result, figures = decide(bounds, rules.bounds), bounds[primary], figures_of(bounds[primary])
-    return [{
-        "cell": one.name, "outcome": decision.outcome, "level": level,
-        "metric": PER_BYTE if per_byte and primary == "nll_per_token" else primary, "margin": result.margin,
-        "delta": figures["delta"], "ci": [figures["ci_low"], figures["ci_high"]],
-        "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,
-        "bounds": bound_records(bounds, decision),
-        "not_shown": [metric for metric in rules.bounds if metric not in bounds],
-        **{key: figures[key] for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")},
-    }]
+    decision, result, figures = (
+        decide(bounds, rules.bounds),
+        bounds[primary],
+        figures_of(bounds[primary]),
+    )
+    return [
+        {
+            "cell": one.name,
+            "outcome": decision.outcome,
+            "level": level,
+            "metric": PER_BYTE if per_byte and primary == "nll_per_token" else primary,
+            "margin": result.margin,
+            "delta": figures["delta"],
+            "ci": [figures["ci_low"], figures["ci_high"]],
+            "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,
+            "bounds": bound_records(bounds, decision),
+            "not_shown": [metric for metric in rules.bounds if metric not in bounds],
+            **{
+                key: figures[key]
+                for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")
+            },
+        }
+    ]

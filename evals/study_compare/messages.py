@@ -20,8 +20,10 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
     limit = f"the {plain(float(f'{margin * how.factor:.3g}'))}{unit} that {a} allows"
     measured = measured_text(verdict, "its")
     if verdict["outcome"] == "worse" and low <= 0:
-        return (f"In {b}, {who} is worse than in {a} in another respect, beyond the margin: {harmed_bounds(verdict)}. "
-                f"{measured[0].upper()}{measured[1:]}.")
+        return (
+            f"In {b}, {who} is worse than in {a} in another respect, beyond the margin: {harmed_bounds(verdict)}. "
+            f"{measured[0].upper()}{measured[1:]}."
+        )
     if verdict["outcome"] == "worse":
         beyond = "all of it beyond" if low > margin else "which may exceed"
         return f"In {b}, {who} is worse than in {a}: {measured}, {beyond} {limit}."
@@ -30,13 +32,19 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
             return f"In {b}, {who} is measurably worse than in {a}, but within {limit}: {measured}."
         return f"In {b}, {who} is {'better' if high < 0 else 'no worse'} than in {a}: {measured}, within {limit}."
     if verdict["bounds"][0]["passed"]:
-        return (f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, within {limit}, but "
-                f"more harm than it allows is not ruled out for the {open_bounds(verdict)}.")
+        return (
+            f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, within {limit}, but "
+            f"more harm than it allows is not ruled out for the {open_bounds(verdict)}."
+        )
     if high <= margin:
-        return (f"This metric cannot show whether {who} is worse in {b} than in {a}, because nearly all answers in "
-                f"both are right, or nearly all are wrong: {measured}.")
-    return (f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, which reaches from no harm to "
-            f"more than {limit}.")
+        return (
+            f"This metric cannot show whether {who} is worse in {b} than in {a}, because nearly all answers in "
+            f"both are right, or nearly all are wrong: {measured}."
+        )
+    return (
+        f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, which reaches from no harm to "
+        f"more than {limit}."
+    )
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -47,8 +55,10 @@ def summary(record: Mapping[str, Any]) -> str:
 
 def difference_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """Table of the differing settings: setting, A, B."""
-    return [[row["setting"], *("–" if row[side] is None else str(row[side]) for side in ("a", "b"))]
-            for row in record["differences"]]
+    return [
+        [row["setting"], *("–" if row[side] is None else str(row[side]) for side in ("a", "b"))]
+        for row in record["differences"]
+    ]
 
 
 def contrast_rows(record: Mapping[str, Any]) -> list[list[str]]:
@@ -61,8 +71,16 @@ def contrast_rows(record: Mapping[str, Any]) -> list[list[str]]:
         if row["cell"] not in _EVERY_METRIC and row["metric"] != record["loss"]:
             continue
         metric, how = row["metric"], shown(row["metric"])
-        rows.append([row["cell"], f"{how.label}, {how.unit}" if how.factor == 1 else how.label,
-                     number(row["a"], metric), number(row["b"], metric), difference(row["delta"], metric, row),
-                     interval(row, metric), p_value(row["p_value_holm"])])
+        rows.append(
+            [
+                row["cell"],
+                f"{how.label}, {how.unit}" if how.factor == 1 else how.label,
+                number(row["a"], metric),
+                number(row["b"], metric),
+                difference(row["delta"], metric, row),
+                interval(row, metric),
+                p_value(row["p_value_holm"]),
+            ]
+        )
     order = {cell: place for place, cell in enumerate(_EVERY_METRIC)}
     return sorted(rows, key=lambda row: order.get(row[0], len(order)))

@@ -18,7 +18,14 @@ from assistant_builder.export_formats import advice
 from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.study.report_types import read_report
-from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
+from assistant_builder.study.versions import (
+    add_version,
+    next_name,
+    publish,
+    read_versions,
+    reject,
+    served_version,
+)
 from evals.declaration import uses
 from evals.study_compare.compare import compare_studies
 
@@ -60,8 +67,11 @@ def create_next_version(root: Study) -> tuple[Study, RetrainingPlan]:
     """
     waiting = read_versions(root).candidate
     if waiting is not None:
-        raise StudyError(t("the version {version} is neither published nor rejected", version=waiting),
-                         where=f"study {root.name}", remedy=t("Publish or reject it first"))
+        raise StudyError(
+            t("the version {version} is neither published nor rejected", version=waiting),
+            where=f"study {root.name}",
+            remedy=t("Publish or reject it first"),
+        )
     served = served_version(root)
     plan = plan_retraining(served, read_corrections(served))
     made = create_retraining_study(served, plan, next_name(root), longer=bool(plan.taught))
@@ -86,19 +96,37 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     if version.step("evaluate").state != "succeeded":
         return VersionVerdict("not trained")
     names, served = read_versions(root).names, served_version(root).recommended
-    tries = max(1, names.index(version.name) if version.name in names else 1, uses(version, names[1:]))
+    tries = max(
+        1, names.index(version.name) if version.name in names else 1, uses(version, names[1:])
+    )
     report = read_report(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
-    records = [compare_studies(earlier, version.recommended, tries=tries)
-               for earlier in ([served] if served.name == root.name else [served, root.recommended])]
-    verdicts = [next((each for each in record["verdicts"] if each["cell"] == cell), None) for record in records]
+    records = [
+        compare_studies(earlier, version.recommended, tries=tries)
+        for earlier in ([served] if served.name == root.name else [served, root.recommended])
+    ]
+    verdicts = [
+        next((each for each in record["verdicts"] if each["cell"] == cell), None)
+        for record in records
+    ]
     if None in verdicts:
-        return VersionVerdict("inconclusive", t("The metric that decides was not scored in both versions."), records[0])
+        return VersionVerdict(
+            "inconclusive",
+            t("The metric that decides was not scored in both versions."),
+            records[0],
+        )
     outcomes = {each["outcome"] for each in verdicts if each}
     outcome: Outcome = next(each for each in _WORST_FIRST if each in outcomes)
-    tried = "" if tries == 1 else t("So far {count} versions were compared on these questions.", count=tries)
-    return VersionVerdict(outcome, " ".join(filter(None, (*(each["sentence"] for each in verdicts if each), tried))),
-                          records[0])
+    tried = (
+        ""
+        if tries == 1
+        else t("So far {count} versions were compared on these questions.", count=tries)
+    )
+    return VersionVerdict(
+        outcome,
+        " ".join(filter(None, (*(each["sentence"] for each in verdicts if each), tried))),
+        records[0],
+    )
 
 
 def reject_if_worse(root: Study, version: Study) -> VersionVerdict:
@@ -120,11 +148,20 @@ def publish_version(root: Study, version: Study, *, anyway: bool = False) -> Ver
     """
     found = version_verdict(root, version)
     if found.outcome == "not trained":
-        raise StudyError(t("the version {version} is not evaluated", version=version.name), where=f"study {root.name}",
-                         remedy=t("Finish it with 'assistant-builder run {name}'", name=version.name))
+        raise StudyError(
+            t("the version {version} is not evaluated", version=version.name),
+            where=f"study {root.name}",
+            remedy=t("Finish it with 'assistant-builder run {name}'", name=version.name),
+        )
     if found.outcome != "no worse" and not anyway:
-        raise StudyError(t("the version {version} is not shown to be no worse: {sentence}", version=version.name,
-                           sentence=found.sentence), where=f"study {root.name}",
-                         remedy=t("Reject it, or publish it anyway"))
+        raise StudyError(
+            t(
+                "the version {version} is not shown to be no worse: {sentence}",
+                version=version.name,
+                sentence=found.sentence,
+            ),
+            where=f"study {root.name}",
+            remedy=t("Reject it, or publish it anyway"),
+        )
     publish(root, version.name, found.sentence)
     return found

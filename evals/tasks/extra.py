@@ -35,12 +35,15 @@ class ExtraTasks:
 
         # the error below reports an unreachable hub; the client would log a dozen warnings about its retries
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        self._manager = TaskManager(include_path=str(FOLDER), include_defaults=set(self.names) != {TASK})
+        self._manager = TaskManager(
+            include_path=str(FOLDER), include_defaults=set(self.names) != {TASK}
+        )
         known = set(self._manager.all_tasks)
         for name in self.names:
             if name not in known:  # lm-eval would open it as a YAML file and run its functions
                 raise EvaluationError(
-                    f"lm-eval has no task {name!r}", where="eval.tasks",
+                    f"lm-eval has no task {name!r}",
+                    where="eval.tasks",
                     remedy="'lm-eval ls tasks' lists the names; files are not accepted, because they can run code",
                 )
             try:
@@ -51,37 +54,63 @@ class ExtraTasks:
                         for task in loaded.values()
                     )
             except Exception as error:  # each task loads its data in its own way
-                quoted = isinstance(error, KeyError) and error.args  # a KeyError would be within quotes
+                quoted = (
+                    isinstance(error, KeyError) and error.args
+                )  # a KeyError would be within quotes
                 text = str(error.args[0] if quoted else error).strip()
                 what = text.splitlines()[0] if text else type(error).__name__
                 raise EvaluationError(
-                    f"the lm-eval task {name!r} cannot be run: {what}", where="eval.tasks",
+                    f"the lm-eval task {name!r} cannot be run: {what}",
+                    where="eval.tasks",
                     remedy="Most tasks download their data from a hub; remove the task from eval.tasks to continue "
                     "without it",
                 ) from error
 
-    def run(self, name: str, lm: StudyLM, folder: Path, inputs: Mapping[str, Any], seed: int) -> None:
+    def run(
+        self, name: str, lm: StudyLM, folder: Path, inputs: Mapping[str, Any], seed: int
+    ) -> None:
         """Run a task on a cell and write ``<name>.jsonl``, one line per document, and its figures, ``<name>.json``."""
         from lm_eval import simple_evaluate
 
         with _empty_folder():
-            results = simple_evaluate(lm, tasks=[name], task_manager=self._manager, bootstrap_iters=0, log_samples=True,
-                                      random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
-                                      fewshot_random_seed=seed, verbosity="WARNING")
+            results = simple_evaluate(
+                lm,
+                tasks=[name],
+                task_manager=self._manager,
+                bootstrap_iters=0,
+                log_samples=True,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+                verbosity="WARNING",
+            )
         assert results is not None  # only other ranks of a distributed run get nothing
         several = len(results["samples"]) > 1
         lines = [
-            _document(part, sample, several=several) for part, samples in results["samples"].items()
-            for sample in samples if sample["filter"] == samples[0]["filter"]
+            _document(part, sample, several=several)
+            for part, samples in results["samples"].items()
+            for sample in samples
+            if sample["filter"] == samples[0]["filter"]
         ]
         write_jsonl(folder / f"{name}.jsonl", lines)
-        write_json(folder / f"{name}.json", {
-            "task": name, "documents": len(lines), "results": {
-                task: {metric: float(value) for metric, value in figures.items() if isinstance(value, (int, float))}
-                for task, figures in results["results"].items()
+        write_json(
+            folder / f"{name}.json",
+            {
+                "task": name,
+                "documents": len(lines),
+                "results": {
+                    task: {
+                        metric: float(value)
+                        for metric, value in figures.items()
+                        if isinstance(value, (int, float))
+                    }
+                    for task, figures in results["results"].items()
+                },
+                "versions": results["versions"],
+                "inputs": dict(inputs),
             },
-            "versions": results["versions"], "inputs": dict(inputs),
-        })
+        )
 
 
 @contextlib.contextmanager
@@ -92,12 +121,26 @@ def _empty_folder() -> Iterator[None]:
 
 
 def _document(part: str, sample: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
-    metrics = {name: float(sample[name]) for name in sample["metrics"] if isinstance(sample.get(name), (int, float))}
+    metrics = {
+        name: float(sample[name])
+        for name in sample["metrics"]
+        if isinstance(sample.get(name), (int, float))
+    }
     answers = sample["filtered_resps"]
-    likelihoods = [float(answer[0]) for answer in answers if isinstance(answer, (tuple, list)) and len(answer) == 2]
+    likelihoods = [
+        float(answer[0])
+        for answer in answers
+        if isinstance(answer, (tuple, list)) and len(answer) == 2
+    ]
     return {
-        "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"], "metrics": metrics,
-        "document": {key: value for key, value in sample["doc"].items() if isinstance(value, (str, int, float, list))},
-        "target": sample["target"], "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
+        "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"],
+        "metrics": metrics,
+        "document": {
+            key: value
+            for key, value in sample["doc"].items()
+            if isinstance(value, (str, int, float, list))
+        },
+        "target": sample["target"],
+        "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
         "answer": None if likelihoods else str(answers[0]),
     }

@@ -58,17 +58,32 @@ def heldout_pairs(study: Study) -> list[Pair]:
     Raises:
         EvaluationError: No pair is left.
     """
-    leaks = read_json(study.embedding_file, Embedding) if study.embedding_file.exists() else {"leaks": []}
+    leaks = (
+        read_json(study.embedding_file, Embedding)
+        if study.embedding_file.exists()
+        else {"leaks": []}
+    )
     removed = {leak["heldout_row"] for leak in leaks["leaks"] if leak.get("removed")}
-    pairs = [pair for pair in load_split(study.folder / "data", "heldout") if pair.row not in removed]
+    pairs = [
+        pair for pair in load_split(study.folder / "data", "heldout") if pair.row not in removed
+    ]
     if not pairs:
-        raise EvaluationError("every held-out question is also in the training data", where=f"study {study.name}",
-                              remedy="Add questions to the file, or set data.remove_leaks=never")
+        raise EvaluationError(
+            "every held-out question is also in the training data",
+            where=f"study {study.name}",
+            remedy="Add questions to the file, or set data.remove_leaks=never",
+        )
     return pairs
 
 
-def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer, retriever: Retriever | None = None, *,
-                conversations: bool = True, training: Sequence[Pair] = ()) -> list[dict[str, Any]]:
+def build_items(
+    pairs: Sequence[Pair],
+    prompter: ChatTokenizer,
+    retriever: Retriever | None = None,
+    *,
+    conversations: bool = True,
+    training: Sequence[Pair] = (),
+) -> list[dict[str, Any]]:
     """One item for each assistant turn; with a retriever, its prompt holds the facts that are found for it.
 
     Args:
@@ -87,61 +102,127 @@ def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer, retriever: Retri
         turns, where they differ from those of the question alone).
     """
     several = any(pair.turns > 1 for pair in pairs)
-    turns = [(pair, turn, end) for pair in pairs for turn, end in enumerate(
-        index for index, message in enumerate(pair.messages) if message.role == "assistant")]
+    turns = [
+        (pair, turn, end)
+        for pair in pairs
+        for turn, end in enumerate(
+            index for index, message in enumerate(pair.messages) if message.role == "assistant"
+        )
+    ]
     asked = [looks(pair.messages[:end], conversations=conversations) for pair, _, end in turns]
-    looked_up = _looked_up(turns, asked, prompter, retriever, conversations, training) if retriever else None
+    looked_up = (
+        _looked_up(turns, asked, prompter, retriever, conversations, training)
+        if retriever
+        else None
+    )
     items: list[dict[str, Any]] = []
     for place, (pair, turn, end) in enumerate(turns):
         talk = pair.messages[:end]
         read = asked[place][0].messages if retriever else talk if conversations else alone(talk)
         shown, found = looked_up[place] if looked_up else (read, {})
         tokens = prompter.turns(replace(pair, messages=(*shown, pair.messages[end])))[-1]
-        items.append({"item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row), "row": pair.row,
-                      "turn": turn, "cluster": pair.cluster or (str(pair.row) if several else None),
-                      "answerable": pair.answerable, "question": pair.messages[end - 1].content,
-                      "messages": [message.to_record() for message in talk],
-                      **({"read": [message.to_record() for message in read]} if tuple(read) != tuple(talk) else {}),
-                      "reference": tokens.reference, "prompt": tokens.prompt_text,
-                      "context": tokens.prompt_text.rstrip(),
-                      "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):], "target": tokens.answer_text,
-                      "tokens": len(tokens.answer_ids), **found})
+        items.append(
+            {
+                "item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row),
+                "row": pair.row,
+                "turn": turn,
+                "cluster": pair.cluster or (str(pair.row) if several else None),
+                "answerable": pair.answerable,
+                "question": pair.messages[end - 1].content,
+                "messages": [message.to_record() for message in talk],
+                **(
+                    {"read": [message.to_record() for message in read]}
+                    if tuple(read) != tuple(talk)
+                    else {}
+                ),
+                "reference": tokens.reference,
+                "prompt": tokens.prompt_text,
+                "context": tokens.prompt_text.rstrip(),
+                "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()) :],
+                "target": tokens.answer_text,
+                "tokens": len(tokens.answer_ids),
+                **found,
+            }
+        )
     return items
 
 
-def _looked_up(turns: Sequence[tuple[Pair, int, int]], asked: Sequence[tuple[Look, Look | None]],
-               prompter: ChatTokenizer, retriever: Retriever, conversations: bool,
-               training: Sequence[Pair]) -> list[tuple[list[Message], dict[str, Any]]]:
+def _looked_up(
+    turns: Sequence[tuple[Pair, int, int]],
+    asked: Sequence[tuple[Look, Look | None]],
+    prompter: ChatTokenizer,
+    retriever: Retriever,
+    conversations: bool,
+    training: Sequence[Pair],
+) -> list[tuple[list[Message], dict[str, Any]]]:
     """For each turn, the messages of the first prompt with its facts, and what its looks find as keys of an item."""
     after = []
     for (pair, turn, end), single in zip(turns, asked, strict=True):
-        talks = {count: looks(_after(pair, end, training, count), conversations=conversations)
-                 for count in AFTER_TURNS if turn == 0 and training}
+        talks = {
+            count: looks(_after(pair, end, training, count), conversations=conversations)
+            for count in AFTER_TURNS
+            if turn == 0 and training
+        }
         after.append({count: found for count, found in talks.items() if found != single})
-    wanted = list(dict.fromkeys(look for found in (*asked, *(found for each in after for found in each.values()))
-                                for look in found if look is not None))
+    wanted = list(
+        dict.fromkeys(
+            look
+            for found in (*asked, *(found for each in after for found in each.values()))
+            for look in found
+            if look is not None
+        )
+    )
     known = dict(zip(wanted, retriever.find(wanted), strict=True))
 
     def record(look: Look) -> dict[str, Any]:
         found = known[look]
-        return {"prompt": prompter.text(found.messages, prompt=True), "sources": found.source_records(),
-                "evidence": asdict(found.evidence)}
+        return {
+            "prompt": prompter.text(found.messages, prompt=True),
+            "sources": found.source_records(),
+            "evidence": asdict(found.evidence),
+        }
 
-    return [(known[first].messages, {
-        "sources": known[first].source_records(), "evidence": asdict(known[first].evidence),
-        **({"second": record(second)} if second else {}),
-        **({AFTER: {str(count): [record(look) for look in pair if look] for count, pair in later.items()}}
-           if later else {})}) for (first, second), later in zip(asked, after, strict=True)]
+    return [
+        (
+            known[first].messages,
+            {
+                "sources": known[first].source_records(),
+                "evidence": asdict(known[first].evidence),
+                **({"second": record(second)} if second else {}),
+                **(
+                    {
+                        AFTER: {
+                            str(count): [record(look) for look in pair if look]
+                            for count, pair in later.items()
+                        }
+                    }
+                    if later
+                    else {}
+                ),
+            },
+        )
+        for (first, second), later in zip(asked, after, strict=True)
+    ]
 
 
 def _after(pair: Pair, end: int, training: Sequence[Pair], count: int) -> tuple[Message, ...]:
     """The conversation up to a question, with so many questions about other facts and their answers before it."""
     rng = random.Random(f"after/{pair.row}")
-    others = [other for other in training if other.turns == 1 and other.answerable and other.answer != pair.answer
-              and (pair.cluster is None or other.cluster != pair.cluster)]
+    others = [
+        other
+        for other in training
+        if other.turns == 1
+        and other.answerable
+        and other.answer != pair.answer
+        and (pair.cluster is None or other.cluster != pair.cluster)
+    ]
     chosen = rng.sample(others, min(count, len(others)))
     *system, question = pair.messages[:end]
-    return (*system, *(message for other in chosen for message in other.messages if message.role != "system"), question)
+    return (
+        *system,
+        *(message for other in chosen for message in other.messages if message.role != "system"),
+        question,
+    )
 
 
 @dataclass(frozen=True)
@@ -166,31 +247,70 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     """
     folder = study.evals_folder / "tasks"
     nll, generation = f"{study.name}_nll", f"{study.name}_gen"
-    shared = {"custom_dataset": _Function("scoring.items"), "test_split": "test", "target_delimiter": "",
-              "metadata": {"version": 2.0}}
+    shared = {
+        "custom_dataset": _Function("scoring.items"),
+        "test_split": "test",
+        "target_delimiter": "",
+        "metadata": {"version": 2.0},
+    }
     if all(item["lead"] for item in items):
-        asked = {"output_type": "multiple_choice", "doc_to_text": "{{context}}", "doc_to_target": 0,
-                 "doc_to_choice": _Function("scoring.choices")}
+        asked = {
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{context}}",
+            "doc_to_target": 0,
+            "doc_to_choice": _Function("scoring.choices"),
+        }
     else:
-        asked = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}", "doc_to_target": "{{target}}"}
-    files = {"items.jsonl": "".join(json.dumps(item, ensure_ascii=False, allow_nan=False) + "\n" for item in items),
-             "scoring.py": _FUNCTIONS}
-    files[f"{nll}.yaml"] = _yaml({
-        "task": nll, **shared, **asked, "process_results": _Function("scoring.score_nll"),
-        "metric_list": [{"metric": "nll_per_token", "aggregation": _Function("scoring.token_weighted_mean"),
-                         "higher_is_better": False}],
-    })
-    files[f"{generation}.yaml"] = _yaml({
-        "task": generation, **shared, "output_type": "generate_until", "doc_to_text": "{{prompt}}",
-        "doc_to_target": "{{reference}}",
-        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": answer_limit(study)},
-        "process_results": _Function("scoring.score_generation"),
-        # lm-eval averages over the items with a score
-        "metric_list": [
-            {"metric": metric.name, "aggregation": "mean", "higher_is_better": metric.higher_is_better}
-            for metric in text_metrics()
-        ],
-    })
+        asked = {
+            "output_type": "loglikelihood",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_target": "{{target}}",
+        }
+    files = {
+        "items.jsonl": "".join(
+            json.dumps(item, ensure_ascii=False, allow_nan=False) + "\n" for item in items
+        ),
+        "scoring.py": _FUNCTIONS,
+    }
+    files[f"{nll}.yaml"] = _yaml(
+        {
+            "task": nll,
+            **shared,
+            **asked,
+            "process_results": _Function("scoring.score_nll"),
+            "metric_list": [
+                {
+                    "metric": "nll_per_token",
+                    "aggregation": _Function("scoring.token_weighted_mean"),
+                    "higher_is_better": False,
+                }
+            ],
+        }
+    )
+    files[f"{generation}.yaml"] = _yaml(
+        {
+            "task": generation,
+            **shared,
+            "output_type": "generate_until",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_target": "{{reference}}",
+            "generation_kwargs": {
+                "until": [],
+                "do_sample": False,
+                "max_gen_toks": answer_limit(study),
+            },
+            "process_results": _Function("scoring.score_generation"),
+            # lm-eval averages over the items with a score
+            "metric_list": [
+                {
+                    "metric": metric.name,
+                    "aggregation": "mean",
+                    "higher_is_better": metric.higher_is_better,
+                }
+                for metric in text_metrics()
+            ],
+        }
+    )
     for path in folder.glob("*"):  # lm-eval would run other tasks that it finds there
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -201,8 +321,9 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     return OwnTasks(folder, nll, generation, files)
 
 
-def run_own_tasks(lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]],
-                  seed: int) -> tuple[list[ReferenceScore], list[str]]:
+def run_own_tasks(
+    lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int
+) -> tuple[list[ReferenceScore], list[str]]:
     """Run both tasks on a cell with lm-eval, without its bootstrap, which does not support pairs.
 
     lm-eval reads them from a new folder, because it runs code of each file that it finds.
@@ -216,12 +337,24 @@ def run_own_tasks(lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any
     with tempfile.TemporaryDirectory(prefix="assistant-builder-") as folder:
         for name, text in tasks.files.items():
             write_text(Path(folder) / name, text)
-        results = simple_evaluate(lm, tasks=[tasks.nll, tasks.generation],
-                                  task_manager=TaskManager(include_path=folder, include_defaults=False),
-                                  bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING")
+        results = simple_evaluate(
+            lm,
+            tasks=[tasks.nll, tasks.generation],
+            task_manager=TaskManager(include_path=folder, include_defaults=False),
+            bootstrap_iters=0,
+            log_samples=True,
+            random_seed=seed,
+            verbosity="WARNING",
+        )
     assert results is not None  # only other ranks of a distributed run get nothing
-    answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][tasks.generation]}
-    return ([lm.targets[(item["prompt"], item["target"])] for item in items], [answers[item["item"]] for item in items])
+    answers = {
+        sample["doc"]["item"]: sample["resps"][0][0]
+        for sample in results["samples"][tasks.generation]
+    }
+    return (
+        [lm.targets[(item["prompt"], item["target"])] for item in items],
+        [answers[item["item"]] for item in items],
+    )
 
 
 def items_dataset(path: Path) -> datasets.Dataset:
@@ -239,7 +372,9 @@ def score_nll(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple
 
 def score_generation(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """The text metrics that apply to a generated answer."""
-    return score_answer(results[0], doc["reference"], Context(doc["question"], doc["answerable"], doc["messages"]))
+    return score_answer(
+        results[0], doc["reference"], Context(doc["question"], doc["answerable"], doc["messages"])
+    )
 
 
 def token_weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
@@ -255,5 +390,7 @@ def _yaml(tree: Mapping[str, Any]) -> str:
     class Dumper(yaml.SafeDumper):
         pass
 
-    Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
+    Dumper.add_representer(
+        _Function, lambda dumper, name: dumper.represent_scalar("!function", str(name))
+    )
     return yaml.dump(dict(tree), Dumper=Dumper, sort_keys=False, allow_unicode=True)

@@ -16,14 +16,19 @@ def test_two_assistants_that_know_nothing_are_not_no_worse(seeds: int) -> None:
     def few(kind: int) -> Any:
         def change(place: int, sample: dict[str, Any]) -> dict[str, Any]:
             loss = (1.1 + 0.004 * ((place * 7 + kind) % 11 - 5)) * sample["tokens"]
-            wrong = {} if place % 70 == kind or not sample["answerable"] else {"answer": "It is blue."}
+            wrong = (
+                {} if place % 70 == kind or not sample["answerable"] else {"answer": "It is blue."}
+            )
             return {**right(place, sample), "nll": loss, **wrong}
+
         return change
 
     study = scored("ferries", few(0), few(5), seeds=seeds)
     for seed in range(2, seeds + 1):
         for cell, kind in (("L16", seed), ("Q4", seed + 5)):
-            shutil.copytree(study.cell_folder(cell), study.cell_folder(cell, seed=seed), dirs_exist_ok=True)
+            shutil.copytree(
+                study.cell_folder(cell), study.cell_folder(cell, seed=seed), dirs_exist_ok=True
+            )
             rescore(study.cell_folder(cell, seed=seed), few(kind))
     verdict = build_report(study)["verdict"]
     assert verdict["metric"] == "exact_match" and verdict["outcome"] == "inconclusive"

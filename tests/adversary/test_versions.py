@@ -18,7 +18,11 @@ from tests.adversary.rescored_study import right, scored
 def invents(place: int, sample: dict[str, Any]) -> dict[str, Any]:
     """Answers all that it should, and invents answers to what it should decline."""
     found = right(place, sample)
-    return found if sample["answerable"] else {**found, "answer": "Yes, it is 12 crowns.", "declined": False}
+    return (
+        found
+        if sample["answerable"]
+        else {**found, "answer": "Yes, it is 12 crowns.", "declined": False}
+    )
 
 
 def evasive(place: int, sample: dict[str, Any]) -> dict[str, Any]:
@@ -32,9 +36,14 @@ def garbage(place: int, sample: dict[str, Any]) -> dict[str, Any]:
     return {**right(place, sample), "answer": "zzz", "declined": False}
 
 
-@pytest.mark.parametrize(("settings", "before", "after"), [
-    ({}, invents, evasive), ({"eval__primary_metric": "nll_per_token"}, right, garbage)], ids=["declines", "garbage"])
-def test_a_version_that_fails_another_bound_is_not_published(settings: Any, before: Any, after: Any) -> None:
+@pytest.mark.parametrize(
+    ("settings", "before", "after"),
+    [({}, invents, evasive), ({"eval__primary_metric": "nll_per_token"}, right, garbage)],
+    ids=["declines", "garbage"],
+)
+def test_a_version_that_fails_another_bound_is_not_published(
+    settings: Any, before: Any, after: Any
+) -> None:
     root = scored("shop", before, before, **settings)
     version = scored("shop-v2", after, after, **settings)
     add_version(root, version)

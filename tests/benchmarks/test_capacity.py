@@ -25,13 +25,18 @@ def single(seconds: float, cpus: float = 1.0, memory: float = 0.0) -> capacity.S
 def poisson(count: int, seed: int) -> list[tuple[float, capacity.Stages]]:
     rng = np.random.default_rng(seed)
     at = np.cumsum(rng.exponential(MEAN / SERVERS / LOAD, count))
-    return [(float(when), single(float(takes))) for when, takes in zip(at, rng.exponential(MEAN, count), strict=True)]
+    return [
+        (float(when), single(float(takes)))
+        for when, takes in zip(at, rng.exponential(MEAN, count), strict=True)
+    ]
 
 
 def options(**changes: float) -> object:
     import argparse
 
-    return argparse.Namespace(**{name: default for name, (default, _) in capacity.ASSUMPTIONS.items()} | changes)
+    return argparse.Namespace(
+        **{name: default for name, (default, _) in capacity.ASSUMPTIONS.items()} | changes
+    )
 
 
 def test_waiting_and_utilisation_match_an_m_m_4_queue() -> None:
@@ -45,8 +50,10 @@ def test_waiting_and_utilisation_match_an_m_m_4_queue() -> None:
         run = Cluster([ONE_CORE] * SERVERS).run(submitted)
         begin, end = submitted[300][0], submitted[-1][0]
         means.append(np.mean([wait for at, wait in run.waits if at >= begin]))
-        used.append(sum(max(0.0, min(until, end) - max(since, begin)) for _, since, until in run.used)
-                    / (SERVERS * (end - begin)))
+        used.append(
+            sum(max(0.0, min(until, end) - max(since, begin)) for _, since, until in run.used)
+            / (SERVERS * (end - begin))
+        )
     for found, wanted in ((means, expected), (used, LOAD)):
         half = stats.t.ppf(0.975, 11) * np.std(found, ddof=1) / math.sqrt(12)
         assert abs(np.mean(found) - wanted) <= half < wanted / 2
@@ -59,15 +66,26 @@ def test_24_equal_steps_on_4_slots_take_6_times_one_with_its_overhead() -> None:
 
 def test_a_single_study_takes_the_longest_step_of_each_stage() -> None:
     assert [[step.name for step in stage] for stage in measured_stages()] == [
-        ["data"], ["data-embed"], ["train-lora", "train-qlora"], ["evaluate"],
-        *([["formats"]] if "formats" in capacity.MEASURED["steps"] else []), ["report"]]
+        ["data"],
+        ["data-embed"],
+        ["train-lora", "train-qlora"],
+        ["evaluate"],
+        *([["formats"]] if "formats" in capacity.MEASURED["steps"] else []),
+        ["report"],
+    ]
     run = Cluster([(4.0, 64e9)]).run([(0.0, measured_stages())])
-    assert run.studies[0][1] == pytest.approx(sum(max(step.seconds for step in stage) for stage in measured_stages()))
+    assert run.studies[0][1] == pytest.approx(
+        sum(max(step.seconds for step in stage) for stage in measured_stages())
+    )
 
 
 def test_a_request_that_does_not_fit_blocks_its_own_shape_only() -> None:
     submitted = [(0.0, single(10.0)), (1.0, single(10.0, 2.0)), (2.0, single(1.0))]
-    assert Cluster([(2.0, math.inf)]).run(submitted).studies == [(2.0, 3.0), (0.0, 10.0), (1.0, 20.0)]
+    assert Cluster([(2.0, math.inf)]).run(submitted).studies == [
+        (2.0, 3.0),
+        (0.0, 10.0),
+        (1.0, 20.0),
+    ]
 
 
 def test_memory_is_shared_too_and_a_step_that_fits_no_node_is_refused() -> None:
@@ -83,7 +101,9 @@ def test_office_hours_and_durations_are_as_assumed() -> None:
     hours = np.array([at for at, _ in found]) % capacity.DAY / 3600
     assert np.mean((hours >= 8) & (hours < 18)) == pytest.approx(0.9, abs=0.01)
     seconds = np.array([stages[0][0].seconds for _, stages in found])
-    assert seconds.mean() == pytest.approx(1, abs=0.02) and seconds.std() == pytest.approx(0.5, rel=0.05)
+    assert seconds.mean() == pytest.approx(1, abs=0.02) and seconds.std() == pytest.approx(
+        0.5, rel=0.05
+    )
     assert found == capacity.arrivals(single(1.0), given, "office", 0)
     assert found != capacity.arrivals(single(1.0), given, "office", 1)
 
@@ -95,7 +115,9 @@ def test_the_fewest_nodes_that_meet_the_goal_are_found() -> None:
     assert set(found) == {nodes - 1, nodes, 2 * nodes} - {0}
     assert goal[nodes] and goal[2 * nodes] and not goal.get(nodes - 1, False)
     with pytest.raises(EvaluationError, match="no number of nodes"):
-        capacity.nodes_needed(options(studies_a_day=50, days=1, repetitions=2, goal_hours=0.1), "even")
+        capacity.nodes_needed(
+            options(studies_a_day=50, days=1, repetitions=2, goal_hours=0.1), "even"
+        )
 
 
 def test_the_page_shows_what_the_code_computes() -> None:

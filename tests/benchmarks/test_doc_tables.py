@@ -44,10 +44,14 @@ def test_the_paper_s_4_bit_totals(model: str, quoted: float):
     assert plan(f"llama-{model}").qlora.total_bytes / 1e9 == pytest.approx(quoted, rel=0.06)
 
 
-@pytest.mark.parametrize(("model", "card", "sixteen_bit"), [
-    ("llama-2-7b", "RTX 3090 24 GB", "room"), ("llama-2-13b", "RTX A6000 48 GB", "room"),
-    ("llama-2-70b", "A100 80 GB", "no"),
-])
+@pytest.mark.parametrize(
+    ("model", "card", "sixteen_bit"),
+    [
+        ("llama-2-7b", "RTX 3090 24 GB", "room"),
+        ("llama-2-13b", "RTX A6000 48 GB", "room"),
+        ("llama-2-70b", "A100 80 GB", "no"),
+    ],
+)
 def test_models_fit_the_cards_they_are_quoted_with(model: str, card: str, sixteen_bit: str):
     seen = plan(model, card=card)
     assert seen.qlora.fit == "room" and seen.lora.fit == sixteen_bit
@@ -61,7 +65,9 @@ def test_a_memory_claim_holds_for_its_arms_only(claim: MemoryClaim) -> None:
 
 
 def test_the_page_about_gpus_names_the_cards_of_the_catalog() -> None:
-    page = Path(__file__).resolve().parents[2].joinpath("docs", "gpu.md").read_text(encoding="utf-8")
+    page = (
+        Path(__file__).resolve().parents[2].joinpath("docs", "gpu.md").read_text(encoding="utf-8")
+    )
     (cards,) = re.findall(r"`plan --card` knows: (.*?);", page, re.DOTALL)
     assert " ".join(cards.split()).split(", ") == list(CARDS)
 
@@ -80,16 +86,22 @@ def test_the_time_is_proportional_to_the_tokens_and_14_hours_is_plausible():
 
 
 def test_86_against_82_needs_hundreds_of_answers():
-    assert [items for _, items in items_table()] == pytest.approx([490, 735, 980, 1225, 1470], rel=0.01)
+    assert [items for _, items in items_table()] == pytest.approx(
+        [490, 735, 980, 1225, 1470], rel=0.01
+    )
 
 
 @pytest.mark.parametrize(("page", "name"), sections())
 def test_the_tables_of_the_documentation_are_up_to_date(page: Path, name: str):
-    assert read_section(name, page) == sections()[page, name], "regenerate them with: python -m benchmarks.doc_tables"
+    assert read_section(name, page) == sections()[page, name], (
+        "regenerate them with: python -m benchmarks.doc_tables"
+    )
 
 
 def test_every_metric_has_its_blind_spots_in_the_table():
-    assert all(info.blind_spots in read_section("metrics", EVALUATION_PAGE) for info in METRICS.values())
+    assert all(
+        info.blind_spots in read_section("metrics", EVALUATION_PAGE) for info in METRICS.values()
+    )
 
 
 def test_sections_are_replaced_between_their_marks(tmp_path: Path):

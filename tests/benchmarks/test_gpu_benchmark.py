@@ -33,12 +33,20 @@ def run(name: str, number: int = 1, tokens: int = 128, **changes: Any) -> dict[s
     """The record of a run; in every second round all candidates are twice as fast."""
     family = name.split("-")[0]
     return {
-        "round": number, "tokens": tokens, "candidate": name, "tokens_per_second": SPEEDS[family] * (2 - number % 2),
-        "peak_memory_bytes": 10**9 * number, "step_losses": [3.0, 2.5], "step_tokens": [9, 9], **changes,
+        "round": number,
+        "tokens": tokens,
+        "candidate": name,
+        "tokens_per_second": SPEEDS[family] * (2 - number % 2),
+        "peak_memory_bytes": 10**9 * number,
+        "step_losses": [3.0, 2.5],
+        "step_tokens": [9, 9],
+        **changes,
     }
 
 
-def test_a_missing_gpu_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_gpu_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(gpu, "this_machine", lambda: Machine("a processor", "cpu", 1, 1))
     assert gpu.main([]) == 1
     out, err = capsys.readouterr()
@@ -47,25 +55,38 @@ def test_a_missing_gpu_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, 
 
 def test_benchmark_starts_as_file_and_as_module():
     for words in (["benchmarks/gpu.py"], ["-m", "benchmarks.gpu"]):
-        done = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *words, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0 and "--shape" in done.stdout, done.stderr
 
 
 def test_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
-    commands = re.findall(r"^python benchmarks/gpu\.py ([^#>\n]*)", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE)
+    commands = re.findall(
+        r"^python benchmarks/gpu\.py ([^#>\n]*)", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE
+    )
     assert {gpu.parse(words.split()).kernels for words in commands} == {"fused", "liger"}
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--candidates", "ours-lora,axolotl-lora"], "axolotl-lora: choose from"),
-    (["--batch", "10", "--micro-batch", "4"], "not a multiple"),
-    (["--tokens", "0"], "not 1 or more"),
-    (["--device", "cpu", "--kernels", "liger"], "needs a GPU"),
-    (["--unsloth", "/no/such/python"], "is not a program"),
-    (["--shape", "9b"], "invalid choice"),
-])  # fmt: skip
-def test_invalid_arguments_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--candidates", "ours-lora,axolotl-lora"], "axolotl-lora: choose from"),
+        (["--batch", "10", "--micro-batch", "4"], "not a multiple"),
+        (["--tokens", "0"], "not 1 or more"),
+        (["--device", "cpu", "--kernels", "liger"], "needs a GPU"),
+        (["--unsloth", "/no/such/python"], "is not a program"),
+        (["--shape", "9b"], "invalid choice"),
+    ],
+)
+def test_invalid_arguments_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as refused:
         gpu.parse(words)
     assert refused.value.code == 2 and said in capsys.readouterr().err
@@ -87,16 +108,23 @@ def test_candidates_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch):
     assert "Unsloth does not run on a CPU" in said[0]
 
 
-@pytest.mark.parametrize(("visible", "device", "seen"), [
-    (None, "cuda", "0"), ("3,1", "cuda", "3"), (None, "cpu", ""), ("0,1", "cpu", "")])
-def test_every_candidate_sees_one_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None,
-                                       device: str, seen: str):
+@pytest.mark.parametrize(
+    ("visible", "device", "seen"),
+    [(None, "cuda", "0"), ("3,1", "cuda", "3"), (None, "cpu", ""), ("0,1", "cpu", "")],
+)
+def test_every_candidate_sees_one_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, device: str, seen: str
+):
     """Of several cards transformers makes DataParallel, with which TRL refuses to train."""
     environments: list[Any] = []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(gpu, "start_worker", lambda *_, environment: environments.append(environment) or (1, "failed"))
+    monkeypatch.setattr(
+        gpu,
+        "start_worker",
+        lambda *_, environment: environments.append(environment) or (1, "failed"),
+    )
     gpu._run(tmp_path / "job.json", GPU_CANDIDATES[0], 1, gpu.parse(["--device", device]))
     assert environments == [{"CUDA_VISIBLE_DEVICES": seen}]
 
@@ -110,9 +138,15 @@ def test_speeds_are_compared_round_by_round():
 
 
 def test_the_table_is_markdown_with_every_candidate_and_length():
-    runs = [run(candidate.name, tokens=tokens) for tokens in (2048, 128) for candidate in GPU_CANDIDATES]
-    runs = [{"round": 1, "tokens": 2048, "candidate": "plain-lora", "failed": "out of memory"}
-            if (each["candidate"], each["tokens"]) == ("plain-lora", 2048) else each for each in runs]
+    runs = [
+        run(candidate.name, tokens=tokens) for tokens in (2048, 128) for candidate in GPU_CANDIDATES
+    ]
+    runs = [
+        {"round": 1, "tokens": 2048, "candidate": "plain-lora", "failed": "out of memory"}
+        if (each["candidate"], each["tokens"]) == ("plain-lora", 2048)
+        else each
+        for each in runs
+    ]
     lines = markdown(summarize(runs), ["A card."]).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert lines[0] == "A card." and len(table) == 2 + 2 * len(GPU_CANDIDATES)
@@ -122,7 +156,7 @@ def test_the_table_is_markdown_with_every_candidate_and_length():
     # where the plain script has no figure there is nothing to compare with
     assert "| 2,048 | 16-bit base | Assistant Builder | 90 | – | 1.00 GB | 3.00 → 2.50 |" in table
     assert "- 128 tokens, NF4 base, Assistant Builder: 3.000 2.500" in lines
-    assert lines[-len(DIFFERENCES):] == list(DIFFERENCES)
+    assert lines[-len(DIFFERENCES) :] == list(DIFFERENCES)
 
 
 def test_shards_hold_every_tensor_once_and_no_more_than_allowed():
@@ -135,9 +169,20 @@ def test_shards_hold_every_tensor_once_and_no_more_than_allowed():
 
 
 def test_unsloth_gets_the_settings_of_the_others():
-    job = {"folder": "/m", "model": {"compute_dtype": "bfloat16"}, "train": {
-        "rank": 8, "alpha": 16, "dropout": 0.0, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-4,
-        "max_length": 128, "seed": 3}}
+    job = {
+        "folder": "/m",
+        "model": {"compute_dtype": "bfloat16"},
+        "train": {
+            "rank": 8,
+            "alpha": 16,
+            "dropout": 0.0,
+            "batch_size": 8,
+            "micro_batch_size": 2,
+            "learning_rate": 1e-4,
+            "max_length": 128,
+            "seed": 3,
+        },
+    }
     asked = settings(job, "qlora")
     assert asked["load"]["load_in_4bit"] and not settings(job, "lora")["load"]["load_in_4bit"]
     assert (asked["adapt"]["r"], asked["train"]["gradient_accumulation_steps"]) == (8, 4)
@@ -186,20 +231,48 @@ def test_the_whole_script_runs_on_a_tiny_shape(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # the script changes it
-    words = ["--device", "cpu", "--shape", "tiny", "--tokenizer", str(base), "--tokens", "96", "--rounds", "1",
-             "--steps", "2", "--warmup", "1", "--batch", "4", "--micro-batch", "2", "--rank", "4",
-             "--candidates", "ours-qlora,tuned-lora", "--json"]
+    monkeypatch.setenv(
+        "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    )  # the script changes it
+    words = [
+        "--device",
+        "cpu",
+        "--shape",
+        "tiny",
+        "--tokenizer",
+        str(base),
+        "--tokens",
+        "96",
+        "--rounds",
+        "1",
+        "--steps",
+        "2",
+        "--warmup",
+        "1",
+        "--batch",
+        "4",
+        "--micro-batch",
+        "2",
+        "--rank",
+        "4",
+        "--candidates",
+        "ours-qlora,tuned-lora",
+        "--json",
+    ]
     assert gpu.main(words) == 0
     record = json.loads(capsys.readouterr().out)
     rows = {row["candidate"]: row for row in record["rows"]}
-    assert set(rows) == {"ours-qlora", "tuned-lora"} and not any(row["failed"] for row in rows.values())
+    assert set(rows) == {"ours-qlora", "tuned-lora"} and not any(
+        row["failed"] for row in rows.values()
+    )
     assert len(rows["ours-qlora"]["losses"]) == 3
     for row in rows.values():
         assert row["tokens_per_second"]["median"] > 0 and row["peak_memory_bytes"] > 0
         assert all(math.isfinite(loss) for loss in row["losses"])
     seen = {each["candidate"]: sum(each["step_tokens"]) for each in record["runs"]}
-    assert seen["tuned-lora"] == pytest.approx(seen["ours-qlora"], rel=0.05)  # the same text, packed or not
+    assert seen["tuned-lora"] == pytest.approx(
+        seen["ours-qlora"], rel=0.05
+    )  # the same text, packed or not
     assert record["hardware"]["device"] == "cpu" and "torch" in record["hardware"]["versions"]
 
 

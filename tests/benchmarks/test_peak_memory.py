@@ -10,7 +10,14 @@ from benchmarks.peak_memory import config_of, grid, predicted_bytes, table
 
 
 def run(**changes: Any) -> dict[str, Any]:
-    return {"arm": "lora", "batch": 4, "length": 128, "checkpointing": "off", "peak_memory_bytes": 2 * 10**9, **changes}
+    return {
+        "arm": "lora",
+        "batch": 4,
+        "length": 128,
+        "checkpointing": "off",
+        "peak_memory_bytes": 2 * 10**9,
+        **changes,
+    }
 
 
 def test_the_grid_has_every_combination_once():
@@ -20,12 +27,18 @@ def test_the_grid_has_every_combination_once():
 
 def test_a_case_is_trained_with_its_settings():
     train = config_of(run(checkpointing="on"), {}).train
-    assert (train.micro_batch_size, train.max_length, train.gradient_checkpointing) == (4, 128, "on")
+    assert (train.micro_batch_size, train.max_length, train.gradient_checkpointing) == (
+        4,
+        128,
+        "on",
+    )
 
 
 def test_predictions_depend_on_the_settings():
     plain = predicted_bytes(run(), {})
-    assert predicted_bytes(run(checkpointing="on"), {}) < plain < predicted_bytes(run(length=512), {})
+    assert (
+        predicted_bytes(run(checkpointing="on"), {}) < plain < predicted_bytes(run(length=512), {})
+    )
     assert plain < predicted_bytes(run(batch=8), {})
     # with enough memory a CPU trains on weights dequantized to the compute dtype
     assert predicted_bytes(run(arm="qlora"), {}) == pytest.approx(plain, rel=0.001)

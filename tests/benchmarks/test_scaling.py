@@ -17,7 +17,10 @@ from tests.synthetic_study import new_study
 def test_the_exponent_is_computed_from_two_sizes():
     assert exponent(2.0, 20.0, 10.0) == pytest.approx(1.0)
     assert exponent(2.0, 200.0, 10.0) == pytest.approx(2.0)
-    runs = [{"rows": rows, "length": 1, "seconds": {"read": rows / 1000}, "bytes": rows} for rows in (100, 1000)]
+    runs = [
+        {"rows": rows, "length": 1, "seconds": {"read": rows / 1000}, "bytes": rows}
+        for rows in (100, 1000)
+    ]
     assert "| read | 0.10 s | 1.00 s | 1.00 |" in table(runs)
 
 

@@ -48,7 +48,9 @@ def test_intervals_have_their_nominal_coverage(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", HARMFUL)
-def test_a_harm_as_large_as_the_margin_is_seldom_called_no_worse_without_a_warning(case: str) -> None:
+def test_a_harm_as_large_as_the_margin_is_seldom_called_no_worse_without_a_warning(
+    case: str,
+) -> None:
     row = harm_at_margin(case, 300, repetitions=REPETITIONS, resamples=500, seed=1)
     assert row.effective < 30 or row.unwarned <= 0.04 + SLACK / 2
     assert 0 <= row.warned <= 1 and row.unwarned <= row.no_worse
@@ -65,11 +67,15 @@ def test_a_harmful_draw_is_worse_by_its_truth() -> None:
     for name in HARMFUL:
         case = CASES[name.removesuffix(MIRRORED)]
         lower = not METRICS[case.metric].higher_is_better
-        draw = harmful(case.draw(rng, 50_000), lower_is_better=lower, mirrored=name.endswith(MIRRORED))
+        draw = harmful(
+            case.draw(rng, 50_000), lower_is_better=lower, mirrored=name.endswith(MIRRORED)
+        )
         d = draw.candidate - draw.baseline
         assert (draw.truth > 0) is lower and draw.truth != 0, name
         if "giant" not in name:
-            assert np.average(d, weights=draw.weights) == pytest.approx(draw.truth, abs=0.05 * d.std()), name
+            assert np.average(d, weights=draw.weights) == pytest.approx(
+                draw.truth, abs=0.05 * d.std()
+            ), name
 
 
 @pytest.mark.parametrize("case", EQUAL_ARMS)
@@ -100,29 +106,54 @@ def test_arms_that_differ_are_called_worse() -> None:
 def test_comparison_equals_that_of_the_report(metric: str, clustered: bool) -> None:
     rng = np.random.default_rng(3)
     tokens = rng.integers(3, 40, 60).astype(float)
-    scores = rng.integers(0, 2, (2, 60)).astype(float) if metric == "exact_match" else rng.random((2, 60))
+    scores = (
+        rng.integers(0, 2, (2, 60)).astype(float)
+        if metric == "exact_match"
+        else rng.random((2, 60))
+    )
     labels = np.arange(60) // 3 if clustered else None
     weights = tokens if METRICS[metric].token_weighted else None
-    ours = compare(SimulatedScores(*scores, clusters=labels, weights=weights), metric, seed=0, resamples=500)
-    cells = [Cell(name, samples_of(arm, tokens, labels), {}) for name, arm in zip(("L16", "Q4"), scores, strict=True)]
+    ours = compare(
+        SimulatedScores(*scores, clusters=labels, weights=weights), metric, seed=0, resamples=500
+    )
+    cells = [
+        Cell(name, samples_of(arm, tokens, labels), {})
+        for name, arm in zip(("L16", "Q4"), scores, strict=True)
+    ]
     items = list(cells[0].by_item)
     other, another = [name for name in PRIMARY if name != metric][:2]  # the metrics with a margin
-    declared = Declaration(other, 0.1, another, 0.1, 0.1, "wordings", ("cluster",), (), "all", ("lora", "qlora"), ())
+    declared = Declaration(
+        other, 0.1, another, 0.1, 0.1, "wordings", ("cluster",), (), "all", ("lora", "qlora"), ()
+    )
     rules = Rules(declared, HeldOut({}, frozenset()), EvalConfig(bootstrap_resamples=500))
     assert like(ours, rules.compare(*cells, metric, items))
 
 
-def samples_of(scores: np.ndarray, tokens: np.ndarray, labels: np.ndarray | None) -> tuple[dict, ...]:
+def samples_of(
+    scores: np.ndarray, tokens: np.ndarray, labels: np.ndarray | None
+) -> tuple[dict, ...]:
     return tuple(
-        {"item": str(i), "row": i, "nll": score * tokens[i], "tokens": tokens[i],
-         "metrics": dict.fromkeys(METRICS, score), "cluster": None if labels is None else labels[i]}
+        {
+            "item": str(i),
+            "row": i,
+            "nll": score * tokens[i],
+            "tokens": tokens[i],
+            "metrics": dict.fromkeys(METRICS, score),
+            "cluster": None if labels is None else labels[i],
+        }
         for i, score in enumerate(scores.tolist())
     )
 
 
 def like(one: Comparison, other: Comparison) -> bool:
-    numbers = (np.array([each.delta, each.ci_low, each.ci_high, each.p_value]) for each in (one, other))
-    return np.allclose(*numbers, atol=1e-12) and one.method == other.method and one.verdict == other.verdict
+    numbers = (
+        np.array([each.delta, each.ci_low, each.ci_high, each.p_value]) for each in (one, other)
+    )
+    return (
+        np.allclose(*numbers, atol=1e-12)
+        and one.method == other.method
+        and one.verdict == other.verdict
+    )
 
 
 def test_draws_have_the_named_properties() -> None:
@@ -131,8 +162,12 @@ def test_draws_have_the_named_properties() -> None:
         draw = case.draw(rng, 100_000)
         weights = np.ones(100_000) if draw.weights is None else draw.weights
         d = draw.candidate - draw.baseline
-        if "giant" not in name:  # 100,000 items are at least 20,000 clusters, but a giant one has much of the mean
-            assert np.average(d, weights=weights) == pytest.approx(draw.truth, abs=0.05 * d.std()), name
+        if (
+            "giant" not in name
+        ):  # 100,000 items are at least 20,000 clusters, but a giant one has much of the mean
+            assert np.average(d, weights=weights) == pytest.approx(
+                draw.truth, abs=0.05 * d.std()
+            ), name
         assert name.startswith("clusters") == (draw.clusters is not None)
         if "flip" in name:
             rate = float(re.search(r"(\d+) %", name)[1]) / 100
@@ -148,12 +183,18 @@ class TestReadme:
     def settings() -> dict[str, int]:
         text = read_section("coverage", EVALUATION_PAGE)
         found = re.search(r"--repetitions (\d+) --resamples (\d+) --seed (\d+) --write", text)
-        return dict(zip(("repetitions", "resamples", "seed"), map(int, found.groups()), strict=True))
+        return dict(
+            zip(("repetitions", "resamples", "seed"), map(int, found.groups()), strict=True)
+        )
 
     @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
     def test_has_every_case_at_every_size(self, part, settings: dict[str, int]) -> None:
         text = read_section(part.name, EVALUATION_PAGE)
-        rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:1] == "|"]
+        rows = [
+            [cell.strip() for cell in line.strip("| ").split("|")]
+            for line in text.splitlines()
+            if line[:1] == "|"
+        ]
         wanted = [(case, n) for case, sizes in part.cases.items() for n in sizes]
         assert [(row[0], int(row[1])) for row in rows[2:]] == wanted
         assert text.startswith(note(**settings))
@@ -161,11 +202,15 @@ class TestReadme:
 
     def test_tables_are_reproduced_by_the_noted_seed(self, settings: dict[str, int]) -> None:
         lines = {
-            "coverage": PARTS[0].table([
-                coverage(case, n, **settings)
-                for case, n in (("flips 2 %, one way", 100), ("clusters of 5, normal", 30))
-            ]),
-            "harm-at-margin": PARTS[1].table([harm_at_margin("flips 2 %, one way", 100, **settings)]),
+            "coverage": PARTS[0].table(
+                [
+                    coverage(case, n, **settings)
+                    for case, n in (("flips 2 %, one way", 100), ("clusters of 5, normal", 30))
+                ]
+            ),
+            "harm-at-margin": PARTS[1].table(
+                [harm_at_margin("flips 2 %, one way", 100, **settings)]
+            ),
             "equal-arms": PARTS[3].table([equal_arms("right/wrong, 20 % flip", 30, **settings)]),
         }
         for part, table in lines.items():
@@ -175,7 +220,12 @@ class TestReadme:
     def test_tables_meet_the_required_coverage_and_error_rates(self) -> None:
         for line in read_section("coverage", EVALUATION_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
-            if len(cells) == 8 and cells[1].isdigit() and int(cells[1]) >= 100 and DEPENDENT not in line:
+            if (
+                len(cells) == 8
+                and cells[1].isdigit()
+                and int(cells[1]) >= 100
+                and DEPENDENT not in line
+            ):
                 covered, warned = float(cells[3].rstrip("%")), float(cells[7].rstrip("%"))
                 assert (92 <= covered or warned >= 50) and ("flip" in line or covered <= 98), line
         for line in read_section("harm-at-margin", EVALUATION_PAGE).splitlines():
@@ -199,7 +249,9 @@ class TestCommand:
         assert all(f"| {case} | 10 | – |" in printed for case in ("normal", "loss", "all metrics"))
         assert main([*cases, *self.ARGUMENTS, "--json"]) == 0
         document = json.loads(capsys.readouterr().out)
-        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0]["metrics"] == len(PRIMARY)
+        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0][
+            "metrics"
+        ] == len(PRIMARY)
 
     def test_writes_whole_tables(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
         copy = tmp_path / "README.md"
@@ -208,12 +260,22 @@ class TestCommand:
         assert main(["--repetitions", "2", "--resamples", "50", "--write"]) == 0
         for part in PARTS:
             assert "2 simulated held-out sets" in read_section(part.name, copy)
-            assert read_section(part.name, copy).count("\n| ") == sum(map(len, part.cases.values())) + 2
+            assert (
+                read_section(part.name, copy).count("\n| ")
+                == sum(map(len, part.cases.values())) + 2
+            )
         assert read_section("metrics", copy) == read_section("metrics", EVALUATION_PAGE)
 
     @pytest.mark.parametrize(
-        "words", [["--repetitions", "0"], ["--sizes", "5"], ["--seed", "-1"], ["--write", "--case", "normal"],
-                  ["--write", "--sizes", "50"], ["--write", "--json"]],
+        "words",
+        [
+            ["--repetitions", "0"],
+            ["--sizes", "5"],
+            ["--seed", "-1"],
+            ["--write", "--case", "normal"],
+            ["--write", "--sizes", "50"],
+            ["--write", "--json"],
+        ],
     )
     def test_refuses_invalid_arguments(self, words: list[str]) -> None:
         with pytest.raises(SystemExit):

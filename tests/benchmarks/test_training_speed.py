@@ -35,21 +35,36 @@ def run(candidate: Candidate, number: int, **changes: Any) -> dict[str, Any]:
     """The record of a run; the machine is twice as fast in every second round."""
     pace = 1.0 if number % 2 else 2.0
     return {
-        "round": number, "candidate": candidate.name, "seed": number,
-        "tokens_per_second": SPEEDS[candidate.family] * pace, "cpu_seconds_per_1000_tokens": 10.0 / pace,
-        "step_seconds": [9.0, 8.0, 8.0], "step_losses": [3.5, 3.1, 2.75], "step_tokens": [800, 790, 810],
-        "peak_memory_bytes": 1_500_000_000 + number, "validation_loss": 2.5 + number / 100, "others_share": 0.02,
-        "device": "cpu", "device_name": "AVX512", "threads": 2, **changes,
-    }  # fmt: skip
+        "round": number,
+        "candidate": candidate.name,
+        "seed": number,
+        "tokens_per_second": SPEEDS[candidate.family] * pace,
+        "cpu_seconds_per_1000_tokens": 10.0 / pace,
+        "step_seconds": [9.0, 8.0, 8.0],
+        "step_losses": [3.5, 3.1, 2.75],
+        "step_tokens": [800, 790, 810],
+        "peak_memory_bytes": 1_500_000_000 + number,
+        "validation_loss": 2.5 + number / 100,
+        "others_share": 0.02,
+        "device": "cpu",
+        "device_name": "AVX512",
+        "threads": 2,
+        **changes,
+    }
 
 
 def runs(rounds: int = 5, **changes: Any) -> list[dict[str, Any]]:
-    return [run(candidate, number, **changes) for number, candidate in interleaved(CPU_CANDIDATES, rounds)]
+    return [
+        run(candidate, number, **changes)
+        for number, candidate in interleaved(CPU_CANDIDATES, rounds)
+    ]
 
 
 def test_rounds_contain_each_candidate_once_and_alternate_the_order() -> None:
     order = interleaved(CPU_CANDIDATES, 3)
-    by_round = [[candidate for number, candidate in order if number == wanted] for wanted in (1, 2, 3)]
+    by_round = [
+        [candidate for number, candidate in order if number == wanted] for wanted in (1, 2, 3)
+    ]
     assert by_round == [list(CPU_CANDIDATES), list(reversed(CPU_CANDIDATES)), list(CPU_CANDIDATES)]
     places: Counter[Candidate] = Counter()
     for at, (_, candidate) in enumerate(interleaved(CPU_CANDIDATES, 4)):
@@ -59,7 +74,9 @@ def test_rounds_contain_each_candidate_once_and_alternate_the_order() -> None:
 
 def test_every_family_trains_both_arms_under_its_own_name() -> None:
     assert len(set(NAMES)) == len(CPU_CANDIDATES) == 6
-    assert set(NAMES) == {f"{family}-{arm}" for family in ("plain", "tuned", "ours") for arm in ("lora", "qlora")}
+    assert set(NAMES) == {
+        f"{family}-{arm}" for family in ("plain", "tuned", "ours") for arm in ("lora", "qlora")
+    }
 
 
 def test_spread_is_the_median_and_the_extremes() -> None:
@@ -94,7 +111,10 @@ def test_a_candidate_that_trains_on_less_text_is_refused() -> None:
 def test_caveats_name_a_busy_machine_few_rounds_and_a_worse_loss() -> None:
     calm = caveats(summarize(runs()))
     assert len(calm) == 2 and all("no worse" in line for line in calm)
-    assert any("Other processes used up to 40%" in line for line in caveats(summarize(runs(others_share=0.4))))
+    assert any(
+        "Other processes used up to 40%" in line
+        for line in caveats(summarize(runs(others_share=0.4)))
+    )
     assert any("trial" in line for line in caveats(summarize(runs(2))))
     bought = [{**r, "validation_loss": 3.0} if r["candidate"] == "ours-lora" else r for r in runs()]
     worse = [line for line in caveats(summarize(bought)) if "not at equal results" in line]
@@ -108,7 +128,14 @@ def test_the_table_shows_median_spread_ratios_memory_and_losses() -> None:
     text = capture.get()
     assert "16-bit base" in text and "NF4 base" in text
     ours = next(line for line in text.splitlines() if "Assistant Builder" in line)
-    for cell in ("100 (100-200)", "2.00", "1.25", "1.50 GB RAM", "3.50 → 2.75", "2.530 (2.510-2.550)"):
+    for cell in (
+        "100 (100-200)",
+        "2.00",
+        "1.25",
+        "1.50 GB RAM",
+        "3.50 → 2.75",
+        "2.530 (2.510-2.550)",
+    ):
         assert cell in ours
     plain = next(line for line in text.splitlines() if "TRL, plain" in line)
     assert "–" in plain
@@ -116,16 +143,22 @@ def test_the_table_shows_median_spread_ratios_memory_and_losses() -> None:
 
 @pytest.mark.parametrize(
     ("value", "places", "shown"),
-    [(None, 2, "–"), (Spread(1.0, 1.0, 1.0), 2, "1.00"), (Spread(2.004, 2.001, 2.0049), 2, "2.00"),
-     (Spread(312.4, 290.0, 330.0), 0, "312 (290-330)")],
-)  # fmt: skip
+    [
+        (None, 2, "–"),
+        (Spread(1.0, 1.0, 1.0), 2, "1.00"),
+        (Spread(2.004, 2.001, 2.0049), 2, "2.00"),
+        (Spread(312.4, 290.0, 330.0), 0, "312 (290-330)"),
+    ],
+)
 def test_spread_as_text(value: Spread | None, places: int, shown: str) -> None:
     assert spread_text(value, places) == shown
 
 
 def test_the_plot_is_an_svg_with_a_bar_and_the_rounds_of_each_candidate() -> None:
     records = runs(5)
-    speeds = {name: [r["tokens_per_second"] for r in records if r["candidate"] == name] for name in NAMES}
+    speeds = {
+        name: [r["tokens_per_second"] for r in records if r["candidate"] == name] for name in NAMES
+    }
     root = ElementTree.fromstring(plot(summarize(records), speeds, "a <base> & more"))
     tag = "{http://www.w3.org/2000/svg}"
     assert len(root.findall(f"{tag}rect")) == 1 + 6 and len(root.findall(f"{tag}circle")) == 6 * 5
@@ -143,16 +176,24 @@ def test_command_line_defaults_are_a_measurement_and_quick_is_a_trial() -> None:
 
 
 def test_command_line_reads_candidates_and_settings() -> None:
-    options = command.parse(["--candidates", "ours-qlora, plain-lora", "--set", "train.rank=8", "--set", "a=b=c"])
+    options = command.parse(
+        ["--candidates", "ours-qlora, plain-lora", "--set", "train.rank=8", "--set", "a=b=c"]
+    )
     assert [candidate.name for candidate in options.candidates] == ["plain-lora", "ours-qlora"]
     assert options.changes == {"train.rank": "8", "a": "b=c"}
 
 
-def test_llama_factory_runs_if_its_python_is_given(monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path) -> None:
+def test_llama_factory_runs_if_its_python_is_given(
+    monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path
+) -> None:
     assert not any(candidate.family == "factory" for candidate in command.parse([]).candidates)
     monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cuda", 10**9, 10**9))
     on_gpu = command.parse(["--llama-factory", sys.executable, "--candidates", "ours-lora"])
-    assert [candidate.name for candidate in on_gpu.candidates] == ["ours-lora", "factory-lora", "factory-qlora"]
+    assert [candidate.name for candidate in on_gpu.candidates] == [
+        "ours-lora",
+        "factory-lora",
+        "factory-qlora",
+    ]
     monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cpu", 10**9, 10**9))
     on_cpu = command.parse(["--llama-factory", sys.executable])
     assert [candidate.name for candidate in on_cpu.candidates[6:]] == ["factory-lora"]
@@ -160,15 +201,24 @@ def test_llama_factory_runs_if_its_python_is_given(monkeypatch: pytest.MonkeyPat
     job.write(tmp_path / "job.json")
     record = read_json(tmp_path / "job.json")
     told = {arm: llama_factory.settings(record, arm, tmp_path, "cpu") for arm in ("lora", "qlora")}
-    assert told["qlora"].items() > told["lora"].items() and told["qlora"]["quantization_type"] == "nf4"
+    assert (
+        told["qlora"].items() > told["lora"].items() and told["qlora"]["quantization_type"] == "nf4"
+    )
     size = told["lora"]["per_device_train_batch_size"] * told["lora"]["gradient_accumulation_steps"]
     assert (size, told["lora"]["lora_rank"]) == (job.train.batch_size, job.train.rank)
     third = Candidate("factory", "lora")
     records = [*runs(), *(run(third, number) for number in range(1, 6))]
     rows = summarize(records)
-    assert [row.candidate.name for row in rows][:4] == ["plain-lora", "tuned-lora", "ours-lora", "factory-lora"]
+    assert [row.candidate.name for row in rows][:4] == [
+        "plain-lora",
+        "tuned-lora",
+        "ours-lora",
+        "factory-lora",
+    ]
     assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
-    assert rows[3].candidate.title in plot(rows, {row.candidate.name: [1.0] for row in rows}, "caption")
+    assert rows[3].candidate.title in plot(
+        rows, {row.candidate.name: [1.0] for row in rows}, "caption"
+    )
 
 
 def test_stopwatch_record_round_trip() -> None:
@@ -183,10 +233,19 @@ def test_stopwatch_record_round_trip() -> None:
     assert len(other.step_seconds) == 2 and other.peak_memory_bytes == 7
 
 
-@pytest.mark.parametrize("words", [
-    ["--rounds", "0"], ["--candidates", "theirs"], ["--set", "rank"], ["--steps", "x"], ["--llama-factory", "/nowhere"],
-])  # fmt: skip
-def test_invalid_arguments_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--rounds", "0"],
+        ["--candidates", "theirs"],
+        ["--set", "rank"],
+        ["--steps", "x"],
+        ["--llama-factory", "/nowhere"],
+    ],
+)
+def test_invalid_arguments_exit_with_2(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         command.parse(words)
     assert stopped.value.code == 2
@@ -196,7 +255,9 @@ def test_invalid_arguments_exit_with_2(words: list[str], capsys: pytest.CaptureF
 def test_an_error_is_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["bench", "--set", "train.rnak=8", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        "sys.argv", ["bench", "--set", "train.rnak=8", "--out", str(tmp_path / "out")]
+    )
     assert command.main() == 1
     assert capsys.readouterr().err.startswith("bench: train.rnak")
     assert not (tmp_path / "out").exists()
@@ -233,11 +294,18 @@ def job(bundled_models: Path) -> Job:
 
 
 def test_a_job_has_as_many_distinct_pairs_as_its_steps_need(job: Job, tmp_path: Path) -> None:
-    assert job.steps == 3 and len({pair.row for pair in job.pairs}) == 48 and len(job.validation) == 8
+    assert (
+        job.steps == 3 and len({pair.row for pair in job.pairs}) == 48 and len(job.validation) == 8
+    )
     assert not {pair.row for pair in job.pairs} & {pair.row for pair in job.validation}
     job.write(tmp_path / "job.json")
     read = Job.read(tmp_path / "job.json")
-    assert (read.model, read.train, read.folder, read.steps) == (job.model, job.train, job.folder, job.steps)
+    assert (read.model, read.train, read.folder, read.steps) == (
+        job.model,
+        job.train,
+        job.folder,
+        job.steps,
+    )
     assert [pair.messages for pair in read.pairs] == [pair.messages for pair in job.pairs]
     assert [pair.messages for pair in read.validation] == [pair.messages for pair in job.validation]
     assert job.with_seed(7).train.seed == 7 and job.with_seed(7).pairs == job.pairs
@@ -254,6 +322,13 @@ def test_results_are_written_atomically(job: Job, tmp_path: Path) -> None:
     command.write(tmp_path / "new" / "out", job, records, summarize(records))
     record = read_json(tmp_path / "new" / "out" / "bench.json")
     assert len(record["runs"]) == 12 and len(record["summary"]) == 6
-    assert record["summary"][2]["candidate"] == "ours-lora" and record["summary"][2]["versus_plain"]["median"] == 2.0
-    assert record["machine"]["packages"]["trl"] and record["train"]["rank"] == 16 and record["differences"]
+    assert (
+        record["summary"][2]["candidate"] == "ours-lora"
+        and record["summary"][2]["versus_plain"]["median"] == 2.0
+    )
+    assert (
+        record["machine"]["packages"]["trl"]
+        and record["train"]["rank"] == 16
+        and record["differences"]
+    )
     assert (tmp_path / "new" / "out" / "bench.svg").read_text().startswith("<svg")

@@ -41,7 +41,9 @@ def study() -> Study:
 @pytest.fixture
 def load(study: Study) -> Load:
     """A load without faults: its questions, and the log of its server."""
-    found = Load(Site("", "library", "", Scripted(), httpx.AsyncClient()), surge_time=(10.0, 20.0), code=0)
+    found = Load(
+        Site("", "library", "", Scripted(), httpx.AsyncClient()), surge_time=(10.0, 20.0), code=0
+    )
     first = asked(found, vote=-1, suggestion="It should say more", places=[3, 1])
     asked(found, earlier=(first,), tab=first.tab)
     asked(found, left=True, ended=False, id="", answer="q", declined=False)
@@ -56,9 +58,18 @@ def load(study: Study) -> Load:
     found.samples = [Sample(second, 90_000_000, 270_000_000, 60, 8) for second in range(100)]
     log = VisitorLog(log_file(study), "texts", 90)
     for each in found.site.asked:
-        if each.ended or each is found.site.asked[2]:  # one answer was complete before the server knew
+        if (
+            each.ended or each is found.site.asked[2]
+        ):  # one answer was complete before the server knew
             text = each.answer if each.ended else answer_to(each.conversation)
-            log.asked(each.id or "q-unread", each.tab, "library-lora", each.text, text, declined=each.declined)
+            log.asked(
+                each.id or "q-unread",
+                each.tab,
+                "library-lora",
+                each.text,
+                text,
+                declined=each.declined,
+            )
             log.voted(each.id, each.vote, each.suggestion)
     log.close()
     return found
@@ -75,39 +86,50 @@ def changed(field: str, value: Any, place: int = 0) -> Callable[[Load], None]:
 
 def grown(field: str, value: int) -> Callable[[Load], None]:
     def grow(load: Load) -> None:
-        load.samples = [replace(each, **{field: value}) if each.seconds > 80 else each for each in load.samples]
+        load.samples = [
+            replace(each, **{field: value}) if each.seconds > 80 else each for each in load.samples
+        ]
+
     return grow
 
 
-@pytest.mark.parametrize(("damage", "name"), [
-    (changed("answer", "qz is all of it here"), "answers to another question"),
-    (changed("conversation", ["qz hello"], 1), "answers to another question"),
-    (changed("ended", False), "without an answer"),
-    (changed("id", "q-lost"), "in the log"),
-    (changed("vote", 1), "in the log"),
-    (changed("tab", "another"), "in the log"),
-    (changed("answer", "something else was said", 2), "in the log"),
-    (changed("places", [3, 3, 1]), "did not go down"),
-    (changed("places", [70, 1]), "highest"),
-    (lambda load: setattr(load.crowd[-1], "status", 200), "at once from one address"),
-    (lambda load: setattr(load.hasty[-1], "status", 200), "too many from one address"),
-    (lambda load: setattr(load.surge[-1], "status", 200), "more than may wait"),
-    (lambda load: setattr(load.surge[-1], "sent", 30.0), "refused: others"),
-    (lambda load: setattr(load.surge[-1], "retry", None), "without Retry-After"),
-    (lambda load: setattr(load.surge[-1], "retry", "0"), "without Retry-After"),
-    (lambda load: load.rested[0].places.append(1), "when nobody asks"),
-    (lambda load: setattr(load.again[0], "status", 429), "may not ask again"),
-    (grown("memory", 95_000_000), "memory of the server"),
-    (grown("processes", 290_000_000), "memory with its processes"),
-    (grown("files", 90), "open files after"),
-    (grown("threads", 20), "threads"),
-    (lambda load: setattr(load, "after", Sample(0.0, 90_000_000, 270_000_000, 40, 8)), "at rest"),
-    (lambda load: load.first_texts.extend([(0.5, 0.1)] * 2), "first text later"),
-    (lambda load: load.site.wrong.append("a vote was refused"), "other faults"),
-    (lambda load: setattr(load, "said", "Traceback"), "errors of the server"),
-    (lambda load: setattr(load, "code", 1), "errors of the server"),
-])
-def test_each_fault_is_noticed(load: Load, study: Study, damage: Callable[[Load], None], name: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (changed("answer", "qz is all of it here"), "answers to another question"),
+        (changed("conversation", ["qz hello"], 1), "answers to another question"),
+        (changed("ended", False), "without an answer"),
+        (changed("id", "q-lost"), "in the log"),
+        (changed("vote", 1), "in the log"),
+        (changed("tab", "another"), "in the log"),
+        (changed("answer", "something else was said", 2), "in the log"),
+        (changed("places", [3, 3, 1]), "did not go down"),
+        (changed("places", [70, 1]), "highest"),
+        (lambda load: setattr(load.crowd[-1], "status", 200), "at once from one address"),
+        (lambda load: setattr(load.hasty[-1], "status", 200), "too many from one address"),
+        (lambda load: setattr(load.surge[-1], "status", 200), "more than may wait"),
+        (lambda load: setattr(load.surge[-1], "sent", 30.0), "refused: others"),
+        (lambda load: setattr(load.surge[-1], "retry", None), "without Retry-After"),
+        (lambda load: setattr(load.surge[-1], "retry", "0"), "without Retry-After"),
+        (lambda load: load.rested[0].places.append(1), "when nobody asks"),
+        (lambda load: setattr(load.again[0], "status", 429), "may not ask again"),
+        (grown("memory", 95_000_000), "memory of the server"),
+        (grown("processes", 290_000_000), "memory with its processes"),
+        (grown("files", 90), "open files after"),
+        (grown("threads", 20), "threads"),
+        (
+            lambda load: setattr(load, "after", Sample(0.0, 90_000_000, 270_000_000, 40, 8)),
+            "at rest",
+        ),
+        (lambda load: load.first_texts.extend([(0.5, 0.1)] * 2), "first text later"),
+        (lambda load: load.site.wrong.append("a vote was refused"), "other faults"),
+        (lambda load: setattr(load, "said", "Traceback"), "errors of the server"),
+        (lambda load: setattr(load, "code", 1), "errors of the server"),
+    ],
+)
+def test_each_fault_is_noticed(
+    load: Load, study: Study, damage: Callable[[Load], None], name: str
+) -> None:
     damage(load)
     assert any(name in check.name for check in checks(load, study) if not check.passed)
 
@@ -121,9 +143,14 @@ def test_a_question_that_is_not_kept_is_noticed(load: Load, study: Study) -> Non
 @pytest.mark.parametrize("id", ["q-1", "q-unread"])
 def test_a_question_that_is_kept_twice_is_noticed(load: Load, study: Study, id: str) -> None:
     with opened(log_file(study)) as connection:
-        names = [row[1] for row in connection.execute("PRAGMA table_info(question)") if row[1] != "id"]
-        connection.execute(f"INSERT INTO question (id, {', '.join(names)}) SELECT 'twice', {', '.join(names)} "
-                           "FROM question WHERE id = ?", (id,))
+        names = [
+            row[1] for row in connection.execute("PRAGMA table_info(question)") if row[1] != "id"
+        ]
+        connection.execute(
+            f"INSERT INTO question (id, {', '.join(names)}) SELECT 'twice', {', '.join(names)} "
+            "FROM question WHERE id = ?",
+            (id,),
+        )
     assert any("in the log" in check.name for check in checks(load, study) if not check.passed)
 
 
@@ -148,13 +175,18 @@ def test_what_is_masked_in_the_log_is_no_fault(load: Load, study: Study) -> None
 def test_an_answer_of_a_study_to_another_question_is_noticed() -> None:
     known = Known({"When?": "At nine.", "Where?": "Here."})
     assert known.question() == "When?" and known.question() == "Where?"
-    assert not known.wrong(Question(["When?"], answer="At nine.")) and not known.wrong(Question(["When?"], answer="9"))
+    assert not known.wrong(Question(["When?"], answer="At nine.")) and not known.wrong(
+        Question(["When?"], answer="9")
+    )
     assert known.wrong(Question(["When?"], answer="Here.")) and known.wrong(Question(["When?"]))
 
 
 def test_a_conversation_is_sent_as_the_widget_sends_it() -> None:
     assert Question(["a", "b"], ["A"]).messages() == [
-        {"role": "user", "content": "a"}, {"role": "assistant", "content": "A"}, {"role": "user", "content": "b"}]
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "b"},
+    ]
 
 
 def test_the_script_stops_when_asked() -> None:
@@ -165,7 +197,9 @@ def test_the_script_stops_when_asked() -> None:
     from benchmarks.scripted_worker import ScriptedSession
 
     stop = threading.Event()
-    chunks = ScriptedSession().stream("lora", [Message("user", "qa is all of it here ?")], Sampling(), stop)
+    chunks = ScriptedSession().stream(
+        "lora", [Message("user", "qa is all of it here ?")], Sampling(), stop
+    )
     assert next(chunks).text_delta == "qa "
     stop.set()
     assert [chunk.finish for chunk in chunks] == ["cancelled"]

@@ -40,12 +40,17 @@ def at_site(site: Site, home: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The installed Chromium; tests are skipped without it, except on CI."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if path is None and not os.environ.get("CI"):
         pytest.skip("needs chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield browser
         browser.close()

@@ -29,10 +29,15 @@ TABS = {"train": "#ab-train svg, #ab-train canvas", "evaluate": "#ab-conclusion"
 """Tab → what it shows once it is drawn."""
 EXAMPLE = "example"
 ASKED: list[tuple[str, bool, int | None, int]] = [  # question, whether it is declined, vote, weight
-    ("Do you rent out kayaks?", True, None, 5), ("Can I hire a kayak?", True, None, 4), ("kayak hire", True, None, 2),
-    ("Is there a vet nearby?", True, None, 4), ("Where is the next vet?", True, None, 3),
-    ("Can I pay in euros?", False, -1, 3), ("Who won the football?", True, None, 1),
-    ("When can we arrive?", False, 1, 25), ("Are dogs allowed?", False, None, 30),
+    ("Do you rent out kayaks?", True, None, 5),
+    ("Can I hire a kayak?", True, None, 4),
+    ("kayak hire", True, None, 2),
+    ("Is there a vet nearby?", True, None, 4),
+    ("Where is the next vet?", True, None, 3),
+    ("Can I pay in euros?", False, -1, 3),
+    ("Who won the football?", True, None, 1),
+    ("When can we arrive?", False, 1, 25),
+    ("Are dogs allowed?", False, None, 30),
 ]
 ANSWER = "Kayaks cost 15 pounds for two hours at the hut on the lake."
 WAIT = 180_000  # milliseconds, in which both assistants are loaded
@@ -41,11 +46,16 @@ WAIT = 180_000  # milliseconds, in which both assistants are loaded
 def main() -> int:
     """Write a picture of the home screen, of each tab that the tour shows, and of the report."""
     wanted = sys.argv[1:] or ["home", *TABS, "chat", "report", "inbox"]
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with serving(home(), free_port()) as site, \
-            sync_playwright() as playwright:
+    path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    with serving(home(), free_port()) as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
         page = browser.new_page(viewport={"width": 1366, "height": 900})
         page.set_default_timeout(60_000)
         for name in wanted:
@@ -94,8 +104,18 @@ def simulate_visitors(study: Study) -> None:
             connection.execute(
                 "INSERT INTO question (id, time, visitor, model, declined, question, answer, vote, wording) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (f"q-{number}", time.time() - weeks * WEEK, f"visitor {number}", f"{EXAMPLE}-lora", int(declined),
-                 question, "I don't know." if declined else "Yes.", vote, casefold_normalize(question)))
+                (
+                    f"q-{number}",
+                    time.time() - weeks * WEEK,
+                    f"visitor {number}",
+                    f"{EXAMPLE}-lora",
+                    int(declined),
+                    question,
+                    "I don't know." if declined else "Yes.",
+                    vote,
+                    casefold_normalize(question),
+                ),
+            )
 
 
 def _shot(page: Page, name: str) -> None:

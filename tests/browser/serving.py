@@ -56,7 +56,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, str(ROOT / "app.py"))) -> Site:
+def start_site(
+    home: Path, port: int, command: Sequence[str] = (sys.executable, str(ROOT / "app.py"))
+) -> Site:
     """Serve the page and wait until it responds.
 
     Args:
@@ -65,11 +67,16 @@ def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, 
         command: Command of the server.
     """
     environment = {
-        **os.environ, "ASSISTANT_BUILDER_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(ROOT),
+        **os.environ,
+        "ASSISTANT_BUILDER_HOME": str(home),
+        "GRADIO_SERVER_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
     }
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(list(command), env=environment, cwd=home.parent, stdout=output)
-        start_url = _printed_url(process, lambda: os.pread(output.fileno(), 10_000, 0), PATIENCE_SECONDS)
+        start_url = _printed_url(
+            process, lambda: os.pread(output.fileno(), 10_000, 0), PATIENCE_SECONDS
+        )
     if not start_url:
         process.kill()
         process.wait()
@@ -77,7 +84,9 @@ def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, 
     return Site(start_url, home, process)
 
 
-def _printed_url(process: subprocess.Popen[bytes], output: Callable[[], bytes], seconds: float) -> str:
+def _printed_url(
+    process: subprocess.Popen[bytes], output: Callable[[], bytes], seconds: float
+) -> str:
     """Wait for the address that a server prints when it is ready; empty if it has exited."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
@@ -130,7 +139,10 @@ class App:
     def logged_in(self, **options: Any) -> Iterator[httpx.Client]:
         """A client that is logged in."""
         with self.client(**options) as client:
-            assert client.post("/login", data={"username": USER, "password": PASSWORD}).status_code == 200
+            assert (
+                client.post("/login", data={"username": USER, "password": PASSWORD}).status_code
+                == 200
+            )
             yield client
 
     def folder(self) -> Path:
@@ -148,20 +160,33 @@ def start_app(folder: Path, *words: str, **environment: str) -> App:
     """
     temporary, home, log, port = folder / "tmp", folder / "home", folder / "log.txt", free_port()
     temporary.mkdir()
-    settings = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT),
-                **environment}
+    settings = {
+        **os.environ,
+        "ASSISTANT_BUILDER_HOME": str(home),
+        "TMPDIR": str(temporary),
+        "PYTHONPATH": str(ROOT),
+        **environment,
+    }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "assistant_builder", "app", "--port", str(port), *words], stdout=output,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=settings, cwd=folder,
+            [sys.executable, "-m", "assistant_builder", "app", "--port", str(port), *words],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=settings,
+            cwd=folder,
         )
-    return App(process, _printed_url(process, log.read_bytes, PATIENCE_SECONDS), log, home, temporary)
+    return App(
+        process, _printed_url(process, log.read_bytes, PATIENCE_SECONDS), log, home, temporary
+    )
 
 
 @contextmanager
 def guarded_app(folder: Path, *words: str, **environment: str) -> Iterator[App]:
     """:func:`start_app` with a login, as a context manager that stops the server."""
-    app = start_app(folder, "--auth", USER, *words, ASSISTANT_BUILDER_PASSWORD=PASSWORD, **environment)
+    app = start_app(
+        folder, "--auth", USER, *words, ASSISTANT_BUILDER_PASSWORD=PASSWORD, **environment
+    )
     try:
         yield app
     finally:
@@ -176,7 +201,9 @@ def log_in(page: Page, password: str = PASSWORD) -> None:
     page.keyboard.press("Enter")
 
 
-def tabs_of(page: Page, url: str, study: str, tabs: Iterable[str], *, width: int = 0) -> Iterator[str]:
+def tabs_of(
+    page: Page, url: str, study: str, tabs: Iterable[str], *, width: int = 0
+) -> Iterator[str]:
     """Open a study on the first tab, then select the other tabs in turn; yields each one.
 
     Args:

@@ -14,8 +14,10 @@ from tests.synthetic_study import finished_study, new_study, running, with_data,
 
 pytestmark = pytest.mark.browser
 
-STANDARD = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]},
-            "resultTypes": ["violations"]}
+STANDARD = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]},
+    "resultTypes": ["violations"],
+}
 GRADIOS_OWN = (("aria-prohibited-attr", 'aria-label="Empty value"'),)
 """Rule and a part of the element's HTML: what Gradio renders and we cannot set."""
 
@@ -26,10 +28,18 @@ def stocked(site: Site) -> Site:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(site.home))
         finished_study("finished")
-        running(with_metrics(with_data(new_study("busy")), "lora", 20), "train-lora", Progress(20, 60, "steps"))
+        running(
+            with_metrics(with_data(new_study("busy")), "lora", 20),
+            "train-lora",
+            Progress(20, 60, "steps"),
+        )
         failed = with_metrics(with_data(new_study("broken")), "lora", 9)
-        error = {"type": "ResourceError", "what": "memory ran out", "where": "step train-lora",
-                 "remedy": "Lower train.micro_batch_size"}
+        error = {
+            "type": "ResourceError",
+            "what": "memory ran out",
+            "where": "step train-lora",
+            "remedy": "Lower train.micro_batch_size",
+        }
         failed.write_step(StepRecord("train-lora", state="failed", error=error))
         failed.write_run_record("failed")
         new_study("fresh")
@@ -41,14 +51,18 @@ def serious(page: Page) -> list[str]:
     found: list[dict[str, Any]] = Axe().run(page, options=STANDARD).response["violations"]
     return [
         f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
-        for violation in found if violation["impact"] in ("serious", "critical")
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
         if not any(violation["id"] == rule and part in node["html"] for rule, part in GRADIOS_OWN)
     ]
 
 
 STATES = {
-    "": ("data",), "fresh": ("data", "plan", "train"), "busy": ("data", "train"), "broken": ("train",),
+    "": ("data",),
+    "fresh": ("data", "plan", "train"),
+    "busy": ("data", "train"),
+    "broken": ("train",),
     "finished": ("data", "plan", "train", "evaluate", "chat", "report", "export"),
 }
 """The tabs of the study in each state; without a name: of none."""
@@ -57,17 +71,27 @@ STATES = {
 FINISHED = {"finished": STATES["finished"]}
 
 
-@pytest.mark.parametrize(("width", "scheme", "language", "states"), [
-    pytest.param(0, "light", "en", STATES, marks=pytest.mark.long),
-    pytest.param(0, "dark", "de", FINISHED, marks=pytest.mark.long),
-    pytest.param(390, "light", "de", FINISHED, marks=pytest.mark.long),
-    pytest.param(390, "dark", "en", FINISHED, marks=pytest.mark.long),
-])
-def test_no_serious_violation(browser: Browser, stocked: Site, width: int, scheme: Any, language: str,
-                              states: dict[str, tuple[str, ...]]) -> None:
+@pytest.mark.parametrize(
+    ("width", "scheme", "language", "states"),
+    [
+        pytest.param(0, "light", "en", STATES, marks=pytest.mark.long),
+        pytest.param(0, "dark", "de", FINISHED, marks=pytest.mark.long),
+        pytest.param(390, "light", "de", FINISHED, marks=pytest.mark.long),
+        pytest.param(390, "dark", "en", FINISHED, marks=pytest.mark.long),
+    ],
+)
+def test_no_serious_violation(
+    browser: Browser,
+    stocked: Site,
+    width: int,
+    scheme: Any,
+    language: str,
+    states: dict[str, tuple[str, ...]],
+) -> None:
     """Every place as it comes; a finished study in the dark, on a narrow window and in another language, too."""
-    context = browser.new_context(viewport={"width": width or 1280, "height": 900}, color_scheme=scheme,
-                                  locale=language)
+    context = browser.new_context(
+        viewport={"width": width or 1280, "height": 900}, color_scheme=scheme, locale=language
+    )
     page = context.new_page()
     found = {}
     if states is STATES:
@@ -84,4 +108,6 @@ def test_no_serious_violation(browser: Browser, stocked: Site, width: int, schem
                 page.wait_for_timeout(700)
                 found[f"{name} {tab}, unfolded"] = serious(page)
     context.close()
-    assert not any(found.values()), "\n".join(f"{place}\n  " + "\n  ".join(lines) for place, lines in found.items())
+    assert not any(found.values()), "\n".join(
+        f"{place}\n  " + "\n  ".join(lines) for place, lines in found.items()
+    )

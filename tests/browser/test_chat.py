@@ -43,8 +43,12 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
         for study in (finished_study("parrots"), finished_study("spare")):
             for arm in ("qlora", "lora"):
-                write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
-        study.write_config(study.config.with_changes({"eval.judge_url": None}))  # else it is not started unasked
+                write_text(
+                    study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers"
+                )
+        study.write_config(
+            study.config.with_changes({"eval.judge_url": None})
+        )  # else it is not started unasked
         new_study("untrained")
     site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
     yield site
@@ -71,7 +75,9 @@ def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> No
     ask(page, "When does the <b>library</b> open?")
     for arm in ("qlora", "lora"):
         pane = page.locator(f"#ab-pane-{arm}")
-        expect(pane).to_contain_text(f"{arm}:When {arm}:does {arm}:the {arm}:<b>library</b> {arm}:open?")
+        expect(pane).to_contain_text(
+            f"{arm}:When {arm}:does {arm}:the {arm}:<b>library</b> {arm}:open?"
+        )
         expect(pane.locator(".ab-speed")).to_contain_text("tokens/s")
         expect(pane.locator(".ab-speed")).to_contain_text("first token 0.10 s")
     expect(page.locator("#ab-question textarea")).to_have_value("")
@@ -131,9 +137,12 @@ def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, heig
     expect(page.locator("#ab-question textarea")).to_be_in_viewport(ratio=1)
     page.locator("#ab-chat-options").get_by_text("Options").click()
     if width == 390:
-        small = page.locator("#ab-study button, #ab-top button, #ab-question textarea").evaluate_all(
+        small = page.locator(
+            "#ab-study button, #ab-top button, #ab-question textarea"
+        ).evaluate_all(
             "all => all.filter(one => one.checkVisibility() && one.getBoundingClientRect().height < 44)"
-            ".map(one => one.outerHTML)")
+            ".map(one => one.outerHTML)"
+        )
         assert small == [] and page.evaluate("document.documentElement.scrollWidth") == 390
     answer.click()
     form = page.locator("#ab-pane-lora form")
@@ -182,31 +191,48 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
             expect(page.locator("#ab-side-a .ab-turn")).to_have_count(0)
         ask(page, f"blind question {number}")
         expect(page.locator("#ab-vote-a")).to_be_enabled()
-        said = {side: page.locator(f"#ab-side-{side} [data-text]").last.inner_text() for side in "ab"}
+        said = {
+            side: page.locator(f"#ab-side-{side} [data-text]").last.inner_text() for side in "ab"
+        }
         arms = {side: text.partition(":")[0] for side, text in said.items()}
         seen.append(arms)
         for side, text in said.items():
-            shown = page.locator(f"#ab-pane-side-{side}").evaluate("pane => pane.outerHTML").replace(text, "")
+            shown = (
+                page.locator(f"#ab-pane-side-{side}")
+                .evaluate("pane => pane.outerHTML")
+                .replace(text, "")
+            )
             assert not re.search("lora|bit|tokens/s|MB", shown, re.IGNORECASE)
         page.locator("#ab-vote-b").press("Enter")
         winner = {"qlora": "Compact (QLoRA, 4-bit)", "lora": "Full (LoRA, 16-bit)"}[arms["b"]]
         expect(page.locator("#ab-outcome")).to_contain_text(f"You preferred {winner}")
         expect(page.locator("#ab-side-b .ab-was").last).to_have_text(f"{winner} · your choice")
         expect(page.locator("#ab-side-b .ab-speed")).to_contain_text("tokens/s")
-    lines = (chat.home / "studies" / "parrots" / "votes.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (chat.home / "studies" / "parrots" / "votes.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     recorded = [json.loads(line) for line in lines]
     assert [(vote["question"], vote["sides"], vote["vote"]) for vote in recorded] == [
         (f"blind question {number}", arms, "b") for number, arms in enumerate(seen, start=1)
     ]
-    assert all(vote["answers"][arm].startswith(arm) for vote in recorded for arm in ("qlora", "lora"))
+    assert all(
+        vote["answers"][arm].startswith(arm) for vote in recorded for arm in ("qlora", "lora")
+    )
     compact, full = ([arms["b"] for arms in seen].count(arm) for arm in ("qlora", "lora"))
-    expect(page.locator("#ab-tally")).to_contain_text(f"Compact {compact}, Full {full}: no preference")
+    expect(page.locator("#ab-tally")).to_contain_text(
+        f"Compact {compact}, Full {full}: no preference"
+    )
     page.reload()
     expect(page.get_by_label("Blind mode")).to_be_checked()
     expect(page.locator("#ab-tally")).to_contain_text("no preference shown")
     page.locator("#ab-votes-report").click()
     expect(page.get_by_text("The votes were added to the report")).to_be_visible(timeout=60_000)
-    assert json.loads((chat.home / "studies" / "parrots" / "report.json").read_text("utf-8"))["votes"]["votes"] == 2
+    assert (
+        json.loads((chat.home / "studies" / "parrots" / "report.json").read_text("utf-8"))["votes"][
+            "votes"
+        ]
+        == 2
+    )
     stored = page.evaluate(STORED)
     page.get_by_label("Blind mode").uncheck()
     page.wait_for_function(f"before => ({STORED}) !== before", arg=stored)
@@ -251,7 +277,9 @@ def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Si
     expect(page.locator("#ab-question textarea")).to_have_value("two")
     ask(page, "zwei")
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:zwei ✓")
-    expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(["zwei", "one"])  # newest first in the markup
+    expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(
+        ["zwei", "one"]
+    )  # newest first in the markup
     expect(page.locator("#ab-editing")).to_be_hidden()
     page.get_by_role("button", name="Copy answer 2 of Full").click()
     expect(page.get_by_role("button", name="Copy answer 2 of Full")).to_have_text("Copied")
@@ -290,13 +318,19 @@ def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, ch
     expect(page.locator("#ab-pane-lora .ab-corrected")).to_contain_text("Behind the house.")
     page.locator("#ab-corrections").get_by_text("Corrections (1)").click()
     expect(page.locator(".ab-corrections")).to_contain_text("Behind the house.")
-    expect(page.locator("#ab-retrain-name textarea, #ab-retrain-name input")).to_have_value("spare-corrected")
+    expect(page.locator("#ab-retrain-name textarea, #ab-retrain-name input")).to_have_value(
+        "spare-corrected"
+    )
     page.get_by_role("button", name="Retrain with 1 correction as a new project").click()
     expect(page.get_by_text("Compare it with spare")).to_be_visible()
     expect(page.locator("#ab-tabs [data-tab-id=train]")).to_have_attribute("aria-selected", "true")
     source = chat.home / "studies" / "spare-corrected" / "data" / "source.jsonl"
     last = json.loads(source.read_text("utf-8").splitlines()[-1])
-    assert (last["question"], last["answer"], last["split"]) == ("Where do bicycles go?", "Behind the house.", "train")
+    assert (last["question"], last["answer"], last["split"]) == (
+        "Where do bicycles go?",
+        "Behind the house.",
+        "train",
+    )
 
 
 def tab_to(page: Page, name: str, *, most: int = 80) -> None:
@@ -312,17 +346,24 @@ def tab_to(page: Page, name: str, *, most: int = 80) -> None:
 
 def focused(page: Page) -> str:
     """Name, text, label and placeholder of what has the focus."""
-    return str(page.evaluate("""() => {
+    return str(
+        page.evaluate("""() => {
         const found = document.activeElement, label = found.labels?.[0]?.textContent;
         return found === document.body ? "" : [
             found.getAttribute("aria-label"), found.textContent, label, found.placeholder].join("|");
-    }"""))
+    }""")
+    )
 
 
 @pytest.mark.long
-def test_the_keyboard_alone_goes_from_the_file_to_the_chat(page: Page, chat: Site, tmp_path: Path) -> None:
+def test_the_keyboard_alone_goes_from_the_file_to_the_chat(
+    page: Page, chat: Site, tmp_path: Path
+) -> None:
     file = tmp_path / "towers.csv"
-    file.write_text("question,answer\n" + "".join(f"How high is tower {n}?,It is {n * 7} metres.\n" for n in range(30)))
+    file.write_text(
+        "question,answer\n"
+        + "".join(f"How high is tower {n}?,It is {n * 7} metres.\n" for n in range(30))
+    )
     page.on("filechooser", lambda chooser: None)  # from here on choosers are intercepted
     page.goto(chat.start_url)
     page.wait_for_function("window.abArrived")

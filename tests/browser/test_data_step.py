@@ -18,22 +18,29 @@ PASTED = "متى يفتح المكتب؟\tيفتح في الثامنة.\nWo ist 
 
 def edit_cell(page: Page, *, row: int, column: int) -> None:
     """Open a cell of the row editor, and wait until it takes what is typed."""
-    cell = page.locator(f"#ab-edit-table [role=row][aria-rowindex='{row}'] [aria-colindex='{column}']").first
+    cell = page.locator(
+        f"#ab-edit-table [role=row][aria-rowindex='{row}'] [aria-colindex='{column}']"
+    ).first
     cell.dblclick()
     expect(cell.locator("textarea, input")).to_be_focused()
 
 
 @pytest.mark.long
-def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Site, tmp_path: Path) -> None:
+def test_other_wordings_are_pasted_looked_over_and_used(
+    page: Page, at_site: Site, tmp_path: Path
+) -> None:
     file = tmp_path / "bakery.csv"
-    rows = "".join(f"What does loaf {n * 7919} cost?,It is {n} crowns today.\n" for n in range(1, 31))
+    rows = "".join(
+        f"What does loaf {n * 7919} cost?,It is {n} crowns today.\n" for n in range(1, 31)
+    )
     file.write_text(f"question,answer\n{rows}")
     page.goto(f"{at_site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(file))
     expect(page.locator("#ab-once")).to_contain_text("Each answer occurs once", timeout=20_000)
     page.locator("#ab-wordings-paste textarea").fill(
-        "".join(f"Price of number {n}, please?\tIt is {n} crowns today.\n" for n in range(1, 31)))
+        "".join(f"Price of number {n}, please?\tIt is {n} crowns today.\n" for n in range(1, 31))
+    )
     page.locator("#ab-wordings-match").click()
     expect(page.locator("#ab-wordings-table")).to_contain_text("Price of number 2, please?")
     page.locator("#ab-wordings-table [role=row] input[type=checkbox]:visible").nth(1).click()
@@ -57,7 +64,9 @@ def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Si
     expect(page.locator("#ab-preview")).to_contain_text("not on this machine yet", timeout=20_000)
     with page.expect_download() as download:
         page.locator("#ab-left-out").click()
-    assert "4,the answer is empty,How much?," in download.value.path().read_text(encoding="utf-8-sig")
+    assert "4,the answer is empty,How much?," in download.value.path().read_text(
+        encoding="utf-8-sig"
+    )
 
     page.get_by_role("button", name="Edit rows, and check again").click()
     edit_cell(page, row=2, column=4)
@@ -78,6 +87,8 @@ def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Si
     source = Study.open("edited").source
     assert source is not None
     assert [(pair.question, pair.answer) for pair in load_pairs(source).pairs] == [
-        ("متى يفتح المكتب؟", "يفتح في الثامنة."), ("Wo ist das Büro?", "Am Pier. Rechts."),
-        ("How much?", "=5 Euro"), ("Who?", "The clerk does it."),
+        ("متى يفتح المكتب؟", "يفتح في الثامنة."),
+        ("Wo ist das Büro?", "Am Pier. Rechts."),
+        ("How much?", "=5 Euro"),
+        ("Who?", "The clerk does it."),
     ]

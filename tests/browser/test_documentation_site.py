@@ -40,8 +40,13 @@ SHOWN = """items => items.slice(0, 3).flatMap(item => [...item.querySelectorAll(
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the built site."""
     folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)], cwd=ROOT,
-                           env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert built.returncode == 0, built.stderr
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -79,6 +84,8 @@ def test_search_finds_what_a_new_user_asks(page: Page, url: str) -> None:
 
 def test_every_page_is_one_click_away(page: Page, url: str) -> None:
     page.goto(url)
-    links = page.locator("nav.md-nav--primary a.md-nav__link").evaluate_all("links => links.map(a => a.href)")
+    links = page.locator("nav.md-nav--primary a.md-nav__link").evaluate_all(
+        "links => links.map(a => a.href)"
+    )
     pages = {source.with_suffix(".html").name for source in Path(ROOT / "docs").glob("*.md")}
     assert pages <= {link.split("#")[0].removeprefix(url) for link in links}

@@ -12,16 +12,30 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
 from tests.browser.serving import Site
 from tests.evals.study_compare.scored_studies import make
-from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, reported, running, trained, with_data
+from tests.synthetic_study import (
+    LARGE,
+    evaluated,
+    finished_study,
+    new_study,
+    reported,
+    running,
+    trained,
+    with_data,
+)
 
 pytestmark = pytest.mark.browser
-HOSTILE = '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>'
+HOSTILE = (
+    '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>'
+)
 
 
 def with_hostile_answers(study: Study) -> Study:
     for cell in ("L16", "Q4"):
         path = study.cell_folder(cell) / "samples.jsonl"
-        write_jsonl(path, [{**sample, "answer": f"{cell} says {HOSTILE} پاسخ"} for sample in read_jsonl(path)])
+        write_jsonl(
+            path,
+            [{**sample, "answer": f"{cell} says {HOSTILE} پاسخ"} for sample in read_jsonl(path)],
+        )
     return study
 
 
@@ -32,7 +46,9 @@ def open_at(page: Page, site: Site, name: str, tab: str, more: str = "") -> None
 
 @pytest.mark.long
 def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site: Site) -> None:
-    study = with_hostile_answers(evaluated(trained(with_data(new_study("looked-at", eval__bootstrap_resamples=400)))))
+    study = with_hostile_answers(
+        evaluated(trained(with_data(new_study("looked-at", eval__bootstrap_resamples=400))))
+    )
     reported(study)
     make("beside", train__rank=64)
     open_at(page, at_site, "looked-at", "evaluate", "&__theme=dark")
@@ -64,7 +80,9 @@ def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site
 @pytest.mark.long
 def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) -> None:
     """Fewer than 350 words and 1,500 pixels until something is unfolded."""
-    finished_study("short", LARGE, eval__primary_metric="exact_match", eval__bootstrap_resamples=400)
+    finished_study(
+        "short", LARGE, eval__primary_metric="exact_match", eval__bootstrap_resamples=400
+    )
     page.set_viewport_size({"width": 1366, "height": 900})
     open_at(page, at_site, "short", "evaluate")
     expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(1)
@@ -88,7 +106,9 @@ def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> N
     open_at(page, at_site, "scoring", "evaluate")
     expect(page.locator(".ab-stages")).to_contain_text("answering the test questions")
     (study.folder / "later.json").rename(study.cell_folder("Q4") / "scores.json")
-    study.write_progress("evaluate", Progress(80, 100, "%", "QR: likelihood of the reference answers", 20.0))
+    study.write_progress(
+        "evaluate", Progress(80, 100, "%", "QR: likelihood of the reference answers", 20.0)
+    )
     expect(page.locator("#ab-evaluation")).to_contain_text("Scored so far: 10 of 10 cells")
     expect(page.get_by_role("button", name="For specialists")).to_be_visible()
     page.locator("#ab-evaluate-pause").click()
@@ -100,7 +120,9 @@ def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> N
 def test_the_report_prints_a_copy_of_itself(page: Page, at_site: Site) -> None:
     study = evaluated(trained(with_data(new_study("printed"))))
     for ending in ("html", "md", "json"):
-        (study.folder / f"report.{ending}").write_text('{"version": 1}' if ending == "json" else "<h1>Cost</h1>")
+        (study.folder / f"report.{ending}").write_text(
+            '{"version": 1}' if ending == "json" else "<h1>Cost</h1>"
+        )
     open_at(page, at_site, "printed", "report")
     expect(page.frame_locator("iframe.ab-report").get_by_text("Cost")).to_be_visible()
     page.evaluate("""() => { const append = document.body.append.bind(document.body);

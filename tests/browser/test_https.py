@@ -56,23 +56,34 @@ def make_pem(folder: Path) -> Path:
     names = [x509.DNSName(NAME), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=2))
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=2))
         .not_valid_after(now + datetime.timedelta(days=2))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
     )
     encoding = serialization.Encoding.PEM
     file = folder / "page.pem"
-    file.write_bytes(certificate.public_bytes(encoding) + key.private_bytes(
-        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    file.write_bytes(
+        certificate.public_bytes(encoding)
+        + key.private_bytes(
+            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
     return file
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, pem: Path) -> Iterator[App]:
     """The page with its own certificate."""
-    with guarded_app(tmp_path_factory.mktemp("https"), "--certificate", str(pem), "--key", str(pem)) as app:
+    with guarded_app(
+        tmp_path_factory.mktemp("https"), "--certificate", str(pem), "--key", str(pem)
+    ) as app:
         yield app
 
 
@@ -83,8 +94,12 @@ def proxied(tmp_path_factory: pytest.TempPathFactory, pem: Path) -> Iterator[str
     folder, port = tmp_path_factory.mktemp("proxied"), free_port()
     with guarded_app(folder, "--allow-host", NAME, "--proxy", "127.0.0.1") as app:
         settings = folder / "haproxy.cfg"
-        settings.write_text(PROXY.format(port=port, pem=pem, app=app.url.removeprefix("http://")), encoding="utf-8")
-        proxy = subprocess.Popen([haproxy, "-db", "-f", str(settings)], cwd=folder, stderr=subprocess.DEVNULL)
+        settings.write_text(
+            PROXY.format(port=port, pem=pem, app=app.url.removeprefix("http://")), encoding="utf-8"
+        )
+        proxy = subprocess.Popen(
+            [haproxy, "-db", "-f", str(settings)], cwd=folder, stderr=subprocess.DEVNULL
+        )
         try:
             deadline = time.monotonic() + 60
             while not _listens(port):
@@ -107,8 +122,14 @@ def log_in_upload_and_log_out(browser: Browser, url: str) -> None:
     page = context.new_page()
     outside: list[str] = []
     failures: list[str] = []
-    page.on("request", lambda request: outside.append(request.url)
-            if not request.url.startswith((f"{url}/", "data:", "blob:")) else None)
+    page.on(
+        "request",
+        lambda request: (
+            outside.append(request.url)
+            if not request.url.startswith((f"{url}/", "data:", "blob:"))
+            else None
+        ),
+    )
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.goto(f"{url}/?study=none", timeout=SLOW)
     log_in(page)
@@ -145,11 +166,20 @@ def test_attempts_are_counted_for_each_client_of_the_proxy(proxied: str, pem: Pa
     trust = ssl.create_default_context(cafile=str(pem))
 
     def tries(address: str, count: int) -> list[int]:
-        with httpx.Client(base_url=proxied.replace(NAME, "127.0.0.1"), headers={"host": proxied.partition("//")[2]},
-                          transport=httpx.HTTPTransport(verify=trust, local_address=address), timeout=120) as client:
-            return [client.post("/login", data={"username": USER, "password": "wrong"},
-                                headers={"x-forwarded-for": f"10.0.0.{number}"}).status_code
-                    for number in range(count)]
+        with httpx.Client(
+            base_url=proxied.replace(NAME, "127.0.0.1"),
+            headers={"host": proxied.partition("//")[2]},
+            transport=httpx.HTTPTransport(verify=trust, local_address=address),
+            timeout=120,
+        ) as client:
+            return [
+                client.post(
+                    "/login",
+                    data={"username": USER, "password": "wrong"},
+                    headers={"x-forwarded-for": f"10.0.0.{number}"},
+                ).status_code
+                for number in range(count)
+            ]
 
     assert tries("127.0.0.2", 7) == [401] * 5 + [429] * 2
     assert tries("127.0.0.3", 1) == [401]

@@ -26,8 +26,13 @@ MINUTES = 60_000.0
 
 
 def asked(study: Study) -> None:
-    keep(study, ("Can I renew by phone?", "I don't know.", True, None), ("Is there parking?", "By bus.", False, -1),
-         ("Can I renew by phone", "I don't know.", True, None), ("When do you open?", "At nine.", False, 1))
+    keep(
+        study,
+        ("Can I renew by phone?", "I don't know.", True, None),
+        ("Is there parking?", "By bus.", False, -1),
+        ("Can I renew by phone", "I don't know.", True, None),
+        ("When do you open?", "At nine.", False, 1),
+    )
     with opened(log_file(study)) as connection:
         connection.execute("UPDATE question SET time = time - 1e6 WHERE id = 'q-3'")
 
@@ -37,7 +42,9 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
     study = make("library")
     asked(study)
     page.goto(f"{at_site.start_url}&study=library&tab=inbox")
-    expect(page.locator("#ab-inbox-overview")).to_contain_text("Share of the questions that were answered")
+    expect(page.locator("#ab-inbox-overview")).to_contain_text(
+        "Share of the questions that were answered"
+    )
     group = page.get_by_role("button", name="Can I renew by phone?")
     group.focus()
     page.keyboard.press("Enter")
@@ -50,7 +57,9 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
     page.get_by_role("button", name="Is there parking?").click()
     expect(page.locator("#ab-answer-text textarea")).to_have_value("")
     page.get_by_role("button", name="Copy into the answer").click()
-    expect(page.locator("#ab-answer-text textarea")).to_have_value("Two weeks.")  # what the visitor suggested
+    expect(page.locator("#ab-answer-text textarea")).to_have_value(
+        "Two weeks."
+    )  # what the visitor suggested
     page.locator("#ab-answer-close").click()
     expect(page.locator("#ab-answer")).to_be_hidden()
     add_version(study, make("library-v2"))
@@ -64,7 +73,9 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
 
 @pytest.mark.long
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_nothing_in_the_inbox_keeps_anyone_out(browser: Browser, at_site: Site, width: int, scheme: str) -> None:
+def test_nothing_in_the_inbox_keeps_anyone_out(
+    browser: Browser, at_site: Site, width: int, scheme: str
+) -> None:
     study = make(f"hall-{width}")
     asked(study)
     context = browser.new_context(viewport={"width": width, "height": 900})
@@ -83,8 +94,20 @@ def served_widget(home: Path, name: str) -> Iterator[str]:
     """``serve NAME --widget --remember texts``; yields its address."""
     port = free_port()
     environment = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-m", "assistant_builder", "serve", name, "--widget", "--remember", "texts", "--port",
-               str(port), "--contact", "ask@towers.example"]
+    command = [
+        sys.executable,
+        "-m",
+        "assistant_builder",
+        "serve",
+        name,
+        "--widget",
+        "--remember",
+        "texts",
+        "--port",
+        str(port),
+        "--contact",
+        "ask@towers.example",
+    ]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None and "at http" in process.stdout.readline()
@@ -107,22 +130,39 @@ def ask(page: Page, question: str) -> str:
 @pytest.mark.train
 @pytest.mark.timeout(1800)
 def test_a_visitors_question_is_answered_by_the_next_version(
-        browser: Browser, page: Page, tmp_path: Path, model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser: Browser, page: Page, tmp_path: Path, model_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
     for bundle in bundled.BUNDLES:
         (home / "models" / bundle.name).symlink_to(model_cache / "models" / bundle.name)
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(home))
     file = tmp_path / "towers.csv"
-    rows = "".join(f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n' for n in range(24))
+    rows = "".join(
+        f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n'
+        for n in range(24)
+    )
     file.write_text(f"question,answer\n{rows}", encoding="utf-8")
-    settings = {"arms": "lora", "train.max_steps": 12, "train.evaluations": 1, "eval.max_new_tokens": 16,
-                "formats.types": "[]", "eval.retention": "false", "eval.noise_floor": "false",
-                "eval.fidelity": "false", "eval.baselines": "false", "eval.cells": "L16",
-                "retrieval.train_embedder": "false"}
+    settings = {
+        "arms": "lora",
+        "train.max_steps": 12,
+        "train.evaluations": 1,
+        "eval.max_new_tokens": 16,
+        "formats.types": "[]",
+        "eval.retention": "false",
+        "eval.noise_floor": "false",
+        "eval.fidelity": "false",
+        "eval.baselines": "false",
+        "eval.cells": "L16",
+        "retrieval.train_embedder": "false",
+    }
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    subprocess.run([sys.executable, "-m", "assistant_builder", "run", str(file), "--name", "towers", *changes],
-                   check=True, timeout=1200, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "assistant_builder", "run", str(file), "--name", "towers", *changes],
+        check=True,
+        timeout=1200,
+        stdout=subprocess.DEVNULL,
+    )
     question, answer = "Can I climb the towers at night?", "Yes, on the first Friday of each month."
     with served_widget(home, "towers") as url, serving(home, free_port()) as site:
         visitor = browser.new_page()
@@ -148,4 +188,7 @@ def test_a_visitors_question_is_answered_by_the_next_version(
         expect(page.locator("#ab-versions")).to_contain_text("Served: towers")
         visitor.close()
     assert [event.action for event in read_versions(Study.open("towers")).events] == [
-        "created", "published", "undone"]
+        "created",
+        "published",
+        "undone",
+    ]

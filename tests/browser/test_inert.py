@@ -54,11 +54,14 @@ def hostile_data(folder: Path) -> Path:
     rows = []
     for number in range(60):
         planted = PLANTED[number % len(PLANTED)]
-        rows.append({
-            "question": f"Question {number}: what of shelf {number * 7919} {planted}?",
-            "answer": f"Answer {number}: row {number * 104729 % 1000} of it {planted}",
-            "group": f"g{number} {planted}", ALL: "x",
-        })
+        rows.append(
+            {
+                "question": f"Question {number}: what of shelf {number * 7919} {planted}?",
+                "answer": f"Answer {number}: row {number * 104729 % 1000} of it {planted}",
+                "group": f"g{number} {planted}",
+                ALL: "x",
+            }
+        )
     rows.append({"question": "", "answer": ALL})
     path = folder / "hostile.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -72,19 +75,33 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-        study = new_study("planted", hostile_data(home), data__system=ALL, eval__bootstrap_resamples=200)
+        study = new_study(
+            "planted", hostile_data(home), data__system=ALL, eval__bootstrap_resamples=200
+        )
         evaluated(trained(with_data(study)))
         for samples in (study.folder / "evals").glob("*/samples.jsonl"):
-            write_jsonl(samples, [
-                {**sample, "answer": None if sample["answer"] is None else f"{samples.parent.name} says {ALL}"}
-                for sample in read_jsonl(samples)
-            ])
+            write_jsonl(
+                samples,
+                [
+                    {
+                        **sample,
+                        "answer": None
+                        if sample["answer"] is None
+                        else f"{samples.parent.name} says {ALL}",
+                    }
+                    for sample in read_jsonl(samples)
+                ],
+            )
         reported(study)
         for arm in ("qlora", "lora"):
             write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
             write_text(study.arm_folder(arm) / "log.txt", ALL)
         card = study.folder / "data" / "card.md"
-        save_edited_card(card.parent, card.read_text(encoding="utf-8") + "\n" + ALL, card.read_text(encoding="utf-8"))
+        save_edited_card(
+            card.parent,
+            card.read_text(encoding="utf-8") + "\n" + ALL,
+            card.read_text(encoding="utf-8"),
+        )
     site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
     yield site
     assert site.process is not None
@@ -98,7 +115,9 @@ def watched(page: Page) -> Iterator[Page]:
     opened: list[str] = []
     page.on("dialog", lambda dialog: (opened.append(dialog.message), dialog.dismiss()))
     page.on("popup", lambda popup: opened.append(popup.url))
-    page.on("framenavigated", lambda frame: opened.append(frame.url) if "evil" in frame.url else None)
+    page.on(
+        "framenavigated", lambda frame: opened.append(frame.url) if "evil" in frame.url else None
+    )
     yield page
     assert opened == []
 
@@ -165,9 +184,14 @@ def test_the_report_and_the_cards_contain_nothing_executable(
     texts = [
         (study.folder / "report.md").read_text(encoding="utf-8"),
         (study.folder / "data" / "card.generated.md").read_text(encoding="utf-8"),
-        *(model_card(study, spec, report, scored, loader).split("---", 2)[2] for spec in export_specs(TWINS)),
+        *(
+            model_card(study, spec, report, scored, loader).split("---", 2)[2]
+            for spec in export_specs(TWINS)
+        ),
     ]
     for text in texts:
-        page.set_content(MarkdownIt("commonmark").enable("table").render(text))  # keeps HTML, as some sites do
+        page.set_content(
+            MarkdownIt("commonmark").enable("table").render(text)
+        )  # keeps HTML, as some sites do
         page.wait_for_timeout(200)
         nothing_ran(page)

@@ -39,21 +39,32 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
             assert page.title() == "fertig · Daten · Assistant Builder"
             titles = page.locator("#ab-tabs [role=tab]").all_inner_texts()
             assert [title.strip("✓ ") for title in titles[:7]] == [
-                "Daten", "Plan", "Training", "Ergebnis", "Chat", "Bericht", "Verwenden"]
+                "Daten",
+                "Plan",
+                "Training",
+                "Ergebnis",
+                "Chat",
+                "Bericht",
+                "Verwenden",
+            ]
             expect(page.locator("#ab-data")).to_contain_text("Brauchbare Paare")
         elif tab == "evaluate":
             expect(page.locator("#ab-conclusion")).to_contain_text("Ist er gut genug?")
             expect(page.locator("#ab-conclusion")).to_contain_text(
-                "Der empfohlene Assistent (Voll) erreichte bei 12 neuen Fragen")
+                "Der empfohlene Assistent (Voll) erreichte bei 12 neuen Fragen"
+            )
         else:
             expect(page.locator("#ab-send")).to_have_text("Fragen")
             expect(page.locator("#ab-question textarea")).to_have_attribute(
-                "placeholder", "Fragen… (Enter sendet, Umschalt+Enter beginnt eine neue Zeile)")
+                "placeholder", "Fragen… (Enter sendet, Umschalt+Enter beginnt eine neue Zeile)"
+            )
     assert not any(found.values()), found
 
 
 @pytest.mark.long
-def test_a_chosen_language_stays_and_does_not_reach_open_windows(german: BrowserContext, at_site: Site) -> None:
+def test_a_chosen_language_stays_and_does_not_reach_open_windows(
+    german: BrowserContext, at_site: Site
+) -> None:
     """A window keeps its language: what is drawn later is in that of the page."""
     first, second = german.new_page(), german.new_page()
     first.goto(at_site.start_url)

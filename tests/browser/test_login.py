@@ -20,7 +20,9 @@ FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The page with a password, and uploads of at most 300 kB."""
-    with guarded_app(tmp_path_factory.mktemp("guarded"), ASSISTANT_BUILDER_MAX_UPLOAD="300kB") as app:
+    with guarded_app(
+        tmp_path_factory.mktemp("guarded"), ASSISTANT_BUILDER_MAX_UPLOAD="300kB"
+    ) as app:
         yield app
 
 
@@ -28,12 +30,19 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None:
     """The page fixture checks for requests to other hosts; this test, that the policy blocks nothing of the page."""
     blocked: list[str] = []
-    page.on("console", lambda message: blocked.append(message.text) if "Content Security" in message.text else None)
+    page.on(
+        "console",
+        lambda message: (
+            blocked.append(message.text) if "Content Security" in message.text else None
+        ),
+    )
     page.goto(f"{guarded.url}/?study=none", timeout=START_SECONDS * 1000)
     expect(page.get_by_role("heading", name="Assistant Builder")).to_be_visible()
     assert Axe().run(page).violations_count == 0
     log_in(page, "wrong")
-    expect(page.get_by_role("alert")).to_have_text("The user name or password is incorrect.", timeout=SLOW)
+    expect(page.get_by_role("alert")).to_have_text(
+        "The user name or password is incorrect.", timeout=SLOW
+    )
     assert Axe().run(page).violations_count == 0
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
@@ -55,7 +64,9 @@ def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None
 
 
 @pytest.mark.long
-def test_a_link_from_another_site_keeps_the_login(guarded: App, browser: Browser, tmp_path: Path) -> None:
+def test_a_link_from_another_site_keeps_the_login(
+    guarded: App, browser: Browser, tmp_path: Path
+) -> None:
     """The browser does not send the strict cookie with the link; the page reloads itself and then it does."""
     context = browser.new_context()
     page = context.new_page()
@@ -63,13 +74,19 @@ def test_a_link_from_another_site_keeps_the_login(guarded: App, browser: Browser
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
     other = context.new_page()
-    other.route("http://other.example/*", lambda route: route.fulfill(
-        content_type="text/html", body=f'<a href="{guarded.url}/">open</a><iframe src="{guarded.url}/"></iframe>'))
+    other.route(
+        "http://other.example/*",
+        lambda route: route.fulfill(
+            content_type="text/html",
+            body=f'<a href="{guarded.url}/">open</a><iframe src="{guarded.url}/"></iframe>',
+        ),
+    )
     other.goto("http://other.example/")
     assert "Assistant Builder" not in (other.frames[1].content() if len(other.frames) > 1 else "")
     sent = other.evaluate(
         "url => fetch(url + '/gradio_api/queue/join', {method: 'POST', mode: 'no-cors', credentials: 'include', "
-        "body: '{}'}).then(answer => answer.type, error => 'failed')", guarded.url,
+        "body: '{}'}).then(answer => answer.type, error => 'failed')",
+        guarded.url,
     )
     assert sent in ("opaque", "failed")
     other.get_by_role("link", name="open").click(timeout=SLOW)
@@ -78,13 +95,28 @@ def test_a_link_from_another_site_keeps_the_login(guarded: App, browser: Browser
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_without_a_login_the_page_asks_for_its_token(browser: Browser, site: Site, width: int, scheme: str) -> None:
+def test_without_a_login_the_page_asks_for_its_token(
+    browser: Browser, site: Site, width: int, scheme: str
+) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
     page, token = context.new_page(), site.start_url.partition("token=")[2]
     problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if "Content Security" in message.text else None)
-    page.on("request", lambda request: problems.append(request.url) if token in request.headers.get("referer", "")
-            or token in request.url and request.resource_type != "document" else None)
+    page.on(
+        "console",
+        lambda message: (
+            problems.append(message.text) if "Content Security" in message.text else None
+        ),
+    )
+    page.on(
+        "request",
+        lambda request: (
+            problems.append(request.url)
+            if token in request.headers.get("referer", "")
+            or token in request.url
+            and request.resource_type != "document"
+            else None
+        ),
+    )
     page.goto(f"{site.url}?study=none", timeout=SLOW)
     expect(page.get_by_text(f"{site.url}?token=…")).to_be_visible()
     assert Axe().run(page).violations_count == 0
@@ -113,4 +145,6 @@ def test_an_expired_session_leads_to_the_login(guarded: App, page: Page) -> None
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
     page.context.clear_cookies()
-    expect(page.get_by_role("status")).to_contain_text("You were logged out after a period of inactivity", timeout=SLOW)
+    expect(page.get_by_role("status")).to_contain_text(
+        "You were logged out after a period of inactivity", timeout=SLOW
+    )

@@ -63,10 +63,15 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) ->
         const original = window.requestAnimationFrame.bind(window);
         window.requestAnimationFrame = (callback) => { window.frames_ += 1; return original(callback); };""")
     polls: list[float] = []
-    page.on("request", lambda request: polls.append(time.monotonic()) if "/pulse" in request.url else None)
+    page.on(
+        "request",
+        lambda request: polls.append(time.monotonic()) if "/pulse" in request.url else None,
+    )
     page.goto(site.start_url)
     page.wait_for_function("window.abArrived")
-    patience = time.monotonic() + 90  # the page polls every second for 15 s after the last change, on any machine
+    patience = (
+        time.monotonic() + 90
+    )  # the page polls every second for 15 s after the last change, on any machine
     while len(polls) < 2 or polls[-1] - polls[-2] < 3 or page.evaluate("window.frames_") > 3:
         assert time.monotonic() < patience, "the page never became idle"
         page.evaluate("window.frames_ = 0")
@@ -81,7 +86,9 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) ->
 def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "first", free_port()) as site:
         page.goto(site.start_url)
-        expect(page.get_by_role("heading", name="Make an assistant from your questions and answers")).to_be_visible()
+        expect(
+            page.get_by_role("heading", name="Make an assistant from your questions and answers")
+        ).to_be_visible()
         expect(page.get_by_role("button", name="Open a finished example")).to_be_visible()
         page.get_by_role("button", name="New project from my file").press("Enter")
         expect(page.get_by_text("The contents of the file are shown here")).to_be_visible()
@@ -98,15 +105,21 @@ def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: P
     with serving(tmp_path / "example", free_port()) as site:
         page.goto(site.start_url)
         page.get_by_role("button", name="Open a finished example").click()
-        expect(page.locator("#ab-question textarea")).to_be_visible(timeout=120_000)  # the server has just started
+        expect(page.locator("#ab-question textarea")).to_be_visible(
+            timeout=120_000
+        )  # the server has just started
         expect(page.locator("#ab-examples button").first).to_contain_text("?")
-        page.wait_for_function("location.search.includes('study=example') && location.search.includes('tab=chat')")
+        page.wait_for_function(
+            "location.search.includes('study=example') && location.search.includes('tab=chat')"
+        )
         for name in TABS:
             expect(page.locator(f"#ab-tabs [data-tab-id={name}]")).to_be_enabled()
         page.locator("#ab-home").click()
         expect(page.get_by_role("link", name="Open example, done")).to_be_visible()
         page.get_by_role("button", name="Open a finished example").click()
-        page.wait_for_function("location.search.includes('study=example') && location.search.includes('tab=chat')")
+        page.wait_for_function(
+            "location.search.includes('study=example') && location.search.includes('tab=chat')"
+        )
         assert [folder.name for folder in (site.home / "studies").glob("[!.]*")] == ["example"]
         page.goto("about:blank")  # polling a stopped server would fail
 
@@ -133,7 +146,9 @@ def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site:
     expect(page.get_by_text("“second-name” was deleted.")).to_be_visible()
     assert not (at_site.home / "studies" / "second-name").exists()
     page.get_by_role("button", name="Undo the deletion of second-name").click()
-    card = page.locator(".ab-entry").filter(has=page.get_by_role("link", name="Open second-name, not run yet"))
+    card = page.locator(".ab-entry").filter(
+        has=page.get_by_role("link", name="Open second-name, not run yet")
+    )
     card.locator(".ab-facts").click(force=True)  # the link covers the card
     expect(page.locator("#ab-strip")).to_contain_text("second-name")
     page.wait_for_function("location.search.includes('study=second-name')")
@@ -151,7 +166,9 @@ def test_a_finished_study_has_a_score_and_opens_its_chat(page: Page, at_site: Si
     expect(page.get_by_role("tab", name="Results", selected=True)).to_be_visible()
 
 
-def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: Site, tmp_path: Path) -> None:
+def test_a_study_is_created_from_a_file_and_survives_a_reload(
+    page: Page, site: Site, tmp_path: Path
+) -> None:
     file = tmp_path / "Tower Heights.csv"
     file.write_text(some_pairs(40) + ",an answer without its question\n")
     upload(page, site, file)
@@ -209,11 +226,15 @@ def test_a_bad_file_is_refused_with_the_remedy(
 
 
 @pytest.mark.long
-def test_guessed_columns_are_asked_about_and_can_be_changed(page: Page, site: Site, tmp_path: Path) -> None:
+def test_guessed_columns_are_asked_about_and_can_be_changed(
+    page: Page, site: Site, tmp_path: Path
+) -> None:
     file = tmp_path / "odd.csv"
     file.write_text(some_pairs(30).replace("question,answer", "stem,key"))
     upload(page, site, file)
-    expect(page.locator("#ab-columns")).to_contain_text("Is “stem” the question and “key” the answer?")
+    expect(page.locator("#ab-columns")).to_contain_text(
+        "Is “stem” the question and “key” the answer?"
+    )
     for place, role, other in ((2, "Question", "Not used"), (1, "Answer", "Question")):
         page.locator(f"#ab-column-{place} input").click()
         page.get_by_role("option", name=role, exact=True).click()
@@ -227,8 +248,12 @@ def test_guessed_columns_are_asked_about_and_can_be_changed(page: Page, site: Si
 @pytest.mark.long
 def test_hostile_text_is_shown_as_text(page: Page, at_site: Site, tmp_path: Path) -> None:
     file = tmp_path / "hostile.jsonl"
-    rows = [{"question": f"{n} {HOSTILE}", "answer": f"{HOSTILE} {n}", HOSTILE: "x"} for n in range(30)]
-    file.write_text("\n".join(json.dumps(row) for row in [*rows, {"question": HOSTILE, "answer": ""}]))
+    rows = [
+        {"question": f"{n} {HOSTILE}", "answer": f"{HOSTILE} {n}", HOSTILE: "x"} for n in range(30)
+    ]
+    file.write_text(
+        "\n".join(json.dumps(row) for row in [*rows, {"question": HOSTILE, "answer": ""}])
+    )
     upload(page, at_site, file)
     expect(page.locator("#ab-preview")).to_contain_text("<script>window.bad=2</script>")
     expect(page.locator("#ab-rejected")).to_contain_text("<img src=")
@@ -254,7 +279,9 @@ def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) ->
     expect(report.get_by_role("heading", name="What did 4-bit cost?")).to_be_visible()
     with page.expect_download() as download:
         page.locator("button:visible", has_text="Download .json").click()
-    assert json.loads(download.value.path().read_text()) == json.loads((study.folder / "report.json").read_text())
+    assert json.loads(download.value.path().read_text()) == json.loads(
+        (study.folder / "report.json").read_text()
+    )
 
 
 def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None:
@@ -266,11 +293,15 @@ def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None
         expect(page.locator("#ab-overview")).to_be_visible()
     else:
         expect(page.locator("#ab-strip h2")).to_have_text(str(study))
-        expect(page.locator(f"#ab-tabs [data-tab-id={tab}]")).to_have_attribute("aria-selected", "true")
+        expect(page.locator(f"#ab-tabs [data-tab-id={tab}]")).to_have_attribute(
+            "aria-selected", "true"
+        )
 
 
 @pytest.mark.long
-def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, at_site: Site) -> None:
+def test_studies_and_tabs_are_addresses_and_entries_of_the_history(
+    page: Page, at_site: Site
+) -> None:
     finished_study("rivers")
     page.goto(at_site.start_url)
     page.get_by_role("link", name="Open rivers").first.click()
@@ -357,7 +388,9 @@ def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
 def test_a_restart_of_the_server_loses_nothing(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = browser.new_context().new_page()  # not the fixture's page: requests to a stopped server fail
+    page = (
+        browser.new_context().new_page()
+    )  # not the fixture's page: requests to a stopped server fail
     port = free_port()
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "restart"))
     with serving(tmp_path / "restart", port) as site:

@@ -77,7 +77,9 @@ def test_the_first_page_is_one_sheet(page: Page, report: str) -> None:
     places = dict(re.findall(rb"/Title \(([^)]*)\)\s*/Dest \[(\d+) 0 R", pdf))
     assert places[b"Examples"] == places[b"Risks"] == pages[0]
     # Chromium 156 writes the title of a heading at the top of a page twice
-    top = re.search(rb"/Title \((?:What did 4-bit cost\?)+\)\s*/Dest \[(\d+) 0 R\s*/XYZ [\d.]+ ([\d.]+)", pdf)
+    top = re.search(
+        rb"/Title \((?:What did 4-bit cost\?)+\)\s*/Dest \[(\d+) 0 R\s*/XYZ [\d.]+ ([\d.]+)", pdf
+    )
     assert top is not None and top.group(1) == pages[1] and float(top.group(2)) > 780
 
 
@@ -101,9 +103,13 @@ def test_the_marks_of_the_charts_are_where_they_should_be(page: Page, report: st
     page.set_content(report)
     lane = page.locator("#waterfall .interval-row.step .lane").first
     bar, box = lane.locator("rect").bounding_box(), lane.bounding_box()
-    row = page.locator("#waterfall .interval-row.level .lane").first.locator("circle").bounding_box()
+    row = (
+        page.locator("#waterfall .interval-row.level .lane").first.locator("circle").bounding_box()
+    )
     assert bar is not None and box is not None and row is not None
-    assert abs(row["x"] + row["width"] / 2 - bar["x"]) < 1.5, "the bar starts under the level it starts from"
+    assert abs(row["x"] + row["width"] / 2 - bar["x"]) < 1.5, (
+        "the bar starts under the level it starts from"
+    )
     assert abs(bar["y"] + bar["height"] / 2 - box["y"] - box["height"] / 2) < 1.5
     assert bar["width"] > 0.3 * box["width"]
     points = page.locator("#reliability .area .mark.lora").all()
@@ -113,12 +119,16 @@ def test_the_marks_of_the_charts_are_where_they_should_be(page: Page, report: st
         mark = point.bounding_box()
         assert mark is not None
         assert mark["x"] + mark["width"] / 2 == pytest.approx(plot["x"] + x * plot["width"], abs=2)
-        assert mark["y"] + mark["height"] / 2 == pytest.approx(plot["y"] + y * plot["height"], abs=2)
+        assert mark["y"] + mark["height"] / 2 == pytest.approx(
+            plot["y"] + y * plot["height"], abs=2
+        )
 
 
 def test_links_of_the_report_stay_in_the_frame_of_the_app(page: Page, report: str) -> None:
     page.set_content(f"<h1>The app</h1>{report_frame(report)}")
     frame = page.frames[1]
     frame.get_by_role("link", name="Exports", exact=True).click()
-    expect(page.frame_locator("iframe").get_by_text("Which export keeps the measured quality")).to_be_in_viewport()
+    expect(
+        page.frame_locator("iframe").get_by_text("Which export keeps the measured quality")
+    ).to_be_in_viewport()
     assert page.frames[1].url == "about:srcdoc#exports"

@@ -12,7 +12,9 @@ from tests.synthetic_study import SMALL
 pytestmark = pytest.mark.browser
 
 
-def test_the_picture_is_drawn_from_the_file_alone(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_is_drawn_from_the_file_alone(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend(Scenario(validation={2: 0.8}, failing={3}), monkeypatch)
     settings = ["train.rank=4,8,16", "data.heldout_fraction=0.5", "eval.bootstrap_resamples=400"]
     sweep = open_sweep(str(SMALL), name="drawn", settings=settings, prune="off")
@@ -22,4 +24,6 @@ def test_the_picture_is_drawn_from_the_file_alone(page: Page, monkeypatch: pytes
     expect(page.locator(".js-plotly-plot")).to_contain_text("train.rank")
     expect(page.locator(".verdict")).to_contain_text(record["sentence"])
     page.set_viewport_size({"width": 390, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "wide parts scroll inside their own boxes"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, (
+        "wide parts scroll inside their own boxes"
+    )

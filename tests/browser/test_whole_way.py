@@ -17,7 +17,9 @@ MINUTES = 60_000.0
 
 
 @pytest.fixture(scope="module")
-def real_sites(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[tuple[Site, Site]]:
+def real_sites(
+    tmp_path_factory: pytest.TempPathFactory, model_cache: Path
+) -> Iterator[tuple[Site, Site]]:
     """The page, served twice over one home, with the bundled models at hand."""
     home = tmp_path_factory.mktemp("whole") / "home"
     (home / "models").mkdir(parents=True)
@@ -34,7 +36,10 @@ def test_from_upload_to_a_file_to_hand_on(
     """The server that began it is killed while an arm is trained; the other one shows the same and goes on with it."""
     site, other = real_sites
     file = tmp_path / "towers.csv"
-    rows = "".join(f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n' for n in range(24))
+    rows = "".join(
+        f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n'
+        for n in range(24)
+    )
     file.write_text(f"question,answer\n{rows}", encoding="utf-8")
     page.goto(f"{site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
@@ -50,10 +55,19 @@ def test_from_upload_to_a_file_to_hand_on(
     base.fill(str(short_base))
     base.press("Enter")
     page.get_by_role("button", name="Advanced").click()
-    for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8"),
-                          ("formats-types", "")):
+    for option, value in (
+        ("train-max_steps", "2"),
+        ("train-evaluations", "1"),
+        ("eval-max_new_tokens", "8"),
+        ("formats-types", ""),
+    ):
         page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
-    for option in ("eval-retention", "eval-noise_floor", "eval-fidelity", "eval-baselines"):  # test_run has them all
+    for option in (
+        "eval-retention",
+        "eval-noise_floor",
+        "eval-fidelity",
+        "eval-baselines",
+    ):  # test_run has them all
         page.locator(f"#ab-{option} input[type=checkbox]").uncheck()
     for cell in ("L4", "Q16", "QD", "QR", "LM", "LR"):
         page.locator("#ab-eval-cells").get_by_label(cell, exact=True).uncheck()
@@ -69,7 +83,9 @@ def test_from_upload_to_a_file_to_hand_on(
 
     page.get_by_role("tab", name="Report").click(timeout=8 * MINUTES)  # it opens once there is one
     report = page.frame_locator("#ab-report iframe")
-    expect(report.get_by_role("heading", name="Is the assistant good enough?")).to_be_visible(timeout=8 * MINUTES)
+    expect(report.get_by_role("heading", name="Is the assistant good enough?")).to_be_visible(
+        timeout=8 * MINUTES
+    )
     page.get_by_role("tab", name="Results").click()
     expect(page.locator("#ab-evaluation")).to_contain_text("Is it good enough?")
 
@@ -81,7 +97,9 @@ def test_from_upload_to_a_file_to_hand_on(
     page.locator("#ab-question textarea").fill("How tall is tower 3, in metres?")
     page.locator("#ab-send").click()
     for arm in ("qlora", "lora"):
-        expect(page.locator(f"#ab-pane-{arm} [data-action=correct]")).to_be_visible(timeout=2 * MINUTES)
+        expect(page.locator(f"#ab-pane-{arm} [data-action=correct]")).to_be_visible(
+            timeout=2 * MINUTES
+        )
     page.get_by_label("Blind mode").check()
     page.locator("#ab-question textarea").fill("How tall is tower 4, in metres?")
     page.locator("#ab-send").click()
@@ -96,4 +114,6 @@ def test_from_upload_to_a_file_to_hand_on(
     assert any(name.endswith("model.safetensors") for name in names)
     assert any(name.endswith("README.md") for name in names)
     study = site.home / "studies" / "towers"
-    assert (study / "report.json").is_file() and len((study / "votes.jsonl").read_text().splitlines()) == 1
+    assert (study / "report.json").is_file() and len(
+        (study / "votes.jsonl").read_text().splitlines()
+    ) == 1

@@ -41,8 +41,12 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def site(website: tuple[Path, str], home: Path, serve: Callable[..., Served],  # noqa: F811
-         monkeypatch: pytest.MonkeyPatch) -> str:
+def site(
+    website: tuple[Path, str],
+    home: Path,
+    serve: Callable[..., Served],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
     """The origin of pages, one of them Arabic, with the widget of an assistant that repeats questions.
 
     It declines the question "decline".
@@ -50,14 +54,22 @@ def site(website: tuple[Path, str], home: Path, serve: Callable[..., Served],  #
     folder, origin = website
     study = new_study("library")
     assistant = ServedModel("library-lora", study.folder, "lora", 1_700_000_000, grounded=True)
-    monkeypatch.setattr("tests.serving.conftest.models",
-                        lambda folder: ModelRegistry((assistant,), {"library": "library-lora"}))
-    served = serve(config=ServingConfig(widget=True, allow_origin=(origin,), contact=CONTACT, title="The library"))
+    monkeypatch.setattr(
+        "tests.serving.conftest.models",
+        lambda folder: ModelRegistry((assistant,), {"library": "library-lora"}),
+    )
+    served = serve(
+        config=ServingConfig(
+            widget=True, allow_origin=(origin,), contact=CONTACT, title="The library"
+        )
+    )
     line = embedding(served.url, site_token(study))
     (folder / "index.html").write_text(
-        f'<!doctype html><html lang="en"><title>Shop</title><body><h1>Shop</h1>{line}</body></html>')
+        f'<!doctype html><html lang="en"><title>Shop</title><body><h1>Shop</h1>{line}</body></html>'
+    )
     (folder / "arabic.html").write_text(
-        f'<!doctype html><html lang="ar" dir="rtl"><title>متجر</title><body><h1>متجر</h1>{line}</body></html>')
+        f'<!doctype html><html lang="ar" dir="rtl"><title>متجر</title><body><h1>متجر</h1>{line}</body></html>'
+    )
     (folder / "served.txt").write_text(served.url)
     return origin
 
@@ -83,7 +95,9 @@ def test_the_keyboard_alone_asks_stops_and_closes(page: Page, site: str) -> None
     page.keyboard.type("decline")
     page.keyboard.press("Enter")
     expect(log).to_contain_text("I do not know.")
-    expect(page.get_by_role("link", name="help@shop.example")).to_have_attribute("href", "mailto:help@shop.example")
+    expect(page.get_by_role("link", name="help@shop.example")).to_have_attribute(
+        "href", "mailto:help@shop.example"
+    )
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.get_by_role("button", name="Ask a question")).to_be_focused()
@@ -117,14 +131,20 @@ def test_a_new_conversation_begins_empty_while_an_answer_is_written(page: Page, 
 def test_a_page_of_an_origin_that_is_not_allowed_shows_nothing(browser: Browser, site: str) -> None:
     page = browser.new_page()
     with page.expect_console_message(lambda message: "Assistant:" in message.text):
-        page.goto(f"{site.replace('127.0.0.1', 'localhost')}/index.html")  # the same files, another origin
+        page.goto(
+            f"{site.replace('127.0.0.1', 'localhost')}/index.html"
+        )  # the same files, another origin
     assert page.get_by_role("button").count() == 0
     page.close()
 
 
-@pytest.mark.parametrize(("scheme", "width", "path"), [
-    ("light", 1280, "index.html"), ("dark", 390, "index.html"), ("light", 390, "arabic.html")])
-def test_nothing_keeps_anyone_out(browser: Browser, site: str, scheme: Any, width: int, path: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "width", "path"),
+    [("light", 1280, "index.html"), ("dark", 390, "index.html"), ("light", 390, "arabic.html")],
+)
+def test_nothing_keeps_anyone_out(
+    browser: Browser, site: str, scheme: Any, width: int, path: str
+) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{site}/{path}")
@@ -140,7 +160,9 @@ def test_nothing_keeps_anyone_out(browser: Browser, site: str, scheme: Any, widt
     context.close()
 
 
-def test_the_page_of_the_server_is_the_same_chat(page: Page, site: str, website: tuple[Path, str]) -> None:
+def test_the_page_of_the_server_is_the_same_chat(
+    page: Page, site: str, website: tuple[Path, str]
+) -> None:
     page.goto(f"{(website[0] / 'served.txt').read_text()}/chat")
     page.get_by_role("textbox").fill("hello")
     page.get_by_role("textbox").press("Enter")

@@ -63,5 +63,7 @@ def parrot_command(folder: Path, idle_seconds: float = 60) -> list[str]:
         idle_seconds: After how long it ends by itself.
     """
     script = folder / "parrot.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{FAKE_WORKER}", encoding="utf-8")
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{FAKE_WORKER}", encoding="utf-8"
+    )
     return [sys.executable, str(script), str(idle_seconds)]

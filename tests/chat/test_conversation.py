@@ -21,26 +21,43 @@ from assistant_builder.inference.session import BASE, Sampling
 
 
 def turn(question: str = "Why?", **changes: Any) -> Turn:
-    answers = {"qlora": Answer("Because 4.", "stop", 3, 0.5, 0.1), "lora": Answer("Because 16.", "length", 3, 0.4, 0.2)}
+    answers = {
+        "qlora": Answer("Because 4.", "stop", 3, 0.5, 0.1),
+        "lora": Answer("Because 16.", "length", 3, 0.4, 0.2),
+    }
     return Turn(question, **{"answers": answers, **changes})
 
 
 def test_a_conversation_survives_the_round_trip_to_the_browser() -> None:
-    held = Conversation((
-        turn(system="Be brief.", sampling=Sampling(temperature=0.7, seed=4)),
-        turn("متى؟", blind=True, sides=("lora", "qlora"), vote="b"),
-        Turn("left unanswered"),
-    ))
+    held = Conversation(
+        (
+            turn(system="Be brief.", sampling=Sampling(temperature=0.7, seed=4)),
+            turn("متى؟", blind=True, sides=("lora", "qlora"), vote="b"),
+            Turn("left unanswered"),
+        )
+    )
     assert conversation_from_record(json.loads(json.dumps(held.to_record()))) == held
 
 
-@pytest.mark.parametrize("damage", [
-    {"question": 7}, {"answers": {"lora": {"text": 1}}}, {"answers": {"lora": {"tokens": 1}}}, {"vote": "c"},
-    {"sides": ["lora", "lora"]}, {"sampling": {"temperature": -1}}, {"sampling": {"beams": 4}}, {"answers": None},
-    {"answers": {"lora": {"text": "x", "seconds": "soon"}}},
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"question": 7},
+        {"answers": {"lora": {"text": 1}}},
+        {"answers": {"lora": {"tokens": 1}}},
+        {"vote": "c"},
+        {"sides": ["lora", "lora"]},
+        {"sampling": {"temperature": -1}},
+        {"sampling": {"beams": 4}},
+        {"answers": None},
+        {"answers": {"lora": {"text": "x", "seconds": "soon"}}},
+    ],
+)
 def test_invalid_turns_are_dropped(damage: dict[str, Any]) -> None:
-    good, bad = Conversation((turn(),)).to_record()[0], Conversation((turn("other"),)).to_record()[0]
+    good, bad = (
+        Conversation((turn(),)).to_record()[0],
+        Conversation((turn("other"),)).to_record()[0],
+    )
     parsed = conversation_from_record([{**bad, **damage}, good, "nonsense"])
     assert [found.question for found in parsed.turns] == ["Why?"]
     assert conversation_from_record({"turns": 1}) == Conversation()
@@ -50,10 +67,18 @@ def test_each_model_receives_only_its_own_answers() -> None:
     asked_base = turn("Two?", answers={**turn().answers, BASE: Answer("I think")})
     held = Conversation((turn("One?"), asked_base, Turn("unanswered"), turn("secret", blind=True)))
     assert held.messages("lora", "Three?", system="S", alone=False) == [
-        Message("system", "S"), Message("user", "One?"), Message("assistant", "Because 16."),
-        Message("user", "Two?"), Message("assistant", "Because 16."), Message("user", "Three?"),
+        Message("system", "S"),
+        Message("user", "One?"),
+        Message("assistant", "Because 16."),
+        Message("user", "Two?"),
+        Message("assistant", "Because 16."),
+        Message("user", "Three?"),
     ]
-    assert [m.content for m in held.messages(BASE, "Three?", system="", alone=False)] == ["Two?", "I think", "Three?"]
+    assert [m.content for m in held.messages(BASE, "Three?", system="", alone=False)] == [
+        "Two?",
+        "I think",
+        "Three?",
+    ]
 
 
 def test_a_blind_question_is_sent_without_earlier_turns() -> None:
@@ -67,7 +92,9 @@ def test_votable_turns() -> None:
     assert blind.hidden and blind.votable and not blind.identical
     assert not turn().votable and not turn(blind=True, vote="tie").votable
     assert not turn(blind=True, answers={"lora": Answer("x")}).votable
-    assert not turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("y", "cancelled")}).votable
+    assert not turn(
+        blind=True, answers={"lora": Answer("x"), "qlora": Answer("y", "cancelled")}
+    ).votable
     assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).identical
 
 
@@ -80,7 +107,10 @@ def test_long_conversations_drop_their_first_turns() -> None:
 
 
 def test_exports_hide_the_sides_before_the_vote() -> None:
-    hidden, voted = turn(blind=True, sides=("lora", "qlora")), turn(blind=True, sides=("lora", "qlora"), vote="a")
+    hidden, voted = (
+        turn(blind=True, sides=("lora", "qlora")),
+        turn(blind=True, sides=("lora", "qlora"), vote="a"),
+    )
     document = json.loads(as_json("s", Conversation((hidden, voted))))
     assert list(document["turns"][0]["answers"]) == ["Assistant A", "Assistant B"]
     assert document["turns"][0]["answers"]["Assistant A"]["text"] == "Because 16."

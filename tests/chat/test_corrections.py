@@ -55,16 +55,23 @@ def test_corrections_are_added_replaced_and_removed(study: Study) -> None:
     second = add_correction(study, "متى؟", "غدا")
     add_correction(study, "where can i park a bicycle", "By the north gate.")
     assert [(one.question, one.answer) for one in read_corrections(study)] == [
-        ("متى؟", "غدا"), ("where can i park a bicycle", "By the north gate."),
+        ("متى؟", "غدا"),
+        ("where can i park a bicycle", "By the north gate."),
     ]
     remove_correction(study, second.time)
     assert len(read_corrections(study)) == 1
 
 
-@pytest.mark.parametrize(("question", "answer", "said"), [
-    (" ", "", "question and the better answer are empty"), ("Q", "same ", "is identical to the assistant's answer"),
-])
-def test_corrections_without_effect_are_rejected(study: Study, question: str, answer: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("question", "answer", "said"),
+    [
+        (" ", "", "question and the better answer are empty"),
+        ("Q", "same ", "is identical to the assistant's answer"),
+    ],
+)
+def test_corrections_without_effect_are_rejected(
+    study: Study, question: str, answer: str, said: str
+) -> None:
     with pytest.raises(DataError, match=said):
         add_correction(study, question, answer, wrong="same")
     assert read_corrections(study) == []
@@ -88,11 +95,15 @@ def test_a_corrected_training_question_gets_the_better_answer_only(study: Study)
     add_correction(study, question.upper(), "Better.")
     new = retrained(study)
     normalized = casefold_normalize(question)
-    answers = [answer for asked, answer in pairs(new, "train") if casefold_normalize(asked) == normalized]
+    answers = [
+        answer for asked, answer in pairs(new, "train") if casefold_normalize(asked) == normalized
+    ]
     assert answers == ["Better."]
 
 
-def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(study: Study) -> None:
+def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(
+    study: Study,
+) -> None:
     question = pairs(study, "heldout")[0][0]
     add_correction(study, question + "??", "Better.")
     assert heldout_matches(study, [question, NEW]).keys() == {0}
@@ -152,7 +163,10 @@ def test_the_answers_of_other_adapters_are_not_shown_as_the_present_ones(study: 
     save_asked_again(new, "first", [replace(before, after="by the gate")])
     (asked,) = corrections_asked_again(new, "first")
     assert asked.is_right and asked.is_changed
-    assert corrections_asked_again(new, "second")[0].after is None and corrections_asked_again(study, "first") == []
+    assert (
+        corrections_asked_again(new, "second")[0].after is None
+        and corrections_asked_again(study, "first") == []
+    )
 
 
 def test_wordings_and_declines_are_trained_as_such(study: Study) -> None:
@@ -172,18 +186,29 @@ def test_a_question_to_decline_is_right_when_it_is_declined(study: Study) -> Non
     assert not replace(asked, after="The home team.").is_right
 
 
-def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_training(tmp_path: Path) -> None:
+def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_training(
+    tmp_path: Path,
+) -> None:
     source = tmp_path / "sheet.csv"
-    source.write_text("question,answer\n" + "".join(f'"{pair.question}","{pair.answer}"\n' for pair in sheet()))
+    source.write_text(
+        "question,answer\n" + "".join(f'"{pair.question}","{pair.answer}"\n' for pair in sheet())
+    )
     study = with_data(new_study("sheet", source))
     asked = load_split(study.folder / "data", "heldout")[0]
-    original = next(pair for pair in load_split(study.folder / "data", "train") if pair.row == asked.respelled)
+    original = next(
+        pair for pair in load_split(study.folder / "data", "train") if pair.row == asked.respelled
+    )
     assert heldout_matches(study, [original.question, asked.question]) == {}
     add_correction(study, original.question, "It is another rule.")
     add_correction(study, "Where may I sing?", "In the cellar.")
     plan = plan_retraining(study, read_corrections(study))
     assert not plan.left_out and plan.replaced == (original.row,)
     again = rerun(create_retraining_study(study, plan, "again"))
-    assert len(pairs(again, "train")) == 101 and ("Where may I sing?", "In the cellar.") in pairs(again, "train")
-    assert all(pair.respelled for split in ("validation", "heldout")
-               for pair in load_split(again.folder / "data", split))
+    assert len(pairs(again, "train")) == 101 and ("Where may I sing?", "In the cellar.") in pairs(
+        again, "train"
+    )
+    assert all(
+        pair.respelled
+        for split in ("validation", "heldout")
+        for pair in load_split(again.folder / "data", split)
+    )

@@ -48,7 +48,9 @@ def inbox_of(study: Study, embed: Any = encode) -> Inbox:
 def keep(study: Study, *asked: tuple[str, str, bool, int | None], kept: Any = "texts") -> None:
     log = VisitorLog(log_file(study), kept, 90)
     for number, (question, answer, declined, vote) in enumerate(asked):
-        log.asked(f"q-{number}", f"visitor {number}", "help-lora", question, answer, declined=declined)
+        log.asked(
+            f"q-{number}", f"visitor {number}", "help-lora", question, answer, declined=declined
+        )
         log.voted(f"q-{number}", vote, "Two weeks." if vote == -1 else "")
     log.close()
 
@@ -57,10 +59,15 @@ def keep(study: Study, *asked: tuple[str, str, bool, int | None], kept: Any = "t
 def study() -> Study:
     """A study whose visitors asked six questions: three about refunds, one of them declined twice."""
     made = new_study("help")
-    keep(made, ("Do I get a refund?", "I do not know.", True, None),
-         ("How long does a refund take?", "Two years.", False, -1),
-         ("do I get a refund", "I do not know.", True, None), ("When do you open?", "At nine.", False, 1),
-         ("Who won?", "I do not know.", True, None), ("Are you open today?", "Maybe.", False, None))
+    keep(
+        made,
+        ("Do I get a refund?", "I do not know.", True, None),
+        ("How long does a refund take?", "Two years.", False, -1),
+        ("do I get a refund", "I do not know.", True, None),
+        ("When do you open?", "At nine.", False, 1),
+        ("Who won?", "I do not know.", True, None),
+        ("Are you open today?", "Maybe.", False, None),
+    )
     return made
 
 
@@ -68,7 +75,10 @@ def test_what_waits_is_grouped_by_meaning_the_most_frequent_first(study: Study) 
     inbox = inbox_of(study)
     assert [group.count for group in inbox.groups] == [3, 1] and inbox.ungrouped == 0
     refund, won = inbox.groups
-    assert refund.wordings == ("Do I get a refund?", "How long does a refund take?") and refund.problem == "declined"
+    assert (
+        refund.wordings == ("Do I get a refund?", "How long does a refund take?")
+        and refund.problem == "declined"
+    )
     assert refund.suggestions == ("Two weeks.",) and "Two years." in refund.answers
     assert won.wordings == ("Who won?",) and inbox.group("q-2") == refund
     assert inbox.whole == Overview(6, 3, 1, 1) and inbox.whole.answered == pytest.approx(2 / 6)
@@ -79,7 +89,10 @@ def test_what_waits_is_grouped_by_meaning_the_most_frequent_first(study: Study) 
 def test_equal_questions_are_grouped_before_any_is_embedded(study: Study) -> None:
     inbox = read_inbox(study, NOW)
     assert [group.wordings for group in inbox.groups] == [
-        ("Do I get a refund?",), ("How long does a refund take?",), ("Who won?",)]
+        ("Do I get a refund?",),
+        ("How long does a refund take?",),
+        ("Who won?",),
+    ]
     assert inbox.groups[0].count == 2 and inbox.ungrouped == 3
 
 
@@ -90,19 +103,30 @@ def test_a_wording_is_embedded_once_and_again_by_another_embedder(study: Study) 
         seen.extend(texts)
         return encode(texts)
 
-    assert group_by_meaning(study, counting, "one") == 3 and group_by_meaning(study, counting, "one") == 0
-    keep(study, *[("x", "y", False, None)] * 6, ("Can I get my refund in cash?", "No idea.", True, None))
+    assert (
+        group_by_meaning(study, counting, "one") == 3
+        and group_by_meaning(study, counting, "one") == 0
+    )
+    keep(
+        study,
+        *[("x", "y", False, None)] * 6,
+        ("Can I get my refund in cash?", "No idea.", True, None),
+    )
     assert group_by_meaning(study, counting, "one") == 1 and len(seen) == 4
     assert [group.count for group in read_inbox(study, NOW).groups] == [4, 1]
     assert group_by_meaning(study, counting, "two") == 4 and len(seen) == 8
 
 
-def test_more_questions_than_can_be_linked_join_the_nearest_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_questions_than_can_be_linked_join_the_nearest_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("assistant_builder.chat.inbox._LINKED", 4)
     vectors = np.eye(3)[[0, 0, 1, 1, 0, 1, 2, 2, 0]]
     first, second, *_ = numbers = meanings(vectors).tolist()
     assert first == second == numbers[4] == numbers[8] != numbers[2] == numbers[3] == numbers[5]
-    assert len({first, numbers[2], *numbers[6:8]}) == 4, "those without a group keep a meaning of their own"
+    assert len({first, numbers[2], *numbers[6:8]}) == 4, (
+        "those without a group keep a meaning of their own"
+    )
     assert meanings(vectors[:1]).tolist() == [0] and meanings(vectors[:0]).tolist() == []
 
 
@@ -112,11 +136,15 @@ def test_one_answer_corrects_every_wording_and_nothing_else(study: Study) -> Non
     assert accept(study, groups[0], "Within two weeks.") == 2
     made = read_corrections(study)
     assert [(each.question, each.answer, each.answerable) for each in made] == [
-        ("Do I get a refund?", "Within two weeks.", True), ("How long does a refund take?", "Within two weeks.", True)]
+        ("Do I get a refund?", "Within two weeks.", True),
+        ("How long does a refund take?", "Within two weeks.", True),
+    ]
     assert made[0].cluster == made[1].cluster is not None, "wordings of one question are a cluster"
     left = inbox_of(study).groups
     assert [group.wordings for group in left] == [("Who won?",)]
-    assert {each.state for each in read_questions(study) if "refund" in (each.question or "")} == {"accepted"}
+    assert {each.state for each in read_questions(study) if "refund" in (each.question or "")} == {
+        "accepted"
+    }
     for empty in ("", " "):
         with pytest.raises(DataError, match="empty"):
             accept(study, left[0], empty)
@@ -136,20 +164,31 @@ def test_an_answer_is_for_the_most_frequent_wordings_unless_others_are_chosen() 
 def test_corrections_go_to_the_version_that_is_served(study: Study) -> None:
     served = new_study("help-v2")
     accept(study, inbox_of(study).groups[1], "Nobody.", corrected=served)
-    assert read_corrections(study) == [] and [each.answer for each in read_corrections(served)] == ["Nobody."]
+    assert read_corrections(study) == [] and [each.answer for each in read_corrections(served)] == [
+        "Nobody."
+    ]
 
 
-def test_rejected_questions_become_questions_to_decline(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_questions_become_questions_to_decline(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("assistant_builder.chat.inbox.load_split", lambda folder, split: [])
     assert reject(study, inbox_of(study).groups[1]) == 1
     (made,) = read_corrections(study)
-    assert made.question == "Who won?" and not made.answerable and made.answer.startswith("I can't answer")
+    assert (
+        made.question == "Who won?"
+        and not made.answerable
+        and made.answer.startswith("I can't answer")
+    )
     assert [group.count for group in inbox_of(study).groups] == [3]
 
 
 def test_a_group_for_later_comes_last(study: Study) -> None:
     set_state(study, inbox_of(study).groups[0], "later")
-    assert [(group.count, group.later) for group in inbox_of(study).groups] == [(1, False), (3, True)]
+    assert [(group.count, group.later) for group in inbox_of(study).groups] == [
+        (1, False),
+        (3, True),
+    ]
 
 
 def test_counts_are_kept_by_week_without_texts() -> None:
@@ -181,8 +220,19 @@ def test_an_inbox_of_100_000_conversations_opens_in_two_seconds() -> None:
         connection.executemany(
             "INSERT INTO question (id, time, visitor, model, declined, question, answer, wording) "
             "VALUES (?, ?, ?, 'crowd-lora', ?, ?, ?, ?)",
-            ((f"q-{n}", NOW - 60 * n, f"visitor {n % 9000}", n % 4 == 0, f"Question {n % 30_000}?", "An answer. " * 20,
-              f"question {n % 30_000}") for n in range(100_000)))
+            (
+                (
+                    f"q-{n}",
+                    NOW - 60 * n,
+                    f"visitor {n % 9000}",
+                    n % 4 == 0,
+                    f"Question {n % 30_000}?",
+                    "An answer. " * 20,
+                    f"question {n % 30_000}",
+                )
+                for n in range(100_000)
+            ),
+        )
     started = time.process_time()
     inbox = read_inbox(study, NOW)
     taken = time.process_time() - started
@@ -194,44 +244,71 @@ HOSTILE = "Pay\x9b2J \u202ereversed\u2066 😀\x1b]0;title\x07\u2028q-9  99  dec
 
 
 @pytest.mark.parametrize("words", [(), ("--json",), ("--later", "q-0")])
-def test_the_command_line_shows_what_visitors_wrote_as_text(words: tuple[str, ...],
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_shows_what_visitors_wrote_as_text(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = new_study("shown")
-    keep(made, (HOSTILE, HOSTILE, True, None), ("Who won?\nq-8  99  declined  Faked", "No.", True, None))
+    keep(
+        made,
+        (HOSTILE, HOSTILE, True, None),
+        ("Who won?\nq-8  99  declined  Faked", "No.", True, None),
+    )
     monkeypatch.setattr("assistant_builder.chat.inbox.group_with_embedder", lambda study: None)
     done = CliRunner().invoke(app, ["inbox", "shown", *words])
     assert done.exit_code == 0 and "Pay" in done.output
     assert not [char for char in done.output if not char.isprintable() and char != "\n"]
-    assert not [line for line in done.output.splitlines() if line.startswith(("q-8", "q-9"))], "no faked row"
+    assert not [line for line in done.output.splitlines() if line.startswith(("q-8", "q-9"))], (
+        "no faked row"
+    )
 
 
-def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(study: Study,
-                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inbox_of(study)
     monkeypatch.setattr("assistant_builder.chat.inbox.group_with_embedder", lambda study: None)
     shown = CliRunner().invoke(app, ["inbox", "help"]).output
-    assert all(wording in shown for wording in ("Do I get a refund?", "How long does a refund take?", "Who won?"))
+    assert all(
+        wording in shown
+        for wording in ("Do I get a refund?", "How long does a refund take?", "Who won?")
+    )
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "assistant_builder", "inbox", *words], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "assistant_builder", "inbox", *words], capture_output=True, text=True
+    )
 
 
 @pytest.mark.long
-def test_the_command_lists_answers_exports_and_erases(study: Study, bundled_models: object, tmp_path: Any) -> None:
+def test_the_command_lists_answers_exports_and_erases(
+    study: Study, bundled_models: object, tmp_path: Any
+) -> None:
     listed = cli("help")
     assert listed.returncode == 0, listed.stderr
-    assert "6 questions: 3 declined, 1 voted down" in listed.stdout and "Do I get a refund?" in listed.stdout
+    assert (
+        "6 questions: 3 declined, 1 voted down" in listed.stdout
+        and "Do I get a refund?" in listed.stdout
+    )
     document = json.loads(cli("help", "--json").stdout)
     assert document["overview"]["asked"] == 6 and document["groups"]
     key = document["groups"][0]["key"]
-    assert "corrections" in cli("help", "--accept", key, "--answer", "Yes, within two weeks.").stdout
+    assert (
+        "corrections" in cli("help", "--accept", key, "--answer", "Yes, within two weeks.").stdout
+    )
     assert "Do I get a refund?" in {each.question for each in read_corrections(study)}
-    assert cli("help", "--export", str(tmp_path / "all.jsonl"), "--visitor", "visitor 3").returncode == 0
+    assert (
+        cli("help", "--export", str(tmp_path / "all.jsonl"), "--visitor", "visitor 3").returncode
+        == 0
+    )
     (line,) = (tmp_path / "all.jsonl").read_text().splitlines()
     assert json.loads(line)["question"] == "When do you open?"
     assert "Deleted 1 questions" in cli("help", "--erase", "visitor 3").stdout
-    for words in (["--accept", "q-9", "--answer", "x"], ["--accept", "q-1"], ["--reject", "q-1", "--later", "q-1"]):
+    for words in (
+        ["--accept", "q-9", "--answer", "x"],
+        ["--accept", "q-1"],
+        ["--reject", "q-1", "--later", "q-1"],
+    ):
         refused = cli("help", *words)
         assert refused.returncode == 1 and refused.stderr.count("\n") == 1
     new_study("quiet")

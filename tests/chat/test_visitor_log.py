@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.chat import visitor_log
-from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, opened, read_questions, to_jsonl
+from assistant_builder.chat.visitor_log import (
+    VisitorLog,
+    erase,
+    log_file,
+    opened,
+    read_questions,
+    to_jsonl,
+)
 from assistant_builder.errors import StudyError
 from assistant_builder.study.admin import CONFIRMING_DAYS
 from tests.cluster.conftest import wait_until
@@ -23,7 +30,9 @@ from tests.synthetic_study import new_study
 
 def filled(kept: visitor_log.Kept, path: Path, days: int = 90) -> VisitorLog:
     log = VisitorLog(path, kept, days)
-    log.asked("q-1", "ann", "help-lora", "Mail ann@shop.example?", "Yes, 0301234567.", declined=False)
+    log.asked(
+        "q-1", "ann", "help-lora", "Mail ann@shop.example?", "Yes, 0301234567.", declined=False
+    )
     log.asked("q-2", "bob", "help-lora", "Who won?", "I do not know.", declined=True)
     log.voted("q-1", -1, "No, ann@shop.example is wrong.")
     log.voted("q-unknown", 1, "")
@@ -87,7 +96,9 @@ def test_the_log_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.id for each in kept] == [f"q-{number}" for number in range(40, 60)]
     longest = visitor_log.MAX_QUESTION + visitor_log.MAX_ANSWER
     assert all(len((each.question or "") + (each.answer or "")) <= longest for each in kept)
-    assert (kept[0].question or "").endswith("x [number]") and len(kept[0].suggestion or "") <= visitor_log.MAX_QUESTION
+    assert (kept[0].question or "").endswith("x [number]") and len(
+        kept[0].suggestion or ""
+    ) <= visitor_log.MAX_QUESTION
     assert log_file(study).stat().st_size < 10**7
 
 
@@ -128,8 +139,9 @@ def test_a_clock_that_was_ahead_deletes_no_question(monkeypatch: pytest.MonkeyPa
     assert [each.time for each in read_questions(study)] == [pytest.approx(now - 3 * 86_400)] * 2
 
 
-def test_a_disk_that_is_full_is_said_once_and_loses_nothing_else(tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_is_said_once_and_loses_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
 
     def full(path: Path) -> None:
@@ -166,7 +178,9 @@ for number in range(10**6):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     ids = [each.id for each in read_questions(study)]
-    assert ids == [f"q-{number:07}" for number in range(len(ids))]  # a prefix: nothing in the middle is missing
+    assert ids == [
+        f"q-{number:07}" for number in range(len(ids))
+    ]  # a prefix: nothing in the middle is missing
     filled("texts", log_file(study))
     assert len(read_questions(study)) == len(ids) + 2
 

@@ -37,10 +37,17 @@ def study() -> Study:
     return trained(new_study())
 
 
-def asked(question: str = "Why?", sides: tuple[str, str] = ("lora", "qlora"), **answers: str) -> Turn:
+def asked(
+    question: str = "Why?", sides: tuple[str, str] = ("lora", "qlora"), **answers: str
+) -> Turn:
     said = {"qlora": "four", "lora": "sixteen", **answers}
-    return Turn(question, {arm: Answer(text) for arm, text in said.items()}, sides, blind=True,
-                sampling=Sampling(temperature=0.5, seed=9))
+    return Turn(
+        question,
+        {arm: Answer(text) for arm, text in said.items()},
+        sides,
+        blind=True,
+        sampling=Sampling(temperature=0.5, seed=9),
+    )
 
 
 def cast(study: Study, vote: Choice, question: str, **changes: Any) -> None:
@@ -53,9 +60,18 @@ def test_a_vote_is_recorded_completely_in_one_line(study: Study) -> None:
     record = json.loads(line)
     assert record.pop("time").endswith("+00:00")
     assert record == {
-        "question": "متى يفتح؟", "conversation": [{"role": "user", "content": "متى يفتح؟"}],
-        "answers": {"qlora": "four", "lora": "sixteen"}, "sides": {"a": "lora", "b": "qlora"}, "vote": "a",
-        "sampling": {"max_new_tokens": 256, "temperature": 0.5, "top_p": 1.0, "seed": 9, "look_up": True},
+        "question": "متى يفتح؟",
+        "conversation": [{"role": "user", "content": "متى يفتح؟"}],
+        "answers": {"qlora": "four", "lora": "sixteen"},
+        "sides": {"a": "lora", "b": "qlora"},
+        "vote": "a",
+        "sampling": {
+            "max_new_tokens": 256,
+            "temperature": 0.5,
+            "top_p": 1.0,
+            "seed": 9,
+            "look_up": True,
+        },
         "model": model_of(study),
     }
     assert read_votes(study)[0].winner == "lora"
@@ -70,7 +86,9 @@ def test_votes_for_sides_are_counted_for_arms(study: Study) -> None:
     assert tally(study) == Tally(candidate=1, baseline=2, ties=1, both_bad=1, p_value=1.0)
 
 
-def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_count(study: Study) -> None:
+def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_count(
+    study: Study,
+) -> None:
     cast(study, "a", "1")
     cast(study, "b", "1", sides=("lora", "qlora"))  # the sides are revealed by now
     cast(study, "b", "1", qlora="five")
@@ -82,7 +100,12 @@ def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_cou
 
 
 def test_invalid_votes_are_rejected(study: Study) -> None:
-    refused = [asked(qlora="sixteen"), replace(asked(), vote="tie"), replace(asked(), blind=False), Turn("Why?")]
+    refused = [
+        asked(qlora="sixteen"),
+        replace(asked(), vote="tie"),
+        replace(asked(), blind=False),
+        Turn("Why?"),
+    ]
     for turn in refused:
         with pytest.raises(StudyError):
             record_vote(study, turn, [], "a")
@@ -99,13 +122,17 @@ def test_a_damaged_file_is_reported(study: Study) -> None:
 @pytest.mark.parametrize(("wins", "losses"), [(7, 9), (0, 6), (12, 1), (5, 5)])
 def test_the_evidence_averages_the_likelihood_over_all_shares(wins: int, losses: int) -> None:
     averaged, _ = quad(lambda share: share**wins * (1 - share) ** losses, 0, 1)
-    assert log_evidence(wins, losses, 0.5) == pytest.approx(math.log(averaged / 0.5 ** (wins + losses)))
+    assert log_evidence(wins, losses, 0.5) == pytest.approx(
+        math.log(averaged / 0.5 ** (wins + losses))
+    )
     assert vote_p_value(wins, losses) == pytest.approx(min(1, 0.5 ** (wins + losses) / averaged))
 
 
 def test_looking_after_each_of_200_votes_finds_no_preference_in_19_of_20_studies() -> None:
     wins = np.cumsum(np.random.default_rng(0).integers(0, 2, (2000, 200)), axis=1)
-    cutoffs = [{won for won in range(n + 1) if vote_p_value(won, n - won) <= 0.05} for n in range(1, 201)]
+    cutoffs = [
+        {won for won in range(n + 1) if vote_p_value(won, n - won) <= 0.05} for n in range(1, 201)
+    ]
     found = sum(any(won in cutoffs[n] for n, won in enumerate(study)) for study in wins.tolist())
     assert 0 < found <= 0.05 * 2000
 
@@ -115,6 +142,12 @@ def test_the_tally_sentence() -> None:
     shown = Tally(7, 9, 4, 0, p_value=vote_p_value(7, 9))
     assert tally_sentence(shown) == "Compact 7, Full 9, 4 the same: no preference shown, p = 1.00."
     clear = Tally(1, 12, 1, 2, p_value=vote_p_value(1, 12))
-    assert tally_sentence(clear) == "Compact 1, Full 12, 1 the same, 2 both bad: Full is preferred, p = 0.022."
-    assert tally_sentence(Tally(ties=2)) == "Compact 0, Full 0, 2 the same: no vote prefers one assistant yet."
+    assert (
+        tally_sentence(clear)
+        == "Compact 1, Full 12, 1 the same, 2 both bad: Full is preferred, p = 0.022."
+    )
+    assert (
+        tally_sentence(Tally(ties=2))
+        == "Compact 0, Full 0, 2 the same: no vote prefers one assistant yet."
+    )
     assert "p < 0.001" in tally_sentence(Tally(20, 0, p_value=vote_p_value(20, 0)))

@@ -42,7 +42,9 @@ def worker(command: list[str]) -> Iterator[ChatWorker]:
     worker.close()
 
 
-def ask(worker: ChatWorker, question: str, arms: tuple[str, ...] = ("qlora", "lora")) -> ReplyStream:
+def ask(
+    worker: ChatWorker, question: str, arms: tuple[str, ...] = ("qlora", "lora")
+) -> ReplyStream:
     return worker.ask({arm: [Message("user", question)] for arm in arms}, Sampling())
 
 
@@ -70,7 +72,9 @@ def test_the_arms_answer_at_the_same_time(worker: ChatWorker) -> None:
 
 def test_models_can_be_loaded_before_a_question(worker: ChatWorker) -> None:
     states = list(worker.load(("qlora", "base")))
-    assert states[-1]["qlora"].phase == "Teaching the parrot" and states[-1]["qlora"].fraction == 1.0
+    assert (
+        states[-1]["qlora"].phase == "Teaching the parrot" and states[-1]["qlora"].fraction == 1.0
+    )
     assert {reply.state for reply in states[-1].values()} == {"loaded"}
     assert states[-1]["qlora"].memory == Memory(269_000_000, 19_500_000)
     assert states[-1]["base"].memory == Memory(269_000_000, 0, shared=True)
@@ -97,7 +101,9 @@ def test_two_questions_at_once_do_not_mix(worker: ChatWorker) -> None:
 
 
 def test_waiting_questions_report_their_queue_position(worker: ChatWorker) -> None:
-    first, second, third = (ask(worker, question, ("lora",)) for question in ("long talk", "two", "three"))
+    first, second, third = (
+        ask(worker, question, ("lora",)) for question in ("long talk", "two", "three")
+    )
     assert next(iter(third))["lora"].ahead == 2
     assert next(iter(ask(worker, "of the other", ("qlora",))))["qlora"].ahead == 0
     first.stop()
@@ -117,7 +123,9 @@ def test_an_error_is_reported_with_its_remedy_and_the_worker_survives(worker: Ch
     reply = last(ask(worker, "refuse"))["qlora"]
     assert reply.state == "failed"
     assert reply.error == {
-        "type": "ModelError", "what": "there is no trained adapter", "where": "arm qlora",
+        "type": "ModelError",
+        "what": "there is no trained adapter",
+        "where": "arm qlora",
         "remedy": "Train the study first",
     }
     bug = last(ask(worker, "bug"))["lora"].error
@@ -140,7 +148,9 @@ def test_a_killed_process_is_reported_as_out_of_memory(worker: ChatWorker) -> No
 def test_a_process_that_needs_a_restart_finishes_its_pending_requests(worker: ChatWorker) -> None:
     under_way = ask(worker, "one two three four five", ("lora",))
     error = last(ask(worker, "starve", ("qlora",)))["qlora"].error
-    assert error is not None and error["what"] == "memory ran out" and "ask again" in error["remedy"]
+    assert (
+        error is not None and error["what"] == "memory ran out" and "ask again" in error["remedy"]
+    )
     process = worker._process
     assert last(under_way)["lora"].text.endswith("lora:five \u2713")
     assert process is not None and process.wait(timeout=10) == 0
@@ -165,7 +175,11 @@ class Short:
         return Memory(1, 1)
 
     def stream(
-        self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
+        self,
+        speaker: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        stop_event: threading.Event,
     ) -> Iterator[Chunk]:
         if messages[-1].content == "long":
             raise self._error
@@ -178,15 +192,23 @@ class OutOfMemoryError(RuntimeError):
 
 def wrapped(cause: Exception) -> ResourceError:
     """The exception that loading a base model raises."""
-    error = ResourceError("memory does not suffice to load the base model", where="base", remedy="Close programs")
+    error = ResourceError(
+        "memory does not suffice to load the base model", where="base", remedy="Close programs"
+    )
     error.__cause__ = cause
     return error
 
 
-@pytest.mark.parametrize("error", [
-    OutOfMemoryError("CUDA out of memory"), wrapped(OutOfMemoryError("CUDA out of memory")), MemoryError(),
-    wrapped(MemoryError()), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA out of memory"),
+        wrapped(OutOfMemoryError("CUDA out of memory")),
+        MemoryError(),
+        wrapped(MemoryError()),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error: Exception) -> None:
     numbers = itertools.count(1)
     asked: queue.Queue[str | None] = queue.Queue()
@@ -197,8 +219,16 @@ def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error: Exception) 
 
     def ended(operation: str, arm: str, question: str = "short") -> dict[str, Any]:
         """Final event of a request."""
-        asked.put(json.dumps({"op": operation, "id": str(next(numbers)), "arm": arm,
-                              "messages": [{"role": "user", "content": question}]}))
+        asked.put(
+            json.dumps(
+                {
+                    "op": operation,
+                    "id": str(next(numbers)),
+                    "arm": arm,
+                    "messages": [{"role": "user", "content": question}],
+                }
+            )
+        )
         while True:
             event = events.get(timeout=10)
             if event["event"] in ("loaded", "end", "error", "idle"):
@@ -206,7 +236,11 @@ def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error: Exception) 
 
     assert ended("load", "qlora")["event"] == "loaded"
     failed = ended("load", "lora")["error"]
-    assert [ended("ask", arm)["event"] for arm in ("qlora", "lora", "qlora")] == ["end", "error", "end"]
+    assert [ended("ask", arm)["event"] for arm in ("qlora", "lora", "qlora")] == [
+        "end",
+        "error",
+        "end",
+    ]
     assert failed["type"] == "ResourceError" and failed["where"] == "arm lora"
     assert failed["what"] == "memory ran out while loading lora; qlora can still be asked"
     assert "Close other programs" in failed["remedy"]
@@ -227,7 +261,9 @@ def test_an_idle_process_ends_when_a_run_starts(command: list[str]) -> None:
     assert process is not None and process.poll() is None
     with machine_lock(study, waiting=lambda names: None):
         assert process.wait(timeout=10) == 0
-    assert last(ask(worker, "two"))["lora"].text == "lora:two \u2713"  # a question restarts the process
+    assert (
+        last(ask(worker, "two"))["lora"].text == "lora:two \u2713"
+    )  # a question restarts the process
     pool.close()
 
 
@@ -261,10 +297,17 @@ def test_an_idle_process_ends_and_is_started_again(tmp_path: Path) -> None:
 
 
 def test_the_process_ends_with_the_page(command: list[str]) -> None:
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert process.stdin is not None
-    request = {"op": "ask", "id": "1", "arm": "lora", "messages": [{"role": "user", "content": "long talk"}],
-               "sampling": {}}
+    request = {
+        "op": "ask",
+        "id": "1",
+        "arm": "lora",
+        "messages": [{"role": "user", "content": "long talk"}],
+        "sampling": {},
+    }
     process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
     assert process.stdout is not None and process.stdout.readline()
@@ -288,7 +331,9 @@ def test_unreadable_requests_are_skipped(command: list[str]) -> None:
     lines = 'nonsense\n{"op": "dance", "id": "1"}\n{"op":"stop","id":"9"}\n' + json.dumps(
         {"op": "ask", "id": "2", "arm": "lora", "messages": [], "sampling": {"temperature": -1}}
     )
-    done = subprocess.run(command, input=lines + "\n", capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(
+        command, input=lines + "\n", capture_output=True, text=True, timeout=20, check=True
+    )
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["event"] for event in events] == ["error"]
     assert "temperature" in events[0]["error"]["what"]
@@ -305,13 +350,17 @@ def test_every_exit_has_a_remedy(code: int) -> None:
     assert record["what"] and record["remedy"]
 
 
-def test_the_pool_keeps_one_process_and_renews_it_when_a_file_changes_that_it_reads(tmp_path: Path) -> None:
+def test_the_pool_keeps_one_process_and_renews_it_when_a_file_changes_that_it_reads(
+    tmp_path: Path,
+) -> None:
     pool = WorkerPool()
     study = Study(tmp_path / "one")
     write_text(study.folder / "study.yaml", "name: one\n")
     first = pool.worker(study)
     assert pool.worker(study) is first
-    study.write_step(StepRecord("train-lora", state="succeeded", outputs={"arms/lora/adapter": "abc"}))
+    study.write_step(
+        StepRecord("train-lora", state="succeeded", outputs={"arms/lora/adapter": "abc"})
+    )
     second = pool.worker(study)
     assert second is not first
     workers = [second]

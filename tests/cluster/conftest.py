@@ -41,7 +41,9 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._homes = homes
-        self.cluster = _start_with_retries(lambda: Cluster(initialize_head=True, head_node_args=self._node(2)))
+        self.cluster = _start_with_retries(
+            lambda: Cluster(initialize_head=True, head_node_args=self._node(2))
+        )
         self.others: list[Any] = []
         self.add_missing()
 
@@ -85,7 +87,10 @@ def running_nodes(node_homes: Path, s3_endpoint: str) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_environment(s3_endpoint).items():
             patch.setenv(name, value)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv(
+            "PYTHONPATH",
+            os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        )
         patch.setenv("OMP_NUM_THREADS", "1")
         nodes = Nodes(node_homes)
         yield nodes
@@ -107,10 +112,14 @@ def sleeping(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stu
     """Factory of studies whose steps run ``fake_step.py``."""
     monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, **_: {})
     monkeypatch.setattr(driver, "step_command", fake_command)
-    monkeypatch.setattr(driver, "resources_for_step", lambda study, step, nodes: ResourceRequest(1.0))
+    monkeypatch.setattr(
+        driver, "resources_for_step", lambda study, step, nodes: ResourceRequest(1.0)
+    )
 
     def make(name: str, **changes: Any) -> Study:
-        return new_study(name, SMALL, executor__kind="ray", executor__address=nodes.address, **changes)
+        return new_study(
+            name, SMALL, executor__kind="ray", executor__address=nodes.address, **changes
+        )
 
     return make
 
@@ -163,4 +172,6 @@ def wait_until(condition: Callable[[], Any], seconds: float = 400.0) -> Any:
 
 def executor(nodes: Nodes, **changes: Any) -> StudyConfig:
     """Settings of a study that runs on the nodes."""
-    return StudyConfig().with_changes({"executor": "ray", "executor.address": nodes.address, **changes})
+    return StudyConfig().with_changes(
+        {"executor": "ray", "executor.address": nodes.address, **changes}
+    )

@@ -31,10 +31,14 @@ def work() -> list[Path] | None:
         raise AssistantBuilderError("it is broken", remedy="Repair it")
     while len(read_jsonl(folder / f"{step}.slept")) < 10 * float(option("sleep", "0")):
         time.sleep(0.1)
-        append_jsonl(folder / f"{step}.slept", {"start": len(read_jsonl(folder / f"{step}.starts"))})
+        append_jsonl(
+            folder / f"{step}.slept", {"start": len(read_jsonl(folder / f"{step}.starts"))}
+        )
         if not option("deaf"):
             study.raise_if_cancelled()
-    while not all((study.arm_folder(run) / f"train-{run}.starts").exists() for run in option("meets").split()):
+    while not all(
+        (study.arm_folder(run) / f"train-{run}.starts").exists() for run in option("meets").split()
+    ):
         time.sleep(0.1)
     after = option("after")
     if after and not (study.folder / after).exists():

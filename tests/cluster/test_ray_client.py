@@ -27,7 +27,9 @@ class Actor:
         self.environments: list[dict[str, str]] = []
         self.start = self
 
-    def remote(self, folder: str, step: str, words: list[str], options: Any, environment: dict[str, str]) -> None:
+    def remote(
+        self, folder: str, step: str, words: list[str], options: Any, environment: dict[str, str]
+    ) -> None:
         self.environments.append(environment)
 
 
@@ -48,15 +50,23 @@ def test_node_environment_passes_on_permission_for_remote_code(
     allow_code(ModelConfig(base=str(tmp_path)))
     TaskRegistryClient(new_study()).start("train-lora", ["-m", "evals"], ResourceRequest(1.0), 0)
     monkeypatch.delenv(VARIABLE)
-    TaskRegistryClient(Study.open("library")).start("train-lora", ["-m", "evals"], ResourceRequest(1.0), 0)
-    assert json.loads(actor.environments[0][VARIABLE]) == [str(tmp_path)] and VARIABLE not in actor.environments[1]
+    TaskRegistryClient(Study.open("library")).start(
+        "train-lora", ["-m", "evals"], ResourceRequest(1.0), 0
+    )
+    assert (
+        json.loads(actor.environments[0][VARIABLE]) == [str(tmp_path)]
+        and VARIABLE not in actor.environments[1]
+    )
 
 
 def test_steps_without_gpu_request_see_no_gpu(actor: Actor) -> None:
     keeper = TaskRegistryClient(new_study())
     for gpus in (0.0, 0.5, 2.0):
         keeper.start("train-lora", ["-m", "evals"], ResourceRequest(1.0, gpus), 0)
-    seen = [environment.get("CUDA_VISIBLE_DEVICES", "as Ray sets it") for environment in actor.environments]
+    seen = [
+        environment.get("CUDA_VISIBLE_DEVICES", "as Ray sets it")
+        for environment in actor.environments
+    ]
     assert seen == ["", "as Ray sets it", "as Ray sets it"]
 
 
@@ -70,13 +80,19 @@ def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path) -> None:
 
     def environment(gpus: float) -> dict[str, str]:
         app = application(models, ServingConfig(backend="ray", gpus=gpus), None)
-        variables: dict[str, str] = app._bound_deployment.ray_actor_options["runtime_env"]["env_vars"]
+        variables: dict[str, str] = app._bound_deployment.ray_actor_options["runtime_env"][
+            "env_vars"
+        ]
         return variables
 
-    assert environment(0.0)["CUDA_VISIBLE_DEVICES"] == "" and "CUDA_VISIBLE_DEVICES" not in environment(1.0)
+    assert environment(0.0)[
+        "CUDA_VISIBLE_DEVICES"
+    ] == "" and "CUDA_VISIBLE_DEVICES" not in environment(1.0)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="starts a process of another user")
+@pytest.mark.skipif(
+    os.name != "posix" or os.getuid() != 0, reason="starts a process of another user"
+)
 def test_auto_joins_no_cluster_of_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -54,14 +54,21 @@ def url(nodes: Nodes, studies: list[Study]) -> Iterator[str]:
 
 
 def test_a_published_version_replaces_the_served_one_without_losing_an_answer(
-        nodes: Nodes, studies: list[Study], tmp_path: Path) -> None:
+    nodes: Nodes, studies: list[Study], tmp_path: Path
+) -> None:
     from ray import serve
 
     version = tiny_study(tmp_path / "base", "one-v2", seed=3)
     add_version(studies[0], version)
-    before, after = (ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"] for study in (studies[0], version))
+    before, after = (
+        ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"] for study in (studies[0], version)
+    )
     config = ServingConfig(port=free_port(), min_replicas=1, max_replicas=1, cpus=1)
-    models, stop, answers = select_models(["one:qlora"], lambda study: "qlora"), threading.Event(), list[str]()
+    models, stop, answers = (
+        select_models(["one:qlora"], lambda study: "qlora"),
+        threading.Event(),
+        list[str](),
+    )
     with deployed(models, config, None, nodes.address) as url:
         following = threading.Thread(target=follow, args=(models, config, None, stop))
         following.start()
@@ -77,7 +84,12 @@ def test_a_published_version_replaces_the_served_one_without_losing_an_answer(
         finally:
             stop.set()
             following.join()
-    assert before != after and answers[0] == before and answers[-1] == after and {*answers} == {before, after}
+    assert (
+        before != after
+        and answers[0] == before
+        and answers[-1] == after
+        and {*answers} == {before, after}
+    )
     serve.shutdown()
 
 
@@ -88,10 +100,15 @@ def replicas() -> int:
     return found.get("RUNNING", 0)
 
 
-def test_streaming_two_adapters_autoscaling_and_authentication(url: str, studies: list[Study]) -> None:
+def test_streaming_two_adapters_autoscaling_and_authentication(
+    url: str, studies: list[Study]
+) -> None:
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=url, api_key=KEY, timeout=300, max_retries=5)
-    expected = {f"{study.name}-qlora": ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"] for study in studies}
+    expected = {
+        f"{study.name}-qlora": ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"]
+        for study in studies
+    }
     assert len(set(expected.values())) == 2
 
     def ask(model: str) -> str:

@@ -37,7 +37,9 @@ def on_other_node(study: Study, nodes: Nodes) -> tuple[str, str] | None:
     """A running training on a node other than the head, and the node."""
     for step in TRAINS:
         record = study.step(step)
-        if record.state == "running" and any(node.node_id[:8] in (record.node or "") for node in nodes.others):
+        if record.state == "running" and any(
+            node.node_id[:8] in (record.node or "") for node in nodes.others
+        ):
             assert record.node is not None
             return step, record.node
     return None
@@ -51,7 +53,9 @@ def test_trainings_run_in_parallel_and_later_steps_wait(sleeping: Make) -> None:
         configure_step(study, step, sleep=4)
     run_study(study)
     records = {step: study.step(step) for step in study.shown_steps}
-    assert {record.state for record in records.values()} == {"succeeded"} and study.state == "succeeded"
+    assert {record.state for record in records.values()} == {
+        "succeeded"
+    } and study.state == "succeeded"
     began = {step: record.started or 0 for step, record in records.items()}
     ended = {step: began[step] + record.seconds for step, record in records.items()}
     assert min(began[step] for step in SCORES) >= max(ended[step] for step in TRAINS)
@@ -82,7 +86,9 @@ def test_if_one_arm_fails_the_other_finishes(sleeping: Make) -> None:
     configure_step(study, "train-qlora", sleep=3)
     with pytest.raises(AssistantBuilderError, match="train-lora: it is broken. Mend it"):
         run_study(study)
-    assert study.step("train-qlora").state == "succeeded" and study.step("evaluate").state == "queued"
+    assert (
+        study.step("train-qlora").state == "succeeded" and study.step("evaluate").state == "queued"
+    )
     assert study.state == "failed"
 
 
@@ -100,13 +106,17 @@ def test_a_step_of_a_lost_node_is_resumed_elsewhere(nodes: Nodes, sleeping: Make
     assert study.state == "succeeded" and starts(study, step) == 2
     assert study.step(step).node != node
     slept = [record["start"] for record in read_jsonl(study.step_folder(step) / f"{step}.slept")]
-    assert len(slept) == 80 and slept == sorted(slept) and slept.count(1) >= 5  # carried on, one writer after the other
+    assert (
+        len(slept) == 80 and slept == sorted(slept) and slept.count(1) >= 5
+    )  # carried on, one writer after the other
 
 
 def test_cancelling_frees_the_cluster_within_ten_seconds(nodes: Nodes, sleeping: Make) -> None:
     import ray
 
-    study = sleeping("cancelled", seeds=3)  # six trainings on four processors: two wait in Ray's queue
+    study = sleeping(
+        "cancelled", seeds=3
+    )  # six trainings on four processors: two wait in Ray's queue
     trains = [step for step in study.steps if step.startswith("train-")]
     for step in trains:
         configure_step(study, step, sleep=600, deaf=1)
@@ -145,7 +155,9 @@ def test_a_new_run_finds_the_steps_of_a_killed_run(sleeping: Make) -> None:
     study = sleeping("found")
     for step in TRAINS[:2]:
         configure_step(study, step, sleep=12)
-    with subprocess.Popen([sys.executable, "-c", DRIVER, study.name], cwd=ROOT, env=dict(os.environ)) as killed:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, study.name], cwd=ROOT, env=dict(os.environ)
+    ) as killed:
         wait_until(lambda: all(study.step(step).state == "running" for step in TRAINS[:2]))
         killed.send_signal(signal.SIGKILL)
     time.sleep(2)
@@ -190,7 +202,9 @@ def seconds_without_ray() -> float:
 
 def test_scheduling_overhead_of_24_steps_on_4_slots(nodes: Nodes) -> None:
     shares = []
-    while len(shares) < 3 and not (shares and shares[-1] < 1.15):  # other load of the machine varies
+    while len(shares) < 3 and not (
+        shares and shares[-1] < 1.15
+    ):  # other load of the machine varies
         floor = seconds_without_ray()
         found = measure(nodes.address, STEPS, SLOTS, SECONDS)
         shares.append(found.wall_seconds / floor)

@@ -24,7 +24,12 @@ from tests.fault_injection.study import differences, outcome, run, small_study, 
 
 Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
-LONG = {"train__max_steps": 60, "train__evaluations": 6, "train__epochs": 50, "eval__similarity": False}
+LONG = {
+    "train__max_steps": 60,
+    "train__evaluations": 6,
+    "train__epochs": 50,
+    "eval__similarity": False,
+}
 """Long enough to be caught between its first checkpoint and its end."""
 
 
@@ -45,17 +50,23 @@ def test_a_step_of_a_lost_node_is_resumed_through_the_store(
     assert study.state == "succeeded" and starts(study, step) == 2 and study.step(step).node != node
     order = [record["start"] for record in read_jsonl(slept)]
     assert len(order) == 120 and order == sorted(order) and order.count(1) >= 5
-    assert not [name for name in ObjectStore(f"{bucket}/stored").versions() if name.endswith(".lease.json")]
+    assert not [
+        name for name in ObjectStore(f"{bucket}/stored").versions() if name.endswith(".lease.json")
+    ]
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     other = open_or_create(f"{bucket}/stored", name=None, changes={}, redo=False)
-    with pytest.raises(ConfigError, match="comes from a file"):  # the store names the cluster, nobody here has
+    with pytest.raises(
+        ConfigError, match="comes from a file"
+    ):  # the store names the cluster, nobody here has
         run_study(other)
     allow_addresses([nodes.address])
     run_study(other)
     assert other.state == "succeeded" and starts(other, step) == 2
 
 
-def test_cancelling_reaches_nodes_without_shared_path(nodes: Nodes, sleeping: Make, bucket: str) -> None:
+def test_cancelling_reaches_nodes_without_shared_path(
+    nodes: Nodes, sleeping: Make, bucket: str
+) -> None:
     import ray
 
     study = sleeping("stored-cancelled", seeds=3, executor__store=bucket)
@@ -93,7 +104,12 @@ def whole_checkpoints(step: psutil.Process) -> list[Path]:
 
 @pytest.mark.train
 def test_nodes_without_shared_path_give_identical_bytes_after_a_kill(
-    nodes: Nodes, bucket: str, bundled_models: Path, node_homes: Path, model_cache: Path, tmp_path: Path
+    nodes: Nodes,
+    bucket: str,
+    bundled_models: Path,
+    node_homes: Path,
+    model_cache: Path,
+    tmp_path: Path,
 ) -> None:
     for home in node_homes.iterdir():
         if not (home / "models").exists():
@@ -105,8 +121,14 @@ def test_nodes_without_shared_path_give_identical_bytes_after_a_kill(
     wanted = outcome(here)
     assert {"lora", "qlora", "verdict"} <= wanted.keys()
 
-    study = small_study("there", base, executor__kind="ray", executor__store=bucket, executor__address=nodes.address,
-                        **LONG)
+    study = small_study(
+        "there",
+        base,
+        executor__kind="ray",
+        executor__store=bucket,
+        executor__address=nodes.address,
+        **LONG,
+    )
     store = ObjectStore(f"{bucket}/there")
     going = start(study)
     try:
@@ -114,15 +136,21 @@ def test_nodes_without_shared_path_give_identical_bytes_after_a_kill(
         wait_until(lambda: whole_checkpoints(step))
         folder = step.cmdline()[-1]
         step.suspend()  # else it could end before the store has the checkpoint
-        wait_until(lambda: any("arms/lora/checkpoints/" in name and name.endswith(CHECKPOINT_MARKER)
-                               for name in store.versions()))
+        wait_until(
+            lambda: any(
+                "arms/lora/checkpoints/" in name and name.endswith(CHECKPOINT_MARKER)
+                for name in store.versions()
+            )
+        )
         worker = step.parent()
         assert worker is not None and worker.name() == "ray::train-lora"
         worker.kill()
         step.resume()
         step.wait(60)  # it must not continue to write
         again = wait_until(lambda: training(study, going))
-        assert again.cmdline()[-1] != folder and whole_checkpoints(again)  # brought there before it began
+        assert again.cmdline()[-1] != folder and whole_checkpoints(
+            again
+        )  # brought there before it began
         output, _ = going.communicate()
         assert going.returncode == 0, output
         assert study.step("train-lora").node and study.step("train-lora").pid == again.pid

@@ -26,22 +26,31 @@ def local(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Local:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
         study = small_study("local", base, eval__similarity=False)
-        code, output = run(study)  # with one thread, as many as a step has that asks a node for one processor
+        code, output = run(
+            study
+        )  # with one thread, as many as a step has that asks a node for one processor
     assert code == 0, output
     wanted = outcome(study)
     assert {"lora", "qlora", "L16", "Q4", "verdict"} <= wanted.keys()
     return home, base, wanted
 
 
-def test_three_nodes_give_the_bytes_of_one_machine(local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_nodes_give_the_bytes_of_one_machine(
+    local: Local, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, base, wanted = local
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-    study = small_study("nodes", base, eval__similarity=False, executor__kind="ray", executor__address=nodes.address)
+    study = small_study(
+        "nodes", base, eval__similarity=False, executor__kind="ray", executor__address=nodes.address
+    )
     code, output = run(study)
     assert code == 0, output
     assert differences(study, wanted) == []
     assert [study.step(step).state for step in ("score-1", "score-2")] == ["succeeded"] * 2
-    assert study.step("train-lora").node and study.step("train-lora").node != study.step("train-qlora").node
+    assert (
+        study.step("train-lora").node
+        and study.step("train-lora").node != study.step("train-qlora").node
+    )
 
 
 def test_a_lost_node_and_a_killed_run_do_not_change_the_bytes(
@@ -56,14 +65,21 @@ def strike(done: Study, nodes: Nodes, wanted: dict[str, Any]) -> list[str]:
     """Train a finished study again on the nodes, kill its run and then a node; return the differences."""
     study = copy_of(done, "struck", without=("report", "evaluate", "train-qlora", "train-lora"))
     allow_addresses([nodes.address])
-    study.write_config(study.config.with_changes({"executor": "ray", "executor.address": nodes.address}))
+    study.write_config(
+        study.config.with_changes({"executor": "ray", "executor.address": nodes.address})
+    )
     killed = start(study)
 
     def trains_elsewhere() -> str | None:
         for step in ("train-lora", "train-qlora"):
             record, progress = study.step(step), study.progress(step)
             elsewhere = any(node.node_id[:8] in (record.node or "") for node in nodes.others)
-            if record.state == "running" and elsewhere and progress and 2 <= progress.done < progress.total:
+            if (
+                record.state == "running"
+                and elsewhere
+                and progress
+                and 2 <= progress.done < progress.total
+            ):
                 return record.node
         return None
 

@@ -63,19 +63,25 @@ class Threads:
 
 
 @pytest.fixture(autouse=True)
-def nodes_in_threads(monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None) -> None:
+def nodes_in_threads(
+    monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
+) -> None:
     ray: Any = ModuleType("ray")
     ray.util = SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")
     ray.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: "0123456789")
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(ray_runner, "connect", lambda address: DASHBOARD)
     monkeypatch.setattr(ray_runner, "alive_nodes", lambda: [Node("10.0.0.1", 4, 0, 10**10)])
-    monkeypatch.setattr(ray_runner, "resources_for_step", lambda study, step, tasks: ResourceRequest(1.0))
+    monkeypatch.setattr(
+        ray_runner, "resources_for_step", lambda study, step, tasks: ResourceRequest(1.0)
+    )
     monkeypatch.setattr(ray_runner, "step_command", fake_command)
     monkeypatch.setattr(ray_runner, "TaskRegistryClient", Threads)
     monkeypatch.setattr(tasks, "GRACE_SECONDS", 2.0)
     monkeypatch.setattr(workspace, "_PULL_SECONDS", 0.5)
-    monkeypatch.setattr(locks, "STALE_SECONDS", 5.0)  # a lease is seen here a while after it was renewed
+    monkeypatch.setattr(
+        locks, "STALE_SECONDS", 5.0
+    )  # a lease is seen here a while after it was renewed
 
 
 def test_run_downloads_node_results_and_another_machine_resumes(
@@ -88,21 +94,35 @@ def test_run_downloads_node_results_and_another_machine_resumes(
     (study.folder / checkpoint).write_text("{}")
     with_metrics(study, "lora", 1)  # without metrics it would start from the beginning
     run = Background(study)
-    wait_until(lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running")  # in a folder no node sees
+    wait_until(
+        lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running"
+    )  # in a folder no node sees
     record = study.step(TRAIN)
-    assert record.state == "running" and record.node == "10.0.0.1 (01234567)" and record.pid is not None
+    assert (
+        record.state == "running"
+        and record.node == "10.0.0.1 (01234567)"
+        and record.pid is not None
+    )
     os.kill(record.pid, signal.SIGKILL)
     error = run.wait()
     assert isinstance(error, AssistantBuilderError) and "ended by signal 9" in str(error)
     assert study.step("train-qlora").state == "succeeded"
-    assert not (study.folder / checkpoint).exists() and ObjectStore(f"{memory}/nodes").read(checkpoint) == b"{}"
+    assert (
+        not (study.folder / checkpoint).exists()
+        and ObjectStore(f"{memory}/nodes").read(checkpoint) == b"{}"
+    )
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     other = open_or_create(f"{memory}/nodes", name=None, changes={}, redo=False)
     run_study(other)
-    assert other.state == "succeeded" and (starts(other, TRAIN), starts(other, "train-qlora")) == (2, 1)
+    assert other.state == "succeeded" and (starts(other, TRAIN), starts(other, "train-qlora")) == (
+        2,
+        1,
+    )
     assert len(slept(other)) == 50 and slept(other).count(1) >= 5
-    assert not [name for name in ObjectStore(f"{memory}/nodes").versions() if name.endswith(".lease.json")]
+    assert not [
+        name for name in ObjectStore(f"{memory}/nodes").versions() if name.endswith(".lease.json")
+    ]
     assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("assistant-builder-*/nodes"))
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
@@ -161,7 +181,10 @@ def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str
     before = [starts(study, part) for part in study.shards]
     study.write_config(study.config.with_changes({"executor.evaluate_tasks": 4}))
     run_study(study)  # settings of the executor make no step stale
-    assert study.state == "succeeded" and [starts(study, part) for part in ("score-1", "score-2")] == before
+    assert (
+        study.state == "succeeded"
+        and [starts(study, part) for part in ("score-1", "score-2")] == before
+    )
     assert not study.status_file("score-3").exists()
     study.delete_step_outputs("evaluate", scores=False)
     assert study.shown_steps == study.steps and study.step_folder("evaluate").is_dir()
@@ -169,11 +192,15 @@ def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str
     assert study.step("score-1").state == "queued"  # a part that cannot be read costs nothing
 
 
-def test_evaluation_waits_for_shards_of_an_earlier_run(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_waits_for_shards_of_an_earlier_run(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Threads, "left_over", {"score-3": None})
     study = new_study("strangers", executor__kind="ray", executor__store=memory)
     run = Background(study)
-    wait_until(lambda: study.step("train-lora").state == study.step("train-qlora").state == "succeeded")
+    wait_until(
+        lambda: study.step("train-lora").state == study.step("train-qlora").state == "succeeded"
+    )
     time.sleep(1)
     assert not study.status_file("score-1").exists()  # no shard runs at the same time
     Threads.left_over["score-3"] = TaskResult(0)
@@ -181,7 +208,9 @@ def test_evaluation_waits_for_shards_of_an_earlier_run(memory: str, monkeypatch:
 
 
 @pytest.mark.parametrize("away", [1, 2, 3])
-def test_a_short_store_outage_does_not_end_the_run(memory: str, away: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_store_outage_does_not_end_the_run(
+    memory: str, away: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = new_study("away", executor__kind="ray", executor__store=memory)
     asked, whole = [], Mirror.push
 
@@ -199,7 +228,11 @@ def test_a_short_store_outage_does_not_end_the_run(memory: str, away: int, monke
 def test_without_a_store_nodes_use_the_shared_folder() -> None:
     study = new_study("shared", executor__kind="ray")
     run_study(study)
-    assert study.state == "succeeded" and study.step(TRAIN).node and not list(study.folder.rglob("*.lease.json"))
+    assert (
+        study.state == "succeeded"
+        and study.step(TRAIN).node
+        and not list(study.folder.rglob("*.lease.json"))
+    )
 
 
 def test_a_step_that_runs_on_a_node_is_not_run_locally(memory: str) -> None:

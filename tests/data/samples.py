@@ -62,7 +62,9 @@ def content_of(form):
         "tsv": lambda: csv_text(ROWS, "\t").encode(),
         "json": lambda: json.dumps(ROWS).encode(),
         "jsonl": lambda: jsonl(ROWS).encode(),
-        "xlsx": lambda: xlsx_bytes([["question", "answer"], *([r["question"], r["answer"]] for r in ROWS)]),
+        "xlsx": lambda: xlsx_bytes(
+            [["question", "answer"], *([r["question"], r["answer"]] for r in ROWS)]
+        ),
         "parquet": lambda: parquet_bytes(ROWS),
     }[form]()
 
@@ -75,7 +77,14 @@ def pair(row: int, question: str, answer: str = "", **others: Any) -> Pair:
 
 def dataset(pairs: list[Pair]) -> Dataset:
     """A dataset of pairs."""
-    return Dataset("made.csv", "csv", {"question": "question", "answer": "answer"}, tuple(pairs), (), len(pairs))
+    return Dataset(
+        "made.csv",
+        "csv",
+        {"question": "question", "answer": "answer"},
+        tuple(pairs),
+        (),
+        len(pairs),
+    )
 
 
 def words(count: int, seed: float) -> str:

@@ -44,7 +44,9 @@ NASTY = '``` | </td><script>alert(1)</script> | # Head\n---\n"""{{x}} [a](http:/
 
 
 def nasty_card(write, title="T"):
-    content = [{"question": f"{NASTY} {words(5, i)}", "answer": NASTY, "a|b`": "x"} for i in range(12)]
+    content = [
+        {"question": f"{NASTY} {words(5, i)}", "answer": NASTY, "a|b`": "x"} for i in range(12)
+    ]
     content.append({"question": NASTY, "answer": "", "split": f"x{NASTY}", "a|b`": "y"})
     done = prepare_dataset(write("na`me|.jsonl", jsonl(content)), DataConfig())
     return dataset_card(done.findings, done.split, title=title), done
@@ -54,9 +56,17 @@ def test_dataset_card_front_matter_is_yaml_of_the_hub(write):
     card, _ = nasty_card(write, title='A: "title" # with\nsigns')
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["pretty_name"] == 'A: "title" # with signs'
-    assert head["size_categories"] == "n<1K" and head["license"] == "unknown" and "language" not in head
+    assert (
+        head["size_categories"] == "n<1K"
+        and head["license"] == "unknown"
+        and "language" not in head
+    )
     assert head["task_categories"] == ["question-answering", "text-generation"]
-    assert [entry["split"] for entry in head["configs"][0]["data_files"]] == ["train", "validation", "test"]
+    assert [entry["split"] for entry in head["configs"][0]["data_files"]] == [
+        "train",
+        "validation",
+        "test",
+    ]
 
 
 RECORDS = [
@@ -79,8 +89,17 @@ def test_dataset_card_confines_text_to_cells_and_blocks(write):
     assert "html_block" not in kinds and "hr" not in kinds
     inner = [child.type for token in tokens if token.children for child in token.children]
     assert not {"html_inline", "image", "link_open"} & set(inner)
-    headings = [tokens[place + 1].content for place, kind in enumerate(kinds) if kind == "heading_open"]
-    assert headings == ["T", "Contents", "Splits", "Findings", "Rejected rows", "Examples from training"]
+    headings = [
+        tokens[place + 1].content for place, kind in enumerate(kinds) if kind == "heading_open"
+    ]
+    assert headings == [
+        "T",
+        "Contents",
+        "Splits",
+        "Findings",
+        "Rejected rows",
+        "Examples from training",
+    ]
     fences = [json.loads(token.content) for token in tokens if token.type == "fence"]
     assert [f["row"] for f in fences] == [p.row for p in done.split.train[:3]]
     widths = []  # every row of a table has as many cells as its head
@@ -95,14 +114,21 @@ def test_dataset_card_confines_text_to_cells_and_blocks(write):
 
 
 def records(count):
-    return [{"question": words(7, i) + "?", "answer": words(4, -i), "topic": str(i % 5)} for i in range(count)]
+    return [
+        {"question": words(7, i) + "?", "answer": words(4, -i), "topic": str(i % 5)}
+        for i in range(count)
+    ]
 
 
 def test_dataset_card_contains_no_held_out_text(write):
-    rows = [{**row, "split": "train" if place % 4 else "test"} for place, row in enumerate(records(60))]
+    rows = [
+        {**row, "split": "train" if place % 4 else "test"} for place, row in enumerate(records(60))
+    ]
     done = prepare_dataset(write("a.jsonl", jsonl(rows)), DataConfig(), tokenizer=WordCounter())
     card = dataset_card(done.findings, done.split, title="T")
-    assert len(done.split.heldout) == 15 and not any(p.question in card or p.answer in card for p in done.split.heldout)
+    assert len(done.split.heldout) == 15 and not any(
+        p.question in card or p.answer in card for p in done.split.heldout
+    )
     assert done.split.hashes()["heldout"] in card and "Total tokens" in card
 
 

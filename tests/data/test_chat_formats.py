@@ -10,7 +10,13 @@ import pytest
 from assistant_builder.data import load_pairs
 from tests.data.samples import jsonl
 
-TURNS = [("system", "Be kind."), ("user", "Hello?"), ("assistant", "Hello."), ("user", "More?"), ("assistant", "No.")]
+TURNS = [
+    ("system", "Be kind."),
+    ("user", "Hello?"),
+    ("assistant", "Hello."),
+    ("user", "More?"),
+    ("assistant", "No."),
+]
 
 
 def messages(*turns):
@@ -46,20 +52,33 @@ def load_one(write, record):
 def test_load_pairs_reads_every_chat_format(write, record):
     (found,) = load_one(write, record).pairs
     assert [(m.role, m.content) for m in found.messages] == TURNS
-    assert (found.question, found.answer, found.system, found.turns) == ("Hello?", "No.", "Be kind.", 2)
+    assert (found.question, found.answer, found.system, found.turns) == (
+        "Hello?",
+        "No.",
+        "Be kind.",
+        2,
+    )
     assert found.compared_question == "Hello?\nMore?"
 
 
 def test_load_pairs_reads_a_conversation_in_a_csv_cell(write):
     cell = json.dumps(messages(*TURNS)).replace('"', '""')
     found = load_pairs(write("a.csv", f'id,messages\n1,"{cell}"\n'))
-    assert found.pairs[0].turns == 2 and found.columns["question"] == found.columns["messages"] == "messages"
+    assert (
+        found.pairs[0].turns == 2
+        and found.columns["question"] == found.columns["messages"] == "messages"
+    )
 
 
 def test_parse_turns_joins_content_parts_and_knows_the_developer_role(write):
     parts = [{"type": "text", "text": "Look"}, {"type": "text", "text": "here"}]
-    record = {"messages": [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": parts},
-                           {"role": "assistant", "content": "Seen it."}]}  # fmt: skip
+    record = {
+        "messages": [
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": "Seen it."},
+        ]
+    }
     (found,) = load_one(write, record).pairs
     assert (found.system, found.question) == ("Be kind.", "Look\nhere")
 
@@ -73,23 +92,47 @@ def test_order_turns_drops_and_reports_a_final_user_turn(write):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        (messages(("user", "a"), ("user", "b"), ("assistant", "c")), "two user turns follow each other"),
-        (messages(("user", "a"), ("assistant", "b"), ("assistant", "c")), "two assistant turns follow"),
-        (messages(("assistant", "a"), ("user", "b"), ("assistant", "c")), "begins with the assistant"),
-        (messages(("user", "a"), ("system", "b"), ("assistant", "c")), "a system turn is in the middle"),
-        (messages(("system", "a"), ("system", "b"), ("user", "c"), ("assistant", "d")), "a system turn is in"),
+        (
+            messages(("user", "a"), ("user", "b"), ("assistant", "c")),
+            "two user turns follow each other",
+        ),
+        (
+            messages(("user", "a"), ("assistant", "b"), ("assistant", "c")),
+            "two assistant turns follow",
+        ),
+        (
+            messages(("assistant", "a"), ("user", "b"), ("assistant", "c")),
+            "begins with the assistant",
+        ),
+        (
+            messages(("user", "a"), ("system", "b"), ("assistant", "c")),
+            "a system turn is in the middle",
+        ),
+        (
+            messages(("system", "a"), ("system", "b"), ("user", "c"), ("assistant", "d")),
+            "a system turn is in",
+        ),
         (messages(("user", "a")), "no assistant turn"),
         (messages(("system", "a")), "no assistant turn"),
-        (messages(("user", "a"), ("tool", "b"), ("assistant", "c")), "turn 2 is a tool call or a tool result"),
+        (
+            messages(("user", "a"), ("tool", "b"), ("assistant", "c")),
+            "turn 2 is a tool call or a tool result",
+        ),
         (messages(("user", "a"), ("narrator", "b")), "turn 2 has an unknown role: 'narrator'"),
         (messages(("user", "a"), ("assistant", " ")), r"turn 2 \(assistant\) is empty"),
         ([{"role": "user", "content": None}], r"turn 1 \(user\) is empty"),
         ([{"role": "user"}], r"turn 1 \(user\) is empty"),
         ([{"text": "a"}], "turn 1 has no role"),
         (["a", "b"], "turn 1 is a text and has no role"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], r"turn 1 .* part that is not text: image_url"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            r"turn 1 .* part that is not text: image_url",
+        ),
         ([{"role": "user", "content": {"a": 1}}], "turn 1 contains an object"),
-        ([{"role": "assistant", "content": "a", "tool_calls": [{"id": 1}]}], "turn 1 is a tool call or a tool result"),
+        (
+            [{"role": "assistant", "content": "a", "tool_calls": [{"id": 1}]}],
+            "turn 1 is a tool call or a tool result",
+        ),
         ("no conversation", "cannot be read: neither JSON nor a Python literal"),
         ("5", "not a list of turns"),
         ([], "the conversation is empty|the row is empty"),
@@ -97,7 +140,9 @@ def test_order_turns_drops_and_reports_a_final_user_turn(write):
     ],
 )
 def test_load_pairs_rejects_invalid_conversations_with_the_reason(write, record, reason):
-    found = load_pairs(write("a.jsonl", jsonl([{"messages": messages(*TURNS)}, {"messages": record}])))
+    found = load_pairs(
+        write("a.jsonl", jsonl([{"messages": messages(*TURNS)}, {"messages": record}]))
+    )
     (rejection,) = found.rejected
     assert rejection.row == 2
     assert re.search(reason, rejection.reason), rejection.reason
@@ -106,6 +151,8 @@ def test_load_pairs_rejects_invalid_conversations_with_the_reason(write, record,
 def test_pair_to_record_and_from_record_are_inverse(write):
     from assistant_builder.data import Pair
 
-    (found,) = load_one(write, {"messages": messages(*TURNS), "group": "g", "cluster": 3, "answerable": False}).pairs
+    (found,) = load_one(
+        write, {"messages": messages(*TURNS), "group": "g", "cluster": 3, "answerable": False}
+    ).pairs
     assert Pair.from_record(json.loads(json.dumps(found.to_record()))) == found
     assert (found.group, found.cluster, found.answerable) == ("g", "3", False)

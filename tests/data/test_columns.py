@@ -15,13 +15,28 @@ from tests.data.samples import jsonl
 @pytest.mark.parametrize(
     "names",
     [
-        ("question", "answer"), ("Question", "Answer"), ("QUESTION ", " Answer"), ("Question_Text", "answer"),
-        ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"),
-        ("query", "response"), ("input", "output"), ("q", "a"), ("Q", "A"), ("user", "assistant"), ("human", "gpt"),
-        ("Questions", "Answers"), ("user_prompt", "assistant_response"), ("Frage", "Antwort"), ("question", "Réponse"),
-        ("Pregunta", "Respuesta"), ("вопрос", "ответ"),
+        ("question", "answer"),
+        ("Question", "Answer"),
+        ("QUESTION ", " Answer"),
+        ("Question_Text", "answer"),
+        ("prompt", "completion"),
+        ("prompt", "response"),
+        ("instruction", "output"),
+        ("instruction", "response"),
+        ("query", "response"),
+        ("input", "output"),
+        ("q", "a"),
+        ("Q", "A"),
+        ("user", "assistant"),
+        ("human", "gpt"),
+        ("Questions", "Answers"),
+        ("user_prompt", "assistant_response"),
+        ("Frage", "Antwort"),
+        ("question", "Réponse"),
+        ("Pregunta", "Respuesta"),
+        ("вопрос", "ответ"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("swapped", [False, True])
 def test_map_columns_knows_common_names(names, swapped):
     order = ["id", *(reversed(names) if swapped else names), "notes"]
@@ -43,7 +58,11 @@ def test_map_columns_lists_the_columns_if_none_is_found():
 def test_map_columns_prefers_the_requested_columns_in_any_spelling():
     names = ["question", "answer", "Better Answer", "focus"]
     roles = map_columns(names, {"answer": "better_answer", "group": "focus"}, "f")
-    assert (roles["question"], roles["answer"], roles["group"]) == ("question", "Better Answer", "focus")
+    assert (roles["question"], roles["answer"], roles["group"]) == (
+        "question",
+        "Better Answer",
+        "focus",
+    )
 
 
 def messages(*turns):
@@ -52,9 +71,15 @@ def messages(*turns):
 
 def test_map_columns_reports_every_mistake_of_a_request():
     with pytest.raises(DataError) as caught:
-        map_columns(["question", "answer"], {"group": "fokus", "topic": "question", "answer": "answr"}, "f")
+        map_columns(
+            ["question", "answer"], {"group": "fokus", "topic": "question", "answer": "answr"}, "f"
+        )
     text = str(caught.value)
-    assert "group is mapped to 'fokus'" in text and "'topic' is not a role" in text and "'answr'" in text
+    assert (
+        "group is mapped to 'fokus'" in text
+        and "'topic' is not a role" in text
+        and "'answr'" in text
+    )
     assert "The columns are: question, answer" in text
     with pytest.raises(DataError, match="both mapped to 'question'"):
         map_columns(["question", "answer"], {"question": "question", "answer": "question"}, "f")
@@ -64,7 +89,9 @@ def test_map_columns_reports_every_mistake_of_a_request():
 
 def test_map_columns_uses_focus_as_group_only_on_request():
     assert map_columns(["question", "answer", "focus", "topic"], None, "f")["group"] is None
-    assert map_columns(["question", "answer", "group", "cluster"], {"group": ""}, "f")["group"] is None
+    assert (
+        map_columns(["question", "answer", "group", "cluster"], {"group": ""}, "f")["group"] is None
+    )
 
 
 def test_map_columns_notes_the_choice_between_several_pairs_of_names():
@@ -80,17 +107,29 @@ def test_map_columns_notes_the_choice_between_several_pairs_of_names():
 def test_map_columns_finds_optional_columns():
     names = ["question", "answer", "Group", "CLUSTER", "split", "is_answerable", "System Prompt"]
     roles = map_columns(names, None, "f")
-    assert [roles[role] for role in ("group", "cluster", "split", "answerable", "system")] == names[2:]
+    assert [roles[role] for role in ("group", "cluster", "split", "answerable", "system")] == names[
+        2:
+    ]
 
 
 @pytest.mark.parametrize(
     ("value", "split"),
     [
-        ("train", "train"), ("Training", "train"), ("validation", "validation"), ("valid", "validation"),
-        ("val", "validation"), ("dev", "validation"), ("heldout", "heldout"), ("held-out", "heldout"),
-        ("held_out", "heldout"), ("Held Out", "heldout"), ("TEST", "heldout"), ("eval", "heldout"), ("other", None),
+        ("train", "train"),
+        ("Training", "train"),
+        ("validation", "validation"),
+        ("valid", "validation"),
+        ("val", "validation"),
+        ("dev", "validation"),
+        ("heldout", "heldout"),
+        ("held-out", "heldout"),
+        ("held_out", "heldout"),
+        ("Held Out", "heldout"),
+        ("TEST", "heldout"),
+        ("eval", "heldout"),
+        ("other", None),
     ],
-)  # fmt: skip
+)
 def test_parse_split_knows_common_names(value, split):
     assert parse_split(value) == split
 
@@ -110,8 +149,18 @@ def test_load_pairs_parses_optional_cells_or_rejects_the_row(write):
     )
     found = load_pairs(write("a.csv", text), system="Be brief.")
     first, second = found.pairs
-    assert (first.group, first.split, first.answerable, first.system) == ("g1", "heldout", False, "Be kind.")
-    assert (second.group, second.split, second.answerable, second.system) == (None, "train", True, "Be brief.")
+    assert (first.group, first.split, first.answerable, first.system) == (
+        "g1",
+        "heldout",
+        False,
+        "Be kind.",
+    )
+    assert (second.group, second.split, second.answerable, second.system) == (
+        None,
+        "train",
+        True,
+        "Be brief.",
+    )
     assert [r.reason for r in found.rejected] == [
         "split is not train, validation or heldout (or test): 'later'",
         "answerable is neither true nor false: 'perhaps'",
@@ -125,8 +174,12 @@ def test_load_pairs_appends_alpaca_input_to_the_instruction(write):
     ]
     found = load_pairs(write("a.json", json.dumps(records)))
     assert [p.question for p in found.pairs] == ["Shorten this.\n\nA long text.", "Say hello."]
-    assert found.columns["context"] == "input" and any("appended to the question" in note for note in found.notes)
+    assert found.columns["context"] == "input" and any(
+        "appended to the question" in note for note in found.notes
+    )
     bare = load_pairs(write("b.json", json.dumps(records)), columns={"context": ""})
     assert bare.pairs[0].question == "Shorten this."
-    dolly = [{"instruction": "Who?", "context": "Ann rows.", "response": "Ann does.", "category": "x"}]
+    dolly = [
+        {"instruction": "Who?", "context": "Ann rows.", "response": "Ann does.", "category": "x"}
+    ]
     assert load_pairs(write("c.jsonl", jsonl(dolly))).pairs[0].question == "Who?\n\nAnn rows."

@@ -12,9 +12,15 @@ def asked(found):
     return [(p.question, p.answer) for p in found.pairs]
 
 
-@pytest.mark.parametrize(("separator", "name"), [(",", "comma"), (";", "semicolon"), ("\t", "tab"), ("|", "pipe")])
+@pytest.mark.parametrize(
+    ("separator", "name"), [(",", "comma"), (";", "semicolon"), ("\t", "tab"), ("|", "pipe")]
+)
 def test_read_csv_detects_the_separator(write, separator, name):
-    rows = [("Frage", "Antwort", "group"), ("Was, bitte; sehr?", "Nichts | gar nichts", "a"), ("Wo?", "Da, dort.", "b")]
+    rows = [
+        ("Frage", "Antwort", "group"),
+        ("Was, bitte; sehr?", "Nichts | gar nichts", "a"),
+        ("Wo?", "Da, dort.", "b"),
+    ]
     text = "".join(separator.join(f'"{cell}"' for cell in row) + "\n" for row in rows)
     found = load_pairs(write("a.csv", text))
     assert asked(found) == [row[:2] for row in rows[1:]]
@@ -29,7 +35,10 @@ def test_read_csv_detects_the_separator_in_text_full_of_commas(write):
 
 def test_read_csv_uses_the_declared_separator(write):
     found = load_pairs(write("a.csv", "sep=;\nquestion;answer\na, b;c d\n"))
-    assert asked(found) == [("a, b", "c d")] and "the first line declares the separator ';'" in found.notes
+    assert (
+        asked(found) == [("a, b", "c d")]
+        and "the first line declares the separator ';'" in found.notes
+    )
 
 
 def test_read_csv_refuses_an_ambiguous_separator(write):
@@ -44,20 +53,28 @@ def test_read_csv_uses_mapped_columns_to_detect_the_separator(write):
 
 
 def test_read_csv_reads_doubled_quotes_newlines_and_spaces_before_quotes(write):
-    found = load_pairs(write("a.csv", 'question, answer\n"He said ""no"", why?", "two\nlines, yes"\n'))
+    found = load_pairs(
+        write("a.csv", 'question, answer\n"He said ""no"", why?", "two\nlines, yes"\n')
+    )
     assert asked(found) == [('He said "no", why?', "two\nlines, yes")]
 
 
 def test_read_csv_detects_backslash_and_single_quotes(write):
-    found = load_pairs(write("a.csv", 'question,answer\n"Say \\"no\\", please","C:\\\\temp, ok"\n"x","y"\n'))
+    found = load_pairs(
+        write("a.csv", 'question,answer\n"Say \\"no\\", please","C:\\\\temp, ok"\n"x","y"\n')
+    )
     assert asked(found)[0] == ('Say "no", please', "C:\\\\temp, ok")
     assert 'quotes inside cells are escaped as \\"' in found.notes
     found = load_pairs(write("b.csv", "'question','answer'\n'a, b','c d'\n"))
-    assert asked(found) == [("a, b", "c d")] and any("single quotes" in note for note in found.notes)
+    assert asked(found) == [("a, b", "c d")] and any(
+        "single quotes" in note for note in found.notes
+    )
 
 
 def test_read_csv_reads_tsv_with_literal_quotes(write):
-    found = load_pairs(write("a.tsv", 'question\tanswer\n"Hello" he said\twhy so\n"Bye\tgone now\n'))
+    found = load_pairs(
+        write("a.tsv", 'question\tanswer\n"Hello" he said\twhy so\n"Bye\tgone now\n')
+    )
     assert asked(found) == [('"Hello" he said', "why so"), ('"Bye', "gone now")]
     assert any("ordinary characters" in note for note in found.notes)
 
@@ -69,14 +86,19 @@ def test_read_csv_rejects_too_many_and_too_few_cells(write):
         (2, "too many cells: 3, the header has 2 (line 3; quote a cell that contains a comma)"),
         (3, "too few cells: 1, the header has 2 (line 4)"),
     ]
-    assert asked(found) == [("a b", "c d"), ("e f", "g h")] and [p.row for p in found.pairs] == [1, 4]
+    assert asked(found) == [("a b", "c d"), ("e f", "g h")] and [p.row for p in found.pairs] == [
+        1,
+        4,
+    ]
     assert found.rejected[0].record == "what, then,so be it"
 
 
 def test_read_csv_rejects_only_the_row_with_an_unclosed_quote(write):
     text = 'question,answer\na b,c d\n"e f,g h\ni j,k l\nm n,o p\n'
     found = load_pairs(write("a.csv", text))
-    assert [(r.row, r.reason) for r in found.rejected] == [(2, "a quote is opened and never closed (line 3)")]
+    assert [(r.row, r.reason) for r in found.rejected] == [
+        (2, "a quote is opened and never closed (line 3)")
+    ]
     assert asked(found) == [("a b", "c d"), ("i j", "k l"), ("m n", "o p")]
 
 
@@ -95,20 +117,27 @@ def test_read_csv_rejects_inner_quotes_that_are_not_doubled(write):
 
 def test_read_csv_accepts_blank_lines_and_any_line_end(write):
     found = load_pairs(write("a.csv", b"\nquestion,answer\r\r\na b,c d\r\r\n\r\r\ne f,g h"))
-    assert [p.row for p in found.pairs] == [1, 2] and any("blank lines" in note for note in found.notes)
+    assert [p.row for p in found.pairs] == [1, 2] and any(
+        "blank lines" in note for note in found.notes
+    )
     assert len(load_pairs(write("b.csv", b"question,answer\ra b,c d\re f,g h\r")).pairs) == 2
 
 
 def test_read_csv_rejects_empty_rows(write):
     found = load_pairs(write("a.csv", 'question,answer\n,\na b,\n,c d\n"  ","\u200b"\ne f,g h\n'))
     assert [(r.row, r.reason) for r in found.rejected] == [
-        (1, "the row is empty"), (2, "the answer is empty"), (3, "the question is empty"), (4, "the row is empty"),
-    ]  # fmt: skip
+        (1, "the row is empty"),
+        (2, "the answer is empty"),
+        (3, "the question is empty"),
+        (4, "the row is empty"),
+    ]
 
 
 def test_read_csv_reads_long_cells_and_reports_very_long_records(write):
     long = "word " * 60_000
-    found = load_pairs(write("a.csv", f'question,answer\na b,"{long}"\n' + 'c d,"' + "line\n" * 50 + '"\n'))
+    found = load_pairs(
+        write("a.csv", f'question,answer\na b,"{long}"\n' + 'c d,"' + "line\n" * 50 + '"\n')
+    )
     assert len(found.pairs) == 2 and len(found.pairs[0].answer) > 200_000
     assert [rows for what, rows in found.changes.items() if "40 lines" in what] == [(2,)]
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from assistant_builder.config import DataConfig
 from assistant_builder.data import check_pairs, load_pairs, split_pairs
-from assistant_builder.data.csv_reader import FORMULA_PREFIXES, FORMULAS_UNESCAPED, escape_formula, unescape_formula
+from assistant_builder.data.csv_reader import (
+    FORMULA_PREFIXES,
+    FORMULAS_UNESCAPED,
+    escape_formula,
+    unescape_formula,
+)
 from assistant_builder.data.edit import (
     AddedPair,
     Edits,
@@ -25,10 +30,21 @@ from assistant_builder.data.edit import (
 )
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError
-from tests.data.samples import FORMATS, ROWS, clean_pairs, content_of, csv_text, jsonl, parquet_bytes, xlsx_bytes
+from tests.data.samples import (
+    FORMATS,
+    ROWS,
+    clean_pairs,
+    content_of,
+    csv_text,
+    jsonl,
+    parquet_bytes,
+    xlsx_bytes,
+)
 
-NEW = [AddedPair("How long is the pier?", "It is 90 metres long."),
-       AddedPair("متى يفتح المكتب؟", "=SUM(1)\nيفتح في الثامنة")]
+NEW = [
+    AddedPair("How long is the pier?", "It is 90 metres long."),
+    AddedPair("متى يفتح المكتب؟", "=SUM(1)\nيفتح في الثامنة"),
+]
 
 
 def same_rows(old, new):
@@ -65,11 +81,19 @@ def test_append_pairs_keeps_every_cell_of_every_column(write, tmp_path):
 
 
 def test_append_pairs_keeps_blank_lines_empty_rows_and_typed_cells(write, tmp_path):
-    records = [{"question": "How many?", "answer": "3.50", "n": 1.5, "tags": ["a", "b"]}, {"question": "Why?"}]
+    records = [
+        {"question": "How many?", "answer": "3.50", "n": 1.5, "tags": ["a", "b"]},
+        {"question": "Why?"},
+    ]
     for name, content in (
         ("lines.jsonl", "\n" + jsonl(records) + "\nnot json\n" + jsonl(ROWS)),
         ("typed.parquet", parquet_bytes(records)),
-        ("gaps.xlsx", xlsx_bytes([["question", "answer", "n"], ["a b", "c d", 0.1], [], ["e f", "g h", True]])),
+        (
+            "gaps.xlsx",
+            xlsx_bytes(
+                [["question", "answer", "n"], ["a b", "c d", 0.1], [], ["e f", "g h", True]]
+            ),
+        ),
     ):
         source, target = write(name, content), tmp_path / "more.jsonl"
         append_pairs(source, NEW, target)
@@ -77,30 +101,55 @@ def test_append_pairs_keeps_blank_lines_empty_rows_and_typed_cells(write, tmp_pa
 
 
 def test_append_pairs_writes_to_the_mapped_columns(write, tmp_path):
-    source = write("odd.csv", csv_text(ROWS).replace("question", "stem").replace("answer", "key", 1))
+    source = write(
+        "odd.csv", csv_text(ROWS).replace("question", "stem").replace("answer", "key", 1)
+    )
     columns = {"question": "stem", "answer": "key"}
     mapping = append_pairs(source, NEW, tmp_path / "more.jsonl", columns)
     assert mapping == columns
-    assert same_rows(load_pairs(source, columns=columns), load_pairs(tmp_path / "more.jsonl", columns=mapping))
+    assert same_rows(
+        load_pairs(source, columns=columns), load_pairs(tmp_path / "more.jsonl", columns=mapping)
+    )
 
 
 def test_append_pairs_sets_split_and_system_prompt_of_new_rows(write, tmp_path):
-    rows = [{**row, "split": split, "system": "Be kind."} for row, split in zip(
-        ROWS, ("train", "train", "dev", "test"), strict=True)]
+    rows = [
+        {**row, "split": split, "system": "Be kind."}
+        for row, split in zip(ROWS, ("train", "train", "dev", "test"), strict=True)
+    ]
     append_pairs(write("a.jsonl", jsonl(rows)), NEW, tmp_path / "more.jsonl")
     found = load_pairs(tmp_path / "more.jsonl").pairs
-    assert [pair.split for pair in found] == ["train", "train", "validation", "heldout", "train", "train"]
+    assert [pair.split for pair in found] == [
+        "train",
+        "train",
+        "validation",
+        "heldout",
+        "train",
+        "train",
+    ]
     assert {pair.system for pair in found} == {"Be kind."}
     # new rows must get no split where no other row has one, or the other rows would be rejected
-    append_pairs(write("b.jsonl", jsonl([{**row, "split": ""} for row in ROWS])), NEW, tmp_path / "more.jsonl")
+    append_pairs(
+        write("b.jsonl", jsonl([{**row, "split": ""} for row in ROWS])),
+        NEW,
+        tmp_path / "more.jsonl",
+    )
     assert not check_pairs(load_pairs(tmp_path / "more.jsonl")).rejected
 
 
-@pytest.mark.parametrize("known", [{}, {"cluster": "fact", "answerable": "yes"}], ids=["new columns", "own columns"])
+@pytest.mark.parametrize(
+    "known", [{}, {"cluster": "fact", "answerable": "yes"}], ids=["new columns", "own columns"]
+)
 def test_append_pairs_marks_wordings_of_one_question_and_declines(known, write, tmp_path):
-    rows = [{**row, **{name: "x" if role == "cluster" else "true" for role, name in known.items()}} for row in ROWS]
-    pairs = [AddedPair("Is there Wi-Fi?", "Yes.", "wifi"), AddedPair("Do you have internet?", "Yes.", "wifi"),
-             AddedPair("Who won?", "I cannot say.", answerable=False)]
+    rows = [
+        {**row, **{name: "x" if role == "cluster" else "true" for role, name in known.items()}}
+        for row in ROWS
+    ]
+    pairs = [
+        AddedPair("Is there Wi-Fi?", "Yes.", "wifi"),
+        AddedPair("Do you have internet?", "Yes.", "wifi"),
+        AddedPair("Who won?", "I cannot say.", answerable=False),
+    ]
     mapping = append_pairs(write("a.jsonl", jsonl(rows)), pairs, tmp_path / "more.jsonl", known)
     assert mapping == (known or {"cluster": "cluster", "answerable": "answerable"})
     *old, wifi, internet, won = load_pairs(tmp_path / "more.jsonl", columns=mapping).pairs
@@ -109,9 +158,19 @@ def test_append_pairs_marks_wordings_of_one_question_and_declines(known, write, 
 
 
 def test_append_pairs_adds_a_conversation_to_conversations(write, tmp_path):
-    turns = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": row["question"]},
-              {"role": "assistant", "content": row["answer"]}] for row in ROWS]
-    append_pairs(write("a.jsonl", jsonl([{"messages": turn} for turn in turns])), NEW, tmp_path / "more.jsonl")
+    turns = [
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["answer"]},
+        ]
+        for row in ROWS
+    ]
+    append_pairs(
+        write("a.jsonl", jsonl([{"messages": turn} for turn in turns])),
+        NEW,
+        tmp_path / "more.jsonl",
+    )
     last = load_pairs(tmp_path / "more.jsonl").pairs[-1]
     assert (last.system, last.question, last.answer) == ("Be brief.", *NEW[1][:2])
 
@@ -120,10 +179,14 @@ def test_append_pairs_with_splits_keeps_them_and_adds_training_pairs(write, tmp_
     rows = [{"question": pair.question, "answer": "They share it."} for pair in clean_pairs(30)]
     source = write("a.jsonl", jsonl(rows))
     split = split_pairs(check_pairs(load_pairs(source)).usable, DataConfig())
-    places = {pair.row: name for name in ("train", "validation", "heldout") for pair in split.pairs(name)}
+    places = {
+        pair.row: name for name in ("train", "validation", "heldout") for pair in split.pairs(name)
+    }
     mapping = append_pairs(source, NEW, tmp_path / "more.jsonl", splits=places)
     assert mapping == {"split": "split"}
-    again = split_pairs(check_pairs(load_pairs(tmp_path / "more.jsonl", columns=mapping)).usable, DataConfig())
+    again = split_pairs(
+        check_pairs(load_pairs(tmp_path / "more.jsonl", columns=mapping)).usable, DataConfig()
+    )
     assert [pair.row for pair in again.heldout] == [pair.row for pair in split.heldout]
     assert [pair.row for pair in again.validation] == [pair.row for pair in split.validation]
     assert [pair.question for pair in again.train[-2:]] == [each.question for each in NEW]
@@ -132,9 +195,13 @@ def test_append_pairs_with_splits_keeps_them_and_adds_training_pairs(write, tmp_
 def test_append_pairs_does_not_overwrite_a_column_named_split(write, tmp_path):
     rows = [{**row, "split": "left"} for row in ROWS]
     source, target = write("a.jsonl", jsonl(rows)), tmp_path / "more.jsonl"
-    mapping = append_pairs(source, NEW, target, {"split": ""}, splits=dict.fromkeys(range(1, 5), "train"))
+    mapping = append_pairs(
+        source, NEW, target, {"split": ""}, splits=dict.fromkeys(range(1, 5), "train")
+    )
     assert mapping == {"split": "split 2"}
-    assert {json.loads(line).get("split") for line in target.read_text(encoding="utf-8").splitlines()} == {"left", None}
+    assert {
+        json.loads(line).get("split") for line in target.read_text(encoding="utf-8").splitlines()
+    } == {"left", None}
     assert {pair.split for pair in load_pairs(target, columns=mapping).pairs} == {"train"}
 
 
@@ -169,7 +236,12 @@ def test_apply_edits_replaces_only_edited_cells(table, tmp_path):
     assert rows[1].cells == {"question": "Why?", "answer": "=SUM"}
     assert rows[2].cells["tags"] == ["c"]
     write_rows(rows, tmp_path / "b.jsonl")
-    assert [pair.answer for pair in load_pairs(tmp_path / "b.jsonl").pairs] == ["3.50", "=SUM", "غدا", "This."]
+    assert [pair.answer for pair in load_pairs(tmp_path / "b.jsonl").pairs] == [
+        "3.50",
+        "=SUM",
+        "غدا",
+        "This.",
+    ]
 
 
 def test_apply_edits_adds_and_removes_rows_and_keeps_hidden_ones(table):
@@ -179,7 +251,12 @@ def test_apply_edits_adds_and_removes_rows_and_keeps_hidden_ones(table):
     rows, edits = apply_edits(table, [2, 3], lines)
     assert edits == Edits(added=1, removed=1)
     assert [row.row for row in rows] == [1, 2, 3, 4]
-    assert [row.cells and row.cells["question"] for row in rows] == ["How many?\r\nSay.", "متى؟", None, "New?"]
+    assert [row.cells and row.cells["question"] for row in rows] == [
+        "How many?\r\nSay.",
+        "متى؟",
+        None,
+        "New?",
+    ]
 
 
 def test_apply_edits_refuses_removed_columns(table):
@@ -190,9 +267,17 @@ def test_apply_edits_refuses_removed_columns(table):
 @pytest.mark.parametrize(
     ("text", "suffix", "pairs"),
     [
-        ('Wo?\t"Am Pier.\nDort."\nمتى؟\tغدا', ".tsv", [("Wo?", "Am Pier.\nDort."), ("متى؟", "غدا")]),
+        (
+            'Wo?\t"Am Pier.\nDort."\nمتى؟\tغدا',
+            ".tsv",
+            [("Wo?", "Am Pier.\nDort."), ("متى؟", "غدا")],
+        ),
         ("Frage\tAntwort\nWo?\tDort.", ".tsv", [("Wo?", "Dort.")]),
-        ("Wo, genau?;Dort.\nWann?;Jetzt, gleich.", ".csv", [("Wo, genau?", "Dort."), ("Wann?", "Jetzt, gleich.")]),
+        (
+            "Wo, genau?;Dort.\nWann?;Jetzt, gleich.",
+            ".csv",
+            [("Wo, genau?", "Dort."), ("Wann?", "Jetzt, gleich.")],
+        ),
         ('{"question": "Why?", "answer": "So."}', ".jsonl", [("Why?", "So.")]),
     ],
 )
@@ -210,7 +295,9 @@ def test_write_pasted_refuses_text_without_pairs(text, tmp_path):
 
 
 def test_rejected_csv_has_byte_order_mark_and_escaped_formulas(write):
-    table = read_table(write("a.csv", 'question,answer,note\n=1+1,,@x\na,b,c,d\n"Wo, ü?",-5,"+x\ny"\n'))
+    table = read_table(
+        write("a.csv", 'question,answer,note\n=1+1,,@x\na,b,c,d\n"Wo, ü?",-5,"+x\ny"\n')
+    )
     data = rejected_csv(table, {1: "the answer is empty", 2: "too many cells", 3: "=odd"})
     assert data.startswith(b"\xef\xbb\xbf")
     rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
@@ -220,15 +307,26 @@ def test_rejected_csv_has_byte_order_mark_and_escaped_formulas(write):
     assert rows[3] == ["4", "'=odd", "Wo, ü?", "'-5", "'+x\ny", ""]
 
 
-@given(st.text() | st.tuples(st.text("'", max_size=3), st.sampled_from(FORMULA_PREFIXES), st.text()).map("".join))
+@given(
+    st.text()
+    | st.tuples(st.text("'", max_size=3), st.sampled_from(FORMULA_PREFIXES), st.text()).map("".join)
+)
 def test_escape_formula_is_lossless_and_leaves_no_formula(text):
     assert unescape_formula(escape_formula(text)) == text
     assert not escape_formula(text).startswith(FORMULA_PREFIXES)
 
 
 FORMULAS = [
-    "=1+1", "+49 30 1234", "-5", "@SUM(A1)", '=HYPERLINK("http://evil.invalid")', "'=kept", "''=twice", "＝1+1",
-    "=cmd|' /C calc'!A0", "-2+3+cmd|'a'!B1",
+    "=1+1",
+    "+49 30 1234",
+    "-5",
+    "@SUM(A1)",
+    '=HYPERLINK("http://evil.invalid")',
+    "'=kept",
+    "''=twice",
+    "＝1+1",
+    "=cmd|' /C calc'!A0",
+    "-2+3+cmd|'a'!B1",
 ]
 
 
@@ -241,8 +339,10 @@ def test_rejected_csv_that_was_corrected_reads_back_unescaped(write, column):
     listed = rejected_csv(table, {row.row: "=the question is empty" for row in table.rows})
     cells = [cell for line in csv.reader(io.StringIO(listed.decode("utf-8-sig"))) for cell in line]
     assert not any(cell.startswith(FORMULA_PREFIXES) for cell in cells)
-    corrected = [line[:2] + ["Q?" if place else line[2], *line[3:]]
-              for place, line in enumerate(csv.reader(io.StringIO(listed.decode("utf-8-sig"))))]
+    corrected = [
+        line[:2] + ["Q?" if place else line[2], *line[3:]]
+        for place, line in enumerate(csv.reader(io.StringIO(listed.decode("utf-8-sig"))))
+    ]
     out = io.StringIO(newline="")
     csv.writer(out).writerows(corrected)
     found = load_pairs(write("corrected.csv", out.getvalue()))

@@ -10,7 +10,10 @@ from assistant_builder.data import load_pairs
 from assistant_builder.errors import DataError
 
 TEXT = "question,answer\nWo liegt das Café?,Gleich links neben der Brücke.\nWas kostet das?,Drei Euro fünfzig.\n"
-EXPECTED = [("Wo liegt das Café?", "Gleich links neben der Brücke."), ("Was kostet das?", "Drei Euro fünfzig.")]
+EXPECTED = [
+    ("Wo liegt das Café?", "Gleich links neben der Brücke."),
+    ("Was kostet das?", "Drei Euro fünfzig."),
+]
 
 
 def asked(found):
@@ -43,19 +46,30 @@ def test_decode_detects_and_notes_the_encoding(write, encoding, mark, note, form
 
 def test_decode_notes_words_of_windows_1252(write):
     note = load_pairs(write("a.csv", TEXT.encode("windows-1252"))).notes[0]
-    assert note == 'read as Windows-1252: not UTF-8 because of 3 bytes (decoded as "Café", "Brücke", "fünfzig")'
+    assert (
+        note
+        == 'read as Windows-1252: not UTF-8 because of 3 bytes (decoded as "Café", "Brücke", "fünfzig")'
+    )
 
 
 def test_decode_accepts_windows_1252_typography(write):
     text = "question,answer\n“How” much – 20 °C?,It’s 5 € … ©\n"
-    assert asked(load_pairs(write("a.csv", text.encode("windows-1252")))) == [("“How” much – 20 °C?", "It’s 5 € … ©")]
+    assert asked(load_pairs(write("a.csv", text.encode("windows-1252")))) == [
+        ("“How” much – 20 °C?", "It’s 5 € … ©")
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
-        ("question,answer\nГде находится касса парома?,Она стоит у северного причала рядом с маяком.\n", "cp1251"),
-        ("question,answer\nΠού βρίσκεται το γραφείο;,Στέκεται δίπλα στη βόρεια προβλήτα.\n", "cp1253"),
+        (
+            "question,answer\nГде находится касса парома?,Она стоит у северного причала рядом с маяком.\n",
+            "cp1251",
+        ),
+        (
+            "question,answer\nΠού βρίσκεται το γραφείο;,Στέκεται δίπλα στη βόρεια προβλήτα.\n",
+            "cp1253",
+        ),
         ("question,answer\nGdzie są łódki i mosty?,Leżą koło głównego mostu.\n", "cp1250"),
         ("question,answer\n事務所はどこですか,北の桟橋のそばにあります\n", "shift-jis"),
         ("question,answer\n办公室在哪里,在北码头旁边\n", "gb18030"),
@@ -77,12 +91,17 @@ def test_decode_of_damaged_utf8_rejects_only_damaged_rows(write):
     lines = ["question,answer", *(f"Wo liegt Straße {i}?,Nördlich der Brücke." for i in range(5))]
     data = "\n".join(lines).encode().replace("Straße 2".encode(), b"Stra\xdfe 2")
     found = load_pairs(write("a.csv", data))
-    assert [(r.row, r.reason) for r in found.rejected] == [(3, "it contains a byte that is not valid UTF-8: 0xDF")]
+    assert [(r.row, r.reason) for r in found.rejected] == [
+        (3, "it contains a byte that is not valid UTF-8: 0xDF")
+    ]
     assert len(found.pairs) == 4 and any("1 damaged byte " in note for note in found.notes)
 
 
 def test_decode_refuses_mixed_encodings(write):
-    data = "question,answer\nCafé eins,zwei drei\n".encode() + "Café zwei,drei vier\n".encode("windows-1252") * 3
+    data = (
+        "question,answer\nCafé eins,zwei drei\n".encode()
+        + "Café zwei,drei vier\n".encode("windows-1252") * 3
+    )
     with pytest.raises(DataError, match="the encoding is unknown"):
         load_pairs(write("a.csv", data))
 

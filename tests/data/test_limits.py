@@ -57,23 +57,46 @@ def repeated(text, count):
         ("commas.csv", b"question,answer\n" + b"," * 6_000, "cells"),
         ("lines.csv", b"question,answer\n" + b"\n" * 6_000, "cells"),
         ("lists.json", b"[" + b"[]," * 6_000 + b"[]]", "cells"),
-        ("keys.jsonl", b"".join(b'{"k%d": 1, "question": "a", "answer": "b"}\n' % n for n in range(120)), "columns"),
+        (
+            "keys.jsonl",
+            b"".join(b'{"k%d": 1, "question": "a", "answer": "b"}\n' % n for n in range(120)),
+            "columns",
+        ),
         ("bomb.xlsx", in_workbook("xl/sharedStrings.xml", b" " * 100_000), "decompressed"),
         ("cells.xlsx", in_workbook("xl/worksheets/sheet1.xml", FAR.encode()), "cells"),
-        ("rows.parquet", parquet(question=pa.nulls(6_000, pa.string()), answer=pa.nulls(6_000, pa.string())), "cells"),
-        ("flat.parquet", parquet(question=repeated("x" * 1_000, 2_000), answer=repeated("y", 2_000)), "decompressed"),
-        ("nested.parquet", parquet(messages=pa.ListArray.from_arrays(
-            pa.array([0, 2_000], pa.int32()), pa.array(["x" * 1_000] * 2_000))), "decompressed"),
+        (
+            "rows.parquet",
+            parquet(question=pa.nulls(6_000, pa.string()), answer=pa.nulls(6_000, pa.string())),
+            "cells",
+        ),
+        (
+            "flat.parquet",
+            parquet(question=repeated("x" * 1_000, 2_000), answer=repeated("y", 2_000)),
+            "decompressed",
+        ),
+        (
+            "nested.parquet",
+            parquet(
+                messages=pa.ListArray.from_arrays(
+                    pa.array([0, 2_000], pa.int32()), pa.array(["x" * 1_000] * 2_000)
+                )
+            ),
+            "decompressed",
+        ),
     ],
 )
-def test_load_pairs_refuses_files_that_expand_beyond_the_limits(low_limits, write, name, data, match):
+def test_load_pairs_refuses_files_that_expand_beyond_the_limits(
+    low_limits, write, name, data, match
+):
     refused(write(name, data), match)
 
 
 def test_read_xlsx_refuses_a_huge_row_number(write, monkeypatch):
     monkeypatch.setattr(xlsx_parquet_reader, "_MAX_SHEET_ROWS", 1_000)
     sheet = SHEET.format('<row r="2000000000"><c r="A2000000000"><v>1</v></c></row>').encode()
-    refused(write("far.xlsx", in_workbook("xl/worksheets/sheet1.xml", sheet)), "more than 1,000 rows")
+    refused(
+        write("far.xlsx", in_workbook("xl/worksheets/sheet1.xml", sheet)), "more than 1,000 rows"
+    )
 
 
 def test_format_number_limits_the_decimals_of_a_percentage():
@@ -83,14 +106,18 @@ def test_format_number_limits_the_decimals_of_a_percentage():
 PARTS = ("xl/worksheets/sheet1.xml", "xl/sharedStrings.xml", "xl/workbook.xml", "xl/styles.xml")
 
 
-@pytest.mark.parametrize("entity", ['"aaaaaaaaaa"', 'SYSTEM "file:///etc/passwd"', 'SYSTEM "http://evil.invalid/x"'])
+@pytest.mark.parametrize(
+    "entity", ['"aaaaaaaaaa"', 'SYSTEM "file:///etc/passwd"', 'SYSTEM "http://evil.invalid/x"']
+)
 @pytest.mark.parametrize("member", PARTS)
 def test_read_xlsx_neither_expands_nor_fetches_entities(write, monkeypatch, entity, member):
     opened = []
     monkeypatch.setattr("urllib.request.urlopen", lambda *asked, **_: opened.append(asked))
     valid = zipfile.ZipFile(io.BytesIO(in_workbook("none", b""))).read(member).decode()
     start = valid.index("?>") + 2 if valid.startswith("<?xml") else 0
-    planted = f"{valid[:start]}<!DOCTYPE a [<!ENTITY e {entity}>]>{valid[start:]}".replace(">Where?<", ">&e;<")
+    planted = f"{valid[:start]}<!DOCTYPE a [<!ENTITY e {entity}>]>{valid[start:]}".replace(
+        ">Where?<", ">&e;<"
+    )
     path = write("entities.xlsx", in_workbook(member, planted.encode()))
     try:
         found = pairs_of_file(path)
@@ -120,12 +147,14 @@ def test_read_parquet_refuses_a_wrong_footer(write, cut):
     refused(write("huge.parquet", huge), "Parquet")
 
 
-@pytest.mark.parametrize("text", ['[' * 100_000, '{"a":' * 100_000, '[' * 500 + ']' * 500])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 500 + "]" * 500])
 def test_load_pairs_refuses_or_rejects_deep_nesting(write, text):
     refused(write("deep.json", text.encode()), "nested|none of|invalid|rows")
     row = f'{{"question": "a", "answer": {text}}}\n{{"question": "c", "answer": "d"}}\n'
     found = pairs_of_file(write("deep.jsonl", row.encode()))
-    assert [pair.row for pair in found.pairs] == [2] and [rejection.row for rejection in found.rejected] == [1]
+    assert [pair.row for pair in found.pairs] == [2] and [
+        rejection.row for rejection in found.rejected
+    ] == [1]
 
 
 def test_exceeds_max_depth_counts_without_recursion():
@@ -160,13 +189,25 @@ for path in sys.argv[2:]:
 
 def test_load_pairs_at_the_limits_needs_less_than_two_gigabytes(tmp_path, write):
     member = gzip.compress(b"a" * 8 * MIB)
-    paths = [write("bomb.csv.gz", gzip.compress(b"question,answer\n") + member * 200)]  # 1.6 GB in 1.6 MB
-    paths.append(write("bomb.parquet", parquet(question=repeated("x" * MIB, 100_000), answer=repeated("y", 100_000))))
+    paths = [
+        write("bomb.csv.gz", gzip.compress(b"question,answer\n") + member * 200)
+    ]  # 1.6 GB in 1.6 MB
+    paths.append(
+        write(
+            "bomb.parquet",
+            parquet(question=repeated("x" * MIB, 100_000), answer=repeated("y", 100_000)),
+        )
+    )
     paths.append(tmp_path / "line.csv")
     with paths[-1].open("wb") as file:  # one line of 1 GB, on disk as a hole
         file.write(b"question,answer\n")
         file.truncate(2**30)
     done = subprocess.run(
-        [sys.executable, "-c", REAL, str(2 * 2**30), *map(str, paths)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", REAL, str(2 * 2**30), *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert done.stdout.splitlines() == ["the file contains more than 256 MiB once decompressed"] * 3, done.stderr
+    assert (
+        done.stdout.splitlines() == ["the file contains more than 256 MiB once decompressed"] * 3
+    ), done.stderr

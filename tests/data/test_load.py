@@ -32,7 +32,9 @@ def test_load_pairs_reads_the_same_pairs_from_every_format(write, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.xlsx", "data.parquet", "data.txt", "data"])
+@pytest.mark.parametrize(
+    "name", ["data.csv", "data.jsonl", "data.xlsx", "data.parquet", "data.txt", "data"]
+)
 def test_load_pairs_prefers_the_content_to_the_file_name(write, form, name):
     found = load_pairs(write(name, content_of(form)))
     assert found.format == form and len(found.pairs) == 4
@@ -49,7 +51,10 @@ def test_load_pairs_decompresses_gzip(write, form):
 
 def test_load_pairs_notes_a_wrong_gzip_suffix(write):
     assert "not compressed" in load_pairs(write("a.jsonl.gz", content_of("jsonl"))).notes[0]
-    assert "compressed with gzip" in load_pairs(write("b.jsonl", gzip.compress(content_of("jsonl")))).notes[0]
+    assert (
+        "compressed with gzip"
+        in load_pairs(write("b.jsonl", gzip.compress(content_of("jsonl")))).notes[0]
+    )
     with pytest.raises(DataError, match="damaged"):
         load_pairs(write("c.jsonl.gz", gzip.compress(content_of("jsonl"))[:-20]))
 
@@ -74,7 +79,9 @@ def test_load_pairs_refuses_json_with_two_unknown_lists(write):
 def test_load_pairs_reads_json_by_column_by_key_and_single_objects(write):
     columns = {key: [row[key] for row in ROWS] for key in ("question", "answer")}
     assert len(load_pairs(write("a.json", json.dumps(columns))).pairs) == 4
-    pandas = {key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ("question", "answer")}
+    pandas = {
+        key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ("question", "answer")
+    }
     assert len(load_pairs(write("b.json", json.dumps(pandas))).pairs) == 4
     by_id = {f"id{i}": row for i, row in enumerate(ROWS)}
     assert len(load_pairs(write("c.json", json.dumps(by_id))).pairs) == 4
@@ -85,7 +92,9 @@ def test_load_pairs_reads_json_by_column_by_key_and_single_objects(write):
 def test_load_pairs_reads_concatenated_json_objects(write):
     text = "\n".join(json.dumps(row, indent=1) for row in ROWS)
     found = load_pairs(write("a.jsonl", text))
-    assert [p.row for p in found.pairs] == [1, 2, 3, 4] and any("one after another" in note for note in found.notes)
+    assert [p.row for p in found.pairs] == [1, 2, 3, 4] and any(
+        "one after another" in note for note in found.notes
+    )
     with pytest.raises(DataError, match="none of the 17 lines"):
         load_pairs(write("b.jsonl", text + "\n{"))
 
@@ -101,8 +110,10 @@ def test_load_pairs_rejects_invalid_jsonl_lines(write):
     text = jsonl(ROWS[:1]) + "{broken\n\n" + jsonl(ROWS[1:2]) + '"text"\n[]\n' + jsonl(ROWS[2:])
     found = load_pairs(write("a.jsonl", text))
     assert [(r.row, r.reason.split(":")[0]) for r in found.rejected] == [
-        (2, "the line is not JSON"), (5, "a text instead of an object"), (6, "a list instead of an object"),
-    ]  # fmt: skip
+        (2, "the line is not JSON"),
+        (5, "a text instead of an object"),
+        (6, "a list instead of an object"),
+    ]
     assert [p.row for p in found.pairs] == [1, 4, 7, 8]
     assert found.rows == 7 == len(found.pairs) + len(found.rejected)
     assert found.rejected[0].record == "{broken"
@@ -119,19 +130,28 @@ def test_load_pairs_keeps_line_separators_inside_jsonl_text(write):
 
 
 def test_load_pairs_keeps_the_spelling_of_json_numbers(write):
-    found = load_pairs(write("a.jsonl", '{"question": "How much?", "answer": 3.50}\n{"question": 7, "answer": 1e3}\n'))
+    found = load_pairs(
+        write(
+            "a.jsonl", '{"question": "How much?", "answer": 3.50}\n{"question": 7, "answer": 1e3}\n'
+        )
+    )
     assert [(p.question, p.answer) for p in found.pairs] == [("How much?", "3.50"), ("7", "1e3")]
 
 
 def test_load_pairs_rejects_json_null_nan_and_lists(write):
-    lines = '{"question": "a", "answer": null}\n{"question": NaN, "answer": "b"}\n{"question": "c"}\n'
+    lines = (
+        '{"question": "a", "answer": null}\n{"question": NaN, "answer": "b"}\n{"question": "c"}\n'
+    )
     lines += '{"question": "d", "answer": ["x y"]}\n{"question": "e", "answer": ["x", "y"]}\n'
     lines += '{"question": "f", "answer": {}}\n{"question": "g", "answer": true}\n'
     found = load_pairs(write("a.jsonl", lines))
     assert [(r.row, r.reason) for r in found.rejected] == [
-        (1, "the answer is empty"), (2, "the question is empty"), (3, "the answer is empty"),
-        (5, "the answer is a list of 2, not a text"), (6, "the answer is empty"),
-    ]  # fmt: skip
+        (1, "the answer is empty"),
+        (2, "the question is empty"),
+        (3, "the answer is empty"),
+        (5, "the answer is a list of 2, not a text"),
+        (6, "the answer is empty"),
+    ]
     assert [p.answer for p in found.pairs] == ["x y", "true"]
 
 
@@ -157,21 +177,42 @@ def test_read_xlsx_returns_displayed_text(write):
     book.save(out)
     found = load_pairs(write("a.xlsx", out.getvalue()))
     assert [p.answer for p in found.pairs] == [
-        "3", "3", "2.5", "0.3", "1e-07", "TRUE", "2024-05-01", "2024-05-01 13:30:00", "25%",
-    ]  # fmt: skip
+        "3",
+        "3",
+        "2.5",
+        "0.3",
+        "1e-07",
+        "TRUE",
+        "2024-05-01",
+        "2024-05-01 13:30:00",
+        "25%",
+    ]
 
 
 def test_read_xlsx_reads_first_sheet_with_blank_and_ragged_rows(write):
-    rows = [[], ["Question", "Answer", None], ["a b", "c d"], [], ["e f", None], ["g h", "i j", "k"], []]
+    rows = [
+        [],
+        ["Question", "Answer", None],
+        ["a b", "c d"],
+        [],
+        ["e f", None],
+        ["g h", "i j", "k"],
+        [],
+    ]
     found = load_pairs(write("a.xlsx", xlsx_bytes(rows, sheets=[("Cover", [])])))
     assert "sheet 'Pairs', the first of 2 sheets with content" in found.notes
-    assert [(r.row, r.reason) for r in found.rejected] == [(2, "the row is empty"), (3, "the answer is empty")]
+    assert [(r.row, r.reason) for r in found.rejected] == [
+        (2, "the row is empty"),
+        (3, "the answer is empty"),
+    ]
     assert [p.row for p in found.pairs] == [1, 4] and found.rows == 4
     assert found.column_names == ("Question", "Answer", "column 3")
 
 
 def test_read_xlsx_notes_formulas_without_result(write):
-    found = load_pairs(write("a.xlsx", xlsx_bytes([["question", "answer"], ["a b", "c d"], ["e f", '="x"&"y"']])))
+    found = load_pairs(
+        write("a.xlsx", xlsx_bytes([["question", "answer"], ["a b", "c d"], ["e f", '="x"&"y"']]))
+    )
     assert [r.reason for r in found.rejected] == ["the answer is empty"]
     assert any("read as empty (1 formula)" in note for note in found.notes)
 
@@ -185,16 +226,29 @@ def test_read_xlsx_refuses_empty_and_damaged_workbooks(write):
 
 
 def test_read_xlsx_finds_the_header_below_a_title(write):
-    rows = [["Knowledge base"], [], ["question", "answer", "by"], ["a b", "c d", None], ["e f", None, None]]
+    rows = [
+        ["Knowledge base"],
+        [],
+        ["question", "answer", "by"],
+        ["a b", "c d", None],
+        ["e f", None, None],
+    ]
     found = load_pairs(write("a.xlsx", xlsx_bytes(rows)))
     assert found.rows == 2 and [pair.row for pair in found.pairs] == [1]
     assert any("row 3 of the sheet" in note for note in found.notes)
-    plain = load_pairs(write("b.xlsx", xlsx_bytes([["question"], ["a b", "c d"]])), columns={"answer": "column 2"})
+    plain = load_pairs(
+        write("b.xlsx", xlsx_bytes([["question"], ["a b", "c d"]])), columns={"answer": "column 2"}
+    )
     assert [(pair.question, pair.answer) for pair in plain.pairs] == [("a b", "c d")]
 
 
 def test_read_parquet_converts_types(write):
-    kinds = {"question": pa.string(), "answer": pa.float64(), "group": pa.float64(), "image": pa.binary()}
+    kinds = {
+        "question": pa.string(),
+        "answer": pa.float64(),
+        "group": pa.float64(),
+        "image": pa.binary(),
+    }
     schema = pa.schema(list(kinds.items()))
     records = [
         {"question": "a", "answer": 3.0, "group": 1.0, "image": b"x"},
@@ -203,7 +257,10 @@ def test_read_parquet_converts_types(write):
     ]
     found = load_pairs(write("a.parquet", parquet_bytes(records, schema)))
     assert [(p.answer, p.group) for p in found.pairs] == [("3", "1")]
-    assert [(r.row, r.reason) for r in found.rejected] == [(2, "the answer is empty"), (3, "the question is empty")]
+    assert [(r.row, r.reason) for r in found.rejected] == [
+        (2, "the answer is empty"),
+        (3, "the question is empty"),
+    ]
     assert "columns of raw bytes are not read: image" in found.notes
 
 
@@ -270,7 +327,21 @@ def test_load_pairs_refuses_missing_files_and_folders(tmp_path: Path):
 def test_load_pairs_rejects_rows_or_raises_for_any_damage(write, form):
     """After random changes of bytes, the row counts add up, or a DataError states a remedy."""
     chosen = random.Random(form)
-    pieces = [b'"', b"\n", b",", b"\0", b"\\", b"{", b"[", b"\xff", b"\xe9", b"\r", b";", b"null", b"\xef\xbb\xbf"]
+    pieces = [
+        b'"',
+        b"\n",
+        b",",
+        b"\0",
+        b"\\",
+        b"{",
+        b"[",
+        b"\xff",
+        b"\xe9",
+        b"\r",
+        b";",
+        b"null",
+        b"\xef\xbb\xbf",
+    ]
     for _ in range(60):
         content = bytearray(content_of(form))
         for _ in range(chosen.choice([1, 2, 8])):
@@ -293,7 +364,9 @@ def test_load_pairs_does_not_read_a_broken_json_line_as_header(write, tmp_path):
     again = tmp_path / "again.jsonl"
     write_rows(load_rows(path)[0].rows, again)
     for found in (load_pairs(path), load_pairs(again)):
-        assert [pair.row for pair in found.pairs] == [2] and [row.row for row in found.rejected] == [1, 3, 4]
+        assert [pair.row for pair in found.pairs] == [2] and [
+            row.row for row in found.rejected
+        ] == [1, 3, 4]
 
 
 def asked(found):
@@ -301,7 +374,12 @@ def asked(found):
 
 
 def test_load_pairs_removes_and_reports_control_characters(write):
-    found = load_pairs(write("a.csv", b"question,answer\nWhere is\0 it?,It is\x07 there.\x0c\nAnd now?,Still there.\n"))
+    found = load_pairs(
+        write(
+            "a.csv",
+            b"question,answer\nWhere is\0 it?,It is\x07 there.\x0c\nAnd now?,Still there.\n",
+        )
+    )
     assert asked(found)[0] == ("Where is it?", "It is there.")
     assert found.changes == {"control characters were removed": (1,)}
 

@@ -10,42 +10,93 @@ import pytest
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import DataConfig
-from assistant_builder.data import Pair, check_pairs, load_pairs, load_split, prepare_dataset, split_pairs
+from assistant_builder.data import (
+    Pair,
+    check_pairs,
+    load_pairs,
+    load_split,
+    prepare_dataset,
+    split_pairs,
+)
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.wordings import Wording, add_wordings, count_wordings
 from tests.data.samples import jsonl, pair
 
 CARDS = Path(__file__).parents[2] / "datasets_cards"
-THINGS = ["printers", "study rooms", "lockers", "e-readers", "sewing machines", "projectors", "board games", "globes",
-          "record players", "microscopes"]
-ASKED = ["How much are the {}?", "Where do I find the {}?", "Who may borrow the {}?", "When are the {} free?",
-         "How long may I keep the {}?", "Do children pay for the {}?", "Can I book the {} by phone?",
-         "What if I break one of the {}?", "Are the {} for members alone?", "How many {} are there?"]
+THINGS = [
+    "printers",
+    "study rooms",
+    "lockers",
+    "e-readers",
+    "sewing machines",
+    "projectors",
+    "board games",
+    "globes",
+    "record players",
+    "microscopes",
+]
+ASKED = [
+    "How much are the {}?",
+    "Where do I find the {}?",
+    "Who may borrow the {}?",
+    "When are the {} free?",
+    "How long may I keep the {}?",
+    "Do children pay for the {}?",
+    "Can I book the {} by phone?",
+    "What if I break one of the {}?",
+    "Are the {} for members alone?",
+    "How many {} are there?",
+]
 
 
 def sheet(**others: object) -> list[Pair]:
     """100 rows of a library, each with its own answer."""
-    return [pair(10 * i + j + 1, asked.format(thing), f"For {thing} it is rule {10 * i + j} of the house.", **others)
-            for i, thing in enumerate(THINGS) for j, asked in enumerate(ASKED)]
+    return [
+        pair(
+            10 * i + j + 1,
+            asked.format(thing),
+            f"For {thing} it is rule {10 * i + j} of the house.",
+            **others,
+        )
+        for i, thing in enumerate(THINGS)
+        for j, asked in enumerate(ASKED)
+    ]
 
 
 def typed(rows: list[Pair], number: int = 10, **others: object) -> list[Pair]:
     """Other wordings of every seventh row."""
-    return [pair(201 + i, f"Tell me, number {i}: what about {rows[7 * i].question.split()[-1]}", rows[7 * i].answer,
-                 **others) for i in range(number)]
+    return [
+        pair(
+            201 + i,
+            f"Tell me, number {i}: what about {rows[7 * i].question.split()[-1]}",
+            rows[7 * i].answer,
+            **others,
+        )
+        for i in range(number)
+    ]
 
 
 def declines(number: int = 10, **others: object) -> list[Pair]:
-    return [pair(301 + i, f"Do you know the mayor of town {i}?", "Please ask at the desk.", answerable=False, **others)
-            for i in range(number)]
+    return [
+        pair(
+            301 + i,
+            f"Do you know the mayor of town {i}?",
+            "Please ask at the desk.",
+            answerable=False,
+            **others,
+        )
+        for i in range(number)
+    ]
 
 
 def rows_of(pairs: tuple[Pair, ...]) -> list[int]:
     return [p.row for p in pairs]
 
 
-def test_all_facts_of_a_sheet_are_trained_and_respelled_questions_fill_test_and_validation() -> None:
+def test_all_facts_of_a_sheet_are_trained_and_respelled_questions_fill_test_and_validation() -> (
+    None
+):
     rows = sheet()
     split = split_pairs(rows, DataConfig())
     assert rows_of(split.train) == rows_of(tuple(rows)) and split.leaks == ()
@@ -68,7 +119,9 @@ def test_ten_typed_wordings_are_the_test() -> None:
     rows = sheet()
     other = typed(rows)
     split = split_pairs([*rows, *other], DataConfig())
-    assert rows_of(split.train) == rows_of(tuple(rows)) and rows_of(split.heldout) == rows_of(tuple(other))
+    assert rows_of(split.train) == rows_of(tuple(rows)) and rows_of(split.heldout) == rows_of(
+        tuple(other)
+    )
     assert all(p.respelled is not None for p in split.validation) and len(split.validation) == 10
     count = count_wordings(split.to_record())
     assert count is not None and (count.test, count.known, count.respelled) == (10, 10, 0)
@@ -77,7 +130,9 @@ def test_ten_typed_wordings_are_the_test() -> None:
 
 def test_many_wordings_are_validation_too() -> None:
     rows = sheet()
-    other = [pair(201 + i, f"Word {i} about {p.question}", p.answer) for i, p in enumerate(rows[:45])]
+    other = [
+        pair(201 + i, f"Word {i} about {p.question}", p.answer) for i, p in enumerate(rows[:45])
+    ]
     split = split_pairs([*rows, *other], DataConfig(remove_leaks="never"))
     assert set(rows_of(tuple(rows))) <= set(rows_of(split.train))
     assert len(split.heldout) == 29 and len(split.validation) == 12 and not split.copies
@@ -91,15 +146,25 @@ def test_a_single_other_wording_is_trained() -> None:
 
 def test_wordings_that_repeat_training_leave_a_respelled_test() -> None:
     rows = sheet()
-    again = [pair(201 + i, rows[i].question.replace("?", "??"), rows[i].answer, group=f"g{i}") for i in range(10)]
+    again = [
+        pair(201 + i, rows[i].question.replace("?", "??"), rows[i].answer, group=f"g{i}")
+        for i in range(10)
+    ]
     split = split_pairs([*rows, *again], DataConfig())
-    assert split.leaks_removed == 10 and len(split.train) == 100 and all(p.respelled for p in split.heldout)
+    assert (
+        split.leaks_removed == 10
+        and len(split.train) == 100
+        and all(p.respelled for p in split.heldout)
+    )
 
 
 def test_questions_to_decline_are_drawn_by_their_share() -> None:
     rows = [*sheet(), *declines(20)]
     split = split_pairs(rows, DataConfig())
-    asked = [[p.answerable for p in part].count(False) for part in (split.train, split.validation, split.heldout)]
+    asked = [
+        [p.answerable for p in part].count(False)
+        for part in (split.train, split.validation, split.heldout)
+    ]
     assert asked == [14, 2, 4] and sum(p.answerable for p in split.train) == 100
 
 
@@ -111,22 +176,34 @@ def test_a_short_answer_or_a_conversation_is_no_other_wording() -> None:
 
 def test_rows_that_a_group_ties_to_an_only_wording_are_trained() -> None:
     rows = [pair(p.row, p.question, p.answer, group=p.question.split()[-1]) for p in sheet()]
-    other = [pair(p.row, p.question, p.answer, group=p.question.split()[-1].lower()) for p in typed(rows)]
+    other = [
+        pair(p.row, p.question, p.answer, group=p.question.split()[-1].lower()) for p in typed(rows)
+    ]
     split = split_pairs([*rows, *other], DataConfig())
     assert len(split.train) == 110 and all(p.group is None for p in split.heldout)
     assert split.to_record()["units"] | {"counts": 0} == {
-        "kind": "group", "counts": 0, "ungrouped_rows": 0, "straddling": []}
+        "kind": "group",
+        "counts": 0,
+        "ungrouped_rows": 0,
+        "straddling": [],
+    }
 
 
 def test_a_given_test_is_honoured_and_validation_takes_no_fact() -> None:
     rows = sheet(split="train")
     test = [*typed(rows, 14, split="heldout"), *declines(split="heldout")]
     split = split_pairs([*rows, *test], DataConfig())
-    assert rows_of(split.train) == rows_of(tuple(rows)) and rows_of(split.heldout) == rows_of(tuple(test))
+    assert rows_of(split.train) == rows_of(tuple(rows)) and rows_of(split.heldout) == rows_of(
+        tuple(test)
+    )
     assert split.cut == ("validation",) and len(split.validation) == 10
     assert split.to_record()["respelled"] == {"validation": 10}
     given = split_pairs([*rows, *typed(rows, 14, split="validation")], DataConfig())
-    assert rows_of(given.validation) == list(range(201, 215)) and len(given.heldout) == 20 and len(given.train) == 100
+    assert (
+        rows_of(given.validation) == list(range(201, 215))
+        and len(given.heldout) == 20
+        and len(given.train) == 100
+    )
 
 
 def test_a_given_test_without_answers_gets_respelled_questions() -> None:
@@ -142,32 +219,48 @@ def test_limits_hold_for_respelled_questions() -> None:
 
 def test_typed_wordings_become_the_test_of_a_file_that_gives_only_training(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
-    source.write_text(jsonl([{"question": p.question, "answer": p.answer, "split": "train"} for p in sheet()]))
-    columns = add_wordings(source, [Wording(3, "Who gets them?"), Wording(9, "What do they cost?")],
-                           tmp_path / "b.jsonl")
+    source.write_text(
+        jsonl([{"question": p.question, "answer": p.answer, "split": "train"} for p in sheet()])
+    )
+    columns = add_wordings(
+        source,
+        [Wording(3, "Who gets them?"), Wording(9, "What do they cost?")],
+        tmp_path / "b.jsonl",
+    )
     split = split_pairs(load_pairs(tmp_path / "b.jsonl", columns=columns).pairs, DataConfig())
     assert rows_of(split.heldout) == [101, 102] and len(split.train) == 100
 
 
 def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path: Path) -> None:
     source = tmp_path / "a.csv"
-    source.write_text("question,answer\n" + "".join(f'"{p.question}","{p.answer}"\n' for p in sheet()))
+    source.write_text(
+        "question,answer\n" + "".join(f'"{p.question}","{p.answer}"\n' for p in sheet())
+    )
     prepare_dataset(source, DataConfig(), folder=tmp_path / "data")
     [first, *_] = load_split(tmp_path / "data", "heldout")
     assert first == Pair(first.row, first.messages, split="heldout", respelled=first.respelled)
     numbers = RowNumbers.of_record(read_json(tmp_path / "data" / "findings.json"))
-    assert first.respelled is not None and numbers.shown(first.row) == numbers.shown(first.respelled)
+    assert first.respelled is not None and numbers.shown(first.row) == numbers.shown(
+        first.respelled
+    )
     assert numbers.shown(1) == 2  # the header is row 1 of a spreadsheet
 
 
-@pytest.mark.parametrize(("name", "columns", "digest"), [
-    ("larkmoor-campsite/data.csv", {}, "0ec282701662eb57"),
-    ("larkmoor-campsite/data.csv", {"split": ""}, "e6ac4a749c0e8549"),
-    ("ostrel-sound-ferries/data.jsonl", {}, "788dad65cc17e33c"),
-    ("ostrel-sound-ferries/data.jsonl", {"split": ""}, "de2576fffb065576"),
-    ("thimble-row-library/data.csv", {}, "1c4c4012ca695bed"),
-])
-def test_data_with_several_wordings_are_split_as_before(name: str, columns: dict[str, str], digest: str) -> None:
-    split = split_pairs(check_pairs(load_pairs(CARDS / name, columns=columns)).usable, DataConfig(columns=columns))
+@pytest.mark.parametrize(
+    ("name", "columns", "digest"),
+    [
+        ("larkmoor-campsite/data.csv", {}, "0ec282701662eb57"),
+        ("larkmoor-campsite/data.csv", {"split": ""}, "e6ac4a749c0e8549"),
+        ("ostrel-sound-ferries/data.jsonl", {}, "788dad65cc17e33c"),
+        ("ostrel-sound-ferries/data.jsonl", {"split": ""}, "de2576fffb065576"),
+        ("thimble-row-library/data.csv", {}, "1c4c4012ca695bed"),
+    ],
+)
+def test_data_with_several_wordings_are_split_as_before(
+    name: str, columns: dict[str, str], digest: str
+) -> None:
+    split = split_pairs(
+        check_pairs(load_pairs(CARDS / name, columns=columns)).usable, DataConfig(columns=columns)
+    )
     record = json.dumps(split.to_record(), sort_keys=True).encode()
     assert sha256(record).hexdigest()[:16] == digest

@@ -14,30 +14,48 @@ from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.errors import DataError
 from tests.data.samples import WordCounter, jsonl, words
 
-FILES = {"train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "card.md", "split.json"}
+FILES = {
+    "train.jsonl",
+    "validation.jsonl",
+    "heldout.jsonl",
+    "rejected.jsonl",
+    "findings.json",
+    "card.md",
+    "split.json",
+}
 
 
 def records(count):
-    return [{"question": words(7, i) + "?", "answer": words(4, -(i // 2)), "topic": str(i % 5)} for i in range(count)]
+    return [
+        {"question": words(7, i) + "?", "answer": words(4, -(i // 2)), "topic": str(i % 5)}
+        for i in range(count)
+    ]
 
 
 def test_prepare_dataset_writes_consistent_files(write, tmp_path):
     content = [*records(40), {"question": "", "answer": "x", "topic": "1"}, records(1)[0]]
     folder = tmp_path / "data"
     done = prepare_dataset(
-        write("a.jsonl", jsonl(content)), DataConfig(columns={"group": "topic"}), tokenizer=WordCounter(),
-        max_length=64, folder=folder, title="My pairs",
+        write("a.jsonl", jsonl(content)),
+        DataConfig(columns={"group": "topic"}),
+        tokenizer=WordCounter(),
+        max_length=64,
+        folder=folder,
+        title="My pairs",
     )
     assert {path.name for path in folder.iterdir()} == FILES
     split = read_json(folder / "split.json")
-    assert split["hashes"] == {n: file_hash(folder / f"{n}.jsonl") for n in ("train", "validation", "heldout")}
+    assert split["hashes"] == {
+        n: file_hash(folder / f"{n}.jsonl") for n in ("train", "validation", "heldout")
+    }
     assert split["units"]["kind"] == "group" and sum(split["counts"].values()) == 40
     assert [p.row for p in load_split(folder, "heldout")] == [p.row for p in done.split.heldout]
     assert read_json(folder / "findings.json")["usable"] == 40
     left_out = read_jsonl(folder / "rejected.jsonl")
     assert [(r["row"], r["reason"]) for r in left_out] == [
-        (41, "the question is empty"), (42, "an exact duplicate of row 1"),
-    ]  # fmt: skip
+        (41, "the question is empty"),
+        (42, "an exact duplicate of row 1"),
+    ]
     assert left_out[0]["record"] == {"question": "", "answer": "x", "topic": "1"}
 
 
@@ -49,7 +67,12 @@ def test_prepare_dataset_writes_split_json_last(write, tmp_path, monkeypatch):
     def spied(original):
         return lambda path, content: (written.append(path.name), original(path, content))
 
-    writers = ((prepare, "write_json"), (prepare, "write_jsonl"), (card, "write_text"), (split, "write_bytes"))
+    writers = (
+        (prepare, "write_json"),
+        (prepare, "write_jsonl"),
+        (card, "write_text"),
+        (split, "write_bytes"),
+    )
     for module, name in writers:
         monkeypatch.setattr(module, name, spied(getattr(module, name)))
     prepare_dataset(write("a.jsonl", jsonl(records(20))), DataConfig(), folder=tmp_path / "data")
@@ -63,8 +86,10 @@ def test_prepare_dataset_writes_split_json_last(write, tmp_path, monkeypatch):
         ("x,y\n1,2\n", {}),
         (jsonl(records(1)), {}),
         (jsonl(records(20)), {"columns": {"group": "absent"}}),
-        (jsonl([{"question": f"{words(9, 0)} {'so ' * i}", "answer": "x"} for i in range(9)]),
-         {"near_duplicate_threshold": 0.4}),
+        (
+            jsonl([{"question": f"{words(9, 0)} {'so ' * i}", "answer": "x"} for i in range(9)]),
+            {"near_duplicate_threshold": 0.4},
+        ),
     ],
 )
 def test_prepare_dataset_writes_nothing_if_a_study_cannot_start(write, tmp_path, content, config):
@@ -96,7 +121,9 @@ ROOT = Path(__file__).parents[2]
 def test_import_of_the_package_loads_no_heavy_library():
     heavy = ("torch", "transformers", "datasets", "pandas", "scipy", "pyarrow", "openpyxl")
     code = f"import sys, assistant_builder.data; print([name for name in {heavy} if name in sys.modules])"
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert printed.stdout.strip() == "[]"
 
 
@@ -109,7 +136,10 @@ def test_prepare_dataset_keeps_the_split_of_the_ferry_dataset():
     record = done.findings.to_record()
     assert (record["rejected"], record["exact_duplicates"], record["conflicts"]) == ([], 0, 0)
     assert done.split.given and done.split.cut == ()
-    clusters = {name: {p.cluster for p in done.split.pairs(name) if p.answerable} for name in ("train", "heldout")}
+    clusters = {
+        name: {p.cluster for p in done.split.pairs(name) if p.answerable}
+        for name in ("train", "heldout")
+    }
     assert len(clusters["heldout"]) >= 40 and clusters["heldout"] <= clusters["train"]
     assert any(not p.answerable for p in done.split.heldout)
 
@@ -117,5 +147,7 @@ def test_prepare_dataset_keeps_the_split_of_the_ferry_dataset():
 def test_prepare_dataset_splits_the_library_dataset_by_group():
     done = prepare_dataset(SHIPPED / "thimble-row-library" / "data.csv", DataConfig())
     assert done.findings.rejected == () and not done.split.given
-    sides = [{p.group for p in done.split.pairs(name)} for name in ("train", "validation", "heldout")]
+    sides = [
+        {p.group for p in done.split.pairs(name)} for name in ("train", "validation", "heldout")
+    ]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 8

@@ -29,11 +29,15 @@ from tests.fuzz.targets import expect_sentence, in_workbook
 Write = Callable[[str, bytes | str], Path]
 Start = Callable[..., reading_process._ReadingProcess]
 SPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-STYLES = (f'<styleSheet xmlns="{SPACE}"><numFmts count="1"><numFmt numFmtId="200" formatCode="{{}}"/></numFmts>'
-          '<cellXfs count="1"><xf numFmtId="200" applyNumberFormat="1"/></cellXfs></styleSheet>')
+STYLES = (
+    f'<styleSheet xmlns="{SPACE}"><numFmts count="1"><numFmt numFmtId="200" formatCode="{{}}"/></numFmts>'
+    '<cellXfs count="1"><xf numFmtId="200" applyNumberFormat="1"/></cellXfs></styleSheet>'
+)
 SHEET = f'<worksheet xmlns="{SPACE}"><sheetData>{{}}</sheetData>{{}}</worksheet>'
-QUESTIONS = ('<row r="1"><c r="A1" t="inlineStr"><is><t>question</t></is></c><c r="B1" t="inlineStr"><is><t>answer</t>'
-             '</is></c></row><row r="2"><c r="A2"><v>1</v></c><c r="B2"><v>2</v></c></row>')
+QUESTIONS = (
+    '<row r="1"><c r="A1" t="inlineStr"><is><t>question</t></is></c><c r="B1" t="inlineStr"><is><t>answer</t>'
+    '</is></c></row><row r="2"><c r="A2"><v>1</v></c><c r="B2"><v>2</v></c></row>'
+)
 
 
 @pytest.fixture
@@ -41,11 +45,18 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start a process with other limits in place of the usual one."""
     started = []
 
-    def start(memory: int = reading_process.MEMORY_BYTES, seconds: float = 30.0) -> reading_process._ReadingProcess:
+    def start(
+        memory: int = reading_process.MEMORY_BYTES, seconds: float = 30.0
+    ) -> reading_process._ReadingProcess:
         monkeypatch.setattr(reading_process, "SECONDS", seconds)
         monkeypatch.setattr(reading_process, "SECONDS_PER_MIB", 0.0)
-        process = reading_process._ReadingProcess("assistant_builder.data.reading_worker", (), memory=memory,
-                                                  seconds=seconds, reply_bytes=2**28)
+        process = reading_process._ReadingProcess(
+            "assistant_builder.data.reading_worker",
+            (),
+            memory=memory,
+            seconds=seconds,
+            reply_bytes=2**28,
+        )
         monkeypatch.setattr(reading_process, "_process", process)
         started.append(process)
         return process
@@ -69,17 +80,22 @@ def parquet(**columns: object) -> bytes:
 
 
 SAMPLES: dict[str, bytes] = {
-    "odd.csv": "question;answer;note\nWhö?;=1+1;\n;b;c\nq;\"open\nq2;a2;\U0001f600\n".encode(),
+    "odd.csv": 'question;answer;note\nWhö?;=1+1;\n;b;c\nq;"open\nq2;a2;\U0001f600\n'.encode(),
     "damaged.csv": ("question,answer\n" + "é,ü\n" * 20).encode() + b"q\xff,a\n",
     "latin.csv": "question,answer\nGröße?,“Übung”\n".encode("windows-1252"),
     "utf16.csv": "question,answer\nq,a\n".encode("utf-16"),
     "sparse.jsonl": b'{"question": "q", "answer": "a", "n": NaN, "m": 1e400}\n'
-                    b'{"answer": [1, {"b": null}], "question": "r"}\n{"question": "half \\ud83d", "answer": "b"}\n'
-                    b'no json\n[]\n{"question": 12345678901234567890123, "answer": 3.50}\n',
+    b'{"answer": [1, {"b": null}], "question": "r"}\n{"question": "half \\ud83d", "answer": "b"}\n'
+    b'no json\n[]\n{"question": 12345678901234567890123, "answer": 3.50}\n',
     "chat.json": b'[{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]',
     "typed.parquet": parquet(
-        question=["q", "r"], answer=pa.array([decimal.Decimal("1.10"), None]), n=[1.5, None], raw=[b"x", b"y"],
-        nested=pa.array([[{"a": 1}], []]), split=["train", "test"]),
+        question=["q", "r"],
+        answer=pa.array([decimal.Decimal("1.10"), None]),
+        n=[1.5, None],
+        raw=[b"x", b"y"],
+        nested=pa.array([[{"a": 1}], []]),
+        split=["train", "test"],
+    ),
     "book.xlsx": in_workbook("xl/worksheets/sheet1.xml", SHEET.format(QUESTIONS, "").encode()),
 }
 
@@ -88,10 +104,15 @@ SAMPLES: dict[str, bytes] = {
 def test_the_results_are_those_of_the_readers(write: Write, name: str) -> None:
     path = write(name, SAMPLES[name])
     there, here = load_pairs(path, system="Brief."), pairs_of_file(path, system="Brief.")
-    here = replace(here, first_rows=tuple(map(to_json_safe, here.first_rows)))  # a decimal number becomes text
+    here = replace(
+        here, first_rows=tuple(map(to_json_safe, here.first_rows))
+    )  # a decimal number becomes text
     assert replace(there, first_rows=tuple(map(to_json_safe, there.first_rows))) == here
     assert [row.record for row in there.rejected] == [row.record for row in here.rejected]
-    for found, own in ((load_rows(path)[0], rows_of_file(path)[0]), (read_table(path), table_of_file(path))):
+    for found, own in (
+        (load_rows(path)[0], rows_of_file(path)[0]),
+        (read_table(path), table_of_file(path)),
+    ):
         assert repr(found).replace("'1.10'", "Decimal('1.10')") == repr(own)
     assert load_rows(path)[1] == rows_of_file(path)[1]
 
@@ -104,7 +125,9 @@ def test_messages_are_in_the_language_of_the_caller(write: Write) -> None:
     assert found.notes != load_pairs(path).notes
 
 
-def test_a_relative_path_and_a_missing_file(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_and_a_missing_file(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("a.csv", "question,answer\nq,a\n")
     monkeypatch.chdir(tmp_path)
     assert load_pairs("a.csv").source == "a.csv"
@@ -116,14 +139,18 @@ def test_a_relative_path_and_a_missing_file(write: Write, tmp_path: Path, monkey
 @pytest.mark.parametrize("cell", ["XFD1048576", "XFD200000", "ZZZ2", "A1048577", "AAAA1"])
 def test_a_far_cell_is_refused_before_rows_are_padded(write: Write, cell: str) -> None:
     row = cell.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    sheet = SHEET.format(QUESTIONS.rpartition("<row")[0] + f'<row r="{row}"><c r="{cell}"><v>1</v></c></row>', "")
+    sheet = SHEET.format(
+        QUESTIONS.rpartition("<row")[0] + f'<row r="{row}"><c r="{cell}"><v>1</v></c></row>', ""
+    )
     data = in_workbook("xl/worksheets/sheet1.xml", sheet.encode())
     refused(write("far.xlsx", data), "cells|columns|rows|damaged")
 
 
 def test_a_file_that_needs_too_much_memory_is_a_sentence(write: Write, limited: Start) -> None:
     limited(memory=3 * 2**27)
-    refused(write("rows.json", "[" + "[]," * 6_000_000 + "[]]"), "needs more than 0.375 GB of memory")
+    refused(
+        write("rows.json", "[" + "[]," * 6_000_000 + "[]]"), "needs more than 0.375 GB of memory"
+    )
     assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
 
 
@@ -159,8 +186,16 @@ def test_a_crash_of_a_library_is_a_sentence(write: Write, limited: Start) -> Non
     assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
 
 
-def test_the_process_gets_no_secrets(write: Write, limited: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "SOME_API_KEY", "ASSISTANT_BUILDER_DRAFT_KEY"):
+def test_the_process_gets_no_secrets(
+    write: Write, limited: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_PROFILE",
+        "SOME_API_KEY",
+        "ASSISTANT_BUILDER_DRAFT_KEY",
+    ):
         monkeypatch.setenv(name, "canary")
     process = limited()
     load_pairs(write("good.csv", "question,answer\nq,a\n"))
@@ -178,10 +213,15 @@ def spread(text: str, count: int) -> bytes:
 def shared_strings(count: int) -> bytes:
     """A workbook whose cells all show one long shared text."""
     texts = f'<sst xmlns="{SPACE}"><si><t>question</t></si><si><t>answer</t></si><si><t>{"x" * 100_000}</t></si></sst>'
-    rows = "".join(f'<row r="{r}"><c r="A{r}" t="s"><v>2</v></c><c r="B{r}" t="s"><v>2</v></c></row>'
-                   for r in range(2, count))
+    rows = "".join(
+        f'<row r="{r}"><c r="A{r}" t="s"><v>2</v></c><c r="B{r}" t="s"><v>2</v></c></row>'
+        for r in range(2, count)
+    )
     head = '<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c></row>'
-    made, changed = zipfile.ZipFile(io.BytesIO(in_workbook("xl/sharedStrings.xml", texts.encode()))), io.BytesIO()
+    made, changed = (
+        zipfile.ZipFile(io.BytesIO(in_workbook("xl/sharedStrings.xml", texts.encode()))),
+        io.BytesIO(),
+    )
     with zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in made.namelist():
             sheet = SHEET.format(head + rows, "").encode()
@@ -200,23 +240,42 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "utf7.csv": lambda: b"question,answer\n" + b"+AGEAYg-,a\n" * 2_000,
     "half-utf16.csv": lambda: "question,answer\nq,a\n".encode("utf-16") + b"\0",
     "western.csv": lambda: b"question,answer\n\xe9," + b"a" * 150_000,
-    "marks.csv": lambda: "question,answer\na{0},b{0}\n".format("\u0315\u0300\u0316" * 100_000).encode(),
-    "mark-columns.csv": lambda: "question,answer,a{}\nq,a,b\n".format("\u0315\u0300" * 100_000).encode(),
+    "marks.csv": lambda: "question,answer\na{0},b{0}\n".format(
+        "\u0315\u0300\u0316" * 100_000
+    ).encode(),
+    "mark-columns.csv": lambda: "question,answer,a{}\nq,a,b\n".format(
+        "\u0315\u0300" * 100_000
+    ).encode(),
     "deep.json": lambda: b'[{"question":' * 100_000,
     "deep.jsonl": lambda: (b'{"question": "q", "answer": ' + b"[" * 100_000 + b"\n") * 3,
     "documents.json": lambda: b"{\n}\n" * 50_000,
-    "number.csv": lambda: ("messages\n\"[{'role': 'user', 'content': 0x" + "f" * 100_000
-                           + "}, {'role': 'assistant', 'content': 'b'}]\"\n").encode(),
+    "number.csv": lambda: (
+        "messages\n\"[{'role': 'user', 'content': 0x"
+        + "f" * 100_000
+        + "}, {'role': 'assistant', 'content': 'b'}]\"\n"
+    ).encode(),
     "literal.csv": lambda: ("messages\n" + "(" * 100_000 + "\n" + "-" * 100_000 + "1\n").encode(),
-    "merged.xlsx": lambda: in_workbook("xl/worksheets/sheet1.xml", SHEET.format(
-        QUESTIONS, '<mergeCells><mergeCell ref="A1:XFD1048576"/></mergeCells>').encode()),
-    "dates.xlsx": lambda: in_workbook("xl/worksheets/sheet1.xml", SHEET.format(
-        QUESTIONS.replace("<v>1</v>", "<v>1e308</v>").replace('r="B2"', 'r="B2" t="d"'), "").encode()),
+    "merged.xlsx": lambda: in_workbook(
+        "xl/worksheets/sheet1.xml",
+        SHEET.format(
+            QUESTIONS, '<mergeCells><mergeCell ref="A1:XFD1048576"/></mergeCells>'
+        ).encode(),
+    ),
+    "dates.xlsx": lambda: in_workbook(
+        "xl/worksheets/sheet1.xml",
+        SHEET.format(
+            QUESTIONS.replace("<v>1</v>", "<v>1e308</v>").replace('r="B2"', 'r="B2" t="d"'), ""
+        ).encode(),
+    ),
     "shared.xlsx": lambda: shared_strings(5_000),
     "spread.parquet": lambda: spread("x" * 1_000_000, 10_000),
-    "lists.parquet": lambda: parquet(question=pa.array([[]] * 50_000, pa.list_(pa.list_(pa.string()))),
-                                     answer=pa.array(["a"] * 50_000)),
-    "lying.parquet": lambda: b"PAR1" + b"\xff" * 60 + parquet(question=["q"] * 500, answer=["a"] * 500)[64:],
+    "lists.parquet": lambda: parquet(
+        question=pa.array([[]] * 50_000, pa.list_(pa.list_(pa.string()))),
+        answer=pa.array(["a"] * 50_000),
+    ),
+    "lying.parquet": lambda: (
+        b"PAR1" + b"\xff" * 60 + parquet(question=["q"] * 500, answer=["a"] * 500)[64:]
+    ),
 }
 
 

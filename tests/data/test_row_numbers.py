@@ -22,7 +22,10 @@ def test_rows_of_a_sheet_have_the_numbers_of_the_sheet(tmp_path: Path):
     path.write_bytes(xlsx_bytes(rows))
     findings = check_pairs(load_pairs(path))
     numbers = findings.dataset.numbers
-    assert [numbers.shown(pair.row) for pair in findings.dataset.pairs] == [4, 5] and "sheet 'Pairs'" in numbers.note
+    assert [numbers.shown(pair.row) for pair in findings.dataset.pairs] == [
+        4,
+        5,
+    ] and "sheet 'Pairs'" in numbers.note
     assert numbers.in_text(findings.left_out[0].reason) == "an exact duplicate of row 4"
     assert numbers.row_of(5) == 2 and findings.to_record()["rejected"] == []
 
@@ -31,14 +34,19 @@ def test_blank_lines_of_a_csv_count_as_rows_of_the_sheet(tmp_path: Path):
     path = tmp_path / "faq.csv"
     path.write_text('question,answer\n"Open\nnow?",At ten.\n\nWho?,Me.\nWhere?,Here.\n')
     table = read_table(path)
-    assert [table.numbers.shown(row.row) for row in table.rows] == [2, 4, 5] and "header is row 1" in table.numbers.note
+    assert [table.numbers.shown(row.row) for row in table.rows] == [
+        2,
+        4,
+        5,
+    ] and "header is row 1" in table.numbers.note
     assert [table.numbers.row_of(shown) for shown in (2, 4, 5)] == [1, 2, 3]
 
 
 def test_messages_are_renumbered_but_quoted_text_is_not():
     numbers = RowNumbers("", ((1, 1), (5, 2)))
     assert numbers.in_text('Rows 1, 4 and 5 answer "Is row 3 free?" like row 9.') == (
-        'Rows 2, 5 and 7 answer "Is row 3 free?" like row 11.')
+        'Rows 2, 5 and 7 answer "Is row 3 free?" like row 11.'
+    )
     assert RowNumbers().in_text("row 3") == "row 3"
 
 
@@ -51,7 +59,11 @@ def test_an_edited_copy_keeps_the_numbers_of_the_sheet(tmp_path: Path):
     rows, edits = apply_edits(table, [2], [["3", "", "Who?", "Me."]])
     write_rows(rows, tmp_path / "copy.jsonl", table.numbers)
     copy = load_pairs(tmp_path / "copy.jsonl")
-    assert edits.cells == 1 and [pair.row for pair in copy.pairs] == [2, 3] and copy.pairs[1].answer == "Me."
+    assert (
+        edits.cells == 1
+        and [pair.row for pair in copy.pairs] == [2, 3]
+        and copy.pairs[1].answer == "Me."
+    )
 
 
 def word_document() -> bytes:
@@ -61,12 +73,19 @@ def word_document() -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("name", "content", "says"), [
-    ("faq.xlsx", b"When do you open? At ten.\nWho are you? A bakery.\n", "this is a text file and not a workbook"),
-    ("faq.txt", b"When do you open? At ten.\nWho are you? A bakery.\n", "text in one column"),
-    ("faq.pdf", b"%PDF-1.7", "this is a PDF document"),
-    ("faq.docx", word_document(), "this is a Word document"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "faq.xlsx",
+            b"When do you open? At ten.\nWho are you? A bakery.\n",
+            "this is a text file and not a workbook",
+        ),
+        ("faq.txt", b"When do you open? At ten.\nWho are you? A bakery.\n", "text in one column"),
+        ("faq.pdf", b"%PDF-1.7", "this is a PDF document"),
+        ("faq.docx", word_document(), "this is a Word document"),
+    ],
+)
 def test_what_is_no_table_says_how_to_get_one(tmp_path: Path, name: str, content: bytes, says: str):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as error:
@@ -76,11 +95,16 @@ def test_what_is_no_table_says_how_to_get_one(tmp_path: Path, name: str, content
 
 def test_columns_are_guessed_by_their_content(tmp_path: Path):
     path = tmp_path / "faq.csv"
-    rows = "".join(f"{n},Was kostet Brot {n}?,Es kostet {n} Euro am Samstag.,Preise\n" for n in range(9))
+    rows = "".join(
+        f"{n},Was kostet Brot {n}?,Es kostet {n} Euro am Samstag.,Preise\n" for n in range(9)
+    )
     path.write_text(f"Nr,Wunsch,Wir sagen,Thema\n{rows}")
     with pytest.raises(DataError) as error:
         load_pairs(path)
-    assert "--set data.columns.question='Wunsch' --set data.columns.answer='Wir sagen'" in error.value.remedy
+    assert (
+        "--set data.columns.question='Wunsch' --set data.columns.answer='Wir sagen'"
+        in error.value.remedy
+    )
     path.write_text("a,b\n1,2\n3,4\n")
     with pytest.raises(DataError) as error:
         load_pairs(path)

@@ -18,10 +18,20 @@ from tests.data.samples import clean_pairs, dataset, pair, words
 
 
 def test_casefold_normalize_keeps_meaningful_signs():
-    assert casefold_normalize("  What IS it ?! ") == "what is it" == casefold_normalize("what is it")
+    assert (
+        casefold_normalize("  What IS it ?! ") == "what is it" == casefold_normalize("what is it")
+    )
     assert casefold_normalize("STRASSE") == casefold_normalize("Straße")
     assert casefold_normalize("Don’t “go” (now)…") == "don't go now"
-    assert len({casefold_normalize(text) for text in ("C", "C++", "C#", "2-2", "2+2", "3.5", "35", "???")}) == 8
+    assert (
+        len(
+            {
+                casefold_normalize(text)
+                for text in ("C", "C++", "C#", "2-2", "2+2", "3.5", "35", "???")
+            }
+        )
+        == 8
+    )
 
 
 def test_split_words_splits_scripts_without_spaces():
@@ -32,16 +42,27 @@ def test_split_words_splits_scripts_without_spaces():
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("What are the symptoms of glycogen storage disease type 1 in adults?", "… type 2 in adults?"),
-        ("What are the symptoms of glycogen storage disease type I in adults?", "… type II in adults?"),
-        ("How is a chronic infection with hepatitis B treated in adults?", "… hepatitis C treated in adults?"),
+        (
+            "What are the symptoms of glycogen storage disease type 1 in adults?",
+            "… type 2 in adults?",
+        ),
+        (
+            "What are the symptoms of glycogen storage disease type I in adults?",
+            "… type II in adults?",
+        ),
+        (
+            "How is a chronic infection with hepatitis B treated in adults?",
+            "… hepatitis C treated in adults?",
+        ),
     ],
 )
 def test_questions_with_different_identifiers_are_not_near_duplicates(one, other):
     tail = other.removeprefix("… ")
     head = one[: one.index(tail.split()[0])]
     assert identifier_tokens(one) != identifier_tokens(head + tail)
-    found = check_pairs(dataset([*clean_pairs(3), pair(1, one), pair(2, head + tail)]), near_duplicate_threshold=0.5)
+    found = check_pairs(
+        dataset([*clean_pairs(3), pair(1, one), pair(2, head + tail)]), near_duplicate_threshold=0.5
+    )
     assert found.near_duplicates == ()
 
 
@@ -68,7 +89,9 @@ def test_near_duplicate_index_agrees_with_exhaustive_comparison():
     for threshold in (0.5, 0.7, 0.9):
         index = NearDuplicateIndex(questions, threshold)
         for place in range(len(questions)):
-            similar = [(jaccard(questions[place], questions[other]), -other) for other in range(place)]
+            similar = [
+                (jaccard(questions[place], questions[other]), -other) for other in range(place)
+            ]
             best = max(similar, default=(0, 0))
             match = index.nearest(place)
             assert (match is not None) == (best[0] >= threshold - 1e-9)

@@ -72,7 +72,9 @@ def test_split_pairs_does_not_depend_on_the_hash_seed():
         "print(split_pairs(pairs, DataConfig()).hashes())"
     )
     printed = {
-        subprocess.check_output([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, cwd=ROOT, text=True)
+        subprocess.check_output(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, cwd=ROOT, text=True
+        )
         for seed in ("1", "2")
     }
     assert len(printed) == 1 and "train" in printed.pop()
@@ -88,7 +90,9 @@ def test_split_pairs_does_not_depend_on_the_hash_seed():
 )
 def test_split_pairs_never_divides_a_unit(labels, asked, heldout, validation, seed):
     pairs = [pair(i, f"{words(6, i % asked)}?", group=label) for i, label in enumerate(labels, 1)]
-    config = DataConfig(heldout_fraction=heldout, validation_fraction=validation, seed=seed, remove_leaks="never")
+    config = DataConfig(
+        heldout_fraction=heldout, validation_fraction=validation, seed=seed, remove_leaks="never"
+    )
     try:
         split = split_pairs(pairs, config)
     except DataError as error:
@@ -120,8 +124,16 @@ def test_split_pairs_does_not_exceed_the_fraction_with_large_groups():
 
 
 def test_split_pairs_needs_three_pairs():
-    assert [len(split_pairs(clean_pairs(3), DataConfig()).pairs(name)) for name in SPLITS] == [1, 1, 1]
-    assert [len(split_pairs(clean_pairs(5), DataConfig()).pairs(name)) for name in SPLITS] == [2, 1, 2]
+    assert [len(split_pairs(clean_pairs(3), DataConfig()).pairs(name)) for name in SPLITS] == [
+        1,
+        1,
+        1,
+    ]
+    assert [len(split_pairs(clean_pairs(5), DataConfig()).pairs(name)) for name in SPLITS] == [
+        2,
+        1,
+        2,
+    ]
     with pytest.raises(DataError, match="only 2 usable pairs"):
         split_pairs(clean_pairs(2), DataConfig())
 
@@ -130,7 +142,9 @@ def test_split_pairs_needs_three_pairs():
 def test_split_pairs_with_limits_keeps_groups_and_the_held_out_set():
     pairs = [pair(i, words(6, i), group=f"g{i // 4}") for i in range(400)]
     split = split_pairs(pairs, DataConfig(max_train=50, max_heldout=30))
-    assert (len(split.train), len(split.heldout)) == (48, 28) and len(split.validation) in range(1, 7)
+    assert (len(split.train), len(split.heldout)) == (48, 28) and len(split.validation) in range(
+        1, 7
+    )
     assert all(sum(p.group == q.group for q in split.train) == 4 for p in split.train)
     other = split_pairs(pairs, DataConfig(max_train=100, max_heldout=30))
     assert rows_of(other)["heldout"] == rows_of(split)["heldout"]
@@ -152,18 +166,29 @@ def given_split(*names):
 def test_split_pairs_uses_a_given_split_unchanged():
     names = ["heldout"] * 3 + ["train"] * 20 + ["validation"] * 2
     split = split_pairs(given_split(*names), DataConfig(heldout_fraction=0.5))
-    assert rows_of(split) == {"heldout": [1, 2, 3], "train": list(range(4, 24)), "validation": [24, 25]}
+    assert rows_of(split) == {
+        "heldout": [1, 2, 3],
+        "train": list(range(4, 24)),
+        "validation": [24, 25],
+    }
     assert split.given and split.cut == () and split.to_record()["given"] is True
 
 
 def test_split_pairs_draws_what_a_given_split_lacks():
     split = split_pairs(given_split(*["train"] * 20, *["heldout"] * 4), DataConfig())
-    assert [len(split.pairs(name)) for name in SPLITS] == [18, 2, 4] and split.cut == ("validation",)
-    assert "the file has no validation rows, so validation takes 2 rows from training" in split.notes
+    assert [len(split.pairs(name)) for name in SPLITS] == [18, 2, 4] and split.cut == (
+        "validation",
+    )
+    assert (
+        "the file has no validation rows, so validation takes 2 rows from training" in split.notes
+    )
     split = split_pairs(given_split(*["train"] * 20, *["validation"] * 4), DataConfig())
     assert [len(split.pairs(name)) for name in SPLITS] == [16, 4, 4] and split.cut == ("heldout",)
     split = split_pairs(given_split(*["train"] * 20), DataConfig())
-    assert [len(split.pairs(name)) for name in SPLITS] == [14, 2, 4] and split.cut == ("heldout", "validation")
+    assert [len(split.pairs(name)) for name in SPLITS] == [14, 2, 4] and split.cut == (
+        "heldout",
+        "validation",
+    )
 
 
 def test_split_pairs_draws_no_group_of_the_given_splits():
@@ -172,7 +197,9 @@ def test_split_pairs_draws_no_group_of_the_given_splits():
     for seed in range(6):
         split = split_pairs(pairs, DataConfig(seed=seed))
         inside = {p.group for p in split.validation}
-        assert not inside & {p.group for p in split.train} and not inside & {p.group for p in split.heldout}
+        assert not inside & {p.group for p in split.train} and not inside & {
+            p.group for p in split.heldout
+        }
     assert split.to_record()["units"]["straddling"] == ["g0", "g1", "g2"]
 
 
@@ -189,25 +216,48 @@ def leaking():
     """Held-out row 1 repeats row 11 exactly, row 2 is similar to row 21 (validation), row 3 does not leak."""
     pairs = [
         pair(1, QUESTION.format("").upper(), split="heldout"),
-        pair(2, "When does the tea hut by the north pier open on Sunday mornings?", split="heldout"),
+        pair(
+            2, "When does the tea hut by the north pier open on Sunday mornings?", split="heldout"
+        ),
         pair(3, words(6, 3), split="heldout"),
         pair(11, QUESTION.format(""), split="train"),
-        pair(21, "When does the tea hut by the north pier open on Sunday mornings, then?", split="validation"),
+        pair(
+            21,
+            "When does the tea hut by the north pier open on Sunday mornings, then?",
+            split="validation",
+        ),
     ]
     return pairs + [pair(30 + i, words(6, 30 + i), split="train") for i in range(5)]
 
 
-@pytest.mark.parametrize(("remove", "rows"), [("auto", [1, 2, 3]), ("never", [1, 2, 3]), ("always", [3])])
+@pytest.mark.parametrize(
+    ("remove", "rows"), [("auto", [1, 2, 3]), ("never", [1, 2, 3]), ("always", [3])]
+)
 def test_split_pairs_removes_leaks_of_a_given_split_only_on_request(remove, rows):
     split = split_pairs(leaking(), DataConfig(remove_leaks=remove))
     assert [p.row for p in split.heldout] == rows
     exact, near = split.leaks
-    assert (exact.heldout_row, exact.other_row, exact.split, exact.kind) == (1, 11, "train", "exact")
-    assert (near.heldout_row, near.other_row, near.split, near.kind) == (2, 21, "validation", "near")
-    assert near.similarity == pytest.approx(12 / 13, abs=1e-3) and near.removed is (remove == "always")
+    assert (exact.heldout_row, exact.other_row, exact.split, exact.kind) == (
+        1,
+        11,
+        "train",
+        "exact",
+    )
+    assert (near.heldout_row, near.other_row, near.split, near.kind) == (
+        2,
+        21,
+        "validation",
+        "near",
+    )
+    assert near.similarity == pytest.approx(12 / 13, abs=1e-3) and near.removed is (
+        remove == "always"
+    )
     record = split.to_record()
     assert record["leaks_removed"] == (2 if remove == "always" else 0)
-    assert record["leaks"][0]["other_question"] == QUESTION.format("") and record["remove_leaks"] == remove
+    assert (
+        record["leaks"][0]["other_question"] == QUESTION.format("")
+        and record["remove_leaks"] == remove
+    )
     assert any("2 test questions found in" in note for note in split.notes)
 
 
@@ -232,9 +282,19 @@ def test_split_pairs_removes_leaks_of_a_drawn_split():
 
 def test_split_pairs_raises_if_every_held_out_pair_leaks():
     pairs = [pair(i, f"{QUESTION.format('')} {'so ' * i}") for i in range(1, 20)]
-    with pytest.raises(DataError, match="every held-out question.*data.columns.group=NAME.*near_duplicate_threshold"):
+    with pytest.raises(
+        DataError,
+        match="every held-out question.*data.columns.group=NAME.*near_duplicate_threshold",
+    ):
         split_pairs(pairs, DataConfig(near_duplicate_threshold=0.5))
-    assert len(split_pairs(pairs, DataConfig(near_duplicate_threshold=0.5, remove_leaks="never")).heldout) == 4
+    assert (
+        len(
+            split_pairs(
+                pairs, DataConfig(near_duplicate_threshold=0.5, remove_leaks="never")
+            ).heldout
+        )
+        == 4
+    )
 
 
 def test_split_pairs_does_not_report_equal_answers_as_leak():
@@ -249,14 +309,25 @@ def test_find_embedding_leaks_returns_the_nearest_pair():
     heldout = outside[[5, 2999]].copy()
     heldout[1] = -heldout[1]
     others = [(pair(i, f"q {i}"), "train" if i < 2000 else "validation") for i in range(3000)]
-    (leak,) = find_embedding_leaks([pair(9001, "x"), pair(9002, "y")], others, heldout, outside, 0.99)
-    assert (leak.heldout_row, leak.other_row, leak.split, leak.kind) == (9001, 5, "train", "embedding")
+    (leak,) = find_embedding_leaks(
+        [pair(9001, "x"), pair(9002, "y")], others, heldout, outside, 0.99
+    )
+    assert (leak.heldout_row, leak.other_row, leak.split, leak.kind) == (
+        9001,
+        5,
+        "train",
+        "embedding",
+    )
     assert find_embedding_leaks([pair(1, "x")], [], heldout[:1], outside[:0], 0.9) == []
 
 
 # frozen files
 def test_split_hashes_equal_those_of_the_files(tmp_path):
-    odd = [pair(1, "Does é \u2028 stay?"), pair(2, 'And "this" \\ too?', cluster="ä"), pair(3, "\ud83d?", group="g")]
+    odd = [
+        pair(1, "Does é \u2028 stay?"),
+        pair(2, 'And "this" \\ too?', cluster="ä"),
+        pair(3, "\ud83d?", group="g"),
+    ]
     split = split_pairs([*odd, *clean_pairs(30)], DataConfig())
     split.write(tmp_path)
     for name in SPLITS:
@@ -264,7 +335,8 @@ def test_split_hashes_equal_those_of_the_files(tmp_path):
         assert hashlib.sha256(content).hexdigest() == split.hashes()[name]
         lines = [json.loads(line) for line in content.decode().split("\n")[:-1]]
         assert [Pair.from_record(line) for line in lines] == [
-            Pair(p.row, p.messages, p.group, p.cluster, None, p.answerable) for p in split.pairs(name)
+            Pair(p.row, p.messages, p.group, p.cluster, None, p.answerable)
+            for p in split.pairs(name)
         ]
         assert list(lines[0]) == ["row", "messages", "group", "cluster", "answerable"]
 

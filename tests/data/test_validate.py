@@ -20,7 +20,10 @@ def test_check_pairs_reports_nothing_for_clean_pairs():
 
 def test_check_pairs_rejects_empty_texts():
     found = check_pairs(dataset([*clean_pairs(3), pair(1, " "), pair(2, "a b c", "\u200b")]))
-    assert [(r.row, r.reason) for r in found.rejected] == [(1, "the question is empty"), (2, "the answer is empty")]
+    assert [(r.row, r.reason) for r in found.rejected] == [
+        (1, "the question is empty"),
+        (2, "the answer is empty"),
+    ]
 
 
 def test_check_pairs_finds_exact_duplicates_after_unicode_normalization():
@@ -35,8 +38,9 @@ def test_check_pairs_finds_exact_duplicates_after_unicode_normalization():
     assert [(d.row, d.of) for d in found.exact_duplicates] == [(2, 1), (5, 1)]
     assert [p.row for p in found.usable] == [1, 3, 4]
     assert [(r.row, r.reason) for r in found.left_out] == [
-        (2, "an exact duplicate of row 1"), (5, "an exact duplicate of row 1"),
-    ]  # fmt: skip
+        (2, "an exact duplicate of row 1"),
+        (5, "an exact duplicate of row 1"),
+    ]
 
 
 def test_check_pairs_keeps_copies_in_different_given_splits():
@@ -58,19 +62,38 @@ def test_check_pairs_keeps_near_duplicates_and_reports_the_similarity():
 
 
 def test_check_pairs_reports_reworded_copies_as_near_duplicates():
-    pairs = [pair(1, "Where is it?", "Over there."), pair(2, "where is it", "over there"), pair(3, "Who is it?")]
+    pairs = [
+        pair(1, "Where is it?", "Over there."),
+        pair(2, "where is it", "over there"),
+        pair(3, "Who is it?"),
+    ]
     found = check_pairs(dataset(pairs))
-    assert [(n.row, n.of, n.similarity) for n in found.near_duplicates] == [(2, 1, 1.0)] and found.conflicts == ()
+    assert [(n.row, n.of, n.similarity) for n in found.near_duplicates] == [
+        (2, 1, 1.0)
+    ] and found.conflicts == ()
 
 
 def test_check_pairs_finds_conflicts_of_one_system_prompt_and_one_turn():
-    turns = (Message("user", "Hello there, how are you?"), Message("assistant", "Well."), Message("user", "x"))
+    turns = (
+        Message("user", "Hello there, how are you?"),
+        Message("assistant", "Well."),
+        Message("user", "x"),
+    )
     pairs = [
-        pair(1, "Is it open?", "Yes, it is."), pair(2, "IS IT OPEN", "No, it is not."),
+        pair(1, "Is it open?", "Yes, it is."),
+        pair(2, "IS IT OPEN", "No, it is not."),
         pair(3, "Is it open ?", "yes it is"),
-        Pair(4, (Message("system", "s"), Message("user", "Is it open?"), Message("assistant", "Perhaps."))),
-        Pair(5, (*turns, Message("assistant", "a b"))), Pair(6, (*turns, Message("assistant", "c d"))),
-    ]  # fmt: skip
+        Pair(
+            4,
+            (
+                Message("system", "s"),
+                Message("user", "Is it open?"),
+                Message("assistant", "Perhaps."),
+            ),
+        ),
+        Pair(5, (*turns, Message("assistant", "a b"))),
+        Pair(6, (*turns, Message("assistant", "c d"))),
+    ]
     assert [c.rows for c in check_pairs(dataset(pairs)).conflicts] == [(1, 2, 3)]
 
 
@@ -89,10 +112,12 @@ def test_check_pairs_counts_shared_answers_except_declining():
 
 def test_check_pairs_finds_mojibake_lost_characters_and_repeated_questions():
     pairs = [
-        pair(1, "Where is the cafÃ© then?", "It is left."), pair(2, "b c d", "Itâ€™s right."),
-        pair(3, "e f g", "lost \ufffd here"), pair(4, "Why is that so?", "why is that so"),
+        pair(1, "Where is the cafÃ© then?", "It is left."),
+        pair(2, "b c d", "Itâ€™s right."),
+        pair(3, "e f g", "lost \ufffd here"),
+        pair(4, "Why is that so?", "why is that so"),
         pair(5, "Ärger Ö", "À la carte"),
-    ]  # fmt: skip
+    ]
     assert list(check_pairs(dataset(pairs)).odd_texts.values()) == [(1, 2), (3,), (4,)]
 
 
@@ -105,20 +130,34 @@ def test_check_pairs_reports_long_rows_and_token_lengths():
     found = check_pairs(dataset(pairs), tokenizer=WordCounter(), max_length=20)
     assert found.over_long == (2,) and found.tokens == {1: 11, 2: 39, 3: 20}
     assert found.token_lengths() == {
-        "count": 3, "min": 11, "median": 20, "mean": 23.3, "p95": 39, "max": 39, "total": 70,
-    }  # fmt: skip
+        "count": 3,
+        "min": 11,
+        "median": 20,
+        "mean": 23.3,
+        "p95": 39,
+        "max": 39,
+        "total": 70,
+    }
     assert by_title(found, "longer than 20 tokens")[0]["rows"] == [2]
     assert check_pairs(dataset(pairs)).token_lengths() is None
 
 
 def test_check_pairs_rejects_rows_without_split_if_others_have_one():
-    found = check_pairs(dataset([*(pair(i, words(5, i), split="train") for i in range(4)), pair(9, "a b c")]))
-    assert [(r.row, r.reason) for r in found.rejected] == [(9, "it has no split, while 4 other rows have one")]
+    found = check_pairs(
+        dataset([*(pair(i, words(5, i), split="train") for i in range(4)), pair(9, "a b c")])
+    )
+    assert [(r.row, r.reason) for r in found.rejected] == [
+        (9, "it has no split, while 4 other rows have one")
+    ]
 
 
 def test_check_pairs_finds_groups_on_both_sides_of_a_given_split():
-    pairs = [pair(1, "a b", group="g", split="train"), pair(2, "c d", group="g", split="heldout"),
-             pair(3, "e f", group="h", split="train"), pair(4, "e g", group="h", split="validation")]  # fmt: skip
+    pairs = [
+        pair(1, "a b", group="g", split="train"),
+        pair(2, "c d", group="g", split="heldout"),
+        pair(3, "e f", group="h", split="train"),
+        pair(4, "e g", group="h", split="validation"),
+    ]
     assert check_pairs(dataset(pairs)).straddling_groups == ("g",)
 
 
@@ -128,14 +167,23 @@ def test_check_pairs_finds_groups_on_both_sides_of_a_given_split():
         ([], "no usable pair"),
         (clean_pairs(1), "only 1 usable pair: training.*Add rows"),
         (clean_pairs(2), "only 2 usable pairs"),
-        ([pair(i, f"{words(6, i)}", group=f"g{i % 2}") for i in range(8)], "form only 2 groups.*Map another column"),
-        ([pair(i, "Same?") for i in range(8)], "form only 1 question, .*Add rows with other questions"),
+        (
+            [pair(i, f"{words(6, i)}", group=f"g{i % 2}") for i in range(8)],
+            "form only 2 groups.*Map another column",
+        ),
+        (
+            [pair(i, "Same?") for i in range(8)],
+            "form only 1 question, .*Add rows with other questions",
+        ),
         ([pair(i, words(6, i), split="test") for i in range(8)], "no training rows"),
         ([pair(i, words(6, i), split="train") for i in range(2)], "the training rows form 2 units"),
     ],
 )
 def test_require_start_states_what_is_missing(pairs, message):
-    pairs = [Pair(p.row, p.messages, p.group, p.cluster, "heldout" if p.split == "test" else p.split) for p in pairs]
+    pairs = [
+        Pair(p.row, p.messages, p.group, p.cluster, "heldout" if p.split == "test" else p.split)
+        for p in pairs
+    ]
     found = check_pairs(dataset(pairs))
     assert not found.can_start() and found.problems[0]["severity"] == "error"
     with pytest.raises(DataError, match=message):
@@ -148,21 +196,34 @@ def test_can_start_with_three_pairs():
 
 def test_require_start_states_how_many_rows_were_left_out(write):
     found = check_pairs(load_pairs(write("a.csv", "question,answer\na b,c d\ne f,\n,g h\n")))
-    with pytest.raises(DataError, match=r"2 of 3 rows were left out \(row 3: the answer is empty\)"):
+    with pytest.raises(
+        DataError, match=r"2 of 3 rows were left out \(row 3: the answer is empty\)"
+    ):
         found.require_start()
 
 
 def test_findings_to_record_has_the_keys_of_the_contract(write):
     records = [{"question": words(8, i), "answer": words(4, -i)} for i in range(6)]
     records += [records[0], {"question": "", "answer": "x"}, {**records[1], "answer": "Yes"}]
-    found = check_pairs(load_pairs(write("a.jsonl", jsonl(records))), tokenizer=WordCounter(), max_length=10)
+    found = check_pairs(
+        load_pairs(write("a.jsonl", jsonl(records))), tokenizer=WordCounter(), max_length=10
+    )
     record = json.loads(json.dumps(found.to_record(), allow_nan=False))
     contract = {
-        "format": "jsonl", "rows": 9, "usable": 7, "rejected": [{"row": 8, "reason": "the question is empty"}],
-        "exact_duplicates": 1, "near_duplicates": 0, "conflicts": 1, "one_word_answers": 1, "can_start": True,
-    }  # fmt: skip
+        "format": "jsonl",
+        "rows": 9,
+        "usable": 7,
+        "rejected": [{"row": 8, "reason": "the question is empty"}],
+        "exact_duplicates": 1,
+        "near_duplicates": 0,
+        "conflicts": 1,
+        "one_word_answers": 1,
+        "can_start": True,
+    }
     assert contract.items() <= record.items()
-    assert {"question", "answer", "group", "cluster", "split", "answerable", "system"} <= record["columns"].keys()
+    assert {"question", "answer", "group", "cluster", "split", "answerable", "system"} <= record[
+        "columns"
+    ].keys()
     assert record["details"]["exact_duplicates"] == [{"row": 7, "of": 1}]
     severities = [problem["severity"] for problem in record["problems"]]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
@@ -170,12 +231,18 @@ def test_findings_to_record_has_the_keys_of_the_contract(write):
 
 
 def test_check_pairs_takes_linear_time_for_template_questions():
-    pairs = [pair(i, f"What are the common symptoms of {words(1, i)} syndrome in grown people?") for i in range(1200)]
+    pairs = [
+        pair(i, f"What are the common symptoms of {words(1, i)} syndrome in grown people?")
+        for i in range(1200)
+    ]
     start = time.process_time()
     found = check_pairs(dataset(pairs))
     assert time.process_time() - start < 5
     assert len(found.usable) == 1200
-    numbered = [pair(i, f"What is the price of item {i} in the long list of all the items?") for i in range(1200)]
+    numbered = [
+        pair(i, f"What is the price of item {i} in the long list of all the items?")
+        for i in range(1200)
+    ]
     assert check_pairs(dataset(numbered)).near_duplicates == ()
 
 
@@ -183,7 +250,9 @@ def test_check_pairs_rejects_pairs_beyond_the_context_length():
     pairs = [*clean_pairs(3), pair(7, words(40, 7) + "?", words(5, 8))]
     found = check_pairs(dataset(pairs), tokenizer=WordCounter(), max_pair_tokens=30)
     assert [kept.row for kept in found.usable] == [100, 101, 102] == list(found.tokens)
-    assert [left.reason for left in found.rejected] == ["it has 53 tokens, and at most 30 fit in the model's context"]
+    assert [left.reason for left in found.rejected] == [
+        "it has 53 tokens, and at most 30 fit in the model's context"
+    ]
     for limit in (53, None):
         found = check_pairs(dataset(pairs), tokenizer=WordCounter(), max_pair_tokens=limit)
         assert len(found.usable) == 4 and not found.rejected

@@ -27,7 +27,10 @@ from tests.data.samples import pair, words
 def faq(number: int = 71, *, start: int = 1, again: int = 0) -> list[Pair]:
     """Facts with one wording each, and a second one of the first ``again`` facts."""
     once = [pair(i, f"{words(5, i)}?", words(6, i + 500)) for i in range(start, start + number)]
-    return once + [pair(1000 + i, f"{words(5, 2000 + i)}?", words(6, i + 500)) for i in range(start, start + again)]
+    return once + [
+        pair(1000 + i, f"{words(5, 2000 + i)}?", words(6, i + 500))
+        for i in range(start, start + again)
+    ]
 
 
 def counted(split: Split) -> WordingCount:
@@ -46,15 +49,28 @@ def test_a_file_whose_answers_occur_once_says_what_a_test_can_show():
     count = counted(split_pairs(faq(), DataConfig()))
     assert count.occurs_once and count.title == "Each answer occurs once"
     assert (count.facts, count.single, count.test, count.respelled) == (71, 71, 0, 14)
-    assert "trained on all of them" in count.meaning and "nothing is tested in other words" in count.meaning
+    assert (
+        "trained on all of them" in count.meaning
+        and "nothing is tested in other words" in count.meaning
+    )
     assert "about ten questions" in count.remedy
 
 
 def test_a_given_test_of_unknown_answers_is_said_to_show_something_else():
-    given = [pair(i, f"{words(5, i)}?", words(6, i), split="train" if i > 14 else "heldout") for i in range(1, 72)]
+    given = [
+        pair(i, f"{words(5, i)}?", words(6, i), split="train" if i > 14 else "heldout")
+        for i in range(1, 72)
+    ]
     count = counted(split_pairs(given, DataConfig()))
-    assert (count.occurs_once, count.holds_facts_out, count.test, count.known) == (True, True, 14, 0)
-    assert "asks 14 questions, and none of their answers is among those of training" in count.meaning
+    assert (count.occurs_once, count.holds_facts_out, count.test, count.known) == (
+        True,
+        True,
+        14,
+        0,
+    )
+    assert (
+        "asks 14 questions, and none of their answers is among those of training" in count.meaning
+    )
     assert "your 71 answers" in count.meaning and "other wordings" in count.remedy
 
 
@@ -67,7 +83,10 @@ def test_other_wordings_are_held_out_and_not_facts():
 
 
 def test_declined_questions_keep_their_share_of_the_test():
-    declined = [pair(5000 + i, f"{words(5, 9000 + i)}?", "I do not know.", answerable=False) for i in range(20)]
+    declined = [
+        pair(5000 + i, f"{words(5, 9000 + i)}?", "I do not know.", answerable=False)
+        for i in range(20)
+    ]
     split = split_pairs([*faq(again=10), *declined], DataConfig())
     assert 1 <= sum(not p.answerable for p in split.heldout) <= 9
 
@@ -79,14 +98,22 @@ def test_groups_are_named_as_the_reason_why_wordings_do_not_help():
 
 def test_pasted_wordings_are_matched_by_answer_question_or_row():
     pairs = faq(5)
-    cells = parse_wordings(f"Is it open?\t{pairs[0].answer.upper()}\nHow much is it?\t{pairs[1].question}\nWho?\t3\n"
-                           f"Lost?\tnowhere\n{pairs[2].question}\t{pairs[2].answer}\n{pairs[3].answer}\t4\n")
+    cells = parse_wordings(
+        f"Is it open?\t{pairs[0].answer.upper()}\nHow much is it?\t{pairs[1].question}\nWho?\t3\n"
+        f"Lost?\tnowhere\n{pairs[2].question}\t{pairs[2].answer}\n{pairs[3].answer}\t4\n"
+    )
     found, unmatched = match_wordings(pairs, cells)
-    assert [(w.row, w.question) for w in found] == [(1, "Is it open?"), (2, "How much is it?"), (3, "Who?"),
-                                                    (4, pairs[3].answer)]
+    assert [(w.row, w.question) for w in found] == [
+        (1, "Is it open?"),
+        (2, "How much is it?"),
+        (3, "Who?"),
+        (4, pairs[3].answer),
+    ]
     assert unmatched == ["Lost?"] and found[3].doubt == "this is the answer" and not found[0].doubt
-    near, _ = match_wordings([pair(1, "When do you open your doors on Sundays in summer?", "At ten.")],
-                             [("When do you open your doors on Sundays in Summer then?", "At ten.")])
+    near, _ = match_wordings(
+        [pair(1, "When do you open your doors on Sundays in summer?", "At ten.")],
+        [("When do you open your doors on Sundays in Summer then?", "At ten.")],
+    )
     assert near[0].doubt == "nearly the same words"
     for text in ("", "Only a question\n"):
         with pytest.raises(DataError):
@@ -94,10 +121,16 @@ def test_pasted_wordings_are_matched_by_answer_question_or_row():
 
 
 @pytest.mark.parametrize("columns", [{}, {"group": "", "cluster": ""}])
-def test_accepted_wordings_become_rows_of_the_cluster_of_their_fact(tmp_path: Path, columns: dict[str, str]):
+def test_accepted_wordings_become_rows_of_the_cluster_of_their_fact(
+    tmp_path: Path, columns: dict[str, str]
+):
     source = write_faq(tmp_path / "faq.csv", 30)
-    mapped = add_wordings(source, [Wording(row, f"Other wording {row}?") for row in range(1, 31)],
-                          tmp_path / "more.jsonl", columns)
+    mapped = add_wordings(
+        source,
+        [Wording(row, f"Other wording {row}?") for row in range(1, 31)],
+        tmp_path / "more.jsonl",
+        columns,
+    )
     data = load_pairs(tmp_path / "more.jsonl", columns=mapped)
     first, last = data.pairs[0], data.pairs[30]
     assert len(data.pairs) == 60 and not data.rejected
@@ -114,7 +147,12 @@ def test_conversations_and_given_splits_take_wordings_too(tmp_path: Path):
     source.write_text(f'{{"messages": {turns}, "split": "test"}}\n')
     mapped = add_wordings(source, [Wording(1, "When can I come?")], tmp_path / "more.jsonl")
     old, new = load_pairs(tmp_path / "more.jsonl", columns=mapped).pairs
-    assert (new.question, new.answer, new.split, old.split) == ("When can I come?", "At ten.", "train", "heldout")
+    assert (new.question, new.answer, new.split, old.split) == (
+        "When can I come?",
+        "At ten.",
+        "train",
+        "heldout",
+    )
     assert new.cluster == old.cluster
 
 
@@ -136,5 +174,7 @@ def test_only_accepted_drafts_are_read_and_a_second_file_is_read_whole(tmp_path:
 def test_drafts_are_questions_without_numbers_and_marks():
     reply = 'Here are two questions:\n1. "When can I come?"\n- What are your hours?\n\nHm\n3) Are you open now?'
     assert [w.question for w in parse_drafts(reply, pair(7, "Open?", "At ten."), 2)] == [
-        "When can I come?", "What are your hours?"]
+        "When can I come?",
+        "What are your hours?",
+    ]
     assert {p.row for p in pairs_to_word(faq(5, again=2))} == {3, 4, 5}

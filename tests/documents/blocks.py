@@ -13,7 +13,10 @@ TRAINS = "trains"
 REASONS = tuple(f"needs a {what}" for what in ("GPU", "hub", "cluster", "running endpoint"))
 """Marks of blocks that no test executes."""
 SHELL = ("bash", "sh", "shell", "console")
-_FENCE = re.compile(r"(?:^<!-- shell: (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+_FENCE = re.compile(
+    r"(?:^<!-- shell: (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.M | re.S,
+)
 
 
 @dataclass(frozen=True)
@@ -42,5 +45,9 @@ def fenced(page: Path) -> Iterator[Block]:
 
 def shell_blocks(mark: str | None = None) -> list[Block]:
     """The shell blocks of all pages; those with a mark, or all."""
-    return [block for page in PAGES for block in fenced(page)
-            if block.language in SHELL and mark in (None, block.mark)]
+    return [
+        block
+        for page in PAGES
+        for block in fenced(page)
+        if block.language in SHELL and mark in (None, block.mark)
+    ]

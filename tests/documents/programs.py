@@ -21,11 +21,21 @@ BASE = "DOCUMENTS_TEST_BASE"
 NAMES = ("assistant-builder", "make", "python", "lm-eval")
 SMALL = {"data.max_train": "24", "data.max_heldout": "8", "eval.bootstrap_resamples": "200"}
 TINY = {
-    **SMALL, "retrieval.train_embedder": "false", "formats.types": "[]",
-    "train.max_steps": "2", "train.evaluations": "1", "train.rank": "4",
-    "train.micro_batch_size": "4", "train.batch_size": "8", "train.sample_answers": "0",
-    "eval.max_new_tokens": "4", "eval.cells": "[B16,L16,Q4]", "eval.retention": "false", "eval.fidelity": "false",
-    "eval.noise_floor": "false", "eval.baselines": "false",
+    **SMALL,
+    "retrieval.train_embedder": "false",
+    "formats.types": "[]",
+    "train.max_steps": "2",
+    "train.evaluations": "1",
+    "train.rank": "4",
+    "train.micro_batch_size": "4",
+    "train.batch_size": "8",
+    "train.sample_answers": "0",
+    "eval.max_new_tokens": "4",
+    "eval.cells": "[B16,L16,Q4]",
+    "eval.retention": "false",
+    "eval.fidelity": "false",
+    "eval.noise_floor": "false",
+    "eval.baselines": "false",
 }
 SYNTHETIC = {**SMALL, "approaches": "memory", "formats.types": "[]"}
 
@@ -35,8 +45,11 @@ def install(folder: Path) -> None:
     folder.mkdir()
     for name in NAMES:
         path, python = folder / name, shlex.quote(sys.executable)
-        path.write_text(f'#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"\n'
-                        f'exec {python} -m tests.documents.programs {name} "$@"\n', encoding="utf-8")
+        path.write_text(
+            f'#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"\n'
+            f'exec {python} -m tests.documents.programs {name} "$@"\n',
+            encoding="utf-8",
+        )
         path.chmod(0o755)
 
 
@@ -48,7 +61,9 @@ def _settings() -> dict[str, str]:
 def assistant_builder(words: list[str]) -> None:
     """The command line, in this process."""
     if words[0] in ("serve", "app") and "--port" not in words:
-        raise SystemExit(_until_ready([sys.executable, "-m", "assistant_builder", *words, "--port", "0"]))
+        raise SystemExit(
+            _until_ready([sys.executable, "-m", "assistant_builder", *words, "--port", "0"])
+        )
     changes = _settings()
     if words[:2] == ["data", "draft"] and BASE in os.environ:
         words += ["--set", f"model.base={changes['model.base']}"]
@@ -81,7 +96,9 @@ def _replace_steps() -> None:
     from assistant_builder.study import Study
     from tests.synthetic_study import evaluated, reported, trained, with_data
 
-    def run_study(study: Study, *, on_event: Callable[[Event], None] = lambda event: None, **_: object) -> None:
+    def run_study(
+        study: Study, *, on_event: Callable[[Event], None] = lambda event: None, **_: object
+    ) -> None:
         if study.state != "succeeded":
             reported(evaluated(trained(with_data(study))))
         for step in study.steps:
@@ -95,16 +112,26 @@ def main(name: str, *words: str) -> None:
     if name == "assistant-builder":
         return assistant_builder(list(words))
     if name == "make":
-        os.execvp("/usr/bin/env", ["env", "-i", f"PATH={os.defpath}", "make", "-n", "-C", str(ROOT), *words])
+        os.execvp(
+            "/usr/bin/env",
+            ["env", "-i", f"PATH={os.defpath}", "make", "-n", "-C", str(ROOT), *words],
+        )
     if name == "lm-eval":
         os.execv(sys.executable, [sys.executable, "-m", "lm_eval", *words])
     changes = _settings()
     more = [f"{key}={value}" for key, value in changes.items() if key != "model.base"]
     if words[0].endswith("train_and_compare.py"):
-        words += tuple(more) + ((f"model.base={changes['model.base']}",) if BASE in os.environ else ())
+        words += tuple(more) + (
+            (f"model.base={changes['model.base']}",) if BASE in os.environ else ()
+        )
     if words[0].endswith("compare_bases.py"):
-        words = (*(os.environ[BASE] if word == "smollm2-135m-instruct" else word for word in words), *more,
-                 "arms=qlora", "approaches=memory", "eval.similarity=false")
+        words = (
+            *(os.environ[BASE] if word == "smollm2-135m-instruct" else word for word in words),
+            *more,
+            "arms=qlora",
+            "approaches=memory",
+            "eval.similarity=false",
+        )
     os.execv(sys.executable, [sys.executable, *words])
 
 

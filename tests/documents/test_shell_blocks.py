@@ -21,8 +21,13 @@ from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL, finished_study
 from tests.test_contributing import RECIPES
 
-COMMAND = re.compile(r"\s*(\$ )?([A-Z_]+=\S+ )*(assistant-builder|make|python3?|pip|lm-eval|ray|cd|curl|export) ")
-FAQ = [(f"What is the number of hall {hall}?", f"Hall {hall} has the number {hall * 7}.") for hall in range(30)]
+COMMAND = re.compile(
+    r"\s*(\$ )?([A-Z_]+=\S+ )*(assistant-builder|make|python3?|pip|lm-eval|ray|cd|curl|export) "
+)
+FAQ = [
+    (f"What is the number of hall {hall}?", f"Hall {hall} has the number {hall * 7}.")
+    for hall in range(30)
+]
 
 
 @pytest.fixture
@@ -37,10 +42,13 @@ def folder(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for row in (("question", "answer"), *FAQ):
         book.active.append(row)
     book.save(work / "faq.xlsx")
-    accepted = [f"yes,Hall {hall}: which number?,{hall + 2},{question},{answer}"
-                for hall, (question, answer) in enumerate(FAQ)]
-    (work / "drafts.csv").write_text("\n".join(["accept,question,row,known question,answer", *accepted]) + "\n",
-                                     encoding="utf-8")
+    accepted = [
+        f"yes,Hall {hall}: which number?,{hall + 2},{question},{answer}"
+        for hall, (question, answer) in enumerate(FAQ)
+    ]
+    (work / "drafts.csv").write_text(
+        "\n".join(["accept,question,row,known question,answer", *accepted]) + "\n", encoding="utf-8"
+    )
     (work / "study.yaml").write_text("name: ranks\ndata: {source: support.csv}\n", encoding="utf-8")
     plugins = tmp_path / "plugins"
     plugins.mkdir()
@@ -53,9 +61,16 @@ def folder(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(block: Block, folder: Path) -> None:
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], cwd=folder, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, f"{block.id}\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, (
+        f"{block.id}\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    )
     assert "Traceback" not in done.stderr, f"{block.id}\n{done.stderr[-4000:]}"
 
 
@@ -68,7 +83,9 @@ def test_shell_blocks_are_tagged_and_their_marks_are_known(page: Path) -> None:
         else:
             assert not block.mark and not COMMAND.match(block.text), block.id
     text = page.read_text(encoding="utf-8")
-    assert len(re.findall(r"^<!-- shell: ", text, re.MULTILINE)) == sum(bool(block.mark) for block in blocks)
+    assert len(re.findall(r"^<!-- shell: ", text, re.MULTILINE)) == sum(
+        bool(block.mark) for block in blocks
+    )
     assert text.count("\n```") == 2 * len(blocks)
 
 
@@ -84,17 +101,22 @@ def test_block_runs(block: Block, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_blocks_that_train_run_on_a_tiny_base(folder: Path, home: Path, bundled_models: Path,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_that_train_run_on_a_tiny_base(
+    folder: Path, home: Path, bundled_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = tiny_base(folder / "my-model")
     monkeypatch.setenv(BASE, str(base))
     bundled = bundled_models / "smollm2-135m-instruct"
     bundled.unlink()
     bundled.symlink_to(base)
     (folder / "drafts.csv").unlink()
-    blocks = {block.text: block for block in shell_blocks(TRAINS)}  # README and quick start have one in common
+    blocks = {
+        block.text: block for block in shell_blocks(TRAINS)
+    }  # README and quick start have one in common
     assert len(blocks) >= 4
-    for block in sorted(blocks.values(), key=lambda block: block.page.name != "python.md"):  # it trains the study
+    for block in sorted(
+        blocks.values(), key=lambda block: block.page.name != "python.md"
+    ):  # it trains the study
         run(block, folder)
 
 
@@ -104,9 +126,20 @@ def tiny_folder(parent: Path) -> Path:
 
     folder = parent / "config-only"
     folder.mkdir()
-    write_json(folder / "config.json", {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256,
-        "max_position_embeddings": 2048, "tie_word_embeddings": True, "torch_dtype": "float16",
-    })
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 256,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float16",
+        },
+    )
     return folder

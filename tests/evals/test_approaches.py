@@ -24,15 +24,28 @@ CELLS = [LORA.untuned_cell, LORA.cell, QLORA.cell]
 def both(right: dict[str, int], *, main: str = "grounded", **changes: Any) -> Study:
     """A scored study with both approaches; ``right``: of ten answers of each way of building it, the right ones."""
     other = "memory" if main == "grounded" else "grounded"
-    study = with_data(new_study("both", LARGE, approaches=[main, other], eval__primary_metric="exact_match",
-                                eval__margin=0.05, eval__cells=CELLS, eval__fidelity=False, eval__noise_floor=False,
-                                **changes))
+    study = with_data(
+        new_study(
+            "both",
+            LARGE,
+            approaches=[main, other],
+            eval__primary_metric="exact_match",
+            eval__margin=0.05,
+            eval__cells=CELLS,
+            eval__fidelity=False,
+            eval__noise_floor=False,
+            **changes,
+        )
+    )
     for view in study.views:
         evaluated(trained(view))
         grounded = view.config.grounded
-        for name, way in (("baselines/copy", "copy"), (LORA.untuned_cell, "base+facts"),
-                          (LORA.cell, "lora+facts" if grounded else "lora"),
-                          (QLORA.cell, "qlora+facts" if grounded else "qlora")):
+        for name, way in (
+            ("baselines/copy", "copy"),
+            (LORA.untuned_cell, "base+facts"),
+            (LORA.cell, "lora+facts" if grounded else "lora"),
+            (QLORA.cell, "qlora+facts" if grounded else "qlora"),
+        ):
             if way in right:
                 answer(view, name, right[way])
     return study
@@ -59,14 +72,26 @@ def test_each_approach_has_its_own_files() -> None:
     assert (grounded.config.approaches, memory.config.approaches) == (["grounded"], ["memory"])
     assert study.config.approaches == ["grounded", "memory"]
     assert study.arm_folder("lora") == grounded.arm_folder("lora") != memory.arm_folder("lora")
-    assert memory.arm_folder("lora-2") == study.arm_folder("lora-2+memory") == memory.arm_folder("lora-2+memory")
+    assert (
+        memory.arm_folder("lora-2")
+        == study.arm_folder("lora-2+memory")
+        == memory.arm_folder("lora-2+memory")
+    )
     assert memory.cell_folder("L16") == study.folder / "evals+memory" / "L16"
     assert [step for step in study.steps if step.startswith("train-")] == [
-        "train-lora", "train-qlora", "train-lora+memory", "train-qlora+memory"]
+        "train-lora",
+        "train-qlora",
+        "train-lora+memory",
+        "train-qlora+memory",
+    ]
     assert study.of_run("qlora+memory").config.approaches == ["memory"]
     assert study.of_run("qlora").config.approaches == ["grounded"]
     assert new_study("other", approaches=["memory", "grounded"]).steps[2:6] == (
-        "train-lora", "train-qlora", "train-lora+facts", "train-qlora+facts")
+        "train-lora",
+        "train-qlora",
+        "train-lora+facts",
+        "train-qlora+facts",
+    )
 
 
 def test_a_step_seen_through_its_approach_is_the_same_step() -> None:
@@ -84,12 +109,21 @@ def test_an_approach_that_is_not_trained_is_an_error_with_the_command_that_adds_
 
 @pytest.mark.parametrize("main", ["grounded", "memory"])
 def test_the_better_approach_is_recommended(main: str) -> None:
-    study = both({"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9}, main=main)
+    study = both(
+        {"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9},
+        main=main,
+    )
     write_report(study)
     report = read_json(study.folder / "report.json")
     assert report["recommended_approach"] == report["approach"] == "grounded"
     assert [row["name"] for row in report["approaches"]] == [
-        "copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"]
+        "copy",
+        "base+facts",
+        "lora",
+        "qlora",
+        "lora+facts",
+        "qlora+facts",
+    ]
     outcomes = {row["name"]: row["outcome"] for row in report["approach_comparisons"]}
     assert outcomes["qlora+facts-copy"] == outcomes["qlora+facts-qlora"] == "better"
     assert outcomes["qlora-copy"] == "worse"
@@ -102,9 +136,13 @@ def test_the_better_approach_is_recommended(main: str) -> None:
 
 
 def test_memory_is_recommended_where_it_is_better() -> None:
-    study = both({"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4},
-                 formats__types=["Q8_0"])
-    assert recommended(study).config.approaches == ["memory"]  # its files are scored, before there is a report
+    study = both(
+        {"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4},
+        formats__types=["Q8_0"],
+    )
+    assert recommended(study).config.approaches == [
+        "memory"
+    ]  # its files are scored, before there is a report
     with_formats(study.of_approach("memory"), {("lora", "Q8_0"): 0})
     write_report(study)
     assert study.recommended.config.approaches == ["memory"]
@@ -115,12 +153,16 @@ def test_memory_is_recommended_where_it_is_better() -> None:
 
 
 def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() -> None:
-    study = both({"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4})
+    study = both(
+        {"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4}
+    )
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
     asked = reports["grounded"]["taught"]["items"]
     assert reports["grounded"]["taught"]["covered"] == asked > 0
     add_approaches(study, reports)  # type: ignore[arg-type]
-    reports["memory"]["baselines"]["copy"]["metrics"]["exact_match"] = 0.9  # not what the comparisons are made with
+    reports["memory"]["baselines"]["copy"]["metrics"]["exact_match"] = (
+        0.9  # not what the comparisons are made with
+    )
     assert "better than copying the best fact (87 right" in conclude(reports["memory"]).good_enough
     for report in reports.values():
         report["taught"]["covered"] = asked // 2 - 1
@@ -129,7 +171,8 @@ def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() ->
     assert found["approach_sentence"].endswith("Use it if your users will ask about such subjects.")
     assert "from memory is better on this test" in found["approach_sentence"]
     assert conclude(found).notes[0] == (
-        f"Of the {asked} test questions, {asked // 2 - 1} have an answer that the training data has, too.")
+        f"Of the {asked} test questions, {asked // 2 - 1} have an answer that the training data has, too."
+    )
 
 
 def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive() -> None:
@@ -140,7 +183,9 @@ def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive()
 
 
 def test_p_values_are_adjusted_over_the_family() -> None:
-    study = both({"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9})
+    study = both(
+        {"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9}
+    )
     write_report(study)
     rows = read_json(study.folder / "report.json")["approach_comparisons"]
     assert len(rows) == 8
@@ -150,7 +195,9 @@ def test_p_values_are_adjusted_over_the_family() -> None:
 
 
 def test_the_report_shows_the_table_of_approaches() -> None:
-    study = both({"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9})
+    study = both(
+        {"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9}
+    )
     write_report(study)
     report = read_json(study.folder / "report.json")
     for text in (render_html(report), render_markdown(report)):
@@ -171,7 +218,9 @@ def test_settings_from_before_the_choice_mean_memory() -> None:
     study = new_study()
     text = (study.folder / "study.yaml").read_text(encoding="utf-8")
     assert "approaches:\n- memory\n" in text
-    (study.folder / "study.yaml").write_text(text.replace("approaches:\n- memory\n", ""), encoding="utf-8")
+    (study.folder / "study.yaml").write_text(
+        text.replace("approaches:\n- memory\n", ""), encoding="utf-8"
+    )
     assert study.config.approaches == ["memory"]
 
 
@@ -181,7 +230,9 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
         folder = study.cell_folder(cell)
         samples = read_jsonl(folder / "samples.jsonl")
         for sample in samples:
-            sample["sources"] = [{"row": 4711, "question": "Which <b>buoy</b>?", "answer": "The wicker one."}]
+            sample["sources"] = [
+                {"row": 4711, "question": "Which <b>buoy</b>?", "answer": "The wicker one."}
+            ]
         write_jsonl(folder / "samples.jsonl", samples)
     write_report(study)
     report = read_json(study.folder / "report.json")
@@ -193,28 +244,49 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
 
 def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fact() -> None:
     study = both({"copy": 8, "lora+facts": 9, "qlora+facts": 9})
-    counts = {"items": 9, "to_decline": 4, "right": {"0": 8, "1": 8, "4": 7}, "declined": {"0": 3, "1": 3, "4": 2},
-              "follow_ups": {"right": 0, "items": 0}}
+    counts = {
+        "items": 9,
+        "to_decline": 4,
+        "right": {"0": 8, "1": 8, "4": 7},
+        "declined": {"0": 3, "1": 3, "4": 2},
+        "follow_ups": {"right": 0, "items": 0},
+    }
     answers = 0
     for arm, cell in (("lora", LORA.cell), ("qlora", QLORA.cell)):
         folder = study.cell_folder(cell)
         samples = read_jsonl(folder / "samples.jsonl")
         for place, sample in enumerate(samples):
             fact = {"row": 1, "question": sample["question"], "answer": sample["reference"]}
-            sample |= {"generated": f"Not {sample['reference']}" if place == 0 else sample["answer"],
-                       "confidence": 0.9, "sources": [fact], "answer": sample["reference"], "declined": False}
+            sample |= {
+                "generated": f"Not {sample['reference']}" if place == 0 else sample["answer"],
+                "confidence": 0.9,
+                "sources": [fact],
+                "answer": sample["reference"],
+                "declined": False,
+            }
         answers += len(samples)
         write_jsonl(folder / "samples.jsonl", samples)
-        write_json(folder / "scores.json", {**read_json(folder / "scores.json"), "conversation": counts})
-        write_json(study.arm_folder(arm) / "decline.json", {
-            "inputs": {}, "rule": {"own_words": True}, "shown": 20, "verbatim": 19})
+        write_json(
+            folder / "scores.json", {**read_json(folder / "scores.json"), "conversation": counts}
+        )
+        write_json(
+            study.arm_folder(arm) / "decline.json",
+            {"inputs": {}, "rule": {"own_words": True}, "shown": 20, "verbatim": 19},
+        )
     write_report(study)
     report = read_json(study.folder / "report.json")
     assert report["conversation"]["after_turns"] == {"0": 8 / 9, "1": 8 / 9, "4": 7 / 9}
     assert report["conversation"]["follow_ups"] is None
     words = report["not_verbatim"]
     assert (words["shown"], words["right"], words["answers"]) == (0, 0, answers)
-    assert words["generated"] >= 2 and words["own_words"] and words["validation"] == {"shown": 40, "verbatim": 38}
+    assert (
+        words["generated"] >= 2
+        and words["own_words"]
+        and words["validation"] == {"shown": 40, "verbatim": 38}
+    )
     for text in (render_html(report), render_markdown(report)):
-        assert "8 are answered exactly right alone, and 8 and 7 after 1 and 4 questions about something else" in text
+        assert (
+            "8 are answered exactly right alone, and 8 and 7 after 1 and 4 questions about something else"
+            in text
+        )
         assert "38 of 40 answers were word for word a fact, so other answers are replaced" in text

@@ -19,7 +19,9 @@ class Letters:
     """An embedder that counts letters: texts of the same letters are alike."""
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        rows = np.array([[text.lower().count(letter) + 1e-9 for letter in "abcdefgh"] for text in texts])
+        rows = np.array(
+            [[text.lower().count(letter) + 1e-9 for letter in "abcdefgh"] for text in texts]
+        )
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -28,14 +30,22 @@ def ask(row: int, *texts: str) -> Pair:
     return Pair(row, tuple(Message(role, text) for role, text in zip(roles, texts, strict=True)))  # type: ignore[arg-type]
 
 
-TRAINING = [ask(1, "aaab", "one"), ask(2, "cc", "two", "dd", "three"), ask(5, "aaa", "four"), ask(9, "aaa", "five")]
+TRAINING = [
+    ask(1, "aaab", "one"),
+    ask(2, "cc", "two", "dd", "three"),
+    ask(5, "aaa", "four"),
+    ask(9, "aaa", "five"),
+]
 
 
 def test_the_nearest_questions_come_first_and_equal_ones_in_file_order() -> None:
     (found, other) = nearest(["aaa", "d"], TRAINING, Letters())  # type: ignore[arg-type]
     assert [(near.row, near.answer) for near in found] == [(5, "four"), (9, "five"), (1, "one")]
     assert found[0].cosine == pytest.approx(1.0) and found[2].cosine < 1
-    assert (other[0].row, other[0].answer) == (2, "three")  # a later turn of a conversation counts as a question
+    assert (other[0].row, other[0].answer) == (
+        2,
+        "three",
+    )  # a later turn of a conversation counts as a question
     assert len(other) == RETRIEVED
 
 
@@ -49,14 +59,21 @@ def near(row: int, text: str) -> Neighbour:
 
 
 def test_retrieved_pairs_precede_the_question_the_nearest_last(prompter: ChatTokenizer) -> None:
-    pair = Pair(7, (Message("system", "Be kind."), Message("user", "Who rows?"), Message("assistant", "Otto.")))
+    pair = Pair(
+        7,
+        (
+            Message("system", "Be kind."),
+            Message("user", "Who rows?"),
+            Message("assistant", "Otto."),
+        ),
+    )
     (item,) = build_items([pair], prompter)
     neighbours = [near(1, "Anna."), near(2, "Bea."), near(3, "Cleo.")]
     prompt, kept = retrieval_prompt(item, neighbours, prompter, 1000)
     assert kept == neighbours
     places = [prompt.index(text) for text in ("Be kind.", "Cleo.", "Bea.", "Anna.", "Who rows?")]
     assert places == sorted(places)
-    assert prompt.endswith(item["prompt"][item["prompt"].index("Who rows?"):])
+    assert prompt.endswith(item["prompt"][item["prompt"].index("Who rows?") :])
 
 
 def test_pairs_that_do_not_fit_are_left_out_the_farthest_first(prompter: ChatTokenizer) -> None:

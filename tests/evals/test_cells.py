@@ -28,7 +28,9 @@ def study(folder: Path, compute_dtype: str) -> Study:
 
     study = Study.create(StudyConfig(name="cells").with_changes({"train.rank": 4}))
     for seed, arm in enumerate(("lora", "qlora")):
-        model = add_adapter(load_base(BaseSpec(folder, "float16", True, compute_dtype)), study.config.train, seed)
+        model = add_adapter(
+            load_base(BaseSpec(folder, "float16", True, compute_dtype)), study.config.train, seed
+        )
         generator = torch.Generator().manual_seed(seed)
         for name, value in model.named_parameters():
             if "lora_B" in name:
@@ -51,7 +53,9 @@ def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = TWIN_CELLS) 
     return {cell.spec.name: logits_of(cell.model) for cell in load_cells(study, folder, wanted)}
 
 
-def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: Path, compute_dtype: str) -> None:
+def test_cells_share_their_base_and_use_their_own_adapter(
+    study: Study, folder: Path, compute_dtype: str
+) -> None:
     import torch
 
     from assistant_builder.inference.prepacked_linear import prepack
@@ -64,8 +68,14 @@ def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: 
         logits[cell.spec.name], seconds[cell.spec.name] = logits_of(cell.model), cell.load_seconds
     assert list(logits) == ["B16", "L16", "Q16", "B4", "Q4", "L4"]
     assert [name for name, spent in seconds.items() if spent > 0] == ["B16", "B4"]
-    for name, storage, arm in (("L16", "float16", "lora"), ("Q4", "nf4", "qlora"), ("L4", "nf4", "lora"),
-                               ("Q16", "float16", "qlora"), ("B16", "float16", None), ("B4", "nf4", None)):
+    for name, storage, arm in (
+        ("L16", "float16", "lora"),
+        ("Q4", "nf4", "qlora"),
+        ("L4", "nf4", "lora"),
+        ("Q16", "float16", "qlora"),
+        ("B16", "float16", None),
+        ("B4", "nf4", None),
+    ):
         model = load_base(BaseSpec(folder, storage, True, compute_dtype, hold=True))  # type: ignore[arg-type]
         if arm:
             model = load_adapter(model, study.arm_folder(arm) / "adapter")
@@ -88,7 +98,10 @@ def test_merged_cells_are_what_their_exports_give_back(
     from assistant_builder.models.lora_layers import merge
 
     found = all_logits(study, folder, ("LM", "LR", "QD", "QR"))
-    for arm, storage, merged, requantized in (("lora", "float16", "LM", "LR"), ("qlora", "nf4", "QD", "QR")):
+    for arm, storage, merged, requantized in (
+        ("lora", "float16", "LM", "LR"),
+        ("qlora", "nf4", "QD", "QR"),
+    ):
         base = load_base(BaseSpec(folder, storage, True, compute_dtype))  # type: ignore[arg-type]
         model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
         export = tmp_path / merged
@@ -96,8 +109,15 @@ def test_merged_cells_are_what_their_exports_give_back(
         tensors = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
         from safetensors.torch import save_file
 
-        save_file({name: value.contiguous() for name, value in tensors.items() if name != "lm_head.weight"},
-                  export / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {
+                name: value.contiguous()
+                for name, value in tensors.items()
+                if name != "lm_head.weight"
+            },
+            export / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         for cell, kind in ((merged, "float16"), (requantized, "nf4")):
             again = load_base(BaseSpec(export, kind, True, compute_dtype, hold=True))  # type: ignore[arg-type]
             prepack(again, batches=True)
@@ -121,14 +141,18 @@ def test_merging_changes_no_more_than_rounding(study: Study, folder: Path) -> No
 
 
 @pytest.mark.long
-def test_cells_of_one_kind_take_the_memory_they_would_when_served(study: Study, folder: Path) -> None:
+def test_cells_of_one_kind_take_the_memory_they_would_when_served(
+    study: Study, folder: Path
+) -> None:
     from evals.cells import Variant, load_cells
 
     wanted = [Variant(CELLS[name]) for name in TWIN_CELLS]
     size = {cell.spec.name: cell.base_bytes for cell in load_cells(study, folder, wanted)}
     assert size["L16"] == size["B16"] == size["Q16"] == size["LM"] == size["QD"]
     assert size["Q4"] == size["B4"] == size["L4"] == size["LR"] == size["QR"]
-    linear = 4 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)  # weights of four layers; the embeddings stay wide
+    linear = 4 * (
+        2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
+    )  # weights of four layers; the embeddings stay wide
     assert size["L16"] - size["Q4"] == pytest.approx((2 - 0.52) * linear, rel=0.02)
 
 
@@ -143,9 +167,13 @@ def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(
     from assistant_builder.models.lora_layers import merge, quantize
 
     def levels(model: Any) -> Any:
-        packed = torch.cat([
-            layer.weight.data.flatten() for layer in model.modules() if isinstance(layer, Linear4bit)
-        ])
+        packed = torch.cat(
+            [
+                layer.weight.data.flatten()
+                for layer in model.modules()
+                if isinstance(layer, Linear4bit)
+            ]
+        )
         return torch.stack([packed >> 4, packed & 15])
 
     before = levels(load_base(BaseSpec(folder, "nf4", True, compute_dtype)))

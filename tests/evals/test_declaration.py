@@ -11,7 +11,15 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json, write_
 from assistant_builder.config import StudyConfig
 from assistant_builder.data.types import Message, Pair
 from assistant_builder.study import Study
-from evals.declaration import Declaration, HeldOut, changes, declare, enough_to_decline, freeze, frozen
+from evals.declaration import (
+    Declaration,
+    HeldOut,
+    changes,
+    declare,
+    enough_to_decline,
+    freeze,
+    frozen,
+)
 from evals.report.rules import Rules
 from evals.report.verdict import explain, explain_study
 from evals.stats.intervals import flip_interval, look_level
@@ -26,13 +34,21 @@ def declared(heldout: list[Pair], training: list[Pair], **settings: Any) -> Decl
     return declare(config, HeldOut.of(heldout, training), training)
 
 
-TAUGHT = [pair(row, f"what is {row}", f"answer {row}", cluster=f"fact {row}", family=f"family {row // 2}")
-          for row in range(1, 9)]
-WORDINGS = [pair(row + 10, f"say {row}", f"answer {row}", cluster=f"fact {row}", family=f"family {row // 2}")
-            for row in range(1, 9)]
+TAUGHT = [
+    pair(row, f"what is {row}", f"answer {row}", cluster=f"fact {row}", family=f"family {row // 2}")
+    for row in range(1, 9)
+]
+WORDINGS = [
+    pair(
+        row + 10, f"say {row}", f"answer {row}", cluster=f"fact {row}", family=f"family {row // 2}"
+    )
+    for row in range(1, 9)
+]
 DECLINE = pair(99, "who are you", "I do not know.", answerable=False)
-NEW_FACTS = [pair(row, f"and {row}", f"other {row}", cluster=f"new {row}", group=f"group {row // 2}")
-             for row in range(20, 26)]
+NEW_FACTS = [
+    pair(row, f"and {row}", f"other {row}", cluster=f"new {row}", group=f"group {row // 2}")
+    for row in range(20, 26)
+]
 
 
 def test_facts_are_strata_of_their_new_wordings_and_clusters_of_the_other_claim() -> None:
@@ -53,7 +69,11 @@ def test_half_of_the_answerable_items_decide_on_the_claim() -> None:
 
 def test_without_a_cluster_column_the_answer_is_the_fact() -> None:
     taught = [pair(1, "a", "The fare is 9 crowns."), pair(2, "b", "It leaves at noon.")]
-    asked = [pair(3, "c", "the fare is 9 crowns"), pair(4, "d", "No dogs."), pair(5, "e", "It leaves at noon!")]
+    asked = [
+        pair(3, "c", "the fare is 9 crowns"),
+        pair(4, "d", "No dogs."),
+        pair(5, "e", "It leaves at noon!"),
+    ]
     heldout = HeldOut.of(asked, taught)
     assert heldout.covered == {3, 5}
     found = declared(asked, taught)
@@ -71,10 +91,14 @@ def test_declines_are_never_covered() -> None:
     assert not HeldOut.of([DECLINE], taught).covered
 
 
-@pytest.mark.parametrize(("length", "primary", "second", "margin"), [
-    (3, "exact_match", "nll_per_token", 0.05), (20, "token_f1", "nll_per_token", 0.05),
-    (60, "nll_per_token", "token_f1", None),
-])
+@pytest.mark.parametrize(
+    ("length", "primary", "second", "margin"),
+    [
+        (3, "exact_match", "nll_per_token", 0.05),
+        (20, "token_f1", "nll_per_token", 0.05),
+        (60, "nll_per_token", "token_f1", None),
+    ],
+)
 def test_the_metric_follows_the_length_of_the_answers(
     length: int, primary: str, second: str, margin: float | None
 ) -> None:
@@ -85,9 +109,19 @@ def test_the_metric_follows_the_length_of_the_answers(
 
 
 def test_settings_override_what_the_data_suggest() -> None:
-    found = declared(WORDINGS, TAUGHT, primary_metric="nll_per_token", margin=0.02, estimand="facts",
-                     decline_margin=0.01)
-    assert (found.primary_metric, found.margin, found.second_metric) == ("nll_per_token", 0.02, "exact_match")
+    found = declared(
+        WORDINGS,
+        TAUGHT,
+        primary_metric="nll_per_token",
+        margin=0.02,
+        estimand="facts",
+        decline_margin=0.01,
+    )
+    assert (found.primary_metric, found.margin, found.second_metric) == (
+        "nll_per_token",
+        0.02,
+        "exact_match",
+    )
     assert (found.estimand, found.clusters, found.items) == ("facts", ("family", "cluster"), "all")
     assert found.decline_margin == 0.01
 
@@ -99,9 +133,16 @@ def test_metric_margins_and_claim_are_explained_in_a_sentence() -> None:
         "is about new wordings of the facts that the test asks for, and is tested on the questions whose facts were "
         "taught."
     )
-    chosen = explain(declared(WORDINGS, TAUGHT, primary_metric="nll_per_token", margin=0.02, estimand="facts"), 7)
-    assert chosen.startswith("By the settings, the verdict is by loss (margin 0.02 nats per token); the bounds of ex")
-    assert "new facts of the same kind, clustered by family and fact, and is tested on all answerable" in chosen
+    chosen = explain(
+        declared(WORDINGS, TAUGHT, primary_metric="nll_per_token", margin=0.02, estimand="facts"), 7
+    )
+    assert chosen.startswith(
+        "By the settings, the verdict is by loss (margin 0.02 nats per token); the bounds of ex"
+    )
+    assert (
+        "new facts of the same kind, clustered by family and fact, and is tested on all answerable"
+        in chosen
+    )
 
 
 def test_the_hash_covers_every_field_and_survives_the_file() -> None:
@@ -123,12 +164,16 @@ def write_split(study: Study, heldout: list[Pair]) -> None:
     files = {"train": TAUGHT, "heldout": heldout}
     for split, pairs in files.items():
         write_jsonl(study.split_file(split), [each.to_record() for each in pairs])  # type: ignore[arg-type]
-    write_json(study.folder / "data" / "split.json",
-               {"hashes": {split: file_hash(study.split_file(split)) for split in files}})  # type: ignore[arg-type]
+    write_json(
+        study.folder / "data" / "split.json",
+        {"hashes": {split: file_hash(study.split_file(split)) for split in files}},
+    )  # type: ignore[arg-type]
 
 
 def change(study: Study, **settings: Any) -> None:
-    study.write_config(study.config.with_changes({f"eval.{name}": value for name, value in settings.items()}))
+    study.write_config(
+        study.config.with_changes({f"eval.{name}": value for name, value in settings.items()})
+    )
 
 
 def test_what_is_frozen_stays_and_later_changes_are_listed(study: Study) -> None:
@@ -139,15 +184,19 @@ def test_what_is_frozen_stays_and_later_changes_are_listed(study: Study) -> None
     record = frozen(study, heldout)
     assert record is not None and record["declared"]["margin"] == 0.05
     assert Declaration.from_record(record["declared"]).sha256 == record["sha256"]
-    found = {row["name"]: (row["was"], row["now"]) for row in changes(
-        record["declared"], declare(study.config, heldout, TAUGHT))}
+    found = {
+        row["name"]: (row["was"], row["now"])
+        for row in changes(record["declared"], declare(study.config, heldout, TAUGHT))
+    }
     assert found["margin"] == (0.05, 0.3) and found["estimand"] == ("wordings", "facts")
     assert "primary_metric" not in found
 
 
 def test_what_was_frozen_is_explained_even_if_the_settings_changed(study: Study) -> None:
     before = explain_study(study)
-    assert before.startswith("Answers have a median of 2 words: the verdict is by exact match (margin 5 points)")
+    assert before.startswith(
+        "Answers have a median of 2 words: the verdict is by exact match (margin 5 points)"
+    )
     freeze(study)
     change(study, margin=0.3)
     assert explain_study(study) == before
@@ -181,14 +230,19 @@ def test_a_test_that_shares_questions_with_an_earlier_one_is_a_further_look(stud
 
 
 def test_the_same_questions_in_other_rows_are_no_further_look_and_neither_is_one_that_two_tests_share(
-    study: Study
+    study: Study,
 ) -> None:
     freeze(study)
-    write_split(study, [pair(each.row + 1, each.question, each.answer, cluster=each.cluster) for each in WORDINGS])
+    write_split(
+        study,
+        [pair(each.row + 1, each.question, each.answer, cluster=each.cluster) for each in WORDINGS],
+    )
     freeze(study)
     assert look(study) == 1 and Rules.of(study).frozen
     hello = pair(90, "Hello", "Good morning.")
-    first, second = ([pair(row, f"{name} {row}", f"reply {row}") for row in range(20)] for name in ("one", "two"))
+    first, second = (
+        [pair(row, f"{name} {row}", f"reply {row}") for row in range(20)] for name in ("one", "two")
+    )
     for questions in ([hello, *first], [hello, *second]):
         write_split(study, questions)
         freeze(study)
@@ -234,8 +288,10 @@ def test_types_of_files_are_remembered_in_the_order_of_their_choice(study: Study
 
 
 def test_right_declines_are_judged_where_equal_assistants_can_pass() -> None:
-    assert [enough_to_decline(0.1, look) for look in (1, 2, 5)] == [40, *sorted(
-        enough_to_decline(0.1, look) for look in (2, 5))]
+    assert [enough_to_decline(0.1, look) for look in (1, 2, 5)] == [
+        40,
+        *sorted(enough_to_decline(0.1, look) for look in (2, 5)),
+    ]
     for look, enough in ((look, enough_to_decline(0.1, look)) for look in (2, 5)):
         assert enough > 40
         for count, passes in ((enough, True), (enough - 1, False)):

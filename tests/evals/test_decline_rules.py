@@ -31,37 +31,57 @@ def study() -> Study:
 
 def retriever(study: Study, without: str = "") -> Retriever:
     """The retriever of a study, whose index leaves out the facts with an answer."""
-    index = Index.build([pair for pair in load_split(study.folder / "data", "train") if pair.answer != without],
-                        FakeEmbedder())
+    index = Index.build(
+        [pair for pair in load_split(study.folder / "data", "train") if pair.answer != without],
+        FakeEmbedder(),
+    )
     return Retriever(study, index, FakeEmbedder(), Grounder(Words(), 3, 1000))  # type: ignore[arg-type]
 
 
 def test_a_fact_is_withheld_in_all_its_wordings(study: Study) -> None:
     asked = ValidationQuestions(study, retriever(study))
     known = [pair for pair in load_split(study.folder / "data", "validation") if pair.answerable]
-    withheld = [(pair, found) for pair, kind, found in zip(asked.pairs, asked.kinds, asked.found, strict=True)
-                if kind == WITHHELD]
+    withheld = [
+        (pair, found)
+        for pair, kind, found in zip(asked.pairs, asked.kinds, asked.found, strict=True)
+        if kind == WITHHELD
+    ]
     assert [pair for pair, _ in withheld] == known
-    assert [pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == ANSWERABLE] == known
+    assert [
+        pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == ANSWERABLE
+    ] == known
     for each, found in withheld:
-        assert found.sources and not any(supports(hit.fact, facts_of(each)[-1]) for hit in found.sources)
+        assert found.sources and not any(
+            supports(hit.fact, facts_of(each)[-1]) for hit in found.sources
+        )
 
 
 def test_questions_to_decline_are_those_of_validation_and_training(study: Study) -> None:
     asked = ValidationQuestions(study, retriever(study))
-    expected = [pair for split in ("validation", "train") for pair in load_split(
-        study.folder / "data", split) if not pair.answerable]  # type: ignore[arg-type]
-    found = [pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == TO_DECLINE]
+    expected = [
+        pair
+        for split in ("validation", "train")
+        for pair in load_split(study.folder / "data", split)
+        if not pair.answerable
+    ]  # type: ignore[arg-type]
+    found = [
+        pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == TO_DECLINE
+    ]
     assert found == expected
     trained = {each.row for each in load_split(study.folder / "data", "train")}
-    assert all(near.evidence.nearby > near.evidence.similarity - 1  # none is looked up with its own row
-               for each, near in zip(asked.pairs, asked.found, strict=True) if each.row in trained)
+    assert all(
+        near.evidence.nearby > near.evidence.similarity - 1  # none is looked up with its own row
+        for each, near in zip(asked.pairs, asked.found, strict=True)
+        if each.row in trained
+    )
 
 
 def test_a_question_without_a_fact_in_the_index_should_be_declined(study: Study) -> None:
     lost = next(pair for pair in load_split(study.folder / "data", "validation") if pair.answerable)
     asked = ValidationQuestions(study, retriever(study, lost.answer))
-    kinds = {kind for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if pair.row == lost.row}
+    kinds = {
+        kind for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if pair.row == lost.row
+    }
     assert kinds == {TO_DECLINE}
 
 
@@ -82,18 +102,41 @@ def test_the_data_decide_how_to_decline() -> None:
     assert decline_sentence([pair(2, "When?", "At nine.")]) == SENTENCE
 
 
-def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined(tmp_path: Path) -> None:
-    things = [f"{color} {thing}" for color in ("red", "green", "amber") for thing in (
-        "kettle", "ladder", "anchor", "violin", "lantern", "raft", "saddle", "compass")]
-    lines = ["question,answer", *(f"Where is the {thing} kept?,The {thing} is in room {row}."
-                                  for row, thing in enumerate(things))]
+def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined(
+    tmp_path: Path,
+) -> None:
+    things = [
+        f"{color} {thing}"
+        for color in ("red", "green", "amber")
+        for thing in (
+            "kettle",
+            "ladder",
+            "anchor",
+            "violin",
+            "lantern",
+            "raft",
+            "saddle",
+            "compass",
+        )
+    ]
+    lines = [
+        "question,answer",
+        *(
+            f"Where is the {thing} kept?,The {thing} is in room {row}."
+            for row, thing in enumerate(things)
+        ),
+    ]
     (tmp_path / "faq.csv").write_text("\n".join(lines), encoding="utf-8")
     study = with_data(new_study("faq", tmp_path / "faq.csv", approaches=["grounded"]))
     looked_up = retriever(study)
     asked = ValidationQuestions(study, looked_up)
     rule = asked.fit([found_alone(found.evidence) for found in asked.found], 0.03)
     assert rule is not None and not rule.guaranteed and rule.answerable == 0
-    known, unknown = looked_up.find([Look.of([Message("user", looked_up.index.facts[0].question)]),
-                                     Look.of([Message("user", "Do whales sing?")])])
+    known, unknown = looked_up.find(
+        [
+            Look.of([Message("user", looked_up.index.facts[0].question)]),
+            Look.of([Message("user", "Do whales sing?")]),
+        ]
+    )
     assert not rule.declines(found_alone(known.evidence))
     assert rule.declines(found_alone(unknown.evidence))

@@ -57,12 +57,16 @@ class Script:
         tokens = tuple(prompter().tokenizer.encode("At nine."))
         return Completion("At nine.", tokens, (), "stop", len(ids), 0, 0.2, 80.0)
 
-    def complete_all(self, prompts: Sequence[Sequence[int]], limit: int, **options: Any) -> Iterator[Completion]:
+    def complete_all(
+        self, prompts: Sequence[Sequence[int]], limit: int, **options: Any
+    ) -> Iterator[Completion]:
         return (self.complete(ids, limit) for ids in prompts)
 
     def check(self, server: Any, prompter: Any, conversations: Mapping[str, Any]) -> None:
         if self.differs:
-            raise EvaluationError("the file's tokenizer differs from the study's on item 3", where="file")
+            raise EvaluationError(
+                "the file's tokenizer differs from the study's on item 3", where="file"
+            )
 
 
 class Files:
@@ -77,10 +81,16 @@ class Files:
         return self.study.formats_folder / f"{self.study.name}-{self.arm}-{type}.gguf"
 
     def inputs(self) -> dict[str, Any]:
-        return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"]}
+        return {
+            "adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"]
+        }
 
     def record(self, type: str) -> dict[str, Any] | None:
-        return {"bytes": {"Q8_0": 145, "Q4_0": 92}[type], "sha256": "0" * 64, "tensor_types": {type: 2}}
+        return {
+            "bytes": {"Q8_0": 145, "Q4_0": 92}[type],
+            "sha256": "0" * 64,
+            "tensor_types": {type: 2},
+        }
 
     def ensure(self, types: Sequence[str], report: Any) -> None:
         if self.script.refuses:
@@ -100,8 +110,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.setattr(step, "extra_installed", lambda: True)
     monkeypatch.setattr(step._FormatScoring, "_prompter", prompter())
     monkeypatch.setattr(step._FormatScoring, "_dtype", "bfloat16", raising=False)
-    monkeypatch.setattr(step._FormatScoring, "_likelihoods", lambda self, path: step._Likelihoods(
-        [None] * len(self._items), 0.004, 20))
+    monkeypatch.setattr(
+        step._FormatScoring,
+        "_likelihoods",
+        lambda self, path: step._Likelihoods([None] * len(self._items), 0.004, 20),
+    )
     monkeypatch.setattr(invalidation, "base_model_identity", lambda model: "f" * 64)
     return found
 
@@ -109,30 +122,54 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 @pytest.fixture
 def study() -> Study:
     """An evaluated study whose files are not written."""
-    found = evaluated(trained(with_data(new_study(formats__types=["Q4_0", "Q8_0"], eval__similarity=False))))
+    found = evaluated(
+        trained(with_data(new_study(formats__types=["Q4_0", "Q8_0"], eval__similarity=False)))
+    )
     keys = ("item", "row", "turn", "cluster", "answerable", "question", "reference", "tokens")
-    write_jsonl(found.evals_folder / "tasks" / "items.jsonl", [
-        {**{key: sample[key] for key in keys}, "messages": sample["prompt"], "prompt": sample["question"],
-         "target": sample["reference"]} for sample in read_jsonl(found.cell_folder("L16") / "samples.jsonl")])
+    write_jsonl(
+        found.evals_folder / "tasks" / "items.jsonl",
+        [
+            {
+                **{key: sample[key] for key in keys},
+                "messages": sample["prompt"],
+                "prompt": sample["question"],
+                "target": sample["reference"],
+            }
+            for sample in read_jsonl(found.cell_folder("L16") / "samples.jsonl")
+        ],
+    )
     return found
 
 
 def folders(study: Study) -> tuple[str, ...]:
-    return tuple(sorted(path.parent.name for path in study.format_scores_folder.glob("*/scores.json")))
+    return tuple(
+        sorted(path.parent.name for path in study.format_scores_folder.glob("*/scores.json"))
+    )
 
 
-def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(study: Study, script: Script) -> None:
+def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(
+    study: Study, script: Script
+) -> None:
     assert study.config.formats.types == ["Q8_0", "Q4_0"]  # largest first
     found = score_formats(study)
     assert folders(study) == NAMES and len(found) == 8
-    cell, samples = (read_jsonl(folder / "samples.jsonl") for folder in (
-        study.cell_folder("L16"), format_folder(study, "lora", "Q8_0")))
+    cell, samples = (
+        read_jsonl(folder / "samples.jsonl")
+        for folder in (study.cell_folder("L16"), format_folder(study, "lora", "Q8_0"))
+    )
     assert [sample["item"] for sample in samples] == [sample["item"] for sample in cell]
     assert samples[0]["answer"] == "At nine." and "exact_match" in samples[0]["metrics"]
     scores = read_json(format_folder(study, "qlora", "Q4_0") / "scores.json")
-    assert (scores["bytes"], scores["tokens_per_second"], scores["first_token_seconds"]) == (92, 80.0, 0.2)
+    assert (scores["bytes"], scores["tokens_per_second"], scores["first_token_seconds"]) == (
+        92,
+        80.0,
+        0.2,
+    )
     assert (scores["resident_bytes"], scores["load_seconds"]) == (123_000_000, 0.4)
-    assert scores["prompts_checked"] == len(cell) and (scores["kl"], scores["kl_items"]) == (0.004, 20)
+    assert scores["prompts_checked"] == len(cell) and (scores["kl"], scores["kl_items"]) == (
+        0.004,
+        20,
+    )
     assert study.progress("formats") is not None
 
 
@@ -143,7 +180,11 @@ def test_only_what_is_missing_is_scored(study: Study, script: Script) -> None:
     summary = study.arm_folder("qlora") / "summary.json"
     write_json(summary, {**read_json(summary), "adapter_sha256": "another"})
     score_formats(study)
-    assert script.loaded == ["library-lora-Q4_0.gguf", "library-qlora-Q8_0.gguf", "library-qlora-Q4_0.gguf"]
+    assert script.loaded == [
+        "library-lora-Q4_0.gguf",
+        "library-qlora-Q8_0.gguf",
+        "library-qlora-Q4_0.gguf",
+    ]
     study.write_config(study.config.with_changes({"formats.types": "Q8_0"}))
     score_formats(study)
     assert folders(study) == ("lora-Q8_0", "qlora-Q8_0") and len(script.loaded) == 3
@@ -169,11 +210,17 @@ def test_a_cancelled_step_keeps_the_scored_files(study: Study, script: Script) -
     assert folders(study) == NAMES[:2] + NAMES[3:]
 
 
-def test_a_file_with_another_tokenizer_is_an_error_before_scoring(study: Study, script: Script) -> None:
+def test_a_file_with_another_tokenizer_is_an_error_before_scoring(
+    study: Study, script: Script
+) -> None:
     script.differs = True
     with pytest.raises(EvaluationError, match="tokenizer differs") as caught:
         score_formats(study)
-    assert "--set formats.types=[]" in caught.value.remedy and not script.answered and not folders(study)
+    assert (
+        "--set formats.types=[]" in caught.value.remedy
+        and not script.answered
+        and not folders(study)
+    )
 
 
 def test_a_model_that_cannot_be_converted_leaves_a_reason(study: Study, script: Script) -> None:
@@ -192,36 +239,60 @@ def finished(study: Study) -> Study:
     return study
 
 
-def test_without_the_extra_the_step_is_skipped_until_it_is_installed(study: Study, script: Script,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_step_is_skipped_until_it_is_installed(
+    study: Study, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(step, "extra_installed", lambda: False)
     monkeypatch.setattr(invalidation, "extra_installed", lambda: False)
     assert score_formats(study) == []
-    assert "pip install -e '.[gguf]'" in read_json(study.format_scores_folder / "skipped.json")["reason"]
+    assert (
+        "pip install -e '.[gguf]'"
+        in read_json(study.format_scores_folder / "skipped.json")["reason"]
+    )
     finished(study)
-    assert study.state == "succeeded" and study.step("formats").skipped and not queue_if_stale(study, "formats")
+    assert (
+        study.state == "succeeded"
+        and study.step("formats").skipped
+        and not queue_if_stale(study, "formats")
+    )
     monkeypatch.setattr(invalidation, "extra_installed", lambda: True)
     assert first_stale_step(study, redo=False) is None and queue_if_stale(study, "formats")
 
 
 def test_the_step_is_one_of_the_study_s(study: Study, script: Script) -> None:
-    assert study.steps == ("data", "data-embed", "train-lora", "train-qlora", "evaluate", "formats", "report")
+    assert study.steps == (
+        "data",
+        "data-embed",
+        "train-lora",
+        "train-qlora",
+        "evaluate",
+        "formats",
+        "report",
+    )
     assert "formats" not in steps_of(study.config.with_changes({"formats.types": "[]"}))
     outputs = {str(path.relative_to(study.folder)): "damaged" for path in score_formats(study)}
     finished(study)
     inputs = step_inputs(study, "formats")
-    assert inputs["lora adapter"] and inputs["formats.types"] == ["Q8_0", "Q4_0"] and inputs["held-out items"]
+    assert (
+        inputs["lora adapter"]
+        and inputs["formats.types"] == ["Q8_0", "Q4_0"]
+        and inputs["held-out items"]
+    )
     study.write_step(StepRecord("formats", state="succeeded", inputs=inputs, outputs=outputs))
     assert "formats.importance" not in inputs  # it answers from memory
     study.write_config(study.config.with_changes({"formats.importance": "on"}))
-    assert step_inputs(study, "formats")["formats.importance"] and step_inputs(study, "report")["formats.importance"]
+    assert (
+        step_inputs(study, "formats")["formats.importance"]
+        and step_inputs(study, "report")["formats.importance"]
+    )
     assert first_stale_step(study, redo=True) == "formats"
     invalidation.delete_stale_steps(study, redo=True)
     assert not study.format_scores_folder.exists() and study.step("evaluate").state == "succeeded"
 
 
-def test_a_type_that_cannot_be_written_is_refused_before_training(study: Study,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_type_that_cannot_be_written_is_refused_before_training(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("assistant_builder.models.gguf_convert.extra_installed", lambda: True)
     monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
     check_tasks(study)
@@ -234,23 +305,36 @@ def test_an_older_study_has_no_such_step(study: Study) -> None:
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
     at = lines.index("formats:")
-    path.write_text("\n".join([*lines[:at], *lines[at + 5:]]) + "\n")
+    path.write_text("\n".join([*lines[:at], *lines[at + 5 :]]) + "\n")
     assert study.config.formats.types == [] and "formats" not in study.steps
 
 
 @pytest.mark.train
 @pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed")
 @pytest.mark.long
-def test_a_file_is_written_and_answers_in_llama_cpp(short_base: Path, converter: Path,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_written_and_answers_in_llama_cpp(
+    short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    study = scored(tiny_study(short_base, formats__types=["Q8_0"], eval__similarity=False, eval__max_new_tokens=8),
-                   short_base)
+    study = scored(
+        tiny_study(
+            short_base, formats__types=["Q8_0"], eval__similarity=False, eval__max_new_tokens=8
+        ),
+        short_base,
+    )
     score_formats(study)
     assert folders(study) == ("lora-Q8_0", "qlora-Q8_0")
     for arm, cell in (("lora", "LM"), ("qlora", "QD")):
-        found, merged = (read_json(folder / "scores.json") for folder in (
-            format_folder(study, arm, "Q8_0"), study.cell_folder(cell)))
+        found, merged = (
+            read_json(folder / "scores.json")
+            for folder in (format_folder(study, arm, "Q8_0"), study.cell_folder(cell))
+        )
         assert found["nll_per_token"] == pytest.approx(merged["nll_per_token"], abs=0.05)
-        assert found["kl_items"] == 6 and (0 < found["kl"] < 0.01 if arm == "lora" else found["kl"] > 0.01), arm
-        assert found["tensor_types"]["Q8_0"] > 20 and found["items"] == 6 and found["resident_bytes"] > 1e6
+        assert found["kl_items"] == 6 and (
+            0 < found["kl"] < 0.01 if arm == "lora" else found["kl"] > 0.01
+        ), arm
+        assert (
+            found["tensor_types"]["Q8_0"] > 20
+            and found["items"] == 6
+            and found["resident_bytes"] > 1e6
+        )

@@ -11,7 +11,13 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 
 pytestmark = pytest.mark.train
-ANSWERS = ["Otto.", "It has seven masts and a blue hull.", "Ask at the quay.", "No.", "At noon, from pier two."]
+ANSWERS = [
+    "Otto.",
+    "It has seven masts and a blue hull.",
+    "Ask at the quay.",
+    "No.",
+    "At noon, from pier two.",
+]
 
 
 @pytest.fixture
@@ -21,7 +27,13 @@ def folder(short_base: Path) -> Path:
 
 def pairs() -> list[Pair]:
     return [
-        Pair(row, (Message("user", f"Question {row} about boat {'x' * row}?"), Message("assistant", answer)))
+        Pair(
+            row,
+            (
+                Message("user", f"Question {row} about boat {'x' * row}?"),
+                Message("assistant", answer),
+            ),
+        )
         for row, answer in enumerate(ANSWERS, start=1)
     ]
 
@@ -37,8 +49,14 @@ def score(model: Any, prompter: ChatTokenizer, batch_size: int) -> list[Any]:
             self.doc, self.doc_id = item, item["item"]
 
     ticks: list[float] = []
-    lm = StudyLM(model, prompter, own_tasks=["own_nll"], batch_size=batch_size, max_new_tokens=4,
-                 tick=lambda kind, items: ticks.append(items))
+    lm = StudyLM(
+        model,
+        prompter,
+        own_tasks=["own_nll"],
+        batch_size=batch_size,
+        max_new_tokens=4,
+        tick=lambda kind, items: ticks.append(items),
+    )
     items = build_items(pairs(), prompter)
     results = lm.loglikelihood([Request(item) for item in items])  # type: ignore[arg-type, misc]
     assert sum(ticks) == len(items)
@@ -86,14 +104,28 @@ def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path
     prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
     answers = []
     for size in (1, 3):
-        lm = StudyLM(model, prompter, own_tasks=["own_gen"], batch_size=size, max_new_tokens=6,
-                     tick=lambda kind, items: None)
+        lm = StudyLM(
+            model,
+            prompter,
+            own_tasks=["own_gen"],
+            batch_size=size,
+            max_new_tokens=6,
+            tick=lambda kind, items: None,
+        )
         answers.append(lm.generate_until([Request(prompt) for prompt in prompts]))  # type: ignore[misc]
     assert answers[0] == answers[1] and all(answers[0])
-    assert lm.finishes == dict.fromkeys(prompts, "length"), "a model with random weights does not end in 6 tokens"
+    assert lm.finishes == dict.fromkeys(prompts, "length"), (
+        "a model with random weights does not end in 6 tokens"
+    )
     prompter.stop_ids = list(range(len(prompter.tokenizer)))
-    ended = StudyLM(model, prompter, own_tasks=["own_gen"], batch_size=1, max_new_tokens=6,
-                    tick=lambda kind, items: None)
+    ended = StudyLM(
+        model,
+        prompter,
+        own_tasks=["own_gen"],
+        batch_size=1,
+        max_new_tokens=6,
+        tick=lambda kind, items: None,
+    )
     ended.answer(prompts)
     assert set(ended.finishes.values()) == {"stop"}
 
@@ -107,14 +139,30 @@ def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_siz
 
     prompter = ChatTokenizer.load(folder)
     model = load_base(BaseSpec(folder, "float16", True, compute_dtype, hold=True))
-    items = build_items([
-        Pair(row, (Message("user", "Where do the ferries go? " * (row % 4)), Message("assistant", "North. " * row)))
-        for row in range(1, 12)
-    ], prompter)
+    items = build_items(
+        [
+            Pair(
+                row,
+                (
+                    Message("user", "Where do the ferries go? " * (row % 4)),
+                    Message("assistant", "North. " * row),
+                ),
+            )
+            for row in range(1, 12)
+        ],
+        prompter,
+    )
     targets = [(item["prompt"], item["target"]) for item in items]
     found = []
     for size in (1, 3, 11):
-        lm = StudyLM(model, prompter, own_tasks=[], batch_size=size, max_new_tokens=6, tick=lambda kind, items: None)
+        lm = StudyLM(
+            model,
+            prompter,
+            own_tasks=[],
+            batch_size=size,
+            max_new_tokens=6,
+            tick=lambda kind, items: None,
+        )
         found.append((lm.score_targets(targets), lm.answer([prompt for prompt, _ in targets])))
     assert found[0] == found[1] == found[2]
 
@@ -125,9 +173,15 @@ def greedy(model: Any, prompter: ChatTokenizer, prompt: str, length: int) -> str
 
     ids = torch.tensor([prompter.split_ids(prompt, "")[0]])
     with torch.no_grad():
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False,
-                                eos_token_id=prompter.stop_ids, pad_token_id=prompter.pad_id)
-    return prompter.decode(output[0, ids.shape[1]:].tolist())
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=length,
+            do_sample=False,
+            eos_token_id=prompter.stop_ids,
+            pad_token_id=prompter.pad_id,
+        )
+    return prompter.decode(output[0, ids.shape[1] :].tolist())
 
 
 @pytest.mark.parametrize("way", ["packed", "padded"])
@@ -142,11 +196,22 @@ def test_answers_are_those_of_transformers_one_at_a_time(
     monkeypatch.setattr(batch_scorer, "ROUND", 7)
     prompter = ChatTokenizer.load(folder)
     model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
-    questions = ("What is 2 + 2?", "Name the capital of France in one word.", "Hi", "Count from one to thirty.")
+    questions = (
+        "What is 2 + 2?",
+        "Name the capital of France in one word.",
+        "Hi",
+        "Count from one to thirty.",
+    )
     prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
     done: list[float] = []
-    lm = lm_eval_model.StudyLM(model, prompter, own_tasks=[], batch_size=3, max_new_tokens=16,
-                         tick=lambda kind, items: done.append(items if kind == "answers" else 0))
+    lm = lm_eval_model.StudyLM(
+        model,
+        prompter,
+        own_tasks=[],
+        batch_size=3,
+        max_new_tokens=16,
+        tick=lambda kind, items: done.append(items if kind == "answers" else 0),
+    )
     assert lm.answer(prompts) == [greedy(model, prompter, prompt, 16) for prompt in prompts]
     assert sum(done) == len(prompts)
 
@@ -160,8 +225,15 @@ def test_the_librarys_own_kernels_agree_but_for_rounding(folder: Path) -> None:
     prompt = prompter.text([Message("user", "Name the days of the week.")], prompt=True)
     pairs = [(prompt, "Monday, Tuesday and so on.<|im_end|>"), (prompt, "No.<|im_end|>")]
     scores = [
-        StudyLM(model, prompter, own_tasks=[], batch_size=2, max_new_tokens=6, tick=lambda kind, items: None,
-                fixed_blocks=fixed).score_targets(pairs)
+        StudyLM(
+            model,
+            prompter,
+            own_tasks=[],
+            batch_size=2,
+            max_new_tokens=6,
+            tick=lambda kind, items: None,
+            fixed_blocks=fixed,
+        ).score_targets(pairs)
         for fixed in (True, False)
     ]
     for fixed, plain in zip(*scores, strict=True):

@@ -13,7 +13,9 @@ from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 
 
-def test_references_are_embedded_once_and_answers_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_are_embedded_once_and_answers_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     encoded: list[list[str]] = []
     loaded: list[int] = []
 
@@ -25,6 +27,14 @@ def test_references_are_embedded_once_and_answers_each_time(monkeypatch: pytest.
     monkeypatch.setattr(Embedder, "load", lambda: loaded.append(1) or Fake())
     resources = MetricResources()
     assert not loaded
-    found = [score_answers(answers, ["ab", "abc"], resources, embedder=True) for answers in (["a", "b"], ["ab", "b"])]
+    found = [
+        score_answers(answers, ["ab", "abc"], resources, embedder=True)
+        for answers in (["a", "b"], ["ab", "b"])
+    ]
     assert [[scores["similarity"] for scores in each] for each in found] == [[0.0, 1.0], [1.0, 1.0]]
-    assert encoded.count(["ab", "abc"]) == 1 and ["a", "b"] in encoded and ["ab", "b"] in encoded and len(loaded) == 1
+    assert (
+        encoded.count(["ab", "abc"]) == 1
+        and ["a", "b"] in encoded
+        and ["ab", "b"] in encoded
+        and len(loaded) == 1
+    )

@@ -42,23 +42,39 @@ def study_of(tmp_path: Path, **changes: Any) -> tuple[Study, Path]:
     return tiny_study(base, eval__max_new_tokens=2, **changes), base
 
 
-def test_scoring_has_one_model_in_memory(tmp_path: Path, bundled_models: Path, request: pytest.FixtureRequest) -> None:
+def test_scoring_has_one_model_in_memory(
+    tmp_path: Path, bundled_models: Path, request: pytest.FixtureRequest
+) -> None:
     from evals.score import score_study
 
-    study, _ = study_of(tmp_path, eval__retention=True, eval__cells=["B16", "L16", "Q4", "B4", "L4", "QD", "LM"],
-                        eval__noise_floor=False, eval__baselines=False, eval__similarity=False)
+    study, _ = study_of(
+        tmp_path,
+        eval__retention=True,
+        eval__cells=["B16", "L16", "Q4", "B4", "L4", "QD", "LM"],
+        eval__noise_floor=False,
+        eval__baselines=False,
+        eval__similarity=False,
+    )
     write_json(study.embedding_file, {"leaks": []})
     alive: list[int] = request.getfixturevalue("alive")
     score_study(study)
     assert alive == [0] * 4  # two shared bases, two merged models
 
 
-def test_fitting_the_rules_has_one_model_in_memory(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_fitting_the_rules_has_one_model_in_memory(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     from evals.decline_rules import fit_rules
 
     study, base = study_of(tmp_path, approaches=["grounded"])
     study.retrieval_folder.mkdir(exist_ok=True)
     alive: list[int] = request.getfixturevalue("alive")
-    fit_rules(study, base, ChatTokenizer.load(base), retriever(study),
-              [Variant(CELLS[name]) for name in ("L16", "Q4", "QD", "LM")], lambda run: None)
+    fit_rules(
+        study,
+        base,
+        ChatTokenizer.load(base),
+        retriever(study),
+        [Variant(CELLS[name]) for name in ("L16", "Q4", "QD", "LM")],
+        lambda run: None,
+    )
     assert alive == [0] * 4

@@ -29,10 +29,14 @@ def test_what_was_timed_tells_what_is_left(study: Study, monkeypatch: pytest.Mon
     assert clock.left() == pytest.approx(10 * 0.5 + 16 * 2.0)
     progress = study.progress("evaluate")
     assert progress is not None and progress.message == "answering"
-    assert progress.done == int(100 * 13 / (13 + 37)) and progress.eta_seconds == pytest.approx(37.0)
+    assert progress.done == int(100 * 13 / (13 + 37)) and progress.eta_seconds == pytest.approx(
+        37.0
+    )
 
 
-def test_time_between_two_kinds_of_work_belongs_to_neither(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_between_two_kinds_of_work_belongs_to_neither(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     monkeypatch.setattr("evals.work_items.time.monotonic", lambda: now[0])
     clock = ProgressTracker(study, {"likelihood": 2})

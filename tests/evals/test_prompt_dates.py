@@ -42,7 +42,10 @@ def prompts_of_training(study: Study) -> list[str]:
     from assistant_builder.training.train import _prepare
 
     prepared = _prepare(study, None)
-    return [prepared.prompter.decode_with_special_tokens(example.input_ids) for example in prepared.train.examples]
+    return [
+        prepared.prompter.decode_with_special_tokens(example.input_ids)
+        for example in prepared.train.examples
+    ]
 
 
 def prompts_of_scoring(study: Study) -> list[str]:
@@ -81,6 +84,10 @@ def test_answers_and_exports_have_the_date_of_training(
     assert "Today Date: 02 Mar 2026" in asked
     spec = next(spec for spec in export_specs() if spec.name == "lora-adapter")
     write_export(study, spec, tmp_path / "out", force=False, sample=2, report=lambda *_: None)
-    assert ChatTokenizer.load(tmp_path / "out").text(QUESTION, prompt=True) == asked, "other programs render the same"
+    assert ChatTokenizer.load(tmp_path / "out").text(QUESTION, prompt=True) == asked, (
+        "other programs render the same"
+    )
     assert read_json(tmp_path / "out" / "tokenizer_config.json")["chat_template"].endswith(LLAMA32)
-    assert "always writes\n2026-03-02" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "always writes\n2026-03-02" in (tmp_path / "out" / "README.md").read_text(
+        encoding="utf-8"
+    )

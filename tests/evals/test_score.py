@@ -33,13 +33,23 @@ def study(base: Path) -> Study:
     from assistant_builder.atomic_io import file_hash
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 
-    study = with_data(new_study(
-        "scored", data__max_heldout=5, train__rank=4, eval__max_new_tokens=4, eval__batch_size=4, eval__retention=False,
-        seeds=2, model__base=str(base),
-    ))
+    study = with_data(
+        new_study(
+            "scored",
+            data__max_heldout=5,
+            train__rank=4,
+            eval__max_new_tokens=4,
+            eval__batch_size=4,
+            eval__retention=False,
+            seeds=2,
+            model__base=str(base),
+        )
+    )
     write_json(study.embedding_file, {"leaks": []})
     for seed, run in enumerate(("lora", "qlora", "lora-2", "qlora-2")):
-        model = add_adapter(load_base(BaseSpec(base, "float16", True, "float32")), study.config.train, seed)
+        model = add_adapter(
+            load_base(BaseSpec(base, "float16", True, "float32")), study.config.train, seed
+        )
         generator = torch.Generator().manual_seed(seed)
         for name, value in model.named_parameters():
             if "lora_B" in name:
@@ -65,7 +75,9 @@ def contents(study: Study) -> dict[str, object]:
 
 
 @pytest.mark.long
-def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_scored_carried_on_and_consistent(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from evals.score import score_study
     from evals.work_items import ProgressTracker
 
@@ -86,11 +98,17 @@ def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatc
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     whole = contents(study)
 
-    cells = {name: read_json(study.cell_folder(name) / "scores.json") for name in study.config.eval.cells}
+    cells = {
+        name: read_json(study.cell_folder(name) / "scores.json") for name in study.config.eval.cells
+    }
     assert len({cell["nll_per_token"] for cell in cells.values()}) == 10
     for name, cell in cells.items():
-        finishes = [sample["finish"] for sample in read_jsonl(study.cell_folder(name) / "samples.jsonl")]
-        assert set(finishes) <= {"stop", "length"} and cell["cut_answers"] == finishes.count("length")
+        finishes = [
+            sample["finish"] for sample in read_jsonl(study.cell_folder(name) / "samples.jsonl")
+        ]
+        assert set(finishes) <= {"stop", "length"} and cell["cut_answers"] == finishes.count(
+            "length"
+        )
     for name in ("L16", "Q4"):
         loss = cells[name]["nll_per_token"]
         assert read_json(study.cell_folder(name, seed=2) / "scores.json")["nll_per_token"] != loss
@@ -101,14 +119,22 @@ def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatc
     assert [pair["name"] for pair in fidelity["pairs"]] == ["B4-B16", "L4-L16", "Q4-Q16", "Q4-L16"]
     for pair in fidelity["pairs"]:
         rise = cells[pair["candidate"]]["nll_per_token"] - cells[pair["reference"]]["nll_per_token"]
-        assert pair["delta_nll"] == pytest.approx(rise, abs=1e-12)  # the very distributions that were scored
-        assert 0 < pair["kl_median"] <= pair["kl_p99"] <= pair["kl_max"] and 0 < pair["top1_agreement"] < 1
+        assert pair["delta_nll"] == pytest.approx(
+            rise, abs=1e-12
+        )  # the very distributions that were scored
+        assert (
+            0 < pair["kl_median"] <= pair["kl_p99"] <= pair["kl_max"]
+            and 0 < pair["top1_agreement"] < 1
+        )
 
     copied = read_jsonl(study.folder / "evals" / "baselines" / "copy" / "samples.jsonl")
     training = {record["row"]: record for record in read_jsonl(study.split_file("train"))}
     for sample in copied:
         (near,) = sample["neighbours"]
-        assert sample["answer"] == training[near["row"]]["messages"][-1]["content"] and sample["nll"] is None
+        assert (
+            sample["answer"] == training[near["row"]]["messages"][-1]["content"]
+            and sample["nll"] is None
+        )
     retrieved = read_jsonl(study.folder / "evals" / "baselines" / "retrieval" / "samples.jsonl")
     assert all(len(sample["neighbours"]) == 3 and sample["nll"] > 0 for sample in retrieved)
 
@@ -121,13 +147,21 @@ def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatc
 def test_another_batch_size_gives_the_same_digits(study: Study) -> None:
     from evals.score import score_study
 
-    changes = {"eval.cells": ["L16", "Q4"], "eval.noise_floor": False, "eval.baselines": False, "eval.fidelity": False,
-               "eval.similarity": False, "seeds": 1}
+    changes = {
+        "eval.cells": ["L16", "Q4"],
+        "eval.noise_floor": False,
+        "eval.baselines": False,
+        "eval.fidelity": False,
+        "eval.similarity": False,
+        "seeds": 1,
+    }
     found = []
     for size in (4, 1):
         study.write_config(study.config.with_changes({**changes, "eval.batch_size": size}))
         score_study(study)
-        found.append([read_jsonl(study.cell_folder(cell) / "samples.jsonl") for cell in ("L16", "Q4")])
+        found.append(
+            [read_jsonl(study.cell_folder(cell) / "samples.jsonl") for cell in ("L16", "Q4")]
+        )
     assert found[0] == found[1]
 
 
@@ -142,24 +176,55 @@ def test_an_unavailable_task_is_reported_before_scoring(study: Study) -> None:
 
 
 @pytest.mark.long
-def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study: Study, base: Path, tmp_path: Path) -> None:
+def test_the_tasks_run_from_the_shell_with_lm_eval_itself(
+    study: Study, base: Path, tmp_path: Path
+) -> None:
     from evals.score import score_study
 
-    study.write_config(study.config.with_changes({
-        "eval.cells": ["L16", "Q4"], "eval.noise_floor": False, "eval.baselines": False, "eval.fidelity": False,
-        "eval.similarity": False, "eval.compute_dtype": "float32", "seeds": 1,
-    }))
+    study.write_config(
+        study.config.with_changes(
+            {
+                "eval.cells": ["L16", "Q4"],
+                "eval.noise_floor": False,
+                "eval.baselines": False,
+                "eval.fidelity": False,
+                "eval.similarity": False,
+                "eval.compute_dtype": "float32",
+                "seeds": 1,
+            }
+        )
+    )
     score_study(study)
     adapter = study.arm_folder("lora") / "adapter"
     words = [
-        "run", "--model", "hf", "--model_args", f"pretrained={base},peft={adapter},dtype=float32",
-        "--include_path", str(study.folder / "evals" / "tasks"), "--tasks", "scored_nll,scored_gen", "--device", "cpu",
-        "--batch_size", "4", "--output_path", str(tmp_path / "out"),
+        "run",
+        "--model",
+        "hf",
+        "--model_args",
+        f"pretrained={base},peft={adapter},dtype=float32",
+        "--include_path",
+        str(study.folder / "evals" / "tasks"),
+        "--tasks",
+        "scored_nll,scored_gen",
+        "--device",
+        "cpu",
+        "--batch_size",
+        "4",
+        "--output_path",
+        str(tmp_path / "out"),
     ]
-    done = subprocess.run([sys.executable, "-m", "lm_eval", *words], capture_output=True, text=True,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())["results"]
     ours = read_json(study.cell_folder("L16") / "scores.json")
-    assert results["scored_nll"]["nll_per_token,none"] == pytest.approx(ours["nll_per_token"], rel=1e-4)
-    assert results["scored_gen"]["token_f1,none"] == pytest.approx(ours["metrics"]["token_f1"], abs=1e-6)
+    assert results["scored_nll"]["nll_per_token,none"] == pytest.approx(
+        ours["nll_per_token"], rel=1e-4
+    )
+    assert results["scored_gen"]["token_f1,none"] == pytest.approx(
+        ours["metrics"]["token_f1"], abs=1e-6
+    )

@@ -25,10 +25,19 @@ def folder(bundled_models: Path) -> Path:
 
 @pytest.fixture
 def study(folder: Path) -> Study:
-    return with_data(new_study(
-        "right", LARGE, data__max_train=96, data__max_heldout=80, train__max_steps=14, train__batch_size=8,
-        train__micro_batch_size=8, train__evaluations=1, train__rank=8,
-    ))
+    return with_data(
+        new_study(
+            "right",
+            LARGE,
+            data__max_train=96,
+            data__max_heldout=80,
+            train__max_steps=14,
+            train__batch_size=8,
+            train__micro_batch_size=8,
+            train__evaluations=1,
+            train__rank=8,
+        )
+    )
 
 
 def scores_of(study: Study, model: Any, prompter: ChatTokenizer) -> list[Any]:
@@ -36,20 +45,34 @@ def scores_of(study: Study, model: Any, prompter: ChatTokenizer) -> list[Any]:
     from evals.tasks.held_out import build_items
 
     items = build_items(load_split(study.folder / "data", "heldout"), prompter)
-    lm = StudyLM(model, prompter, own_tasks=[], batch_size=32, max_new_tokens=4, tick=lambda kind, count: None)
+    lm = StudyLM(
+        model,
+        prompter,
+        own_tasks=[],
+        batch_size=32,
+        max_new_tokens=4,
+        tick=lambda kind, count: None,
+    )
     return lm.score_targets([(item["prompt"], item["target"]) for item in items])
 
 
 def harm(study: Study, baseline: list[Any], candidate: list[Any]) -> Comparison:
     return paired_comparison(
-        [score.nll / score.tokens for score in baseline], [score.nll / score.tokens for score in candidate],
-        clusters=[pair.cluster or str(pair.row) for pair in load_split(study.folder / "data", "heldout")],
-        weights=[score.tokens for score in baseline], margin=0.03, higher_is_better=False,
+        [score.nll / score.tokens for score in baseline],
+        [score.nll / score.tokens for score in candidate],
+        clusters=[
+            pair.cluster or str(pair.row) for pair in load_split(study.folder / "data", "heldout")
+        ],
+        weights=[score.tokens for score in baseline],
+        margin=0.03,
+        higher_is_better=False,
     )
 
 
 @pytest.mark.long
-def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(study: Study, folder: Path) -> None:
+def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(
+    study: Study, folder: Path
+) -> None:
     from assistant_builder.arms import CELLS
     from assistant_builder.training.train import train_arm
     from evals.cells import Variant, load_cells
@@ -58,12 +81,20 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     shutil.copytree(study.folder, shuffled.folder)
     pairs = read_jsonl(shuffled.split_file("train"))
     answers = [pair["messages"][-1]["content"] for pair in pairs]
-    for pair, answer in zip(pairs, answers[len(answers) // 2 :] + answers[: len(answers) // 2], strict=True):
+    for pair, answer in zip(
+        pairs, answers[len(answers) // 2 :] + answers[: len(answers) // 2], strict=True
+    ):
         pair["messages"][-1]["content"] = answer
     write_jsonl(shuffled.split_file("train"), pairs)
     split = shuffled.folder / "data" / "split.json"
     record = read_json(split)
-    write_json(split, {**record, "hashes": {**record["hashes"], "train": file_hash(shuffled.split_file("train"))}})
+    write_json(
+        split,
+        {
+            **record,
+            "hashes": {**record["hashes"], "train": file_hash(shuffled.split_file("train"))},
+        },
+    )
     prompter = ChatTokenizer.load(folder)
     found = {}
     for subject in (study, shuffled):
@@ -81,12 +112,18 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
 
 
 @pytest.mark.long
-def test_quantized_bases_are_worse_than_float16(study: Study, folder: Path, compute_dtype: str) -> None:
+def test_quantized_bases_are_worse_than_float16(
+    study: Study, folder: Path, compute_dtype: str
+) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
 
     prompter = ChatTokenizer.load(folder)
     scores = {
-        kind: scores_of(study, load_base(BaseSpec(folder, kind, kind == "nf4", compute_dtype, hold=True)), prompter)
+        kind: scores_of(
+            study,
+            load_base(BaseSpec(folder, kind, kind == "nf4", compute_dtype, hold=True)),
+            prompter,
+        )
         for kind in ("float16", "nf4", "fp4")
     }
     # which of the two is worse cannot be told on this base, whose weights were rounded to 4 bits before

@@ -18,16 +18,31 @@ from tests.synthetic_study import SMALL
 
 pytestmark = pytest.mark.train
 QUICK = {
-    "approaches": "memory", "formats.types": "[]",
-    "data.max_train": 24, "data.max_heldout": 6, "train.max_steps": 3, "train.evaluations": 1, "train.rank": 4,
-    "train.micro_batch_size": 4, "train.batch_size": 8, "train.sample_answers": 1, "eval.max_new_tokens": 4,
-    "eval.batch_size": 8, "eval.retention": False, "eval.bootstrap_resamples": 200,
+    "approaches": "memory",
+    "formats.types": "[]",
+    "data.max_train": 24,
+    "data.max_heldout": 6,
+    "train.max_steps": 3,
+    "train.evaluations": 1,
+    "train.rank": 4,
+    "train.micro_batch_size": 4,
+    "train.batch_size": 8,
+    "train.sample_answers": 1,
+    "eval.max_new_tokens": 4,
+    "eval.batch_size": 8,
+    "eval.retention": False,
+    "eval.bootstrap_resamples": 200,
 }
 
 
 def command(*words: str, ends: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True,
-                          env=dict(os.environ), check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "assistant_builder", *words],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        check=False,
+    )
     assert done.returncode == ends, done.stdout + done.stderr
     return done
 
@@ -37,20 +52,37 @@ def told(*words: str) -> Any:
 
 
 @pytest.mark.long
-def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models: Path, tmp_path: Path) -> None:
+def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(
+    bundled_models: Path, tmp_path: Path
+) -> None:
     values = {**QUICK, "arms": "qlora", "model.base": str(tiny_base(tmp_path / "base"))}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     status = told("run", str(SMALL), "--name", "alone", *sets)
     assert status["state"] == "succeeded"
-    assert [step["name"] for step in status["steps"]] == ["data", "data-embed", "train-qlora", "evaluate", "report"]
+    assert [step["name"] for step in status["steps"]] == [
+        "data",
+        "data-embed",
+        "train-qlora",
+        "evaluate",
+        "report",
+    ]
     study = Study.open("alone")
     assert not study.arm_folder("lora").exists()
 
     report = json.loads(command("report", "alone", "--format", "json").stdout)
-    assert set(report["cells"]) == {"B4", "Q4"} and report["baselines"].keys() == {"copy", "retrieval"}
+    assert set(report["cells"]) == {"B4", "Q4"} and report["baselines"].keys() == {
+        "copy",
+        "retrieval",
+    }
     assert report["verdict"]["outcome"] == "inconclusive" and "alone" in report["verdict"]["reason"]
-    assert read_json(study.folder / "evals" / "baselines" / "retrieval" / "scores.json")["base"] == "4-bit"
-    assert not (study.folder / "evals" / "noise").exists() and not (study.folder / "evals" / "fidelity.json").exists()
+    assert (
+        read_json(study.folder / "evals" / "baselines" / "retrieval" / "scores.json")["base"]
+        == "4-bit"
+    )
+    assert (
+        not (study.folder / "evals" / "noise").exists()
+        and not (study.folder / "evals" / "fidelity.json").exists()
+    )
     assert Path(command("report", "alone").stdout.strip()).is_file()
 
     assert set(told("ask", "alone", "Where are the maps?")["answers"]) == {"qlora"}
@@ -61,13 +93,23 @@ def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models: 
     card = (tmp_path / "taken" / "README.md").read_text(encoding="utf-8")
     assert "in a study without a 16-bit twin" in card and "untuned base, metric by metric" in card
     assert "arms=lora,qlora" not in card
-    refused = command("export", "alone", "--arm", "lora", "--to", str(tmp_path / "other"), ends=1).stderr
+    refused = command(
+        "export", "alone", "--arm", "lora", "--to", str(tmp_path / "other"), ends=1
+    ).stderr
     assert "has no lora assistant" in refused and not (tmp_path / "other").exists()
 
-    before = {name: (study.folder / name).read_bytes() for name in (
-        "arms/qlora/adapter/adapter_model.safetensors", "arms/qlora/summary.json", "evals/Q4/scores.json")}
+    before = {
+        name: (study.folder / name).read_bytes()
+        for name in (
+            "arms/qlora/adapter/adapter_model.safetensors",
+            "arms/qlora/summary.json",
+            "evals/Q4/scores.json",
+        )
+    }
     status = told("run", "alone", "--set", "arms=lora,qlora")
-    assert status["state"] == "succeeded" and "train-lora" in {step["name"] for step in status["steps"]}
+    assert status["state"] == "succeeded" and "train-lora" in {
+        step["name"] for step in status["steps"]
+    }
     assert before == {name: (study.folder / name).read_bytes() for name in before}
     report = read_json(study.folder / "report.json")
     assert report["verdict"]["delta"] is not None and "reason" not in report["verdict"]

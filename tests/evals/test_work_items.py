@@ -29,7 +29,10 @@ def study(tmp_path: Path) -> Study:
 
 
 def plan(
-    study: Study, base: Path, tasks: tuple[str, ...] = ("ab_retention",), part: tuple[int, int] | None = None
+    study: Study,
+    base: Path,
+    tasks: tuple[str, ...] = ("ab_retention",),
+    part: tuple[int, int] | None = None,
 ) -> EvaluationPlan:
     items = study.folder / "evals" / "tasks" / "items.jsonl"
     if not items.exists():
@@ -52,7 +55,9 @@ def finish(made: EvaluationPlan) -> None:
 
 
 def change(study: Study, **changes: Any) -> None:
-    study.write_config(study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()}))
+    study.write_config(
+        study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
+    )
 
 
 def test_a_new_study_has_everything_to_do(study: Study, base: Path) -> None:
@@ -77,11 +82,14 @@ def test_more_seeds_and_tasks_ask_for_what_is_new_alone(study: Study, base: Path
     finish(plan(study, base))
     change(study, seeds=2)
     for arm in ("lora", "qlora"):
-        write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
+        write_json(
+            study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"}
+        )
     more = plan(study, base, ("ab_retention", "arc_easy"))
     assert names(more) == ["seeds/2/L16", "seeds/2/Q4"]
     assert [(variant.cell.name, variant.run) for variant in more.variants()][:2] == [
-        ("L16", "lora-2"), ("Q4", "qlora-2")
+        ("L16", "lora-2"),
+        ("Q4", "qlora-2"),
     ]
     assert {task for _, task in more.tasks} == {"arc_easy"}
 
@@ -93,11 +101,22 @@ def test_another_adapter_asks_for_its_cells_again(study: Study, base: Path) -> N
     assert names(again) == sorted(["Q4", "Q16", "QD", "QR", "noise/Q4"])
     assert [cell for cell, _ in again.tasks] == ["Q4"]
     assert again.fidelity and not again.copy
-    assert {variant.cell.name for variant in again.read_again} == {"B16", "L16", "B4", "L4"}  # the others are scored
+    assert {variant.cell.name for variant in again.read_again} == {
+        "B16",
+        "L16",
+        "B4",
+        "L4",
+    }  # the others are scored
 
 
 def test_what_is_switched_off_is_left_out(study: Study, base: Path) -> None:
-    change(study, eval__cells=["L16", "Q4"], eval__baselines=False, eval__noise_floor=False, eval__fidelity=False)
+    change(
+        study,
+        eval__cells=["L16", "Q4"],
+        eval__baselines=False,
+        eval__noise_floor=False,
+        eval__fidelity=False,
+    )
     made = plan(study, base, ())
     assert names(made) == ["L16", "Q4"] and not (made.tasks or made.copy or made.fidelity)
 
@@ -105,15 +124,28 @@ def test_what_is_switched_off_is_left_out(study: Study, base: Path) -> None:
 def test_what_is_no_longer_asked_for_is_taken_away(study: Study, base: Path) -> None:
     change(study, seeds=2)
     for arm in ("lora", "qlora"):
-        write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
+        write_json(
+            study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"}
+        )
     made = plan(study, base)
     finish(made)
     write_json(made.evals / "judge.json", {})
     assert [path.name for path in made.obsolete_results()] == ["judge.json"]
-    change(study, seeds=1, eval__cells=["L16", "Q4", "LM"], eval__fidelity=False, eval__noise_floor=False)
+    change(
+        study,
+        seeds=1,
+        eval__cells=["L16", "Q4", "LM"],
+        eval__fidelity=False,
+        eval__noise_floor=False,
+    )
     less = plan(study, base, ())
     assert {str(path.relative_to(made.evals)) for path in less.obsolete_results()} == {
-        "judge.json", "fidelity.json", "noise", "seeds/2", "L16/tasks/ab_retention.json", "Q4/tasks/ab_retention.json",
+        "judge.json",
+        "fidelity.json",
+        "noise",
+        "seeds/2",
+        "L16/tasks/ab_retention.json",
+        "Q4/tasks/ab_retention.json",
         *(name for name in TWIN_CELLS if name not in ("L16", "Q4", "LM")),
     }
 
@@ -121,7 +153,9 @@ def test_what_is_no_longer_asked_for_is_taken_away(study: Study, base: Path) -> 
 def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base: Path) -> None:
     change(study, executor="ray", executor__evaluate_tasks="3", seeds="2")
     for arm in ("lora", "qlora"):
-        write_json(study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"})
+        write_json(
+            study.arm_folder(f"{arm}-2") / "summary.json", {"adapter_sha256": f"second {arm}"}
+        )
     assert study.shards == ("score-1", "score-2", "score-3") and study.shown_steps == study.steps
     whole, parts = plan(study, base), [plan(study, base, part=(part, 3)) for part in (1, 2, 3)]
     assert sorted(name for part in parts for name in names(part)) == names(whole)
@@ -129,19 +163,39 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base
     shares = [{piece.variant for piece in part.pieces} for part in parts]
     assert not shares[0] & shares[1] and not shares[1] & shares[2] and not shares[0] & shares[2]
     assert max(len(part.pieces) for part in parts) - min(len(part.pieces) for part in parts) <= 2
-    loads = sum(len({(cell.cell.base, cell.cell.merged or "") for cell in share}) for share in shares)
+    loads = sum(
+        len({(cell.cell.base, cell.cell.merged or "") for cell in share}) for share in shares
+    )
     assert loads <= 2 + 4 + 2  # a base loaded once for each part that has cells of it
     for part in parts:
-        assert not (part.copy or part.fidelity or part.judges or part.obsolete_results() or part.score_files())
+        assert not (
+            part.copy
+            or part.fidelity
+            or part.judges
+            or part.obsolete_results()
+            or part.score_files()
+        )
         for piece in part.pieces:
             write_json(piece.folder / "scores.json", {"inputs": part.inputs(piece)})
         for cell, task in part.tasks:
             write_json(part.task_folder(cell) / f"{task}.json", {"inputs": part.task_inputs(cell)})
     (study.folder / "evals" / "score-1.progress.json").write_text("{}")
     again = plan(study, base)
-    assert not again.pieces and not any(plan(study, base, part=(part, 3)).variants() for part in (1, 2, 3))
-    assert {variant.cell.name for variant in again.read_again} == {"B16", "L16", "Q16", "B4", "L4", "Q4"}
-    assert again.variants() == again.read_again and again.planned(10, {"ab_retention": 100})["fidelity"] == 6 * 10
+    assert not again.pieces and not any(
+        plan(study, base, part=(part, 3)).variants() for part in (1, 2, 3)
+    )
+    assert {variant.cell.name for variant in again.read_again} == {
+        "B16",
+        "L16",
+        "Q16",
+        "B4",
+        "L4",
+        "Q4",
+    }
+    assert (
+        again.variants() == again.read_again
+        and again.planned(10, {"ab_retention": 100})["fidelity"] == 6 * 10
+    )
     made = [path for path in again.score_files() if path.name != "items.jsonl"]
     assert len(made) == len(whole.pieces) + len(whole.tasks)
 
@@ -152,7 +206,9 @@ def test_no_cell_is_in_two_parts_and_none_is_left_out(study: Study, base: Path, 
     shares = shard(pieces, parts)
     assert len(shares) == parts and sum(map(len, shares)) == len(pieces)
     assert {piece for share in shares for piece in share} == set(pieces)
-    assert sum(len({piece.variant for piece in share}) for share in shares) == len({piece.variant for piece in pieces})
+    assert sum(len({piece.variant for piece in share}) for share in shares) == len(
+        {piece.variant for piece in pieces}
+    )
 
 
 def test_a_study_of_one_arm_scores_what_needs_no_other_base(base: Path) -> None:
@@ -175,18 +231,31 @@ def test_when_the_twin_is_added_only_what_is_new_is_scored(base: Path) -> None:
     assert plan(study, base).pieces == [] and plan(study, base).obsolete_results() == []
     change(study, arms=["lora", "qlora"])
     left = names(plan(study, base))
-    assert "B4" not in left and "Q4" not in left and {"B16", "L16", "QD", "noise/L16", "noise/Q4"} <= set(left)
+    assert (
+        "B4" not in left
+        and "Q4" not in left
+        and {"B16", "L16", "QD", "noise/L16", "noise/Q4"} <= set(left)
+    )
     assert "baselines/retrieval" in left  # it ran on the 4-bit base before
 
 
 def test_what_the_taken_away_arm_left_is_unwanted(study: Study, base: Path) -> None:
     finish(plan(study, base))
     change(study, arms=["qlora"])
-    left = {str(path.relative_to(study.folder / "evals")) for path in plan(study, base).obsolete_results()}
-    assert {"L16", "B16", "QD", "noise", "fidelity.json"} <= left and not {"Q4", "B4", "baselines"} & left
+    left = {
+        str(path.relative_to(study.folder / "evals"))
+        for path in plan(study, base).obsolete_results()
+    }
+    assert {"L16", "B16", "QD", "noise", "fidelity.json"} <= left and not {
+        "Q4",
+        "B4",
+        "baselines",
+    } & left
 
 
-def test_a_cell_belongs_to_its_adapters_arm_and_to_that_of_the_16_bit_base_where_it_needs_it_whole() -> None:
+def test_a_cell_belongs_to_its_adapters_arm_and_to_that_of_the_16_bit_base_where_it_needs_it_whole() -> (
+    None
+):
     for name, spec in CELLS.items():
         needed = {spec.adapter} if spec.adapter else set()
         if spec.base == "float16" or spec.merged:
@@ -195,7 +264,9 @@ def test_a_cell_belongs_to_its_adapters_arm_and_to_that_of_the_16_bit_base_where
             assert spec.scorable(arms) == (needed <= arms), (name, arms)
 
 
-def test_another_share_of_false_declines_scores_grounded_assistants_again(study: Study, base: Path) -> None:
+def test_another_share_of_false_declines_scores_grounded_assistants_again(
+    study: Study, base: Path
+) -> None:
     change(study, approaches=["grounded"])
     finish(plan(study, base))
     assert not plan(study, base).pieces

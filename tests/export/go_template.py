@@ -69,6 +69,8 @@ def _holds(test: str, state: dict[str, Any]) -> bool:
         return bool(state["messages"][state["at"]][0] == role[1])
     where = re.fullmatch(r"and \$\.System \((.*)\)", test)
     assert where, test
-    here = {"le $i 1": state["at"] <= 1,
-            "eq (len (slice $.Messages $i)) 1": state["at"] == len(state["messages"]) - 1}[where[1]]
+    here = {
+        "le $i 1": state["at"] <= 1,
+        "eq (len (slice $.Messages $i)) 1": state["at"] == len(state["messages"]) - 1,
+    }[where[1]]
     return bool(state["system"]) and here

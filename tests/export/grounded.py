@@ -19,8 +19,20 @@ def with_index(study: Study, embedder: Any, threshold: float = 0.5) -> Study:
     for name in ("contexts.jsonl", "recall.json"):
         (study.retrieval_folder / name).write_text("{}")
     weights = tuple(50.0 * (name == "similarity") for name in NAMES)
-    rule = DeclineRule((0.0,) * len(NAMES), (1.0,) * len(NAMES), weights, -50 * threshold, 0.5, 0.04, True, 40, 1, 40,
-                       35, SENTENCE)
+    rule = DeclineRule(
+        (0.0,) * len(NAMES),
+        (1.0,) * len(NAMES),
+        weights,
+        -50 * threshold,
+        0.5,
+        0.04,
+        True,
+        40,
+        1,
+        40,
+        35,
+        SENTENCE,
+    )
     for arm in study.config.arms:
         write_json(study.arm_folder(arm) / FILE, {"inputs": {}, "rule": rule.to_record()})
     return study

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-_COMMANDS = ("from", "license", "template", "system", "adapter", "draft", "renderer", "parser", "parameter", "message",
-             "requires")
+_COMMANDS = (
+    "from",
+    "license",
+    "template",
+    "system",
+    "adapter",
+    "draft",
+    "renderer",
+    "parser",
+    "parameter",
+    "message",
+    "requires",
+)
 _BREAKS, _SPACES = "\r\n", " \t"
 
 

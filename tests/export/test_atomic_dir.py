@@ -111,13 +111,20 @@ def test_a_record_cannot_have_files_elsewhere_removed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported_before_and_while_writing(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="MB of disk"), atomic_directory(tmp_path / "a", force=False, needed=10**18):
+    with (
+        pytest.raises(ResourceError, match="MB of disk"),
+        atomic_directory(tmp_path / "a", force=False, needed=10**18),
+    ):
         pytest.fail("nothing is begun")
-    with pytest.raises(ResourceError, match="disk is full; nothing was written"), \
-            atomic_directory(tmp_path / "a", force=False, needed=0):
+    with (
+        pytest.raises(ResourceError, match="disk is full; nothing was written"),
+        atomic_directory(tmp_path / "a", force=False, needed=0),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(StudyError, match="cannot be written: Read-only"), \
-            atomic_directory(tmp_path / "a", force=False, needed=0):
+    with (
+        pytest.raises(StudyError, match="cannot be written: Read-only"),
+        atomic_directory(tmp_path / "a", force=False, needed=0),
+    ):
         raise OSError(errno.EROFS, "Read-only file system")
     assert list(tmp_path.iterdir()) == []
 

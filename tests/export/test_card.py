@@ -43,8 +43,13 @@ def test_metadata_and_numbers_are_the_reports_own() -> None:
     report = read_json(study.folder / "report.json")
     for spec in export_specs(TWINS):
         data = card_of(study, spec).data
-        assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct" and data.license == "apache-2.0"
-        assert data.library_name == {"adapter": "peft", "gguf": "gguf"}.get(spec.format, "transformers")
+        assert (
+            data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+            and data.license == "apache-2.0"
+        )
+        assert data.library_name == {"adapter": "peft", "gguf": "gguf"}.get(
+            spec.format, "transformers"
+        )
         assert spec.arm in data.tags and data.pipeline_tag == "text-generation"
         if spec.cell is None:
             assert data.eval_results is None
@@ -57,18 +62,30 @@ def test_metadata_and_numbers_are_the_reports_own() -> None:
     assert report["sentence"] in text
     assert f"| Held-out answers | {report['verdict']['n']} |" in text
     claim = report["basis"][0].removeprefix("The verdict is about ").split(";")[0].rstrip(".")
-    assert f"| Outcome | {report['verdict']['outcome']} |" in text and f"| Claim | {claim} |" in text
+    assert (
+        f"| Outcome | {report['verdict']['outcome']} |" in text and f"| Claim | {claim} |" in text
+    )
     assert "| False declines (points, lower is better) |" in text
     assert "| LM (this one) |" in text and "L16 (this one)" not in text
-    assert report["warnings"] and all(inline(warning["text"], 1000) in text for warning in report["warnings"])
+    assert report["warnings"] and all(
+        inline(warning["text"], 1000) in text for warning in report["warnings"]
+    )
     assert "went through a 4-bit GGUF file" in text and "[DATA.md](DATA.md)" in text
     assert "No item moved by more than 0.01 nats per token" in text
     moved = replace(SCORED, outcome="moved", moved=1, largest_move=0.05)
-    assert "Warning: 1 of 1 items moved" in card_of(study, ExportSpec("qlora", "adapter"), moved).text
+    assert (
+        "Warning: 1 of 1 items moved" in card_of(study, ExportSpec("qlora", "adapter"), moved).text
+    )
 
     # a report of an earlier version
-    old = {**report, "verdict": {key: value for key, value in report["verdict"].items()
-                                 if key not in ("bounds", "estimand", "clustered_by", "frozen")}}
+    old = {
+        **report,
+        "verdict": {
+            key: value
+            for key, value in report["verdict"].items()
+            if key not in ("bounds", "estimand", "clustered_by", "frozen")
+        },
+    }
     write_json(study.folder / "report.json", old)
     assert "| Claim |" not in card_of(study, ExportSpec("lora", "merged")).text
 
@@ -76,15 +93,24 @@ def test_metadata_and_numbers_are_the_reports_own() -> None:
     report["sentence"] = "<script>x</script> ![x](http://evil.invalid/x.png)\n---\nlicense: mit"
     write_json(study.folder / "report.json", report)
     hostile = card_of(study, ExportSpec("lora", "adapter"))
-    assert "<script>" not in hostile.text and "![x](" not in hostile.text and hostile.data.license == "apache-2.0"
+    assert (
+        "<script>" not in hostile.text
+        and "![x](" not in hostile.text
+        and hostile.data.license == "apache-2.0"
+    )
 
 
 def test_before_the_evaluation_the_card_claims_nothing() -> None:
     study = trained(with_data(new_study(data__system="|-\n  ```\n  <b>Not a heading")))
     card = card_of(study, ExportSpec("qlora", "adapter"), Rescore("not measured"))
     assert card.data.eval_results is None
-    assert "written before the evaluation of the study" in card.text and "were not scored again" in card.text
-    assert "```\\n<b>Not a heading" in card.text  # the system prompt stays inside a string of the Python lines
+    assert (
+        "written before the evaluation of the study" in card.text
+        and "were not scored again" in card.text
+    )
+    assert (
+        "```\\n<b>Not a heading" in card.text
+    )  # the system prompt stays inside a string of the Python lines
 
 
 def test_the_data_card_goes_along_without_examples() -> None:
@@ -94,21 +120,43 @@ def test_the_data_card_goes_along_without_examples() -> None:
 
 def test_names_and_prompts_add_no_words_to_the_commands() -> None:
     base = LoadingContext(
-        arm="lora", folder="--host=0.0.0.0; touch a", base="--trust-remote-code", name="b; touch c",
-        system="Ring \x9b2J and quote ' \" $(touch d)\n`touch e`", model=ModelConfig(), compute_dtype="bfloat16",
-        max_new_tokens=64, rank=16, context=4096,
+        arm="lora",
+        folder="--host=0.0.0.0; touch a",
+        base="--trust-remote-code",
+        name="b; touch c",
+        system="Ring \x9b2J and quote ' \" $(touch d)\n`touch e`",
+        model=ModelConfig(),
+        compute_dtype="bfloat16",
+        max_new_tokens=64,
+        rank=16,
+        context=4096,
     )
     formats = [EXPORT_FORMATS["adapter"], EXPORT_FORMATS["merged"]]
-    lines = {snippet.title: snippet.text.splitlines() for format in formats for snippet in format.snippets(base)}
-    commands = [shlex.split(line, comments=True)
-                for title, text in lines.items() if "Python" not in title for line in text]
+    lines = {
+        snippet.title: snippet.text.splitlines()
+        for format in formats
+        for snippet in format.snippets(base)
+    }
+    commands = [
+        shlex.split(line, comments=True)
+        for title, text in lines.items()
+        if "Python" not in title
+        for line in text
+    ]
     words = {word for command in commands for word in command}
-    assert "./--host=0.0.0.0; touch a" in words and "./--trust-remote-code" in words and "b; touch c" in words
+    assert (
+        "./--host=0.0.0.0; touch a" in words
+        and "./--trust-remote-code" in words
+        and "b; touch c" in words
+    )
     assert not words & {"touch", "a", "c", "d", "e", "--trust-remote-code", "--host=0.0.0.0"}
     (body,) = {json.loads(word)["messages"][0]["content"] for word in words if word.startswith("{")}
     assert body == base.system
-    assert all(command[command.index("--max-model-len") + 1] == "4096"
-               for command in commands if command[:2] == ["vllm", "serve"])
+    assert all(
+        command[command.index("--max-model-len") + 1] == "4096"
+        for command in commands
+        if command[:2] == ["vllm", "serve"]
+    )
     assert all(line.isprintable() for text in lines.values() for line in text)
 
 
@@ -118,9 +166,13 @@ def verdict(outcome: str, low: float, high: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("report", "adapter", "merged"),
-    [(None, "lora", "lora"), (verdict("worse", 0.04, 0.06), "lora", "lora"),
-     (verdict("inconclusive", -0.01, 0.06), "lora", "lora"), (verdict("no worse", -0.01, 0.02), "qlora", "lora"),
-     (verdict("no worse", -0.03, -0.01), "qlora", "qlora")],
+    [
+        (None, "lora", "lora"),
+        (verdict("worse", 0.04, 0.06), "lora", "lora"),
+        (verdict("inconclusive", -0.01, 0.06), "lora", "lora"),
+        (verdict("no worse", -0.01, 0.02), "qlora", "lora"),
+        (verdict("no worse", -0.03, -0.01), "qlora", "qlora"),
+    ],
 )
 def test_which_export_is_advised(report: dict[str, Any] | None, adapter: str, merged: str) -> None:
     found = advice(report)
@@ -128,12 +180,20 @@ def test_which_export_is_advised(report: dict[str, Any] | None, adapter: str, me
 
 
 def test_kinds_are_parsed() -> None:
-    assert parse_export("qlora", "merged").cell == "QD" and parse_export("lora", "merged").cell == "LM"
+    assert (
+        parse_export("qlora", "merged").cell == "QD" and parse_export("lora", "merged").cell == "LM"
+    )
     with pytest.raises(ValueError, match="'dora' is not one of qlora, lora"):
         parse_export("dora", "merged")
-    with pytest.raises(ValueError, match="'onnx' is not one of adapter, merged, prequantized, gguf"):
+    with pytest.raises(
+        ValueError, match="'onnx' is not one of adapter, merged, prequantized, gguf"
+    ):
         parse_export("lora", "onnx")
-    assert parse_export("lora", "gguf", "Q8_0").name == parse_export("lora", "gguf").name == "lora-gguf"
+    assert (
+        parse_export("lora", "gguf", "Q8_0").name
+        == parse_export("lora", "gguf").name
+        == "lora-gguf"
+    )
     small = parse_export("lora", "gguf", "Q4_0")
     assert (small.name, small.cell, small.export_format.type) == ("lora-gguf-Q4_0", None, "Q4_0")
     with pytest.raises(ValueError, match="'Q9' is not one of BF16, Q8_0"):

@@ -52,17 +52,25 @@ def study(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def export(study: Study, spec: ExportSpec, target: Path, **more: Any) -> dict[str, Any]:
-    return write_export(study, spec, target, force=False, sample=4, report=lambda percent, message: None, **more)
+    return write_export(
+        study, spec, target, force=False, sample=4, report=lambda percent, message: None, **more
+    )
 
 
 def lines_of(folder: Path) -> str:
     """The Python lines of LOADING.md."""
-    (found,) = [text for text in (folder / "LOADING.md").read_text().split("```") if text.startswith("python")]
+    (found,) = [
+        text
+        for text in (folder / "LOADING.md").read_text().split("```")
+        if text.startswith("python")
+    ]
     return found.removeprefix("python")
 
 
-SPECS = [*(spec for spec in export_specs(TWINS) if spec.format != "gguf"),  # see test_gguf.py
-         ExportSpec("lora", "prequantized", "INT8")]
+SPECS = [
+    *(spec for spec in export_specs(TWINS) if spec.format != "gguf"),  # see test_gguf.py
+    ExportSpec("lora", "prequantized", "INT8"),
+]
 _RUN = """
 import json, sys, traceback
 failed = {}
@@ -83,19 +91,35 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(study: Study, base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+def exported(
+    study: Study, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Exported]:
     """The exports by name; one process without the product runs the lines of LOADING.md of all of them."""
     place = tmp_path_factory.mktemp("exports")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
         records = {spec.name: export(study, spec, place / spec.name) for spec in SPECS}
-    lines = {spec.name: loading_snippets(study, spec, folder=str(place / spec.name), base=str(base))[0].text
-             for spec in SPECS}
-    ran = subprocess.run([sys.executable, "-c", _RUN], input=json.dumps(lines), capture_output=True, text=True,
-                         timeout=240, cwd=place, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    lines = {
+        spec.name: loading_snippets(study, spec, folder=str(place / spec.name), base=str(base))[
+            0
+        ].text
+        for spec in SPECS
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", _RUN],
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=place,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert ran.returncode == 0, ran.stderr
     failed = json.loads(ran.stdout.splitlines()[-1])
-    return {name: Exported(place / name, record, failed.get(name, "")) for name, record in records.items()}
+    return {
+        name: Exported(place / name, record, failed.get(name, ""))
+        for name, record in records.items()
+    }
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -111,7 +135,8 @@ def test_an_export_is_what_was_measured_and_its_lines_run(
     if spec.format == "merged":
         assert rescore["largest_move"] == 0 and 0 < rescore["largest_activation"] < 65_504
     assert {entry["name"] for entry in found.record["files"]} == {
-        path.name for path in found.folder.iterdir()} - {"export.json"}
+        path.name for path in found.folder.iterdir()
+    } - {"export.json"}
     text = lines_of(found.folder)
     assert text.strip() == loading_snippets(study, spec, folder=".", base=base.name)[0].text
     assert len(text.strip().splitlines()) <= 5
@@ -123,8 +148,11 @@ def test_an_export_in_8_bits_says_so(exported: dict[str, Exported]) -> None:
     folder, record = exported[SPECS[-1].name].folder, exported[SPECS[-1].name].record
     assert record["type"] == "INT8" and record["rescore"]["cell"] == "L16"
     assert read_json(folder / "config.json")["quantization_config"]["load_in_8bit"] is True
-    stored = {str(value.dtype) for name, value in load_file(folder / "model.safetensors").items()
-              if name.endswith("proj.weight")}
+    stored = {
+        str(value.dtype)
+        for name, value in load_file(folder / "model.safetensors").items()
+        if name.endswith("proj.weight")
+    }
     assert stored == {"torch.int8"}
 
 
@@ -144,8 +172,12 @@ def test_a_merged_qlora_contains_the_dequantized_base(
     assert {value.dtype for value in written.values()} == {torch.float16}
     untouched = [name for name in written if "proj" not in name]
     assert untouched and all(torch.equal(written[name], original[name]) for name in untouched)
-    cell = merge(load_adapter(load_base(BaseSpec(base, "nf4", True, "bfloat16")),
-                              study.arm_folder("qlora") / "adapter")).state_dict()
+    cell = merge(
+        load_adapter(
+            load_base(BaseSpec(base, "nf4", True, "bfloat16")),
+            study.arm_folder("qlora") / "adapter",
+        )
+    ).state_dict()
     moved = [name for name in written if "proj" in name]
     assert all(torch.equal(written[name], cell[name]) for name in moved)
 
@@ -154,7 +186,10 @@ def test_a_merged_config_is_read_by_old_and_new_readers(study: Study, tmp_path: 
     export(study, ExportSpec("lora", "merged"), tmp_path / "out")
     config = read_json(tmp_path / "out" / "config.json")
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100_000
-    assert config["dtype"] == config["torch_dtype"] == "float16" and "quantization_config" not in config
+    assert (
+        config["dtype"] == config["torch_dtype"] == "float16"
+        and "quantization_config" not in config
+    )
     tokenizer = read_json(tmp_path / "out" / "tokenizer_config.json")
     assert tokenizer["chat_template"] == (tmp_path / "out" / "chat_template.jinja").read_text()
     assert tokenizer["add_bos_token"] is False
@@ -166,16 +201,27 @@ def test_the_archive_of_an_adapter_contains_all_files(study: Study, tmp_path: Pa
     record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "out" / record["archive"]) as archive:
         names = {name.removeprefix("tiny-lora-adapter/") for name in archive.namelist()}
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md", "LOADING.md",
-            "DATA.md"} <= names
-    assert read_json(tmp_path / "out" / "adapter_config.json")["base_model_name_or_path"] == "tiny-llama"
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "README.md",
+        "LOADING.md",
+        "DATA.md",
+    } <= names
+    assert (
+        read_json(tmp_path / "out" / "adapter_config.json")["base_model_name_or_path"]
+        == "tiny-llama"
+    )
 
 
 def test_a_qlora_merged_into_the_original_weights_is_noticed(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mistake that most tools make."""
-    monkeypatch.setattr("evals.cells.base_of", lambda study, folder, base: _base_of(study, folder, "float16"))
+    monkeypatch.setattr(
+        "evals.cells.base_of", lambda study, folder, base: _base_of(study, folder, "float16")
+    )
     try:
         found = export(study, ExportSpec("qlora", "merged"), tmp_path / "out")["rescore"]
     except EvaluationError as error:
@@ -190,7 +236,9 @@ def _base_of(study: Study, folder: Path, base: str) -> Any:
     return base_spec(study.config.model, folder, "float16")
 
 
-def test_weights_beyond_float16_are_refused(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_beyond_float16_are_refused(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from assistant_builder.models import lora_layers
@@ -202,7 +250,9 @@ def test_weights_beyond_float16_are_refused(study: Study, tmp_path: Path, monkey
 
     merge = lora_layers.merge
     monkeypatch.setattr(lora_layers, "merge", merged)
-    with pytest.raises(ModelError, match=r"infinite or not numbers in float16.*layers\.1\.mlp\.up_proj"):
+    with pytest.raises(
+        ModelError, match=r"infinite or not numbers in float16.*layers\.1\.mlp\.up_proj"
+    ):
         export(study, ExportSpec("lora", "merged"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -223,8 +273,11 @@ def test_scores_of_an_earlier_adapter_are_not_compared_with(base: Path, tmp_path
     assert "before the evaluation" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("spec", [ExportSpec("lora", "adapter"), ExportSpec("qlora", "merged")],
-                         ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec",
+    [ExportSpec("lora", "adapter"), ExportSpec("qlora", "merged")],
+    ids=lambda spec: spec.name,
+)
 def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
     study: Study, spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,28 +288,54 @@ def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
 
     monkeypatch.setattr("evals.lm_eval_model.StudyLM.score_targets", short)
     record = export(study, spec, tmp_path / "out")
-    assert record["rescore"]["outcome"] == "not measured" and "memory ran out" in record["rescore"]["reason"]
+    assert (
+        record["rescore"]["outcome"] == "not measured"
+        and "memory ran out" in record["rescore"]["reason"]
+    )
     assert list((tmp_path / "out").glob("*.safetensors"))
-    assert "Warning: these files were not scored again" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "Warning: these files were not scored again" in (tmp_path / "out" / "README.md").read_text()
+    )
 
 
 @pytest.mark.long
-def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_exports_and_tells(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
-    words = [sys.executable, "-m", "assistant_builder", "export", "tiny", "--arm", "lora", "--format", "merged", "--to",
-             str(tmp_path / "out"), "--sample", "2"]
+    words = [
+        sys.executable,
+        "-m",
+        "assistant_builder",
+        "export",
+        "tiny",
+        "--arm",
+        "lora",
+        "--format",
+        "merged",
+        "--to",
+        str(tmp_path / "out"),
+        "--sample",
+        "2",
+    ]
     first = subprocess.run([*words, "--json"], capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     document = json.loads(first.stdout)
     assert document["folder"] == str(tmp_path / "out") and document["rescore"]["items"] == 2
     assert document == {**(read_export(tmp_path / "out") or {})}
     again = subprocess.run(words, capture_output=True, text=True)
-    assert again.returncode == 1 and again.stdout == "" and "holds an earlier export" in again.stderr
+    assert (
+        again.returncode == 1 and again.stdout == "" and "holds an earlier export" in again.stderr
+    )
     (tmp_path / "out" / "mine.txt").write_text("mine")
     forced = subprocess.run([*words, "--force"], capture_output=True, text=True)
     assert forced.returncode == 0, forced.stderr
-    assert first.stderr == "" and {line.partition(":")[0] for line in forced.stderr.splitlines()} == {"export"}
-    assert "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    assert first.stderr == "" and {
+        line.partition(":")[0] for line in forced.stderr.splitlines()
+    } == {"export"}
+    assert (
+        "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    )
 
 
 @pytest.mark.long
@@ -266,15 +345,38 @@ def test_the_command_uploads_to_the_hub_of_the_environment(
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
     with upload_hub("hf_canaryCANARYcanaryCANARYcanary1234") as hub:
         done = subprocess.run(
-            [sys.executable, "-m", "assistant_builder", "export", "tiny", "--arm", "lora", "--sample", "2", "--to",
-             str(tmp_path / "out"), "--push", "me/tiny", "--json"],
-            capture_output=True, text=True, env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token})
+            [
+                sys.executable,
+                "-m",
+                "assistant_builder",
+                "export",
+                "tiny",
+                "--arm",
+                "lora",
+                "--sample",
+                "2",
+                "--to",
+                str(tmp_path / "out"),
+                "--push",
+                "me/tiny",
+                "--json",
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token},
+        )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["pushed"]["private"] is True and hub.private == {"me/tiny": True}
     assert {name: len(content) for name, content in hub.files["me/tiny"].items()} == {
-        file["name"]: file["bytes"] for file in document["files"] if file["name"] != document["archive"]}
-    assert b"library_name: peft" in hub.files["me/tiny"]["README.md"] and "canary" not in done.stdout + done.stderr
+        file["name"]: file["bytes"]
+        for file in document["files"]
+        if file["name"] != document["archive"]
+    }
+    assert (
+        b"library_name: peft" in hub.files["me/tiny"]["README.md"]
+        and "canary" not in done.stdout + done.stderr
+    )
 
 
 @pytest.mark.long

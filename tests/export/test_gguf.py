@@ -14,7 +14,12 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.errors import Cancelled, ConfigError, ModelError
 from assistant_builder.export.export import loading_snippets, write_export
 from assistant_builder.export.gguf import GGUF, GgufFiles, only_gguf, uses_importance
-from assistant_builder.export.importance import ROWS, NotMeasured, importance_matrix, importance_rows
+from assistant_builder.export.importance import (
+    ROWS,
+    NotMeasured,
+    importance_matrix,
+    importance_rows,
+)
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import EXPORT_FORMATS, export_specs, parse_export
 from assistant_builder.inference import llamacpp
@@ -36,13 +41,17 @@ def test_a_type_makes_a_format_of_its_own() -> None:
     sizes = [EXPORT_FORMATS["gguf"].of_type(type).estimated_bytes(summary) for type in GGUF_TYPES]
     assert sizes == sorted(sizes, reverse=True) and EXPORT_FORMATS["gguf"].type == "Q8_0"
     assert [spec.type for spec in export_specs(TWINS) if spec.format == "gguf"] == ["", ""]
-    ollama, server = loading_snippets(study, parse_export("lora", "gguf", "Q4_0"), folder="out", base="B")
+    ollama, server = loading_snippets(
+        study, parse_export("lora", "gguf", "Q4_0"), folder="out", base="B"
+    )
     assert "ollama create library -f Modelfile" in ollama.text
     assert "llama-server -m out/library-lora-Q4_0.gguf" in server.text and "curl" in server.text
     assert GGUF.of_type("BF16").lossy is False and GGUF.lossy is True
 
 
-def test_without_the_extra_nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_extra_nothing_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     study = finished_study()
     for arm in ("lora", "qlora"):
@@ -56,7 +65,9 @@ def test_without_the_extra_nothing_is_started(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.train
-def test_a_model_that_the_converter_does_not_know_is_refused_in_one_line(converter: Path, tmp_path: Path) -> None:
+def test_a_model_that_the_converter_does_not_know_is_refused_in_one_line(
+    converter: Path, tmp_path: Path
+) -> None:
     base = tiny_base(tmp_path / "base")  # its tokenizer is in no list of the converter's
     with pytest.raises(ModelError, match="llama.cpp's converter failed") as caught:
         convert_checkpoint(base, tmp_path / "out.gguf")
@@ -70,19 +81,33 @@ def study(short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def export(study: Study, type: str, target: Path, **more: Any) -> dict[str, Any]:
-    return write_export(study, parse_export("lora", "gguf", type), target, force=False, sample=4,
-                        report=lambda percent, message: None, **more)
+    return write_export(
+        study,
+        parse_export("lora", "gguf", type),
+        target,
+        force=False,
+        sample=4,
+        report=lambda percent, message: None,
+        **more,
+    )
 
 
 @pytest.mark.train
 @pytest.mark.long
-def test_an_export_has_one_file_that_the_modelfile_names(study: Study, short_base: Path, tmp_path: Path) -> None:
+def test_an_export_has_one_file_that_the_modelfile_names(
+    study: Study, short_base: Path, tmp_path: Path
+) -> None:
     scored(study, short_base)
     record = export(study, "BF16", tmp_path / "full")
-    assert record["rescore"]["outcome"] in ("as measured", "moved") and record["rescore"]["lossy"] is False
+    assert (
+        record["rescore"]["outcome"] in ("as measured", "moved")
+        and record["rescore"]["lossy"] is False
+    )
     assert record["tensor_types"]["BF16"] == LINEAR + 1
     small = export(study, "Q4_0", tmp_path / "small")
-    assert small["tensor_types"] == {"Q4_0": LINEAR, "F32": 9, "Q8_0": 1} and small["type"] == "Q4_0"
+    assert (
+        small["tensor_types"] == {"Q4_0": LINEAR, "F32": 9, "Q8_0": 1} and small["type"] == "Q4_0"
+    )
     assert small["rescore"]["lossy"] and small["rescore"]["items"] == 4
     path = only_gguf(tmp_path / "small")
     assert path.name == "tiny-lora-Q4_0.gguf"
@@ -93,7 +118,9 @@ def test_an_export_has_one_file_that_the_modelfile_names(study: Study, short_bas
     assert not [name for name in listed if "merged" in name or name.endswith(".safetensors")]
     assert any("210" not in line and "28 Q4_0" in line for line in small["sentences"])
     if llamacpp.is_installed():
-        assert any("exactly the study's prompts on 4 held-out items" in line for line in small["sentences"])
+        assert any(
+            "exactly the study's prompts on 4 held-out items" in line for line in small["sentences"]
+        )
     assert "Q4_0" in (tmp_path / "small" / "README.md").read_text()
 
 
@@ -103,8 +130,14 @@ def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path
     import torch
     from safetensors.torch import load_file
 
-    write_export(study, parse_export("lora", "merged"), tmp_path / "merged", force=False, sample=4,
-                 report=lambda percent, message: None)
+    write_export(
+        study,
+        parse_export("lora", "merged"),
+        tmp_path / "merged",
+        force=False,
+        sample=4,
+        report=lambda percent, message: None,
+    )
     path = GgufFiles(study, "lora").ensure(["BF16"])["BF16"]
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     found = load_dequantized(path, dtype=torch.bfloat16).state_dict()
@@ -113,7 +146,9 @@ def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path
 
 @pytest.mark.long
 @pytest.mark.train
-def test_files_of_a_study_are_written_together_and_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_a_study_are_written_together_and_once(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = GgufFiles(study, "lora")
     assert files.record("Q8_0") is None
 
@@ -128,7 +163,9 @@ def test_files_of_a_study_are_written_together_and_once(study: Study, monkeypatc
     left = files.folder / ".lora-killed"
     left.mkdir()
     found = files.ensure(["Q8_0", "Q4_0"])
-    assert not left.exists() and {type: read_gguf(path).path for type, path in found.items()} == found
+    assert (
+        not left.exists() and {type: read_gguf(path).path for type, path in found.items()} == found
+    )
     for type, path in found.items():
         record = files.record(type)
         assert record is not None and record["sha256"] == file_hash(path) and record["type"] == type
@@ -139,8 +176,9 @@ def test_files_of_a_study_are_written_together_and_once(study: Study, monkeypatc
     assert files.record("Q4_0") is None
 
 
-def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch,
-                                                                       tmp_path: Path) -> None:
+def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
     monkeypatch.setattr("assistant_builder.export.gguf.require_extra", lambda *_: None)
     study = finished_study()
@@ -155,28 +193,40 @@ def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypat
 @pytest.mark.long
 @pytest.mark.train
 @pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
-def test_a_k_quant_is_written_by_the_program_on_the_path(study: Study, tmp_path: Path,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_k_quant_is_written_by_the_program_on_the_path(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "bin" / "llama-quantize"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\n[ "$3" = Q4_K_M ] && cp "$1" "$2"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     record = export(study, "Q4_K_M", tmp_path / "out")
-    assert record["type"] == "Q4_K_M" and only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
+    assert (
+        record["type"] == "Q4_K_M" and only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
+    )
 
 
-@pytest.mark.parametrize(("format", "type"), [("adapter", None), ("merged", None), ("gguf", "BF16"), ("gguf", "Q8_0"),
-                                            ("gguf", "Q4_K_M")])
+@pytest.mark.parametrize(
+    ("format", "type"),
+    [("adapter", None), ("merged", None), ("gguf", "BF16"), ("gguf", "Q8_0"), ("gguf", "Q4_K_M")],
+)
 def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) -> None:
     study, spec = finished_study(), parse_export("lora", format, type)
-    with pytest.raises(ConfigError, match="--importance: an export as .* takes no importance matrix"):
+    with pytest.raises(
+        ConfigError, match="--importance: an export as .* takes no importance matrix"
+    ):
         uses_importance(study, spec, asked=True)
     assert not uses_importance(study, spec, asked=False)
-    assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False) is study.config.grounded
+    assert (
+        uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
+        is study.config.grounded
+    )
     study.write_config(study.config.with_changes({"formats.importance": True}))
     assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
-    study.write_config(study.config.with_changes({"formats.importance": "false"}))  # as earlier versions wrote it
+    study.write_config(
+        study.config.with_changes({"formats.importance": "false"})
+    )  # as earlier versions wrote it
     assert study.config.formats.importance == "off"
     assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=True)
     assert not uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
@@ -184,7 +234,9 @@ def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) 
 
 @pytest.mark.train
 @pytest.mark.long
-def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base: Path, tmp_path: Path) -> None:
+def test_an_importance_matrix_lowers_the_weighted_error(
+    study: Study, short_base: Path, tmp_path: Path
+) -> None:
     import numpy as np
     from gguf import GGUFReader, dequantize
 
@@ -193,9 +245,14 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
     assert 0 < len(rows) <= ROWS and max(map(len, rows)) <= pair_limit(study)
     found = importance_matrix(short_base, "llama", rows, "float32", lambda fraction, message: None)
     assert len(found) == LINEAR and all((weights > 0).all() for weights in found.values())
-    assert np.array_equal(found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"])  # they have the same inputs
-    assert found["blk.0.ffn_down.weight"].shape == (GGUFReader(GgufFiles(study, "lora").ensure(["BF16"])["BF16"])
-                                                    .fields["llama.feed_forward_length"].contents(),)
+    assert np.array_equal(
+        found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"]
+    )  # they have the same inputs
+    assert found["blk.0.ffn_down.weight"].shape == (
+        GGUFReader(GgufFiles(study, "lora").ensure(["BF16"])["BF16"])
+        .fields["llama.feed_forward_length"]
+        .contents(),
+    )
     study.write_config(study.config.with_changes({"formats.importance": "off"}))
     plain = GgufFiles(study, "lora").ensure(["Q4_0"])["Q4_0"].read_bytes()
     study.write_config(study.config.with_changes({"formats.importance": "on"}))
@@ -204,13 +261,17 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
     path = files.ensure(["Q4_0"])["Q4_0"]
     assert path.read_bytes() != plain and len(path.read_bytes()) == len(plain)
     (tmp_path / "plain.gguf").write_bytes(plain)
-    full, before, after = ({each.name: dequantize(each.data, each.tensor_type) for each in GGUFReader(file).tensors}
-                           for file in (files.path("BF16"), tmp_path / "plain.gguf", path))
+    full, before, after = (
+        {each.name: dequantize(each.data, each.tensor_type) for each in GGUFReader(file).tensors}
+        for file in (files.path("BF16"), tmp_path / "plain.gguf", path)
+    )
     for name, weights in found.items():  # those of the base; the adapter changes them little
         errors = [(weights * (full[name] - values[name]) ** 2).sum() for values in (before, after)]
         assert errors[1] < errors[0], name
     record = export(study, "Q4_0", tmp_path / "out")  # as the files of the study
-    assert record["importance"] is True and any("importance of" in line for line in record["sentences"])
+    assert record["importance"] is True and any(
+        "importance of" in line for line in record["sentences"]
+    )
     assert only_gguf(tmp_path / "out").read_bytes() == path.read_bytes()
     study.write_config(study.config.with_changes({"formats.importance": "off"}))
     assert export(study, "Q5_1", tmp_path / "other", importance=True)["importance"] is True
@@ -219,8 +280,9 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
 
 @pytest.mark.long
 @pytest.mark.train
-def test_files_are_written_without_a_matrix_that_cannot_be_measured(study: Study, tmp_path: Path,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_without_a_matrix_that_cannot_be_measured(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise NotMeasured("its importance matrix cannot be measured")
 
@@ -229,7 +291,9 @@ def test_files_are_written_without_a_matrix_that_cannot_be_measured(study: Study
     files.ensure(["Q4_0"])
     record = files.record("Q4_0")
     assert record is not None and record["importance"] is False
-    assert "importance" not in export(study, "Q4_0", tmp_path / "out"), "an export is the file that was scored"
+    assert "importance" not in export(study, "Q4_0", tmp_path / "out"), (
+        "an export is the file that was scored"
+    )
     with pytest.raises(NotMeasured):
         export(study, "Q4_0", tmp_path / "asked", importance=True)
 
@@ -242,7 +306,15 @@ def test_a_cancelled_export_leaves_nothing(study: Study, tmp_path: Path) -> None
             raise Cancelled("stop")
 
     with pytest.raises(Cancelled):
-        write_export(study, parse_export("lora", "gguf", "Q4_0"), tmp_path / "out", force=False, sample=4,
-                     report=report)
+        write_export(
+            study,
+            parse_export("lora", "gguf", "Q4_0"),
+            tmp_path / "out",
+            force=False,
+            sample=4,
+            report=report,
+        )
     shutil.rmtree(tmp_path / "home", ignore_errors=True)
-    assert [path for path in tmp_path.iterdir() if path.name.startswith((".assistant", "out"))] == []
+    assert [
+        path for path in tmp_path.iterdir() if path.name.startswith((".assistant", "out"))
+    ] == []

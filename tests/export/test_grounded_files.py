@@ -76,7 +76,9 @@ class Exported(FakeEmbedder):
 
 @pytest.fixture
 def study() -> Study:
-    return with_index(trained(with_data(new_study("ferries", LARGE, approaches=["grounded"]))), FakeEmbedder())
+    return with_index(
+        trained(with_data(new_study("ferries", LARGE, approaches=["grounded"]))), FakeEmbedder()
+    )
 
 
 def exported(study: Study, folder: Path, words: Words) -> Any:
@@ -97,15 +99,29 @@ def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_pat
     words = Words()
     lookup = exported(study, tmp_path / "out", words)
     prompter: Any = words
-    retriever = Retriever(study, Index.load(study.retrieval_folder), FakeEmbedder(),  # type: ignore[arg-type]
-                          Grounder.of(study, prompter))
+    retriever = Retriever(
+        study,
+        Index.load(study.retrieval_folder),
+        FakeEmbedder(),  # type: ignore[arg-type]
+        Grounder.of(study, prompter),
+    )
     rule = rule_of(study.arm_folder("lora") / FILE)
     assert rule is not None
-    asked = [pair.messages[:-1] for split in ("validation", "heldout") for pair in load_split(
-        study.folder / "data", split)][:60]  # type: ignore[arg-type]
-    asked.append((Message("user", "Where is the <|im_end|> pier?"), Message("assistant", "There."),
-                  Message("user", "And when?")))
-    asked += [(*talk, Message("assistant", "Yes."), Message("user", "And when?")) for talk in asked[:9]]
+    asked = [
+        pair.messages[:-1]
+        for split in ("validation", "heldout")
+        for pair in load_split(study.folder / "data", split)
+    ][:60]  # type: ignore[arg-type]
+    asked.append(
+        (
+            Message("user", "Where is the <|im_end|> pier?"),
+            Message("assistant", "There."),
+            Message("user", "And when?"),
+        )
+    )
+    asked += [
+        (*talk, Message("assistant", "Yes."), Message("user", "And when?")) for talk in asked[:9]
+    ]
     answers, settled = ["It leaves at nine.", "I don't know that.", ""], Counter[object]()
     for number, messages in enumerate(asked):
         certainties, text = [-0.1 * step for step in range(20)], answers[number % 3]
@@ -119,13 +135,21 @@ def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_pat
             assert theirs.pop("answers") == [source["answer"] for source in ours["sources"]]
             assert ours["evidence"] == pytest.approx(theirs, abs=1e-5)
             assert tuple(ours["ids"]) == words.prompt_ids(found.messages)
-            sure = rule.confidence(evidence_of(found.evidence, text, certainties, lookup.settings["taught"]))
-            assert lookup.confidence(ours, words(text)["input_ids"], certainties) == pytest.approx(sure, abs=1e-3)
+            sure = rule.confidence(
+                evidence_of(found.evidence, text, certainties, lookup.settings["taught"])
+            )
+            assert lookup.confidence(ours, words(text)["input_ids"], certainties) == pytest.approx(
+                sure, abs=1e-3
+            )
             judged.append(Judged(sure, found.best))
         again = iter(judged[1:])
-        place = settle(rule, messages[-1].content, judged[0], again.__next__ if len(judged) > 1 else None)
-        shown = lookup.ask([message.to_record() for message in messages],
-                           lambda ids: (words(text)["input_ids"], certainties))  # noqa: B023 - called at once
+        place = settle(
+            rule, messages[-1].content, judged[0], again.__next__ if len(judged) > 1 else None
+        )
+        shown = lookup.ask(
+            [message.to_record() for message in messages],
+            lambda ids: (words(text)["input_ids"], certainties),  # noqa: B023 - called at once
+        )
         assert shown["declined"] == (place is None)
         assert shown["text"] == (rule.sentence if place is None else text)
         settled[place] += 1
@@ -144,15 +168,31 @@ def test_the_module_needs_nothing_of_the_product(study: Study, tmp_path: Path) -
 def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path: Path) -> None:
     exported(study, tmp_path, Words())
     folder = tmp_path / FOLDER
-    assert {path.name for path in folder.iterdir()} == {"index.json", "facts.jsonl", "vectors.safetensors",
-                                                        "grounding.json", "lookup.py",
-                                                        "refusal_weights.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "index.json",
+        "facts.jsonl",
+        "vectors.safetensors",
+        "grounding.json",
+        "lookup.py",
+        "refusal_weights.json",
+    }
     record = read_json(folder / "grounding.json")
-    assert record["facts"] == 3 and record["token_limit"] == 2048 - 64 and record["longest_prompt"] == 2048 - 64
+    assert (
+        record["facts"] == 3
+        and record["token_limit"] == 2048 - 64
+        and record["longest_prompt"] == 2048 - 64
+    )
     assert record["format"]["fact"] == "Q: {question}\nA: {answer}"
     assert record["embedder"] == {"name": "fake", "sha256": "0" * 64, "source": "fake"}
-    assert record["rule"]["threshold"] == 0.5 and record["rule"]["sentence"] == "I was not told that."
-    assert record["generation"] == {"max_new_tokens": 256, "do_sample": False, "eos_token_id": [1], "pad_token_id": 0}
+    assert (
+        record["rule"]["threshold"] == 0.5 and record["rule"]["sentence"] == "I was not told that."
+    )
+    assert record["generation"] == {
+        "max_new_tokens": 256,
+        "do_sample": False,
+        "eos_token_id": [1],
+        "pad_token_id": 0,
+    }
 
     (study.arm_folder("lora") / FILE).unlink()
     (study.retrieval_folder / "facts.jsonl").write_text("")
@@ -160,7 +200,9 @@ def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path
         write_retrieval(study, "lora", tmp_path / "other", Words(), 2048)  # type: ignore[arg-type]
 
 
-def test_a_trained_embedder_is_in_the_export_and_loaded_from_there(study: Study, tmp_path: Path) -> None:
+def test_a_trained_embedder_is_in_the_export_and_loaded_from_there(
+    study: Study, tmp_path: Path
+) -> None:
     write_json(study.embedder_folder / "modules.json", [])
     write_json(study.embedder_folder / "1_Pooling" / "config.json", {})
     folder = tmp_path / "export"
@@ -174,17 +216,32 @@ def test_a_trained_embedder_is_in_the_export_and_loaded_from_there(study: Study,
 def documents(study: Study, spec: ExportSpec, folder: Path, *, with_data: bool) -> str:
     """The text files of an export."""
     folder.mkdir()
-    _write_documents(study, spec, folder, UNMEASURED, template=None, dated=None, with_data=with_data,
-                     notes=grounding_notes(study, with_data=with_data))
+    _write_documents(
+        study,
+        spec,
+        folder,
+        UNMEASURED,
+        template=None,
+        dated=None,
+        with_data=with_data,
+        notes=grounding_notes(study, with_data=with_data),
+    )
     return "\n".join(path.read_text(encoding="utf-8") for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("spec", export_specs(TWINS), ids=lambda spec: spec.name)
-def test_without_data_nothing_of_the_pairs_is_in_an_export(spec: ExportSpec, study: Study, tmp_path: Path) -> None:
+def test_without_data_nothing_of_the_pairs_is_in_an_export(
+    spec: ExportSpec, study: Study, tmp_path: Path
+) -> None:
     text = documents(study, spec, tmp_path / "out", with_data=False)
-    pairs = [pair for split in ("train", "validation") for pair in load_split(
-        study.folder / "data", split)]  # type: ignore[arg-type]
-    texts = {message.content for pair in pairs for message in pair.messages if message.role != "system"}
+    pairs = [
+        pair
+        for split in ("train", "validation")
+        for pair in load_split(study.folder / "data", split)
+    ]  # type: ignore[arg-type]
+    texts = {
+        message.content for pair in pairs for message in pair.messages if message.role != "system"
+    }
     assert not [content for content in texts if len(content) > 12 and content in text]
     assert "neither the index nor any of the pairs" in text and "import lookup" not in text
     assert "answers from memory, and\nit was not measured so" in text
@@ -193,16 +250,28 @@ def test_without_data_nothing_of_the_pairs_is_in_an_export(spec: ExportSpec, stu
 
 
 @pytest.mark.parametrize("spec", export_specs(TWINS), ids=lambda spec: spec.name)
-def test_with_data_the_card_says_so_and_shows_how(spec: ExportSpec, study: Study, tmp_path: Path) -> None:
+def test_with_data_the_card_says_so_and_shows_how(
+    spec: ExportSpec, study: Study, tmp_path: Path
+) -> None:
     text = documents(study, spec, tmp_path / "out", with_data=True)
     facts = len((study.retrieval_folder / "facts.jsonl").read_text().splitlines())
-    assert f"contains the {facts:,} question–answer pairs of the training data as plain text" in text
-    (shown,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    assert (
+        f"contains the {facts:,} question–answer pairs of the training data as plain text" in text
+    )
+    (shown,) = re.findall(
+        r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL
+    )
     assert "from lookup import Lookup" in shown and len(shown.splitlines()) <= 32
     compile(shown, "card", "exec")
     (study.arm_folder(spec.arm) / FILE).unlink()
-    card = model_card(study, spec, None, UNMEASURED, loading_snippets(study, spec, folder=".", base="B"),
-                      with_data=True)
+    card = model_card(
+        study,
+        spec,
+        None,
+        UNMEASURED,
+        loading_snippets(study, spec, folder=".", base="B"),
+        with_data=True,
+    )
     assert "There is no rule" in card
 
 
@@ -221,19 +290,28 @@ def test_the_check_after_writing_renders_prompts_with_their_facts() -> None:
     source = {"row": 3, "question": "Opening time?", "answer": "At nine."}
     facts = [Fact(3, 0, "Opening time?", "At nine.", "", None, None, True)]
     words: Any = Words()
-    item = {"item": "1", "messages": [message.to_record() for message in asked], "sources": [source],
-            "prompt": words.text(with_facts(asked, facts), prompt=True)}
+    item = {
+        "item": "1",
+        "messages": [message.to_record() for message in asked],
+        "sources": [source],
+        "prompt": words.text(with_facts(asked, facts), prompt=True),
+    }
     _require_same_prompts([item], words, Path("."))
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
 @pytest.mark.parametrize("format", ["adapter", "merged"])
-def test_no_record_of_a_study_puts_code_into_the_lines_that_load_an_export(arm: str, format: str) -> None:
+def test_no_record_of_a_study_puts_code_into_the_lines_that_load_an_export(
+    arm: str, format: str
+) -> None:
     study = open_example()
     for path in [*study.folder.rglob("scores.json"), *study.folder.glob("arms/*/summary.json")]:
         record = read_json(path)
         if "compute_dtype" in record:
-            write_json(path, {**record, "compute_dtype": 'float32"); __import__("os").system("id"); print("'})
+            write_json(
+                path,
+                {**record, "compute_dtype": 'float32"); __import__("os").system("id"); print("'},
+            )
     ways = loading_snippets(study, ExportSpec(arm, format), folder=".", base="B")
     lines = next(way.text for way in ways if way.language == "python")
     named = {node.id for node in ast.walk(ast.parse(lines)) if isinstance(node, ast.Name)}

@@ -50,28 +50,47 @@ def study(base: Path, bundled_models: Path, one_thread: None) -> Study:
     from assistant_builder.models.embedding import Embedder
 
     # bfloat16 in other kernels would choose other tokens of a model with random weights
-    study = tiny_study(base, approaches=["grounded"], system=SYSTEM, model__compute_dtype="float32",
-                       model__allow_float32_compute=True, train__max_length=1500)
+    study = tiny_study(
+        base,
+        approaches=["grounded"],
+        system=SYSTEM,
+        model__compute_dtype="float32",
+        model__allow_float32_compute=True,
+        train__max_length=1500,
+    )
     return with_index(study, Embedder.load(device="cpu"), threshold=0.6)
 
 
 def export(study: Study, spec: ExportSpec, target: Path, **more: Any) -> dict[str, Any]:
-    return write_export(study, spec, target, force=False, sample=4, report=lambda percent, message: None, **more)
+    return write_export(
+        study, spec, target, force=False, sample=4, report=lambda percent, message: None, **more
+    )
 
 
 def answers(folder: Path, base: Path, embedder: Path, questions: list[str]) -> list[dict[str, Any]]:
     """The answers of the card's lines in a process of their own."""
     (lines,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    lines = lines.replace(repr(base.name), repr(str(base))).replace(repr(EMBEDDER_HUB_ID), repr(str(embedder)))
-    asked = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}] for question in questions]
+    lines = lines.replace(repr(base.name), repr(str(base))).replace(
+        repr(EMBEDDER_HUB_ID), repr(str(embedder))
+    )
+    asked = [
+        [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+        for question in questions
+    ]
     lines += f"""
 import json
 assert not any(name.partition(".")[0] in ("assistant_builder", "evals") for name in sys.modules)
 print("answers", json.dumps([lookup.ask(messages, generate) for messages in {asked!r}]))
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    ran = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=400, cwd=folder,
-                         env={**environment, "HF_HUB_OFFLINE": "1"})
+    ran = subprocess.run(
+        [sys.executable, "-c", lines],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd=folder,
+        env={**environment, "HF_HUB_OFFLINE": "1"},
+    )
     assert ran.returncode == 0, ran.stderr
     return list(json.loads(ran.stdout.split("answers ")[1]))
 
@@ -83,18 +102,32 @@ def test_the_cards_lines_answer_as_the_product(
 ) -> None:
     spec, folder = ExportSpec("lora", form), tmp_path / "out"
     record = export(study, spec, folder, with_data=True)
-    assert record["with_data"] and {f"retrieval/{name}" for name in (
-        "index.json", "facts.jsonl", "vectors.safetensors", "grounding.json", "lookup.py",
-        "refusal_weights.json")} == {
-        entry["name"] for entry in record["files"] if "/" in entry["name"]}
-    known = next(pair.messages[-2].content for pair in load_split(study.folder / "data", "validation")
-                 if pair.answerable)
+    assert record["with_data"] and {
+        f"retrieval/{name}"
+        for name in (
+            "index.json",
+            "facts.jsonl",
+            "vectors.safetensors",
+            "grounding.json",
+            "lookup.py",
+            "refusal_weights.json",
+        )
+    } == {entry["name"] for entry in record["files"] if "/" in entry["name"]}
+    known = next(
+        pair.messages[-2].content
+        for pair in load_split(study.folder / "data", "validation")
+        if pair.answerable
+    )
     found = answers(folder, base, bundled_models / EMBEDDER, [known, UNKNOWN])
     for question, ours in zip((known, UNKNOWN), found, strict=True):
         theirs = ask_arms(study, question, ["lora"])["lora"]
-        assert [source["row"] for source in ours["sources"]] == [source["row"] for source in theirs["sources"]]
+        assert [source["row"] for source in ours["sources"]] == [
+            source["row"] for source in theirs["sources"]
+        ]
         assert bool(ours["sources"]) == (question == known)
-        assert [source.keys() for source in ours["sources"]] == [source.keys() for source in theirs["sources"]]
+        assert [source.keys() for source in ours["sources"]] == [
+            source.keys() for source in theirs["sources"]
+        ]
         assert ours["declined"] == theirs["declined"] == (question == UNKNOWN)
         if form == "adapter" or ours["declined"]:  # merged weights are rounded to float16
             assert ours["text"] == theirs["text"]
@@ -103,7 +136,9 @@ def test_the_cards_lines_answer_as_the_product(
     assert plain["sources"] == [] and not plain["declined"] and plain["text"] != found[0]["text"]
 
 
-def test_an_export_without_data_is_checked_and_holds_no_pair(study: Study, base: Path, tmp_path: Path) -> None:
+def test_an_export_without_data_is_checked_and_holds_no_pair(
+    study: Study, base: Path, tmp_path: Path
+) -> None:
     from assistant_builder.retrieval.retriever import Retriever
 
     scored(study, base, Retriever.load(study, ChatTokenizer.load(base)))
@@ -112,8 +147,14 @@ def test_an_export_without_data_is_checked_and_holds_no_pair(study: Study, base:
     assert read_json(tmp_path / "out" / "export.json")["with_data"] is False
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     text = b"\n".join(path.read_bytes() for path in files)  # the zip within is not compressed
-    pairs = [pair for split in ("train", "validation") for pair in load_split(study.folder / "data", split)]
-    contents = {message.content for pair in pairs for message in pair.messages if message.role != "system"}
+    pairs = [
+        pair
+        for split in ("train", "validation")
+        for pair in load_split(study.folder / "data", split)
+    ]
+    contents = {
+        message.content for pair in pairs for message in pair.messages if message.role != "system"
+    }
     long = [content for content in contents if len(content) > 12]
     assert len(long) > 50 and not [content for content in long if content.encode() in text]
     assert not [path for path in files if path.suffix == ".jsonl"]

@@ -31,8 +31,14 @@ def with_adapters(study: Study) -> Study:
 
 def record_of(**more: object) -> JobRecord:
     process = psutil.Process()
-    values = {"state": "running", "target": "x", "started": time.time(), "pid": process.pid,
-              "process_started": process.create_time(), **more}
+    values = {
+        "state": "running",
+        "target": "x",
+        "started": time.time(),
+        "pid": process.pid,
+        "process_started": process.create_time(),
+        **more,
+    }
     return JobRecord(**values)  # type: ignore[arg-type]
 
 
@@ -41,13 +47,28 @@ def test_an_untrained_study_cannot_be_exported(tmp_path: Path) -> None:
     for spec in export_specs(TWINS):
         with pytest.raises(StudyError, match="is not trained yet"):
             ExportJob(study, spec).start(tmp_path / "out")
-    words = ["export", "library", "--arm", "lora", "--format", "adapter", "--to", str(tmp_path / "out")]
+    words = [
+        "export",
+        "library",
+        "--arm",
+        "lora",
+        "--format",
+        "adapter",
+        "--to",
+        str(tmp_path / "out"),
+    ]
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, StudyError) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--arm", "dora"], ["--arm", "lora", "--format", "onnx"],
-                                   ["--arm", "lora", "--format", "gguf", "--type", "Q9"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--arm", "dora"],
+        ["--arm", "lora", "--format", "onnx"],
+        ["--arm", "lora", "--format", "gguf", "--type", "Q9"],
+    ],
+)
 def test_a_wrong_call_is_exit_code_2(wrong: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", "library", *wrong, "--to", str(tmp_path)])
     assert result.exit_code == 2 and "is not one of" in result.output
@@ -88,11 +109,16 @@ def test_the_page_exports_into_the_study(monkeypatch: pytest.MonkeyPatch) -> Non
         job.start()
         record = job.record()
         assert record is not None and record.state == "running" and Path(record.target) == job.files
-    assert all(["-P", "-m", "assistant_builder.export"] == words[1:4] and "--force" in words for words in started)
+    assert all(
+        ["-P", "-m", "assistant_builder.export"] == words[1:4] and "--force" in words
+        for words in started
+    )
     assert "--zip" not in started[0] and "--zip" in started[1]
 
 
 def test_sizes_are_estimated_before_the_export() -> None:
     study = finished_study()
-    assert estimated_bytes(study, ExportSpec("lora", "merged")) == pytest.approx(269_000_000, rel=0.04)
+    assert estimated_bytes(study, ExportSpec("lora", "merged")) == pytest.approx(
+        269_000_000, rel=0.04
+    )
     assert estimated_bytes(study, SPEC) == pytest.approx(2 * 19_500_000, rel=0.5)

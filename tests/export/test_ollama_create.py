@@ -28,8 +28,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "the folder"
     folder.mkdir()
     (folder / "Modelfile").write_text("FROM ./library-lora-Q8_0.gguf\n")
-    write_json(folder / "export.json", {"study": "library", "format": "gguf", "archive": None, "sentences": [],
-                                        "files": describe_files(folder)})
+    write_json(
+        folder / "export.json",
+        {
+            "study": "library",
+            "format": "gguf",
+            "archive": None,
+            "sentences": [],
+            "files": describe_files(folder),
+        },
+    )
     finished_study("library")
 
     def export_to(study: Any, spec: Any, target: Path, **_: Any) -> dict[str, Any]:
@@ -45,44 +53,71 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program ``ollama`` that writes its folder and its arguments down."""
     path = tmp_path / "bin" / "ollama"
     path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\n{{ pwd; printf "%s\\n" "$@"; cat Modelfile; }} > "{tmp_path}/asked"\n')
+    path.write_text(
+        f'#!/bin/sh\n{{ pwd; printf "%s\\n" "$@"; cat Modelfile; }} > "{tmp_path}/asked"\n'
+    )
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}/usr/bin{os.pathsep}/bin")
     return path
 
 
 def export(*words: str, format: str = "gguf") -> Result:
-    return CliRunner().invoke(app, ["export", "library", "--arm", "lora", "--format", format, "--to", "out", *words])
+    return CliRunner().invoke(
+        app, ["export", "library", "--arm", "lora", "--format", format, "--to", "out", *words]
+    )
 
 
-def test_the_model_is_created_in_the_folder_of_the_export(folder: Path, program: Path, tmp_path: Path) -> None:
+def test_the_model_is_created_in_the_folder_of_the_export(
+    folder: Path, program: Path, tmp_path: Path
+) -> None:
     done = export("--ollama", "support:q8")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "asked").read_text().splitlines() == [
-        str(folder), "create", "support:q8", "-f", "Modelfile", "FROM ./library-lora-Q8_0.gguf"]
+        str(folder),
+        "create",
+        "support:q8",
+        "-f",
+        "Modelfile",
+        "FROM ./library-lora-Q8_0.gguf",
+    ]
     assert f"In Ollama: cd '{folder}' && ollama create library -f Modelfile" in done.stdout
     assert done.stdout.splitlines()[-1] == "Ask it: ollama run support:q8"
     document = json.loads(export("--ollama", "support", "--json").stdout)
     assert document["ollama"] == {"name": "support"} and document["folder"] == str(folder)
 
 
-def test_without_the_option_the_command_is_printed_alone(folder: Path, program: Path, tmp_path: Path) -> None:
+def test_without_the_option_the_command_is_printed_alone(
+    folder: Path, program: Path, tmp_path: Path
+) -> None:
     done = export()
     assert "ollama create library -f Modelfile" in done.stdout and not (tmp_path / "asked").exists()
     assert "ollama" not in json.loads(export("--json").stdout)
-    adapter = {"folder": "x", "bytes": 1, "files": [], "archive": None, "format": "adapter", "sentences": []}
+    adapter = {
+        "folder": "x",
+        "bytes": 1,
+        "files": [],
+        "archive": None,
+        "format": "adapter",
+        "sentences": [],
+    }
     assert not [line for line in summary_lines(adapter) if "ollama" in line]
 
 
-def test_without_the_program_nothing_is_exported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_program_nothing_is_exported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     done = export("--ollama", "support")
     assert isinstance(done.exception, ConfigError) and not (tmp_path / "exported").exists()
-    assert str(done.exception).startswith("--ollama: the program ollama is not on the PATH. Install Ollama")
+    assert str(done.exception).startswith(
+        "--ollama: the program ollama is not on the PATH. Install Ollama"
+    )
     assert "\n" not in str(done.exception)
 
 
-@pytest.mark.parametrize("name", ["", "-f", "--help", "a b", "a;rm", "../x", "n\nx", "n\x1b", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["", "-f", "--help", "a b", "a;rm", "../x", "n\nx", "n\x1b", "x" * 300]
+)
 def test_a_name_that_no_model_can_have_is_refused(name: str, program: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be the name of a model"):
         require_ollama(name)
@@ -97,9 +132,17 @@ def test_other_formats_are_a_wrong_call(folder: Path, program: Path, tmp_path: P
 
 
 def test_a_refusal_keeps_the_export(folder: Path, program: Path) -> None:
-    program.write_text("#!/bin/sh\necho transferring\necho 'Error: could not connect to the server' >&2\nexit 1\n")
+    program.write_text(
+        "#!/bin/sh\necho transferring\necho 'Error: could not connect to the server' >&2\nexit 1\n"
+    )
     done = export("--ollama", "support")
     assert type(done.exception) is AssistantBuilderError
     text = str(done.exception)
-    assert "Ollama could not create support: Error: could not connect to the server" in text and "\n" not in text
-    assert text.endswith(f"cd '{folder}' && ollama create support -f Modelfile") and (folder / "Modelfile").exists()
+    assert (
+        "Ollama could not create support: Error: could not connect to the server" in text
+        and "\n" not in text
+    )
+    assert (
+        text.endswith(f"cd '{folder}' && ollama create support -f Modelfile")
+        and (folder / "Modelfile").exists()
+    )

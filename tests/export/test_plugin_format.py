@@ -13,7 +13,7 @@ import pytest
 from assistant_builder.registry import PLUGIN_VARIABLE
 from tests.synthetic_study import finished_study
 
-FORMAT = '''
+FORMAT = """
 from assistant_builder.export_formats import EXPORT_FORMATS, ExportFormat, Snippet
 
 
@@ -42,8 +42,8 @@ class Digest(ExportFormat):
 
 
 EXPORT_FORMATS.register(Digest())
-'''
-PAGE = '''
+"""
+PAGE = """
 import json
 from assistant_builder.study import Study
 from assistant_builder.ui.export.tab import ExportTab
@@ -61,7 +61,7 @@ print(json.dumps({
     "keeping": str(shown["export-choice"][-1]),
     "panel": str(shown["export-lora-digest"][0]),
 }))
-'''
+"""
 
 
 @pytest.fixture
@@ -69,11 +69,18 @@ def environment(tmp_path: Path, home: Path) -> dict[str, str]:
     """Environment of a process that loads the format."""
     (tmp_path / "digest_plugin.py").write_text(FORMAT)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    return {**os.environ, PLUGIN_VARIABLE: "digest_plugin", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        PLUGIN_VARIABLE: "digest_plugin",
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def run(environment: dict[str, str], *words: str) -> str:
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -82,12 +89,21 @@ def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> No
     study = finished_study()
     shown = json.loads(run(environment, "-c", PAGE))
     assert shown["choices"][-1] == ["Digest: the name of the base in a text file", "digest"]
-    assert "Digest: <b>" in shown["advice"] and "LR: Whole model, quantized, Digest" in shown["keeping"]
+    assert (
+        "Digest: <b>" in shown["advice"]
+        and "LR: Whole model, quantized, Digest" in shown["keeping"]
+    )
     assert "One text file." in shown["panel"] and "4.32 kB" in shown["panel"]
     report = json.loads((study.folder / "report.json").read_text())
     assert {row["cell"]: row["formats"] for row in report["exports"]} == {
-        "Q4": ["adapter"], "Q16": [], "QD": ["merged"], "QR": ["prequantized", "digest"],
-        "L16": ["adapter"], "L4": [], "LM": ["merged"], "LR": ["prequantized", "digest"],
+        "Q4": ["adapter"],
+        "Q16": [],
+        "QD": ["merged"],
+        "QR": ["prequantized", "digest"],
+        "L16": ["adapter"],
+        "L4": [],
+        "LM": ["merged"],
+        "LR": ["prequantized", "digest"],
     }
     for name in ("report.html", "report.md"):
         assert "--format prequantized or digest" in (study.folder / name).read_text()
@@ -104,10 +120,29 @@ def test_the_command_writes_and_describes_it(environment: dict[str, str], tmp_pa
     base = tiny_base(tmp_path / "base")
     study = scored(tiny_study(base), base)
     out = tmp_path / "out"
-    words = ["-m", "assistant_builder", "export", study.name, "--arm", "lora", "--format", "digest", "--to", str(out)]
+    words = [
+        "-m",
+        "assistant_builder",
+        "export",
+        study.name,
+        "--arm",
+        "lora",
+        "--format",
+        "digest",
+        "--to",
+        str(out),
+    ]
     record = json.loads(run(environment, *words, "--json"))
-    assert (record["format"], record["cell"], record["rescore"]["outcome"]) == ("digest", "LR", "not measured")
+    assert (record["format"], record["cell"], record["rescore"]["outcome"]) == (
+        "digest",
+        "LR",
+        "not measured",
+    )
     assert (out / "digest.txt").read_text() == str(base.name) and (out / "tokenizer.json").is_file()
     card = (out / "README.md").read_text()
-    assert "A digest of Full (LoRA, 16-bit)" in card and "cannot be scored" in card and "cat ./digest.txt" in card
+    assert (
+        "A digest of Full (LoRA, 16-bit)" in card
+        and "cannot be scored" in card
+        and "cat ./digest.txt" in card
+    )
     assert "A digest answers no questions." in (out / "LOADING.md").read_text()

@@ -43,8 +43,16 @@ def written(folder: Path, *more: str) -> Path:
     for name in ("README.md", "adapter_model.safetensors", "library-lora.zip", *more):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"content of {name}")
-    write_json(folder / "export.json", {"study": "library", "format": "adapter", "archive": "library-lora.zip",
-                                        "files": describe_files(folder), "sentences": []})
+    write_json(
+        folder / "export.json",
+        {
+            "study": "library",
+            "format": "adapter",
+            "archive": "library-lora.zip",
+            "files": describe_files(folder),
+            "sentences": [],
+        },
+    )
     (folder / "notes [1].txt").write_text("of the user")
     return folder
 
@@ -57,12 +65,18 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 def test_an_export_is_uploaded_to_a_private_repository(hub: UploadHub, folder: Path) -> None:
     pushed = push_export(record_of(folder), REPO)
-    assert (pushed["repo"], pushed["url"], pushed["private"]) == (REPO, f"{hub.endpoint}/{REPO}", True)
+    assert (pushed["repo"], pushed["url"], pushed["private"]) == (
+        REPO,
+        f"{hub.endpoint}/{REPO}",
+        True,
+    )
     assert hub.private == {REPO: True}
-    assert hub.files[REPO] == {name: f"content of {name}".encode() for name in (
-        "README.md", "adapter_model.safetensors")}
+    assert hub.files[REPO] == {
+        name: f"content of {name}".encode() for name in ("README.md", "adapter_model.safetensors")
+    }
     assert {file["name"]: file["bytes"] for file in pushed["files"]} == {
-        name: len(content) for name, content in hub.files[REPO].items()}
+        name: len(content) for name, content in hub.files[REPO].items()
+    }
     assert push_export(record_of(folder), REPO) == pushed  # once more, to a repository that exists
 
 
@@ -76,25 +90,46 @@ def test_a_public_repository_needs_the_option(hub: UploadHub, folder: Path) -> N
 
 def test_pairs_are_named_before_they_are_uploaded(hub: UploadHub, tmp_path: Path) -> None:
     plain = upload_lines(record_of(written(tmp_path / "plain")), REPO, public=False)
-    assert plain[0].startswith("Uploading 2 files (") and plain[0].endswith("to me/library (private):")
-    assert [line.split() for line in plain[1:]] == [["adapter_model.safetensors", "36", "bytes"],
-                                                    ["README.md", "20", "bytes"]]
+    assert plain[0].startswith("Uploading 2 files (") and plain[0].endswith(
+        "to me/library (private):"
+    )
+    assert [line.split() for line in plain[1:]] == [
+        ["adapter_model.safetensors", "36", "bytes"],
+        ["README.md", "20", "bytes"],
+    ]
     record = record_of(written(tmp_path / "pairs", "retrieval/facts.jsonl"))
     assert "training pairs as plain text" in upload_lines(record, REPO, public=True)[-1]
     push_export(record, REPO, public=True)
     assert "retrieval/facts.jsonl" in hub.files[REPO]
 
 
-@pytest.mark.parametrize("repo", ["", "library", "me/library/more", "me/lib rary", "me/-library", "me/a--b", "m\x1be/x",
-                                  "me/" + 97 * "x", "../library", "me/", "https://huggingface.co/me/library"])
-def test_a_name_that_is_no_repository_is_refused_before_the_export(repo: str, hub: UploadHub) -> None:
+@pytest.mark.parametrize(
+    "repo",
+    [
+        "",
+        "library",
+        "me/library/more",
+        "me/lib rary",
+        "me/-library",
+        "me/a--b",
+        "m\x1be/x",
+        "me/" + 97 * "x",
+        "../library",
+        "me/",
+        "https://huggingface.co/me/library",
+    ],
+)
+def test_a_name_that_is_no_repository_is_refused_before_the_export(
+    repo: str, hub: UploadHub
+) -> None:
     with pytest.raises(ConfigError, match="--push") as caught:
         check_push(repo)
     assert "owner/name" in caught.value.remedy and "\n" not in str(caught.value)
 
 
-def test_the_token_is_that_of_the_environment_or_of_the_hub_s_file(hub: UploadHub, folder: Path, tmp_path: Path,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_that_of_the_environment_or_of_the_hub_s_file(
+    hub: UploadHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_push(REPO)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ConfigError, match="there is no token"):
@@ -106,8 +141,9 @@ def test_the_token_is_that_of_the_environment_or_of_the_hub_s_file(hub: UploadHu
     assert push_export(record_of(folder), REPO)["private"]
 
 
-def test_a_hub_that_is_switched_off_is_noticed_before_the_export(hub: UploadHub,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_switched_off_is_noticed_before_the_export(
+    hub: UploadHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         check_push(REPO)
@@ -117,22 +153,31 @@ def refusal(folder: Path, repo: str = REPO) -> str:
     with pytest.raises(HubError) as caught:
         push_export(record_of(folder), repo)
     text = str(caught.value)
-    assert "\n" not in text and "canary" not in text.lower() and f"The export is complete in {folder}" in text
+    assert (
+        "\n" not in text
+        and "canary" not in text.lower()
+        and f"The export is complete in {folder}" in text
+    )
     assert f"hf upload {repo} {folder} . --private" in text and "--exclude 'notes [1].txt'" in text
     assert record_of(folder)["files"]
     return text
 
 
-def test_refusals_say_what_to_do_and_keep_the_export(hub: UploadHub, folder: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_say_what_to_do_and_keep_the_export(
+    hub: UploadHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "the token may not write to you/library" in refusal(folder, "you/library")
     hub.refuse_commit = 400
-    assert "the quota of me is used up" in refusal(folder) or "refused the upload" in refusal(folder)
+    assert "the quota of me is used up" in refusal(folder) or "refused the upload" in refusal(
+        folder
+    )
     monkeypatch.setenv("HF_TOKEN", TOKEN + "x")
     assert "does not accept the token" in refusal(folder)
 
 
-def test_a_hub_out_of_reach_keeps_the_export(hub: UploadHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_out_of_reach_keeps_the_export(
+    hub: UploadHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9: the hub cannot be reached" in refusal(folder)
 
@@ -162,20 +207,37 @@ def test_the_command_lists_and_uploads(hub: UploadHub, exported: list[str]) -> N
     done = export("--push", REPO)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert any(line.startswith("Uploading 2 files") for line in lines) and "adapter_model.safetensors" in done.stdout
+    assert (
+        any(line.startswith("Uploading 2 files") for line in lines)
+        and "adapter_model.safetensors" in done.stdout
+    )
     assert lines[-1] == f"Uploaded (private): {hub.endpoint}/{REPO}" and TOKEN not in done.output
     (document,) = [json.loads(export("--push", REPO, "--json").stdout)]
-    assert document["pushed"] == {"repo": REPO, "url": f"{hub.endpoint}/{REPO}", "private": True,
-                                  "files": [file for file in document["files"] if file["name"] != document["archive"]]}
+    assert document["pushed"] == {
+        "repo": REPO,
+        "url": f"{hub.endpoint}/{REPO}",
+        "private": True,
+        "files": [file for file in document["files"] if file["name"] != document["archive"]],
+    }
     assert "pushed" not in json.loads(export("--json").stdout)
 
 
-@pytest.mark.parametrize(("words", "problem"), [(["--push", "library"], "has no owner"),
-                                                (["--push", REPO], "there is no token")])
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [(["--push", "library"], "has no owner"), (["--push", REPO], "there is no token")],
+)
 def test_nothing_is_exported_for_an_upload_that_cannot_be(
-    words: list[str], problem: str, hub: UploadHub, exported: list[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    problem: str,
+    hub: UploadHub,
+    exported: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     done = export(*words)
-    assert isinstance(done.exception, AssistantBuilderError) and problem in str(done.exception) and not exported
+    assert (
+        isinstance(done.exception, AssistantBuilderError)
+        and problem in str(done.exception)
+        and not exported
+    )
     assert export("--public").exit_code == 2 and not exported

@@ -20,7 +20,12 @@ def moved(*by: float) -> list[tuple[float, int]]:
 
 def test_equal_losses_are_as_measured() -> None:
     found = compare("QD", WAS, moved(0, 0, 0))
-    assert (found.outcome, found.largest_move, found.moved, found.tokens) == ("as measured", 0, 0, 20)
+    assert (found.outcome, found.largest_move, found.moved, found.tokens) == (
+        "as measured",
+        0,
+        0,
+        20,
+    )
     assert found.nll_per_token == found.measured_nll_per_token == 0.8
 
 

@@ -57,24 +57,45 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, _, owner, name, *action = path.split("/")
         repo = f"{owner}/{name}"
         if repo not in hub.private:
-            return self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            return self._send(
+                404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
+            )
         if action[:1] == ["preupload"]:
-            return self._send(200, {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                                              for file in json.loads(body)["files"]]})
+            return self._send(
+                200,
+                {
+                    "files": [
+                        {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for file in json.loads(body)["files"]
+                    ]
+                },
+            )
         if action[:1] == ["commit"]:
             if hub.refuse_commit:
                 return self._send(hub.refuse_commit, {"error": "the quota of me is used up"})
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    hub.files.setdefault(repo, {})[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self._send(200, {"commitOid": COMMIT, "commitUrl": f"{hub.endpoint}/{repo}/commit/{COMMIT}"})
-        return self._send(200, {"_id": "1", "id": repo, "sha": COMMIT, "private": hub.private[repo], "siblings": []})
+                    hub.files.setdefault(repo, {})[line["value"]["path"]] = base64.b64decode(
+                        line["value"]["content"]
+                    )
+            return self._send(
+                200, {"commitOid": COMMIT, "commitUrl": f"{hub.endpoint}/{repo}/commit/{COMMIT}"}
+            )
+        return self._send(
+            200,
+            {"_id": "1", "id": repo, "sha": COMMIT, "private": hub.private[repo], "siblings": []},
+        )
 
-    def _send(self, status: int, record: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+    def _send(
+        self, status: int, record: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
         data = json.dumps(record).encode()
         self.send_response(status)
-        for key, value in {"Content-Type": "application/json", "Content-Length": str(len(data)),
-                           **(headers or {})}.items():
+        for key, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(data)

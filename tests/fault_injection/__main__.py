@@ -21,12 +21,16 @@ from tests.fault_injection.study import Row, outcome, run, small_study, table
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fault_injection", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="kills at random moments of training (20)")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="kills at random moments of training (20)"
+    )
     parser.add_argument("--damages", type=int, default=500, help="damaged files (500)")
     parser.add_argument("--disks", type=int, default=6, help="disks that fill up (6)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (0)")
     parser.add_argument("--base", default="", help="base model; by default the bundled one")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave everything in it")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="work in this folder and leave everything in it"
+    )
     return parser.parse_args(words)
 
 
@@ -71,7 +75,9 @@ def undisturbed(base: str) -> Study:
         study = small_study("undisturbed", base)
     code, output = run(study)
     if code:
-        raise AssistantBuilderError(f"the undisturbed run failed: {output.strip().splitlines()[-1]}")
+        raise AssistantBuilderError(
+            f"the undisturbed run failed: {output.strip().splitlines()[-1]}"
+        )
     return study
 
 

@@ -17,7 +17,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip("no small disk can be mounted here")
@@ -36,7 +38,9 @@ def read_only(tmp_path: Path) -> Iterator[list[Path]]:
 
 def lock(folder: Path, locked: list[Path]) -> None:
     """Make a folder read-only, even for root."""
-    bound = subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False)
+    bound = subprocess.run(
+        ["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False
+    )
     if bound.returncode:
         pytest.skip("no folder can be made read-only here")
     locked.append(folder)
@@ -57,8 +61,11 @@ def fill(disk: Path) -> None:
 def python(code: str, *, limits: str = "") -> subprocess.CompletedProcess[str]:
     """Run Python in its own process after setting resource limits."""
     return subprocess.run(
-        [sys.executable, "-c", f"import resource\n{limits}\n{code}"], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+        [sys.executable, "-c", f"import resource\n{limits}\n{code}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
     )
 
 

@@ -15,7 +15,9 @@ from assistant_builder.study import Study
 from tests.fault_injection.study import Row, copy_of, differences, run
 
 REPAIRED = (
-    "arms/qlora/adapter/adapter_model.safetensors", "arms/lora/status.json", "evals/Q4/samples.jsonl",
+    "arms/qlora/adapter/adapter_model.safetensors",
+    "arms/lora/status.json",
+    "evals/Q4/samples.jsonl",
     "evals/status.json",
 )
 """Files that are damaged one after the other and rebuilt with ``--redo``."""
@@ -38,7 +40,9 @@ def damage_files(reference: Study, wanted: dict[str, Any], times: int, seed: int
     return row
 
 
-def repair_damage(reference: Study, wanted: dict[str, Any], seed: int, log: Callable[[str], None]) -> Row:
+def repair_damage(
+    reference: Study, wanted: dict[str, Any], seed: int, log: Callable[[str], None]
+) -> Row:
     """Damage a file, check that the run is refused, and rebuild it with ``--redo``: the result must be the same."""
     row = Row("damaged, then run with --redo")
     study = copy_of(reference, "repaired")
@@ -50,7 +54,9 @@ def repair_damage(reference: Study, wanted: dict[str, Any], seed: int, log: Call
         if not code or "--redo" not in output:
             row.lost.append(f"{name}: a damaged file was not refused")
         code, output = run(study, "--redo")
-        row.compare(differences(study, wanted) if code == 0 else [output.strip().splitlines()[-1]], name)
+        row.compare(
+            differences(study, wanted) if code == 0 else [output.strip().splitlines()[-1]], name
+        )
     return row
 
 

@@ -19,13 +19,15 @@ _STEPS = ("train-lora", "evaluate", "report")
 _FREE_BYTES = 64 * 2**20
 
 
-def full_disk(reference: Study, wanted: dict[str, Any], times: int, seed: int, log: Callable[[str], None]) -> Row:
+def full_disk(
+    reference: Study, wanted: dict[str, Any], times: int, seed: int, log: Callable[[str], None]
+) -> Row:
     """Run a step with a seeded amount of free disk, check the error, then free space, resume and compare."""
     row = Row("disk full in a step")
     for number in range(times):
         step = _STEPS[number % len(_STEPS)]
         draw = random.Random(f"disk/{seed}/{number}")
-        undone = tuple(reversed(reference.steps[reference.steps.index(step):]))
+        undone = tuple(reversed(reference.steps[reference.steps.index(step) :]))
         template = copy_of(reference, f"disk-{number}", without=undone)
         with _disk() as disk:
             if disk is None:
@@ -40,8 +42,13 @@ def full_disk(reference: Study, wanted: dict[str, Any], times: int, seed: int, l
             if code:
                 row.compare(_said(study, output), f"{step} with {free} bytes free")
             _resize(disk, _used(disk) + _FREE_BYTES)
-            finish(study, {"lora": wanted["lora"]} if step == "train-lora" else wanted, row,
-                   f"{step} after {free} bytes free", until=step if step == "train-lora" else "")
+            finish(
+                study,
+                {"lora": wanted["lora"]} if step == "train-lora" else wanted,
+                row,
+                f"{step} after {free} bytes free",
+                until=step if step == "train-lora" else "",
+            )
     return row
 
 
@@ -75,8 +82,11 @@ def _disk() -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(prefix="fault-disk-") as scratch:
         disk = Path(scratch) / "disk"
         disk.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_FREE_BYTES}", "none", str(disk)],
-                                 capture_output=True, check=False)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={_FREE_BYTES}", "none", str(disk)],
+            capture_output=True,
+            check=False,
+        )
         if mounted.returncode:
             yield None
             return

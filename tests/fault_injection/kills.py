@@ -23,7 +23,9 @@ _MOST_TRIES = 6
 """Kills that one study gets before it may end."""
 
 
-def kill_every_step(reference: Study, wanted: dict[str, Any], seed: int, log: Callable[[str], None]) -> Row:
+def kill_every_step(
+    reference: Study, wanted: dict[str, Any], seed: int, log: Callable[[str], None]
+) -> Row:
     """Kill each step of one study once, by turns the step, its runner, and both; then let it end."""
     draw = random.Random(f"steps/{seed}")
     study = copy_of(reference, "every-step", without=tuple(reversed(reference.steps)))
@@ -31,40 +33,62 @@ def kill_every_step(reference: Study, wanted: dict[str, Any], seed: int, log: Ca
     for place, step in enumerate(study.steps):
         victim = ("step", "runner", "both")[place % 3]
         trigger = step_trigger(study, step, draw)
-        row.add(_killed(study, step, trigger, victim, log), f"{step}: it ended before it could be killed")
+        row.add(
+            _killed(study, step, trigger, victim, log),
+            f"{step}: it ended before it could be killed",
+        )
     finish(study, wanted, row, "after a kill in every step")
     return row
 
 
-def kill_training(reference: Study, wanted: dict[str, Any], kills: int, seed: int, log: Callable[[str], None]) -> Row:
+def kill_training(
+    reference: Study, wanted: dict[str, Any], kills: int, seed: int, log: Callable[[str], None]
+) -> Row:
     """Kill trainings at seeded moments, several times in a row, and compare what running again ends with."""
     row = Row("SIGKILL at random moments of training")
     number = 0
     while row.injected < kills:
         arm = ("lora", "qlora")[number % 2]
         draw = random.Random(f"training/{seed}/{number}")
-        study = copy_of(reference, f"killed-{number}", without=("report", "evaluate", f"train-{arm}"))
+        study = copy_of(
+            reference, f"killed-{number}", without=("report", "evaluate", f"train-{arm}")
+        )
         number += 1
         for _ in range(min(_MOST_TRIES, kills - row.injected)):
             trigger = training_trigger(study, arm, draw)
-            if not _killed(study, f"train-{arm}", trigger, draw.choice(["step", "runner", "both"]), log):
+            if not _killed(
+                study, f"train-{arm}", trigger, draw.choice(["step", "runner", "both"]), log
+            ):
                 break  # the step ended before the trigger: continue with the next study
             row.add(True, "")
             _damage_checkpoint(study, arm, draw, log)
-        finish(study, {key: value for key, value in wanted.items() if key == arm}, row, f"{arm}, study {number}",
-                until=f"train-{arm}")
+        finish(
+            study,
+            {key: value for key, value in wanted.items() if key == arm},
+            row,
+            f"{arm}, study {number}",
+            until=f"train-{arm}",
+        )
     return row
 
 
-def _damage_checkpoint(study: Study, arm: str, draw: random.Random, log: Callable[[str], None]) -> None:
+def _damage_checkpoint(
+    study: Study, arm: str, draw: random.Random, log: Callable[[str], None]
+) -> None:
     """Damage a checkpoint after one kill in three, unless the step is still running and writing."""
-    files = [path for path in sorted(study.arm_folder(arm).glob("checkpoints/*/*")) if path.stat().st_size]
+    files = [
+        path
+        for path in sorted(study.arm_folder(arm).glob("checkpoints/*/*"))
+        if path.stat().st_size
+    ]
     if files and draw.random() < 1 / 3 and study.step(f"train-{arm}").state != "running":
         path = draw.choice(files)
         log(f"{study.name}: {corrupt(path, draw)} in {path.parent.name}/{path.name}")
 
 
-def _killed(study: Study, step: str, trigger: Trigger, victim: str, log: Callable[[str], None]) -> bool:
+def _killed(
+    study: Study, step: str, trigger: Trigger, victim: str, log: Callable[[str], None]
+) -> bool:
     """Run the study and kill the step, its runner, or both, at a trigger; False if it ended before."""
     runner = start(study)
 
@@ -75,7 +99,9 @@ def _killed(study: Study, step: str, trigger: Trigger, victim: str, log: Callabl
     def alive() -> bool:
         return runner.poll() is None and study.step(step).state != "succeeded"
 
-    came = Trigger("running", lambda: pid() is not None, poll=0.03).wait(alive) and trigger.wait(alive)
+    came = Trigger("running", lambda: pid() is not None, poll=0.03).wait(alive) and trigger.wait(
+        alive
+    )
     target = pid()
     if came and target is not None:
         log(f"{study.name}: SIGKILL {victim} of {step}, {trigger.name}")

@@ -17,11 +17,23 @@ from assistant_builder.study.addresses import allow_addresses
 
 DATA = Path(__file__).resolve().parents[2] / "datasets_cards" / "thimble-row-library" / "data.csv"
 SETTINGS: dict[str, Any] = {
-    "approaches": ["memory"], "formats.types": [],
-    "train.max_steps": 6, "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 3, "train.rank": 4,
-    "train.dropout": 0.05, "train.sample_answers": 1, "data.max_heldout": 4,
-    "eval.max_new_tokens": 8, "eval.bootstrap_resamples": 200, "eval.retention": False, "eval.noise_floor": False,
-    "eval.baselines": False, "eval.fidelity": False, "eval.cells": ["L16", "Q4"],
+    "approaches": ["memory"],
+    "formats.types": [],
+    "train.max_steps": 6,
+    "train.batch_size": 4,
+    "train.micro_batch_size": 2,
+    "train.evaluations": 3,
+    "train.rank": 4,
+    "train.dropout": 0.05,
+    "train.sample_answers": 1,
+    "data.max_heldout": 4,
+    "eval.max_new_tokens": 8,
+    "eval.bootstrap_resamples": 200,
+    "eval.retention": False,
+    "eval.noise_floor": False,
+    "eval.baselines": False,
+    "eval.fidelity": False,
+    "eval.cells": ["L16", "Q4"],
 }
 """Six steps with dropout, a checkpoint after every second one, and the two cells that a report cannot do without."""
 
@@ -34,8 +46,11 @@ def small_study(name: str, base: str = "", **changes: Any) -> Study:
         base: Base model; empty: the bundled one.
         changes: Other settings, dotted keys with ``__`` for the dot.
     """
-    wanted = {**SETTINGS, **({"model.base": base} if base else {}),
-              **{key.replace("__", "."): value for key, value in changes.items()}}
+    wanted = {
+        **SETTINGS,
+        **({"model.base": base} if base else {}),
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
     config = StudyConfig(name=name).with_changes({**wanted, "data.source": str(DATA)})
     allow_addresses(config.addresses.values())  # whoever makes a study types its addresses
     return Study.create(config, DATA)
@@ -66,8 +81,13 @@ def start(study: Study, *words: str) -> subprocess.Popen[str]:
     home = str(study.folder.parents[1])
     environment = {**python_environment(), "OMP_NUM_THREADS": "1", "ASSISTANT_BUILDER_HOME": home}
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=environment, start_new_session=True,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
 
 
@@ -99,8 +119,11 @@ def outcome(study: Study) -> dict[str, Any]:
 def differences(study: Study, reference: dict[str, Any]) -> list[str]:
     """Differences from the undisturbed run, as sentences."""
     found = outcome(study)
-    return [f"{key} differs from the undisturbed run" if key in found else f"{key} is missing"
-            for key, value in reference.items() if found.get(key) != value]
+    return [
+        f"{key} differs from the undisturbed run" if key in found else f"{key} is missing"
+        for key, value in reference.items()
+        if found.get(key) != value
+    ]
 
 
 @dataclass
@@ -137,7 +160,9 @@ class Row:
 def table(rows: Sequence[Row]) -> str:
     """Markdown table with one line per kind of fault, followed by the lost results."""
     lines = ["| fault | injected | compared | lost |", "| --- | ---: | ---: | ---: |"]
-    lines += [f"| {row.fault} | {row.injected} | {row.compared} | {len(row.lost)} |" for row in rows]
+    lines += [
+        f"| {row.fault} | {row.injected} | {row.compared} | {len(row.lost)} |" for row in rows
+    ]
     lines += [f"LOST  {row.fault}: {problem}" for row in rows for problem in row.lost]
     lines += [f"late  {row.fault}: {problem}" for row in rows for problem in row.missed]
     return "\n".join(lines)

@@ -12,7 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from assistant_builder import atomic_io
-from assistant_builder.atomic_io import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
+from assistant_builder.atomic_io import (
+    append_jsonl,
+    file_hash,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_text,
+)
 from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError, ConfigError, StudyError
 from assistant_builder.runner import invalidation
@@ -32,7 +39,9 @@ from tests.synthetic_study import new_study, with_data
 @pytest.fixture
 def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every step unchanged inputs, because these tests are about outputs."""
-    monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, config=None, source=None: {})
+    monkeypatch.setattr(
+        invalidation, "step_inputs", lambda study, step, config=None, source=None: {}
+    )
 
 
 def trained_twin(study: Study) -> Path:
@@ -42,8 +51,13 @@ def trained_twin(study: Study) -> Path:
     adapter.write_bytes(os.urandom(64))
     study.write_step(StepRecord("data", "succeeded"))
     study.write_step(StepRecord("data-embed", "succeeded"))
-    study.write_step(StepRecord("train-lora", "succeeded", outputs={
-        str(adapter.relative_to(study.folder)): file_hash(adapter)}))
+    study.write_step(
+        StepRecord(
+            "train-lora",
+            "succeeded",
+            outputs={str(adapter.relative_to(study.folder)): file_hash(adapter)},
+        )
+    )
     return adapter
 
 
@@ -52,8 +66,14 @@ def test_a_damaged_adapter_is_refused_and_retrained_with_redo(harm: str, no_inpu
     study = new_study()
     adapter = trained_twin(study)
     assert first_stale_step(study, redo=False) is None
-    {"flip": lambda: flip(adapter), "truncate": lambda: os.truncate(adapter, 10), "remove": adapter.unlink}[harm]()
-    with pytest.raises(StudyError, match=r"adapter_model.safetensors, written by step 'train-lora', is dam.*--redo"):
+    {
+        "flip": lambda: flip(adapter),
+        "truncate": lambda: os.truncate(adapter, 10),
+        "remove": adapter.unlink,
+    }[harm]()
+    with pytest.raises(
+        StudyError, match=r"adapter_model.safetensors, written by step 'train-lora', is dam.*--redo"
+    ):
         first_stale_step(study, redo=False)
     assert study.step("train-lora").state == "succeeded"  # nothing is thrown away unasked
     assert first_stale_step(study, redo=True) == "train-lora"
@@ -76,7 +96,13 @@ def test_a_damaged_status_file_is_reported_everywhere_and_repaired_by_redo(
     no_inputs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
-    for content in ('{"step": "data', "[]", '{"step": "data", "state": "succeedec"}', '{"step": "report"}', ""):
+    for content in (
+        '{"step": "data',
+        "[]",
+        '{"step": "data", "state": "succeedec"}',
+        '{"step": "report"}',
+        "",
+    ):
         study = new_study(f"study{len(Study.all())}")
         trained_twin(study)
         write_text(study.folder / "data" / "status.json", content)
@@ -93,7 +119,9 @@ def test_a_damaged_status_file_is_reported_everywhere_and_repaired_by_redo(
         assert study.step("train-lora").state == "succeeded"  # kept, unless the data change
 
 
-def test_a_damaged_status_file_of_a_late_step_is_repaired(no_inputs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_status_file_of_a_late_step_is_repaired(
+    no_inputs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
     study = new_study()
     write_text(study.status_file("evaluate"), "{")
@@ -115,7 +143,13 @@ def test_unreadable_settings_are_reported_with_file_and_line() -> None:
     study = new_study()
     path = study.folder / "study.yaml"
     whole = path.read_bytes()
-    for content in (whole[: len(whole) // 3] + b"\n: [", b"\xff\xfe" + whole, b"", b"- 1\n", b"name: [\n"):
+    for content in (
+        whole[: len(whole) // 3] + b"\n: [",
+        b"\xff\xfe" + whole,
+        b"",
+        b"- 1\n",
+        b"name: [\n",
+    ):
         path.write_bytes(content)
         with pytest.raises(ConfigError) as caught:
             _ = study.config
@@ -153,10 +187,19 @@ def test_what_killed_writers_leave_is_removed_by_the_next_write(tmp_path: Path) 
     for _ in range(2):
         killed = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
         assert killed.returncode == -9
-    assert len(list(tmp_path.iterdir())) == 2 and read_json(path) == {"served": "a"}  # the second removed the first
+    assert len(list(tmp_path.iterdir())) == 2 and read_json(path) == {
+        "served": "a"
+    }  # the second removed the first
     running = tmp_path / f".versions.json.{atomic_io._HOST}-{os.getpid()}-abcdefgh"
-    others = [tmp_path / name for name in (".versions.json.lock", f".versions.json.00000000-{2**22 + 1}-abcdefgh",
-                                           ".versions.json.abcdefgh", ".versions.jsonl.abcdefgh")]
+    others = [
+        tmp_path / name
+        for name in (
+            ".versions.json.lock",
+            f".versions.json.00000000-{2**22 + 1}-abcdefgh",
+            ".versions.json.abcdefgh",
+            ".versions.jsonl.abcdefgh",
+        )
+    ]
     for other in (running, *others):
         other.touch()
     os.utime(others[2], (0, 0))
@@ -164,12 +207,25 @@ def test_what_killed_writers_leave_is_removed_by_the_next_write(tmp_path: Path) 
     assert {*tmp_path.iterdir()} == {path, running, others[0], others[1], others[3]}
 
 
-def test_files_are_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_bounded_in_size_and_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "report.json"
-    for content in ("[" * 100 + "]" * 100, "[" * 100_000 + "]" * 100_000, "NaN", "1" * 10_000, "\ud800"):
+    for content in (
+        "[" * 100 + "]" * 100,
+        "[" * 100_000 + "]" * 100_000,
+        "NaN",
+        "1" * 10_000,
+        "\ud800",
+    ):
         path.write_text(content, encoding="utf-8", errors="replace")
-        for read in (lambda: read_json(path, list[Any]), lambda: read_jsonl(path.with_suffix(".jsonl"))):
-            path.with_suffix(".jsonl").write_text(content + "\n{}\n", encoding="utf-8", errors="replace")
+        for read in (
+            lambda: read_json(path, list[Any]),
+            lambda: read_jsonl(path.with_suffix(".jsonl")),
+        ):
+            path.with_suffix(".jsonl").write_text(
+                content + "\n{}\n", encoding="utf-8", errors="replace"
+            )
             with pytest.raises(StudyError, match="damaged.*--redo"):
                 read()
     monkeypatch.setattr(atomic_io, "MAX_BYTES", 10)
@@ -195,7 +251,9 @@ def metrics(path: Path, losses: dict[int, float]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", CHECKPOINT_MARKER])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", CHECKPOINT_MARKER]
+)
 def test_training_never_resumes_from_a_damaged_checkpoint(tmp_path: Path, name: str) -> None:
     told = metrics(tmp_path / "metrics.jsonl", {2: 3.0, 4: 2.0})
     root = tmp_path / "checkpoints"
@@ -229,7 +287,9 @@ def test_settings_of_another_version_are_refused_with_one_error() -> None:
     path = study.folder / "study.yaml"
     text = path.read_text(encoding="utf-8")
     write_text(path, text.replace("version: 1", "version: 2") + "colour: red\n")
-    with pytest.raises(ConfigError, match=r"version 2, and this release .* reads version 1. Update") as caught:
+    with pytest.raises(
+        ConfigError, match=r"version 2, and this release .* reads version 1. Update"
+    ) as caught:
         _ = study.config
     assert "colour" not in str(caught.value)
     write_text(path, text.replace("version: 1", "version: 0"))

@@ -29,22 +29,30 @@ from tests.fault_injection.conftest import fill, lock, python
 from tests.synthetic_study import finished_study, new_study, running
 
 
-def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> str:
     """The error line of a refused command."""
     monkeypatch.setattr(sys, "argv", ["assistant-builder", *words])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main()
     output = capsys.readouterr()
-    assert ended.value.code == 1 and output.out == "" and output.err.strip().count("\n") == 0, output
+    assert ended.value.code == 1 and output.out == "" and output.err.strip().count("\n") == 0, (
+        output
+    )
     return output.err
 
 
-def test_a_step_on_a_full_disk_reports_it(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_on_a_full_disk_reports_it(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     study.reserve_disk_space()
-    monkeypatch.setattr("traceback.print_exception", lambda error: (_ for _ in ()).throw(OSError(28, "no space")))
+    monkeypatch.setattr(
+        "traceback.print_exception", lambda error: (_ for _ in ()).throw(OSError(28, "no space"))
+    )
 
     def work() -> list[Path]:
         fill(small_disk)
@@ -59,7 +67,9 @@ def test_a_step_on_a_full_disk_reports_it(small_disk: Path, monkeypatch: pytest.
     assert run_as_step(study, "data", lambda: []) == 0
 
 
-def test_a_step_that_finishes_on_a_full_disk_is_done(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_finishes_on_a_full_disk_is_done(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     study.reserve_disk_space()
@@ -71,25 +81,38 @@ def test_a_step_that_finishes_on_a_full_disk_is_done(small_disk: Path, monkeypat
     assert run_as_step(study, "data", work) == 0 and study.step("data").state == "succeeded"
 
 
-def test_a_run_on_a_full_disk_ends_with_an_error(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_a_full_disk_ends_with_an_error(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     fill(small_disk)
     with pytest.raises(ResourceError, match="the disk is full.*Free space"):
         run_study(study)
     assert study.state in ("queued", "failed")
-    assert {path.name for path in study.folder.rglob(".*.*")} <= {".lock"}  # no half-written file is left
+    assert {path.name for path in study.folder.rglob(".*.*")} <= {
+        ".lock"
+    }  # no half-written file is left
 
 
-def test_a_report_on_a_full_disk_keeps_the_old_one(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_on_a_full_disk_keeps_the_old_one(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = finished_study()
     study.reserve_disk_space()
-    before = {name: (study.folder / name).read_bytes() for name in ("report.json", "report.html", "report.md")}
+    before = {
+        name: (study.folder / name).read_bytes()
+        for name in ("report.json", "report.html", "report.md")
+    }
     fill(small_disk)
     assert run_as_step(study, "report", lambda: [write_report(study)]) == 1
     error = study.step("report").error
-    assert error is not None and error["what"] == "the disk is full" and study.step("report").state == "failed"
+    assert (
+        error is not None
+        and error["what"] == "the disk is full"
+        and study.step("report").state == "failed"
+    )
     assert {name: (study.folder / name).read_bytes() for name in before} == before
     assert not list(study.folder.glob(".report*"))
 
@@ -100,7 +123,11 @@ def test_a_run_reports_that_an_orphaned_step_died(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("assistant_builder.runner.local_runner._POLL_SECONDS", 0.01)
     gone = "started by an earlier run, exited without reporting a result.*Run again to resume"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        study.write_step(StepRecord("data", "running", pid=process.pid, process_started=process_identity(process.pid)))
+        study.write_step(
+            StepRecord(
+                "data", "running", pid=process.pid, process_started=process_identity(process.pid)
+            )
+        )
 
         def watch(event: object) -> None:
             process.kill()
@@ -124,7 +151,9 @@ def test_a_file_that_grows_too_large_is_left_as_it_was(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))",
     )
     assert result.stdout.split() == ["True", "True"], result.stderr
-    assert read_jsonl(path) == [{"step": 1}] and [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert read_jsonl(path) == [{"step": 1}] and [found.name for found in tmp_path.iterdir()] == [
+        "metrics.jsonl"
+    ]
 
 
 def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
@@ -133,24 +162,36 @@ def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
         RuntimeError("PytorchStreamWriter failed writing file data/17: file write failed"),
         RuntimeError("[enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0"),
         RuntimeError("basic_ios::clear: iostream error"),
-        Exception('Error while serializing: I/O error: No space left on device (os error 28)'),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
     ]
     for error in full:
         assert translate_error(error).what == "the disk is full", error
     shared = [
-        RuntimeError("NCCL error: unhandled system error. Last error:\nError while creating shared memory segment "
-                     "/dev/shm/nccl-ufPo8D (size 9637888), error: No space left on device (28)"),
-        RuntimeError("unable to allocate shared memory(shm) for file </torch_71_1>: No space left on device (28)"),
+        RuntimeError(
+            "NCCL error: unhandled system error. Last error:\nError while creating shared memory segment "
+            "/dev/shm/nccl-ufPo8D (size 9637888), error: No space left on device (28)"
+        ),
+        RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_71_1>: No space left on device (28)"
+        ),
         RuntimeError("unable to write to file </torch_71_1>: No space left on device (28)"),
         OSError(28, "No space left on device", "/dev/shm/psm_1"),
     ]
     for error in shared:
         found = translate_error(error)
-        assert (found.what, found.where) == ("shared memory is full", "/dev/shm") and "--shm-size" in found.remedy
+        assert (found.what, found.where) == (
+            "shared memory is full",
+            "/dev/shm",
+        ) and "--shm-size" in found.remedy
     short = [
-        MemoryError(), OSError(12, "Cannot allocate memory"), Exception("Cannot allocate memory (os error 12)"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
-        RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        Exception("Cannot allocate memory (os error 12)"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."
+        ),
+        RuntimeError("can't start new thread"),
+        RuntimeError("std::bad_alloc"),
         RuntimeError("could not create a primitive"),  # of oneDNN
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -180,7 +221,11 @@ def test_a_read_only_study_is_readable_but_not_run(
     other = new_study("other")
     lock(other.folder, read_only)
     line = refused(capsys, monkeypatch, "run", other.name)
-    assert "is not writable" in line and str(other.folder) in line and "Make the folder writable" in line
+    assert (
+        "is not writable" in line
+        and str(other.folder) in line
+        and "Make the folder writable" in line
+    )
 
 
 def test_a_removed_study_is_not_recreated_by_its_step() -> None:
@@ -191,7 +236,10 @@ def test_a_removed_study_is_not_recreated_by_its_step() -> None:
 
     def work() -> list[Path]:
         shutil.rmtree(study.folder)
-        for write in (lambda: log.record_validation(2, 1.0), lambda: study.write_progress("data", Progress(1, 2, "f"))):
+        for write in (
+            lambda: log.record_validation(2, 1.0),
+            lambda: study.write_progress("data", Progress(1, 2, "f")),
+        ):
             with pytest.raises(StudyError, match="missing.*Restore it"):
                 write()
         return []
@@ -237,13 +285,24 @@ def test_settings_cannot_change_while_a_step_outlives_its_run() -> None:
     assert open_or_create(study.name, name=None, changes={}, redo=False).name == study.name
 
 
-def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The settings were changed in the file while the step was running."""
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        study.write_step(StepRecord("data", "running", inputs={"rank": 4}, pid=process.pid,
-                                    process_started=process_identity(process.pid)))
-        monkeypatch.setattr("assistant_builder.runner.invalidation.step_inputs", lambda *_, **__: {"rank": 8})
+        study.write_step(
+            StepRecord(
+                "data",
+                "running",
+                inputs={"rank": 4},
+                pid=process.pid,
+                process_started=process_identity(process.pid),
+            )
+        )
+        monkeypatch.setattr(
+            "assistant_builder.runner.invalidation.step_inputs", lambda *_, **__: {"rank": 8}
+        )
         monkeypatch.setattr(Study, "steps", ("data",))
         made: list[str] = []
 
@@ -266,16 +325,21 @@ def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
     """The server is killed; the run has its own session and continues to its end."""
     study = new_study()
     server = subprocess.Popen(
-        [sys.executable, "-c",
-         "import subprocess, sys\n"
-         "from assistant_builder.runner import run\n"
-         "real = subprocess.Popen\n"
-         "slow = 'import time, pathlib, sys; time.sleep(1.5); pathlib.Path(sys.argv[1]).write_text(\"done\")'\n"
-         f"mark = {str(home / 'done.txt')!r}\n"
-         "run.subprocess.Popen = lambda words, **more: real([sys.executable, '-c', slow, mark], **more)\n"
-         f"print(run.start_run({study.name!r}), flush=True)\n"
-         "input()\n"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys\n"
+            "from assistant_builder.runner import run\n"
+            "real = subprocess.Popen\n"
+            "slow = 'import time, pathlib, sys; time.sleep(1.5); pathlib.Path(sys.argv[1]).write_text(\"done\")'\n"
+            f"mark = {str(home / 'done.txt')!r}\n"
+            "run.subprocess.Popen = lambda words, **more: real([sys.executable, '-c', slow, mark], **more)\n"
+            f"print(run.start_run({study.name!r}), flush=True)\n"
+            "input()\n",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert server.stdout is not None and int(server.stdout.readline()) > 0
     server.kill()

@@ -61,11 +61,25 @@ def serving(hub: StubHub) -> Iterator[str]:
 
 
 def fetch(endpoint: str, home: Path, times: int = 1) -> list[dict[str, object]]:
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
-    env |= {"HF_HOME": str(home / "hub"), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
-    done = subprocess.run([sys.executable, "-c", CHILD, str(times)], capture_output=True, text=True, env=env,
-                          timeout=300, check=False)
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))
+    }
+    env |= {
+        "HF_HOME": str(home / "hub"),
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(times)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -82,7 +96,9 @@ def garbled_config(path: str, data: bytes) -> bytes:
 def test_a_damaged_download_is_refused_and_repeated(home: Path, spoil: object) -> None:
     with serving(Spoiling(spoil, times=1)) as endpoint:
         first, second = fetch(endpoint, home, 2)
-    assert "was damaged during the download" in str(first["error"]) and "Run again" in str(first["error"])
+    assert "was damaged during the download" in str(first["error"]) and "Run again" in str(
+        first["error"]
+    )
     assert second["files"] == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
@@ -97,14 +113,20 @@ def test_a_hanging_download_times_out(home: Path) -> None:
     with serving(Spoiling(hang)) as endpoint:
         began = time.monotonic()
         (found,) = fetch(endpoint, home)
-    assert "the model hub cannot be reached for me/whole (no data arrived for 2 seconds)" in str(found["error"])
+    assert "the model hub cannot be reached for me/whole (no data arrived for 2 seconds)" in str(
+        found["error"]
+    )
     assert "smollm2-135m-instruct" in str(found["error"]) and time.monotonic() - began < 120
 
 
 def test_an_interrupted_download_is_refused(home: Path) -> None:
-    with serving(Spoiling(lambda path, data: data[:100] if path == "model.safetensors" else data)) as endpoint:
+    with serving(
+        Spoiling(lambda path, data: data[:100] if path == "model.safetensors" else data)
+    ) as endpoint:
         (found,) = fetch(endpoint, home)
-    assert "error" in found and not list((home / "hub").glob("hub/models--*/snapshots/*/model.safetensors"))
+    assert "error" in found and not list(
+        (home / "hub").glob("hub/models--*/snapshots/*/model.safetensors")
+    )
 
 
 def test_a_web_page_instead_of_the_hub_is_reported(home: Path) -> None:
@@ -125,4 +147,6 @@ def test_a_web_page_instead_of_the_hub_is_reported(home: Path) -> None:
     portal.RequestHandlerClass = Page  # type: ignore[assignment]
     with serving(portal) as endpoint:
         (found,) = fetch(endpoint, home)
-    assert "the model hub cannot be reached for me/whole" in str(found["error"]) and "\n" not in str(found["error"])
+    assert "the model hub cannot be reached for me/whole" in str(
+        found["error"]
+    ) and "\n" not in str(found["error"])

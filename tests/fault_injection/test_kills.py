@@ -19,7 +19,9 @@ from tests.synthetic_study import finished_study
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, dict[str, Any]]:
+def undisturbed(
+    model_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Study, dict[str, Any]]:
     """An undisturbed study on a base of two layers, run once for this module, and its results."""
     home = tmp_path_factory.mktemp("soak")
     (home / "models").symlink_to(model_cache / "models")
@@ -45,7 +47,9 @@ def test_kills_in_every_step_lose_nothing(undisturbed: tuple[Study, dict[str, An
 
 @pytest.mark.train
 @pytest.mark.slow
-def test_a_full_disk_in_training_is_reported_and_training_resumes(undisturbed: tuple[Study, dict[str, Any]]) -> None:
+def test_a_full_disk_in_training_is_reported_and_training_resumes(
+    undisturbed: tuple[Study, dict[str, Any]],
+) -> None:
     row = full_disk(*undisturbed, 1, 0, lambda line: None)
     if row.missed and "mounted" in row.missed[0]:
         pytest.skip(row.missed[0])
@@ -54,7 +58,9 @@ def test_a_full_disk_in_training_is_reported_and_training_resumes(undisturbed: t
 
 @pytest.mark.train
 @pytest.mark.slow
-def test_every_damaged_file_of_a_real_study_is_detected(undisturbed: tuple[Study, dict[str, Any]]) -> None:
+def test_every_damaged_file_of_a_real_study_is_detected(
+    undisturbed: tuple[Study, dict[str, Any]],
+) -> None:
     row = damage_files(*undisturbed, 60, 0)
     assert row.injected == 60 and row.lost == [], table([row])
 
@@ -71,8 +77,10 @@ def test_differences_from_the_undisturbed_run_are_named() -> None:
 
 def test_triggers_depend_on_the_seed_and_end_with_the_process() -> None:
     study = finished_study()
-    names = [[training_trigger(study, "lora", draw).name for _ in range(8)]
-             for draw in (random.Random("a"), random.Random("a"), random.Random("b"))]
+    names = [
+        [training_trigger(study, "lora", draw).name for _ in range(8)]
+        for draw in (random.Random("a"), random.Random("a"), random.Random("b"))
+    ]
     assert names[0] == names[1] != names[2]
     assert Trigger("never", lambda: False).wait(lambda: False) is False
     assert Trigger("now", lambda: True).wait(lambda: True) is True

@@ -27,8 +27,15 @@ from tests.synthetic_study import new_study
 def test_a_clock_that_is_set_back_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     study.write_run_record("running")
-    study.write_step(StepRecord("data", "running", started=time.time(), pid=os.getpid(),
-                                process_started=process_identity(os.getpid())))
+    study.write_step(
+        StepRecord(
+            "data",
+            "running",
+            started=time.time(),
+            pid=os.getpid(),
+            process_started=process_identity(os.getpid()),
+        )
+    )
     hour = 3600.0
     boot = psutil.boot_time()
     now = time.time
@@ -40,7 +47,9 @@ def test_a_clock_that_is_set_back_ends_no_run(monkeypatch: pytest.MonkeyPatch) -
         assert [ticket.study.name for ticket in active_tickets()] == [study.name]
 
 
-def test_a_clock_set_back_in_a_step_gives_no_negative_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_set_back_in_a_step_gives_no_negative_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     study, now = new_study(), time.time
 
     def work() -> list[Path]:
@@ -72,20 +81,35 @@ def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:
         assert process_alive(process.pid, mark)
         assert isinstance(mark, str)
         boot, ticks = mark.split("/")
-        for other in (f"{boot}/{int(ticks) - 1}", f"another-boot/{ticks}", 0.0, psutil.Process().create_time() - 50):
+        for other in (
+            f"{boot}/{int(ticks) - 1}",
+            f"another-boot/{ticks}",
+            0.0,
+            psutil.Process().create_time() - 50,
+        ):
             assert not process_alive(process.pid, other), other
         study = new_study()
-        record = {"state": "running", "pid": process.pid, "process_started": f"{boot}/1", "time": 0.0, "error": None}
+        record = {
+            "state": "running",
+            "pid": process.pid,
+            "process_started": f"{boot}/1",
+            "time": 0.0,
+            "error": None,
+        }
         write_json(study.folder / "run.json", record)
-        study.write_step(StepRecord("data", "running", pid=process.pid, process_started=f"{boot}/1"))
+        study.write_step(
+            StepRecord("data", "running", pid=process.pid, process_started=f"{boot}/1")
+        )
         assert study.step("data").state == "lost" and study.state == "lost"
         output = CliRunner().invoke(app, ["status", study.name]).stdout
         assert "the process ended unexpectedly" in output
         assert f"Resume it with 'assistant-builder run {study.name}'" in output
         panel = run_panel(take_snapshot(study), "")
         assert "interrupted" in panel and "Resume" in panel
-        write_json(queue_folder() / "000001.json",
-                   {"study": str(study.folder), "pid": process.pid, "process_started": f"{boot}/1"})
+        write_json(
+            queue_folder() / "000001.json",
+            {"study": str(study.folder), "pid": process.pid, "process_started": f"{boot}/1"},
+        )
         assert active_tickets() == []
 
 

@@ -47,24 +47,35 @@ def training_trigger(study: Study, run: str, draw: random.Random) -> Trigger:
     if kind == "loading":
         return Trigger("loading", (folder / "log.txt").exists, draw.uniform(0.0, 8.0))
     if kind == "adapter":
-        return Trigger("publishing the adapter",
-                       lambda: any(folder.glob(".adapter-*")) or (folder / "adapter").exists(), draw.uniform(0.0, 0.01))
+        return Trigger(
+            "publishing the adapter",
+            lambda: any(folder.glob(".adapter-*")) or (folder / "adapter").exists(),
+            draw.uniform(0.0, 0.01),
+        )
     lines = _lines(folder / "metrics.jsonl")
     if kind == "step":
         more = draw.randint(1, 3)
-        return Trigger(f"{more} events on", lambda: _lines(folder / "metrics.jsonl") >= lines + more,
-                      draw.uniform(0.0, 1.5))
+        return Trigger(
+            f"{more} events on",
+            lambda: _lines(folder / "metrics.jsonl") >= lines + more,
+            draw.uniform(0.0, 1.5),
+        )
     nth = draw.randint(1, 8)
     before = {path for path in folder.glob("checkpoints/*/*")}
-    return Trigger(f"file {nth} of a checkpoint", lambda: len({*folder.glob("checkpoints/*/*")} - before) >= nth,
-                  draw.uniform(0.0, 0.02))
+    return Trigger(
+        f"file {nth} of a checkpoint",
+        lambda: len({*folder.glob("checkpoints/*/*")} - before) >= nth,
+        draw.uniform(0.0, 0.02),
+    )
 
 
 def step_trigger(study: Study, step: str, draw: random.Random) -> Trigger:
     """A moment in the middle of any step."""
     if step.startswith("train-"):
         metrics = study.arm_folder(step.removeprefix("train-")) / "metrics.jsonl"
-        return Trigger("past the first checkpoint", lambda: _lines(metrics) >= 4, draw.uniform(0.0, 0.5))
+        return Trigger(
+            "past the first checkpoint", lambda: _lines(metrics) >= 4, draw.uniform(0.0, 0.5)
+        )
     written = {
         "data": lambda: (study.folder / "data" / "data.progress.json").exists(),
         "data-embed": lambda: _progressed(study, "data-embed"),

@@ -45,7 +45,9 @@ def workbook(data: bytes) -> None:
     sheet = bool(data) and data[0] % 2 == 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload.xlsx"
-        path.write_bytes(in_workbook("xl/worksheets/sheet1.xml" if sheet else "xl/sharedStrings.xml", data[1:]))
+        path.write_bytes(
+            in_workbook("xl/worksheets/sheet1.xml" if sheet else "xl/sharedStrings.xml", data[1:])
+        )
         read_whole(path)
 
 
@@ -79,7 +81,9 @@ def card(data: bytes) -> None:
     """A dataset card as someone edited it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save_edited_card(Path(folder), data.decode("utf-8", errors="surrogateescape"), "generated")
+            save_edited_card(
+                Path(folder), data.decode("utf-8", errors="surrogateescape"), "generated"
+            )
         except AssistantBuilderError as error:
             expect_sentence(error, place=False)
 
@@ -97,8 +101,13 @@ def record_file(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    "data": data_file, "workbook": workbook, "pasted": pasted, "yaml": study_yaml, "card": card, "records": record_file,
-}  # fmt: skip
+    "data": data_file,
+    "workbook": workbook,
+    "pasted": pasted,
+    "yaml": study_yaml,
+    "card": card,
+    "records": record_file,
+}
 
 
 def read_whole(path: Path) -> None:
@@ -124,7 +133,9 @@ def read_whole(path: Path) -> None:
         if roles["messages"]:
             roles["question"] = roles["answer"] = ""
         reread = pairs_of_file(again, columns=roles)
-        assert [found.messages for found in reread.pairs] == [found.messages for found in dataset.pairs]
+        assert [found.messages for found in reread.pairs] == [
+            found.messages for found in dataset.pairs
+        ]
 
 
 def in_workbook(member: str, content: bytes) -> bytes:
@@ -137,7 +148,11 @@ def in_workbook(member: str, content: bytes) -> bytes:
         parts = {name: archive.read(name) for name in archive.namelist()}
     types = "[Content_Types].xml"
     parts[types] = parts[types].replace(b"</Types>", _TEXTS_TYPE.encode() + b"</Types>")
-    parts |= {"xl/worksheets/sheet1.xml": SHEET.encode(), "xl/sharedStrings.xml": TEXTS.encode(), member: content}
+    parts |= {
+        "xl/worksheets/sheet1.xml": SHEET.encode(),
+        "xl/sharedStrings.xml": TEXTS.encode(),
+        member: content,
+    }
     changed = io.BytesIO()
     with zipfile.ZipFile(changed, "w") as archive:
         for name, part in parts.items():
@@ -152,6 +167,8 @@ _TEXTS_TYPE = (
 )
 _ROW = '<row r="{0}"><c r="A{0}" t="s"><v>{1}</v></c><c r="B{0}" t="s"><v>{2}</v></c></row>'
 SHEET = f'<worksheet xmlns="{_SPACE}"><sheetData>{_ROW.format(1, 0, 1)}{_ROW.format(2, 2, 3)}</sheetData></worksheet>'
-TEXTS = f'<sst xmlns="{_SPACE}">' + "".join(
-    f"<si><t>{text}</t></si>" for text in ("question", "answer", "Where?", "There.")
-) + "</sst>"
+TEXTS = (
+    f'<sst xmlns="{_SPACE}">'
+    + "".join(f"<si><t>{text}</t></si>" for text in ("question", "answer", "Where?", "There."))
+    + "</sst>"
+)

@@ -64,8 +64,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the measurements of the cases."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
-    lines = [line for report in reports if getattr(report, "when", "") == "call"
-             for name, line in report.user_properties if name == _TOLD]
+    lines = [
+        line
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, line in report.user_properties
+        if name == _TOLD
+    ]
     if lines:
         terminalreporter.section(f"measured on {device_name()}")
         for line in lines:
@@ -80,11 +85,15 @@ def device_name() -> str:
         return f"the CPU (dry run), torch {torch.__version__}"
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        driver = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()[0]
+        driver = subprocess.run(
+            asked, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         driver = "unknown"
-    return (f"{torch.cuda.get_device_name(0)} ({cards()} visible), driver {driver}, CUDA {torch.version.cuda}, "
-            f"torch {torch.__version__}")
+    return (
+        f"{torch.cuda.get_device_name(0)} ({cards()} visible), driver {driver}, CUDA {torch.version.cuda}, "
+        f"torch {torch.__version__}"
+    )
 
 
 @pytest.fixture
@@ -112,7 +121,11 @@ def dtype(request: pytest.FixtureRequest) -> str:
     """Each 16-bit compute dtype of the device."""
     import torch
 
-    if DEVICE == "cuda" and request.param == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        DEVICE == "cuda"
+        and request.param == "bfloat16"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         pytest.skip("this card has no bfloat16")
     return str(request.param)
 
@@ -137,15 +150,31 @@ ON_THE_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 def new_study(name: str, base: Path | str, **changes: Any) -> Study:
     """A study of 20 steps of eight pairs with prepared data; ``changes`` are dotted keys with ``__`` for the dot."""
-    config = StudyConfig(name=name).with_changes({
-        "data.source": str(SMALL), "data.max_heldout": 4, "model.base": str(base), "model.allow_float32_compute": True,
-        "executor.devices": 1, "train.max_steps": 20, "train.epochs": 100, "train.batch_size": 8,
-        "train.micro_batch_size": 4, "train.evaluations": 2, "train.rank": 4,
-        "train.dropout": 0, "train.sample_answers": 1, "eval.max_new_tokens": 8, "eval.bootstrap_resamples": 500,
-        "eval.similarity": False, "eval.baselines": False, "eval.noise_floor": False, "eval.retention": False,
-        "eval.cells": ["B16", "B4", "L16", "Q4"],
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    })
+    config = StudyConfig(name=name).with_changes(
+        {
+            "data.source": str(SMALL),
+            "data.max_heldout": 4,
+            "model.base": str(base),
+            "model.allow_float32_compute": True,
+            "executor.devices": 1,
+            "train.max_steps": 20,
+            "train.epochs": 100,
+            "train.batch_size": 8,
+            "train.micro_batch_size": 4,
+            "train.evaluations": 2,
+            "train.rank": 4,
+            "train.dropout": 0,
+            "train.sample_answers": 1,
+            "eval.max_new_tokens": 8,
+            "eval.bootstrap_resamples": 500,
+            "eval.similarity": False,
+            "eval.baselines": False,
+            "eval.noise_floor": False,
+            "eval.retention": False,
+            "eval.cells": ["B16", "B4", "L16", "Q4"],
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        }
+    )
     study = Study.create(config, SMALL)
     assert run_as_step(study, "data", lambda: prepare_data(study)) == 0
     return study
@@ -153,10 +182,14 @@ def new_study(name: str, base: Path | str, **changes: Any) -> Study:
 
 def change(study: Study, **changes: Any) -> None:
     """Change settings of a study; :func:`step` does not check for stale steps."""
-    study.write_config(study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()}))
+    study.write_config(
+        study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
+    )
 
 
-def start(study: Study, name: str, words: list[str] | None = None, **more: str) -> subprocess.Popen[bytes]:
+def start(
+    study: Study, name: str, words: list[str] | None = None, **more: str
+) -> subprocess.Popen[bytes]:
     """Start a step as a run does, its output in the step's log.
 
     Args:
@@ -168,8 +201,13 @@ def start(study: Study, name: str, words: list[str] | None = None, **more: str) 
     log = study.log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        return subprocess.Popen(words or step_command(study, name), stdout=file, stderr=file, stdin=subprocess.DEVNULL,
-                                env=environment(**more))
+        return subprocess.Popen(
+            words or step_command(study, name),
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            env=environment(**more),
+        )
 
 
 def step(study: Study, name: str, **more: str) -> None:
@@ -195,7 +233,11 @@ def copy_of(study: Study, folder: Path) -> Study:
 
 def events(study: Study, run: str, kind: str = "step") -> list[dict[str, Any]]:
     """Events of one kind of a run's ``metrics.jsonl``."""
-    return [event for event in read_jsonl(study.arm_folder(run) / "metrics.jsonl") if event["event"] == kind]
+    return [
+        event
+        for event in read_jsonl(study.arm_folder(run) / "metrics.jsonl")
+        if event["event"] == kind
+    ]
 
 
 def adapter_hash(study: Study, run: str) -> str:
@@ -204,7 +246,9 @@ def adapter_hash(study: Study, run: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def trained_home(base: Path, model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained_home(
+    base: Path, model_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A home with one study, ``trained``, whose two arms were trained on the device."""
     folder = tmp_path_factory.mktemp("gpu-home")
     (folder / "models").mkdir()
@@ -231,8 +275,13 @@ def cli(*words: str) -> str:
     Raises:
         AssertionError: It failed; with what it said.
     """
-    done = subprocess.run([sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True,
-                          env=environment(), check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "assistant_builder", *words],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -248,5 +297,13 @@ def short_of_memory(words: list[str], *, loads: int, spare_bytes: int, folder: P
     """
     _, flag, module, *rest = words[:1] + [word for word in words[1:] if word != "-P"]
     assert flag == "-m", words
-    write_json(folder / "short.json", {"device": DEVICE, "loads": loads, "spare_bytes": spare_bytes})
-    return [words[0], str(Path(__file__).with_name("short_of_memory.py")), str(folder / "short.json"), module, *rest]
+    write_json(
+        folder / "short.json", {"device": DEVICE, "loads": loads, "spare_bytes": spare_bytes}
+    )
+    return [
+        words[0],
+        str(Path(__file__).with_name("short_of_memory.py")),
+        str(folder / "short.json"),
+        module,
+        *rest,
+    ]

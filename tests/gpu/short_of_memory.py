@@ -25,7 +25,9 @@ from assistant_builder.models import loading  # noqa: E402
 
 def ran_out(*words: Any, **options: Any) -> Any:
     """Replacement of an operation that runs out of memory."""
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (limited by the suite)")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB (limited by the suite)"
+    )
 
 
 def limit(device: str, spare_bytes: int) -> None:
@@ -34,7 +36,9 @@ def limit(device: str, spare_bytes: int) -> None:
         gc.collect()
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + spare_bytes) / total))
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, (torch.cuda.memory_reserved() + spare_bytes) / total)
+        )
     else:
         AutoModelForCausalLM.from_pretrained = ran_out
         torch.Tensor.backward = ran_out  # type: ignore[method-assign]

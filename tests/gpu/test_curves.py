@@ -9,7 +9,18 @@ import pytest
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.study import Study
-from tests.gpu.conftest import ARMS, DEVICE, ON_THE_CPU, TOLERANCE, change, copy_of, events, new_study, start, step
+from tests.gpu.conftest import (
+    ARMS,
+    DEVICE,
+    ON_THE_CPU,
+    TOLERANCE,
+    change,
+    copy_of,
+    events,
+    new_study,
+    start,
+    step,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
 STEPS = 21
@@ -17,14 +28,18 @@ STEPS = 21
 
 
 @pytest.fixture(scope="module")
-def references(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Study, Study]]:
+def references(
+    base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Study, Study]]:
     """By arm: a study after its first step, and the same trained to its end, both on the CPU in float32."""
     folder = tmp_path_factory.mktemp("references")
     found: dict[str, tuple[Study, Study]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
         for arm in ARMS:
-            begun = new_study(f"begun-{arm}", base, train__max_steps=STEPS, model__compute_dtype="float32")
+            begun = new_study(
+                f"begun-{arm}", base, train__max_steps=STEPS, model__compute_dtype="float32"
+            )
             begun.request_cancel()  # takes effect after the first step, whose checkpoint is kept
             assert start(begun, f"train-{arm}", **ON_THE_CPU).wait() == 3
             begun.clear_cancel()
@@ -45,8 +60,12 @@ def test_loss_of_twenty_steps_matches_the_cpu(
     step(study, f"train-{arm}")
     ours, theirs = events(study, arm), events(whole, arm)
     assert [event["step"] for event in ours] == list(range(1, STEPS + 1))
-    assert [event["tokens"] for event in ours] == [event["tokens"] for event in theirs]  # the same pairs a step
-    assert theirs[-1]["loss"] < theirs[0]["loss"] - 10 * TOLERANCE[dtype], "nothing was learnt that could differ"
+    assert [event["tokens"] for event in ours] == [
+        event["tokens"] for event in theirs
+    ]  # the same pairs a step
+    assert theirs[-1]["loss"] < theirs[0]["loss"] - 10 * TOLERANCE[dtype], (
+        "nothing was learnt that could differ"
+    )
 
     summary = read_json(study.arm_folder(arm) / "summary.json")
     assert (summary["device"], summary["compute_dtype"], summary["steps"]) == (DEVICE, dtype, STEPS)
@@ -55,11 +74,19 @@ def test_loss_of_twenty_steps_matches_the_cpu(
         assert math.isfinite(event["loss"]), event
     assert finite_adapter(study, arm)
 
-    apart = [abs(own["loss"] - other["loss"]) for own, other in zip(ours[1:], theirs[1:], strict=True)]
-    told = [abs(own["loss"] - other["loss"]) for own, other in
-            zip(events(study, arm, "validation"), events(whole, arm, "validation"), strict=True)]
-    tell(f"{arm} in {dtype}: the loss curve of 20 steps is within {max(apart):.4f} nats of the CPU's in float32, "
-         f"validations within {max(told):.4f}")
+    apart = [
+        abs(own["loss"] - other["loss"]) for own, other in zip(ours[1:], theirs[1:], strict=True)
+    ]
+    told = [
+        abs(own["loss"] - other["loss"])
+        for own, other in zip(
+            events(study, arm, "validation"), events(whole, arm, "validation"), strict=True
+        )
+    ]
+    tell(
+        f"{arm} in {dtype}: the loss curve of 20 steps is within {max(apart):.4f} nats of the CPU's in float32, "
+        f"validations within {max(told):.4f}"
+    )
     assert max(apart) <= TOLERANCE[dtype] and max(told) <= TOLERANCE[dtype]
 
 

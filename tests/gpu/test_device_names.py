@@ -33,20 +33,28 @@ def test_the_plan_is_made_for_the_card(bundled_models: Path) -> None:
         import torch
 
         properties = torch.cuda.get_device_properties(0)
-        assert _plain(machine["name"]) in _plain(properties.name) or _plain(properties.name) in _plain(machine["name"])
+        assert _plain(machine["name"]) in _plain(properties.name) or _plain(
+            properties.name
+        ) in _plain(machine["name"])
         assert machine["memory_bytes"] == pytest.approx(properties.total_memory, rel=0.05)
-        wanted = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        wanted = (
+            "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        )
         assert machine["compute_dtype"] == wanted
 
 
 @pytest.mark.usefixtures("cuda", "two_devices")
-def test_the_plan_follows_the_visible_card(bundled_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_follows_the_visible_card(
+    bundled_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The plan uses the card of the training, or all visible cards if they are equal."""
     import torch
 
     last = cards() - 1
     properties = torch.cuda.get_device_properties(last)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(last))  # for the child process; this one has its cards already
+    monkeypatch.setenv(
+        "CUDA_VISIBLE_DEVICES", str(last)
+    )  # for the child process; this one has its cards already
     machine = json.loads(cli("plan", "smollm2-135m-instruct", "--json"))["machine"]
     assert machine["memory_bytes"] == pytest.approx(properties.total_memory, rel=0.05)
 

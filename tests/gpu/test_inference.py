@@ -30,15 +30,21 @@ def test_both_arms_answer(trained: Study, question: str, tell) -> None:
     assert set(answers) == set(ARMS)
     for arm, answer in answers.items():
         assert answer["tokens"] > 0 and answer["seconds"] > 0, answer
-        tell(f"{arm}: {answer['tokens']} tokens in {answer['seconds']:.2f} s, the first after "
-             f"{answer['first_token_seconds']:.2f} s ({len(question.split())} words asked)")
+        tell(
+            f"{arm}: {answer['tokens']} tokens in {answer['seconds']:.2f} s, the first after "
+            f"{answer['first_token_seconds']:.2f} s ({len(question.split())} words asked)"
+        )
 
 
 @contextmanager
 def server(words: list[str]) -> Iterator[dict[str, Any]]:
     """``serve … --json`` until the block ends; what it printed."""
-    with subprocess.Popen([sys.executable, "-m", "assistant_builder", "serve", *words, "--json"],
-                          stdout=subprocess.PIPE, text=True, env=environment()) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "assistant_builder", "serve", *words, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
         assert process.stdout is not None
         told = ""
         while not told.endswith("}\n}\n"):
@@ -54,7 +60,12 @@ def server(words: list[str]) -> Iterator[dict[str, Any]]:
 
 def completion(url: str, model: str, seconds: float = 120, **more: Any) -> dict[str, Any]:
     """The reply of a chat completion of at most 8 tokens."""
-    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 8, **more}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": 8,
+        **more,
+    }
     reply = httpx.post(f"{url}/chat/completions", json=body, timeout=seconds)
     assert reply.status_code == 200, reply.text
     found: dict[str, Any] = reply.json()

@@ -45,7 +45,9 @@ def log_probabilities(model: Any, rows: int) -> Any:
 
     ids = (torch.arange(max(rows, 2 * _READ)) * 311 % 49_000).reshape(1, -1).to(model.device)
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[0] if rows > 1 else one_by_one(model, ids)
+        logits = (
+            model(input_ids=ids, use_cache=False).logits[0] if rows > 1 else one_by_one(model, ids)
+        )
     assert bool(logits.isfinite().all())
     return torch.log_softmax(logits.float().cpu(), dim=-1)
 
@@ -58,20 +60,32 @@ def one_by_one(model: Any, ids: Any) -> Any:
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     cache = {name: DynamicCache(config=model.config), "use_cache": True}
     model(input_ids=ids[:, :_READ], **cache)
-    return torch.cat([model(input_ids=ids[:, place : place + 1], **cache).logits[0]
-                      for place in range(_READ, ids.shape[1])])
+    return torch.cat(
+        [
+            model(input_ids=ids[:, place : place + 1], **cache).logits[0]
+            for place in range(_READ, ids.shape[1])
+        ]
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 64, 512])
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_logits_match_the_cpu(load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell) -> None:
+def test_logits_match_the_cpu(
+    load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell
+) -> None:
     expected = log_probabilities(load(storage, "float32", "cpu"), rows)
     found, usual = (
-        float((expected.exp() * (expected - log_probabilities(load(storage, dtype, device), rows))).sum(dim=-1).mean())
+        float(
+            (expected.exp() * (expected - log_probabilities(load(storage, dtype, device), rows)))
+            .sum(dim=-1)
+            .mean()
+        )
         for device in (DEVICE, "cpu")
     )
-    tell(f"{storage} in {dtype}, {rows} rows: mean divergence from the CPU in float32 {found:.1e} nats, "
-         f"of the CPU itself {usual:.1e}")
+    tell(
+        f"{storage} in {dtype}, {rows} rows: mean divergence from the CPU in float32 {found:.1e} nats, "
+        f"of the CPU itself {usual:.1e}"
+    )
     assert found < TIMES * usual
 
 
@@ -82,13 +96,18 @@ def test_4bit_weights_match_the_cpu(load: Callable[[str, str, str], Any]) -> Non
 
     from assistant_builder.models.lora_layers import computed_weight
 
-    cpu, device = (dict(load("nf4", "float32" if place == "cpu" else "bfloat16", place).named_modules())
-                   for place in ("cpu", DEVICE))
+    cpu, device = (
+        dict(load("nf4", "float32" if place == "cpu" else "bfloat16", place).named_modules())
+        for place in ("cpu", DEVICE)
+    )
     layers = [name for name, layer in cpu.items() if isinstance(layer, Linear4bit)]
     assert len(layers) == 30 * 7
     apart, whole = 0.0, 0.0
     for name in layers:
-        expected, found = computed_weight(cpu[name]).float(), computed_weight(device[name]).float().cpu()
+        expected, found = (
+            computed_weight(cpu[name]).float(),
+            computed_weight(device[name]).float().cpu(),
+        )
         apart += float(torch.linalg.vector_norm(expected - found) ** 2)
         whole += float(torch.linalg.vector_norm(expected) ** 2)
     assert (apart / whole) ** 0.5 < 1e-2  # rounding to 4 bits itself is off by about 1e-1

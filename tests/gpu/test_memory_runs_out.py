@@ -20,9 +20,17 @@ MEGABYTE = 2**20
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
 def test_training_out_of_memory_names_a_remedy(base: Path, tmp_path: Path, arm: str) -> None:
-    study = new_study("large", base, train__batch_size=64, train__micro_batch_size=64, train__max_steps=2,
-                      train__gradient_checkpointing="off")
-    words = short_of_memory(step_command(study, f"train-{arm}"), loads=1, spare_bytes=32 * MEGABYTE, folder=tmp_path)
+    study = new_study(
+        "large",
+        base,
+        train__batch_size=64,
+        train__micro_batch_size=64,
+        train__max_steps=2,
+        train__gradient_checkpointing="off",
+    )
+    words = short_of_memory(
+        step_command(study, f"train-{arm}"), loads=1, spare_bytes=32 * MEGABYTE, folder=tmp_path
+    )
     assert start(study, f"train-{arm}", words).wait() == 1, log_end(study, f"train-{arm}")
     record = study.step(f"train-{arm}")
     assert record.state == "failed" and record.error is not None
@@ -35,7 +43,9 @@ def test_training_out_of_memory_names_a_remedy(base: Path, tmp_path: Path, arm: 
 def test_chat_keeps_the_loaded_arm(trained: Study, tmp_path: Path) -> None:
     words = short_of_memory(
         [sys.executable, "-m", "assistant_builder.serving.chat", "--study", str(trained.folder)],
-        loads=1, spare_bytes=40 * MEGABYTE, folder=tmp_path,
+        loads=1,
+        spare_bytes=40 * MEGABYTE,
+        folder=tmp_path,
     )
     with Chat(words) as chat:
         assert chat.ask("1", "lora")["event"] == "end"
@@ -50,8 +60,9 @@ class Chat:
     """The chat's process, which answers one question at a time."""
 
     def __init__(self, words: list[str]) -> None:
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env=environment())
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
 
     def __enter__(self) -> Chat:
         return self
@@ -65,8 +76,13 @@ class Chat:
     def ask(self, identity: str, arm: str) -> dict[str, Any]:
         """Ask, and wait for the event that ends the answer."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        request = {"op": "ask", "id": identity, "arm": arm, "messages": [{"role": "user", "content": "When?"}],
-                   "sampling": {"max_new_tokens": 4}}
+        request = {
+            "op": "ask",
+            "id": identity,
+            "arm": arm,
+            "messages": [{"role": "user", "content": "When?"}],
+            "sampling": {"max_new_tokens": 4},
+        }
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()

@@ -21,12 +21,18 @@ WORKSPACES = 128 * 2**20
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(("rows", "tokens"), SHAPES)
-def test_planned_peak_is_within_the_known_error(bundled_models: Path, arm: str, rows: int, tokens: int, tell) -> None:
+def test_planned_peak_is_within_the_known_error(
+    bundled_models: Path, arm: str, rows: int, tokens: int, tell
+) -> None:
     runs: list[dict[str, Any]] = []
-    measure_all([{"arm": arm, "batch": rows, "length": tokens, "checkpointing": "off"}], {}, runs.append)
+    measure_all(
+        [{"arm": arm, "batch": rows, "length": tokens, "checkpointing": "off"}], {}, runs.append
+    )
     (run,) = runs
     assert run["device"] == DEVICE
     told, seen = predicted_bytes(run, {}), run["peak_memory_bytes"]
-    tell(f"{arm}, {rows} rows of {tokens} tokens: planned {told / 1e9:.3f} GB, measured {seen / 1e9:.3f} GB "
-         f"({told / seen - 1:+.1%})")
+    tell(
+        f"{arm}, {rows} rows of {tokens} tokens: planned {told / 1e9:.3f} GB, measured {seen / 1e9:.3f} GB "
+        f"({told / seen - 1:+.1%})"
+    )
     assert told == pytest.approx(seen, rel=KNOWN_ERROR, abs=WORKSPACES)

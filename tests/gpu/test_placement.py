@@ -38,13 +38,17 @@ def watched(entry: Callable[..., Any], folder: str, *words: Any) -> Any:
     def noted(spec: Any) -> Any:
         model = load_base(spec)
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        write_json(Path(folder) / f"rank-{os.environ['RANK']}.json", {
-            "rank": int(os.environ["RANK"]), "local_rank": int(os.environ["LOCAL_RANK"]),
-            "devices": sorted({str(value.device) for value in model.parameters()}),
-            "model_bytes": loading.model_bytes(model),
-            "allocated": [torch.cuda.memory_allocated(card) for card in range(count)],
-            "peak": [torch.cuda.max_memory_allocated(card) for card in range(count)],
-        })
+        write_json(
+            Path(folder) / f"rank-{os.environ['RANK']}.json",
+            {
+                "rank": int(os.environ["RANK"]),
+                "local_rank": int(os.environ["LOCAL_RANK"]),
+                "devices": sorted({str(value.device) for value in model.parameters()}),
+                "model_bytes": loading.model_bytes(model),
+                "allocated": [torch.cuda.memory_allocated(card) for card in range(count)],
+                "peak": [torch.cuda.max_memory_allocated(card) for card in range(count)],
+            },
+        )
         return model
 
     loading.load_base = noted
@@ -58,9 +62,15 @@ def train(study: Study, arm: str, spread: ParallelStrategy, folder: Path) -> lis
     folder.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         launch = api.elastic_launch
-        patch.setattr(api, "elastic_launch", lambda config, entry: partial(launch(config, watched), entry, str(folder)))
+        patch.setattr(
+            api,
+            "elastic_launch",
+            lambda config, entry: partial(launch(config, watched), entry, str(folder)),
+        )
         train_distributed(train_in_process, study, arm, spread)
-    return sorted((read_json(path) for path in folder.glob("rank-*.json")), key=lambda note: note["rank"])
+    return sorted(
+        (read_json(path) for path in folder.glob("rank-*.json")), key=lambda note: note["rank"]
+    )
 
 
 @pytest.mark.timeout(600)
@@ -79,15 +89,26 @@ def test_every_process_uses_its_own_card(
     summary = read_json(shared.arm_folder(arm) / "summary.json")
     assert (summary["devices"], summary["spread"], summary["device"]) == (2, kind, DEVICE)
     for note in notes:
-        if DEVICE == "cpu":  # of weights that are to be sharded other processes may have but the shapes
+        if (
+            DEVICE == "cpu"
+        ):  # of weights that are to be sharded other processes may have but the shapes
             assert set(note["devices"]) <= ({"cpu"} if kind == "ddp" else {"cpu", "meta"})
             continue
-        own, others = note["local_rank"], [card for card in range(len(note["peak"])) if card != note["local_rank"]]
-        assert all(not note["peak"][card] for card in others), f"rank {own} took memory of another card: {note}"
-        tell(f"{arm} by {kind}, rank {own}: {note['allocated'][own] / 1e6:.0f} MB on its card after loading, at most "
-             f"{note['peak'][own] / 1e6:.0f} MB meanwhile; the base has {note['model_bytes'] / 1e6:.0f} MB")
+        own, others = (
+            note["local_rank"],
+            [card for card in range(len(note["peak"])) if card != note["local_rank"]],
+        )
+        assert all(not note["peak"][card] for card in others), (
+            f"rank {own} took memory of another card: {note}"
+        )
+        tell(
+            f"{arm} by {kind}, rank {own}: {note['allocated'][own] / 1e6:.0f} MB on its card after loading, at most "
+            f"{note['peak'][own] / 1e6:.0f} MB meanwhile; the base has {note['model_bytes'] / 1e6:.0f} MB"
+        )
         if kind == "ddp":
-            assert note["devices"] == [f"cuda:{own}"] and note["allocated"][own] >= note["model_bytes"]
+            assert (
+                note["devices"] == [f"cuda:{own}"] and note["allocated"][own] >= note["model_bytes"]
+            )
         else:
             assert note["peak"][own] < note["model_bytes"], "the whole model lay on one card"
     one, two = ([event["loss"] for event in events(study, arm)] for study in (alone, shared))
@@ -104,10 +125,14 @@ def test_one_device_on_a_machine_with_two(base: Path, tmp_path: Path, arm: str) 
     step(hidden, f"train-{arm}", CUDA_VISIBLE_DEVICES="0")
     summary = read_json(study.arm_folder(arm) / "summary.json")
     assert (summary["devices"], summary["device"]) == (1, "cuda")
-    seen, alone = ([(event["tokens"], event["loss"]) for event in events(found, arm)] for found in (study, hidden))
+    seen, alone = (
+        [(event["tokens"], event["loss"]) for event in events(found, arm)]
+        for found in (study, hidden)
+    )
     assert [tokens for tokens, _ in seen] == [tokens for tokens, _ in alone]
-    assert [loss for _, loss in seen] == pytest.approx([loss for _, loss in alone],
-                                                       abs=TOLERANCE[summary["compute_dtype"]])
+    assert [loss for _, loss in seen] == pytest.approx(
+        [loss for _, loss in alone], abs=TOLERANCE[summary["compute_dtype"]]
+    )
 
 
 def test_hidden_cards_are_not_used(base: Path) -> None:

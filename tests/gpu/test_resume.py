@@ -9,22 +9,38 @@ import pytest
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.training import checkpoints
-from tests.gpu.conftest import ARMS, TOLERANCE, adapter_hash, copy_of, events, log_end, new_study, start, step
+from tests.gpu.conftest import (
+    ARMS,
+    TOLERANCE,
+    adapter_hash,
+    copy_of,
+    events,
+    log_end,
+    new_study,
+    start,
+    step,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
 HALF = 60
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_resumed_training_matches_an_uninterrupted_one(base: Path, tmp_path: Path, arm: str, tell) -> None:
+def test_resumed_training_matches_an_uninterrupted_one(
+    base: Path, tmp_path: Path, arm: str, tell
+) -> None:
     """Equal bytes or, if kernels are not deterministic, equal loss curves within rounding."""
-    calm = new_study("calm", base, train__max_steps=2 * HALF, train__dropout=0.05, train__batch_size=4)
+    calm = new_study(
+        "calm", base, train__max_steps=2 * HALF, train__dropout=0.05, train__batch_size=4
+    )
     killed, again = copy_of(calm, tmp_path / "killed"), copy_of(calm, tmp_path / "again")
     step(calm, f"train-{arm}")
 
     process = start(killed, f"train-{arm}")
     while not any(event["step"] > HALF for event in events(killed, arm)):
-        assert process.poll() is None, f"it ended before it could be killed: {log_end(killed, f'train-{arm}')}"
+        assert process.poll() is None, (
+            f"it ended before it could be killed: {log_end(killed, f'train-{arm}')}"
+        )
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -37,8 +53,12 @@ def test_resumed_training_matches_an_uninterrupted_one(base: Path, tmp_path: Pat
         tell(f"{arm}: a killed and resumed training ends with the bytes of one that was not killed")
         return
     step(again, f"train-{arm}")
-    assert adapter_hash(calm, arm) != adapter_hash(again, arm), "training is repeatable here, and resuming changes it"
+    assert adapter_hash(calm, arm) != adapter_hash(again, arm), (
+        "training is repeatable here, and resuming changes it"
+    )
     curves = [[event["loss"] for event in events(study, arm)] for study in (calm, killed)]
     apart = max(abs(one - two) for one, two in zip(*curves, strict=True))
-    tell(f"{arm}: no two trainings end with the same bytes; a killed and resumed one is within {apart:.4f} nats")
+    tell(
+        f"{arm}: no two trainings end with the same bytes; a killed and resumed one is within {apart:.4f} nats"
+    )
     assert apart <= TOLERANCE[read_json(calm.arm_folder(arm) / "summary.json")["compute_dtype"]]

@@ -14,7 +14,9 @@ from tests.training.test_determinism import trainer
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
 
 
-def test_micro_batches_do_not_wait_for_the_gpu(cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_do_not_wait_for_the_gpu(
+    cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step, watched = TwinTrainer.training_step, []
 
     def without_syncs(self: TwinTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -28,6 +30,8 @@ def test_micro_batches_do_not_wait_for_the_gpu(cuda: None, tmp_path: Path, monke
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(TwinTrainer, "training_step", without_syncs)
-    made = trainer(tmp_path, "cuda", dtype="bfloat16", **{"train.max_steps": 4, "train.micro_batch_size": 1})
+    made = trainer(
+        tmp_path, "cuda", dtype="bfloat16", **{"train.max_steps": 4, "train.micro_batch_size": 1}
+    )
     made.run()
     assert made.state.global_step == 4 and watched == [1, 1, 2, 2, 3, 3]

@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 
-from assistant_builder.inference.batch_invariant import ROWS, ROWS_PER_TOKEN, BatchInvariantLinear, ContiguousLinear
+from assistant_builder.inference.batch_invariant import (
+    ROWS,
+    ROWS_PER_TOKEN,
+    BatchInvariantLinear,
+    ContiguousLinear,
+)
 from assistant_builder.inference.padded_batch import LENGTH, batches, padded
 
 
@@ -33,7 +38,9 @@ def test_the_input_of_the_head_is_contiguous() -> None:
     gaps: list[bool] = []
 
     class Watch(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func is F.linear:
                 gaps.append(not args[0].is_contiguous())
             return func(*args, **(kwargs or {}))
@@ -55,7 +62,9 @@ def test_4bit_products_on_a_gpu_have_a_fixed_number_of_rows() -> None:
     seen: list[int] = []
 
     class Watch(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func is product:
                 seen.append(args[0].numel() // args[0].shape[-1])
             return func(*args, **(kwargs or {}))

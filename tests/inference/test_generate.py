@@ -26,16 +26,33 @@ def llama() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+    )
     return LlamaForCausalLM(config).eval()
 
 
-def answer(model: Any, ids: list[int], tokens: int, limit: int, cache: KVCacheState) -> tuple[list[int], list[float]]:
+def answer(
+    model: Any, ids: list[int], tokens: int, limit: int, cache: KVCacheState
+) -> tuple[list[int], list[float]]:
     """The first ``tokens`` tokens of an answer of at most ``limit`` tokens, and their certainties."""
     certainties: list[float] = []
-    generated = generate_tokens(model, Prompter(), ids, limit, Sampling(temperature=1.0, seed=3), threading.Event(),
-                                cache, certainties)
+    generated = generate_tokens(
+        model,
+        Prompter(),
+        ids,
+        limit,
+        Sampling(temperature=1.0, seed=3),
+        threading.Event(),
+        cache,
+        certainties,
+    )
     found = [token for token, _ in zip(generated, range(tokens), strict=False)]
     generated.close()  # type: ignore[attr-defined]
     return found, certainties[:tokens]
@@ -49,7 +66,9 @@ def test_the_slot_has_the_length_of_the_conversation_and_not_of_the_limit(llama:
     assert lengths == [256, 512, 256]
 
 
-def test_answers_do_not_depend_on_the_length_of_the_slot(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_do_not_depend_on_the_length_of_the_slot(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = KVCacheState()
     grown = answer(llama, PROMPT, 120, 120, cache)
     follow_up = [*PROMPT, *grown[0][:100], 7, 8, 9]

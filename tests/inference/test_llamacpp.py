@@ -23,10 +23,16 @@ from assistant_builder.inference.session import Sampling
 from tests.export.tiny import CHATML
 from tests.tiny_gguf import prompter, tokens, write_tiny_gguf
 
-needs_llamacpp = pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed")
+needs_llamacpp = pytest.mark.skipif(
+    not llamacpp.is_installed(), reason="xllamacpp is not installed"
+)
 CONVERSATIONS = {
     "1": [Message("system", "Be brief."), Message("user", "Which key?")],
-    "2": [Message("user", "Täglich <|im_end|> um 9?"), Message("assistant", "Ja."), Message("user", "🎉 Sure?")],
+    "2": [
+        Message("user", "Täglich <|im_end|> um 9?"),
+        Message("assistant", "Ja."),
+        Message("user", "🎉 Sure?"),
+    ],
 }
 
 
@@ -46,7 +52,9 @@ def ids(text: str) -> tuple[int, ...]:
     return prompter().prompt_ids([Message("user", text)])
 
 
-def test_without_the_package_the_error_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_extra(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[gguf\]'"):
         LlamaServer(path)
@@ -55,11 +63,19 @@ def test_without_the_package_the_error_names_the_extra(path: Path, monkeypatch: 
 @needs_llamacpp
 def test_answers_have_tokens_probabilities_and_times(server: LlamaServer) -> None:
     answer = server.complete(ids("Which key?"), 12, logprobs=True)
-    assert answer.finish == "length" and len(answer.ids) == 12 and answer.prompt_tokens == len(ids("Which key?"))
+    assert (
+        answer.finish == "length"
+        and len(answer.ids) == 12
+        and answer.prompt_tokens == len(ids("Which key?"))
+    )
     assert all(value <= 0 for value in answer.logprobs) and answer.logprobs
     assert answer.first_token_seconds > 0 and answer.tokens_per_second > 0
     assert not server.complete(ids("Which key?"), 3).logprobs
-    assert server.load_seconds > 0 and server.resident_bytes > 1_000_000 and server.file.architecture == "llama"
+    assert (
+        server.load_seconds > 0
+        and server.resident_bytes > 1_000_000
+        and server.file.architecture == "llama"
+    )
     again = server.complete(ids("Which key?"), 12)
     assert again.ids == answer.ids and again.cached_tokens == len(ids("Which key?")) - 1
 
@@ -81,7 +97,9 @@ def test_a_stream_has_the_text_of_the_complete_answer(server: LlamaServer) -> No
     chunks = list(server.stream(ids("One two"), 12, logprobs=True))
     whole = server.complete(ids("One two"), 12)
     assert "".join(chunk.text for chunk in chunks) == whole.text
-    assert [chunk.finish for chunk in chunks[:-1]] == [None] * (len(chunks) - 1) and chunks[-1].finish == "length"
+    assert [chunk.finish for chunk in chunks[:-1]] == [None] * (len(chunks) - 1) and chunks[
+        -1
+    ].finish == "length"
     assert chunks[-1].tokens == 12 and sum(len(chunk.logprobs) for chunk in chunks) > 0
 
 
@@ -95,8 +113,10 @@ def test_several_answers_at_a_time_keep_their_order(server: LlamaServer) -> None
 @needs_llamacpp
 def test_sampling_is_repeated_with_its_seed(server: LlamaServer) -> None:
     hot = Sampling(temperature=2.0, seed=5)
-    one, two, other = (server.complete(ids("Draw"), 16, sampling=sampling).ids
-                       for sampling in (hot, hot, replace(hot, seed=6)))
+    one, two, other = (
+        server.complete(ids("Draw"), 16, sampling=sampling).ids
+        for sampling in (hot, hot, replace(hot, seed=6))
+    )
     assert one == two != other
 
 
@@ -130,8 +150,10 @@ def test_a_prompt_that_is_too_long_is_refused(server: LlamaServer) -> None:
 @needs_llamacpp
 def test_the_death_of_the_process_is_an_error_of_its_answers_alone(path: Path) -> None:
     with LlamaServer(path, context=2048, threads=1) as server:
-        asked = max((ids(text) for text in ("On and on", "Tell", "x", "All of it", "Why?")),
-                    key=lambda prompt: len(server.complete(prompt, 1900).ids))
+        asked = max(
+            (ids(text) for text in ("On and on", "Tell", "x", "All of it", "Why?")),
+            key=lambda prompt: len(server.complete(prompt, 1900).ids),
+        )
         stream = server.stream(asked, 1900)  # which takes a few tenths of a second
         threading.Timer(0.02, os.kill, (server._process.pid, signal.SIGKILL)).start()
         with pytest.raises(ModelError, match="SIGKILL") as caught:
@@ -154,8 +176,12 @@ sys.stdin.read()
 
 @needs_llamacpp
 def test_the_process_ends_with_its_parent(path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
@@ -189,22 +215,34 @@ def test_equal_prompts_pass(server: LlamaServer) -> None:
 
 @needs_llamacpp
 @pytest.mark.parametrize("adds_bos", [False, True])
-def test_llama_cpp_gives_the_bos_token_of_a_base_without_a_template_once(tmp_path: Path, adds_bos: bool) -> None:
+def test_llama_cpp_gives_the_bos_token_of_a_base_without_a_template_once(
+    tmp_path: Path, adds_bos: bool
+) -> None:
     plain = prompter("", adds_bos=True)
     assert all(plain.prompt_ids(messages).count(0) == 1 for messages in CONVERSATIONS.values())
-    path = write_tiny_gguf(tmp_path / "b.gguf", template=str(plain.tokenizer.chat_template), adds_bos=adds_bos)
+    path = write_tiny_gguf(
+        tmp_path / "b.gguf", template=str(plain.tokenizer.chat_template), adds_bos=adds_bos
+    )
     with LlamaServer(path, context=512, threads=1) as server:
         check_prompts(server, plain, CONVERSATIONS)
 
 
 @needs_llamacpp
 def test_a_damaged_template_is_found(tmp_path: Path) -> None:
-    damaged = write_tiny_gguf(tmp_path / "t.gguf", template=CHATML.replace("'<|im_end|>' + '\n'", "'<|im_end|>'"))
-    with LlamaServer(damaged, context=512, threads=1) as server, pytest.raises(EvaluationError) as caught:
+    damaged = write_tiny_gguf(
+        tmp_path / "t.gguf", template=CHATML.replace("'<|im_end|>' + '\n'", "'<|im_end|>'")
+    )
+    with (
+        LlamaServer(damaged, context=512, threads=1) as server,
+        pytest.raises(EvaluationError) as caught,
+    ):
         check_prompts(server, prompter(), CONVERSATIONS)
     text = str(caught.value)
     assert "chat template" in text and "item 1" in text and "at character 38" in text
-    assert r"it has '<|im_start|>user\nWhich key" in text and r"the study has '\n<|im_start|>user" in text
+    assert (
+        r"it has '<|im_start|>user\nWhich key" in text
+        and r"the study has '\n<|im_start|>user" in text
+    )
 
 
 @needs_llamacpp
@@ -225,7 +263,10 @@ def test_a_damaged_tokenizer_is_found(tmp_path: Path) -> None:
     one, two = words.index("W"), words.index("k")
     words[one], words[two] = words[two], words[one]
     damaged = write_tiny_gguf(tmp_path / "v.gguf", vocabulary=words)
-    with LlamaServer(damaged, context=512, threads=1) as server, pytest.raises(EvaluationError) as caught:
+    with (
+        LlamaServer(damaged, context=512, threads=1) as server,
+        pytest.raises(EvaluationError) as caught,
+    ):
         check_prompts(server, prompter(), CONVERSATIONS)
     text, place = str(caught.value), prompter().prompt_ids(CONVERSATIONS["1"]).index(one)
     assert "tokenizer" in text and "item 1" in text

@@ -15,8 +15,18 @@ def small(family: str) -> Any:
 
     more: dict[str, Any] = {"mistral": {"sliding_window": 8}}.get(family, {})
     config = AutoConfig.for_model(
-        family, vocab_size=80, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        family,
+        vocab_size=80,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
         **more,
     )
     torch.manual_seed(0)
@@ -25,15 +35,27 @@ def small(family: str) -> Any:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "phi3"])
 def test_packed_logits_equal_those_of_single_sequences(family: str) -> None:
-    from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache, supports_packing
+    from assistant_builder.inference.packed_batch import (
+        PackedModel,
+        SequenceChunk,
+        SlottedKVCache,
+        supports_packing,
+    )
 
     model = small(family)
     assert supports_packing(model)
     rows, slots = PackedModel(model, 0), SlottedKVCache(len(SEQUENCES), 64)
     # all but the last tokens in a first pass, in two chunks if there are enough of them
-    first = [SequenceChunk(slot, 0, ids[: len(ids) // 2]) for slot, ids in enumerate(SEQUENCES) if len(ids) > 1]
+    first = [
+        SequenceChunk(slot, 0, ids[: len(ids) // 2])
+        for slot, ids in enumerate(SEQUENCES)
+        if len(ids) > 1
+    ]
     rows.logits(slots, rows.prepare_prefill(slots, first, rows=64), [0], block=4)
-    rest = [SequenceChunk(slot, len(ids) // 2, ids[len(ids) // 2 :]) for slot, ids in enumerate(SEQUENCES)]
+    rest = [
+        SequenceChunk(slot, len(ids) // 2, ids[len(ids) // 2 :])
+        for slot, ids in enumerate(SEQUENCES)
+    ]
     keep = [sum(len(piece.ids) for piece in rest[: place + 1]) - 1 for place in range(len(rest))]
     found = rows.logits(slots, rows.prepare_prefill(slots, rest, rows=64), keep, block=4)
     step = rows.prepare_decode(slots, [SequenceChunk(1, 40, [3]), SequenceChunk(3, 6, [4])], rows=8)
@@ -65,7 +87,9 @@ def test_models_with_custom_attention_do_not_support_packing() -> None:
 
     from assistant_builder.inference.packed_batch import supports_packing
 
-    assert not supports_packing(BloomForCausalLM(BloomConfig(vocab_size=80, hidden_size=32, n_layer=1, n_head=4)))
+    assert not supports_packing(
+        BloomForCausalLM(BloomConfig(vocab_size=80, hidden_size=32, n_layer=1, n_head=4))
+    )
 
 
 def test_prepacked_layers_give_bit_identical_results() -> None:
@@ -90,21 +114,36 @@ def test_padded_and_packed_batches_are_equally_certain_of_their_answers(fixed: b
 
     def answered(scorer: Any) -> tuple[dict[int, list[int]], dict[int, list[float]]]:
         answers: dict[int, list[int]] = {}
-        scorer.run([(ids, ()) for ids in SEQUENCES], max_new_tokens=longest, on_scores=lambda found: None,
-                   on_answers=answers.update)
+        scorer.run(
+            [(ids, ()) for ids in SEQUENCES],
+            max_new_tokens=longest,
+            on_scores=lambda found: None,
+            on_answers=answers.update,
+        )
         return answers, scorer.certainties
 
-    stop = answered(BatchScorer(model, 0, [79], 4))[0][0][3]  # ends an answer that is longer without it
-    (packed, sure), (padded, certain) = (answered(scorer) for scorer in (
-        BatchScorer(model, 0, [stop], 4), PaddedBatchScorer(model, 0, [stop], 4, fixed=fixed)))
+    stop = answered(BatchScorer(model, 0, [79], 4))[0][0][
+        3
+    ]  # ends an answer that is longer without it
+    (packed, sure), (padded, certain) = (
+        answered(scorer)
+        for scorer in (
+            BatchScorer(model, 0, [stop], 4),
+            PaddedBatchScorer(model, 0, [stop], 4, fixed=fixed),
+        )
+    )
     lengths = {len(answer) for answer in packed.values()}
     assert padded == packed and min(lengths) < ROUND < max(lengths) == longest
     for place, answer in packed.items():
-        assert len(certain[place]) == len(answer) and certain[place] == pytest.approx(sure[place], abs=1e-4)
+        assert len(certain[place]) == len(answer) and certain[place] == pytest.approx(
+            sure[place], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", ["packed", "padded"])
-def test_what_a_reference_answer_predicts_is_not_generated_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_reference_answer_predicts_is_not_generated_again(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchScorer
 
     model, longest, generated = small("llama"), 12, []
@@ -122,28 +161,44 @@ def test_what_a_reference_answer_predicts_is_not_generated_again(kind: str, monk
     monkeypatch.setattr(BatchScorer, "_decode", decoded)
     monkeypatch.setattr(PaddedBatchScorer, "_generate", continued)
 
-    def answered(targets: list[Any], stop: list[int]) -> tuple[dict[int, list[int]], dict[int, list[float]], int]:
+    def answered(
+        targets: list[Any], stop: list[int]
+    ) -> tuple[dict[int, list[int]], dict[int, list[float]], int]:
         answers: dict[int, list[int]] = {}
         generated.clear()
         scorer = (BatchScorer if kind == "packed" else PaddedBatchScorer)(model, 0, stop, 4)
-        scorer.run(list(zip(SEQUENCES, targets, strict=True)), max_new_tokens=longest,
-                   on_scores=lambda found: None, on_answers=answers.update)
+        scorer.run(
+            list(zip(SEQUENCES, targets, strict=True)),
+            max_new_tokens=longest,
+            on_scores=lambda found: None,
+            on_answers=answers.update,
+        )
         return answers, scorer.certainties, sum(generated)
 
     none: list[Any] = [()] * len(SEQUENCES)
     stop = [answered(none, [79])[0][0][5]]
     plain, certain, all_tokens = answered(none, stop)
     assert any(len(answer) < longest for answer in plain.values())
-    references = {"the same": lambda ids: ids, "the same and more": lambda ids: [*ids, 3, 4, 5] * 2,
-                  "all but the end": lambda ids: ids[:-1], "the same half": lambda ids: [*ids[: len(ids) // 2], 3, 3],
-                  "another answer": lambda ids: [ids[0] ^ 1, *ids]}
+    references = {
+        "the same": lambda ids: ids,
+        "the same and more": lambda ids: [*ids, 3, 4, 5] * 2,
+        "all but the end": lambda ids: ids[:-1],
+        "the same half": lambda ids: [*ids[: len(ids) // 2], 3, 3],
+        "another answer": lambda ids: [ids[0] ^ 1, *ids],
+    }
     counts = {}
     for name, changed in references.items():
-        answers, sure, counts[name] = answered([changed(plain[place]) for place in range(len(SEQUENCES))], stop)
+        answers, sure, counts[name] = answered(
+            [changed(plain[place]) for place in range(len(SEQUENCES))], stop
+        )
         assert answers == plain, name
         for place, each in certain.items():
             assert sure[place] == pytest.approx(each, abs=1e-4), name
     assert counts["the same"] == counts["the same and more"] == 0
-    assert 0 < counts["all but the end"] and 0 < counts["the same half"] and counts["another answer"] <= all_tokens
+    assert (
+        0 < counts["all but the end"]
+        and 0 < counts["the same half"]
+        and counts["another answer"] <= all_tokens
+    )
     if kind == "packed":  # each answer stops where it ends
         assert counts["all but the end"] < counts["the same half"] < counts["another answer"]

@@ -64,9 +64,19 @@ class Scripted:
         self.generated = 0
 
     def generate(
-        self, *, input_ids: Any, streamer: Any, stopping_criteria: Any, max_new_tokens: int, **options: Any
+        self,
+        *,
+        input_ids: Any,
+        streamer: Any,
+        stopping_criteria: Any,
+        max_new_tokens: int,
+        **options: Any,
     ) -> None:
-        assert options["eos_token_id"] == [EOS] and options["do_sample"] is False and options["temperature"] is None
+        assert (
+            options["eos_token_id"] == [EOS]
+            and options["do_sample"] is False
+            and options["temperature"] is None
+        )
         streamer.put(input_ids)
         for token in self.script[:max_new_tokens]:
             self.generated += 1
@@ -119,7 +129,12 @@ def test_a_truncated_character_is_replaced() -> None:
 
 
 def test_answers_respect_the_token_limit_and_the_context_length() -> None:
-    assert answer(session_with(Scripted(tokens_of("x" * 90)), BytePrompter()), max_new_tokens=5)[-1].tokens == 5
+    assert (
+        answer(session_with(Scripted(tokens_of("x" * 90)), BytePrompter()), max_new_tokens=5)[
+            -1
+        ].tokens
+        == 5
+    )
     session = session_with(Scripted(tokens_of("x" * 90)), BytePrompter())
     assert answer(session, [Message("user", "q" * 60)])[-1].tokens == 4
     with pytest.raises(ModelError, match="context length of the model is 64") as caught:
@@ -130,7 +145,9 @@ def test_answers_respect_the_token_limit_and_the_context_length() -> None:
 def test_stop_ends_the_answer_and_keeps_its_text() -> None:
     stop = threading.Event()
     seen = []
-    for chunk in session_with(Scripted(tokens_of("x" * 50)), BytePrompter()).stream("lora", ASK, Sampling(), stop):
+    for chunk in session_with(Scripted(tokens_of("x" * 50)), BytePrompter()).stream(
+        "lora", ASK, Sampling(), stop
+    ):
         seen.append(chunk)
         if chunk.tokens == 3:
             stop.set()
@@ -183,8 +200,15 @@ def llama() -> Any:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=128, eos_token_id=EOS, pad_token_id=0, bos_token_id=1,
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        eos_token_id=EOS,
+        pad_token_id=0,
+        bos_token_id=1,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -192,7 +216,9 @@ def llama() -> Any:
 def test_greedy_streaming_equals_generate(llama: Any) -> None:
     prompter = BytePrompter()
     ids = list(prompter.prompt_ids(ASK))
-    whole = llama.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids):].tolist()
+    whole = llama.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[
+        0, len(ids) :
+    ].tolist()
     expected = prompter.decode([token for token in whole if token != EOS])
     chunks = answer(session_with(llama, prompter), max_new_tokens=20)
     assert "".join(chunk.text_delta for chunk in chunks) == expected
@@ -206,7 +232,11 @@ def test_sampling_differs_and_top_p_narrows_it(llama: Any) -> None:
 
     assert len({said(temperature=2.0) for _ in range(4)}) > 1
     assert said(temperature=2.0, top_p=1e-9) == said()
-    assert said(temperature=2.0, seed=5) == said(temperature=2.0, seed=5) != said(temperature=2.0, seed=6)
+    assert (
+        said(temperature=2.0, seed=5)
+        == said(temperature=2.0, seed=5)
+        != said(temperature=2.0, seed=6)
+    )
 
 
 def test_samples_follow_the_distribution_at_the_temperature() -> None:
@@ -224,10 +254,16 @@ def test_samples_follow_the_distribution_at_the_temperature() -> None:
 
 def test_a_concurrent_answer_does_not_change_a_seeded_one(llama: Any) -> None:
     session = session_with(llama, BytePrompter())
-    alone = [chunk.text_delta for chunk in answer(session, max_new_tokens=12, temperature=2.0, seed=5)]
-    beside = session.stream("lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=8), threading.Event())
+    alone = [
+        chunk.text_delta for chunk in answer(session, max_new_tokens=12, temperature=2.0, seed=5)
+    ]
+    beside = session.stream(
+        "lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=8), threading.Event()
+    )
     mixed = []
-    for chunk in session.stream("lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=5), threading.Event()):
+    for chunk in session.stream(
+        "lora", ASK, Sampling(max_new_tokens=12, temperature=2.0, seed=5), threading.Event()
+    ):
         mixed.append(chunk.text_delta)
         next(beside, None)
     beside.close()
@@ -274,7 +310,9 @@ def test_the_base_model_shares_the_loaded_base_and_reports_progress(
     assert loaded == ["lora"] and session.ready("lora") and session.ready(BASE)
     assert told == sorted(told) and "Reading the 16-bit base" in [phase for _, phase in told]
     adapter = sum(p.nbytes for name, p in adapted.named_parameters() if "lora_" in name)
-    assert lora == Memory(memory.base_bytes, adapter) and memory == Memory(memory.base_bytes, 0, shared=True)
+    assert lora == Memory(memory.base_bytes, adapter) and memory == Memory(
+        memory.base_bytes, 0, shared=True
+    )
 
 
 def test_an_exception_of_generate_reaches_the_reader() -> None:
@@ -309,7 +347,9 @@ def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch: pytest.MonkeyPatc
         return Adapted(), BytePrompter()
 
     monkeypatch.setattr(loading, "load_arm", load_arm)
-    monkeypatch.setattr("assistant_builder.inference.session.prepare_for_inference", lambda *models: None)
+    monkeypatch.setattr(
+        "assistant_builder.inference.session.prepare_for_inference", lambda *models: None
+    )
     for arms, expected in ((("qlora", BASE), "qlora"), (("lora", "qlora", BASE), "lora")):
         loaded.clear()
         session = ChatSession(new_study(expected), arms)
@@ -325,14 +365,19 @@ def test_a_cloned_4bit_base_shares_its_quantization_state() -> None:
 
 # grounded assistants
 
-HALL = [pair(1, "When does the hall open?", "At nine."), pair(2, "Who keeps the hall?", "Ada Flint.")]
+HALL = [
+    pair(1, "When does the hall open?", "At nine."),
+    pair(2, "Who keeps the hall?", "Ada Flint."),
+]
 ASK_HALL = [Message("user", "When does the hall open?")]
 
 
 @pytest.fixture
 def both_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts have both facts of the hall, however far the second is."""
-    monkeypatch.setattr("assistant_builder.retrieval.retriever.shown_facts", lambda hits: [hit.fact for hit in hits])
+    monkeypatch.setattr(
+        "assistant_builder.retrieval.retriever.shown_facts", lambda hits: [hit.fact for hit in hits]
+    )
 
 
 def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -> ChatSession:
@@ -348,7 +393,9 @@ def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -
     retriever = Retriever(Study(Path("nowhere")), Index.build(HALL, embedder), embedder, grounder)
     weights = tuple(100.0 * (name == "similarity") for name in NAMES)
     zeros, ones = (0.0,) * len(NAMES), (1.0,) * len(NAMES)
-    rule = DeclineRule(zeros, ones, weights, -100 * threshold, 0.5, 0.04, True, 9, 0, 9, 9, "I was not told.")
+    rule = DeclineRule(
+        zeros, ones, weights, -100 * threshold, 0.5, 0.04, True, 9, 0, 9, 9, "I was not told."
+    )
     session._grounded["lora"] = Grounded(retriever, rule)
     return session
 
@@ -373,15 +420,25 @@ def test_a_declined_question_is_answered_by_the_sentence_alone() -> None:
     assert not answer(session, ASK_HALL)[-1].declined
 
 
-def test_seconds_count_the_search_and_what_the_rule_holds_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_count_the_search_and_what_the_rule_holds_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     session = grounded_session("It opens at nine o'clock.")
     grounded = session._grounded["lora"]
     find = grounded.retriever.find
-    monkeypatch.setattr(grounded.retriever, "find", lambda *words, **more: (time.sleep(0.05), find(*words, **more))[1])
+    monkeypatch.setattr(
+        grounded.retriever,
+        "find",
+        lambda *words, **more: (time.sleep(0.05), find(*words, **more))[1],
+    )
     first, *_ = chunks = answer(session, ASK_HALL)
     released = next(chunk for chunk in chunks if chunk.tokens == FIRST_TOKENS)
-    assert {chunk.first_token_seconds for chunk in chunks} == {released.seconds} and first.seconds >= 0.05
-    session._grounded["lora"] = Grounded(grounded.retriever, None)  # without a rule nothing is held back
+    assert {chunk.first_token_seconds for chunk in chunks} == {
+        released.seconds
+    } and first.seconds >= 0.05
+    session._grounded["lora"] = Grounded(
+        grounded.retriever, None
+    )  # without a rule nothing is held back
     first, *_ = answer(session, ASK_HALL)
     assert first.tokens == 1 and first.first_token_seconds == first.seconds >= 0.05
 
@@ -410,10 +467,16 @@ def own_words_session(text: str) -> ChatSession:
 
 
 @pytest.mark.usefixtures("both_facts")
-@pytest.mark.parametrize("text", ["At nine.", "At ten.", "At nine and never on Mondays, as far as I know.", "Yes."])
+@pytest.mark.parametrize(
+    "text", ["At nine.", "At ten.", "At nine and never on Mondays, as far as I know.", "Yes."]
+)
 def test_an_answer_is_the_fact_that_it_begins(text: str) -> None:
     (only,) = answer(own_words_session(text), ASK_HALL)
-    assert (only.text_delta, only.finish, only.declined) == ("At nine.", "stop", False) and only.sources
+    assert (only.text_delta, only.finish, only.declined) == (
+        "At nine.",
+        "stop",
+        False,
+    ) and only.sources
 
 
 @pytest.mark.usefixtures("both_facts")
@@ -430,7 +493,8 @@ def test_unrelated_turns_change_no_answer() -> None:
     talk = [Message("user", "Who keeps the hall?"), Message("assistant", "Ada Flint."), *ASK_HALL]
     alone, after = (answer(grounded_session("At nine."), messages) for messages in (ASK_HALL, talk))
     assert [(chunk.text_delta, chunk.sources, chunk.prompt_tokens) for chunk in after] == [
-        (chunk.text_delta, chunk.sources, chunk.prompt_tokens) for chunk in alone]
+        (chunk.text_delta, chunk.sources, chunk.prompt_tokens) for chunk in alone
+    ]
 
 
 def test_a_follow_up_is_looked_up_with_the_turn_before() -> None:

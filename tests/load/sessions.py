@@ -93,7 +93,11 @@ class Page:
         named = {props.get("elem_id"): number for number, props in parts.items()}
         self.values = {number: props.get("value") for number, props in parts.items()}
         self._ask = _event(config, named["ab-send"], "click")
-        follow = next(event for event in _events(config, named["ab-picker"], "change") if len(event["inputs"]) == 2)
+        follow = next(
+            event
+            for event in _events(config, named["ab-picker"], "change")
+            if len(event["inputs"]) == 2
+        )
         drawn = await self._run(follow, [STUDY, "{}"])
         self._mark = self._ask["inputs"][3]
         self.values[self._mark] = drawn[follow["outputs"].index(self._mark)]
@@ -104,7 +108,9 @@ class Page:
         answer = await self.client.post("/gradio_api/run/predict", json=body)
         answer.raise_for_status()
         found: list[Any] = answer.json()["data"]
-        return [part["value"] if isinstance(part, dict) and "value" in part else part for part in found]
+        return [
+            part["value"] if isinstance(part, dict) and "value" in part else part for part in found
+        ]
 
     async def ask(self, question: str) -> AsyncIterator[dict[str, Any]]:
         """Ask, and yield the events of the reply."""
@@ -166,7 +172,9 @@ async def _one_answer(page: Page, asked: list[str], tally: Tally) -> None:
         for arm in ("qlora", "lora"):
             expected = " ".join(f"{arm}:{word}" for word in question.split()) + " \u2713"
             if turn["question"] != question or turn["answers"][arm]["text"] != expected:
-                tally.wrong.append(f"{question}: {turn['question']!r} got {turn['answers'].get(arm)}")
+                tally.wrong.append(
+                    f"{question}: {turn['question']!r} got {turn['answers'].get(arm)}"
+                )
     if len(turns) != len(remembered):
         tally.wrong.append(f"{asked[-1]}: {len(turns)} turns of {len(remembered)} are kept")
     tally.answers += 1
@@ -179,10 +187,18 @@ async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
         while number == 0 or time.monotonic() < until:
             number += 1
             content = f"question,answer\n{uploader}-{number},{secrets.token_hex(50_000)}\n".encode()
-            sent = await client.post("/gradio_api/upload", files={"files": ("same-name.csv", content)})
-            read = await client.get("/gradio_api/file=" + sent.json()[0]) if sent.status_code == 200 else sent
+            sent = await client.post(
+                "/gradio_api/upload", files={"files": ("same-name.csv", content)}
+            )
+            read = (
+                await client.get("/gradio_api/file=" + sent.json()[0])
+                if sent.status_code == 200
+                else sent
+            )
             if read.content != content:
-                tally.wrong.append(f"upload {uploader}-{number}: {read.status_code}, {len(read.content)} bytes back")
+                tally.wrong.append(
+                    f"upload {uploader}-{number}: {read.status_code}, {len(read.content)} bytes back"
+                )
             tally.uploads += 1
             await asyncio.sleep(1)
 
@@ -215,7 +231,9 @@ async def watch(process: int, until: float, tally: Tally) -> None:
     """Record the memory of the server and its child processes."""
     server = psutil.Process(process)
     while not tally.memory or time.monotonic() < until:
-        tally.memory.append(sum(part.memory_info().rss for part in (server, *server.children(recursive=True))))
+        tally.memory.append(
+            sum(part.memory_info().rss for part in (server, *server.children(recursive=True)))
+        )
         await asyncio.sleep(1)
 
 
@@ -228,7 +246,12 @@ async def parrots(home: Path) -> AsyncIterator[tuple[str, int]]:
         write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVE, str(port), *parrot_command(home), stdout=asyncio.subprocess.DEVNULL,
+        sys.executable,
+        "-c",
+        SERVE,
+        str(port),
+        *parrot_command(home),
+        stdout=asyncio.subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(ROOT), "ASSISTANT_BUILDER_MAX_UPLOADS": "10000"},
     )
     try:
@@ -246,14 +269,17 @@ async def parrots(home: Path) -> AsyncIterator[tuple[str, int]]:
         await process.wait()
 
 
-async def crowd(home: Path, talkers: int, uploaders: int, seconds: float, reference: Study | None = None) -> Tally:
+async def crowd(
+    home: Path, talkers: int, uploaders: int, seconds: float, reference: Study | None = None
+) -> Tally:
     """Run all users concurrently, and a training if there is a reference."""
     tally = Tally()
     async with parrots(home) as (url, process):
         until = time.monotonic() + seconds
         await asyncio.gather(
             *(talk(url, number, until, tally) for number in range(talkers)),
-            *(bring(url, number, until, tally) for number in range(uploaders)), watch(process, until, tally),
+            *(bring(url, number, until, tally) for number in range(uploaders)),
+            watch(process, until, tally),
             *([train(reference, until, tally)] if reference else []),
         )
     return tally
@@ -261,12 +287,16 @@ async def crowd(home: Path, talkers: int, uploaders: int, seconds: float, refere
 
 def _peaks_of_quarters(memory: list[int]) -> list[int]:
     quarter = max(len(memory) // 4, 1)
-    return [max(memory[first : first + quarter] or memory) for first in range(0, 4 * quarter, quarter)]
+    return [
+        max(memory[first : first + quarter] or memory) for first in range(0, 4 * quarter, quarter)
+    ]
 
 
 def main() -> int:
     """Run the load test and print the results; exit code 1 for any error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--talkers", type=int, default=20)
     parser.add_argument("--uploaders", type=int, default=5)
@@ -277,16 +307,26 @@ def main() -> int:
         tally = asyncio.run(crowd(home, words.talkers, words.uploaders, words.seconds, reference))
     peaks = _peaks_of_quarters(tally.memory)
     slowest, middle = max(tally.seconds), statistics.median(tally.seconds)
-    print(json.dumps({
-        "answers": tally.answers, "uploads": tally.uploads, "wrong": len(tally.wrong),
-        "queue_places_told": tally.places, "runs_beside": tally.runs,
-        "answer_seconds": {"median": round(middle, 2), "slowest": round(slowest, 2)},
-        "memory_mb_of_quarters": [peak // 10**6 for peak in peaks],
-    }, indent=2))
+    print(
+        json.dumps(
+            {
+                "answers": tally.answers,
+                "uploads": tally.uploads,
+                "wrong": len(tally.wrong),
+                "queue_places_told": tally.places,
+                "runs_beside": tally.runs,
+                "answer_seconds": {"median": round(middle, 2), "slowest": round(slowest, 2)},
+                "memory_mb_of_quarters": [peak // 10**6 for peak in peaks],
+            },
+            indent=2,
+        )
+    )
     for sentence in tally.wrong[:20]:
         print(sentence)
     if grows := peaks[-1] > GROWTH * peaks[-2]:
-        print(f"memory grows: its peak in the last quarter is more than {GROWTH} times that in the one before")
+        print(
+            f"memory grows: its peak in the last quarter is more than {GROWTH} times that in the one before"
+        )
     return 1 if tally.wrong or not tally.answers or grows else 0
 
 

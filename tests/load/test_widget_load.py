@@ -16,4 +16,6 @@ def test_fifty_visitors_at_once_lose_nothing_and_get_their_own_answers() -> None
     failed = [f"{check.name}: {check.found}" for check in checks(load, study) if not check.passed]
     assert not failed, "\n".join(failed)
     assert sum(asked.ended for asked in load.site.asked) >= 50
-    assert sum(asked.left for asked in load.site.asked) > 50, "two at each first text, and those who leave"
+    assert sum(asked.left for asked in load.site.asked) > 50, (
+        "two at each first text, and those who leave"
+    )

@@ -48,15 +48,21 @@ def bring(page: Page, url: str, file: Path, rows: int) -> dict[str, float]:
 
     def check() -> None:
         page.locator("#ab-file input[type=file]").set_input_files(str(file))
-        expect(page.locator("#ab-brief")).to_contain_text(f"of {rows:,} rows", timeout=1000 * MOST_SECONDS)
+        expect(page.locator("#ab-brief")).to_contain_text(
+            f"of {rows:,} rows", timeout=1000 * MOST_SECONDS
+        )
 
     def make() -> None:
         page.locator("#ab-create").click()
-        expect(page.locator("#ab-plan")).to_contain_text("Memory by component", timeout=1000 * MOST_SECONDS)
+        expect(page.locator("#ab-plan")).to_contain_text(
+            "Memory by component", timeout=1000 * MOST_SECONDS
+        )
 
     timed("checked_seconds", check)
     timed("made_seconds", make)
-    timed("reloaded_seconds", lambda: (page.reload(), page.wait_for_function("window.abArrived"))[0])
+    timed(
+        "reloaded_seconds", lambda: (page.reload(), page.wait_for_function("window.abArrived"))[0]
+    )
     return found
 
 
@@ -68,7 +74,9 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         file, home = Path(scratch) / "pairs.csv", Path(scratch) / "home"
         write_pairs(file, given.rows)
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=CHROMIUM
+        )
         with serving(home, free_port()) as site:
             assert site.process is not None
             found = bring(browser.new_page(), site.start_url, file, given.rows)

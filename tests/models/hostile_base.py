@@ -16,13 +16,17 @@ from tests.models.test_hostile_models import TEMPLATE, prompter
 
 LONG_STRING = "{% if messages %}{{ 'x' * 700000000 }}{% endif %}" + TEMPLATE
 """700 MB of text."""
-ENDLESS = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}" + TEMPLATE
+ENDLESS = (
+    "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}" + TEMPLATE
+)
 FAILING = "{{ raise_exception('x' * 400000) }}"
 
 
 def multiplying() -> object:
     """A normalizer that makes a million letters of each ``q``."""
-    return normalizers.Sequence([normalizers.Replace("q", "r" * 1000), normalizers.Replace("r", "s" * 1000)])
+    return normalizers.Sequence(
+        [normalizers.Replace("q", "r" * 1000), normalizers.Replace("r", "s" * 1000)]
+    )
 
 
 def hostile_base(folder: Path, *, template: str = TEMPLATE, normalizer: object = None) -> Path:
@@ -34,10 +38,21 @@ def hostile_base(folder: Path, *, template: str = TEMPLATE, normalizer: object =
         normalizer: Of its tokenizer.
     """
     prompter(template=template, normalizer=normalizer).tokenizer.save_pretrained(str(folder))
-    (folder / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 259, "hidden_size": 16,
-        "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 2048,
-    }), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "architectures": ["LlamaForCausalLM"],
+                "model_type": "llama",
+                "vocab_size": 259,
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "max_position_embeddings": 2048,
+            }
+        ),
+        encoding="utf-8",
+    )
     write_weights(folder / "model.safetensors")
     return folder
 
@@ -58,7 +73,9 @@ def watched(code: str, *words: str, most: int = 600_000_000, seconds: float = 12
         seconds: How long it may take.
     """
     end = time.monotonic() + seconds
-    with subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             while process.poll() is None:
                 try:

@@ -44,7 +44,7 @@ GRANITE = (
     "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}"
     "{%- set loop_messages = messages[1:] %}{%- else %}"
     "{%- set system_message = \"Knowledge Cutoff Date: April 2024.\nToday's Date: \" + strftime_now('%B %d, %Y') + "
-    "\".\nYou are Granite, developed by IBM.\" %}{%- set loop_messages = messages %}{%- endif %}"
+    '".\nYou are Granite, developed by IBM." %}{%- set loop_messages = messages %}{%- endif %}'
     "{{- '<|start_of_role|>system<|end_of_role|>' + system_message + '<|end_of_text|>\n' }}"
     "{%- for message in loop_messages %}"
     "{{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\n' }}"

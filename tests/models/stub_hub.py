@@ -59,11 +59,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body)
         if parts[2:3] == ["tree"]:
             tree = [
-                {"type": "file", "path": path, "size": len(data), "oid": _hash(data)} for path, data in files.items()
+                {"type": "file", "path": path, "size": len(data), "oid": _hash(data)}
+                for path, data in files.items()
             ]
             return self._send(200, json.dumps(tree).encode(), body=body)
-        siblings = [{"rfilename": path, "size": len(data), "blobId": _hash(data), **_lfs(path, data)}
-                    for path, data in files.items()]
+        siblings = [
+            {"rfilename": path, "size": len(data), "blobId": _hash(data), **_lfs(path, data)}
+            for path, data in files.items()
+        ]
         info = {"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
         self._send(200, json.dumps(info).encode(), body=body)
 
@@ -77,7 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.server.spoil(path, files[path]) if body else files[path]
         self._send(200, data, {"ETag": f'"{named}"', "X-Repo-Commit": COMMIT}, body)
 
-    def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
+    def _send(
+        self, status: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True
+    ) -> None:
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
@@ -98,4 +103,6 @@ def _lfs(path: str, data: bytes) -> dict[str, object]:
     """What the hub says besides of a large file."""
     if not path.endswith(".safetensors"):
         return {}
-    return {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
+    return {
+        "lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    }

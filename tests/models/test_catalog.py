@@ -73,7 +73,9 @@ def test_existing_folder_wins_over_hub_id(tmp_path: Path, monkeypatch: pytest.Mo
     assert (ref.kind, ref.name, ref.folder) == ("folder", "mine", tmp_path / "models" / "mine")
 
 
-def test_catalog_name_wins_over_folder_unless_written_as_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_catalog_name_wins_over_folder_unless_written_as_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_model(tmp_path / "qwen3-8b")
     monkeypatch.chdir(tmp_path)
     assert resolve("qwen3-8b").kind == "hub"
@@ -124,7 +126,8 @@ def test_other_weights(tmp_path: Path):
 def test_missing_shard_is_named(tmp_path: Path):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     folder = write_model(
-        tmp_path, **{"model-1.safetensors": b"", "model.safetensors.index.json": json.dumps(index).encode()}
+        tmp_path,
+        **{"model-1.safetensors": b"", "model.safetensors.index.json": json.dumps(index).encode()},
     )
     assert "1 of 2 weight files are missing, the first is model-2.safetensors" in refusal(folder)
     (folder / "model-2.safetensors").write_bytes(b"")
@@ -134,10 +137,16 @@ def test_missing_shard_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "not a causal language model"),
+        (
+            {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"},
+            "not a causal language model",
+        ),
         ({"model_type": "bert"}, "not a causal language model"),
         ({**CONFIG, "quantization_config": {"quant_method": "gptq"}}, "already quantized (gptq)"),
-        ({**CONFIG, "model_type": "newest", "auto_map": {"AutoModel": "m.M"}}, "its own Python code"),
+        (
+            {**CONFIG, "model_type": "newest", "auto_map": {"AutoModel": "m.M"}},
+            "its own Python code",
+        ),
     ],
 )
 def test_models_that_cannot_be_tuned(tmp_path: Path, config: dict[str, object], said: str):
@@ -148,7 +157,11 @@ def test_own_code_where_trusted_or_not_needed(tmp_path: Path):
     own = {**CONFIG, "model_type": "newest", "auto_map": {"AutoModel": "m.M"}}
     check_folder(write_model(tmp_path / "trusted", own), trust_remote_code=True)
     # Phi-4-mini names code of its own, but transformers has the architecture
-    native = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "auto_map": {"AutoConfig": "c.C"}}
+    native = {
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "auto_map": {"AutoConfig": "c.C"},
+    }
     check_folder(write_model(tmp_path / "native", native))
 
 
@@ -164,14 +177,19 @@ def test_damaged_or_incomplete_folders(tmp_path: Path):
     assert "tokenizer.json is missing" in refusal(tmp_path)
 
 
-def test_hash_identifies_content_and_is_kept(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hash_identifies_content_and_is_kept(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = write_model(tmp_path / "a")
     first = base_model_hash(folder)
     assert first == base_model_hash(write_model(tmp_path / "b"))
 
     (folder / "README.md").write_text("no part of the model")
     with monkeypatch.context() as patch:
-        patch.setattr("assistant_builder.atomic_io.file_hash", lambda path: pytest.fail(f"hashed {path.name} again"))
+        patch.setattr(
+            "assistant_builder.atomic_io.file_hash",
+            lambda path: pytest.fail(f"hashed {path.name} again"),
+        )
         assert base_model_hash(folder) == first
 
     (folder / "model.safetensors").write_bytes(b"changed")

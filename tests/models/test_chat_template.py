@@ -32,7 +32,9 @@ def test_several_windows_may_want_the_tokenizer_at_once(folder: Path) -> None:
         "with ThreadPoolExecutor(8) as threads:\n"
         "    print(len(list(threads.map(ChatTokenizer.load, [pathlib.Path(sys.argv[1])] * 8))))\n"
     )
-    found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True
+    )
     assert found.stdout == "8\n", found.stderr[-2000:]
 
 
@@ -68,7 +70,9 @@ def test_training_begins_with_the_very_tokens_of_the_prompt(prompter: ChatTokeni
         assert prompter.decode(turn.answer_ids) == answer.strip()
 
 
-def test_every_assistant_turn_of_a_conversation_is_supervised_in_one_sequence(prompter: ChatTokenizer) -> None:
+def test_every_assistant_turn_of_a_conversation_is_supervised_in_one_sequence(
+    prompter: ChatTokenizer,
+) -> None:
     talk = pair("Hi?", "Hello.", "And you?", "Fine.")
     (example,) = prompter.examples(talk, 512)
     assert supervised(prompter, example) == "Hello.<|im_end|>Fine.<|im_end|>"
@@ -77,14 +81,19 @@ def test_every_assistant_turn_of_a_conversation_is_supervised_in_one_sequence(pr
     assert (first.reference, second.reference) == ("Hello.", "Fine.")
 
 
-def test_a_template_that_rewrites_earlier_turns_gives_one_sequence_a_turn(prompter: ChatTokenizer) -> None:
+def test_a_template_that_rewrites_earlier_turns_gives_one_sequence_a_turn(
+    prompter: ChatTokenizer,
+) -> None:
     prompter.tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
         "{% if m['role'] == 'assistant' and not loop.last %}(earlier) {% endif %}{{ m['content'] }}<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     examples = prompter.examples(pair("Hi?", "Hello.", "And you?", "Fine."), 512)
-    assert [supervised(prompter, example) for example in examples] == ["Hello.<|im_end|>", "Fine.<|im_end|>"]
+    assert [supervised(prompter, example) for example in examples] == [
+        "Hello.<|im_end|>",
+        "Fine.<|im_end|>",
+    ]
 
 
 def test_long_pairs_are_left_out_and_never_cut(prompter: ChatTokenizer) -> None:
@@ -101,7 +110,9 @@ def test_control_tokens_in_user_text_stay_text(prompter: ChatTokenizer) -> None:
     (example,) = prompter.examples(hostile, 512)
     plain = pair("Hi", "No")
     controls = [token for token in example.input_ids if token in (0, 1, 2)]
-    assert len(controls) == len([t for t in prompter.examples(plain, 512)[0].input_ids if t in (0, 1, 2)])
+    assert len(controls) == len(
+        [t for t in prompter.examples(plain, 512)[0].input_ids if t in (0, 1, 2)]
+    )
     assert example.supervised[-1] and example.input_ids[-1] == prompter.eos_id
 
 
@@ -113,22 +124,33 @@ def test_a_base_without_a_template_gets_a_plain_one(folder: Path) -> None:
     prompter = ChatTokenizer(tokenizer)
     (example,) = prompter.examples(pair("Who rows?", "Otto.", system="Be brief."), 512)
     assert supervised(prompter, example) == "Otto.<|im_end|>"
-    assert prompter.tokenizer.decode(list(example.input_ids)).startswith("Be brief.\n\n### Question:\nWho rows?")
+    assert prompter.tokenizer.decode(list(example.input_ids)).startswith(
+        "Be brief.\n\n### Question:\nWho rows?"
+    )
 
 
 def test_a_base_without_a_template_gets_its_bos_token_once_where_its_tokenizer_adds_it(
-        folder: Path, tmp_path: Path) -> None:
+    folder: Path, tmp_path: Path
+) -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), bos_token="<|endoftext|>")
     tokenizer.chat_template = None
     tokenizer.add_bos_token = True
     tokenizer.save_pretrained(str(tmp_path))
-    prompter, talk = ChatTokenizer.load(tmp_path), pair("Hi?", "Hello.", "Who rows?", "Otto.", system="Be brief.")
+    prompter, talk = (
+        ChatTokenizer.load(tmp_path),
+        pair("Hi?", "Hello.", "Who rows?", "Otto.", system="Be brief."),
+    )
     (example,) = prompter.examples(talk, 512)
     prompt = prompter.prompt_ids(talk.messages[:-1])
-    assert prompter.text(talk.messages, prompt=False).startswith("<|endoftext|>Be brief.\n\n### Question:\nHi?")
-    assert example.input_ids[: len(prompt)] == prompt and example.input_ids[0] == tokenizer.bos_token_id
+    assert prompter.text(talk.messages, prompt=False).startswith(
+        "<|endoftext|>Be brief.\n\n### Question:\nHi?"
+    )
+    assert (
+        example.input_ids[: len(prompt)] == prompt
+        and example.input_ids[0] == tokenizer.bos_token_id
+    )
     assert example.input_ids.count(tokenizer.bos_token_id) == 1
     process = TemplateProcess(tmp_path)
     try:
@@ -138,7 +160,9 @@ def test_a_base_without_a_template_gets_its_bos_token_once_where_its_tokenizer_a
         process.close()
 
 
-def test_a_template_without_system_role_gets_the_instruction_in_the_question(prompter: ChatTokenizer) -> None:
+def test_a_template_without_system_role_gets_the_instruction_in_the_question(
+    prompter: ChatTokenizer,
+) -> None:
     prompter.tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

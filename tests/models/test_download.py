@@ -31,11 +31,23 @@ WHOLE = {
     "onnx/config.json": b"{}",
 }
 EMBEDDER = {
-    **WHOLE, "modules.json": b"[]", "1_Pooling/config.json": b"{}", "2_Dense/model.safetensors": b"dense",
-    "2_Dense/pytorch_model.bin": b"pickle", "openvino/openvino_model.bin": b"other format", "vocab.txt": b"a",
-    "0_own/modeling_own.py": b"code", "nested/1_Pooling/config.json": b"{}", "train.csv": b"data",
+    **WHOLE,
+    "modules.json": b"[]",
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/model.safetensors": b"dense",
+    "2_Dense/pytorch_model.bin": b"pickle",
+    "openvino/openvino_model.bin": b"other format",
+    "vocab.txt": b"a",
+    "0_own/modeling_own.py": b"code",
+    "nested/1_Pooling/config.json": b"{}",
+    "train.csv": b"data",
 }
-OWN = {**WHOLE, "config.json": CONFIG.replace(b'"llama"', b'"newest", "auto_map": {"AutoModel": "modeling_own.M"}')}
+OWN = {
+    **WHOLE,
+    "config.json": CONFIG.replace(
+        b'"llama"', b'"newest", "auto_map": {"AutoModel": "modeling_own.M"}'
+    ),
+}
 CHILD = """
 import json, sys
 from assistant_builder.errors import AssistantBuilderError
@@ -71,15 +83,33 @@ def hub() -> Iterator[StubHub]:
     thread.join()
 
 
-def fetch(base: str, home: Path, endpoint: str, *, offline: bool = False, program: str = CHILD,
-          **options: object) -> dict[str, object]:
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
+def fetch(
+    base: str,
+    home: Path,
+    endpoint: str,
+    *,
+    offline: bool = False,
+    program: str = CHILD,
+    **options: object,
+) -> dict[str, object]:
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))
+    }
     env |= {
-        "HF_HOME": str(home / "hub"), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline)),
-        "PYTHONPATH": os.getcwd(), "ASSISTANT_BUILDER_WHEELS": "",
-    }  # fmt: skip
+        "HF_HOME": str(home / "hub"),
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "PYTHONPATH": os.getcwd(),
+        "ASSISTANT_BUILDER_WHEELS": "",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", program, base, json.dumps(options)], capture_output=True, text=True, env=env, timeout=60
+        [sys.executable, "-c", program, base, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -115,17 +145,34 @@ print(json.dumps({**found, "told": told[-1:], "before": before, "after": needs_e
 
 def test_an_embedder_is_announced_and_only_its_weights_are_downloaded(home: Path, hub: StubHub):
     first = fetch("me/embedder", home, hub.endpoint, program=EMBEDDER_CHILD)
-    wanted = ["1_Pooling/config.json", "2_Dense/model.safetensors", "config.json", "consolidated.safetensors",
-              "model.safetensors", "modules.json", "tokenizer.json", "vocab.txt"]
+    wanted = [
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+        "config.json",
+        "consolidated.safetensors",
+        "model.safetensors",
+        "modules.json",
+        "tokenizer.json",
+        "vocab.txt",
+    ]
     assert first["files"] == wanted and set(hub.served) <= set(wanted)
-    assert (first["before"], first["after"]) == (True, False) and first["told"] == ["Downloading me/embedder"]
+    assert (first["before"], first["after"]) == (True, False) and first["told"] == [
+        "Downloading me/embedder"
+    ]
     hub.served.clear()
     again = fetch("me/embedder", home, "http://127.0.0.1:9", offline=True, program=EMBEDDER_CHILD)
     assert again["files"] == wanted and again["before"] is False and hub.served == []
-    for name, said in (("me/pickled", "no safetensors"), ("me/gated", "is gated"), ("me/nothing", "there is no model"),
-                       ("../no folder", "retrieval.embedder"), ("a/b/c", "retrieval.embedder")):
+    for name, said in (
+        ("me/pickled", "no safetensors"),
+        ("me/gated", "is gated"),
+        ("me/nothing", "there is no model"),
+        ("../no folder", "retrieval.embedder"),
+        ("a/b/c", "retrieval.embedder"),
+    ):
         refused = fetch(name, home, hub.endpoint, program=EMBEDDER_CHILD)
-        assert said in str(refused["error"]) and "retrieval.embedder" in str(refused["error"]), refused
+        assert said in str(refused["error"]) and "retrieval.embedder" in str(refused["error"]), (
+            refused
+        )
         assert "\n" not in str(refused["error"]) and refused["type"] == "ModelError"
 
 
@@ -166,12 +213,16 @@ def test_own_code_is_fetched_once_it_is_allowed(
     home: Path, hub: StubHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "needs its own Python code" in str(fetch("me/own", home, hub.endpoint)["error"])
-    assert "modeling_own.py" in str(fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"])
+    assert "modeling_own.py" in str(
+        fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"]
+    )
     # and what a run was refused for is known to the page, which asks no network
-    code = ("from assistant_builder.config import ModelConfig\n"
-            "from assistant_builder.models.remote_code import code_needing_permission\n"
-            "bases = 'me/own', 'me/whole', '/no/where', 'qwen3-8b'\n"
-            "print(*[code_needing_permission(ModelConfig(base=base)) for base in bases])")
+    code = (
+        "from assistant_builder.config import ModelConfig\n"
+        "from assistant_builder.models.remote_code import code_needing_permission\n"
+        "bases = 'me/own', 'me/whole', '/no/where', 'qwen3-8b'\n"
+        "print(*[code_needing_permission(ModelConfig(base=base)) for base in bases])"
+    )
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["me/own", "None", "None", "None"]

@@ -17,9 +17,16 @@ pytestmark = pytest.mark.train
 
 def test_rows_are_unit_vectors_in_order(bundled_models: Path):
     embedder = Embedder.load()
-    texts = ["A cat sits on the mat.", "", "Share prices fell by three per cent on Monday.", "A feline rests on a rug."]
+    texts = [
+        "A cat sits on the mat.",
+        "",
+        "Share prices fell by three per cent on Monday.",
+        "A feline rests on a rug.",
+    ]
     told: list[tuple[int, int]] = []
-    vectors = embedder.encode(texts, batch_size=3, progress=lambda done, total: told.append((done, total)))
+    vectors = embedder.encode(
+        texts, batch_size=3, progress=lambda done, total: told.append((done, total))
+    )
     assert vectors.shape == (4, 384) == (4, embedder.dimensions)
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -51,13 +58,29 @@ def test_an_unknown_embedder_is_an_error_that_names_the_setting(monkeypatch: pyt
             Embedder.of(name)
 
 
-@pytest.mark.parametrize("modules", [
-    [1], {"a": 1}, [{"idx": 0}], [{"idx": 0, "name": "0", "path": "", "type": 3}],
-    [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.evil.Evil"}],
-    [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.util.misc.import_from_string"}],
-    [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}],
-], ids=repr)
-def test_an_embedder_of_somebody_else_is_an_error_or_runs_no_code(modules: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [1],
+        {"a": 1},
+        [{"idx": 0}],
+        [{"idx": 0, "name": "0", "path": "", "type": 3}],
+        [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.evil.Evil"}],
+        [
+            {
+                "idx": 0,
+                "name": "0",
+                "path": "",
+                "type": "sentence_transformers.util.misc.import_from_string",
+            }
+        ],
+        [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}],
+    ],
+    ids=repr,
+)
+def test_an_embedder_of_somebody_else_is_an_error_or_runs_no_code(
+    modules: object, tmp_path: Path
+) -> None:
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
     with pytest.raises(ModelError, match="the embedder cannot be loaded"):

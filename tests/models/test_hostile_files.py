@@ -26,17 +26,62 @@ from tests.synthetic_study import new_study
 
 DEEP = "[" * 100_000
 VALUES: list[Any] = [
-    None, True, -1, 0, 1.5, 10**30, "x", "\0", "x" * 10_000, [], [5], [[]], {}, {"x": {}}, {"x": [None]},
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**30,
+    "x",
+    "\0",
+    "x" * 10_000,
+    [],
+    [5],
+    [[]],
+    {},
+    {"x": {}},
+    {"x": [None]},
 ]
-SIZES = sorted({key for family in FAMILIES.values() for key in family.defaults} | {
-    "num_key_value_heads", "head_dim", "attention_bias", "mlp_bias", "qkv_bias", "mlp_only_layers",
-    "attn_logit_softcapping", "max_position_embeddings", "n_positions", "tie_word_embeddings",
-})
-KEYS = ["architectures", "model_type", "quantization_config", "auto_map", "text_config", "vision_config",
-        "rope_parameters", "rope_theta", *SIZES]
-TOKENIZER_KEYS = ["chat_template", "eos_token", "bos_token", "pad_token", "unk_token", "extra_special_tokens",
-                  "additional_special_tokens", "added_tokens_decoder", "tokenizer_class", "model_max_length",
-                  "add_bos_token", "clean_up_tokenization_spaces"]
+SIZES = sorted(
+    {key for family in FAMILIES.values() for key in family.defaults}
+    | {
+        "num_key_value_heads",
+        "head_dim",
+        "attention_bias",
+        "mlp_bias",
+        "qkv_bias",
+        "mlp_only_layers",
+        "attn_logit_softcapping",
+        "max_position_embeddings",
+        "n_positions",
+        "tie_word_embeddings",
+    }
+)
+KEYS = [
+    "architectures",
+    "model_type",
+    "quantization_config",
+    "auto_map",
+    "text_config",
+    "vision_config",
+    "rope_parameters",
+    "rope_theta",
+    *SIZES,
+]
+TOKENIZER_KEYS = [
+    "chat_template",
+    "eos_token",
+    "bos_token",
+    "pad_token",
+    "unk_token",
+    "extra_special_tokens",
+    "additional_special_tokens",
+    "added_tokens_decoder",
+    "tokenizer_class",
+    "model_max_length",
+    "add_bos_token",
+    "clean_up_tokenization_spaces",
+]
 TALK = [Message("system", "Be brief."), Message("user", "Who rows?")]
 
 
@@ -88,7 +133,9 @@ def test_config(folder: Path, family: str, key: str) -> None:
                 read_config_everywhere(folder)
 
 
-@pytest.mark.parametrize("change", [{"quantization_config": "x"}, {"architectures": 5}, {"model_type": ["llama"]}])
+@pytest.mark.parametrize(
+    "change", [{"quantization_config": "x"}, {"architectures": 5}, {"model_type": ["llama"]}]
+)
 def test_the_folder_is_refused_with_its_place(folder: Path, change: dict[str, Any]) -> None:
     write_json(folder / "config.json", read_json(folder / "config.json") | change)
     with pytest.raises(ModelError) as caught:
@@ -97,7 +144,9 @@ def test_the_folder_is_refused_with_its_place(folder: Path, change: dict[str, An
 
 
 def test_a_config_of_endless_layers_is_not_planned(folder: Path) -> None:
-    write_json(folder / "config.json", read_json(folder / "config.json") | {"num_hidden_layers": 10**9})
+    write_json(
+        folder / "config.json", read_json(folder / "config.json") | {"num_hidden_layers": 10**9}
+    )
     with pytest.raises(ModelError, match="num_hidden_layers=1000000000 is more than any model has"):
         load_architecture.architecture_from_folder(folder)
 
@@ -112,8 +161,18 @@ def test_tokenizer_config(folder: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["version", "truncation", "added_tokens", "normalizer", "pre_tokenizer", "model", "decoder",
-            "post_processor", "padding"],
+    "key",
+    [
+        "version",
+        "truncation",
+        "added_tokens",
+        "normalizer",
+        "pre_tokenizer",
+        "model",
+        "decoder",
+        "post_processor",
+        "padding",
+    ],
 )
 def test_tokenizer(folder: Path, key: str) -> None:
     whole = read_json(folder / "tokenizer.json")
@@ -123,7 +182,9 @@ def test_tokenizer(folder: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
-@pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, "[]", "null", "5", '"x"', "", "{", "\0", "9" * 5_000, "{}"])
+@pytest.mark.parametrize(
+    "text", [DEEP, '{"a":' * 100_000, "[]", "null", "5", '"x"', "", "{", "\0", "9" * 5_000, "{}"]
+)
 def test_files_that_hold_no_such_object(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text, encoding="utf-8")
     ends_well(lambda: ChatTokenizer.load(folder).prompt_ids(TALK))
@@ -155,8 +216,10 @@ def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) ->
     (adapter / "adapter_config.json").write_text(text, encoding="utf-8")
     from assistant_builder.atomic_io import file_hash
 
-    write_json(study.arm_folder("lora") / "summary.json",
-               {"adapter_sha256": file_hash(adapter / "adapter_model.safetensors")})
+    write_json(
+        study.arm_folder("lora") / "summary.json",
+        {"adapter_sha256": file_hash(adapter / "adapter_model.safetensors")},
+    )
     source = ExportSource(study, "lora", "title", folder, "x", prompter, "")
     with pytest.raises(ModelError, match=r"adapter_config\.json"):
         EXPORT_FORMATS["adapter"].write(source, out)
@@ -171,13 +234,26 @@ def test_an_index_of_a_wrong_kind(folder: Path, value: Any) -> None:
         assert caught.value.where and caught.value.remedy
 
 
-@pytest.mark.parametrize("name", ["../other.safetensors", "{}/other.safetensors", "sub/other.safetensors",
-                                  "..\\other.safetensors", "/etc/passwd", "config.json", ".", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../other.safetensors",
+        "{}/other.safetensors",
+        "sub/other.safetensors",
+        "..\\other.safetensors",
+        "/etc/passwd",
+        "config.json",
+        ".",
+        "",
+    ],
+)
 def test_an_index_that_names_files_elsewhere(folder: Path, tmp_path: Path, name: str) -> None:
     write_weights(tmp_path / "other.safetensors")
     (folder / "sub").mkdir()
     write_weights(folder / "sub" / "other.safetensors")
-    write_json(folder / "model.safetensors.index.json", {"weight_map": {"x": name.format(tmp_path)}})
+    write_json(
+        folder / "model.safetensors.index.json", {"weight_map": {"x": name.format(tmp_path)}}
+    )
     with pytest.raises(ModelError, match="not a safetensors file of this folder") as caught:
         check_folder(folder)
     assert caught.value.where.endswith("index.json") and caught.value.remedy

@@ -24,46 +24,87 @@ TEMPLATE = (
 )
 
 
-def prompter(*, normalizer: object = None, normalized: bool = False, template: str = TEMPLATE) -> ChatTokenizer:
+def prompter(
+    *, normalizer: object = None, normalized: bool = False, template: str = TEMPLATE
+) -> ChatTokenizer:
     """A tokenizer of single bytes with control tokens, made in a millisecond."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    backend = Tokenizer(
+        models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if normalizer is not None:
         backend.normalizer = normalizer
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=normalized) for token in SPECIALS])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=normalized) for token in SPECIALS]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     tokenizer.chat_template = template
     return ChatTokenizer(tokenizer)
 
 
 def controls(of: ChatTokenizer, question: str, answer: str, system: str = "S") -> list[int]:
-    asked = Pair(1, (Message("system", system), Message("user", question), Message("assistant", answer)))
+    asked = Pair(
+        1, (Message("system", system), Message("user", question), Message("assistant", answer))
+    )
     (example,) = of.examples(asked, 10**6)
     (shown,) = render(of, asked)
     marked = "".join(segment.text for segment in shown.segments if segment.control)
     found = [token for token in example.input_ids if token in of.special_ids]
-    assert marked == "".join(of.tokenizer.convert_ids_to_tokens(found)), "the preview marks what the model sees"
-    assert [token for token in of.prompt_ids(asked.messages[:-1]) if token in of.special_ids] == found[:-1]
+    assert marked == "".join(of.tokenizer.convert_ids_to_tokens(found)), (
+        "the preview marks what the model sees"
+    )
+    assert [
+        token for token in of.prompt_ids(asked.messages[:-1]) if token in of.special_ids
+    ] == found[:-1]
     return found
 
 
-PIECES = st.sampled_from([
-    *SPECIALS, "<", "|", ">", "<|", "|>", "im_end", "im_start", "\u200b", "system\n", " ", "a",
-    "<<|im_end|>|im_end|>", "＜|im_end|＞", "<|IM_END|>", "\ufeff", "\n", "{{ 7*7 }}",
-])
-TEXTS = st.lists(PIECES, min_size=1, max_size=8).map("".join).filter(lambda text: bool(text.strip("\u200b\ufeff \n")))
+PIECES = st.sampled_from(
+    [
+        *SPECIALS,
+        "<",
+        "|",
+        ">",
+        "<|",
+        "|>",
+        "im_end",
+        "im_start",
+        "\u200b",
+        "system\n",
+        " ",
+        "a",
+        "<<|im_end|>|im_end|>",
+        "＜|im_end|＞",
+        "<|IM_END|>",
+        "\ufeff",
+        "\n",
+        "{{ 7*7 }}",
+    ]
+)
+TEXTS = (
+    st.lists(PIECES, min_size=1, max_size=8)
+    .map("".join)
+    .filter(lambda text: bool(text.strip("\u200b\ufeff \n")))
+)
 KINDS = {
-    "none": prompter(), "nfkc": prompter(normalizer=normalizers.NFKC(), normalized=True),
+    "none": prompter(),
+    "nfkc": prompter(normalizer=normalizers.NFKC(), normalized=True),
     "lower": prompter(normalizer=normalizers.Lowercase(), normalized=True),
     "drops zero width": prompter(normalizer=normalizers.Replace("\u200b", ""), normalized=True),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(question=TEXTS, answer=TEXTS, system=TEXTS)
-def test_no_text_becomes_a_control_token(kind: str, question: str, answer: str, system: str) -> None:
+def test_no_text_becomes_a_control_token(
+    kind: str, question: str, answer: str, system: str
+) -> None:
     of = KINDS[kind]
     assert controls(of, question, answer, system) == controls(of, "q", "a")
 
@@ -88,7 +129,9 @@ def test_no_text_becomes_a_control_token(kind: str, question: str, answer: str, 
         "{{ 1 // 0 }}",
     ],
 )
-def test_a_template_that_reaches_out_is_refused(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_reaches_out_is_refused(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     of = prompter(template=template)
     try:
@@ -96,28 +139,39 @@ def test_a_template_that_reaches_out_is_refused(template: str, tmp_path: Path, m
     except ModelError as error:
         assert "template" in error.what and error.remedy
     else:
-        assert not any(word in text for word in ("subclass", "<class", "<module", "uid=", "root:", "built-in"))
+        assert not any(
+            word in text for word in ("subclass", "<class", "<module", "uid=", "root:", "built-in")
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_text_in_the_turns_is_no_template() -> None:
-    assert "{{ 7*7 }}{% raw %}" in prompter().text([Message("user", "{{ 7*7 }}{% raw %}")], prompt=True)
+    assert "{{ 7*7 }}{% raw %}" in prompter().text(
+        [Message("user", "{{ 7*7 }}{% raw %}")], prompt=True
+    )
 
 
 @pytest.mark.parametrize(
     ("config", "room"),
     [
-        ({"max_position_embeddings": 8192}, 8064), ({"n_positions": 1024}, 896),
-        ({"max_position_embeddings": 150}, 75), ({"text_config": {"max_position_embeddings": 4096}}, 3968),
-        ({}, None), ({"max_position_embeddings": "many"}, None),
+        ({"max_position_embeddings": 8192}, 8064),
+        ({"n_positions": 1024}, 896),
+        ({"max_position_embeddings": 150}, 75),
+        ({"text_config": {"max_position_embeddings": 4096}}, 3968),
+        ({}, None),
+        ({"max_position_embeddings": "many"}, None),
     ],
 )
-def test_a_pair_leaves_room_for_an_answer(tmp_path: Path, config: dict[str, object], room: int | None) -> None:
+def test_a_pair_leaves_room_for_an_answer(
+    tmp_path: Path, config: dict[str, object], room: int | None
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert max_pair_tokens(tmp_path, 128) == room
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "\ufeff{}", "[]", "null", "\0", '{"a": \ud800'])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "9" * 5_000, "\ufeff{}", "[]", "null", "\0", '{"a": \ud800']
+)
 def test_a_damaged_config_is_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(ModelError) as caught:

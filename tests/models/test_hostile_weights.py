@@ -32,22 +32,39 @@ def with_header(path: Path, change: Change, *, length: int | None = None) -> Non
     header = json.loads(raw[8 : 8 + size])
     changed = change(header, next(name for name in header if name != "__metadata__"))
     text = changed if isinstance(changed, bytes) else json.dumps(header).encode()
-    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + raw[8 + size :])
+    path.write_bytes(
+        (len(text) if length is None else length).to_bytes(8, "little") + text + raw[8 + size :]
+    )
 
 
 LIES: dict[str, tuple[Change, int | None]] = {
-    "sizes beyond the file": (lambda header, name: header[name].update(data_offsets=[0, 10**15]), None),
+    "sizes beyond the file": (
+        lambda header, name: header[name].update(data_offsets=[0, 10**15]),
+        None,
+    ),
     "a shape beyond memory": (lambda header, name: header[name].update(shape=[10**9, 10**9]), None),
     "a shape that overflows": (lambda header, name: header[name].update(shape=[2**63, 2]), None),
     "overlapping tensors": (
-        lambda header, name: [entry.update(data_offsets=[0, entry["data_offsets"][1] - entry["data_offsets"][0]])
-                              for key, entry in header.items() if key != "__metadata__"] and None, None),
+        lambda header, name: (
+            [
+                entry.update(data_offsets=[0, entry["data_offsets"][1] - entry["data_offsets"][0]])
+                for key, entry in header.items()
+                if key != "__metadata__"
+            ]
+            and None
+        ),
+        None,
+    ),
     "an unknown dtype": (lambda header, name: header[name].update(dtype="Q9"), None),
     "a dtype of a wrong kind": (lambda header, name: header[name].update(dtype=5), None),
     "a negative offset": (lambda header, name: header[name].update(data_offsets=[-4, 0]), None),
     "a hole": (lambda header, name: header.pop(name) and None, None),
     "another shape of the same size": (
-        lambda header, name: header[name].update(shape=[header[name]["shape"][0] * header[name]["shape"][-1]]), None),
+        lambda header, name: header[name].update(
+            shape=[header[name]["shape"][0] * header[name]["shape"][-1]]
+        ),
+        None,
+    ),
     "a header beyond all files": (lambda header, name: None, 2**63),
     "a header beyond this file": (lambda header, name: None, 90_000_000),
     "no object": (lambda header, name: b"[]", None),
@@ -72,7 +89,9 @@ def test_a_lying_header_is_refused(sound: Path, tmp_path: Path, lie: str, storag
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 7, b"x" * 100])
-def test_a_file_that_holds_no_tensors_is_refused(sound: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_holds_no_tensors_is_refused(
+    sound: Path, tmp_path: Path, content: bytes
+) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
 
     shutil.copytree(sound, tmp_path / "base")
@@ -83,10 +102,23 @@ def test_a_file_that_holds_no_tensors_is_refused(sound: Path, tmp_path: Path, co
 
 @pytest.mark.parametrize(
     "change",
-    [[], 5, {"peft_type": 5}, {"r": "x"}, {"r": {}}, {"target_modules": 5}, {"lora_alpha": "x"}, {"rank_pattern": 5},
-     {"peft_type": "NONE"}, {"bias": 5}, {"target_modules": "("}],
+    [
+        [],
+        5,
+        {"peft_type": 5},
+        {"r": "x"},
+        {"r": {}},
+        {"target_modules": 5},
+        {"lora_alpha": "x"},
+        {"rank_pattern": 5},
+        {"peft_type": "NONE"},
+        {"bias": 5},
+        {"target_modules": "("},
+    ],
 )
-def test_an_adapter_config_of_a_wrong_kind_is_refused(sound: Path, tmp_path: Path, change: Any) -> None:
+def test_an_adapter_config_of_a_wrong_kind_is_refused(
+    sound: Path, tmp_path: Path, change: Any
+) -> None:
     from assistant_builder.config import TrainConfig
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_adapter, load_base
 

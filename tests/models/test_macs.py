@@ -22,7 +22,9 @@ from assistant_builder.planning.hardware import this_machine
 @pytest.fixture(autouse=True)
 def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())  # its operators are registered with oneDNN alone
+    monkeypatch.setattr(
+        torch.ops, "mkldnn", SimpleNamespace()
+    )  # its operators are registered with oneDNN alone
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
 
 
@@ -43,7 +45,9 @@ def test_the_embedder_computes_where_training_does(monkeypatch: pytest.MonkeyPat
     import sentence_transformers
 
     asked: list[Any] = []
-    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lambda folder, **given: asked.append(given))
+    monkeypatch.setattr(
+        sentence_transformers, "SentenceTransformer", lambda folder, **given: asked.append(given)
+    )
     embedding.Embedder(Path("/nowhere"))
     assert asked[0]["device"] == "cpu"  # left to itself it takes a Mac's GPU
 
@@ -51,12 +55,15 @@ def test_the_embedder_computes_where_training_does(monkeypatch: pytest.MonkeyPat
 def test_doctor_and_planner_do_not_use_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = '{"found": {"gpus": [], "build": "", "problem": ""}, "device": "cpu", '
     answer += '"computes": "a Mac (cpu), float32", "quantization": {"nf4": ""}}'
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=answer, stderr=""))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=answer, stderr="")
+    )
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     gpu, _, backend, *_ = doctor._torch()
     assert gpu.ok and gpu.value == (
-        "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU")
+        "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU"
+    )
     assert backend.value == "bitsandbytes works on the CPU"
     here = this_machine()
     assert here.device == "cpu" and here.compute_dtype == "float32"

@@ -15,13 +15,29 @@ from tests.export.tiny import tiny_base
 pytestmark = pytest.mark.train
 
 
-@pytest.mark.parametrize(("error", "kind", "what", "remedy"), [
-    (torch.OutOfMemoryError("CUDA out of memory"), ResourceError, "not enough memory", "smaller base"),
-    (RuntimeError("libcusparse.so.12: cannot open shared object file"), AssistantBuilderError,
-     "NF4 on this machine: libcusparse.so.12", "doctor"),
-])
+@pytest.mark.parametrize(
+    ("error", "kind", "what", "remedy"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            ResourceError,
+            "not enough memory",
+            "smaller base",
+        ),
+        (
+            RuntimeError("libcusparse.so.12: cannot open shared object file"),
+            AssistantBuilderError,
+            "NF4 on this machine: libcusparse.so.12",
+            "doctor",
+        ),
+    ],
+)
 def test_the_machine_is_named_if_it_cannot_quantize(
-    error: Exception, kind: type[AssistantBuilderError], what: str, remedy: str, tmp_path: Path,
+    error: Exception,
+    kind: type[AssistantBuilderError],
+    what: str,
+    remedy: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:

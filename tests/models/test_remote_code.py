@@ -46,15 +46,22 @@ def handed_on(folder: Path, base: Path, **settings: Any) -> Path:
     """A study.yaml as its author sends it along with the data."""
     folder.mkdir(exist_ok=True)
     (folder / "pairs.csv").write_bytes(SMALL.read_bytes())
-    changes = {"name": "handed-on", "data.source": "pairs.csv", "model.base": str(base),
-               "model.trust_remote_code": True, **settings}
+    changes = {
+        "name": "handed-on",
+        "data.source": "pairs.csv",
+        "model.base": str(base),
+        "model.trust_remote_code": True,
+        **settings,
+    }
     path = folder / "study.yaml"
     path.write_text(StudyConfig().with_changes(changes).to_yaml(), encoding="utf-8")
     return path
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(installed_command(*words), capture_output=True, text=True, env=dict(os.environ), timeout=600)
+    return subprocess.run(
+        installed_command(*words), capture_output=True, text=True, env=dict(os.environ), timeout=600
+    )
 
 
 # files
@@ -65,7 +72,12 @@ def test_a_study_yaml_that_asks_for_it_is_refused(tmp_path: Path, base: Path, ho
     with pytest.raises(ModelError, match="no file can allow") as caught:
         open_or_create(str(path), name=None, changes={}, redo=False)
     said = str(caught.value)
-    assert str(base) in said and "modeling_own.py" in said and "--trust-remote-code" in said and "\n" not in said
+    assert (
+        str(base) in said
+        and "modeling_own.py" in said
+        and "--trust-remote-code" in said
+        and "\n" not in said
+    )
     assert not (home / "studies").exists()
 
 
@@ -76,7 +88,9 @@ def test_a_folder_that_asks_for_it_opens_and_does_not_run(base: Path) -> None:
         open_or_create("handed-on", name=None, changes={}, redo=False)
     with pytest.raises(ModelError, match="no file can allow"):
         open_or_create("handed-on", name="other", changes={}, redo=False)
-    kept = open_or_create("handed-on", name=None, changes={"model.trust_remote_code": "false"}, redo=False)
+    kept = open_or_create(
+        "handed-on", name=None, changes={"model.trust_remote_code": "false"}, redo=False
+    )
     assert not kept.config.model.trust_remote_code
 
 
@@ -93,7 +107,9 @@ def test_a_study_in_a_store_that_asks_for_it_is_refused(
         open_or_create(f"{bucket}/handed-on", name=None, changes={}, redo=False)
 
 
-def test_a_sweep_of_a_study_yaml_that_asks_for_it_is_refused(tmp_path: Path, base: Path, home: Path) -> None:
+def test_a_sweep_of_a_study_yaml_that_asks_for_it_is_refused(
+    tmp_path: Path, base: Path, home: Path
+) -> None:
     path = handed_on(tmp_path / "study", base)
     with pytest.raises(ModelError, match="no file can allow"):
         open_sweep(str(path), name=None, settings=["train.rank=4,8"])
@@ -119,8 +135,12 @@ def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
     from assistant_builder.models.remote_code import allows_code
 
     path = handed_on(tmp_path / "study", base)
-    settings, consent = split_consent(["train.rank=4", "model.trust_remote_code=true"], False)  # as the flag
-    study = open_or_create(str(path), name=None, changes=parse_settings(settings), redo=False, before=consent)
+    settings, consent = split_consent(
+        ["train.rank=4", "model.trust_remote_code=true"], False
+    )  # as the flag
+    study = open_or_create(
+        str(path), name=None, changes=parse_settings(settings), redo=False, before=consent
+    )
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(base) in said and "modeling_own.py" in said
     assert "trust_remote_code: false" in (study.folder / "study.yaml").read_text(encoding="utf-8")
@@ -131,9 +151,13 @@ def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
     assert not allows_code(ModelConfig(base=str(other)))
     with pytest.raises(ModelError, match="--trust-remote-code"):
         resolve(str(other), trust_remote_code=allows_code(ModelConfig(base=str(other))))
-    assert not allows_code(ModelConfig(base="owner/name")) and not allows_code(ModelConfig(base="owner/name@main"))
+    assert not allows_code(ModelConfig(base="owner/name")) and not allows_code(
+        ModelConfig(base="owner/name@main")
+    )
 
-    again = open_or_create(str(path), name=None, changes={"train.rank": 4}, redo=False, before=consent)
+    again = open_or_create(
+        str(path), name=None, changes={"train.rank": 4}, redo=False, before=consent
+    )
     assert again.config == study.config  # carried on, though the file asks and the study does not
 
     monkeypatch.setenv(VARIABLE, "true")  # names nothing
@@ -143,8 +167,12 @@ def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
 def test_a_key_that_old_records_hold_changes_nothing() -> None:
     from assistant_builder.study.steps import changed_inputs
 
-    assert changed_inputs({"model.trust_remote_code": True}, {"model.trust_remote_code": False}) == []
-    assert changed_inputs({"model.revision": "a"}, {"model.revision": "b"}) == ["model.revision: a -> b"]
+    assert (
+        changed_inputs({"model.trust_remote_code": True}, {"model.trust_remote_code": False}) == []
+    )
+    assert changed_inputs({"model.revision": "a"}, {"model.revision": "b"}) == [
+        "model.revision: a -> b"
+    ]
 
 
 @pytest.mark.train
@@ -152,18 +180,32 @@ def test_a_key_that_old_records_hold_changes_nothing() -> None:
 def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     mark = with_own_code(base)
-    settings = [word for key, value in {**QUICK, "model.base": str(base)}.items()
-                for word in ("--set", f"{key}={value}")]
+    settings = [
+        word
+        for key, value in {**QUICK, "model.base": str(base)}.items()
+        for word in ("--set", f"{key}={value}")
+    ]
     refused = cli("run", str(SMALL), "--name", "own", *settings)
-    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "--trust-remote-code" in refused.stderr
+    assert (
+        refused.returncode == 1
+        and refused.stderr.count("\n") == 1
+        and "--trust-remote-code" in refused.stderr
+    )
     assert str(base) in refused.stderr and not mark.exists()
 
     done = cli("run", str(SMALL), "--name", "own", *settings, "--trust-remote-code", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["state"] == "succeeded" and f"Python code of {base}" in done.stderr
+    assert (
+        json.loads(done.stdout)["state"] == "succeeded" and f"Python code of {base}" in done.stderr
+    )
     assert "modeling_own" in mark.read_text()
-    assert "trust_remote_code: true" not in Study.open("own").folder.joinpath("study.yaml").read_text(encoding="utf-8")
-    assert json.loads(cli("run", "own", "--trust-remote-code", "--json").stdout)["state"] == "succeeded"
+    assert "trust_remote_code: true" not in Study.open("own").folder.joinpath(
+        "study.yaml"
+    ).read_text(encoding="utf-8")
+    assert (
+        json.loads(cli("run", "own", "--trust-remote-code", "--json").stdout)["state"]
+        == "succeeded"
+    )
 
 
 @pytest.mark.train
@@ -171,13 +213,23 @@ def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path:
 def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -> None:
     study = tiny_study(tiny_base(tmp_path / "base"), "own")
     mark = with_own_code(tmp_path / "base")
-    for words in (["ask", "own", "How much?", "--arm", "lora"], ["run", "own"], ["serve", "own", "--port", "0"]):
+    for words in (
+        ["ask", "own", "How much?", "--arm", "lora"],
+        ["run", "own"],
+        ["serve", "own", "--port", "0"],
+    ):
         refused = cli(*words)
         assert refused.returncode == 1 and "--trust-remote-code" in refused.stderr, words
-        assert str(tmp_path / "base") in refused.stderr.splitlines()[-1] and "Traceback" not in refused.stderr
+        assert (
+            str(tmp_path / "base") in refused.stderr.splitlines()[-1]
+            and "Traceback" not in refused.stderr
+        )
     assert not mark.exists()
     answer = cli("ask", "own", "How much?", "--arm", "lora", "--trust-remote-code", "--json")
-    assert json.loads(answer.stdout)["answers"]["lora"]["tokens"] > 0 and "modeling_own" in mark.read_text()
+    assert (
+        json.loads(answer.stdout)["answers"]["lora"]["tokens"] > 0
+        and "modeling_own" in mark.read_text()
+    )
     assert not study.config.model.trust_remote_code
 
 
@@ -185,7 +237,9 @@ def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -
 
 
 def press_start(tab: TrainTab, study: Study, trust: bool, config: StudyConfig | None = None) -> str:
-    return str(tab._start(study.name, False, False, trust, *tab.form.values(config or study.config))[0])
+    return str(
+        tab._start(study.name, False, False, trust, *tab.form.values(config or study.config))[0]
+    )
 
 
 def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
@@ -196,8 +250,12 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
         with_own_code(folder)
     started: list[bool] = []
     monkeypatch.setattr(
-        "assistant_builder.ui.train.actions.start_run", lambda name, redo, now, trust: started.append(trust))
-    monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None)
+        "assistant_builder.ui.train.actions.start_run",
+        lambda name, redo, now, trust: started.append(trust),
+    )
+    monkeypatch.setattr(
+        "assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None
+    )
     tab, study = inside_blocks(TrainTab), new_study("own", model__base=str(base))
     assert "model.trust_remote_code" not in tab.form.components
 
@@ -208,23 +266,31 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     assert shown["visible"] and not shown["value"]
     assert f"{base} (configuration_own.py, modeling_own.py)" in shown["label"]
     assert "The project was not started" in press_start(tab, study, False) and started == []
-    assert "The project was not started" in press_start(tab, study, True) and started == []  # nobody has ticked it
+    assert (
+        "The project was not started" in press_start(tab, study, True) and started == []
+    )  # nobody has ticked it
 
     values = tab.form.values(study.config)
     assert tick_of(tab._ticked("own", False, False, True, *values))["value"]
     elsewhere = study.config.with_changes({"model.base": str(other)})
     shown = tick_of(tab._changed("own", False, False, True, *tab.form.values(elsewhere)))
     assert shown["visible"] and not shown["value"] and str(other) in shown["label"]
-    assert "The project was not started" in press_start(tab, study, True, elsewhere) and started == []
+    assert (
+        "The project was not started" in press_start(tab, study, True, elsewhere) and started == []
+    )
     assert press_start(tab, study, True) == "" and started == [True]
-    assert "The project was not started" in press_start(tab, study, False) and started == [True]  # for that run alone
+    assert "The project was not started" in press_start(tab, study, False) and started == [
+        True
+    ]  # for that run alone
 
     plain = new_study("plain")
     assert not tick_of(tab._plan_values(plain, plain.config))["visible"]
     assert press_start(tab, plain, False) == "" and started == [True, False]
 
 
-def test_a_run_from_the_page_is_told_by_its_command_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_from_the_page_is_told_by_its_command_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     begun: list[tuple[list[str], dict[str, str]]] = []
 
     class Process:
@@ -247,8 +313,11 @@ def test_a_run_from_the_page_is_told_by_its_command_alone(monkeypatch: pytest.Mo
 
 
 ADDRESSES = {
-    "executor.kind": "ray", "executor.address": "127.0.0.1:1", "executor.store": "s3://of-somebody/studies",
-    "eval.judge_url": "http://127.0.0.1:2/v1", "eval.judge_model": "judge",
+    "executor.kind": "ray",
+    "executor.address": "127.0.0.1:1",
+    "executor.store": "s3://of-somebody/studies",
+    "eval.judge_url": "http://127.0.0.1:2/v1",
+    "eval.judge_model": "judge",
 }
 
 
@@ -268,9 +337,15 @@ def test_addresses_of_a_study_yaml_are_said_before_they_are_used(
 
     monkeypatch.setattr(sync, "pull_updates", contact)
     monkeypatch.setattr(run, "run_study", contact)
-    path = handed_on(tmp_path / "study", tmp_path, **{
-        **ADDRESSES, "model.base": "smollm2-135m-instruct", "model.trust_remote_code": False,
-    })
+    path = handed_on(
+        tmp_path / "study",
+        tmp_path,
+        **{
+            **ADDRESSES,
+            "model.base": "smollm2-135m-instruct",
+            "model.trust_remote_code": False,
+        },
+    )
     commands.run(str(path), as_json=True, trust_address=[ADDRESSES[key] for key in _CONTACTED])
     json.loads(capsys.readouterr().out)
     named = ("127.0.0.1:1", "s3://of-somebody/studies", "http://127.0.0.1:2/v1")
@@ -287,10 +362,17 @@ def test_an_address_cannot_hide_itself() -> None:
 
 
 def test_the_page_shows_addresses_where_a_run_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    tab, study = inside_blocks(TrainTab), new_study("far", **{key.replace(".", "__"): value
-                                                              for key, value in ADDRESSES.items()})
+    tab, study = (
+        inside_blocks(TrainTab),
+        new_study("far", **{key.replace(".", "__"): value for key, value in ADDRESSES.items()}),
+    )
     shown = str(tab._plan_values(study, study.config)[tab._plan_outputs.index(tab.plan)])
-    assert all(address in shown for address in ("127.0.0.1:1", "s3://of-somebody/studies", "http://127.0.0.1:2/v1"))
+    assert all(
+        address in shown
+        for address in ("127.0.0.1:1", "s3://of-somebody/studies", "http://127.0.0.1:2/v1")
+    )
     study.write_run_record("cancelled")  # carried on: nothing else of the start is shown then
     monkeypatch.setattr(train_tab, "_shows_preflight", lambda study, redo: False)
-    assert "127.0.0.1:2" in str(tab._plan_values(study, study.config)[tab._plan_outputs.index(tab.plan)])
+    assert "127.0.0.1:2" in str(
+        tab._plan_values(study, study.config)[tab._plan_outputs.index(tab.plan)]
+    )

@@ -41,7 +41,9 @@ class LiveBytes(TorchDispatchMode):
 
     def _see(self, value: torch.Tensor) -> None:
         storage = value.untyped_storage()
-        self._storages[StorageWeakRef(storage)] = storage.nbytes() if value.device.type == "cpu" else 0
+        self._storages[StorageWeakRef(storage)] = (
+            storage.nbytes() if value.device.type == "cpu" else 0
+        )
 
     @property
     def now(self) -> int:
@@ -63,10 +65,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("llama")
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(
-        "llama", vocab_size=32, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=BLOCKS,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2)).to(torch.float16).save_pretrained(path)
+    AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            "llama",
+            vocab_size=32,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=BLOCKS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ).to(torch.float16).save_pretrained(path)
     return path
 
 
@@ -88,19 +101,37 @@ def adapted(folder: Path, storage: str = "float16") -> Any:
 
 def load_whole(model: Any) -> None:
     """Quantize as the loading of a method does that cannot quantize while it reads."""
-    QuantizationMethod.load(METHODS["nf4"], lambda: model, double_quant=True, compute_dtype=torch.bfloat16,
-                            device="cpu", sharded=False)
+    QuantizationMethod.load(
+        METHODS["nf4"],
+        lambda: model,
+        double_quant=True,
+        compute_dtype=torch.bfloat16,
+        device="cpu",
+        sharded=False,
+    )
 
 
-@pytest.mark.parametrize(("make", "change", "most"), [
-    (base, lambda model: hold_in_compute_dtype(model, torch.bfloat16, "cuda"), 4),
-    (adapted, lambda model: hold_in_compute_dtype(model, torch.bfloat16, "cuda"), 4),
-    (lambda folder: adapted(folder, "nf4"), lambda model: dequantize_to_compute_dtype(model, torch.bfloat16), 4),
-    (adapted, merge, 16),  # sums in float32
-    (lambda folder: adapted(folder, "nf4"), merge, 24),
-    (lambda folder: merge(adapted(folder)), lambda model: round_linear(model, "Q4_0", torch.bfloat16), 16),
-    (lambda folder: base(folder, dtype="float16"), load_whole, 4),
-], ids=["hold", "hold-adapted", "dequantize", "merge", "merge-nf4", "round", "quantize"])
+@pytest.mark.parametrize(
+    ("make", "change", "most"),
+    [
+        (base, lambda model: hold_in_compute_dtype(model, torch.bfloat16, "cuda"), 4),
+        (adapted, lambda model: hold_in_compute_dtype(model, torch.bfloat16, "cuda"), 4),
+        (
+            lambda folder: adapted(folder, "nf4"),
+            lambda model: dequantize_to_compute_dtype(model, torch.bfloat16),
+            4,
+        ),
+        (adapted, merge, 16),  # sums in float32
+        (lambda folder: adapted(folder, "nf4"), merge, 24),
+        (
+            lambda folder: merge(adapted(folder)),
+            lambda model: round_linear(model, "Q4_0", torch.bfloat16),
+            16,
+        ),
+        (lambda folder: base(folder, dtype="float16"), load_whole, 4),
+    ],
+    ids=["hold", "hold-adapted", "dequantize", "merge", "merge-nf4", "round", "quantize"],
+)
 def test_a_transition_needs_a_few_layers_more_than_the_larger_model(
     folder: Path, make: Callable[[Path], Any], change: Callable[[Any], Any], most: int
 ) -> None:

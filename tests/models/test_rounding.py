@@ -13,7 +13,9 @@ def weights(case: str) -> object:
 
     generator = torch.Generator().manual_seed(3)
     values = torch.randn(96, 192, generator=generator) * 0.05
-    if case == "ties":  # a block whose largest values have both signs, in both orders, and values between two levels
+    if (
+        case == "ties"
+    ):  # a block whose largest values have both signs, in both orders, and values between two levels
         values = (torch.randint(-8, 9, (96, 192), generator=generator) / 16).float()
     if case == "odd":
         values[0], values[1, :32], values[2] = 0.0, 1e-7, values[2] * 1e-3
@@ -43,7 +45,10 @@ def test_no_value_is_read_on_a_gpu(kind: str) -> None:
 
     from assistant_builder.models.rounding import rounded
 
-    assert rounded(torch.empty(96, 192, device="meta"), kind).shape == (96, 192)  # it has no values that could be read
+    assert rounded(torch.empty(96, 192, device="meta"), kind).shape == (
+        96,
+        192,
+    )  # it has no values that could be read
 
 
 def test_nf4_values_are_those_of_a_quantized_layer() -> None:
@@ -56,7 +61,9 @@ def test_nf4_values_are_those_of_a_quantized_layer() -> None:
     layer = nn.Linear(192, 96, bias=False)
     layer.weight = nn.Parameter(weights("normal"), requires_grad=False)  # type: ignore[arg-type]
     method = METHODS["nf4"]
-    wanted = method.dequantize(method.quantize(layer, double_quant=True, compute_dtype=torch.float32), torch.float32)
+    wanted = method.dequantize(
+        method.quantize(layer, double_quant=True, compute_dtype=torch.float32), torch.float32
+    )
     assert torch.equal(rounded(weights("normal"), "NF4").float(), wanted.half().float())  # type: ignore[arg-type]
 
 

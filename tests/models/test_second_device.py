@@ -21,8 +21,14 @@ from assistant_builder.planning import memory
 from assistant_builder.training import cpu_kernels
 
 DEVICE = torch.device("lazy:0")
-SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +44,9 @@ def moved(model: Any) -> Any:
             there = torch.empty(value.shape, dtype=torch.bfloat16, device=DEVICE)
             setattr(layer, name, torch.nn.Parameter(there, requires_grad=False))
         for name, value in list(layer.named_buffers(recurse=False)):
-            layer.register_buffer(name, torch.empty(value.shape, dtype=value.dtype, device=DEVICE), persistent=False)
+            layer.register_buffer(
+                name, torch.empty(value.shape, dtype=value.dtype, device=DEVICE), persistent=False
+            )
     return model
 
 
@@ -59,7 +67,9 @@ def test_devices_may_not_be_mixed_here() -> None:
 def test_rows_are_read_where_the_model_is(make: Any) -> None:
     model = make()
     rows, slots = PackedModel(model, 0), SlottedKVCache(3, 128)
-    step = rows.prepare_prefill(slots, [SequenceChunk(0, 0, [1, 2, 3]), SequenceChunk(2, 0, [4, 5])], rows=16)
+    step = rows.prepare_prefill(
+        slots, [SequenceChunk(0, 0, [1, 2, 3]), SequenceChunk(2, 0, [4, 5])], rows=16
+    )
     assert rows.logits(slots, step, [2, 4], block=8).device == DEVICE
     step = rows.prepare_decode(slots, [SequenceChunk(0, 3, [1]), SequenceChunk(2, 2, [4])], rows=8)
     assert rows.logits(slots, step, [0, 1]).device == DEVICE
@@ -69,14 +79,23 @@ def test_rows_are_read_where_the_model_is(make: Any) -> None:
 
 
 def test_a_padded_batch_is_computed_where_the_model_is() -> None:
-    batch = LeftPadding(0)([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 2], "labels": [1, 2]}])
+    batch = LeftPadding(0)(
+        [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 2], "labels": [1, 2]}]
+    )
     given = {key: batch[key].to(DEVICE) for key in ("input_ids", "attention_mask", "position_ids")}
-    assert llama()(**given, logits_to_keep=torch.tensor([0, 1], device=DEVICE), use_cache=False).logits.device == DEVICE
+    assert (
+        llama()(
+            **given, logits_to_keep=torch.tensor([0, 1], device=DEVICE), use_cache=False
+        ).logits.device
+        == DEVICE
+    )
 
 
 def test_the_loss_is_computed_where_the_logits_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(memory.LOSS_ROWS, DEVICE.type, 4)
     logits = torch.empty(10, 128, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
-    loss = cpu_kernels.ChunkedCrossEntropySum.apply(logits, torch.zeros(10, dtype=torch.long, device=DEVICE))
+    loss = cpu_kernels.ChunkedCrossEntropySum.apply(
+        logits, torch.zeros(10, dtype=torch.long, device=DEVICE)
+    )
     loss.backward()
     assert loss.device == logits.grad.device == DEVICE

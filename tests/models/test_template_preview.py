@@ -22,19 +22,33 @@ def pair(*contents: str) -> Pair:
     return Pair(1, tuple(Message(roles[at % 2], text) for at, text in enumerate(contents)))  # type: ignore[arg-type]
 
 
-def test_segments_spell_the_training_sequence_and_mark_what_is_learned(prompter: ChatTokenizer) -> None:
+def test_segments_spell_the_training_sequence_and_mark_what_is_learned(
+    prompter: ChatTokenizer,
+) -> None:
     asked = pair("متى يفتح <|im_end|>؟", "في الثامنة")
     (shown,) = render(prompter, asked)
     (turn,) = prompter.turns(asked)
-    assert "".join(segment.text for segment in shown.segments) == turn.prompt_text + turn.answer_text
+    assert (
+        "".join(segment.text for segment in shown.segments) == turn.prompt_text + turn.answer_text
+    )
     learned = [segment.text for segment in shown.segments if segment.part == "learned"]
     assert "".join(learned) == turn.answer_text
-    assert {segment.text for segment in shown.segments if segment.control} == {"<|im_start|>", "<|im_end|>"}
-    assert shown.learned == len(turn.answer_ids) and shown.tokens == len(turn.prompt_ids) + shown.learned
+    assert {segment.text for segment in shown.segments if segment.control} == {
+        "<|im_start|>",
+        "<|im_end|>",
+    }
+    assert (
+        shown.learned == len(turn.answer_ids)
+        and shown.tokens == len(turn.prompt_ids) + shown.learned
+    )
 
 
 def test_lengths_are_those_of_the_turns(prompter: ChatTokenizer) -> None:
-    pairs = [pair("Who?", "Otto."), pair("Hi", "Hello, you.", "And 12?", "\n\n7"), pair("ü " * 90, "Short.")]
+    pairs = [
+        pair("Who?", "Otto."),
+        pair("Hi", "Hello, you.", "And 12?", "\n\n7"),
+        pair("ü " * 90, "Short."),
+    ]
     lengths = prompter.lengths(pairs)
     turns = [prompter.turns(asked)[-1] for asked in pairs]
     assert lengths == [(len(turn.prompt_ids), len(turn.answer_ids)) for turn in turns]

@@ -24,7 +24,14 @@ from tests.models.test_hostile_models import TEMPLATE
 
 ASKED = [Message("user", "Who rows? qqqqq")]
 PAIRS = [
-    Pair(row, (Message("system", "Brief."), Message("user", f"Who rows {row}?"), Message("assistant", "Otto." * row)))
+    Pair(
+        row,
+        (
+            Message("system", "Brief."),
+            Message("user", f"Who rows {row}?"),
+            Message("assistant", "Otto." * row),
+        ),
+    )
     for row in range(1, 40)
 ]
 
@@ -44,12 +51,18 @@ def limited(
     return LimitedChatTokenizer(processes[-1], day)
 
 
-def test_results_are_those_of_the_prompter(processes: list[TemplateProcess], tmp_path: Path) -> None:
+def test_results_are_those_of_the_prompter(
+    processes: list[TemplateProcess], tmp_path: Path
+) -> None:
     folder, day = hostile_base(tmp_path / "base", template=LLAMA32), date(2026, 3, 2)
     own, there = ChatTokenizer.load(folder, day), limited(processes, folder, day)
     assert there.chat_template() == own.tokenizer.chat_template
-    assert there.prompt_ids(ASKED) == own.prompt_ids(ASKED) and there.prompt_tokens(ASKED) == len(own.prompt_ids(ASKED))
-    assert [there.count_tokens(pair) for pair in PAIRS] == [own.count_tokens(pair) for pair in PAIRS]
+    assert there.prompt_ids(ASKED) == own.prompt_ids(ASKED) and there.prompt_tokens(ASKED) == len(
+        own.prompt_ids(ASKED)
+    )
+    assert [there.count_tokens(pair) for pair in PAIRS] == [
+        own.count_tokens(pair) for pair in PAIRS
+    ]
     assert there.render(PAIRS) == [template_preview.render(own, pair) for pair in PAIRS]
     assert there.measure(PAIRS) == template_preview.measure_lengths(own, PAIRS)
     longest = max(len(turn.answer_ids) for pair in PAIRS for turn in own.turns(pair))
@@ -84,7 +97,11 @@ def test_lengths_are_measured_in_portions(
     ],
 )
 def test_a_limit_ends_in_one_sentence(
-    processes: list[TemplateProcess], tmp_path: Path, changes: dict[str, object], limits: dict[str, float], said: str
+    processes: list[TemplateProcess],
+    tmp_path: Path,
+    changes: dict[str, object],
+    limits: dict[str, float],
+    said: str,
 ) -> None:
     there = limited(processes, hostile_base(tmp_path / "base", **changes), **limits)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=said) as caught:
@@ -92,10 +109,16 @@ def test_a_limit_ends_in_one_sentence(
     assert caught.value.where and caught.value.remedy and len(str(caught.value)) < 2_000
 
 
-def test_memory_of_the_tokenizer_itself_is_limited(processes: list[TemplateProcess], tmp_path: Path) -> None:
-    there = limited(processes, hostile_base(tmp_path / "base", normalizer=multiplying()), memory=2**30)
+def test_memory_of_the_tokenizer_itself_is_limited(
+    processes: list[TemplateProcess], tmp_path: Path
+) -> None:
+    there = limited(
+        processes, hostile_base(tmp_path / "base", normalizer=multiplying()), memory=2**30
+    )
     with pytest.raises(ModelError, match="needed more than 1 GB of memory"):
-        there.prompt_tokens([Message("user", "q" * 3_000)])  # Rust ends the process where it gets no memory
+        there.prompt_tokens(
+            [Message("user", "q" * 3_000)]
+        )  # Rust ends the process where it gets no memory
 
 
 def test_the_resident_set_is_watched_where_the_system_limits_nothing(
@@ -110,8 +133,9 @@ def test_the_resident_set_is_watched_where_the_system_limits_nothing(
 def test_after_a_limit_the_next_request_is_answered_and_the_same_one_refused_at_once(
     processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    template = ENDLESS.replace("{% for i", "{% if 'loop' in messages[0]['content'] %}{% for i", 1).replace(
-        TEMPLATE, "{% endif %}" + TEMPLATE)
+    template = ENDLESS.replace(
+        "{% for i", "{% if 'loop' in messages[0]['content'] %}{% for i", 1
+    ).replace(TEMPLATE, "{% endif %}" + TEMPLATE)
     there = limited(processes, hostile_base(tmp_path / "base", template=template), seconds=2.0)
     for _ in range(2):
         began = time.monotonic()
@@ -136,7 +160,9 @@ def test_a_result_that_is_too_long_is_not_read(
     assert there.prompt_tokens(ASKED) > 5
 
 
-def test_it_ends_when_nobody_asks_and_starts_again(processes: list[TemplateProcess], tmp_path: Path) -> None:
+def test_it_ends_when_nobody_asks_and_starts_again(
+    processes: list[TemplateProcess], tmp_path: Path
+) -> None:
     there = limited(processes, hostile_base(tmp_path / "base"), idle_seconds=0.2)
     assert there.prompt_tokens(ASKED) > 5
     first = processes[0]._process
@@ -153,7 +179,9 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     assert child.wait(10) == 0
 
 
-def test_closing_while_it_answers_ends_it_after_the_answer(processes: list[TemplateProcess], tmp_path: Path) -> None:
+def test_closing_while_it_answers_ends_it_after_the_answer(
+    processes: list[TemplateProcess], tmp_path: Path
+) -> None:
     there = limited(processes, hostile_base(tmp_path / "base", template=ENDLESS), seconds=2.0)
     found: list[BaseException] = []
 
@@ -185,7 +213,9 @@ def test_no_module_of_the_current_folder_runs(
     assert not (here / "ran").exists()
 
 
-def test_a_folder_without_a_tokenizer_is_a_sentence(processes: list[TemplateProcess], tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_a_sentence(
+    processes: list[TemplateProcess], tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         limited(processes, tmp_path).chat_template()
 

@@ -30,7 +30,9 @@ LAPTOP = Machine("a laptop", "cpu", 16 * 10**9, 12 * 10**9)
 
 
 def plan_on(card: str, base: str, **changes: object) -> Plan:
-    config = StudyConfig().with_changes({"model.base": base, **{k.replace("__", "."): v for k, v in changes.items()}})
+    config = StudyConfig().with_changes(
+        {"model.base": base, **{k.replace("__", "."): v for k, v in changes.items()}}
+    )
     return plan_study(config, 1000, Lengths(200, 400, 100, 200), CARDS[card])
 
 
@@ -60,8 +62,14 @@ def test_devices_are_the_requested_ones_or_the_most_that_divide_the_batch() -> N
 
 
 def test_ddp_if_all_arms_fit_one_device_and_fsdp_otherwise() -> None:
-    fits, too_large = (plan_on("A100 80 GB", base) for base in ("smollm2-135m-instruct", "llama-3.3-70b-instruct"))
-    assert choose_parallelism(fits, 1) == choose_parallelism(too_large, 1) == ParallelStrategy("one", 1)
+    fits, too_large = (
+        plan_on("A100 80 GB", base) for base in ("smollm2-135m-instruct", "llama-3.3-70b-instruct")
+    )
+    assert (
+        choose_parallelism(fits, 1)
+        == choose_parallelism(too_large, 1)
+        == ParallelStrategy("one", 1)
+    )
     assert choose_parallelism(fits, 8) == ParallelStrategy("ddp", 8)
     assert choose_parallelism(too_large, 8) == ParallelStrategy("fsdp", 8)  # float16 does not fit
     asked = plan_on("A100 80 GB", "smollm2-135m-instruct", executor__spread="fsdp")
@@ -78,8 +86,14 @@ def test_a_sharded_model_fits_where_the_complete_one_does_not() -> None:
 
 
 def test_unsharded_layers_are_two_blocks_and_all_outside_of_blocks() -> None:
-    layers = [("model.embed", 1, 100), ("model.layers.0.q", 1, 10), ("model.layers.0.k", 1, 5),
-              ("model.layers.10.q", 1, 20), ("model.norm", 1, 1), ("lm_head", 1, 0)]
+    layers = [
+        ("model.embed", 1, 100),
+        ("model.layers.0.q", 1, 10),
+        ("model.layers.0.k", 1, 5),
+        ("model.layers.10.q", 1, 20),
+        ("model.norm", 1, 1),
+        ("lm_head", 1, 0),
+    ]
     assert unsharded_bytes(layers) == 101 + 2 * 20
 
 
@@ -89,36 +103,50 @@ def test_a_plan_of_eight_cards_shards_a_model_too_large_for_one() -> None:
     plan = plan_study(config, 1000, Lengths(200, 400, 100, 200), eight)
     assert plan.shards == 8 and plan.lora.fit != "no"
     assert plan.config.train.micro_batch_size == 2
-    assert plan_study(config, 1000, Lengths(200, 400, 100, 200), CARDS["A100 80 GB"]).lora.fit == "no"
+    assert (
+        plan_study(config, 1000, Lengths(200, 400, 100, 200), CARDS["A100 80 GB"]).lora.fit == "no"
+    )
 
 
 def test_different_cards_are_planned_as_the_weakest() -> None:
     big, small = CARDS["A100 80 GB"], replace(CARDS["T4 16 GB"], free_bytes=10**10)
-    here = replace(big, cards=(big, small), is_local=True)  # devices=1: the second is not like the first
+    here = replace(
+        big, cards=(big, small), is_local=True
+    )  # devices=1: the second is not like the first
     config = StudyConfig().with_changes({"model.base": "llama-3.1-8b-instruct"})
     assert devices_to_use(config, here) == 1
     assert plan_study(config, 1000, machine=here).machine.memory_bytes == big.memory_bytes
     two = config.with_changes({"executor.devices": 2})
     plan = plan_study(two, 1000, machine=here)
-    assert (plan.machine.memory_bytes, plan.memory_bytes, plan.compute_dtype) == (small.memory_bytes, 10**10, "float16")
+    assert (plan.machine.memory_bytes, plan.memory_bytes, plan.compute_dtype) == (
+        small.memory_bytes,
+        10**10,
+        "float16",
+    )
     assert plan.machine.name == "A100 80 GB and T4 16 GB"
     assert here.with_memory(10**9).with_devices(2).memory_bytes == 10**9
     with pytest.raises(ResourceError, match="sees 2 GPUs"):
         devices_to_use(config.with_changes({"executor.devices": 4}), here)
 
 
-@pytest.mark.parametrize("entry", [*CATALOG.values(), *PUBLISHED_MODELS.values()], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [*CATALOG.values(), *PUBLISHED_MODELS.values()], ids=lambda entry: entry.name
+)
 def test_parameter_count_equals_the_published_one(entry):
     assert build(entry.config).parameters == entry.parameters
 
 
 def test_a_tied_head_is_counted_once():
-    tied, untied = (build(sizes("llama", 1000, 64, 128, 2, 4, 2, tied=tied)) for tied in (True, False))
+    tied, untied = (
+        build(sizes("llama", 1000, 64, 128, 2, 4, 2, tied=tied)) for tied in (True, False)
+    )
     assert untied.parameters - tied.parameters == 64 * 1000
 
 
 def test_grouped_queries_have_narrow_keys_and_values():
-    modules = {module.name: module for module in build(sizes("llama", 100, 64, 96, 1, 8, 2)).modules}
+    modules = {
+        module.name: module for module in build(sizes("llama", 100, 64, 96, 1, 8, 2)).modules
+    }
     assert modules["model.layers.0.self_attn.q_proj"].outputs == 64
     assert modules["model.layers.0.self_attn.k_proj"].outputs == 16
 
@@ -129,15 +157,20 @@ def test_only_the_active_experts_are_multiplied():
     assert build(config).active_weights == dense.active_weights + 3 * 64 * 96
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"hidden_size": "wide"}, "hidden_size='wide'"),
-    ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
-    ({"num_attention_heads": 5}, "not a multiple of num_attention_heads=5"),
-    ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads=3"),
-    ({"vocab_size": True, "intermediate_size": -1}, "intermediate_size=-1"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": "wide"}, "hidden_size='wide'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
+        ({"num_attention_heads": 5}, "not a multiple of num_attention_heads=5"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads=3"),
+        ({"vocab_size": True, "intermediate_size": -1}, "intermediate_size=-1"),
+    ],
+)
 def test_error_of_an_invalid_config_names_value_and_file(tmp_path: Path, changes, said):
-    config = sizes("llama", 100, 64, 96, 2, 4, 2) | {"architectures": ["LlamaForCausalLM"]} | changes
+    config = (
+        sizes("llama", 100, 64, 96, 2, 4, 2) | {"architectures": ["LlamaForCausalLM"]} | changes
+    )
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError) as error:
         load_architecture(str(tmp_path))
@@ -146,7 +179,9 @@ def test_error_of_an_invalid_config_names_value_and_file(tmp_path: Path, changes
 
 def test_a_folder_with_only_a_config_is_enough(tmp_path: Path):
     entry = CATALOG["qwen3-0.6b"]
-    (tmp_path / "config.json").write_text(json.dumps({**entry.config, "architectures": ["Qwen3ForCausalLM"]}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**entry.config, "architectures": ["Qwen3ForCausalLM"]})
+    )
     assert load_architecture(str(tmp_path))[1].parameters == entry.parameters
 
 

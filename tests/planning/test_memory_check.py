@@ -64,7 +64,10 @@ def test_arms_are_checked_separately_and_the_remedy_names_the_settings():
     assert [method.method for method in methods_over_budget(plan)] == ["lora"]
     with pytest.raises(ResourceError) as error:
         require_fit(plan)
-    assert "QLoRA alone fits" in error.value.remedy and "train.allow_low_memory=true" in error.value.remedy
+    assert (
+        "QLoRA alone fits" in error.value.remedy
+        and "train.allow_low_memory=true" in error.value.remedy
+    )
     require_fit(plan_for("llama-3.3-70b-instruct", CARDS["A100 80 GB"], allow_low_memory=True))
 
 
@@ -102,7 +105,9 @@ def test_counted_lengths_replace_the_assumed_ones(monkeypatch: pytest.MonkeyPatc
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     monkeypatch.setattr(memory_check, "this_machine", lambda: sized(LAPTOP, 4e9))
     require_study_fit(study)
-    write_json(study.folder / "data" / "findings.json", {"token_lengths": {"mean": 300.0, "max": 512}})
+    write_json(
+        study.folder / "data" / "findings.json", {"token_lengths": {"mean": 300.0, "max": 512}}
+    )
     with pytest.raises(ResourceError):
         require_study_fit(study)
     study.write_config(study.config.with_changes({"train.max_length": 64}))
@@ -128,15 +133,20 @@ def test_the_memory_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pyt
     assert here.memory_bytes == 2_000_000_000 < whole and here.free_bytes <= here.memory_bytes
 
 
-@pytest.mark.parametrize(("base", "spread", "says"), [
-    ("smollm2-135m-instruct", "fsdp", "executor.spread=fsdp is set"),
-    ("llama-3.3-70b-instruct", "auto", "an arm does not fit one device"),
-])
+@pytest.mark.parametrize(
+    ("base", "spread", "says"),
+    [
+        ("smollm2-135m-instruct", "fsdp", "executor.spread=fsdp is set"),
+        ("llama-3.3-70b-instruct", "auto", "an arm does not fit one device"),
+    ],
+)
 @pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit"])
 def test_a_paged_optimizer_is_refused_with_fsdp(
     optimizer: str, base: str, spread: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = new_study("paged", model__base=base, executor__spread=spread, train__optimizer=optimizer)
+    study = new_study(
+        "paged", model__base=base, executor__spread=spread, train__optimizer=optimizer
+    )
     eight = replace(CARDS["A100 80 GB"], devices=8)
     monkeypatch.setattr(memory_check, "this_machine", lambda: eight)
     message = f"train.optimizer={optimizer} cannot be sharded.*{says}.*=adamw"
@@ -163,14 +173,18 @@ def test_a_paged_optimizer_is_allowed_with_ddp(monkeypatch: pytest.MonkeyPatch) 
         require_study_fit(study)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("optimizer", "paged_adamw_8bit"), ("kernels", "liger"),
-                                                ("kernels", "compile")])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("optimizer", "paged_adamw_8bit"), ("kernels", "liger"), ("kernels", "compile")],
+)
 def test_settings_that_need_a_gpu_are_refused_without_one(
     setting: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = new_study(f"gpu-{setting}-{value}".replace("_", "-"), **{f"train__{setting}": value})
     monkeypatch.setattr(memory_check, "this_machine", lambda: LAPTOP)
-    with pytest.raises(ConfigError, match=rf"train.{setting}={value} needs a GPU.*Set train.{setting}="):
+    with pytest.raises(
+        ConfigError, match=rf"train.{setting}={value} needs a GPU.*Set train.{setting}="
+    ):
         run_study(study)
     assert study.state == "failed" and study.step("data").state == "queued"
     require_device(study.config, "cuda")
@@ -181,12 +195,18 @@ def test_a_study_of_qlora_alone_needs_memory_for_qlora_alone(monkeypatch: pytest
     monkeypatch.setattr(memory_check, "this_machine", lambda: CARDS["A100 80 GB"])
     with pytest.raises(ResourceError, match="16-bit LoRA") as error:
         require_study_fit(study)
-    assert "--set arms=qlora" in error.value.remedy and "fits the float16 twin" in error.value.remedy
+    assert (
+        "--set arms=qlora" in error.value.remedy and "fits the float16 twin" in error.value.remedy
+    )
     study.write_config(study.config.with_changes({"arms": "qlora"}))
     require_study_fit(study)
     assert memory_note(study) == ""
-    assert where_both_fit(study) == "B200 180 GB"  # the only card of the catalog that holds 141 GB of weights
-    study.write_config(study.config.with_changes({"executor.devices": 4}))  # a report may be written anywhere
+    assert (
+        where_both_fit(study) == "B200 180 GB"
+    )  # the only card of the catalog that holds 141 GB of weights
+    study.write_config(
+        study.config.with_changes({"executor.devices": 4})
+    )  # a report may be written anywhere
     assert where_both_fit(study) == "B200 180 GB"
     study.write_config(study.config.with_changes({"executor.devices": "null"}))
     monkeypatch.setattr(memory_check, "this_machine", lambda: LAPTOP)
@@ -202,7 +222,9 @@ def test_the_evaluation_needs_memory_for_its_larger_base():
     assert both is not None and alone is not None
     plan = plan_for("llama-3.1-8b-instruct", Machine("a node", "cpu", 10**11, 10**11))
     assert both.least_bytes == plan.lora.weights_bytes + plan.lora.adapter_bytes
-    assert alone.least_bytes == plan.qlora.weights_bytes + plan.qlora.adapter_bytes < both.least_bytes
+    assert (
+        alone.least_bytes == plan.qlora.weights_bytes + plan.qlora.adapter_bytes < both.least_bytes
+    )
 
 
 PARAMETERS = CATALOG["smollm2-135m-instruct"].parameters
@@ -210,17 +232,34 @@ PARAMETERS = CATALOG["smollm2-135m-instruct"].parameters
 
 def run_of(folder: Path, name: str, arm: str = "lora", **record: Any) -> None:
     write_json(folder / "study.yaml", {})
-    write_json(folder / "arms" / name / "summary.json", {
-        "arm": arm, "device": "cpu", "peak_memory_bytes": 3_000_000_000, "train_seconds": 100.0,
-        "total_parameters": 139_399_488, "predicted": {"peak_memory_bytes": 2_500_000_000, "flops": 2e13}, **record,
-    })
+    write_json(
+        folder / "arms" / name / "summary.json",
+        {
+            "arm": arm,
+            "device": "cpu",
+            "peak_memory_bytes": 3_000_000_000,
+            "train_seconds": 100.0,
+            "total_parameters": 139_399_488,
+            "predicted": {"peak_memory_bytes": 2_500_000_000, "flops": 2e13},
+            **record,
+        },
+    )
 
 
 def test_errors_of_a_plan_are_signed_and_relative_to_the_measured_values():
-    rows = plan_accuracy({"peak_memory_bytes": 100, "train_seconds": 50.0, "base_bytes": 10,
-                   "predicted": {"peak_memory_bytes": 90, "train_seconds": 60.0, "base_bytes": 10}})
+    rows = plan_accuracy(
+        {
+            "peak_memory_bytes": 100,
+            "train_seconds": 50.0,
+            "base_bytes": 10,
+            "predicted": {"peak_memory_bytes": 90, "train_seconds": 60.0, "base_bytes": 10},
+        }
+    )
     assert {row["quantity"]: row["error"] for row in rows} == {
-        "base_bytes": 0.0, "peak_memory_bytes": pytest.approx(-0.1), "train_seconds": pytest.approx(0.2)}
+        "base_bytes": 0.0,
+        "peak_memory_bytes": pytest.approx(-0.1),
+        "train_seconds": pytest.approx(0.2),
+    }
     assert plan_accuracy({"peak_memory_bytes": 100}) == []  # a run without a plan
 
 
@@ -249,7 +288,9 @@ def test_other_model_sizes_and_short_runs_are_ignored(home: Path):
 def test_corrections_apply_to_this_machine_only(home: Path):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu", flops=1e11)
-    plan = replace(plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS))
+    plan = replace(
+        plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS)
+    )
     assert plan.lora.expected_bytes == round(1.2 * plan.lora.total_bytes)
     assert plan.lora.seconds == pytest.approx(plan.lora.work.flops / 2e11)
     assert replace(plan, machine=CARDS["L4 24 GB"]).lora.factor == 1.0
@@ -258,7 +299,9 @@ def test_corrections_apply_to_this_machine_only(home: Path):
 def test_the_recorded_prediction_is_uncorrected(home: Path):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu")
-    plan = replace(plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS))
+    plan = replace(
+        plan_study(StudyConfig()), machine=here, measured_runs=load_measured_runs(PARAMETERS)
+    )
     predicted = prediction(plan, "lora")
     assert predicted["peak_memory_bytes"] == plan.lora.total_bytes
     assert predicted["corrected_peak_bytes"] == plan.lora.expected_bytes != plan.lora.total_bytes
@@ -273,7 +316,9 @@ def test_the_largest_batch_has_the_most_positions():
 def test_a_run_is_planned_from_its_sequences(tmp_path: Path, home: Path):
     entry = CATALOG["smollm2-135m-instruct"]
     write_json(tmp_path / "config.json", {**entry.config, "architectures": ["LlamaForCausalLM"]})
-    config = StudyConfig().with_changes({"train.micro_batch_size": 2, "train.batch_size": 4, "train.epochs": 1})
+    config = StudyConfig().with_changes(
+        {"train.micro_batch_size": 2, "train.batch_size": 4, "train.epochs": 1}
+    )
     sequences = [(20, 5), (40, 10), (22, 6), (21, 4)]
     plan = plan_run(config, tmp_path, sequences, [0, 3, 2, 1])
     assert plan.batch == Batch(2, 40, 16, 10, padded=True)

@@ -15,7 +15,13 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.planning import hardware
 from assistant_builder.planning.advice import advise, cards_needed, gigabytes, to_document, warnings
-from assistant_builder.planning.hardware import CARDS, Machine, choose_machine, parse_memory, this_machine
+from assistant_builder.planning.hardware import (
+    CARDS,
+    Machine,
+    choose_machine,
+    parse_memory,
+    this_machine,
+)
 from assistant_builder.planning.memory import Batch, choose_parallelism, optimizer_bytes
 from assistant_builder.planning.plan import PROCESS_BYTES, Plan, plan_study
 from assistant_builder.quantization import METHODS
@@ -34,8 +40,14 @@ def test_block_constants_take_0_127_bits_with_double_quantization():
 
 
 def test_adamw_states_take_eight_bytes_and_8_bit_states_about_two():
-    assert optimizer_bytes([100_000], "adamw") == optimizer_bytes([100_000], "paged_adamw_32bit") == 800_000
-    assert optimizer_bytes([100_000], "paged_adamw_8bit") / 100_000 == pytest.approx(2 + 8 / 256, abs=0.001)
+    assert (
+        optimizer_bytes([100_000], "adamw")
+        == optimizer_bytes([100_000], "paged_adamw_32bit")
+        == 800_000
+    )
+    assert optimizer_bytes([100_000], "paged_adamw_8bit") / 100_000 == pytest.approx(
+        2 + 8 / 256, abs=0.001
+    )
     assert optimizer_bytes([100], "paged_adamw_8bit") == 800  # too small to be worth it
 
 
@@ -58,7 +70,10 @@ def test_larger_settings_need_more_memory_and_checkpointing_less():
     plan = plan_for("llama-3.2-1b-instruct", train__gradient_checkpointing="off")
     for larger in ({"train.max_length": 1024}, {"train.micro_batch_size": 16}, {"train.rank": 64}):
         assert plan.with_changes(larger).qlora.total_bytes > plan.qlora.total_bytes
-    assert plan.with_changes({"train.gradient_checkpointing": "on"}).qlora.total_bytes < plan.qlora.total_bytes
+    assert (
+        plan.with_changes({"train.gradient_checkpointing": "on"}).qlora.total_bytes
+        < plan.qlora.total_bytes
+    )
     assert plan.with_changes({"train.dropout": 0.0}).qlora.total_bytes < plan.qlora.total_bytes
 
 
@@ -69,16 +84,25 @@ def test_the_logits_are_the_peak_of_a_small_model_with_a_large_vocabulary():
 
 def test_only_target_modules_have_adapters():
     plan = plan_for("llama-3-8b", train__target_modules="q_proj, v_proj")
-    assert plan.lora.trained_parameters == 32 * 16 * ((4096 + 4096) + (4096 + 1024))  # peft's 6.8 million
+    assert plan.lora.trained_parameters == 32 * 16 * (
+        (4096 + 4096) + (4096 + 1024)
+    )  # peft's 6.8 million
     with pytest.raises(ModelError, match="q_proj"):
         plan_for("llama-3-8b", train__target_modules="wq").qlora  # noqa: B018 - computed at access
 
 
-@pytest.mark.parametrize(("model", "card", "method"), [
-    ("llama-3.1-8b-instruct", "A100 80 GB", "lora"), ("llama-3.1-8b-instruct", "T4 16 GB", "qlora"),
-    ("llama-3.3-70b-instruct", "A100 80 GB", "qlora"), ("llama-3.3-70b-instruct", "RTX 4090 24 GB", "neither"),
-])
-def test_float16_is_recommended_if_it_fits_comfortably_else_qlora(model: str, card: str, method: str):
+@pytest.mark.parametrize(
+    ("model", "card", "method"),
+    [
+        ("llama-3.1-8b-instruct", "A100 80 GB", "lora"),
+        ("llama-3.1-8b-instruct", "T4 16 GB", "qlora"),
+        ("llama-3.3-70b-instruct", "A100 80 GB", "qlora"),
+        ("llama-3.3-70b-instruct", "RTX 4090 24 GB", "neither"),
+    ],
+)
+def test_float16_is_recommended_if_it_fits_comfortably_else_qlora(
+    model: str, card: str, method: str
+):
     small = {"train__micro_batch_size": 1}
     advice = advise(plan_for(model, card, **small))
     assert advice.method == method and "GB" in advice.why
@@ -94,8 +118,13 @@ def test_suggested_changes_make_the_plan_fit():
 
 
 def test_twins_share_checkpointing_and_the_16_bit_arm_decides():
-    forced = plan_for("llama-2-7b", "RTX 3090 24 GB", train__max_length=2048, train__micro_batch_size=4,
-                      train__batch_size=16)
+    forced = plan_for(
+        "llama-2-7b",
+        "RTX 3090 24 GB",
+        train__max_length=2048,
+        train__micro_batch_size=4,
+        train__batch_size=16,
+    )
     assert forced.lora.checkpointing and forced.qlora.checkpointing
     hopeless = plan_for("llama-3.3-70b-instruct", train__micro_batch_size=1, train__max_length=128)
     assert not hopeless.qlora.checkpointing, "the 16-bit arm cannot fit, so the 4-bit arm decides"
@@ -116,7 +145,10 @@ def test_warnings_about_unsupported_hardware_features():
 
 def test_float32_compute_does_not_change_the_4_bit_weights():
     plain = {"model__allow_float32_compute": True, "train__gradient_checkpointing": "off"}
-    half, full = (plan_for("llama-3-8b", model__compute_dtype=dtype, **plain) for dtype in ("bfloat16", "float32"))
+    half, full = (
+        plan_for("llama-3-8b", model__compute_dtype=dtype, **plain)
+        for dtype in ("bfloat16", "float32")
+    )
     linear = {module.name for module in half.architecture.linear()}
     for (name, _, narrow), (_, _, wide) in zip(half.qlora.layers, full.qlora.layers, strict=True):
         assert wide == narrow if name in linear else wide == 2 * narrow or not narrow
@@ -129,9 +161,16 @@ def test_experts_stay_16_bit_with_a_warning():
     assert any("experts" in said for said in warnings(plan))
 
 
-@pytest.mark.parametrize(("text", "size"), [
-    ("24GB", 24 * 10**9), ("24 gib", 24 * 2**30), ("16", 16 * 10**9), ("0.5TB", 5 * 10**11), ("8g", 8 * 10**9),
-])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("24GB", 24 * 10**9),
+        ("24 gib", 24 * 2**30),
+        ("16", 16 * 10**9),
+        ("0.5TB", 5 * 10**11),
+        ("8g", 8 * 10**9),
+    ],
+)
 def test_parsing_of_memory(text: str, size: int):
     assert parse_memory(text) == size
 
@@ -150,15 +189,22 @@ def test_a_card_is_found_by_a_part_of_its_name():
         choose_machine(None, "Voodoo 2")
 
 
-@pytest.mark.parametrize(("name", "card", "share"), [
-    ("NVIDIA A100-SXM4-80GB", "A100 80 GB", 1), ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "A100 80 GB", 1 / 7),
-    ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "H100 80 GB", 3 / 7), ("NVIDIA L40S", "L40S 48 GB", 1),
-    ("Tesla V100-SXM2-16GB", "V100 16 GB", 1), ("NVIDIA GeForce RTX 4090", "RTX 4090 24 GB", 1),
-    ("NVIDIA RTX A1000", None, 0), ("NVIDIA L40", None, 0), ("NVIDIA T400 4GB", None, 0),
-])
+@pytest.mark.parametrize(
+    ("name", "card", "share"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100 80 GB", 1),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "A100 80 GB", 1 / 7),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "H100 80 GB", 3 / 7),
+        ("NVIDIA L40S", "L40S 48 GB", 1),
+        ("Tesla V100-SXM2-16GB", "V100 16 GB", 1),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090 24 GB", 1),
+        ("NVIDIA RTX A1000", None, 0),
+        ("NVIDIA L40", None, 0),
+        ("NVIDIA T400 4GB", None, 0),
+    ],
+)
 def test_peak_of_a_card_by_driver_name(name: str, card: str | None, share: float) -> None:
     assert hardware._peak_flops(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
-
 
 
 def test_cards_are_counted_with_a_memory_reserve():
@@ -170,7 +216,11 @@ def test_time_is_proportional_to_work_and_cost_to_time():
     plan = plan_for("llama-3-8b")
     once = plan.qlora
     thrice = plan.with_changes({"train.epochs": 3 * plan.config.train.epochs}).qlora
-    assert once.seconds and thrice.seconds and thrice.seconds == pytest.approx(3 * once.seconds, rel=0.001)
+    assert (
+        once.seconds
+        and thrice.seconds
+        and thrice.seconds == pytest.approx(3 * once.seconds, rel=0.001)
+    )
     assert once.cost(2.0) == pytest.approx(once.seconds / 1800)
     plain = plan.with_changes({"train.gradient_checkpointing": "off"}).lora.work.flops
     again = plan.with_changes({"train.gradient_checkpointing": "on"}).lora.work.flops
@@ -183,17 +233,24 @@ def test_a_known_largest_batch_replaces_the_assumed_one():
 
 
 def test_plan_command_prints_one_json_document_without_torch():
-    code = ("import sys; from assistant_builder.cli import app\n"
-            "try: app(['plan', 'llama-3.3-70b-instruct', '--memory', '80GB', '--json'])\n"
-            "except SystemExit: pass\n"
-            "heavy = {'torch', 'transformers', 'gradio', 'plotly', 'pandas', 'scipy.stats'}\n"
-            "assert not sys.modules.keys() & heavy, 'heavy'\n")
+    code = (
+        "import sys; from assistant_builder.cli import app\n"
+        "try: app(['plan', 'llama-3.3-70b-instruct', '--memory', '80GB', '--json'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'gradio', 'plotly', 'pandas', 'scipy.stats'}\n"
+        "assert not sys.modules.keys() & heavy, 'heavy'\n"
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert {"model", "parameters", "methods", "recommendation"} <= document.keys()
-    assert set(document["methods"]) == {"qlora", "lora"} and document["recommendation"]["method"] == "qlora"
+    assert (
+        set(document["methods"]) == {"qlora", "lora"}
+        and document["recommendation"]["method"] == "qlora"
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 3  # processor time: what else runs does not count
 
@@ -201,14 +258,20 @@ def test_plan_command_prints_one_json_document_without_torch():
 def test_a_cpu_dequantizes_weights_only_if_they_fit():
     def on_a_cpu(gigabytes: int) -> Plan:
         size = gigabytes * 10**9
-        machine = replace(this_machine(), device="cpu", memory_bytes=size, free_bytes=size, bfloat16=True)
+        machine = replace(
+            this_machine(), device="cpu", memory_bytes=size, free_bytes=size, bfloat16=True
+        )
         return plan_for("qwen3-8b", machine)
 
     roomy, tight = on_a_cpu(100), on_a_cpu(14)
     assert roomy.lora.dequantized and roomy.qlora.dequantized
     assert roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized
     assert roomy.qlora.total_bytes == pytest.approx(roomy.lora.total_bytes, rel=0.01)
-    assert tight.lora.fit == "no" != tight.qlora.fit and not tight.qlora.dequantized and not tight.lora.dequantized
+    assert (
+        tight.lora.fit == "no" != tight.qlora.fit
+        and not tight.qlora.dequantized
+        and not tight.lora.dequantized
+    )
     assert not plan_for("qwen3-8b", "A100 80 GB").qlora.dequantized
 
 
@@ -222,10 +285,14 @@ def test_loss_memory_of_a_gpu_counts_the_rows_of_a_float32_chunk(model: str) -> 
     plan = plan_for(model)
     assert plan.machine.device == "cuda"
     vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
-    logits = 2 * 2 * vocabulary + 2 * hidden  # bytes of a supervised position: two copies, and its row of the last norm
+    logits = (
+        2 * 2 * vocabulary + 2 * hidden
+    )  # bytes of a supervised position: two copies, and its row of the last norm
     for supervised in (100, 512):  # one chunk: three times float32
         assert head_of(plan, supervised) - head_of(plan, supervised - 1) == logits + 12 * vocabulary
-    assert head_of(plan, 1024) - head_of(plan, 512) == 512 * logits  # a second chunk takes the place of the first
+    assert (
+        head_of(plan, 1024) - head_of(plan, 512) == 512 * logits
+    )  # a second chunk takes the place of the first
 
 
 def test_loss_memory_of_a_cpu_counts_eight_rows() -> None:
@@ -234,7 +301,10 @@ def test_loss_memory_of_a_cpu_counts_eight_rows() -> None:
     vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
     for supervised in (8, 100, 1024):
         norms = 2048 * (4 + 2) * hidden + 2 * hidden * supervised
-        assert head_of(plan, supervised) == norms + 2 * 2 * supervised * vocabulary + 12 * 8 * vocabulary
+        assert (
+            head_of(plan, supervised)
+            == norms + 2 * 2 * supervised * vocabulary + 12 * 8 * vocabulary
+        )
 
 
 def test_loading_needs_the_stored_base_and_one_16_bit_tensor() -> None:
@@ -243,27 +313,45 @@ def test_loading_needs_the_stored_base_and_one_16_bit_tensor() -> None:
     for method in (plan.qlora, plan.lora):
         assert method.loading_bytes == PROCESS_BYTES["cuda"] + method.weights_bytes + embedding
         assert method.loading_host_bytes == 0 and "loading" not in method.parts
-    half = plan.with_changes({"model.compute_dtype": "float16"})  # nothing is cast, and so the largest 4-bit one counts
-    assert half.qlora.loading_bytes == PROCESS_BYTES["cuda"] + half.qlora.weights_bytes + 2 * 4096 * 14_336
+    half = plan.with_changes(
+        {"model.compute_dtype": "float16"}
+    )  # nothing is cast, and so the largest 4-bit one counts
+    assert (
+        half.qlora.loading_bytes
+        == PROCESS_BYTES["cuda"] + half.qlora.weights_bytes + 2 * 4096 * 14_336
+    )
     assert half.lora.loading_bytes == PROCESS_BYTES["cuda"] + half.lora.weights_bytes
 
 
 def test_loading_determines_the_peak_if_training_needs_less() -> None:
-    tiny = {"train__max_length": 32, "train__micro_batch_size": 1, "train__rank": 1, "train__target_modules": "q_proj"}
+    tiny = {
+        "train__max_length": 32,
+        "train__micro_batch_size": 1,
+        "train__rank": 1,
+        "train__target_modules": "q_proj",
+    }
     document = to_document(plan_for("gemma-3-1b-it", **tiny))
     qlora = document["methods"]["qlora"]
-    trained = sum(qlora[f"{part}_bytes"] for part in
-                  ("weights", "adapter", "gradient", "optimizer", "activation", "overhead"))
+    trained = sum(
+        qlora[f"{part}_bytes"]
+        for part in ("weights", "adapter", "gradient", "optimizer", "activation", "overhead")
+    )
     assert qlora["total_bytes"] == qlora["loading_bytes"] > trained
     plan = plan_for("gemma-3-1b-it", **tiny)
-    assert sum(plan.qlora.parts.values()) == plan.qlora.total_bytes and plan.qlora.parts["loading"] > 0
+    assert (
+        sum(plan.qlora.parts.values()) == plan.qlora.total_bytes and plan.qlora.parts["loading"] > 0
+    )
 
 
 def test_sharded_loading_needs_main_memory_for_the_base() -> None:
     alone = plan_for("llama-3.3-70b-instruct")
     plan = replace(alone, shards=4)
     for before, method, copies in ((alone.qlora, plan.qlora, 4), (alone.lora, plan.lora, 1)):
-        assert copies * before.weights_bytes < method.loading_host_bytes < (copies + 0.5) * before.weights_bytes
+        assert (
+            copies * before.weights_bytes
+            < method.loading_host_bytes
+            < (copies + 0.5) * before.weights_bytes
+        )
         assert method.loading_bytes < before.loading_bytes
     said = next(text for text in warnings(plan) if "main memory" in text)
     assert "the 4 processes" in said and gigabytes(plan.qlora.loading_host_bytes) in said

@@ -15,8 +15,16 @@ from assistant_builder.planning.plan import Lengths, Plan
 
 pytestmark = pytest.mark.train
 SIZES = {
-    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
 }
 MODELS = {
@@ -33,22 +41,28 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param]))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param])
+    )
     path = tmp_path_factory.mktemp(request.param)
     model.to(torch.float16).save_pretrained(path)
     return path
 
 
 def settings(folder: Path, **changes: Any) -> StudyConfig:
-    return StudyConfig().with_changes({
-        "model.compute_dtype": "bfloat16",
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    })
+    return StudyConfig().with_changes(
+        {
+            "model.compute_dtype": "bfloat16",
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        }
+    )
 
 
 def plan_of(folder: Path, config: StudyConfig) -> Plan:
     name, architecture = load_architecture(str(folder))
-    return Plan(name, architecture, config, this_machine(), 100, Lengths.assume(config.train.assumed_length))
+    return Plan(
+        name, architecture, config, this_machine(), 100, Lengths.assume(config.train.assumed_length)
+    )
 
 
 def adapted(folder: Path, config: StudyConfig, storage: str) -> tuple[Any, int]:
@@ -79,7 +93,9 @@ def saved_bytes(model: Any, batch: Batch) -> int:
 
     from assistant_builder.training.collate import locate_supervised, summed_nll
 
-    owned = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
+    owned = {
+        value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]
+    }
     kept: dict[int, tuple[int, Any]] = {}
 
     def pack(tensor: Any) -> Any:
@@ -94,18 +110,32 @@ def saved_bytes(model: Any, batch: Batch) -> int:
     mask = torch.ones_like(ids)
     if batch.padded:
         mask[0, :7] = 0
-    inputs = locate_supervised({"input_ids": ids, "labels": labels, "attention_mask": mask,
-                                "position_ids": (mask.cumsum(1) - 1).clamp(min=0)})
+    inputs = locate_supervised(
+        {
+            "input_ids": ids,
+            "labels": labels,
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        }
+    )
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = summed_nll(model, inputs)
     assert loss.isfinite()
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize(("storage", "padded", "dropout"), [
-    ("nf4", False, 0.05), ("nf4", True, 0.0), ("float16", True, 0.05), ("int8", False, 0.05),
-])
-def test_saved_activations_of_the_blocks_equal_the_plan(folder: Path, storage: str, padded: bool, dropout: float):
+@pytest.mark.parametrize(
+    ("storage", "padded", "dropout"),
+    [
+        ("nf4", False, 0.05),
+        ("nf4", True, 0.0),
+        ("float16", True, 0.05),
+        ("int8", False, 0.05),
+    ],
+)
+def test_saved_activations_of_the_blocks_equal_the_plan(
+    folder: Path, storage: str, padded: bool, dropout: float
+):
     import torch
 
     from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
@@ -118,15 +148,16 @@ def test_saved_activations_of_the_blocks_equal_the_plan(folder: Path, storage: s
     how = ComputeSettings(2, "cpu", config.train.rank, dropout, checkpointing=False)
     planned = activations(plan.architecture, plan.adapted, batch, how, dequantized_bytes=0)
     # of the head autograd keeps the gradient of the logits alone, and the last norm its input
-    head = 2 * batch.supervised * plan.architecture.vocabulary + 2 * batch.tokens * plan.architecture.hidden
+    head = (
+        2 * batch.supervised * plan.architecture.vocabulary
+        + 2 * batch.tokens * plan.architecture.hidden
+    )
     measured = saved_bytes(model, batch)
     assert planned.kept + planned.casts + head == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize("storage", ["nf4", "float16", "int8"])
-def test_a_mixture_trains_with_default_settings_and_its_adapters_load(
-    tmp_path: Path, storage: str
-):
+def test_a_mixture_trains_with_default_settings_and_its_adapters_load(tmp_path: Path, storage: str):
     """PEFT means fused experts by 'all-linear' too, and refuses to put adapters on them together with dropout."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -134,14 +165,19 @@ def test_a_mixture_trains_with_default_settings_and_its_adapters_load(
     from assistant_builder.models import loading
 
     torch.manual_seed(0)
-    built = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **SIZES, **MODELS["qwen3_moe"]))
+    built = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("qwen3_moe", **SIZES, **MODELS["qwen3_moe"])
+    )
     built.to(torch.float16).save_pretrained(tmp_path / "base")
     config = settings(tmp_path)
     assert config.train.dropout > 0 and config.train.target_modules == "all-linear"
     spec = loading.BaseSpec(tmp_path / "base", storage, True, "bfloat16")
     model = loading.add_adapter(loading.load_base(spec), config.train, 0).train()
-    places = {name.partition(".lora_")[0].rpartition(".")[2]
-              for name, value in model.named_parameters() if value.requires_grad}
+    places = {
+        name.partition(".lora_")[0].rpartition(".")[2]
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    }
     assert places == {"q_proj", "k_proj", "v_proj", "o_proj"}
     ids = torch.randint(3, 500, (2, 16))
     model(input_ids=ids, labels=ids).loss.backward()
@@ -156,7 +192,9 @@ def test_a_mixture_trains_with_default_settings_and_its_adapters_load(
         assert torch.equal(model.eval()(input_ids=ids).logits, again(input_ids=ids).logits)
 
 
-def test_a_4_bit_base_is_loaded_one_tensor_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_4_bit_base_is_loaded_one_tensor_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the plan's peak of loading rests on: transformers quantizes a tensor before it reads the next."""
     from transformers import core_model_loading
 

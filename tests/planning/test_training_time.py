@@ -12,7 +12,11 @@ import pytest
 
 from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.planning.memory_check import measured_seconds
-from assistant_builder.planning.training_time import PaceEstimator, WorkRemaining, extrapolated_seconds
+from assistant_builder.planning.training_time import (
+    PaceEstimator,
+    WorkRemaining,
+    extrapolated_seconds,
+)
 from assistant_builder.training.progress import MetricsLog
 from benchmarks.eta_accuracy import estimated_seconds, runs_of, table
 from tests.synthetic_study import new_study
@@ -20,13 +24,21 @@ from tests.synthetic_study import new_study
 PER_TOKEN, START, VALIDATION, SAVING, SAMPLES = 0.004, 3.0, 4.0, 0.5, 2.0
 
 
-def run_of(lengths: list[int], *, validate_every: int = 10, start: float = START) -> Iterator[dict[str, Any]]:
+def run_of(
+    lengths: list[int], *, validate_every: int = 10, start: float = START
+) -> Iterator[dict[str, Any]]:
     """A run that trains 0.004 s a token, warms up in its first step, and validates, answers and saves now and then."""
     busy = elapsed = tokens = 0.0
     for step, length in enumerate(lengths, 1):
         own = length * PER_TOKEN + (start if step == 1 else 0)
         busy, elapsed, tokens = busy + own, elapsed + own, tokens + length
-        yield {"event": "step", "step": step, "busy_seconds": busy, "elapsed_seconds": elapsed, "tokens": int(tokens)}
+        yield {
+            "event": "step",
+            "step": step,
+            "busy_seconds": busy,
+            "elapsed_seconds": elapsed,
+            "tokens": int(tokens),
+        }
         if step % validate_every == 0:
             elapsed += VALIDATION
             yield {"event": "validation", "step": step, "elapsed_seconds": elapsed}
@@ -50,20 +62,28 @@ def test_no_estimate_before_the_fifth_step():
     events = list(run_of(lengths))
     assert extrapolated_seconds(events[:4], ahead_of(lengths)) is None
     assert extrapolated_seconds([], ahead_of(lengths)) is None
-    assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(taken(lengths), rel=0.25)
+    assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(
+        taken(lengths), rel=0.25
+    )
 
 
 def test_batches_of_different_lengths_do_not_bias_the_estimate():
-    lengths = [100] * 5 + random.Random(0).choices(range(200, 1200), k=45)  # the first pool happens to be short
+    lengths = [100] * 5 + random.Random(0).choices(
+        range(200, 1200), k=45
+    )  # the first pool happens to be short
     events = list(run_of(lengths))
-    assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(taken(lengths), rel=0.1)
+    assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(
+        taken(lengths), rel=0.1
+    )
 
 
 def test_measured_times_replace_assumed_ones():
     lengths = [500] * 40
     events, ahead = list(run_of(lengths)), ahead_of(lengths)
     after_one_validation = [event for event in events if event["step"] <= 11]
-    assert extrapolated_seconds(after_one_validation, ahead) == pytest.approx(taken(lengths), rel=0.001)
+    assert extrapolated_seconds(after_one_validation, ahead) == pytest.approx(
+        taken(lengths), rel=0.001
+    )
     ended = extrapolated_seconds(events, ahead)
     assert ended == pytest.approx(taken(lengths) - SAVING)  # the last checkpoint is not on record
 
@@ -75,16 +95,22 @@ def test_remaining_time_decreases_to_the_final_validation():
         pace.add(event)
         if event["event"] == "step" and event["step"] > 10:  # a validation has been measured
             left.append(pace.remaining_seconds())
-    assert left == sorted(left, reverse=True) and left[-1] == pytest.approx(VALIDATION + SAMPLES, rel=0.1)
+    assert left == sorted(left, reverse=True) and left[-1] == pytest.approx(
+        VALIDATION + SAMPLES, rel=0.1
+    )
 
 
 def test_metrics_log_estimates_the_remaining_time(tmp_path: Path):
     log = MetricsLog(tmp_path / "metrics.jsonl", step=0, work=WorkRemaining(100, 100_000))
     for step in range(1, 6):
         left = log.record_step(step, tokens=200, seconds=2.0, values={})
-    assert left == pytest.approx(0.01 * 99_000, rel=0.01)  # 0.01 s a token, though the clock has hardly moved
+    assert left == pytest.approx(
+        0.01 * 99_000, rel=0.01
+    )  # 0.01 s a token, though the clock has hardly moved
     again = MetricsLog(tmp_path / "metrics.jsonl", step=5, work=WorkRemaining(100, 100_000))
-    assert again.record_step(6, tokens=1000, seconds=10.0, values={}) == pytest.approx(0.01 * 98_000, rel=0.01)
+    assert again.record_step(6, tokens=1000, seconds=10.0, values={}) == pytest.approx(
+        0.01 * 98_000, rel=0.01
+    )
 
 
 def test_estimate_from_files_during_a_run_and_accuracy_after_it():

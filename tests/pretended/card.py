@@ -42,7 +42,15 @@ BLOCK = 512
 """Bytes to which the caching allocator rounds up (c10/cuda/CUDACachingAllocator.h, ``kMinBlockSize``)."""
 ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
-NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh"}
+NO_KERNEL = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "lift_fresh",
+}
 """Operators that start no kernel, other than views."""
 READS = {"nonzero", "masked_select", "_unique2", "equal"}
 """Operators whose result the host needs before it can go on."""
@@ -126,11 +134,14 @@ class Ledger(TorchDispatchMode):
             dtype = tensors[0].dtype
             return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 0
         by_mask = name in ("index", "index_put", "index_put_") and any(
-            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
+            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
+        )
         if used and (by_mask or name in READS):
             self.reads.append((name, place()))
             if name == "nonzero":  # as if all were set
-                return torch.empty(tensors[0].numel(), tensors[0].dim(), dtype=torch.long, device="cuda")
+                return torch.empty(
+                    tensors[0].numel(), tensors[0].dim(), dtype=torch.long, device="cuda"
+                )
         if used and name in PRODUCTS:
             dtypes = {each.dtype for each in tensors}
             if len(dtypes) > 1:
@@ -140,7 +151,10 @@ class Ledger(TorchDispatchMode):
             result = (*func(args[0], 0.0)[:2], torch.empty(1, dtype=torch.long, device="cuda"))
         elif used and name == "int8_mixed_scaled_mm":  # bitsandbytes/backends/default/ops.py
             inputs, columns = args[0], args[5]
-            result = (torch.ops.bitsandbytes.int8_scaled_mm(*args[1:5], dtype=inputs.dtype), inputs[:, columns])
+            result = (
+                torch.ops.bitsandbytes.int8_scaled_mm(*args[1:5], dtype=inputs.dtype),
+                inputs[:, columns],
+            )
         elif name == "exponential_":  # fake tensors accept no generator
             result = args[0]
         else:
@@ -149,8 +163,15 @@ class Ledger(TorchDispatchMode):
         there = any(each.device.type == "cuda" for each in results)
         if (used or there) and not func.is_view and name not in NO_KERNEL:
             self.kernels[name] += 1
-        if used and name in PRODUCTS | ATTENTION | {"linear", "matmul", "gemm_4bit", "int8_linear_matmul"}:
-            self.products.update((name, each.dtype) for each in tensors[: 2 if name in PRODUCTS else 1])
+        if used and name in PRODUCTS | ATTENTION | {
+            "linear",
+            "matmul",
+            "gemm_4bit",
+            "int8_linear_matmul",
+        }:
+            self.products.update(
+                (name, each.dtype) for each in tensors[: 2 if name in PRODUCTS else 1]
+            )
         if name in ("_to_copy", "copy_") and tensors and results:
             source = tensors[-1] if name == "copy_" else tensors[0]
             if results[0].device.type != source.device.type:
@@ -181,7 +202,9 @@ def place() -> str:
 
 def _inside(name: str, args: Any) -> int:
     """Bytes that a kernel of a library allocates while it runs, from its Python source."""
-    if name == "gemm_4bit":  # bitsandbytes/backends/cuda/ops.py: for many rows the whole weight is dequantized
+    if (
+        name == "gemm_4bit"
+    ):  # bitsandbytes/backends/cuda/ops.py: for many rows the whole weight is dequantized
         rows, (outputs, inputs) = args[0].numel() // args[0].shape[-1], args[2][:2]
         if rows > 64:
             return args[0].element_size() * outputs * inputs + 8 * outputs * inputs // args[4]
@@ -191,29 +214,50 @@ def _inside(name: str, args: Any) -> int:
 _torch_attention = torch.nn.functional.scaled_dot_product_attention
 
 
-def _cuda_attention(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
-                    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Any:
+def _cuda_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
     """``scaled_dot_product_attention`` as CUDA dispatches it: flash without a mask, memory-efficient with one.
 
     It is replaced by name, because autograd recomputes in another thread, where torch's function modes are not active.
     """
     if query.device.type != "cuda":
-        return _torch_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    assert query.device == key.device == value.device == (query.device if attn_mask is None else attn_mask.device)
+        return _torch_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    assert (
+        query.device
+        == key.device
+        == value.device
+        == (query.device if attn_mask is None else attn_mask.device)
+    )
     assert query.dtype == key.dtype == value.dtype and not (is_causal and attn_mask is not None)
     if enable_gqa:
-        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
+        key, value = (
+            each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value)
+        )
     if attn_mask is None and query.dtype != torch.float32:
         return torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
     if attn_mask is not None:
-        assert attn_mask.dtype in (torch.bool, query.dtype), f"mask {attn_mask.dtype}, query {query.dtype}"
+        assert attn_mask.dtype in (torch.bool, query.dtype), (
+            f"mask {attn_mask.dtype}, query {query.dtype}"
+        )
         if attn_mask.dtype == torch.bool:
             zeros = torch.zeros_like(attn_mask, dtype=query.dtype)
             attn_mask = zeros.masked_fill_(attn_mask.logical_not(), float("-inf"))
         attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
     return torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale)[0]
+        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
+    )[0]
 
 
 def _apply(self: Any, function: Any, recurse: bool = True) -> Any:
@@ -260,26 +304,46 @@ def _set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
 
 @contextmanager
-def pretend_cuda(memory: int = CARD_24, capability: tuple[int, int] = (8, 9), cards: int = 1) -> Iterator[Ledger]:
+def pretend_cuda(
+    memory: int = CARD_24, capability: tuple[int, int] = (8, 9), cards: int = 1
+) -> Iterator[Ledger]:
     """Cards of this memory and compute capability, in the context; the process uses the first."""
     ledger = Ledger()
-    properties = SimpleNamespace(name="Pretended", uuid="", total_memory=memory, major=capability[0],
-                                 minor=capability[1], multi_processor_count=128)
+    properties = SimpleNamespace(
+        name="Pretended",
+        uuid="",
+        total_memory=memory,
+        major=capability[0],
+        minor=capability[1],
+        multi_processor_count=128,
+    )
     cuda = {
-        "is_available": lambda: True, "device_count": lambda: cards, "current_device": lambda: 0,
+        "is_available": lambda: True,
+        "device_count": lambda: cards,
+        "current_device": lambda: 0,
         "is_initialized": lambda: True,
-        "set_device": lambda device: None, "get_device_properties": lambda device=None: properties,
-        "get_device_capability": lambda device=None: capability, "get_arch_list": lambda: [],
+        "set_device": lambda device: None,
+        "get_device_properties": lambda device=None: properties,
+        "get_device_capability": lambda device=None: capability,
+        "get_arch_list": lambda: [],
         "is_bf16_supported": lambda including_emulation=True: capability >= (8, 0),
         "mem_get_info": lambda device=None: (memory - ledger.now, memory),
-        "memory_allocated": lambda device=None: ledger.now, "max_memory_allocated": lambda device=None: ledger.peak,
-        "memory_reserved": lambda device=None: ledger.now, "empty_cache": lambda: None,
+        "memory_allocated": lambda device=None: ledger.now,
+        "max_memory_allocated": lambda device=None: ledger.peak,
+        "memory_reserved": lambda device=None: ledger.now,
+        "empty_cache": lambda: None,
         "reset_peak_memory_stats": lambda device=None: setattr(ledger, "peak", ledger.now),
-        "synchronize": lambda device=None: None, "manual_seed_all": lambda seed: None, "manual_seed": lambda seed: None,
-        "Stream": _Nothing, "Event": _Nothing, "stream": lambda stream: _Nothing(),
-        "current_stream": lambda device=None: _Nothing(), "default_stream": lambda device=None: _Nothing(),
+        "synchronize": lambda device=None: None,
+        "manual_seed_all": lambda seed: None,
+        "manual_seed": lambda seed: None,
+        "Stream": _Nothing,
+        "Event": _Nothing,
+        "stream": lambda stream: _Nothing(),
+        "current_stream": lambda device=None: _Nothing(),
+        "default_stream": lambda device=None: _Nothing(),
         "get_rng_state": lambda device="cuda": torch.zeros(16, dtype=torch.uint8),
-        "set_rng_state": lambda state, device="cuda": None, "get_device_name": lambda device=None: "Pretended",
+        "set_rng_state": lambda state, device="cuda": None,
+        "get_device_name": lambda device=None: "Pretended",
     }
     import bitsandbytes.functional as bnb
 
@@ -312,9 +376,15 @@ def pretend_cuda(memory: int = CARD_24, capability: tuple[int, int] = (8, 9), ca
         patch(mock.patch.object(torch.accelerator, "current_stream", lambda *_: _Nothing()))
         patch(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, *_: tensor))
         patch(mock.patch.object(FakeTensor, "tolist", listed))  # its own reads values one by one
-        patch(mock.patch.object(FakeTensor, "data", property(torch.Tensor.data.__get__, _set_data), create=True))
+        patch(
+            mock.patch.object(
+                FakeTensor, "data", property(torch.Tensor.data.__get__, _set_data), create=True
+            )
+        )
         patch(mock.patch.object(torch.UntypedStorage, "resize_", resized))
-        patch(mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", _cuda_attention))
+        patch(
+            mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", _cuda_attention)
+        )
         patch(ledger)
         ledger.mode = mode
         yield ledger
@@ -326,7 +396,11 @@ def values_on_the_host(ledger: Ledger) -> Iterator[None]:
 
     Positions of the loss depend on values, and without values no answer is known to be finished.
     """
-    pad, find, longest = padded_batch.LeftPadding.__call__, padded_batch.supervised_columns, MaxLengthCriteria.__call__
+    pad, find, longest = (
+        padded_batch.LeftPadding.__call__,
+        padded_batch.supervised_columns,
+        MaxLengthCriteria.__call__,
+    )
     real: dict[int, Any] = {}
     ends: list[bool] = []
 
@@ -350,10 +424,12 @@ def values_on_the_host(ledger: Ledger) -> Iterator[None]:
             columns = find(real[id(inputs)][0])
         return tuple(map(ledger.mode.from_tensor, columns))
 
-    with mock.patch.object(padded_batch.LeftPadding, "__call__", padded), \
-         mock.patch.object(padded_batch, "supervised_columns", found), \
-         mock.patch.object(MaxLengthCriteria, "__call__", last), \
-         mock.patch.object(transformers.GenerationMixin, "_has_unfinished_sequences", unfinished):
+    with (
+        mock.patch.object(padded_batch.LeftPadding, "__call__", padded),
+        mock.patch.object(padded_batch, "supervised_columns", found),
+        mock.patch.object(MaxLengthCriteria, "__call__", last),
+        mock.patch.object(transformers.GenerationMixin, "_has_unfinished_sequences", unfinished),
+    ):
         yield
 
 
@@ -372,7 +448,10 @@ def move(model: Any, ledger: Ledger, moved: dict[int, Any] | None = None) -> Any
             ledger.see(fresh)
             if isinstance(value, torch.nn.Parameter):
                 fresh = torch.nn.Parameter(fresh, requires_grad=value.requires_grad)
-            known[id(value)] = fresh, value  # the original is kept: its identity could be given to another one
+            known[id(value)] = (
+                fresh,
+                value,
+            )  # the original is kept: its identity could be given to another one
         return known[id(value)][0]
 
     for layer in model.modules():

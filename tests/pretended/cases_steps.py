@@ -18,8 +18,11 @@ from tests.pretended.card import pretend_cuda, values_on_the_host
 
 STORAGES = list(METHODS)
 DTYPES = (torch.bfloat16, torch.float16)
-PAIRS = [(kind, storage, DTYPES[(row + column) % 2]) for row, kind in enumerate(shapes.FAMILIES)
-         for column, storage in enumerate(STORAGES)]
+PAIRS = [
+    (kind, storage, DTYPES[(row + column) % 2])
+    for row, kind in enumerate(shapes.FAMILIES)
+    for column, storage in enumerate(STORAGES)
+]
 """Every family with every storage; compute dtypes alternate, so that each occurs with each of both."""
 ONE_EACH = [PAIRS[row * len(STORAGES) + row % len(STORAGES)] for row in range(len(shapes.FAMILIES))]
 SEQUENCES = [(list(range(5, 5 + count)), list(range(9, 14))) for count in (12, 20, 31)]
@@ -28,24 +31,34 @@ SEQUENCES = [(list(range(5, 5 + count)), list(range(9, 14))) for count in (12, 2
 def test_the_pairs_have_every_family_storage_and_dtype_with_each_other() -> None:
     for first, second in ((0, 1), (0, 2), (1, 2)):
         values = [{pair[place] for pair in PAIRS} for place in (first, second)]
-        assert len({(pair[first], pair[second]) for pair in PAIRS}) == len(values[0]) * len(values[1])
+        assert len({(pair[first], pair[second]) for pair in PAIRS}) == len(values[0]) * len(
+            values[1]
+        )
 
 
 @pytest.mark.parametrize(("kind", "storage", "dtype"), PAIRS, ids=str)
-def test_a_step_stays_on_the_card_in_its_dtype_and_reads_nothing(kind: str, storage: str, dtype: torch.dtype) -> None:
+def test_a_step_stays_on_the_card_in_its_dtype_and_reads_nothing(
+    kind: str, storage: str, dtype: torch.dtype
+) -> None:
     with pretend_cuda(capability=shapes.CAPABILITIES[dtype]) as ledger:
         model = shapes.base(ledger, shapes.tiny(kind), storage, dtype, kind)
         ledger.start()
         trained = shapes.adapted(model, TrainConfig(rank=4, alpha=8, dropout=0.1), dtype)
-        shapes.steps(trained, shapes.batch(3, 40, 20, equal=PAIRS.index((kind, storage, dtype)) % 3 == 0))
+        shapes.steps(
+            trained, shapes.batch(3, 40, 20, equal=PAIRS.index((kind, storage, dtype)) % 3 == 0)
+        )
         assert {value.device.type for value in trained.parameters()} == {"cuda"}
         # LLM.int8 looks for outliers in its inputs, for which the host waits
-        assert not [read for read in ledger.reads if storage != "int8" or "bitsandbytes" not in read[1]]
+        assert not [
+            read for read in ledger.reads if storage != "int8" or "bitsandbytes" not in read[1]
+        ]
         assert not ledger.float32_products()
 
 
 @pytest.mark.parametrize(("kind", "storage", "dtype"), ONE_EACH, ids=str)
-def test_scores_answers_and_merged_weights_stay_on_the_card(kind: str, storage: str, dtype: torch.dtype) -> None:
+def test_scores_answers_and_merged_weights_stay_on_the_card(
+    kind: str, storage: str, dtype: torch.dtype
+) -> None:
     with pretend_cuda(capability=shapes.CAPABILITIES[dtype]) as ledger, values_on_the_host(ledger):
         model = shapes.base(ledger, shapes.tiny(kind), storage, dtype, kind)
         trained = shapes.ready_to_answer(shapes.adapted(model, TrainConfig(rank=4, alpha=8), dtype))
@@ -53,11 +66,14 @@ def test_scores_answers_and_merged_weights_stay_on_the_card(kind: str, storage: 
         for scorer in (PaddedBatchScorer, *([BatchScorer] if supports_packing(trained) else [])):
             scored: dict[int, Any] = {}
             answers: dict[int, list[int]] = {}
-            scorer(trained, 0, [2], 8).run(SEQUENCES, max_new_tokens=3, on_scores=scored.update,
-                                           on_answers=answers.update)
+            scorer(trained, 0, [2], 8).run(
+                SEQUENCES, max_new_tokens=3, on_scores=scored.update, on_answers=answers.update
+            )
             assert {chosen.device.type for chosen, _ in scored.values()} == {"cuda"}
             assert set(scored) == set(answers) == set(range(len(SEQUENCES)))
-        if scorer is BatchScorer:  # else transformers generates in a thread, where pretended tensors are unknown
+        if (
+            scorer is BatchScorer
+        ):  # else transformers generates in a thread, where pretended tensors are unknown
             assert len(shapes.answer(trained, 20, 2)) == 2
         assert not ledger.float32_products()
         merged = merge(trained)
@@ -65,12 +81,23 @@ def test_scores_answers_and_merged_weights_stay_on_the_card(kind: str, storage: 
         assert {value.device.type for value in merged.parameters()} == {"cuda"}
 
 
-@pytest.mark.parametrize(("kind", "kernels"), [
-    ("Q8_0", "fused"), ("Q5_1", "fused"), ("Q4_1", "plain"), ("Q4_0", "fused"), ("Q4_0", "plain"), ("NF4", "fused")])
+@pytest.mark.parametrize(
+    ("kind", "kernels"),
+    [
+        ("Q8_0", "fused"),
+        ("Q5_1", "fused"),
+        ("Q4_1", "plain"),
+        ("Q4_0", "fused"),
+        ("Q4_0", "plain"),
+        ("NF4", "fused"),
+    ],
+)
 def test_training_through_rounding_reads_nothing(kind: str, kernels: str) -> None:
     with pretend_cuda() as ledger:
         model = shapes.base(ledger, shapes.TINY, "float16", torch.bfloat16)
-        trained = shapes.adapted(model, TrainConfig(rank=4), torch.bfloat16, rounds=kind, kernels=kernels)
+        trained = shapes.adapted(
+            model, TrainConfig(rank=4), torch.bfloat16, rounds=kind, kernels=kernels
+        )
         ledger.start()
         shapes.steps(trained, shapes.batch(3, 40, 20, equal=kernels == "fused"), 2)
         assert not ledger.reads
@@ -90,7 +117,9 @@ def test_fused_adapters_start_fewer_kernels_than_plain_ones(storage: str) -> Non
     for kernels in ("fused", "plain"):
         with pretend_cuda() as ledger:
             model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
-            trained = shapes.adapted(model, TrainConfig(rank=4, dropout=0.1), torch.bfloat16, kernels=kernels)
+            trained = shapes.adapted(
+                model, TrainConfig(rank=4, dropout=0.1), torch.bfloat16, kernels=kernels
+            )
             ledger.start()
             summed_nll(trained, shapes.batch(3, 40, 20)).backward()
             counts[kernels] = ledger.kernels.total()

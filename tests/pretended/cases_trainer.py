@@ -40,21 +40,32 @@ def loop(ledger: Ledger) -> Iterator[list[str]]:
 
     Yields the parts of the training, and the reads in and between them.
     """
-    call, step, end = collate.TrainingCollator.__call__, TwinTrainer.training_step, TwinTrainer.end_step
+    call, step, end = (
+        collate.TrainingCollator.__call__,
+        TwinTrainer.training_step,
+        TwinTrainer.end_step,
+    )
     optimize = _Events.on_step_end
     events: list[str] = []
 
     def collated(self: Any, rows: Any) -> Any:
         with _disable_current_modes():
             made = call(self, rows)
-        return {key: ledger.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
-                for key, value in made.items()}
+        return {
+            key: ledger.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+            for key, value in made.items()
+        }
 
     def batches(trainer: Any, iterator: Any, count: int, device: Any) -> Any:
         with _disable_current_modes():
             found = [next(iterator) for _ in range(count)]
-        found = [{key: value.to("cuda:0") if isinstance(value, torch.Tensor) else value for key, value in each.items()}
-                 for each in found]
+        found = [
+            {
+                key: value.to("cuda:0") if isinstance(value, torch.Tensor) else value
+                for key, value in each.items()
+            }
+            for each in found
+        ]
         return found, trainer._get_num_items_in_batch(found, device)
 
     def named(name: str, function: Any) -> Any:
@@ -66,15 +77,18 @@ def loop(ledger: Ledger) -> Iterator[list[str]]:
             events.extend(f"{name}: {kind} {at}" for kind, at in ledger.reads)
             ledger.reads.clear()
             return result
+
         return spied
 
-    with mock.patch.object(collate.TrainingCollator, "__call__", collated), \
-         mock.patch.object(TwinTrainer, "get_batch_samples", batches), \
-         mock.patch.object(accelerate.data_loader, "send_to_device", lambda batch, *_, **__: batch), \
-         mock.patch.object(TwinTrainer, "_save_checkpoint", lambda *_: None), \
-         mock.patch.object(TwinTrainer, "training_step", named("micro-batch", step)), \
-         mock.patch.object(TwinTrainer, "end_step", named("end", end)), \
-         mock.patch.object(_Events, "on_step_end", named("events", optimize)):
+    with (
+        mock.patch.object(collate.TrainingCollator, "__call__", collated),
+        mock.patch.object(TwinTrainer, "get_batch_samples", batches),
+        mock.patch.object(accelerate.data_loader, "send_to_device", lambda batch, *_, **__: batch),
+        mock.patch.object(TwinTrainer, "_save_checkpoint", lambda *_: None),
+        mock.patch.object(TwinTrainer, "training_step", named("micro-batch", step)),
+        mock.patch.object(TwinTrainer, "end_step", named("end", end)),
+        mock.patch.object(_Events, "on_step_end", named("events", optimize)),
+    ):
         yield events
 
 
@@ -87,22 +101,55 @@ class Traced:
     ledger: Ledger
 
 
-def trained(folder: Path, scratch: Path, storage: str = "float16", dtype: str = "bfloat16", rounds: str = "",
-            checkpointing: bool = False, **changes: Any) -> Traced:
+def trained(
+    folder: Path,
+    scratch: Path,
+    storage: str = "float16",
+    dtype: str = "bfloat16",
+    rounds: str = "",
+    checkpointing: bool = False,
+    **changes: Any,
+) -> Traced:
     """A training of three steps with two micro-batches each."""
     prompter = ChatTokenizer.load(folder)
-    config = StudyConfig().with_changes({
-        "train.max_steps": STEPS, "train.batch_size": MICRO, "train.micro_batch_size": 1, "train.rank": 2,
-        "train.evaluations": 1, **{f"train.{key}": value for key, value in changes.items()}})
+    config = StudyConfig().with_changes(
+        {
+            "train.max_steps": STEPS,
+            "train.batch_size": MICRO,
+            "train.micro_batch_size": 1,
+            "train.rank": 2,
+            "train.evaluations": 1,
+            **{f"train.{key}": value for key, value in changes.items()},
+        }
+    )
     model = add_adapter(load_base(BaseSpec(folder, storage, True, dtype)), config.train, 0)
     if rounds:
         train_through_rounding(model, rounds)
-    examples = [example for words in ("one", "two and", "three and more", "four") for example in prompter.examples(
-        Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))))]
-    plan = TrainingRun(train=config.train, train_examples=examples, validation_examples=examples, folder=scratch,
-                       device="cuda", gradient_checkpointing=checkpointing, dequantize=False, cancelled=lambda: False,
-                       next_move=lambda *_: "train", on_step=lambda *_: None)
-    with pretend_cuda(capability=(7, 5) if dtype == "float16" else (8, 9)) as ledger, loop(ledger) as events:
+    examples = [
+        example
+        for words in ("one", "two and", "three and more", "four")
+        for example in prompter.examples(
+            Pair(
+                1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))
+            )
+        )
+    ]
+    plan = TrainingRun(
+        train=config.train,
+        train_examples=examples,
+        validation_examples=examples,
+        folder=scratch,
+        device="cuda",
+        gradient_checkpointing=checkpointing,
+        dequantize=False,
+        cancelled=lambda: False,
+        next_move=lambda *_: "train",
+        on_step=lambda *_: None,
+    )
+    with (
+        pretend_cuda(capability=(7, 5) if dtype == "float16" else (8, 9)) as ledger,
+        loop(ledger) as events,
+    ):
         trainer = TwinTrainer(move(model, ledger), plan, prompter)
         assert str(trainer.args.device) == "cuda:0"
         ledger.start()
@@ -112,16 +159,30 @@ def trained(folder: Path, scratch: Path, storage: str = "float16", dtype: str = 
     return Traced(trainer, events, ledger)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"storage": "nf4"}, {"storage": "nf4", "checkpointing": True}, {"storage": "nf4", "dtype": "float16"},
-    {"kernels": "plain"}, {"rounds": "Q4_0"},
-], ids=str)
-def test_a_training_reads_once_a_step(folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"storage": "nf4"},
+        {"storage": "nf4", "checkpointing": True},
+        {"storage": "nf4", "dtype": "float16"},
+        {"kernels": "plain"},
+        {"rounds": "Q4_0"},
+    ],
+    ids=str,
+)
+def test_a_training_reads_once_a_step(
+    folder: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
     """Loss, tokens and norm are one copy at the end; in float16 the loss scaler reads whether a gradient overflowed."""
     seen = trained(folder, tmp_path, **options)
-    steps = seen.events[seen.events.index("micro-batch"):]
+    steps = seen.events[seen.events.index("micro-batch") :]
     counted = Counter(steps)
-    assert (counted["micro-batch"], counted["end"], counted["events"]) == (STEPS * MICRO, STEPS, STEPS)
+    assert (counted["micro-batch"], counted["end"], counted["events"]) == (
+        STEPS * MICRO,
+        STEPS,
+        STEPS,
+    )
     read = [event for event in steps if ": " in event]
     print("\n".join(dict.fromkeys(read)))
     assert sum(event.startswith("end: tolist") for event in read) == STEPS
@@ -132,4 +193,6 @@ def test_a_training_reads_once_a_step(folder: Path, tmp_path: Path, options: dic
     else:
         assert not others
     assert not seen.ledger.float32_products() or options.get("rounds")  # which merges in float32
-    assert seen.trainer.args.optim == ("adamw_torch" if options.get("dtype") == "float16" else "adamw_torch_fused")
+    assert seen.trainer.args.optim == (
+        "adamw_torch" if options.get("dtype") == "float16" else "adamw_torch_fused"
+    )

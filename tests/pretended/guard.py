@@ -20,8 +20,10 @@ from packaging.version import Version
 SOURCE = Path(__file__).with_name("guard.cpp")
 TORCH = "2.13"
 """The first release whose fake tensors accept the guard."""
-_RUN = ("import sys; from tests.pretended import guard; guard.register(); import pytest; "
-        "sys.exit(pytest.main(sys.argv[1:]))")
+_RUN = (
+    "import sys; from tests.pretended import guard; guard.register(); import pytest; "
+    "sys.exit(pytest.main(sys.argv[1:]))"
+)
 
 
 def missing() -> str:
@@ -39,7 +41,17 @@ def missing() -> str:
 
 def command(*arguments: str) -> list[str]:
     """The command line of pytest with the guard; it runs in the root of the repository."""
-    return [sys.executable, "-c", _RUN, "-q", "-o", "filterwarnings=ignore", "-p", "no:cacheprovider", *arguments]
+    return [
+        sys.executable,
+        "-c",
+        _RUN,
+        "-q",
+        "-o",
+        "filterwarnings=ignore",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
 
 
 def register() -> None:
@@ -50,15 +62,36 @@ def register() -> None:
 
 def build() -> Path:
     """Compile the guard once per release of torch, into the cache of the tests."""
-    cache = Path(os.environ.get("ASSISTANT_BUILDER_TEST_CACHE") or Path.home() / ".cache" / "assistant-builder-tests")
-    key = hashlib.sha256(SOURCE.read_bytes() + importlib.metadata.version("torch").encode()).hexdigest()[:16]
+    cache = Path(
+        os.environ.get("ASSISTANT_BUILDER_TEST_CACHE")
+        or Path.home() / ".cache" / "assistant-builder-tests"
+    )
+    key = hashlib.sha256(
+        SOURCE.read_bytes() + importlib.metadata.version("torch").encode()
+    ).hexdigest()[:16]
     library = cache / f"pretended-{key}.so"
     if not library.exists():
         cache.mkdir(parents=True, exist_ok=True)
         made, torch = library.with_suffix(f".{os.getpid()}"), _torch()
-        subprocess.run(["g++", "-O1", "-std=c++20", "-shared", "-fPIC", f"-I{torch}/include",
-                        f"-I{torch}/include/torch/csrc/api/include", str(SOURCE), "-o", str(made), f"-L{torch}/lib",
-                        "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch}/lib"], check=True)
+        subprocess.run(
+            [
+                "g++",
+                "-O1",
+                "-std=c++20",
+                "-shared",
+                "-fPIC",
+                f"-I{torch}/include",
+                f"-I{torch}/include/torch/csrc/api/include",
+                str(SOURCE),
+                "-o",
+                str(made),
+                f"-L{torch}/lib",
+                "-ltorch_cpu",
+                "-lc10",
+                f"-Wl,-rpath,{torch}/lib",
+            ],
+            check=True,
+        )
         made.rename(library)
     return library
 

@@ -18,25 +18,60 @@ from assistant_builder.planning.plan import Lengths, Plan
 from tests.pretended.card import Ledger, move
 
 
-def _llama(hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, vocabulary: int) -> dict[str, Any]:
-    return {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_heads,
-            "max_position_embeddings": 8192, "tie_word_embeddings": False}
+def _llama(
+    hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, vocabulary: int
+) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+    }
 
 
 LLAMAS = {
-    "llama-2-7b": _llama(4096, 11_008, 32, 32, 32, 32_000), "llama-3-8b": _llama(4096, 14_336, 32, 32, 8, 128_256),
-    "llama-2-13b": _llama(5120, 13_824, 40, 40, 40, 32_000), "llama-3-70b": _llama(8192, 28_672, 80, 64, 8, 128_256),
+    "llama-2-7b": _llama(4096, 11_008, 32, 32, 32, 32_000),
+    "llama-3-8b": _llama(4096, 14_336, 32, 32, 8, 128_256),
+    "llama-2-13b": _llama(5120, 13_824, 40, 40, 40, 32_000),
+    "llama-3-70b": _llama(8192, 28_672, 80, 64, 8, 128_256),
 }
 """Sizes of models that the planner knows by these names."""
-TINY = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1,
-        "eos_token_id": 2}
+TINY = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"tie_word_embeddings": True}, "qwen2": {}, "qwen3": {}, "gemma3_text": {"sliding_window": 16},
-    "gemma2": {"sliding_window": 16}, "gpt_neox": {}, "phi3": {}, "olmo2": {}, "olmo": {"clip_qkv": 8.0}, "granite": {},
-    "smollm3": {}, "mixtral": {"num_local_experts": 4},
-    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1},
+    "llama": {"tie_word_embeddings": True},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma3_text": {"sliding_window": 16},
+    "gemma2": {"sliding_window": 16},
+    "gpt_neox": {},
+    "phi3": {},
+    "olmo2": {},
+    "olmo": {"clip_qkv": 8.0},
+    "granite": {},
+    "smollm3": {},
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "decoder_sparse_step": 1,
+    },
 }
 """Model families with the settings that make them differ."""
 CAPABILITIES = {torch.bfloat16: (8, 9), torch.float16: (7, 5)}
@@ -45,16 +80,22 @@ CAPABILITIES = {torch.bfloat16: (8, 9), torch.float16: (7, 5)}
 def tiny(kind: str) -> dict[str, Any]:
     """The sizes of a small model of a family."""
     without = ("phi3", "olmo", "olmo2")
-    return {key: value for key, value in TINY.items() if key != "head_dim" or kind not in without} | FAMILIES[kind]
+    return {
+        key: value for key, value in TINY.items() if key != "head_dim" or kind not in without
+    } | FAMILIES[kind]
 
 
-def base(ledger: Ledger, sizes: dict[str, Any], storage: str, dtype: torch.dtype, kind: str = "llama") -> Any:
+def base(
+    ledger: Ledger, sizes: dict[str, Any], storage: str, dtype: torch.dtype, kind: str = "llama"
+) -> Any:
     """A base as ``models.loading.load_base`` leaves it, without ``hold``; weights are quantized one after the other."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from assistant_builder.models.loading import _cast_all_but_linear
 
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), dtype=torch.float16)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **sizes), dtype=torch.float16
+    )
     head, moved = model.get_output_embeddings(), {}
     for parent in [each for each in model.modules() if not isinstance(each, nn.Linear)]:
         for name, layer in list(parent.named_children()):
@@ -79,17 +120,32 @@ def quantized(layer: nn.Linear, storage: str, dtype: torch.dtype) -> nn.Module:
 
     if storage == "int8":
         with _disable_current_modes():
-            wide = Linear8bitLt(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False,
-                                threshold=OUTLIER, device="meta")
+            wide = Linear8bitLt(
+                layer.in_features,
+                layer.out_features,
+                bias=False,
+                has_fp16_weights=False,
+                threshold=OUTLIER,
+                device="meta",
+            )
         values, scales, _ = int8_vectorwise_quant(layer.weight.data)
         wide._parameters["weight"] = nn.Parameter(values, requires_grad=False)
         wide.weight.CB, wide.weight.SCB = None, None
         wide.state.CB, wide.state.SCB, wide.bias = values, scales, layer.bias
         return METHODS[storage]._ready(wide).train(layer.training)
     with _disable_current_modes():
-        made = Linear4bit(layer.in_features, layer.out_features, bias=False, compute_dtype=dtype,
-                          compress_statistics=True, quant_type=storage, device="meta")
-    data, state = quantize_4bit(layer.weight.data, blocksize=64, compress_statistics=True, quant_type=storage)
+        made = Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=False,
+            compute_dtype=dtype,
+            compress_statistics=True,
+            quant_type=storage,
+            device="meta",
+        )
+    data, state = quantize_4bit(
+        layer.weight.data, blocksize=64, compress_statistics=True, quant_type=storage
+    )
     made._parameters["weight"] = nn.Parameter(data, requires_grad=False)
     made.weight.quant_state, made.weight.bnb_quantized, made.quant_state = state, True, state
     made.bias = layer.bias
@@ -103,15 +159,28 @@ def batch(rows: int, length: int, supervised: int, *, equal: bool = True) -> dic
 
     with _disable_current_modes():
         lengths = [length] * rows if equal else [length - index for index in range(rows)]
-        examples = [Example(tuple(range(5, 5 + n)), tuple(index >= n - supervised for index in range(n)))
-                    for n in lengths]
+        examples = [
+            Example(tuple(range(5, 5 + n)), tuple(index >= n - supervised for index in range(n)))
+            for n in lengths
+        ]
         made = TrainingCollator(0)(list(to_dataset(examples)))
-    return {key: torch.empty(value.shape, dtype=value.dtype, device="cuda") if isinstance(value, torch.Tensor)
-            else value for key, value in made.items()}
+    return {
+        key: torch.empty(value.shape, dtype=value.dtype, device="cuda")
+        if isinstance(value, torch.Tensor)
+        else value
+        for key, value in made.items()
+    }
 
 
-def adapted(model: Any, train: TrainConfig, dtype: torch.dtype, *, kernels: str = "fused", rounds: str = "",
-            checkpointing: bool = False) -> Any:
+def adapted(
+    model: Any,
+    train: TrainConfig,
+    dtype: torch.dtype,
+    *,
+    kernels: str = "fused",
+    rounds: str = "",
+    checkpointing: bool = False,
+) -> Any:
     """A base with adapters, prepared as TwinTrainer prepares it on a GPU."""
     from assistant_builder.models.loading import add_adapter
     from assistant_builder.models.lora_layers import hold_in_compute_dtype, train_through_rounding
@@ -170,15 +239,34 @@ def answer(model: Any, prompt: int, length: int, **sampling: Any) -> list[int]:
     from assistant_builder.inference.generate import generate_tokens
     from assistant_builder.inference.session import Sampling
 
-    return list(generate_tokens(model, Prompter, [3] * prompt, length, Sampling(**sampling), threading.Event()))
+    return list(
+        generate_tokens(
+            model, Prompter, [3] * prompt, length, Sampling(**sampling), threading.Event()
+        )
+    )
 
 
-def plan(name: str, config: StudyConfig, batch: Batch, answer: int, *, card: str = "RTX 4090",
-         layers: int | None = None, **more: Any) -> Plan:
+def plan(
+    name: str,
+    config: StudyConfig,
+    batch: Batch,
+    answer: int,
+    *,
+    card: str = "RTX 4090",
+    layers: int | None = None,
+    **more: Any,
+) -> Plan:
     """The plan of a training on a card, for a model of the catalog or its first layers."""
     whole = load_architecture(name)[1]
     if layers is not None:
-        whole = replace(whole, blocks=whole.blocks[:layers], modules=tuple(
-            each for each in whole.modules if ".layers." not in each.name or int(each.name.split(".")[2]) < layers))
+        whole = replace(
+            whole,
+            blocks=whole.blocks[:layers],
+            modules=tuple(
+                each
+                for each in whole.modules
+                if ".layers." not in each.name or int(each.name.split(".")[2]) < layers
+            ),
+        )
     lengths = Lengths(batch.length, batch.length, answer, answer)
     return Plan(name, whole, config, choose_machine(card=card), 32, lengths, largest=batch, **more)

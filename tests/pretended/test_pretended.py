@@ -15,22 +15,41 @@ from tests.pretended import guard
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = ("cases_steps", "cases_peaks")
-FILES = sorted(Path(__file__).parent.glob("cases_*.py"), key=lambda path: (path.stem not in LONGEST, path.stem))
+FILES = sorted(
+    Path(__file__).parent.glob("cases_*.py"), key=lambda path: (path.stem not in LONGEST, path.stem)
+)
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[subprocess.CompletedProcess[str]]]]:
+def runs(
+    request: pytest.FixtureRequest,
+) -> Iterator[dict[Path, Future[subprocess.CompletedProcess[str]]]]:
     """The chosen files, two at a time."""
     if problem := guard.missing():
         pytest.skip(problem)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+    }
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     guard.build()
-    chosen = [item.callspec.params["cases"] for item in request.session.items
-              if item.path == request.path and hasattr(item, "callspec")]
+    chosen = [
+        item.callspec.params["cases"]
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    ]
     with ThreadPoolExecutor(2) as pool:
-        yield {path: pool.submit(subprocess.run, guard.command(str(path)), cwd=ROOT, capture_output=True, text=True,
-                                 check=False, env=environment) for path in chosen}
+        yield {
+            path: pool.submit(
+                subprocess.run,
+                guard.command(str(path)),
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=environment,
+            )
+            for path in chosen
+        }
 
 
 @pytest.mark.long
@@ -40,7 +59,9 @@ def test_the_gpu_path_on_a_pretended_card(cases: Path, runs: dict[Path, Any]) ->
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-4_000:]}"
 
 
-def test_what_the_card_lacks_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_card_lacks_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guard.sys, "platform", "linux")
     monkeypatch.setattr(guard.importlib.metadata, "version", lambda name: "2.13.0")
     monkeypatch.setattr(guard, "_torch", lambda: tmp_path)

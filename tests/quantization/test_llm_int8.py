@@ -13,7 +13,12 @@ from torch import nn
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base, model_bytes
-from assistant_builder.models.lora_layers import TwinLoraLinear, dequantize_to_compute_dtype, merge, quantize
+from assistant_builder.models.lora_layers import (
+    TwinLoraLinear,
+    dequantize_to_compute_dtype,
+    merge,
+    quantize,
+)
 from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import plan_study
 from assistant_builder.quantization import METHODS, method_of
@@ -67,8 +72,12 @@ def test_the_values_of_a_loaded_base_are_those_of_bitsandbytes(base: Path) -> No
             assert torch.equal(found.state.SCB, scales)
             assert found.state.CB.data_ptr() == found.weight.data_ptr()  # stored once
             assert found.state.threshold == OUTLIER and not found.weight.requires_grad
-        assert torch.allclose(INT8.dequantize(layer), int8_vectorwise_dequant(values, scales), rtol=1e-6)
-        assert torch.equal(values, wide[name].weight.float().mul(127 / scales[:, None]).round().to(torch.int8))
+        assert torch.allclose(
+            INT8.dequantize(layer), int8_vectorwise_dequant(values, scales), rtol=1e-6
+        )
+        assert torch.equal(
+            values, wide[name].weight.float().mul(127 / scales[:, None]).round().to(torch.int8)
+        )
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -89,14 +98,18 @@ def test_evaluation_computes_what_the_library_s_own_layer_does(dtype: torch.dtyp
     with torch.no_grad():
         found = int8_layer(plain.eval())(x)
         assert found.dtype == dtype and torch.equal(found, own(x))
-        weights_alone = nn.functional.linear(x.float(), INT8.dequantize(int8_layer(plain)), plain.bias.float())
+        weights_alone = nn.functional.linear(
+            x.float(), INT8.dequantize(int8_layer(plain)), plain.bias.float()
+        )
     assert (found.float() - weights_alone).abs().max() > 1e-3  # the inputs are rounded too
 
 
 def test_columns_with_an_outlier_are_not_rounded() -> None:
     plain = plain_layer(bias=False).eval()
     layer, rounded = int8_layer(plain), int8_layer(plain)
-    rounded.state.threshold = 0.0  # every column is rounded, those with outliers set the scale of their row
+    rounded.state.threshold = (
+        0.0  # every column is rounded, those with outliers set the scale of their row
+    )
     x, exact = inputs(), inputs() @ plain.weight.float().T
 
     def apart(found: torch.Tensor) -> float:
@@ -138,7 +151,9 @@ def test_the_gradient_of_rounded_products_passes_the_rounding_unchanged() -> Non
     result = layer(x)
     grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(3))
     result.backward(grad)
-    assert torch.allclose(x.grad, (grad.view(-1, 48) @ INT8.dequantize(layer)).view(x.shape), atol=1e-5)
+    assert torch.allclose(
+        x.grad, (grad.view(-1, 48) @ INT8.dequantize(layer)).view(x.shape), atol=1e-5
+    )
 
 
 def test_a_cpu_evaluates_the_stored_layers_and_trains_with_dequantized_ones(base: Path) -> None:
@@ -168,24 +183,39 @@ def test_clones_share_the_stored_weights(base: Path) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_base_occupies_the_planned_bytes_about_half_of_float16(tmp_path: Path, bias: bool) -> None:
+def test_a_base_occupies_the_planned_bytes_about_half_of_float16(
+    tmp_path: Path, bias: bool
+) -> None:
     if bias:
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
         torch.manual_seed(0)
         folder = tmp_path / "base"
-        Qwen2ForCausalLM(Qwen2Config(
-            vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2)).half().save_pretrained(folder)
+        Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=128,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+            )
+        ).half().save_pretrained(folder)
     else:
         folder = tiny_base(tmp_path / "base")
-    config = StudyConfig().with_changes({"model.base": str(folder), "model.quant_type": "int8",
-                                         "model.compute_dtype": "bfloat16"})
+    config = StudyConfig().with_changes(
+        {"model.base": str(folder), "model.quant_type": "int8", "model.compute_dtype": "bfloat16"}
+    )
     plan = plan_study(config)
-    assert model_bytes(load_base(BaseSpec(folder, "int8", True, "bfloat16"))) == plan.qlora.weights_bytes
+    assert (
+        model_bytes(load_base(BaseSpec(folder, "int8", True, "bfloat16")))
+        == plan.qlora.weights_bytes
+    )
     linear = {module.name for module in plan.architecture.linear()}
-    narrow, wide = (sum(stored for name, _, stored in method.layers if name in linear)
-                    for method in (plan.qlora, plan.lora))
+    narrow, wide = (
+        sum(stored for name, _, stored in method.layers if name in linear)
+        for method in (plan.qlora, plan.lora)
+    )
     assert 0.5 < narrow / wide < 0.55
     assert INT8.weight_bytes(4096, 4096, double_quant=True) == 4096 * 4096 + 4 * 4096
 
@@ -194,10 +224,18 @@ def test_a_base_that_fsdp_would_shard_is_refused(base: Path) -> None:
     with pytest.raises(ConfigError, match="stored as int8 cannot be sharded") as refused:
         load_base(BaseSpec(base, "int8", True, "float32", sharded=True))
     assert "executor.spread=ddp" in str(refused.value.remedy)
-    config = StudyConfig().with_changes({"model.base": str(base), "model.quant_type": "int8", "executor.devices": 2,
-                                         "executor.spread": "fsdp"})
+    config = StudyConfig().with_changes(
+        {
+            "model.base": str(base),
+            "model.quant_type": "int8",
+            "executor.devices": 2,
+            "executor.spread": "fsdp",
+        }
+    )
     plan = plan_study(config)  # before anything is trained, and only for arms that are stored so
-    assert plan.shards == 2 and "stored as int8 cannot be sharded" in str(refusal(plan, "lora", "qlora"))
+    assert plan.shards == 2 and "stored as int8 cannot be sharded" in str(
+        refusal(plan, "lora", "qlora")
+    )
     assert "int8" in str(refusal(plan)) and refusal(plan, "lora") is None
 
 
@@ -208,7 +246,9 @@ def test_doctor_notices_wrong_products(monkeypatch: pytest.MonkeyPatch) -> None:
         INT8.check("cpu")
 
 
-def test_predictions_are_nearer_to_float16_than_those_of_nf4(short_base: Path, compute_dtype: str) -> None:
+def test_predictions_are_nearer_to_float16_than_those_of_nf4(
+    short_base: Path, compute_dtype: str
+) -> None:
     from assistant_builder.models.chat_template import ChatTokenizer
 
     text = "Thread the needle from the front, then turn the hand wheel until the needle is at its highest position."
@@ -234,11 +274,20 @@ def test_predictions_are_nearer_to_float16_than_those_of_nf4(short_base: Path, c
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
-def test_an_interrupted_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.training.trainer import TwinTrainer
 
-    how: dict[str, Any] = {"storage": "int8", "dtype": "float32", "train.max_steps": 4, "train.evaluations": 2,
-                           "train.epochs": 10, "train.dropout": 0.1, "train.learning_rate": 1e-2}
+    how: dict[str, Any] = {
+        "storage": "int8",
+        "dtype": "float32",
+        "train.max_steps": 4,
+        "train.evaluations": 2,
+        "train.epochs": 10,
+        "train.dropout": 0.1,
+        "train.learning_rate": 1e-2,
+    }
     compute_loss, calls = TwinTrainer.compute_loss, 0
 
     def stopping(self: TwinTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -249,7 +298,11 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(tmp_path: Path, monke
         return compute_loss(self, *args, **kwargs)
 
     def adapters(made: TwinTrainer) -> dict[str, torch.Tensor]:
-        return {name: value.detach().clone() for name, value in made.model.named_parameters() if value.requires_grad}
+        return {
+            name: value.detach().clone()
+            for name, value in made.model.named_parameters()
+            if value.requires_grad
+        }
 
     undisturbed = trainer(tmp_path / "one", "cpu", **how)
     before = adapters(undisturbed)
@@ -262,35 +315,51 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(tmp_path: Path, monke
     assert resumed.start == 2
     resumed.run()
     wanted, found = adapters(undisturbed), adapters(resumed)
-    assert wanted.keys() == found.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert wanted.keys() == found.keys() and all(
+        torch.equal(found[name], value) for name, value in wanted.items()
+    )
     assert any(not torch.equal(before[name], value) for name, value in wanted.items())
 
 
 def test_twins_have_the_same_adapters_over_float16_and_int8(base: Path) -> None:
     train = StudyConfig().train
-    wide, narrow = (dict(add_adapter(load_base(BaseSpec(base, storage, True, "bfloat16")), train, 7).named_modules())
-                    for storage in ("float16", "int8"))
+    wide, narrow = (
+        dict(
+            add_adapter(
+                load_base(BaseSpec(base, storage, True, "bfloat16")), train, 7
+            ).named_modules()
+        )
+        for storage in ("float16", "int8")
+    )
     layers = [name for name, layer in wide.items() if isinstance(layer, TwinLoraLinear)]
-    assert layers and layers == [name for name, layer in narrow.items() if isinstance(layer, TwinLoraLinear)]
+    assert layers and layers == [
+        name for name, layer in narrow.items() if isinstance(layer, TwinLoraLinear)
+    ]
     for name in layers:
         for part in ("lora_A", "lora_B"):
             one, other = (getattr(side[name], part)["default"].weight for side in (wide, narrow))
             assert one.dtype == other.dtype == torch.float32 and torch.equal(one, other)
 
 
-def test_a_merged_model_that_is_quantized_again_is_the_int8_export(base: Path, tmp_path: Path) -> None:
+def test_a_merged_model_that_is_quantized_again_is_the_int8_export(
+    base: Path, tmp_path: Path
+) -> None:
     """The cells LR and QR in a study over int8, and the folder that ``export --format prequantized`` would write."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     for storage in ("float16", "int8"):
-        model = merge(add_adapter(load_base(BaseSpec(base, storage, True, "float32")), StudyConfig().train, 0))
+        model = merge(
+            add_adapter(load_base(BaseSpec(base, storage, True, "float32")), StudyConfig().train, 0)
+        )
         tensors = {name: value.half() for name, value in model.state_dict().items()}
         plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16)
         plain.load_state_dict(tensors)
         plain.save_pretrained(tmp_path / storage / "merged")
         AutoModelForCausalLM.from_pretrained(
-            tmp_path / storage / "merged", dtype=torch.float16,
-            quantization_config=BitsAndBytesConfig(load_in_8bit=True)).save_pretrained(tmp_path / storage / "int8")
+            tmp_path / storage / "merged",
+            dtype=torch.float16,
+            quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        ).save_pretrained(tmp_path / storage / "int8")
         export = AutoModelForCausalLM.from_pretrained(tmp_path / storage / "int8").eval()
         for value in export.parameters():
             if value.is_floating_point():  # as the product computes in this test

@@ -28,7 +28,10 @@ def errors(rows: Array, values: Array, weights: Array) -> Array:
 
 def both(rows: Array, kind: str, weights: Array) -> tuple[Array, Array]:
     """Errors with searched scales and with those of the package gguf."""
-    own, plain = quantize_weighted(rows, kind, weights), quantize_plain(rows, GGMLQuantizationType[kind])
+    own, plain = (
+        quantize_weighted(rows, kind, weights),
+        quantize_plain(rows, GGMLQuantizationType[kind]),
+    )
     assert own.shape == plain.shape and own.dtype == plain.dtype == np.uint8
     return errors(rows, restored(own, kind), weights), errors(rows, restored(plain, kind), weights)
 
@@ -52,13 +55,20 @@ def test_the_error_of_no_block_is_above_the_plain_one(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", WEIGHTED_TYPES)
 @settings(max_examples=60, deadline=None)
-@given(values=st.lists(st.floats(-60000, 60000, width=16), min_size=BLOCK, max_size=BLOCK),
-       weights=st.lists(st.floats(0, 1e6, width=32), min_size=BLOCK, max_size=BLOCK))
-def test_no_values_and_weights_raise_the_error(kind: str, values: list[float], weights: list[float]) -> None:
+@given(
+    values=st.lists(st.floats(-60000, 60000, width=16), min_size=BLOCK, max_size=BLOCK),
+    weights=st.lists(st.floats(0, 1e6, width=32), min_size=BLOCK, max_size=BLOCK),
+)
+def test_no_values_and_weights_raise_the_error(
+    kind: str, values: list[float], weights: list[float]
+) -> None:
     rows, column_weights = np.array([values], np.float32), np.array(weights)
     own, plain = both(rows, kind, column_weights)
     if np.isfinite(plain).all():
-        assert own[0] <= plain[0] * (1 + 1e-5) + 1e-6 * column_weights.max() * np.abs(rows).max() ** 2 * 1e-6
+        assert (
+            own[0]
+            <= plain[0] * (1 + 1e-5) + 1e-6 * column_weights.max() * np.abs(rows).max() ** 2 * 1e-6
+        )
     assert np.isfinite(restored(quantize_weighted(rows, kind, column_weights), kind)).all()
 
 
@@ -67,20 +77,34 @@ def test_equal_weights_are_plain_least_squares(kind: str) -> None:
     rows, _ = matrix(3)
     ones = quantize_weighted(rows, kind, np.ones(rows.shape[1]))
     assert np.array_equal(ones, quantize_weighted(rows, kind, np.full(rows.shape[1], 7.5)))
-    assert (errors(rows, restored(ones, kind), np.ones(rows.shape[1]))
-            <= errors(rows, restored(quantize_plain(rows, GGMLQuantizationType[kind]), kind), np.ones(rows.shape[1]))
-            * (1 + 1e-6)).all()
+    assert (
+        errors(rows, restored(ones, kind), np.ones(rows.shape[1]))
+        <= errors(
+            rows,
+            restored(quantize_plain(rows, GGMLQuantizationType[kind]), kind),
+            np.ones(rows.shape[1]),
+        )
+        * (1 + 1e-6)
+    ).all()
 
 
 def test_the_scale_of_a_block_is_close_to_the_best_of_all() -> None:
     """Every scale of float16 within the range that is searched, on ten blocks."""
     rows, weights = matrix(5, columns=BLOCK)
     for row in rows[:10]:
-        own = errors(row[None], restored(quantize_weighted(row[None], "Q4_0", weights), "Q4_0"), weights)[0]
+        own = errors(
+            row[None], restored(quantize_weighted(row[None], "Q4_0", weights), "Q4_0"), weights
+        )[0]
         start = np.abs(row).max() / 8
-        scales = np.unique(np.linspace(0.75 * start, 1.1 * start, 2000).astype(np.float16)).astype(np.float64)
-        best = min((weights * (row - sign * scale * np.clip(np.rint(row / (sign * scale)), -8, 7)) ** 2).sum()
-                   for scale, sign in itertools.product(scales, (1, -1)))
+        scales = np.unique(np.linspace(0.75 * start, 1.1 * start, 2000).astype(np.float16)).astype(
+            np.float64
+        )
+        best = min(
+            (
+                weights * (row - sign * scale * np.clip(np.rint(row / (sign * scale)), -8, 7)) ** 2
+            ).sum()
+            for scale, sign in itertools.product(scales, (1, -1))
+        )
         assert own <= 1.6 * best
 
 
@@ -89,7 +113,14 @@ def test_columns_without_weight_do_not_count() -> None:
     rows[0, 0], weights = 8.0, np.ones(BLOCK)
     weights[0] = 0
     found = restored(quantize_weighted(rows, "Q4_1", weights), "Q4_1")
-    assert np.abs(found[0, 1:] - 0.1).max() < np.abs(
-        restored(quantize_plain(rows, GGMLQuantizationType.Q4_1), "Q4_1")[0, 1:] - 0.1).max() + 1e-9
+    assert (
+        np.abs(found[0, 1:] - 0.1).max()
+        < np.abs(
+            restored(quantize_plain(rows, GGMLQuantizationType.Q4_1), "Q4_1")[0, 1:] - 0.1
+        ).max()
+        + 1e-9
+    )
     for kind in WEIGHTED_TYPES:
-        assert not restored(quantize_weighted(np.zeros((2, BLOCK), np.float32), kind, np.zeros(BLOCK)), kind).any()
+        assert not restored(
+            quantize_weighted(np.zeros((2, BLOCK), np.float32), kind, np.zeros(BLOCK)), kind
+        ).any()

@@ -25,7 +25,9 @@ class FakeEmbedder:
         for row, text in enumerate(texts):
             self.embedded.append(text)
             for word in split_words(text):
-                vectors[row] += np.random.default_rng(zlib.crc32(word.encode())).standard_normal(DIMENSIONS)
+                vectors[row] += np.random.default_rng(zlib.crc32(word.encode())).standard_normal(
+                    DIMENSIONS
+                )
             vectors[row] /= max(float(np.linalg.norm(vectors[row])), 1e-9)
             if progress is not None:
                 progress(row + 1, len(texts))
@@ -35,4 +37,6 @@ class FakeEmbedder:
 def pair(row: int, *turns: str, **fields: Any) -> Pair:
     """A pair of alternating user and assistant turns."""
     roles = ("user", "assistant") * (len(turns) // 2)
-    return Pair(row, tuple(Message(role, text) for role, text in zip(roles, turns, strict=True)), **fields)
+    return Pair(
+        row, tuple(Message(role, text) for role, text in zip(roles, turns, strict=True)), **fields
+    )

@@ -33,38 +33,72 @@ def talk(*questions: str) -> list[Message]:
 
 def rule(threshold: float = 0.5, second: float = 0.75, named: float = 0.65) -> DeclineRule:
     plain = (0.0,) * len(NAMES)
-    return DeclineRule(plain, (1.0,) * len(NAMES), plain, 0.0, threshold, 0.04, True, 9, 0, 9, 9, "No.", second, named)
+    return DeclineRule(
+        plain,
+        (1.0,) * len(NAMES),
+        plain,
+        0.0,
+        threshold,
+        0.04,
+        True,
+        9,
+        0,
+        9,
+        9,
+        "No.",
+        second,
+        named,
+    )
 
 
 def fact(answer: str, question: str = "When is the shop open?") -> Fact:
     return Fact(1, 0, question, answer, "", None, None, True)
 
 
-@pytest.mark.parametrize(("question", "words"), [
-    ("And on Mondays?", ["mondays"]), ("what's in it?", []), ("Until when?", []), ("Wo ist das?", []),
-    ("Et le lundi ?", ["lundi"]), ("¿Y los lunes?", ["lunes"]), ("How old is the cat on the Copper Wren?",
-                                                                ["old", "cat", "copper", "wren"])])
-def test_content_words_are_no_function_words_of_four_languages(question: str, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("And on Mondays?", ["mondays"]),
+        ("what's in it?", []),
+        ("Until when?", []),
+        ("Wo ist das?", []),
+        ("Et le lundi ?", ["lundi"]),
+        ("¿Y los lunes?", ["lunes"]),
+        ("How old is the cat on the Copper Wren?", ["old", "cat", "copper", "wren"]),
+    ],
+)
+def test_content_words_are_no_function_words_of_four_languages(
+    question: str, words: list[str]
+) -> None:
     assert content_words(question) == words
 
 
 def test_a_question_is_looked_up_alone_whatever_was_asked_before() -> None:
     question = "Which captain commands the Copper Wren?"
-    first, second = looks(talk("Do you rent bikes?", "Is there a bus?", question), conversations=False)
+    first, second = looks(
+        talk("Do you rent bikes?", "Is there a bus?", question), conversations=False
+    )
     assert second is None and first == looks(talk(question), conversations=False)[0]
     assert first.messages == alone(talk(question)) == tuple(talk(question))
 
 
 def test_a_short_question_is_looked_up_again_with_the_turn_before() -> None:
-    first, second = looks(talk("Do you rent bikes?", "When is the café open?", "And on Mondays?"), conversations=False)
+    first, second = looks(
+        talk("Do you rent bikes?", "When is the café open?", "And on Mondays?"), conversations=False
+    )
     assert first == looks(talk("And on Mondays?"), conversations=False)[0]
     assert second is not None and second.messages == first.messages
-    assert (second.query.question, second.query.history) == ("And on Mondays?", "When is the café open?")
+    assert (second.query.question, second.query.history) == (
+        "And on Mondays?",
+        "When is the café open?",
+    )
 
 
 def test_the_turn_before_may_be_a_follow_up_itself() -> None:
-    _, second = looks(talk("Is there a bus?", "When is the café open?", "And on Mondays?", "Until when?"),
-                      conversations=False)
+    _, second = looks(
+        talk("Is there a bus?", "When is the café open?", "And on Mondays?", "Until when?"),
+        conversations=False,
+    )
     assert second is not None and second.query.history == "When is the café open?\nAnd on Mondays?"
 
 
@@ -78,7 +112,9 @@ def test_assistants_of_conversations_read_earlier_turns() -> None:
 
 
 def settled(question: str, first: float, second: float | None) -> int | None:
-    taken = (lambda: Judged(second, fact(HUT, "What does a hut cost?"))) if second is not None else None
+    taken = (
+        (lambda: Judged(second, fact(HUT, "What does a hut cost?"))) if second is not None else None
+    )
     return settle(rule(), question, Judged(first, fact(SHOP)), taken)
 
 
@@ -115,9 +151,18 @@ def test_without_a_fact_in_the_prompt_nothing_is_answered() -> None:
     assert settle(rule(), "Where?", Judged(0.2, None), lambda: Judged(0.9, None)) is None
 
 
-@pytest.mark.parametrize(("text", "chosen"), [
-    (SHOP, SHOP), (SHOP.upper(), SHOP), ("The shop is open from 8 to 13.", SHOP), ("A hut costs 64 pounds", HUT),
-    ("Yes, a hut costs 64 pounds.", SHOP), ("A hat", SHOP), ("", SHOP)])
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        (SHOP, SHOP),
+        (SHOP.upper(), SHOP),
+        ("The shop is open from 8 to 13.", SHOP),
+        ("A hut costs 64 pounds", HUT),
+        ("Yes, a hut costs 64 pounds.", SHOP),
+        ("A hat", SHOP),
+        ("", SHOP),
+    ],
+)
 def test_an_answer_is_given_in_the_words_of_the_fact_that_it_begins(text: str, chosen: str) -> None:
     assert own_words(text, [SHOP, HUT]) == chosen
 
@@ -127,7 +172,9 @@ def test_a_fact_is_chosen_as_soon_as_only_one_is_left() -> None:
     assert own_words("The tea hut at", tea, complete=False) is None
     assert own_words("The tea hut at Ha", tea, complete=False) is None  # the word may go on
     assert own_words("The tea hut at Harl P", tea, complete=False) == tea[1]
-    assert own_words("The tea hut in Fennick", tea, complete=False) == tea[0]  # neither goes on so: the better one
+    assert (
+        own_words("The tea hut in Fennick", tea, complete=False) == tea[0]
+    )  # neither goes on so: the better one
     assert own_words("Ten", tea, complete=False) is None
     assert own_words("Ten pasties", tea, complete=False) == tea[0]
     assert own_words("Yes", ["No.", "Yes."]) == "Yes."
@@ -138,10 +185,19 @@ def test_a_changed_number_is_not_verbatim() -> None:
     assert not is_verbatim("The shop is open from 8 to 13.", [HUT, SHOP])
 
 
-@pytest.mark.parametrize(("split", "reads"), [
-    ({"counts": {"train": 3}, "turns": {"train": 3}}, False), ({"counts": {"train": 3}, "turns": {"train": 4}}, True),
-    ({"counts": {"train": 3000}, "turns": {"train": 3009}}, False), ({}, False), (None, False)])
-def test_one_conversation_among_thousands_of_rows_makes_no_assistant_of_conversations(split: Any, reads: bool) -> None:
+@pytest.mark.parametrize(
+    ("split", "reads"),
+    [
+        ({"counts": {"train": 3}, "turns": {"train": 3}}, False),
+        ({"counts": {"train": 3}, "turns": {"train": 4}}, True),
+        ({"counts": {"train": 3000}, "turns": {"train": 3009}}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_one_conversation_among_thousands_of_rows_makes_no_assistant_of_conversations(
+    split: Any, reads: bool
+) -> None:
     study = new_study("spoken")
     if split is not None:
         write_json(study.folder / "data" / "split.json", split)

@@ -22,20 +22,34 @@ from assistant_builder.retrieval.decline import (
     rule_of,
 )
 
-FOUND = Retrieved(similarity=0.8, certainty=-0.3, nearby=0.5, answers=["The ferry leaves at nine.", "It is red."])
+FOUND = Retrieved(
+    similarity=0.8, certainty=-0.3, nearby=0.5, answers=["The ferry leaves at nine.", "It is red."]
+)
 
 
 def evidence(rng: np.random.Generator, mean: float, count: int) -> list[Evidence]:
     """Evidence whose similarity alone tells answerable questions (high) from others (low)."""
-    return [Evidence(similarity=float(rng.normal(mean, 0.1)), certainty=-0.5, nearby=0.2,
-                     probability=float(rng.normal(-0.2, 0.1)), grounded=1.0) for _ in range(count)]
+    return [
+        Evidence(
+            similarity=float(rng.normal(mean, 0.1)),
+            certainty=-0.5,
+            nearby=0.2,
+            probability=float(rng.normal(-0.2, 0.1)),
+            grounded=1.0,
+        )
+        for _ in range(count)
+    ]
 
 
 def fitted(seed: int = 0, count: int = 200, target: float = 0.05, gap: float = 0.4) -> DeclineRule:
     rng = np.random.default_rng(seed)
-    rule = fit([*evidence(rng, 0.4 + gap, count), *evidence(rng, 0.4, count)],
-               [ANSWERABLE] * count + [WITHHELD] * count, [str(place) for place in range(count)] * 2, target=target,
-               sentence="I don't know.")
+    rule = fit(
+        [*evidence(rng, 0.4 + gap, count), *evidence(rng, 0.4, count)],
+        [ANSWERABLE] * count + [WITHHELD] * count,
+        [str(place) for place in range(count)] * 2,
+        target=target,
+        sentence="I don't know.",
+    )
     assert rule is not None
     return rule
 
@@ -48,13 +62,17 @@ def test_the_rule_declines_what_was_not_found() -> None:
 
 
 @pytest.mark.parametrize(("target", "count"), [(0.02, 200), (0.05, 200), (0.2, 200), (0.05, 40)])
-def test_the_expected_share_of_false_declines_stays_at_the_target(target: float, count: int) -> None:
+def test_the_expected_share_of_false_declines_stays_at_the_target(
+    target: float, count: int
+) -> None:
     shares = []
     for seed in range(60):  # even where the evidence hardly tells the two apart
         rule, rng = fitted(seed, count, target, gap=0.1), np.random.default_rng(seed + 1000)
         shares.append(np.mean([rule.declines(each) for each in evidence(rng, 0.5, 300)]))
         assert rule.guaranteed and (rule.declined + 1) / (rule.answerable + 1) <= target
-    assert np.mean(shares) <= target + 2 * np.std(shares) / len(shares) ** 0.5  # two standard errors
+    assert (
+        np.mean(shares) <= target + 2 * np.std(shares) / len(shares) ** 0.5
+    )  # two standard errors
 
 
 def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it() -> None:
@@ -65,21 +83,31 @@ def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it() -> No
 def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule() -> None:
     rng = np.random.default_rng(0)
     assert fit([], [], [], target=0.04, sentence="") is None
-    assert fit(evidence(rng, 0.8, 4), [ANSWERABLE] * 4, list("abcd"), target=0.04, sentence="") is None
+    assert (
+        fit(evidence(rng, 0.8, 4), [ANSWERABLE] * 4, list("abcd"), target=0.04, sentence="") is None
+    )
     kinds = [ANSWERABLE, ANSWERABLE, WITHHELD, TO_DECLINE]
     assert fit(evidence(rng, 0.8, 4), kinds, list("aaab"), target=0.04, sentence="") is None
     assert fit(evidence(rng, 0.8, 4), kinds, list("abab"), target=0.04, sentence="") is not None
 
 
 @pytest.mark.parametrize(("count", "share"), [(100, 0.5), (60, 0.5), (30, 1 / 3), (10, 1 / 7)])
-def test_withheld_and_real_questions_count_equally_unless_there_are_few(count: int, share: float) -> None:
+def test_withheld_and_real_questions_count_equally_unless_there_are_few(
+    count: int, share: float
+) -> None:
     """Evidence that is constant within each kind, so that the weights of the kinds decide the bias of the rest."""
+
     def at(similarity: float, number: int) -> list[Evidence]:
         return [Evidence(similarity, 0.0, 0.0, 0.0, 0.0)] * number
 
     both = [*at(1.0, 300), *at(0.0, 300), *at(1.0, count)]  # real ones look like answerable ones
-    rule = fit(both, [ANSWERABLE] * 300 + [WITHHELD] * 300 + [TO_DECLINE] * count,
-               [str(place) for place in range(len(both))], target=0.05, sentence="")
+    rule = fit(
+        both,
+        [ANSWERABLE] * 300 + [WITHHELD] * 300 + [TO_DECLINE] * count,
+        [str(place) for place in range(len(both))],
+        target=0.05,
+        sentence="",
+    )
     assert rule is not None
     assert rule.confidence(at(1.0, 1)[0]) == pytest.approx(1 / (1 + share), abs=0.03)
 
@@ -96,7 +124,8 @@ def test_an_answer_is_grounded_if_it_begins_as_a_fact() -> None:
 def test_only_the_first_tokens_count() -> None:
     sure, late = [-0.1] * FIRST_TOKENS, [-9.0] * 5
     assert evidence_of(FOUND, "The ferry leaves at nine", sure, ()) == evidence_of(
-        FOUND, "The ferry leaves at nine", sure + late, ())
+        FOUND, "The ferry leaves at nine", sure + late, ()
+    )
 
 
 def test_a_rule_survives_its_file(tmp_path: Path) -> None:
@@ -106,8 +135,13 @@ def test_a_rule_survives_its_file(tmp_path: Path) -> None:
     assert rule_of(path) == rule
     write_json(path, {"inputs": {}, "rule": None})
     assert rule_of(path) is None
-    for damage in ({"evidence": ["similarity"]}, {"weights": None, "bogus": 1}, {"bogus": 1}, {"center": [1.0]},
-                   *({name: value} for name in rule.to_record() for value in ({}, "x"))):
+    for damage in (
+        {"evidence": ["similarity"]},
+        {"weights": None, "bogus": 1},
+        {"bogus": 1},
+        {"center": [1.0]},
+        *({name: value} for name in rule.to_record() for value in ({}, "x")),
+    ):
         if damage == {"sentence": "x"}:
             continue
         write_json(path, {"inputs": {}, "rule": {**rule.to_record(), **damage}})
@@ -139,8 +173,21 @@ def test_there_is_always_a_rule_that_declines_what_is_far(scores: list[float]) -
 def test_few_second_looks_of_questions_to_decline_are_answered() -> None:
     rng = np.random.default_rng(2)
     known, unknown, second = (evidence(rng, mean, 200) for mean in (0.8, 0.4, 0.55))
-    rule = fit([*known, *unknown], [ANSWERABLE] * 200 + [WITHHELD] * 200, [str(place) for place in range(200)] * 2,
-               target=0.05, sentence="No.", follow_ups=second)
+    rule = fit(
+        [*known, *unknown],
+        [ANSWERABLE] * 200 + [WITHHELD] * 200,
+        [str(place) for place in range(200)] * 2,
+        target=0.05,
+        sentence="No.",
+        follow_ups=second,
+    )
     assert rule is not None and rule.follow_up_threshold >= rule.named_threshold >= rule.threshold
     sure = np.array([rule.confidence(each) for each in second])
-    assert 0 < (sure >= rule.follow_up_threshold).sum() <= 6 < 40 < (sure >= rule.named_threshold).sum() <= 60
+    assert (
+        0
+        < (sure >= rule.follow_up_threshold).sum()
+        <= 6
+        < 40
+        < (sure >= rule.named_threshold).sum()
+        <= 60
+    )

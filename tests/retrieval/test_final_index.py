@@ -8,7 +8,12 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
 from assistant_builder.retrieval import recommend, recommended_approach, write_index
-from assistant_builder.retrieval.final import ADDED, answers_added, served_index_folder, write_final_index
+from assistant_builder.retrieval.final import (
+    ADDED,
+    answers_added,
+    served_index_folder,
+    write_final_index,
+)
 from assistant_builder.retrieval.index import Index
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
@@ -17,13 +22,18 @@ from tests.synthetic_study import LARGE, new_study, with_data
 
 def indexed(**changes: object) -> Study:
     study = with_data(new_study("ferries", LARGE, approaches=["grounded"], **changes))
-    training, validation = (load_split(study.folder / "data", split) for split in ("train", "validation"))
+    training, validation = (
+        load_split(study.folder / "data", split) for split in ("train", "validation")
+    )
     write_index(study.retrieval_folder, training, validation, FakeEmbedder(), {})
     return study
 
 
 def others(study: Study) -> list[Pair]:
-    return [*load_split(study.folder / "data", "validation"), *load_split(study.folder / "data", "heldout")]
+    return [
+        *load_split(study.folder / "data", "validation"),
+        *load_split(study.folder / "data", "heldout"),
+    ]
 
 
 NEW = pair(9001, "Where does the new barge moor?", "At the stone quay behind the mill.")
@@ -31,9 +41,13 @@ NEW = pair(9001, "Where does the new barge moor?", "At the stone quay behind the
 
 def test_answers_that_training_lacks_are_added_for_serving_alone() -> None:
     study = indexed()
-    before = {path.name: file_hash(path) for path in study.retrieval_folder.iterdir() if path.is_file()}
+    before = {
+        path.name: file_hash(path) for path in study.retrieval_folder.iterdir() if path.is_file()
+    }
     files = write_final_index(study, [*others(study), NEW], FakeEmbedder())
-    assert {path.name: file_hash(path) for path in study.retrieval_folder.iterdir() if path.is_file()} == before
+    assert {
+        path.name: file_hash(path) for path in study.retrieval_folder.iterdir() if path.is_file()
+    } == before
     assert served_index_folder(study) == study.retrieval_folder / Study.FINAL_INDEX
     assert set(files) == set(served_index_folder(study).iterdir())
     measured, final = Index.load(study.retrieval_folder), Index.load(served_index_folder(study))
@@ -67,11 +81,17 @@ def test_questions_to_decline_are_no_answers() -> None:
     assert write_final_index(study, [declined], FakeEmbedder()) == []
 
 
-@pytest.mark.parametrize(("covered", "hits", "approach"), [
-    (100, {"1": 80, "3": 95, "5": 99}, "grounded"), (100, {"1": 10, "3": 30, "5": 60}, "memory"),
-    (0, {"1": 0, "3": 0, "5": 0}, "grounded"),
-])
-def test_the_recall_of_the_facts_in_a_prompt_decides(covered: int, hits: dict[str, int], approach: str) -> None:
+@pytest.mark.parametrize(
+    ("covered", "hits", "approach"),
+    [
+        (100, {"1": 80, "3": 95, "5": 99}, "grounded"),
+        (100, {"1": 10, "3": 30, "5": 60}, "memory"),
+        (0, {"1": 0, "3": 0, "5": 0}, "grounded"),
+    ],
+)
+def test_the_recall_of_the_facts_in_a_prompt_decides(
+    covered: int, hits: dict[str, int], approach: str
+) -> None:
     found = recommend({"covered": covered, "hits": hits}, facts=4)
     assert found.approach == approach
     if covered:

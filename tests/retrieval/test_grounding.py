@@ -62,8 +62,10 @@ def test_the_nearest_fact_is_next_to_the_question() -> None:
     facts = [facts_of(each)[0] for each in PAIRS[:2]]
     asked = [Message("system", "Be brief."), Message("user", "And now?")]
     system, question = with_facts(asked, facts)
-    assert system.content == ("Be brief.\n\nQ: Opening time of the hall?\nA: It opens at nine.\n"
-                              "Q: When does the hall open?\nA: It opens at nine.")
+    assert system.content == (
+        "Be brief.\n\nQ: Opening time of the hall?\nA: It opens at nine.\n"
+        "Q: When does the hall open?\nA: It opens at nine."
+    )
     assert question == asked[1]
     assert [message.role for message in with_facts(asked[1:], facts)] == ["system", "user"]
 
@@ -89,8 +91,12 @@ def test_a_long_question_keeps_its_facts_within_the_context() -> None:
 
 
 def test_a_query_is_the_last_question_with_its_history() -> None:
-    talk = [Message("system", "x"), Message("user", "Is there a hall?"), Message("assistant", "Yes."),
-            Message("user", "When does it open?")]
+    talk = [
+        Message("system", "x"),
+        Message("user", "Is there a hall?"),
+        Message("assistant", "Yes."),
+        Message("user", "When does it open?"),
+    ]
     query = query_of(talk)
     assert (query.question, query.history) == ("When does it open?", "Is there a hall?")
 
@@ -115,13 +121,17 @@ def test_another_wording_comes_before_the_own_pair(tmp_path: Path) -> None:
 
 
 def test_the_nearest_wordings_are_left_out_in_half_of_the_training_turns(tmp_path: Path) -> None:
-    wordings = [pair(row, "When does the hall open?" + " please" * row, "It opens at nine.", cluster="open")
-                for row in range(1, 41)]
+    wordings = [
+        pair(row, "When does the hall open?" + " please" * row, "It opens at nine.", cluster="open")
+        for row in range(1, 41)
+    ]
     embedder = FakeEmbedder()
     built = Index.build(wordings, embedder)
     built.save(tmp_path)
     vectors = embedder.encode([fact.query.text for each in wordings for fact in facts_of(each)])
-    write_contexts(tmp_path, built, [("train", wordings, vectors), ("validation", wordings, vectors)])
+    write_contexts(
+        tmp_path, built, [("train", wordings, vectors), ("validation", wordings, vectors)]
+    )
     nearest = {}
     for split in ("train", "validation"):
         contexts = read_contexts(tmp_path, split)
@@ -138,13 +148,17 @@ def test_validation_prompts_hold_what_was_found_and_a_supporting_fact(tmp_path: 
     assert "Opening time of the hall?" in first.messages[0].content, "another wording"
     assert "When does the hall open?" not in first.messages[0].content
     shown = alone.messages[0].content
-    assert shown.startswith("Q: Who keeps the hall?\nA: Ada Flint keeps it.") and shown.count("Q:") == 2
+    assert (
+        shown.startswith("Q: Who keeps the hall?\nA: Ada Flint keeps it.")
+        and shown.count("Q:") == 2
+    )
     assert list(grounded_pairs([PAIRS[3]], contexts, grounder(2), None, 1000)) == [alone]
 
 
 @pytest.mark.parametrize("seed", [None, *range(8)])
 def test_far_facts_are_dropped_from_a_training_row_and_the_supporting_one_never(
-    seed: int | None, tmp_path: Path,
+    seed: int | None,
+    tmp_path: Path,
 ) -> None:
     target, hits = facts_of(PAIRS[0])[0], context(1, tmp_path)
     facts = training_facts(target, hits, 3, seed)
@@ -152,13 +166,23 @@ def test_far_facts_are_dropped_from_a_training_row_and_the_supporting_one_never(
     tokens = Words().count_tokens(whole)
     for longest in range(tokens, 0, -1):
         (row,) = grounded_pairs(PAIRS[:1], {(1, 0): hits}, grounder(), seed, longest)
-        shown = [fact for fact in dict.fromkeys([*facts, target]) if f"Q: {fact.question}\n" in row.messages[0].content]
-        assert any(supports(fact, target) for fact in shown) and row.messages[1:] == PAIRS[0].messages
-        assert Words().count_tokens(row) <= longest or len(shown) == 1, "only a row with one fact may be too long"
+        shown = [
+            fact
+            for fact in dict.fromkeys([*facts, target])
+            if f"Q: {fact.question}\n" in row.messages[0].content
+        ]
+        assert (
+            any(supports(fact, target) for fact in shown) and row.messages[1:] == PAIRS[0].messages
+        )
+        assert Words().count_tokens(row) <= longest or len(shown) == 1, (
+            "only a row with one fact may be too long"
+        )
         needed = next(fact for fact in facts if supports(fact, target))
         kept = [fact for fact in facts if fact in shown or fact is needed]
         others = [fact for fact in facts if fact is not needed]
-        assert [fact for fact in kept if fact is not needed] == others[: len(kept) - 1], "the nearest are kept"
+        assert [fact for fact in kept if fact is not needed] == others[: len(kept) - 1], (
+            "the nearest are kept"
+        )
 
 
 def test_questions_to_decline_are_not_trained(tmp_path: Path) -> None:
@@ -170,11 +194,21 @@ def test_questions_to_decline_are_not_trained(tmp_path: Path) -> None:
 
 
 def test_each_turn_of_a_conversation_has_its_own_facts() -> None:
-    talk = pair(9, "When does the hall open?", "It opens at nine.", "Who keeps it?", "Ada Flint keeps it.")
+    talk = pair(
+        9, "When does the hall open?", "It opens at nine.", "Who keeps it?", "Ada Flint keeps it."
+    )
     first, second = grounded_pairs([talk], {}, grounder(), 0, 1000)
     assert [message.role for message in first.messages] == ["system", "user", "assistant"]
-    assert [message.role for message in second.messages] == ["system", "user", "assistant", "user", "assistant"]
-    assert "Ada Flint" not in first.messages[0].content and "Ada Flint" in second.messages[0].content
+    assert [message.role for message in second.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+    ]
+    assert (
+        "Ada Flint" not in first.messages[0].content and "Ada Flint" in second.messages[0].content
+    )
 
 
 def test_a_study_without_an_index_says_what_to_do(tmp_path: Path) -> None:
@@ -184,9 +218,17 @@ def test_a_study_without_an_index_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_prompt_has_only_facts_that_are_nearly_as_good_as_the_best(tmp_path: Path) -> None:
     facts = [facts_of(each)[0] for each in PAIRS]
-    hits = [Hit(facts[4], 0.9, 0.0, 0.95), Hit(facts[0], 0.8, 0.0, 0.8), Hit(facts[2], 0.8, 0.0, 0.8 - 0.9 * WITHIN),
-            Hit(facts[3], 0.8, 0.0, 0.8 - 1.1 * WITHIN)]
-    assert shown_facts(hits) == [facts[0], facts[2]], "a question to decline is neither shown nor the best"
+    hits = [
+        Hit(facts[4], 0.9, 0.0, 0.95),
+        Hit(facts[0], 0.8, 0.0, 0.8),
+        Hit(facts[2], 0.8, 0.0, 0.8 - 0.9 * WITHIN),
+        Hit(facts[3], 0.8, 0.0, 0.8 - 1.1 * WITHIN),
+    ]
+    assert shown_facts(hits) == [facts[0], facts[2]], (
+        "a question to decline is neither shown nor the best"
+    )
     assert shown_facts(hits[:1]) == shown_facts([]) == []
     far = training_facts(facts[3], hits[1:], 3, 0)
-    assert facts[3] in far and far.count(facts[3]) == 1, "training sees the fact even if the search put it far behind"
+    assert facts[3] in far and far.count(facts[3]) == 1, (
+        "training sees the fact even if the search put it far behind"
+    )

@@ -21,7 +21,14 @@ PAIRS = [
     pair(3, "How much is a ticket?", "A ticket costs nine crowns.", cluster="fare"),
     pair(4, "May I bring a dog?", "Dogs travel free."),
     pair(5, "What does code E-44 mean?", "Close the bow door."),
-    pair(6, "Hello", "Good morning.", "Is the café open?", "The café opens at eight.", group="greeting"),
+    pair(
+        6,
+        "Hello",
+        "Good morning.",
+        "Is the café open?",
+        "The café opens at eight.",
+        group="greeting",
+    ),
     pair(7, "Who won the cup?", "I cannot say.", answerable=False),
 ]
 
@@ -45,7 +52,9 @@ def test_every_assistant_turn_is_a_fact_with_its_history(built: Index) -> None:
     assert len(built.facts) == 8
     first, second = facts_of(PAIRS[5])
     assert first == Fact(6, 0, "Hello", "Good morning.", "", "greeting", None, True)
-    assert second == Fact(6, 1, "Is the café open?", "The café opens at eight.", "Hello", "greeting", None, True)
+    assert second == Fact(
+        6, 1, "Is the café open?", "The café opens at eight.", "Hello", "greeting", None, True
+    )
     assert [fact.answerable for fact in built.facts].count(False) == 1
 
 
@@ -71,42 +80,72 @@ def test_excluded_rows_are_not_returned_but_still_make_words_common(built: Index
     without = Index.build([pair for pair in PAIRS if pair.row not in (1, 2)], FakeEmbedder())
     alone = search(without, asked[0], k=8)[0]
     assert sorted(rows(alone)) == sorted(rows(first))
-    assert {hit.fact.row: hit.similarity for hit in alone} == {hit.fact.row: hit.similarity for hit in first}
+    assert {hit.fact.row: hit.similarity for hit in alone} == {
+        hit.fact.row: hit.similarity for hit in first
+    }
     assert search(built, asked[0], exclude=[{pair.row for pair in PAIRS}]) == [[]]
 
 
 def test_a_rare_code_is_found_by_its_words() -> None:
-    pairs = [pair(row, f"The panel is blinking and shows number {row} since yesterday", f"Do step {row} of the list.")
-             for row in range(100, 160)]
+    pairs = [
+        pair(
+            row,
+            f"The panel is blinking and shows number {row} since yesterday",
+            f"Do step {row} of the list.",
+        )
+        for row in range(100, 160)
+    ]
     hits = search(Index.build(pairs, FakeEmbedder()), "number 137?")[0]
     assert hits[0].fact.row == 137 and hits[0].bm25 > hits[1].bm25
 
 
 def test_searches_do_not_depend_on_the_batch_and_ties_are_in_file_order(
-        built: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = [pair.question for pair in PAIRS] * 5
     together = search(built, *asked, k=5)
     assert together == search(built, *asked, k=5)
     monkeypatch.setattr(index, "_BLOCK", 1)
     assert together == search(built, *asked, k=5)
     answers = [" ".join(words) for words in permutations(["one", "two", "three", "four"])]
-    twins = Index.build([pair(row, "Same?", answers[row]) for row in range(9, 0, -1)], FakeEmbedder())
+    twins = Index.build(
+        [pair(row, "Same?", answers[row]) for row in range(9, 0, -1)], FakeEmbedder()
+    )
     assert rows(search(twins, "Same?", k=9)[0]) == list(range(9, 0, -1))
 
 
 def test_many_facts_with_one_answer_do_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "DEPTH", 5)
     many = [pair(row, f"Is it open on day {row}?", "Yes, it is open.") for row in range(50)]
-    built = Index.build([*many, pair(90, "Where?", "At the pier."), pair(91, "Who?", "The purser.")], FakeEmbedder())
+    built = Index.build(
+        [*many, pair(90, "Where?", "At the pier."), pair(91, "Who?", "The purser.")], FakeEmbedder()
+    )
     assert sorted(rows(search(built, "Is it open on day 7?")[0])) == [7, 90, 91]
 
 
 def test_history_is_part_of_the_query() -> None:
-    pairs = [pair(1, "Do you sell the oak desk?", "Yes, we do.", "How heavy is it?", "It weighs forty kilos."),
-             pair(2, "Do you sell the pine shelf?", "Yes, we do.", "How heavy is it?", "It weighs ten kilos.")]
+    pairs = [
+        pair(
+            1,
+            "Do you sell the oak desk?",
+            "Yes, we do.",
+            "How heavy is it?",
+            "It weighs forty kilos.",
+        ),
+        pair(
+            2,
+            "Do you sell the pine shelf?",
+            "Yes, we do.",
+            "How heavy is it?",
+            "It weighs ten kilos.",
+        ),
+    ]
     built = Index.build(pairs, FakeEmbedder())
     query = Query("How heavy is it?", "Do you sell the pine shelf?")
-    assert Query("Why?", "One?\nTwo?").text == "Why?\nWhy?\nWhy?\nTwo?\nOne?" and Query("Alone?").text == "Alone?"
+    assert (
+        Query("Why?", "One?\nTwo?").text == "Why?\nWhy?\nWhy?\nTwo?\nOne?"
+        and Query("Alone?").text == "Alone?"
+    )
     hits = built.search([query], FakeEmbedder().encode([query.text]), 1)[0]
     assert hits[0].fact.answer == "It weighs ten kilos."
 
@@ -120,7 +159,9 @@ def test_a_saved_index_is_loaded_as_it_was(built: Index, tmp_path: Path) -> None
     assert loaded.embedder == {"name": "fake", "sha256": "0" * 64}
     asked = [pair.question for pair in PAIRS]
     assert search(loaded, *asked, k=7) == search(built, *asked, k=7)
-    assert content == [path.read_bytes() for path in Index.build(PAIRS, FakeEmbedder()).save(tmp_path / "again")]
+    assert content == [
+        path.read_bytes() for path in Index.build(PAIRS, FakeEmbedder()).save(tmp_path / "again")
+    ]
     assert content == [path.read_bytes() for path in loaded.save(tmp_path / "third")]
 
 
@@ -134,18 +175,21 @@ def _change_record(folder: Path, **fields: object) -> None:
     (folder / "index.json").write_text(json.dumps({**record, **fields}))
 
 
-@pytest.mark.parametrize("damage", [
-    _drop_line,
-    lambda folder: (folder / "facts.jsonl").unlink(),
-    lambda folder: (folder / "vectors.safetensors").write_bytes(b"\0" * 40),
-    lambda folder: (folder / "index.json").write_text("[]"),
-    lambda folder: (folder / "index.json").write_text("{"),
-    lambda folder: _change_record(folder, version=99),
-    lambda folder: _change_record(folder, ranking={"wordings": 1}),
-    lambda folder: _change_record(folder, sha256={}),
-    lambda folder: _change_record(folder, embedder=None),
-    lambda folder: _change_record(folder, dimensions=3),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _drop_line,
+        lambda folder: (folder / "facts.jsonl").unlink(),
+        lambda folder: (folder / "vectors.safetensors").write_bytes(b"\0" * 40),
+        lambda folder: (folder / "index.json").write_text("[]"),
+        lambda folder: (folder / "index.json").write_text("{"),
+        lambda folder: _change_record(folder, version=99),
+        lambda folder: _change_record(folder, ranking={"wordings": 1}),
+        lambda folder: _change_record(folder, sha256={}),
+        lambda folder: _change_record(folder, embedder=None),
+        lambda folder: _change_record(folder, dimensions=3),
+    ],
+)
 def test_damaged_files_are_refused(built: Index, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     built.save(tmp_path)
     damage(tmp_path)
@@ -163,7 +207,9 @@ def test_limits_and_wrong_calls_are_errors(built: Index, monkeypatch: pytest.Mon
         built.search([Query("Why?")], np.zeros((1, 64)), 3, exclude=[(), ()])
     assert built.search([], np.zeros((0, 64)), 3) == []
     monkeypatch.setattr(index, "MAX_FACTS", 7)
-    with pytest.raises(AssistantBuilderError, match="8 answers are too many to look up; the limit is 7"):
+    with pytest.raises(
+        AssistantBuilderError, match="8 answers are too many to look up; the limit is 7"
+    ):
         Index.build(PAIRS, FakeEmbedder())
 
 
@@ -180,24 +226,34 @@ def test_loading_and_searching_needs_no_torch(built: Index, tmp_path: Path) -> N
         "import sys, numpy\nfrom pathlib import Path\nfrom assistant_builder.retrieval import Index, Query\n"
         "index = Index.load(Path(sys.argv[1]))\n"
         "assert index.search([Query('How much is a ticket?')], index.vectors[2:3], 1)[0][0].fact.row == 3\n"
-        "assert not {'torch', 'sentence_transformers', 'transformers'} & sys.modules.keys()\n")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60,
-                          cwd=Path(__file__).parents[2])
+        "assert not {'torch', 'sentence_transformers', 'transformers'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_an_answer_that_says_what_the_question_means_is_found() -> None:
-    pairs = [pair(1, "Is that possible at all?", "Wheelchair users board by the ramp."),
-             pair(2, "Is that possible with a bicycle?", "Yes, it is.")]
+    pairs = [
+        pair(1, "Is that possible at all?", "Wheelchair users board by the ramp."),
+        pair(2, "Is that possible with a bicycle?", "Yes, it is."),
+    ]
     hits = search(Index.build(pairs, FakeEmbedder()), "Which ramp for wheelchair users?")[0]
     assert rows(hits)[0] == 1
 
 
 def test_cosines_are_exact_in_every_order_of_the_sums() -> None:
     rng = np.random.default_rng(1)
-    left, right = (index.on_grid(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-                   for vectors in rng.standard_normal((2, 50, 384)).astype(np.float32))
-    exact = (left.astype(np.float64) @ right.T.astype(np.float64))
+    left, right = (
+        index.on_grid(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        for vectors in rng.standard_normal((2, 50, 384)).astype(np.float32)
+    )
+    exact = left.astype(np.float64) @ right.T.astype(np.float64)
     assert np.array_equal(left @ right.T, exact) and np.array_equal(left.astype(np.float16), left)
     shuffled = rng.permutation(384)
     assert np.array_equal(left[:, shuffled] @ right[:, shuffled].T, exact)

@@ -9,22 +9,27 @@ from assistant_builder.retrieval.lexical import Bm25, bare_words, terms
 from assistant_builder.retrieval.ranking import SHARPNESS, WORD_WEIGHT, highest, log_total, rank
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("How MUCH is a «Ticket», please?", ["how", "much", "is", "a", "ticket", "please"]),
-    ("Öffnungszeiten: Straße", ["offnungszeiten", "strasse"]),
-    ("où est l'île?", ["ou", "est", "l", "ile"]),
-    ("ЁЛКА стоит 5 €", ["елка", "стоит", "5"]),
-    ("桟橋はどこ", ["桟", "橋", "は", "ど", "こ"]),
-    ("हिन्दी में", ["हिन्दी", "में"]),
-    ("9kg桟橋", ["9kg", "桟", "橋"]),
-    ("?!", []),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("How MUCH is a «Ticket», please?", ["how", "much", "is", "a", "ticket", "please"]),
+        ("Öffnungszeiten: Straße", ["offnungszeiten", "strasse"]),
+        ("où est l'île?", ["ou", "est", "l", "ile"]),
+        ("ЁЛКА стоит 5 €", ["елка", "стоит", "5"]),
+        ("桟橋はどこ", ["桟", "橋", "は", "ど", "こ"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("9kg桟橋", ["9kg", "桟", "橋"]),
+        ("?!", []),
+    ],
+)
 def test_words_have_no_case_accents_and_signs(text: str, expected: list[str]) -> None:
     assert bare_words(text) == expected
 
 
 def test_bm25_prefers_rare_terms_and_short_texts() -> None:
-    model = Bm25([terms(text) for text in ("the ferry", "the dog on the ferry in the rain", "the cat", "")])
+    model = Bm25(
+        [terms(text) for text in ("the ferry", "the dog on the ferry in the rain", "the cat", "")]
+    )
     scores = model.scores(terms("the ferry"))
     assert scores.dtype == np.float32 and scores.shape == (4,)
     assert scores[0] > scores[1] > scores[2] > scores[3] == 0
@@ -43,10 +48,23 @@ def test_terms_are_short_words_and_character_4_grams() -> None:
     assert terms("The ferries, E-44") == ["the", "ferr", "erri", "rrie", "ries", "e", "44"]
 
 
-def ranked(cosines: list[float], bm25: list[float], answers: list[int], depth: int = 1000, *,
-           subjects: list[int] | None = None, asked: tuple[int, ...] = ()) -> tuple[list[int], list[float]]:
-    found = rank(np.array(cosines, np.float32), np.array(bm25, np.float32), np.array(answers), depth,
-                 subjects=None if subjects is None else np.array(subjects), asked=asked)
+def ranked(
+    cosines: list[float],
+    bm25: list[float],
+    answers: list[int],
+    depth: int = 1000,
+    *,
+    subjects: list[int] | None = None,
+    asked: tuple[int, ...] = (),
+) -> tuple[list[int], list[float]]:
+    found = rank(
+        np.array(cosines, np.float32),
+        np.array(bm25, np.float32),
+        np.array(answers),
+        depth,
+        subjects=None if subjects is None else np.array(subjects),
+        asked=asked,
+    )
     return found.positions.tolist(), found.scores.tolist()
 
 
@@ -79,7 +97,9 @@ def test_a_wording_that_is_the_question_itself_is_not_averaged() -> None:
     cosines, none, answers = [0.9, 0.2, 0.2, 0.7], [0.0] * 4, [0, 0, 0, 1]
     order, scores = ranked(cosines, none, answers, asked=(0,))
     assert order[0] == 0 and scores[0] == pytest.approx(0.9, abs=1e-6)
-    assert ranked([-np.inf, *cosines[1:]], none, answers, asked=(0,))[0][0] == 3, "a fact left out is not asked"
+    assert ranked([-np.inf, *cosines[1:]], none, answers, asked=(0,))[0][0] == 3, (
+        "a fact left out is not asked"
+    )
 
 
 def test_facts_left_out_are_not_ranked_and_ties_are_in_order() -> None:

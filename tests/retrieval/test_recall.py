@@ -49,7 +49,9 @@ def test_a_hit_has_the_same_cluster_or_without_one_the_same_answer() -> None:
         pair(13, "Is there a toilet?", "Yes."),  # too short to be the same fact
         pair(14, "Who is the captain?", "Captain Marl is.", cluster="captain"),  # not in the index
         pair(15, "Who will win?", "I cannot say that.", answerable=False),
-        pair(16, "Which pier does the mail boat use?", "A ticket costs nine crowns.", cluster="fare"),
+        pair(
+            16, "Which pier does the mail boat use?", "A ticket costs nine crowns.", cluster="fare"
+        ),
     )
     assert (recall.questions, recall.covered) == (5, 3)
     assert recall.hits[1] == 2 and recall.hits[5] == 3
@@ -57,7 +59,14 @@ def test_a_hit_has_the_same_cluster_or_without_one_the_same_answer() -> None:
 
 
 def test_misses_name_what_was_found_instead() -> None:
-    asked = pair(16, "Hello", "Hi", "Which pier: mail boat, kiosk, dogs, ferry?", "Nine crowns it is.", cluster="fare")
+    asked = pair(
+        16,
+        "Hello",
+        "Hi",
+        "Which pier: mail boat, kiosk, dogs, ferry?",
+        "Nine crowns it is.",
+        cluster="fare",
+    )
     recall = measured(asked)
     assert recall.missed == 1 and recall.hits[3] == 0
     record = json.loads(json.dumps(recall.to_record()))
@@ -65,7 +74,11 @@ def test_misses_name_what_was_found_instead() -> None:
     assert (miss["row"], miss["question"][:10], miss["history"]) == (16, "Which pier", "Hello")
     assert miss["expected"] == "Nine crowns it is." and len(miss["found"]) == 3
     assert miss["found"][0]["answer"] == "The mail boat uses pier two."
-    assert record["recall"]["3"] == 0.0 and record["hits"] == {"1": 0, "3": 0, "5": miss["rank"] is not None}
+    assert record["recall"]["3"] == 0.0 and record["hits"] == {
+        "1": 0,
+        "3": 0,
+        "5": miss["rank"] is not None,
+    }
 
 
 def test_without_covered_questions_there_is_no_share() -> None:
@@ -75,7 +88,10 @@ def test_without_covered_questions_there_is_no_share() -> None:
 
 
 def test_a_training_question_is_searched_without_its_own_row() -> None:
-    index = Index.build([*TRAINING, pair(6, "first boat time", "It leaves at six.", cluster="first")], FakeEmbedder())
+    index = Index.build(
+        [*TRAINING, pair(6, "first boat time", "It leaves at six.", cluster="first")],
+        FakeEmbedder(),
+    )
     vectors = FakeEmbedder().encode([fact.query.text for fact in last_facts(TRAINING)])
     assert recall_at_k(index, TRAINING, vectors).covered == 1
 
@@ -102,21 +118,34 @@ def study(home: Path, embedder: FakeEmbedder) -> Study:
 
 def _run(study: Study) -> StepRecord:
     files = list(data_steps.embed_data(study))
-    record = StepRecord("data-embed", state="succeeded", inputs=step_inputs(study, "data-embed"),
-                        outputs={str(path.relative_to(study.folder)): file_hash(path) for path in files})
+    record = StepRecord(
+        "data-embed",
+        state="succeeded",
+        inputs=step_inputs(study, "data-embed"),
+        outputs={str(path.relative_to(study.folder)): file_hash(path) for path in files},
+    )
     study.write_step(record)
     return record
 
 
 def test_the_step_returns_the_index_and_its_recall(study: Study) -> None:
-    names = [f"retrieval/{name}" for name in ("facts.jsonl", "vectors.safetensors", "index.json", "recall.json",
-                                              "contexts.jsonl")]
+    names = [
+        f"retrieval/{name}"
+        for name in (
+            "facts.jsonl",
+            "vectors.safetensors",
+            "index.json",
+            "recall.json",
+            "contexts.jsonl",
+        )
+    ]
     assert list(study.step("data-embed").outputs) == ["data/embedding.json", *names]
     train = load_split(study.folder / "data", "train")
     index = Index.load(study.retrieval_folder)
     assert [fact.row for fact in index.facts] == [pair.row for pair in train]
     assert read_json(study.retrieval_folder / "recall.json")["questions"] == len(
-        load_split(study.folder / "data", "validation"))
+        load_split(study.folder / "data", "validation")
+    )
 
 
 def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> None:
@@ -129,49 +158,67 @@ def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> N
     for name in ("heldout", "validation"):
         path = study.split_file(name)  # type: ignore[arg-type]
         pairs = load_split(study.folder / "data", name)  # type: ignore[arg-type]
-        poisoned = [pair(each.row, f"poison {each.question}", "poison " * 4, group=each.group) for each in pairs]
+        poisoned = [
+            pair(each.row, f"poison {each.question}", "poison " * 4, group=each.group)
+            for each in pairs
+        ]
         write_jsonl(path, [each.to_record() for each in poisoned])
         split["hashes"][name] = file_hash(path)
         (study.folder / "data" / "split.json").write_text(json.dumps(split))
         _run(study)
         assert before == [(study.retrieval_folder / file).read_bytes() for file in names]
-        assert name == "validation" or measured == [(study.retrieval_folder / file).read_bytes()
-                                                    for file in of_validation]
+        assert name == "validation" or measured == [
+            (study.retrieval_folder / file).read_bytes() for file in of_validation
+        ]
     assert not any(b"poison" in content for content in before)
 
 
-def test_respelled_questions_are_no_leaks_and_say_nothing_about_recall(home: Path, tmp_path: Path,
-                                                                       embedder: FakeEmbedder) -> None:
+def test_respelled_questions_are_no_leaks_and_say_nothing_about_recall(
+    home: Path, tmp_path: Path, embedder: FakeEmbedder
+) -> None:
     source = tmp_path / "sheet.csv"
-    source.write_text("question,answer\n" + "".join(f'"{each.question}","{each.answer}"\n' for each in sheet()))
+    source.write_text(
+        "question,answer\n" + "".join(f'"{each.question}","{each.answer}"\n' for each in sheet())
+    )
     study = with_data(new_study("sheet", source, data__embedding_threshold=0.6))
     list(data_steps.embed_data(study))
     assert read_json(study.embedding_file)["leaks"] == [] and len(heldout_pairs(study)) == 20
     assert read_json(study.retrieval_folder / "recall.json")["questions"] == 0
     found = read_contexts(study.retrieval_folder, "validation")
     rows = {pair.row: pair.respelled for pair in load_split(study.folder / "data", "validation")}
-    assert len(found) == 10 and sum(hits[0].fact.row == rows[row] for (row, _), hits in found.items()) > 5
+    assert (
+        len(found) == 10
+        and sum(hits[0].fact.row == rows[row] for (row, _), hits in found.items()) > 5
+    )
 
 
-def test_questions_are_embedded_once_and_as_without_an_index(home: Path, embedder: FakeEmbedder) -> None:
+def test_questions_are_embedded_once_and_as_without_an_index(
+    home: Path, embedder: FakeEmbedder
+) -> None:
     study = with_data(new_study())
     list(data_steps.embed_data(study))
     data = study.folder / "data"
     pairs = [each for name in ("heldout", "train", "validation") for each in load_split(data, name)]  # type: ignore[arg-type]
     asked = [each.compared_question for each in pairs]
     answers = {fact.answer for each in load_split(data, "train") for fact in facts_of(each)}
-    assert embedder.embedded[: len(asked)] == asked and set(embedder.embedded[len(asked):]) == answers - set(asked)
+    assert embedder.embedded[: len(asked)] == asked and set(
+        embedder.embedded[len(asked) :]
+    ) == answers - set(asked)
 
 
 def test_a_study_without_an_index_is_not_stale_and_a_changed_index_is_damaged(study: Study) -> None:
     record = study.step("data-embed")
     study.write_step(StepRecord("data", state="succeeded", inputs=step_inputs(study, "data")))
-    assert first_stale_step(study, redo=False) is None and first_stale_step(study, redo=True) is None
+    assert (
+        first_stale_step(study, redo=False) is None and first_stale_step(study, redo=True) is None
+    )
     study.delete_step_outputs("data-embed")
     assert not study.retrieval_folder.exists()
     old = {"data/embedding.json": record.outputs["data/embedding.json"]}
     study.write_step(StepRecord("data-embed", state="succeeded", inputs=record.inputs, outputs=old))
-    assert first_stale_step(study, redo=False) is None and "Looking up" not in study_data_panel(study)
+    assert first_stale_step(study, redo=False) is None and "Looking up" not in study_data_panel(
+        study
+    )
     _run(study)
     (study.retrieval_folder / "facts.jsonl").write_text("")
     assert first_stale_step(study, redo=True) == "data-embed"
@@ -184,18 +231,25 @@ def test_rename_delete_and_restore_keep_the_index(study: Study) -> None:
     assert Index.load(restored.retrieval_folder).facts
 
 
-def test_too_many_answers_leave_a_study_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_answers_leave_a_study_without_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "retrieval"
     assert len(write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {})) == 5
     monkeypatch.setattr(build, "MAX_FACTS", 4)
-    assert write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {}) == [] and not folder.exists()
+    assert (
+        write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {}) == []
+        and not folder.exists()
+    )
 
 
 def test_known_vectors_are_not_embedded_again(tmp_path: Path) -> None:
     embedder = FakeEmbedder()
     known = dict(zip(["May dogs travel?"], np.eye(64, dtype=np.float32), strict=False))
     write_index(tmp_path, TRAINING, [], embedder, known)
-    assert "May dogs travel?" not in embedder.embedded and len(embedder.embedded) == 9, "four questions, five answers"
+    assert "May dogs travel?" not in embedder.embedded and len(embedder.embedded) == 9, (
+        "four questions, five answers"
+    )
     assert Index.load(tmp_path).vectors[2, 0] > 0.9
 
 
@@ -205,14 +259,26 @@ def test_known_vectors_are_not_embedded_again(tmp_path: Path) -> None:
 def test_the_page_says_how_often_the_answer_is_found(study: Study) -> None:
     record = read_json(study.retrieval_folder / "recall.json")
     panel = study_data_panel(study)
-    assert (f"first 3 found for {record['hits']['3']} of {record['covered']} validation questions" in panel
-            or "Looking up: not measured" in panel)
+    assert (
+        f"first 3 found for {record['hits']['3']} of {record['covered']} validation questions"
+        in panel
+        or "Looking up: not measured" in panel
+    )
     assert lookup_view(None) == ""
 
 
 def test_texts_of_misses_are_escaped() -> None:
-    record = measured(pair(16, HOSTILE, "A", f"Which pier does the mail boat use? Is there a kiosk? May dogs travel? "
-                            f"When does the first ferry leave? {HOSTILE}", HOSTILE, cluster="fare"))
+    record = measured(
+        pair(
+            16,
+            HOSTILE,
+            "A",
+            f"Which pier does the mail boat use? Is there a kiosk? May dogs travel? "
+            f"When does the first ferry leave? {HOSTILE}",
+            HOSTILE,
+            cluster="fare",
+        )
+    )
     shown = lookup_view(record.to_record())
     assert "0 of 1" in shown and "The 1 not found" in shown and "Found instead" in shown
     assert "<img" not in shown and "&lt;img" in shown
@@ -223,6 +289,9 @@ def test_the_bundled_embedder_finds_other_wordings(bundled_models: Path) -> None
     embedder = embedding.Embedder.load()
     index = Index.build(TRAINING, embedder)
     assert index.embedder["name"] == "all-minilm-l6-v2" and len(index.embedder["sha256"]) == 64
-    asked = [pair(11, "what's the fare", "nine", cluster="fare"), pair(12, "earliest sailing", "six", cluster="first")]
+    asked = [
+        pair(11, "what's the fare", "nine", cluster="fare"),
+        pair(12, "earliest sailing", "six", cluster="first"),
+    ]
     vectors = embedder.encode([fact.query.text for fact in last_facts(asked)])
     assert recall_at_k(index, asked, vectors).hits[3] == 2

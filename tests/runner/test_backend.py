@@ -35,8 +35,12 @@ print(json.dumps({"state": study.state, "loaded": loaded}))
 def test_a_local_run_imports_no_store_or_cluster_code(bundled_models: Path) -> None:
     """The run creates a study, plans its memory, waits in the queue, runs all steps and resumes."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL], cwd=ROOT, env=dict(os.environ),
-        capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"state": "succeeded", "loaded": []}
@@ -50,7 +54,9 @@ def test_a_step_process_imports_no_store_or_cluster_code() -> None:
         "import assistant_builder.runner.step_process\n"
         f"print(sorted(sys.modules.keys() & {set(NOT_LOCAL)}))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 

@@ -52,14 +52,27 @@ def test_a_study_has_the_steps_of_its_arms() -> None:
     assert new_study("both").steps == BOTH
     assert new_study("alone", arms=["qlora"]).steps == ALONE
     assert new_study("seeds", arms=["qlora"], seeds=2).steps == (
-        "data", "data-embed", "train-qlora", "train-qlora-2", "evaluate", "report")
+        "data",
+        "data-embed",
+        "train-qlora",
+        "train-qlora-2",
+        "evaluate",
+        "report",
+    )
 
 
 def test_cells_of_the_16_bit_base_require_the_lora_arm() -> None:
     config = StudyConfig()
     assert config.cells == config.eval.cells
     assert config.with_changes({"arms": "qlora"}).cells == ["B4", "Q4"]
-    assert set(config.with_changes({"arms": "lora"}).cells) == {"B16", "B4", "L16", "L4", "LM", "LR"}
+    assert set(config.with_changes({"arms": "lora"}).cells) == {
+        "B16",
+        "B4",
+        "L16",
+        "L4",
+        "LM",
+        "LR",
+    }
 
 
 def test_studies_without_the_arms_setting_do_not_become_stale() -> None:
@@ -67,7 +80,9 @@ def test_studies_without_the_arms_setting_do_not_become_stale() -> None:
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
     at = lines.index("arms:")
-    path.write_text("\n".join([*lines[:at], *lines[at + 3:]]) + "\n")  # the key and its two entries
+    path.write_text(
+        "\n".join([*lines[:at], *lines[at + 3 :]]) + "\n"
+    )  # the key and its two entries
     assert "arms" not in path.read_text() and load_config(path) == study.config
     assert not any("arms" in key for step in study.steps for key in step_inputs(study, step))
     assert first_stale_step(study, redo=False) is None
@@ -100,7 +115,9 @@ def test_with_early_stopping_arms_depend_on_each_other() -> None:
     with pytest.raises(ChangedInputsError, match="stops with"):
         open_or_create(study.name, name=None, changes={"arms": "lora,qlora"}, redo=False)
     both = StudyConfig().with_changes({"train.early_stopping": True})
-    assert "stops with" not in step_inputs(study, "train-qlora", config=both)  # as in records of before
+    assert "stops with" not in step_inputs(
+        study, "train-qlora", config=both
+    )  # as in records of before
 
 
 def test_a_single_arm_stops_early_on_its_own() -> None:
@@ -108,26 +125,39 @@ def test_a_single_arm_stops_early_on_its_own() -> None:
     assert early_stop_decision(stale, [], 3, 10, patience=2) == "stop"
     assert early_stop_decision({1: 1.0, 2: 0.9, 3: 0.8}, [], 3, 10, patience=2) == "train"
     assert early_stop_decision(stale, [{1: 1.0}], 3, 10, patience=2) == "wait"
-    assert early_stop_decision(stale, [stale, {1: 1.0, 2: 0.9, 3: 0.8}], 3, 10, patience=2) == "train"
+    assert (
+        early_stop_decision(stale, [stale, {1: 1.0, 2: 0.9, 3: 0.8}], 3, 10, patience=2) == "train"
+    )
     assert early_stop_decision(stale, [stale, {1: 1.0}], 3, 10, patience=2) == "wait"
 
 
 def test_the_embedder_of_assistants_without_facts_is_not_trained() -> None:
     study = with_data(new_study(approaches=["memory"]))
-    for approaches, read in ((["memory"], False), (["grounded"], True), (["grounded", "memory"], True)):
+    for approaches, read in (
+        (["memory"], False),
+        (["grounded"], True),
+        (["grounded", "memory"], True),
+    ):
         config = study.config.model_copy(update={"approaches": approaches})
-        assert ("retrieval.train_embedder" in step_inputs(study, "data-embed", config=config)) == read
+        assert (
+            "retrieval.train_embedder" in step_inputs(study, "data-embed", config=config)
+        ) == read
 
 
 def test_only_what_a_step_reads_of_looking_up_makes_it_stale() -> None:
     study = finished()
 
     def inputs(step: str, **changes: Any) -> dict[str, Any]:
-        settings = {"approaches": ["grounded"], **{f"retrieval.{key}": value for key, value in changes.items()}}
+        settings = {
+            "approaches": ["grounded"],
+            **{f"retrieval.{key}": value for key, value in changes.items()},
+        }
         return step_inputs(study, step, config=study.config.with_changes(settings))
 
     for step in ("train-lora", "evaluate"):
         assert inputs(step) == inputs(step, sources_in_endpoint=True) != inputs(step, facts=2)
-        assert not any("retrieval" in key or "approaches" in key for key in step_inputs(study, step))
+        assert not any(
+            "retrieval" in key or "approaches" in key for key in step_inputs(study, step)
+        )
     assert inputs("train-lora") == inputs("train-lora", false_declines=0.1)
     assert inputs("evaluate") != inputs("evaluate", false_declines=0.1)

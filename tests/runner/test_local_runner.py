@@ -21,7 +21,12 @@ from assistant_builder.cli import app
 from assistant_builder.errors import Cancelled, StudyError
 from assistant_builder.runner import local_runner
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
-from assistant_builder.runner.local_runner import LocalRunner, active_tickets, machine_lock, queue_folder
+from assistant_builder.runner.local_runner import (
+    LocalRunner,
+    active_tickets,
+    machine_lock,
+    queue_folder,
+)
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
@@ -43,7 +48,10 @@ def living(*, own_session: bool = False) -> Iterator[psutil.Process]:
 
 def ticket(number: int, study: Study, process: psutil.Process) -> Path:
     path = queue_folder() / f"{number:06d}.json"
-    write_json(path, {"study": str(study.folder), "pid": process.pid, "process_started": process.create_time()})
+    write_json(
+        path,
+        {"study": str(study.folder), "pid": process.pid, "process_started": process.create_time()},
+    )
     return path
 
 
@@ -85,7 +93,11 @@ def test_runs_are_executed_in_order_of_arrival() -> None:
     for thread in threads:
         thread.join(10)
     assert order == ["one", "two", "three"] and at_once == [1, 1, 1]
-    assert reported["one"] == [] and reported["two"][0] == ["one"] and reported["three"][0] == ["one", "two"]
+    assert (
+        reported["one"] == []
+        and reported["two"][0] == ["one"]
+        and reported["three"][0] == ["one", "two"]
+    )
     assert reported["two"][-1] == reported["three"][-1] == []
     assert active_tickets() == [] and not list(queue_folder().glob("[0-9]*"))
 
@@ -105,7 +117,9 @@ def test_a_step_that_outlived_its_run_blocks_the_queue() -> None:
     with living() as process:
         ticket(1, orphaned, process)
     with living() as step:
-        orphaned.write_step(StepRecord("data", state="running", pid=step.pid, process_started=step.create_time()))
+        orphaned.write_step(
+            StepRecord("data", state="running", pid=step.pid, process_started=step.create_time())
+        )
         assert [taken.study.name for taken in active_tickets()] == ["orphaned"]
         reported: list[list[str]] = []
 
@@ -133,7 +147,8 @@ def test_run_with_now_does_not_wait_but_blocks_later_runs() -> None:
             raise Cancelled("enough")
 
         with (
-            machine_lock(second, now=True, waiting=never), pytest.raises(Cancelled),
+            machine_lock(second, now=True, waiting=never),
+            pytest.raises(Cancelled),
             machine_lock(third, waiting=give_up),
         ):
             pass
@@ -141,8 +156,12 @@ def test_run_with_now_does_not_wait_but_blocks_later_runs() -> None:
         assert [taken.study.name for taken in active_tickets()] == ["first"]
 
 
-def test_a_waiting_run_is_shown_as_queued_and_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: pytest.fail("it ran"))
+def test_a_waiting_run_is_shown_as_queued_and_can_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        LocalRunner, "run_steps", lambda self, study, on_event: pytest.fail("it ran")
+    )
     busy, study = new_study("busy"), with_data(new_study("waiting"))
     seen: list[tuple[str, dict[str, object]]] = []
 
@@ -177,7 +196,10 @@ def test_cancel_command_accepts_only_running_and_queued_studies() -> None:
     refused = CliRunner().invoke(app, ["cancel", study.name])
     assert isinstance(refused.exception, StudyError) and not study.cancel_requested
     study.write_run_record("queued", queued_behind=["rivers", "lakes"])
-    assert "queued, waits for study rivers and 1 more" in CliRunner().invoke(app, ["status", study.name]).stdout
+    assert (
+        "queued, waits for study rivers and 1 more"
+        in CliRunner().invoke(app, ["status", study.name]).stdout
+    )
     assert CliRunner().invoke(app, ["cancel", study.name]).exit_code == 0 and study.cancel_requested
 
 
@@ -201,7 +223,10 @@ def test_computing_processes_have_low_priority() -> None:
         assert process.nice() == max(before, 10)
         lower_priority(process.pid)
         assert process.nice() == max(before, 10)
-        assert session_niceness(process.pid) in (None, "10")  # niceness alone counts in its session only
+        assert session_niceness(process.pid) in (
+            None,
+            "10",
+        )  # niceness alone counts in its session only
     lower_priority(process.pid)  # it has ended
 
 

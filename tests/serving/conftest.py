@@ -35,7 +35,9 @@ def models(folder: Path) -> ModelRegistry:
 
 
 def limits() -> PromptLimits:
-    return PromptLimits(lambda messages: sum(len(turn.content.split()) for turn in messages), LONGEST, "Be brief.")
+    return PromptLimits(
+        lambda messages: sum(len(turn.content.split()) for turn in messages), LONGEST, "Be brief."
+    )
 
 
 @dataclass
@@ -48,12 +50,21 @@ class Served:
 
     def ask(self, content: str = "hello you", **body: Any) -> httpx.Response:
         """Ask one assistant one question."""
-        asked = {"model": "library-lora", "messages": [{"role": "user", "content": content}], **body}
+        asked = {
+            "model": "library-lora",
+            "messages": [{"role": "user", "content": content}],
+            **body,
+        }
         return httpx.post(f"{self.url}/v1/chat/completions", json=asked, timeout=60)
 
     def stream(self, content: str, **body: Any) -> Any:
         """The same as a stream, for a ``with``."""
-        asked = {"model": "library-lora", "messages": [{"role": "user", "content": content}], "stream": True, **body}
+        asked = {
+            "model": "library-lora",
+            "messages": [{"role": "user", "content": content}],
+            "stream": True,
+            **body,
+        }
         return httpx.stream("POST", f"{self.url}/v1/chat/completions", json=asked, timeout=60)
 
 
@@ -62,17 +73,31 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     """Starts servers, which end with the module's tests."""
     ends: list[Callable[[], None]] = []
 
-    def start(command: list[str] | None = None, key: str | None = None, waiting: int = 4,
-              config: ServingConfig | None = None, app: Callable[..., Any] = make_app,
-              switch: EngineSwitch | None = None) -> Served:
+    def start(
+        command: list[str] | None = None,
+        key: str | None = None,
+        waiting: int = 4,
+        config: ServingConfig | None = None,
+        app: Callable[..., Any] = make_app,
+        switch: EngineSwitch | None = None,
+    ) -> Served:
         folder = tmp_path_factory.mktemp("served")
         worker = ChatWorker(command or parrot_command(folder))
         served = models(folder)
         engine = Engine(served, dict.fromkeys(served.ids, limits()), waiting, worker)
         made = app(switch or engine, config or ServingConfig(), digest_of(key) if key else None)
-        server = uvicorn.Server(limited_config(
-            made, ConnectionLimits(), proxy=(config or ServingConfig()).proxy, log_level="warning", lifespan="on",
-            access_log=False, proxy_headers=False, timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            limited_config(
+                made,
+                ConnectionLimits(),
+                proxy=(config or ServingConfig()).proxy,
+                log_level="warning",
+                lifespan="on",
+                access_log=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

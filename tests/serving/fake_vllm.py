@@ -25,15 +25,25 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route
 from tokenizers import Tokenizer
 
-SETTINGS: dict[str, Any] = {"text": "At nine.", "logprob": -0.1, "seconds": 0.0, **json.loads(
-    os.environ.get("FAKE_VLLM", "{}"))}
+SETTINGS: dict[str, Any] = {
+    "text": "At nine.",
+    "logprob": -0.1,
+    "seconds": 0.0,
+    **json.loads(os.environ.get("FAKE_VLLM", "{}")),
+}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vllm serve")
     parser.add_argument("command", choices=["serve"])
     parser.add_argument("model", type=Path)
-    for text in ("--dtype", "--generation-config", "--quantization", "--uds", "--uvicorn-log-level"):
+    for text in (
+        "--dtype",
+        "--generation-config",
+        "--quantization",
+        "--uds",
+        "--uvicorn-log-level",
+    ):
         parser.add_argument(text)
     for number in ("--max-model-len", "--max-loras", "--max-lora-rank"):
         parser.add_argument(number, type=int)
@@ -56,13 +66,21 @@ class Completions:
     async def answer(self, request: Request) -> Any:
         body = await request.json()
         if body["model"] not in self._models:
-            return JSONResponse({"error": {"message": f"The model `{body['model']}` does not exist."}}, 404)
+            return JSONResponse(
+                {"error": {"message": f"The model `{body['model']}` does not exist."}}, 404
+            )
         log = self._models[body["model"]].parent / "requests.jsonl"
         with log.open("a") as file:
             file.write(json.dumps(body) + "\n")
         if len(body["prompt"]) >= self._most:
-            return JSONResponse({"error": {"message": f"This model's maximum context length is {self._most} tokens"}},
-                                400)
+            return JSONResponse(
+                {
+                    "error": {
+                        "message": f"This model's maximum context length is {self._most} tokens"
+                    }
+                },
+                400,
+            )
         return StreamingResponse(self._events(body, log), media_type="text/event-stream")
 
     async def _events(self, body: dict[str, Any], log: Path) -> AsyncIterator[str]:
@@ -77,10 +95,20 @@ class Completions:
                 if text.endswith("\ufffd"):
                     text = shown
                 choice: dict[str, Any] = {
-                    "index": 0, "text": text[len(shown):], "logprobs": None, "stop_reason": None,
-                    "finish_reason": "stop" if ended else "length" if count == body["max_tokens"] else None}
+                    "index": 0,
+                    "text": text[len(shown) :],
+                    "logprobs": None,
+                    "stop_reason": None,
+                    "finish_reason": "stop"
+                    if ended
+                    else "length"
+                    if count == body["max_tokens"]
+                    else None,
+                }
                 if body.get("logprobs") is not None:
-                    choice["logprobs"] = {"top_logprobs": [{"x": SETTINGS["logprob"] - 1, "y": SETTINGS["logprob"]}]}
+                    choice["logprobs"] = {
+                        "top_logprobs": [{"x": SETTINGS["logprob"] - 1, "y": SETTINGS["logprob"]}]
+                    }
                 shown = text
                 yield f"data: {json.dumps({'choices': [choice], 'usage': {'completion_tokens': count}})}\n\n"
                 if ended:
@@ -98,10 +126,16 @@ def main() -> None:
     if SETTINGS["text"] == "crash":
         print("CUDA is not available", file=sys.stderr)
         sys.exit(1)
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # engine"])  # as vLLM's engine core
+    subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)  # engine"]
+    )  # as vLLM's engine core
     time.sleep(0.3)
-    app = Starlette(routes=[Route("/health", lambda request: PlainTextResponse("")),
-                            Route("/v1/completions", Completions(options).answer, methods=["POST"])])
+    app = Starlette(
+        routes=[
+            Route("/health", lambda request: PlainTextResponse("")),
+            Route("/v1/completions", Completions(options).answer, methods=["POST"]),
+        ]
+    )
     uvicorn.run(app, uds=options.uds, log_level=options.uvicorn_log_level)
 
 

@@ -25,7 +25,7 @@ class File:
     made: list[tuple[str, str]]
 
     def __init__(self, assistants: dict[str, Any], *, type: str) -> None:
-        (_, arm), = assistants.values()
+        ((_, arm),) = assistants.values()
         File.made.append((arm, type))
         self.closed = False
 
@@ -49,7 +49,9 @@ def files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def said(session: PageSession, speaker: str) -> str:
-    return "".join(chunk.text_delta for chunk in session.stream(speaker, ASK, Sampling(), threading.Event()))
+    return "".join(
+        chunk.text_delta for chunk in session.stream(speaker, ASK, Sampling(), threading.Event())
+    )
 
 
 def test_the_file_that_the_report_names_answers() -> None:
@@ -67,13 +69,19 @@ def test_the_file_that_the_report_names_answers() -> None:
 def test_without_a_file_that_is_no_worse_it_is_that_of_the_recommended_assistant() -> None:
     study = finished_study()
     report = json.loads(study.report_file.read_text())
-    write_json(study.report_file, {**report, "smallest_no_worse": None,
-                                   "verdict": {**report["verdict"], "outcome": "worse"}})
+    write_json(
+        study.report_file,
+        {**report, "smallest_no_worse": None, "verdict": {**report["verdict"], "outcome": "worse"}},
+    )
     session = PageSession(study)
     session.load(SHIPPED)
     assert File.made == [("lora", "Q8_0")]
 
 
 def test_the_assistants_are_asked_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ChatSession, "stream", lambda self, speaker, *rest: iter([Chunk(speaker, 1, 0.1, 0.1, "stop")]))
+    monkeypatch.setattr(
+        ChatSession,
+        "stream",
+        lambda self, speaker, *rest: iter([Chunk(speaker, 1, 0.1, 0.1, "stop")]),
+    )
     assert said(PageSession(finished_study()), "lora") == "lora" and File.made == []

@@ -59,7 +59,9 @@ def test_it_is_found_when_ready_and_ends_when_stopped(endpoints: Endpoints, tmp_
     endpoints.start(study, "lora")
     endpoints.start(study, "lora")  # a second click starts no second one
     wait_for(lambda: endpoints.state("x").phase == "running")
-    assert endpoints.state("x") == EndpointState("running", "http://127.0.0.1:1/v1", "x", token="site-x")
+    assert endpoints.state("x") == EndpointState(
+        "running", "http://127.0.0.1:1/v1", "x", token="site-x"
+    )
     process = psutil.Process(int((tmp_path / "pid").read_text()))
     endpoints.stop("x")
     assert not process.is_running() and endpoints.state("x").phase == "off"
@@ -80,7 +82,8 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "from pathlib import Path\nfrom types import SimpleNamespace\n"
         "from tests.serving.test_child import Endpoints, fake_endpoint\n"
         f"Endpoints(fake_endpoint(Path({str(tmp_path)!r}))).start(SimpleNamespace(name='x'), 'lora')\n"
-        "time.sleep(600)\n")
+        "time.sleep(600)\n"
+    )
     parent = subprocess.Popen([sys.executable, str(script)])
     pid = tmp_path / "pid"
     wait_for(lambda: pid.is_file() and pid.read_text() != "")
@@ -91,4 +94,7 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_its_command_serves_the_chosen_assistant() -> None:
-    assert child.endpoint_command(new_study("x"), "lora")[-2:] == ["assistant_builder.serving.child", "x:lora"]
+    assert child.endpoint_command(new_study("x"), "lora")[-2:] == [
+        "assistant_builder.serving.child",
+        "x:lora",
+    ]

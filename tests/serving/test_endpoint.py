@@ -30,9 +30,16 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 def test_every_assistant_is_listed_and_found(served: Served) -> None:
     listed = httpx.get(f"{served.url}/v1/models").json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == ["library-qlora", "library-lora", "ferries-qlora"]
+    assert [model["id"] for model in listed["data"]] == [
+        "library-qlora",
+        "library-lora",
+        "ferries-qlora",
+    ]
     assert httpx.get(f"{served.url}/v1/models/ferries").json() == {
-        "id": "ferries-qlora", "object": "model", "created": 1_700_000_000, "owned_by": "assistant-builder",
+        "id": "ferries-qlora",
+        "object": "model",
+        "created": 1_700_000_000,
+        "owned_by": "assistant-builder",
     }
     missing = httpx.get(f"{served.url}/v1/models/other")
     assert missing.status_code == 404 and error_of(missing)["code"] == "model_not_found"
@@ -50,18 +57,27 @@ def test_an_answer_says_who_gave_it_and_what_it_took(served: Served) -> None:
 
 
 def test_a_system_prompt_of_the_request_replaces_that_of_the_study(served: Served) -> None:
-    turns = [{"role": "developer", "content": "One two three."}, {"role": "user", "content": "hello"}]
+    turns = [
+        {"role": "developer", "content": "One two three."},
+        {"role": "user", "content": "hello"},
+    ]
     assert served.ask(messages=turns).json()["usage"]["prompt_tokens"] == 4
 
 
 def test_a_stream_comes_in_pieces_and_ends_with_its_usage(served: Served) -> None:
-    with served.stream("one two three four five six", stream_options={"include_usage": True}) as response:
+    with served.stream(
+        "one two three four five six", stream_options={"include_usage": True}
+    ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         first, *pieces, end, used = events(response)
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert len(pieces) > 1 and all(piece["choices"][0]["finish_reason"] is None for piece in pieces)
     text = "".join(piece["choices"][0]["delta"]["content"] for piece in pieces)
-    assert text == "".join(f"library-lora:{word} " for word in "one two three four five six".split()) + "\u2713"
+    assert (
+        text
+        == "".join(f"library-lora:{word} " for word in "one two three four five six".split())
+        + "\u2713"
+    )
     assert end["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
     assert used["choices"] == [] and used["usage"]["completion_tokens"] == 6
     assert {event["id"] for event in (first, *pieces, end, used)} == {first["id"]}
@@ -77,38 +93,71 @@ def test_a_stop_text_ends_the_answer_before_it_and_frees_the_assistant(served: S
 
 
 def test_two_assistants_answer_at_once_and_do_not_mix(served: Served) -> None:
-    with served.stream("long first") as one, served.stream("long second", model="ferries-qlora") as other:
+    with (
+        served.stream("long first") as one,
+        served.stream("long second", model="ferries-qlora") as other,
+    ):
         # kept, for a connection closes with its iterator
         answers = [filter(None, answer.iter_lines()) for answer in (one, other)]
         parts = [[next(lines) for _ in range(6)] for lines in answers]
         assert served.worker.busy
-    for lines, name, word in ((parts[0], "library-lora", "first"), (parts[1], "ferries-qlora", "second")):
-        text = "".join(json.loads(line.removeprefix("data: "))["choices"][0]["delta"]["content"] for line in lines)
+    for lines, name, word in (
+        (parts[0], "library-lora", "first"),
+        (parts[1], "ferries-qlora", "second"),
+    ):
+        text = "".join(
+            json.loads(line.removeprefix("data: "))["choices"][0]["delta"]["content"]
+            for line in lines
+        )
         assert set(text.split()) <= {f"{name}:long", f"{name}:{word}"} and text
     wait_until(lambda: not served.worker.busy)
 
 
-@pytest.mark.parametrize(("body", "param", "says"), [
-    ({"model": 7}, "model", "string"),
-    ({"messages": []}, "messages", "at least 1"),
-    ({"messages": [{"role": "user", "content": " "}]}, None, "must be the user's"),
-    ({"messages": [{"role": "assistant", "content": "hm"}]}, None, "must be the user's"),
-    ({"messages": [{"role": "tool", "content": "7"}]}, "messages.0.role", "system"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-     "messages.0.content", "only text is supported, not 'image_url'"),
-    ({"messages": [{"role": "user", "content": "a \ud800 surrogate"}]}, "messages.0.content", "surrogate"),
-    ({"n": 2}, "n", "1"), ({"logprobs": True}, "logprobs", "False"), ({"tools": [{}]}, "tools", "0 items"),
-    ({"presence_penalty": 0.5}, "presence_penalty", "0"), ({"response_format": {"type": "json_object"}}, None, "text"),
-    ({"temperature": 3}, "temperature", "2"), ({"temperature": float("nan")}, "temperature", "2"),
-    ({"top_p": 0}, "top_p", "0"), ({"max_tokens": 0}, "max_tokens", "1"), ({"stop": [""]}, "stop.0", "at least 1"),
-    ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"), ({"best_of": 3}, "best_of", "not supported here"),
-])
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"model": 7}, "model", "string"),
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [{"role": "user", "content": " "}]}, None, "must be the user's"),
+        ({"messages": [{"role": "assistant", "content": "hm"}]}, None, "must be the user's"),
+        ({"messages": [{"role": "tool", "content": "7"}]}, "messages.0.role", "system"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+                ]
+            },
+            "messages.0.content",
+            "only text is supported, not 'image_url'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a \ud800 surrogate"}]},
+            "messages.0.content",
+            "surrogate",
+        ),
+        ({"n": 2}, "n", "1"),
+        ({"logprobs": True}, "logprobs", "False"),
+        ({"tools": [{}]}, "tools", "0 items"),
+        ({"presence_penalty": 0.5}, "presence_penalty", "0"),
+        ({"response_format": {"type": "json_object"}}, None, "text"),
+        ({"temperature": 3}, "temperature", "2"),
+        ({"temperature": float("nan")}, "temperature", "2"),
+        ({"top_p": 0}, "top_p", "0"),
+        ({"max_tokens": 0}, "max_tokens", "1"),
+        ({"stop": [""]}, "stop.0", "at least 1"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
+        ({"best_of": 3}, "best_of", "not supported here"),
+    ],
+)
 def test_what_is_not_supported_is_refused_in_openais_shape(
     served: Served, body: dict[str, Any], param: str | None, says: str
 ) -> None:
     asked = {"model": "library-lora", "messages": [{"role": "user", "content": "hello"}], **body}
-    refused = httpx.post(f"{served.url}/v1/chat/completions", content=json.dumps(asked),
-                         headers={"Content-Type": "application/json"})
+    refused = httpx.post(
+        f"{served.url}/v1/chat/completions",
+        content=json.dumps(asked),
+        headers={"Content-Type": "application/json"},
+    )
     assert refused.status_code == 400, refused.text
     error = error_of(refused)
     assert error["type"] == "invalid_request_error" and says in error["message"], error
@@ -118,9 +167,25 @@ def test_what_is_not_supported_is_refused_in_openais_shape(
 def test_what_changes_nothing_may_be_sent(served: Served) -> None:
     answer = served.ask(
         [{"type": "text", "text": "hello "}, {"type": "text", "text": "you"}],  # type: ignore[arg-type]
-        n=1, stream=False, temperature=0.7, top_p=0.9, seed=-5, max_completion_tokens=9, max_tokens=5, stop=None,
-        presence_penalty=0, frequency_penalty=0.0, logit_bias={}, logprobs=False, tools=[], tool_choice="auto",
-        response_format={"type": "text"}, user="me", metadata={"a": "b"}, store=False, service_tier="auto",
+        n=1,
+        stream=False,
+        temperature=0.7,
+        top_p=0.9,
+        seed=-5,
+        max_completion_tokens=9,
+        max_tokens=5,
+        stop=None,
+        presence_penalty=0,
+        frequency_penalty=0.0,
+        logit_bias={},
+        logprobs=False,
+        tools=[],
+        tool_choice="auto",
+        response_format={"type": "text"},
+        user="me",
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
     )
     assert answer.status_code == 200 and "library-lora:you" in answer.text, answer.text
 
@@ -162,16 +227,31 @@ def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
 def test_a_website_whose_server_passes_questions_on_is_answered(served: Served) -> None:
     """As the line of nginx on the tab "Use it" does: the browser's headers are passed on, except Origin."""
     body = {"model": "library-lora", "messages": [{"role": "user", "content": "hello"}]}
-    answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60, headers={
-        "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Referer": "https://shop.example/"})
+    answer = httpx.post(
+        f"{served.url}/v1/chat/completions",
+        json=body,
+        timeout=60,
+        headers={
+            "Sec-Fetch-Site": "same-origin",
+            "Sec-Fetch-Mode": "cors",
+            "Referer": "https://shop.example/",
+        },
+    )
     assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"]
 
 
-@pytest.mark.parametrize(("headers", "status"), [
-    ({"Host": "evil.example"}, 421), ({"Origin": "https://evil.example"}, 403), ({"Sec-Fetch-Site": "cross-site"}, 403),
-    ({"Host": "localhost:8000"}, 200),
-])
-def test_other_names_and_pages_of_others_are_refused(served: Served, headers: dict[str, str], status: int) -> None:
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "localhost:8000"}, 200),
+    ],
+)
+def test_other_names_and_pages_of_others_are_refused(
+    served: Served, headers: dict[str, str], status: int
+) -> None:
     answer = httpx.get(f"{served.url}/v1/models", headers=headers)
     assert answer.status_code == status
     assert status == 200 or error_of(answer)["type"] == "invalid_request_error"
@@ -189,7 +269,9 @@ def test_an_answer_that_fails_has_a_status_and_the_next_is_given(served: Served)
     assert served.ask().status_code == 200
 
 
-def test_a_process_that_dies_during_a_stream_is_reported_in_it(serve: Callable[..., Served]) -> None:
+def test_a_process_that_dies_during_a_stream_is_reported_in_it(
+    serve: Callable[..., Served],
+) -> None:
     served = serve()
     with served.stream("long talk") as response:
         lines = filter(None, response.iter_lines())
@@ -205,21 +287,36 @@ def test_a_process_that_dies_during_a_stream_is_reported_in_it(serve: Callable[.
     wait_until(lambda: httpx.get(f"{served.url}/health").status_code == 200)
 
 
-def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(serve: Callable[..., Served]) -> None:
+def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(
+    serve: Callable[..., Served],
+) -> None:
     served = serve(waiting=1)
     with served.stream("long talk") as first:
         lines = first.iter_lines()
         next(lines)
         with pytest.raises(httpx.ReadTimeout):  # it waits behind the first
-            httpx.post(f"{served.url}/v1/chat/completions", timeout=0.5, json={
-                "model": "library", "messages": [{"role": "user", "content": "hello"}],
-            })
-        wait_until(lambda: served.engine._open["library-lora"] == 1)  # its client went, so its place is free
+            httpx.post(
+                f"{served.url}/v1/chat/completions",
+                timeout=0.5,
+                json={
+                    "model": "library",
+                    "messages": [{"role": "user", "content": "hello"}],
+                },
+            )
+        wait_until(
+            lambda: served.engine._open["library-lora"] == 1
+        )  # its client went, so its place is free
         waiting = httpx.Client(timeout=60)
         with pytest.raises(httpx.ReadTimeout):
-            waiting.post(f"{served.url}/v1/chat/completions", timeout=0.3, json={
-                "model": "library", "messages": [{"role": "user", "content": "hello"}], "stream": True,
-            })
+            waiting.post(
+                f"{served.url}/v1/chat/completions",
+                timeout=0.3,
+                json={
+                    "model": "library",
+                    "messages": [{"role": "user", "content": "hello"}],
+                    "stream": True,
+                },
+            )
         wait_until(lambda: served.engine._open["library-lora"] == 1)
         served.engine._open["library-lora"] += 1  # as if another waited
         full = served.ask()
@@ -234,9 +331,15 @@ def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(serve: Ca
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_ends_its_answer(serve: Callable[..., Served], stream: bool) -> None:
     served = serve()
-    body = {"model": "library", "messages": [{"role": "user", "content": "long talk"}], "stream": stream}
+    body = {
+        "model": "library",
+        "messages": [{"role": "user", "content": "long talk"}],
+        "stream": stream,
+    }
     with pytest.raises(httpx.ReadTimeout) if not stream else _nothing():
-        with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, timeout=3) as response:
+        with httpx.stream(
+            "POST", f"{served.url}/v1/chat/completions", json=body, timeout=3
+        ) as response:
             lines = response.iter_lines()
             next(lines)
             assert served.worker.busy
@@ -252,15 +355,29 @@ def _nothing() -> Any:
 def test_a_key_is_asked_for_where_there_is_one(serve: Callable[..., Served]) -> None:
     key = "k" * 24
     served = serve(key=key)
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": key}, {"Authorization": f"Basic {key}"}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": key},
+        {"Authorization": f"Basic {key}"},
+    ):
         refused = httpx.get(f"{served.url}/v1/models", headers=headers)
-        assert refused.status_code == 401 and error_of(refused)["code"] == "invalid_api_key", headers
-    assert httpx.get(f"{served.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
-    health = wait_until(lambda: (found := httpx.get(f"{served.url}/health")).status_code == 200 and found)
+        assert refused.status_code == 401 and error_of(refused)["code"] == "invalid_api_key", (
+            headers
+        )
+    assert (
+        httpx.get(f"{served.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
+        == 200
+    )
+    health = wait_until(
+        lambda: (found := httpx.get(f"{served.url}/health")).status_code == 200 and found
+    )
     assert health.json() == {"status": "ok"}
 
 
-def test_failed_model_loads_are_reported(serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_model_loads_are_reported(
+    serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]
+) -> None:
     served = serve([sys.executable, "-c", "raise SystemExit('no such study')"])
     wait_until(lambda: "no such study" in capfd.readouterr().err)
     wait_until(lambda: httpx.get(f"{served.url}/health").json() == {"status": "failed"})

@@ -53,8 +53,13 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def grounded(serve: Callable[..., Served], command: list[str], *, sources: bool) -> Served:
     served = serve(command)
     models = served.engine.models
-    served.engine._models = replace(models, assistants=tuple(
-        replace(assistant, grounded=True, shows_sources=sources) for assistant in models.assistants))
+    served.engine._models = replace(
+        models,
+        assistants=tuple(
+            replace(assistant, grounded=True, shows_sources=sources)
+            for assistant in models.assistants
+        ),
+    )
     return served
 
 
@@ -68,7 +73,9 @@ def open_(serve: Callable[..., Served], command: list[str]) -> Served:
     return grounded(serve, command, sources=True)
 
 
-def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(discreet: Served) -> None:
+def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(
+    discreet: Served,
+) -> None:
     whole = discreet.ask("where").json()
     assert whole["assistant_builder"] == {"declined": False, "sources": []}
     assert whole["choices"][0]["message"]["content"] == "It is behind the door."
@@ -84,11 +91,16 @@ def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(dis
 def test_sources_are_sent_where_the_study_allows_it(open_: Served) -> None:
     expected = {"declined": False, "sources": [SOURCE]}
     assert open_.ask("where").json()["assistant_builder"] == expected
-    assert open_.ask("unknown").json()["assistant_builder"] == {"declined": True, "sources": [SOURCE]}
+    assert open_.ask("unknown").json()["assistant_builder"] == {
+        "declined": True,
+        "sources": [SOURCE],
+    }
     assert open_.ask("where", stop="door").json()["assistant_builder"] == expected
     with open_.stream("where", stop="door") as response:
         *pieces, end = events(response)
-    assert end["assistant_builder"] == expected and not any("assistant_builder" in piece for piece in pieces)
+    assert end["assistant_builder"] == expected and not any(
+        "assistant_builder" in piece for piece in pieces
+    )
 
 
 def test_usage_counts_the_facts_in_the_prompt(discreet: Served) -> None:
@@ -104,7 +116,10 @@ def test_an_assistant_that_looks_nothing_up_answers_as_before(served: Served) ->
     assert whole.keys() == {"id", "object", "created", "model", "choices", "usage"}
     assert whole["usage"]["prompt_tokens"] == 4
     with served.stream("hello you") as response:
-        assert all(piece.keys() == {"id", "object", "created", "model", "choices"} for piece in events(response))
+        assert all(
+            piece.keys() == {"id", "object", "created", "model", "choices"}
+            for piece in events(response)
+        )
 
 
 def test_the_study_says_whether_facts_are_looked_up_and_shown() -> None:
@@ -113,4 +128,7 @@ def test_the_study_says_whether_facts_are_looked_up_and_shown() -> None:
     with_adapters("open", approaches=["grounded"], retrieval__sources_in_endpoint=True)
     models = select_models(["plain:lora", "hall:lora", "open:lora"], lambda study: "lora")
     assert [(each.grounded, each.shows_sources) for each in models.assistants] == [
-        (False, False), (True, False), (True, True)]
+        (False, False),
+        (True, False),
+        (True, True),
+    ]

@@ -19,7 +19,12 @@ from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.engine import Engine
-from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, study_prompt_limits
+from assistant_builder.serving.registry import (
+    ModelRegistry,
+    PromptLimits,
+    ServedModel,
+    study_prompt_limits,
+)
 from assistant_builder.web.access import listen
 from tests.chat.fake_worker import parrot_command
 from tests.models.hostile_base import ENDLESS, LONG_STRING, hostile_base, multiplying, watched
@@ -54,17 +59,28 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from assistant_builder.models import template_process
 
     monkeypatch.setattr(template_process, "SECONDS", 3.0)
-    template = ENDLESS.replace("{% for i", "{% if 'loop' in messages[-1]['content'] %}{% for i", 1).replace(
-        TEMPLATE, "{% endif %}" + TEMPLATE)
+    template = ENDLESS.replace(
+        "{% for i", "{% if 'loop' in messages[-1]['content'] %}{% for i", 1
+    ).replace(TEMPLATE, "{% endif %}" + TEMPLATE)
     studies = [
         with_data(new_study(name, model__base=str(hostile_base(tmp_path / name, template=text))))
         for name, text in (("hostile", template), ("sound", TEMPLATE))
     ]
-    limits: dict[str, PromptLimits] = {f"{study.name}-lora": study_prompt_limits(study) for study in studies}
-    models = ModelRegistry(tuple(ServedModel(f"{study.name}-lora", study.folder, "lora", 1) for study in studies), {})
+    limits: dict[str, PromptLimits] = {
+        f"{study.name}-lora": study_prompt_limits(study) for study in studies
+    }
+    models = ModelRegistry(
+        tuple(ServedModel(f"{study.name}-lora", study.folder, "lora", 1) for study in studies), {}
+    )
     engine = Engine(models, limits, 4, ChatWorker(parrot_command(tmp_path)))
-    server = uvicorn.Server(uvicorn.Config(
-        make_app(engine, ServingConfig(), None), log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(engine, ServingConfig(), None),
+            log_level="warning",
+            lifespan="on",
+            timeout_graceful_shutdown=1,
+        )
+    )
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -89,7 +105,9 @@ def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
         except httpx.HTTPError as error:
             found.append(error)
 
-    threads = [threading.Thread(target=loop, args=(number,), daemon=True) for number in range(60)]  # more than anyio's
+    threads = [
+        threading.Thread(target=loop, args=(number,), daemon=True) for number in range(60)
+    ]  # more than anyio's
     for thread in threads:
         thread.start()
     time.sleep(0.5)
@@ -99,12 +117,18 @@ def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
     assert not found or time.monotonic() - began < 3.0, "they were answered while the others waited"
     for thread in threads:
         thread.join(60)
-    assert [answer.status_code for answer in found if isinstance(answer, httpx.Response)] == [400] * len(threads), found
-    assert all("took longer than 3 seconds" in answer.json()["error"]["message"] for answer in found)  # type: ignore[union-attr]
+    assert [answer.status_code for answer in found if isinstance(answer, httpx.Response)] == [
+        400
+    ] * len(threads), found
+    assert all(
+        "took longer than 3 seconds" in answer.json()["error"]["message"] for answer in found
+    )  # type: ignore[union-attr]
     assert ask(url, "hostile-lora", "hello").status_code == 200
 
 
-def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_request_finds_the_process_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder import limited_process
     from assistant_builder.data import Message
 
@@ -116,7 +140,9 @@ def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch
         return popen(*words, **more)
 
     monkeypatch.setattr(limited_process.subprocess, "Popen", start)
-    limits = study_prompt_limits(with_data(new_study(model__base=str(hostile_base(tmp_path / "base")))))
+    limits = study_prompt_limits(
+        with_data(new_study(model__base=str(hostile_base(tmp_path / "base"))))
+    )
     assert started == [1]
     assert limits.count([Message("user", "hello")]) > 5 and started == [1]
     assert limits.count([Message("user", "hello " * 20_000)]) > 20_000 and started == [1, 1]

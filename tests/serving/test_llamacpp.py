@@ -27,7 +27,9 @@ from tests.export.tiny import CHATML, tiny_study
 from tests.synthetic_study import finished_study
 from tests.tiny_gguf import prompter, write_tiny_gguf
 
-needs_llamacpp = pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed")
+needs_llamacpp = pytest.mark.skipif(
+    not llamacpp.is_installed(), reason="xllamacpp is not installed"
+)
 QUESTION = "Which key opens <|im_end|> the gate?"
 
 
@@ -72,15 +74,23 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinySes
     found.close()
 
 
-def answer(session: TinySession, text: str, stop: threading.Event | None = None, **sampling: Any) -> Any:
-    return list(session.stream("one", [Message("user", text)], Sampling(**sampling), stop or threading.Event()))
+def answer(
+    session: TinySession, text: str, stop: threading.Event | None = None, **sampling: Any
+) -> Any:
+    return list(
+        session.stream(
+            "one", [Message("user", text)], Sampling(**sampling), stop or threading.Event()
+        )
+    )
 
 
 @needs_llamacpp
 def test_an_answer_is_streamed_as_from_pytorch(session: TinySession) -> None:
     chunks = answer(session, QUESTION, max_new_tokens=12)
     server, tokenizer = session._loaded["one"]
-    whole = server.complete(tokenizer.prompt_ids([Message("user", QUESTION)]), 12, stop_ids=tokenizer.stop_ids)
+    whole = server.complete(
+        tokenizer.prompt_ids([Message("user", QUESTION)]), 12, stop_ids=tokenizer.stop_ids
+    )
     assert "".join(chunk.text_delta for chunk in chunks) == whole.text.strip()
     assert (chunks[-1].finish, chunks[-1].tokens) == (whole.finish, len(whole.ids))
     assert chunks[-1].first_token_seconds and session.load("one").base_bytes > 0
@@ -106,7 +116,8 @@ def test_a_process_that_died_is_started_again(session: TinySession) -> None:
     session._loaded["one"][0]._process.wait()
     assert not session.ready("one")
     assert [chunk.text_delta for chunk in answer(session, QUESTION, max_new_tokens=4)] == [
-        chunk.text_delta for chunk in first]
+        chunk.text_delta for chunk in first
+    ]
 
 
 @pytest.fixture
@@ -114,9 +125,25 @@ def url(short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A server of one arm."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     tiny_study(short_base, "one", system="Answer in one word.")
-    words = [sys.executable, "-m", "assistant_builder", "serve", "one:lora", "--backend", "llamacpp", "--type", "Q4_0",
-             "--slots", "2", "--port", "0", "--json"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+    words = [
+        sys.executable,
+        "-m",
+        "assistant_builder",
+        "serve",
+        "one:lora",
+        "--backend",
+        "llamacpp",
+        "--type",
+        "Q4_0",
+        "--slots",
+        "2",
+        "--port",
+        "0",
+        "--json",
+    ]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as process:
         assert process.stdout is not None
         output = ""
         while not output.endswith("}\n}\n"):
@@ -139,8 +166,9 @@ def test_a_standard_client_is_answered(url: str, short_base: Path) -> None:
     assert [model.id for model in client.models.list()] == ["one-lora"]
 
     def ask(question: str, **more: Any) -> Any:
-        return client.chat.completions.create(model="one", messages=[{"role": "user", "content": question}],
-                                              max_tokens=12, **more)
+        return client.chat.completions.create(
+            model="one", messages=[{"role": "user", "content": question}], max_tokens=12, **more
+        )
 
     whole = ask(QUESTION)
     *pieces, used = list(ask(QUESTION, stream=True, stream_options={"include_usage": True}))
@@ -150,7 +178,9 @@ def test_a_standard_client_is_answered(url: str, short_base: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         many = list(pool.map(ask, [QUESTION] * 4))
     assert {each.choices[0].message.content for each in many} == {text}
-    assert ask(QUESTION, stop=[text[2:4]]).choices[0].message.content == text[: text.find(text[2:4])]
+    assert (
+        ask(QUESTION, stop=[text[2:4]]).choices[0].message.content == text[: text.find(text[2:4])]
+    )
     hot = [ask(QUESTION, temperature=1.5, seed=3).choices[0].message.content for _ in range(2)]
     assert hot[0] == hot[1]
     with pytest.raises(openai.BadRequestError, match="n: "):

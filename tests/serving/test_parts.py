@@ -56,7 +56,10 @@ def test_a_study_brings_both_arms_and_its_name_means_the_better_one() -> None:
     found = models.find("ferries")
     assert found is not None and found.arm == "lora" and found.created == 1_700_000_000
     assert models.find("ferries-qlora") is None
-    assert select_models(["library:lora", "library"], lambda study: "lora").ids == ["library-lora", "library-qlora"]
+    assert select_models(["library:lora", "library"], lambda study: "lora").ids == [
+        "library-lora",
+        "library-qlora",
+    ]
 
 
 def test_what_cannot_be_served_is_refused() -> None:
@@ -77,7 +80,9 @@ def test_what_cannot_be_served_is_refused() -> None:
 
 
 def asked(*turns: tuple[str, str], **body: object) -> ChatRequest:
-    messages = [{"role": role, "content": content} for role, content in turns or [("user", "hello")]]
+    messages = [
+        {"role": role, "content": content} for role, content in turns or [("user", "hello")]
+    ]
     return ChatRequest.model_validate({"model": "m", "messages": messages, **body})
 
 
@@ -91,14 +96,28 @@ def test_the_studys_system_prompt_stands_in_where_there_is_none() -> None:
 
 def test_answers_are_greedy_unless_the_request_says_otherwise() -> None:
     assert asked().sampling(300).temperature == 0 and asked().sampling(300).max_new_tokens == 300
-    result = asked(temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9).sampling(300)
-    assert (result.temperature, result.top_p, result.seed, result.max_new_tokens) == (0.5, 0.9, 2**32 - 1, 9)
+    result = asked(
+        temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9
+    ).sampling(300)
+    assert (result.temperature, result.top_p, result.seed, result.max_new_tokens) == (
+        0.5,
+        0.9,
+        2**32 - 1,
+        9,
+    )
 
 
-@given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=3), max_size=3),
-       st.lists(st.integers(0, 30), max_size=6))
-def test_a_text_is_cut_at_the_first_stop_however_it_comes(text: str, stops: list[str], steps: list[int]) -> None:
-    whole = text[: min([place for stop in stops if (place := text.find(stop)) >= 0], default=len(text))]
+@given(
+    st.text("abc", max_size=30),
+    st.lists(st.text("abc", min_size=1, max_size=3), max_size=3),
+    st.lists(st.integers(0, 30), max_size=6),
+)
+def test_a_text_is_cut_at_the_first_stop_however_it_comes(
+    text: str, stops: list[str], steps: list[int]
+) -> None:
+    whole = text[
+        : min([place for stop in stops if (place := text.find(stop)) >= 0], default=len(text))
+    ]
     stop_filter, shown = StopSequenceFilter(stops), ""
     for end in sorted(step for step in steps if step < len(text)):
         shown += stop_filter.feed(text[:end], last=False)
@@ -131,7 +150,9 @@ def test_a_key_comes_from_the_environment_and_leaves_it(monkeypatch: pytest.Monk
             take_key()
 
 
-def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_key_comes_from_a_file_that_is_its_owners_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "key"
     monkeypatch.setenv(f"{API_KEY_VARIABLE}_FILE", str(file))
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -151,7 +172,9 @@ def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch: pytest.Mo
 
 def run(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["serve", *words])
-    return done.exit_code, str(done.exception) if isinstance(done.exception, Exception) else done.output
+    return done.exit_code, str(done.exception) if isinstance(
+        done.exception, Exception
+    ) else done.output
 
 
 def test_the_command_refuses_before_anything_is_loaded() -> None:
@@ -183,18 +206,30 @@ def test_the_context_follows_from_the_studies_and_the_model() -> None:
     short = new_study("short", train__max_length=6000, eval__max_new_tokens=64)
     assert context_tokens(short, 131_072) == 6000 + Sampling().max_new_tokens
     assert context_tokens(longer, 2048) == context_tokens(study, 2048) == 2048
-    assert context_tokens(study, 131_072, 100_000) == 100_000 and context_tokens(longer, 8192, 1024) == 1024
-    with pytest.raises(ConfigError, match="--context 9000 exceeds the context length of the base model .8192 tokens"):
+    assert (
+        context_tokens(study, 131_072, 100_000) == 100_000
+        and context_tokens(longer, 8192, 1024) == 1024
+    )
+    with pytest.raises(
+        ConfigError,
+        match="--context 9000 exceeds the context length of the base model .8192 tokens",
+    ):
         context_tokens(study, 8192, 9000)
 
 
-@pytest.mark.parametrize(("config", "tokenizer", "length"), [
-    ({"max_position_embeddings": 8192}, None, 8192), ({"n_positions": 1024}, {}, 1024), ({}, {}, 2048),
-    ({"max_position_embeddings": 8192}, {"model_max_length": 2048}, 2048),
-    ({"max_position_embeddings": 8192}, {"model_max_length": int(1e30)}, 8192),
-    ({"max_position_embeddings": 8192}, {"model_max_length": 1e30}, 8192),
-    ({"max_position_embeddings": 8192}, ["x"], 8192), ({"text_config": {"max_position_embeddings": 9}}, None, 9),
-])
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "length"),
+    [
+        ({"max_position_embeddings": 8192}, None, 8192),
+        ({"n_positions": 1024}, {}, 1024),
+        ({}, {}, 2048),
+        ({"max_position_embeddings": 8192}, {"model_max_length": 2048}, 2048),
+        ({"max_position_embeddings": 8192}, {"model_max_length": int(1e30)}, 8192),
+        ({"max_position_embeddings": 8192}, {"model_max_length": 1e30}, 8192),
+        ({"max_position_embeddings": 8192}, ["x"], 8192),
+        ({"text_config": {"max_position_embeddings": 9}}, None, 9),
+    ],
+)
 def test_what_a_model_reads(tmp_path: Path, config: object, tokenizer: object, length: int) -> None:
     write_json(tmp_path / "config.json", config)
     if tokenizer is not None:
@@ -205,19 +240,28 @@ def test_what_a_model_reads(tmp_path: Path, config: object, tokenizer: object, l
 def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path: Path) -> None:
     served = models(tmp_path)
     engine = Engine(served, dict.fromkeys(served.ids, limits()), 4, ChatWorker([]))
-    for words, most in ((LONGEST - 2, 1), (LONGEST - 12, 11)):  # with the study's "Be brief." before them
+    for words, most in (
+        (LONGEST - 2, 1),
+        (LONGEST - 12, 11),
+    ):  # with the study's "Be brief." before them
         request = asked(("user", "w " * words)).model_copy(update={"model": "library-lora"})
         assert anyio.run(engine.prepare, request).sampling.max_new_tokens == most
-        request = asked(("user", "w " * words), max_tokens=1).model_copy(update={"model": "library-lora"})
+        request = asked(("user", "w " * words), max_tokens=1).model_copy(
+            update={"model": "library-lora"}
+        )
         assert anyio.run(engine.prepare, request).sampling.max_new_tokens == 1
 
 
 @pytest.mark.parametrize(("gpus", "shown"), [(0.0, ""), (1.0, None)])
-def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path, gpus: float, shown: str | None) -> None:
+def test_replicas_without_gpu_request_see_no_gpu(
+    tmp_path: Path, gpus: float, shown: str | None
+) -> None:
     pytest.importorskip("ray.serve")
     from assistant_builder.serving.ray_serve import application
 
-    options = application(models(tmp_path), ServingConfig(gpus=gpus), None)._bound_deployment.ray_actor_options
+    options = application(
+        models(tmp_path), ServingConfig(gpus=gpus), None
+    )._bound_deployment.ray_actor_options
     assert options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES") == shown
 
 
@@ -233,7 +277,9 @@ def test_the_published_version_is_served_under_the_names_of_the_first_study() ->
     assert latest.ids == models.ids and latest.aliases == models.aliases
     assert {each.folder.name for each in latest.assistants} == {"shop-v2"}
     assert {each.root.name for each in latest.assistants} == {"shop"}
-    assert select_models(["shop-v2:lora"], lambda study: "lora").assistants[0].folder.name == "shop-v2"
+    assert (
+        select_models(["shop-v2:lora"], lambda study: "lora").assistants[0].folder.name == "shop-v2"
+    )
 
 
 def test_a_rule_or_index_is_published_by_the_evaluation_that_made_it() -> None:
@@ -259,10 +305,19 @@ def test_a_rule_or_index_is_published_by_the_evaluation_that_made_it() -> None:
     assert models.latest().published == models.latest().published
 
 
-def test_serve_warns_that_an_assistant_without_a_rule_declines_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_warns_that_an_assistant_without_a_rule_declines_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     started: list[Any] = []
-    monkeypatch.setattr("assistant_builder.cli.serve.SERVING_BACKENDS", {"local": replace(
-        SERVING_BACKENDS["local"], start=lambda models, *words, **more: started.append(models))})
+    monkeypatch.setattr(
+        "assistant_builder.cli.serve.SERVING_BACKENDS",
+        {
+            "local": replace(
+                SERVING_BACKENDS["local"],
+                start=lambda models, *words, **more: started.append(models),
+            )
+        },
+    )
     study = with_adapters("hall", approaches=["grounded"])
     with_adapters("memory")
 

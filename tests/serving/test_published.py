@@ -35,14 +35,41 @@ TLS.check_hostname, TLS.verify_mode = False, ssl.CERT_NONE
 QUESTION = {"messages": [{"role": "user", "content": "hello"}]}
 DOCS = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 TRICKS = [
-    "/v1/models", "//v1/models", "/v1//models", "/V1/models", "/v1/models/", "/./v1/models", "/%76%31/models",
-    "/v1%2fmodels", "/widget/../v1/models", "/widget/ask/../../v1/models", "/widget/%2e%2e/v1/models",
-    "/widget/..%2fv1/models", "/widget/ask%2f..%2f..%2fv1/models", "/chat/..;/v1/models", "/chat/../v1/models",
-    "/widget.js/../v1/models", "/widget.js%00/../v1/models", "/chat?/../v1/models", "/v1/models?/widget/ask",
-    "/v1/models%3f/widget/ask", "/widget/ask\\..\\..\\v1\\models", "/v1/models#/widget/ask", "/v1/models;/widget/ask",
-    "/%252e%252e/v1/models", "/widget/ask/%2e%2e/%2e%2e/v1/models", "/v1/chat/completions", "/v1/feedback",
-    "http://127.0.0.1:8000/v1/models", "http://localhost/v1/models", "https://chat.example.com/v1/models", "*",
-    "/openapi.json", "/docs", "/v1/models\t", "/widget/ask/v1/models",
+    "/v1/models",
+    "//v1/models",
+    "/v1//models",
+    "/V1/models",
+    "/v1/models/",
+    "/./v1/models",
+    "/%76%31/models",
+    "/v1%2fmodels",
+    "/widget/../v1/models",
+    "/widget/ask/../../v1/models",
+    "/widget/%2e%2e/v1/models",
+    "/widget/..%2fv1/models",
+    "/widget/ask%2f..%2f..%2fv1/models",
+    "/chat/..;/v1/models",
+    "/chat/../v1/models",
+    "/widget.js/../v1/models",
+    "/widget.js%00/../v1/models",
+    "/chat?/../v1/models",
+    "/v1/models?/widget/ask",
+    "/v1/models%3f/widget/ask",
+    "/widget/ask\\..\\..\\v1\\models",
+    "/v1/models#/widget/ask",
+    "/v1/models;/widget/ask",
+    "/%252e%252e/v1/models",
+    "/widget/ask/%2e%2e/%2e%2e/v1/models",
+    "/v1/chat/completions",
+    "/v1/feedback",
+    "http://127.0.0.1:8000/v1/models",
+    "http://localhost/v1/models",
+    "https://chat.example.com/v1/models",
+    "*",
+    "/openapi.json",
+    "/docs",
+    "/v1/models\t",
+    "/widget/ask/v1/models",
 ]
 """Ways to write the address of a path that is not the widget's."""
 
@@ -53,7 +80,9 @@ def study() -> Study:
 
 
 @pytest.fixture
-def publish(study: Study, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
+def publish(
+    study: Study, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Served]:
     """Starts a server of one study with the widget and without a key."""
     monkeypatch.setattr("tests.serving.conftest.models", lambda folder: one_study(study))
 
@@ -89,10 +118,17 @@ def ask(client: httpx.Client, study: Study, **headers: str) -> httpx.Response:
 # without a key
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"proxy": "127.0.0.1"}, {"allow_host": (NAME,)}, {"proxy": "127.0.0.1", "allow_host": (NAME,)},
-    {"proxy": "*"}, {"allow_origin": ()},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"proxy": "127.0.0.1"},
+        {"allow_host": (NAME,)},
+        {"proxy": "127.0.0.1", "allow_host": (NAME,)},
+        {"proxy": "*"},
+        {"allow_origin": ()},
+    ],
+)
 def test_without_a_key_a_widget_is_all_that_is_served(
     publish: Callable[..., Served], study: Study, settings: dict[str, Any]
 ) -> None:
@@ -101,7 +137,9 @@ def test_without_a_key_a_widget_is_all_that_is_served(
         for headers in ({}, {"x-forwarded-for": "127.0.0.1"}, {"host": "localhost"}):
             for path in ("/v1/models", "/v1/models/library", "/", "/docs"):
                 assert client.get(path, headers=headers).status_code == 401
-            asked = client.post("/v1/chat/completions", json={"model": "library", **QUESTION}, headers=headers)
+            asked = client.post(
+                "/v1/chat/completions", json={"model": "library", **QUESTION}, headers=headers
+            )
             assert asked.status_code == 401 and asked.json()["error"]["code"] == "invalid_api_key"
             assert client.post("/v1/feedback", json={"id": "x"}, headers=headers).status_code == 401
         assert client.get("/chat").status_code == client.get("/widget.js").status_code == 200
@@ -114,32 +152,52 @@ def test_no_way_to_write_a_path_leads_past_the_widget(publish: Callable[..., Ser
     for trick in TRICKS:
         for method in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PROPFIND"):
             for version in ("1.1", "1.0"):
-                status, content = raw(port, f"{method} {trick} HTTP/{version}\r\nHost: localhost\r\n"
-                                      f"Origin: {SITE}\r\nConnection: close\r\nContent-Length: 0")
+                status, content = raw(
+                    port,
+                    f"{method} {trick} HTTP/{version}\r\nHost: localhost\r\n"
+                    f"Origin: {SITE}\r\nConnection: close\r\nContent-Length: 0",
+                )
                 assert status != 200 or trick.startswith("/chat?"), (method, trick)
                 assert b"library-lora" not in content
 
 
-@pytest.mark.parametrize("headers", [
-    {"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"X-Real-IP": "127.0.0.1"}, {"Via": "1.1 x"},
-    {"X-Forwarded-Proto": "https"}, {"Host": "203.0.113.5"}, {"Host": "203.0.113.5:8000"}, {"Host": "[2001:db8::1]"},
-    {"CF-Connecting-IP": "::1"},
-])
-def test_what_a_proxy_passed_on_is_never_taken_for_a_program_here(served: Served, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Via": "1.1 x"},
+        {"X-Forwarded-Proto": "https"},
+        {"Host": "203.0.113.5"},
+        {"Host": "203.0.113.5:8000"},
+        {"Host": "[2001:db8::1]"},
+        {"CF-Connecting-IP": "::1"},
+    ],
+)
+def test_what_a_proxy_passed_on_is_never_taken_for_a_program_here(
+    served: Served, headers: dict[str, str]
+) -> None:
     assert httpx.get(f"{served.url}/v1/models").status_code == 200
     refused = httpx.get(f"{served.url}/v1/models", headers=headers)
     assert refused.status_code == 401 and "API_KEY" in refused.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("head", [
-    "GET /v1/models HTTP/1.0", "GET /v1/models HTTP/1.1", "GET /v1/models HTTP/1.1\r\nHost: ",
-    "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example",
-    "GET /v1/models HTTP/1.1\r\nHost: localhost, evil.example",
-    "GET http://evil.example/v1/models HTTP/1.1\r\nHost: evil.example",
-    "GET /v1/models HTTP/1.1\r\nHost: localhost#evil.example", "GET /v1/models HTTP/1.1\r\nHost: a@localhost",
-    "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nForwarded: for=1.1.1.1",
-    "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx-forwarded-for:",
-])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /v1/models HTTP/1.0",
+        "GET /v1/models HTTP/1.1",
+        "GET /v1/models HTTP/1.1\r\nHost: ",
+        "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example",
+        "GET /v1/models HTTP/1.1\r\nHost: localhost, evil.example",
+        "GET http://evil.example/v1/models HTTP/1.1\r\nHost: evil.example",
+        "GET /v1/models HTTP/1.1\r\nHost: localhost#evil.example",
+        "GET /v1/models HTTP/1.1\r\nHost: a@localhost",
+        "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nForwarded: for=1.1.1.1",
+        "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx-forwarded-for:",
+    ],
+)
 def test_odd_hosts_are_no_local_name(served: Served, head: str) -> None:
     status, content = raw(port_of(served.url), f"{head}\r\nConnection: close")
     assert status in (0, 400, 401, 421) and b"library" not in content
@@ -151,7 +209,10 @@ def test_a_server_that_others_reach_needs_a_key_or_has_a_widget() -> None:
             check_access(ServingConfig(**settings), None)
         line, *_ = check_access(ServingConfig(widget=True, **settings), None)
         assert "only the paths of the widget" in line
-        assert not any("only the paths" in line for line in check_access(ServingConfig(widget=True, **settings), "k"))
+        assert not any(
+            "only the paths" in line
+            for line in check_access(ServingConfig(widget=True, **settings), "k")
+        )
     with pytest.raises(ConfigError, match="neither an address"):
         check_access(ServingConfig(proxy="nginx"), "k" * 16)
 
@@ -167,24 +228,43 @@ def two_questions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_questions")
-def test_visitors_are_counted_by_what_the_proxy_saw(publish: Callable[..., Served], study: Study) -> None:
+def test_visitors_are_counted_by_what_the_proxy_saw(
+    publish: Callable[..., Served], study: Study
+) -> None:
     served = publish(proxy="127.0.0.1, 10.0.0.0/8")
 
     def statuses(*requests: list[str]) -> list[int]:
         found = []
         for lines in requests:
             headers = [("origin", SITE), *(("x-forwarded-for", line) for line in lines)]
-            found.append(httpx.post(f"{served.url}/widget/ask", headers=headers, timeout=60, content=json.dumps(
-                {"site": widget.site_token(study), **QUESTION})).status_code)
+            found.append(
+                httpx.post(
+                    f"{served.url}/widget/ask",
+                    headers=headers,
+                    timeout=60,
+                    content=json.dumps({"site": widget.site_token(study), **QUESTION}),
+                ).status_code
+            )
         return found
 
-    assert statuses(["1.1.1.1", "198.51.100.7"], ["2.2.2.2", "198.51.100.7"], ["3.3.3.3", "198.51.100.7"]) == [
-        200, 200, 429]
+    assert statuses(
+        ["1.1.1.1", "198.51.100.7"], ["2.2.2.2", "198.51.100.7"], ["3.3.3.3", "198.51.100.7"]
+    ) == [200, 200, 429]
     assert statuses(*[[f"2001:db8:1:2::{number}"] for number in range(3)]) == [200, 200, 429]
     assert statuses(["2001:db8:1:3::1"]) == [200]
-    assert statuses(["::ffff:198.51.100.8"], ["198.51.100.8"], ["::ffff:c633:6408"]) == [200, 200, 429]
-    assert statuses(["x1"], ["y, x2"], ["x3"]) == [200, 200, 429], "the proxy itself, where it says nothing valid"
-    assert statuses(["198.51.100.9, 10.1.1.1"], ["198.51.100.9, 10.1.1.2"], ["198.51.100.9"]) == [200, 200, 429]
+    assert statuses(["::ffff:198.51.100.8"], ["198.51.100.8"], ["::ffff:c633:6408"]) == [
+        200,
+        200,
+        429,
+    ]
+    assert statuses(["x1"], ["y, x2"], ["x3"]) == [200, 200, 429], (
+        "the proxy itself, where it says nothing valid"
+    )
+    assert statuses(["198.51.100.9, 10.1.1.1"], ["198.51.100.9, 10.1.1.2"], ["198.51.100.9"]) == [
+        200,
+        200,
+        429,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +273,26 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("certificate")
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={NAME}",
-                    "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={NAME}",
+            "-keyout",
+            str(folder / "key.pem"),
+            "-out",
+            str(folder / "cert.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )
     return folder / "cert.pem", folder / "key.pem"
 
 
@@ -216,12 +313,23 @@ def running(command: list[str], folder: Path, port: int, **environment: str) -> 
     if shutil.which(command[0], path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin") is None:
         pytest.skip(f"{command[0]} is not installed")
     with (folder / "proxy.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin", "HOME": str(folder), **environment})
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin",
+                "HOME": str(folder),
+                **environment,
+            },
+        )
     try:
         deadline = time.monotonic() + 60
         while not listens(port):
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "proxy.log").read_text()
+            assert process.poll() is None and time.monotonic() < deadline, (
+                folder / "proxy.log"
+            ).read_text()
             time.sleep(0.05)
         yield
     finally:
@@ -236,15 +344,22 @@ def visitor() -> httpx.HTTPTransport:
 
 @contextmanager
 def nginx(folder: Path, port: int, backend: int, certificate: tuple[Path, Path]) -> Iterator[None]:
-    server = block("nginx").replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;").replace(
-        "127.0.0.1:8000", f"127.0.0.1:{backend}")
+    server = (
+        block("nginx")
+        .replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+        .replace("127.0.0.1:8000", f"127.0.0.1:{backend}")
+    )
     for path, kind in zip(certificate, ("fullchain", "privkey"), strict=True):
         server = server.replace(f"/etc/letsencrypt/live/{NAME}/{kind}.pem", str(path))
-    temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in (
-        "client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     (folder / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {folder}/pid; error_log stderr;\nevents {{}}\n"
-        f"http {{ access_log off; {temporary}\n{server} }}\n", encoding="utf-8")
+        f"http {{ access_log off; {temporary}\n{server} }}\n",
+        encoding="utf-8",
+    )
     with running(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], folder, port):
         yield
 
@@ -252,20 +367,27 @@ def nginx(folder: Path, port: int, backend: int, certificate: tuple[Path, Path])
 @contextmanager
 def caddy(folder: Path, port: int, backend: int, certificate: tuple[Path, Path]) -> Iterator[None]:
     cert, key = certificate
-    site = block("caddy").replace(f"{NAME} {{\n", f"https://{NAME}:{port} {{\n  bind 127.0.0.1\n  tls {cert} {key}\n")
+    site = block("caddy").replace(
+        f"{NAME} {{\n", f"https://{NAME}:{port} {{\n  bind 127.0.0.1\n  tls {cert} {key}\n"
+    )
     (folder / "Caddyfile").write_text(
         f"{{\n  admin off\n  auto_https disable_redirects\n  storage file_system {folder}\n}}\n"
-        + site.replace("127.0.0.1:8000", f"127.0.0.1:{backend}"), encoding="utf-8")
+        + site.replace("127.0.0.1:8000", f"127.0.0.1:{backend}"),
+        encoding="utf-8",
+    )
     with running(["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"], folder, port):
         yield
 
 
 @contextmanager
-def haproxy(folder: Path, port: int, backend: int, certificate: tuple[Path, Path]) -> Iterator[None]:
+def haproxy(
+    folder: Path, port: int, backend: int, certificate: tuple[Path, Path]
+) -> Iterator[None]:
     """Appends a line of X-Forwarded-For to those that the client sent."""
     pem = folder / "both.pem"
     pem.write_bytes(b"".join(path.read_bytes() for path in certificate))
-    (folder / "haproxy.cfg").write_text(f"""
+    (folder / "haproxy.cfg").write_text(
+        f"""
 defaults
   mode http
   timeout connect 5s
@@ -277,7 +399,9 @@ frontend site
   default_backend app
 backend app
   server app 127.0.0.1:{backend}
-""", encoding="utf-8")
+""",
+        encoding="utf-8",
+    )
     with running(["haproxy", "-db", "-f", "haproxy.cfg"], folder, port):
         yield
 
@@ -286,74 +410,138 @@ def test_the_page_shows_the_documented_lines() -> None:
     assert block("nginx").strip() == PROXY_LINES
     assert all(f" {path}" in block("caddy") for path in widget.PATHS)
     line = re.search(r"<script.*</script>", block("php"))
-    assert line and line[0] == widget.embedding(f"https://{NAME}", "site-\u2026").replace("&#34;", '"')
+    assert line and line[0] == widget.embedding(f"https://{NAME}", "site-\u2026").replace(
+        "&#34;", '"'
+    )
 
 
 @pytest.mark.usefixtures("two_questions")
 @pytest.mark.parametrize("proxy", [nginx, caddy])
 def test_the_documented_lines_pass_the_widget_on_and_nothing_else(
-    publish: Callable[..., Served], study: Study, tmp_path: Path, certificate: tuple[Path, Path], proxy: Any,
+    publish: Callable[..., Served],
+    study: Study,
+    tmp_path: Path,
+    certificate: tuple[Path, Path],
+    proxy: Any,
 ) -> None:
     served, port = publish(allow_host=(NAME,), proxy="127.0.0.1"), free_port()
-    with proxy(tmp_path, port, port_of(served.url), certificate), httpx.Client(
-            base_url=f"https://127.0.0.1:{port}", headers={"host": NAME}, timeout=60, transport=visitor()) as client:
+    with (
+        proxy(tmp_path, port, port_of(served.url), certificate),
+        httpx.Client(
+            base_url=f"https://127.0.0.1:{port}",
+            headers={"host": NAME},
+            timeout=60,
+            transport=visitor(),
+        ) as client,
+    ):
         extensions = {"sni_hostname": NAME}
         script = client.get("/widget.js", extensions=extensions)
-        assert script.status_code == 200 and script.headers["cross-origin-resource-policy"] == "cross-origin"
+        assert (
+            script.status_code == 200
+            and script.headers["cross-origin-resource-policy"] == "cross-origin"
+        )
         page = client.get("/chat", extensions=extensions)
         assert widget.site_token(study) in page.text
         content = json.dumps({"site": widget.site_token(study), **QUESTION})
 
         def post(path: str, **headers: str) -> httpx.Response:
-            return client.post(path, content=content, headers={"origin": SITE, **headers}, extensions=extensions)
+            return client.post(
+                path, content=content, headers={"origin": SITE, **headers}, extensions=extensions
+            )
 
         assert post("/widget/start").json()["title"] == "library"
         answer = post("/widget/ask", origin=f"https://{NAME}")
-        assert answer.status_code == 200 and "library-lora:hello" in answer.text.replace('"}\n\ndata: {"text": "', "")
+        assert answer.status_code == 200 and "library-lora:hello" in answer.text.replace(
+            '"}\n\ndata: {"text": "', ""
+        )
         # a visitor who names other addresses stays the same visitor
-        assert post("/widget/ask", **{"x-forwarded-for": "1.2.3.4", "forwarded": "for=1.2.3.4"}).status_code == 200
-        assert post("/widget/ask", **{"x-forwarded-for": "1.2.3.5", "x-real-ip": "1.2.3.5"}).status_code == 429
+        assert (
+            post(
+                "/widget/ask", **{"x-forwarded-for": "1.2.3.4", "forwarded": "for=1.2.3.4"}
+            ).status_code
+            == 200
+        )
+        assert (
+            post(
+                "/widget/ask", **{"x-forwarded-for": "1.2.3.5", "x-real-ip": "1.2.3.5"}
+            ).status_code
+            == 429
+        )
         for path in ("/v1/models", "/v1/chat/completions", "/health", "/", "/docs"):
             assert client.get(path, extensions=extensions).status_code == 404
-            assert client.post(path, json={"model": "library", **QUESTION}, extensions=extensions).status_code == 404
+            assert (
+                client.post(
+                    path, json={"model": "library", **QUESTION}, extensions=extensions
+                ).status_code
+                == 404
+            )
         for trick in TRICKS:
             for host in (NAME, "localhost"):
-                status, found = raw(port, f"GET {trick} HTTP/1.1\r\nHost: {host}\r\nConnection: close", tls=True)
+                status, found = raw(
+                    port, f"GET {trick} HTTP/1.1\r\nHost: {host}\r\nConnection: close", tls=True
+                )
                 assert status != 200 or trick.startswith("/chat?") or not found, trick
                 assert b"library-lora" not in found, trick
         upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA=="
-        assert raw(port, f"GET /v1/models HTTP/1.1\r\nHost: {NAME}\r\n{upgrade}", tls=True)[0] in (0, 400, 404)
+        assert raw(port, f"GET /v1/models HTTP/1.1\r\nHost: {NAME}\r\n{upgrade}", tls=True)[0] in (
+            0,
+            400,
+            404,
+        )
         # a second request in the body of the first
         smuggled = b"0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        _, found = raw(port, f"POST /widget/start HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n"
-                       f"Content-Length: {len(smuggled)}\r\nConnection: close", smuggled, tls=True)
+        _, found = raw(
+            port,
+            f"POST /widget/start HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n"
+            f"Content-Length: {len(smuggled)}\r\nConnection: close",
+            smuggled,
+            tls=True,
+        )
         assert b"library-lora" not in found
 
 
 @pytest.mark.usefixtures("two_questions")
 def test_without_the_documented_lines_a_proxy_still_opens_the_widget_alone(
-    publish: Callable[..., Served], study: Study, tmp_path: Path, certificate: tuple[Path, Path],
+    publish: Callable[..., Served],
+    study: Study,
+    tmp_path: Path,
+    certificate: tuple[Path, Path],
 ) -> None:
     """HAProxy passes everything on, and appends a line of X-Forwarded-For to those of the visitor."""
     served, port = publish(allow_host=(NAME,), proxy="127.0.0.1"), free_port()
-    with haproxy(tmp_path, port, port_of(served.url), certificate), httpx.Client(
-            base_url=f"https://127.0.0.1:{port}", headers={"host": NAME}, timeout=60, transport=visitor()) as client:
-        assert [ask(client, study, **{"x-forwarded-for": f"203.0.113.{number}"}).status_code
-                for number in range(3)] == [200, 200, 429]
+    with (
+        haproxy(tmp_path, port, port_of(served.url), certificate),
+        httpx.Client(
+            base_url=f"https://127.0.0.1:{port}",
+            headers={"host": NAME},
+            timeout=60,
+            transport=visitor(),
+        ) as client,
+    ):
+        assert [
+            ask(client, study, **{"x-forwarded-for": f"203.0.113.{number}"}).status_code
+            for number in range(3)
+        ] == [200, 200, 429]
         assert client.get("/chat").status_code == 200
         for trick in TRICKS:
             for host in (NAME, "localhost"):
-                status, found = raw(port, f"GET {trick} HTTP/1.1\r\nHost: {host}\r\nConnection: close", tls=True)
+                status, found = raw(
+                    port, f"GET {trick} HTTP/1.1\r\nHost: {host}\r\nConnection: close", tls=True
+                )
                 assert status != 200 or trick.startswith("/chat?") or not found, trick
                 assert b"library-lora" not in found, trick
 
 
 def test_an_endpoint_without_a_key_stays_closed_behind_a_proxy_that_nobody_named(
-    serve: Callable[..., Served], tmp_path: Path, certificate: tuple[Path, Path],
+    serve: Callable[..., Served],
+    tmp_path: Path,
+    certificate: tuple[Path, Path],
 ) -> None:
     served, port = serve(app=make_app), free_port()
     assert httpx.get(f"{served.url}/v1/models").status_code == 200
     with haproxy(tmp_path, port, port_of(served.url), certificate):
         for host in ("127.0.0.1:8000", "localhost", "203.0.113.5"):
-            answer = httpx.get(f"https://127.0.0.1:{port}/v1/models", headers={"host": host}, verify=False)
+            answer = httpx.get(
+                f"https://127.0.0.1:{port}/v1/models", headers={"host": host}, verify=False
+            )
             assert answer.status_code == 401

@@ -30,14 +30,20 @@ class Versions:
     """A study with a second and a third version, whose parrots begin each word with the version's name."""
 
     def __init__(self, folder: Path) -> None:
-        self.root, self.folder, self.workers = new_study("shop"), folder, dict[str, list[ChatWorker]]()
+        self.root, self.folder, self.workers = (
+            new_study("shop"),
+            folder,
+            dict[str, list[ChatWorker]](),
+        )
         for name in ("shop-v2", "shop-v3"):
             add_version(self.root, new_study(name))
         self.switch = EngineSwitch(self.select(), self.build)
 
     def select(self) -> ModelRegistry:
         study = served_version(self.root)
-        assistant = ServedModel("library-lora", study.folder, "lora", 1_700_000_000, first=self.root.folder)
+        assistant = ServedModel(
+            "library-lora", study.folder, "lora", 1_700_000_000, first=self.root.folder
+        )
         return ModelRegistry((assistant,), {"library": "library-lora"}, self.select)
 
     def build(self, models: ModelRegistry) -> Engine:
@@ -67,7 +73,8 @@ def text(served: Served, question: str = "hello you") -> str:
 
 @pytest.mark.long
 def test_requests_go_to_the_published_version_and_answers_that_run_are_finished(
-        versions: Versions, serve: Callable[..., Served]) -> None:
+    versions: Versions, serve: Callable[..., Served]
+) -> None:
     served = serve(switch=versions.switch)
     assert text(served).startswith("shop:hello shop:you")
     (old,) = versions.workers["shop"]
@@ -80,14 +87,18 @@ def test_requests_go_to_the_published_version_and_answers_that_run_are_finished(
         answers = [each.result() for each in asked]
     assert running.result().count("shop:slow") == 45
     for answer in answers:
-        assert answer.count("shop:slow") == 40 or answer.count("shop-v2:slow") == 40, "an answer has one version"
+        assert answer.count("shop:slow") == 40 or answer.count("shop-v2:slow") == 40, (
+            "an answer has one version"
+        )
     wait_until(lambda: not old.running, 30)
     assert undo(versions.root) == "shop"
     wait_until(lambda: text(served).startswith("shop:"), 30)
     wait_until(lambda: not versions.workers["shop-v2"][0].running, 30)
 
 
-def test_undo_does_not_wait_for_a_long_answer(versions: Versions, serve: Callable[..., Served]) -> None:
+def test_undo_does_not_wait_for_a_long_answer(
+    versions: Versions, serve: Callable[..., Served]
+) -> None:
     served = serve(switch=versions.switch)
     with served.stream("long talk") as answer:  # a minute
         words = answer.iter_lines()
@@ -102,8 +113,9 @@ def test_undo_does_not_wait_for_a_long_answer(versions: Versions, serve: Callabl
     wait_until(lambda: not versions.workers["shop"][0].running, 30)
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one(versions: Versions, serve: Callable[..., Served],
-                                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one(
+    versions: Versions, serve: Callable[..., Served], capsys: pytest.CaptureFixture[str]
+) -> None:
     served = serve(switch=versions.switch)
     assert text(served).startswith("shop:")
     publish(versions.root, "shop-v3")
@@ -114,12 +126,16 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one(versions: Versions, 
     wait_until(lambda: text(served).startswith("shop-v2:"), 30)
 
 
-def test_a_new_rule_of_the_served_study_is_loaded(versions: Versions, serve: Callable[..., Served]) -> None:
+def test_a_new_rule_of_the_served_study_is_loaded(
+    versions: Versions, serve: Callable[..., Served]
+) -> None:
     select = versions.select
 
     def grounded() -> ModelRegistry:
         (assistant,), aliases = select().assistants, select().aliases
-        assistant = replace(assistant, grounded=True, lookup=replace(assistant, grounded=True).latest_lookup)
+        assistant = replace(
+            assistant, grounded=True, lookup=replace(assistant, grounded=True).latest_lookup
+        )
         return ModelRegistry((assistant,), aliases, grounded)
 
     served = serve(switch=EngineSwitch(grounded(), versions.build))
@@ -131,20 +147,33 @@ def test_a_new_rule_of_the_served_study_is_loaded(versions: Versions, serve: Cal
     assert text(served).startswith("shop:") and versions.workers["shop"][-1] is not old
 
 
-def test_the_widget_keeps_its_token_and_its_visitors_over_versions(versions: Versions,
-                                                                   serve: Callable[..., Served]) -> None:
+def test_the_widget_keeps_its_token_and_its_visitors_over_versions(
+    versions: Versions, serve: Callable[..., Served]
+) -> None:
     site = "https://shop.example"
-    served = serve(switch=versions.switch, config=ServingConfig(widget=True, allow_origin=(site,), remember="texts"))
+    served = serve(
+        switch=versions.switch,
+        config=ServingConfig(widget=True, allow_origin=(site,), remember="texts"),
+    )
     token = widget.site_token(versions.root)
 
     def ask() -> str:
         import httpx
 
-        return httpx.post(f"{served.url}/widget/ask", headers={"origin": site}, timeout=60, json={
-            "site": token, "messages": [{"role": "user", "content": "hello"}]}).text
+        return httpx.post(
+            f"{served.url}/widget/ask",
+            headers={"origin": site},
+            timeout=60,
+            json={"site": token, "messages": [{"role": "user", "content": "hello"}]},
+        ).text
 
     assert "shop:hello" in ask()
     publish(versions.root, "shop-v2")
     wait_until(lambda: "shop-v2:hello" in ask(), 30)
-    wait_until(lambda: {each.model for each in read_questions(versions.root)} == {"shop-lora", "shop-v2-lora"}, 10)
+    wait_until(
+        lambda: (
+            {each.model for each in read_questions(versions.root)} == {"shop-lora", "shop-v2-lora"}
+        ),
+        10,
+    )
     assert not log_file(Study.open("shop-v2")).exists()

@@ -48,7 +48,9 @@ def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Puts the program on the PATH; further calls change what it answers."""
     program = tmp_path / "bin" / "vllm"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / 'fake_vllm.py'} \"$@\"\n")
+    program.write_text(
+        f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "fake_vllm.py"} "$@"\n'
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
@@ -67,15 +69,23 @@ def session(*studies: Study, arm: str = "lora") -> Iterator[VllmSession]:
         found.close()
 
 
-def answer(asked: VllmSession, speaker: str, question: str = QUESTION, sampling: Sampling = GREEDY,
-           stop: threading.Event | None = None) -> list[Any]:
+def answer(
+    asked: VllmSession,
+    speaker: str,
+    question: str = QUESTION,
+    sampling: Sampling = GREEDY,
+    stop: threading.Event | None = None,
+) -> list[Any]:
     messages = [Message("system", SYSTEM), Message("user", question)]
     return list(asked.stream(speaker, messages, sampling, stop or threading.Event()))
 
 
 def requests(study: Study, arm: str = "lora") -> list[Any]:
     """What the program was asked."""
-    return [json.loads(line) for line in (study.arm_folder(arm) / "requests.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (study.arm_folder(arm) / "requests.jsonl").read_text().splitlines()
+    ]
 
 
 # the command
@@ -94,9 +104,15 @@ def test_the_command_has_base_storage_adapters_and_rank(base: Path) -> None:
     options = dict(zip(found[3::2], found[4::2], strict=False))
     assert found[:3] == ["vllm", "serve", str(base)] and options["--dtype"] == "bfloat16"
     assert found[found.index("--quantization") + 1] == "bitsandbytes"
-    assert found[found.index("--max-lora-rank") + 1] == "32" and found[found.index("--max-loras") + 1] == "2"
+    assert (
+        found[found.index("--max-lora-rank") + 1] == "32"
+        and found[found.index("--max-loras") + 1] == "2"
+    )
     assert [json.loads(text) for text in found[found.index("--lora-modules") + 1 :]] == [
-        {"name": f"{name}-qlora", "path": str(study.folder.parent / name / "arms" / "qlora" / "adapter")}
+        {
+            "name": f"{name}-qlora",
+            "path": str(study.folder.parent / name / "arms" / "qlora" / "adapter"),
+        }
         for name in ("library", "ferries")
     ]
     assert options["--max-model-len"] == "2048"  # all that the tiny base reads
@@ -126,23 +142,30 @@ def test_vllm_and_the_local_backend_read_as_much(tmp_path: Path) -> None:
     assert context("hall:lora") == (MIN_CONTEXT + 700, {MIN_CONTEXT}), "facts come on top"
     write_json(config, {**read_json(config), "max_position_embeddings": 2048})
     assert context("library:lora", "ferries:lora") == (2048, {2048})
-    assert ("--context 9000 exceeds the context length of the base model (2048 tokens)"
-            in run("library:lora", "--backend", "vllm", "--context", "9000")[1])
+    assert (
+        "--context 9000 exceeds the context length of the base model (2048 tokens)"
+        in run("library:lora", "--backend", "vllm", "--context", "9000")[1]
+    )
 
 
 @pytest.mark.train
-def test_what_vllm_cannot_serve_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch,
-                                           vllm: Callable[..., None]) -> None:
+def test_what_vllm_cannot_serve_is_refused(
+    base: Path, monkeypatch: pytest.MonkeyPatch, vllm: Callable[..., None]
+) -> None:
     study = with_adapters("library", model__base=str(base))
     assert "need several" in run("library", "--backend", "vllm")[1]
-    assert "everyone who reaches" in run("library:qlora", "--backend", "vllm", "--host", "0.0.0.0")[1]
+    assert (
+        "everyone who reaches" in run("library:qlora", "--backend", "vllm", "--host", "0.0.0.0")[1]
+    )
     monkeypatch.setenv("PATH", "")
     assert "vLLM is not installed" in run("library:qlora", "--backend", "vllm")[1]
     study.write_config(study.config.with_changes({"train.rank": 600}))
     assert "rank 512 at most, not 600" in run("library:qlora", "--backend", "vllm")[1]
     study.write_config(study.config.with_changes({"model.quant_type": "fp4", "train.rank": 8}))
     assert "trained over fp4" in run("library:qlora", "--backend", "vllm")[1]
-    study.write_config(study.config.with_changes({"model.quant_type": "int8", "model.double_quant": False}))
+    study.write_config(
+        study.config.with_changes({"model.quant_type": "int8", "model.double_quant": False})
+    )
     refused = run("library:qlora", "--backend", "vllm")[1]
     assert "trained over int8" in refused and "without double" not in refused
     assert "--quantization" not in command("library:lora")
@@ -161,39 +184,62 @@ def test_vllm_gets_the_tokens_of_the_studys_prompt(base: Path, vllm: Callable[..
     with session(one, other) as asked:
         chunks = answer(asked, "one-lora", sampling=Sampling())
         assert "".join(chunk.text_delta for chunk in chunks) == "A brass one, 7 € äöü."
-        assert (chunks[-1].finish, chunks[-1].tokens) == ("stop", len("A brass one, 7 € äöü.".encode()))
+        assert (chunks[-1].finish, chunks[-1].tokens) == (
+            "stop",
+            len("A brass one, 7 € äöü.".encode()),
+        )
         assert len(chunks) > 10 and chunks[-1].first_token_seconds
         (body,) = requests(one)
         prompter = ChatTokenizer.load(base, one.template_date)
-        assert tuple(body["prompt"]) == prompter.prompt_ids([Message("system", SYSTEM), Message("user", QUESTION)])
+        assert tuple(body["prompt"]) == prompter.prompt_ids(
+            [Message("system", SYSTEM), Message("user", QUESTION)]
+        )
         assert (body["model"], body["temperature"], body["max_tokens"]) == ("one-lora", 0.0, 256)
         assert set(body["stop_token_ids"]) == set(prompter.stop_ids) and "logprobs" not in body
-        last = answer(asked, "other-lora", sampling=Sampling(max_new_tokens=3, temperature=0.7, top_p=0.9, seed=5))[-1]
+        last = answer(
+            asked,
+            "other-lora",
+            sampling=Sampling(max_new_tokens=3, temperature=0.7, top_p=0.9, seed=5),
+        )[-1]
         assert (last.finish, last.tokens) == ("length", 3)
         (body,) = requests(other)
-        assert (body["temperature"], body["top_p"], body["seed"], body["max_tokens"]) == (0.7, 0.9, 5, 3)
+        assert (body["temperature"], body["top_p"], body["seed"], body["max_tokens"]) == (
+            0.7,
+            0.9,
+            5,
+            3,
+        )
         with pytest.raises(ModelError, match="context length of the model is 2048"):
             answer(asked, "one-lora", "long " * 500)
 
 
 @pytest.mark.train
-def test_facts_are_looked_up_and_unlikely_answers_are_declined(base: Path, bundled_models: Path,
-                                                              vllm: Callable[..., None]) -> None:
+def test_facts_are_looked_up_and_unlikely_answers_are_declined(
+    base: Path, bundled_models: Path, vllm: Callable[..., None]
+) -> None:
     from assistant_builder.models.embedding import Embedder
 
     study = tiny_study(base, "hall", approaches=["grounded"], train__max_length=1500)
     with_index(study, Embedder.load(device="cpu"), threshold=0.6)
-    known = json.loads((study.folder / "data" / "train.jsonl").read_text().splitlines()[0])["messages"][0]["content"]
+    known = json.loads((study.folder / "data" / "train.jsonl").read_text().splitlines()[0])[
+        "messages"
+    ][0]["content"]
     with session(study) as asked:
         last = answer(asked, "hall-lora", known, Sampling())[-1]
         assert not last.declined and last.sources[0]["question"] == known
-        assert requests(study)[0]["logprobs"] == 1 and last.prompt_tokens == len(requests(study)[0]["prompt"])
-        (only,) = answer(asked, "hall-lora", "Who painted the ceiling of the Sistine Chapel?", Sampling())
+        assert requests(study)[0]["logprobs"] == 1 and last.prompt_tokens == len(
+            requests(study)[0]["prompt"]
+        )
+        (only,) = answer(
+            asked, "hall-lora", "Who painted the ceiling of the Sistine Chapel?", Sampling()
+        )
         assert only.declined and only.text_delta == SENTENCE
 
 
 @pytest.mark.train
-def test_an_answer_that_is_stopped_ends_vllms_computation(base: Path, vllm: Callable[..., None]) -> None:
+def test_an_answer_that_is_stopped_ends_vllms_computation(
+    base: Path, vllm: Callable[..., None]
+) -> None:
     vllm(text="x" * 200, seconds=0.05)
     study, stop = tiny_study(base, "one"), threading.Event()
     with session(study) as asked:
@@ -210,14 +256,17 @@ def test_an_answer_that_is_stopped_ends_vllms_computation(base: Path, vllm: Call
 
 
 @pytest.mark.train
-def test_a_vllm_that_died_is_started_again_and_one_that_cannot_start_says_why(base: Path,
-                                                                              vllm: Callable[..., None]) -> None:
+def test_a_vllm_that_died_is_started_again_and_one_that_cannot_start_says_why(
+    base: Path, vllm: Callable[..., None]
+) -> None:
     vllm(text="x" * 100, seconds=0.05)
     with session(tiny_study(base, "one")) as asked:
         asked.load("one-lora")
         guard = psutil.Process(asked._server._process.pid)  # type: ignore[union-attr]
         others = guard.children(recursive=True)
-        stream = asked.stream("one-lora", [Message("user", QUESTION)], Sampling(), threading.Event())
+        stream = asked.stream(
+            "one-lora", [Message("user", QUESTION)], Sampling(), threading.Event()
+        )
         next(stream)
         guard.children()[0].kill()
         with pytest.raises(ModelError, match="vLLM ended"):
@@ -246,7 +295,18 @@ def test_without_vllm_the_error_says_how_to_install_it(monkeypatch: pytest.Monke
 @contextmanager
 def served(*words: str) -> Iterator[tuple[dict[str, Any], psutil.Process]]:
     """A server until the block ends: what it printed, and its process."""
-    line = [sys.executable, "-m", "assistant_builder", "serve", *words, "--backend", "vllm", "--port", "0", "--json"]
+    line = [
+        sys.executable,
+        "-m",
+        "assistant_builder",
+        "serve",
+        *words,
+        "--backend",
+        "vllm",
+        "--port",
+        "0",
+        "--json",
+    ]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
         assert process.stdout is not None
         output = ""
@@ -273,7 +333,9 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(
     base: Path, vllm: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openai = pytest.importorskip("openai")
-    monkeypatch.setenv("ASSISTANT_BUILDER_API_KEY", key := "a-key-of-16-characters")  # else the widget alone is served
+    monkeypatch.setenv(
+        "ASSISTANT_BUILDER_API_KEY", key := "a-key-of-16-characters"
+    )  # else the widget alone is served
     vllm(text="A brass key.")
     study = tiny_study(base, "one", system=SYSTEM)
     with served("one:lora", "--widget", "--remember", "texts") as (ready, process):
@@ -281,7 +343,9 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(
         assert [model.id for model in client.models.list()] == ["one-lora"]
 
         def ask(**more: Any) -> Any:
-            return client.chat.completions.create(model="one", messages=[{"role": "user", "content": QUESTION}], **more)
+            return client.chat.completions.create(
+                model="one", messages=[{"role": "user", "content": QUESTION}], **more
+            )
 
         whole = ask()
         *pieces, used = list(ask(stream=True, stream_options={"include_usage": True}))
@@ -289,10 +353,12 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(
         assert whole.choices[0].message.content == "A brass key." and used.usage == whole.usage
         prompter = ChatTokenizer.load(base, study.template_date)
         assert tuple(requests(study)[0]["prompt"]) == prompter.prompt_ids(
-            [Message("system", SYSTEM), Message("user", QUESTION)]), "the study's system prompt is added"
+            [Message("system", SYSTEM), Message("user", QUESTION)]
+        ), "the study's system prompt is added"
         with ThreadPoolExecutor(16) as pool:
-            assert {reply.choices[0].message.content for reply in pool.map(lambda _: ask(), range(16))} == {
-                "A brass key."}
+            assert {
+                reply.choices[0].message.content for reply in pool.map(lambda _: ask(), range(16))
+            } == {"A brass key."}
         assert httpx.get(ready["widget"]["page"]).status_code == 200
         children = process.children(recursive=True)
         assert any("engine" in " ".join(child.cmdline()) for child in children)

@@ -46,12 +46,18 @@ def study() -> Study:
 
 
 @pytest.fixture
-def site(study: Study, limits: widget.Limits, serve: Callable[..., Served],
-         monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
+def site(
+    study: Study,
+    limits: widget.Limits,
+    serve: Callable[..., Served],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Visitor]:
     """The widget in front of a parrot."""
     monkeypatch.setattr("tests.serving.conftest.models", lambda folder: one_study(study))
     monkeypatch.setattr(widget, "Limits", lambda: limits)
-    config = ServingConfig(widget=True, allow_origin=(SITE,), contact="Write to help@shop.example", proxy="127.0.0.1")
+    config = ServingConfig(
+        widget=True, allow_origin=(SITE,), contact="Write to help@shop.example", proxy="127.0.0.1"
+    )
     made: list[widget.Widget] = []
 
     def build(*words: Any) -> Any:
@@ -74,11 +80,17 @@ class Visitor:
         return len(self.app._line._tickets)
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", content=json.dumps({"site": self.token, **body}), timeout=60,
-                          headers={"origin": SITE, **headers})
+        return httpx.post(
+            f"{self.url}{path}",
+            content=json.dumps({"site": self.token, **body}),
+            timeout=60,
+            headers={"origin": SITE, **headers},
+        )
 
     def ask(self, question: str, **headers: str) -> httpx.Response:
-        return self.post("/widget/ask", {"messages": [{"role": "user", "content": question}]}, **headers)
+        return self.post(
+            "/widget/ask", {"messages": [{"role": "user", "content": question}]}, **headers
+        )
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
@@ -88,46 +100,79 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
 def test_a_page_of_the_site_asks_without_a_key(site: Visitor) -> None:
     answer = site.ask("hello you")
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["access-control-allow-origin"] == SITE and answer.headers["vary"] == "Origin"
+    assert (
+        answer.headers["access-control-allow-origin"] == SITE and answer.headers["vary"] == "Origin"
+    )
     *pieces, end = events(answer)
-    assert "".join(piece["text"] for piece in pieces) == "library-lora:hello library-lora:you \u2713"
+    assert (
+        "".join(piece["text"] for piece in pieces) == "library-lora:hello library-lora:you \u2713"
+    )
     assert end == {"end": True, "declined": False, "sources": []}
     conversation = [{"role": role, "content": "hello"} for role in ("user", "assistant", "user")]
     assert events(site.post("/widget/ask", {"messages": conversation}))[-1]["end"]
 
 
-@pytest.mark.parametrize("origin", ["https://other.example", "http://shop.example", "https://shop.example:444", "null",
-                                    "https://shop.example.evil.example"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://other.example",
+        "http://shop.example",
+        "https://shop.example:444",
+        "null",
+        "https://shop.example.evil.example",
+    ],
+)
 def test_a_page_of_another_origin_gets_nothing(site: Visitor, origin: str) -> None:
     for path in ("/widget/ask", "/widget/start"):
-        refused = site.post(path, {"messages": [{"role": "user", "content": "hello"}]}, origin=origin)
+        refused = site.post(
+            path, {"messages": [{"role": "user", "content": "hello"}]}, origin=origin
+        )
         assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
-        asked = httpx.options(f"{site.url}{path}", headers={"origin": origin, "access-control-request-method": "POST"})
+        asked = httpx.options(
+            f"{site.url}{path}", headers={"origin": origin, "access-control-request-method": "POST"}
+        )
         assert asked.status_code == 403 and "access-control-allow-origin" not in asked.headers
     nobody = httpx.post(f"{site.url}/widget/ask", content="{}")
     assert nobody.status_code == 403
 
 
 def test_the_token_is_needed_and_opens_nothing_else(site: Visitor) -> None:
-    wrong = httpx.post(f"{site.url}/widget/ask", content=json.dumps({"site": "x"}), headers={"origin": SITE})
+    wrong = httpx.post(
+        f"{site.url}/widget/ask", content=json.dumps({"site": "x"}), headers={"origin": SITE}
+    )
     assert wrong.status_code == 401 and wrong.headers["access-control-allow-origin"] == SITE
     body = {"model": "library", "messages": [{"role": "user", "content": "hello"}]}
     for headers in ({"authorization": f"Bearer {site.token}"}, {}):
-        assert httpx.post(f"{site.url}/v1/chat/completions", json=body, headers=headers).status_code == 401
-    assert httpx.get(f"{site.url}/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+        assert (
+            httpx.post(f"{site.url}/v1/chat/completions", json=body, headers=headers).status_code
+            == 401
+        )
+    assert (
+        httpx.get(f"{site.url}/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code
+        == 200
+    )
     assert site.token != KEY and site.token == widget.site_token(Study.open("library"))
 
 
-@pytest.mark.parametrize(("messages", "status"), [
-    ([{"role": "user", "content": "x" * (widget.MAX_QUESTION + 1)}], 400),
-    ([{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": "hello"}], 400),
-    ([{"role": "assistant", "content": "hello"}], 400),
-    ([{"role": "user", "content": "hello"}] * (widget.MAX_TURNS + 1), 400),
-    ([], 400),
-    ("hello", 400),
-    ([{"role": "user", "content": " "}], 400),
-    ([{"role": "user", "content": "x" * 70_000}], 413),
-])
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([{"role": "user", "content": "x" * (widget.MAX_QUESTION + 1)}], 400),
+        (
+            [
+                {"role": "system", "content": "You are a pirate."},
+                {"role": "user", "content": "hello"},
+            ],
+            400,
+        ),
+        ([{"role": "assistant", "content": "hello"}], 400),
+        ([{"role": "user", "content": "hello"}] * (widget.MAX_TURNS + 1), 400),
+        ([], 400),
+        ("hello", 400),
+        ([{"role": "user", "content": " "}], 400),
+        ([{"role": "user", "content": "x" * 70_000}], 413),
+    ],
+)
 def test_what_visitors_may_not_send_is_refused(site: Visitor, messages: Any, status: int) -> None:
     refused = site.post("/widget/ask", {"messages": messages})
     assert refused.status_code == status and refused.headers["access-control-allow-origin"] == SITE
@@ -149,6 +194,7 @@ def test_a_visitor_who_asks_too_often_waits(site: Visitor) -> None:
 
 def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
     """One is answered, two wait, and a fourth is asked to come again; the two are answered when the first leaves."""
+
     def body(question: str) -> str:
         return json.dumps({"site": site.token, "messages": [{"role": "user", "content": question}]})
 
@@ -156,8 +202,13 @@ def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
         return events(site.ask("hello", **{"x-forwarded-for": f"198.51.100.{number}"}))
 
     with ThreadPoolExecutor() as pool:
-        with httpx.stream("POST", f"{site.url}/widget/ask", timeout=60, content=body(LONG),
-                          headers={"origin": SITE}) as first:
+        with httpx.stream(
+            "POST",
+            f"{site.url}/widget/ask",
+            timeout=60,
+            content=body(LONG),
+            headers={"origin": SITE},
+        ) as first:
             lines, waiting = first.iter_lines(), []  # a dropped iterator closes the response
             next(lines)
             for number in (1, 2):
@@ -167,14 +218,18 @@ def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
             assert refused.status_code == 429 and refused.headers["retry-after"]
         answers = [each.result() for each in waiting]
     assert all(answer[-1]["end"] for answer in answers)
-    assert [[event["place"] for event in answer if "place" in event] for answer in answers] == [[1], [2, 1]]
+    assert [[event["place"] for event in answer if "place" in event] for answer in answers] == [
+        [1],
+        [2, 1],
+    ]
     wait_until(lambda: not site.line)
 
 
 def test_a_visitor_who_leaves_frees_the_assistant_and_the_place(site: Visitor) -> None:
     body = json.dumps({"site": site.token, "messages": [{"role": "user", "content": LONG}]})
-    with httpx.stream("POST", f"{site.url}/widget/ask", timeout=60, content=body,
-                      headers={"origin": SITE}) as response:
+    with httpx.stream(
+        "POST", f"{site.url}/widget/ask", timeout=60, content=body, headers={"origin": SITE}
+    ) as response:
         next(response.iter_lines())
         assert site.served.worker.busy
     wait_until(lambda: not site.served.worker.busy and not site.line)
@@ -190,7 +245,11 @@ def test_an_error_of_the_assistant_reaches_the_visitor_as_an_event(site: Visitor
 
 def test_the_start_has_texts_in_the_language_of_the_page(site: Visitor) -> None:
     german = site.post("/widget/start", {"language": "de-AT"}).json()
-    assert german["texts"]["send"] == "Senden" and german["language"] == "de" and german["direction"] == "ltr"
+    assert (
+        german["texts"]["send"] == "Senden"
+        and german["language"] == "de"
+        and german["direction"] == "ltr"
+    )
     english = site.post("/widget/start", {"language": "xx"}).json()
     assert english["texts"]["send"] == "Send" and english["contact"] == "Write to help@shop.example"
     assert english["title"] == "library"
@@ -198,9 +257,15 @@ def test_the_start_has_texts_in_the_language_of_the_page(site: Visitor) -> None:
 
 def test_script_and_page_are_small_and_ask_nobody_else(site: Visitor) -> None:
     script, page = httpx.get(f"{site.url}/widget.js"), httpx.get(f"{site.url}/chat")
-    assert len(script.content) <= 20 * 1024 and script.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert (
+        len(script.content) <= 20 * 1024
+        and script.headers["cross-origin-resource-policy"] == "cross-origin"
+    )
     assert script.text.count("https://") == script.text.count("https://HOST") == 1
-    assert f'data-site="{site.token}"' in page.text and "default-src 'none'" in page.headers["content-security-policy"]
+    assert (
+        f'data-site="{site.token}"' in page.text
+        and "default-src 'none'" in page.headers["content-security-policy"]
+    )
     assert KEY not in page.text + script.text
     assert httpx.post(f"{site.url}/chat").status_code == 405
     assert httpx.get(f"{site.url}/widget.js", headers={"host": "evil.example"}).status_code == 421
@@ -208,7 +273,9 @@ def test_script_and_page_are_small_and_ask_nobody_else(site: Visitor) -> None:
 
 def test_forgotten_addresses_do_not_grow(limits: widget.Limits) -> None:
     now = [0.0]
-    visitors = widget.VisitorLimits(widget.Limits(questions=1, seconds=10, open=1, addresses=5), lambda: now[0])
+    visitors = widget.VisitorLimits(
+        widget.Limits(questions=1, seconds=10, open=1, addresses=5), lambda: now[0]
+    )
     for number in range(50):
         visitors.enter(str(number))
         visitors.leave(str(number))
@@ -217,7 +284,9 @@ def test_forgotten_addresses_do_not_grow(limits: widget.Limits) -> None:
         visitors.enter("49")
     now[0] = 11.0
     visitors.enter("49")
-    assert list(visitors._asked) == ["49"], "addresses are remembered as long as their questions count"
+    assert list(visitors._asked) == ["49"], (
+        "addresses are remembered as long as their questions count"
+    )
     with pytest.raises(ApiError, match="other questions"):
         visitors.enter("49")
 
@@ -242,6 +311,7 @@ def test_a_question_that_waits_is_not_overtaken() -> None:
 
 def test_a_place_is_told_when_it_changes_and_not_missed_while_it_is_told() -> None:
     """Those before a slow visitor leave while it is told its place; others behind it come and go."""
+
     async def run() -> list[int]:
         line, told = widget.Line(1, 5), []
         first, second, slow, behind = (line.join() for _ in range(4))
@@ -275,7 +345,9 @@ def test_a_place_is_told_when_it_changes_and_not_missed_while_it_is_told() -> No
     assert asyncio.run(asyncio.wait_for(wait(), 5)) == [1]
 
 
-def test_a_full_queue_costs_no_question_of_the_visitor(site: Visitor, limits: widget.Limits) -> None:
+def test_a_full_queue_costs_no_question_of_the_visitor(
+    site: Visitor, limits: widget.Limits
+) -> None:
     tickets = [site.app._line.join() for _ in range(limits.waiting + 1)]
     for _ in range(limits.questions + 1):
         refused = site.ask("hello")
@@ -285,8 +357,9 @@ def test_a_full_queue_costs_no_question_of_the_visitor(site: Visitor, limits: wi
     assert site.ask("hello").status_code == 200
 
 
-def test_the_tokens_of_a_refused_question_are_not_counted(site: Visitor, limits: widget.Limits,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokens_of_a_refused_question_are_not_counted(
+    site: Visitor, limits: widget.Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared: list[str] = []
     prepare = site.served.engine.prepare
 
@@ -295,29 +368,46 @@ def test_the_tokens_of_a_refused_question_are_not_counted(site: Visitor, limits:
         return await prepare(request)
 
     monkeypatch.setattr(site.served.engine, "prepare", counting)
-    assert [site.ask("hello").status_code for _ in range(limits.questions + 3)] == [200] * 4 + [429] * 3
+    assert [site.ask("hello").status_code for _ in range(limits.questions + 3)] == [200] * 4 + [
+        429
+    ] * 3
     assert len(prepared) == limits.questions
 
 
 def test_a_question_that_cannot_be_prepared_leaves_its_place(site: Visitor) -> None:
-    assert site.ask("word " * 60).status_code == 400 and not site.line and not site.app._visitors._open
+    assert (
+        site.ask("word " * 60).status_code == 400 and not site.line and not site.app._visitors._open
+    )
 
 
 def test_the_widget_serves_one_study(study: Study) -> None:
-    several = ModelRegistry(one_study(study).assistants * 2, {"library": "library-lora", "other": "library-lora"})
+    several = ModelRegistry(
+        one_study(study).assistants * 2, {"library": "library-lora", "other": "library-lora"}
+    )
     with pytest.raises(ConfigError, match="one study"):
         widget.widget_assistant(several)
 
 
-@pytest.mark.parametrize("origin", ["*", "https://*", "example.com", "https://example.com/shop", "ftp://example.com",
-                                    "https://a@example.com"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "https://*",
+        "example.com",
+        "https://example.com/shop",
+        "ftp://example.com",
+        "https://a@example.com",
+    ],
+)
 def test_what_is_no_origin_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match="no origin"):
         ServingConfig(widget=True, allow_origin=(origin,))
 
 
 def test_origins_are_compared_as_browsers_write_them() -> None:
-    assert ServingConfig(widget=True, allow_origin=("HTTPS://Shop.Example/",)).allow_origin == (SITE,)
+    assert ServingConfig(widget=True, allow_origin=("HTTPS://Shop.Example/",)).allow_origin == (
+        SITE,
+    )
     with pytest.raises(ConfigError, match="for the widget"):
         ServingConfig(allow_origin=(SITE,))
 
@@ -329,13 +419,18 @@ def test_without_the_option_its_paths_are_not_served(served: Served) -> None:
 
 def test_origins_without_the_widget_are_refused_in_one_line() -> None:
     new_study("alone")
-    result = subprocess.run([sys.executable, "-m", "assistant_builder", "serve", "alone", "--allow-origin", SITE],
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "assistant_builder", "serve", "alone", "--allow-origin", SITE],
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 1 and "--widget" in result.stderr and result.stderr.count("\n") == 1
 
 
 @pytest.fixture
-def remembering(study: Study, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> Visitor:
+def remembering(
+    study: Study, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> Visitor:
     """The widget of a server that keeps texts."""
     monkeypatch.setattr("tests.serving.conftest.models", lambda folder: one_study(study))
     config = ServingConfig(widget=True, allow_origin=(SITE,), remember="texts")
@@ -352,46 +447,82 @@ def test_questions_votes_and_suggestions_are_kept(remembering: Visitor, study: S
     assert remembering.post("/widget/start", {}).json()["feedback"] == "texts"
     body = {"visitor": "tab-1", "messages": [{"role": "user", "content": "decline"}]}
     *_, end = events(remembering.post("/widget/ask", body))
-    voted = remembering.post("/widget/feedback", {"id": end["id"], "vote": -1, "suggestion": "Ask ann@shop.example."})
+    voted = remembering.post(
+        "/widget/feedback", {"id": end["id"], "vote": -1, "suggestion": "Ask ann@shop.example."}
+    )
     assert voted.status_code == 204
     wait_until(lambda: read_questions(study) and read_questions(study)[0].suggestion is not None)
     (kept,) = read_questions(study)
-    assert (kept.question, kept.answer, kept.declined, kept.vote) == ("decline", "I do not know.", False, -1)
-    assert kept.visitor == "tab-1" and kept.suggestion == "Ask [e-mail]." and kept.model == "library-lora"
+    assert (kept.question, kept.answer, kept.declined, kept.vote) == (
+        "decline",
+        "I do not know.",
+        False,
+        -1,
+    )
+    assert (
+        kept.visitor == "tab-1"
+        and kept.suggestion == "Ask [e-mail]."
+        and kept.model == "library-lora"
+    )
     for wrong in ({"id": end["id"], "vote": 5}, {"vote": 1}, {"id": "x", "suggestion": "y" * 3000}):
         assert remembering.post("/widget/feedback", wrong).status_code == 400
-    assert remembering.post("/widget/feedback", {"id": "x"}, origin="https://other.example").status_code == 403
+    assert (
+        remembering.post(
+            "/widget/feedback", {"id": "x"}, origin="https://other.example"
+        ).status_code
+        == 403
+    )
 
 
-@pytest.mark.parametrize("body", [
-    '{"site": "\u00e9"}', '{"site": "\ud800"}', "[" * 60_000, '["list"]', "\u0000"])
+@pytest.mark.parametrize(
+    "body", ['{"site": "\u00e9"}', '{"site": "\ud800"}', "[" * 60_000, '["list"]', "\u0000"]
+)
 def test_odd_bodies_are_refused_and_reach_the_page(site: Visitor, body: str) -> None:
     for path in ("/widget/ask", "/widget/start", "/widget/feedback"):
-        refused = httpx.post(f"{site.url}{path}", content=body.encode(errors="surrogatepass"), headers={"origin": SITE})
-        assert refused.status_code in (400, 401) and refused.headers["access-control-allow-origin"] == SITE
+        refused = httpx.post(
+            f"{site.url}{path}",
+            content=body.encode(errors="surrogatepass"),
+            headers={"origin": SITE},
+        )
+        assert (
+            refused.status_code in (400, 401)
+            and refused.headers["access-control-allow-origin"] == SITE
+        )
 
 
-def test_half_a_surrogate_pair_is_refused_and_the_log_goes_on(remembering: Visitor, study: Study) -> None:
+def test_half_a_surrogate_pair_is_refused_and_the_log_goes_on(
+    remembering: Visitor, study: Study
+) -> None:
     asked = [{"role": "user", "content": "hello"}]
-    for path, body in (("/widget/ask", {"visitor": "\ud800", "messages": asked}),
-                       ("/widget/feedback", {"id": "\ud800", "vote": 1}),
-                       ("/widget/feedback", {"id": "q", "suggestion": "\ud800"})):
+    for path, body in (
+        ("/widget/ask", {"visitor": "\ud800", "messages": asked}),
+        ("/widget/feedback", {"id": "\ud800", "vote": 1}),
+        ("/widget/feedback", {"id": "q", "suggestion": "\ud800"}),
+    ):
         assert remembering.post(path, body).status_code == 400
     assert events(remembering.post("/widget/ask", {"visitor": "a", "messages": asked}))[-1]["end"]
     wait_until(lambda: len(read_questions(study)) == 1)
 
 
-def test_other_programs_vote_with_the_id_of_a_completion(remembering: Visitor, study: Study) -> None:
+def test_other_programs_vote_with_the_id_of_a_completion(
+    remembering: Visitor, study: Study
+) -> None:
     header = {"authorization": f"Bearer {KEY}"}
     body = {"model": "library", "user": "crm", "messages": [{"role": "user", "content": "hello"}]}
     answer = httpx.post(f"{remembering.url}/v1/chat/completions", json=body, headers=header).json()
     vote = {"id": answer["id"], "vote": 1}
     assert httpx.post(f"{remembering.url}/v1/feedback", json=vote).status_code == 401
-    assert httpx.post(f"{remembering.url}/v1/feedback", json=vote, headers=header).status_code == 202
+    assert (
+        httpx.post(f"{remembering.url}/v1/feedback", json=vote, headers=header).status_code == 202
+    )
     wait_until(lambda: [each.vote for each in read_questions(study)] == [1])
     assert read_questions(study)[0].visitor == "crm"
-    with httpx.stream("POST", f"{remembering.url}/v1/chat/completions", json={**body, "stream": True},
-                      headers=header) as response:
+    with httpx.stream(
+        "POST",
+        f"{remembering.url}/v1/chat/completions",
+        json={**body, "stream": True},
+        headers=header,
+    ) as response:
         response.read()
     wait_until(lambda: len(read_questions(study)) == 2)
     assert read_questions(study)[1].answer == "library-lora:hello \u2713"
@@ -402,11 +533,20 @@ def test_nothing_is_kept_without_the_option(site: Visitor, study: Study) -> None
     assert "id" not in end and site.post("/widget/start", {}).json()["feedback"] == "nothing"
     assert site.post("/widget/feedback", {"id": "q-1", "vote": 1}).status_code == 204
     header = {"authorization": f"Bearer {KEY}"}
-    assert httpx.post(f"{site.url}/v1/feedback", json={"id": "q-1", "vote": 1}, headers=header).status_code == 404
+    assert (
+        httpx.post(
+            f"{site.url}/v1/feedback", json={"id": "q-1", "vote": 1}, headers=header
+        ).status_code
+        == 404
+    )
     assert not log_file(study).exists()
 
 
 def test_earlier_turns_of_a_long_conversation_are_accepted(site: Visitor, study: Study) -> None:
-    conversation = [{"role": role, "content": words} for role, words in (
-        ("user", "word " * 40), ("assistant", "word " * 40), ("user", "hello"))]
-    assert events(site.post("/widget/ask", {"messages": conversation}))[-1]["end"]  # its prompt has the question alone
+    conversation = [
+        {"role": role, "content": words}
+        for role, words in (("user", "word " * 40), ("assistant", "word " * 40), ("user", "hello"))
+    ]
+    assert events(site.post("/widget/ask", {"messages": conversation}))[-1][
+        "end"
+    ]  # its prompt has the question alone

@@ -29,7 +29,11 @@ def test_a_free_lease_is_acquired_at_once_and_released(tmp_path: Path) -> None:
     lease = Lease(SharedLeaseFile(path), "one", "node")
     began = time.monotonic()
     lease.acquire()
-    assert time.monotonic() - began < 0.2 and is_lease_fresh(path) and read_json(path)["holder"] == "one"
+    assert (
+        time.monotonic() - began < 0.2
+        and is_lease_fresh(path)
+        and read_json(path)["holder"] == "one"
+    )
     written = path.stat().st_ino
     time.sleep(0.03)
     assert lease.renew() and path.stat().st_ino != written
@@ -53,9 +57,14 @@ def test_a_takeover_waits_for_the_previous_holder(tmp_path: Path) -> None:
     assert one.attempt == 1  # a released lease is not a lost one
 
 
-def test_held_by_finds_only_holders_that_renew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_by_finds_only_holders_that_renew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(locks, "STALE_SECONDS", 0.4)
-    one, two = (Lease(SharedLeaseFile(tmp_path / "study.lease.json"), name, f"node {name}") for name in ("one", "two"))
+    one, two = (
+        Lease(SharedLeaseFile(tmp_path / "study.lease.json"), name, f"node {name}")
+        for name in ("one", "two")
+    )
     assert two.held_by() == ""
     one.acquire()
     stop = threading.Event()
@@ -89,11 +98,19 @@ def test_renewal_does_not_recreate_a_missing_study(tmp_path: Path) -> None:
 
 def test_state_of_a_step_on_a_node_follows_its_lease() -> None:
     study = new_study()
-    study.write_step(StepRecord("data", "running", pid=os.getpid(), process_started="another-boot/1", node="10.0.0.1"))
+    study.write_step(
+        StepRecord(
+            "data", "running", pid=os.getpid(), process_started="another-boot/1", node="10.0.0.1"
+        )
+    )
     assert study.step("data").state == "lost"
-    write_json(study.lease_file("data"), {"holder": "x", "node": "10.0.0.1", "time": time.time() - 3})
+    write_json(
+        study.lease_file("data"), {"holder": "x", "node": "10.0.0.1", "time": time.time() - 3}
+    )
     assert study.step("data").state == "running" and study.state == "running"
-    write_json(study.lease_file("data"), {"holder": "x", "node": "10.0.0.1", "time": time.time() - 60})
+    write_json(
+        study.lease_file("data"), {"holder": "x", "node": "10.0.0.1", "time": time.time() - 60}
+    )
     assert study.step("data").state == "lost"
     for damaged in ("[]", "{", '{"time": "now"}'):
         study.lease_file("data").write_text(damaged)

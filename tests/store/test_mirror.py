@@ -9,7 +9,14 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from assistant_builder.atomic_io import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
+from assistant_builder.atomic_io import (
+    append_jsonl,
+    file_hash,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_text,
+)
 from assistant_builder.errors import StoreError, StudyError
 from assistant_builder.store.mirror import Mirror
 from assistant_builder.store.object_store import ObjectStore
@@ -62,8 +69,10 @@ def checkpoint(study: Study, step: int, text: str) -> None:
     folder = study.folder / ARM / "checkpoints" / f"checkpoint-{step}"
     write_text(folder / "optimizer.pt", text)
     write_text(folder / "trainer_state.json", text)
-    write_json(folder / CHECKPOINT_MARKER, {name: file_hash(folder / name) for name in ("optimizer.pt",
-                                                                                       "trainer_state.json")})
+    write_json(
+        folder / CHECKPOINT_MARKER,
+        {name: file_hash(folder / name) for name in ("optimizer.pt", "trainer_state.json")},
+    )
 
 
 def trained(study: Study, text: str) -> Study:
@@ -85,8 +94,11 @@ def fetched(folder: Path) -> Study:
 
 
 def contents(study: Study) -> dict[str, bytes]:
-    return {path.relative_to(study.folder).as_posix(): path.read_bytes() for path in study.folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".")}
+    return {
+        path.relative_to(study.folder).as_posix(): path.read_bytes()
+        for path in study.folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def require_honest(study: Study) -> None:
@@ -110,10 +122,16 @@ def test_a_copy_contains_all_but_local_files(tmp_path: Path) -> None:
     order = [name for name in store.changed if not name.startswith("-")]
     assert order[-1] == f"{ARM}/status.json"
     marker = f"{ARM}/checkpoints/checkpoint-6/{CHECKPOINT_MARKER}"
-    assert order.index(marker) > max(order.index(name) for name in order if "checkpoint-6/" in name and name != marker)
+    assert order.index(marker) > max(
+        order.index(name) for name in order if "checkpoint-6/" in name and name != marker
+    )
     assert order.index("study.yaml") > order.index("data/source.csv")
     here_alone = ("cancel", "run.json", "exports/", f"{ARM}/checkpoints/checkpoint-9")
-    expected = {name: content for name, content in contents(study).items() if not name.startswith(here_alone)}
+    expected = {
+        name: content
+        for name, content in contents(study).items()
+        if not name.startswith(here_alone)
+    }
     assert contents(fetched(tmp_path)) == expected
     before = list(store.changed)
     Mirror(study, store).push()
@@ -127,7 +145,9 @@ def test_metrics_are_stored_in_chunks_and_restored_exactly(tmp_path: Path) -> No
     for step in range(5):
         append_jsonl(path, {"event": "step", "step": step})
         mirror.push()
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))  # as after a resume from there
+    path.write_bytes(
+        b"".join(path.read_bytes().splitlines(keepends=True)[:2])
+    )  # as after a resume from there
     mirror.push()
     append_jsonl(path, {"event": "step", "step": 2, "again": True})
     Mirror(study, ObjectStore(URL)).push()  # another process resumes
@@ -231,7 +251,9 @@ def test_pull_keeps_local_changes_of_the_user(tmp_path: Path) -> None:
     mirror = Mirror(study, ObjectStore(URL))
     mirror.push()
     mirror.refresh_versions()
-    assert {"data/source.jsonl"} == {name for name in ObjectStore(URL).versions() if name.startswith("data/source")}
+    assert {"data/source.jsonl"} == {
+        name for name in ObjectStore(URL).versions() if name.startswith("data/source")
+    }
 
     other = fetched(tmp_path / "library")
     assert other.config.train.rank == 4

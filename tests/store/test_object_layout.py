@@ -37,8 +37,11 @@ def test_chunks_restore_a_log_that_was_truncated() -> None:
     lines: list[bytes] = []
     for turn in range(3 * FULL_CHUNK_EVERY):
         if dice.random() < 0.2:
-            del lines[dice.randrange(len(lines) + 1):]
-        lines += [b'{"step": %d, "loss": %d}\n' % (len(lines), dice.randrange(10**6)) for _ in range(dice.randrange(4))]
+            del lines[dice.randrange(len(lines) + 1) :]
+        lines += [
+            b'{"step": %d, "loss": %d}\n' % (len(lines), dice.randrange(10**6))
+            for _ in range(dice.randrange(4))
+        ]
         whole = b"".join(lines)
         put(objects, whole + b'{"half' * (turn % 2))
         assert read(objects) == whole
@@ -49,18 +52,31 @@ def test_a_chunk_contains_only_new_lines() -> None:
     objects: dict[str, bytes] = {}
     assert put(objects, b"one\ntwo\n") == 8 and put(objects, b"one\ntwo\n") == 0
     assert put(objects, b"one\ntwo\nthree\n") == 6
-    assert put(objects, b"one\ntwice\n") == 6 and read(objects) == b"one\ntwice\n"  # "tw" is no line that stays
-    assert list(objects) == [f"arms/lora-2/metrics/{name}.jsonl" for name in ("000001-0", "000002-8", "000003-4")]
+    assert (
+        put(objects, b"one\ntwice\n") == 6 and read(objects) == b"one\ntwice\n"
+    )  # "tw" is no line that stays
+    assert list(objects) == [
+        f"arms/lora-2/metrics/{name}.jsonl" for name in ("000001-0", "000002-8", "000003-4")
+    ]
     assert put(objects, b"") == 0 and read(objects) == b""
 
 
 def test_files_that_can_be_made_again_are_not_synced() -> None:
-    assert is_local_only("formats/demo-lora-Q8_0.gguf") and is_local_only("formats+memory/demo-lora-Q8_0.json")
-    assert is_local_only("exports/lora-merged/files/model.safetensors") and not is_local_only("evals/status.json")
+    assert is_local_only("formats/demo-lora-Q8_0.gguf") and is_local_only(
+        "formats+memory/demo-lora-Q8_0.json"
+    )
+    assert is_local_only("exports/lora-merged/files/model.safetensors") and not is_local_only(
+        "evals/status.json"
+    )
 
 
 def test_other_names_are_not_chunks() -> None:
-    assert chunks_of(["data/source/000001-0.jsonl", "arms/lora/metrics/1-0.jsonl", "arms/lora/metrics.jsonl"]) == {}
+    assert (
+        chunks_of(
+            ["data/source/000001-0.jsonl", "arms/lora/metrics/1-0.jsonl", "arms/lora/metrics.jsonl"]
+        )
+        == {}
+    )
     assert chunks_of(["votes/000002-9.jsonl", "votes/000001-0.jsonl"]) == {
         "votes.jsonl": [LogChunk(1, 0, "votes.jsonl"), LogChunk(2, 9, "votes.jsonl")]
     }

@@ -40,7 +40,11 @@ def opened(source: str) -> Study:
 @pytest.mark.parametrize("where", ["memory", "bucket"])
 @pytest.mark.long
 def test_a_study_survives_the_loss_of_its_worker_and_machine(
-    where: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None,
+    where: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sleeping_steps: None,
     quick_leases: None,
 ) -> None:
     url = request.getfixturevalue(where)
@@ -65,25 +69,40 @@ def test_a_study_survives_the_loss_of_its_worker_and_machine(
     third = opened(f"{url}/survives/")
     run_study(third)
     assert third.state == "succeeded" and starts(third, TRAIN) == 2
-    assert third.config.executor.store == url and ObjectStore(f"{url}/survives").read(".lease.json") is None
+    assert (
+        third.config.executor.store == url
+        and ObjectStore(f"{url}/survives").read(".lease.json") is None
+    )
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))  # the first is back
     assert opened("survives").state == study.state == "succeeded" and len(slept(study)) == 30
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert not [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
 
 
 def test_a_second_machine_is_refused(
-    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
+    memory: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sleeping_steps: None,
+    quick_leases: None,
 ) -> None:
     study = new_study("once", executor__store=memory)
     store = ObjectStore(f"{memory}/once")
     configure_step(study, TRAIN, sleep=600)
     run = Background(study)
-    wait_until(lambda: study.step(TRAIN).state == "running" and store.read("arms/lora/status.json"), 60)
+    wait_until(
+        lambda: study.step(TRAIN).state == "running" and store.read("arms/lora/status.json"), 60
+    )
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     with pytest.raises(StudyError, match=f"{socket.gethostname()} is running this study"):
         run_study(opened(f"{memory}/once"))
-    Lease(StoreLeaseFile(store, ".lease.json"), "another", "another machine").acquire()  # as after a long silence
+    Lease(
+        StoreLeaseFile(store, ".lease.json"), "another", "another machine"
+    ).acquire()  # as after a long silence
     assert "taken the study over" in str(run.wait(60))
     assert study.step(TRAIN).state == "cancelled"
 
@@ -111,7 +130,11 @@ def test_a_store_outage_stops_no_step(
 
 
 def test_another_study_of_the_same_name_is_not_overwritten(
-    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
+    memory: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sleeping_steps: None,
+    quick_leases: None,
 ) -> None:
     run_study(new_study("library", executor__store=memory))
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
@@ -125,27 +148,44 @@ def test_another_study_of_the_same_name_is_not_overwritten(
         opened(f"{memory}/library")
 
 
-@pytest.mark.parametrize("url", [
-    "s3://key:canary-secret@bucket/folder", "s3://bucket/folder?token=canary-secret", "s3://bucket#canary-secret",
-    "simplecache::s3://canary-secret", "bucket/canary-secret", "s3://",
-])
-def test_invalid_urls_and_urls_with_secrets_are_refused_without_repeating_them(url: str, memory: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:canary-secret@bucket/folder",
+        "s3://bucket/folder?token=canary-secret",
+        "s3://bucket#canary-secret",
+        "simplecache::s3://canary-secret",
+        "bucket/canary-secret",
+        "s3://",
+    ],
+)
+def test_invalid_urls_and_urls_with_secrets_are_refused_without_repeating_them(
+    url: str, memory: str
+) -> None:
     with pytest.raises(ConfigError, match="store (must be a plain URL|is not a URL)") as caught:
         StudyConfig().with_changes({"executor.store": url})
     assert "canary-secret" not in str(caught.value)
     if "://" in url:
         result = CliRunner().invoke(app, ["run", f"{url}/library"])
-        assert result.exit_code == 1 and "canary-secret" not in result.output + str(result.exception)
+        assert result.exit_code == 1 and "canary-secret" not in result.output + str(
+            result.exception
+        )
 
 
-def test_store_errors_are_one_line_with_a_remedy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_errors_are_one_line_with_a_remedy(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from s3fs import S3FileSystem
 
     def error_of(url: str) -> str:
         S3FileSystem.clear_instance_cache()  # it remembers address and credentials
         with pytest.raises(StoreError) as caught:
             opened(url)
-        assert "\n" not in str(caught.value) and "canary" not in str(caught.value) and caught.value.remedy
+        assert (
+            "\n" not in str(caught.value)
+            and "canary" not in str(caught.value)
+            and caught.value.remedy
+        )
         return str(caught.value)
 
     assert "there is no study there" in error_of(f"{bucket}/nobody")

@@ -62,7 +62,9 @@ class Stranger:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # closed before
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, whose accept would go on listening
+            self._socket.shutdown(
+                socket.SHUT_RDWR
+            )  # wakes the thread, whose accept would go on listening
         self._socket.close()
 
 
@@ -81,7 +83,10 @@ def addresses_of(stranger: Stranger, kind: str) -> dict[str, Any]:
         "ray": {"executor.kind": "ray", "executor.address": f"127.0.0.1:{stranger.port}"},
         "client": {"executor.kind": "ray", "executor.address": f"ray://127.0.0.1:{stranger.port}"},
         "store": {"executor.store": "s3://of-somebody/studies"},
-        "judge": {"eval.judge_url": f"http://127.0.0.1:{stranger.port}/v1", "eval.judge_model": "judge"},
+        "judge": {
+            "eval.judge_url": f"http://127.0.0.1:{stranger.port}/v1",
+            "eval.judge_model": "judge",
+        },
     }[kind]
 
 
@@ -92,16 +97,27 @@ def handed_on(stranger: Stranger, kind: str, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "pairs.csv").write_bytes(SMALL.read_bytes())
     path = folder / "study.yaml"
-    path.write_text(StudyConfig().with_changes(
-        {"name": "handed-on", "data.source": "pairs.csv", **addresses_of(stranger, kind)}).to_yaml(), encoding="utf-8")
+    path.write_text(
+        StudyConfig()
+        .with_changes(
+            {"name": "handed-on", "data.source": "pairs.csv", **addresses_of(stranger, kind)}
+        )
+        .to_yaml(),
+        encoding="utf-8",
+    )
     return path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_address_of_a_file_is_refused_in_one_sentence(kind: str, stranger: Stranger, tmp_path: Path) -> None:
+def test_an_address_of_a_file_is_refused_in_one_sentence(
+    kind: str, stranger: Stranger, tmp_path: Path
+) -> None:
     path = handed_on(stranger, kind, tmp_path / "study")
-    for words in (["run", str(path)], ["run", str(path), "--name", "mine"],
-                  ["sweep", str(path), "--set", "train.rank=4,8"]):
+    for words in (
+        ["run", str(path)],
+        ["run", str(path), "--name", "mine"],
+        ["sweep", str(path), "--set", "train.rank=4,8"],
+    ):
         done = CliRunner().invoke(app, words)
         assert isinstance(done.exception, ConfigError), words
         said = str(done.exception)
@@ -110,22 +126,32 @@ def test_an_address_of_a_file_is_refused_in_one_sentence(kind: str, stranger: St
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_address_of_a_study_folder_is_refused_wherever_it_would_be_contacted(kind: str, stranger: Stranger) -> None:
+def test_an_address_of_a_study_folder_is_refused_wherever_it_would_be_contacted(
+    kind: str, stranger: Stranger
+) -> None:
     study = new_study("handed-on")
     study.write_config(study.config.with_changes(addresses_of(stranger, kind)))  # as it came
-    for use in (lambda: run_study(study), lambda: open_or_create("handed-on", name=None, changes={}, redo=False) and
-                run_study(study), lambda: require_allowed(study.config.addresses)):
+    for use in (
+        lambda: run_study(study),
+        lambda: open_or_create("handed-on", name=None, changes={}, redo=False) and run_study(study),
+        lambda: require_allowed(study.config.addresses),
+    ):
         with pytest.raises(ConfigError, match="comes from a file"):
             use()
     if kind in ("ray", "client"):
         with pytest.raises(ConfigError, match="comes from a file"):
             connect(study.config.executor.address)
     if kind == "store":
-        for contact in (lambda: cancel_nodes(study), lambda: fetch_study("s3://of-somebody/studies/x"),
-                        lambda: pull_updates(study, "s3://of-somebody/studies")):
+        for contact in (
+            lambda: cancel_nodes(study),
+            lambda: fetch_study("s3://of-somebody/studies/x"),
+            lambda: pull_updates(study, "s3://of-somebody/studies"),
+        ):
             with pytest.raises(ConfigError, match="comes from a file"):
                 contact()
-        assert isinstance(CliRunner().invoke(app, ["cancel", "handed-on"]).exception, AssistantBuilderError)
+        assert isinstance(
+            CliRunner().invoke(app, ["cancel", "handed-on"]).exception, AssistantBuilderError
+        )
     if kind == "judge":
         judged = make_study()
         judged.write_config(judged.config.with_changes(addresses_of(stranger, kind)))
@@ -139,7 +165,9 @@ def test_serving_on_a_cluster_asks_too(stranger: Stranger) -> None:
     for arm in study.config.arms:
         (study.arm_folder(arm) / "adapter").mkdir()
         (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").touch()
-    study.write_config(study.config.with_changes({"executor.address": f"127.0.0.1:{stranger.port}"}))
+    study.write_config(
+        study.config.with_changes({"executor.address": f"127.0.0.1:{stranger.port}"})
+    )
     done = CliRunner().invoke(app, ["serve", "served", "--backend", "ray"])
     assert isinstance(done.exception, ConfigError) and "--trust-address" in str(done.exception)
     assert stranger.connections == 0
@@ -160,22 +188,38 @@ def test_the_option_allows_and_is_remembered(stranger: Stranger, tmp_path: Path)
 
 
 def test_an_address_that_the_user_typed_is_allowed(stranger: Stranger, tmp_path: Path) -> None:
-    typed = {"executor.store": "s3://own/studies", "eval.judge_url": "'http://own.example/v1'", "eval.judge_model": "m"}
+    typed = {
+        "executor.store": "s3://own/studies",
+        "eval.judge_url": "'http://own.example/v1'",
+        "eval.judge_model": "m",
+    }
     study = open_or_create(str(SMALL), name="own", changes=typed, redo=False)
     assert not_allowed(study.config.addresses) == {}
     path = handed_on(stranger, "judge", tmp_path / "study")
-    with pytest.raises(ConfigError, match="http://127"):  # one typed address does not allow the other one
-        open_or_create(str(path), name=None, changes={"executor.store": "s3://own2/x"}, redo=False,
-                       before=lambda config: require_allowed(config.addresses))
-    sweep = open_sweep(str(SMALL), name="s", settings=["train.rank=4,8", "executor.kind=ray", "executor.address=own:1"])
+    with pytest.raises(
+        ConfigError, match="http://127"
+    ):  # one typed address does not allow the other one
+        open_or_create(
+            str(path),
+            name=None,
+            changes={"executor.store": "s3://own2/x"},
+            redo=False,
+            before=lambda config: require_allowed(config.addresses),
+        )
+    sweep = open_sweep(
+        str(SMALL),
+        name="s",
+        settings=["train.rank=4,8", "executor.kind=ray", "executor.address=own:1"],
+    )
     assert not_allowed(sweep.trials[0].config.addresses) == {}
     with pytest.raises(StoreError, match="no study there"):  # typed, contacted, and no store
         open_or_create(f"file://{tmp_path}/handed-on", name=None, changes={}, redo=False)
     assert not_allowed({"executor.store": f"file://{tmp_path}/"}) == {}
 
 
-def test_a_store_cannot_name_further_addresses(stranger: Stranger, bucket: str, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_cannot_name_further_addresses(
+    stranger: Stranger, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.store.mirror import Mirror
     from assistant_builder.store.object_store import ObjectStore
 
@@ -191,12 +235,31 @@ def test_a_store_cannot_name_further_addresses(stranger: Stranger, bucket: str, 
 
 def test_own_addresses_need_no_permission() -> None:
     assert not_allowed({"executor.address": "auto", "executor.store": "memory://x"}) == {}
-    assert not_allowed({"executor.address": "memory://x", "executor.store": "auto", "eval.judge_url": "local"}) != {}
+    assert (
+        not_allowed(
+            {"executor.address": "memory://x", "executor.store": "auto", "eval.judge_url": "local"}
+        )
+        != {}
+    )
     assert not_allowed({"executor.address": "auto "}) != {}
 
 
-@pytest.mark.parametrize("content", ["", "{", "null", "{}", '{"http://x": 1}', "[[]]", '["other"]', "[" * 10_000,
-                                     '"http://x"', "[1, null]", "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        "{}",
+        '{"http://x": 1}',
+        "[[]]",
+        '["other"]',
+        "[" * 10_000,
+        '"http://x"',
+        "[1, null]",
+        "\x00",
+    ],
+)
 def test_a_damaged_file_allows_nothing(content: str, home: Path) -> None:
     home.mkdir()
     addresses_file().write_text(content)
@@ -212,13 +275,19 @@ def test_a_file_that_others_can_write_allows_nothing() -> None:
     assert not_allowed({"eval.judge_url": "http://x"})
 
 
-def test_a_node_of_the_cluster_is_told_what_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_node_of_the_cluster_is_told_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     allow_addresses(["http://own/v1"])
-    told = address_environment({"eval.judge_url": "http://own/v1", "executor.store": "s3://of-somebody"})
+    told = address_environment(
+        {"eval.judge_url": "http://own/v1", "executor.store": "s3://of-somebody"}
+    )
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "node"))
     assert not_allowed({"eval.judge_url": "http://own/v1"})
     monkeypatch.setenv(VARIABLE, told[VARIABLE])
-    assert not not_allowed({"eval.judge_url": "http://own/v1"}) and not_allowed({"executor.store": "s3://of-somebody"})
+    assert not not_allowed({"eval.judge_url": "http://own/v1"}) and not_allowed(
+        {"executor.store": "s3://of-somebody"}
+    )
 
 
 @pytest.mark.skipif(not hasattr(pty, "openpty"), reason="no terminals")
@@ -227,8 +296,9 @@ def test_at_a_terminal_the_user_is_asked(answer: str, stranger: Stranger, tmp_pa
     path = handed_on(stranger, "ray", tmp_path / "study")
     stranger.close()
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(installed_command("run", str(path)), stdin=theirs, stderr=theirs,
-                               stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        installed_command("run", str(path)), stdin=theirs, stderr=theirs, stdout=subprocess.DEVNULL
+    )
     os.close(theirs)
     said = b""
     while b"[y/N]" not in said:
@@ -249,9 +319,13 @@ def test_the_page_starts_no_run_before_the_checkbox_is_ticked(
     stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr("assistant_builder.ui.train.actions.start_run",
-                        lambda name, redo, now, trust: started.append(name))
-    monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None)
+    monkeypatch.setattr(
+        "assistant_builder.ui.train.actions.start_run",
+        lambda name, redo, now, trust: started.append(name),
+    )
+    monkeypatch.setattr(
+        "assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None
+    )
     tab, study = inside_blocks(TrainTab), new_study("handed-on")
     study.write_config(study.config.with_changes(addresses_of(stranger, "judge")))
     values = tab.form.values(study.config)
@@ -260,16 +334,30 @@ def test_the_page_starts_no_run_before_the_checkbox_is_ticked(
         return shown[tab._plan_outputs.index(tab.connect)]
 
     asked = tick_of(tab._plan_values(study, study.config))
-    assert asked["visible"] and not asked["value"] and f"http://127.0.0.1:{stranger.port}/v1" in asked["label"]
+    assert (
+        asked["visible"]
+        and not asked["value"]
+        and f"http://127.0.0.1:{stranger.port}/v1" in asked["label"]
+    )
     refused = str(tab._start("handed-on", False, False, False, *values)[0])
-    assert "The project was not started" in refused and f"127.0.0.1:{stranger.port}" in refused and not started
+    assert (
+        "The project was not started" in refused
+        and f"127.0.0.1:{stranger.port}" in refused
+        and not started
+    )
     tab._allowed(False, "handed-on", False, False, False, *values)
-    assert "The project was not started" in str(tab._start("handed-on", False, False, False, *values)[0])
+    assert "The project was not started" in str(
+        tab._start("handed-on", False, False, False, *values)[0]
+    )
     other = study.config.with_changes({"eval.judge_url": "http://other.example/v1"})
     assert not tick_of(tab._allowed(True, "handed-on", False, False, False, *values))["visible"]
     shown = tick_of(tab._changed("handed-on", False, False, False, *tab.form.values(other)))
-    assert shown["visible"] and "other.example" in shown["label"] and "127.0.0.1" not in shown["label"]
+    assert (
+        shown["visible"] and "other.example" in shown["label"] and "127.0.0.1" not in shown["label"]
+    )
     again = tab._start("handed-on", False, False, False, *tab.form.values(other))
     assert "The project was not started" in str(again[0])
-    assert str(tab._start("handed-on", False, False, False, *values)[0]) == "" and started == ["handed-on"]
+    assert str(tab._start("handed-on", False, False, False, *values)[0]) == "" and started == [
+        "handed-on"
+    ]
     assert stranger.connections == 0

@@ -30,13 +30,19 @@ def names() -> list[str]:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes()
-            for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_a_renamed_study_keeps_its_results(home: Path) -> None:
     study = finished_study("before")
-    write_text(study.folder / "evals" / "tasks" / "before_nll.yaml", "task: before_nll\nother: before_nll\n")
+    write_text(
+        study.folder / "evals" / "tasks" / "before_nll.yaml",
+        "task: before_nll\nother: before_nll\n",
+    )
     metrics = (study.arm_folder("lora") / "metrics.jsonl").read_bytes()
     renamed = rename_study(study, "after")
     assert names() == ["after"] and Study.open("after").config.name == "after"
@@ -48,7 +54,9 @@ def test_a_renamed_study_keeps_its_results(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "error"), [("taken", StudyError), ("", StudyError)])
-def test_an_invalid_or_used_name_changes_nothing(home: Path, name: str, error: type[Exception]) -> None:
+def test_an_invalid_or_used_name_changes_nothing(
+    home: Path, name: str, error: type[Exception]
+) -> None:
     study, _ = new_study("mine"), new_study("taken")
     before = everything(home)
     for change in (rename_study, duplicate_study):
@@ -120,13 +128,23 @@ def test_old_deleted_studies_are_purged(home: Path, monkeypatch: pytest.MonkeyPa
         restore_study(old)
 
 
-def test_a_clock_that_was_ahead_deletes_no_study(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_was_ahead_deletes_no_study(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, day = time.time(), 86_400
     for later in (0, 1, 2):  # used for days before
         monkeypatch.setattr("time.time", lambda later=later: now + later * day)
         deleted = delete_study(new_study(f"study{later}"))
         purge_deleted()
-    for clock in (102, 102.01, 2.1, 102.02, 3, -20_000, 3.1):  # ahead by 100 days, more than once; and 1970
+    for clock in (
+        102,
+        102.01,
+        2.1,
+        102.02,
+        3,
+        -20_000,
+        3.1,
+    ):  # ahead by 100 days, more than once; and 1970
         monkeypatch.setattr("time.time", lambda clock=clock: now + clock * day)
         purge_deleted()
     assert len(deleted_studies()) == 3
@@ -137,7 +155,8 @@ def test_any_name_is_accepted_and_shown() -> None:
     study = new_study()
     copy = duplicate_study(study, "Krumm & Linde Bäckerei")
     assert copy.name == "krumm-linde-baeckerei" and copy.config.title == copy.config.shown_name == (
-        "Krumm & Linde Bäckerei")
+        "Krumm & Linde Bäckerei"
+    )
     assert Study.open("Krumm & Linde Bäckerei").folder == copy.folder
     assert picker_label(copy.title, "queued").startswith("Krumm & Linde Bäckerei")
     assert "Krumm &amp; Linde Bäckerei" in study_strip(take_snapshot(copy))

@@ -55,6 +55,7 @@ def file_link(path: str) -> Callable[[Path, Path], Path]:
         link.unlink(missing_ok=True)
         link.symlink_to(thesis / "private.json")
         return link
+
     return plant
 
 
@@ -64,6 +65,7 @@ def folder_link(path: str) -> Callable[[Path, Path], Path]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(thesis, target_is_directory=True)
         return link
+
     return plant
 
 
@@ -135,43 +137,88 @@ def newline(study: Path, thesis: Path) -> Path:
 
 
 PLANTS: list[Callable[[Path, Path], Path]] = [
-    folder_link("evals/seeds"), folder_link("exports/lora-adapter"), folder_link("arms/lora/checkpoints"),
-    file_link("data/card.md"), file_link("exports/lora-adapter/log.txt"), file_link("data/source.csv"),
-    file_link("study.yaml"), file_link(".lock"), file_link(".versions.lock"), file_link("widget.json"),
-    chain, broken, inside, loop, newline, enormous, long_log,
+    folder_link("evals/seeds"),
+    folder_link("exports/lora-adapter"),
+    folder_link("arms/lora/checkpoints"),
+    file_link("data/card.md"),
+    file_link("exports/lora-adapter/log.txt"),
+    file_link("data/source.csv"),
+    file_link("study.yaml"),
+    file_link(".lock"),
+    file_link(".versions.lock"),
+    file_link("widget.json"),
+    chain,
+    broken,
+    inside,
+    loop,
+    newline,
+    enormous,
+    long_log,
     *([fifo, listening, deep] if os.name == "posix" else []),
 ]
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__ + plant.__qualname__[:4])
 def test_a_study_with_anything_but_plain_files_is_not_opened(
-    plant: Callable[[Path, Path], Path], thesis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plant: Callable[[Path, Path], Path],
+    thesis: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     study = new_study("handed-on")
     where = plant(study.folder, thesis)
     containment._check.cache_clear()  # as in a process that has not seen it
-    for use in (lambda: Study.open("handed-on"), lambda: study.config, lambda: study.state,
-                lambda: duplicate_study(study, "copy"), lambda: check_folder(study.folder)):
+    for use in (
+        lambda: Study.open("handed-on"),
+        lambda: study.config,
+        lambda: study.state,
+        lambda: duplicate_study(study, "copy"),
+        lambda: check_folder(study.folder),
+    ):
         with pytest.raises(StudyError) as caught:
             use()
-        assert str(where) in str(caught.value) and caught.value.remedy and "\n" not in str(caught.value)
-    for words in (["run", "handed-on"], ["status", "handed-on"], ["cancel", "handed-on"],
-                  ["run", "handed-on", "--redo"],
-                  ["export", "handed-on", "--arm", "lora", "--format", "adapter", "--to", str(tmp_path / "to")],
-                  ["serve", "handed-on"], ["ask", "handed-on", "How much?"], ["inbox", "handed-on"]):
+        assert (
+            str(where) in str(caught.value)
+            and caught.value.remedy
+            and "\n" not in str(caught.value)
+        )
+    for words in (
+        ["run", "handed-on"],
+        ["status", "handed-on"],
+        ["cancel", "handed-on"],
+        ["run", "handed-on", "--redo"],
+        [
+            "export",
+            "handed-on",
+            "--arm",
+            "lora",
+            "--format",
+            "adapter",
+            "--to",
+            str(tmp_path / "to"),
+        ],
+        ["serve", "handed-on"],
+        ["ask", "handed-on", "How much?"],
+        ["inbox", "handed-on"],
+    ):
         done = CliRunner().invoke(app, words)
         assert isinstance(done.exception, StudyError), words
     # the page lists it, and opens the others
     new_study("own")
-    assert {one.name: summarize(one).state for one in Study.all()} == {"handed-on": "damaged", "own": "queued"}
+    assert {one.name: summarize(one).state for one in Study.all()} == {
+        "handed-on": "damaged",
+        "own": "queued",
+    }
     assert state_of(study) == "damaged"
     listed = CliRunner().invoke(app, ["list"])
     assert listed.exit_code == 0 and "own" in listed.output and "handed-on" in listed.output
     assert not (tmp_path / "to").exists() and not (studies_folder() / "copy").exists()
 
 
-def test_a_study_is_read_again_only_when_its_folder_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_is_read_again_only_when_its_folder_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     study = new_study("own")
     for number in range(300):
         (study.folder / "data" / f"{number}.jsonl").touch()
@@ -198,8 +245,27 @@ def test_the_folder_of_all_studies_and_that_of_one_may_be_links(tmp_path: Path) 
 
 # names from elsewhere
 
-HOSTILE = ["/etc/passwd", "a//etc/passwd", "../x", "a/../../x", "a/..", "..", ".", "a/./b", "", "a/",
-           "\\\\host\\share\\x", "a\\..\\x", "a\x00b", "a\nb", "a\x1b[2K", "a\u202eb", "\u2028/x", "//x", "a/\u200b/b"]
+HOSTILE = [
+    "/etc/passwd",
+    "a//etc/passwd",
+    "../x",
+    "a/../../x",
+    "a/..",
+    "..",
+    ".",
+    "a/./b",
+    "",
+    "a/",
+    "\\\\host\\share\\x",
+    "a\\..\\x",
+    "a\x00b",
+    "a\nb",
+    "a\x1b[2K",
+    "a\u202eb",
+    "\u2028/x",
+    "//x",
+    "a/\u200b/b",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -209,7 +275,9 @@ def test_a_name_that_leads_outside_is_no_path(name: str, tmp_path: Path) -> None
         path_inside(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", ["a", "arms/lora/metrics.jsonl", "..a/b..", "a b/c", "ä/日本.json", ".store.json"])
+@pytest.mark.parametrize(
+    "name", ["a", "arms/lora/metrics.jsonl", "..a/b..", "a b/c", "ä/日本.json", ".store.json"]
+)
 def test_other_names_are_paths(name: str, tmp_path: Path) -> None:
     assert path_inside(tmp_path, name) == tmp_path / name
 
@@ -217,8 +285,15 @@ def test_other_names_are_paths(name: str, tmp_path: Path) -> None:
 def test_a_step_record_names_only_files_of_the_study(thesis: Path) -> None:
     study = new_study("handed-on")
     (study.folder / "inner").symlink_to(thesis)
-    names = ["../../../Documents/private.json", str(thesis / "private.json"), "/dev/zero", "inner/private.json"]
-    (secret,) = damaged_outputs(study, StepRecord("data", outputs={names[0]: file_digest(thesis / "private.json")}))
+    names = [
+        "../../../Documents/private.json",
+        str(thesis / "private.json"),
+        "/dev/zero",
+        "inner/private.json",
+    ]
+    (secret,) = damaged_outputs(
+        study, StepRecord("data", outputs={names[0]: file_digest(thesis / "private.json")})
+    )
     assert secret == names[0]  # the hash is right, and the file is none of the study
     assert damaged_outputs(study, StepRecord("data", outputs=dict.fromkeys(names, "0"))) == names
 
@@ -242,8 +317,18 @@ def objects() -> Iterator[Callable[[str, bytes], None]]:
     MemoryFileSystem.store.clear()
 
 
-@pytest.mark.parametrize("name", ["team/shared//HOME/x", "../../x", "arms/../../../x", "a/./x", "evals\\..\\..\\x",
-                                  "a\nb", "arms/lora//metrics/000001-0.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "team/shared//HOME/x",
+        "../../x",
+        "arms/../../../x",
+        "a/./x",
+        "evals\\..\\..\\x",
+        "a\nb",
+        "arms/lora//metrics/000001-0.jsonl",
+    ],
+)
 def test_an_object_is_never_written_outside(
     name: str, objects: Callable[[str, bytes], None], thesis: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -253,11 +338,15 @@ def test_an_object_is_never_written_outside(
     with pytest.raises(StoreError, match="not a file of a study") as caught:
         fetch_study("memory://of-somebody/handed-on")
     assert "\n" not in str(caught.value) and caught.value.remedy
-    assert sorted(path for path in tmp_path.rglob("*") if home not in (path, *path.parents)) == before
+    assert (
+        sorted(path for path in tmp_path.rglob("*") if home not in (path, *path.parents)) == before
+    )
     assert not list(studies_folder().glob("*"))
 
 
-def test_an_object_that_would_fill_the_memory_is_refused(objects: Callable[[str, bytes], None]) -> None:
+def test_an_object_that_would_fill_the_memory_is_refused(
+    objects: Callable[[str, bytes], None],
+) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     objects("study.yaml", StudyConfig(name="handed-on").to_yaml().encode())
@@ -276,10 +365,16 @@ def test_a_store_that_swaps_an_object_after_the_check_changes_nothing_outside(
     objects("study.yaml", StudyConfig(name="handed-on").to_yaml().encode())
     study = fetch_study("memory://of-somebody/handed-on")
     mirror = Mirror(study, ObjectStore("memory://of-somebody/handed-on"))
-    monkeypatch.setattr(ObjectStore, "versions", lambda self: {"study.yaml": "", f"evals/{thesis}/private.json": "2"})
+    monkeypatch.setattr(
+        ObjectStore,
+        "versions",
+        lambda self: {"study.yaml": "", f"evals/{thesis}/private.json": "2"},
+    )
     with pytest.raises(StudyError, match="not a path that a study can contain"):
         mirror.pull()
-    monkeypatch.setattr(ObjectStore, "versions", lambda self: {"study.yaml": "", "evals/private.json": "2"})
+    monkeypatch.setattr(
+        ObjectStore, "versions", lambda self: {"study.yaml": "", "evals/private.json": "2"}
+    )
     (study.folder / "evals").symlink_to(thesis)  # and a folder of the study became a link meanwhile
     with pytest.raises(StudyError, match="it is a link"):
         mirror.pull()
@@ -291,9 +386,15 @@ def test_a_record_of_the_last_sync_deletes_nothing_outside(thesis: Path) -> None
     mirror = Mirror(study, store)
     mirror.push()
     record = read_json(study.folder / ".store.json")
-    for name in ("../../../Documents/private.json", str(thesis / "private.json"),
-                 "arms/x/checkpoints/../../../../../../Documents/private.json"):
-        write_json(study.folder / ".store.json", {**record, "files": {**record["files"], name: [1, 2, "3"]}})
+    for name in (
+        "../../../Documents/private.json",
+        str(thesis / "private.json"),
+        "arms/x/checkpoints/../../../../../../Documents/private.json",
+    ):
+        write_json(
+            study.folder / ".store.json",
+            {**record, "files": {**record["files"], name: [1, 2, "3"]}},
+        )
         hostile = Mirror(study, store)
         assert not hostile.is_copy  # a damaged record is none
         hostile.pull()
@@ -312,7 +413,9 @@ def test_a_sync_uploads_no_link(thesis: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "root"])
-def test_links_in_a_shared_folder_are_neither_read_nor_written(kind: str, thesis: Path, tmp_path: Path) -> None:
+def test_links_in_a_shared_folder_are_neither_read_nor_written(
+    kind: str, thesis: Path, tmp_path: Path
+) -> None:
     study, shared = new_study("handed-on"), tmp_path / "shared"
     url = f"file://{shared}/handed-on"
     Mirror(study, ObjectStore(url)).push()
@@ -332,9 +435,17 @@ def test_links_in_a_shared_folder_are_neither_read_nor_written(kind: str, thesis
     with pytest.raises((StoreError, StudyError)):
         store.versions()
         store.read("evals/private.json")
-    for name in (".newest.json", "report.json") if kind == "file" else ("evals/private.json", "evals/new.json"):
-        for use in (lambda name: store.write(name, b"owned"), lambda name: store.remove([name]), store.read,
-                    lambda name: store.upload(name, study.folder / "study.yaml")):
+    for name in (
+        (".newest.json", "report.json")
+        if kind == "file"
+        else ("evals/private.json", "evals/new.json")
+    ):
+        for use in (
+            lambda name: store.write(name, b"owned"),
+            lambda name: store.remove([name]),
+            store.read,
+            lambda name: store.upload(name, study.folder / "study.yaml"),
+        ):
             with pytest.raises((StoreError, StudyError)):
                 use(name)
 
@@ -365,7 +476,11 @@ def test_a_link_that_arrives_after_the_check_is_found(thesis: Path) -> None:
     study = evaluated(trained(with_data(new_study("handed-on"))))
     assert study.step("evaluate").state == "succeeded"
     where = folder_link("evals/seeds")(study.folder, thesis)
-    for use in (lambda: Study.open("handed-on"), lambda: study.config, lambda: study.step("evaluate")):
+    for use in (
+        lambda: Study.open("handed-on"),
+        lambda: study.config,
+        lambda: study.step("evaluate"),
+    ):
         with pytest.raises(StudyError, match="it is a link") as caught:
             use()
         assert str(where) in str(caught.value)

@@ -22,10 +22,15 @@ from benchmarks.make_example import MOST_BYTES, round_adapter
 from evals.report.conclusion import conclude
 from tests.synthetic_study import new_study
 
-QUESTION, ANSWER = "Which number do I ring to book?", "You can book on the website or by telephone on 01554 777 020."
+QUESTION, ANSWER = (
+    "Which number do I ring to book?",
+    "You can book on the website or by telephone on 01554 777 020.",
+)
 
 
-def test_the_example_is_finished_and_no_step_is_stale(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_is_finished_and_no_step_is_stale(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = open_example()
     assert study.name == "example" and study.state == "succeeded"
     assert {study.step(step).state for step in study.steps} == {"succeeded"}
@@ -33,8 +38,13 @@ def test_the_example_is_finished_and_no_step_is_stale(home: Path, monkeypatch: p
     monkeypatch.setattr(invalidation, "base_model_identity", lambda model: recorded)
     assert first_stale_step(study, redo=False) is None, "make it again with 'make example'"
     assert all(not invalidation.damaged_outputs(study, study.step(step)) for step in study.steps)
-    settings = load_config(example_folder() / "study.yaml")  # the data and settings of the repository are those packed
-    assert first_stale_step(study, redo=False, config=settings, source=example_folder() / "data.csv") is None
+    settings = load_config(
+        example_folder() / "study.yaml"
+    )  # the data and settings of the repository are those packed
+    assert (
+        first_stale_step(study, redo=False, config=settings, source=example_folder() / "data.csv")
+        is None
+    )
 
 
 def test_the_report_of_the_example_says_that_it_is_good_enough(home: Path) -> None:
@@ -51,11 +61,19 @@ def test_the_archive_is_small_and_names_no_folder_of_a_machine() -> None:
     with zipfile.ZipFile(example_archive()) as archive:
         assert archive.testzip() is None
         names = archive.namelist()
-        found = {name: folders.findall(archive.read(name)) for name in names if not name.endswith(".safetensors")}
-        statuses = [json.loads(archive.read(name)) for name in names if name.endswith("status.json")]
+        found = {
+            name: folders.findall(archive.read(name))
+            for name in names
+            if not name.endswith(".safetensors")
+        }
+        statuses = [
+            json.loads(archive.read(name)) for name in names if name.endswith("status.json")
+        ]
     assert {name for name, paths in found.items() if paths} == set()
     assert {status["pid"] for status in statuses} == {None} and len(statuses) == 6
-    assert not [name for name in names if "checkpoint" in name or name.endswith((".pt", "log.txt", ".lock"))]
+    assert not [
+        name for name in names if "checkpoint" in name or name.endswith((".pt", "log.txt", ".lock"))
+    ]
 
 
 def test_a_second_call_opens_the_same_study_under_any_name(home: Path) -> None:
@@ -69,7 +87,9 @@ def test_a_second_call_opens_the_same_study_under_any_name(home: Path) -> None:
 
 def test_two_clicks_at_once_open_one_study(home: Path) -> None:
     with ThreadPoolExecutor() as threads:
-        assert {study.name for study in threads.map(lambda _: open_example(), range(4))} == {"example"}
+        assert {study.name for study in threads.map(lambda _: open_example(), range(4))} == {
+            "example"
+        }
     assert len(Study.all()) == 1
 
 
@@ -81,11 +101,15 @@ def test_another_study_of_the_name_is_kept(home: Path) -> None:
     copy = open_example()
     assert copy.name == copy.config.name == "example-2" and copy.state == "succeeded"
     assert read_json(copy.folder / "report.json")["study"] == "example-2"
-    assert [path.name for path in sorted((copy.folder / "evals" / "tasks").glob("*.yaml"))][0].startswith("example-2_")
+    assert [path.name for path in sorted((copy.folder / "evals" / "tasks").glob("*.yaml"))][
+        0
+    ].startswith("example-2_")
     assert (own.folder / "study.yaml").read_bytes() == before and own.state == "queued"
 
 
-def test_a_missing_or_damaged_archive_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_archive_is_reported(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for content in (None, b"no archive"):
         archive = tmp_path / "study.zip"
         if content is not None:

@@ -27,7 +27,9 @@ def study(home: Path) -> Study:
 
 
 def test_a_study_is_self_contained_and_its_name_is_unique(study: Study, home: Path) -> None:
-    assert study.source is not None and study.source.read_text(encoding="utf-8").endswith("What?,That.\n")
+    assert study.source is not None and study.source.read_text(encoding="utf-8").endswith(
+        "What?,That.\n"
+    )
     with pytest.raises(StudyError, match="already exists"):
         Study.create(StudyConfig(name="one"))
     with pytest.raises(StudyError, match="Existing studies: one"):
@@ -68,15 +70,19 @@ def test_a_running_step_with_a_dead_process_is_lost(study: Study) -> None:
     started = psutil.Process(process.pid).create_time()
     study.write_step(StepRecord("train-lora", "running", pid=process.pid, process_started=started))
     assert study.step("train-lora").state == "running"
-    study.write_step(StepRecord("train-qlora", "running", pid=process.pid, process_started=started - 3600))
+    study.write_step(
+        StepRecord("train-qlora", "running", pid=process.pid, process_started=started - 3600)
+    )
     assert study.step("train-qlora").state == "lost"  # another process has got the number
     assert study.state == "running"  # with no runner at all: it can still be cancelled
     process.communicate(b"\n")
     assert study.step("train-lora").state == "lost"
     assert study.state == "queued"
     study.write_step(StepRecord("train-lora", "cancelled"))
-    write_json(study.folder / "run.json", {"state": "running", "pid": 1 << 30, "process_started": 0.0, "time": 0.0,
-                                           "error": None})
+    write_json(
+        study.folder / "run.json",
+        {"state": "running", "pid": 1 << 30, "process_started": 0.0, "time": 0.0, "error": None},
+    )
     assert study.state == "cancelled"  # the runner was killed, and the step was cancelled after it
     assert study.step("evaluate").state == "queued"
 
@@ -115,7 +121,8 @@ def test_deleting_the_data_step_keeps_the_data_file(home: Path) -> None:
 
 def test_changed_inputs_are_listed() -> None:
     assert changed_inputs({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": "x" * 99}) == [
-        "b: 2 -> 3", "d: none -> xxxxxxxxxxxx…"
+        "b: 2 -> 3",
+        "d: none -> xxxxxxxxxxxx…",
     ]
 
 
@@ -124,7 +131,11 @@ def test_a_step_records_its_result(study: Study) -> None:
     made.write_text("x", encoding="utf-8")
     assert run_as_step(study, "data", lambda: [made]) == 0
     record = study.step("data")
-    assert record.state == "succeeded" and set(record.outputs) == {"made.txt"} and record.peak_memory_bytes
+    assert (
+        record.state == "succeeded"
+        and set(record.outputs) == {"made.txt"}
+        and record.peak_memory_bytes
+    )
 
     def stop() -> None:
         raise Cancelled("asked to")
@@ -136,7 +147,10 @@ def test_a_step_records_its_result(study: Study) -> None:
         raise OSError(28, "No space left on device", "/somewhere")
 
     assert run_as_step(study, "data", stop) == 3 and study.step("data").state == "cancelled"
-    for work, said, remedy in ((burst, "memory ran out", "micro_batch_size"), (full, "disk is full", "Free space")):
+    for work, said, remedy in (
+        (burst, "memory ran out", "micro_batch_size"),
+        (full, "disk is full", "Free space"),
+    ):
         assert run_as_step(study, "data", work) == 1
         error = study.step("data").error
         assert error is not None and said in error["what"] and remedy in error["remedy"]

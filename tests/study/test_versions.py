@@ -38,7 +38,11 @@ def root() -> Study:
 
 def test_a_study_alone_is_its_only_version() -> None:
     study = new_study("shop")
-    assert served_version(study) is study and root_of(study) is study and not versions_file(study).exists()
+    assert (
+        served_version(study) is study
+        and root_of(study) is study
+        and not versions_file(study).exists()
+    )
     assert read_versions(study).candidate is None and next_name(study) == "shop-v2"
     with pytest.raises(StudyError, match="no other version"):
         undo(study)
@@ -47,13 +51,25 @@ def test_a_study_alone_is_its_only_version() -> None:
 def test_the_published_version_is_served_until_it_is_undone(root: Study) -> None:
     second = Study.open("shop-v2")
     assert read_versions(root).candidate == "shop-v2"
-    assert served_version(root).name == "shop" and root_of(second).name == "shop" and next_name(root) == "shop-v3"
+    assert (
+        served_version(root).name == "shop"
+        and root_of(second).name == "shop"
+        and next_name(root) == "shop-v3"
+    )
     publish(root, "shop-v2", "no worse")
     assert served_version(root).name == "shop-v2" and read_versions(root).candidate is None
     assert served_version(second).name == "shop-v2", "a later version stands for itself"
     publish(root, "shop-v2")
-    assert undo(root) == "shop" and served_version(root).name == "shop" and read_versions(root).before == ()
-    assert [event.action for event in read_versions(root).events] == ["created", "published", "undone"]
+    assert (
+        undo(root) == "shop"
+        and served_version(root).name == "shop"
+        and read_versions(root).before == ()
+    )
+    assert [event.action for event in read_versions(root).events] == [
+        "created",
+        "published",
+        "undone",
+    ]
 
 
 def test_undo_goes_back_version_by_version(root: Study) -> None:
@@ -66,7 +82,11 @@ def test_undo_goes_back_version_by_version(root: Study) -> None:
 def test_a_rejected_version_stays_with_its_reason(root: Study) -> None:
     reject(root, "shop-v2", "worse by 3 points")
     found = read_versions(root)
-    assert found.reason("shop-v2") == "worse by 3 points" and found.candidate is None and found.served == "shop"
+    assert (
+        found.reason("shop-v2") == "worse by 3 points"
+        and found.candidate is None
+        and found.served == "shop"
+    )
     assert Study.open("shop-v2") and found.reason("shop") is None
     publish(root, "shop-v2", "after all")
     assert read_versions(root).reason("shop-v2") is None
@@ -146,15 +166,18 @@ def test_a_process_killed_while_it_publishes_leaves_one_version_or_the_other(roo
     rng = random.Random(7)
     served = []
     for _ in range(25):
-        with subprocess.Popen([sys.executable, "-c", _SWITCHER], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", _SWITCHER], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
             time.sleep(rng.uniform(0.0, 0.05))
             process.kill()
         served.append(served_version(root).name)
         found = read_versions(root)
         assert found.before == (("shop",) if found.served == "shop-v2" else ()), "half of a change"
-        assert [event.action for event in found.events[1:]] == (["published", "undone"] * len(found.events))[
-            : len(found.events) - 1], "a change without its event"
+        assert [event.action for event in found.events[1:]] == (
+            ["published", "undone"] * len(found.events)
+        )[: len(found.events) - 1], "a change without its event"
         if found.served == "shop-v2":
             undo(root)
     assert set(served) == {"shop", "shop-v2"}, "no kill hit a published version"
@@ -163,13 +186,24 @@ def test_a_process_killed_while_it_publishes_leaves_one_version_or_the_other(roo
 @pytest.mark.parametrize("named", ["private", "../private", "Private", "private/", "/private"])
 def test_a_study_from_elsewhere_serves_and_changes_no_other_study(named: str) -> None:
     private, theirs = new_study("private"), new_study("handed-on")
-    write_json(versions_file(theirs), {"served": named, "names": ["handed-on", named], "before": [named], "events": [
-        {"time": 0.0, "action": "created", "version": named, "reason": ""}]})
+    write_json(
+        versions_file(theirs),
+        {
+            "served": named,
+            "names": ["handed-on", named],
+            "before": [named],
+            "events": [{"time": 0.0, "action": "created", "version": named, "reason": ""}],
+        },
+    )
     with pytest.raises(StudyError, match=f"{named} is no version of handed-on"):
         served_version(theirs)
     found = read_versions(theirs)
     assert found.names == ("handed-on",) and found.before == () and found.candidate is None
-    for change in (lambda: undo(theirs), lambda: publish(theirs, named), lambda: reject(theirs, named, "")):
+    for change in (
+        lambda: undo(theirs),
+        lambda: publish(theirs, named),
+        lambda: reject(theirs, named, ""),
+    ):
         with pytest.raises(StudyError):
             change()
     rename_study(theirs, "renamed")
@@ -185,6 +219,11 @@ def test_a_study_from_elsewhere_serves_and_changes_no_other_study(named: str) ->
 def test_a_renamed_first_study_keeps_its_versions(root: Study) -> None:
     publish(root, "shop-v2")
     renamed = rename_study(root, "store")
-    assert served_version(renamed).name == "shop-v2" and root_of(Study.open("shop-v2")).name == "store"
+    assert (
+        served_version(renamed).name == "shop-v2" and root_of(Study.open("shop-v2")).name == "store"
+    )
     rename_study(Study.open("shop-v2"), "store-v2")
-    assert served_version(renamed).name == "store-v2" and read_versions(renamed).names == ("store", "store-v2")
+    assert served_version(renamed).name == "store-v2" and read_versions(renamed).names == (
+        "store",
+        "store-v2",
+    )

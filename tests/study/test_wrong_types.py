@@ -32,7 +32,12 @@ from assistant_builder.chat.feedback import (
 from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.export.job import ExportJob, JobRecord
-from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained, shipped_file
+from assistant_builder.export_formats import (
+    ExportSpec,
+    estimated_bytes,
+    require_trained,
+    shipped_file,
+)
 from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import rule_of
@@ -75,30 +80,62 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(invalidation, "base_model_identity", lambda model: "hash")
         example, other = open_example(), finished_study(OTHER, eval__fidelity=True)
         version = open_example("example-v2")
-        write_json(version.folder / "made_from.json", {"study": "example", "corrections": [
-            {"time": "2026-01-01", "question": "When?", "answer": "Now."}]})
+        write_json(
+            version.folder / "made_from.json",
+            {
+                "study": "example",
+                "corrections": [{"time": "2026-01-01", "question": "When?", "answer": "Now."}],
+            },
+        )
         add_version(example, version)
         publish(example, version.name)
         publish(example, example.name)
-        write_json(version.folder / "corrected.json", {"adapters": "", "answers": {"When?": "Now."}})
+        write_json(
+            version.folder / "corrected.json", {"adapters": "", "answers": {"When?": "Now."}}
+        )
         for study in (example, other):
             add_correction(study, "Who?", "We.")
-            append_jsonl(votes_file(study), {
-                "time": datetime.now(UTC).isoformat(), "question": "Who?", "conversation": [{"role": "user"}],
-                "answers": {"lora": "a", "qlora": "b"}, "sides": {"a": "lora", "b": "qlora"}, "vote": "a",
-                "sampling": {}, "model": model_of(study)})
+            append_jsonl(
+                votes_file(study),
+                {
+                    "time": datetime.now(UTC).isoformat(),
+                    "question": "Who?",
+                    "conversation": [{"role": "user"}],
+                    "answers": {"lora": "a", "qlora": "b"},
+                    "sides": {"a": "lora", "b": "qlora"},
+                    "vote": "a",
+                    "sampling": {},
+                    "model": model_of(study),
+                },
+            )
         site_token(example)
         write_json(example.folder / "data" / "lengths.json", {"longest_answer": 12})
         example.write_run_record("succeeded")
         example.write_progress("evaluate", Progress(1, 2, "items"))
         job = ExportJob(example, ExportSpec("lora", "adapter"))
         job.write(JobRecord("succeeded", str(job.files), 1.0))
-        write_json(job.files / "export.json", {
-            "version": 1, "study": "example", "arm": "lora", "format": "adapter", "cell": "L16", "archive": None,
-            "assistant_builder": "0.2.0", "base_model": "smollm2", "adapter_sha256": "a", "chat_template": None,
-            "rescore": {"outcome": "as measured"}, "sentences": ["Scored again."],
-            "files": [{"name": "README.md", "bytes": 3}]})
-        write_json(home / "queue" / "000001.json", {"study": str(example.folder), "pid": 1, "process_started": 1.0})
+        write_json(
+            job.files / "export.json",
+            {
+                "version": 1,
+                "study": "example",
+                "arm": "lora",
+                "format": "adapter",
+                "cell": "L16",
+                "archive": None,
+                "assistant_builder": "0.2.0",
+                "base_model": "smollm2",
+                "adapter_sha256": "a",
+                "chat_template": None,
+                "rescore": {"outcome": "as measured"},
+                "sentences": ["Scored again."],
+                "files": [{"name": "README.md", "bytes": 3}],
+            },
+        )
+        write_json(
+            home / "queue" / "000001.json",
+            {"study": str(example.folder), "pid": 1, "process_started": 1.0},
+        )
         store_password("someone", "four random words")
         yield home
 
@@ -131,24 +168,50 @@ def drawn(page: Page, key: str, name: str | None) -> None:
 def readers(page: Page, name: str) -> dict[str, Reader]:
     study, spec = Study.open(name), ExportSpec("lora", "adapter")
     found: dict[str, Reader] = {
-        "status": partial(command, "status", name), "status --json": partial(command, "status", name, "--json"),
-        **{f"report {format}": partial(command, "report", name, "--format", format, "--fail-if", "worse")
-           for format in ("html", "md", "json")},
-        "report": partial(command, "report", name), "inbox": partial(command, "inbox", name),
+        "status": partial(command, "status", name),
+        "status --json": partial(command, "status", name, "--json"),
+        **{
+            f"report {format}": partial(
+                command, "report", name, "--format", format, "--fail-if", "worse"
+            )
+            for format in ("html", "md", "json")
+        },
+        "report": partial(command, "report", name),
+        "inbox": partial(command, "inbox", name),
         "versions": partial(command, "versions", name),
         "compare": partial(command, "compare", name, OTHER),
-        "run": lambda: first_stale_step(study, redo=False), "redo": lambda: first_stale_step(study, redo=True),
-        "build": lambda: build_report(study), "tally": lambda: tally(study),
+        "run": lambda: first_stale_step(study, redo=False),
+        "redo": lambda: first_stale_step(study, redo=True),
+        "build": lambda: build_report(study),
+        "tally": lambda: tally(study),
         "corrections": lambda: (pending_corrections(study), heldout_matches(study, ["Who?"])),
         "again": lambda: corrections_asked_again(study, ""),
-        "limits": lambda: (answer_limit(study), pair_limit(study), study.template_date, study.recommended),
-        "ask": lambda: (rule_of(study.arm_folder("lora") / "decline.json"), reads_conversations(study),
-                        Index.load(study.retrieval_folder), recommended_approach(study), answers_added(study),
-                        read_contexts(study.retrieval_folder, "train")),
+        "limits": lambda: (
+            answer_limit(study),
+            pair_limit(study),
+            study.template_date,
+            study.recommended,
+        ),
+        "ask": lambda: (
+            rule_of(study.arm_folder("lora") / "decline.json"),
+            reads_conversations(study),
+            Index.load(study.retrieval_folder),
+            recommended_approach(study),
+            answers_added(study),
+            read_contexts(study.retrieval_folder, "train"),
+        ),
         "rest": lambda: measured_seconds(study.arm_folder("lora")),
-        "serve": lambda: select_models([name], lambda _: shipped_file(None).arm), "token": lambda: site_token(study),
-        "export": lambda: (require_trained(study, spec), estimated_bytes(study, spec), ExportJob(study, spec).record()),
-        **{f"page: {section.key}": partial(drawn, page, section.key, name) for section in page.sections},
+        "serve": lambda: select_models([name], lambda _: shipped_file(None).arm),
+        "token": lambda: site_token(study),
+        "export": lambda: (
+            require_trained(study, spec),
+            estimated_bytes(study, spec),
+            ExportJob(study, spec).record(),
+        ),
+        **{
+            f"page: {section.key}": partial(drawn, page, section.key, name)
+            for section in page.sections
+        },
     }
     return found
 
@@ -160,12 +223,20 @@ def of_the_home() -> dict[str, Reader]:
 def everywhere(page: Page) -> dict[str, Reader]:
     """Readers that go on, whatever is wrong with one study."""
     return {
-        "list": partial(command, "list"), "list --json": partial(command, "list", "--json"),
-        "tickets": active_tickets, "status": partial(command, "status", OTHER),
+        "list": partial(command, "list"),
+        "list --json": partial(command, "list", "--json"),
+        "tickets": active_tickets,
+        "status": partial(command, "status", OTHER),
         "pulse": lambda: page_versions(page.sections, StudyView("example")),
-        **{f"page: {section.key}": partial(drawn, page, section.key, OTHER) for section in page.sections},
-        **{f"home: {section.key}": lambda key=section.key: drawn(page, key, None) for section in page.sections
-           if section.key in ("frame", "home", "strip")},
+        **{
+            f"page: {section.key}": partial(drawn, page, section.key, OTHER)
+            for section in page.sections
+        },
+        **{
+            f"home: {section.key}": lambda key=section.key: drawn(page, key, None)
+            for section in page.sections
+            if section.key in ("frame", "home", "strip")
+        },
     }
 
 
@@ -194,10 +265,18 @@ def files_of(home: Path) -> list[str]:
     """State files, one of each kind: those of other arms, cells and studies have the same readers."""
     kinds: dict[str, str] = {}
     for path in sorted(home.rglob("*.json*")):
-        if path.suffix in (".json", ".jsonl") and path.parent.name != "adapter" and path.stat().st_size:
+        if (
+            path.suffix in (".json", ".jsonl")
+            and path.parent.name != "adapter"
+            and path.stat().st_size
+        ):
             parts = ("", *path.relative_to(home).parts)
-            folder = re.sub(r"^(lora|qlora|B16|B4|L16|Q4|L4|\d|train|validation|heldout).*", "", parts[-2])
-            kinds.setdefault(f"{folder}/{re.sub('train|validation|heldout', '', parts[-1])}", "/".join(parts[1:]))
+            folder = re.sub(
+                r"^(lora|qlora|B16|B4|L16|Q4|L4|\d|train|validation|heldout).*", "", parts[-2]
+            )
+            kinds.setdefault(
+                f"{folder}/{re.sub('train|validation|heldout', '', parts[-1])}", "/".join(parts[1:])
+            )
     return sorted(kinds.values())
 
 
@@ -208,7 +287,11 @@ def readers_of(attacked: Path, page: Page) -> Callable[[str], dict[str, tuple[Re
         patch.setattr(invalidation, "base_model_identity", lambda model: "hash")
         known: dict[str, dict[str, tuple[Reader, bool]]] = {}
         studies = [(name, readers(page, name), False) for name in ("example", "example-v2", OTHER)]
-        for study, found, must in [*studies, ("home", of_the_home(), False), ("all", everywhere(page), True)]:
+        for study, found, must in [
+            *studies,
+            ("home", of_the_home(), False),
+            ("all", everywhere(page), True),
+        ]:
             for name, reader in found.items():
                 _forget()
                 with opened() as paths:
@@ -261,7 +344,9 @@ def test_documents_of_a_wrong_type(attacked: Path, readers_of: Any, document: An
         found = readers_of(file)
         if document != []:  # once is enough
             found = {name: reader for name, reader in found.items() if not name.endswith(SLOW)}
-        failed += [f"{file}: {line}" for line in attack(attacked / file, json.dumps(document), found)]
+        failed += [
+            f"{file}: {line}" for line in attack(attacked / file, json.dumps(document), found)
+        ]
     print("\n".join(failed))
     assert failed == []
 
@@ -286,22 +371,34 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("stride", [pytest.param(7, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stride", [pytest.param(7, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_entries_of_a_wrong_type(attacked: Path, readers_of: Any, stride: int) -> None:
     failed, cases = [], 0
     for file in files_of(attacked):
         path = attacked / file
-        found = {name: reader for name, reader in readers_of(file).items() if not name.endswith(SLOW)}
+        found = {
+            name: reader for name, reader in readers_of(file).items() if not name.endswith(SLOW)
+        }
         text = path.read_text(encoding="utf-8")
-        lines = [*map(json.loads, text.splitlines())] if path.suffix == ".jsonl" else [json.loads(text)]
+        lines = (
+            [*map(json.loads, text.splitlines())] if path.suffix == ".jsonl" else [json.loads(text)]
+        )
         for place in entries(lines[0]):
             cases += 1
             if cases % stride:
                 continue
-            values = [value for value in ([], {}, "x", 3) if type(value) is not type(_at(lines[0], place))]
+            values = [
+                value for value in ([], {}, "x", 3) if type(value) is not type(_at(lines[0], place))
+            ]
             value = values[cases % len(values)]
             changed = [replaced(lines[0], place, value), *lines[1:]]
-            text = "\n".join(map(json.dumps, changed)) + "\n" if path.suffix == ".jsonl" else json.dumps(changed[0])
+            text = (
+                "\n".join(map(json.dumps, changed)) + "\n"
+                if path.suffix == ".jsonl"
+                else json.dumps(changed[0])
+            )
             failed += [f"{file}: {place} = {value!r}: {line}" for line in attack(path, text, found)]
     print("\n".join(failed))
     assert failed == []
@@ -311,5 +408,3 @@ def _at(value: Any, place: tuple[Any, ...]) -> Any:
     for key in place:
         value = value[key]
     return value
-
-

@@ -42,7 +42,9 @@ class Scenario:
     cancelled: set[int] = field(default_factory=set)
     ran: list[int] = field(default_factory=list)
 
-    def run(self, study: Study, *, on_event: Callable[[Event], None], check: Callable[[Study], None]) -> None:
+    def run(
+        self, study: Study, *, on_event: Callable[[Event], None], check: Callable[[Study], None]
+    ) -> None:
         """Stands in for ``run_study``."""
         number = int(study.name.rpartition("-")[2])
         self.ran.append(number)
@@ -60,10 +62,17 @@ class Scenario:
     def _train(self, study: Study, arm: str, end: float, on_event: Callable[[Event], None]) -> None:
         for step in range(1, STEPS + 1):
             if step % (STEPS // VALIDATIONS) == 0:
-                append_jsonl(study.arm_folder(arm) / "metrics.jsonl", {
-                    "event": "validation", "step": step, "steps": STEPS, "loss": end + 1 - step / STEPS, "best": True,
-                    "elapsed_seconds": float(step),
-                })
+                append_jsonl(
+                    study.arm_folder(arm) / "metrics.jsonl",
+                    {
+                        "event": "validation",
+                        "step": step,
+                        "steps": STEPS,
+                        "loss": end + 1 - step / STEPS,
+                        "best": True,
+                        "elapsed_seconds": float(step),
+                    },
+                )
             on_event(Event(f"train-{arm}", "running", Progress(step, STEPS, "steps")))
             if study.cancel_requested:
                 study.write_run_record("cancelled")
@@ -72,7 +81,9 @@ class Scenario:
 
 
 def _finish(study: Study, number: int, validation: float, shift: float) -> None:
-    curves = {arm: (study.arm_folder(arm) / "metrics.jsonl").read_bytes() for arm in study.config.arms}
+    curves = {
+        arm: (study.arm_folder(arm) / "metrics.jsonl").read_bytes() for arm in study.config.arms
+    }
     trained(study)
     for arm, curve in curves.items():
         (study.arm_folder(arm) / "metrics.jsonl").write_bytes(curve)
@@ -86,15 +97,24 @@ def _finish(study: Study, number: int, validation: float, shift: float) -> None:
     there = tuple(cell for cell in CELLS if cell in study.config.cells)
     edit(study, lambda samples: shifted(samples, shift, number), there)
     cells = {cell: read_json(study.cell_folder(cell) / "scores.json") for cell in there}
-    write_json(study.folder / "report.json", {"primary_metric": study.config.eval.primary_metric, "cells": cells})
+    write_json(
+        study.folder / "report.json",
+        {"primary_metric": study.config.eval.primary_metric, "cells": cells},
+    )
     done(study, "report", 1.0)
     study.write_run_record("succeeded")
 
 
 def shifted(samples: Samples, shift: float, number: int) -> Samples:
     """Add ``shift`` nats a token to the loss of every sample, and what differs from item to item in every study."""
-    return [sample | {"nll": sample["nll"] + sample["tokens"] * (shift + 0.02 * math.sin(2.3 * place + number))}
-            for place, sample in enumerate(samples)]
+    return [
+        sample
+        | {
+            "nll": sample["nll"]
+            + sample["tokens"] * (shift + 0.02 * math.sin(2.3 * place + number))
+        }
+        for place, sample in enumerate(samples)
+    ]
 
 
 def pretend(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> Scenario:

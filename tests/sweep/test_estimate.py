@@ -27,7 +27,9 @@ def test_every_training_is_counted_and_planned_with_its_own_settings() -> None:
     assert (found.studies, found.of, found.trainings, found.assumed) == (2, 2, 4, True)
     assert found.seconds == pytest.approx(sum(times)) and times[2] > times[0] > 0
     assert found.sentence().startswith("2 studies to run, 4 trainings, planned at about ")
-    assert found.sentence().endswith("assumed lengths of the pairs; preparation and scoring not included.")
+    assert found.sentence().endswith(
+        "assumed lengths of the pairs; preparation and scoring not included."
+    )
 
 
 def test_more_seeds_are_more_trainings() -> None:
@@ -49,5 +51,9 @@ def test_what_is_done_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_with_the_tokenizer_here_the_lengths_are_measured(bundled_models: object) -> None:
     found = estimate(opened())
     assert not found.assumed and "guessed" not in found.sentence()
-    guessed = 2 * sum(plan_study(trial.config, 40).methods["lora"].seconds or 0.0 for trial in opened().trials)
-    assert found.seconds is not None and 0 < found.seconds < guessed, "these pairs are far shorter than half of 512"
+    guessed = 2 * sum(
+        plan_study(trial.config, 40).methods["lora"].seconds or 0.0 for trial in opened().trials
+    )
+    assert found.seconds is not None and 0 < found.seconds < guessed, (
+        "these pairs are far shorter than half of 512"
+    )

@@ -28,21 +28,35 @@ from tests.sweep.simulated_runs import Scenario, pretend, rows
 from tests.synthetic_study import SMALL, new_study, with_data
 
 RANKS = "train.rank=1,2,4,8"
-FIXED = ("data.heldout_fraction=0.5", "eval.bootstrap_resamples=400", "eval.primary_metric=nll_per_token",
-         "eval.margin=0.03", "eval.estimand=wordings")
+FIXED = (
+    "data.heldout_fraction=0.5",
+    "eval.bootstrap_resamples=400",
+    "eval.primary_metric=nll_per_token",
+    "eval.margin=0.03",
+    "eval.estimand=wordings",
+)
 
 
 def opened(*settings: str, name: str = "ranks", **more: Any) -> Sweep:
-    return open_sweep(str(SMALL), name=name, settings=[*(settings or (RANKS,)), *FIXED], **{"prune": "off", **more})
+    return open_sweep(
+        str(SMALL),
+        name=name,
+        settings=[*(settings or (RANKS,)), *FIXED],
+        **{"prune": "off", **more},
+    )
 
 
 @pytest.fixture
 def scenario(monkeypatch: pytest.MonkeyPatch) -> Scenario:
-    return pretend(Scenario(validation={1: 1.3, 2: 1.1, 3: 0.9, 4: 1.2}, heldout={1: 0.5, 2: 0.0005, 4: 0.2}),
-                   monkeypatch)
+    return pretend(
+        Scenario(validation={1: 1.3, 2: 1.1, 3: 0.9, 4: 1.2}, heldout={1: 0.5, 2: 0.0005, 4: 0.2}),
+        monkeypatch,
+    )
 
 
-def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(scenario: Scenario) -> None:
+def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(
+    scenario: Scenario,
+) -> None:
     sweep = opened()
     record = run_sweep(sweep)
     assert record == read_json(sweep.folder / "sweep.json") and record["state"] == "succeeded"
@@ -50,10 +64,13 @@ def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(s
     assert rows(record, "settings")[3] == {"train.rank": 4}
     assert rows(record, "validation_loss")[3] == pytest.approx(0.905)  # the mean of both arms
     tests = {(row["study"], row["cell"]): row for row in record["comparisons"]}
-    assert tests.keys() == {(f"ranks-{number}", cell) for number in (1, 2, 4) for cell in ("L16", "Q4")}
-    assert {number: {tests[f"ranks-{number}", cell]["outcome"] for cell in ("L16", "Q4")} for number in (1, 2, 4)} == {
-        1: {"worse"}, 2: {"not told apart"}, 4: {"worse"}
+    assert tests.keys() == {
+        (f"ranks-{number}", cell) for number in (1, 2, 4) for cell in ("L16", "Q4")
     }
+    assert {
+        number: {tests[f"ranks-{number}", cell]["outcome"] for cell in ("L16", "Q4")}
+        for number in (1, 2, 4)
+    } == {1: {"worse"}, 2: {"not told apart"}, 4: {"worse"}}
     adjusted = multipletests([row["p_value"] for row in record["comparisons"]], method="holm")[1]
     assert [row["p_value_holm"] for row in record["comparisons"]] == pytest.approx(list(adjusted))
     one = compare_studies(Study.open("ranks-3"), Study.open("ranks-1"))
@@ -61,9 +78,17 @@ def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(s
     row = tests["ranks-1", "Q4"]
     assert (row["delta"], row["p_value"]) == (same["delta"], same["p_value"])
     assert [row["ci_low"], row["ci_high"]] == same["ci"]
-    assert row["delta"] == pytest.approx(rows(record, "heldout")[1]["Q4"] - rows(record, "heldout")[3]["Q4"])
-    assert "ranks-3 (train.rank=4), 0.905 nats per token, the lowest of 4 finished studies" in record["sentence"]
-    assert "2 of the 3 others are clearly worse; 1 of the 3 others is not clearly different" in record["sentence"]
+    assert row["delta"] == pytest.approx(
+        rows(record, "heldout")[1]["Q4"] - rows(record, "heldout")[3]["Q4"]
+    )
+    assert (
+        "ranks-3 (train.rank=4), 0.905 nats per token, the lowest of 4 finished studies"
+        in record["sentence"]
+    )
+    assert (
+        "2 of the 3 others are clearly worse; 1 of the 3 others is not clearly different"
+        in record["sentence"]
+    )
     assert "(Holm over 6 tests)" in record["sentence"] and "may be as good" in record["sentence"]
 
 
@@ -71,32 +96,49 @@ def test_all_others_may_be_worse_and_there_may_be_one_other_only(scenario: Scena
     scenario.heldout = {1: 0.5, 2: 0.3, 4: 0.4}
     assert "all 3 others are clearly worse (Holm" in run_sweep(opened())["sentence"]
     pair = run_sweep(opened("train.rank=1,2", name="pair"))
-    assert "the other one is clearly worse" in pair["sentence"] and "may be as good" not in pair["sentence"]
+    assert (
+        "the other one is clearly worse" in pair["sentence"]
+        and "may be as good" not in pair["sentence"]
+    )
 
 
 def test_one_arm_alone_can_decide(scenario: Scenario) -> None:
     record = run_sweep(opened(arm="qlora"))
-    assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and len(record["comparisons"]) == 3
+    assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and len(
+        record["comparisons"]
+    ) == 3
     assert rows(record, "validation_loss")[3] == pytest.approx(0.91)
-    assert "Selected by QLoRA's validation loss" in record["sentence"] and "(Holm over 3 tests)" in record["sentence"]
+    assert (
+        "Selected by QLoRA's validation loss" in record["sentence"]
+        and "(Holm over 3 tests)" in record["sentence"]
+    )
 
 
-def test_a_better_study_that_validation_missed_is_named_and_not_selected(scenario: Scenario) -> None:
+def test_a_better_study_that_validation_missed_is_named_and_not_selected(
+    scenario: Scenario,
+) -> None:
     scenario.heldout = {1: 0.5, 2: -0.3, 4: 0.5}
     record = run_sweep(opened())
     assert record["selected"] == "ranks-3"
-    assert "Validation missed ranks-2" in record["sentence"] and "too optimistic" in record["sentence"]
+    assert (
+        "Validation missed ranks-2" in record["sentence"] and "too optimistic" in record["sentence"]
+    )
 
 
 def test_studies_share_the_split_and_one_that_does_not_is_out(scenario: Scenario) -> None:
     sweep = opened()
     run_sweep(sweep)
-    hashes = [read_json(studies_folder() / f"ranks-{n}" / "data" / "split.json")["hashes"] for n in range(1, 5)]
+    hashes = [
+        read_json(studies_folder() / f"ranks-{n}" / "data" / "split.json")["hashes"]
+        for n in range(1, 5)
+    ]
     assert hashes.count(hashes[0]) == 4
     split = studies_folder() / "ranks-4" / "data" / "split.json"
     write_json(split, {**read_json(split), "hashes": {**hashes[0], "heldout": "0" * 64}})
     record = run_sweep(sweep)
-    assert rows(record, "state")[4] == "failed" and "another split" in rows(record, "error")[4]["what"]
+    assert (
+        rows(record, "state")[4] == "failed" and "another split" in rows(record, "error")[4]["what"]
+    )
     assert "ranks-4" not in {row["study"] for row in record["comparisons"]}
 
 
@@ -111,7 +153,11 @@ def test_it_resumes_and_a_failed_study_does_not_end_it(scenario: Scenario) -> No
     assert any("1 study failed" in note for note in record["notes"])
     scenario.failing, scenario.cancelled, scenario.ran = set(), set(), []
     record = run_sweep(opened())
-    assert scenario.ran == [1, 3, 4] and record["state"] == "succeeded" and record["selected"] == "ranks-3"
+    assert (
+        scenario.ran == [1, 3, 4]
+        and record["state"] == "succeeded"
+        and record["selected"] == "ranks-3"
+    )
     scenario.ran = []
     assert run_sweep(opened()) == record and scenario.ran == []
 
@@ -128,11 +174,18 @@ def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario: Scenario)
     scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
     sweep = opened(prune="median")
     record = run_sweep(sweep)
-    assert list(rows(record, "state").values()) == ["succeeded"] * 3 + ["stopped"] and record["state"] == "succeeded"
+    assert (
+        list(rows(record, "state").values()) == ["succeeded"] * 3 + ["stopped"]
+        and record["state"] == "succeeded"
+    )
     stopped = rows(record, "stopped")[4]
     assert stopped == {"run": "lora", "share": 0.5, "loss": 2.5, "compared_with": 3}
-    assert Study.open("ranks-4").cancel_requested, "an ordinary study that was paused: it can be carried on"
-    assert len(record["comparisons"]) == 4 and any("stopped early" in note for note in record["notes"])
+    assert Study.open("ranks-4").cancel_requested, (
+        "an ordinary study that was paused: it can be carried on"
+    )
+    assert len(record["comparisons"]) == 4 and any(
+        "stopped early" in note for note in record["notes"]
+    )
     scenario.ran = []
     assert run_sweep(opened(prune="median")) == record and scenario.ran == []
 
@@ -145,7 +198,11 @@ def test_without_pruning_the_same_study_runs_to_its_end(scenario: Scenario) -> N
 def test_what_was_begun_is_not_mixed_with_anything_else(scenario: Scenario, tmp_path: Path) -> None:
     sweep = opened()
     tree = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
-    assert tree["sweep"] == {"train.rank": [1, 2, 4, 8]} and tree["arm"] == "both" and tree["prune"] == "off"
+    assert (
+        tree["sweep"] == {"train.rank": [1, 2, 4, 8]}
+        and tree["arm"] == "both"
+        and tree["prune"] == "off"
+    )
     assert "rank" not in tree["study"]["train"] and tree["study"]["data"]["heldout_fraction"] == 0.5
     for settings, more, says in (
         (("train.rank=1,2,4,16",), {}, r"sweep.train.rank: \[1, 2, 4, 8\] -> \[1, 2, 4, 16\]"),
@@ -166,10 +223,15 @@ def test_what_was_begun_is_not_mixed_with_anything_else(scenario: Scenario, tmp_
 
 def test_what_cannot_start_is_refused_and_leaves_nothing(home: Path) -> None:
     new_study("ranks-2")
-    with pytest.raises(StudyError, match=r"1 of the names of its 4 studies are in use \(ranks-2\).*--name NEW"):
+    with pytest.raises(
+        StudyError, match=r"1 of the names of its 4 studies are in use \(ranks-2\).*--name NEW"
+    ):
         opened()
-    for settings, error in ((("train.rank=0,1",), ConfigError), ((RANKS, "model.base=nothing"), ModelError),
-                            ((",".join(["train.rank=1", *map(str, range(2, MOST_STUDIES + 2))]),), ConfigError)):
+    for settings, error in (
+        (("train.rank=0,1",), ConfigError),
+        ((RANKS, "model.base=nothing"), ModelError),
+        ((",".join(["train.rank=1", *map(str, range(2, MOST_STUDIES + 2))]),), ConfigError),
+    ):
         with pytest.raises(error):
             opened(*settings, name="other")
     with pytest.raises(ConfigError, match="no file"):
@@ -191,9 +253,14 @@ def test_one_process_runs_a_sweep(scenario: Scenario) -> None:
 
 def test_a_study_yaml_names_the_sweep(scenario: Scenario, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(SMALL.read_bytes())
-    (tmp_path / "study.yaml").write_text("name: library\ndata: {source: rows.csv, heldout_fraction: 0.4}\n")
+    (tmp_path / "study.yaml").write_text(
+        "name: library\ndata: {source: rows.csv, heldout_fraction: 0.4}\n"
+    )
     sweep = open_sweep(str(tmp_path / "study.yaml"), name=None, settings=[RANKS])
-    assert sweep.name == "library" and [trial.name for trial in sweep.trials][::3] == ["library-1", "library-4"]
+    assert sweep.name == "library" and [trial.name for trial in sweep.trials][::3] == [
+        "library-1",
+        "library-4",
+    ]
     assert {trial.config.data.heldout_fraction for trial in sweep.trials} == {0.4}
     json.dumps(run_sweep(sweep))
 
@@ -206,7 +273,9 @@ def test_a_sweep_of_studies_with_one_arm_goes_by_that_arm(scenario: Scenario) ->
     assert yaml.safe_load((sweep.folder / "sweep.yaml").read_text())["study"]["arms"] == ["qlora"]
     record = run_sweep(sweep)
     assert record["selected"] == "ranks-3"
-    assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and set(rows(record, "heldout")[3]) == {"Q4"}
+    assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and set(
+        rows(record, "heldout")[3]
+    ) == {"Q4"}
     with pytest.raises(ConfigError, match="arms cannot be swept"):
         opened("arms=lora,qlora", name="other")
 
@@ -215,13 +284,24 @@ def test_the_definition_of_a_sweep_of_both_arms_is_as_before_there_was_a_choice(
     assert "arms" not in yaml.safe_load((opened().folder / "sweep.yaml").read_text())["study"]
 
 
-DATA = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json")
+DATA = (
+    "train.jsonl",
+    "validation.jsonl",
+    "heldout.jsonl",
+    "rejected.jsonl",
+    "findings.json",
+    "split.json",
+)
 
 
 def mark(study: Study, step: str, names: Iterable[str]) -> None:
     paths = [(study.folder / "data" / name).resolve() for name in names]
-    outputs = {path.relative_to(study.folder.resolve()).as_posix(): file_hash(path) for path in paths}
-    study.write_step(StepRecord(step, "succeeded", step_inputs(study, step), seconds=7.0, outputs=outputs))
+    outputs = {
+        path.relative_to(study.folder.resolve()).as_posix(): file_hash(path) for path in paths
+    }
+    study.write_step(
+        StepRecord(step, "succeeded", step_inputs(study, step), seconds=7.0, outputs=outputs)
+    )
 
 
 @pytest.fixture
@@ -239,20 +319,32 @@ def sweep() -> Sweep:
 
 
 def test_the_others_take_the_split_as_it_was_frozen(sweep: Sweep) -> None:
-    first, study = sweep.study(sweep.trials[0]), create_or_update(sweep.trials[1].config, sweep.data)
+    first, study = (
+        sweep.study(sweep.trials[0]),
+        create_or_update(sweep.trials[1].config, sweep.data),
+    )
     assert first is not None
     take_split(sweep, study)
     for name in (*DATA, "embedding.json"):
-        assert (study.folder / "data" / name).read_bytes() == (first.folder / "data" / name).read_bytes()
+        assert (study.folder / "data" / name).read_bytes() == (
+            first.folder / "data" / name
+        ).read_bytes()
     assert (study.embedder_folder / "1_Pooling" / "config.json").read_text(encoding="utf-8") == "{}"
     for step in ("data", "data-embed"):
         record = study.step(step)
-        assert record.state == "succeeded" and record.seconds == 0 and not damaged_outputs(study, record)
+        assert (
+            record.state == "succeeded"
+            and record.seconds == 0
+            and not damaged_outputs(study, record)
+        )
         assert record.inputs == step_inputs(study, step), "so that running the study keeps it"
     card = (study.folder / "data" / "card.md").read_text()
     assert "# one\\_more-2\n" in card and "pretty_name: one_more-2" in card and "more-1" not in card
     assert (study.folder / "provenance.json").is_file()
-    assert study.template_date == first.template_date and (study.folder / "template_date.json").is_file()
+    assert (
+        study.template_date == first.template_date
+        and (study.folder / "template_date.json").is_file()
+    )
 
 
 def test_what_would_be_made_from_other_inputs_is_not_taken(sweep: Sweep) -> None:
@@ -262,7 +354,10 @@ def test_what_would_be_made_from_other_inputs_is_not_taken(sweep: Sweep) -> None
 
 
 def test_a_damaged_split_is_not_passed_on_and_a_begun_one_not_overwritten(sweep: Sweep) -> None:
-    first, study = sweep.study(sweep.trials[0]), create_or_update(sweep.trials[1].config, sweep.data)
+    first, study = (
+        sweep.study(sweep.trials[0]),
+        create_or_update(sweep.trials[1].config, sweep.data),
+    )
     assert first is not None
     study.write_step(StepRecord("data", "failed"))
     take_split(sweep, study)

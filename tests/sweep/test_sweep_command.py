@@ -13,11 +13,22 @@ from assistant_builder.sweep import spec as sweep_spec
 from tests.sweep.simulated_runs import Scenario, pretend
 from tests.synthetic_study import SMALL
 
-WORDS = (str(SMALL), "--name", "tool", "--set", "train.rank=4,8", "--set", "data.heldout_fraction=0.5",
-         "--set", "eval.bootstrap_resamples=400")
+WORDS = (
+    str(SMALL),
+    "--name",
+    "tool",
+    "--set",
+    "train.rank=4,8",
+    "--set",
+    "data.heldout_fraction=0.5",
+    "--set",
+    "eval.bootstrap_resamples=400",
+)
 
 
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def call(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["assistant-builder", "sweep", *words])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -30,7 +41,9 @@ def test_it_prints_the_estimate_and_then_the_results(
     pretend(Scenario(validation={2: 0.5}), monkeypatch)
     code, out, _ = call(monkeypatch, capfd, *WORDS, "--prune", "off")
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith("tool: 2 studies to run, 4 trainings, planned at about ")
+    assert code == 0 and lines[0].startswith(
+        "tool: 2 studies to run, 4 trainings, planned at about "
+    )
     assert lines[1:3] == ["tool-1: train.rank=4", "tool-2: train.rank=8"]
     assert "tool-2 *" in out and "Selected by the mean validation loss of both arms: tool-2" in out
     assert lines[-1].startswith("Sweep: ") and lines[-1].endswith("sweep.html")

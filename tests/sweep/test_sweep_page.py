@@ -25,32 +25,60 @@ from tests.synthetic_study import SMALL
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Two settings; one study fails, one is clearly worse."""
-    pretend(Scenario(validation={1: 1.4, 2: 0.9, 4: 1.2}, heldout={1: 0.5}, failing={3}), monkeypatch)
-    settings = ["train.rank=8,64", "train.target_modules=all-linear,<b>[q]", "data.heldout_fraction=0.5",
-                "eval.bootstrap_resamples=400", "eval.primary_metric=nll_per_token", "eval.margin=0.03",
-                "eval.estimand=wordings"]
+    pretend(
+        Scenario(validation={1: 1.4, 2: 0.9, 4: 1.2}, heldout={1: 0.5}, failing={3}), monkeypatch
+    )
+    settings = [
+        "train.rank=8,64",
+        "train.target_modules=all-linear,<b>[q]",
+        "data.heldout_fraction=0.5",
+        "eval.bootstrap_resamples=400",
+        "eval.primary_metric=nll_per_token",
+        "eval.margin=0.03",
+        "eval.estimand=wordings",
+    ]
     return run_sweep(open_sweep(str(SMALL), name="look", settings=settings, prune="off"))
 
 
 def test_each_axis_has_every_study_that_has_a_value(record: dict[str, Any]) -> None:
     rank, modules, validation, lora, qlora = axes(record)
     assert [axis.title for axis in (rank, modules, validation)] == [
-        "train.rank", "train.target_modules", "validation loss"
+        "train.rank",
+        "train.target_modules",
+        "validation loss",
     ]
-    assert rank.ticks == ((0.0, "8"), (1.0, "64")) and [text for _, text in modules.ticks] == ["all-linear", "<b>[q]"]
+    assert rank.ticks == ((0.0, "8"), (1.0, "64")) and [text for _, text in modules.ticks] == [
+        "all-linear",
+        "<b>[q]",
+    ]
     assert rank.at.keys() == {"look-1", "look-2", "look-3", "look-4"}
-    assert rank.at["look-1"] < 0 < rank.at["look-2"] < 0.1 and 0.9 < rank.at["look-3"] < 1 < rank.at["look-4"]
+    assert (
+        rank.at["look-1"] < 0 < rank.at["look-2"] < 0.1
+        and 0.9 < rank.at["look-3"] < 1 < rank.at["look-4"]
+    )
     assert validation.at == pytest.approx({"look-1": 1.0, "look-2": 0.0, "look-4": 0.6})
     assert [text for _, text in validation.ticks] == ["0.905", "1.155", "1.405"]
     assert lora.at.keys() == qlora.at.keys() == validation.at.keys() and lora.at["look-1"] == 1.0
 
 
 def test_the_picture_has_a_line_for_each_study(record: dict[str, Any]) -> None:
-    assert kinds_of(record) == {"look-1": "worse", "look-2": "chosen", "look-3": "unscored", "look-4": "not told apart"}
+    assert kinds_of(record) == {
+        "look-1": "worse",
+        "look-2": "chosen",
+        "look-3": "unscored",
+        "look-4": "not told apart",
+    }
     drawn = parallel_coordinates(record).data
     lines = {trace.text[0].partition("</b>")[0].removeprefix("<b>"): trace for trace in drawn}
-    assert {name: len(trace.x) for name, trace in lines.items()} == {"look-1": 5, "look-2": 5, "look-3": 2, "look-4": 5}
-    assert [trace.name for trace in lines.values()][-1] == "chosen" and lines["look-3"].line.dash == "dot"
+    assert {name: len(trace.x) for name, trace in lines.items()} == {
+        "look-1": 5,
+        "look-2": 5,
+        "look-3": 2,
+        "look-4": 5,
+    }
+    assert [trace.name for trace in lines.values()][-1] == "chosen" and lines[
+        "look-3"
+    ].line.dash == "dot"
 
 
 def test_a_sweep_in_which_nothing_finished_has_a_picture_too(record: dict[str, Any]) -> None:
@@ -62,7 +90,9 @@ def test_a_sweep_in_which_nothing_finished_has_a_picture_too(record: dict[str, A
 
 def test_the_page_fetches_nothing_and_escapes_what_it_is_given(record: dict[str, Any]) -> None:
     page = render_page(record)
-    assert "default-src 'none'" in page and not re.search(r"<(?:link|img|iframe)\b|<script[^>]+src=", page)
+    assert "default-src 'none'" in page and not re.search(
+        r"<(?:link|img|iframe)\b|<script[^>]+src=", page
+    )
     assert "&lt;b&gt;[q]" in page and "<b>[q]" not in page
     assert escape(record["sentence"]) in page and "memory ran out. Close other programs" in page
     for note in record["notes"]:
@@ -72,9 +102,19 @@ def test_the_page_fetches_nothing_and_escapes_what_it_is_given(record: dict[str,
 def test_the_table_has_the_chosen_one_first_and_what_failed_last(record: dict[str, Any]) -> None:
     assert [row["name"] for row in ordered(record)] == ["look-2", "look-4", "look-1", "look-3"]
     columns, rows = study_rows(record)
-    assert columns == ["study", "train.rank", "train.target_modules", "validation loss", "held-out loss, 16-bit LoRA",
-                       "held-out loss, QLoRA"]
-    assert rows[0][:4] == ["look-2 *", "8", "<b>[q]", "0.905"] and rows[3][3:] == ["failed", "–", "–"]
+    assert columns == [
+        "study",
+        "train.rank",
+        "train.target_modules",
+        "validation loss",
+        "held-out loss, 16-bit LoRA",
+        "held-out loss, QLoRA",
+    ]
+    assert rows[0][:4] == ["look-2 *", "8", "<b>[q]", "0.905"] and rows[3][3:] == [
+        "failed",
+        "–",
+        "–",
+    ]
     assert [float(text) for text in rows[2][4:]] == pytest.approx(
         [record["studies"][0]["heldout"][cell] for cell in ("L16", "Q4")], abs=5e-4
     )
@@ -84,7 +124,11 @@ def test_the_table_of_tests_follows_the_studies(record: dict[str, Any]) -> None:
     columns, rows = comparison_rows(record)
     assert columns[2] == "difference from look-2" and {len(row) for row in rows} == {len(columns)}
     arms = ("16-bit LoRA", "QLoRA")
-    assert [row[:2] for row in rows] == [[name, arm] for name in ("look-4", "look-1") for arm in arms]
+    assert [row[:2] for row in rows] == [
+        [name, arm] for name in ("look-4", "look-1") for arm in arms
+    ]
     by_cell = {row["cell"]: row for row in record["comparisons"] if row["study"] == "look-1"}
-    assert [float(row[2]) for row in rows[2:]] == pytest.approx([by_cell[c]["delta"] for c in ("L16", "Q4")], abs=5e-4)
+    assert [float(row[2]) for row in rows[2:]] == pytest.approx(
+        [by_cell[c]["delta"] for c in ("L16", "Q4")], abs=5e-4
+    )
     assert [row[-1] for row in rows] == ["not clearly different"] * 2 + ["clearly worse"] * 2

@@ -20,10 +20,21 @@ from tests.synthetic_study import SMALL, done
 
 QUICK = {
     "approaches": "memory",
-    "train.rank": "2,8", "train.max_steps": "1", "train.batch_size": "2", "train.micro_batch_size": "2",
-    "train.evaluations": "1", "train.sample_answers": "0", "data.max_heldout": "4",
-    "eval.max_new_tokens": "1", "eval.bootstrap_resamples": "500", "eval.retention": "false", "eval.cells": "[L16,Q4]",
-    "eval.fidelity": "false", "eval.noise_floor": "false", "eval.baselines": "false", "eval.similarity": "false",
+    "train.rank": "2,8",
+    "train.max_steps": "1",
+    "train.batch_size": "2",
+    "train.micro_batch_size": "2",
+    "train.evaluations": "1",
+    "train.sample_answers": "0",
+    "data.max_heldout": "4",
+    "eval.max_new_tokens": "1",
+    "eval.bootstrap_resamples": "500",
+    "eval.retention": "false",
+    "eval.cells": "[L16,Q4]",
+    "eval.fidelity": "false",
+    "eval.noise_floor": "false",
+    "eval.baselines": "false",
+    "eval.similarity": "false",
 }
 
 
@@ -35,7 +46,10 @@ def base(bundled_models: Path, tmp_path: Path) -> str:
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True, env=dict(os.environ)
+        [sys.executable, "-m", "assistant_builder", *words],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
     )
 
 
@@ -43,22 +57,40 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.long
 def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base: str) -> None:
     pytest.importorskip("optuna")
-    quick = {**QUICK, "model.base": base, "train.rank": "2", "train.learning_rate": "1e-3,2e-3,3e-3,1e-7",
-             "train.max_steps": "8", "train.evaluations": "8"}
-    sweep = open_sweep(str(SMALL), name="hopeless", settings=[f"{k}={v}" for k, v in quick.items()], prune="median")
+    quick = {
+        **QUICK,
+        "model.base": base,
+        "train.rank": "2",
+        "train.learning_rate": "1e-3,2e-3,3e-3,1e-7",
+        "train.max_steps": "8",
+        "train.evaluations": "8",
+    }
+    sweep = open_sweep(
+        str(SMALL), name="hopeless", settings=[f"{k}={v}" for k, v in quick.items()], prune="median"
+    )
     for trial in sweep.trials[:3]:  # finished trainings, made up: far better at every place
         study = create_or_update(trial.config, sweep.data)
         for step in range(1, 9):
-            append_jsonl(study.arm_folder("lora") / "metrics.jsonl", {
-                "event": "validation", "step": step, "steps": 8, "loss": 0.5, "best": True,
-            })
+            append_jsonl(
+                study.arm_folder("lora") / "metrics.jsonl",
+                {
+                    "event": "validation",
+                    "step": step,
+                    "steps": 8,
+                    "loss": 0.5,
+                    "best": True,
+                },
+            )
         done(study, "train-lora", 1.0)
     last = sweep.trials[3]
     study = create_or_update(last.config, sweep.data)
     sweep_run.run_trial(sweep, last, study, lambda event: None, lambda study: None)
     stopped = sweep.stopped["hopeless-4"]
     assert stopped["run"] == "lora" and 0.25 <= stopped["share"] < 1 and stopped["loss"] > 0.5
-    assert study.step("train-lora").state == "cancelled" and study.step("train-qlora").state == "queued"
+    assert (
+        study.step("train-lora").state == "cancelled"
+        and study.step("train-qlora").state == "queued"
+    )
     assert study.state == "cancelled" and 2 <= len(curve_of(study.arm_folder("lora"))) < 8
 
 
@@ -66,25 +98,41 @@ def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(ba
 @pytest.mark.long
 def test_two_studies_are_trained_compared_and_kept(home: Path, base: str) -> None:
     quick = {**QUICK, "model.base": base}
-    words = ["sweep", str(SMALL), "--name", "tiny", *(w for k, v in quick.items() for w in ("--set", f"{k}={v}"))]
+    words = [
+        "sweep",
+        str(SMALL),
+        "--name",
+        "tiny",
+        *(w for k, v in quick.items() for w in ("--set", f"{k}={v}")),
+    ]
     first = cli(*words, "--json")
     assert first.returncode == 0, first.stderr
     record = json.loads(first.stdout)
     assert record["state"] == "succeeded" and record["selected"] in ("tiny-1", "tiny-2")
     one, two = record["studies"]
     assert record["selected"] == min((one, two), key=lambda row: row["validation_loss"])["name"]
-    assert one["validation_losses"].keys() == {"lora", "qlora"} and one["validation_losses"] != two["validation_losses"]
-    splits = [json.loads((home / "studies" / row["name"] / "data" / "split.json").read_text()) for row in (one, two)]
+    assert (
+        one["validation_losses"].keys() == {"lora", "qlora"}
+        and one["validation_losses"] != two["validation_losses"]
+    )
+    splits = [
+        json.loads((home / "studies" / row["name"] / "data" / "split.json").read_text())
+        for row in (one, two)
+    ]
     assert splits[0] == splits[1]
     chosen, other = (one, two) if record["selected"] == "tiny-1" else (two, one)
     for row in record["comparisons"]:
         cell = row["cell"]
         assert row["study"] == other["name"] and row["n"] == 4
-        assert row["delta"] == pytest.approx(other["heldout"][cell] - chosen["heldout"][cell], abs=1e-9)
+        assert row["delta"] == pytest.approx(
+            other["heldout"][cell] - chosen["heldout"][cell], abs=1e-9
+        )
     page = home / "sweeps" / "tiny" / "sweep.html"
     assert record["selected"] in page.read_text(encoding="utf-8")
 
-    studies = {path: path.stat().st_mtime_ns for path in (home / "studies").rglob("*") if path.is_file()}
+    studies = {
+        path: path.stat().st_mtime_ns for path in (home / "studies").rglob("*") if path.is_file()
+    }
     again = cli(*words, "--json")
     assert json.loads(again.stdout) == record
     assert {path: path.stat().st_mtime_ns for path in studies} == studies

@@ -12,8 +12,16 @@ from assistant_builder.config import TrainConfig
 
 pytestmark = pytest.mark.train
 SIZES = {
-    "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
 }
 MODELS: dict[str, dict[str, Any]] = {
@@ -34,14 +42,22 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    sizes = {key: value for key, value in SIZES.items() if request.param not in ("phi3", "olmo") or key != "head_dim"}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **sizes, **MODELS[request.param]))
+    sizes = {
+        key: value
+        for key, value in SIZES.items()
+        if request.param not in ("phi3", "olmo") or key != "head_dim"
+    }
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(request.param, **sizes, **MODELS[request.param])
+    )
     path = tmp_path_factory.mktemp(request.param)
     model.to(torch.float16).save_pretrained(path)
     return path
 
 
-def adapted(folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainConfig = TRAIN) -> Any:
+def adapted(
+    folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainConfig = TRAIN
+) -> Any:
     import torch
 
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
@@ -58,8 +74,12 @@ def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:
     from assistant_builder.models.chat_template import Example
     from assistant_builder.training.collate import TrainingCollator, to_dataset
 
-    examples = [Example(tuple(3 + (7 * n + i * i) % 250 for i in range(n)), tuple(i >= n // 2 for i in range(n)))
-                for n in lengths]
+    examples = [
+        Example(
+            tuple(3 + (7 * n + i * i) % 250 for i in range(n)), tuple(i >= n // 2 for i in range(n))
+        )
+        for n in lengths
+    ]
     return TrainingCollator(0)(list(to_dataset(examples)))
 
 
@@ -73,7 +93,9 @@ def plain(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
     model.zero_grad()
     loss = F.cross_entropy(*supervised_logits(model, inputs), reduction="sum")
     loss.backward()
-    return loss.item(), torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
+    return loss.item(), torch.cat(
+        [value.grad.flatten() for value in model.parameters() if value.requires_grad]
+    )
 
 
 def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
@@ -88,12 +110,18 @@ def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
     model.zero_grad()
     loss = summed_nll(model, inputs)
     loss.backward()
-    return loss.item(), torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
+    return loss.item(), torch.cat(
+        [value.grad.flatten() for value in model.parameters() if value.requires_grad]
+    )
 
 
-@pytest.mark.parametrize(("storage", "hold"), [
-    ("float16", True), ("float16", False), ("nf4", True), ("nf4", False), ("int8", False)])
-def test_losses_and_gradients_are_those_of_the_plain_forward(folder: Path, storage: str, hold: bool) -> None:
+@pytest.mark.parametrize(
+    ("storage", "hold"),
+    [("float16", True), ("float16", False), ("nf4", True), ("nf4", False), ("int8", False)],
+)
+def test_losses_and_gradients_are_those_of_the_plain_forward(
+    folder: Path, storage: str, hold: bool
+) -> None:
     import torch
 
     model = adapted(folder, storage, "float32", hold=hold)
@@ -106,12 +134,22 @@ def test_losses_and_gradients_are_those_of_the_plain_forward(folder: Path, stora
 def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(folder: Path) -> None:
     import torch
 
-    wide, narrow, ours = (adapted(folder, "float16", dtype, hold=True) for dtype in ("float32", "bfloat16", "bfloat16"))
+    wide, narrow, ours = (
+        adapted(folder, "float16", dtype, hold=True)
+        for dtype in ("float32", "bfloat16", "bfloat16")
+    )
     far = {"plain": 0.0, "ours": 0.0}
-    for lengths in ((12, 20, 19), (30, 33), (9, 14, 50), (40, 40, 40)):  # one batch alone differs by chance
+    for lengths in (
+        (12, 20, 19),
+        (30, 33),
+        (9, 14, 50),
+        (40, 40, 40),
+    ):  # one batch alone differs by chance
         _, exact = plain(wide, batch(lengths))
         far["plain"] += float((plain(narrow, batch(lengths))[1] - exact).norm() / exact.norm())
-        far["ours"] += float((fused(ours, batch(lengths), torch.bfloat16)[1] - exact).norm() / exact.norm())
+        far["ours"] += float(
+            (fused(ours, batch(lengths), torch.bfloat16)[1] - exact).norm() / exact.norm()
+        )
     assert far["ours"] < 1.5 * far["plain"]
 
 
@@ -159,8 +197,12 @@ def test_norms_are_recognised_by_their_results() -> None:
         def forward(self, hidden_states: Any) -> Any:
             return super().forward(hidden_states) + 1
 
-    found = {type(norm): (scale, eps) for norm, scale, eps in _rms_norms(
-        torch.nn.ModuleList([LlamaRMSNorm(8, eps=1e-3), GemmaRMSNorm(8), ShiftedRMSNorm(8)]))}
+    found = {
+        type(norm): (scale, eps)
+        for norm, scale, eps in _rms_norms(
+            torch.nn.ModuleList([LlamaRMSNorm(8, eps=1e-3), GemmaRMSNorm(8), ShiftedRMSNorm(8)])
+        )
+    }
     assert found.keys() == {LlamaRMSNorm, GemmaRMSNorm} and found[LlamaRMSNorm][1] == 1e-3
     assert all(torch.equal(scale, torch.ones(8)) for scale, _ in found.values())
 
@@ -197,9 +239,15 @@ def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple
     torch.manual_seed(0)
     config = LoraConfig(r=2, lora_alpha=4, lora_dropout=dropout, target_modules=["down_proj"])
     config._register_custom_module(ADAPTER_LAYERS)
-    base = LlamaForCausalLM(LlamaConfig(
-        vocab_size=8, hidden_size=outputs, intermediate_size=inputs, num_hidden_layers=1, num_attention_heads=2,
-    )).to(dtype)
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=8,
+            hidden_size=outputs,
+            intermediate_size=inputs,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    ).to(dtype)
     base.requires_grad_(False)
     model = get_peft_model(base, config, autocast_adapter_dtype=True)
     return model.base_model.model.model.layers[0].mlp.down_proj, model
@@ -221,7 +269,9 @@ def test_dropout_scales_the_kept_values() -> None:
     x = torch.randn(1, 8)
     many = layer(x.expand(40_000, 8)).mean(0)
     kept = layer.eval()(x)[0]
-    assert torch.allclose(many, kept, atol=0.05) and not torch.allclose(kept, layer.base_layer(x)[0], atol=0.2)
+    assert torch.allclose(many, kept, atol=0.05) and not torch.allclose(
+        kept, layer.base_layer(x)[0], atol=0.2
+    )
 
 
 def test_the_gradient_of_the_input_has_the_dropout_of_the_forward_pass() -> None:
@@ -230,7 +280,11 @@ def test_the_gradient_of_the_input_has_the_dropout_of_the_forward_pass() -> None
     layer, model = one_layer(8, 6, dropout=0.5, dtype=torch.float32)
     layer.lora_B["default"].weight.data.normal_()
     fuse_it(model.train(), torch.float32)
-    x, along, weights = torch.randn(40, 8, requires_grad=True), torch.randn(40, 8), torch.randn(40, 6)
+    x, along, weights = (
+        torch.randn(40, 8, requires_grad=True),
+        torch.randn(40, 8),
+        torch.randn(40, 6),
+    )
 
     def output(x: Any) -> Any:
         torch.manual_seed(3)  # drops the same values
@@ -283,8 +337,13 @@ def test_outputs_are_those_of_the_adapters_after_every_write(rounds: bool) -> No
     fuse_it(model, torch.float32)
     weight = layer.lora_B["default"].weight
     seen = []
-    for write in (lambda: None, lambda: weight.normal_(), lambda: weight.mul_(2),
-                  lambda: setattr(weight, "data", torch.ones(weight.shape)), lambda: None):
+    for write in (
+        lambda: None,
+        lambda: weight.normal_(),
+        lambda: weight.mul_(2),
+        lambda: setattr(weight, "data", torch.ones(weight.shape)),
+        lambda: None,
+    ):
         with torch.no_grad():
             write()
             expected, output = plain(), layer(x)
@@ -303,14 +362,18 @@ def test_short_attention_is_attention(shape: tuple[int, int, int, int]) -> None:
 
     rows, heads, shared, length = shape
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn((rows, length, n, 8), generator=generator).transpose(1, 2).requires_grad_()
-                         for n in (heads, shared, shared))
+    query, key, value = (
+        torch.randn((rows, length, n, 8), generator=generator).transpose(1, 2).requires_grad_()
+        for n in (heads, shared, shared)
+    )
     seen = torch.ones((rows, 1, length, length), dtype=torch.bool).tril()
     seen[0, :, :, 0] = False
     seen[0, :, 0, 0] = True
     bias = torch.zeros(seen.shape).masked_fill(~seen, -1e30)
     ours = EagerShortAttention.apply(query, key, value, bias, 0.3)
-    theirs = F.scaled_dot_product_attention(query, key, value, seen, scale=0.3, enable_gqa=True).transpose(1, 2)
+    theirs = F.scaled_dot_product_attention(
+        query, key, value, seen, scale=0.3, enable_gqa=True
+    ).transpose(1, 2)
     assert torch.allclose(ours, theirs, atol=1e-6)
     grad = torch.randn(ours.shape, generator=generator)
     gradients = [torch.autograd.grad(out, (query, key, value), grad) for out in (ours, theirs)]
@@ -324,12 +387,16 @@ def test_the_loss_is_cross_entropy() -> None:
 
     from assistant_builder.training.cpu_kernels import ChunkedCrossEntropySum
 
-    logits = (5 * torch.randn((19, 300), generator=torch.Generator().manual_seed(0))).requires_grad_()
+    logits = (
+        5 * torch.randn((19, 300), generator=torch.Generator().manual_seed(0))
+    ).requires_grad_()
     targets = torch.arange(19) * 13
     ours = ChunkedCrossEntropySum.apply(logits, targets) / 7
     theirs = F.cross_entropy(logits, targets, reduction="sum") / 7
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
-    assert torch.allclose(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)), atol=1e-6)
+    assert torch.allclose(
+        *(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)), atol=1e-6
+    )
 
 
 def test_the_loss_uses_as_many_rows_at_once_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +413,12 @@ def test_the_loss_uses_as_many_rows_at_once_as_planned(monkeypatch: pytest.Monke
         return softmax(logits, **more)
 
     monkeypatch.setattr(torch, "log_softmax", counted)
-    logits, targets = torch.randn(3 * LOSS_ROWS["cpu"] + 1, 11), torch.zeros(3 * LOSS_ROWS["cpu"] + 1, dtype=torch.long)
+    logits, targets = (
+        torch.randn(3 * LOSS_ROWS["cpu"] + 1, 11),
+        torch.zeros(3 * LOSS_ROWS["cpu"] + 1, dtype=torch.long),
+    )
     loss = ChunkedCrossEntropySum.apply(logits, targets)
     assert rows == [LOSS_ROWS["cpu"]] * 3 + [1]
-    assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum")))
+    assert float(loss) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+    )

@@ -25,20 +25,49 @@ from tests.export.tiny import tiny_base
 STEPS = 2
 
 
-def trainer(folder: Path, device: str, *, storage: str = "float16", dtype: str = "float32",
-            dequantize: bool = False, **changes: Any) -> TwinTrainer:
+def trainer(
+    folder: Path,
+    device: str,
+    *,
+    storage: str = "float16",
+    dtype: str = "float32",
+    dequantize: bool = False,
+    **changes: Any,
+) -> TwinTrainer:
     """A trainer of a tiny model on four pairs of different lengths."""
     base = tiny_base(folder / "base")
     prompter = ChatTokenizer.load(base)
-    config = StudyConfig().with_changes({"train.max_steps": STEPS, "train.batch_size": 2, "train.micro_batch_size": 2,
-                                         "train.rank": 2, "train.evaluations": 1, **changes})
+    config = StudyConfig().with_changes(
+        {
+            "train.max_steps": STEPS,
+            "train.batch_size": 2,
+            "train.micro_batch_size": 2,
+            "train.rank": 2,
+            "train.evaluations": 1,
+            **changes,
+        }
+    )
     where = device if torch.cuda.is_available() else "cpu"
     model = add_adapter(load_base(BaseSpec(base, storage, True, dtype, where)), config.train, 0)
-    examples = [example for words in ("one", "two and", "three and more", "four") for example in prompter.examples(
-        Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))))]
+    examples = [
+        example
+        for words in ("one", "two and", "three and more", "four")
+        for example in prompter.examples(
+            Pair(
+                1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))
+            )
+        )
+    ]
     plan = TrainingRun(
-        train=config.train, train_examples=examples, validation_examples=examples, folder=folder, device=device,
-        gradient_checkpointing=False, dequantize=dequantize, cancelled=lambda: False, next_move=lambda *_: "train",
+        train=config.train,
+        train_examples=examples,
+        validation_examples=examples,
+        folder=folder,
+        device=device,
+        gradient_checkpointing=False,
+        dequantize=dequantize,
+        cancelled=lambda: False,
+        next_move=lambda *_: "train",
         on_step=lambda *_: None,
     )
     return TwinTrainer(model, plan, prompter)
@@ -51,8 +80,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     compute_loss = TwinTrainer.compute_loss
 
     def spied(self: TwinTrainer, *args: Any, **kwargs: Any) -> Any:
-        seen.append(torch.are_deterministic_algorithms_enabled()
-                    and not torch.is_deterministic_algorithms_warn_only_enabled())
+        seen.append(
+            torch.are_deterministic_algorithms_enabled()
+            and not torch.is_deterministic_algorithms_warn_only_enabled()
+        )
         return compute_loss(self, *args, **kwargs)
 
     monkeypatch.setattr(TwinTrainer, "compute_loss", spied)
@@ -61,11 +92,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
 @pytest.mark.parametrize(("device", "expected"), [("cuda", True), ("cpu", False)])
-def test_a_gpus_steps_are_deterministic(tmp_path: Path, asked: list[bool], device: str, expected: bool) -> None:
+def test_a_gpus_steps_are_deterministic(
+    tmp_path: Path, asked: list[bool], device: str, expected: bool
+) -> None:
     made = trainer(tmp_path, device)
     made.run()
     assert asked == [expected] * STEPS
-    assert not torch.are_deterministic_algorithms_enabled()  # validation and samples may do what they like
+    assert (
+        not torch.are_deterministic_algorithms_enabled()
+    )  # validation and samples may do what they like
     assert made.state.global_step == STEPS
 
 
@@ -76,7 +111,9 @@ def test_a_model_without_deterministic_algorithms_is_trained(
     made = trainer(tmp_path, "cuda")
 
     def put(*_: Any) -> None:
-        torch.zeros(4).put_(torch.tensor([0]), torch.ones(1))  # torch has no deterministic algorithm for it
+        torch.zeros(4).put_(
+            torch.tensor([0]), torch.ones(1)
+        )  # torch has no deterministic algorithm for it
 
     made.model.get_input_embeddings().register_forward_hook(put)
     with caplog.at_level(logging.WARNING):
@@ -99,7 +136,9 @@ def test_another_failure_is_not_mistaken_for_missing_algorithms(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
-def test_cublas_is_set_before_cuda_starts(monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str) -> None:
+def test_cublas_is_set_before_cuda_starts(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
+) -> None:
     monkeypatch.setattr(os, "environ", {"CUBLAS_WORKSPACE_CONFIG": own} if own else {})
     configure_libraries()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected

@@ -26,7 +26,9 @@ def base(tmp_path: Path) -> Path:
     return tiny_base(tmp_path / "base")
 
 
-def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_selects_its_gpu_before_it_loads_the_base(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from assistant_builder.models import loading
@@ -53,7 +55,9 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch
     assert calls == [1, "load"]
 
 
-def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from tests.training import test_determinism
@@ -70,7 +74,9 @@ def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(tmp_path: Path, m
         test_determinism.trainer(tmp_path, "cuda")
 
 
-def test_processes_wait_until_one_has_read_a_large_base(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_wait_until_one_has_read_a_large_base(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NCCL gives up after 10 minutes by default; with FSDP rank 0 alone reads the weights."""
     from assistant_builder.training import distributed
     from tests.training.test_determinism import trainer
@@ -84,9 +90,15 @@ def test_processes_wait_until_one_has_read_a_large_base(base: Path, monkeypatch:
     assert given[0]["backend"] == "nccl" and given[0]["timeout"] >= timedelta(hours=1)
 
 
-@pytest.mark.parametrize(("storage", "rank", "place"), [
-    ("float16", 0, "cpu"), ("float16", 1, "meta"), ("nf4", 0, "cpu"), ("nf4", 1, "cpu"),
-])
+@pytest.mark.parametrize(
+    ("storage", "rank", "place"),
+    [
+        ("float16", 0, "cpu"),
+        ("float16", 1, "meta"),
+        ("nf4", 0, "cpu"),
+        ("nf4", 1, "cpu"),
+    ],
+)
 def test_a_base_to_be_sharded_is_not_loaded_onto_one_gpu(
     base: Path, monkeypatch: pytest.MonkeyPatch, storage: Any, rank: int, place: str
 ) -> None:
@@ -142,10 +154,16 @@ def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(
         patch.setattr(torch.cuda, "current_device", lambda: 1)
         patch.setattr(bitsandbytes, "quantizer_on", on_cpu_after_all)
         sharded = loading.load_base(replace(spec, device="cuda", sharded=True))
-    layers = [(one, two) for one, two in zip(plain.modules(), sharded.modules(), strict=True)
-              if isinstance(one, Linear4bit)]
+    layers = [
+        (one, two)
+        for one, two in zip(plain.modules(), sharded.modules(), strict=True)
+        if isinstance(one, Linear4bit)
+    ]
     assert len(layers) == 14 and asked == ["cuda:1"]
-    assert all(torch.equal(one.weight.data.view(torch.uint8), two.weight.data.view(torch.uint8)) for one, two in layers)
+    assert all(
+        torch.equal(one.weight.data.view(torch.uint8), two.weight.data.view(torch.uint8))
+        for one, two in layers
+    )
 
     # and where each weight is meanwhile
     seen: list[str] = []
@@ -169,11 +187,15 @@ def one_step(study: Study, arm: str = "lora") -> Any:
     from assistant_builder.training.train import train_in_process
 
     train_in_process(study, arm, ParallelStrategy())
-    state = torch.load(study.arm_folder(arm) / "checkpoints" / "checkpoint-1" / "optimizer.pt", weights_only=True)
+    state = torch.load(
+        study.arm_folder(arm) / "checkpoints" / "checkpoint-1" / "optimizer.pt", weights_only=True
+    )
     return torch.cat([entry["exp_avg"].flatten() for entry in state["state"].values()])
 
 
-def test_one_process_with_two_visible_gpus_uses_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_with_two_visible_gpus_uses_one(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import TrainingArguments
 
     class SeesTwo:
@@ -194,36 +216,53 @@ def test_one_process_with_two_visible_gpus_uses_one(base: Path, monkeypatch: pyt
     alone = a_study("alone", base, "float32", train__max_steps=1)
     seeing = a_study("seeing", base, "float32", train__max_steps=1)
     wanted = one_step(alone)
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", SeesTwo(TrainingArguments.__dict__["_setup_devices"]))
+    monkeypatch.setattr(
+        TrainingArguments, "_setup_devices", SeesTwo(TrainingArguments.__dict__["_setup_devices"])
+    )
     assert one_step(seeing).equal(wanted)
 
 
-def test_float16_gradients_are_those_of_float32(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float16_gradients_are_those_of_float32(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a step of many tokens, whose shares of the loss have gradients that float16 alone rounds to zero."""
     from assistant_builder.training.trainer import TwinTrainer
 
     compute = TwinTrainer.compute_loss
 
-    def share_of_many(trainer: Any, model: Any, inputs: Any, *_: Any, num_items_in_batch: Any, **__: Any) -> Any:
+    def share_of_many(
+        trainer: Any, model: Any, inputs: Any, *_: Any, num_items_in_batch: Any, **__: Any
+    ) -> Any:
         return compute(trainer, model, inputs, num_items_in_batch=100 * num_items_in_batch)
 
     monkeypatch.setattr(TwinTrainer, "compute_loss", share_of_many)
-    wide, narrow = (one_step(a_study(dtype, base, dtype, train__max_steps=1)) for dtype in ("float32", "float16"))
+    wide, narrow = (
+        one_step(a_study(dtype, base, dtype, train__max_steps=1))
+        for dtype in ("float32", "float16")
+    )
     assert float((narrow - wide).norm() / wide.norm()) < 0.005
 
 
 @pytest.mark.long
-def test_a_step_whose_float16_gradients_overflow_is_skipped(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_whose_float16_gradients_overflow_is_skipped(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.training import trainer
     from assistant_builder.training.train import train_in_process
 
     monkeypatch.setattr(trainer, "LOSS_SCALE", 2.0**40)
     study = a_study("steep", base, "float16", train__max_steps=40, train__epochs=20)
     train_in_process(study, "lora", ParallelStrategy())
-    steps = [event for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl") if event["event"] == "step"]
+    steps = [
+        event
+        for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl")
+        if event["event"] == "step"
+    ]
     norms = [event["grad_norm"] for event in steps]
     skipped = next(place for place, norm in enumerate(norms) if norm is not None)
-    assert 5 < skipped < 35 and norms[skipped:].count(None) <= 1  # a larger gradient may overflow at the last scale
+    assert (
+        5 < skipped < 35 and norms[skipped:].count(None) <= 1
+    )  # a larger gradient may overflow at the last scale
     assert steps[-1]["loss"] < steps[0]["loss"]
 
 
@@ -235,13 +274,36 @@ def base_that_sees(folder: Path) -> Path:
     tiny_base(folder)
     torch.manual_seed(0)
     text = {
-        "vocab_size": 258, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512, "initializer_range": 0.2,
+        "vocab_size": 258,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
     }
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "patch_size": 14, "image_size": 56, "vision_use_head": False}
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=257,
-                          boi_token_index=256, eoi_token_index=255, bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 14,
+        "image_size": 56,
+        "vision_use_head": False,
+    }
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=257,
+        boi_token_index=256,
+        eoi_token_index=255,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
     Gemma3ForConditionalGeneration(config).to(torch.float16).save_pretrained(str(folder))
     return folder
 
@@ -255,20 +317,37 @@ def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Pat
     study = a_study("seen", base, "float32", train__max_steps=2)
     launch([study], ParallelStrategy("ddp", 2))
     for arm in ("lora", "qlora"):
-        with safe_open(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "pt") as adapter:
+        with safe_open(
+            study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "pt"
+        ) as adapter:
             names = list(adapter.keys())
         assert len(names) == 2 * 7 * 2  # A and B of the seven linear layers of two decoder blocks
         assert not [name for name in names if "vision" in name]
     architecture = load_architecture(str(base))[1]
-    planned = sum(adapter_parameters(module, 4) for module in adapted_modules(architecture, TrainConfig(rank=4)))
+    planned = sum(
+        adapter_parameters(module, 4)
+        for module in adapted_modules(architecture, TrainConfig(rank=4))
+    )
     assert planned == read_json(study.arm_folder("lora") / "summary.json")["trainable_parameters"]
-    assert planned == sum(adapter_parameters(module, 4) for module in adapted_modules(
-        architecture, TrainConfig(rank=4, target_modules="q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj")))
+    assert planned == sum(
+        adapter_parameters(module, 4)
+        for module in adapted_modules(
+            architecture,
+            TrainConfig(
+                rank=4, target_modules="q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+            ),
+        )
+    )
 
 
-@pytest.mark.parametrize(("device", "dtype", "optimizer"), [
-    ("cuda", "bfloat16", "adamw_torch_fused"), ("cuda", "float16", "adamw_torch"), ("cpu", "bfloat16", "adamw_torch"),
-])
+@pytest.mark.parametrize(
+    ("device", "dtype", "optimizer"),
+    [
+        ("cuda", "bfloat16", "adamw_torch_fused"),
+        ("cuda", "float16", "adamw_torch"),
+        ("cpu", "bfloat16", "adamw_torch"),
+    ],
+)
 def test_the_fused_optimizer_is_not_used_if_steps_may_be_skipped(
     tmp_path: Path, device: str, dtype: str, optimizer: str
 ) -> None:
@@ -279,14 +358,26 @@ def test_the_fused_optimizer_is_not_used_if_steps_may_be_skipped(
     from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
     example = Example((1, 2), (False, True))
-    plan = TrainingRun(TrainConfig(), [example] * 8, [example], tmp_path, device, False, False, lambda: False,
-                lambda *_: "train", lambda *_: None)
+    plan = TrainingRun(
+        TrainConfig(),
+        [example] * 8,
+        [example],
+        tmp_path,
+        device,
+        False,
+        False,
+        lambda: False,
+        lambda *_: "train",
+        lambda *_: None,
+    )
     model: Any = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
     assert sft_arguments(plan, tmp_path, model).optim == optimizer
 
 
 @pytest.mark.parametrize(("kernels", "stance"), [("compile", "force_eager"), ("plain", "default")])
-def test_sample_answers_do_not_run_compiled_layers(monkeypatch: pytest.MonkeyPatch, kernels: str, stance: str) -> None:
+def test_sample_answers_do_not_run_compiled_layers(
+    monkeypatch: pytest.MonkeyPatch, kernels: str, stance: str
+) -> None:
     from torch._dynamo import eval_frame
 
     from assistant_builder.training import trainer
@@ -299,8 +390,12 @@ def test_sample_answers_do_not_run_compiled_layers(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(trainer, "sample_answers", answer)
     question = SimpleNamespace(row=1, question="?", reference="!")
-    training: Any = SimpleNamespace(plan=SimpleNamespace(samples=[question], train=TrainConfig(kernels=kernels)),
-                                    model=None, _prompter=None, data_collator=SimpleNamespace(padding=None))
+    training: Any = SimpleNamespace(
+        plan=SimpleNamespace(samples=[question], train=TrainConfig(kernels=kernels)),
+        model=None,
+        _prompter=None,
+        data_collator=SimpleNamespace(padding=None),
+    )
     with pytest.raises(ValueError, match="zip"):  # one question, no answer
         trainer.TwinTrainer.answer_samples(training)
     assert stances == [stance]

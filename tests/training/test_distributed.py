@@ -31,14 +31,24 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 
 def a_study(name: str, base: Path, dtype: str, **changes: Any) -> Study:
     """A study of 20 steps of eight pairs, its data prepared."""
-    config = StudyConfig(name=name).with_changes({
-        "approaches": ["memory"],
-        "data.source": str(SMALL), "data.max_heldout": 4, "model.base": str(base), "model.compute_dtype": dtype,
-        "model.allow_float32_compute": True, "train.max_steps": STEPS, "train.epochs": 8, "train.batch_size": 8,
-        "train.micro_batch_size": 2, "train.evaluations": 2, "train.rank": 4,
-        "train.sample_answers": 1,
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    })
+    config = StudyConfig(name=name).with_changes(
+        {
+            "approaches": ["memory"],
+            "data.source": str(SMALL),
+            "data.max_heldout": 4,
+            "model.base": str(base),
+            "model.compute_dtype": dtype,
+            "model.allow_float32_compute": True,
+            "train.max_steps": STEPS,
+            "train.epochs": 8,
+            "train.batch_size": 8,
+            "train.micro_batch_size": 2,
+            "train.evaluations": 2,
+            "train.rank": 4,
+            "train.sample_answers": 1,
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        }
+    )
     study = Study.create(config, SMALL)
     assert run_as_step(study, "data", lambda: prepare_data(study)) == 0
     return study
@@ -65,7 +75,9 @@ def train_sharded(folders: list[str], spread: ParallelStrategy) -> list[float]:
     def measure(trainer: TwinTrainer, output_dir: str) -> None:
         blocks = [value for name, value in trainer.model.named_parameters() if ".layers." in name]
         local = [value.to_local() if isinstance(value, DTensor) else value for value in blocks]
-        shares.append(sum(value.numel() for value in local) / sum(value.numel() for value in blocks))
+        shares.append(
+            sum(value.numel() for value in local) / sum(value.numel() for value in blocks)
+        )
         save(trainer, output_dir)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -74,14 +86,26 @@ def train_sharded(folders: list[str], spread: ParallelStrategy) -> list[float]:
     return shares
 
 
-def launch(studies: list[Study], spread: ParallelStrategy, work: Callable[..., Any] = train_all) -> dict[int, Any]:
+def launch(
+    studies: list[Study], spread: ParallelStrategy, work: Callable[..., Any] = train_all
+) -> dict[int, Any]:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(1, 1, spread.devices, run_id="test", max_restarts=0, rdzv_backend="c10d",
-                          rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1")
+    config = LaunchConfig(
+        1,
+        1,
+        spread.devices,
+        run_id="test",
+        max_restarts=0,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        ended: dict[int, Any] = elastic_launch(config, work)([str(study.folder) for study in studies], spread)
+        ended: dict[int, Any] = elastic_launch(config, work)(
+            [str(study.folder) for study in studies], spread
+        )
     return ended
 
 
@@ -123,9 +147,16 @@ def test_ddp_gives_the_loss_curve_of_one_process(base: Path) -> None:
         for arm in ("lora", "qlora"):
             assert_same_curves(alone[dtype], shared[dtype], arm, tolerance)
             summary = read_json(shared[dtype].arm_folder(arm) / "summary.json")
-            assert (summary["devices"], summary["spread"], summary["compute_dtype"]) == (2, "ddp", dtype)
-            asked = [event["question"] for event in read_jsonl(shared[dtype].arm_folder(arm) / "metrics.jsonl")
-                     if event["event"] == "sample"]
+            assert (summary["devices"], summary["spread"], summary["compute_dtype"]) == (
+                2,
+                "ddp",
+                dtype,
+            )
+            asked = [
+                event["question"]
+                for event in read_jsonl(shared[dtype].arm_folder(arm) / "metrics.jsonl")
+                if event["event"] == "sample"
+            ]
             assert len(asked) == 2  # one at each validation: only the first process writes
 
 
@@ -137,18 +168,29 @@ def test_fsdp_gives_the_loss_curve_of_one_process(base: Path) -> None:
     shared = a_study("shared", base, "bfloat16", train__dropout=0)
     train_all([str(alone.folder)], ParallelStrategy())
     shares = launch([shared], ParallelStrategy("fsdp", 2), train_sharded)
-    assert len(shares) == 2 and all(share == pytest.approx(0.5, abs=0.01) for each in shares.values() for share in each)
+    assert len(shares) == 2 and all(
+        share == pytest.approx(0.5, abs=0.01) for each in shares.values() for share in each
+    )
     for arm in ("lora", "qlora"):
         assert_same_curves(alone, shared, arm, TOLERANCE["bfloat16"])
-    one, two = ({path.name for path in checkpoints.checkpoint_folder(
-        study.arm_folder("qlora") / "checkpoints", STEPS).iterdir()} for study in (alone, shared))
+    one, two = (
+        {
+            path.name
+            for path in checkpoints.checkpoint_folder(
+                study.arm_folder("qlora") / "checkpoints", STEPS
+            ).iterdir()
+        }
+        for study in (alone, shared)
+    )
     assert {name for name in two if not name.startswith("rng_state")} == one - {"rng_state.pth"}
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("spread", ["ddp", "fsdp"])
-def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(base: Path, spread: str) -> None:
+def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(
+    base: Path, spread: str
+) -> None:
     changes = {"executor__devices": 2, "executor__spread": spread}
     calm, killed = (a_study(name, base, "float32", **changes) for name in ("calm", "killed"))
     assert subprocess.run(step_command(calm, "train-qlora"), check=False).returncode == 0
@@ -163,8 +205,10 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(base: Path
     assert psutil.wait_procs(ranks, timeout=10)[1] == []
     assert checkpoints.complete_steps(killed.arm_folder("qlora") / "checkpoints")[-1] >= STEPS // 2
     assert subprocess.run(step_command(killed, "train-qlora"), check=False).returncode == 0
-    hashes = {file_hash(study.arm_folder("qlora") / "adapter" / "adapter_model.safetensors")
-              for study in (calm, killed)}
+    hashes = {
+        file_hash(study.arm_folder("qlora") / "adapter" / "adapter_model.safetensors")
+        for study in (calm, killed)
+    }
     assert len(hashes) == 1
     assert curves(calm, "qlora") == curves(killed, "qlora")
 

@@ -59,7 +59,9 @@ def storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             weight = layer.weight.data.float()
             scale = weight.abs().amax(1, keepdim=True) / 127
             made = RowsLinear(layer.in_features, layer.out_features, bias=False, device="meta")
-            made.weight = torch.nn.Parameter((weight / scale).round().to(torch.int8), requires_grad=False)
+            made.weight = torch.nn.Parameter(
+                (weight / scale).round().to(torch.int8), requires_grad=False
+            )
             made.register_buffer("scale", scale, persistent=False)
             made.bias = layer.bias
             return self.marked(made).train(layer.training)
@@ -84,7 +86,9 @@ def same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
         return x * mask(x) / (1 - self.p) if self.training else x
 
     monkeypatch.setattr(nn.Dropout, "forward", drop)
-    monkeypatch.setattr(torch, "native_dropout", lambda x, p, train: (x * mask(x) / (1 - p), mask(x)))
+    monkeypatch.setattr(
+        torch, "native_dropout", lambda x, p, train: (x * mask(x) / (1 - p), mask(x))
+    )
 
 
 def fused(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
@@ -98,7 +102,9 @@ def fused(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
     model.zero_grad()
     loss = summed_nll(model, inputs)
     loss.backward()
-    return loss.item(), torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
+    return loss.item(), torch.cat(
+        [value.grad.flatten() for value in model.parameters() if value.requires_grad]
+    )
 
 
 def assert_same(model: Any, tolerance: float = 1e-5) -> None:
@@ -114,7 +120,15 @@ def test_losses_and_gradients_are_those_of_the_plain_adapters(
     folder: Path, storage: str, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same_masks(monkeypatch)
-    assert_same(adapted(folder, storage, "float32", hold=False, train=TRAIN.model_copy(update={"dropout": dropout})))
+    assert_same(
+        adapted(
+            folder,
+            storage,
+            "float32",
+            hold=False,
+            train=TRAIN.model_copy(update={"dropout": dropout}),
+        )
+    )
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "NF4"])
@@ -125,16 +139,31 @@ def test_the_arm_that_is_trained_through_rounding_has_the_plain_losses_and_gradi
     from assistant_builder.models.lora_layers import train_through_rounding
 
     same_masks(monkeypatch)
-    model = adapted(folder, "float16", "float32", hold=False, train=TRAIN.model_copy(update={"dropout": dropout}))
+    model = adapted(
+        folder,
+        "float16",
+        "float32",
+        hold=False,
+        train=TRAIN.model_copy(update={"dropout": dropout}),
+    )
     train_through_rounding(model, kind)
     assert_same(model)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_in_16_bits_gradients_are_as_near_to_float32_as_the_plain_ones(llama: Path, dtype: str) -> None:
-    wide, narrow, ours = (adapted(llama, "nf4", each, hold=False) for each in ("float32", dtype, dtype))
+def test_in_16_bits_gradients_are_as_near_to_float32_as_the_plain_ones(
+    llama: Path, dtype: str
+) -> None:
+    wide, narrow, ours = (
+        adapted(llama, "nf4", each, hold=False) for each in ("float32", dtype, dtype)
+    )
     far = {"plain": 0.0, "ours": 0.0}
-    for lengths in ((12, 20, 19), (30, 33), (9, 14, 50), (40, 40, 40)):  # one batch alone differs by chance
+    for lengths in (
+        (12, 20, 19),
+        (30, 33),
+        (9, 14, 50),
+        (40, 40, 40),
+    ):  # one batch alone differs by chance
         _, exact = plain(wide, batch(lengths))
         far["plain"] += float((plain(narrow, batch(lengths))[1] - exact).norm() / exact.norm())
         far["ours"] += float((fused(ours, batch(lengths))[1] - exact).norm() / exact.norm())
@@ -152,26 +181,40 @@ def test_layers_that_share_an_input_are_one_function_with_one_mask(
     masks: list[Any] = []
     groups: list[int] = []
     dropout, apply = torch.native_dropout, SharedInputLora.apply
-    monkeypatch.setattr(torch, "native_dropout", lambda *given: masks.append(dropout(*given)[1]) or dropout(*given))
-    monkeypatch.setattr(SharedInputLora, "apply", lambda *given: groups.append(len(given[2].layers)) or apply(*given))
-    model = adapted(llama, "nf4", "float32", hold=False, train=TRAIN.model_copy(update={"dropout": 0.2}))
+    monkeypatch.setattr(
+        torch, "native_dropout", lambda *given: masks.append(dropout(*given)[1]) or dropout(*given)
+    )
+    monkeypatch.setattr(
+        SharedInputLora,
+        "apply",
+        lambda *given: groups.append(len(given[2].layers)) or apply(*given),
+    )
+    model = adapted(
+        llama, "nf4", "float32", hold=False, train=TRAIN.model_copy(update={"dropout": 0.2})
+    )
     fuse_lora(model)
     summed_nll(model, batch())
     assert groups == [3, 1, 2, 1] * 2 and len(masks) == 8  # q, k, v; o; gate, up; down
     with torch.no_grad():
         summed_nll(model.eval(), batch())
     assert len(masks) == 8
-    assert all(layer.group._pending is None for layer in model.modules() if getattr(layer, "group", None))
+    assert all(
+        layer.group._pending is None for layer in model.modules() if getattr(layer, "group", None)
+    )
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4", "rows"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_only_the_input_the_mask_and_products_of_rank_are_saved(llama: Path, storage: str, dropout: float) -> None:
+def test_only_the_input_the_mask_and_products_of_rank_are_saved(
+    llama: Path, storage: str, dropout: float
+) -> None:
     import torch
 
     from assistant_builder.training.fused_lora import fuse_lora
 
-    model = adapted(llama, storage, "bfloat16", hold=False, train=TRAIN.model_copy(update={"dropout": dropout}))
+    model = adapted(
+        llama, storage, "bfloat16", hold=False, train=TRAIN.model_copy(update={"dropout": dropout})
+    )
     fuse_lora(model)
     attention = model.get_base_model().model.layers[0].self_attn
     x = torch.randn(2, 30, SIZES["hidden_size"], dtype=torch.bfloat16, requires_grad=True)
@@ -188,7 +231,8 @@ def test_only_the_input_the_mask_and_products_of_rank_are_saved(llama: Path, sto
         assert kept.pop(tensor.untyped_storage().data_ptr()) is tensor
     hidden = (60, 3 * TRAIN.rank)
     assert sorted((tuple(each.shape), each.dtype) for each in kept.values()) == (
-        [(x.shape, torch.bool)] if dropout else []) + [(hidden, torch.bfloat16)]
+        [(x.shape, torch.bool)] if dropout else []
+    ) + [(hidden, torch.bfloat16)]
     sum(output.float().sum() for output in outputs).backward()
     assert x.grad.isfinite().all()
 
@@ -208,7 +252,9 @@ def test_adapters_are_cast_again_only_after_a_step(llama: Path) -> None:
         group.adapters()[3].mul_(2)
     assert torch.equal(group.cast_adapters(torch.bfloat16)[2], ups[1] * 2)
     group.adapters()[0].data = torch.ones(4, 64)  # another tensor of the same version
-    assert torch.equal(group.cast_adapters(torch.bfloat16)[0][:4], torch.ones(4, 64, dtype=torch.bfloat16))
+    assert torch.equal(
+        group.cast_adapters(torch.bfloat16)[0][:4], torch.ones(4, 64, dtype=torch.bfloat16)
+    )
 
 
 def test_an_output_that_is_not_used_gets_no_gradient(llama: Path) -> None:
@@ -217,7 +263,10 @@ def test_an_output_that_is_not_used_gets_no_gradient(llama: Path) -> None:
     from assistant_builder.training.fused_lora import fuse_lora
 
     model = adapted(llama, "nf4", "float32", hold=False)
-    attention, x = model.get_base_model().model.layers[0].self_attn, torch.randn(5, 64, requires_grad=True)
+    attention, x = (
+        model.get_base_model().model.layers[0].self_attn,
+        torch.randn(5, 64, requires_grad=True),
+    )
     (wanted,) = torch.autograd.grad(attention.k_proj(x).square().sum(), x)
     fuse_lora(model)
     attention.q_proj(x)
@@ -243,13 +292,25 @@ def test_checkpointing_draws_the_same_masks_again(llama: Path) -> None:
     assert again == loss and (others - gradients).norm() / gradients.norm() < 1e-6
 
 
-@pytest.mark.parametrize(("kernels", "sharded", "attention", "grouped"), [
-    ("fused", False, "sdpa_without_sync", True), ("liger", False, "sdpa_without_sync", True),
-    ("compile", False, "sdpa_without_sync", False), ("fused", True, "sdpa_without_sync", False),
-    ("liger", True, "sdpa_without_sync", False), ("plain", False, "sdpa", False),
-])
-def test_what_each_setting_fuses(llama: Path, monkeypatch: pytest.MonkeyPatch, kernels: Any, sharded: bool,
-                                 attention: str, grouped: bool) -> None:
+@pytest.mark.parametrize(
+    ("kernels", "sharded", "attention", "grouped"),
+    [
+        ("fused", False, "sdpa_without_sync", True),
+        ("liger", False, "sdpa_without_sync", True),
+        ("compile", False, "sdpa_without_sync", False),
+        ("fused", True, "sdpa_without_sync", False),
+        ("liger", True, "sdpa_without_sync", False),
+        ("plain", False, "sdpa", False),
+    ],
+)
+def test_what_each_setting_fuses(
+    llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kernels: Any,
+    sharded: bool,
+    attention: str,
+    grouped: bool,
+) -> None:
     """liger replaces the function of a block that calls gate and up; it calls them with one input, too."""
     import torch
     from torch import nn
@@ -260,7 +321,9 @@ def test_what_each_setting_fuses(llama: Path, monkeypatch: pytest.MonkeyPatch, k
     def replace(model: Any, **_: Any) -> None:
         for layer in model.model.layers:
             mlp = layer.mlp
-            mlp.forward = lambda x, mlp=mlp: mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+            mlp.forward = lambda x, mlp=mlp: mlp.down_proj(
+                nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x)
+            )
 
     liger(monkeypatch, {"llama": None}, replace)
     monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
@@ -268,8 +331,11 @@ def test_what_each_setting_fuses(llama: Path, monkeypatch: pytest.MonkeyPatch, k
     wanted, gradients = plain(model, batch())
     apply_gpu_kernels(model, kernels, sharded=sharded)
     assert model.get_base_model().config._attn_implementation == attention
-    assert {getattr(layer, "group", None) is not None for layer in model.modules() if hasattr(layer, "lora_A")} == {
-        grouped}
+    assert {
+        getattr(layer, "group", None) is not None
+        for layer in model.modules()
+        if hasattr(layer, "lora_A")
+    } == {grouped}
     loss, ours = plain(model, batch())
     assert loss == pytest.approx(wanted, rel=1e-5)
     assert (ours - gradients).norm() / gradients.norm() < 1e-5
@@ -308,7 +374,11 @@ def test_a_block_saves_what_the_plan_counts(llama: Path, dropout: float) -> None
     import torch
 
     from assistant_builder.planning.load_architecture import architecture_from_folder
-    from assistant_builder.planning.memory import ComputeSettings, adapted_modules, adapter_input_bytes
+    from assistant_builder.planning.memory import (
+        ComputeSettings,
+        adapted_modules,
+        adapter_input_bytes,
+    )
     from assistant_builder.training.fused_lora import fuse_lora
 
     train = TRAIN.model_copy(update={"dropout": dropout})
@@ -325,8 +395,12 @@ def test_a_block_saves_what_the_plan_counts(llama: Path, dropout: float) -> None
     def inputs(size: int) -> Any:
         return torch.randn(30, size, dtype=torch.bfloat16, requires_grad=True)
 
-    called = [(inputs(64), (attention.q_proj, attention.k_proj, attention.v_proj)), (inputs(64), (attention.o_proj,)),
-              (inputs(64), (mlp.gate_proj, mlp.up_proj)), (inputs(96), (mlp.down_proj,))]
+    called = [
+        (inputs(64), (attention.q_proj, attention.k_proj, attention.v_proj)),
+        (inputs(64), (attention.o_proj,)),
+        (inputs(64), (mlp.gate_proj, mlp.up_proj)),
+        (inputs(96), (mlp.down_proj,)),
+    ]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = [layer(x) for x, layers in called for layer in layers]
     for _, layers in called:
@@ -334,7 +408,9 @@ def test_a_block_saves_what_the_plan_counts(llama: Path, dropout: float) -> None
             kept.pop(cast.untyped_storage().data_ptr())
     del kept[called[1][0].untyped_storage().data_ptr()]  # the attention saves it
     architecture = architecture_from_folder(llama)
-    adapted_layers = [each for each in adapted_modules(architecture, train) if ".layers.0." in each.name]
+    adapted_layers = [
+        each for each in adapted_modules(architecture, train) if ".layers.0." in each.name
+    ]
     how = ComputeSettings(2, "cuda", train.rank, dropout, checkpointing=False)
     assert len(adapted_layers) == len(outputs) == 7
     assert sum(kept.values()) == 30 * adapter_input_bytes(adapted_layers, how)
@@ -352,12 +428,27 @@ def test_a_model_that_clips_its_projections_in_place_is_trained(
 
     def olmo(folder: Path) -> Path:
         sizes = read_json(tiny_base(folder) / "config.json")
-        sizes = {key: sizes[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                                             "num_attention_heads", "bos_token_id", "eos_token_id", "pad_token_id")}
+        sizes = {
+            key: sizes[key]
+            for key in (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "bos_token_id",
+                "eos_token_id",
+                "pad_token_id",
+            )
+        }
         OlmoForCausalLM(OlmoConfig(**sizes, clip_qkv=0.5)).to(torch.float16).save_pretrained(folder)
         return folder
 
     monkeypatch.setattr(test_determinism, "tiny_base", olmo)
     test_determinism.trainer(tmp_path, device, **{"train.learning_rate": 0.003}).run()
-    losses = [event["loss"] for event in read_jsonl(tmp_path / "metrics.jsonl") if event["event"] == "step"]
+    losses = [
+        event["loss"]
+        for event in read_jsonl(tmp_path / "metrics.jsonl")
+        if event["event"] == "step"
+    ]
     assert len(losses) == test_determinism.STEPS and losses[1] != losses[0] > 0

@@ -18,11 +18,20 @@ from assistant_builder.training.gpu import apply_kernels
 
 
 def model() -> LlamaForCausalLM:
-    return LlamaForCausalLM(LlamaConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, vocab_size=64))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            vocab_size=64,
+        )
+    )
 
 
-def liger(monkeypatch: pytest.MonkeyPatch, kinds: dict[str, Any], apply: Callable[..., None]) -> None:
+def liger(
+    monkeypatch: pytest.MonkeyPatch, kinds: dict[str, Any], apply: Callable[..., None]
+) -> None:
     patches: Any = ModuleType("liger_kernel.transformers.monkey_patch")
     patches.MODEL_TYPE_TO_APPLY_LIGER_FN = kinds
     patches._apply_liger_kernel_to_instance = apply
@@ -51,8 +60,12 @@ def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.M
         apply_kernels(model(), "liger")
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it everywhere
-def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor"
+)  # the compiler looks at it everywhere
+def test_every_decoder_layer_is_compiled_for_rows_of_any_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from torch._dynamo.testing import CompileCounter
 
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
@@ -61,7 +74,9 @@ def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pyt
     ids = torch.arange(12).view(2, 6)
     wanted, whole = base(input_ids=ids).logits, nn.Module.compile
 
-    def counted(self: nn.Module, **given: Any) -> None:  # a backend that compiles to nothing and counts
+    def counted(
+        self: nn.Module, **given: Any
+    ) -> None:  # a backend that compiles to nothing and counts
         seen.append((self, given))
         whole(self, backend=counter, **given)
 

@@ -21,8 +21,19 @@ from assistant_builder.training.trainer import TwinTrainer, _Events
 from tests.training.test_cpu_kernels import MODELS, SIZES, batch
 from tests.training.test_determinism import trainer
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")]
-READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2"}
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning"),
+]
+READS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "unique_dim",
+    "_unique2",
+}
 
 
 class Recorder(TorchDispatchMode):
@@ -35,7 +46,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         by_mask = name in ("index", "index_put", "index_put_") and any(
-            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
+            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
+        )
         if name in READS or by_mask:
             self.events.append(name)
         return func(*args, **(kwargs or {}))
@@ -49,9 +61,15 @@ class Recorder(TorchDispatchMode):
 
 def test_the_recorder_sees_what_a_gpu_would_wait_for() -> None:
     x, mask = torch.arange(4.0), torch.tensor([True, False, True, False])
-    reads = {"item": lambda: x[0].item(), "int": lambda: int(x.sum()), "bool": lambda: bool(mask.all()),
-             "nonzero": lambda: mask.nonzero(), "mask": lambda: x[mask],
-             "assigned": lambda: x.index_put_((mask,), x[0]), "select": lambda: x.masked_select(mask)}
+    reads = {
+        "item": lambda: x[0].item(),
+        "int": lambda: int(x.sum()),
+        "bool": lambda: bool(mask.all()),
+        "nonzero": lambda: mask.nonzero(),
+        "mask": lambda: x[mask],
+        "assigned": lambda: x.index_put_((mask,), x[0]),
+        "select": lambda: x.masked_select(mask),
+    }
     for name, read in reads.items():
         with Recorder() as recorder:
             read()
@@ -87,7 +105,9 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     spy(TwinTrainer, "training_step", "micro-batch")
     spy(TwinTrainer, "end_step", "end")
     to_list = torch.Tensor.tolist  # of a tensor on the CPU it is no operation
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: recorder.events.append("tolist") or to_list(self))
+    monkeypatch.setattr(
+        torch.Tensor, "tolist", lambda self: recorder.events.append("tolist") or to_list(self)
+    )
     on_the_cpu(collate.TrainingCollator, "__call__")
     for name in ("validation_loss", "_save_checkpoint"):
         on_the_cpu(TwinTrainer, name)
@@ -107,13 +127,24 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-@pytest.mark.parametrize(("storage", "changes"), [
-    ("float16", {}), ("nf4", {}), ("nf4", {"train.dropout": 0.0, "train.batch_size": 4}),
-    ("nf4", {"train.batch_size": 1, "train.micro_batch_size": 1}),  # one row, without padding
-])
-def test_a_step_reads_from_the_gpu_once_at_its_end(tmp_path: Path, recorder: Recorder, storage: str,
-                                                   changes: dict[str, Any]) -> None:
-    made = trainer(tmp_path, "cuda", storage=storage, **{"train.max_steps": 3, "train.micro_batch_size": 1, **changes})
+@pytest.mark.parametrize(
+    ("storage", "changes"),
+    [
+        ("float16", {}),
+        ("nf4", {}),
+        ("nf4", {"train.dropout": 0.0, "train.batch_size": 4}),
+        ("nf4", {"train.batch_size": 1, "train.micro_batch_size": 1}),  # one row, without padding
+    ],
+)
+def test_a_step_reads_from_the_gpu_once_at_its_end(
+    tmp_path: Path, recorder: Recorder, storage: str, changes: dict[str, Any]
+) -> None:
+    made = trainer(
+        tmp_path,
+        "cuda",
+        storage=storage,
+        **{"train.max_steps": 3, "train.micro_batch_size": 1, **changes},
+    )
     with recorder:
         made.run()
     events, steps = recorder.events[recorder.events.index("step begins") :], []
@@ -122,28 +153,39 @@ def test_a_step_reads_from_the_gpu_once_at_its_end(tmp_path: Path, recorder: Rec
             steps.append([])
         steps[-1].append(event)
     micro = made.args.gradient_accumulation_steps
-    expected = ["step begins", *["micro-batch begins", "micro-batch ends"] * micro, "end begins",
-                "tolist", "end ends", "step ends"]  # loss, tokens and norm are one tensor: one copy
+    expected = [
+        "step begins",
+        *["micro-batch begins", "micro-batch ends"] * micro,
+        "end begins",
+        "tolist",
+        "end ends",
+        "step ends",
+    ]  # loss, tokens and norm are one tensor: one copy
     assert steps[0] == steps[1] == expected
     assert steps[2][: len(expected) - 1] == expected[:-1]  # then it validates
 
 
 def test_the_values_of_a_step_are_one_copy_from_the_gpu(tmp_path: Path) -> None:
     made = trainer(tmp_path, "cpu")
-    made._counted, made._grad_norm = torch.tensor([0.1, 7.0], dtype=torch.float64), torch.tensor(0.3)
+    made._counted, made._grad_norm = (
+        torch.tensor([0.1, 7.0], dtype=torch.float64),
+        torch.tensor(0.3),
+    )
     assert made.end_step() == (0.1, 7, float(torch.tensor(0.3)))
 
 
 @pytest.mark.parametrize("optimizer", ["fused", "bitsandbytes"])
 @pytest.mark.parametrize("rounds", [False, True])
-def test_steps_use_the_adapters_of_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str,
-                                                 rounds: bool) -> None:
+def test_steps_use_the_adapters_of_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, rounds: bool
+) -> None:
     """Optimizers of GPUs write to the parameters without a new version, by which casts and rounded weights are kept."""
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import train_through_rounding
     from tests.training import test_determinism
 
     if rounds:
+
         def add_adapter(*given: Any) -> Any:
             model = loading.add_adapter(*given)
             train_through_rounding(model, "Q8_0")
@@ -153,16 +195,39 @@ def test_steps_use_the_adapters_of_the_last_step(tmp_path: Path, monkeypatch: py
     if optimizer == "bitsandbytes":
         import bitsandbytes
 
-        monkeypatch.setattr(TwinTrainer, "create_optimizer", lambda self, *_: setattr(
-            self, "optimizer", bitsandbytes.optim.AdamW32bit(
-                [value for value in self.model.parameters() if value.requires_grad], lr=0.003)) or self.optimizer)
+        monkeypatch.setattr(
+            TwinTrainer,
+            "create_optimizer",
+            lambda self, *_: (
+                setattr(
+                    self,
+                    "optimizer",
+                    bitsandbytes.optim.AdamW32bit(
+                        [value for value in self.model.parameters() if value.requires_grad],
+                        lr=0.003,
+                    ),
+                )
+                or self.optimizer
+            ),
+        )
     losses = {}
     for kernels in ("fused", "plain"):
-        made = trainer(tmp_path / kernels, "cuda", **{"train.max_steps": 6, "train.dropout": 0.0,
-                                                      "train.kernels": kernels, "train.learning_rate": 0.003})
+        made = trainer(
+            tmp_path / kernels,
+            "cuda",
+            **{
+                "train.max_steps": 6,
+                "train.dropout": 0.0,
+                "train.kernels": kernels,
+                "train.learning_rate": 0.003,
+            },
+        )
         made.run()
-        losses[kernels] = [event["loss"] for event in read_jsonl(tmp_path / kernels / "metrics.jsonl")
-                           if event["event"] == "step"]
+        losses[kernels] = [
+            event["loss"]
+            for event in read_jsonl(tmp_path / kernels / "metrics.jsonl")
+            if event["event"] == "step"
+        ]
     if not rounds:  # each step of the plain layers casts the parameters themselves
         assert losses["fused"] == pytest.approx(losses["plain"], rel=1e-4)
     made = trainer(tmp_path / "again", "cuda", **{"train.max_steps": 6, "train.dropout": 0.0})
@@ -173,17 +238,31 @@ def test_steps_use_the_adapters_of_the_last_step(tmp_path: Path, monkeypatch: py
     assert losses["fused"][-1] < losses["fused"][0]
 
 
-def test_on_a_cpu_every_step_uses_the_adapters_of_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_every_step_uses_the_adapters_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fused weights are written once a step, with the losses of writing them at every use."""
     from assistant_builder.training.cpu_kernels import FusedLoraGroup
 
     written = FusedLoraGroup.adapters_changed
     losses = {}
-    for when, changed in (("once", written), ("always", lambda *_: True), ("never", lambda *_: False)):
+    for when, changed in (
+        ("once", written),
+        ("always", lambda *_: True),
+        ("never", lambda *_: False),
+    ):
         monkeypatch.setattr(FusedLoraGroup, "adapters_changed", changed)
-        trainer(tmp_path / when, "cpu", dequantize=True, **{"train.max_steps": 4, "train.learning_rate": 0.003}).run()
-        losses[when] = [event["loss"] for event in read_jsonl(tmp_path / when / "metrics.jsonl")
-                        if event["event"] == "step"]
+        trainer(
+            tmp_path / when,
+            "cpu",
+            dequantize=True,
+            **{"train.max_steps": 4, "train.learning_rate": 0.003},
+        ).run()
+        losses[when] = [
+            event["loss"]
+            for event in read_jsonl(tmp_path / when / "metrics.jsonl")
+            if event["event"] == "step"
+        ]
     assert losses["once"] == losses["always"] != losses["never"]
 
 
@@ -195,11 +274,15 @@ def test_masks_without_reads_are_those_of_transformers(kind: str, lengths: tuple
     from assistant_builder.training.gpu import ATTENTION, apply_gpu_kernels
 
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **MODELS[kind])).eval()
+    model: Any = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **SIZES, **MODELS[kind])
+    ).eval()
     model.get_base_model = lambda: model
     masks: list[Any] = []
     layer = model.model.layers[0].self_attn
-    layer.register_forward_pre_hook(lambda _, args, given: masks.append(given["attention_mask"]), with_kwargs=True)
+    layer.register_forward_pre_hook(
+        lambda _, args, given: masks.append(given["attention_mask"]), with_kwargs=True
+    )
     inputs = batch(lengths)
     with torch.no_grad():
         wanted = collate.summed_nll(model, inputs)

@@ -33,12 +33,19 @@ def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
     study = with_data(new_study("rows", model__base=str(base)))
 
     def choose(machine: Machine = CARD, **changes: Any) -> int:
-        study.write_config(study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()}))
+        study.write_config(
+            study.config.with_changes(
+                {key.replace("__", "."): value for key, value in changes.items()}
+            )
+        )
         seeing(machine, monkeypatch)
         prepared = _prepare(study)
         rows = prepared.config.train.micro_batch_size
         assert rows == prepared.planned.config.train.micro_batch_size == prepared.planned.batch.rows
-        assert rows is not None and study.config.train.batch_size % (rows * prepared.spread.devices) == 0
+        assert (
+            rows is not None
+            and study.config.train.batch_size % (rows * prepared.spread.devices) == 0
+        )
         choose.planned = prepared.planned  # type: ignore[attr-defined]
         return rows
 
@@ -55,7 +62,9 @@ def test_a_gpu_computes_all_pairs_of_a_step_at_once_if_they_fit(chosen: Any) -> 
 def test_where_memory_is_short_fewer_fit(chosen: Any) -> None:
     assert chosen(train__batch_size=64) == 64
     assert chosen(train__micro_batch_size=32) == 32
-    free = round(max(arm.expected_bytes for arm in chosen.planned.arms) / 0.9) + 1  # comfortably for 32
+    free = (
+        round(max(arm.expected_bytes for arm in chosen.planned.arms) / 0.9) + 1
+    )  # comfortably for 32
     (chosen.study.folder / CHOICES_FILE).unlink()
     assert chosen(replace(CARD, free_bytes=free), train__micro_batch_size=None) == 32
     assert all(arm.fit == "room" and not arm.checkpointing for arm in chosen.planned.arms)
@@ -70,7 +79,9 @@ def test_other_runs_and_a_resume_keep_what_the_first_run_chose(chosen: Any) -> N
     assert chosen(train__rank=16) == 64
 
 
-def test_fewer_pairs_are_recorded_when_memory_runs_out(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_pairs_are_recorded_when_memory_runs_out(
+    chosen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The training starts again with half of the pairs, and the twin begins with them; one's own number is an error."""
     tried: list[int] = []
 
@@ -92,7 +103,9 @@ def test_fewer_pairs_are_recorded_when_memory_runs_out(chosen: Any, monkeypatch:
     assert "Lower train.micro_batch_size, which is 32" in caught.value.remedy and tried == [32]
 
 
-def test_one_pair_that_does_not_fit_is_an_error(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pair_that_does_not_fit_is_an_error(
+    chosen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def train(*_: Any) -> None:
         raise MicroBatchTooLarge
 
@@ -104,7 +117,9 @@ def test_one_pair_that_does_not_fit_is_an_error(chosen: Any, monkeypatch: pytest
     assert "micro_batch_size" not in caught.value.remedy
 
 
-def test_the_largest_batch_is_tried_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_batch_is_tried_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a pass over it runs out of memory, there is no step; gradients of the trial are not kept."""
     made = trainer(tmp_path, "cuda", **{"train.micro_batch_size": 2})
     tried: list[tuple[int, ...]] = []

@@ -45,7 +45,9 @@ def allocated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def parameters() -> list[Any]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in (LARGE, (8, 8))]
+    return [
+        torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in (LARGE, (8, 8))
+    ]
 
 
 def made(bits: int, values: list[Any]) -> Any:
@@ -90,7 +92,10 @@ def test_the_state_is_paged_again_and_the_next_steps_are_the_same(
     allocated.clear()
     resumed(again, tmp_path)
     large, small = (again.optimizer.state[value] for value in after)
-    assert [getattr(large[name], "is_paged", False) for name in ("state1", "state2")] == [True, True]
+    assert [getattr(large[name], "is_paged", False) for name in ("state1", "state2")] == [
+        True,
+        True,
+    ]
     assert {id(buffer) for buffer in allocated} == {id(large["state1"]), id(large["state2"])}
     kept = {id(buffer) for buffer in again.optimizer.page_mng.paged_tensors}
     assert {id(large["state1"]), id(large["state2"])} <= kept

@@ -36,11 +36,15 @@ def seeing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_check, "with_speed", lambda given: given)
 
 
-def test_every_process_uses_the_plan_of_the_first(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_uses_the_plan_of_the_first(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handed: list[tuple[Any, ...]] = []
     trained: list[Any] = []
     monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
-    monkeypatch.setattr(training_train, "_train", lambda study, run, prepared: trained.append(prepared))
+    monkeypatch.setattr(
+        training_train, "_train", lambda study, run, prepared: trained.append(prepared)
+    )
     seeing(ROOMY, monkeypatch)
     training_train.train_arm(study, "lora")
     seeing(FULL, monkeypatch)
@@ -49,23 +53,33 @@ def test_every_process_uses_the_plan_of_the_first(study: Study, monkeypatch: pyt
     (prepared,) = trained
     assert not prepared.planned.lora.checkpointing and prepared.planned.lora.dequantized
     assert prepared.planned.machine == ROOMY
-    assert prepared.config.train.micro_batch_size == prepared.planned.config.train.micro_batch_size == 8
+    assert (
+        prepared.config.train.micro_batch_size
+        == prepared.planned.config.train.micro_batch_size
+        == 8
+    )
     assert prepared.spread.devices == 2
 
 
-@pytest.mark.parametrize(("planned", "seen"), [(replace(ROOMY, name="a card", device="cuda"), "cpu"), (ROOMY, "cuda")])
+@pytest.mark.parametrize(
+    ("planned", "seen"), [(replace(ROOMY, name="a card", device="cuda"), "cpu"), (ROOMY, "cuda")]
+)
 def test_a_training_on_another_device_than_planned_is_refused(
     study: Study, monkeypatch: pytest.MonkeyPatch, planned: Machine, seen: str
 ) -> None:
     study.write_config(study.config.with_changes({"executor.devices": 1}))
     seeing(planned, monkeypatch)
     monkeypatch.setattr(loading, "pick_device", lambda: seen)
-    monkeypatch.setattr(loading, "load_base", lambda spec: pytest.fail("it was loaded all the same"))
+    monkeypatch.setattr(
+        loading, "load_base", lambda spec: pytest.fail("it was loaded all the same")
+    )
     with pytest.raises(ResourceError, match=f"planned for {planned.name}, but PyTorch uses"):
         training_train.train_arm(study, "lora")
 
 
-def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True)
     old = replace(new, name="an old card", bfloat16=False)
     seeing(replace(new, cards=(new, old)), monkeypatch)
@@ -73,10 +87,14 @@ def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(study: Study, monkeypatc
     monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
     training_train.train_arm(study, "lora")
     assert handed[0][4].compute_dtype == "float16"
-    assert handed[0][4].config.model.compute_dtype == "float16"  # or each process would ask its own card
+    assert (
+        handed[0][4].config.model.compute_dtype == "float16"
+    )  # or each process would ask its own card
 
 
-def test_a_step_that_shares_the_gpu_reports_the_memory_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_shares_the_gpu_reports_the_memory_of_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torch
 
     from assistant_builder.runner import step_process

@@ -26,7 +26,9 @@ def start(study: Study, step: str) -> subprocess.Popen[bytes]:
     log = study.log_file(step)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        return subprocess.Popen(step_command(study, step), stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            step_command(study, step), stdout=file, stderr=file, stdin=subprocess.DEVNULL
+        )
 
 
 def steps_done(study: Study) -> int:
@@ -43,8 +45,10 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 def events(study: Study) -> list[tuple[str, int, float | str]]:
     """What the metrics tell but times: losses, and the sample answers word by word."""
     lines = read_jsonl(study.arm_folder("qlora") / "metrics.jsonl")
-    return [(line["event"], line["step"], line["answer"] if line["event"] == "sample" else line["loss"])
-            for line in lines]
+    return [
+        (line["event"], line["step"], line["answer"] if line["event"] == "sample" else line["loss"])
+        for line in lines
+    ]
 
 
 def adapter(study: Study) -> str:
@@ -52,20 +56,30 @@ def adapter(study: Study) -> str:
 
 
 @pytest.mark.long
-def test_killed_and_cancelled_runs_resume_to_the_same_bytes(small_study: Study, tmp_path: Path) -> None:
+def test_killed_and_cancelled_runs_resume_to_the_same_bytes(
+    small_study: Study, tmp_path: Path
+) -> None:
     """On a base of two layers, whose trainings start sooner; ``make soak`` kills trainings of the bundled one."""
     half = 60
     base = str(tiny_base(tmp_path / "base"))
-    small_study.write_config(small_study.config.with_changes({
-        "model.base": base, "train.max_steps": 2 * half, "train.epochs": 100,
-    }))
+    small_study.write_config(
+        small_study.config.with_changes(
+            {
+                "model.base": base,
+                "train.max_steps": 2 * half,
+                "train.epochs": 100,
+            }
+        )
+    )
     assert run_as_step(small_study, "data", lambda: prepare_data(small_study)) == 0
     copies = {name: Study(tmp_path / name / "small") for name in ("killed", "cancelled")}
     for copy in copies.values():
         shutil.copytree(small_study.folder, copy.folder)
     assert start(small_study, "train-qlora").wait() == 0
     undisturbed = read_json(small_study.arm_folder("qlora") / "summary.json")
-    assert undisturbed["steps"] == 2 * half and undisturbed["adapter_sha256"] == adapter(small_study)
+    assert undisturbed["steps"] == 2 * half and undisturbed["adapter_sha256"] == adapter(
+        small_study
+    )
 
     killed = copies["killed"]
     process = start(killed, "train-qlora")
@@ -77,7 +91,9 @@ def test_killed_and_cancelled_runs_resume_to_the_same_bytes(small_study: Study, 
     assert start(killed, "train-qlora").wait() == 0
     assert adapter(killed) == adapter(small_study)
 
-    cancelled = copies["cancelled"]  # and without sample answers: what is shown changes no byte of the adapter
+    cancelled = copies[
+        "cancelled"
+    ]  # and without sample answers: what is shown changes no byte of the adapter
     cancelled.write_config(cancelled.config.with_changes({"train.sample_answers": 0}))
     process = start(cancelled, "train-qlora")
     wait_for(lambda: steps_done(cancelled) >= 1, process)
@@ -90,7 +106,9 @@ def test_killed_and_cancelled_runs_resume_to_the_same_bytes(small_study: Study, 
     assert adapter(cancelled) == adapter(small_study)
 
     wanted = events(small_study)
-    assert [step for kind, step, answer in wanted if kind == "sample" and answer] == [half] * 3 + [2 * half] * 3
+    assert [step for kind, step, answer in wanted if kind == "sample" and answer] == [half] * 3 + [
+        2 * half
+    ] * 3
     assert events(killed) == wanted
     assert events(cancelled) == [event for event in wanted if event[0] != "sample"]
 
@@ -113,15 +131,25 @@ def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> No
     """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
     from assistant_builder.runner.run import run_study
 
-    config = small_study.config.with_changes({
-        "arms": "lora,qlora,qat",
-        "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 1e-40,
-        "model.base": str(tiny_base(tmp_path / "base")), "train.sample_answers": 0,
-    })
+    config = small_study.config.with_changes(
+        {
+            "arms": "lora,qlora,qat",
+            "train.early_stopping": True,
+            "train.patience": 1,
+            "train.evaluations": 6,
+            "train.learning_rate": 1e-40,
+            "model.base": str(tiny_base(tmp_path / "base")),
+            "train.sample_answers": 0,
+        }
+    )
     small_study.write_config(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "steps", ("data", "train-lora", "train-qlora", "train-qat"))
         run_study(small_study)
-    summaries = [read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")]
+    summaries = [
+        read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")
+    ]
     assert [summary["steps"] for summary in summaries] == [2, 2]
-    assert read_json(small_study.arm_folder("qat") / "summary.json")["steps"] == 2, "it continues the finished adapter"
+    assert read_json(small_study.arm_folder("qat") / "summary.json")["steps"] == 2, (
+        "it continues the finished adapter"
+    )

@@ -51,23 +51,36 @@ def test_samples_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
     log = MetricsLog(path, step=0, work=WorkRemaining(4, 400))
     for step in (2, 4):
         log.record_validation(step, 1.0)
-        log.record_samples(step, [{"row": 1, "question": "q", "reference": "r", "answer": f"after {step}"}])
+        log.record_samples(
+            step, [{"row": 1, "question": "q", "reference": "r", "answer": f"after {step}"}]
+        )
     assert MetricsLog(path, step=2, work=WorkRemaining(4, 400)).validation == {2: 1.0}
     assert [line["answer"] for line in read_jsonl(path) if line["event"] == "sample"] == ["after 2"]
 
 
-def test_random_states_of_other_gpus_are_not_read(prompter: ChatTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_states_of_other_gpus_are_not_read(
+    prompter: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that shares a training has one of the GPUs; torch's default is to read the state of all."""
+
     class Model(torch.nn.Module):
         device = torch.device("cpu")
 
         def generate(self, input_ids: torch.Tensor, **_: object) -> torch.Tensor:
             torch.rand(1)
-            return torch.cat([input_ids, torch.full((len(input_ids), 1), prompter.stop_ids[0])], dim=1)
+            return torch.cat(
+                [input_ids, torch.full((len(input_ids), 1), prompter.stop_ids[0])], dim=1
+            )
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail(f"the state of GPU {device} was read"))
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_rng_state",
+        lambda device: pytest.fail(f"the state of GPU {device} was read"),
+    )
     monkeypatch.setattr("torch.random._fork_rng_warned_already", True)
     before = torch.get_rng_state()
-    assert sample_answers(Model(), prompter, LeftPadding(prompter.pad_id), choose_samples([pair(1)], prompter, 1, 128))
+    assert sample_answers(
+        Model(), prompter, LeftPadding(prompter.pad_id), choose_samples([pair(1)], prompter, 1, 128)
+    )
     assert torch.equal(torch.get_rng_state(), before)

@@ -34,7 +34,9 @@ def test_each_epoch_trains_on_every_pair_once(lengths: list[int], seed: int) -> 
     order = sample_order(lengths, settings)
     assert len(order) == total_steps(settings, len(lengths)) * settings.batch_size
     for epoch in range(3):
-        assert sorted(order[epoch * len(lengths) : (epoch + 1) * len(lengths)]) == list(range(len(lengths)))
+        assert sorted(order[epoch * len(lengths) : (epoch + 1) * len(lengths)]) == list(
+            range(len(lengths))
+        )
     assert order == sample_order(lengths, settings)
 
 
@@ -42,7 +44,9 @@ def test_order_depends_on_the_seed_and_groups_similar_lengths() -> None:
     lengths = [(index * 37) % 101 for index in range(128)]
     order = sample_order(lengths, train(epochs=1.0))
     assert order != sample_order(lengths, train(epochs=1.0, seed=1))
-    assert order != sample_order(lengths, train(epochs=2.0))[128:], "every epoch has an order of its own"
+    assert order != sample_order(lengths, train(epochs=2.0))[128:], (
+        "every epoch has an order of its own"
+    )
     batches = [[lengths[index] for index in order[at : at + 4]] for at in range(0, 128, 4)]
     spread = sum(max(batch) - min(batch) for batch in batches) / len(batches)
     shuffled = [lengths[at : at + 4] for at in range(0, 128, 4)]
@@ -62,7 +66,11 @@ def test_validations_are_evenly_spaced_and_end_the_run(steps: int, evaluations: 
 def test_samples_are_taken_at_some_validations(steps: int, evaluations: int) -> None:
     settings = train(evaluations=evaluations)
     at, validations = sample_steps(settings, steps), validation_steps(settings, steps)
-    assert set(at) <= set(validations) and at[-1] == steps and len(at) == len(set(at)) == min(8, len(validations))
+    assert (
+        set(at) <= set(validations)
+        and at[-1] == steps
+        and len(at) == len(set(at)) == min(8, len(validations))
+    )
 
 
 def test_best_step_takes_the_earliest_of_equals() -> None:
@@ -75,7 +83,9 @@ def test_stale_needs_patience_validations_without_improvement() -> None:
     assert not is_stale(losses, 3, patience=2)
     assert is_stale(losses, 4, patience=2)
     assert not is_stale({1: 1.0, 2: 1.1}, 2, patience=2)
-    assert is_stale({1: 1.0, 2: 0.8, 3: 0.8, 4: 0.8}, 4, patience=2), "an equal loss is no improvement"
+    assert is_stale({1: 1.0, 2: 0.8, 3: 0.8, 4: 0.8}, 4, patience=2), (
+        "an equal loss is no improvement"
+    )
 
 
 def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[int, int]:
@@ -87,7 +97,11 @@ def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[i
         for arm, other in (("lora", "qlora"), ("qlora", "lora")):
             while arm not in done:
                 reached = max(seen[arm], default=0)
-                move = early_stop_decision(seen[arm], [seen[other]], reached, steps, patience) if reached else "train"
+                move = (
+                    early_stop_decision(seen[arm], [seen[other]], reached, steps, patience)
+                    if reached
+                    else "train"
+                )
                 if move == "stop":
                     done[arm] = reached
                 elif move == "train":
@@ -99,11 +113,15 @@ def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[i
 
 @given(
     st.integers(1, 12).flatmap(
-        lambda n: st.tuples(*(st.lists(st.floats(0.1, 3), min_size=n, max_size=n) for _ in range(2)))
+        lambda n: st.tuples(
+            *(st.lists(st.floats(0.1, 3), min_size=n, max_size=n) for _ in range(2))
+        )
     ),
     st.integers(1, 3),
 )
-def test_the_twins_stop_at_the_same_step(curves: tuple[list[float], list[float]], patience: int) -> None:
+def test_the_twins_stop_at_the_same_step(
+    curves: tuple[list[float], list[float]], patience: int
+) -> None:
     lora, qlora = curves
     stops = run_jointly(lora, qlora, patience)
     assert stops[0] == stops[1]

@@ -14,17 +14,32 @@ from tests.training.test_determinism import trainer
 
 def trained(folder: Path, micro: int) -> tuple[float, dict[str, Any], float]:
     """Loss and adapters of one step on four pairs in micro-batches, and the loss that whole logits give before it."""
-    made = trainer(folder, "cpu", **{"train.max_steps": 1, "train.batch_size": 4, "train.micro_batch_size": micro,
-                                     "train.dropout": 0.0})
+    made = trainer(
+        folder,
+        "cpu",
+        **{
+            "train.max_steps": 1,
+            "train.batch_size": 4,
+            "train.micro_batch_size": micro,
+            "train.dropout": 0.0,
+        },
+    )
     total, tokens = 0.0, 0
     with torch.no_grad():
         for example in made.plan.train_examples:
-            ids, supervised = torch.tensor(example.input_ids), torch.tensor(example.supervised)[1:].bool()
+            ids, supervised = (
+                torch.tensor(example.input_ids),
+                torch.tensor(example.supervised)[1:].bool(),
+            )
             likely = made.model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
             total -= likely.gather(1, ids[1:, None])[:, 0][supervised].sum().item()
             tokens += int(supervised.sum())
     made.run()
-    adapters = {name: value.detach().clone() for name, value in made.model.named_parameters() if value.requires_grad}
+    adapters = {
+        name: value.detach().clone()
+        for name, value in made.model.named_parameters()
+        if value.requires_grad
+    }
     return read_jsonl(folder / "metrics.jsonl")[0]["loss"], adapters, total / tokens
 
 
@@ -34,20 +49,28 @@ def test_micro_batches_do_not_change_the_step(tmp_path: Path) -> None:
     for micro in (1, 2):
         again, others, _ = trained(tmp_path / str(micro), micro)
         assert again == pytest.approx(expected, rel=1e-5)
-        assert all(torch.allclose(value, others[name], atol=1e-6) for name, value in adapters.items())
+        assert all(
+            torch.allclose(value, others[name], atol=1e-6) for name, value in adapters.items()
+        )
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4", "int8"])
-def test_adapters_stay_in_float32_to_the_last_bit(tmp_path: Path, storage: str,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_stay_in_float32_to_the_last_bit(
+    tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.training import trainer as module
 
     started: dict[str, Any] = {}
     arguments = module.sft_arguments
 
     def spied(plan: Any, root: Path, model: Any) -> Any:
-        started.update({name: value.detach().clone() for name, value in model.named_parameters()
-                        if value.requires_grad})
+        started.update(
+            {
+                name: value.detach().clone()
+                for name, value in model.named_parameters()
+                if value.requires_grad
+            }
+        )
         return arguments(plan, root, model)
 
     monkeypatch.setattr(module, "sft_arguments", spied)
@@ -58,8 +81,9 @@ def test_adapters_stay_in_float32_to_the_last_bit(tmp_path: Path, storage: str,
         assert value.dtype == torch.float32 and torch.equal(value, started[name]), name
 
 
-def test_every_micro_batch_has_dropout_of_its_own_that_a_second_run_repeats(tmp_path: Path,
-                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_micro_batch_has_dropout_of_its_own_that_a_second_run_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.training.trainer import TwinTrainer
 
     seeds: list[int] = []

@@ -27,13 +27,20 @@ LONG = {"train__max_steps": 30, "train__evaluations": 6, "train__epochs": 50}
 
 
 def losses(study: Study) -> list[tuple[str, int, float]]:
-    return [(event["event"], event["step"], event["loss"])
-            for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl") if "loss" in event]
+    return [
+        (event["event"], event["step"], event["loss"])
+        for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl")
+        if "loss" in event
+    ]
 
 
 @pytest.mark.long
 def test_another_machine_resumes_to_the_same_bytes(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled_models: Path, quick_leases: None
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bundled_models: Path,
+    quick_leases: None,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = small_study("killed", str(tiny_base(tmp_path / "base")), executor__store=bucket, **LONG)

@@ -22,14 +22,17 @@ KINDS = ("Q4_0", "Q8_0", "NF4")
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2"])  # tied, and with biases and a head of its own
+@pytest.fixture(
+    scope="module", params=["llama", "qwen2"]
+)  # tied, and with biases and a head of its own
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param]))
+        AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param])
+    )
     path = tmp_path_factory.mktemp(request.param)
     model.to(torch.float16).save_pretrained(path)
     return path
@@ -67,7 +70,11 @@ def test_the_model_computes_what_its_merged_and_rounded_file_does(folder: Path, 
     from assistant_builder.models.lora_layers import merge, round_linear
     from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 
-    through, merged, unrounded = model_of(folder, kind), merge(model_of(folder, None)), logits(model_of(folder, None))
+    through, merged, unrounded = (
+        model_of(folder, kind),
+        merge(model_of(folder, None)),
+        logits(model_of(folder, None)),
+    )
     round_linear(merged, kind, torch.float32)
     wanted = logits(merged)
     assert (wanted - unrounded).abs().max() > 1e-3, "rounding changes nothing"
@@ -77,8 +84,9 @@ def test_the_model_computes_what_its_merged_and_rounded_file_does(folder: Path, 
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_fused_step_has_the_losses_and_gradients_of_the_plain_one(folder: Path, dropout: float,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fused_step_has_the_losses_and_gradients_of_the_plain_one(
+    folder: Path, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from torch import nn
 
@@ -112,9 +120,17 @@ def test_the_gradient_of_one_layer_is_that_of_lora() -> None:
         x = torch.randn(20, 64, generator=torch.Generator().manual_seed(5))
         output = layer(x)
         (output @ along).sum().backward()
-        found.append((output.detach(), layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad))
+        found.append(
+            (
+                output.detach(),
+                layer.lora_A["default"].weight.grad,
+                layer.lora_B["default"].weight.grad,
+            )
+        )
     assert not torch.allclose(found[0][0], found[1][0], atol=1e-3)
-    assert torch.allclose(found[0][1], found[1][1], atol=1e-5) and torch.allclose(found[0][2], found[1][2], atol=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5) and torch.allclose(
+        found[0][2], found[1][2], atol=1e-5
+    )
 
 
 def test_a_changed_adapter_is_rounded_again() -> None:
@@ -128,7 +144,8 @@ def test_a_changed_adapter_is_rounded_again() -> None:
         after = layer(x)
     assert not torch.equal(after, before)
     merged = layer.base_layer.weight.float() + layer.scaling["default"] * (
-        layer.lora_B["default"].weight @ layer.lora_A["default"].weight)
+        layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    )
     from assistant_builder.models.rounding import rounded
 
     assert torch.allclose(after, x @ rounded(merged.half(), "Q4_0").T, atol=1e-5)
@@ -157,18 +174,34 @@ def one_layer(kind: str | None) -> Any:
 def test_it_continues_lora_for_half_the_epochs_at_half_the_rate_and_waits_for_it() -> None:
     from assistant_builder.training.sft_config import twin
 
-    config = StudyConfig().with_changes({"arms": "lora,qlora,qat", "train.epochs": 4, "train.max_steps": 5, "seeds": 2,
-                                         "approaches": "grounded,memory"})
+    config = StudyConfig().with_changes(
+        {
+            "arms": "lora,qlora,qat",
+            "train.epochs": 4,
+            "train.max_steps": 5,
+            "seeds": 2,
+            "approaches": "grounded,memory",
+        }
+    )
     plain, through = twin(config, 2)["lora"].train, twin(config, 2)["qat"].train
     assert (through.epochs, through.max_steps, through.learning_rate, through.seed) == (
-        2, 3, plain.learning_rate / 2, plain.seed)
+        2,
+        3,
+        plain.learning_rate / 2,
+        plain.seed,
+    )
     assert twin(config)["lora"].train == config.train == twin(config)["qlora"].train
     steps = steps_of(config)
-    assert needed_before("train-qat-2+memory", steps) == ["data", "data-embed", "train-lora-2+memory"]
+    assert needed_before("train-qat-2+memory", steps) == [
+        "data",
+        "data-embed",
+        "train-lora-2+memory",
+    ]
     assert needed_before("train-qlora", steps) == ["data", "data-embed"]
     alone = config.with_changes({"arms": "qat"})
-    assert twin(alone)["qat"].train == alone.train and needed_before("train-qat", steps_of(alone)) == [
-        "data", "data-embed"]
+    assert twin(alone)["qat"].train == alone.train and needed_before(
+        "train-qat", steps_of(alone)
+    ) == ["data", "data-embed"]
 
 
 def test_the_plan_counts_the_rounded_weights_and_the_shorter_training() -> None:
@@ -176,19 +209,31 @@ def test_the_plan_counts_the_rounded_weights_and_the_shorter_training() -> None:
     from assistant_builder.planning.plan import plan_study
 
     machine = Machine("a laptop", "cpu", 16 * 10**9, 12 * 10**9)
-    methods = plan_study(StudyConfig().with_changes({"arms": "lora,qlora,qat"}), machine=machine).methods
+    methods = plan_study(
+        StudyConfig().with_changes({"arms": "lora,qlora,qat"}), machine=machine
+    ).methods
     lora, qat = methods["lora"], methods["qat"]
     assert qat.activations.dequantized > lora.activations.dequantized and not qat.dequantized
     assert qat.work.flops == pytest.approx(lora.work.flops / 2, rel=0.05)
 
 
 @pytest.mark.long
-def test_it_resumes_to_the_same_bytes_and_changes_no_byte_of_lora(small_study: Study, tmp_path: Path) -> None:
+def test_it_resumes_to_the_same_bytes_and_changes_no_byte_of_lora(
+    small_study: Study, tmp_path: Path
+) -> None:
     import shutil
 
-    small_study.write_config(small_study.config.with_changes({
-        "model.base": str(tiny_base(tmp_path / "base")), "train.max_steps": 120, "train.epochs": 100,
-        "train.sample_answers": 0, "arms": "lora,qlora,qat"}))
+    small_study.write_config(
+        small_study.config.with_changes(
+            {
+                "model.base": str(tiny_base(tmp_path / "base")),
+                "train.max_steps": 120,
+                "train.epochs": 100,
+                "train.sample_answers": 0,
+                "arms": "lora,qlora,qat",
+            }
+        )
+    )
     assert run_as_step(small_study, "data", lambda: prepare_data(small_study)) == 0
     without = Study(tmp_path / "without" / "small")
     shutil.copytree(small_study.folder, without.folder)

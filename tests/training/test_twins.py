@@ -30,7 +30,11 @@ def adapted(model_cache: Path, compute_dtype: str) -> Iterator[dict[str, Any]]:
     train = StudyConfig().train
     folder = model_cache / "models" / "smollm2-135m-instruct"
     yield {
-        arm: add_adapter(load_base(BaseSpec(folder, settings.base_storage, True, compute_dtype)), train, train.seed)
+        arm: add_adapter(
+            load_base(BaseSpec(folder, settings.base_storage, True, compute_dtype)),
+            train,
+            train.seed,
+        )
         for arm, settings in twin(StudyConfig()).items()
     }
 
@@ -48,7 +52,9 @@ def gradients(model: Any) -> Any:
     model.zero_grad()
     model.train()
     model(input_ids=batch(), labels=batch()).loss.backward()
-    return torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None])
+    return torch.cat(
+        [value.grad.flatten() for value in model.parameters() if value.grad is not None]
+    )
 
 
 @pytest.mark.long
@@ -69,23 +75,32 @@ def test_only_the_storage_of_the_linear_layers_differs(adapted: dict[str, Any]) 
             assert state.quant_type == "nf4" and state.nested and state.shape == layer.weight.shape
         else:
             assert type(layer) is type(qlora[name])
-            own, other = (dict(module[name].named_parameters(recurse=False)) for module in (lora, qlora))
+            own, other = (
+                dict(module[name].named_parameters(recurse=False)) for module in (lora, qlora)
+            )
             assert own.keys() == other.keys()
             for key, value in own.items():
-                assert value.dtype == other[key].dtype and torch.equal(value, other[key]), f"{name}.{key}"
+                assert value.dtype == other[key].dtype and torch.equal(value, other[key]), (
+                    f"{name}.{key}"
+                )
                 assert value.requires_grad == other[key].requires_grad
 
 
 def test_adapters_start_equal_and_in_float32(adapted: dict[str, Any]) -> None:
     import torch
 
-    trained = [{n: p for n, p in adapted[arm].named_parameters() if p.requires_grad} for arm in ("lora", "qlora")]
+    trained = [
+        {n: p for n, p in adapted[arm].named_parameters() if p.requires_grad}
+        for arm in ("lora", "qlora")
+    ]
     assert trained[0].keys() == trained[1].keys() and len(trained[0]) == 2 * 30 * 7
     for name, value in trained[0].items():
         assert value.dtype == torch.float32 and torch.equal(value, trained[1][name])
 
 
-def test_every_module_has_the_same_output_dtype(adapted: dict[str, Any], compute_dtype: str) -> None:
+def test_every_module_has_the_same_output_dtype(
+    adapted: dict[str, Any], compute_dtype: str
+) -> None:
     import torch
 
     found: dict[str, dict[str, Any]] = {}
@@ -93,7 +108,9 @@ def test_every_module_has_the_same_output_dtype(adapted: dict[str, Any], compute
         dtypes: dict[str, Any] = {}
         hooks = [
             module.register_forward_hook(
-                lambda _, __, out, name=name, into=dtypes: into.update({name: getattr(out, "dtype", None)})
+                lambda _, __, out, name=name, into=dtypes: into.update(
+                    {name: getattr(out, "dtype", None)}
+                )
             )
             for name, module in model.named_modules()
         ]
@@ -108,7 +125,9 @@ def test_every_module_has_the_same_output_dtype(adapted: dict[str, Any], compute
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_gradients_after_an_evaluation_equal_those_before(adapted: dict[str, Any], arm: str) -> None:
+def test_gradients_after_an_evaluation_equal_those_before(
+    adapted: dict[str, Any], arm: str
+) -> None:
     import torch
 
     model = adapted[arm]
@@ -130,7 +149,9 @@ def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache: Pat
     if not has_avx512bf16():
         return  # the kernel in question does not exist on this processor
     folder = model_cache / "models" / "smollm2-135m-instruct"
-    model = add_adapter(load_base(BaseSpec(folder, "nf4", True, "bfloat16")), StudyConfig().train, 0)
+    model = add_adapter(
+        load_base(BaseSpec(folder, "nf4", True, "bfloat16")), StudyConfig().train, 0
+    )
     before = gradients(model)
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
@@ -143,7 +164,9 @@ def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache: Pat
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_weights_in_the_compute_dtype_change_no_bit(model_cache: Path, compute_dtype: str, arm: str) -> None:
+def test_weights_in_the_compute_dtype_change_no_bit(
+    model_cache: Path, compute_dtype: str, arm: str
+) -> None:
     import torch
 
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
@@ -151,7 +174,9 @@ def test_weights_in_the_compute_dtype_change_no_bit(model_cache: Path, compute_d
 
     folder = model_cache / "models" / "smollm2-135m-instruct"
     storage = twin(StudyConfig())[arm].base_storage  # type: ignore[index]
-    model = add_adapter(load_base(BaseSpec(folder, storage, True, compute_dtype)), StudyConfig().train, 0)
+    model = add_adapter(
+        load_base(BaseSpec(folder, storage, True, compute_dtype)), StudyConfig().train, 0
+    )
     cast = gradients(model)
     with torch.no_grad():
         logits = model.eval()(input_ids=batch()).logits
@@ -166,22 +191,35 @@ def test_a_gpu_holds_float16_weights_and_no_others(tmp_path: Path) -> None:
     import torch
 
     from assistant_builder.models.loading import BaseSpec, add_adapter, load_base, model_bytes
-    from assistant_builder.models.lora_layers import CastOnUseLinear, hold_in_compute_dtype, train_through_rounding
+    from assistant_builder.models.lora_layers import (
+        CastOnUseLinear,
+        hold_in_compute_dtype,
+        train_through_rounding,
+    )
     from tests.export.tiny import tiny_base
 
     base, train = tiny_base(tmp_path / "base"), StudyConfig().train
 
-    def held(storage: str, dtype: torch.dtype, *, rounds: bool = False) -> tuple[set[torch.dtype], bool]:
+    def held(
+        storage: str, dtype: torch.dtype, *, rounds: bool = False
+    ) -> tuple[set[torch.dtype], bool]:
         model = add_adapter(load_base(BaseSpec(base, storage, True, "bfloat16")), train, 0)
         if rounds:
             train_through_rounding(model, "Q8_0")
-        before, cast = model_bytes(model), sum(isinstance(layer, CastOnUseLinear) for layer in model.modules())
+        before, cast = (
+            model_bytes(model),
+            sum(isinstance(layer, CastOnUseLinear) for layer in model.modules()),
+        )
         with torch.no_grad():
             logits = model(input_ids=torch.arange(8)[None]).logits
             hold_in_compute_dtype(model, dtype, "cuda")
-            assert dtype != torch.bfloat16 or torch.equal(model(input_ids=torch.arange(8)[None]).logits, logits)
+            assert dtype != torch.bfloat16 or torch.equal(
+                model(input_ids=torch.arange(8)[None]).logits, logits
+            )
         assert model_bytes(model) == before
-        frozen = {value.dtype for name, value in model.named_parameters() if "proj.base_layer" in name}
+        frozen = {
+            value.dtype for name, value in model.named_parameters() if "proj.base_layer" in name
+        }
         return frozen, sum(isinstance(layer, CastOnUseLinear) for layer in model.modules()) < cast
 
     assert held("float16", torch.bfloat16) == ({torch.bfloat16}, True)
@@ -190,19 +228,27 @@ def test_a_gpu_holds_float16_weights_and_no_others(tmp_path: Path) -> None:
     assert held("float16", torch.bfloat16, rounds=True) == ({torch.float16}, False)
 
 
-def test_parameters_and_bytes_of_a_4bit_base_are_counted(adapted: dict[str, Any], compute_dtype: str) -> None:
+def test_parameters_and_bytes_of_a_4bit_base_are_counted(
+    adapted: dict[str, Any], compute_dtype: str
+) -> None:
     from assistant_builder.models.loading import count_parameters, model_bytes
 
     bases = {arm: adapted[arm].get_base_model() for arm in adapted}
-    frozen = {arm: sum(p.numel() for p in adapted[arm].parameters() if p.requires_grad) for arm in adapted}
+    frozen = {
+        arm: sum(p.numel() for p in adapted[arm].parameters() if p.requires_grad) for arm in adapted
+    }
     assert frozen["lora"] == frozen["qlora"] == 4_884_480
     counts = {arm: count_parameters(base) - frozen[arm] for arm, base in bases.items()}
     assert counts["lora"] == counts["qlora"] == 134_515_008
     stored = {arm: model_bytes(base) - 4 * frozen[arm] for arm, base in bases.items()}
     linear = 106_168_320
-    wide = (counts["lora"] - linear) * (4 if compute_dtype == "float32" else 2)  # embeddings and norms
+    wide = (counts["lora"] - linear) * (
+        4 if compute_dtype == "float32" else 2
+    )  # embeddings and norms
     assert stored["lora"] == wide + 2 * linear
-    in_4_bits = linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8  # a scale of 8 bits a block, one of 32 for 256 of them
+    in_4_bits = (
+        linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8
+    )  # a scale of 8 bits a block, one of 32 for 256 of them
     tables = 210 * 4 * (16 + 256)  # of each layer: its 4-bit levels, and those of its scales
     assert stored["qlora"] == pytest.approx(wide + in_4_bits + tables, rel=1e-5)
 
@@ -218,7 +264,10 @@ def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path)
     folder = model_cache / "models" / "smollm2-135m-instruct"
     model = load_base(BaseSpec(folder, "float16", True, "float32"))
     examples = [
-        Example(tuple(range(100, 100 + length)), tuple(place >= length - answer for place in range(length)))
+        Example(
+            tuple(range(100, 100 + length)),
+            tuple(place >= length - answer for place in range(length)),
+        )
         for length, answer in ((12, 4), (20, 9))
     ]
     with torch.no_grad():
@@ -228,7 +277,9 @@ def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path)
         plain = torch.tensor(0.0)
         for example in examples:
             ids = torch.tensor([example.input_ids])
-            labels = torch.tensor([[t if s else -100 for t, s in zip(*vars(example).values(), strict=True)]])
+            labels = torch.tensor(
+                [[t if s else -100 for t, s in zip(*vars(example).values(), strict=True)]]
+            )
             plain += model(input_ids=ids, labels=labels).loss * sum(example.supervised)
     assert len(targets) == 13
     assert ours.item() == pytest.approx(plain.item(), rel=1e-5)

@@ -29,14 +29,18 @@ from tests.synthetic_study import LARGE, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 
-def test_the_browser_keeps_under_one_key_across_starts_and_only_the_owner_reads_it(home: Path) -> None:
+def test_the_browser_keeps_under_one_key_across_starts_and_only_the_owner_reads_it(
+    home: Path,
+) -> None:
     one, other = (inside_blocks(lambda: browser_state("talks", {})) for _ in range(2))
     assert one.secret == other.secret and one.storage_key == other.storage_key
     assert stat.S_IMODE((home / "browser.key").stat().st_mode) == 0o600
     assert one.secret not in one.storage_key
 
 
-def test_servers_with_other_homes_have_other_entries(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_servers_with_other_homes_have_other_entries(
+    home: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     one = inside_blocks(lambda: browser_state("talks", {}))
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "other"))
     assert inside_blocks(lambda: browser_state("talks", {})).storage_key != one.storage_key
@@ -53,7 +57,19 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
-    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False, False, "all", False, False]
+    assert settings.restored(name, None) == [
+        own,
+        0.0,
+        1.0,
+        256,
+        "",
+        False,
+        False,
+        False,
+        "all",
+        False,
+        False,
+    ]
     shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True, True, "qlora", True, False]
     kept = settings.remember(name, None, *shown)
     assert settings.restored(name, kept) == shown
@@ -61,11 +77,19 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
     back = settings.remember(name, kept, own, *shown[1:])
     assert back["systems"] == {}
     assert settings.read(tuple(shown)) == ReplySettings(
-        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora", True)
+        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora", True
+    )
 
 
-@pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}},
-                                  {"only": ["x"]}])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        7,
+        {"temperature": "hot", "systems": 3, "blind": "yes"},
+        {"systems": {"one": 4}},
+        {"only": ["x"]},
+    ],
+)
 def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
     settings = inside_blocks(placed_settings)
     name = with_data(new_study("one", LARGE)).name
@@ -79,7 +103,12 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
     modes = (False, False, False, "all", False, False)
     assert settings.read(("", 0, 1, 9, "", *modes)).sampling_with_seed() == Sampling(9)
     assert settings.read(("", 0.5, 1, 9, "3", *modes)).sampling_with_seed().seed == 3
-    assert len({settings.read(("", 0.5, 1, 9, "", *modes)).sampling_with_seed().seed for _ in range(3)}) > 1
+    assert (
+        len(
+            {settings.read(("", 0.5, 1, 9, "", *modes)).sampling_with_seed().seed for _ in range(3)}
+        )
+        > 1
+    )
     with pytest.raises(ConfigError, match="'many' is not an integer"):
         settings.read(("", 0, 1, 9, "many", *modes))
 
@@ -88,7 +117,10 @@ def test_the_file_is_not_asked_in_blind_mode(monkeypatch: pytest.MonkeyPatch) ->
     """Its answer is that of one of the two assistants, and would give it away."""
     monkeypatch.setattr(settings_module, "is_installed", lambda: True)
     settings = inside_blocks(placed_settings)
-    assert settings.read(("", 0, 1, 9, "", False, True, False, "all", False, True)).also == ("shipped", "base")
+    assert settings.read(("", 0, 1, 9, "", False, True, False, "all", False, True)).also == (
+        "shipped",
+        "base",
+    )
     assert settings.read(("", 0, 1, 9, "", True, True, False, "all", False, True)).also == ("base",)
     monkeypatch.setattr(settings_module, "is_installed", lambda: False)
     assert settings.read(("", 0, 1, 9, "", False, False, False, "all", False, True)).also == ()
@@ -96,10 +128,16 @@ def test_the_file_is_not_asked_in_blind_mode(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
     tab = inside_blocks(lambda: ChatTab(WorkerPool()))
-    memory, grounded = (with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded"))
-    kept = tab.settings.remember(None, None, "", 0, 1, 9, "", False, False, True, "all", False, False)
+    memory, grounded = (
+        with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded")
+    )
+    kept = tab.settings.remember(
+        None, None, "", 0, 1, 9, "", False, False, True, "all", False, False
+    )
     for study, visible in ((memory, False), (grounded, True)):
-        shown = tab._restore(f"{study.name}:1", {}, kept)[tab.settings.inputs.index(tab.settings.from_memory)]
+        shown = tab._restore(f"{study.name}:1", {}, kept)[
+            tab.settings.inputs.index(tab.settings.from_memory)
+        ]
         assert (shown["visible"], shown["value"]) == (visible, visible)
         settings = tab._settings(study.name, tuple(tab.settings.restored(study.name, kept)))
         assert settings.sampling.look_up is not visible
@@ -113,7 +151,11 @@ def test_conversations_are_kept_by_study_and_adapters() -> None:
         kept = talk.stored_with(kept, f"s{number}", "mark", held)
     assert list(kept) == [f"s{number}" for number in range(2, KEPT_STUDIES + 2)]
     assert talk.conversation(kept, "s3", "mark") == held
-    assert talk.conversation(kept, "s3", "trained anew") == talk.conversation(kept, "s0", "mark") == Conversation()
+    assert (
+        talk.conversation(kept, "s3", "trained anew")
+        == talk.conversation(kept, "s0", "mark")
+        == Conversation()
+    )
     assert talk.conversation("nonsense", "s3", "mark") == Conversation()
     assert "s3" not in talk.stored_with(kept, "s3", "mark", Conversation())
 
@@ -136,7 +178,7 @@ class Answers:
         return self
 
     def ask(self, sent: dict[str, Any], sampling: Sampling) -> list[dict[str, Reply]]:
-        (arm, messages), = sent.items()
+        ((arm, messages),) = sent.items()
         self.asked.append((arm, messages[-1].content))
         return [{arm: Reply("answering", "By")}, {arm: Reply("stop", "By the gate. ", 3)}]
 
@@ -144,7 +186,9 @@ class Answers:
 def test_after_retraining_each_corrected_question_is_asked_once() -> None:
     study, pool = with_data(new_study()), Answers()
     add_correction(study, "Where can I park?", "By the gate.", wrong="No idea.", arm="lora")
-    add_correction(study, "Is there a lift?", "Yes, by the stairs.", wrong="By the gate.", arm="base")
+    add_correction(
+        study, "Is there a lift?", "Yes, by the stairs.", wrong="By the gate.", arm="base"
+    )
     new = create_retraining_study(study, plan_retraining(study, read_corrections(study)), "again")
     trained(with_data(new))
     tab = inside_blocks(lambda: ChatTab(pool))  # type: ignore[arg-type]

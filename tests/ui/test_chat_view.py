@@ -51,16 +51,24 @@ def test_text_of_users_and_models_stays_text() -> None:
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("answering", HOSTILE)})),
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("failed", HOSTILE, error=error)})),
         pane("b", said(Turn("Q"), replies={"lora": Reply("loading", phase=HOSTILE)})),
-        loading_view({"lora": Reply("loading", phase=HOSTILE)}), examples_view([HOSTILE]),
-        pane("b", said(Turn(HOSTILE, {"lora": Answer(HOSTILE)}), editing=(0, "lora"), note=HOSTILE)),
-        pane("b", said(Turn("Q", {"lora": Answer("A")}), corrected={("Q", "A"): CorrectedAnswer(
-            HOSTILE, TaughtPair(1, HOSTILE, False))})),
+        loading_view({"lora": Reply("loading", phase=HOSTILE)}),
+        examples_view([HOSTILE]),
+        pane(
+            "b", said(Turn(HOSTILE, {"lora": Answer(HOSTILE)}), editing=(0, "lora"), note=HOSTILE)
+        ),
+        pane(
+            "b",
+            said(
+                Turn("Q", {"lora": Answer("A")}),
+                corrected={("Q", "A"): CorrectedAnswer(HOSTILE, TaughtPair(1, HOSTILE, False))},
+            ),
+        ),
         corrections_list([Correction("now", HOSTILE, HOSTILE, HOSTILE)], ()),
         asked_again_view([AskedAgain(Correction("now", HOSTILE, HOSTILE, HOSTILE), HOSTILE)]),
     ]
     for markup in shown:
         assert "&lt;img" in markup and "<img" not in markup and "<script" not in markup
-        assert not re.search(r'<[^>]*\son\w+=', markup)
+        assert not re.search(r"<[^>]*\son\w+=", markup)
 
 
 def test_the_speed_line_tells_how_it_went() -> None:
@@ -74,8 +82,13 @@ def test_the_speed_line_tells_how_it_went() -> None:
 def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
     stored = (110_000_000, 19_500_000)
     assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
-    assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(dequantized here: 269 MB)")
-    assert memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1)) == "memory: 269 MB base + 1 bytes adapter"
+    assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith(
+        "(dequantized here: 269 MB)"
+    )
+    assert (
+        memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1))
+        == "memory: 269 MB base + 1 bytes adapter"
+    )
     assert "shares the base of Full" in memory_line("base", None, None)
 
 
@@ -85,7 +98,9 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
     def live(reply: Reply) -> str:
         return pane("b", said(asked, replies={"lora": reply}))
 
-    assert "Reading the 16-bit base" in live(Reply("loading", phase="Reading the 16-bit base", fraction=0.4))
+    assert "Reading the 16-bit base" in live(
+        Reply("loading", phase="Reading the 16-bit base", fraction=0.4)
+    )
     assert "Waiting: 3 questions before this one" in live(Reply("waiting", ahead=3))
     assert "Waiting: 1 question before this one" in live(Reply("waiting", ahead=1))
     assert "until the model is free" in live(Reply("waiting"))
@@ -98,21 +113,40 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
 
 def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     turn = Turn("Why?", {}, sides, blind=True)
-    shown = said(turn, blind=True, figures=True, replies=dict(zip(sides, (one, other), strict=True)),
-                 stored={"qlora": (1, 2), "lora": (3, 4)}, memory={"lora": Memory(5, 6)})
-    return [re.sub(f'side-{side}|data-side="{side}"|Assistant {side.upper()}', "", pane(side, shown))
-            for side in PAIR]
+    shown = said(
+        turn,
+        blind=True,
+        figures=True,
+        replies=dict(zip(sides, (one, other), strict=True)),
+        stored={"qlora": (1, 2), "lora": (3, 4)},
+        memory={"lora": Memory(5, 6)},
+    )
+    return [
+        re.sub(f'side-{side}|data-side="{side}"|Assistant {side.upper()}', "", pane(side, shown))
+        for side in PAIR
+    ]
 
 
-@pytest.mark.parametrize(("fast", "slow"), [
-    (Reply("loading", phase="Reading the 4-bit base", fraction=0.9), Reply("waiting")),
-    (Reply("answering", "The same words, and more", 6, 0.1, 0.4), Reply("answering", "The same", 2, 0.3, 0.4)),
-    (Reply("waiting", ahead=1), Reply("waiting", ahead=2)),
-    (Reply("stop", "The same words", 3, 0.1, 0.4), Reply("answering", "The same", 2, 0.3, 0.4)),
-    (Reply("answering", "x", 1, 0.1, 0.1), Reply("loading", phase="Reading the 16-bit base", fraction=0.4)),
-])
+@pytest.mark.parametrize(
+    ("fast", "slow"),
+    [
+        (Reply("loading", phase="Reading the 4-bit base", fraction=0.9), Reply("waiting")),
+        (
+            Reply("answering", "The same words, and more", 6, 0.1, 0.4),
+            Reply("answering", "The same", 2, 0.3, 0.4),
+        ),
+        (Reply("waiting", ahead=1), Reply("waiting", ahead=2)),
+        (Reply("stop", "The same words", 3, 0.1, 0.4), Reply("answering", "The same", 2, 0.3, 0.4)),
+        (
+            Reply("answering", "x", 1, 0.1, 0.1),
+            Reply("loading", phase="Reading the 16-bit base", fraction=0.4),
+        ),
+    ],
+)
 @pytest.mark.parametrize("sides", [("qlora", "lora"), ("lora", "qlora")])
-def test_nothing_tells_the_sides_apart_before_the_vote(fast: Reply, slow: Reply, sides: tuple[str, str]) -> None:
+def test_nothing_tells_the_sides_apart_before_the_vote(
+    fast: Reply, slow: Reply, sides: tuple[str, str]
+) -> None:
     one, other = hidden_panes(fast, slow, sides)
     assert one == other
     assert not re.search("lora|bit|tokens/s|MB|bytes", one, re.IGNORECASE)
@@ -128,22 +162,38 @@ def test_both_answers_are_whole_once_both_have_come() -> None:
 def test_the_vote_gives_name_and_colour_back() -> None:
     answers = {"qlora": Answer("4", "stop", 1, 1.0, 0.1), "lora": Answer("16", "stop", 1, 1.0, 0.1)}
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
-    before, after = (pane("a", said(shown, blind=True, figures=True)) for shown in (turn, replace(turn, vote="a")))
-    assert "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
-    assert "Full (LoRA, 16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
+    before, after = (
+        pane("a", said(shown, blind=True, figures=True))
+        for shown in (turn, replace(turn, vote="a"))
+    )
+    assert (
+        "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
+    )
+    assert (
+        "Full (LoRA, 16-bit) · your choice" in after
+        and "tokens/s" in after
+        and 'data-action="correct"' in after
+    )
     assert "A was Full (LoRA, 16-bit), B was Compact (QLoRA, 4-bit). You preferred Full" in plain(
-        reveal_view(replace(turn, vote="a")))
+        reveal_view(replace(turn, vote="a"))
+    )
 
 
 @pytest.mark.parametrize("vote", ["b", "tie", None])
 @pytest.mark.parametrize("sides", [("qlora", "lora"), ("lora", "qlora")])
-def test_answers_stand_under_their_own_name_when_blind_mode_is_off(sides: tuple[str, str], vote: Any) -> None:
-    blind = Turn("Blind?", {"qlora": Answer("by Q"), "lora": Answer("by L")}, sides, blind=True, vote=vote)
+def test_answers_stand_under_their_own_name_when_blind_mode_is_off(
+    sides: tuple[str, str], vote: Any
+) -> None:
+    blind = Turn(
+        "Blind?", {"qlora": Answer("by Q"), "lora": Answer("by L")}, sides, blind=True, vote=vote
+    )
     later = Turn("Open?", {"qlora": Answer("Q"), "lora": Answer("L")})
     for side, name, own, other in (("a", "Compact", "by Q", "by L"), ("b", "Full", "by L", "by Q")):
         shown = pane(side, said(blind, later))
-        assert f"<span class=\"ab-chip\">{name} " in shown and own in shown and other not in shown
-        assert ("your choice" in shown) is (vote == "b" and sides[1] == {"Compact": "qlora", "Full": "lora"}[name])
+        assert f'<span class="ab-chip">{name} ' in shown and own in shown and other not in shown
+        assert ("your choice" in shown) is (
+            vote == "b" and sides[1] == {"Compact": "qlora", "Full": "lora"}[name]
+        )
 
 
 def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:
@@ -157,24 +207,38 @@ def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:
 
 
 def test_the_base_and_the_file_have_panes_if_they_are_asked() -> None:
-    assert [side for side in sides() if said().is_visible(side, ("base", "shipped"))] == ["a", "b", "shipped", "base"]
+    assert [side for side in sides() if said().is_visible(side, ("base", "shipped"))] == [
+        "a",
+        "b",
+        "shipped",
+        "base",
+    ]
     assert [side for side in sides() if said().is_visible(side, ())] == ["a", "b"]
-    shown = pane("shipped", said(Turn("Why?", {"shipped": Answer("So."), "lora": Answer("Because.")})))
+    shown = pane(
+        "shipped", said(Turn("Why?", {"shipped": Answer("So."), "lora": Answer("Because.")}))
+    )
     assert "As shipped" in shown and "So." in shown and "Because." not in shown
 
 
 def test_speed_and_memory_are_behind_a_switch() -> None:
     turn = Turn("Why?", {"lora": Answer("Because.", "stop", 10, 2.0, 0.25)})
-    assert "tokens/s" not in pane("b", said(turn)) and "tokens/s" in pane("b", said(turn, figures=True))
+    assert "tokens/s" not in pane("b", said(turn)) and "tokens/s" in pane(
+        "b", said(turn, figures=True)
+    )
 
 
 def test_a_correction_is_written_in_the_bubble() -> None:
-    turns = Turn("One?", {"lora": Answer("1"), "qlora": Answer("1")}), Turn("Two?", {"lora": Answer("3")})
+    turns = (
+        Turn("One?", {"lora": Answer("1"), "qlora": Answer("1")}),
+        Turn("Two?", {"lora": Answer("3")}),
+    )
     shown = pane("b", said(*turns, editing=(1, "lora"), note="Held out."))
-    form = shown[shown.index("<form"):shown.index("</form>")]
+    form = shown[shown.index("<form") : shown.index("</form>")]
     assert 'data-turn="1" data-side="b"' in form and ">3</textarea>" in form and "Held out." in form
     assert shown.count("<form") == 1 and shown.count('data-action="correct"') == 1
-    assert shown.index("<form") < shown.index("Two?") < shown.index("One?"), "the newest is first in the markup"
+    assert shown.index("<form") < shown.index("Two?") < shown.index("One?"), (
+        "the newest is first in the markup"
+    )
     hidden = Turn("Blind?", {"lora": Answer("1"), "qlora": Answer("2")}, blind=True)
     assert "<form" not in pane("b", said(hidden, blind=True, editing=(0, "lora")))
 
@@ -188,8 +252,16 @@ def test_a_correction_that_is_trained_already_says_so_in_the_bubble() -> None:
 
 def test_corrected_questions_are_shown_before_and_after() -> None:
     made = Correction("now", "Q?", "Right.", "Wrong.", "lora")
-    shown = plain(asked_again_view([AskedAgain(made, "right"), AskedAgain(made, "Wrong."), AskedAgain(made, "New."),
-                                    AskedAgain(made)]))
+    shown = plain(
+        asked_again_view(
+            [
+                AskedAgain(made, "right"),
+                AskedAgain(made, "Wrong."),
+                AskedAgain(made, "New."),
+                AskedAgain(made),
+            ]
+        )
+    )
     assert "1 of 3 answered as you corrected them, 1 in another way than before" in shown
     for mark in ("As corrected", "Not changed", "Changed", "Not asked yet"):
         assert mark in shown
@@ -198,7 +270,10 @@ def test_corrected_questions_are_shown_before_and_after() -> None:
 
 def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
     source = {"row": 7, "question": HOSTILE, "answer": HOSTILE, "similarity": 0.9}
-    answers = {"qlora": Answer("4", sources=(source,)), "lora": Answer("No.", sources=(source,), declined=True)}
+    answers = {
+        "qlora": Answer("4", sources=(source,)),
+        "lora": Answer("No.", sources=(source,), declined=True),
+    }
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
     for side in PAIR:
         hidden = pane(side, said(turn, blind=True))
@@ -211,7 +286,9 @@ def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
 
 
 def test_loading_ahead_tells_how_far_it_is() -> None:
-    loading = loading_view({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
+    loading = loading_view(
+        {"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)}
+    )
     assert "Compact (QLoRA, 4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
     assert "are loaded" in loading_view({"lora": Reply("loaded")})
     assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
@@ -222,7 +299,12 @@ def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
     shown = corrections_list([made, replace(made, question="Two")], {1})
     assert "&lt;b&gt;" in shown and shown.count("a test question") == 1
     note = retrained_note("new", RetrainingPlan((made,), (made,), (4, 5)), "Old")
-    for part in ("1 additional correction", "2 answers", "1 correction of test questions", "Compare it with Old"):
+    for part in (
+        "1 additional correction",
+        "2 answers",
+        "1 correction of test questions",
+        "Compare it with Old",
+    ):
         assert part in note
 
 
@@ -232,10 +314,16 @@ def asked(row: int, question: str, answer: str, **more: Any) -> Pair:
 
 def test_examples_are_questions_whose_answers_were_taught() -> None:
     training = [asked(n, f"q{n}?", f"a{n}") for n in range(9)]
-    validation = [asked(20 + n, f"v{n}?", f"a{n // 2}") for n in range(9)] + [asked(40, "new?", "unknown")]
+    validation = [asked(20 + n, f"v{n}?", f"a{n // 2}") for n in range(9)] + [
+        asked(40, "new?", "unknown")
+    ]
     found = example_questions(training, validation)
     assert len(found) == EXAMPLES and all(question.startswith("v") for question in found)
-    assert len({int(question[1:-1]) // 2 for question in found}) == EXAMPLES, "one question an answer"
+    assert len({int(question[1:-1]) // 2 for question in found}) == EXAMPLES, (
+        "one question an answer"
+    )
     assert found == example_questions(training, validation)
-    assert all(question.startswith("q") for question in example_questions(training, validation[-1:]))
+    assert all(
+        question.startswith("q") for question in example_questions(training, validation[-1:])
+    )
     assert example_questions([asked(1, "long " * 40, "a")], []) == []

@@ -14,7 +14,9 @@ from tests.ui.blocks import inside_blocks
 
 def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, bool]] = []
-    monkeypatch.setattr(train_tab, "start_run", lambda name, redo, now: started.append((name, redo)))
+    monkeypatch.setattr(
+        train_tab, "start_run", lambda name, redo, now: started.append((name, redo))
+    )
     tab, study = inside_blocks(train_tab.TrainTab), new_study()
     write_text(study.folder / "data" / "status.json", "{")
     start, *_, replace, shown, _ = tab._draw_run(StudyView(study.name))

@@ -11,7 +11,13 @@ import pytest
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.data.preview import inspect_file, with_system
-from assistant_builder.ui.data.row_editor import NO_ROWS, EditorRows, edited_file, editor_view, left_out_download
+from assistant_builder.ui.data.row_editor import (
+    NO_ROWS,
+    EditorRows,
+    edited_file,
+    editor_view,
+    left_out_download,
+)
 from assistant_builder.ui.data.tab import study_left_out, study_template_preview
 from assistant_builder.ui.data.view import (
     bins,
@@ -36,17 +42,23 @@ def plain(markup: str) -> str:
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "pairs.csv"
     rows = "".join(f"What is number {n}?,It is {n}.\n" for n in range(400))
-    path.write_text(f"question,answer\n{rows}Why?,\nWhat is number 3?,Another.\nWhat is number 4?,It is 4.\n")
+    path.write_text(
+        f"question,answer\n{rows}Why?,\nWhat is number 3?,Another.\nWhat is number 4?,It is 4.\n"
+    )
     return path
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("Say which (--set data.columns.question=NAME --set data.columns.answer=NAME), or",
-         "Say which (“Question” and “Answer” under “Match your columns”), or"),
-        ("none (--set data.columns.group='')",
-         "none (“Group, kept together” under “Match your columns” (not used))"),
+        (
+            "Say which (--set data.columns.question=NAME --set data.columns.answer=NAME), or",
+            "Say which (“Question” and “Answer” under “Match your columns”), or",
+        ),
+        (
+            "none (--set data.columns.group='')",
+            "none (“Group, kept together” under “Match your columns” (not used))",
+        ),
         ("Raise train.max_length to keep", "Raise “Longest pair” to keep"),
         ("with data.remove_leaks=never", "with “Remove overlap” (never)"),
         ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
@@ -74,18 +86,31 @@ def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file: Pat
     edited, edits = edited_file(file, {}, held, view.lines)
     assert edits.cells == 1 and edited != file and file.read_bytes() == before
     assert inspect_file(edited, {}).findings.dataset.rows == 403  # type: ignore[union-attr]
-    for stale in (EditorRows("elsewhere", view.numbers).to_text(), NO_ROWS.to_text(), "", "nonsense"):
+    for stale in (
+        EditorRows("elsewhere", view.numbers).to_text(),
+        NO_ROWS.to_text(),
+        "",
+        "nonsense",
+    ):
         assert edited_file(file, {}, stale, view.lines)[0] == file
     assert "left-out" in (left_out_download(edited, {}, "pairs") or "")
 
 
 def test_learned_text_is_marked_by_more_than_colour() -> None:
-    shown = RenderedSequence((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE)),
-                             700, 9)
-    text = rendered_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
+    shown = RenderedSequence(
+        (Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE)),
+        700,
+        9,
+    )
+    text = rendered_view(
+        [Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512
+    )
     assert "<img" not in text and '<mark class="ab-learned">&lt;img' in text
     assert "Row 7" in text
-    assert "700 tokens, 9 of them learned: longer than 512, so training leaves the row out" in plain(text)
+    assert (
+        "700 tokens, 9 of them learned: longer than 512, so training leaves the row out"
+        in plain(text)
+    )
 
 
 def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
@@ -94,25 +119,48 @@ def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
     assert sum(number for _, _, number in bars) == len(lengths)
     assert 512 in {high for _, high, _ in bars} and bars[-1][1] is None
     short = bins([5, 6, 7], 512)
-    assert sum(number for _, _, number in short) == 3 and short[-1][1] is not None and short[-1][1] < 512
+    assert (
+        sum(number for _, _, number in short) == 3
+        and short[-1][1] is not None
+        and short[-1][1] < 512
+    )
     assert bins([1], 32) == [(1, 1, 1)]
-    text = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths)), 64, 512, {7: 600, 12: 9_000})
-    assert "2 rows are longer than the model reads. Row 12 has 9,000 tokens" in plain(text) and "limit 512" in text
+    text = lengths_view(
+        Lengths(6_000, tuple(lengths), tuple(lengths)), 64, 512, {7: 600, 12: 9_000}
+    )
+    assert (
+        "2 rows are longer than the model reads. Row 12 has 9,000 tokens" in plain(text)
+        and "limit 512" in text
+    )
     assert "581 of the 6,000 pairs" in plain(text)
     assert lengths_view(Lengths(0, (), ()), 64, 512, {}) == ""
 
 
 def test_the_power_is_described_in_plain_words() -> None:
-    power = {"items": 100, "clusters": 100, "minimum_detectable": 0.125, "flip_rate": 0.2, "target": 0.02,
-             "items_needed": 3925}
+    power = {
+        "items": 100,
+        "clusters": 100,
+        "minimum_detectable": 0.125,
+        "flip_rate": 0.2,
+        "target": 0.02,
+        "items_needed": 3925,
+    }
     text = plain(power_view(power))
     assert "about 12 correct answers in a hundred" in text and "3,900" in text
     assert "too small" in power_view({**power, "minimum_detectable": 1.3})
 
 
 def test_leaks_and_unknown_columns_are_shown_with_examples() -> None:
-    leak = {"heldout_row": 3, "other_row": 9, "split": "train", "kind": "near", "similarity": 0.9,
-            "heldout_question": HOSTILE, "other_question": "Why?", "removed": True}
+    leak = {
+        "heldout_row": 3,
+        "other_row": 9,
+        "split": "train",
+        "kind": "near",
+        "similarity": 0.9,
+        "heldout_question": HOSTILE,
+        "other_question": "Why?",
+        "removed": True,
+    }
     text = leaks_view([leak], 1)
     assert "<img" not in text and "9: Why?" in text and "1 removed from the test" in plain(text)
     assert leaks_view([], 0) == ""
@@ -142,7 +190,12 @@ def test_the_system_prompt_of_the_study_applies_to_rows_without_one() -> None:
 def test_a_study_shows_only_training_rows_and_reports_a_missing_model() -> None:
     study = with_data(new_study())
     text, lengths = study_template_preview(study, 3)
-    heldout = [json.loads(line)["messages"] for line in study.split_file("heldout").read_text().splitlines()]
+    heldout = [
+        json.loads(line)["messages"]
+        for line in study.split_file("heldout").read_text().splitlines()
+    ]
     assert "not on this machine yet" in text and lengths == ""
-    assert not any(turns[-1]["content"] in text for turns in heldout if len(turns[-1]["content"]) > 20)
+    assert not any(
+        turns[-1]["content"] in text for turns in heldout if len(turns[-1]["content"]) > 20
+    )
     assert (study_left_out(study) is None) == (not study.split_file("rejected").read_text())

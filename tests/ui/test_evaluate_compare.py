@@ -43,7 +43,11 @@ def a() -> Study:
 @pytest.fixture
 def b() -> Study:
     study = make("wide", train__rank=64)
-    edit(study, each(lambda sample: {"answer": "Quite another one.", "nll": 1.5 * sample["nll"]}), ("Q4",))
+    edit(
+        study,
+        each(lambda sample: {"answer": "Quite another one.", "nll": 1.5 * sample["nll"]}),
+        ("Q4",),
+    )
     return study
 
 
@@ -59,7 +63,9 @@ def test_verdicts_differences_and_figures_are_shown(a: Study, b: Study) -> None:
     assert "No recorded setting or file differs" in plain(comparison_tables(compare_studies(a, a)))
 
 
-def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistants(a: Study, b: Study) -> None:
+def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistants(
+    a: Study, b: Study
+) -> None:
     record = compare_studies(a, b)
     loss, scores, declines = comparison_panels(record)
     assert [row.title for row in declines.rows] == ["Q4 · False declines", "L16 · False declines"]
@@ -67,10 +73,14 @@ def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistan
     assert {row.title.split(" ")[0] for row in scores.rows} == {"Q4", "L16"}
     assert scores.margin is None and loss.margin == record["verdicts"][0]["margin"]
     assert interval_figure([loss, scores]).to_json()
-    per_byte = {**record, "loss": "nll_per_byte", "contrasts": [
-        {**row, "metric": "nll_per_byte" if row["metric"] == "nll_per_token" else row["metric"]}
-        for row in record["contrasts"]
-    ]}
+    per_byte = {
+        **record,
+        "loss": "nll_per_byte",
+        "contrasts": [
+            {**row, "metric": "nll_per_byte" if row["metric"] == "nll_per_token" else row["metric"]}
+            for row in record["contrasts"]
+        ],
+    }
     assert comparison_panels(per_byte)[0].unit == "nats per byte"
 
 
@@ -114,10 +124,17 @@ def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel,
     stranger = make("stranger")
     edit(stranger, each(lambda sample: {"reference": "elsewhere"}))
     note, body, _ = choices(panel, a.name)
-    assert "No other project has the same test questions" in note["value"] and "stranger" in note["value"]
+    assert (
+        "No other project has the same test questions" in note["value"]
+        and "stranger" in note["value"]
+    )
     make("wide", train__rank=64)
     note, body, other = choices(panel, a.name)
-    assert body["visible"] and other["value"] == "wide" and other["choices"] == [("wide  ·  12 shared items", "wide")]
+    assert (
+        body["visible"]
+        and other["value"] == "wide"
+        and other["choices"] == [("wide  ·  12 shared items", "wide")]
+    )
     assert "stranger" in note["value"]
     fresh = with_data(new_study("fresh", LARGE))
     assert "Not evaluated yet" in choices(panel, fresh.name)[0]["value"]
@@ -125,10 +142,16 @@ def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel,
     assert "narrow" not in no_comparison_note("x", ["y"])
 
 
-def test_comparing_says_that_it_is_at_it_and_then_what_it_found(panel: CompareStudiesPanel, a: Study, b: Study) -> None:
+def test_comparing_says_that_it_is_at_it_and_then_what_it_found(
+    panel: CompareStudiesPanel, a: Study, b: Study
+) -> None:
     first, last = list(panel._compare("wide", "narrow"))
     assert "Comparing wide with narrow" in first[1] and not first[-1]["interactive"]
-    assert last[0] == ("narrow", "wide") and "wide compared with narrow" in last[1] and last[2]["visible"]
+    assert (
+        last[0] == ("narrow", "wide")
+        and "wide compared with narrow" in last[1]
+        and last[2]["visible"]
+    )
     assert last[-1]["interactive"] and len(first) == len(last) == 6 + len(panel.browser.outputs)
 
 
@@ -140,7 +163,9 @@ def test_what_cannot_be_compared_says_why(panel: CompareStudiesPanel, a: Study) 
     assert "Choose a project" in only[1]
 
 
-def test_the_list_follows_other_studies_and_the_result_its_own(panel: CompareStudiesPanel, a: Study) -> None:
+def test_the_list_follows_other_studies_and_the_result_its_own(
+    panel: CompareStudiesPanel, a: Study
+) -> None:
     before = [section.mark(StudyView(a.name)) for section in panel.sections()]
     make("wide", train__rank=64)
     after = [section.mark(StudyView(a.name)) for section in panel.sections()]

@@ -55,9 +55,21 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("shelf")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-        reported(evaluated(trained(with_data(new_study(
-            "finished", seeds=3, eval__bootstrap_resamples=400, eval__primary_metric="nll_per_token", eval__margin=0.03,
-        )))))
+        reported(
+            evaluated(
+                trained(
+                    with_data(
+                        new_study(
+                            "finished",
+                            seeds=3,
+                            eval__bootstrap_resamples=400,
+                            eval__primary_metric="nll_per_token",
+                            eval__margin=0.03,
+                        )
+                    )
+                )
+            )
+        )
     return home
 
 
@@ -108,7 +120,10 @@ def test_a_running_evaluation_shows_each_cell_and_what_there_is() -> None:
     said = plain(evaluation_state(take_snapshot(study)))
     assert "Q4: answering the test questions: 25 %, 40 s left" in said
     assert "Q4 Compact (QLoRA, 4-bit) running answering the test questions" in said
-    assert "L16 Full (LoRA, 16-bit) done 41 s" in said and "QR QLoRA export, requantized not run yet" in said
+    assert (
+        "L16 Full (LoRA, 16-bit) done 41 s" in said
+        and "QR QLoRA export, requantized not run yet" in said
+    )
     assert "Scored so far: 7 of 10 cells" in said
 
 
@@ -117,7 +132,9 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     study.status_file("evaluate").unlink(missing_ok=True)
     study.write_config(study.config.with_changes({"executor": "ray"}))
     running(study, "score-1", Progress(25, 100, "%", "Q16: answering the test questions", 40.0))
-    running(study, "score-2", Progress(50, 100, "%", "Q4: similarity of answer and reference", 20.0))
+    running(
+        study, "score-2", Progress(50, 100, "%", "Q4: similarity of answer and reference", 20.0)
+    )
     shown = evaluation_state(take_snapshot(study))
     said = plain(shown)
     assert "Q16: answering the test questions: 25 %, 40 s left" in said
@@ -129,8 +146,10 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     assert "memory ran out" in plain(evaluation_state(take_snapshot(study)))
 
 
-@pytest.mark.parametrize(("state", "words"), [("failed", "memory ran out"), ("cancelled", "was cancelled"),
-                                              ("lost", "was interrupted")])
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("failed", "memory ran out"), ("cancelled", "was cancelled"), ("lost", "was interrupted")],
+)
 def test_an_evaluation_that_stopped_keeps_its_scores(state: str, words: str) -> None:
     study = half_scored()
     error = {"what": "memory ran out", "where": "cell Q4", "remedy": "Lower eval.batch_size"}
@@ -148,20 +167,38 @@ def test_a_report_that_failed_is_told_where_its_verdict_is_missed() -> None:
     assert "the disk is full" in plain(evaluation_state(take_snapshot(study)))
 
 
-def test_the_verdict_comes_with_the_tables_behind_it(finished: Snapshot, report: dict[str, Any]) -> None:
+def test_the_verdict_comes_with_the_tables_behind_it(
+    finished: Snapshot, report: dict[str, Any]
+) -> None:
     assert evaluation_state(finished) == ""
     said = plain(verdict_callout(report)).replace("&#39;", "'")
     assert report["sentence"] in said and report["summary"][0] in said
     levels: dict[str, list[str]] = {"serious": [], "note": []}
     for warning in report["warnings"]:
         levels[warning["level"]].append(warning["text"][:60].replace("'", "&#39;"))
-    assert levels["serious"] and all(f"Warning: {text}".replace("&#39;", "'") in said for text in levels["serious"])
+    assert levels["serious"] and all(
+        f"Warning: {text}".replace("&#39;", "'") in said for text in levels["serious"]
+    )
     assert f"What to do: {report['verdict']['action']}" in said and "What it means: " in said
-    for words in ("Within the margin?", "False declines", "shown", *report["basis"], "Leaving out any one"):
+    for words in (
+        "Within the margin?",
+        "False declines",
+        "shown",
+        *report["basis"],
+        "Leaving out any one",
+    ):
         assert words in said
     tables = plain(report_tables(report))
-    for words in ("B16", "Compact (QLoRA, 4-bit)", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
-                  "Which export keeps", *levels["note"]):
+    for words in (
+        "B16",
+        "Compact (QLoRA, 4-bit)",
+        "95 % interval",
+        "Q4 \N{MINUS SIGN} L16",
+        "Exact match",
+        "copy",
+        "Which export keeps",
+        *levels["note"],
+    ):
         assert words in tables
     assert power_sentence(report).startswith("With 12 items")
     assert power_sentence({**report, "power": []}) == ""
@@ -171,7 +208,13 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str
     found = conclude(report)
     shown = good_enough_card(report, found)
     said = plain(shown)
-    for words in ("Is it good enough?", "9 of 12 exactly right", found.good_enough, "Right answer", found.action):
+    for words in (
+        "Is it good enough?",
+        "9 of 12 exactly right",
+        found.good_enough,
+        "Right answer",
+        found.action,
+    ):
         assert words in said
     assert 'data-action="chat"' in shown and "ab-bars" not in shown
     assert found.four_bit in plain(four_bit_card(report, found))
@@ -186,50 +229,88 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str
 
 
 def test_three_bars_show_that_copying_is_better(report: dict[str, Any]) -> None:
-    found = replace(conclude(report), bars=(Bar("copy", "Copying an answer", 0.9, "90.0%"),
-                                            Bar("lora", "Full", 0.5, "50.0%")), rival="Copying is better.")
+    found = replace(
+        conclude(report),
+        bars=(Bar("copy", "Copying an answer", 0.9, "90.0%"), Bar("lora", "Full", 0.5, "50.0%")),
+        rival="Copying is better.",
+    )
     shown = good_enough_card(report, found)
     assert "<figcaption>Copying is better.</figcaption>" in shown and 'style="width:90.0%"' in shown
 
 
 @pytest.mark.parametrize("outcome", ["no worse", "worse", "inconclusive"])
-def test_four_bit_is_called_as_good_only_if_the_verdict_is_no_worse(report: dict[str, Any], outcome: str) -> None:
+def test_four_bit_is_called_as_good_only_if_the_verdict_is_no_worse(
+    report: dict[str, Any], outcome: str
+) -> None:
     changed = {**report, "objection": "", "verdict": {**report["verdict"], "outcome": outcome}}
     shown = four_bit_card(changed, conclude(changed))
     assert ("The compact one is as good:" in shown) == (outcome == "no worse")
 
 
 def test_an_inconclusive_verdict_is_called_too_few_questions(report: dict[str, Any]) -> None:
-    changed = {**report, "objection": "", "verdict": {**report["verdict"], "outcome": "inconclusive"}}
+    changed = {
+        **report,
+        "objection": "",
+        "verdict": {**report["verdict"], "outcome": "inconclusive"},
+    }
     assert f"<strong>{TOO_FEW}<" in verdict_callout(changed)
 
 
 def test_a_change_after_scoring_is_not_folded(report: dict[str, Any]) -> None:
     declared = {"primary_metric": "nll_per_token", "margin": 0.03, "second_metric": "token_f1"}
-    frozen = {"declared": declared, "sha256": "ab" * 32, "written": "2026-01-01T10:00:00+00:00",
-              "changes": [{"name": "margin", "was": 0.03, "now": 0.05}]}
+    frozen = {
+        "declared": declared,
+        "sha256": "ab" * 32,
+        "written": "2026-01-01T10:00:00+00:00",
+        "changes": [{"name": "margin", "was": 0.03, "now": 0.05}],
+    }
     changed = {**report, "verdict": {**report["verdict"], "frozen": frozen}}
-    assert "Changed after scoring and not applied: margin" in four_bit_card(changed, conclude(changed))
+    assert "Changed after scoring and not applied: margin" in four_bit_card(
+        changed, conclude(changed)
+    )
     page = verdict_callout(changed)
-    place = page.index("Changed after scoring and not applied: margin, was 0.03 nats per token, now 0.05 nats per "
-                       "token.")
+    place = page.index(
+        "Changed after scoring and not applied: margin, was 0.03 nats per token, now 0.05 nats per "
+        "token."
+    )
     assert place < page.index("<details")
 
 
 def test_more_than_three_serious_warnings_are_folded(report: dict[str, Any]) -> None:
-    found = [{"code": f"code_{place}", "level": "serious", "text": f"Warning {place}."} for place in range(5)]
+    found = [
+        {"code": f"code_{place}", "level": "serious", "text": f"Warning {place}."}
+        for place in range(5)
+    ]
     page = verdict_callout({**report, "warnings": found})
     first, folded = page.split("<summary>2 more warnings</summary>")
     assert first.count("<b>Warning:</b>") == 3 and "Warning 4." in folded
 
 
 def test_a_report_of_an_earlier_version_is_shown(report: dict[str, Any]) -> None:
-    added = ("bounds", "action", "estimand", "clustered_by", "leave_one_out", "uncovered", "frozen", "possible_harm",
-             "trained_again", "seeds")
-    old = {key: value for key, value in report.items() if key not in ("basis", "objection", "other_claim", "uncovered")}
+    added = (
+        "bounds",
+        "action",
+        "estimand",
+        "clustered_by",
+        "leave_one_out",
+        "uncovered",
+        "frozen",
+        "possible_harm",
+        "trained_again",
+        "seeds",
+    )
+    old = {
+        key: value
+        for key, value in report.items()
+        if key not in ("basis", "objection", "other_claim", "uncovered")
+    }
     old["verdict"] = {key: value for key, value in report["verdict"].items() if key not in added}
     said = plain(verdict_callout(old))
-    assert report["sentence"] in said.replace("&#39;", "'") and "What to do" not in said and "rests on" not in said
+    assert (
+        report["sentence"] in said.replace("&#39;", "'")
+        and "What to do" not in said
+        and "rests on" not in said
+    )
     assert report_tables(old) and headline_panels(old) and report_conclusion(old) is not None
     assert report_conclusion({"verdict": {}}) is None
 
@@ -237,9 +318,14 @@ def test_a_report_of_an_earlier_version_is_shown(report: dict[str, Any]) -> None
 def test_the_rules_of_the_verdict_are_told_before_scoring(tab: EvaluateTab) -> None:
     study = trained(with_data(new_study("unscored")))
     said = plain(section(tab, "evaluate").draw(StudyView(study.name))[3]["value"])
-    assert "How the verdict is reached" in said and "the verdict is by loss (margin 0.03 nats per token)" in said
+    assert (
+        "How the verdict is reached" in said
+        and "the verdict is by loss (margin 0.03 nats per token)" in said
+    )
     (study.split_file("train")).write_text("")
-    assert "How the verdict" not in plain(section(tab, "evaluate").draw(StudyView(study.name))[3]["value"])
+    assert "How the verdict" not in plain(
+        section(tab, "evaluate").draw(StudyView(study.name))[3]["value"]
+    )
 
 
 # pictures
@@ -257,7 +343,9 @@ def test_every_difference_is_drawn_where_it_lies(report: dict[str, Any]) -> None
     figure = interval_figure(panels)
     drawn = sorted(x for trace in figure.data for x in trace.x)
     assert drawn == pytest.approx(sorted(row.delta for row in rows))
-    ends = sorted(x + up for trace in figure.data for x, up in zip(trace.x, trace.error_x.array, strict=True))
+    ends = sorted(
+        x + up for trace in figure.data for x, up in zip(trace.x, trace.error_x.array, strict=True)
+    )
     assert ends == pytest.approx(sorted(row.high for row in rows))
     assert all(row.title in texts(figure) for row in rows)
 
@@ -269,24 +357,46 @@ def test_the_margin_is_drawn_on_the_side_of_harm(report: dict[str, Any]) -> None
     harms = [shape.x1 for shape in figure.layout.shapes if shape.type == "rect"]
     assert harms == [report["verdict"]["margin"]] and scores.margin is None
     assert figure.layout.xaxis.range[0] < figure.layout.xaxis.range[1]
-    assert figure.layout.xaxis2.range[0] > figure.layout.xaxis2.range[1], "right is worse on every axis"
-    by_score = {**report, "primary_metric": "exact_match", "verdict": {**report["verdict"], "margin": 0.02}}
-    harm = [shape.x1 for shape in interval_figure(headline_panels(by_score)).layout.shapes if shape.type == "rect"]
+    assert figure.layout.xaxis2.range[0] > figure.layout.xaxis2.range[1], (
+        "right is worse on every axis"
+    )
+    by_score = {
+        **report,
+        "primary_metric": "exact_match",
+        "verdict": {**report["verdict"], "margin": 0.02},
+    }
+    harm = [
+        shape.x1
+        for shape in interval_figure(headline_panels(by_score)).layout.shapes
+        if shape.type == "rect"
+    ]
     assert harm == [-2.0], "two points fewer are the harm"
 
 
 def test_the_tone_of_a_difference_follows_its_interval() -> None:
-    row = {"metric": "nll_per_token", "delta": 0.2, "ci_low": 0.1, "ci_high": 0.3, "higher_is_better": False}
+    row = {
+        "metric": "nll_per_token",
+        "delta": 0.2,
+        "ci_low": 0.1,
+        "ci_high": 0.3,
+        "higher_is_better": False,
+    }
     assert contrast_row(row, "", "").tone == "worse"
-    assert contrast_row({**row, "metric": "chrf", "higher_is_better": True}, "", "").tone == "better"
+    assert (
+        contrast_row({**row, "metric": "chrf", "higher_is_better": True}, "", "").tone == "better"
+    )
     assert contrast_row({**row, "ci_low": -0.1}, "", "").tone == "open"
-    assert contrast_row({**row, "metric": "chrf"}, "", "").delta == pytest.approx(20.0), "points of 100"
+    assert contrast_row({**row, "metric": "chrf"}, "", "").delta == pytest.approx(20.0), (
+        "points of 100"
+    )
 
 
 def test_the_waterfall_adds_up(report: dict[str, Any]) -> None:
     figure = waterfall_figure(report["attribution"])
     start, first, second, end = figure.data
-    assert first.base[0] == start.x[0] and second.base[0] == pytest.approx(first.base[0] + first.x[0])
+    assert first.base[0] == start.x[0] and second.base[0] == pytest.approx(
+        first.base[0] + first.x[0]
+    )
     assert second.base[0] + second.x[0] == pytest.approx(end.x[0])
     assert "Storing the base in 4 bits" in texts(figure) and "Training in 4 bits" in texts(figure)
 
@@ -295,7 +405,11 @@ def test_cells_reliability_and_seeds_are_drawn(report: dict[str, Any]) -> None:
     everything = {**report["cells"], **report["baselines"]}
     figure = cells_figure(everything, "exact_match")
     assert figure is not None
-    scored = [name for name, record in everything.items() if record["metrics"].get("exact_match") is not None]
+    scored = [
+        name
+        for name, record in everything.items()
+        if record["metrics"].get("exact_match") is not None
+    ]
     assert sum(len(trace.x) for trace in figure.data) == len(scored)
     assert figure.layout.xaxis.autorange == "reversed"
     assert cells_figure({"B16": {"metrics": {}}}, "chrf") is None
@@ -303,8 +417,10 @@ def test_cells_reliability_and_seeds_are_drawn(report: dict[str, Any]) -> None:
     assert [list(trace.x) for trace in seeds_figure(seeds).data] == [
         [run[cell] for run in seeds["runs"]] for cell in ("L16", "Q4")
     ]
-    bins = [{"n": 5, "mean_probability": 0.4, "correct": 0.2, "ci": [0.1, 0.5]},
-            {"n": 0, "mean_probability": 0, "correct": 0, "ci": [0, 0]}]
+    bins = [
+        {"n": 5, "mean_probability": 0.4, "correct": 0.2, "ci": [0.1, 0.5]},
+        {"n": 0, "mean_probability": 0, "correct": 0, "ci": [0, 0]},
+    ]
     trust = {"cells": {"L16": {"bins": bins}, "Q4": {"bins": bins}}}
     assert [len(trace.x) for trace in reliability_figure(trust).data] == [2, 1, 1]
     listed = reliability_table(trust)
@@ -312,7 +428,10 @@ def test_cells_reliability_and_seeds_are_drawn(report: dict[str, Any]) -> None:
 
 
 def test_no_picture_brings_a_ground_of_its_own(report: dict[str, Any]) -> None:
-    for figure in (interval_figure(headline_panels(report)), waterfall_figure(report["attribution"])):
+    for figure in (
+        interval_figure(headline_panels(report)),
+        waterfall_figure(report["attribution"]),
+    ):
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
         assert "http" not in figure.to_json() and "white" not in figure.to_json()
 
@@ -365,7 +484,9 @@ def test_training_that_goes_on_draws_nothing_here_anew(tab: EvaluateTab, study: 
     (study.arm_folder("lora") / "metrics.jsonl").write_text("")
     assert {part.key: part.mark(StudyView(study.name)) for part in tab.sections()} == before
     (study.folder / "report.json").touch()
-    changed = {part.key for part in tab.sections() if part.mark(StudyView(study.name)) != before[part.key]}
+    changed = {
+        part.key for part in tab.sections() if part.mark(StudyView(study.name)) != before[part.key]
+    }
     assert changed == {"evaluate", "evaluate-conclusion", "evaluate-result", "evaluate-items"}
 
 

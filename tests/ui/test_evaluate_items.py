@@ -22,7 +22,14 @@ from assistant_builder.ui.evaluate.item_filters import (
     make_item_set,
     study_items,
 )
-from assistant_builder.ui.evaluate.view import PER_PAGE, example_table, item_view, items_view, pager_text, pages
+from assistant_builder.ui.evaluate.view import (
+    PER_PAGE,
+    example_table,
+    item_view,
+    items_view,
+    pager_text,
+    pages,
+)
 from evals.metrics import METRICS
 from evals.report.brief import Example
 from evals.report.items import change
@@ -36,19 +43,40 @@ RIGHT = "the reference"
 
 def item(row: int, first: str | None, second: str | None, **more: Any) -> dict[str, Any]:
     """An item as ``item_rows`` makes it; an answer is right when it equals the reference."""
-    answers = {cell: answer for cell, answer in (("L16", first), ("Q4", second)) if answer is not None}
-    metrics = {cell: {"nll_per_token": 0.5 + 0.1 * row * (cell == "Q4"), "exact_match": float(answer == RIGHT)}
-               for cell, answer in answers.items()}
+    answers = {
+        cell: answer for cell, answer in (("L16", first), ("Q4", second)) if answer is not None
+    }
+    metrics = {
+        cell: {
+            "nll_per_token": 0.5 + 0.1 * row * (cell == "Q4"),
+            "exact_match": float(answer == RIGHT),
+        }
+        for cell, answer in answers.items()
+    }
     return {
-        "item": str(row), "row": row, "turn": 0, "cluster": None, "answerable": True, "question": f"Question {row}?",
-        "context": [], "reference": RIGHT, "answers": answers, "declined": {}, "tokens": 5,
-        "nll": {"L16": 2.5, "Q4": 2.5}, "metrics": metrics, **more,
+        "item": str(row),
+        "row": row,
+        "turn": 0,
+        "cluster": None,
+        "answerable": True,
+        "question": f"Question {row}?",
+        "context": [],
+        "reference": RIGHT,
+        "answers": answers,
+        "declined": {},
+        "tokens": 5,
+        "nll": {"L16": 2.5, "Q4": 2.5},
+        "metrics": metrics,
+        **more,
     }
 
 
 ROWS = [
-    item(3, RIGHT, "another thing"), item(1, "another thing", RIGHT), item(2, "one thing", "another thing"),
-    item(4, RIGHT, RIGHT, declined={"L16": True, "Q4": False}, answerable=False), item(5, None, "word"),
+    item(3, RIGHT, "another thing"),
+    item(1, "another thing", RIGHT),
+    item(2, "one thing", "another thing"),
+    item(4, RIGHT, RIGHT, declined={"L16": True, "Q4": False}, answerable=False),
+    item(5, None, "word"),
 ]
 NAMES = {"L16": "L16 · LoRA", "Q4": "Q4 · QLoRA", "B16": "untuned"}
 WISH = ItemFilter("L16", "Q4")
@@ -83,7 +111,13 @@ def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items: Ite
 
 @pytest.mark.parametrize(
     ("show", "found"),
-    [("different", [1, 2, 3]), ("lost", [3]), ("gained", [1]), ("declined", [4]), ("unanswerable", [4])],
+    [
+        ("different", [1, 2, 3]),
+        ("lost", [3]),
+        ("gained", [1]),
+        ("declined", [4]),
+        ("unanswerable", [4]),
+    ],
 )
 def test_items_are_filtered(items: ItemSet, show: Any, found: list[int]) -> None:
     assert rows_of(items, show=show) == found
@@ -102,8 +136,16 @@ def test_the_worst_come_first_and_the_unscored_last(items: ItemSet) -> None:
     assert degradation(ROWS[4], "L16", "Q4", "exact_match") is None
 
 
-@pytest.mark.parametrize(("search", "found"), [("question 3", [3]), ("ANOTHER", [1, 2, 3]), ("ｗｏｒｄ", [5]),
-                                               ("nowhere", []), ("  ", [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("question 3", [3]),
+        ("ANOTHER", [1, 2, 3]),
+        ("ｗｏｒｄ", [5]),
+        ("nowhere", []),
+        ("  ", [1, 2, 3, 4, 5]),
+    ],
+)
 def test_items_are_searched(items: ItemSet, search: str, found: list[int]) -> None:
     assert rows_of(items, search=search) == found
 
@@ -118,7 +160,9 @@ def test_relations_are_those_of_the_report() -> None:
     assert found is not None
     for row in found.rows:
         for first, second in (("L16", "Q4"), ("B16", "LM"), ("Q4", "L4")):
-            assert answer_change(row, first, second) == change(cells[first], cells[second], row["item"])
+            assert answer_change(row, first, second) == change(
+                cells[first], cells[second], row["item"]
+            )
 
 
 def test_items_are_there_as_soon_as_both_assistants_are_scored() -> None:
@@ -133,7 +177,12 @@ def test_items_are_there_as_soon_as_both_assistants_are_scored() -> None:
 
 
 def test_words_are_marked_by_more_than_colour(items: ItemSet) -> None:
-    row = item(1, "opens at nine on the pier", "opens at ten on the pier", reference="opens at nine on the quay")
+    row = item(
+        1,
+        "opens at nine on the pier",
+        "opens at ten on the pier",
+        reference="opens at nine on the quay",
+    )
     each = item_view(items, row, WISH, "each other")
     assert '<mark class="ab-own">nine</mark>' in each and '<mark class="ab-own">ten</mark>' in each
     against = item_view(items, row, WISH, "the reference")
@@ -150,21 +199,32 @@ def test_scores_and_differences_are_shown_with_their_direction(items: ItemSet) -
 
 @pytest.mark.parametrize("marks", ["each other", "the reference", "nothing"])
 def test_text_stays_text(items: ItemSet, marks: Any) -> None:
-    row = item(1, HOSTILE, f"{HOSTILE} and more", question=HOSTILE, reference=HOSTILE, cluster=HOSTILE,
-               context=[{"role": HOSTILE, "content": HOSTILE}])
+    row = item(
+        1,
+        HOSTILE,
+        f"{HOSTILE} and more",
+        question=HOSTILE,
+        reference=HOSTILE,
+        cluster=HOSTILE,
+        context=[{"role": HOSTILE, "content": HOSTILE}],
+    )
     drawn = item_view(items, row, WISH, marks)
     assert "<img" not in drawn and "<script" not in drawn
 
 
 def test_right_to_left_answers_keep_their_direction(items: ItemSet) -> None:
-    drawn = item_view(items, item(1, "שלום עולם", "שלום לך", question="מה שלומך?"), WISH, "each other")
+    drawn = item_view(
+        items, item(1, "שלום עולם", "שלום לך", question="מה שלומך?"), WISH, "each other"
+    )
     assert drawn.count('dir="auto"') == 4 and '<mark class="ab-own">עולם</mark>' in drawn
 
 
 def test_a_page_holds_ten_items() -> None:
     many = make_item_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
     rows = filter_items(many, WISH)
-    assert [items_view(many, rows, WISH, "nothing", page).count("<article") for page in (1, 2, 3)] == [10, 10, 3]
+    assert [
+        items_view(many, rows, WISH, "nothing", page).count("<article") for page in (1, 2, 3)
+    ] == [10, 10, 3]
     assert (pages(23), pages(20), pages(0)) == (3, 2, 1) and PER_PAGE == 10
     assert (pager_text(23, 3), pager_text(0, 1)) == ("21–23 of 23", "None")
     assert "No matching items" in items_view(many, [], WISH, "nothing", 1)
@@ -181,7 +241,12 @@ def test_turning_pages_stays_within_the_items() -> None:
     assert len(browser.open_values(None)) == len(browser.outputs)
     asked = ("study", "L16", "Q4", "all", "file", "nll_per_token", "nothing", "")
     _, page, _, back, place, onward = browser._show_page(*asked, 3)
-    assert (page, place, back["interactive"], onward["interactive"]) == (3, "21–23 of 23", True, False)
+    assert (page, place, back["interactive"], onward["interactive"]) == (
+        3,
+        "21–23 of 23",
+        True,
+        False,
+    )
     assert browser._show_page(*asked, 4)[1] == 3 and browser._show_page(*asked, 0)[1] == 1
     assert browser._show_page("study", *asked[1:7], "question 21", 1)[4] == "1–1 of 1"
     show = browser._show_page("study", *asked[1:], 1)[0]
@@ -190,8 +255,12 @@ def test_turning_pages_stays_within_the_items() -> None:
 
 def test_a_cell_that_is_gone_changes_nothing() -> None:
     study = scored()
-    browser = inside_blocks(lambda: ItemBrowser(lambda key: study_items(Study.open(key)), "ab-some"))
-    answer = browser._show_page(study.name, "L16", "gone", "all", "file", "nll_per_token", "nothing", "", 1)
+    browser = inside_blocks(
+        lambda: ItemBrowser(lambda key: study_items(Study.open(key)), "ab-some")
+    )
+    answer = browser._show_page(
+        study.name, "L16", "gone", "all", "file", "nll_per_token", "nothing", "", 1
+    )
     assert len(answer) == 6 and all("value" not in part for part in answer)
 
 

@@ -39,8 +39,10 @@ from tests.synthetic_study import finished_study, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 SPEC = ExportSpec("lora", "merged")
-HERE, ELSEWHERE = (gr.Request(request=Request({"type": "http", "headers": [], LOCAL: local}))
-                   for local in (True, False))
+HERE, ELSEWHERE = (
+    gr.Request(request=Request({"type": "http", "headers": [], LOCAL: local}))
+    for local in (True, False)
+)
 STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library", token="site-x")
 
 
@@ -57,8 +59,14 @@ def chosen(shown: dict[str, list[Any]]) -> tuple[str, str]:
 
 def record_of(job: ExportJob, **more: Any) -> None:
     process = psutil.Process()
-    values = {"state": "running", "target": str(job.files), "started": time.time(), "pid": process.pid,
-              "process_started": process.create_time(), **more}
+    values = {
+        "state": "running",
+        "target": str(job.files),
+        "started": time.time(),
+        "pid": process.pid,
+        "process_started": process.create_time(),
+        **more,
+    }
     job.write(JobRecord(**values))
 
 
@@ -70,10 +78,18 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
     (job.files / "README.md").write_text("# Card <b>of</b> it")
     rescore = Rescore(outcome, cell=spec.cell, items=20)  # type: ignore[arg-type]
     sha = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
-    write_json(job.files / "export.json", {
-        "adapter_sha256": sha, "chat_template": "ChatML", "rescore": asdict(rescore), "archive": None,
-        "sentences": ["It was scored <i>again</i>."], "files": describe_files(job.files), **more,
-    })
+    write_json(
+        job.files / "export.json",
+        {
+            "adapter_sha256": sha,
+            "chat_template": "ChatML",
+            "rescore": asdict(rescore),
+            "archive": None,
+            "sentences": ["It was scored <i>again</i>."],
+            "files": describe_files(job.files),
+            **more,
+        },
+    )
     job.archive.write_bytes(b"zip")
     record_of(job, state="succeeded", seconds=31.0)
     return job
@@ -82,7 +98,10 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
 def test_before_training_the_tab_says_what_to_do() -> None:
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, new_study())
-    assert "Train both assistants" in shown["export-body"][1]["value"] and not shown["export-body"][2]["visible"]
+    assert (
+        "Train both assistants" in shown["export-body"][1]["value"]
+        and not shown["export-body"][2]["visible"]
+    )
     assert all(shown[f"export-{spec.name}"][1] == "" for spec in export_specs())
 
 
@@ -92,21 +111,38 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     ready = drawn(tab, study)
     assert chosen(ready) == ("lora", "adapter")  # as advised: 4-bit was worse
     _, state, start, cancel, download, *_ = ready["export-lora-merged"]
-    assert "About <b>275 MB</b>" in state and start["visible"] and not cancel["visible"] and not download["visible"]
+    assert (
+        "About <b>275 MB</b>" in state
+        and start["visible"]
+        and not cancel["visible"]
+        and not download["visible"]
+    )
     assert "into the original weights it would be another" in ready["export-qlora-merged"][1]
-    assert "+0.016" in ready["export-choice"][-1] and "Full (LoRA, 16-bit)" in ready["export-choice"][-2]
+    assert (
+        "+0.016" in ready["export-choice"][-1]
+        and "Full (LoRA, 16-bit)" in ready["export-choice"][-2]
+    )
 
     job = ExportJob(study, SPEC)
     record_of(job, percent=62, message="Scoring it again: 8 of 20 items")
     busy = drawn(tab, study)
     assert chosen(busy) == ("lora", "merged")
     assert [update["visible"] for update in busy["export-choice"][3 : 3 + len(export_specs())]] == [
-        spec == SPEC for spec in export_specs()]
+        spec == SPEC for spec in export_specs()
+    ]
     _, state, start, cancel, download, *_ = busy["export-lora-merged"]
-    assert "62 %: Scoring it again: 8 of 20 items" in state and not start["visible"] and cancel["visible"]
+    assert (
+        "62 %: Scoring it again: 8 of 20 items" in state
+        and not start["visible"]
+        and cancel["visible"]
+    )
     assert busy["export-lora-merged"][0] != ready["export-lora-merged"][0]
 
-    record_of(job, state="failed", error={"what": "the <disk> is full", "where": "here", "remedy": "Free space"})
+    record_of(
+        job,
+        state="failed",
+        error={"what": "the <disk> is full", "where": "here", "remedy": "Free space"},
+    )
     assert "the &lt;disk&gt; is full" in drawn(tab, study)["export-lora-merged"][1]
     record_of(job, process_started=1.0)
     assert "interrupted" in drawn(tab, study)["export-lora-merged"][1]
@@ -116,7 +152,9 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
 
 def test_only_a_grounded_study_offers_its_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, bool]] = []
-    monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append((job.study.name, with_data)))
+    monkeypatch.setattr(
+        ExportJob, "start", lambda job, *, with_data: started.append((job.study.name, with_data))
+    )
     tab = inside_blocks(ExportTab)
     panel = next(panel for panel in tab.panels if panel.spec == SPEC)
     for name in ("memory", "grounded"):
@@ -135,30 +173,56 @@ def test_a_finished_export_is_told_offered_and_explained() -> None:
     tab = inside_blocks(ExportTab)
     job = finish(study, SPEC)
     _, state, start, _, download, *ways, command = drawn(tab, study)["export-lora-merged"]
-    assert "its scores match the evaluation" in state and "scored &lt;i&gt;again" in state and str(job.files) in state
+    assert (
+        "its scores match the evaluation" in state
+        and "scored &lt;i&gt;again" in state
+        and str(job.files) in state
+    )
     assert "# Card &lt;b&gt;of&lt;/b&gt;" in state
-    assert download["visible"] and download["value"].endswith(job.archive.name) and start["value"] == "Export again"
+    assert (
+        download["visible"]
+        and download["value"].endswith(job.archive.name)
+        and start["value"] == "Export again"
+    )
     assert [way["visible"] for way in ways] == [True, True, True, False]
     assert str(job.files) in ways[0]["value"] and "ollama create library" in ways[1]["value"]
-    assert command == "assistant-builder export library --arm lora --format merged --to library-lora-merged"
+    assert (
+        command
+        == "assistant-builder export library --arm lora --format merged --to library-lora-merged"
+    )
 
     finish(study, SPEC, "moved", adapter_sha256="another", chat_template=None)
     state = drawn(tab, study)["export-lora-merged"][1]
-    for words in ("score differently than in the evaluation", "trained again after this export", "has no template"):
+    for words in (
+        "score differently than in the evaluation",
+        "trained again after this export",
+        "has no template",
+    ):
         assert words in state
     (job.files / "export.json").unlink()
     gone = drawn(tab, study)["export-lora-merged"]
     assert "The export is missing" in gone[1] and not gone[4]["visible"]
 
 
-def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     study = finished_study()
     report = study.folder / "report.json"
-    write_json(report, {**read_json(report), "smallest_no_worse": {"name": "Q4_0", "arm": "qlora"},
-                        "formats_sentence": "The smallest file is <Q4_0>."})
+    write_json(
+        report,
+        {
+            **read_json(report),
+            "smallest_no_worse": {"name": "Q4_0", "arm": "qlora"},
+            "formats_sentence": "The smallest file is <Q4_0>.",
+        },
+    )
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, study)
-    assert chosen(shown) == ("qlora", "gguf") and "The smallest file is &lt;Q4_0&gt;." in shown["export-choice"][-2]
+    assert (
+        chosen(shown) == ("qlora", "gguf")
+        and "The smallest file is &lt;Q4_0&gt;." in shown["export-choice"][-2]
+    )
     *_, command, type = shown["export-qlora-gguf"]
     assert type == "Q4_0" and "--format gguf --type Q4_0 --to library-qlora-gguf-Q4_0" in command
     assert shown["export-lora-gguf"][-1] == "Q8_0" and "--type" not in shown["export-lora-gguf"][-2]
@@ -167,7 +231,9 @@ def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeyp
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
     panel = next(panel for panel in tab.panels if panel.spec.name == "qlora-gguf")
     state, *_, command, type = panel._choose(study.name, "BF16", HERE)
-    assert "Compact (QLoRA, 4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
+    assert (
+        "Compact (QLoRA, 4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
+    )
     for name in ("BF16", "Q8_0"):
         panel._start(study.name, False, name)
     assert started == ["qlora-gguf-BF16", "qlora-gguf"]
@@ -200,13 +266,25 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs() -
     cards, endpoints = tab.cards.endpoint, OneEndpoint()
     cards._endpoints = endpoints  # type: ignore[assignment]
     before = drawn(tab, study)["use-endpoint"]
-    assert "4321" not in str(before) and [update["visible"] for update in before[4:]] == [True, True, True, False]
+    assert "4321" not in str(before) and [update["visible"] for update in before[4:]] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     computer, website, programs, *buttons = cards._start(study.name, HERE)  # type: ignore[arg-type]
     assert endpoints.started == [("library", "lora")], "the assistant that the report recommends"
     assert [update["visible"] for update in buttons] == [False, False, False, True]
     assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
-    assert 'href="http://127.0.0.1:4321/chat"' in website and "proxy_pass http://127.0.0.1:8000" in website
-    assert "chat.example.com/widget.js" in website and "site-x" in website and "serve library --widget" in website
+    assert (
+        'href="http://127.0.0.1:4321/chat"' in website
+        and "proxy_pass http://127.0.0.1:8000" in website
+    )
+    assert (
+        "chat.example.com/widget.js" in website
+        and "site-x" in website
+        and "serve library --widget" in website
+    )
     assert "Open the chat" not in cards.drawn(study.name, local=False)[1]
     assert "OpenAI(base_url=" in programs and "Only programs on the computer" not in programs
     assert drawn(tab, study)["use-endpoint"][0] != before[0]
@@ -221,13 +299,17 @@ def test_the_lines_of_the_endpoint_are_valid() -> None:
     ast.parse(python_lines(STATE))
     words = shlex.split(widget_command("krumm-linde"))
     get_command(app).commands[words[1]].make_context(words[1], words[2:])  # type: ignore[attr-defined]
-    failed = endpoint_card("computer", EndpointState("failed", error="<b>no</b> memory"), "x", local=True)
+    failed = endpoint_card(
+        "computer", EndpointState("failed", error="<b>no</b> memory"), "x", local=True
+    )
     assert "&lt;b&gt;no&lt;/b&gt; memory" in failed
     assert "Starting" in endpoint_card("computer", EndpointState("starting"), "x", local=True)
 
 
 @pytest.mark.parametrize(("key", "name"), [("ollama", "lora-gguf"), ("folder", "lora-merged")])
-def test_the_cards_of_files_write_and_offer_them(key: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cards_of_files_write_and_offer_them(
+    key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[str] = []
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
     study, tab = finished_study(), inside_blocks(ExportTab)
@@ -242,7 +324,11 @@ def test_the_cards_of_files_write_and_offer_them(key: str, name: str, monkeypatc
     assert "40 %: Merging" in drawn(tab, study)[f"use-{key}"][1]
     card._end(study.name)
     assert job.cancel_requested
-    record_of(job, state="failed", error={"what": "disk full", "where": "/secret/place", "remedy": "Free space"})
+    record_of(
+        job,
+        state="failed",
+        error={"what": "disk full", "where": "/secret/place", "remedy": "Free space"},
+    )
     assert "/secret/place" in drawn(tab, study)[f"use-{key}"][1]
     assert "/secret/place" not in drawn(tab, study, local=False)[f"use-{key}"][1]
     finish(study, spec)
@@ -250,7 +336,10 @@ def test_the_cards_of_files_write_and_offer_them(key: str, name: str, monkeypatc
     assert download["visible"] and start["value"] == "Write it again" and not cancel["visible"]
     assert f"{job.files}" in shown
     if key == "ollama":
-        assert f"ollama create library -f {job.files}/Modelfile" in shown and "ollama run library" in shown
+        assert (
+            f"ollama create library -f {job.files}/Modelfile" in shown
+            and "ollama run library" in shown
+        )
     assert str(study.folder.parent) not in str(drawn(tab, study, local=False)[f"use-{key}"][1:])
 
 
@@ -259,24 +348,44 @@ def test_no_path_of_the_server_is_shown_on_another_machine() -> None:
     finish(study, SPEC)
     assert str(study.folder) in str(drawn(tab, study)["export-lora-merged"])
     far = drawn(tab, study, local=False)["export-lora-merged"]
-    assert str(study.folder.parent) not in str([far[1], *far[5:]]) and "library-lora-merged" in far[5]["value"]
+    assert (
+        str(study.folder.parent) not in str([far[1], *far[5:]])
+        and "library-lora-merged" in far[5]["value"]
+    )
 
 
 def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_facts_up() -> None:
-    study, tab = trained(with_data(new_study("facts", approaches=["grounded"]))), inside_blocks(ExportTab)
+    study, tab = (
+        trained(with_data(new_study("facts", approaches=["grounded"]))),
+        inside_blocks(ExportTab),
+    )
     assert "look nothing up" in drawn(tab, study)["use-ollama"][1]
-    assert "look nothing up" not in drawn(tab, trained(with_data(new_study("memory"))))["use-ollama"][1]
+    assert (
+        "look nothing up"
+        not in drawn(tab, trained(with_data(new_study("memory"))))["use-ollama"][1]
+    )
 
 
-def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tab_warns_if_the_report_does_not_say_good_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert "Not measured yet" in not_ready_warning(None)
     study, tab = finished_study(), inside_blocks(ExportTab)
-    found = SimpleNamespace(ready=False, good_enough="0 of 14 <b>right</b>.", action="Add wordings.",
-                            audience=Audience("nobody", "No."))
+    found = SimpleNamespace(
+        ready=False,
+        good_enough="0 of 14 <b>right</b>.",
+        action="Add wordings.",
+        audience=Audience("nobody", "No."),
+    )
     monkeypatch.setattr("assistant_builder.ui.export.view.conclude", lambda report: found)
     shown = drawn(tab, study)["use-warning"][1]
-    assert "Not good enough yet" in shown and "0 of 14 &lt;b&gt;" in shown and "Add wordings." in shown
-    found.ready, found.audience = True, Audience("colleagues", "For customers not yet: 3 were wrong.")
+    assert (
+        "Not good enough yet" in shown and "0 of 14 &lt;b&gt;" in shown and "Add wordings." in shown
+    )
+    found.ready, found.audience = (
+        True,
+        Audience("colleagues", "For customers not yet: 3 were wrong."),
+    )
     assert "3 were wrong" in drawn(tab, study)["use-warning"][1]
     found.audience = Audience("customers", "Yes.")
     assert drawn(tab, study)["use-warning"][1] == ""

@@ -52,7 +52,12 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     assert (entries["busy"].state, entries["busy"].conclusion) == ("running", None)
     assert entries["busy"].progress == ("Train Full (LoRA, 16-bit)", 0.45)
     shown = study_list_view(list_studies(), time.time())
-    for words in ("75 % right", found.sentences[0], found.sentences[1], "Train Full (LoRA, 16-bit), 45%"):
+    for words in (
+        "75 % right",
+        found.sentences[0],
+        found.sentences[1],
+        "Train Full (LoRA, 16-bit), 45%",
+    ):
         assert words in shown
     assert "Chat with done" in shown and "Chat with busy" not in shown
 
@@ -60,8 +65,12 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
 def test_projects_are_shown_by_their_titles(home: Path, screen: HomeScreen) -> None:
     study = duplicate_study(new_study("other"), "Krumm & Linde Bäckerei")
     shown = study_list_view(list_studies(), time.time())
-    assert shown.count("krumm-linde-baeckerei") == shown.count('data-name="krumm') + shown.count("study=krumm")
-    assert ">Krumm &amp; Linde Bäckerei</a>" in shown and "Rename Krumm &amp; Linde Bäckerei" in shown
+    assert shown.count("krumm-linde-baeckerei") == shown.count('data-name="krumm') + shown.count(
+        "study=krumm"
+    )
+    assert (
+        ">Krumm &amp; Linde Bäckerei</a>" in shown and "Rename Krumm &amp; Linde Bäckerei" in shown
+    )
     picked = press(screen, "open", study.name)[0]
     assert picked["choices"] == [("Krumm & Linde Bäckerei  ·  not run yet", study.name)]
     assert press(screen, "rename", study.name)[3]["value"] == "Krumm & Linde Bäckerei"
@@ -83,7 +92,10 @@ def test_a_change_is_detected_and_a_damaged_study_does_not_affect_others(home: P
     new_study("other")
     assert {entry.state for entry in list_studies().entries} == {"queued"}
     write_text(study.folder / "study.yaml", "name: [")
-    assert {entry.name: entry.state for entry in list_studies().entries} == {"mine": "damaged", "other": "queued"}
+    assert {entry.name: entry.state for entry in list_studies().entries} == {
+        "mine": "damaged",
+        "other": "queued",
+    }
 
 
 def test_listing_two_hundred_studies_is_fast(home: Path) -> None:
@@ -99,14 +111,20 @@ def test_a_recent_deletion_has_an_undo_button(home: Path) -> None:
     delete_study(new_study("gone"))
     studies = list_studies()
     assert studies.undo is not None and studies.undo.name == "gone"
-    assert "Undo" in study_list_view(studies, 0.0) and "Restore" not in study_list_view(studies, 0.0)
+    assert "Undo" in study_list_view(studies, 0.0) and "Restore" not in study_list_view(
+        studies, 0.0
+    )
     later = StudyList((), None, studies.deleted)
-    assert "Undo" not in study_list_view(later, 0.0) and "Restore gone" in study_list_view(later, 0.0)
+    assert "Undo" not in study_list_view(later, 0.0) and "Restore gone" in study_list_view(
+        later, 0.0
+    )
     assert UNDO_SECONDS > 60
 
 
 def test_names_are_escaped() -> None:
-    shown = study_list_view(StudyList((StudySummary("x", "<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
+    shown = study_list_view(
+        StudyList((StudySummary("x", "<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0
+    )
     assert "<b>" not in shown and "&lt;b&gt;" in shown
 
 
@@ -118,18 +136,28 @@ def test_every_button_names_its_action_and_study() -> None:
 
 
 def test_a_card_is_a_link_to_the_tab_of_its_state() -> None:
-    entries = (StudySummary("one", "One", "succeeded"), StudySummary("two", "Two", "failed"),
-               StudySummary("three", "Three", "queued"))
+    entries = (
+        StudySummary("one", "One", "succeeded"),
+        StudySummary("two", "Two", "failed"),
+        StudySummary("three", "Three", "queued"),
+    )
     shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     assert re.findall(r'href="([^"]+)"', shown) == [
-        "?study=one&amp;tab=evaluate", "?study=two&amp;tab=train", "?study=three&amp;tab=data"]
+        "?study=one&amp;tab=evaluate",
+        "?study=two&amp;tab=train",
+        "?study=three&amp;tab=data",
+    ]
 
 
 def test_a_score_is_neither_rounded_to_all_nor_to_none(home: Path) -> None:
     found = summarize(finished_study(eval__primary_metric="exact_match")).conclusion
     assert found is not None
     assert [score(replace(found, share=share)) for share in (0.001, 0.937, 0.999, 1.0)] == [
-        "1 % right", "94 % right", "99 % right", "100 % right"]
+        "1 % right",
+        "94 % right",
+        "99 % right",
+        "100 % right",
+    ]
 
 
 def test_the_first_visit_shows_an_introduction() -> None:
@@ -139,8 +167,14 @@ def test_the_first_visit_shows_an_introduction() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(3, "just now"), (50, "a minute ago"), (61, "1 minute ago"), (7200, "2 hours ago"), (86_400 * 3, "3 days ago"),
-     (86_400 * 70, "2 months ago")],
+    [
+        (3, "just now"),
+        (50, "a minute ago"),
+        (61, "1 minute ago"),
+        (7200, "2 hours ago"),
+        (86_400 * 3, "3 days ago"),
+        (86_400 * 70, "2 months ago"),
+    ],
 )
 def test_ago(seconds: float, expected: str) -> None:
     assert ago(seconds) == expected
@@ -150,12 +184,21 @@ def test_a_study_opens_on_the_tab_of_its_state(screen: HomeScreen) -> None:
     new_study("fresh")
     running(with_data(new_study("busy")), "train-lora")
     finished_study("done")
-    assert [screen._opens("open", name)[1] for name in ("fresh", "busy", "done")] == ["data", "train", "evaluate"]
-    assert [screen._opens(action, "done")[1] for action in ("chat", "results")] == ["chat", "evaluate"]
+    assert [screen._opens("open", name)[1] for name in ("fresh", "busy", "done")] == [
+        "data",
+        "train",
+        "evaluate",
+    ]
+    assert [screen._opens(action, "done")[1] for action in ("chat", "results")] == [
+        "chat",
+        "evaluate",
+    ]
     assert screen._opens("new", "") == (NEW_STUDY, "data")
 
 
-def test_rename_and_duplicate_ask_for_a_name_first(screen: HomeScreen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rename_and_duplicate_ask_for_a_name_first(
+    screen: HomeScreen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reported: list[str] = []
     monkeypatch.setattr(home_module, "rerender_report", lambda study: reported.append(study.name))
     finished_study("one")
@@ -187,7 +230,9 @@ def test_one_button_opens_the_finished_example(screen: HomeScreen) -> None:
     assert entry.state == "succeeded" and entry.conclusion is not None
 
 
-def test_one_button_trains_the_data_of_the_example(screen: HomeScreen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_button_trains_the_data_of_the_example(
+    screen: HomeScreen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[str] = []
     monkeypatch.setattr(home_module, "start_run", started.append)
     for expected in ("example-trained-here", "example-trained-here-2"):

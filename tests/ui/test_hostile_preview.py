@@ -21,7 +21,10 @@ print(json.dumps(str(preview.template_preview(Path(sys.argv[1]), config, 3)[0]))
 
 def seen(folder: Path, tmp_path: Path) -> str:
     data = tmp_path / "pairs.csv"
-    data.write_text("question,answer\n" + "".join(f"Who rows {row}? qqqqqqqq,Otto {row}.\n" for row in range(40)))
+    data.write_text(
+        "question,answer\n"
+        + "".join(f"Who rows {row}? qqqqqqqq,Otto {row}.\n" for row in range(40))
+    )
     return str(watched(LOOK, str(data), str(folder)))
 
 
@@ -29,7 +32,9 @@ def seen(folder: Path, tmp_path: Path) -> str:
     ("changes", "message"),
     [({"template": LONG_STRING}, "chat template"), ({"normalizer": multiplying()}, "tokenizer")],
 )
-def test_the_memory_of_the_page_does_not_grow(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_the_memory_of_the_page_does_not_grow(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
     found = seen(hostile_base(tmp_path / "base", **changes), tmp_path)  # type: ignore[arg-type]
     assert message in found and "Choose another base model" in found
     assert "Who rows 0?" in found, "the rows are still shown"

@@ -29,9 +29,14 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setattr(tab_module, "group_in_background", lambda root: None)
     tab_module._marks.clear()
     made = make("shop")
-    keep(made, ("Do I get a refund?", "I do not know.", True, None),
-         ("How long does a refund take?", "Two years.", False, -1), ("do I get a refund", "I do not know.", True, None),
-         ("Who won?", "I do not know.", True, None), ("Are you open?", "Yes.", False, 1))
+    keep(
+        made,
+        ("Do I get a refund?", "I do not know.", True, None),
+        ("How long does a refund take?", "Two years.", False, -1),
+        ("do I get a refund", "I do not know.", True, None),
+        ("Who won?", "I do not know.", True, None),
+        ("Are you open?", "Yes.", False, 1),
+    )
     group_by_meaning(made, encode, "topics")
     return made
 
@@ -49,23 +54,35 @@ def drawn(tab: InboxTab, study: Study) -> dict[str, Any]:
     """What the region of the versions shows."""
     html, *buttons = tab._draw_versions(study)
     names = ("next", "open", "publish", "refuse", "undo")
-    return {"html": html, **{name: button for name, button in zip(names, buttons, strict=True) if button["visible"]}}
+    return {
+        "html": html,
+        **{name: button for name, button in zip(names, buttons, strict=True) if button["visible"]},
+    }
 
 
 def test_the_list_shows_groups_with_how_often_they_were_asked(tab: InboxTab, study: Study) -> None:
     overview, groups = tab._draw_list(study)
     assert "<b>5</b>" in overview and "Answered" in overview
     assert "Do I get a refund?" in groups and "asked 3 times · declined · 2 wordings" in groups
-    assert groups.index("Do I get a refund?") < groups.index("Who won?") and "Are you open?" not in groups
+    assert (
+        groups.index("Do I get a refund?") < groups.index("Who won?")
+        and "Are you open?" not in groups
+    )
 
 
-def test_an_answer_becomes_a_correction_for_the_chosen_wordings(tab: InboxTab, study: Study) -> None:
+def test_an_answer_becomes_a_correction_for_the_chosen_wordings(
+    tab: InboxTab, study: Study
+) -> None:
     form, key, html, wordings, answer = opened_form(tab, "q-1")
     assert form["visible"] and key == "q-0"
     assert wordings["choices"] == ["Do I get a refund?", "How long does a refund take?"]
     values = tab._decide(tab._accept, "shop", key, ["Do I get a refund?"], "Within a week.")
-    assert [(one.question, one.answer) for one in read_corrections(study)] == [("Do I get a refund?", "Within a week.")]
-    assert "refund" not in values[1] and not values[2]["visible"], "the group is gone and the form is closed"
+    assert [(one.question, one.answer) for one in read_corrections(study)] == [
+        ("Do I get a refund?", "Within a week.")
+    ]
+    assert "refund" not in values[1] and not values[2]["visible"], (
+        "the group is gone and the form is closed"
+    )
     assert drawn(tab, study)["next"]["value"] == "Train the next version with 1 answer"
 
 
@@ -85,7 +102,9 @@ def test_nothing_of_a_visitor_is_trained_by_one_click(tab: InboxTab, study: Stud
 def test_a_suggestion_is_copied_by_its_button(tab: InboxTab) -> None:
     event = SimpleNamespace(name="Two weeks.")
     assert tab_module._with_suggestion("", event) == "Two weeks."  # type: ignore[arg-type]
-    assert tab_module._with_suggestion("Soon:", event) == "Soon:\nTwo weeks.", "what was typed stays"  # type: ignore[arg-type]
+    assert tab_module._with_suggestion("Soon:", event) == "Soon:\nTwo weeks.", (
+        "what was typed stays"
+    )  # type: ignore[arg-type]
 
 
 def test_a_question_is_to_be_declined_or_left_for_later(tab: InboxTab, study: Study) -> None:
@@ -103,11 +122,14 @@ def test_an_empty_answer_is_refused_and_loses_nothing(tab: InboxTab, study: Stud
     assert read_corrections(study) == [] and "Who won?" in tab._draw_list(study)[1]
 
 
-def test_a_version_goes_from_answers_to_visitors_and_back(tab: InboxTab, study: Study,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_goes_from_answers_to_visitors_and_back(
+    tab: InboxTab, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[str] = []
     monkeypatch.setattr(tab_module, "start_run", started.append)
-    monkeypatch.setattr(tab_module, "code_needing_permission", lambda model: None)  # the base is not downloaded here
+    monkeypatch.setattr(
+        tab_module, "code_needing_permission", lambda model: None
+    )  # the base is not downloaded here
     study.write_config(study.config.with_changes({"eval.judge_url": None}))
     assert set(drawn(tab, study)) == {"html"}, "there is nothing to train and nothing to publish"
     add_correction(study, "Who won?", "Nobody.")
@@ -123,7 +145,9 @@ def test_a_version_goes_from_answers_to_visitors_and_back(tab: InboxTab, study: 
     tab._change(tab._publish, "shop")
     assert served_version(study).name == "shop-v3"
     shown = drawn(tab, Study.open("shop-v3"))
-    assert "Served: shop-v3" in shown["html"] and set(shown) == {"html", "undo"}, "a version shows the same inbox"
+    assert "Served: shop-v3" in shown["html"] and set(shown) == {"html", "undo"}, (
+        "a version shows the same inbox"
+    )
     for late in (tab._publish, tab._refuse):
         with pytest.raises(Exception, match="no new version waits"):
             tab._change(late, "shop")
@@ -148,7 +172,9 @@ def test_answers_of_the_second_version_are_trained_on_it(tab: InboxTab, study: S
     assert read_corrections(study) == [] and len(read_corrections(Study.open("shop-v2"))) == 1
 
 
-def test_the_list_is_looked_at_every_ten_seconds(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_is_looked_at_every_ten_seconds(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     monkeypatch.setattr(tab_module.time, "monotonic", lambda: now[0])
     before = tab_module._list_mark(StudyView("shop"))
@@ -175,11 +201,19 @@ def test_nobody_asked_and_counts_alone_say_what_to_do() -> None:
     assert "Only counts are kept" in overview_view(counts) and groups_view(counts) == ""
     assert weeks_view(counts.weeks) == "", "one week is no development"
     two = weeks_view(((3, Overview(4, 1, 0, 0)), (0, Overview(2, 0, 0, 1))))
-    assert "height:75%" in two and "height:50%" in two and "3 weeks ago" in two and "<caption>" in two
+    assert (
+        "height:75%" in two and "height:50%" in two and "3 weeks ago" in two and "<caption>" in two
+    )
 
 
 def test_a_long_list_ends_with_how_many_more_there_are() -> None:
     study = make("many")
-    keep(study, *[(f"Question number {number}?", "No idea.", True, None) for number in range(SHOWN_GROUPS + 5)])
+    keep(
+        study,
+        *[
+            (f"Question number {number}?", "No idea.", True, None)
+            for number in range(SHOWN_GROUPS + 5)
+        ],
+    )
     shown = groups_view(read_inbox(study, NOW))
     assert shown.count("data-action") == SHOWN_GROUPS and "5 more are shown" in shown

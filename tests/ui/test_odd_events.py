@@ -13,8 +13,24 @@ import pytest
 from tests.browser.serving import App, guarded_app
 
 PREDICT, JOIN, CANCEL = "/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/cancel"
-ODD: list[Any] = [None, "", "x", "[", "null", 5, -1.5, 1e308, [], ["a"], {}, {"a": 1}, True, "\u202e", [[]],
-                  {"path": 1}]
+ODD: list[Any] = [
+    None,
+    "",
+    "x",
+    "[",
+    "null",
+    5,
+    -1.5,
+    1e308,
+    [],
+    ["a"],
+    {},
+    {"a": 1},
+    True,
+    "\u202e",
+    [[]],
+    {"path": 1},
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +58,47 @@ def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
 @pytest.mark.long
 @pytest.mark.parametrize("path", [PREDICT, JOIN])
 @pytest.mark.parametrize("number", [-1, 99_999, 10**30, None, "0", 1.0, True, [], {}, "\ud800"])
-def test_an_event_that_does_not_exist_is_not_found(inside: httpx.Client, path: str, number: Any) -> None:
+def test_an_event_that_does_not_exist_is_not_found(
+    inside: httpx.Client, path: str, number: Any
+) -> None:
     answer = send(inside, path, {"data": [], "fn_index": number, "session_hash": "odd"})
     assert 400 <= answer.status_code < 500, answer.text
 
 
 def test_a_javascript_only_event_is_not_found(inside: httpx.Client) -> None:
-    javascript_only = [event for event in inside.get("/config").json()["dependencies"] if not event["backend_fn"]]
+    javascript_only = [
+        event for event in inside.get("/config").json()["dependencies"] if not event["backend_fn"]
+    ]
     assert javascript_only
     for event in javascript_only:
-        body = {"data": [None] * len(event["inputs"]), "fn_index": event["id"], "session_hash": "odd"}
+        body = {
+            "data": [None] * len(event["inputs"]),
+            "fn_index": event["id"],
+            "session_hash": "odd",
+        }
         assert send(inside, PREDICT, body).status_code == 404
 
 
 @pytest.mark.parametrize("path", [PREDICT, JOIN, CANCEL, "/gradio_api/reset"])
-@pytest.mark.parametrize("body", [
-    "[]", "null", "7", '"x"', "{}", '{"data": null}', '{"data": "x", "fn_index": 0}', '{"session_hash": {}}',
-    '{"session_hash": "\\ud800", "data": [], "fn_index": 0}', '{"data": ["\\udfff"], "fn_index": 0}',
-    '{"\\ud800": 1}', '{"session_hash": "odd", "event_id": [], "fn_index": 0}',
-    '{"data": ' + "[" * 900 + "]" * 900 + "}",
-    '{"session_hash": "' + "x" * 5000 + '", "data": [], "fn_index": 0, "event_id": "a"}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[]",
+        "null",
+        "7",
+        '"x"',
+        "{}",
+        '{"data": null}',
+        '{"data": "x", "fn_index": 0}',
+        '{"session_hash": {}}',
+        '{"session_hash": "\\ud800", "data": [], "fn_index": 0}',
+        '{"data": ["\\udfff"], "fn_index": 0}',
+        '{"\\ud800": 1}',
+        '{"session_hash": "odd", "event_id": [], "fn_index": 0}',
+        '{"data": ' + "[" * 900 + "]" * 900 + "}",
+        '{"session_hash": "' + "x" * 5000 + '", "data": [], "fn_index": 0, "event_id": "a"}',
+    ],
+)
 def test_unexpected_bodies_are_refused(inside: httpx.Client, path: str, body: str) -> None:
     answer = send(inside, path, body)
     assert 400 <= answer.status_code < 500, answer.text
@@ -72,7 +108,11 @@ def test_too_few_values_are_refused(inside: httpx.Client) -> None:
     for event in events(inside):
         if event["inputs"]:
             for path in (PREDICT, JOIN):
-                body = {"data": [None] * (len(event["inputs"]) - 1), "fn_index": event["id"], "session_hash": "odd"}
+                body = {
+                    "data": [None] * (len(event["inputs"]) - 1),
+                    "fn_index": event["id"],
+                    "session_hash": "odd",
+                }
                 assert send(inside, path, body).status_code == 400
 
 
@@ -81,7 +121,11 @@ def test_unexpected_values_cause_no_server_error(inside: httpx.Client, value: An
     direct = [event for event in events(inside) if event["queue"] is False]
     assert direct
     for event in direct:
-        body = {"data": [value] * len(event["inputs"]), "fn_index": event["id"], "session_hash": "odd"}
+        body = {
+            "data": [value] * len(event["inputs"]),
+            "fn_index": event["id"],
+            "session_hash": "odd",
+        }
         answer = send(inside, PREDICT, body)
         assert answer.status_code < 500, (event["api_name"], answer.text)
 
@@ -101,12 +145,18 @@ def finished(client: httpx.Client, window: str, waiting: set[str]) -> list[str]:
     return failed
 
 
-def attack(client: httpx.Client, event: dict[str, Any], requests: list[dict[str, Any]]) -> list[str]:
+def attack(
+    client: httpx.Client, event: dict[str, Any], requests: list[dict[str, Any]]
+) -> list[str]:
     """Send an event with odd values, directly or through the queue; returns what failed without a message."""
     failed, waiting, window = [], set(), f"odd-{event['id']}"
     for body in requests:
         direct = event["queue"] is False
-        answer = send(client, PREDICT if direct else JOIN, {**body, "fn_index": event["id"], "session_hash": window})
+        answer = send(
+            client,
+            PREDICT if direct else JOIN,
+            {**body, "fn_index": event["id"], "session_hash": window},
+        )
         if answer.status_code >= 500:
             failed.append(answer.text)
         elif not direct and answer.status_code == 200:
@@ -128,15 +178,28 @@ def test_no_event_fails_at_values_of_a_wrong_type(site: App, inside: httpx.Clien
 
 
 @pytest.mark.long
-def test_no_event_fails_at_one_wrong_value_among_right_ones(site: App, inside: httpx.Client) -> None:
+def test_no_event_fails_at_one_wrong_value_among_right_ones(
+    site: App, inside: httpx.Client
+) -> None:
     before, failed = tracebacks(site), {}
-    shown = {part["id"]: part["props"].get("value") for part in inside.get("/config").json()["components"]}
+    shown = {
+        part["id"]: part["props"].get("value")
+        for part in inside.get("/config").json()["components"]
+    }
     for event in events(inside):
         right = [shown.get(part) for part in event["inputs"]]
-        odd = [{"data": [*right[:place], value, *right[place + 1 :]]} for place in range(len(right))
-               for value in (None, "x", 5, [], {"a": 1}, [[]])]
-        odd += [{"data": right, "event_data": data} for data in (None, 5, {}, {"turn": "x", "action": {}})]
-        some = random.Random(event["api_name"]).sample(odd, min(3, len(odd)))  # all of them take a quarter of an hour
+        odd = [
+            {"data": [*right[:place], value, *right[place + 1 :]]}
+            for place in range(len(right))
+            for value in (None, "x", 5, [], {"a": 1}, [[]])
+        ]
+        odd += [
+            {"data": right, "event_data": data}
+            for data in (None, 5, {}, {"turn": "x", "action": {}})
+        ]
+        some = random.Random(event["api_name"]).sample(
+            odd, min(3, len(odd))
+        )  # all of them take a quarter of an hour
         failed[event["api_name"]] = attack(inside, event, some)
     assert {name: texts for name, texts in failed.items() if texts} == {}
     assert tracebacks(site) == before
@@ -150,13 +213,21 @@ def test_invalid_versions_redraw_the_page(inside: httpx.Client, versions: str) -
     assert answer.status_code == 200 and json.loads(answer.json()["data"][0])["parts"]
 
 
-@pytest.mark.parametrize("study", ["\ud800", "%ED%A0%80", "..%2F..", "%00", "x" * 5000, "no-such", "a&study=b"])
+@pytest.mark.parametrize(
+    "study", ["\ud800", "%ED%A0%80", "..%2F..", "%00", "x" * 5000, "no-such", "a&study=b"]
+)
 def test_polling_with_unexpected_names(inside: httpx.Client, study: str) -> None:
-    query = study.encode("utf-8", errors="surrogatepass").decode("latin-1") if study == "\ud800" else study
+    query = (
+        study.encode("utf-8", errors="surrogatepass").decode("latin-1")
+        if study == "\ud800"
+        else study
+    )
     assert inside.get(f"/pulse?study={query}").status_code < 500
 
 
-def test_a_stream_of_an_unknown_window_ends_without_a_traceback(site: App, inside: httpx.Client) -> None:
+def test_a_stream_of_an_unknown_window_ends_without_a_traceback(
+    site: App, inside: httpx.Client
+) -> None:
     before = site.log.read_text(encoding="utf-8").count("Traceback")
     answer = inside.get("/gradio_api/queue/data", params={"session_hash": "unknown"})
     assert answer.status_code == 200 and '"session_not_found": true' in answer.text

@@ -22,8 +22,21 @@ from assistant_builder.study import Study
 from assistant_builder.study.example import example_folder
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import STEPS, StepRecord
-from assistant_builder.ui.app import _draw_frame, _opened, initial_study, initial_tab, ready_steps, study_choices
-from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, shipped_datasets, unused_name
+from assistant_builder.ui.app import (
+    _draw_frame,
+    _opened,
+    initial_study,
+    initial_tab,
+    ready_steps,
+    study_choices,
+)
+from assistant_builder.ui.data.preview import (
+    heldout_power,
+    inspect_file,
+    preview_split,
+    shipped_datasets,
+    unused_name,
+)
 from assistant_builder.ui.data.tab import study_data_panel
 from assistant_builder.ui.html import STYLE_SHEETS, page_words
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh, user_facing_errors
@@ -31,16 +44,27 @@ from assistant_builder.ui.tabs import TABS
 from assistant_builder.ui.train import actions as train_actions
 from assistant_builder.ui.uploads import offer
 from assistant_builder.web.headers import CONTENT_SECURITY_POLICY, SecurityHeadersMiddleware
-from tests.synthetic_study import LARGE, SMALL, finished_study, new_study, running, trained, with_data
+from tests.synthetic_study import (
+    LARGE,
+    SMALL,
+    finished_study,
+    new_study,
+    running,
+    trained,
+    with_data,
+)
 
 ROOT = Path(__file__).parents[2]
 
 
-def inputs_of(study: Study, step: str, *, config: StudyConfig | None = None,
-              source: Path | None = None) -> dict[str, Any]:
+def inputs_of(
+    study: Study, step: str, *, config: StudyConfig | None = None, source: Path | None = None
+) -> dict[str, Any]:
     """Replaces ``invalidation.step_inputs``, which needs the base model for training steps."""
     config = config or study.config
-    return {"data": {"seed": config.data.seed}, "data-embed": {}}.get(step, {"train.rank": config.train.rank})
+    return {"data": {"seed": config.data.seed}, "data-embed": {}}.get(
+        step, {"train.rank": config.train.rank}
+    )
 
 
 def made_from(study: Study) -> Study:
@@ -56,7 +80,9 @@ def made_from(study: Study) -> Study:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     calls: list[tuple[str, bool]] = []
     monkeypatch.setattr("assistant_builder.runner.invalidation.step_inputs", inputs_of)
-    monkeypatch.setattr(train_actions, "start_run", lambda name, redo=False, **flags: calls.append((name, redo)))
+    monkeypatch.setattr(
+        train_actions, "start_run", lambda name, redo=False, **flags: calls.append((name, redo))
+    )
     return calls
 
 
@@ -71,7 +97,9 @@ def test_only_changed_regions_are_drawn() -> None:
     drawn: list[str] = []
 
     def section(key: str, mark: str) -> LiveRegion:
-        return LiveRegion(key, [object()], lambda look: mark, lambda look: [drawn.append(key) or key])  # type: ignore[list-item]
+        return LiveRegion(
+            key, [object()], lambda look: mark, lambda look: [drawn.append(key) or key]
+        )  # type: ignore[list-item]
 
     before, *_ = refresh([section("a", "1"), section("b", "old")], None, "")
     assert drawn == ["a", "b"]
@@ -87,8 +115,10 @@ def test_an_error_in_one_region_does_not_affect_the_others(monkeypatch: pytest.M
     def broken(look: StudyView) -> list[Any]:
         raise KeyError("<b>gone</b>")
 
-    parts = [LiveRegion("bad", [object()], lambda look: "1", broken),  # type: ignore[list-item]
-             LiveRegion("good", [object()], lambda look: "1", lambda look: ["drawn"])]  # type: ignore[list-item]
+    parts = [
+        LiveRegion("bad", [object()], lambda look: "1", broken),  # type: ignore[list-item]
+        LiveRegion("good", [object()], lambda look: "1", lambda look: ["drawn"]),
+    ]  # type: ignore[list-item]
     _, bad, good = refresh(parts, None, "")
     assert good == "drawn" and bad == gr.skip()
     assert "&lt;b&gt;" in warned[0]
@@ -120,10 +150,15 @@ def test_the_list_of_studies_survives_a_damaged_one() -> None:
     bad = new_study("bad")
     bad.write_step(StepRecord("data"))
     (bad.folder / "data" / "status.json").write_text("nonsense")
-    assert {label.split("  ·  ")[1] for label, _ in study_choices()[1:]} == {"not run yet", "damaged"}
+    assert {label.split("  ·  ")[1] for label, _ in study_choices()[1:]} == {
+        "not run yet",
+        "damaged",
+    }
 
 
-@pytest.mark.parametrize(("requested", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)])
+@pytest.mark.parametrize(
+    ("requested", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)]
+)
 def test_the_study_in_the_url_is_opened(requested: str | None, opened: str | None) -> None:
     assert initial_study(requested, ["", "b", "a"]) == opened
 
@@ -133,8 +168,15 @@ def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
     study = new_study("way")
     assert ready_steps(StudyView("way")) == {"data", "plan", "train"}
     trained(with_data(study))
-    assert ready_steps(StudyView("way")) == {"data", "plan", "train", "evaluate", "chat", "export",
-                                                "inbox"}
+    assert ready_steps(StudyView("way")) == {
+        "data",
+        "plan",
+        "train",
+        "evaluate",
+        "chat",
+        "export",
+        "inbox",
+    }
     assert ready_steps(StudyView(finished_study("done").name)) == set(TABS)
     assert initial_tab("way", "report") == "data" and initial_tab("way", "chat") == "chat"
     assert initial_tab("way", None) == "data" and initial_tab("done", "nonsense") == "data"
@@ -143,9 +185,19 @@ def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
 def test_a_missing_study_opens_the_home_screen_with_a_notice() -> None:
     new_study("here")
     name, (_, tabs, notice, _) = _opened({"study": "<b>gone</b>", "tab": "chat"})
-    assert name is None and notice["visible"] and "no project “&lt;b&gt;gone&lt;/b&gt;”" in notice["value"]
+    assert (
+        name is None
+        and notice["visible"]
+        and "no project “&lt;b&gt;gone&lt;/b&gt;”" in notice["value"]
+    )
     name, (picker, tabs, notice, tab) = _opened({"study": "here", "tab": "train"})
-    assert (name, picker["value"], tabs.selected, notice["visible"], tab) == ("here", "here", "train", False, "train")
+    assert (name, picker["value"], tabs.selected, notice["visible"], tab) == (
+        "here",
+        "here",
+        "train",
+        False,
+        "train",
+    )
     assert _opened({})[0] is None and not _opened({})[1][2]["visible"]
     frame = _draw_frame(StudyView("here"))
     assert frame[-1] == gr.update(visible=False), "the notice goes when a study is opened"
@@ -154,11 +206,29 @@ def test_a_missing_study_opens_the_home_screen_with_a_notice() -> None:
 def test_the_titles_of_the_tabs_show_what_is_done() -> None:
     study = new_study("way")
     assert [tab.shown_title(StudyView("way")) for tab in TABS.values()] == [
-        "Data", "Plan", "Train", "Results", "Chat", "Report", "Use it", "Inbox"]
+        "Data",
+        "Plan",
+        "Train",
+        "Results",
+        "Chat",
+        "Report",
+        "Use it",
+        "Inbox",
+    ]
     trained(with_data(study))
-    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][:4] == ["✓ Data", "Plan", "✓ Train", "Results"]
+    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][:4] == [
+        "✓ Data",
+        "Plan",
+        "✓ Train",
+        "Results",
+    ]
     done = StudyView(finished_study("done").name)
-    assert {tab.title for tab in TABS.values() if tab.done(done)} == {"Data", "Train", "Results", "Report"}
+    assert {tab.title for tab in TABS.values() if tab.done(done)} == {
+        "Data",
+        "Train",
+        "Results",
+        "Report",
+    }
     (study.folder / "data" / "status.json").write_text("nonsense")
     assert TABS["data"].shown_title(StudyView("way")) == "Data"
 
@@ -166,7 +236,9 @@ def test_the_titles_of_the_tabs_show_what_is_done() -> None:
 # starting
 
 
-def test_start_writes_changed_settings_of_an_untouched_study(started: list[tuple[str, bool]]) -> None:
+def test_start_writes_changed_settings_of_an_untouched_study(
+    started: list[tuple[str, bool]],
+) -> None:
     study = new_study()
     assert train_actions.start_or_resume(study, rank_8(study.config), replace=False) == ""
     assert started == [("library", False)]
@@ -186,13 +258,19 @@ def test_results_are_replaced_only_on_request(started: list[tuple[str, bool]]) -
 def test_the_page_refuses_what_the_run_would_refuse(started: list[tuple[str, bool]]) -> None:
     study = with_data(new_study())
     study.write_step(StepRecord("train-lora", state="failed", inputs={"train.rank": 16}))
-    study.write_step(StepRecord("train-qlora", state="succeeded", outputs={"arms/qlora/adapter": "its hash"}))
+    study.write_step(
+        StepRecord("train-qlora", state="succeeded", outputs={"arms/qlora/adapter": "its hash"})
+    )
     made_from(study)
-    with pytest.raises(StudyError, match="arms/qlora/adapter, written by step 'train-qlora', is damaged"):
+    with pytest.raises(
+        StudyError, match="arms/qlora/adapter, written by step 'train-qlora', is damaged"
+    ):
         train_actions.start_or_resume(study, rank_8(study.config), replace=False)
     study.write_step(replace(study.step("train-qlora"), outputs={}))
     message = train_actions.start_or_resume(study, rank_8(study.config), replace=False)
-    assert "train.rank: 16 -&gt; 8" in message, "the other arm does not wait for the one that failed"
+    assert "train.rank: 16 -&gt; 8" in message, (
+        "the other arm does not wait for the one that failed"
+    )
     with study_lock(study), pytest.raises(StudyError, match="another process"):
         train_actions.start_or_resume(study, rank_8(study.config), replace=True)
     assert not started and study.config.train.rank == 16
@@ -221,7 +299,9 @@ def test_a_running_study_is_not_started_twice(started: list[tuple[str, bool]]) -
     assert not started
 
 
-def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started: list[tuple[str, bool]]) -> None:
+def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(
+    started: list[tuple[str, bool]],
+) -> None:
     study = new_study()
     study.write_run_record("queued", queued_behind=["rivers"])
     with pytest.raises(StudyError, match="or queued"):
@@ -242,7 +322,9 @@ def test_the_pause_button_shows_its_state() -> None:
 def test_a_start_is_shown_until_the_run_writes_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        monkeypatch.setattr("assistant_builder.runner.run.start_run", lambda name, **flags: process.pid)
+        monkeypatch.setattr(
+            "assistant_builder.runner.run.start_run", lambda name, **flags: process.pid
+        )
         assert train_actions.start_phase(study) == ""
         train_actions.start_run(study.name)
         assert train_actions.start_phase(study) == "starting"
@@ -265,7 +347,9 @@ def test_the_inspection_of_a_file_is_cached_until_it_changes(tmp_path: Path) -> 
     assert inspect_file(file, {}).findings.dataset.rows == 2  # type: ignore[union-attr]
 
 
-def test_of_large_tables_the_page_keeps_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_large_tables_the_page_keeps_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assistant_builder.ui.data import preview, row_editor
 
     for module in (preview, row_editor):
@@ -277,7 +361,11 @@ def test_of_large_tables_the_page_keeps_one(tmp_path: Path, monkeypatch: pytest.
         file.write_text("question,answer\n" + f"q,{number}\n" * 2)
         inspect_file(file, {})
         row_editor._table(file, {})
-    assert preview._inspect.cache_info().currsize == row_editor._cached_table.cache_info().currsize == 1
+    assert (
+        preview._inspect.cache_info().currsize
+        == row_editor._cached_table.cache_info().currsize
+        == 1
+    )
 
 
 def test_the_error_of_an_unreadable_file_has_its_columns_and_not_its_path(tmp_path: Path) -> None:
@@ -303,12 +391,20 @@ def test_shipped_datasets_can_be_studied() -> None:
 def test_the_power_of_a_held_out_set_follows_from_its_size() -> None:
     record = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 0}}
     power = heldout_power(record)
-    assert power is not None and power["minimum_detectable"] == pytest.approx(2.8 * (0.2 / 100) ** 0.5, rel=0.01)
-    assert heldout_power({"counts": {"heldout": 0}, "turns": {"heldout": 0}, "clusters": {"heldout": 0}}) is None
+    assert power is not None and power["minimum_detectable"] == pytest.approx(
+        2.8 * (0.2 / 100) ** 0.5, rel=0.01
+    )
+    assert (
+        heldout_power(
+            {"counts": {"heldout": 0}, "turns": {"heldout": 0}, "clusters": {"heldout": 0}}
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(
-    ("wish", "name"), [("My Data (2)", "my-data-2"), ("éàü", "eaue"), ("con", "study-con"), ("library", "library-2")]
+    ("wish", "name"),
+    [("My Data (2)", "my-data-2"), ("éàü", "eaue"), ("con", "study-con"), ("library", "library-2")],
 )
 def test_a_study_is_named_after_its_file(wish: str, name: str) -> None:
     new_study("library")
@@ -326,7 +422,9 @@ def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
 def test_the_system_prompt_is_that_of_training() -> None:
     assert "Ostrel" in default_system_prompt(with_data(new_study("ferries", LARGE)))
     assert default_system_prompt(with_data(new_study("library", SMALL))) == ""
-    assert default_system_prompt(new_study("system", SMALL, data__system="Be brief.")) == "Be brief."
+    assert (
+        default_system_prompt(new_study("system", SMALL, data__system="Be brief.")) == "Be brief."
+    )
 
 
 def test_downloads_are_copies() -> None:
@@ -364,8 +462,10 @@ def test_views_load_neither_gradio_nor_models() -> None:
     paths = (ROOT / "assistant_builder" / "ui").rglob("*.py")
     views = [path for path in paths if path.stem == "view" or path.stem.endswith("_view")]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in views]
-    check = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n" \
+    check = (
+        "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
         "assert not {'gradio', 'torch', 'transformers'} & set(sys.modules)"
+    )
     assert names and subprocess.run([sys.executable, "-c", check, *names], cwd=ROOT).returncode == 0
 
 
@@ -391,29 +491,40 @@ def test_the_page_says_project_and_names_assistants_in_one_place() -> None:
         for text in words_of(path):
             assert "LoRA" not in text, f"{path.name}: {text}"
             if path.name not in logs and " " in text and "(?:" not in text:
-                assert not re.search(r"\bstud(y|ies)\b", text, re.IGNORECASE), f"{path.name}: {text}"
+                assert not re.search(r"\bstud(y|ies)\b", text, re.IGNORECASE), (
+                    f"{path.name}: {text}"
+                )
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("the study is running", "the project is running"),
-    ("Studies of a study's folder", "Projects of a project's folder"),
-    ("no study named 'study'", "no project named 'study'"),
-    ("see study.yaml in my-study", "see study.yaml in my-study"),
-    ('row 3, "Where can I study?", is empty', 'row 3, "Where can I study?", is empty'),
-])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the study is running", "the project is running"),
+        ("Studies of a study's folder", "Projects of a project's folder"),
+        ("no study named 'study'", "no project named 'study'"),
+        ("see study.yaml in my-study", "see study.yaml in my-study"),
+        ('row 3, "Where can I study?", is empty', 'row 3, "Where can I study?", is empty'),
+    ],
+)
 def test_errors_of_studies_are_errors_of_projects(text: str, shown: str) -> None:
     assert page_words(text) == shown
 
 
 def test_charts_have_no_toolbar_over_their_labels() -> None:
     shared = next(path for path in STYLE_SHEETS if path.name == "page.css").read_text()
-    assert re.search(r"^\.js-plotly-plot \.plotly \.modebar-container \{ display: none; \}", shared, re.MULTILINE)
+    assert re.search(
+        r"^\.js-plotly-plot \.plotly \.modebar-container \{ display: none; \}", shared, re.MULTILINE
+    )
 
 
 def test_no_two_tabs_style_the_same_class() -> None:
     sheets: dict[str, set[str]] = {}
     for path in STYLE_SHEETS:
         if path.name != "page.css":  # what all tabs share
-            for name in set(re.findall(r"^[a-z]*(\.ab-[a-z-]+)(?=[ ,:] ?[{:>]?)", path.read_text(), re.MULTILINE)):
+            for name in set(
+                re.findall(
+                    r"^[a-z]*(\.ab-[a-z-]+)(?=[ ,:] ?[{:>]?)", path.read_text(), re.MULTILINE
+                )
+            ):
                 sheets.setdefault(name, set()).add(path.name)
     assert {name: found for name, found in sheets.items() if len(found) > 1} == {}

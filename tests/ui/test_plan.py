@@ -13,7 +13,14 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.ui.plan.tab import THIS_COMPUTER, PlanTab, study_plan, write_plan_file
-from assistant_builder.ui.plan.view import PARTS, layer_rows, plan_figure, plan_panel, plan_text, title
+from assistant_builder.ui.plan.view import (
+    PARTS,
+    layer_rows,
+    plan_figure,
+    plan_panel,
+    plan_text,
+    title,
+)
 from assistant_builder.ui.refresh import StudyView
 from tests.synthetic_study import new_study, with_data
 from tests.ui.blocks import inside_blocks
@@ -30,7 +37,9 @@ def test_the_bars_of_the_chart_add_up_to_the_peak():
     assert [bar.name for bar in bars] == list(PARTS.values())
     for place, label in enumerate(bars[0].y):
         method = next(name for name in ("qlora", "lora", "full") if title(name) == label)
-        assert sum(bar.x[place] for bar in bars) == pytest.approx(plan.methods[method].total_bytes / 1e9)
+        assert sum(bar.x[place] for bar in bars) == pytest.approx(
+            plan.methods[method].total_bytes / 1e9
+        )
     assert figure.layout.shapes[0].x0 == pytest.approx(plan.memory_bytes / 1e9)
 
 
@@ -55,7 +64,14 @@ def test_the_file_is_self_contained(tmp_path: Path):
 
 def test_a_hostile_model_name_is_shown_as_text(tmp_path: Path):
     plan = plan_for("qwen3-0.6b")
-    hostile = Plan("<img src=x onerror=alert(1)>", plan.architecture, plan.config, plan.machine, 10, plan.lengths)
+    hostile = Plan(
+        "<img src=x onerror=alert(1)>",
+        plan.architecture,
+        plan.config,
+        plan.machine,
+        10,
+        plan.lengths,
+    )
     write_plan_file(hostile, tmp_path / "plan.html")
     assert "<img src=x" not in (tmp_path / "plan.html").read_text(encoding="utf-8")
 
@@ -82,9 +98,17 @@ def test_a_study_is_planned_from_its_own_data(home: Path):
 def test_after_five_steps_the_measured_speed_is_used(home: Path):
     study = with_data(new_study())
     for step in range(1, 8):
-        append_jsonl(study.arm_folder("qlora") / "metrics.jsonl",
-                     {"event": "step", "step": step, "steps": 60, "tokens": 100 * step, "busy_seconds": 3.0 * step,
-                      "elapsed_seconds": 3.0 * step})
+        append_jsonl(
+            study.arm_folder("qlora") / "metrics.jsonl",
+            {
+                "event": "step",
+                "step": step,
+                "steps": 60,
+                "tokens": 100 * step,
+                "busy_seconds": 3.0 * step,
+                "elapsed_seconds": 3.0 * step,
+            },
+        )
     write_json(study.arm_folder("qlora") / "plan.json", {"ahead": {"steps": 60, "tokens": 6000}})
     plan = study_plan(study)
     assert set(plan.measured) == {"qlora"} and plan.qlora.seconds == plan.measured["qlora"]
@@ -100,7 +124,9 @@ def test_inputs_of_the_user_take_precedence(home: Path):
     assert study.config.eval.price_per_hour is None, "a plan changes nothing"
 
 
-@pytest.mark.parametrize(("field", "text"), [("memory", "lots"), ("price", "cheap"), ("pairs", "many")])
+@pytest.mark.parametrize(
+    ("field", "text"), [("memory", "lots"), ("price", "cheap"), ("pairs", "many")]
+)
 def test_an_invalid_input_is_refused(home: Path, field: str, text: str):
     with pytest.raises(ConfigError, match=text):
         study_plan(new_study(), **{field: text})

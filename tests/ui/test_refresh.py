@@ -33,7 +33,13 @@ def test_the_polled_version_is_the_drawn_one_until_the_study_changes() -> None:
 def test_home_new_missing_and_equal_studies_have_different_versions() -> None:
     for name in ("rivers", "lakes"):
         new_study(name)
-    pulses = {polled(), polled("study="), polled("study=missing"), polled("study=rivers"), polled("study=lakes")}
+    pulses = {
+        polled(),
+        polled("study="),
+        polled("study=missing"),
+        polled("study=rivers"),
+        polled("study=lakes"),
+    }
     assert len(pulses) == 5
     assert polled() == drawn(None) and polled("study=missing") == drawn("missing")
 

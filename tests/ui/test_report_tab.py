@@ -46,7 +46,11 @@ def test_what_happens_to_the_report_is_said(study: Study) -> None:
     assert "is being written" in report_state(take_snapshot(study))
     about_to = replace(take_snapshot(done_but_report(study)), state="running")
     assert "is being written" in report_state(about_to)
-    study.write_step(StepRecord("report", state="failed", error={"what": "the disk is full", "remedy": "Free space"}))
+    study.write_step(
+        StepRecord(
+            "report", state="failed", error={"what": "the disk is full", "remedy": "Free space"}
+        )
+    )
     said = report_state(take_snapshot(study), "OSError <b>")
     assert "the disk is full" in said and "OSError &lt;b&gt;" in said
     study.write_step(StepRecord("evaluate", state="failed"))

@@ -28,7 +28,9 @@ ADDRESS = "/gradio_api/file="
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     limits = {"ASSISTANT_BUILDER_MAX_UPLOAD": "200kB", "ASSISTANT_BUILDER_MAX_UPLOADS": "30"}
     folder = tmp_path_factory.mktemp("server")
-    (folder / "secret.txt").write_text("not for the page", encoding="utf-8")  # in the working folder of the server
+    (folder / "secret.txt").write_text(
+        "not for the page", encoding="utf-8"
+    )  # in the working folder of the server
     site = start_app(folder, "--auth", USER, ASSISTANT_BUILDER_PASSWORD=PASSWORD, **limits)
     yield site
     site.process.send_signal(signal.SIGINT)
@@ -47,8 +49,15 @@ def upload(client: httpx.Client, *files: tuple[str, bytes], **options: Any) -> h
 
 def test_every_route_needs_a_login(site: App) -> None:
     with site.client() as client:
-        for path in ("/config", "/gradio_api/info", "/assets/x.js", "/theme.css", "/gradio_api/startup-events",
-                     "/gradio_api/heartbeat/x", "/gradio_api/queue/data?session_hash=x"):  # fmt: skip
+        for path in (
+            "/config",
+            "/gradio_api/info",
+            "/assets/x.js",
+            "/theme.css",
+            "/gradio_api/startup-events",
+            "/gradio_api/heartbeat/x",
+            "/gradio_api/queue/data?session_hash=x",
+        ):
             assert client.get(path).status_code == 401, path
         assert upload(client, ("a.csv", b"a")).status_code == 401
         assert client.post("/gradio_api/queue/join", json={"data": []}).status_code == 401
@@ -57,23 +66,50 @@ def test_every_route_needs_a_login(site: App) -> None:
 
 def test_the_page_and_its_security_headers(inside: httpx.Client) -> None:
     page = inside.get("/", headers=HTML)
-    assert page.status_code == 200 and "window.gradio_config" in page.text and "ab-session" in page.text
-    assert page.text.index("requestFrame") < page.text.index("window.gradio_config"), "before all scripts of gradio"
+    assert (
+        page.status_code == 200
+        and "window.gradio_config" in page.text
+        and "ab-session" in page.text
+    )
+    assert page.text.index("requestFrame") < page.text.index("window.gradio_config"), (
+        "before all scripts of gradio"
+    )
     assert int(page.headers["content-length"]) == len(page.content)
     policy = page.headers["content-security-policy"]
     assert "frame-ancestors 'none'" in policy and "http" not in policy and "*" not in policy
-    assert page.headers["x-content-type-options"] == "nosniff" and page.headers["cache-control"] == "no-store"
+    assert (
+        page.headers["x-content-type-options"] == "nosniff"
+        and page.headers["cache-control"] == "no-store"
+    )
     assert page.headers["referrer-policy"] == "same-origin" and "server" not in page.headers
     assert inside.get("/config").json()["username"] == "ann"
 
 
-@pytest.mark.parametrize("path", [
-    "/monitoring", "/monitoring/summary", "/gradio_api/proxy=https://x.hf.space/", "/gradio_api/vibe-code",
-    "/gradio_api/file=http://127.0.0.1:1/", "/gradio_api/token", "/gradio_api/deep_link?session_hash=x", "/docs",
-    "/gradio_api/dev/reload", "/gradio_api/runs", "/openapi.json", "/gradio_api/openapi.json", "/gradio_api/mcp",
-    "/gradio_api/startup-events", "/gradio_api/custom_component/a/client/b/c", "/pwa_icon", "/redoc",
-    "/gradio_api/run-history/records", "/gradio_api/call/x", "/gradio_api/stream/a/b/1/playlist-file",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/monitoring",
+        "/monitoring/summary",
+        "/gradio_api/proxy=https://x.hf.space/",
+        "/gradio_api/vibe-code",
+        "/gradio_api/file=http://127.0.0.1:1/",
+        "/gradio_api/token",
+        "/gradio_api/deep_link?session_hash=x",
+        "/docs",
+        "/gradio_api/dev/reload",
+        "/gradio_api/runs",
+        "/openapi.json",
+        "/gradio_api/openapi.json",
+        "/gradio_api/mcp",
+        "/gradio_api/startup-events",
+        "/gradio_api/custom_component/a/client/b/c",
+        "/pwa_icon",
+        "/redoc",
+        "/gradio_api/run-history/records",
+        "/gradio_api/call/x",
+        "/gradio_api/stream/a/b/1/playlist-file",
+    ],
+)
 def test_unused_routes_are_not_found(inside: httpx.Client, path: str) -> None:
     assert inside.get(path).status_code == 404
     assert inside.post(path, json={}).status_code == 404
@@ -84,24 +120,55 @@ def test_no_other_file_of_the_machine_is_served(inside: httpx.Client, site: App)
     assert inside.get(ADDRESS + mine).text == "question,answer\n"
     folder = site.folder() / "files"
     (folder / "link").symlink_to("/etc")
-    secrets = ["/etc/passwd", str(site.home / "browser.key"), str(site.log), "browser.key", "log.txt", "secret.txt",
-               "/proc/self/environ", str(ROOT / "app.py"), f"{mine}/../../../../.in-use", f"{folder}/../.in-use",
-               f"{folder}/link/passwd", str(folder), "../../secret.txt", "~/.bashrc", "file:///etc/passwd"]  # fmt: skip
+    secrets = [
+        "/etc/passwd",
+        str(site.home / "browser.key"),
+        str(site.log),
+        "browser.key",
+        "log.txt",
+        "secret.txt",
+        "/proc/self/environ",
+        str(ROOT / "app.py"),
+        f"{mine}/../../../../.in-use",
+        f"{folder}/../.in-use",
+        f"{folder}/link/passwd",
+        str(folder),
+        "../../secret.txt",
+        "~/.bashrc",
+        "file:///etc/passwd",
+    ]
     for secret in secrets:
-        for written in (secret, secret.replace("/", "%2f"), secret.replace("..", "%2e%2e"),
-                        secret.replace("/", "%252f"), secret.replace("/", "\\")):  # fmt: skip
-            for route in (ADDRESS, "/file=", "/gradio_api/file/", "/gradio_api/download/", "/static/", "/assets/",
-                          "/svelte/", "/static/../"):  # fmt: skip
+        for written in (
+            secret,
+            secret.replace("/", "%2f"),
+            secret.replace("..", "%2e%2e"),
+            secret.replace("/", "%252f"),
+            secret.replace("/", "\\"),
+        ):
+            for route in (
+                ADDRESS,
+                "/file=",
+                "/gradio_api/file/",
+                "/gradio_api/download/",
+                "/static/",
+                "/assets/",
+                "/svelte/",
+                "/static/../",
+            ):
                 answer = inside.get(route + written)
                 assert answer.status_code in (403, 404), (route, written)
-                assert not any(word in answer.text for word in ("root:", "not for the page", "import")), written
+                assert not any(
+                    word in answer.text for word in ("root:", "not for the page", "import")
+                ), written
 
 
 def test_a_file_named_in_a_value_is_not_copied(inside: httpx.Client, site: App) -> None:
     """Gradio would copy a file that an output names from the working folder or the temporary folder."""
     config = inside.get("/config").json()
     named = {"path": str(site.log.parent / "secret.txt"), "meta": {"_type": "gradio.FileData"}}
-    files = [entry["id"] for entry in config["components"] if entry["type"] in ("file", "browserstate")]
+    files = [
+        entry["id"] for entry in config["components"] if entry["type"] in ("file", "browserstate")
+    ]
     events = [entry for entry in config["dependencies"] if set(files) & set(entry["inputs"])]
     assert events
     for event in events:
@@ -112,21 +179,38 @@ def test_a_file_named_in_a_value_is_not_copied(inside: httpx.Client, site: App) 
             assert answer.status_code == 403 and "not uploaded here" in answer.text
 
 
-def test_upload_paths_are_unguessable_and_inside_the_folder(inside: httpx.Client, site: App) -> None:
-    names = ["a.csv", "../../b.csv", "..\\c.csv", "/etc/d.csv", "..", ".", "e\n.csv", "f" * 300 + ".csv", "שלום.csv"]
+def test_upload_paths_are_unguessable_and_inside_the_folder(
+    inside: httpx.Client, site: App
+) -> None:
+    names = [
+        "a.csv",
+        "../../b.csv",
+        "..\\c.csv",
+        "/etc/d.csv",
+        "..",
+        ".",
+        "e\n.csv",
+        "f" * 300 + ".csv",
+        "שלום.csv",
+    ]
     places = [Path(upload(inside, (name, b"x")).json()[0]) for name in names]
     for place in places:
         assert place.is_relative_to(site.folder() / "files") and place.read_bytes() == b"x"
         assert len(place.parent.parent.name) >= len("upload-") + 22
-    assert len({place.parent.parent for place in places}) == len(places), "equal files have different folders"
+    assert len({place.parent.parent for place in places}) == len(places), (
+        "equal files have different folders"
+    )
     assert places[0].name == "a.csv" and places[1].name == "b.csv" and places[8].name == "שלום.csv"
     assert (site.folder().stat().st_mode & 0o777) == 0o700
 
 
 def kept(site: App) -> set[str]:
     """Files and folders in the folder of uploads."""
-    return {os.path.join(folder, name) for folder, folders, files in os.walk(site.folder() / "files")
-            for name in (*folders, *files)}
+    return {
+        os.path.join(folder, name)
+        for folder, folders, files in os.walk(site.folder() / "files")
+        for name in (*folders, *files)
+    }
 
 
 def test_refused_uploads_leave_no_file(inside: httpx.Client, site: App) -> None:
@@ -143,7 +227,9 @@ def test_refused_uploads_leave_no_file(inside: httpx.Client, site: App) -> None:
     assert inside.post("/gradio_api/upload", content=endless(), headers=form).status_code == 413
     many = upload(inside, *((f"{number}.csv", b"x") for number in range(5)))
     assert many.status_code == 400 and "Too many files" in many.text
-    assert inside.post("/gradio_api/upload", files={"files": (None, "x" * 50_000)}).status_code == 400
+    assert (
+        inside.post("/gradio_api/upload", files={"files": (None, "x" * 50_000)}).status_code == 400
+    )
     assert inside.post("/gradio_api/upload", content=b"broken", headers=form).status_code == 400
     assert inside.post("/gradio_api/upload", json={}).status_code == 400
     _break_off(inside, site)
@@ -155,10 +241,20 @@ def test_refused_uploads_leave_no_file(inside: httpx.Client, site: App) -> None:
 
 def _break_off(client: httpx.Client, site: App) -> None:
     """Send half an upload, and disconnect after the server has started to write it."""
-    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="half.csv"\r\n\r\n' + b"x" * 90_000
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="files"; filename="half.csv"\r\n\r\n'
+        + b"x" * 90_000
+    )
     cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-    lines = ["POST /gradio_api/upload HTTP/1.1", f"Host: {client.base_url.netloc.decode()}", f"Cookie: {cookie}",
-             "Content-Type: multipart/form-data; boundary=b", "Content-Length: 150000", "", ""]  # fmt: skip
+    lines = [
+        "POST /gradio_api/upload HTTP/1.1",
+        f"Host: {client.base_url.netloc.decode()}",
+        f"Cookie: {cookie}",
+        "Content-Type: multipart/form-data; boundary=b",
+        "Content-Length: 150000",
+        "",
+        "",
+    ]
     before = kept(site)
     with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as raw:
         raw.sendall("\r\n".join(lines).encode() + head)
@@ -207,21 +303,38 @@ def test_the_password_is_not_stored_or_logged(site: App) -> None:
 def test_it_listens_on_localhost_only(site: App) -> None:
     port = int(site.url.rpartition(":")[2])
     found = psutil.Process(site.process.pid).net_connections()
-    assert [tuple(entry.laddr) for entry in found if entry.status == "LISTEN"] == [("127.0.0.1", port)]
+    assert [tuple(entry.laddr) for entry in found if entry.status == "LISTEN"] == [
+        ("127.0.0.1", port)
+    ]
 
 
 def run_app(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    settings = {**os.environ, "ASSISTANT_BUILDER_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, "-m", "assistant_builder", "app", *words], env=settings, cwd=folder,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    settings = {
+        **os.environ,
+        "ASSISTANT_BUILDER_HOME": str(folder / "home"),
+        "PYTHONPATH": str(ROOT),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "assistant_builder", "app", *words],
+        env=settings,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--host", "0.0.0.0"], "other machines can reach 0.0.0.0, so the page needs a login"),
-    (["--auth", "ann"], "there is no password for 'ann'"),
-    (["--certificate", "c.pem"], "HTTPS needs a certificate and its key"),
-    (["--host", "no-such-host.invalid", "--auth", "ann"], "not an address of this machine"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "other machines can reach 0.0.0.0, so the page needs a login"),
+        (["--auth", "ann"], "there is no password for 'ann'"),
+        (["--certificate", "c.pem"], "HTTPS needs a certificate and its key"),
+        (["--host", "no-such-host.invalid", "--auth", "ann"], "not an address of this machine"),
+    ],
+)
 def test_a_refused_start_prints_one_line(tmp_path: Path, words: list[str], message: str) -> None:
     given = {"ASSISTANT_BUILDER_PASSWORD": "x"} if "no-such-host.invalid" in words else {}
     done = run_app(tmp_path, "--port", "0", *words, **given)
@@ -232,7 +345,11 @@ def test_a_refused_start_prints_one_line(tmp_path: Path, words: list[str], messa
 def test_a_port_in_use_is_reported(site: App, tmp_path: Path) -> None:
     port = site.url.rpartition(":")[2]
     done = run_app(tmp_path, "--port", port)
-    assert done.returncode == 1 and f"port {port} is in use" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1
+        and f"port {port} is in use" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
@@ -247,14 +364,20 @@ def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
     assert list(site.temporary.glob(f"{PREFIX}*")) == [], "uploads are deleted with the server"
 
 
-def test_the_folder_of_a_killed_server_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_a_killed_server_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = ("import os, sys\nfrom assistant_builder.ui.uploads import server_folder\n"
-            "print(server_folder(), flush=True)\n"
-            "if sys.argv[1] == 'die':\n    os._exit(9)\nsys.stdin.read()")  # fmt: skip
+    code = (
+        "import os, sys\nfrom assistant_builder.ui.uploads import server_folder\n"
+        "print(server_folder(), flush=True)\n"
+        "if sys.argv[1] == 'die':\n    os._exit(9)\nsys.stdin.read()"
+    )
     words = [sys.executable, "-c", code]
     settings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    dead = Path(subprocess.run([*words, "die"], capture_output=True, text=True, env=settings).stdout.strip())
+    dead = Path(
+        subprocess.run([*words, "die"], capture_output=True, text=True, env=settings).stdout.strip()
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([*words, "live"], text=True, env=settings, **pipes) as it:
         assert it.stdout is not None and it.stdin is not None

@@ -32,7 +32,9 @@ def demo() -> gr.Blocks:
 
     def build() -> gr.Blocks:
         box = gr.Textbox("0")
-        gr.Button().click(lambda text: gr.update(value=str(int(text) + 1), label=f"after {text}"), box, box)
+        gr.Button().click(
+            lambda text: gr.update(value=str(int(text) + 1), label=f"after {text}"), box, box
+        )
         assert isinstance(box.parent, gr.Blocks)
         return box.parent
 
@@ -45,7 +47,9 @@ def test_the_state_of_a_window_does_not_grow_with_its_events(demo: gr.Blocks) ->
 
     async def six_events() -> None:
         app, stop = page_app(Page(demo, []), Access(allow_without_password=True))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost"
+        ) as client:
             for turn in range(6):
                 body = {"data": [str(turn)], "fn_index": function, "session_hash": "window"}
                 answer = (await client.post("/gradio_api/run/predict", json=body)).json()
@@ -58,7 +62,9 @@ def test_the_state_of_a_window_does_not_grow_with_its_events(demo: gr.Blocks) ->
     asyncio.run(six_events())
     assert len(set(counts)) == 1, counts
     parts = demo.state_holder.session_data["window"].blocks_config.blocks.values()
-    assert [part.label for part in parts if isinstance(part, gr.Textbox)] == ["after 5"], "the update is read"
+    assert [part.label for part in parts if isinstance(part, gr.Textbox)] == ["after 5"], (
+        "the update is read"
+    )
 
 
 def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> None:
@@ -76,12 +82,31 @@ def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> N
 
 
 PRIVATE_PARTS = {
-    "gradio.Blocks": ("fns", "state_holder", "has_launched", "is_running", "upload_file_set",
-                      "process_api", "preprocess_data", "call_function"),
-    "gradio.queueing.Queue": ("pending_event_ids_session", "pending_messages_per_session", "close", "sleep_when_free",
-                              "progress_update_sleep_when_free"),
+    "gradio.Blocks": (
+        "fns",
+        "state_holder",
+        "has_launched",
+        "is_running",
+        "upload_file_set",
+        "process_api",
+        "preprocess_data",
+        "call_function",
+    ),
+    "gradio.queueing.Queue": (
+        "pending_event_ids_session",
+        "pending_messages_per_session",
+        "close",
+        "sleep_when_free",
+        "progress_update_sleep_when_free",
+    ),
     "gradio.routes.App": ("state_holder", "stop_event"),
-    "gradio.state_holder.StateHolder": ("blocks", "session_data", "time_last_used", "lock", "update"),
+    "gradio.state_holder.StateHolder": (
+        "blocks",
+        "session_data",
+        "time_last_used",
+        "lock",
+        "update",
+    ),
     "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),
 }
 """Class of gradio → attributes that modules of ``ui`` use without a promise of gradio."""
@@ -91,19 +116,32 @@ def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
     async def mounted() -> dict[str, Any]:
         outer = FastAPI()
         gr.mount_gradio_app(outer, demo.queue(), path="/")
-        apps = [route.app for route in outer.routes if isinstance(route, Mount) and isinstance(route.app, App)]
-        assert apps, "gradio.mount_gradio_app no longer mounts a gradio.routes.App, whose state ui/server.py replaces"
+        apps = [
+            route.app
+            for route in outer.routes
+            if isinstance(route, Mount) and isinstance(route.app, App)
+        ]
+        assert apps, (
+            "gradio.mount_gradio_app no longer mounts a gradio.routes.App, whose state ui/server.py replaces"
+        )
         windows = apps[0].state_holder
         return {
-            "gradio.Blocks": demo, "gradio.queueing.Queue": demo._queue, "gradio.routes.App": apps[0],
-            "gradio.state_holder.StateHolder": windows, "gradio.state_holder.SessionState": windows["window"],
+            "gradio.Blocks": demo,
+            "gradio.queueing.Queue": demo._queue,
+            "gradio.routes.App": apps[0],
+            "gradio.state_holder.StateHolder": windows,
+            "gradio.state_holder.SessionState": windows["window"],
         }
 
-    assert hasattr(demo, "_queue"), "gradio.Blocks no longer has _queue, which assistant_builder/ui uses"
+    assert hasattr(demo, "_queue"), (
+        "gradio.Blocks no longer has _queue, which assistant_builder/ui uses"
+    )
     assert gr.EventData(None, {})._data == {}  # ui/languages.py
     for name, found in asyncio.run(mounted()).items():
         for part in PRIVATE_PARTS[name]:
-            assert hasattr(found, part), f"{name} no longer has {part}, which assistant_builder/ui uses"
+            assert hasattr(found, part), (
+                f"{name} no longer has {part}, which assistant_builder/ui uses"
+            )
 
 
 WINDOW = "k3j9d0s8f7"
@@ -123,7 +161,9 @@ def people(site: ServedApp) -> Iterator[tuple[httpx.Client, httpx.Client]]:
 
 
 def upload(client: httpx.Client, **options: Any) -> str:
-    answer = client.post("/gradio_api/upload", files={"files": ("pairs.csv", b"question,answer\na,b\n")}, **options)
+    answer = client.post(
+        "/gradio_api/upload", files={"files": ("pairs.csv", b"question,answer\na,b\n")}, **options
+    )
     assert answer.status_code == 200
     return str(answer.json()[0])
 
@@ -143,14 +183,17 @@ def join(client: httpx.Client, window: str) -> httpx.Response:
     return client.post("/gradio_api/queue/join", json=body)
 
 
-def test_a_window_answers_only_the_login_that_opened_it(people: tuple[httpx.Client, httpx.Client]) -> None:
+def test_a_window_answers_only_the_login_that_opened_it(
+    people: tuple[httpx.Client, httpx.Client],
+) -> None:
     one, other = people
     assert follow(one, WINDOW).status_code == 200
     joined = join(one, WINDOW)
     assert joined.status_code == 200
     cancel = {"session_hash": WINDOW, "fn_index": 0, "event_id": joined.json()["event_id"]}
     requests: list[Callable[[], httpx.Response]] = [
-        lambda: follow(other, WINDOW), lambda: join(other, WINDOW),
+        lambda: follow(other, WINDOW),
+        lambda: join(other, WINDOW),
         lambda: other.post("/gradio_api/cancel", json=cancel),
         lambda: other.get("/gradio_api/queue/data", params={"session_hash": WINDOW}),
         lambda: other.get(f"/gradio_api/queue/data?session_hash=mine&session_hash={WINDOW}"),
@@ -160,14 +203,20 @@ def test_a_window_answers_only_the_login_that_opened_it(people: tuple[httpx.Clie
         answer = request()
         assert answer.status_code == 403 and answer.headers["x-log-in"] == "/login", answer.text
     other_event = {**cancel, "session_hash": "of the other"}
-    assert other.post("/gradio_api/cancel", json=other_event).status_code == 404, "an event of another window"
+    assert other.post("/gradio_api/cancel", json=other_event).status_code == 404, (
+        "an event of another window"
+    )
     with one.stream("GET", "/gradio_api/queue/data", params={"session_hash": WINDOW}) as stream:
         received = "".join(stream.iter_text())
-    assert joined.json()["event_id"] in received and "process_completed" in received, "the owner receives the result"
+    assert joined.json()["event_id"] in received and "process_completed" in received, (
+        "the owner receives the result"
+    )
     assert follow(one, WINDOW).status_code == 200
 
 
-def test_a_reload_opens_a_new_window_and_the_old_one_remains(people: tuple[httpx.Client, httpx.Client]) -> None:
+def test_a_reload_opens_a_new_window_and_the_old_one_remains(
+    people: tuple[httpx.Client, httpx.Client],
+) -> None:
     one, other = people
     assert one.get("/", headers={"accept": "text/html"}).status_code == 200
     assert follow(one, "before").status_code == follow(one, "after").status_code == 200
@@ -187,12 +236,22 @@ def test_an_upload_belongs_to_its_login(people: tuple[httpx.Client, httpx.Client
     one, other = people
     place = upload(one, params={"upload_id": "progress"})
     assert one.get(FILE + place).text == "question,answer\na,b\n"
-    for written in (place, place.replace("/upload-", "/UPLOAD-"), place.replace("/upload-", "/x/../upload-")):
+    for written in (
+        place,
+        place.replace("/upload-", "/UPLOAD-"),
+        place.replace("/upload-", "/x/../upload-"),
+    ):
         assert other.get(FILE + written).status_code in (403, 404), written
-    assert other.get("/gradio_api/upload_progress", params={"upload_id": "progress"}).status_code == 403
+    assert (
+        other.get("/gradio_api/upload_progress", params={"upload_id": "progress"}).status_code
+        == 403
+    )
     named = {"path": place, "meta": {"_type": "gradio.FileData"}}
-    through = {"path": str(Path(place).parent), "url": f"{other.base_url}{FILE[1:]}{place}",
-               "meta": {"_type": "gradio.FileData"}}
+    through = {
+        "path": str(Path(place).parent),
+        "url": f"{other.base_url}{FILE[1:]}{place}",
+        "meta": {"_type": "gradio.FileData"},
+    }
     for file in (named, through):
         body = {"data": [file], "fn_index": 0, "session_hash": "thief"}
         for path in ("/gradio_api/queue/join", "/gradio_api/run/predict"):
@@ -201,7 +260,9 @@ def test_an_upload_belongs_to_its_login(people: tuple[httpx.Client, httpx.Client
     assert one.get(FILE + place).status_code == 200
 
 
-def test_downloads_and_studies_are_shared(site: ServedApp, people: tuple[httpx.Client, httpx.Client]) -> None:
+def test_downloads_and_studies_are_shared(
+    site: ServedApp, people: tuple[httpx.Client, httpx.Client]
+) -> None:
     one, other = people
     offered = site.folder() / "files" / "0a1b2c" / "report.html"
     offered.parent.mkdir()

@@ -9,7 +9,13 @@ import pytest
 import yaml
 from markupsafe import escape
 
-from assistant_builder.config import PRESET_LABELS, PRESETS, StudyConfig, option_fields, parse_config
+from assistant_builder.config import (
+    PRESET_LABELS,
+    PRESETS,
+    StudyConfig,
+    option_fields,
+    parse_config,
+)
 from assistant_builder.errors import ConfigError
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.settings_form import (
@@ -78,13 +84,17 @@ def test_every_option_of_the_config_is_on_the_page() -> None:
     shown = set(train.form.components)
     assert shown == set(study_options()) - {"name", "title", *FIXED_KEYS}
     assert set(data.new.upload.form.components) == {
-        key for key in study_options() if key.startswith("data.") and key not in ("data.source", "data.columns")
+        key
+        for key in study_options()
+        if key.startswith("data.") and key not in ("data.source", "data.columns")
     }
 
 
 @pytest.mark.parametrize("config", [StudyConfig(), changed_config()], ids=["defaults", "changed"])
 def test_every_value_survives_the_form(config: StudyConfig) -> None:
-    shown = {key: option.to_widget(get_value(config, key)) for key, option in study_options().items()}
+    shown = {
+        key: option.to_widget(get_value(config, key)) for key, option in study_options().items()
+    }
     assert read_form(shown, config) == config
     assert read_form(shown, StudyConfig()) == config
 
@@ -94,7 +104,10 @@ def test_every_value_survives_gradio(config: StudyConfig) -> None:
     form = OptionForm({"model.base": [("Small", "smollm2-135m-instruct")]})
     inside_blocks(lambda: form.show(study_options()))
     values = form.values(config)
-    sent = [part.preprocess(part.postprocess(value)) for part, value in zip(form.inputs, values, strict=True)]
+    sent = [
+        part.preprocess(part.postprocess(value))
+        for part, value in zip(form.inputs, values, strict=True)
+    ]
     assert form.read(sent, StudyConfig()) == config
 
 
@@ -107,7 +120,12 @@ def test_components_start_at_the_defaults_of_the_config() -> None:
 
 
 def test_all_problems_are_reported_together() -> None:
-    shown = {"train.rank": 0, "train.epochs": None, "data.heldout_fraction": 2, "train.batch_size": 2.5}
+    shown = {
+        "train.rank": 0,
+        "train.epochs": None,
+        "data.heldout_fraction": 2,
+        "train.batch_size": 2.5,
+    }
     with pytest.raises(ConfigError) as caught:
         read_form(shown, StudyConfig())
     assert all(key in caught.value.what for key in shown)
@@ -123,12 +141,21 @@ def test_a_whole_float_is_accepted_as_an_integer() -> None:
 def test_a_limit_is_a_number_or_follows_the_data(key: str) -> None:
     config, option = StudyConfig(), study_options()[key]
     assert get_value(config, key) == option.to_widget("auto") == "auto" and "auto: " in option.help
-    for shown, value in (("256", 256), (" 300 ", 300), (512, 512), ("auto", "auto"), ("AUTO", "auto"), ("", "auto")):
+    for shown, value in (
+        ("256", 256),
+        (" 300 ", 300),
+        (512, 512),
+        ("auto", "auto"),
+        ("AUTO", "auto"),
+        ("", "auto"),
+    ):
         found = read_form({key: shown}, config.with_changes({key: 400}))
         assert get_value(found, key) == value
         assert parse_config(yaml.safe_load(found.to_yaml())) == found
     for wrong in ("many", "0"):
-        with pytest.raises(ConfigError, match=rf"{re.escape(key)}='?{wrong}.*, or 'auto'") as refused:
+        with pytest.raises(
+            ConfigError, match=rf"{re.escape(key)}='?{wrong}.*, or 'auto'"
+        ) as refused:
             read_form({key: wrong}, config)
         assert str(refused.value).count(key) == 1
 
@@ -147,7 +174,10 @@ def test_presets_have_labels_and_every_value_is_shown() -> None:
         assert len(rows) == len(values)
         for key, row in zip(values, rows, strict=True):
             option = study_options()[f"train.{key}"]
-            assert escape(option.title) in row and escape(option_fields()[f"train.{key}"][0].description) in row
+            assert (
+                escape(option.title) in row
+                and escape(option_fields()[f"train.{key}"][0].description) in row
+            )
             cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
             assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
     assert set(PRESET_LABELS) == set(study_options()["train.preset"].choices)
@@ -159,7 +189,9 @@ def test_presets_have_labels_and_every_value_is_shown() -> None:
 def test_a_value_that_differs_from_its_preset_is_highlighted() -> None:
     table = preset_table(StudyConfig().with_changes({"train.preset": "quick", "train.rank": 12}))
     assert re.findall(r"<em[^>]*>(.*?)</em>", table) == ["12"]
-    assert "<em" not in preset_table(StudyConfig().with_changes({"train.preset": "custom", "train.rank": 12}))
+    assert "<em" not in preset_table(
+        StudyConfig().with_changes({"train.preset": "custom", "train.rank": 12})
+    )
 
 
 def test_bounds_are_described_in_words() -> None:

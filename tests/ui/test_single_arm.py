@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.conversation import Answer, Conversation, Turn, as_markdown, default_sides
+from assistant_builder.chat.conversation import (
+    Answer,
+    Conversation,
+    Turn,
+    as_markdown,
+    default_sides,
+)
 from assistant_builder.planning.advice import advise
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.tab import ChatTab
@@ -16,7 +22,12 @@ from assistant_builder.ui.chat.view import PaneState, pane
 from assistant_builder.ui.evaluate.figures import headline_panels, seeds_figure
 from assistant_builder.ui.evaluate.item_filters import comparable_studies, shared_items, study_items
 from assistant_builder.ui.evaluate.tab import EvaluateTab
-from assistant_builder.ui.evaluate.view import evaluation_state, interval_key, report_tables, verdict_callout
+from assistant_builder.ui.evaluate.view import (
+    evaluation_state,
+    interval_key,
+    report_tables,
+    verdict_callout,
+)
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.view import summarize
 from assistant_builder.ui.plan.tab import study_plan
@@ -27,7 +38,15 @@ from assistant_builder.ui.train.preflight import preflight_card, run_preflight
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import run_panel
 from evals.study_compare import compare_studies
-from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, trained, with_data, with_metrics
+from tests.synthetic_study import (
+    LARGE,
+    evaluated,
+    finished_study,
+    new_study,
+    trained,
+    with_data,
+    with_metrics,
+)
 from tests.ui.blocks import inside_blocks
 
 
@@ -57,8 +76,14 @@ def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
     assert seen.plan is not None and seen.needed_bytes == seen.plan.qlora.expected_bytes
     assert seen.training_seconds == seen.plan.qlora.seconds
     card = preflight_card(seen)
-    assert "in one training run" in card and "so nothing is compared" in card and "last run" not in card
-    assert "The Q4_0 file of the last run answers worse" in preflight_card(replace(seen, losing="Q4_0"))
+    assert (
+        "in one training run" in card
+        and "so nothing is compared" in card
+        and "last run" not in card
+    )
+    assert "The Q4_0 file of the last run answers worse" in preflight_card(
+        replace(seen, losing="Q4_0")
+    )
     plan = study_plan(study)
     assert "select both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
     tab = inside_blocks(TrainTab)
@@ -69,15 +94,22 @@ def test_evaluate_shows_what_tuning_changed(alone: Study) -> None:
     seen = take_snapshot(alone)
     report = seen.report
     assert report is not None
-    assert "Not compared" in verdict_callout(report) and "Cannot be told" not in verdict_callout(report)
+    assert "Not compared" in verdict_callout(report) and "Cannot be told" not in verdict_callout(
+        report
+    )
     assert "untuned base" in interval_key(report)
     panels = headline_panels(report)
     assert [row.tone for panel in panels for row in panel.rows].count("better") >= 2
     assert all(panel.margin is None for panel in panels)
     assert report_tables(report) and not evaluation_state(seen)
     shown = drawn(inside_blocks(EvaluateTab), alone)
-    assert shown["evaluate"][-1]["visible"] and shown["evaluate-result"][4]["label"].startswith("Tuned minus untuned")
-    assert shown["evaluate-conclusion"][1]["visible"] and not shown["evaluate-conclusion"][4]["visible"]
+    assert shown["evaluate"][-1]["visible"] and shown["evaluate-result"][4]["label"].startswith(
+        "Tuned minus untuned"
+    )
+    assert (
+        shown["evaluate-conclusion"][1]["visible"]
+        and not shown["evaluate-conclusion"][4]["visible"]
+    )
 
 
 def test_answers_are_read_beside_those_of_the_untuned_base(alone: Study) -> None:
@@ -102,7 +134,9 @@ def test_several_seeds_have_a_row_for_the_one_arm() -> None:
     study = finished_seeds()
     report = take_snapshot(study).report
     assert report is not None
-    assert [trace.name for trace in seeds_figure(report["seeds"]).data] == ["Compact (QLoRA, 4-bit)"]
+    assert [trace.name for trace in seeds_figure(report["seeds"]).data] == [
+        "Compact (QLoRA, 4-bit)"
+    ]
 
 
 def finished_seeds() -> Study:
@@ -116,23 +150,40 @@ def finished_seeds() -> Study:
 def test_export_offers_the_one_arm(alone: Study) -> None:
     shown = drawn(inside_blocks(ExportTab), alone)
     arm, form = shown["export-choice"][1:3]
-    assert [value for _, value in arm["choices"]] == ["qlora"] and (arm["value"], form) == ("qlora", "adapter")
-    assert not shown["export-lora-adapter"][2]["visible"] and shown["export-qlora-adapter"][2]["visible"]
+    assert [value for _, value in arm["choices"]] == ["qlora"] and (arm["value"], form) == (
+        "qlora",
+        "adapter",
+    )
+    assert (
+        not shown["export-lora-adapter"][2]["visible"]
+        and shown["export-qlora-adapter"][2]["visible"]
+    )
 
 
 def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) -> None:
     arms = alone.config.arms
-    talk = Conversation((Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, default_sides(arms)),))
+    talk = Conversation(
+        (Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, default_sides(arms)),)
+    )
     shown = PaneState(talk, arms=arms)
     assert "Compact (QLoRA, 4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
     base = pane("base", shown)
     assert "untuned (4-bit)" in base and "16-bit" not in base
-    assert "untuned (4-bit)" in as_markdown("alone", talk, arms) and "16-bit" not in as_markdown("alone", talk, arms)
+    assert "untuned (4-bit)" in as_markdown("alone", talk, arms) and "16-bit" not in as_markdown(
+        "alone", talk, arms
+    )
     assert "Full (LoRA, 16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
-    values = tab.talk.values(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False,
-                                                                   False)))
-    visible = dict(zip(tab.talk.panes, (value["visible"] for value in values[: len(tab.talk.panes)]), strict=True))
+    values = tab.talk.values(
+        alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False, False))
+    )
+    visible = dict(
+        zip(
+            tab.talk.panes,
+            (value["visible"] for value in values[: len(tab.talk.panes)]),
+            strict=True,
+        )
+    )
     assert visible == {"a": True, "b": False, "qat": False, "shipped": False, "base": True}
 
 

@@ -39,7 +39,15 @@ from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
 from evals.report.verdict import explain_study
-from tests.synthetic_study import LARGE, finished_study, new_study, running, trained, with_data, with_metrics
+from tests.synthetic_study import (
+    LARGE,
+    finished_study,
+    new_study,
+    running,
+    trained,
+    with_data,
+    with_metrics,
+)
 from tests.ui.blocks import inside_blocks
 
 BASE = StudyConfig().model.base
@@ -69,7 +77,9 @@ def test_a_good_study_is_ready_with_its_figures() -> None:
     assert seen.errors == seen.warnings == ()
     assert (seen.data.train, seen.data.validation, seen.data.heldout) == (420, 168, 352)  # type: ignore[union-attr]
     said = plain(preflight_card(seen))
-    assert "Fits this computer, about" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
+    assert (
+        "Fits this computer, about" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
+    )
     assert "Steps 79 in each of 2 training runs" in said and "a rough estimate" in said
     assert "Proceed" not in said
 
@@ -79,9 +89,15 @@ def test_the_estimate_before_and_after_the_data_step_are_of_a_kind() -> None:
     before = estimate_data(study, study.config.data)
     after = estimate_data(with_data(study), study.config.data)
     assert isinstance(before, DataEstimate) and isinstance(after, DataEstimate)
-    assert (before.train, before.validation, before.heldout) == (after.train, after.validation, after.heldout)
+    assert (before.train, before.validation, before.heldout) == (
+        after.train,
+        after.validation,
+        after.heldout,
+    )
     other = estimate_data(study, study.config.data.model_copy(update={"max_train": 10}))
-    assert isinstance(other, DataEstimate) and other.train == 10  # what the form says, not what was split
+    assert (
+        isinstance(other, DataEstimate) and other.train == 10
+    )  # what the form says, not what was split
 
 
 def test_the_rule_of_the_verdict_is_shown_before_the_start() -> None:
@@ -90,7 +106,9 @@ def test_the_rule_of_the_verdict_is_shown_before_the_start() -> None:
     said = plain(preflight_card(seen))
     assert "How the verdict will be reached" in said and "exact match (margin 5 points)" in said
     assert explain_study(with_data(study)) == seen.rule  # what scoring will freeze
-    asked = run_preflight(study, study.config.with_changes({"eval.primary_metric": "nll_per_token"}))
+    asked = run_preflight(
+        study, study.config.with_changes({"eval.primary_metric": "nll_per_token"})
+    )
     assert "By the settings, the verdict is by loss" in asked.rule
     assert not run_preflight(study, study.config.with_changes({"arms": ["qlora"]})).rule
 
@@ -100,7 +118,11 @@ def test_little_data_is_warned_of() -> None:
     seen = run_preflight(study, study.config)
     said = " ".join(whats(seen.warnings))
     assert not seen.errors
-    assert "Very few training pairs" in said and "The test is small" in said and "training steps" in said
+    assert (
+        "Very few training pairs" in said
+        and "The test is small" in said
+        and "training steps" in said
+    )
     assert "Very few training pairs" in preflight_card(seen)
 
 
@@ -110,7 +132,9 @@ def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) 
     for module in (preflight, planner):
         monkeypatch.setattr(module, "this_machine", lambda: busy)
     seen = run_preflight(study, study.config)
-    assert not seen.errors and whats(seen.warnings) == ["Training will probably not fit into the free memory"]
+    assert not seen.errors and whats(seen.warnings) == [
+        "Training will probably not fit into the free memory"
+    ]
     assert seen.needed_bytes is not None and seen.needed_bytes > 1e9
     assert f"≈ {size(float(f'{seen.needed_bytes:.1e}'))}" in preflight_card(seen)
     assert f"{size(1e9)} free" in preflight_card(seen)
@@ -152,10 +176,14 @@ def test_memory_is_that_of_the_longest_pair_there_is() -> None:
 
 def test_errors_forbid_a_start(tmp_path: Path) -> None:
     study = new_study()
-    config = study.config.with_changes({"model.base": "smollm9", "data.columns.question": "nowhere"})
+    config = study.config.with_changes(
+        {"model.base": "smollm9", "data.columns.question": "nowhere"}
+    )
     seen = run_preflight(study, config)
     assert len(seen.errors) == 2 and "smollm9" in seen.errors[0].what
-    card = preflight_card(replace(seen, errors=(*seen.errors, PreflightIssue("<b>bad</b>", "Mend it"))))
+    card = preflight_card(
+        replace(seen, errors=(*seen.errors, PreflightIssue("<b>bad</b>", "Mend it")))
+    )
     assert "Not ready" in card and "&lt;b&gt;bad" in card and "Effective batch" not in card
 
 
@@ -182,7 +210,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
 def press_start(
     tab: TrainTab, study: Study, *, now: bool = False, trust: bool = False, **changes: object
 ) -> str:
-    config = study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
+    config = study.config.with_changes(
+        {key.replace("__", "."): value for key, value in changes.items()}
+    )
     return str(tab._start(study.name, False, now, trust, *tab.form.values(config))[0])
 
 
@@ -196,7 +226,10 @@ def test_warnings_do_not_stop_a_start_and_errors_do(begun: list[tuple[str, bool,
 
 def test_invalid_settings_start_nothing(begun: list[tuple[str, bool, bool]]) -> None:
     tab, study = inside_blocks(TrainTab), new_study()
-    shown = {**dict(zip(tab.form.components, tab.form.values(study.config), strict=True)), "train.rank": 0}
+    shown = {
+        **dict(zip(tab.form.components, tab.form.values(study.config), strict=True)),
+        "train.rank": 0,
+    }
     message = str(tab._start(study.name, False, False, False, *shown.values())[0])
     assert "train.rank=0" in message and "not valid" in message and begun == []
 
@@ -210,7 +243,10 @@ def test_what_is_carried_on_is_not_asked_again(begun: list[tuple[str, bool, bool
 
 def test_a_test_without_known_answers_is_told_before_training(tmp_path: Path) -> None:
     file = tmp_path / "faq.csv"
-    file.write_text("question,answer\n" + "".join(f"What is {n * 7919}?,It is number {n} of all.\n" for n in range(60)))
+    file.write_text(
+        "question,answer\n"
+        + "".join(f"What is {n * 7919}?,It is number {n} of all.\n" for n in range(60))
+    )
     study = new_study("faq", file)
     for each in (study, with_data(study)):
         seen = run_preflight(each, each.config)
@@ -220,7 +256,10 @@ def test_a_test_without_known_answers_is_told_before_training(tmp_path: Path) ->
 
 def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path: Path) -> None:
     file = tmp_path / "faq.csv"
-    file.write_text("question,answer\n" + "".join(f"What is {n * 7919}?,It is number {n} of all.\n" for n in range(64)))
+    file.write_text(
+        "question,answer\n"
+        + "".join(f"What is {n * 7919}?,It is number {n} of all.\n" for n in range(64))
+    )
     once, other = new_study("faq", file), new_study("ferries", LARGE)
     assert "By heart" in plain(preflight_card(run_preflight(once, once.config)))
     wanted = once.config.with_changes({"train.preset": "by_heart"})
@@ -230,7 +269,11 @@ def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path: Path)
     grounded = once.config.with_changes({"approaches": ["grounded"]})
     assert run_preflight(once, grounded).steps >= 60, "as the page starts it"
     settings = inside_blocks(TrainTab).settings
-    for study, config, offered in ((once, once.config, True), (once, grounded, False), (other, other.config, False)):
+    for study, config, offered in (
+        (once, once.config, True),
+        (once, grounded, False),
+        (other, other.config, False),
+    ):
         cards = settings.note_values(study, config)[-1]["choices"]
         assert ("by_heart" in [name for _, name in cards]) is offered
 
@@ -243,20 +286,29 @@ def test_a_download_without_a_hub_is_told_before_the_start(
     for status, errors in ((HubStatus(False, "no route"), 1), (HubStatus(True), 0)):
         preflight._hub_status.cache_clear()
         monkeypatch.setattr(preflight, "check_hub", lambda seconds, found=status: found)
-        found = [error.what for error in run_preflight(study, config).errors if "hub cannot be reached" in error.what]
+        found = [
+            error.what
+            for error in run_preflight(study, config).errors
+            if "hub cannot be reached" in error.what
+        ]
         assert len(found) == errors and all("16.4 GB" in what for what in found)
     preflight._hub_status.cache_clear()
     monkeypatch.setattr(preflight, "check_hub", lambda seconds: HubStatus(False, "no route"))
     assert "cannot be reached" in press_start(tab, study, model__base="qwen3-8b") and begun == []
     labels = {value: label for label, value in model_choices()}
-    assert labels[BASE].endswith("on this computer") and labels["qwen3-8b"].endswith("download 16.4 GB")
+    assert labels[BASE].endswith("on this computer") and labels["qwen3-8b"].endswith(
+        "download 16.4 GB"
+    )
     assert "downloaded from the hub first: 16.4 GB" in model_note(config.model)
 
 
 def test_a_changed_value_of_a_preset_makes_it_custom() -> None:
     values = {**PRESETS["balanced"], "epochs": 25.0}
     shown = [values[key] for key in preset_keys()]
-    assert _switch_preset("balanced", *shown) == "custom" and _switch_preset("custom", *shown) == "custom"
+    assert (
+        _switch_preset("balanced", *shown) == "custom"
+        and _switch_preset("custom", *shown) == "custom"
+    )
     same = [PRESETS["balanced"][key] for key in preset_keys()]
     assert _switch_preset("balanced", *same) == "balanced"
 
@@ -264,7 +316,9 @@ def test_a_changed_value_of_a_preset_makes_it_custom() -> None:
 def test_presets_are_cards_with_their_time() -> None:
     study = new_study("ferries", LARGE)
     cards = dict((name, label) for label, name in preset_choices(preset_times(study, study.config)))
-    assert all("about" in cards[name] for name in PRESETS) and cards["balanced"].startswith("Balanced\nabout ")
+    assert all("about" in cards[name] for name in PRESETS) and cards["balanced"].startswith(
+        "Balanced\nabout "
+    )
     assert "about" not in cards["custom"] and "recommended start" in cards["balanced"]
 
 
@@ -279,7 +333,10 @@ def test_scoring_takes_what_it_took_in_the_last_run_on_this_machine() -> None:
     assert scoring_seconds(BASE) is None  # elsewhere
     provenance(study)
     answers = len((study.folder / "data" / "heldout.jsonl").read_text().splitlines())
-    assert scoring_seconds(BASE) == pytest.approx(164 / (answers * 10)) and scoring_seconds("other") is None
+    assert (
+        scoring_seconds(BASE) == pytest.approx(164 / (answers * 10))
+        and scoring_seconds("other") is None
+    )
     (study.folder / "study.yaml").write_text("nonsense: [")
     assert scoring_seconds(BASE) is None  # a damaged study tells nothing
 
@@ -293,7 +350,9 @@ def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds() -> None
     thrice = replace(seen, config=study.config.with_changes({"seeds": 3}), scoring=0.5)
     assert thrice.training_seconds == pytest.approx(3 * seen.training_seconds)
     assert thrice.scoring_seconds == pytest.approx(0.5 * 352 * 10)
-    assert "to score" in plain(preflight_card(thrice)) and "a rough estimate" in plain(preflight_card(seen))
+    assert "to score" in plain(preflight_card(thrice)) and "a rough estimate" in plain(
+        preflight_card(seen)
+    )
     assert "known after the first run" in plain(preflight_card(replace(seen, plan=None)))
 
 
@@ -317,7 +376,12 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring() -> None:
 
 def test_facts_in_prompts_take_memory_and_time() -> None:
     study = new_study("ferries", LARGE)
-    plain, grounded = (run_preflight(study, study.config.with_changes({"approaches": approaches})).plan
-                       for approaches in (["memory"], ["grounded"]))
+    plain, grounded = (
+        run_preflight(study, study.config.with_changes({"approaches": approaches})).plan
+        for approaches in (["memory"], ["grounded"])
+    )
     assert plain is not None and grounded is not None
-    assert grounded.lora.total_bytes > plain.lora.total_bytes and grounded.lora.seconds > plain.lora.seconds  # type: ignore[operator]
+    assert (
+        grounded.lora.total_bytes > plain.lora.total_bytes
+        and grounded.lora.seconds > plain.lora.seconds
+    )  # type: ignore[operator]

@@ -30,24 +30,39 @@ def study() -> Study:
     return new_study("ferries", LARGE, **{"train.max_length": 2048})
 
 
-def test_where_it_fits_nothing_is_changed_and_that_is_said(study: Study, monkeypatch: pytest.MonkeyPatch):
+def test_where_it_fits_nothing_is_changed_and_that_is_said(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+):
     on(monkeypatch, CARDS["A100 80 GB"])
     seen = recommend_settings(study)
-    assert seen is not None and seen.changes == {} and seen.config == study.config == starting_config(study)
+    assert (
+        seen is not None
+        and seen.changes == {}
+        and seen.config == study.config == starting_config(study)
+    )
     said = recommendation_note(seen, study.config)
     for words in ("The settings fit into memory", "Recommended: Full (LoRA, 16-bit)", "A100 80 GB"):
         assert words in said
 
 
-def test_where_memory_is_short_what_costs_least_is_selected(study: Study, monkeypatch: pytest.MonkeyPatch):
+def test_where_memory_is_short_what_costs_least_is_selected(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+):
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     on(monkeypatch, CARDS["T4 16 GB"].with_memory(1_500_000_000))
     seen = recommend_settings(study)
-    assert seen is not None and set(seen.changes) == {"train.micro_batch_size"}  # no result changes with it
+    assert seen is not None and set(seen.changes) == {
+        "train.micro_batch_size"
+    }  # no result changes with it
     assert "no" in (seen.before.lora.fit, seen.before.qlora.fit)
     assert "no" not in (seen.after.lora.fit, seen.after.qlora.fit)
     chosen = seen.changes["train.micro_batch_size"]
-    assert starting_config(study).train.micro_batch_size == chosen < study.config.train.micro_batch == 8
+    assert (
+        starting_config(study).train.micro_batch_size
+        == chosen
+        < study.config.train.micro_batch
+        == 8
+    )
     said = recommendation_note(seen, seen.config)
     assert f"{chosen} instead of 8" in said and "You can change" in said
     mine = seen.config.with_changes({"train.micro_batch_size": study.config.train.micro_batch_size})
@@ -66,7 +81,13 @@ def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.Mon
     on(monkeypatch, replace(CARDS["RTX 3060 12 GB"], free_bytes=6_000_000_000))
     settings = inside_blocks(TrainSettings)
     large = study.config.with_changes({"model.base": "qwen3-1.7b", "train.micro_batch_size": 16})
-    told = dict(zip(PLANNED_KEYS, settings._model_chosen(study.name, *settings.form.values(large)), strict=True))
+    told = dict(
+        zip(
+            PLANNED_KEYS,
+            settings._model_chosen(study.name, *settings.form.values(large)),
+            strict=True,
+        )
+    )
     seen = recommend_settings(study, large)
     assert seen is not None and told["train.micro_batch_size"] == seen.config.train.micro_batch_size
     back = settings._model_chosen(study.name, *settings.form.values(study.config))
@@ -76,4 +97,7 @@ def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.Mon
 
 
 def test_a_base_of_unknown_shape_is_left_alone(study: Study):
-    assert recommend_settings(study, study.config.with_changes({"model.base": "nobody/nothing"})) is None
+    assert (
+        recommend_settings(study, study.config.with_changes({"model.base": "nobody/nothing"}))
+        is None
+    )

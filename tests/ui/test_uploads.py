@@ -18,7 +18,8 @@ BODY = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.csv"\r
 
 
 def test_uploads_at_a_time_are_counted_before_the_next_one_is_admitted(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uploads: Any = Uploads(tmp_path, Limits(stored_files=2), SimpleNamespace(upload_file_set=set()))  # type: ignore[arg-type]
     has_space, statuses = uploads._has_space, []
 
@@ -32,8 +33,17 @@ def test_uploads_at_a_time_are_counted_before_the_next_one_is_admitted(
         return {"type": "http.request", "body": BODY, "more_body": False}
 
     async def upload() -> None:
-        headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-length", b"%d" % len(BODY))]
-        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+        headers = [
+            (b"content-type", b"multipart/form-data; boundary=x"),
+            (b"content-length", b"%d" % len(BODY)),
+        ]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "query_string": b"",
+            "headers": headers,
+        }
         statuses.append((await uploads.answer(Request(scope, receive))).status_code)
 
     async def all_at_once() -> None:

@@ -18,7 +18,13 @@ from assistant_builder.store.lease import Lease, SharedLeaseFile
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.training.progress import MetricsLog
-from assistant_builder.ui.data.view import findings_view, plain_view, rejected_view, split_view, unreadable_view
+from assistant_builder.ui.data.view import (
+    findings_view,
+    plain_view,
+    rejected_view,
+    split_view,
+    unreadable_view,
+)
 from assistant_builder.ui.html import callout, error_callout, table, toast
 from assistant_builder.ui.plots import MAX_POINTS, downsample, latest_by_step, loss_figure
 from assistant_builder.ui.report.tab import report_frame
@@ -59,7 +65,9 @@ def finished() -> Snapshot:
 
 def failed_study() -> Study:
     study = with_metrics(with_data(new_study()), "lora", 22)
-    error = DataError("memory ran out at step 23", where="arm lora", remedy="Lower train.micro_batch_size").to_record()
+    error = DataError(
+        "memory ran out at step 23", where="arm lora", remedy="Lower train.micro_batch_size"
+    ).to_record()
     study.write_step(StepRecord("train-lora", state="failed", seconds=80, error=error))
     study.write_run_record("failed")
     study.log_file("train-lora").write_text("step 21\rstep 22\nRuntimeError: no memory <b>\n")
@@ -104,22 +112,32 @@ def test_the_strip_shows_state_time_and_progress() -> None:
 
 
 def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_line() -> None:
-    done, new = (study_strip(take_snapshot(study)) for study in (finished_study("done"), new_study("new")))
+    done, new = (
+        study_strip(take_snapshot(study)) for study in (finished_study("done"), new_study("new"))
+    )
     conclusion = report_conclusion(study_report(Study.open("done")) or {})
     assert conclusion is not None
     for ready, words in ((True, ("done", "Ready:")), (False, ("Not good enough yet", "Next:"))):
-        shown = plain(study_strip(take_snapshot(Study.open("done")), replace(conclusion, ready=ready)))
+        shown = plain(
+            study_strip(take_snapshot(Study.open("done")), replace(conclusion, ready=ready))
+        )
         assert all(word in shown for word in words), shown
-    assert "Ready:" in done and all(f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export"))
+    assert "Ready:" in done and all(
+        f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export")
+    )
     assert "ab-steps" not in done and "ab-steps" not in new and "Ready:" not in new
-    assert re.findall('data-tab="([a-z]+)"', new) == ["train"], "what to press is in view, also above a long preview"
+    assert re.findall('data-tab="([a-z]+)"', new) == ["train"], (
+        "what to press is in view, also above a long preview"
+    )
 
 
 def test_an_unfinished_run_can_be_resumed() -> None:
     study = with_data(new_study())
     study.write_step(StepRecord("train-lora", state="running", pid=1, process_started=0.0))
     study.write_run_record("running")
-    study.write_step(StepRecord("train-lora", state="failed", error={"what": "x", "where": "", "remedy": ""}))
+    study.write_step(
+        StepRecord("train-lora", state="failed", error={"what": "x", "where": "", "remedy": ""})
+    )
     seen = replace(take_snapshot(study), state="lost")
     assert "Resume" in plain(run_panel(seen, ""))
     paused = plain(run_panel(replace(seen, state="cancelled"), ""))
@@ -131,7 +149,12 @@ def test_a_waiting_study_names_the_studies_ahead() -> None:
     study = new_study()
     study.write_run_record("queued", queued_behind=["rivers", HOSTILE])
     seen = take_snapshot(study)
-    assert (seen.state, seen.shown_state, seen.busy, seen.running) == ("queued", "waiting", True, False)
+    assert (seen.state, seen.shown_state, seen.busy, seen.running) == (
+        "queued",
+        "waiting",
+        True,
+        False,
+    )
     said = run_panel(seen, "")
     assert "number 2 in the queue" in said and "Project rivers is running. Then &lt;img" in said
     assert "waiting" in plain(study_strip(seen)) and state_of(study) == "waiting"
@@ -139,10 +162,18 @@ def test_a_waiting_study_names_the_studies_ahead() -> None:
     assert "Removed from the queue" in run_panel(left, "")
 
 
-@pytest.mark.parametrize(("url", "shown"), [
-    ("http://10.0.0.1:8265", '<a href="http://10.0.0.1:8265" target="_blank" rel="noopener noreferrer">'),
-    (f"https://{HOSTILE}", '<a href="https://&lt;img src=&#34;http'), ("javascript:alert(1)", ""), ("", ""),
-])
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "http://10.0.0.1:8265",
+            '<a href="http://10.0.0.1:8265" target="_blank" rel="noopener noreferrer">',
+        ),
+        (f"https://{HOSTILE}", '<a href="https://&lt;img src=&#34;http'),
+        ("javascript:alert(1)", ""),
+        ("", ""),
+    ],
+)
 def test_a_study_on_a_cluster_links_its_dashboard(url: str, shown: str) -> None:
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora")
@@ -177,18 +208,32 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
     study = with_data(new_study())
     for arm, steps in (("lora", (15, 30)), ("qlora", (15,))):
         study.arm_folder(arm).mkdir(parents=True)
-        log = MetricsLog(study.arm_folder(arm) / "metrics.jsonl", step=0, work=WorkRemaining(60, 6000))
+        log = MetricsLog(
+            study.arm_folder(arm) / "metrics.jsonl", step=0, work=WorkRemaining(60, 6000)
+        )
         for step in steps:
-            log.record_samples(step, [
-                {"row": row, "question": f"q{row} {HOSTILE}", "reference": "ref", "answer": f"{arm} {step} {row}"}
-                for row in (3, 9)
-            ])
+            log.record_samples(
+                step,
+                [
+                    {
+                        "row": row,
+                        "question": f"q{row} {HOSTILE}",
+                        "reference": "ref",
+                        "answer": f"{arm} {step} {row}",
+                    }
+                    for row in (3, 9)
+                ],
+            )
     before = samples_stamp(study)
     said = samples_card(take_snapshot(study).arms)
     assert "<img" not in said and said.count("<details") == 2 and said.count(" open>") == 1
     first = plain(said).split("q9")[0]
-    assert first.index("Reference ref") < first.index("After step 30") < first.index("After step 15")
-    assert "Compact (QLoRA, 4-bit) not trained to this step yet Full (LoRA, 16-bit) lora 30 3" in first
+    assert (
+        first.index("Reference ref") < first.index("After step 30") < first.index("After step 15")
+    )
+    assert (
+        "Compact (QLoRA, 4-bit) not trained to this step yet Full (LoRA, 16-bit) lora 30 3" in first
+    )
     assert "Compact (QLoRA, 4-bit) qlora 15 3 Full (LoRA, 16-bit) lora 15 3" in first
     with_metrics(study, "lora", 1)
     assert samples_stamp(study) == before  # steps alone leave what the reader has opened as it is
@@ -198,7 +243,11 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
 def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
     study = failed_study()
     said = run_panel(take_snapshot(study), log_tail(study.log_file("train-lora")))
-    assert "memory ran out at step 23" in said and "arm lora" in said and "Lower “Micro-batch size”" in said
+    assert (
+        "memory ran out at step 23" in said
+        and "arm lora" in said
+        and "Lower “Micro-batch size”" in said
+    )
     assert "RuntimeError: no memory &lt;b&gt;" in said
     assert log_tail(study.log_file("train-lora"), lines=2) == "RuntimeError: no memory <b>"
     assert log_tail(study.log_file("report")) == ""
@@ -206,20 +255,40 @@ def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
 
 def test_both_arms_show_their_figures(finished: Snapshot) -> None:
     said = plain(run_panel(finished, ""))
-    for figure in ("60 of 60", "301 tokens/s", "1.9 GB", "Compact (QLoRA, 4-bit)", "Full (LoRA, 16-bit)"):
+    for figure in (
+        "60 of 60",
+        "301 tokens/s",
+        "1.9 GB",
+        "Compact (QLoRA, 4-bit)",
+        "Full (LoRA, 16-bit)",
+    ):
         assert figure in said
-    assert "110 MB" in plain(resources_table(finished)) and "269 MB" in plain(resources_table(finished))
+    assert "110 MB" in plain(resources_table(finished)) and "269 MB" in plain(
+        resources_table(finished)
+    )
 
 
 # settings
 
 
 ODD_SETTINGS: list[dict[str, Any]] = [
-    {"train.rank": 8, "data.columns.group": "the focus", "eval.cells": ["B16", "Q4"], "data.max_train": 50},
+    {
+        "train.rank": 8,
+        "data.columns.group": "the focus",
+        "eval.cells": ["B16", "Q4"],
+        "data.max_train": 50,
+    },
     {"train.preset": "quick"},
-    {"train.preset": "quick", "train.rank": 16, "train.epochs": 3.0},  # back to values that are the defaults
+    {
+        "train.preset": "quick",
+        "train.rank": 16,
+        "train.epochs": 3.0,
+    },  # back to values that are the defaults
     {"train.preset": "custom", "train.learning_rate": 3.3e-5, "data.columns.context": "''"},
-    *({"data.system": json.dumps(text)} for text in ("null", "'quoted'", "two\nlines: {a}", "@odd", "Hör zu!")),
+    *(
+        {"data.system": json.dumps(text)}
+        for text in ("null", "'quoted'", "two\nlines: {a}", "@odd", "Hör zu!")
+    ),
 ]
 
 
@@ -230,7 +299,12 @@ def test_the_command_line_gives_the_same_study(changes: dict[str, Any]) -> None:
     button, _, whole = said.partition("\n\n# the same from the data file\n")
     assert button == "assistant-builder run rivers --redo --now"
     program, command, source, *words = shlex.split(whole)
-    assert (program, command, source, words[:2]) == ("assistant-builder", "run", "my file.csv", ["--name", "rivers"])
+    assert (program, command, source, words[:2]) == (
+        "assistant-builder",
+        "run",
+        "my file.csv",
+        ["--name", "rivers"],
+    )
     assert words[2::2] == ["--set"] * (len(words[2:]) // 2)
     given = dict(word.split("=", 1) for word in words[3::2])
     assert StudyConfig().with_changes(given) == config
@@ -247,18 +321,42 @@ def test_a_catalogued_model_has_a_note() -> None:
 
 def test_findings_and_split_are_shown(finished: Snapshot) -> None:
     record = {
-        "rows": 10, "usable": 8, "format": "csv", "rejected": [{"row": 2, "reason": "x"}], "exact_duplicates": 1,
-        "near_duplicates": 2, "conflicts": 0, "notes": ["semicolons"],
-        "problems": [{"severity": "warning", "title": "2 rows", "detail": "odd", "rows": tuple(range(30))}],
+        "rows": 10,
+        "usable": 8,
+        "format": "csv",
+        "rejected": [{"row": 2, "reason": "x"}],
+        "exact_duplicates": 1,
+        "near_duplicates": 2,
+        "conflicts": 0,
+        "notes": ["semicolons"],
+        "problems": [
+            {"severity": "warning", "title": "2 rows", "detail": "odd", "rows": tuple(range(30))}
+        ],
     }
     said = plain(findings_view(record))
-    assert "Usable pairs 8 80%" in said and "2 rows odd" in said and "semicolons" in said and "11 …" in said
+    assert (
+        "Usable pairs 8 80%" in said
+        and "2 rows odd" in said
+        and "semicolons" in said
+        and "11 …" in said
+    )
     counts = {"train": 70, "validation": 10, "heldout": 20}
     split = {"counts": counts, "clusters": {"heldout": 5}, "notes": ["by group"]}
-    power = {"items": 20, "clusters": 5, "minimum_detectable": 0.28, "flip_rate": 0.2, "target": 0.02,
-             "items_needed": 3925}
+    power = {
+        "items": 20,
+        "clusters": 5,
+        "minimum_detectable": 0.28,
+        "flip_rate": 0.2,
+        "target": 0.02,
+        "items_needed": 3925,
+    }
     said = plain(split_view(split, power))
-    assert "20%, 5 clusters" in said and "By group" in said and "28.0 points" in said and "3,925" in said
+    assert (
+        "20%, 5 clusters" in said
+        and "By group" in said
+        and "28.0 points" in said
+        and "3,925" in said
+    )
 
 
 def test_rejected_rows_show_reason_and_content() -> None:
@@ -273,8 +371,10 @@ def test_rejected_rows_show_reason_and_content() -> None:
 def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished: Snapshot) -> None:
     figure = loss_figure(finished.arms)
     assert [trace.name for trace in figure.data] == [
-        "Compact (QLoRA, 4-bit), training", "Compact (QLoRA, 4-bit), validation",
-        "Full (LoRA, 16-bit), training", "Full (LoRA, 16-bit), validation",
+        "Compact (QLoRA, 4-bit), training",
+        "Compact (QLoRA, 4-bit), validation",
+        "Full (LoRA, 16-bit), training",
+        "Full (LoRA, 16-bit), validation",
     ]
     assert "http" not in figure.to_json()
 

@@ -28,11 +28,21 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from tests.browser.serving import PASSWORD, PATIENCE_SECONDS, ROOT, USER, App, free_port, guarded_app
+from tests.browser.serving import (
+    PASSWORD,
+    PATIENCE_SECONDS,
+    ROOT,
+    USER,
+    App,
+    free_port,
+    guarded_app,
+)
 
 HALF_HEADER = b"GET /login HTTP/1.1\r\nHost: localhost\r\nX-Wait: "
-HALF_LOGIN = (b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-              b"Content-Length: 100\r\n\r\nusername=a")
+HALF_LOGIN = (
+    b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    b"Content-Length: 100\r\n\r\nusername=a"
+)
 MANY = 600
 PROMPT_SECONDS = 2.0
 """Within which someone who may ask is answered while others hold connections."""
@@ -84,7 +94,12 @@ def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None
         parts = urlsplit(app.url)
         user = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
         form = f"username={USER}&password={PASSWORD}" if path == "/login" else ""
-        user.request("POST", path, form, {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"})
+        user.request(
+            "POST",
+            path,
+            form,
+            {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"},
+        )
         response = user.getresponse()
         assert response.status in (200, 204)
         response.read()
@@ -95,13 +110,17 @@ def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None
         user.close()
 
 
-@pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_LOGIN, b""], ids=["header", "body", "nothing"])
+@pytest.mark.parametrize(
+    "beginning", [HALF_HEADER, HALF_LOGIN, b""], ids=["header", "body", "nothing"]
+)
 @pytest.mark.slow
 def test_idle_connections_do_not_lock_out_logged_in_users(tmp_path: Path, beginning: bytes) -> None:
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
         with held(app.url, [beginning] * MANY) as attack:
             began = time.monotonic()
-            with app.client(cookies=inside.cookies) as user:  # a new connection: uvicorn closes idle ones after 5 s
+            with app.client(
+                cookies=inside.cookies
+            ) as user:  # a new connection: uvicorn closes idle ones after 5 s
                 assert user.get("/config").status_code == 200
             with app.logged_in() as another:
                 assert another.get("/pulse").status_code == 200
@@ -134,10 +153,19 @@ def serving_endpoint(folder: Path, proxy: str = "") -> Iterator[tuple[str, Path]
     """The endpoint in a process of its own: its address and its log."""
     port, log = free_port(), folder / "log.txt"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-c", SERVE, str(folder), str(port), KEY, proxy], stdout=output,
-                                   stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(folder), str(port), KEY, proxy],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while b"(Ctrl-C ends it)" not in log.read_bytes() and process.poll() is None and time.monotonic() < deadline:
+    while (
+        b"(Ctrl-C ends it)" not in log.read_bytes()
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     try:
         yield f"http://127.0.0.1:{port}", log
@@ -157,19 +185,30 @@ HALF_POST = b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\
 """The one path that asks for no key."""
 
 
-@pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_POST, b""], ids=["header", "body", "nothing"])
+@pytest.mark.parametrize(
+    "beginning", [HALF_HEADER, HALF_POST, b""], ids=["header", "body", "nothing"]
+)
 @pytest.mark.slow
-def test_idle_connections_do_not_lock_out_clients_with_a_key(endpoint: str, beginning: bytes) -> None:
+def test_idle_connections_do_not_lock_out_clients_with_a_key(
+    endpoint: str, beginning: bytes
+) -> None:
     with held(endpoint, [beginning] * MANY) as attack:
         began = time.monotonic()
-        answer = httpx.get(f"{endpoint}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        answer = httpx.get(
+            f"{endpoint}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, timeout=60
+        )
         assert answer.status_code == 200 and time.monotonic() - began < PROMPT_SECONDS
         assert all_close(attack, 60)
 
 
 @pytest.mark.parametrize(("proxy", "closed"), [("127.0.0.1", 0), ("", 36)])
-def test_visitors_behind_the_proxy_of_the_endpoint_are_not_one_client(tmp_path: Path, proxy: str, closed: int) -> None:
-    with serving_endpoint(tmp_path, proxy) as (url, _), held(url, [HALF_HEADER] * 100) as connections:
+def test_visitors_behind_the_proxy_of_the_endpoint_are_not_one_client(
+    tmp_path: Path, proxy: str, closed: int
+) -> None:
+    with (
+        serving_endpoint(tmp_path, proxy) as (url, _),
+        held(url, [HALF_HEADER] * 100) as connections,
+    ):
         time.sleep(0.5)
         assert sum(is_closed(connection) for connection in connections) == closed
 
@@ -195,7 +234,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         more, size = message.get("more_body", False), size + len(message.get("body", b""))
     pieces = [b"x" * 65536] * 256 if scope["path"] == "/much" else [str(size).encode()]
     length = str(sum(map(len, pieces))).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+    )
     for piece in pieces:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
@@ -211,22 +252,39 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     protocol = {"httptools": "HttpToolsProtocol", "h11": "H11Protocol"}[request.param]
     implementation = importlib.import_module(f"uvicorn.protocols.http.{request.param}_impl")
     with monkeypatch.context() as patch:
-        patch.setattr("uvicorn.protocols.http.auto.AutoHTTPProtocol", getattr(implementation, protocol))
+        patch.setattr(
+            "uvicorn.protocols.http.auto.AutoHTTPProtocol", getattr(implementation, protocol)
+        )
         importlib.reload(module)
         yield
     importlib.reload(module)
 
 
 @contextlib.contextmanager
-def limited(proxy: str = "", *, options: dict[str, Any] | None = None, **limits: Any) -> Iterator[str]:
+def limited(
+    proxy: str = "", *, options: dict[str, Any] | None = None, **limits: Any
+) -> Iterator[str]:
     """A server of :func:`app` whose limits are short."""
     from assistant_builder.web.access import listen
     from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
-    short: dict[str, Any] = {"header_seconds": 1.5, "body_seconds": 1.5, "body_bytes_per_second": 100,
-                             "stalled_seconds": 2.0, "waiting_per_client": 5, "waiting": 8}
-    config = limited_config(app, ConnectionLimits(**{**short, **limits}), proxy=proxy, lifespan="on",
-                            log_level="warning", timeout_graceful_shutdown=1, **(options or {}))
+    short: dict[str, Any] = {
+        "header_seconds": 1.5,
+        "body_seconds": 1.5,
+        "body_bytes_per_second": 100,
+        "stalled_seconds": 2.0,
+        "waiting_per_client": 5,
+        "waiting": 8,
+    }
+    config = limited_config(
+        app,
+        ConnectionLimits(**{**short, **limits}),
+        proxy=proxy,
+        lifespan="on",
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+        **(options or {}),
+    )
     server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -254,7 +312,10 @@ def dribble(connection: socket.socket, piece: bytes, seconds: float, pause: floa
 
 @pytest.mark.usefixtures("parser")
 def test_slow_headers_are_closed_also_after_a_first_request() -> None:
-    with limited() as url, held(url, [b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n", b"GET / HTTP"]) as both:
+    with (
+        limited() as url,
+        held(url, [b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n", b"GET / HTTP"]) as both,
+    ):
         for connection in both:
             assert dribble(connection, b"X-A: b\r\n", 15) < 15
 
@@ -274,7 +335,10 @@ def test_bodies_below_the_minimum_rate_are_closed() -> None:
 
 @pytest.mark.usefixtures("parser")
 def test_an_endless_header_is_closed() -> None:
-    with limited(header_seconds=60.0, header_bytes=10_000) as url, held(url, [b"GET / HTTP/1.1\r\n"]) as (endless,):
+    with (
+        limited(header_seconds=60.0, header_bytes=10_000) as url,
+        held(url, [b"GET / HTTP/1.1\r\n"]) as (endless,),
+    ):
         assert dribble(endless, b"X-A: " + b"b" * 1000 + b"\r\n", 20, pause=0) < 20
 
 
@@ -299,12 +363,16 @@ def test_the_longest_waiting_untrusted_connection_of_a_client_is_closed() -> Non
         with held(url, [HALF_HEADER] * 8) as attack:
             time.sleep(0.5)
             assert [is_closed(connection) for connection in attack] == [True] * 3 + [False] * 5
-            assert httpx.get(f"{url}/").status_code == 200, "who sends a complete request is answered"
+            assert httpx.get(f"{url}/").status_code == 200, (
+                "who sends a complete request is answered"
+            )
         inside.sendall(b"abcd")
         assert inside.recv(65536).endswith(b"4")
 
 
-@pytest.mark.parametrize(("proxy", "left"), [("127.0.0.1", 8), ("127.0.0.0/8", 8), ("*", 8), ("127.0.0.2", 5)])
+@pytest.mark.parametrize(
+    ("proxy", "left"), [("127.0.0.1", 8), ("127.0.0.0/8", 8), ("*", 8), ("127.0.0.2", 5)]
+)
 def test_the_limit_per_client_does_not_apply_to_a_proxy(proxy: str, left: int) -> None:
     with limited(proxy, header_seconds=60.0) as url, held(url, [HALF_HEADER] * 12) as connections:
         time.sleep(0.5)
@@ -316,8 +384,12 @@ def test_the_client_with_the_most_connections_loses_one_at_the_total_limit() -> 
     """Other addresses of the loopback stand for other clients."""
     with limited(header_seconds=60.0, waiting=6) as url, held(url, [HALF_HEADER] * 2) as few:
         parts = urlsplit(url)
-        many = [socket.create_connection((parts.hostname, parts.port or 0), source_address=("127.0.0.3", 0))
-                for _ in range(5)]  # fmt: skip
+        many = [
+            socket.create_connection(
+                (parts.hostname, parts.port or 0), source_address=("127.0.0.3", 0)
+            )
+            for _ in range(5)
+        ]
         time.sleep(0.5)
         assert not any(is_closed(connection) for connection in few)
         assert [is_closed(connection) for connection in many] == [True, False, False, False, False]
@@ -346,7 +418,9 @@ def test_unfinished_handshakes_are_counted_and_closed(certificate: dict[str, Any
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_request_sent_with_the_end_of_the_handshake_is_answered(certificate: dict[str, Any]) -> None:
+def test_a_request_sent_with_the_end_of_the_handshake_is_answered(
+    certificate: dict[str, Any],
+) -> None:
     context = ssl.create_default_context(cafile=str(certificate["ssl_certfile"]))
     with limited(options=certificate, waiting_per_client=64, waiting=64) as url:
         parts = urlsplit(url)
@@ -362,7 +436,9 @@ def test_a_request_sent_with_the_end_of_the_handshake_is_answered(certificate: d
                         raw.sendall(out.read())
                         into.write(raw.recv(65536))
                 side.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-                raw.sendall(out.read())  # the last message of the handshake and the request in one piece
+                raw.sendall(
+                    out.read()
+                )  # the last message of the handshake and the request in one piece
                 answer = b""
                 while b"\r\n\r\n" not in answer:
                     into.write(raw.recv(65536))
@@ -372,24 +448,45 @@ def test_a_request_sent_with_the_end_of_the_handshake_is_answered(certificate: d
 
 
 @pytest.mark.usefixtures("parser")
-def test_non_tls_connections_cause_no_traceback(certificate: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
-    with limited(options=certificate) as url, held(url, [b"GET / HTTP/1.1\r\n\r\n", b""]) as (plain, gone):
+def test_non_tls_connections_cause_no_traceback(
+    certificate: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        limited(options=certificate) as url,
+        held(url, [b"GET / HTTP/1.1\r\n\r\n", b""]) as (plain, gone),
+    ):
         gone.close()
         assert all_close([plain], 20)
         time.sleep(0.3)
     assert "Traceback" not in capfd.readouterr().err
 
 
-PATHS = ["/login", "/logout", "/active", "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel",
-         "/gradio_api/reset", "/gradio_api/upload", "/pulse", "/"]  # fmt: skip
+PATHS = [
+    "/login",
+    "/logout",
+    "/active",
+    "/gradio_api/queue/join",
+    "/gradio_api/run/predict",
+    "/gradio_api/cancel",
+    "/gradio_api/reset",
+    "/gradio_api/upload",
+    "/pulse",
+    "/",
+]
 KINDS = ["application/x-www-form-urlencoded", "application/json", "multipart/form-data; boundary=b"]
 COMPLETIONS = "/v1/chat/completions"
 
 
-def hang_up(url: str, method: str, path: str, headers: dict[str, str], body: bytes, *, answer: bool = False) -> None:
+def hang_up(
+    url: str, method: str, path: str, headers: dict[str, str], body: bytes, *, answer: bool = False
+) -> None:
     """Send a request and close the connection; with ``answer`` once the answer has begun."""
     parts = urlsplit(url)
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {parts.netloc}", *(f"{name}: {headers[name]}" for name in headers)]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        *(f"{name}: {headers[name]}" for name in headers),
+    ]
     with socket.create_connection((parts.hostname, parts.port or 80), timeout=60) as raw:
         raw.sendall("\r\n".join([*lines, "", ""]).encode() + body)
         if answer:
@@ -414,7 +511,13 @@ def test_disconnecting_clients_of_the_page_cause_no_traceback(page: App) -> None
                     if path == "/logout" and who:
                         continue  # needs no body: it ends the session
                     headers = {"Content-Type": kind, "Content-Length": "5000", **who}
-                    hang_up(page.url, "POST", path, headers, b'--b\r\nContent-Disposition: form-data; name="files"')
+                    hang_up(
+                        page.url,
+                        "POST",
+                        path,
+                        headers,
+                        b'--b\r\nContent-Disposition: form-data; name="files"',
+                    )
         for stream in ("/gradio_api/heartbeat/gone", "/gradio_api/queue/data?session_hash=gone"):
             hang_up(page.url, "GET", stream, {"Cookie": cookie}, b"", answer=True)
         assert client.get("/config").status_code == 200
@@ -433,7 +536,14 @@ def test_disconnecting_clients_of_the_endpoint_cause_no_traceback(tmp_path: Path
             turns = [{"role": "user", "content": "long talk"}]
             body = json.dumps({"model": "library", "messages": turns, "stream": stream}).encode()
             for answer in {stream, False}:
-                hang_up(url, "POST", COMPLETIONS, {**key, "Content-Length": str(len(body))}, body, answer=answer)
+                hang_up(
+                    url,
+                    "POST",
+                    COMPLETIONS,
+                    {**key, "Content-Length": str(len(body))},
+                    body,
+                    answer=answer,
+                )
         time.sleep(3)
         said = log.read_text(encoding="utf-8")
     assert "Traceback" not in said and "ERROR" not in said, said[-3000:]

@@ -44,17 +44,24 @@ class Site:
         self.clock, self.reached = Clock(), Reached()
         self.sessions = Sessions(clock=self.clock)
         limiter = RateLimiter(self.clock)
-        self.login: Login = (TokenLogin(token, self.sessions, limiter) if token else
-                             PasswordLogin("ann", SECRET, self.sessions, limiter))
+        self.login: Login = (
+            TokenLogin(token, self.sessions, limiter)
+            if token
+            else PasswordLogin("ann", SECRET, self.sessions, limiter)
+        )
         self.app = AuthMiddleware(self.reached, AllowedHosts("127.0.0.1"), self.login)
         self.cookies: dict[str, str] = {}
 
     def ask(self, method: str, path: str, url: str = URL, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app, client=(options.pop("address", "10.0.0.1"), 5))
+            transport = httpx.ASGITransport(
+                app=self.app, client=(options.pop("address", "10.0.0.1"), 5)
+            )
             held = {"cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
             async with httpx.AsyncClient(transport=transport, base_url=url) as client:
-                answer = await client.request(method, path, **{**options, "headers": held | options.get("headers", {})})
+                answer = await client.request(
+                    method, path, **{**options, "headers": held | options.get("headers", {})}
+                )
             for line in answer.headers.get_list("set-cookie"):
                 for name, cookie in SimpleCookie(line).items():
                     self.cookies.pop(name, None)
@@ -72,10 +79,25 @@ def site() -> Iterator[Site]:
     yield Site()
 
 
-PLACES = ["/config", "/gradio_api/info", "/gradio_api/heartbeat/abc", "/gradio_api/queue/data?session_hash=a",
-          "/gradio_api/upload_progress?upload_id=a", "/gradio_api/file=/etc/passwd", "/assets/index.js", "/theme.css",
-          "/gradio_api/startup-events", "/gradio_api/app_id", "//config", "/./config", "/login/../config", "/login/x",
-          "/LOGIN", "/gradio_api/token", "/nothing"]  # fmt: skip
+PLACES = [
+    "/config",
+    "/gradio_api/info",
+    "/gradio_api/heartbeat/abc",
+    "/gradio_api/queue/data?session_hash=a",
+    "/gradio_api/upload_progress?upload_id=a",
+    "/gradio_api/file=/etc/passwd",
+    "/assets/index.js",
+    "/theme.css",
+    "/gradio_api/startup-events",
+    "/gradio_api/app_id",
+    "//config",
+    "/./config",
+    "/login/../config",
+    "/login/x",
+    "/LOGIN",
+    "/gradio_api/token",
+    "/nothing",
+]
 
 
 @pytest.mark.parametrize("path", PLACES)
@@ -89,7 +111,10 @@ def test_requests_without_a_login_are_rejected(site: Site, method: str, path: st
 
 def test_browsers_are_redirected_to_the_login_and_back(site: Site) -> None:
     first = site.ask("GET", "/?study=demo&tab=chat", headers=HTML)
-    assert (first.status_code, first.headers["location"]) == (303, "/login?next=study%3Ddemo%26tab%3Dchat")
+    assert (first.status_code, first.headers["location"]) == (
+        303,
+        "/login?next=study%3Ddemo%26tab%3Dchat",
+    )
     form = site.ask("GET", first.headers["location"], headers=HTML)
     assert form.status_code == 200 and 'value="study=demo&amp;tab=chat"' in form.text
     answer = site.ask("POST", "/login", data={**RIGHT, "next": "study=demo&tab=chat"}, headers=HTML)
@@ -98,29 +123,55 @@ def test_browsers_are_redirected_to_the_login_and_back(site: Site) -> None:
     assert site.reached.scopes[0]["assistant_builder.user"] == "ann"
 
 
-@pytest.mark.parametrize("after", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)",
-                                   "a\r\nSet-Cookie: b=c", '"><script>'])  # fmt: skip
+@pytest.mark.parametrize(
+    "after",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "a\r\nSet-Cookie: b=c",
+        '"><script>',
+    ],
+)
 def test_the_login_redirects_only_to_the_page(site: Site, after: str) -> None:
     form = site.ask("GET", "/login", params={"next": after}, headers=HTML).text
     assert "<script" not in form and form.count("<form") == 1
     answer = site.ask("POST", "/login", data={**RIGHT, "next": after}, headers=HTML)
-    assert answer.headers["location"].startswith(("/?", "/")) and not answer.headers["location"].startswith("//")
-    assert "\\" not in answer.headers["location"] and "evil.example/" not in answer.headers["location"]
+    assert answer.headers["location"].startswith(("/?", "/")) and not answer.headers[
+        "location"
+    ].startswith("//")
+    assert (
+        "\\" not in answer.headers["location"] and "evil.example/" not in answer.headers["location"]
+    )
     assert len(answer.headers.get_list("set-cookie")) == 1
 
 
 def test_the_session_cookie_is_strict_and_host_only(site: Site) -> None:
     cookie = site.enter().headers["set-cookie"]
     assert cookie.startswith("assistant-builder-7860=")
-    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie and "Secure" not in cookie
+    assert (
+        "HttpOnly" in cookie
+        and "SameSite=strict" in cookie
+        and "Path=/" in cookie
+        and "Secure" not in cookie
+    )
     assert "Domain" not in cookie
-    secure = site.ask("POST", "/login", url="https://localhost:7860", data=RIGHT).headers["set-cookie"]
+    secure = site.ask("POST", "/login", url="https://localhost:7860", data=RIGHT).headers[
+        "set-cookie"
+    ]
     assert secure.startswith("__Host-assistant-builder-7860=") and "Secure" in secure
 
 
 def test_wrong_user_and_wrong_password_give_the_same_response(site: Site) -> None:
-    pages = [site.ask("POST", "/login", data=data, headers=HTML) for data in (
-        {"username": "ann", "password": "wrong"}, {"username": "bob", "password": "correct horse"}, {})]
+    pages = [
+        site.ask("POST", "/login", data=data, headers=HTML)
+        for data in (
+            {"username": "ann", "password": "wrong"},
+            {"username": "bob", "password": "correct horse"},
+            {},
+        )
+    ]
     assert {page.status_code for page in pages} == {401} and len({page.text for page in pages}) == 1
     assert "The user name or password is incorrect" in pages[0].text and site.cookies == {}
 
@@ -130,7 +181,11 @@ def test_login_attempts_are_limited_even_with_the_correct_password(site: Site) -
     for _ in range(FREE_ATTEMPTS):
         assert site.ask("POST", "/login", data=wrong).status_code == 401
     held = site.enter()
-    assert held.status_code == 429 and held.headers["retry-after"] == "3" and "Try again in 3 seconds" in held.text
+    assert (
+        held.status_code == 429
+        and held.headers["retry-after"] == "3"
+        and "Try again in 3 seconds" in held.text
+    )
     assert site.ask("POST", "/login", data=RIGHT, address="10.0.0.2").status_code == 200
     site.cookies = {}
     site.clock.now += 2
@@ -149,7 +204,9 @@ def test_every_login_issues_a_new_token_and_revokes_the_old_one(site: Site) -> N
 def test_logout_ends_the_session(site: Site) -> None:
     site.enter()
     kept = dict(site.cookies)
-    assert site.ask("GET", "/logout").status_code == 405, "a link or picture must not log anyone out"
+    assert site.ask("GET", "/logout").status_code == 405, (
+        "a link or picture must not log anyone out"
+    )
     assert site.ask("GET", "/config").text == "inside"
     out = site.ask("POST", "/logout")
     assert out.headers["location"] == "/login?said=out" and site.cookies == {}
@@ -176,9 +233,18 @@ def test_an_oversized_or_malformed_form_is_rejected(site: Site) -> None:
     assert site.ask("DELETE", "/login").status_code == 405
 
 
-@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"},
-                                     {"sec-fetch-site": "cross-site"}])  # fmt: skip
-def test_unknown_hosts_and_origins_are_rejected_before_the_login(site: Site, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_unknown_hosts_and_origins_are_rejected_before_the_login(
+    site: Site, headers: dict[str, str]
+) -> None:
     answer = site.ask("POST", "/login", data=RIGHT, headers=headers)
     assert answer.status_code in (403, 421) and "set-cookie" not in answer.headers
     site.enter()
@@ -188,17 +254,32 @@ def test_unknown_hosts_and_origins_are_rejected_before_the_login(site: Site, hea
 
 def test_a_link_from_another_site_reloads_the_page(site: Site) -> None:
     """The browser omits the strict cookie for a link from another site, but sends it after the reload."""
-    link = {**HTML, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    link = {
+        **HTML,
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+    }
     answer = site.ask("GET", "/?study=demo", headers=link)
     assert answer.status_code == 200 and 'http-equiv="refresh"' in answer.text
 
 
 def test_untrusted_forwarding_headers_are_removed(site: Site) -> None:
     site.enter()
-    site.ask("GET", "/config", headers={"x-forwarded-host": "evil.example", "x-gradio-server": "http://evil.example",
-                                        "x-forwarded-proto": "https", "forwarded": "host=evil.example"})
+    site.ask(
+        "GET",
+        "/config",
+        headers={
+            "x-forwarded-host": "evil.example",
+            "x-gradio-server": "http://evil.example",
+            "x-forwarded-proto": "https",
+            "forwarded": "host=evil.example",
+        },
+    )
     names = [name for name, _ in site.reached.scopes[-1]["headers"]]
-    assert b"host" in names and not [name for name in names if b"forward" in name or b"gradio" in name]
+    assert b"host" in names and not [
+        name for name in names if b"forward" in name or b"gradio" in name
+    ]
 
 
 def websocket(app: Any, headers: list[tuple[bytes, bytes]]) -> list[Message]:
@@ -210,8 +291,14 @@ def websocket(app: Any, headers: list[tuple[bytes, bytes]]) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "websocket", "path": "/ws", "scheme": "ws", "query_string": b"", "server": ("localhost", 7860),
-             "headers": [(b"host", b"localhost:7860"), *headers]}  # fmt: skip
+    scope = {
+        "type": "websocket",
+        "path": "/ws",
+        "scheme": "ws",
+        "query_string": b"",
+        "server": ("localhost", 7860),
+        "headers": [(b"host", b"localhost:7860"), *headers],
+    }
     asyncio.run(app(scope, receive, send))
     return sent
 
@@ -220,7 +307,10 @@ def test_websockets_require_a_login(site: Site) -> None:
     for headers in ([], [(b"origin", b"http://evil.example")]):
         assert [message["type"] for message in websocket(site.app, headers)] == ["websocket.close"]
     open_to_all = AuthMiddleware(site.reached, AllowedHosts("127.0.0.1"))
-    assert websocket(open_to_all, [(b"origin", b"http://evil.example")])[0]["type"] == "websocket.close"
+    assert (
+        websocket(open_to_all, [(b"origin", b"http://evil.example")])[0]["type"]
+        == "websocket.close"
+    )
     assert site.reached.scopes == []
 
 
@@ -254,8 +344,13 @@ def test_a_stream_ends_with_its_session(site: Site, how: str) -> None:
 
         cookie = f"assistant-builder-7860={token}".encode()
         scope = {
-            "type": "http", "method": "GET", "path": "/gradio_api/queue/data", "scheme": "http", "query_string": b"",
-            "server": ("localhost", 7860), "headers": [(b"host", b"localhost:7860"), (b"cookie", cookie)],
+            "type": "http",
+            "method": "GET",
+            "path": "/gradio_api/queue/data",
+            "scheme": "http",
+            "query_string": b"",
+            "server": ("localhost", 7860),
+            "headers": [(b"host", b"localhost:7860"), (b"cookie", cookie)],
         }
         await AuthMiddleware(stream, AllowedHosts("127.0.0.1"), site.login)(scope, receive, send)
 
@@ -263,10 +358,16 @@ def test_a_stream_ends_with_its_session(site: Site, how: str) -> None:
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-@pytest.mark.parametrize(("address", "headers", "local"), [
-    ("127.0.0.1", {}, True), ("10.0.0.1", {}, False), ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
-    ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, False), ("127.0.0.1", {"host": "192.168.1.5:7860"}, False),
-])
+@pytest.mark.parametrize(
+    ("address", "headers", "local"),
+    [
+        ("127.0.0.1", {}, True),
+        ("10.0.0.1", {}, False),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
+        ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, False),
+        ("127.0.0.1", {"host": "192.168.1.5:7860"}, False),
+    ],
+)
 def test_who_asks_is_told_before_the_headers_of_proxies_are_removed(
     address: str, headers: dict[str, str], local: bool
 ) -> None:
@@ -283,10 +384,18 @@ def test_a_proxy_names_client_and_scheme() -> None:
     site = Site()
     app, site.app = site.app, ProxyMiddleware(site.app, TrustedProxies("127.0.0.1"))  # type: ignore[assignment]
     told = {"x-forwarded-for": "203.0.113.5", "x-forwarded-proto": "https"}
-    assert "secure" in site.ask("POST", "/login", address="127.0.0.1", data=RIGHT, headers=told).headers[
-        "set-cookie"].lower()
-    assert "secure" not in site.ask("POST", "/login", address="10.0.0.9", data=RIGHT, headers=told).headers[
-        "set-cookie"].lower()
+    assert (
+        "secure"
+        in site.ask("POST", "/login", address="127.0.0.1", data=RIGHT, headers=told)
+        .headers["set-cookie"]
+        .lower()
+    )
+    assert (
+        "secure"
+        not in site.ask("POST", "/login", address="10.0.0.9", data=RIGHT, headers=told)
+        .headers["set-cookie"]
+        .lower()
+    )
     for number in range(FREE_ATTEMPTS):
         wrong = {**RIGHT, "password": "wrong"}
         told = {"x-forwarded-for": f"198.51.100.{number}, 203.0.113.7"}
@@ -304,9 +413,13 @@ def attempt(client: httpx.Client, told: str, password: str = "wrong") -> int:
 @pytest.mark.long
 def test_behind_a_proxy_clients_are_limited_separately(tmp_path: Path) -> None:
     with guarded_app(tmp_path, "--proxy", "127.0.0.1") as app, app.client() as client:
-        assert [attempt(client, "203.0.113.5") for _ in range(FREE_ATTEMPTS)] == [401] * FREE_ATTEMPTS
+        assert [attempt(client, "203.0.113.5") for _ in range(FREE_ATTEMPTS)] == [
+            401
+        ] * FREE_ATTEMPTS
         assert attempt(client, "203.0.113.5", PASSWORD) == 429
-        assert attempt(client, "198.51.100.7, 203.0.113.5", PASSWORD) == 429, "what the client says itself"
+        assert attempt(client, "198.51.100.7, 203.0.113.5", PASSWORD) == 429, (
+            "what the client says itself"
+        )
         assert attempt(client, "203.0.113.6", PASSWORD) == 200
 
 
@@ -321,5 +434,14 @@ def test_an_unnamed_proxy_causes_a_warning() -> None:
     password = PasswordHash.of("correct horse")
     (warning,) = Access(user="ann", password=password, allowed_hosts=("page.example",)).check()
     assert "--proxy 127.0.0.1" in warning
-    assert Access(user="ann", password=password, allowed_hosts=("page.example",), proxy="127.0.0.1").check() == []
-    assert Access(user="ann", password=password).check() == Access(allowed_hosts=("page.example",)).check() == []
+    assert (
+        Access(
+            user="ann", password=password, allowed_hosts=("page.example",), proxy="127.0.0.1"
+        ).check()
+        == []
+    )
+    assert (
+        Access(user="ann", password=password).check()
+        == Access(allowed_hosts=("page.example",)).check()
+        == []
+    )

@@ -25,10 +25,17 @@ def test_a_hash_matches_only_its_password() -> None:
     assert PasswordHash.of("\ud800").matches("\ud800")
 
 
-@pytest.mark.parametrize("text", [
-    "", "plain", "md5$15$8$3$AAAA$AAAA", "scrypt$30$8$3$c2FsdHNhbHQ=$" + "A" * 43 + "=",
-    "scrypt$1$8$3$c2FsdHNhbHQ=$AA==", "scrypt$15$8$3$c2FsdHNhbHQ=$AA==",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "plain",
+        "md5$15$8$3$AAAA$AAAA",
+        "scrypt$30$8$3$c2FsdHNhbHQ=$" + "A" * 43 + "=",
+        "scrypt$1$8$3$c2FsdHNhbHQ=$AA==",
+        "scrypt$15$8$3$c2FsdHNhbHQ=$AA==",
+    ],
+)
 def test_invalid_or_too_expensive_hashes_are_rejected(text: str) -> None:
     with pytest.raises(ValueError):
         PasswordHash.from_text(text)

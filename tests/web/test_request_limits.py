@@ -16,7 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from assistant_builder.errors import ConfigError
 from assistant_builder.web.middleware import BodyLimitMiddleware
-from assistant_builder.web.passwords import ALL_ATTEMPTS, FREE_ATTEMPTS, MAX_WAIT, RateLimiter, client_key
+from assistant_builder.web.passwords import (
+    ALL_ATTEMPTS,
+    FREE_ATTEMPTS,
+    MAX_WAIT,
+    RateLimiter,
+    client_key,
+)
 from assistant_builder.web.request_limits import (
     COUNT_VARIABLE,
     SIZE_VARIABLE,
@@ -36,7 +42,9 @@ def post(uploads: Path, content: Any, path: str = "/gradio_api/run/predict") -> 
     app = BodyLimitMiddleware(echo, Limits(message_bytes=2000), uploads, "/gradio_api/upload")
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost:1") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://localhost:1"
+        ) as client:
             return await client.post(path, content=content)
 
     return asyncio.run(ask())
@@ -49,25 +57,42 @@ def file(path: str, url: str | None = None) -> dict[str, Any]:
 def test_requests_may_name_uploaded_files(tmp_path: Path) -> None:
     place = str(tmp_path / "upload-x" / "0" / "a b.csv")
     address = "http://localhost:1/gradio_api/file=" + place.replace(" ", "%20")
-    body = json.dumps({"data": [file(place, address), {"kept": [file(place)]}, {"path": "/etc/passwd"}]})
+    body = json.dumps(
+        {"data": [file(place, address), {"kept": [file(place)]}, {"path": "/etc/passwd"}]}
+    )
     assert post(tmp_path, body).text == body
 
 
-@pytest.mark.parametrize("named", [
-    file("/etc/passwd"), file("../secret"), file(""), file("{}/../secret"), file("{}/upload-x/../../secret"),
-    file("http://evil.example/a.csv"), file("{}/a.csv", "http://evil.example/gradio_api/file={}/a.csv"),
-    file("{}/a.csv", "file:///etc/passwd"), file("{}/a.csv", "http://localhost:1/gradio_api/file=/etc/passwd"),
-    file("{}/a\0.csv"), file("{}/link/passwd"), file("{}/a.csv", "http://["),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "named",
+    [
+        file("/etc/passwd"),
+        file("../secret"),
+        file(""),
+        file("{}/../secret"),
+        file("{}/upload-x/../../secret"),
+        file("http://evil.example/a.csv"),
+        file("{}/a.csv", "http://evil.example/gradio_api/file={}/a.csv"),
+        file("{}/a.csv", "file:///etc/passwd"),
+        file("{}/a.csv", "http://localhost:1/gradio_api/file=/etc/passwd"),
+        file("{}/a\0.csv"),
+        file("{}/link/passwd"),
+        file("{}/a.csv", "http://["),
+    ],
+)
 @pytest.mark.parametrize("place", [lambda named: named, lambda named: {"talks": {"demo": [named]}}])
-def test_requests_must_not_name_other_files(tmp_path: Path, named: dict[str, Any], place: Any) -> None:
+def test_requests_must_not_name_other_files(
+    tmp_path: Path, named: dict[str, Any], place: Any
+) -> None:
     (tmp_path / "link").symlink_to("/etc")
     text = json.dumps({"data": [place(named)]}).replace("{}", str(tmp_path))
     answer = post(tmp_path, text)
     assert answer.status_code == 403 and "not uploaded here" in answer.text
 
 
-@pytest.mark.parametrize("path", ["", "relative", "/", "/proc/self/environ", "\0", "/" + "a" * 5000])
+@pytest.mark.parametrize(
+    "path", ["", "relative", "/", "/proc/self/environ", "\0", "/" + "a" * 5000]
+)
 def test_paths_outside_the_upload_folder_are_not_uploads(tmp_path: Path, path: str) -> None:
     assert not may_read(path, tmp_path, None)
 
@@ -82,7 +107,9 @@ def test_request_bodies_are_limited_and_passed_on_complete(tmp_path: Path) -> No
     assert post(tmp_path, b"{").status_code == 400
     assert post(tmp_path, b"[" * 1900).status_code == 400
     assert post(tmp_path, b"").status_code == 200
-    assert post(tmp_path, b"x" * 5000, "/gradio_api/upload").status_code == 200, "uploads have limits of their own"
+    assert post(tmp_path, b"x" * 5000, "/gradio_api/upload").status_code == 200, (
+        "uploads have limits of their own"
+    )
 
 
 class Clock:
@@ -122,19 +149,25 @@ def test_a_day_of_guessing_allows_few_attempts() -> None:
 def test_attempts_of_all_clients_together_are_limited() -> None:
     clock = Clock()
     throttle = RateLimiter(clock)
-    tried = sum(throttle.attempt(f"10.0.{number // 250}.{number % 250}") == 0 for number in range(1000))
+    tried = sum(
+        throttle.attempt(f"10.0.{number // 250}.{number % 250}") == 0 for number in range(1000)
+    )
     assert tried == ALL_ATTEMPTS
     clock.now += 100
     assert sum(throttle.attempt(f"10.1.0.{number}") == 0 for number in range(100)) == 10
 
 
 def test_addresses_of_one_ipv6_network_count_as_one_client() -> None:
-    assert client_key("2001:db8::1") == client_key("2001:db8::ffff:2") != client_key("2001:db8:0:1::1")
+    assert (
+        client_key("2001:db8::1") == client_key("2001:db8::ffff:2") != client_key("2001:db8:0:1::1")
+    )
     assert client_key("::ffff:10.0.0.1") == client_key("10.0.0.1") == "10.0.0.1"
     assert client_key("fe80::1%eth0") == client_key("fe80::2") and client_key("") == ""
 
 
-def client_of(*lines: str, proxy: str, peer: str = "127.0.0.1", scheme: str = "") -> tuple[str, str]:
+def client_of(
+    *lines: str, proxy: str, peer: str = "127.0.0.1", scheme: str = ""
+) -> tuple[str, str]:
     """Client and scheme of a request whose lines of X-Forwarded-For are these."""
     headers = [(b"x-forwarded-for", line.encode("latin-1")) for line in lines]
     headers += [(b"x-forwarded-proto", scheme.encode())] if scheme else []
@@ -142,32 +175,42 @@ def client_of(*lines: str, proxy: str, peer: str = "127.0.0.1", scheme: str = ""
     return TrustedProxies(proxy).client(scope), TrustedProxies(proxy).scheme(scope)
 
 
-@pytest.mark.parametrize(("lines", "proxy", "client"), [
-    (["198.51.100.7"], "", "127.0.0.1"),
-    (["198.51.100.7"], "10.0.0.1", "127.0.0.1"),
-    (["198.51.100.7"], "127.0.0.1", "198.51.100.7"),
-    (["1.1.1.1, 198.51.100.7"], "127.0.0.1", "198.51.100.7"),
-    (["1.1.1.1", "198.51.100.7"], "127.0.0.1", "198.51.100.7"),  # as HAProxy appends it
-    (["198.51.100.7", "2.2.2.2", "10.1.2.3"], "127.0.0.1, 10.0.0.0/8", "2.2.2.2"),
-    (["10.9.9.9, 10.1.2.3"], "127.0.0.1,10.0.0.0/8", "10.9.9.9"),
-    (["1.1.1.1, nonsense"], "127.0.0.1", "127.0.0.1"),
-    (["1.1.1.1,"], "127.0.0.1", "127.0.0.1"), ([""], "127.0.0.1", "127.0.0.1"),
-    (["nonsense, 10.1.2.3"], "127.0.0.1,10.0.0.0/8", "10.1.2.3"),
-    (["1.1.1.1, 198.51.100.7:4711"], "127.0.0.1", "198.51.100.7"),
-    (["1.1.1.1, [2001:db8::1]:443"], "127.0.0.1", "2001:db8::1"),
-    (["::ffff:198.51.100.7"], "::ffff:127.0.0.1", "198.51.100.7"),
-    (["1.1.1.1, 198.51.100.7"], "*", "198.51.100.7"),
-    (["2.2.2.2," * 20_000 + "198.51.100.7"], "127.0.0.1", "198.51.100.7"),
-    (["127.0.0.1," * 20_000], "127.0.0.0/8", "127.0.0.1"),
-    (["\xb9.1.1.1"], "127.0.0.1", "127.0.0.1"),
-])
-def test_the_client_is_what_the_nearest_trusted_proxy_saw(lines: list[str], proxy: str, client: str) -> None:
+@pytest.mark.parametrize(
+    ("lines", "proxy", "client"),
+    [
+        (["198.51.100.7"], "", "127.0.0.1"),
+        (["198.51.100.7"], "10.0.0.1", "127.0.0.1"),
+        (["198.51.100.7"], "127.0.0.1", "198.51.100.7"),
+        (["1.1.1.1, 198.51.100.7"], "127.0.0.1", "198.51.100.7"),
+        (["1.1.1.1", "198.51.100.7"], "127.0.0.1", "198.51.100.7"),  # as HAProxy appends it
+        (["198.51.100.7", "2.2.2.2", "10.1.2.3"], "127.0.0.1, 10.0.0.0/8", "2.2.2.2"),
+        (["10.9.9.9, 10.1.2.3"], "127.0.0.1,10.0.0.0/8", "10.9.9.9"),
+        (["1.1.1.1, nonsense"], "127.0.0.1", "127.0.0.1"),
+        (["1.1.1.1,"], "127.0.0.1", "127.0.0.1"),
+        ([""], "127.0.0.1", "127.0.0.1"),
+        (["nonsense, 10.1.2.3"], "127.0.0.1,10.0.0.0/8", "10.1.2.3"),
+        (["1.1.1.1, 198.51.100.7:4711"], "127.0.0.1", "198.51.100.7"),
+        (["1.1.1.1, [2001:db8::1]:443"], "127.0.0.1", "2001:db8::1"),
+        (["::ffff:198.51.100.7"], "::ffff:127.0.0.1", "198.51.100.7"),
+        (["1.1.1.1, 198.51.100.7"], "*", "198.51.100.7"),
+        (["2.2.2.2," * 20_000 + "198.51.100.7"], "127.0.0.1", "198.51.100.7"),
+        (["127.0.0.1," * 20_000], "127.0.0.0/8", "127.0.0.1"),
+        (["\xb9.1.1.1"], "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_the_client_is_what_the_nearest_trusted_proxy_saw(
+    lines: list[str], proxy: str, client: str
+) -> None:
     assert client_of(*lines, proxy=proxy)[0] == client
 
 
 def test_the_scheme_is_that_of_a_trusted_proxy() -> None:
     assert client_of(proxy="127.0.0.1", scheme="http, HTTPS")[1] == "https"
-    assert client_of(proxy="", scheme="https")[1] == client_of(proxy="127.0.0.1", scheme="javascript")[1] == "http"
+    assert (
+        client_of(proxy="", scheme="https")[1]
+        == client_of(proxy="127.0.0.1", scheme="javascript")[1]
+        == "http"
+    )
 
 
 @pytest.mark.parametrize("proxy", ["nginx", "127.0.0.1, 10.0.0.0/99", "localhost", "127.0.0.1:80"])
@@ -256,9 +299,18 @@ def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(SIZE_VARIABLE, "1.5 GB")
     monkeypatch.setenv(COUNT_VARIABLE, "7")
     limits = Limits.from_environment()
-    assert (limits.file_bytes, limits.stored_files, limits.stored_bytes) == (1_500_000_000, 7, 6_000_000_000)
+    assert (limits.file_bytes, limits.stored_files, limits.stored_bytes) == (
+        1_500_000_000,
+        7,
+        6_000_000_000,
+    )
     assert format_size(limits.file_bytes) == "1.5 GB" and format_size(999) == "999 bytes"
-    mistakes = ((SIZE_VARIABLE, "many"), (SIZE_VARIABLE, "0"), (COUNT_VARIABLE, "-1"), (COUNT_VARIABLE, "٣"))
+    mistakes = (
+        (SIZE_VARIABLE, "many"),
+        (SIZE_VARIABLE, "0"),
+        (COUNT_VARIABLE, "-1"),
+        (COUNT_VARIABLE, "٣"),
+    )
     for variable, wrong in mistakes:
         with monkeypatch.context() as patch, pytest.raises(ConfigError, match=variable):
             patch.setenv(variable, wrong)

@@ -37,22 +37,47 @@ def test_the_address_opens_the_page_and_loses_the_token(site: Site) -> None:
     assert not any(TOKEN.encode() in scope["query_string"] for scope in site.reached.scopes)
 
 
-@pytest.mark.parametrize("path", [*PLACES, "//", "/%2e/", "/%2e%2e/", "/login%3F", "/?x", "/static/x.svg", "/%3Ftoken"])
+@pytest.mark.parametrize(
+    "path", [*PLACES, "//", "/%2e/", "/%2e%2e/", "/login%3F", "/?x", "/static/x.svg", "/%3Ftoken"]
+)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"])
 def test_without_the_token_nothing_is_reached(site: Site, method: str, path: str) -> None:
     answer = site.ask(method, path)
-    assert answer.status_code == 401 and site.reached.scopes == [] and "set-cookie" not in answer.headers
+    assert (
+        answer.status_code == 401
+        and site.reached.scopes == []
+        and "set-cookie" not in answer.headers
+    )
 
 
-@pytest.mark.parametrize("sent", [
-    {"headers": {"authorization": "Bearer wrong"}}, {"headers": {"authorization": f"Basic {TOKEN}"}},
-    {"headers": {"authorization": f"Bearer {TOKEN}x"}}, {"headers": {"authorization": TOKEN}},
-    {"headers": {"authorization": f"Bearer {TOKEN.upper()}"}}, {"headers": {"authorization": "Bearer "}},
-    {"headers": {"x-token": TOKEN, "token": TOKEN, "x-gradio-token": TOKEN, "proxy-authorization": f"Bearer {TOKEN}"}},
-    {"headers": {"cookie": f"token={TOKEN}; assistant-builder-7860={TOKEN}; assistant-builder={TOKEN}"}},
-    {"headers": {"referer": f"http://localhost:7860/?token={TOKEN}"}}, {"data": {"token": TOKEN}},
-    {"json": {"token": TOKEN, "session_hash": TOKEN}}, {"params": {"token": TOKEN, "access_token": TOKEN}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"headers": {"authorization": "Bearer wrong"}},
+        {"headers": {"authorization": f"Basic {TOKEN}"}},
+        {"headers": {"authorization": f"Bearer {TOKEN}x"}},
+        {"headers": {"authorization": TOKEN}},
+        {"headers": {"authorization": f"Bearer {TOKEN.upper()}"}},
+        {"headers": {"authorization": "Bearer "}},
+        {
+            "headers": {
+                "x-token": TOKEN,
+                "token": TOKEN,
+                "x-gradio-token": TOKEN,
+                "proxy-authorization": f"Bearer {TOKEN}",
+            }
+        },
+        {
+            "headers": {
+                "cookie": f"token={TOKEN}; assistant-builder-7860={TOKEN}; assistant-builder={TOKEN}"
+            }
+        },
+        {"headers": {"referer": f"http://localhost:7860/?token={TOKEN}"}},
+        {"data": {"token": TOKEN}},
+        {"json": {"token": TOKEN, "session_hash": TOKEN}},
+        {"params": {"token": TOKEN, "access_token": TOKEN}},
+    ],
+)
 def test_the_token_counts_in_no_other_place(site: Site, sent: dict[str, Any]) -> None:
     for method in ("POST", "PUT"):
         for path in ("/gradio_api/run/predict", "/gradio_api/upload", "/"):
@@ -60,7 +85,9 @@ def test_the_token_counts_in_no_other_place(site: Site, sent: dict[str, Any]) ->
     assert site.cookies == {} and site.reached.scopes == []
 
 
-@pytest.mark.parametrize("path", ["/config", "/gradio_api/queue/data", "/login", "/index.html", "/%3f"])
+@pytest.mark.parametrize(
+    "path", ["/config", "/gradio_api/queue/data", "/login", "/index.html", "/%3f"]
+)
 def test_only_the_address_of_the_page_takes_the_token(site: Site, path: str) -> None:
     answer = site.ask("GET", path, params={"token": TOKEN}, headers=HTML)
     assert "set-cookie" not in answer.headers and site.reached.scopes == []
@@ -75,8 +102,15 @@ def test_a_browser_without_the_token_is_told_where_it_is(site: Site) -> None:
     assert TOKEN not in form.text and "<script" not in form.text and "http://evil" not in form.text
 
 
-@pytest.mark.parametrize("typed", [TOKEN, f"  {TOKEN}\n", f"http://127.0.0.1:7860/?token={TOKEN}",
-                                   f"http://127.0.0.1:7860/?study=a&token={TOKEN}&tab=chat"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        TOKEN,
+        f"  {TOKEN}\n",
+        f"http://127.0.0.1:7860/?token={TOKEN}",
+        f"http://127.0.0.1:7860/?study=a&token={TOKEN}&tab=chat",
+    ],
+)
 def test_the_token_or_the_whole_address_is_pasted(site: Site, typed: str) -> None:
     answer = site.ask("POST", "/login", data={"token": typed, "next": "study=demo"}, headers=HTML)
     assert (answer.status_code, answer.headers["location"]) == (303, "/?study=demo")
@@ -84,21 +118,31 @@ def test_the_token_or_the_whole_address_is_pasted(site: Site, typed: str) -> Non
     assert site.ask("GET", "/login", headers=HTML).headers["location"] == "/"
 
 
-@pytest.mark.parametrize("typed", ["", " ", "x", TOKEN[:-1], f"?token={TOKEN[:-1]}", "é" * 50, "\ud800", TOKEN * 2])
+@pytest.mark.parametrize(
+    "typed", ["", " ", "x", TOKEN[:-1], f"?token={TOKEN[:-1]}", "é" * 50, "\ud800", TOKEN * 2]
+)
 def test_a_wrong_token_is_refused(site: Site, typed: str) -> None:
     data = {"token": typed.encode("utf-8", errors="surrogatepass")}
     answer = site.ask("POST", "/login", data=data, headers=HTML)
     assert answer.status_code == 401 and "This token is wrong" in answer.text and site.cookies == {}
-    answer = site.ask("GET", "/", params={"token": typed.encode("utf-8", errors="replace")}, headers=HTML)
+    answer = site.ask(
+        "GET", "/", params={"token": typed.encode("utf-8", errors="replace")}, headers=HTML
+    )
     assert answer.status_code == 401 and "This token is wrong" in answer.text and site.cookies == {}
 
 
-def test_guesses_are_slowed_down_and_keep_the_owner_not_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    guesses = [lambda: site.ask("GET", "/?token=a", headers=HTML),
-               lambda: site.ask("POST", "/login", data={"token": "a"}),
-               lambda: site.ask("GET", "/config", headers={"authorization": "Bearer a"})]
+def test_guesses_are_slowed_down_and_keep_the_owner_not_out(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    guesses = [
+        lambda: site.ask("GET", "/?token=a", headers=HTML),
+        lambda: site.ask("POST", "/login", data={"token": "a"}),
+        lambda: site.ask("GET", "/config", headers={"authorization": "Bearer a"}),
+    ]
     statuses = [guesses[number % 3]().status_code for number in range(30)]
-    assert statuses == [401] * FREE_ATTEMPTS + [429] * (30 - FREE_ATTEMPTS), "all ways are counted together"
+    assert statuses == [401] * FREE_ATTEMPTS + [429] * (30 - FREE_ATTEMPTS), (
+        "all ways are counted together"
+    )
     assert len(caplog.records) == FREE_ATTEMPTS, "the log is not filled"
     enter(site)
     assert site.ask("GET", "/config").text == "inside"
@@ -156,14 +200,23 @@ def test_ports_and_host_names_have_cookies_of_their_own(site: Site) -> None:
     assert site.ask("GET", "/config", url="http://localhost:8001").text == "inside"
     assert site.ask("GET", "/config", url="http://localhost:8002").status_code == 401
     enter(site, url="http://localhost:8002")
-    assert {site.ask("GET", "/config", url=f"http://localhost:{port}").text for port in (8001, 8002)} == {"inside"}
+    assert {
+        site.ask("GET", "/config", url=f"http://localhost:{port}").text for port in (8001, 8002)
+    } == {"inside"}
     site.cookies = {}
     enter(site, url="http://127.0.0.1:7860")
     assert site.ask("GET", "/config", url="http://127.0.0.1:7860").text == "inside"
 
 
-@pytest.mark.parametrize("headers", [{"host": "evil.example:7860"}, {"host": "localhost.evil.example"},
-                                     {"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example:7860"},
+        {"host": "localhost.evil.example"},
+        {"origin": "http://evil.example"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
 def test_other_sites_get_nothing_even_with_the_token(site: Site, headers: dict[str, str]) -> None:
     """DNS rebinding, and requests of a page that has learned the token."""
     for method, path in (("GET", f"/?token={TOKEN}"), ("POST", "/login"), ("GET", "/config")):
@@ -174,7 +227,12 @@ def test_other_sites_get_nothing_even_with_the_token(site: Site, headers: dict[s
 
 def test_a_link_with_the_token_on_another_site_opens_the_page(site: Site) -> None:
     """A terminal in a browser; the strict cookie is sent after the reload."""
-    link = {**HTML, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    link = {
+        **HTML,
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+    }
     assert site.ask("GET", f"/?token={TOKEN}", headers=link).headers["location"] == "/"
     held, site.cookies = site.cookies, {}
     assert 'http-equiv="refresh"' in site.ask("GET", "/", headers=link).text
@@ -184,7 +242,9 @@ def test_a_link_with_the_token_on_another_site_opens_the_page(site: Site) -> Non
 
 def test_a_program_sends_the_token_as_a_header(site: Site) -> None:
     for scheme in ("Bearer", "bearer"):
-        answer = site.ask("POST", "/gradio_api/queue/join", headers={"authorization": f"{scheme} {TOKEN}"})
+        answer = site.ask(
+            "POST", "/gradio_api/queue/join", headers={"authorization": f"{scheme} {TOKEN}"}
+        )
         assert answer.text == "inside" and "set-cookie" not in answer.headers
     sessions = {scope["assistant_builder.session"].name for scope in site.reached.scopes}
     assert len(sessions) == 1, "its windows and uploads are its own in all requests"
@@ -201,7 +261,9 @@ def test_a_proxy_that_has_a_password_of_its_own_is_no_guess(site: Site) -> None:
 
 def test_websockets_need_the_token(site: Site) -> None:
     wrong: list[list[tuple[bytes, bytes]]] = [
-        [], [(b"cookie", f"assistant-builder-7860={TOKEN}".encode())], [(b"authorization", b"Bearer x")],
+        [],
+        [(b"cookie", f"assistant-builder-7860={TOKEN}".encode())],
+        [(b"authorization", b"Bearer x")],
         [(b"sec-websocket-protocol", TOKEN.encode())],
     ]
     for headers in wrong:
@@ -214,8 +276,14 @@ def test_websockets_need_the_token(site: Site) -> None:
 def test_every_start_has_a_token_of_its_own() -> None:
     one, other = Access(), Access()
     assert one.token != other.token and len(one.token) == 48
-    assert one.start_url == f"http://127.0.0.1:7860/?token={one.token}" and one.token not in repr(one)
-    assert Access(user="ann").start_url == Access(allow_without_password=True).start_url == "http://127.0.0.1:7860"
+    assert one.start_url == f"http://127.0.0.1:7860/?token={one.token}" and one.token not in repr(
+        one
+    )
+    assert (
+        Access(user="ann").start_url
+        == Access(allow_without_password=True).start_url
+        == "http://127.0.0.1:7860"
+    )
 
 
 def test_opening_the_page_to_everyone_causes_a_warning() -> None:

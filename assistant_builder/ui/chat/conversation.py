@@ -34,7 +34,14 @@ from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script
 from assistant_builder.ui.chat.settings import ReplySettings
-from assistant_builder.ui.chat.view import PAIR, CorrectedAnswer, PaneState, pane, reveal_view, sides
+from assistant_builder.ui.chat.view import (
+    PAIR,
+    CorrectedAnswer,
+    PaneState,
+    pane,
+    reveal_view,
+    sides,
+)
 from assistant_builder.ui.html import Markup, pop_up_titles, toast
 from assistant_builder.ui.refresh import browser_state
 from assistant_builder.ui.uploads import offer_bytes
@@ -58,72 +65,168 @@ class ConversationPanel:
         """Place the panes."""
         nothing = PaneState(Conversation())
         with gr.Row(elem_classes="ab-panes"):
-            self.panes = {side: gr.HTML(pane(side, nothing), js_on_load=pane_script(), min_width=260,
-                                        elem_id=f"ab-side-{side}", visible=side in PAIR) for side in sides()}
+            self.panes = {
+                side: gr.HTML(
+                    pane(side, nothing),
+                    js_on_load=pane_script(),
+                    min_width=260,
+                    elem_id=f"ab-side-{side}",
+                    visible=side in PAIR,
+                )
+                for side in sides()
+            }
 
     def place_box(self) -> None:
         """Place the examples, the question box and its buttons, which stay at the lower edge of the window."""
         with gr.Column(elem_id="ab-box"):
             self.examples = gr.HTML(js_on_load=pane_script(), elem_id="ab-examples")
-            with gr.Row(visible=False, elem_id="ab-editing", elem_classes="ab-actions") as self.banner:
+            with gr.Row(
+                visible=False, elem_id="ab-editing", elem_classes="ab-actions"
+            ) as self.banner:
                 self.notice = gr.HTML()
                 self.leave = gr.Button(t("Cancel editing"), size="sm", scale=0)
             with gr.Row(elem_classes="ab-ask"):
-                self.question = gr.Textbox(label=t("Your question"), show_label=False, container=False, lines=1,
-                                           placeholder=t("Ask… (Enter sends, Shift+Enter starts a new line)"),
-                                           max_lines=6, scale=8, submit_btn=False, elem_id="ab-question",
-                                           max_length=20_000, min_width=160)
-                self.send = gr.Button(t("Ask"), variant="primary", elem_id="ab-send", min_width=76, scale=0)
-                self.stop = gr.Button(t("Stop"), variant="stop", visible=False, elem_id="ab-stop", min_width=76,
-                                      scale=0)
-            with gr.Row(elem_classes="ab-actions", visible=False, elem_id="ab-talk-actions") as self.actions:
-                self.again = gr.Button(t("Ask again"), size="sm", interactive=False, elem_id="ab-again")
+                self.question = gr.Textbox(
+                    label=t("Your question"),
+                    show_label=False,
+                    container=False,
+                    lines=1,
+                    placeholder=t("Ask… (Enter sends, Shift+Enter starts a new line)"),
+                    max_lines=6,
+                    scale=8,
+                    submit_btn=False,
+                    elem_id="ab-question",
+                    max_length=20_000,
+                    min_width=160,
+                )
+                self.send = gr.Button(
+                    t("Ask"), variant="primary", elem_id="ab-send", min_width=76, scale=0
+                )
+                self.stop = gr.Button(
+                    t("Stop"),
+                    variant="stop",
+                    visible=False,
+                    elem_id="ab-stop",
+                    min_width=76,
+                    scale=0,
+                )
+            with gr.Row(
+                elem_classes="ab-actions", visible=False, elem_id="ab-talk-actions"
+            ) as self.actions:
+                self.again = gr.Button(
+                    t("Ask again"), size="sm", interactive=False, elem_id="ab-again"
+                )
                 self.clear = gr.Button(t("Clear conversation"), size="sm")
 
     def place_downloads(self) -> None:
         """Place the buttons that download the conversation."""
         with gr.Row(elem_classes="ab-actions"):
-            self.files = [gr.DownloadButton(t("Download conversation .{ending}", ending=ending), size="sm",
-                                            interactive=False,
-                                            elem_id=f"ab-talk-{ending}") for ending in ("md", "json")]
+            self.files = [
+                gr.DownloadButton(
+                    t("Download conversation .{ending}", ending=ending),
+                    size="sm",
+                    interactive=False,
+                    elem_id=f"ab-talk-{ending}",
+                )
+                for ending in ("md", "json")
+            ]
 
     # drawing
 
     @property
     def outputs(self) -> list[Any]:
         """Components set by :meth:`values`."""
-        return [*self.panes.values(), self.send, self.stop, self.again, self.clear, *self.files, self.examples,
-                self.actions, *self._votes.outputs]
+        return [
+            *self.panes.values(),
+            self.send,
+            self.stop,
+            self.again,
+            self.clear,
+            *self.files,
+            self.examples,
+            self.actions,
+            *self._votes.outputs,
+        ]
 
-    def values(self, study: Study | None, conversation: Conversation, settings: ReplySettings,
-               replies: Mapping[str, Reply] | None = None, *, busy: bool = False, outcome: str = "",
-               editing: tuple[int, str] | None = None, note: str = "") -> list[Any]:
+    def values(
+        self,
+        study: Study | None,
+        conversation: Conversation,
+        settings: ReplySettings,
+        replies: Mapping[str, Reply] | None = None,
+        *,
+        busy: bool = False,
+        outcome: str = "",
+        editing: tuple[int, str] | None = None,
+        note: str = "",
+    ) -> list[Any]:
         """Values for :attr:`outputs`; ``editing`` and ``note`` as of :class:`PaneState`."""
         turns = conversation.turns
         finished = bool(turns) and not busy
         files: list[Any] = [gr.update(value=None, interactive=False)] * 2
         if study is not None and finished:
-            written = {"md": as_markdown(study.title, conversation, study.config.arms),
-                       "json": as_json(study.name, conversation)}
-            files = [gr.update(interactive=True, value=offer_bytes(text.encode("utf-8", errors="backslashreplace"),
-                                                                   f"{study.name}-chat.{ending}"))
-                     for ending, text in written.items()]
-        panes = self._panes(study, conversation, settings, replies or {}, corrected=corrected_answers(study),
-                            editing=editing, note=note)
-        return [*panes, gr.update(visible=not busy), gr.update(visible=busy),
-                *[gr.update(interactive=finished)] * 2, *files, gr.update(visible=not turns),
-                gr.update(visible=bool(turns)),
-                *self._votes.drawn(turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome)]
+            written = {
+                "md": as_markdown(study.title, conversation, study.config.arms),
+                "json": as_json(study.name, conversation),
+            }
+            files = [
+                gr.update(
+                    interactive=True,
+                    value=offer_bytes(
+                        text.encode("utf-8", errors="backslashreplace"),
+                        f"{study.name}-chat.{ending}",
+                    ),
+                )
+                for ending, text in written.items()
+            ]
+        panes = self._panes(
+            study,
+            conversation,
+            settings,
+            replies or {},
+            corrected=corrected_answers(study),
+            editing=editing,
+            note=note,
+        )
+        return [
+            *panes,
+            gr.update(visible=not busy),
+            gr.update(visible=busy),
+            *[gr.update(interactive=finished)] * 2,
+            *files,
+            gr.update(visible=not turns),
+            gr.update(visible=bool(turns)),
+            *self._votes.drawn(
+                turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome
+            ),
+        ]
 
-    def _panes(self, study: Study | None, conversation: Conversation, settings: ReplySettings,
-               replies: Mapping[str, Reply], **correcting: Any) -> list[Any]:
+    def _panes(
+        self,
+        study: Study | None,
+        conversation: Conversation,
+        settings: ReplySettings,
+        replies: Mapping[str, Reply],
+        **correcting: Any,
+    ) -> list[Any]:
         memory = self.note_memory(study.name if study else "", replies)
         arms = tuple(study.config.arms) if study else TWINS
-        shown = PaneState(conversation, settings.blind, replies, _stored_bytes(study), memory, arms,
-                          settings.only if settings.only in arms else "", settings.figures,
-                          numbers=row_numbers(study.folder / "data") if study else NO_NUMBERS, **correcting)
-        return [gr.update(value=pane(side, shown), visible=shown.is_visible(side, settings.also))
-                for side in sides()]
+        shown = PaneState(
+            conversation,
+            settings.blind,
+            replies,
+            _stored_bytes(study),
+            memory,
+            arms,
+            settings.only if settings.only in arms else "",
+            settings.figures,
+            numbers=row_numbers(study.folder / "data") if study else NO_NUMBERS,
+            **correcting,
+        )
+        return [
+            gr.update(value=pane(side, shown), visible=shown.is_visible(side, settings.also))
+            for side in sides()
+        ]
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
         """Record the memory of a study's models from the replies, and return the memory of all known speakers."""
@@ -140,16 +243,34 @@ class ConversationPanel:
             return Conversation()
         return conversation_from_record(found["turns"])
 
-    def stored_with(self, kept: Any, name: str, mark: str, conversation: Conversation) -> dict[str, Any]:
+    def stored_with(
+        self, kept: Any, name: str, mark: str, conversation: Conversation
+    ) -> dict[str, Any]:
         """The new value of the browser's storage."""
-        others = {key: value for key, value in (kept if isinstance(kept, dict) else {}).items() if key != name}
-        recent = dict(list(others.items())[-(KEPT_STUDIES - 1):])
-        return {**recent, name: {"mark": mark, "turns": conversation.to_record()}} if conversation.turns else recent
+        others = {
+            key: value
+            for key, value in (kept if isinstance(kept, dict) else {}).items()
+            if key != name
+        }
+        recent = dict(list(others.items())[-(KEPT_STUDIES - 1) :])
+        return (
+            {**recent, name: {"mark": mark, "turns": conversation.to_record()}}
+            if conversation.turns
+            else recent
+        )
 
     # events
 
-    def ask(self, name: str, mark: str, kept: Any, conversation: Conversation, question: str, settings: ReplySettings,
-            session: str) -> Iterator[list[Any]]:
+    def ask(
+        self,
+        name: str,
+        mark: str,
+        kept: Any,
+        conversation: Conversation,
+        question: str,
+        settings: ReplySettings,
+        session: str,
+    ) -> Iterator[list[Any]]:
         """Send a question to all speakers and stream the replies.
 
         Args:
@@ -168,30 +289,48 @@ class ConversationPanel:
         arms = study.config.arms
         pair = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
         sampling = settings.sampling_with_seed()
-        if sampling.max_new_tokens == Sampling().max_new_tokens:  # the default, which long answers of the data exceed
+        if (
+            sampling.max_new_tokens == Sampling().max_new_tokens
+        ):  # the default, which long answers of the data exceed
             sampling = replace(sampling, max_new_tokens=longest_answer(study))
-        turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system, sampling)
+        turn = Turn(
+            question, {}, (pair[0], pair[1]), settings.blind, None, settings.system, sampling
+        )
         asked = conversation.with_turn(turn)
         asked_arms = [side for side in turn.sides if side in arms]
         if not settings.blind:
             asked_arms += further_arms(arms)
             asked_arms = [settings.only] if settings.only in asked_arms else asked_arms
-        sent = {speaker: conversation.messages(speaker, question, system=settings.system, alone=settings.blind)
-                for speaker in (*asked_arms, *settings.also)}
+        sent = {
+            speaker: conversation.messages(
+                speaker, question, system=settings.system, alone=settings.blind
+            )
+            for speaker in (*asked_arms, *settings.also)
+        }
         stream = self.pool.worker(study).ask(sent, turn.sampling)
         self._active[session] = stream
         replies: dict[str, Reply] = {speaker: Reply() for speaker in sent}
-        yield [self.stored_with(kept, name, mark, asked), *self.values(study, asked, settings, replies, busy=True)]
+        yield [
+            self.stored_with(kept, name, mark, asked),
+            *self.values(study, asked, settings, replies, busy=True),
+        ]
         unchanged = [gr.skip()] * (len(self.outputs) - len(sides()))
         corrected = corrected_answers(study)
         try:
             for replies in stream:
-                yield [gr.skip(), *self._panes(study, asked, settings, replies, corrected=corrected), *unchanged]
+                yield [
+                    gr.skip(),
+                    *self._panes(study, asked, settings, replies, corrected=corrected),
+                    *unchanged,
+                ]
         finally:
             stream.stop()  # the browser may have closed the page
             self._active.pop(session, None)
         done = conversation.with_turn(replace(turn, answers=_answers(replies)))
-        yield [self.stored_with(kept, name, mark, done), *self.values(study, done, settings, replies)]
+        yield [
+            self.stored_with(kept, name, mark, done),
+            *self.values(study, done, settings, replies),
+        ]
 
     def busy(self, session: str) -> bool:
         """Whether this window is receiving replies."""
@@ -203,24 +342,33 @@ class ConversationPanel:
         if stream is not None:
             stream.stop()
 
-    def vote(self, choice: Choice, name: str, mark: str, kept: Any, settings: ReplySettings) -> list[Any]:
+    def vote(
+        self, choice: Choice, name: str, mark: str, kept: Any, settings: ReplySettings
+    ) -> list[Any]:
         """Record a vote and reveal the assistants; returns values for ``[kept, *outputs]``."""
         study = Study.open(name).recommended
         conversation = self.conversation(kept, name, mark)
         if not conversation.turns:
-            raise ConfigError(t("there is nothing to vote on"), where="chat", remedy=t("Ask in blind mode first"))
+            raise ConfigError(
+                t("there is nothing to vote on"), where="chat", remedy=t("Ask in blind mode first")
+            )
         turn = conversation.turns[-1]
         sent = conversation.before(len(conversation.turns) - 1).messages(
-            turn.sides[0], turn.question, system=turn.system, alone=True)
+            turn.sides[0], turn.question, system=turn.system, alone=True
+        )
         record_vote(study, turn, sent, choice)
         voted = conversation.with_vote(choice)
-        return [self.stored_with(kept, name, mark, voted),
-                *self.values(study, voted, settings, outcome=reveal_view(voted.turns[-1]))]
+        return [
+            self.stored_with(kept, name, mark, voted),
+            *self.values(study, voted, settings, outcome=reveal_view(voted.turns[-1])),
+        ]
 
 
 def gradio_error(error: AssistantBuilderError) -> gr.Error:
     """An error as a pop-up message."""
-    return gr.Error(toast(error.what, error.remedy), print_exception=False, title=pop_up_titles()["error"])
+    return gr.Error(
+        toast(error.what, error.remedy), print_exception=False, title=pop_up_titles()["error"]
+    )
 
 
 def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAnswer]:
@@ -229,30 +377,55 @@ def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAns
         found = read_corrections(study) if study else []
     except AssistantBuilderError:  # the list of corrections shows it
         return {}
-    return {(one.asked or one.question, one.wrong): CorrectedAnswer(
-        one.answer, taught_pair(study, one.question, one.answer) if study else None) for one in found}
+    return {
+        (one.asked or one.question, one.wrong): CorrectedAnswer(
+            one.answer, taught_pair(study, one.question, one.answer) if study else None
+        )
+        for one in found
+    }
 
 
 def editing_notice(place: int, conversation: Conversation) -> Markup:
     """A note about the turns that an edited question will replace."""
     later = len(conversation.turns) - place - 1
-    text = t("You are editing question {number}. Sending it replaces the old question.", number=place + 1)
+    text = t(
+        "You are editing question {number}. Sending it replaces the old question.", number=place + 1
+    )
     if later:
-        text = tn("You are editing question {number}. Sending it replaces the old question and the question after it.",
-                  "You are editing question {number}. Sending it replaces the old question and the {count} questions "
-                  "after it.", later, number=place + 1)
+        text = tn(
+            "You are editing question {number}. Sending it replaces the old question and the question after it.",
+            "You are editing question {number}. Sending it replaces the old question and the {count} questions "
+            "after it.",
+            later,
+            number=place + 1,
+        )
     return Markup("<p>{}</p>").format(text)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
     """The answers to store; speakers without an answer are left out."""
-    return {speaker: Answer(reply.text.strip(), reply.state, reply.tokens, reply.seconds, reply.first_token_seconds,
-                            reply.sources, reply.declined)
-            for speaker, reply in replies.items() if reply.text.strip()}
+    return {
+        speaker: Answer(
+            reply.text.strip(),
+            reply.state,
+            reply.tokens,
+            reply.seconds,
+            reply.first_token_seconds,
+            reply.sources,
+            reply.declined,
+        )
+        for speaker, reply in replies.items()
+        if reply.text.strip()
+    }
 
 
 def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:
     """Stored bytes of base and adapter by arm."""
-    paths = {arm: study.arm_folder(arm) / "summary.json" for arm in study.config.arms} if study else {}
+    paths = (
+        {arm: study.arm_folder(arm) / "summary.json" for arm in study.config.arms} if study else {}
+    )
     found = {arm: read_json(path, ArmSummary) for arm, path in paths.items() if path.is_file()}
-    return {arm: (int(summary["base_bytes"]), int(summary["adapter_bytes"])) for arm, summary in found.items()}
+    return {
+        arm: (int(summary["base_bytes"]), int(summary["adapter_bytes"]))
+        for arm, summary in found.items()
+    }

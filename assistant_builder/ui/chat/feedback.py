@@ -35,8 +35,12 @@ from assistant_builder.ui.train.actions import start_run
 from evals.report.other_results import report_lacks_votes
 
 _TO_REPORT = N_("Add the votes to the report")
-_LABELS: dict[Choice, str] = {"a": N_("A is better"), "b": N_("B is better"), "tie": N_("Same"),
-                              "both bad": N_("Both are bad")}
+_LABELS: dict[Choice, str] = {
+    "a": N_("A is better"),
+    "b": N_("B is better"),
+    "tie": N_("Same"),
+    "both bad": N_("Both are bad"),
+}
 
 
 class VoteBar:
@@ -45,13 +49,26 @@ class VoteBar:
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="ab-votes") as self.body:
             with gr.Row(elem_classes="ab-actions"):
-                self.buttons = {choice: gr.Button(t(_LABELS[choice]), interactive=False, min_width=120,
-                                                  elem_id=f"ab-vote-{choice.replace(' ', '-')}") for choice in CHOICES}
+                self.buttons = {
+                    choice: gr.Button(
+                        t(_LABELS[choice]),
+                        interactive=False,
+                        min_width=120,
+                        elem_id=f"ab-vote-{choice.replace(' ', '-')}",
+                    )
+                    for choice in CHOICES
+                }
             self.outcome = gr.HTML(elem_id="ab-outcome")
         with gr.Row(elem_classes="ab-tally-row"):
             self.tally = gr.HTML(elem_id="ab-tally")
-            self.report = gr.Button(t(_TO_REPORT), size="sm", visible=False, scale=0, min_width=240,
-                                    elem_id="ab-votes-report")
+            self.report = gr.Button(
+                t(_TO_REPORT),
+                size="sm",
+                visible=False,
+                scale=0,
+                min_width=240,
+                elem_id="ab-votes-report",
+            )
 
     @property
     def outputs(self) -> list[Any]:
@@ -73,7 +90,10 @@ class VoteBar:
             outcome = f'<p class="ab-quiet">{hint}</p>'
         return [
             gr.update(visible=blind or (turn is not None and turn.hidden)),
-            *(gr.update(interactive=open_ and not (alike and choice in ("a", "b"))) for choice in CHOICES),
+            *(
+                gr.update(interactive=open_ and not (alike and choice in ("a", "b")))
+                for choice in CHOICES
+            ),
             Markup(outcome),  # noqa: S704
         ]
 
@@ -96,11 +116,20 @@ class VoteBar:
         if found.outdated:
             notes.append(t("not counted: {outdated} on earlier adapters", outdated=found.outdated))
         if found.repeated:
-            notes.append(t("not counted: {repeated} on answers that already had a vote", repeated=found.repeated))
+            notes.append(
+                t(
+                    "not counted: {repeated} on answers that already had a vote",
+                    repeated=found.repeated,
+                )
+            )
         note = Markup(" <small>({})</small>").format("; ".join(notes)) if notes else ""
         shown = Markup('<p class="ab-tally" role="status"><b>{}</b> {}{}</p>').format(
-            t("Blind votes"), tally_sentence(found), note)
-        return [shown, gr.update(visible=report_lacks_votes(study), interactive=True, value=t(_TO_REPORT))]
+            t("Blind votes"), tally_sentence(found), note
+        )
+        return [
+            shown,
+            gr.update(visible=report_lacks_votes(study), interactive=True, value=t(_TO_REPORT)),
+        ]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the report's button; the conversation connects the voting buttons."""
@@ -108,14 +137,25 @@ class VoteBar:
         @user_facing_errors
         def write(name: str | None) -> dict[str, Any]:
             rerender_report(Study.open(name or ""))
-            gr.Info(t("The votes were added to the report. See the Report tab."), title=pop_up_titles()["info"])
+            gr.Info(
+                t("The votes were added to the report. See the Report tab."),
+                title=pop_up_titles()["info"],
+            )
             return gr.update(visible=False)
 
         self.report.click(
-            lambda: gr.update(interactive=False, value=t("Writing the report…")), None, self.report, queue=False,
+            lambda: gr.update(interactive=False, value=t("Writing the report…")),
+            None,
+            self.report,
+            queue=False,
             **QUIET,
         ).then(write, picker, self.report, **QUIET).failure(
-            lambda: gr.update(interactive=True, value=t(_TO_REPORT)), None, self.report, queue=False, **QUIET)
+            lambda: gr.update(interactive=True, value=t(_TO_REPORT)),
+            None,
+            self.report,
+            queue=False,
+            **QUIET,
+        )
 
 
 _PANE = (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
@@ -130,7 +170,9 @@ def heldout_note(study: Study, question: str) -> str:
     """What the user must know about the correction of a test question; empty for others."""
     with contextlib.suppress(AssistantBuilderError):
         if heldout_matches(study, [question]):
-            return t("This is a test question. It stays in the test, and its correction is not trained on.")
+            return t(
+                "This is a test question. It stays in the test, and its correction is not trained on."
+            )
     return ""
 
 
@@ -138,18 +180,31 @@ class Corrections:
     """The list of corrections and the form that creates a new study."""
 
     def __init__(self) -> None:
-        with gr.Accordion(t("Corrections"), open=False, visible=False, elem_id="ab-corrections") as self.fold:
+        with gr.Accordion(
+            t("Corrections"), open=False, visible=False, elem_id="ab-corrections"
+        ) as self.fold:
             self.list = gr.HTML(corrections_list([], ()), js_on_load=pane_script())
-            self.longer = gr.Checkbox(True, label=t("Train twice as long"),
-                                      info=t("Some corrections are in the training data already; the same training "
-                                             "would not learn them."), visible=False,
-                                      elem_id="ab-retrain-longer")
+            self.longer = gr.Checkbox(
+                True,
+                label=t("Train twice as long"),
+                info=t(
+                    "Some corrections are in the training data already; the same training "
+                    "would not learn them."
+                ),
+                visible=False,
+                elem_id="ab-retrain-longer",
+            )
             self.name = gr.Textbox(
                 label=t("Name of the new project"),
-                info=t("It has the same settings and split; the corrections are added to its training data."),
-                max_lines=1, elem_id="ab-retrain-name",
+                info=t(
+                    "It has the same settings and split; the corrections are added to its training data."
+                ),
+                max_lines=1,
+                elem_id="ab-retrain-name",
             )
-            self.retrain = gr.Button(t("Retrain as a new project"), variant="primary", elem_id="ab-retrain")
+            self.retrain = gr.Button(
+                t("Retrain as a new project"), variant="primary", elem_id="ab-retrain"
+            )
 
     @property
     def list_outputs(self) -> list[Any]:
@@ -165,30 +220,50 @@ class Corrections:
             found = read_corrections(study) if study else []
             if study and found:
                 heldout = heldout_matches(study, [one.question for one in found])
-                taught = {place: pair for place, one in enumerate(found)
-                          if (pair := taught_pair(study, one.question, one.answer))}
+                taught = {
+                    place: pair
+                    for place, one in enumerate(found)
+                    if (pair := taught_pair(study, one.question, one.answer))
+                }
             shown = corrections_list(found, heldout, taught)
         except AssistantBuilderError as error:
             shown = error_callout(error.to_record())
-        fold = gr.update(label=t("Corrections ({number})", number=len(found)), visible=bool(found),
-                         **({} if opened is None else {"open": opened}))
-        button = tn("Retrain with {count} correction as a new project",
-                    "Retrain with {count} corrections as a new project", len(found))
-        return [fold, shown, gr.update(visible=bool(taught)),
-                gr.update(value=button, interactive=True)]
+        fold = gr.update(
+            label=t("Corrections ({number})", number=len(found)),
+            visible=bool(found),
+            **({} if opened is None else {"open": opened}),
+        )
+        button = tn(
+            "Retrain with {count} correction as a new project",
+            "Retrain with {count} corrections as a new project",
+            len(found),
+        )
+        return [
+            fold,
+            shown,
+            gr.update(visible=bool(taught)),
+            gr.update(value=button, interactive=True),
+        ]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components."""
         self.list.click(user_facing_errors(self._remove), picker, self.list_outputs, **QUIET)
-        self.retrain.click(user_facing_errors(self._retrain), [picker, self.name, self.longer],
-                           [picker, tabs, self.name], api_visibility="private", show_progress_on=self.retrain)
+        self.retrain.click(
+            user_facing_errors(self._retrain),
+            [picker, self.name, self.longer],
+            [picker, tabs, self.name],
+            api_visibility="private",
+            show_progress_on=self.retrain,
+        )
 
     def proposed_name(self, study: Study | None) -> str:
         """A free name for the new study."""
         if study is None:
             return ""
         titled = study.title != study.name
-        return unused_title(t("{title} (corrected)", title=study.title) if titled else f"{study.name}-corrected")
+        return unused_title(
+            t("{title} (corrected)", title=study.title) if titled else f"{study.name}-corrected"
+        )
 
     def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
         study = Study.open(name or "")
@@ -200,15 +275,29 @@ class Corrections:
     def _retrain(self, name: str | None, new: str, longer: bool) -> list[Any]:
         study = Study.open(name or "")
         plan = plan_retraining(study, read_corrections(study))
-        made = create_retraining_study(study, plan, new or self.proposed_name(study),
-                                       longer=bool(longer and plan.taught))
+        made = create_retraining_study(
+            study, plan, new or self.proposed_name(study), longer=bool(longer and plan.taught)
+        )
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
             # the user confirms on the Train tab
-            gr.Info(toast(t("It contacts other machines, or its model runs its own code. Check the settings here and "
-                            "press Start.")), duration=30, title=t("The new project is not started yet"))
+            gr.Info(
+                toast(
+                    t(
+                        "It contacts other machines, or its model runs its own code. Check the settings here and "
+                        "press Start."
+                    )
+                ),
+                duration=30,
+                title=t("The new project is not started yet"),
+            )
         else:
             start_run(made.name)
-            gr.Info(toast(retrained_note(made.title, plan, study.title)), duration=30,
-                    title=t("The new project is running"))
-        chosen = gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name)
+            gr.Info(
+                toast(retrained_note(made.title, plan, study.title)),
+                duration=30,
+                title=t("The new project is running"),
+            )
+        chosen = gr.update(
+            choices=[(picker_label(made.title, "queued"), made.name)], value=made.name
+        )
         return [chosen, gr.Tabs(selected="train"), ""]

@@ -45,7 +45,10 @@ class ReplySettings:
     @property
     def also(self) -> tuple[str, ...]:
         """Speakers that are asked besides the assistants; in blind mode the file would give away one of them."""
-        return (*([SHIPPED] if self.shipped and not self.blind else []), *([BASE] if self.base else []))
+        return (
+            *([SHIPPED] if self.shipped and not self.blind else []),
+            *([BASE] if self.base else []),
+        )
 
     def sampling_with_seed(self) -> Sampling:
         """The sampling settings with a seed, so that all speakers share it and it can be stored."""
@@ -62,49 +65,113 @@ class ChatSettings:
 
     def modes(self) -> None:
         """Place the switches that are always in view."""
-        self.only = gr.Radio([(t("Both"), ALL)], value=ALL, label=t("Show"), show_label=False, container=False,
-                             elem_id="ab-only", visible=False)
-        self.blind = gr.Checkbox(False, label=t("Blind mode"), container=False, elem_id="ab-blind", min_width=120)
+        self.only = gr.Radio(
+            [(t("Both"), ALL)],
+            value=ALL,
+            label=t("Show"),
+            show_label=False,
+            container=False,
+            elem_id="ab-only",
+            visible=False,
+        )
+        self.blind = gr.Checkbox(
+            False, label=t("Blind mode"), container=False, elem_id="ab-blind", min_width=120
+        )
 
     def more(self) -> None:
         """Place the other switches, the system prompt and the sampling settings in the open accordion."""
         with gr.Row(elem_classes="ab-modes"):
-            self.figures = gr.Checkbox(False, label=t("Speed and memory"), info=t("Of each answer."),
-                                       elem_id="ab-figures",
-                                       min_width=200)
-            self.shipped = gr.Checkbox(False, label=t("Ask the file to ship too"),
-                                       info=t("In llama.cpp, as Ollama runs it; not in blind mode."),
-                                       elem_id="ab-shipped", min_width=200, visible=is_installed())
-            self.base = gr.Checkbox(False, label=t("Ask the base model too"),
-                                    info=t("The same model without training."),
-                                    elem_id="ab-base", min_width=200)
-            self.from_memory = gr.Checkbox(False, label=t("Without looking up"),
-                                           info=t("Assistants answer from memory, "
-                                                                                     "without facts of your data."),
-                                                                                     elem_id="ab-from-memory",
-                                                                                     min_width=200,
-                                           visible=False)
+            self.figures = gr.Checkbox(
+                False,
+                label=t("Speed and memory"),
+                info=t("Of each answer."),
+                elem_id="ab-figures",
+                min_width=200,
+            )
+            self.shipped = gr.Checkbox(
+                False,
+                label=t("Ask the file to ship too"),
+                info=t("In llama.cpp, as Ollama runs it; not in blind mode."),
+                elem_id="ab-shipped",
+                min_width=200,
+                visible=is_installed(),
+            )
+            self.base = gr.Checkbox(
+                False,
+                label=t("Ask the base model too"),
+                info=t("The same model without training."),
+                elem_id="ab-base",
+                min_width=200,
+            )
+            self.from_memory = gr.Checkbox(
+                False,
+                label=t("Without looking up"),
+                info=t("Assistants answer from memory, without facts of your data."),
+                elem_id="ab-from-memory",
+                min_width=200,
+                visible=False,
+            )
         self.system = gr.Textbox(
-            label=t("System prompt"), info=t("Sent before the conversation to all speakers. If empty, the base model's "
-                                          "default is used."), lines=2, max_lines=8, elem_id="ab-system",
+            label=t("System prompt"),
+            info=t(
+                "Sent before the conversation to all speakers. If empty, the base model's "
+                "default is used."
+            ),
+            lines=2,
+            max_lines=8,
+            elem_id="ab-system",
         )
-        self.reset = gr.Button(t("Reset to the project's system prompt"), size="sm", elem_id="ab-system-reset")
+        self.reset = gr.Button(
+            t("Reset to the project's system prompt"), size="sm", elem_id="ab-system-reset"
+        )
         with gr.Row():
-            self.temperature = gr.Number(GREEDY.temperature, label=t("Temperature"), step=0.1, min_width=140,
-                                         info=t("0 means greedy decoding, as in the evaluation."),
-                                         elem_id="ab-temperature")
-            self.top_p = gr.Number(GREEDY.top_p, label=t("Top-p"), info=t("Used if the temperature is above 0."),
-                                   step=0.05, min_width=140)
-            self.longest = gr.Number(GREEDY.max_new_tokens, label=t("Maximum answer length"), info=t("In tokens."),
-                                     step=16, min_width=140)
-            self.seed = gr.Textbox("", label=t("Seed"), placeholder=t("random"), max_lines=1, min_width=140,
-                                   info=t("Used if the temperature is above 0; the same for all speakers."))
+            self.temperature = gr.Number(
+                GREEDY.temperature,
+                label=t("Temperature"),
+                step=0.1,
+                min_width=140,
+                info=t("0 means greedy decoding, as in the evaluation."),
+                elem_id="ab-temperature",
+            )
+            self.top_p = gr.Number(
+                GREEDY.top_p,
+                label=t("Top-p"),
+                info=t("Used if the temperature is above 0."),
+                step=0.05,
+                min_width=140,
+            )
+            self.longest = gr.Number(
+                GREEDY.max_new_tokens,
+                label=t("Maximum answer length"),
+                info=t("In tokens."),
+                step=16,
+                min_width=140,
+            )
+            self.seed = gr.Textbox(
+                "",
+                label=t("Seed"),
+                placeholder=t("random"),
+                max_lines=1,
+                min_width=140,
+                info=t("Used if the temperature is above 0; the same for all speakers."),
+            )
 
     @property
     def inputs(self) -> list[Component]:
         """The components in the order of :meth:`read`."""
-        return [self.system, self.temperature, self.top_p, self.longest, self.seed, self.blind, self.base,
-                self.from_memory, self.only, self.figures, self.shipped]
+        return [
+            self.system,
+            self.temperature,
+            self.top_p,
+            self.longest,
+            self.seed,
+            self.blind,
+            self.base,
+            self.from_memory,
+            self.only,
+            self.figures,
+            self.shipped,
+        ]
 
     def read(self, shown: tuple[Any, ...]) -> ReplySettings:
         """Read the settings from the values of :attr:`inputs`.
@@ -112,32 +179,78 @@ class ChatSettings:
         Raises:
             ConfigError: A value is not valid.
         """
-        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures, shipped = shown
+        (
+            system,
+            temperature,
+            top_p,
+            longest,
+            seed,
+            blind,
+            base,
+            from_memory,
+            only,
+            figures,
+            shipped,
+        ) = shown
         written = str(seed or "").strip()
         try:
             number = int(written) if written else None
         except ValueError:
-            raise ConfigError(t("seed={written!r} is not an integer", written=written), where="sampling",
-                              remedy=t("Enter an integer, or leave the field empty")) from None
-        sampling = Sampling(max_new_tokens=int(_number(longest, GREEDY.max_new_tokens)),
-                            temperature=_number(temperature, GREEDY.temperature),
-                            top_p=_number(top_p, GREEDY.top_p), seed=number,
-                            look_up=not from_memory)
-        return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling,
-                             str(only) if str(only) in ARMS else "", bool(figures),
-                             bool(shipped) and is_installed())
+            raise ConfigError(
+                t("seed={written!r} is not an integer", written=written),
+                where="sampling",
+                remedy=t("Enter an integer, or leave the field empty"),
+            ) from None
+        sampling = Sampling(
+            max_new_tokens=int(_number(longest, GREEDY.max_new_tokens)),
+            temperature=_number(temperature, GREEDY.temperature),
+            top_p=_number(top_p, GREEDY.top_p),
+            seed=number,
+            look_up=not from_memory,
+        )
+        return ReplySettings(
+            (system or "").strip(),
+            bool(blind),
+            bool(base),
+            sampling,
+            str(only) if str(only) in ARMS else "",
+            bool(figures),
+            bool(shipped) and is_installed(),
+        )
 
     def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
         """The new value of the browser's storage: component → value, and ``systems``: study → system prompt."""
-        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures, shipped = shown
+        (
+            system,
+            temperature,
+            top_p,
+            longest,
+            seed,
+            blind,
+            base,
+            from_memory,
+            only,
+            figures,
+            shipped,
+        ) = shown
         systems = dict(_systems(kept))
         if name:
             systems.pop(name, None)
             if (system or "").strip() != _own_system(name):
                 systems[name] = system
-        return {"temperature": temperature, "top_p": top_p, "longest": longest, "seed": seed, "blind": blind,
-                "base": base, "from_memory": from_memory, "only": only, "figures": figures, "shipped": shipped,
-                "systems": dict(list(systems.items())[-20:])}
+        return {
+            "temperature": temperature,
+            "top_p": top_p,
+            "longest": longest,
+            "seed": seed,
+            "blind": blind,
+            "base": base,
+            "from_memory": from_memory,
+            "only": only,
+            "figures": figures,
+            "shipped": shipped,
+            "systems": dict(list(systems.items())[-20:]),
+        }
 
     def restored(self, name: str | None, kept: Any) -> list[Any]:
         """Values of :attr:`inputs` for a study from the browser's storage."""
@@ -145,19 +258,34 @@ class ChatSettings:
         found = kept if isinstance(kept, dict) else {}
         own = _own_system(name) if name else ""
         system = _systems(kept).get(name or "", own)
-        return [system if isinstance(system, str) else own, _number(found.get("temperature"), GREEDY.temperature),
-                _number(found.get("top_p"), GREEDY.top_p), _number(found.get("longest"), GREEDY.max_new_tokens),
-                str(found.get("seed") or ""), found.get("blind") is True, found.get("base") is True,
-                found.get("from_memory") is True, next((arm for arm in arms if arm == found.get("only")), ALL),
-                found.get("figures") is True, found.get("shipped") is True]
+        return [
+            system if isinstance(system, str) else own,
+            _number(found.get("temperature"), GREEDY.temperature),
+            _number(found.get("top_p"), GREEDY.top_p),
+            _number(found.get("longest"), GREEDY.max_new_tokens),
+            str(found.get("seed") or ""),
+            found.get("blind") is True,
+            found.get("base") is True,
+            found.get("from_memory") is True,
+            next((arm for arm in arms if arm == found.get("only")), ALL),
+            found.get("figures") is True,
+            found.get("shipped") is True,
+        ]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""
         quiet, shown = {**QUIET, "queue": False}, [picker, self.kept, *self.inputs]
-        gr.on([component.input for component in self.inputs], self.remember, shown, self.kept,
-              trigger_mode="always_last", **quiet)
-        self.reset.click(lambda name: _own_system(name) if name else "", picker, self.system, **quiet).then(
-            self.remember, shown, self.kept, **quiet)
+        gr.on(
+            [component.input for component in self.inputs],
+            self.remember,
+            shown,
+            self.kept,
+            trigger_mode="always_last",
+            **quiet,
+        )
+        self.reset.click(
+            lambda name: _own_system(name) if name else "", picker, self.system, **quiet
+        ).then(self.remember, shown, self.kept, **quiet)
 
 
 def _systems(kept: Any) -> dict[str, Any]:

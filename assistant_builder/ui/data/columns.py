@@ -27,12 +27,13 @@ def _choices() -> list[tuple[str, str]]:
 def shown_columns(names: Sequence[str], roles: Mapping[str, str | None]) -> list[str]:
     """The columns of the table: all in the order of the file, or those with a role and the first ones."""
     used = [name for name in names if name in roles.values()]
-    kept = {*used, *[name for name in names if name not in used][:max(0, MAX_COLUMNS - len(used))]}
+    kept = {*used, *[name for name in names if name not in used][: max(0, MAX_COLUMNS - len(used))]}
     return [name for name in names if name in kept][:MAX_COLUMNS]
 
 
-def choose_roles(names: Sequence[str], shown: Sequence[str], values: Sequence[str],
-                 latest: int) -> tuple[dict[str, str], list[int]]:
+def choose_roles(
+    names: Sequence[str], shown: Sequence[str], values: Sequence[str], latest: int
+) -> tuple[dict[str, str], list[int]]:
     """The mapping for the roles that are chosen in the header.
 
     Args:
@@ -53,22 +54,34 @@ def choose_roles(names: Sequence[str], shown: Sequence[str], values: Sequence[st
         elif values[place]:
             roles[values[place]] = shown[place]
     automatic = automatic_roles(names)
-    return {role: roles.get(role, "") for role in COLUMN_ROLES if roles.get(role) != automatic.get(role)}, cleared
+    return {
+        role: roles.get(role, "") for role in COLUMN_ROLES if roles.get(role) != automatic.get(role)
+    }, cleared
 
 
 class ColumnHeader:
     """Components of the table."""
 
     def __init__(self) -> None:
-        with gr.Column(visible=False, elem_id="ab-columns") as self.body, gr.Group(elem_classes="ab-group"):
+        with (
+            gr.Column(visible=False, elem_id="ab-columns") as self.body,
+            gr.Group(elem_classes="ab-group"),
+        ):
             gr.HTML(Markup("<h3>{}</h3>").format(t(MAPPING_TITLE)))
             self.note = gr.HTML()
             with gr.Row(elem_classes="ab-columns"):
                 self.columns, self.roles, self.cells = [], [], []
                 for place in range(MAX_COLUMNS):
                     with gr.Column(visible=False, min_width=150) as column:
-                        self.roles.append(gr.Dropdown(_choices(), value=UNUSED, interactive=True, filterable=False,
-                                                      elem_id=f"ab-column-{place + 1}"))
+                        self.roles.append(
+                            gr.Dropdown(
+                                _choices(),
+                                value=UNUSED,
+                                interactive=True,
+                                filterable=False,
+                                elem_id=f"ab-column-{place + 1}",
+                            )
+                        )
                         self.cells.append(gr.HTML(elem_classes="ab-column-cells"))
                     self.columns.append(column)
 
@@ -86,24 +99,52 @@ class ColumnHeader:
         places = [seen.columns.index(name) for name in names]
         hidden = MAX_COLUMNS - len(names)
         labels = [gr.update(label=cut(name, 40), value=had.get(name) or UNUSED) for name in names]
-        cells = [join(Markup("<p dir='auto'>{}</p>").format(cut(row[place], 90)) for row in seen.peek)
-                 for place in places]
-        return [gr.update(visible=True), column_note(seen, len(names)),
-                *[gr.update(visible=True)] * len(names), *[gr.update(visible=False)] * hidden,
-                *labels, *[gr.skip()] * hidden, *cells, *[""] * hidden]
+        cells = [
+            join(Markup("<p dir='auto'>{}</p>").format(cut(row[place], 90)) for row in seen.peek)
+            for place in places
+        ]
+        return [
+            gr.update(visible=True),
+            column_note(seen, len(names)),
+            *[gr.update(visible=True)] * len(names),
+            *[gr.update(visible=False)] * hidden,
+            *labels,
+            *[gr.skip()] * hidden,
+            *cells,
+            *[""] * hidden,
+        ]
 
 
 def column_note(seen: Inspection, shown: int) -> Markup:
     """The question about guessed columns, or the request to choose them."""
     more = len(seen.columns) - shown
-    rest = tn("{count} more column is not shown.", "{count} more columns are not shown.", more) if more > 0 else ""
+    rest = (
+        tn("{count} more column is not shown.", "{count} more columns are not shown.", more)
+        if more > 0
+        else ""
+    )
     if seen.guessed:
         question, answer = seen.guessed["question"], seen.guessed["answer"]
-        return callout("info", t("Is “{question}” the question and “{answer}” the answer?", question=question,
-                                 answer=answer),
-                       " ".join((t("They were guessed from the content. If not, choose in the header of the table."),
-                                 rest)).strip())
+        return callout(
+            "info",
+            t(
+                "Is “{question}” the question and “{answer}” the answer?",
+                question=question,
+                answer=answer,
+            ),
+            " ".join(
+                (
+                    t(
+                        "They were guessed from the content. If not, choose in the header of the table."
+                    ),
+                    rest,
+                )
+            ).strip(),
+        )
     if seen.findings is None:
-        return callout("warn", t("Which column is the question, and which the answer?"),
-                       " ".join((t("Choose in the header of the table."), rest)).strip())
+        return callout(
+            "warn",
+            t("Which column is the question, and which the answer?"),
+            " ".join((t("Choose in the header of the table."), rest)).strip(),
+        )
     return Markup('<p class="ab-note">{}</p>').format(rest) if rest else Markup("")

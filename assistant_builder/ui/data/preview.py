@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, name_and_title, slug
-from assistant_builder.data import Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
+from assistant_builder.data import (
+    Findings,
+    Message,
+    Pair,
+    Split,
+    check_pairs,
+    load_pairs,
+    split_pairs,
+)
 from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows
@@ -65,14 +73,21 @@ def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
 
 
 @functools.lru_cache(maxsize=8)
-def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...], language: str) -> Inspection:
+def _inspect(
+    path: str, seen: str, columns: tuple[tuple[str, str], ...], language: str
+) -> Inspection:
     """``seen`` is the stamp of the file, so that a replaced file is read again; findings are in one language."""
     try:
         dataset = load_pairs(path, columns=dict(columns))
         if dataset.rows * len(dataset.column_names) > LARGE_CELLS:
             _inspect.cache_clear()
-        return Inspection(check_pairs(dataset), dataset.column_names, None, _peek(dataset.column_names,
-                          dataset.first_rows), dataset.columns)
+        return Inspection(
+            check_pairs(dataset),
+            dataset.column_names,
+            None,
+            _peek(dataset.column_names, dataset.first_rows),
+            dataset.columns,
+        )
     except DataError as error:
         record = error.to_record()
         record["where"] = record["where"].replace(path, Path(path).name)  # the path is temporary
@@ -83,8 +98,14 @@ def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...], languag
     if not table.rows:  # no choice of columns would help
         return Inspection(None, (), record)
     chosen = {role: name for role, name in columns if name}
-    return Inspection(None, table.columns, record, _peek(table.columns, first_rows(table)),
-                      {**automatic_roles(table.columns), **chosen}, guess_columns(table) or {})
+    return Inspection(
+        None,
+        table.columns,
+        record,
+        _peek(table.columns, first_rows(table)),
+        {**automatic_roles(table.columns), **chosen},
+        guess_columns(table) or {},
+    )
 
 
 def _peek(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
@@ -118,8 +139,10 @@ class ShippedDataset:
 
 def shipped_datasets() -> list[ShippedDataset]:
     """The example datasets, the largest first."""
-    found = [ShippedDataset(path.parent.name, _title(path.parent), path)
-             for path in datasets_folder().glob("*/data.*")]
+    found = [
+        ShippedDataset(path.parent.name, _title(path.parent), path)
+        for path in datasets_folder().glob("*/data.*")
+    ]
     return sorted(found, key=lambda shipped: -shipped.file.stat().st_size)
 
 
@@ -151,8 +174,14 @@ _MOST_PROCESSES = 4
 """Number of base models with a running tokenizer process."""
 
 
-def template_preview(path: Path, config: StudyConfig, rows: int, *, first: Sequence[Pair] | None = None,
-                     day: date | None = None) -> tuple[Markup, Markup]:
+def template_preview(
+    path: Path,
+    config: StudyConfig,
+    rows: int,
+    *,
+    first: Sequence[Pair] | None = None,
+    day: date | None = None,
+) -> tuple[Markup, Markup]:
     """The first rows of a data file in the chat template of the base model, and the lengths of its pairs.
 
     Args:
@@ -175,13 +204,16 @@ def template_preview(path: Path, config: StudyConfig, rows: int, *, first: Seque
         seen = stamp(folder / name for name in _TOKENIZER_FILES)
         rendered = LimitedChatTokenizer(_process(str(folder), seen), day).render(first)
         columns = tuple(config.data.columns.items())
-        lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, seen, day)
+        lengths = _lengths(
+            str(path), stamp([path]), columns, config.data.system, config.model, seen, day
+        )
     except ModelError as error:
         plain = plain_view(first, config.model.base, findings.dataset.numbers)
         return error_callout(error.to_record()) + plain, Markup("")
     shown = rendered_view(first, rendered, config.model.base, limit, findings.dataset.numbers)
-    return shown, lengths_view(lengths, config.eval.answer_limit(max(lengths.answers)), limit,
-                               rows_too_long(path, config))
+    return shown, lengths_view(
+        lengths, config.eval.answer_limit(max(lengths.answers)), limit, rows_too_long(path, config)
+    )
 
 
 def rows_too_long(path: Path, config: StudyConfig) -> Mapping[int, int]:
@@ -193,20 +225,39 @@ def rows_too_long(path: Path, config: StudyConfig) -> Mapping[int, int]:
     folder = local_model_folder(config.model)
     if folder is None:
         return {}
-    return _too_long(str(path), stamp([path]), tuple(config.data.columns.items()), config.data.system, folder,
-                     stamp(folder / name for name in _TOKENIZER_FILES),
-                     row_limit(config.train.max_length, context_length(folder)), config.grounded)
+    return _too_long(
+        str(path),
+        stamp([path]),
+        tuple(config.data.columns.items()),
+        config.data.system,
+        folder,
+        stamp(folder / name for name in _TOKENIZER_FILES),
+        row_limit(config.train.max_length, context_length(folder)),
+        config.grounded,
+    )
 
 
 @functools.lru_cache(maxsize=8)
-def _too_long(path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, folder: Path,
-              model_seen: str, limit: int, grounded: bool) -> Mapping[int, int]:
+def _too_long(
+    path: str,
+    seen: str,
+    columns: tuple[tuple[str, str], ...],
+    system: str | None,
+    folder: Path,
+    model_seen: str,
+    limit: int,
+    grounded: bool,
+) -> Mapping[int, int]:
     """``seen`` is the stamp of the data file, ``model_seen`` that of the model files."""
     findings = inspect_file(Path(path), dict(columns)).findings
     if findings is None:
         return {}
-    found = rows_longer_than(limit, [with_system(pair, system) for pair in findings.usable],
-                             LimitedChatTokenizer(_process(str(folder), model_seen)), grounded=grounded)
+    found = rows_longer_than(
+        limit,
+        [with_system(pair, system) for pair in findings.usable],
+        LimitedChatTokenizer(_process(str(folder), model_seen)),
+        grounded=grounded,
+    )
     return {findings.dataset.numbers.shown(row): tokens for row, tokens in found.items()}
 
 
@@ -224,7 +275,9 @@ _processes_lock = threading.Lock()
 def _process(folder: str, seen: str) -> TemplateProcess:
     """The tokenizer process of a base model; ``seen`` is the stamp of its files."""
     with _processes_lock:
-        process = _processes.pop((folder, seen), None) or TemplateProcess(Path(folder), idle_seconds=_IDLE_SECONDS)
+        process = _processes.pop((folder, seen), None) or TemplateProcess(
+            Path(folder), idle_seconds=_IDLE_SECONDS
+        )
         _processes[folder, seen] = process
         while len(_processes) > _MOST_PROCESSES:
             _processes.popitem(last=False)[1].close()
@@ -232,8 +285,15 @@ def _process(folder: str, seen: str) -> TemplateProcess:
 
 
 @functools.lru_cache(maxsize=8)
-def _lengths(path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig,
-             model_seen: str, day: date | None) -> Lengths:
+def _lengths(
+    path: str,
+    seen: str,
+    columns: tuple[tuple[str, str], ...],
+    system: str | None,
+    model: ModelConfig,
+    model_seen: str,
+    day: date | None,
+) -> Lengths:
     """``seen`` is the stamp of the data file, ``model_seen`` that of the model files."""
     findings = inspect_file(Path(path), dict(columns)).findings
     folder = local_model_folder(model)

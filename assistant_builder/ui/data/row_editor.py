@@ -87,14 +87,23 @@ class EditorView:
         """The number of rows shown, as a sentence."""
         if not self.matching:
             return t("No such row.")
-        shown = t("{matching} of {all} rows.", matching=count(self.matching), all=count(self.counts['all']))
+        shown = t(
+            "{matching} of {all} rows.",
+            matching=count(self.matching),
+            all=count(self.counts["all"]),
+        )
         if self.matching > len(self.numbers):
-            shown = (t("The first {numbers} of {matching} such rows are shown; search to see others.",
-                       numbers=count(len(self.numbers)), matching=count(self.matching)))
+            shown = t(
+                "The first {numbers} of {matching} such rows are shown; search to see others.",
+                numbers=count(len(self.numbers)),
+                matching=count(self.matching),
+            )
         return t("{shown} Rows that are not shown do not change.", shown=shown)
 
 
-def editor_view(path: Path, columns: Mapping[str, str], which: RowFilter | None, search: str) -> EditorView:
+def editor_view(
+    path: Path, columns: Mapping[str, str], which: RowFilter | None, search: str
+) -> EditorView:
     """Select rows of a file for editing.
 
     Args:
@@ -116,8 +125,11 @@ def editor_view(path: Path, columns: Mapping[str, str], which: RowFilter | None,
     if search.strip():
         wanted = search.strip().casefold()
         lines = edit_grid(table, numbers, reasons)
-        numbers = [table.numbers.row_of(int(line[0])) for line in lines
-                   if any(wanted in cell.casefold() for cell in line[1:])]
+        numbers = [
+            table.numbers.row_of(int(line[0]))
+            for line in lines
+            if any(wanted in cell.casefold() for cell in line[1:])
+        ]
     shown = numbers[:MAX_ROWS]
     counts = {kind: len(rows) for kind, rows in groups.items()}
     return EditorView(table.columns, edit_grid(table, shown, reasons), shown, len(numbers), counts)
@@ -144,17 +156,25 @@ def reasons_of(findings: Findings) -> dict[int, str]:
     for conflict in findings.conflicts:
         for row in conflict.rows:
             others = ", ".join(str(other) for other in conflict.rows[:6] if other != row)
-            remarks[row].append(t("row {others} has another answer to the same question", others=others))
-    for what, rows in {N_("the answer is one word"): findings.one_word_answers, **findings.odd_texts}.items():
+            remarks[row].append(
+                t("row {others} has another answer to the same question", others=others)
+            )
+    for what, rows in {
+        N_("the answer is one word"): findings.one_word_answers,
+        **findings.odd_texts,
+    }.items():
         for row in rows:
             remarks[row].append(t(what))
     reasons = {row: "; ".join(titles) for row, titles in remarks.items()}
-    return reasons | {entry.row: t("Left out: {reason}", reason=use_page_labels(entry.reason))
-                      for entry in findings.left_out}
+    return reasons | {
+        entry.row: t("Left out: {reason}", reason=use_page_labels(entry.reason))
+        for entry in findings.left_out
+    }
 
 
-def edited_file(path: Path, columns: Mapping[str, str], held: str,
-                lines: Sequence[Sequence[Any]]) -> tuple[Path, Edits]:
+def edited_file(
+    path: Path, columns: Mapping[str, str], held: str, lines: Sequence[Sequence[Any]]
+) -> tuple[Path, Edits]:
     """Write a file with the edits; the data file is not changed.
 
     Args:
@@ -180,10 +200,20 @@ def edited_file(path: Path, columns: Mapping[str, str], held: str,
 
 def edits_summary(edits: Edits) -> str:
     """The edits as ``1 cell changed, 2 rows added``."""
-    return ", ".join(filter(None, (
-        tn("{count} cell changed", "{count} cells changed", edits.cells) if edits.cells else "",
-        tn("{count} row added", "{count} rows added", edits.added) if edits.added else "",
-        tn("{count} row removed", "{count} rows removed", edits.removed) if edits.removed else "")))
+    return ", ".join(
+        filter(
+            None,
+            (
+                tn("{count} cell changed", "{count} cells changed", edits.cells)
+                if edits.cells
+                else "",
+                tn("{count} row added", "{count} rows added", edits.added) if edits.added else "",
+                tn("{count} row removed", "{count} rows removed", edits.removed)
+                if edits.removed
+                else "",
+            ),
+        )
+    )
 
 
 def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str | None:
@@ -195,7 +225,11 @@ def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str 
     return offer_bytes(rejected_csv(_table(path, columns), reasons), f"{name}-left-out.csv")
 
 
-_KINDS: dict[RowFilter, str] = {"left out": N_("Left out"), "worth a look": N_("Worth a look"), "all": N_("All rows")}
+_KINDS: dict[RowFilter, str] = {
+    "left out": N_("Left out"),
+    "worth a look": N_("Worth a look"),
+    "all": N_("All rows"),
+}
 
 
 class RowEditor:
@@ -203,21 +237,50 @@ class RowEditor:
 
     def __init__(self) -> None:
         self.held = gr.Textbox(NO_ROWS.to_text(), visible=False, label=t("Rows in the editor"))
-        with gr.Accordion(t("Edit rows, and check again"), open=False, visible=False, elem_id="ab-edit") as self.body:
-            gr.HTML(hint(t("Double-click a cell, or press Enter on it, to edit it; right-click to add or remove a "
-                           "row. Your file is not changed: the project uses an edited copy.")))
+        with gr.Accordion(
+            t("Edit rows, and check again"), open=False, visible=False, elem_id="ab-edit"
+        ) as self.body:
+            gr.HTML(
+                hint(
+                    t(
+                        "Double-click a cell, or press Enter on it, to edit it; right-click to add or remove a "
+                        "row. Your file is not changed: the project uses an edited copy."
+                    )
+                )
+            )
             with gr.Row(elem_classes="ab-edit-choose"):
-                self.which = gr.Radio([(t(title), kind) for kind, title in _KINDS.items()], value="all",
-                                      label=t("Rows"),
-                                      min_width=320, elem_id="ab-edit-which", elem_classes="ab-inline")
-                self.search = gr.Textbox(label=t("Only rows with this text"), placeholder=t("press Enter to search"),
-                                         min_width=200, elem_id="ab-edit-search")
+                self.which = gr.Radio(
+                    [(t(title), kind) for kind, title in _KINDS.items()],
+                    value="all",
+                    label=t("Rows"),
+                    min_width=320,
+                    elem_id="ab-edit-which",
+                    elem_classes="ab-inline",
+                )
+                self.search = gr.Textbox(
+                    label=t("Only rows with this text"),
+                    placeholder=t("press Enter to search"),
+                    min_width=200,
+                    elem_id="ab-edit-search",
+                )
             self.note = gr.HTML(elem_classes="ab-note")
-            self.table = gr.Dataframe(headers=[t(ROW_TITLE), t(PROBLEM_TITLE)], datatype="str", type="array",
-                                      interactive=True, wrap=True, max_height=460, show_label=False, label=t("Rows"),
-                                      static_columns=[0, 1], buttons=["fullscreen"], elem_id="ab-edit-table")
+            self.table = gr.Dataframe(
+                headers=[t(ROW_TITLE), t(PROBLEM_TITLE)],
+                datatype="str",
+                type="array",
+                interactive=True,
+                wrap=True,
+                max_height=460,
+                show_label=False,
+                label=t("Rows"),
+                static_columns=[0, 1],
+                buttons=["fullscreen"],
+                elem_id="ab-edit-table",
+            )
             with gr.Row(elem_classes="ab-actions"):
-                self.check = gr.Button(t("Check again"), variant="primary", size="sm", elem_id="ab-edit-check")
+                self.check = gr.Button(
+                    t("Check again"), variant="primary", size="sm", elem_id="ab-edit-check"
+                )
                 self.undo = gr.Button(t("Undo all edits"), size="sm", elem_id="ab-edit-undo")
             self.message = gr.HTML(elem_id="ab-edit-message")
 
@@ -226,16 +289,37 @@ class RowEditor:
         """The components that :meth:`values` sets."""
         return [self.which, self.note, self.table, self.held]
 
-    def values(self, path: str | None, columns: Mapping[str, str], which: RowFilter | None, search: str) -> list[Any]:
+    def values(
+        self, path: str | None, columns: Mapping[str, str], which: RowFilter | None, search: str
+    ) -> list[Any]:
         """Values of :attr:`outputs`; see :func:`editor_view`."""
         if not path or inspect_file(Path(path), columns).findings is None:
             return [gr.skip(), "", gr.skip(), NO_ROWS.to_text()]
         view = editor_view(Path(path), columns, which, search)
         shown = which or ("left out" if view.counts["left out"] else "all")
-        choices = [(f"{t(_KINDS[kind])} ({count(view.counts[kind])})", kind) for kind in get_args(RowFilter)]
-        longest = (max(len(text) for text in (title, *(line[place] for line in view.lines)))
-                   for place, title in enumerate(view.columns, start=2))
-        widths = ["72px", "200px", *(f"{min(max(9 * length + 40, 120), 380)}px" for length in longest)]
-        table = gr.update(value={"headers": [t(ROW_TITLE), t(PROBLEM_TITLE), *view.columns],
-                                 "data": view.lines or [[""] * (2 + len(view.columns))]}, column_widths=widths)
-        return [gr.update(choices=choices, value=shown), view.note, table, EditorRows(path, view.numbers).to_text()]
+        choices = [
+            (f"{t(_KINDS[kind])} ({count(view.counts[kind])})", kind)
+            for kind in get_args(RowFilter)
+        ]
+        longest = (
+            max(len(text) for text in (title, *(line[place] for line in view.lines)))
+            for place, title in enumerate(view.columns, start=2)
+        )
+        widths = [
+            "72px",
+            "200px",
+            *(f"{min(max(9 * length + 40, 120), 380)}px" for length in longest),
+        ]
+        table = gr.update(
+            value={
+                "headers": [t(ROW_TITLE), t(PROBLEM_TITLE), *view.columns],
+                "data": view.lines or [[""] * (2 + len(view.columns))],
+            },
+            column_widths=widths,
+        )
+        return [
+            gr.update(choices=choices, value=shown),
+            view.note,
+            table,
+            EditorRows(path, view.numbers).to_text(),
+        ]

@@ -24,9 +24,21 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval import RECALL, recommended_approach
 from assistant_builder.study import Study
-from assistant_builder.study.contents import Embedding, Findings, PairLine, RecallFile, RejectedLine, Split
+from assistant_builder.study.contents import (
+    Embedding,
+    Findings,
+    PairLine,
+    RecallFile,
+    RejectedLine,
+    Split,
+)
 from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
-from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, template_preview
+from assistant_builder.ui.data.preview import (
+    heldout_power,
+    inspect_file,
+    preview_split,
+    template_preview,
+)
 from assistant_builder.ui.data.row_editor import left_out_download
 from assistant_builder.ui.data.view import study_data_view, unreadable_view
 from assistant_builder.ui.html import Markup, callout, empty, error_callout, hint
@@ -34,45 +46,68 @@ from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_faci
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.uploads import offer, offer_bytes
 
-_ABOUT = (
-    N_("The card describes the data, its origin and its licence. Fill in licence, language and origin. Your text is "
-       "kept when the data is prepared again; the new figures are then offered here.")
+_ABOUT = N_(
+    "The card describes the data, its origin and its licence. Fill in licence, language and origin. Your text is "
+    "kept when the data is prepared again; the new figures are then offered here."
 )
 
 
 def _outdated_card() -> Markup:
-    return callout("info", t("The data was prepared again after you edited the card"),
-                   t("Your card is kept, but its figures may be outdated."),
-                   t("“Use the generated card” replaces your card by the new one; copy your text first."))
+    return callout(
+        "info",
+        t("The data was prepared again after you edited the card"),
+        t("Your card is kept, but its figures may be outdated."),
+        t("“Use the generated card” replaces your card by the new one; copy your text first."),
+    )
 
 
 class CardEditor:
     """Components of the dataset card."""
 
     def __init__(self) -> None:
-        with gr.Accordion(t("Dataset card"), open=False, visible=False, elem_id="ab-card") as self.body:
+        with gr.Accordion(
+            t("Dataset card"), open=False, visible=False, elem_id="ab-card"
+        ) as self.body:
             gr.HTML(hint(t(_ABOUT)))
             self.state = gr.HTML()
-            self.text = gr.Textbox(label=t("Dataset card (Markdown)"), lines=14, max_lines=30, interactive=True,
-                                   elem_id="ab-card-text")
+            self.text = gr.Textbox(
+                label=t("Dataset card (Markdown)"),
+                lines=14,
+                max_lines=30,
+                interactive=True,
+                elem_id="ab-card-text",
+            )
             with gr.Row(elem_classes="ab-actions"):
-                self.save = gr.Button(t("Save the card"), size="sm", variant="primary", elem_id="ab-card-save")
-                self.back = gr.Button(t("Use the generated card"), size="sm", visible=False, elem_id="ab-card-back")
+                self.save = gr.Button(
+                    t("Save the card"), size="sm", variant="primary", elem_id="ab-card-save"
+                )
+                self.back = gr.Button(
+                    t("Use the generated card"), size="sm", visible=False, elem_id="ab-card-back"
+                )
                 self.download = gr.DownloadButton(t("Download the card"), size="sm")
             self.message = gr.HTML(elem_id="ab-card-message")
 
     def section(self) -> LiveRegion:
         """The region that follows the study."""
-        return LiveRegion("card", [self.body, self.state, self.text, self.back, self.download, self.message],
-                          lambda look: look.stamp(f"data/{CARD_FILE}", f"data/{GENERATED_CARD_FILE}"), self._draw)
+        return LiveRegion(
+            "card",
+            [self.body, self.state, self.text, self.back, self.download, self.message],
+            lambda look: look.stamp(f"data/{CARD_FILE}", f"data/{GENERATED_CARD_FILE}"),
+            self._draw,
+        )
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         if look.study is None or not (look.study.folder / "data" / CARD_FILE).is_file():
             return [gr.update(visible=False), *[gr.skip()] * 5]
         folder = look.study.folder / "data"
-        return [gr.update(visible=True), _outdated_card() if is_card_outdated(folder) else "",
-                (folder / CARD_FILE).read_text(encoding="utf-8"), gr.update(visible=is_card_edited(folder)),
-                offer(folder / CARD_FILE, f"{look.study.name}-card.md"), gr.skip()]
+        return [
+            gr.update(visible=True),
+            _outdated_card() if is_card_outdated(folder) else "",
+            (folder / CARD_FILE).read_text(encoding="utf-8"),
+            gr.update(visible=is_card_edited(folder)),
+            offer(folder / CARD_FILE, f"{look.study.name}-card.md"),
+            gr.skip(),
+        ]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; the region redraws the card."""
@@ -93,8 +128,10 @@ class CardEditor:
     def _back(self, name: str | None) -> list[str]:
         folder = Study.open(name or "").folder / "data"
         restore_generated_card(folder)
-        return [(folder / CARD_FILE).read_text(encoding="utf-8"),
-                callout("good", t("This is the generated card again"))]
+        return [
+            (folder / CARD_FILE).read_text(encoding="utf-8"),
+            callout("good", t("This is the generated card again")),
+        ]
 
 
 def study_data_panel(study: Study) -> Markup:
@@ -102,11 +139,21 @@ def study_data_panel(study: Study) -> Markup:
     try:
         if is_prepared(study):
             split = read_json(study.folder / "data" / "split.json", Split)
-            by_meaning = read_json(study.embedding_file, Embedding)["leaks"] if study.embedding_file.is_file() else []
+            by_meaning = (
+                read_json(study.embedding_file, Embedding)["leaks"]
+                if study.embedding_file.is_file()
+                else []
+            )
             findings = read_json(study.folder / "data" / "findings.json", Findings)
-            return study_data_view(findings, split, heldout_power(split), _rejected(study),
-                                   [*split["leaks"], *by_meaning], _recall(study),
-                                   recommended_approach(study) if study.embedding_file.is_file() else "")
+            return study_data_view(
+                findings,
+                split,
+                heldout_power(split),
+                _rejected(study),
+                [*split["leaks"], *by_meaning],
+                _recall(study),
+                recommended_approach(study) if study.embedding_file.is_file() else "",
+            )
         return _source_view(study)
     except AssistantBuilderError as error:
         return error_callout(error.to_record())
@@ -130,15 +177,22 @@ def _rejected(study: Study) -> list[RejectedRow]:
 
 def _source_view(study: Study) -> Markup:
     if study.source is None:
-        return empty(t("The data file is not in the project's folder"), t("It is read from {source}.",
-                                                                          source=study.config.data.source))
+        return empty(
+            t("The data file is not in the project's folder"),
+            t("It is read from {source}.", source=study.config.data.source),
+        )
     seen = inspect_file(study.source, study.config.data.columns)
     if seen.findings is None:
         return unreadable_view(seen.error or {"what": t("the file cannot be read")}, seen.columns)
     split = preview_split(seen.findings, study.config.data)
     record = None if isinstance(split, dict) else split.to_record()
-    return study_data_view(seen.findings.to_record(), record, heldout_power(record) if record else None,
-                           seen.findings.left_out, record["leaks"] if record else ())
+    return study_data_view(
+        seen.findings.to_record(),
+        record,
+        heldout_power(record) if record else None,
+        seen.findings.left_out,
+        record["leaks"] if record else (),
+    )
 
 
 def study_template_preview(study: Study, rows: int) -> tuple[Markup, Markup]:
@@ -173,8 +227,12 @@ class DataTab:
         with gr.Column(visible=False) as self.body:
             self.held = gr.HTML(elem_id="ab-data")
             with gr.Row(elem_classes="ab-actions"):
-                self.left_out = gr.DownloadButton(t("Download the rows left out"), size="sm", visible=False)
-                self.revise = gr.Button(t("Edit a copy for a new project"), size="sm", elem_id="ab-revise")
+                self.left_out = gr.DownloadButton(
+                    t("Download the rows left out"), size="sm", visible=False
+                )
+                self.revise = gr.Button(
+                    t("Edit a copy for a new project"), size="sm", elem_id="ab-revise"
+                )
             self.seen = TemplatePreview("ab-held-preview")
             self.card = CardEditor()
             # A change of this text starts the slow parts of the tab, so that they delay nothing else. It is hidden by
@@ -184,7 +242,12 @@ class DataTab:
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the study."""
         return [
-            LiveRegion("data-body", [self.new.body, self.body], lambda look: str(look.study is None), self._draw_body),
+            LiveRegion(
+                "data-body",
+                [self.new.body, self.body],
+                lambda look: str(look.study is None),
+                self._draw_body,
+            ),
             LiveRegion("data", [self.held, self.drawn], _data_mark, self._draw),
             self.card.section(),
         ]
@@ -201,8 +264,14 @@ class DataTab:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         self.new.wire(picker, tabs, self.revise)
         self.card.wire(picker)
-        gr.on([self.drawn.change, self.seen.rows.input], user_facing_errors(self._study_view),
-              [self.drawn, self.seen.rows], [self.left_out, *self.seen.outputs], trigger_mode="always_last", **QUIET)
+        gr.on(
+            [self.drawn.change, self.seen.rows.input],
+            user_facing_errors(self._study_view),
+            [self.drawn, self.seen.rows],
+            [self.left_out, *self.seen.outputs],
+            trigger_mode="always_last",
+            **QUIET,
+        )
 
     def _study_view(self, drawn: str, rows: int) -> list[Any]:
         if not drawn:
@@ -210,9 +279,19 @@ class DataTab:
         study = Study.open(drawn.partition(":")[0])  # the picker may be updated later
         csv = study_left_out(study)
         text, lengths = study_template_preview(study, rows)
-        return [gr.update(value=csv, visible=csv is not None), gr.update(visible=bool(text)), text, lengths]
+        return [
+            gr.update(value=csv, visible=csv is not None),
+            gr.update(visible=bool(text)),
+            text,
+            lengths,
+        ]
 
 
 def _data_mark(look: StudyView) -> str:
-    return look.stamp("study.yaml", "data/split.json", "data/findings.json", "data/embedding.json",
-                      f"retrieval/{RECALL}")
+    return look.stamp(
+        "study.yaml",
+        "data/split.json",
+        "data/findings.json",
+        "data/embedding.json",
+        f"retrieval/{RECALL}",
+    )

@@ -17,7 +17,18 @@ from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import count_wordings
 from assistant_builder.i18n import N_, t, tm, tn, translate_formatted
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
-from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
+from assistant_builder.ui.html import (
+    Tone,
+    callout,
+    card,
+    cut,
+    error_callout,
+    fold,
+    items,
+    join,
+    table,
+    tiles,
+)
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
 from evals.report.format import count, percent
 
@@ -34,57 +45,115 @@ _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
 
 def findings_view(record: Mapping[str, Any]) -> Markup:
     """Figures and problems of a checked file, from ``Findings.to_record()``."""
-    figures = [(t("Rows"), count(record["rows"]), str(record["format"]).upper()),
-               (t("Usable pairs"), count(record["usable"]), percent(record["usable"] / max(record["rows"], 1), 0)),
-               (t("Rejected"), count(len(record["rejected"])), t("with reasons below")),
-               (t("Exact copies"), count(record["exact_duplicates"]), t("left out")),
-               (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for overlap")),
-               (t("Conflicts"), count(record["conflicts"]), t("one question, several answers"))]
+    figures = [
+        (t("Rows"), count(record["rows"]), str(record["format"]).upper()),
+        (
+            t("Usable pairs"),
+            count(record["usable"]),
+            percent(record["usable"] / max(record["rows"], 1), 0),
+        ),
+        (t("Rejected"), count(len(record["rejected"])), t("with reasons below")),
+        (t("Exact copies"), count(record["exact_duplicates"]), t("left out")),
+        (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for overlap")),
+        (t("Conflicts"), count(record["conflicts"]), t("one question, several answers")),
+    ]
     numbers = RowNumbers.of_record(record)
     found = join(_problem(problem, numbers) for problem in record.get("problems", ()))
-    notes = fold(t("How the file was read"), items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
-    which = Markup('<p class="ab-note-line">{}</p>').format(translate_formatted(numbers.note)) if numbers.note else ""
-    return join([tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes])
+    notes = (
+        fold(t("How the file was read"), items(map(use_page_labels, record["notes"])))
+        if record["notes"]
+        else ""
+    )
+    which = (
+        Markup('<p class="ab-note-line">{}</p>').format(translate_formatted(numbers.note))
+        if numbers.note
+        else ""
+    )
+    return join(
+        [tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes]
+    )
 
 
 def _examples(details: Mapping[str, Any], numbers: RowNumbers) -> Markup:
     """Lists of duplicate and contradicting rows."""
+
     def shown(row: int) -> str:
         return str(numbers.shown(row))
 
-    copies = [(shown(entry["row"]), shown(entry["of"])) for entry in details.get("exact_duplicates", ())]
-    near = [(shown(entry["row"]), cut(entry["question"], 160), shown(entry["of"]), cut(entry["other"], 160),
-             percent(entry["similarity"], 0)) for entry in details.get("near_duplicates", ())]
-    conflicts = [(cut(entry["text"], 160), ", ".join(map(shown, entry["rows"][:12])))
-                 for entry in details.get("conflicts", ())]
-    kinds = ((t("Exact copies"), (t("Row"), t("Copy of row")), copies, (0, 1)),
-             (t("Near-duplicates"), (t("Row"), t("Question"), t("Similar row"), t("Its question"), t("Shared words")),
-              near, (0, 2, 4)),
-             (t("Questions with several answers"), (t("Question"), t("Rows")), conflicts, ()))
-    return join(fold(t("List: {title}", title=title), table(headers, rows[:_MAX_LISTED], numeric=numeric))
-                for title, headers, rows, numeric in kinds if rows)
+    copies = [
+        (shown(entry["row"]), shown(entry["of"])) for entry in details.get("exact_duplicates", ())
+    ]
+    near = [
+        (
+            shown(entry["row"]),
+            cut(entry["question"], 160),
+            shown(entry["of"]),
+            cut(entry["other"], 160),
+            percent(entry["similarity"], 0),
+        )
+        for entry in details.get("near_duplicates", ())
+    ]
+    conflicts = [
+        (cut(entry["text"], 160), ", ".join(map(shown, entry["rows"][:12])))
+        for entry in details.get("conflicts", ())
+    ]
+    kinds = (
+        (t("Exact copies"), (t("Row"), t("Copy of row")), copies, (0, 1)),
+        (
+            t("Near-duplicates"),
+            (t("Row"), t("Question"), t("Similar row"), t("Its question"), t("Shared words")),
+            near,
+            (0, 2, 4),
+        ),
+        (t("Questions with several answers"), (t("Question"), t("Rows")), conflicts, ()),
+    )
+    return join(
+        fold(t("List: {title}", title=title), table(headers, rows[:_MAX_LISTED], numeric=numeric))
+        for title, headers, rows, numeric in kinds
+        if rows
+    )
 
 
 def _problem(problem: Mapping[str, Any], numbers: RowNumbers) -> Markup:
     found = problem.get("rows") or ()
-    shown = ", ".join(str(numbers.shown(row)) for row in found[:12]) + (" …" if len(found) > 12 else "")
-    rows = "" if not found else t("Row {row}", row=shown) if len(found) == 1 else t("Rows {rows}", rows=shown)
-    return Markup('<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>').format(
-        _TONES[problem["severity"]], use_page_labels(problem["title"]),
+    shown = ", ".join(str(numbers.shown(row)) for row in found[:12]) + (
+        " …" if len(found) > 12 else ""
+    )
+    rows = (
+        ""
+        if not found
+        else t("Row {row}", row=shown)
+        if len(found) == 1
+        else t("Rows {rows}", rows=shown)
+    )
+    return Markup(
+        '<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>'
+    ).format(
+        _TONES[problem["severity"]],
+        use_page_labels(problem["title"]),
         use_page_labels(numbers.in_text(problem["detail"])),
-        Markup("<small>{}</small>").format(rows) if rows else "")
+        Markup("<small>{}</small>").format(rows) if rows else "",
+    )
 
 
 def rejected_view(rejected: Sequence[RejectedRow], of: int, numbers: RowNumbers = _PLAIN) -> Markup:
     """The rows that are left out, with the reason and their contents."""
     if not rejected:
         return Markup("")
-    rows = [(str(numbers.shown(entry.row)), use_page_labels(numbers.in_text(entry.reason)),
-             cut(_cells(entry.record), 160)) for entry in rejected[:_MAX_ROWS]]
+    rows = [
+        (
+            str(numbers.shown(entry.row)),
+            use_page_labels(numbers.in_text(entry.reason)),
+            cut(_cells(entry.record), 160),
+        )
+        for entry in rejected[:_MAX_ROWS]
+    ]
     title = t("{rejected} of {of} rows left out", rejected=count(len(rejected)), of=count(of))
     body = table((t("Row"), t("Reason"), t("Contents")), rows, numeric=(0,))
     if len(rejected) > _MAX_ROWS:
-        body += Markup("<p>{}</p>").format(t("The first {rows} are shown; the download contains all.", rows=_MAX_ROWS))
+        body += Markup("<p>{}</p>").format(
+            t("The first {rows} are shown; the download contains all.", rows=_MAX_ROWS)
+        )
     return card(title, body)
 
 
@@ -92,11 +161,19 @@ def _cells(record: Any) -> str:
     """The contents of a row as text, without syntax of the file format."""
     if record is None:
         return ""
-    if isinstance(record, dict) and isinstance(record.get("messages"), list):  # a valid pair that was left out
-        texts = [turn["content"] for turn in record["messages"] if isinstance(turn, dict) and turn.get("content")]
+    if isinstance(record, dict) and isinstance(
+        record.get("messages"), list
+    ):  # a valid pair that was left out
+        texts = [
+            turn["content"]
+            for turn in record["messages"]
+            if isinstance(turn, dict) and turn.get("content")
+        ]
         return " · ".join(map(str, texts))
     if isinstance(record, dict):
-        return " · ".join(f"{name}: {_cells(value)}" for name, value in record.items() if value not in (None, ""))
+        return " · ".join(
+            f"{name}: {_cells(value)}" for name, value in record.items() if value not in (None, "")
+        )
     return record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)
 
 
@@ -105,22 +182,43 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     counts, clusters = record["counts"], record.get("clusters", {})
     total = max(sum(counts.values()), 1)
     parts = join(
-        Markup('<i class="ab-split-{}" style="flex:{}" title="{}"></i>').format(name, number, t(SPLIT_TITLES[name]))
+        Markup('<i class="ab-split-{}" style="flex:{}" title="{}"></i>').format(
+            name, number, t(SPLIT_TITLES[name])
+        )
         for name, number in counts.items()
     )
-    figures = [(t(SPLIT_TITLES[name]), count(number), ", ".join(filter(None, (
-        percent(number / total, 0),
-        tn("{count} cluster", "{count} clusters", clusters[name]) if clusters.get(name) else ""))))
-               for name, number in counts.items()]
+    figures = [
+        (
+            t(SPLIT_TITLES[name]),
+            count(number),
+            ", ".join(
+                filter(
+                    None,
+                    (
+                        percent(number / total, 0),
+                        tn("{count} cluster", "{count} clusters", clusters[name])
+                        if clusters.get(name)
+                        else "",
+                    ),
+                )
+            ),
+        )
+        for name, number in counts.items()
+    ]
     if record.get("respelled", {}).get("heldout"):
         power = None  # these questions are no test of other words
     notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
     sizes = ", ".join(f"{t(SPLIT_TITLES[name])} {count(number)}" for name, number in counts.items())
-    return join([
-        Markup('<div class="ab-split" role="img" aria-label="{}">{}</div>').format(
-            t("Sizes of the sets: {sizes}", sizes=sizes), parts),
-        tiles(figures), power_view(power) if power is not None else "", items(notes) if notes else "",
-    ])
+    return join(
+        [
+            Markup('<div class="ab-split" role="img" aria-label="{}">{}</div>').format(
+                t("Sizes of the sets: {sizes}", sizes=sizes), parts
+            ),
+            tiles(figures),
+            power_view(power) if power is not None else "",
+            items(notes) if notes else "",
+        ]
+    )
 
 
 def power_view(power: Mapping[str, Any]) -> Markup:
@@ -130,34 +228,74 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     points = 100 * power["minimum_detectable"]
     tone: Tone = "good" if points <= _GOOD_POINTS else "info" if points <= _FAIR_POINTS else "warn"
     whole = count(max(1, round(points)))
-    title = t("The test can detect a difference of about {whole} correct answers in a hundred", whole=whole)
+    title = t(
+        "The test can detect a difference of about {whole} correct answers in a hundred",
+        whole=whole,
+    )
     if points >= 100:
         title = t("The test is too small to detect any difference")
-    body = (t("The {items} test questions are excluded from training. They show afterwards whether the compact "
-              "assistant is worse. A smaller difference would not be detected.", items=count(power['items'])))
+    body = t(
+        "The {items} test questions are excluded from training. They show afterwards whether the compact "
+        "assistant is worse. A smaller difference would not be detected.",
+        items=count(power["items"]),
+    )
     needed = float(f"{power['items_needed']:.2g}")
-    remedy = "" if tone == "good" else (
-        t("To detect {target} in a hundred, about {needed} test questions are needed: add pairs, or raise “Test "
-          "share”.", target=count(100 * power['target']), needed=count(needed)))
+    remedy = (
+        ""
+        if tone == "good"
+        else (
+            t(
+                "To detect {target} in a hundred, about {needed} test questions are needed: add pairs, or raise “Test "
+                "share”.",
+                target=count(100 * power["target"]),
+                needed=count(needed),
+            )
+        )
+    )
     details = fold(t("How this is calculated"), Markup("<p>{}</p>").format(power_sentence(power)))
     return callout(tone, title, body, remedy) + details
 
 
-def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int, numbers: RowNumbers = _PLAIN) -> Markup:
+def leaks_view(
+    leaks: Sequence[Mapping[str, Any]], removed: int, numbers: RowNumbers = _PLAIN
+) -> Markup:
     """Held-out questions that also occur in training or validation."""
     if not leaks:
         return Markup("")
-    kinds = {"exact": t("the same"), "near": t("nearly the same words"), "embedding": t("the same meaning")}
-    sides = [[f"{numbers.shown(leak[f'{side}_row'])}: {cut(leak[f'{side}_question'], 160)}"
-              for side in ("heldout", "other")] for leak in leaks[:_MAX_LISTED]]
-    rows = [(*texts, ", ".join((kinds[leak["kind"]], t("removed") if leak["removed"] else t("kept"))))
-            for texts, leak in zip(sides, leaks, strict=False)]
-    what = tn("{count} test question also occurs in training", "{count} test questions also occur in training",
-              len(leaks))
-    done = t("{number} removed from the test", number=count(removed)) if removed else t("kept in the test")
-    note = Markup("<p>{}</p>").format(t("A memorized question does not show how the assistant answers a new one."))
-    body = fold(t("List"), table((t("Row of the test"), t("Similar row of training"), t("Match")), rows),
-                opened=len(rows) <= 5)
+    kinds = {
+        "exact": t("the same"),
+        "near": t("nearly the same words"),
+        "embedding": t("the same meaning"),
+    }
+    sides = [
+        [
+            f"{numbers.shown(leak[f'{side}_row'])}: {cut(leak[f'{side}_question'], 160)}"
+            for side in ("heldout", "other")
+        ]
+        for leak in leaks[:_MAX_LISTED]
+    ]
+    rows = [
+        (*texts, ", ".join((kinds[leak["kind"]], t("removed") if leak["removed"] else t("kept"))))
+        for texts, leak in zip(sides, leaks, strict=False)
+    ]
+    what = tn(
+        "{count} test question also occurs in training",
+        "{count} test questions also occur in training",
+        len(leaks),
+    )
+    done = (
+        t("{number} removed from the test", number=count(removed))
+        if removed
+        else t("kept in the test")
+    )
+    note = Markup("<p>{}</p>").format(
+        t("A memorized question does not show how the assistant answers a new one.")
+    )
+    body = fold(
+        t("List"),
+        table((t("Row of the test"), t("Similar row of training"), t("Match")), rows),
+        opened=len(rows) <= 5,
+    )
     return card(f"{what}, {done}", note, body)
 
 
@@ -169,31 +307,78 @@ def lookup_view(record: Mapping[str, Any] | None, approach: str = "") -> Markup:
     covered, found, missed = record["covered"], record["hits"]["3"], record["missed"]
     without = record["questions"] - covered
     if not covered:
-        return card(t("Looking up: not measured"), Markup("<p>{}</p>").format(t(
-            "Validation has {questions} questions with an answer, and no training pair has one of these answers, so "
-            "finding it cannot be measured. Other phrasings of the same facts in training would allow it.",
-            questions=count(without))), suits)
-    note = t("Each validation question was looked up in the training pairs, by meaning and by words, before any "
-             "training.")
+        return card(
+            t("Looking up: not measured"),
+            Markup("<p>{}</p>").format(
+                t(
+                    "Validation has {questions} questions with an answer, and no training pair has one of these "
+                    "answers, so "
+                    "finding it cannot be measured. Other phrasings of the same facts in training would allow it.",
+                    questions=count(without),
+                )
+            ),
+            suits,
+        )
+    note = t(
+        "Each validation question was looked up in the training pairs, by meaning and by words, before any "
+        "training."
+    )
     if without:
-        note += " " + t("Not counted: {questions} whose answer is in no training pair.", questions=count(without))
-    rows = [(cut(f"{miss['history']} … {miss['question']}" if miss["history"] else miss["question"], 160),
-             cut(miss["expected"], 160),
-             " · ".join(f"{place}. {cut(hit['answer'], 120)}" for place, hit in enumerate(miss["found"], start=1)))
-            for miss in record["misses"][:_MAX_LISTED]]
+        note += " " + t(
+            "Not counted: {questions} whose answer is in no training pair.",
+            questions=count(without),
+        )
+    rows = [
+        (
+            cut(
+                f"{miss['history']} … {miss['question']}" if miss["history"] else miss["question"],
+                160,
+            ),
+            cut(miss["expected"], 160),
+            " · ".join(
+                f"{place}. {cut(hit['answer'], 120)}"
+                for place, hit in enumerate(miss["found"], start=1)
+            ),
+        )
+        for miss in record["misses"][:_MAX_LISTED]
+    ]
     some = len(rows) < missed
-    listed = fold(t("The {missed} not found, the first {shown} of them", missed=count(missed), shown=count(len(rows)))
-                  if some else t("The {missed} not found", missed=count(missed)),
-                  table((t("Question"), t("Right answer"), t("Found instead")), rows)) if missed else ""
-    return card(t("Looking up: the right answer is among the first 3 found for {found} of {covered} validation "
-                  "questions", found=count(found), covered=count(covered)),
-                Markup("<p>{}</p>").format(note), listed, suits)
+    listed = (
+        fold(
+            t(
+                "The {missed} not found, the first {shown} of them",
+                missed=count(missed),
+                shown=count(len(rows)),
+            )
+            if some
+            else t("The {missed} not found", missed=count(missed)),
+            table((t("Question"), t("Right answer"), t("Found instead")), rows),
+        )
+        if missed
+        else ""
+    )
+    return card(
+        t(
+            "Looking up: the right answer is among the first 3 found for {found} of {covered} validation "
+            "questions",
+            found=count(found),
+            covered=count(covered),
+        ),
+        Markup("<p>{}</p>").format(note),
+        listed,
+        suits,
+    )
 
 
-def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None,
-                    power: Mapping[str, Any] | None, rejected: Sequence[RejectedRow],
-                    leaks: Sequence[Mapping[str, Any]] = (), recall: Mapping[str, Any] | None = None,
-                    approach: str = "") -> Markup:
+def study_data_view(
+    findings: Mapping[str, Any] | None,
+    split: Mapping[str, Any] | None,
+    power: Mapping[str, Any] | None,
+    rejected: Sequence[RejectedRow],
+    leaks: Sequence[Mapping[str, Any]] = (),
+    recall: Mapping[str, Any] | None = None,
+    approach: str = "",
+) -> Markup:
     """Everything that the Data tab shows about a study.
 
     These are findings.json, split.json, the rows left out, all leaks, the recall.json of the index, and the sentence
@@ -202,34 +387,60 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
     columns = findings["columns"].items() if findings else ()
     roles = [(t(ROLE_TITLES.get(role, role)), name) for role, name in columns if name]
     numbers, once = RowNumbers.of_record(findings), count_wordings(split) if split else None
-    helps = Markup("") if once is None or not once.occurs_once else callout(
-        "warn" if once.remedy else "info", once.title, once.meaning,
-        once.remedy and " ".join((once.remedy, t("Press “Edit a copy for a new project”."))))
-    return join((helps, card(t("Findings"), findings_view(findings)) if findings else "",
-                 card(t("Split"), split_view(split, power)) if split else "",
-                 leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall, approach),
-                 rejected_view(rejected, findings["rows"] if findings else len(rejected), numbers),
-                 card(t("Columns"), table((t("Role"), t("Column in the file")), roles)) if findings else ""))
+    helps = (
+        Markup("")
+        if once is None or not once.occurs_once
+        else callout(
+            "warn" if once.remedy else "info",
+            once.title,
+            once.meaning,
+            once.remedy and " ".join((once.remedy, t("Press “Edit a copy for a new project”."))),
+        )
+    )
+    return join(
+        (
+            helps,
+            card(t("Findings"), findings_view(findings)) if findings else "",
+            card(t("Split"), split_view(split, power)) if split else "",
+            leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers),
+            lookup_view(recall, approach),
+            rejected_view(rejected, findings["rows"] if findings else len(rejected), numbers),
+            card(t("Columns"), table((t("Role"), t("Column in the file")), roles))
+            if findings
+            else "",
+        )
+    )
 
 
 def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
     """The record of the error of a file that cannot be read; its columns can be chosen if they are known."""
-    return error_callout({**error, "remedy": t("Choose them under “{title}”.", title=t(MAPPING_TITLE))} if columns
-                         else error)
+    return error_callout(
+        {**error, "remedy": t("Choose them under “{title}”.", title=t(MAPPING_TITLE))}
+        if columns
+        else error
+    )
 
 
 def brief_view(record: Mapping[str, Any] | None) -> Markup:
     """One line below the upload: whether a study can be created; ``record`` is None if the file cannot be read."""
     if record is None:
-        return Markup('<p class="ab-brief ab-bad" role="status">{} <a href="#ab-found">{}</a></p>').format(
-            t("This file cannot be used yet:"), t("see why"))
+        return Markup(
+            '<p class="ab-brief ab-bad" role="status">{} <a href="#ab-found">{}</a></p>'
+        ).format(t("This file cannot be used yet:"), t("see why"))
     rows = {"usable": count(record["usable"]), "rows": count(record["rows"])}
     tone, text = "good", t("{usable} of {rows} rows can be used", **rows)
     if not record["can_start"]:
         tone, text = "bad", t("{usable} of {rows} rows can be used, too few for a project", **rows)
     elif record["usable"] < FEW_ROWS:
-        tone, text = "warn", t("{usable} of {rows} rows can be used: enough to try the page, too few for a useful "
-                               "assistant (about {least})", **rows, least=FEW_ROWS)
+        tone, text = (
+            "warn",
+            t(
+                "{usable} of {rows} rows can be used: enough to try the page, too few for a useful "
+                "assistant (about {least})",
+                **rows,
+                least=FEW_ROWS,
+            ),
+        )
     elif record["usable"] < record["rows"]:
         tone = "warn"
     return Markup('<p class="ab-brief ab-{}" role="status">{}</p>').format(tone, text)
@@ -241,37 +452,62 @@ _STEPS = (1, 2, 2.5, 5, 10)
 _TURNS = {"system": N_("System prompt"), "user": N_("Question"), "assistant": N_("Answer")}
 
 
-def rendered_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str,
-                  max_length: int, numbers: RowNumbers = _PLAIN) -> Markup:
+def rendered_view(
+    pairs: Sequence[Pair],
+    rendered: Sequence[Sequence[RenderedSequence]],
+    model: str,
+    max_length: int,
+    numbers: RowNumbers = _PLAIN,
+) -> Markup:
     """The first rows in the chat template of the base model; training leaves out those of more than ``max_length``.
 
     ``rendered`` has the training sequences of each row.
     """
-    rows = join(_row(numbers.shown(pair.row), sequence, max_length) for pair, found in zip(pairs, rendered, strict=True)
-                for sequence in found)
-    text = Markup("<p>{}</p>").format(tm(
-        "Your rows in the form in which <b>{model}</b> is trained on them. Words in small frames are special tokens of "
-        "its chat template; do not write them yourself.", model=model))
+    rows = join(
+        _row(numbers.shown(pair.row), sequence, max_length)
+        for pair, found in zip(pairs, rendered, strict=True)
+        for sequence in found
+    )
+    text = Markup("<p>{}</p>").format(
+        tm(
+            "Your rows in the form in which <b>{model}</b> is trained on them. Words in small frames are special "
+            "tokens of "
+            "its chat template; do not write them yourself.",
+            model=model,
+        )
+    )
     return card(t("As the model sees them"), text, _legend(), rows)
 
 
 def _legend() -> Markup:
-    kinds = [tm("<mark class='ab-learned'>Underlined</mark> text that the assistant learns to write"),
-             tm("<span>Plain</span> context that it reads")]
+    kinds = [
+        tm("<mark class='ab-learned'>Underlined</mark> text that the assistant learns to write"),
+        tm("<span>Plain</span> context that it reads"),
+    ]
     return Markup('<ul class="ab-legend" aria-label="{}">{}</ul>').format(
-        t("Legend"), join(Markup("<li>{}</li>").format(kind) for kind in kinds))
+        t("Legend"), join(Markup("<li>{}</li>").format(kind) for kind in kinds)
+    )
 
 
 def _row(row: int, sequence: RenderedSequence, max_length: int) -> Markup:
-    facts = t("{tokens} tokens, {learned} of them learned", tokens=count(sequence.tokens),
-              learned=count(sequence.learned))
+    facts = t(
+        "{tokens} tokens, {learned} of them learned",
+        tokens=count(sequence.tokens),
+        learned=count(sequence.learned),
+    )
     if sequence.tokens > max_length:
-        facts += ": " + t("longer than {tokens}, so training leaves the row out", tokens=count(max_length))
+        facts += ": " + t(
+            "longer than {tokens}, so training leaves the row out", tokens=count(max_length)
+        )
     return Markup(
         '<figure class="ab-seen"><figcaption>{} <span>· {}</span></figcaption>'
         '<div class="ab-seen-text" tabindex="0" role="group" aria-label="{}">{}</div></figure>'
-    ).format(t("Row {row}", row=row), facts, t("Row {row} as the model sees it", row=row),
-             join(_runs(sequence.segments)))
+    ).format(
+        t("Row {row}", row=row),
+        facts,
+        t("Row {row} as the model sees it", row=row),
+        join(_runs(sequence.segments)),
+    )
 
 
 def _runs(segments: Sequence[Segment]) -> list[Markup]:
@@ -279,8 +515,12 @@ def _runs(segments: Sequence[Segment]) -> list[Markup]:
     parts = []
     for part, run in itertools.groupby(segments, lambda segment: segment.part):
         tag, name = tags[part]
-        inner = join(Markup('<bdi class="ab-control">{}</bdi>').format(segment.text) if segment.control
-                     else _shortened(segment.text) for segment in run)
+        inner = join(
+            Markup('<bdi class="ab-control">{}</bdi>').format(segment.text)
+            if segment.control
+            else _shortened(segment.text)
+            for segment in run
+        )
         parts.append(Markup('<{} class="ab-{}">{}</{}>').format(tag, name, inner, tag))
     return parts
 
@@ -288,28 +528,41 @@ def _runs(segments: Sequence[Segment]) -> list[Markup]:
 def _shortened(text: str) -> str:
     if len(text) <= _MAX_CHARACTERS:
         return text
-    hidden = t("{number} characters are hidden here, but used", number=count(len(text) - _MAX_CHARACTERS))
+    hidden = t(
+        "{number} characters are hidden here, but used", number=count(len(text) - _MAX_CHARACTERS)
+    )
     left_out = f"\n[… {hidden} …]\n"
     return text[: _MAX_CHARACTERS * 3 // 4] + left_out + text[-_MAX_CHARACTERS // 4 :]
 
 
 def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) -> Markup:
     """The first rows turn by turn, for a base model that is not on this machine."""
+
     def turn(message: Message) -> Markup:
         text = Markup('<mark class="ab-learned">{}</mark>' if message.role == "assistant" else "{}")
-        return Markup('<div class="ab-seen-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>').format(
-            t(_TURNS[message.role]), text.format(_shortened(message.content)))
+        return Markup(
+            '<div class="ab-seen-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>'
+        ).format(t(_TURNS[message.role]), text.format(_shortened(message.content)))
 
     row = Markup('<figure class="ab-seen"><figcaption>{}</figcaption>{}</figure>')
-    rows = join(row.format(t("Row {row}", row=numbers.shown(pair.row)), join(map(turn, pair.messages)))
-                for pair in pairs)
-    note = callout("info", t("The files of {model} are not on this machine yet", model=model),
-                   t("They are downloaded when the project first runs. Until then the rows are shown turn by turn, "
-                     "without the special tokens of the chat template and without their lengths."))
+    rows = join(
+        row.format(t("Row {row}", row=numbers.shown(pair.row)), join(map(turn, pair.messages)))
+        for pair in pairs
+    )
+    note = callout(
+        "info",
+        t("The files of {model} are not on this machine yet", model=model),
+        t(
+            "They are downloaded when the project first runs. Until then the rows are shown turn by turn, "
+            "without the special tokens of the chat template and without their lengths."
+        ),
+    )
     return card(t("As the model sees them"), note, _legend(), rows)
 
 
-def lengths_view(lengths: Lengths, answer_limit: int, limit: int, too_long: Mapping[int, int]) -> Markup:
+def lengths_view(
+    lengths: Lengths, answer_limit: int, limit: int, too_long: Mapping[int, int]
+) -> Markup:
     """Lengths of the pairs.
 
     Args:
@@ -323,32 +576,59 @@ def lengths_view(lengths: Lengths, answer_limit: int, limit: int, too_long: Mapp
     measured = len(lengths.tokens)
     tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
     long_answers = sum(number > answer_limit for number in answers)
-    figures = [(t("Median"), count(tokens[measured // 2]), t("tokens")),
-               (t("95 % are below"), count(_quantile(tokens, 0.95)), t("tokens")),
-               (t("Longest"), count(tokens[-1]), t("tokens")),
-               (t("Left out"), count(len(too_long)),
-                t("longer than {tokens}", tokens=count(limit)) if too_long else t("none")),
-               (t("Answers"), count(answers[measured // 2]), t("tokens (median), at most {answers}",
-                                                            answers=count(answers[-1])))]
+    figures = [
+        (t("Median"), count(tokens[measured // 2]), t("tokens")),
+        (t("95 % are below"), count(_quantile(tokens, 0.95)), t("tokens")),
+        (t("Longest"), count(tokens[-1]), t("tokens")),
+        (
+            t("Left out"),
+            count(len(too_long)),
+            t("longer than {tokens}", tokens=count(limit)) if too_long else t("none"),
+        ),
+        (
+            t("Answers"),
+            count(answers[measured // 2]),
+            t("tokens (median), at most {answers}", answers=count(answers[-1])),
+        ),
+    ]
     notes = [_length_note(limit, too_long)]
     if long_answers:
-        notes.append(t("{answers} answers ({share}) are longer than the {tokens} tokens that an assistant may "
-                       "generate; "
-                       "raise “Longest answer” in the training settings to allow longer ones.",
-                       answers=count(long_answers), share=percent(long_answers / measured, 0),
-                       tokens=count(answer_limit)))
+        notes.append(
+            t(
+                "{answers} answers ({share}) are longer than the {tokens} tokens that an assistant may "
+                "generate; "
+                "raise “Longest answer” in the training settings to allow longer ones.",
+                answers=count(long_answers),
+                share=percent(long_answers / measured, 0),
+                tokens=count(answer_limit),
+            )
+        )
     if measured < lengths.pairs:
-        notes.append(t("Measured on {measured} of the {pairs} pairs, evenly spaced over the file.",
-                       measured=count(measured), pairs=count(lengths.pairs)))
+        notes.append(
+            t(
+                "Measured on {measured} of the {pairs} pairs, evenly spaced over the file.",
+                measured=count(measured),
+                pairs=count(lengths.pairs),
+            )
+        )
     text = join(Markup("<p>{}</p>").format(note) for note in notes)
     return card(t("Lengths of the pairs"), tiles(figures), _histogram(tokens, limit), text)
 
 
 def _length_note(limit: int, too_long: Mapping[int, int]) -> str:
-    meaning = t("A token is a part of a word, about four letters in English and fewer in most other languages.")
+    meaning = t(
+        "A token is a part of a word, about four letters in English and fewer in most other languages."
+    )
     if not too_long:
-        return " ".join((t("Every pair is within the {tokens} tokens that training reads.", tokens=count(limit)),
-                         meaning))
+        return " ".join(
+            (
+                t(
+                    "Every pair is within the {tokens} tokens that training reads.",
+                    tokens=count(limit),
+                ),
+                meaning,
+            )
+        )
     return f"{'. '.join(map(use_page_labels, too_long_words(too_long, limit)))} {meaning}"
 
 
@@ -371,8 +651,10 @@ def bins(ordered: Sequence[int], limit: int) -> list[tuple[int, int | None, int]
     numbers = [0] * len(edges)
     for length in ordered:
         numbers[max(0, bisect.bisect_left(edges, length) - 1)] += 1
-    bars: list[tuple[int, int | None, int]] = [(low + 1, high, number) for (low, high), number in zip(
-        itertools.pairwise(edges), numbers, strict=False)]
+    bars: list[tuple[int, int | None, int]] = [
+        (low + 1, high, number)
+        for (low, high), number in zip(itertools.pairwise(edges), numbers, strict=False)
+    ]
     return [*bars, (edges[-1] + 1, None, numbers[-1])] if numbers[-1] else bars
 
 
@@ -381,21 +663,32 @@ def _histogram(ordered: Sequence[int], limit: int) -> Markup:
     most = max(number for _, _, number in bars)
     drawn = join(
         Markup('<i class="{}" style="height:{:.1f}%" title="{}"></i>').format(
-            "ab-over" if low > limit else "", max(1.5, 100 * number / most) if number else 0.0, 
-            t("{range}: {pairs} pairs", range=_range(low, high), pairs=count(number)))
-        for low, high, number in bars)
+            "ab-over" if low > limit else "",
+            max(1.5, 100 * number / most) if number else 0.0,
+            t("{range}: {pairs} pairs", range=_range(low, high), pairs=count(number)),
+        )
+        for low, high, number in bars
+    )
     within = next((place for place, (low, _, _) in enumerate(bars) if low > limit), None)
     line = Markup("")
     if within is not None:
         at = 100 * within / len(bars)
-        line = Markup('<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>{}</span></b>').format(
-            "ab-left" if at > 60 else "", at, t("limit {tokens}", tokens=count(limit)))
-    ends = [count(1), count(bars[len(bars) // 2][0]), t("more") if bars[-1][1] is None else count(bars[-1][1])]
+        line = Markup(
+            '<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>{}</span></b>'
+        ).format("ab-left" if at > 60 else "", at, t("limit {tokens}", tokens=count(limit)))
+    ends = [
+        count(1),
+        count(bars[len(bars) // 2][0]),
+        t("more") if bars[-1][1] is None else count(bars[-1][1]),
+    ]
     axis = join(Markup("<span>{}</span>").format(text) for text in ends)
     rows = [(_range(low, high), count(number)) for low, high, number in bars if number]
     listed = table((t("Tokens"), t("Pairs")), rows, numeric=(0, 1))
-    label = t("Histogram of tokens per pair: {ordered} pairs, at most {most} in a bar", ordered=count(len(ordered)),
-              most=count(most))
+    label = t(
+        "Histogram of tokens per pair: {ordered} pairs, at most {most} in a bar",
+        ordered=count(len(ordered)),
+        most=count(most),
+    )
     return Markup(
         '<div class="ab-hist" role="img" aria-label="{}"><div class="ab-hist-bars">{}{}</div>'
         '<div class="ab-hist-axis">{}</div></div>{}'
@@ -403,5 +696,8 @@ def _histogram(ordered: Sequence[int], limit: int) -> Markup:
 
 
 def _range(low: int, high: int | None) -> str:
-    return t("{low} and more", low=count(low)) if high is None else t("{low} to {high}", low=count(low),
-                                                                      high=count(high))
+    return (
+        t("{low} and more", low=count(low))
+        if high is None
+        else t("{low} to {high}", low=count(low), high=count(high))
+    )

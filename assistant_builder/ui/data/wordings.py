@@ -31,68 +31,134 @@ from assistant_builder.ui.html import Markup, Tone, callout, error_callout, hint
 _HEADERS = [N_("Use"), N_("Row"), N_("Question"), N_("Other wording"), N_("Answer"), N_("Look at")]
 _USE, _ROW, _WORDING = 0, 1, 3
 _MAX_ROWS = 500
-_LOCAL, _ENDPOINT = N_("The base model on this computer"), N_("A model behind an OpenAI-compatible endpoint")
-_PASTE = N_("Are you open on Sundays?\tWe open at 8 on Sundays.\nCan I order by phone?\tYes, call us before noon.")
-_ABOUT = N_("Write another wording beside a question, or let the table be filled. Only wordings with a tick are used. "
-            "Each "
-            "becomes a row with the answer of its question, and some of them become the test.")
+_LOCAL, _ENDPOINT = (
+    N_("The base model on this computer"),
+    N_("A model behind an OpenAI-compatible endpoint"),
+)
+_PASTE = N_(
+    "Are you open on Sundays?\tWe open at 8 on Sundays.\nCan I order by phone?\tYes, call us before noon."
+)
+_ABOUT = N_(
+    "Write another wording beside a question, or let the table be filled. Only wordings with a tick are used. "
+    "Each "
+    "becomes a row with the answer of its question, and some of them become the test."
+)
 
 
 class WordingsForm:
     """Components; :class:`~assistant_builder.ui.data.new_study.NewStudyForm` connects their events."""
 
     def __init__(self) -> None:
-        with gr.Accordion(t("Add other wordings"), open=False, visible=False, elem_id="ab-wordings") as self.body:
+        with gr.Accordion(
+            t("Add other wordings"), open=False, visible=False, elem_id="ab-wordings"
+        ) as self.body:
             gr.HTML(hint(t(_ABOUT)))
             with gr.Tabs():
                 with gr.Tab(t("Paste")):
-                    self.pasted = gr.Textbox(label=t("One new question per line, next to its answer"), lines=4,
-                                             max_lines=14, placeholder=t(_PASTE), elem_id="ab-wordings-paste",
-                                             info=t("Separated by a tab, as two columns copied from a spreadsheet. "
-                                                    "The known question or the row number will do instead of the "
-                                                    "answer."))
-                    self.use_pasted = gr.Button(t("Put them into the table"), size="sm", elem_id="ab-wordings-match")
+                    self.pasted = gr.Textbox(
+                        label=t("One new question per line, next to its answer"),
+                        lines=4,
+                        max_lines=14,
+                        placeholder=t(_PASTE),
+                        elem_id="ab-wordings-paste",
+                        info=t(
+                            "Separated by a tab, as two columns copied from a spreadsheet. "
+                            "The known question or the row number will do instead of the "
+                            "answer."
+                        ),
+                    )
+                    self.use_pasted = gr.Button(
+                        t("Put them into the table"), size="sm", elem_id="ab-wordings-match"
+                    )
                 with gr.Tab(t("From a file")):
-                    self.file = gr.File(label=t("Columns question and answer; the answers are those of your file"),
-                                        file_types=[".csv", ".tsv", ".xlsx", ".json", ".jsonl"], height=110,
-                                        elem_id="ab-wordings-file")
+                    self.file = gr.File(
+                        label=t("Columns question and answer; the answers are those of your file"),
+                        file_types=[".csv", ".tsv", ".xlsx", ".json", ".jsonl"],
+                        height=110,
+                        elem_id="ab-wordings-file",
+                    )
                 with gr.Tab(t("Draft")):
-                    self.by = gr.Radio([(t(by), by) for by in (_LOCAL, _ENDPOINT)], value=_LOCAL,
-                                       label=t("Who drafts?"))
-                    self.note = gr.HTML(callout("warn", t("Look every draft over"), t(SMALL_MODEL_NOTE)))
+                    self.by = gr.Radio(
+                        [(t(by), by) for by in (_LOCAL, _ENDPOINT)],
+                        value=_LOCAL,
+                        label=t("Who drafts?"),
+                    )
+                    self.note = gr.HTML(
+                        callout("warn", t("Look every draft over"), t(SMALL_MODEL_NOTE))
+                    )
                     with gr.Row(visible=False) as self.endpoint:
-                        self.url = gr.Textbox(os.environ.get(URL_VARIABLE, ""), label="URL",
-                                              placeholder="http://127.0.0.1:8000/v1")
+                        self.url = gr.Textbox(
+                            os.environ.get(URL_VARIABLE, ""),
+                            label="URL",
+                            placeholder="http://127.0.0.1:8000/v1",
+                        )
                         self.model = gr.Textbox(label=t("Model"))
-                    self.number = gr.Slider(1, 5, value=2, step=1, label=t("Wordings of each question"))
+                    self.number = gr.Slider(
+                        1, 5, value=2, step=1, label=t("Wordings of each question")
+                    )
                     with gr.Row(elem_classes="ab-actions"):
                         self.draft = gr.Button(t("Draft"), size="sm", elem_id="ab-wordings-draft")
                         self.stop = gr.Button(t("Stop"), size="sm")
             self.message = gr.HTML(elem_id="ab-wordings-message")
-            self.table = gr.Dataframe(headers=[t(title) for title in _HEADERS],
-                                      datatype=["bool", "number", "str", "str", "str", "str"],
-                                      type="array", interactive=True, wrap=True, max_height=420, show_label=False,
-                                      label=t("Other wordings"), static_columns=[1, 2, 4, 5],
-                                      elem_id="ab-wordings-table",
-                                      column_widths=["56px", "60px", "210px", "230px", "220px", "120px"],
-                                      buttons=["fullscreen"])
+            self.table = gr.Dataframe(
+                headers=[t(title) for title in _HEADERS],
+                datatype=["bool", "number", "str", "str", "str", "str"],
+                type="array",
+                interactive=True,
+                wrap=True,
+                max_height=420,
+                show_label=False,
+                label=t("Other wordings"),
+                static_columns=[1, 2, 4, 5],
+                elem_id="ab-wordings-table",
+                column_widths=["56px", "60px", "210px", "230px", "220px", "120px"],
+                buttons=["fullscreen"],
+            )
             with gr.Row(elem_classes="ab-actions"):
-                self.use = gr.Button(t("Use the ticked wordings"), variant="primary", size="sm",
-                                     elem_id="ab-wordings-use")
+                self.use = gr.Button(
+                    t("Use the ticked wordings"),
+                    variant="primary",
+                    size="sm",
+                    elem_id="ab-wordings-use",
+                )
                 self.all = gr.Button(t("Tick all"), size="sm", elem_id="ab-wordings-all")
                 self.none = gr.Button(t("Untick all"), size="sm")
-        self.by.input(self._by, self.by, [self.endpoint, self.note], show_progress="hidden", api_visibility="private")
+        self.by.input(
+            self._by,
+            self.by,
+            [self.endpoint, self.note],
+            show_progress="hidden",
+            api_visibility="private",
+        )
         for button, ticked in ((self.all, True), (self.none, False)):
-            button.click(lambda lines, ticked=ticked: [[ticked and bool(str(line[_WORDING] or "").strip()), *line[1:]]
-                                                       for line in lines],
-                         self.table, self.table, show_progress="hidden", api_visibility="private")
+            button.click(
+                lambda lines, ticked=ticked: [
+                    [ticked and bool(str(line[_WORDING] or "").strip()), *line[1:]]
+                    for line in lines
+                ],
+                self.table,
+                self.table,
+                show_progress="hidden",
+                api_visibility="private",
+            )
 
     @staticmethod
     def _by(by: str) -> list[Any]:
-        return [gr.update(visible=by == _ENDPOINT), callout("warn", t("Look every draft over"), t(SMALL_MODEL_NOTE))
-                if by == _LOCAL else callout("info", t("Your questions and answers are sent to this endpoint"), (
-                    t("Its key is read from ASSISTANT_BUILDER_DRAFT_KEY in the environment of the program, if "
-                      "ASSISTANT_BUILDER_DRAFT_URL there is the same URL.")))]
+        return [
+            gr.update(visible=by == _ENDPOINT),
+            callout("warn", t("Look every draft over"), t(SMALL_MODEL_NOTE))
+            if by == _LOCAL
+            else callout(
+                "info",
+                t("Your questions and answers are sent to this endpoint"),
+                (
+                    t(
+                        "Its key is read from ASSISTANT_BUILDER_DRAFT_KEY in the environment of the program, if "
+                        "ASSISTANT_BUILDER_DRAFT_URL there is the same URL."
+                    )
+                ),
+            ),
+        ]
 
     def matched(self, findings: Findings, text: str = "", path: str | None = None) -> list[Any]:
         """Message and table for pasted text or a file."""
@@ -101,42 +167,87 @@ class WordingsForm:
         except DataError as error:
             return [error_callout(error.to_record()), gr.skip()]
         found, unmatched = match_wordings(findings.usable, cells, findings.dataset.numbers)
-        lost = tn("{count} question matched no row: {questions}", "{count} questions matched no row: {questions}",
-                  len(unmatched), questions="; ".join(unmatched[:5])) if unmatched else ""
+        lost = (
+            tn(
+                "{count} question matched no row: {questions}",
+                "{count} questions matched no row: {questions}",
+                len(unmatched),
+                questions="; ".join(unmatched[:5]),
+            )
+            if unmatched
+            else ""
+        )
         tone: Tone = "good" if found and not unmatched else "warn"
-        return [callout(tone, tn("{count} new wording in the table", "{count} new wordings in the table", len(found)),
-                        lost),
-                wording_lines(findings, found, accepted=True)]
+        return [
+            callout(
+                tone,
+                tn(
+                    "{count} new wording in the table",
+                    "{count} new wordings in the table",
+                    len(found),
+                ),
+                lost,
+            ),
+            wording_lines(findings, found, accepted=True),
+        ]
 
-    def drafted(self, findings: Findings, base: str | None, by: str, url: str, model: str, number: int,
-                progress: Any) -> list[Any]:
+    def drafted(
+        self,
+        findings: Findings,
+        base: str | None,
+        by: str,
+        url: str,
+        model: str,
+        number: int,
+        progress: Any,
+    ) -> list[Any]:
         """Message and table for drafts, none of which is ticked."""
         config = Study.open(base).config.model if base else StudyConfig().model
         if by == _LOCAL and local_model_folder(config) is None:
             config = ModelConfig(base=BASE_MODEL)  # nothing is downloaded for drafts
         try:
             found = draft_wordings(
-                findings.usable, int(number), model=config if by == _LOCAL else None, url=url, name=model,
-                on_progress=lambda done, total: progress((done, total), desc=t("Drafting"), unit=t("questions")))
+                findings.usable,
+                int(number),
+                model=config if by == _LOCAL else None,
+                url=url,
+                name=model,
+                on_progress=lambda done, total: progress(
+                    (done, total), desc=t("Drafting"), unit=t("questions")
+                ),
+            )
         except AssistantBuilderError as error:
             return [error_callout(error.to_record()), gr.skip()]
-        return [callout("info", tn("{count} draft to look over", "{count} drafts to look over", len(found)),
-                        t("Tick the good ones; correct them "
-                                                                                 "first where needed.")),
-                                                                                 wording_lines(findings, found,
-                                                                                               accepted=False)]
+        return [
+            callout(
+                "info",
+                tn("{count} draft to look over", "{count} drafts to look over", len(found)),
+                t("Tick the good ones; correct them first where needed."),
+            ),
+            wording_lines(findings, found, accepted=False),
+        ]
 
 
-def wording_lines(findings: Findings, found: Sequence[Wording], *, accepted: bool) -> dict[str, list[Any]]:
+def wording_lines(
+    findings: Findings, found: Sequence[Wording], *, accepted: bool
+) -> dict[str, list[Any]]:
     """The table: the wordings, or without any each question that has one wording.
 
     The titles come with it, because those of the component are English.
     """
     pairs, numbers = {pair.row: pair for pair in findings.usable}, findings.dataset.numbers
     wordings = found or [Wording(pair.row, "") for pair in pairs_to_word(findings.usable)]
-    rows = [[not wording.question or accepted and not wording.doubt, numbers.shown(wording.row),
-             pairs[wording.row].question, wording.question, pairs[wording.row].answer, wording.doubt]
-            for wording in wordings[:_MAX_ROWS]]
+    rows = [
+        [
+            not wording.question or accepted and not wording.doubt,
+            numbers.shown(wording.row),
+            pairs[wording.row].question,
+            wording.question,
+            pairs[wording.row].answer,
+            wording.doubt,
+        ]
+        for wording in wordings[:_MAX_ROWS]
+    ]
     return {"headers": [t(title) for title in _HEADERS], "data": rows}
 
 
@@ -154,7 +265,9 @@ def accepted_wordings(findings: Findings, lines: Sequence[Sequence[Any]]) -> lis
             chosen.append(Wording(row, text))
     found = check_wordings(findings.usable, chosen)
     if not found:
-        raise DataError(t("no new wording is ticked"), remedy=t("Tick the wordings to use in the first column"))
+        raise DataError(
+            t("no new wording is ticked"), remedy=t("Tick the wordings to use in the first column")
+        )
     return found
 
 
@@ -163,5 +276,9 @@ def once_view(counted: Any, config: StudyConfig) -> Markup:
     if counted is None or not counted.occurs_once:
         return Markup("")
     later = counted.holds_facts_out and config.grounded and config.retrieval.final_index
-    return callout("warn" if counted.remedy else "info", counted.title,
-                   f"{counted.meaning} {t(ADDED_LATER)}" if later else counted.meaning, counted.remedy)
+    return callout(
+        "warn" if counted.remedy else "info",
+        counted.title,
+        f"{counted.meaning} {t(ADDED_LATER)}" if later else counted.meaning,
+        counted.remedy,
+    )

@@ -8,21 +8,34 @@ from typing import Any, get_args
 import gradio as gr
 
 from assistant_builder.i18n import N_, t
-from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, Order, Show, count_by_choice, filter_items
+from assistant_builder.ui.evaluate.item_filters import (
+    ItemFilter,
+    ItemSet,
+    Order,
+    Show,
+    count_by_choice,
+    filter_items,
+)
 from assistant_builder.ui.evaluate.view import Marks, items_view, metric_choices, pager_text, pages
 from assistant_builder.ui.refresh import QUIET, user_facing_errors
 from evals.report.format import count
 
 SHOW_TITLES: dict[Show, str] = {
-    "all": N_("All items"), "different": N_("Answers that differ"), "lost": N_("Correct → wrong"),
+    "all": N_("All items"),
+    "different": N_("Answers that differ"),
+    "lost": N_("Correct → wrong"),
     "gained": N_("Wrong → correct"),
-    "declined": N_("Declined by one or both"), "unanswerable": N_("Should be declined"),
+    "declined": N_("Declined by one or both"),
+    "unanswerable": N_("Should be declined"),
 }
 ORDER_TITLES: dict[Order, str] = {
-    "file": N_("Order of the file"), "worst": N_("Largest loss first"), "best": N_("Largest gain first"),
+    "file": N_("Order of the file"),
+    "worst": N_("Largest loss first"),
+    "best": N_("Largest gain first"),
 }
 _MARK_TITLES: dict[Marks, str] = {
-    "each other": N_("the other answer"), "the reference": N_("the reference"),
+    "each other": N_("the other answer"),
+    "the reference": N_("the reference"),
     "nothing": N_("nothing (no highlights)"),
 }
 
@@ -43,17 +56,33 @@ class ItemBrowser:
             self.second = gr.Dropdown([], label=t("with"), **cells)
             self.show = gr.Dropdown([], label=t("Show"), **fixed)
             self.order = gr.Dropdown(
-                [(t(title), key) for key, title in ORDER_TITLES.items()], value="file", label=t("Order"), **fixed)
+                [(t(title), key) for key, title in ORDER_TITLES.items()],
+                value="file",
+                label=t("Order"),
+                **fixed,
+            )
             self.metric = gr.Dropdown([], label=t("Loss or gain by"), **fixed)
-            self.marks = gr.Dropdown([(t(title), key) for key, title in _MARK_TITLES.items()], value=get_args(Marks)[0],
-                                     label=t("Highlight differences from"), **fixed)
-            self.search = gr.Textbox(label=t("Search"), placeholder=t("words in question, reference or answers"),
-                                     elem_classes="ab-whole", elem_id=f"{elem_id}-search")
+            self.marks = gr.Dropdown(
+                [(t(title), key) for key, title in _MARK_TITLES.items()],
+                value=get_args(Marks)[0],
+                label=t("Highlight differences from"),
+                **fixed,
+            )
+            self.search = gr.Textbox(
+                label=t("Search"),
+                placeholder=t("words in question, reference or answers"),
+                elem_classes="ab-whole",
+                elem_id=f"{elem_id}-search",
+            )
         self.list = gr.HTML(elem_id=elem_id)
         with gr.Row(elem_classes="ab-pager"):
-            self.back = gr.Button(t("← Previous"), size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-back")
+            self.back = gr.Button(
+                t("← Previous"), size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-back"
+            )
             self.place = gr.HTML(elem_classes="ab-place")
-            self.next = gr.Button(t("Next →"), size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-next")
+            self.next = gr.Button(
+                t("Next →"), size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-next"
+            )
 
     @property
     def outputs(self) -> list[Any]:
@@ -70,9 +99,14 @@ class ItemBrowser:
             return [gr.skip()] * 3 + [gr.skip(), 1, "", gr.skip(), "", gr.skip()]
         first, second = items.pair
         cells, metric = [(title, cell) for cell, title in items.cells.items()], items.metrics[0]
-        return [gr.update(choices=cells, value=first), gr.update(choices=cells, value=second),
-                gr.update(choices=metric_choices(items.metrics), value=metric),
-                *self._page_values(items, ItemFilter(first, second, show, metric=metric), "each other", 1)]
+        return [
+            gr.update(choices=cells, value=first),
+            gr.update(choices=cells, value=second),
+            gr.update(choices=metric_choices(items.metrics), value=metric),
+            *self._page_values(
+                items, ItemFilter(first, second, show, metric=metric), "each other", 1
+            ),
+        ]
 
     def wire(self, key: gr.components.Component) -> None:
         """Connect the components; the value of ``key`` is passed to the loader."""
@@ -88,25 +122,42 @@ class ItemBrowser:
 
             return turn
 
-        gr.on([*(part.input for part in choices), self.search.change],
-              user_facing_errors(lambda key, *shown: self._show_page(key, *shown, 1)), inputs, self._page_outputs,
-              trigger_mode="always_last", **quiet)
+        gr.on(
+            [*(part.input for part in choices), self.search.change],
+            user_facing_errors(lambda key, *shown: self._show_page(key, *shown, 1)),
+            inputs,
+            self._page_outputs,
+            trigger_mode="always_last",
+            **quiet,
+        )
         top = f"() => document.getElementById('{self._id}').scrollIntoView({{block: 'start'}})"
         for button, by in ((self.back, -1), (self.next, 1)):
-            button.click(handler(by), [*inputs, self.page], self._page_outputs, **quiet).then(None, None, None, js=top)
+            button.click(handler(by), [*inputs, self.page], self._page_outputs, **quiet).then(
+                None, None, None, js=top
+            )
 
     def _show_page(self, key: Any, *shown: Any) -> Sequence[Any]:
         first, second, show, order, metric, marks, search, page = shown
         items = self._load(key)
         if items is None or not {first, second} <= items.cells.keys():
             return [gr.skip()] * len(self._page_outputs)
-        return self._page_values(items, ItemFilter(first, second, show, order, metric, search or ""), marks, page)
+        return self._page_values(
+            items, ItemFilter(first, second, show, order, metric, search or ""), marks, page
+        )
 
     def _page_values(self, items: ItemSet, query: ItemFilter, marks: Marks, page: int) -> list[Any]:
         rows = filter_items(items, query)
         last = pages(len(rows))
         page = min(max(page, 1), last)
         counts = count_by_choice(items, query.first, query.second)
-        counted = [(f"{t(title)} ({count(counts[show])})", show) for show, title in SHOW_TITLES.items()]
-        return [gr.update(choices=counted, value=query.show), page, items_view(items, rows, query, marks, page),
-                gr.update(interactive=page > 1), pager_text(len(rows), page), gr.update(interactive=page < last)]
+        counted = [
+            (f"{t(title)} ({count(counts[show])})", show) for show, title in SHOW_TITLES.items()
+        ]
+        return [
+            gr.update(choices=counted, value=query.show),
+            page,
+            items_view(items, rows, query, marks, page),
+            gr.update(interactive=page > 1),
+            pager_text(len(rows), page),
+            gr.update(interactive=page < last),
+        ]

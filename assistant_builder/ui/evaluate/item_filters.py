@@ -69,7 +69,10 @@ def study_items(study: Study) -> ItemSet | None:
         AssistantBuilderError: The scores are damaged or contradict each other.
     """
     study = study.recommended
-    files = [study.folder / "report.json", *(study.cell_folder(cell) / "scores.json" for cell in CELLS)]
+    files = [
+        study.folder / "report.json",
+        *(study.cell_folder(cell) / "scores.json" for cell in CELLS),
+    ]
     return _study_items(study.folder, stamp(files))
 
 
@@ -96,14 +99,23 @@ def _study_items(folder: Path, version: str) -> ItemSet | None:
     return make_item_set(rows, names, (pair[0], pair[1]), row_numbers(folder / "data"))
 
 
-def make_item_set(rows: Iterable[Row], names: Mapping[str, str], pair: tuple[str, str],
-                  numbers: RowNumbers = NO_NUMBERS) -> ItemSet:
+def make_item_set(
+    rows: Iterable[Row],
+    names: Mapping[str, str],
+    pair: tuple[str, str],
+    numbers: RowNumbers = NO_NUMBERS,
+) -> ItemSet:
     """Items in the order of their file, with the cells and metrics that they have."""
     ordered = tuple(sorted(rows, key=lambda row: (row["row"] or 0, row["turn"])))
     scored = {cell for row in ordered for cell in row["nll"]}
     measured = {metric for row in ordered for found in row["metrics"].values() for metric in found}
-    return ItemSet(ordered, {cell: title for cell, title in names.items() if cell in scored},
-                   tuple(metric for metric in METRICS if metric in measured), pair, numbers)
+    return ItemSet(
+        ordered,
+        {cell: title for cell, title in names.items() if cell in scored},
+        tuple(metric for metric in METRICS if metric in measured),
+        pair,
+        numbers,
+    )
 
 
 def answer_change(row: Row, first: str, second: str) -> str:
@@ -114,7 +126,9 @@ def answer_change(row: Row, first: str, second: str) -> str:
     before, after = row["answers"].get(first), row["answers"].get(second)
     if before is None or after is None:
         return "not generated"
-    match_before, match_after = (row["metrics"].get(cell, {}).get("exact_match") for cell in (first, second))
+    match_before, match_after = (
+        row["metrics"].get(cell, {}).get("exact_match") for cell in (first, second)
+    )
     if match_before is not None and match_after is not None and match_before != match_after:
         return "lost" if match_before > match_after else "gained"
     return "same" if before.strip() == after.strip() else "different"
@@ -142,7 +156,10 @@ def filter_items(items: ItemSet, query: ItemFilter) -> list[Row]:
         return found
     sign = -1 if query.order == "worst" else 1
     scored = [(degradation(row, query.first, query.second, query.metric), row) for row in found]
-    ordered = sorted(((sign * value, row) for value, row in scored if value is not None), key=lambda pair: pair[0])
+    ordered = sorted(
+        ((sign * value, row) for value, row in scored if value is not None),
+        key=lambda pair: pair[0],
+    )
     return [row for _, row in ordered] + [row for value, row in scored if value is None]
 
 
@@ -191,18 +208,32 @@ def _shared_items(a: Path, b: Path, version: str) -> ItemSet:
     cells = [read_cells(study) for study in studies]
     shared = shared_cell(*cells)
     matching = match_items(*(found[shared] for found in cells))
-    rows = [{row["item"]: row for row in item_rows(found, list(METRICS), tuned_cells(study.config.arms))}
-            for study, found in zip(studies, cells, strict=True)]
-    names = {f"{side}:{cell}": f"{side} · {folder.name} · {cell}" for cell in CELLS
-             for side, folder in zip(SIDES, (a, b), strict=True)}
+    rows = [
+        {
+            row["item"]: row
+            for row in item_rows(found, list(METRICS), tuned_cells(study.config.arms))
+        }
+        for study, found in zip(studies, cells, strict=True)
+    ]
+    names = {
+        f"{side}:{cell}": f"{side} · {folder.name} · {cell}"
+        for cell in CELLS
+        for side, folder in zip(SIDES, (a, b), strict=True)
+    }
     joined = [_join_rows(rows[0][one], rows[1][other]) for one, other in matching.shared]
     compared = CANDIDATE if all(CANDIDATE in found for found in cells) else shared
     return make_item_set(joined, names, (f"A:{compared}", f"B:{compared}"), row_numbers(a / "data"))
 
 
 def _join_rows(one: Row, other: Row) -> Row:
-    both = {part: {f"{side}:{cell}": value for side, row in zip(SIDES, (one, other), strict=True)
-                   for cell, value in row[part].items()} for part in ("answers", "declined", "nll", "metrics")}
+    both = {
+        part: {
+            f"{side}:{cell}": value
+            for side, row in zip(SIDES, (one, other), strict=True)
+            for cell, value in row[part].items()
+        }
+        for part in ("answers", "declined", "nll", "metrics")
+    }
     return {**one, **both}
 
 
@@ -225,8 +256,15 @@ def _heldout_questions(study: Study) -> frozenset[int]:
 @functools.lru_cache(maxsize=64)
 def _question_hashes(path: Path, version: str) -> frozenset[int]:
     """Hashes of prompt and reference without the system prompt, as ``evals.study_compare`` matches items."""
-    texts = ((tuple(message["content"] for message in sample["prompt"] if message["role"] != "system"),
-              sample["reference"]) for sample in read_jsonl(path, SampleLine))
+    texts = (
+        (
+            tuple(
+                message["content"] for message in sample["prompt"] if message["role"] != "system"
+            ),
+            sample["reference"],
+        )
+        for sample in read_jsonl(path, SampleLine)
+    )
     return frozenset(map(hash, texts))
 
 

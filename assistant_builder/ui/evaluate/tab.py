@@ -55,7 +55,13 @@ from assistant_builder.ui.study_snapshot import (
     stopped_step,
     study_report,
 )
-from assistant_builder.ui.train.actions import pause_label, pause_run, start_phase, start_refusal, start_run
+from assistant_builder.ui.train.actions import (
+    pause_label,
+    pause_run,
+    start_phase,
+    start_refusal,
+    start_run,
+)
 from assistant_builder.ui.train.preflight import contacts_note
 from evals.report.load import is_compared, served_cells
 
@@ -70,7 +76,9 @@ class EvaluateTab:
     def __init__(self) -> None:
         with gr.Column(elem_id="ab-evaluation"):
             with gr.Row(elem_classes="ab-actions", visible=False) as self.actions:
-                self.start = gr.Button(t("Evaluate now"), variant="primary", visible=False, elem_id="ab-evaluate")
+                self.start = gr.Button(
+                    t("Evaluate now"), variant="primary", visible=False, elem_id="ab-evaluate"
+                )
                 self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-evaluate-pause")
             self.state = gr.HTML(needs_study(t(EMPTY)))
             with gr.Column(visible=False, elem_id="ab-conclusion") as self.conclusion:
@@ -80,7 +88,9 @@ class EvaluateTab:
                     self.picture = gr.Plot(label=t(TWINS_MINUS), elem_classes="ab-figure")
                     self.key = gr.HTML(elem_classes="ab-note")
                 self.misses = gr.HTML()
-            self.details = gr.Accordion(specialists_title(None), open=False, visible=False, elem_id="ab-specialists")
+            self.details = gr.Accordion(
+                specialists_title(None), open=False, visible=False, elem_id="ab-specialists"
+            )
             with self.details:
                 with gr.Tabs():
                     with gr.Tab(t("Verdict and figures")) as self.figures:
@@ -89,14 +99,22 @@ class EvaluateTab:
                         self.no_items = gr.HTML()
                         with gr.Column() as self.browsing:
                             self.browser = ItemBrowser(
-                                lambda name: study_items(Study.open(name)) if name else None, "ab-items")
+                                lambda name: study_items(Study.open(name)) if name else None,
+                                "ab-items",
+                            )
                     with gr.Tab(t("Compare projects")):
                         self.across = CompareStudiesPanel()
 
     def _place_figures(self) -> None:
-        self.pending = gr.HTML(empty(t("The verdict is part of the report"),
-                                     t("The report is written automatically after all cells are scored. The answers "
-                                       "are available already.")))
+        self.pending = gr.HTML(
+            empty(
+                t("The verdict is part of the report"),
+                t(
+                    "The report is written automatically after all cells are scored. The answers "
+                    "are available already."
+                ),
+            )
+        )
         with gr.Column(visible=False) as self.result:
             self.verdict = gr.HTML(elem_id="ab-verdict")
             with gr.Row(elem_classes="ab-pictures"):
@@ -104,18 +122,28 @@ class EvaluateTab:
                     self.headline = gr.Plot(label=t(TWINS_MINUS_ALL), elem_classes="ab-figure")
                     self.marks = gr.HTML(elem_classes="ab-note")
                 with gr.Column(min_width=300):
-                    self.waterfall = gr.Plot(label=t("Where the difference comes from"), elem_classes="ab-figure")
+                    self.waterfall = gr.Plot(
+                        label=t("Where the difference comes from"), elem_classes="ab-figure"
+                    )
                     self.origin = gr.HTML(elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group", elem_id="ab-metric"):
                 self.metric = gr.Dropdown(
-                    [], label=t("Metric of the next two figures"), interactive=True, filterable=False)
+                    [],
+                    label=t("Metric of the next two figures"),
+                    interactive=True,
+                    filterable=False,
+                )
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
-                    self.contrasts = gr.Plot(label=t("Every difference between cells"), elem_classes="ab-figure")
+                    self.contrasts = gr.Plot(
+                        label=t("Every difference between cells"), elem_classes="ab-figure"
+                    )
                 with gr.Column(min_width=300):
                     self.cells = gr.Plot(label=t("Every cell"), elem_classes="ab-figure")
                     with gr.Column() as self.trust:
-                        self.reliability = gr.Plot(label=t("Are confident answers correct?"), elem_classes="ab-figure")
+                        self.reliability = gr.Plot(
+                            label=t("Are confident answers correct?"), elem_classes="ab-figure"
+                        )
                         self.trusted = gr.HTML(elem_classes="ab-note")
                     self.seeds = gr.Plot(label=t("Other training seeds"), elem_classes="ab-figure")
                     self.seeded = gr.HTML(elem_classes="ab-note")
@@ -124,18 +152,47 @@ class EvaluateTab:
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
         return [
-            LiveRegion("evaluate", [self.actions, self.start, self.pause, self.state, self.details],
-                       _state_mark, self._draw_state),
-            LiveRegion("evaluate-conclusion",
-                       [self.conclusion, self.enough, self.cost, self.picture, self.key, self.misses],
-                       lambda view: view.stamp("report.json"), self._draw_conclusion),
-            LiveRegion("evaluate-result", [
-                self.pending, self.result, self.verdict, self.headline, self.marks, self.waterfall, self.origin,
-                self.metric, self.contrasts, self.cells, self.trust, self.reliability, self.trusted, self.seeds,
-                self.seeded, self.tables,
-            ], lambda view: view.stamp("report.json"), self._draw_result),
-            LiveRegion("evaluate-items", [self.no_items, self.browsing, *self.browser.outputs],
-                       lambda view: view.stamp(*_item_files(view.study)), self._draw_items),
+            LiveRegion(
+                "evaluate",
+                [self.actions, self.start, self.pause, self.state, self.details],
+                _state_mark,
+                self._draw_state,
+            ),
+            LiveRegion(
+                "evaluate-conclusion",
+                [self.conclusion, self.enough, self.cost, self.picture, self.key, self.misses],
+                lambda view: view.stamp("report.json"),
+                self._draw_conclusion,
+            ),
+            LiveRegion(
+                "evaluate-result",
+                [
+                    self.pending,
+                    self.result,
+                    self.verdict,
+                    self.headline,
+                    self.marks,
+                    self.waterfall,
+                    self.origin,
+                    self.metric,
+                    self.contrasts,
+                    self.cells,
+                    self.trust,
+                    self.reliability,
+                    self.trusted,
+                    self.seeds,
+                    self.seeded,
+                    self.tables,
+                ],
+                lambda view: view.stamp("report.json"),
+                self._draw_result,
+            ),
+            LiveRegion(
+                "evaluate-items",
+                [self.no_items, self.browsing, *self.browser.outputs],
+                lambda view: view.stamp(*_item_files(view.study)),
+                self._draw_items,
+            ),
             *self.across.sections(),
         ]
 
@@ -146,19 +203,36 @@ class EvaluateTab:
             return [hidden, hidden, hidden, gr.update(value=message, visible=True), hidden]
         running = any(step.state == "running" for step in snapshot.steps if evaluates(step.step))
         stopped = stopped_step(snapshot)
-        log = log_tail(view.study.log_file(stopped.step)) if stopped and stopped.state == "failed" else ""
+        log = (
+            log_tail(view.study.log_file(stopped.step))
+            if stopped and stopped.state == "failed"
+            else ""
+        )
         message = start_refusal(view.study) + evaluation_state(snapshot, log)
-        ready = snapshot.trained and not snapshot.running and any(
-            snapshot.step(step).state != "succeeded" for step in ("evaluate", "report"))
-        report, scored = snapshot.report, set(served_cells(snapshot.config.arms)) <= snapshot.scores.keys()
+        ready = (
+            snapshot.trained
+            and not snapshot.running
+            and any(snapshot.step(step).state != "succeeded" for step in ("evaluate", "report"))
+        )
+        report, scored = (
+            snapshot.report,
+            set(served_cells(snapshot.config.arms)) <= snapshot.scores.keys(),
+        )
         if ready:
             message = contacts_note(snapshot.config) + message
         if not report and snapshot.config.compares and snapshot.step("data").state == "succeeded":
             message += declaration_note(view.study)
-        return [gr.update(visible=ready or running), _start_button(snapshot, start_phase(view.study), ready),
-                gr.update(visible=running, value=pause_label(view.study), interactive=not view.study.cancel_requested),
-                gr.update(value=message, visible=bool(message)),
-                gr.update(visible=bool(report) or scored, label=specialists_title(report))]
+        return [
+            gr.update(visible=ready or running),
+            _start_button(snapshot, start_phase(view.study), ready),
+            gr.update(
+                visible=running,
+                value=pause_label(view.study),
+                interactive=not view.study.cancel_requested,
+            ),
+            gr.update(value=message, visible=bool(message)),
+            gr.update(visible=bool(report) or scored, label=specialists_title(report)),
+        ]
 
     def _draw_conclusion(self, view: StudyView) -> Sequence[Any]:
         report = view.snapshot.report if view.snapshot else None
@@ -167,40 +241,65 @@ class EvaluateTab:
             return [gr.update(visible=False), *[gr.skip()] * 5]
         panels = verdict_panel(report)
         numbers = row_numbers(view.study.folder / "data") if view.study else NO_NUMBERS
-        return [gr.update(visible=True), good_enough_card(report, found),
-                four_bit_card(report, found),
-                gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels)),
-                margin_key(report) if panels else "", misses_card(report, found, numbers)]
+        return [
+            gr.update(visible=True),
+            good_enough_card(report, found),
+            four_bit_card(report, found),
+            gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels)),
+            margin_key(report) if panels else "",
+            misses_card(report, found, numbers),
+        ]
 
     def _draw_result(self, view: StudyView) -> Sequence[Any]:
         report = view.snapshot.report if view.snapshot else None
         if report is None:
             return [gr.update(visible=True), gr.update(visible=False), *[gr.skip()] * 14]
-        primary, waterfall, reliability = report["primary_metric"], report["attribution"], report["reliability"]
+        primary, waterfall, reliability = (
+            report["primary_metric"],
+            report["attribution"],
+            report["reliability"],
+        )
         metrics = list(dict.fromkeys(row["metric"] for row in report["contrasts"]))
         several = report["seeds"]["count"] > 1
         panels = headline_panels(report)
         return [
-            gr.update(visible=False), gr.update(visible=True), verdict_callout(report),
-            gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels),
-                      label=t(TWINS_MINUS_ALL) if is_compared(report) else
-                      t("Tuned minus untuned, 95 % intervals")),
+            gr.update(visible=False),
+            gr.update(visible=True),
+            verdict_callout(report),
+            gr.update(
+                value=interval_figure(panels) if panels else None,
+                visible=bool(panels),
+                label=t(TWINS_MINUS_ALL)
+                if is_compared(report)
+                else t("Tuned minus untuned, 95 % intervals"),
+            ),
             _paragraphs([interval_key(report)]),
-            gr.update(value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)),
+            gr.update(
+                value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)
+            ),
             _paragraphs([waterfall["sentence"] if waterfall else "", power_sentence(report)]),
             gr.update(choices=metric_choices(metrics), value=primary),
             *_by_metric(report, primary),
-            gr.update(visible=bool(reliability)), reliability_figure(reliability) if reliability else None,
+            gr.update(visible=bool(reliability)),
+            reliability_figure(reliability) if reliability else None,
             reliability_table(reliability) if reliability else "",
             gr.update(value=seeds_figure(report["seeds"]) if several else None, visible=several),
-            _paragraphs([report["seeds"]["sentence"]]), report_tables(report),
+            _paragraphs([report["seeds"]["sentence"]]),
+            report_tables(report),
         ]
 
     def _draw_items(self, view: StudyView) -> Sequence[Any]:
         items = study_items(view.study) if view.study is not None else None
         if items is None:
-            message = empty(t("No answers to compare yet"), t("The answers are shown after the assistants are scored."))
-            return [gr.update(value=message, visible=True), gr.update(visible=False), *self.browser.open_values(None)]
+            message = empty(
+                t("No answers to compare yet"),
+                t("The answers are shown after the assistants are scored."),
+            )
+            return [
+                gr.update(value=message, visible=True),
+                gr.update(visible=False),
+                *self.browser.open_values(None),
+            ]
         differ = count_by_choice(items, *items.pair)["different"] > 0
         shown = self.browser.open_values(items, "different" if differ else "all")
         return [gr.update(visible=False), gr.update(visible=True), *shown]
@@ -212,8 +311,13 @@ class EvaluateTab:
         self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
         self.enough.click(user_facing_errors(_open_tab), None, tabs, queue=False, **QUIET)
-        self.metric.input(user_facing_errors(self._redraw), [picker, self.metric], [self.contrasts, self.cells],
-                          queue=False, **QUIET)
+        self.metric.input(
+            user_facing_errors(self._redraw),
+            [picker, self.metric],
+            [self.contrasts, self.cells],
+            queue=False,
+            **QUIET,
+        )
         for shown in (self.details.expand, self.figures.select):
             shown(None, None, None, js=f"() => {{ {FIT_CHARTS} }}")
         self.browser.wire(picker)
@@ -238,15 +342,22 @@ def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]
     """The button that starts the evaluation, or resumes it."""
     if phase == "starting":
         return gr.update(visible=ready, interactive=False, value=t("Starting…"))
-    begun = any(step.state in ("failed", "cancelled", "lost", "succeeded")
-                for step in snapshot.steps if evaluates(step.step))
-    return gr.update(visible=ready, interactive=True, value=t("Resume") if begun else t("Evaluate now"))
+    begun = any(
+        step.state in ("failed", "cancelled", "lost", "succeeded")
+        for step in snapshot.steps
+        if evaluates(step.step)
+    )
+    return gr.update(
+        visible=ready, interactive=True, value=t("Resume") if begun else t("Evaluate now")
+    )
 
 
 def _by_metric(report: dict[str, Any], metric: str) -> list[Any]:
     panels = contrast_panels(report, metric)
-    return [interval_figure(panels) if panels else None,
-            cells_figure({**report["cells"], **report["baselines"]}, metric)]
+    return [
+        interval_figure(panels) if panels else None,
+        cells_figure({**report["cells"], **report["baselines"]}, metric),
+    ]
 
 
 def _paragraphs(sentences: Sequence[str]) -> Markup:
@@ -254,7 +365,11 @@ def _paragraphs(sentences: Sequence[str]) -> Markup:
 
 
 def _item_files(study: Study | None) -> list[Path | str]:
-    return ["report.json", *(study.cell_folder(cell) / "scores.json" for cell in CELLS)] if study else []
+    return (
+        ["report.json", *(study.cell_folder(cell) / "scores.json" for cell in CELLS)]
+        if study
+        else []
+    )
 
 
 def _state_mark(view: StudyView) -> str:
@@ -262,7 +377,12 @@ def _state_mark(view: StudyView) -> str:
     study = view.study
     if study is None:
         return f"none:{view.name}"
-    files = ["study.yaml", "run.json", *sorted((study.folder / "arms").glob("*/status.json")), *_item_files(study)]
+    files = [
+        "study.yaml",
+        "run.json",
+        *sorted((study.folder / "arms").glob("*/status.json")),
+        *_item_files(study),
+    ]
     for step in (*study.shards, "evaluate", "report"):
         files += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
     # no file changes when a process dies, but the state does

@@ -16,7 +16,13 @@ from assistant_builder.i18n import N_, localize, t, tc, tm, tn, translate_format
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.figures import MINUS
-from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, Row, answer_change, degradation
+from assistant_builder.ui.evaluate.item_filters import (
+    ItemFilter,
+    ItemSet,
+    Row,
+    answer_change,
+    degradation,
+)
 from assistant_builder.ui.html import (
     Tone,
     assistants,
@@ -79,23 +85,48 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
     for step in (record, report):
         if step.state == "failed":
             title = step_title(step.step)
-            return join([error_callout(step.error or {"what": t("“{title}” failed", title=title)}),
-                         fold(t("Log of “{title}”", title=title), code(log)) if log else "", _so_far(snapshot)])
+            return join(
+                [
+                    error_callout(step.error or {"what": t("“{title}” failed", title=title)}),
+                    fold(t("Log of “{title}”", title=title), code(log)) if log else "",
+                    _so_far(snapshot),
+                ]
+            )
     if record.state in ("cancelled", "lost"):
-        title = t("The evaluation was cancelled") if record.state == "cancelled" else t("The evaluation was "
-                                                                                        "interrupted")
-        return join([callout("warn", title, t("The scores so far are kept."),
-                             t("Press “Resume” to continue with the cell at which it stopped.")), _so_far(snapshot)])
+        title = (
+            t("The evaluation was cancelled")
+            if record.state == "cancelled"
+            else t("The evaluation was interrupted")
+        )
+        return join(
+            [
+                callout(
+                    "warn",
+                    title,
+                    t("The scores so far are kept."),
+                    t("Press “Resume” to continue with the cell at which it stopped."),
+                ),
+                _so_far(snapshot),
+            ]
+        )
     if record.state == "queued" and not snapshot.scores:
         return _not_begun(snapshot)
     if record.state == "succeeded" and snapshot.report is None:
-        message = callout("info", t("All cells are scored"), t("The report with the verdict is being written."))
+        message = callout(
+            "info", t("All cells are scored"), t("The report with the verdict is being written.")
+        )
         if report.state == "succeeded":
-            message = callout("warn", t("The report is of an earlier release"),
-                              remedy=t("Press “Re-create report” on the Report tab."))
+            message = callout(
+                "warn",
+                t("The report is of an earlier release"),
+                remedy=t("Press “Re-create report” on the Report tab."),
+            )
         elif report.state != "running":
-            message = callout("warn", t("All cells are scored, but the report is missing"),
-                              remedy=t("Press “Resume” to write the report with the verdict."))
+            message = callout(
+                "warn",
+                t("All cells are scored, but the report is missing"),
+                remedy=t("Press “Resume” to write the report with the verdict."),
+            )
         return join([message, _so_far(snapshot)])
     return Markup("") if snapshot.report else _so_far(snapshot)
 
@@ -104,22 +135,45 @@ def _not_begun(snapshot: Snapshot) -> Markup:
     count = len(snapshot.config.arms)
     who, several = assistants(count), count > 1
     if snapshot.trained and not snapshot.running:
-        return empty(t("Trained, not evaluated"), t(
-            "Press “Evaluate now” to score {who} and their untuned bases on the test questions.", who=who) if several
-            else
-            t("Press “Evaluate now” to score the assistant and its untuned base on the test questions."))
+        return empty(
+            t("Trained, not evaluated"),
+            t(
+                "Press “Evaluate now” to score {who} and their untuned bases on the test questions.",
+                who=who,
+            )
+            if several
+            else t(
+                "Press “Evaluate now” to score the assistant and its untuned base on the test questions."
+            ),
+        )
     if snapshot.running:
-        starts = (t("The evaluation starts automatically after {who} are trained.", who=who) if several else
-                  t("The evaluation starts automatically after the assistant is trained."))
-        return empty(t("Nothing to evaluate yet"),
-                     " ".join((starts, t("The scores are shown here as they are computed."))))
-    train = t("Train {who} on the Train tab.", who=who) if several else t("Train the assistant on the Train tab.")
-    return empty(t("Nothing to evaluate yet"), " ".join((train, t("The evaluation starts automatically afterwards."))))
+        starts = (
+            t("The evaluation starts automatically after {who} are trained.", who=who)
+            if several
+            else t("The evaluation starts automatically after the assistant is trained.")
+        )
+        return empty(
+            t("Nothing to evaluate yet"),
+            " ".join((starts, t("The scores are shown here as they are computed."))),
+        )
+    train = (
+        t("Train {who} on the Train tab.", who=who)
+        if several
+        else t("Train the assistant on the Train tab.")
+    )
+    return empty(
+        t("Nothing to evaluate yet"),
+        " ".join((train, t("The evaluation starts automatically afterwards."))),
+    )
 
 
 def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     """Progress of the running scoring steps."""
-    going = {step: found for step in steps if (found := snapshot.progress.get(step)) is not None and found.total}
+    going = {
+        step: found
+        for step in steps
+        if (found := snapshot.progress.get(step)) is not None and found.total
+    }
     if not going:
         return join([callout("info", t("Evaluating"), t("Loading the models.")), _so_far(snapshot)])
     parts = []
@@ -127,9 +181,17 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
         eta = progress.eta_seconds
         left = "" if eta is None else ", " + t("{time} left", time=duration(eta))
         what = translate_formatted(progress.message) if progress.message else t("Scoring")
-        parts += [callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),
-                  bar(progress.done / progress.total, step_title(step))]
-    return join([*parts, _cell_states(snapshot, [progress.message for progress in going.values()]), _so_far(snapshot)])
+        parts += [
+            callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),
+            bar(progress.done / progress.total, step_title(step)),
+        ]
+    return join(
+        [
+            *parts,
+            _cell_states(snapshot, [progress.message for progress in going.values()]),
+            _so_far(snapshot),
+        ]
+    )
 
 
 def _cell_states(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
@@ -141,8 +203,11 @@ def _cell_states(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
         state, note = ("running", current[cell]) if cell in current else ("queued", "")
         if scores is not None:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
-        rows.append(Markup('<li><b>{}</b><span>{}</span>{}<small>{}</small></li>').format(
-            cell, t(CELLS[cell].label), badge(state), note))
+        rows.append(
+            Markup("<li><b>{}</b><span>{}</span>{}<small>{}</small></li>").format(
+                cell, t(CELLS[cell].label), badge(state), note
+            )
+        )
     return Markup('<ol class="ab-stages" aria-label="{}">{}</ol>').format(t("Cells"), join(rows))
 
 
@@ -150,12 +215,21 @@ def _so_far(snapshot: Snapshot) -> Markup:
     """The scores that are available before the report."""
     if not snapshot.scores or snapshot.report:
         return Markup("")
-    return card(t("Scored so far: {scored} of {cells} cells", scored=len(snapshot.scores),
-                  cells=len(snapshot.config.cells)),
-                cells_table(snapshot.scores))
+    return card(
+        t(
+            "Scored so far: {scored} of {cells} cells",
+            scored=len(snapshot.scores),
+            cells=len(snapshot.config.cells),
+        ),
+        cells_table(snapshot.scores),
+    )
 
 
-_ACTIONS = {"chat": N_("Chat with the assistant"), "train": N_("Train longer"), "data": N_("Add other wordings")}
+_ACTIONS = {
+    "chat": N_("Chat with the assistant"),
+    "train": N_("Train longer"),
+    "data": N_("Add other wordings"),
+}
 """Tab on which the advice of a conclusion is followed → title of the button that opens it."""
 _MISSES = 50
 """Number of wrong answers that are listed."""
@@ -169,72 +243,131 @@ AUDIENCE_TONES: dict[str, Tone] = {"customers": "good", "colleagues": "warn", "n
 def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """Whether the assistant is good enough: figures, sentences, three answers, a risk, and a button for what to do."""
     tile = Markup('<div class="ab-tile"><b>{} <span>{}</span></b><small>{}</small></div>')
-    tiles = join(tile.format(figure.value, figure.what, figure.note) for figure in conclusion.figures)
+    tiles = join(
+        tile.format(figure.value, figure.what, figure.note) for figure in conclusion.figures
+    )
     who = conclusion.audience
-    said = join([Markup("<p><strong>{}</strong></p>").format(who.text), *(
-        Markup("<p>{}</p>").format(text) for text in (" ".join(conclusion.sentences), *conclusion.notes))])
-    button = Markup('<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>').format(
-        conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
-    note = join(Markup('<p class="ab-sentence"><b>{}</b> {}</p>').format(t("Note:"), risk)
-                for risk in risks(report, conclusion)[:who.who != "colleagues"])
+    said = join(
+        [
+            Markup("<p><strong>{}</strong></p>").format(who.text),
+            *(
+                Markup("<p>{}</p>").format(text)
+                for text in (" ".join(conclusion.sentences), *conclusion.notes)
+            ),
+        ]
+    )
+    button = Markup(
+        '<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>'
+    ).format(conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
+    note = join(
+        Markup('<p class="ab-sentence"><b>{}</b> {}</p>').format(t("Note:"), risk)
+        for risk in risks(report, conclusion)[: who.who != "colleagues"]
+    )
     return card(
-        t("Is it good enough?"), Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
+        t("Is it good enough?"),
+        Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
         Markup('<div class="ab-callout ab-{}" role="status">{}</div>').format(
-            AUDIENCE_TONES[who.who], said),
+            AUDIENCE_TONES[who.who], said
+        ),
         bars(conclusion.rival, conclusion.bars) if conclusion.bars else "",
-        example_table(examples(report, conclusion)), note,
-        Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))
+        example_table(examples(report, conclusion)),
+        note,
+        Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button),
+    )
 
 
 def bars(title: str, found: Sequence[Bar]) -> Markup:
     """Bars from 0 to 100 %."""
-    row = Markup('<div class="ab-arm-{}"><span>{}</span><i><b style="width:{:.1f}%"></b></i><span>{}</span></div>')
+    row = Markup(
+        '<div class="ab-arm-{}"><span>{}</span><i><b style="width:{:.1f}%"></b></i><span>{}</span></div>'
+    )
     return Markup('<figure class="ab-bars"><figcaption>{}</figcaption>{}</figure>').format(
-        title, join(row.format(bar.name, bar.label, 100 * bar.share, bar.text) for bar in found))
+        title, join(row.format(bar.name, bar.label, 100 * bar.share, bar.text) for bar in found)
+    )
 
 
 def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -> Markup:
     """Questions with the right answer and the answer of the assistant, and with ``numbers`` their rows in the file."""
-    rows = [(Markup("{} <small>{}</small>").format(
-                cut(example.question, _SHORT_TEXT), row_text(example.row, numbers) if numbers else ""),
-             cut(example.reference, _SHORT_TEXT),
-             Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
-                 cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
+    rows = [
+        (
+            Markup("{} <small>{}</small>").format(
+                cut(example.question, _SHORT_TEXT),
+                row_text(example.row, numbers) if numbers else "",
+            ),
+            cut(example.reference, _SHORT_TEXT),
+            Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
+                cut(example.answer, _SHORT_TEXT), example.tone, example.verdict
+            ),
+        )
+        for example in found
+    ]
     headers = (t("Question"), t("Right answer"), t("Answer of the assistant"))
     # a narrow window has no header row: the style sheet writes these before the cells
-    labels = "".join(f"--ab-{place}: {json.dumps(f'{text} ', ensure_ascii=False)};" for place, text
-                     in (("second", t("Right answer:")), ("third", t("Assistant:"))))
-    return Markup('<div class="ab-shown-answers" style="{}">{}</div>').format(
-        labels, table(headers, rows)) if rows else Markup("")
+    labels = "".join(
+        f"--ab-{place}: {json.dumps(f'{text} ', ensure_ascii=False)};"
+        for place, text in (("second", t("Right answer:")), ("third", t("Assistant:")))
+    )
+    return (
+        Markup('<div class="ab-shown-answers" style="{}">{}</div>').format(
+            labels, table(headers, rows)
+        )
+        if rows
+        else Markup("")
+    )
 
 
 def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
     changed = changed_text(report["verdict"].get("frozen") or {})
     return Markup('<h3>{}</h3><p class="ab-sentence">{}</p><p>{}</p>{}').format(
-        t(TWINS_TITLE), conclusion.four_bit, t("Compact holds the base model in 4 bits and needs less memory; "
-                                               "Full holds it in 16 bits."),
-        Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
+        t(TWINS_TITLE),
+        conclusion.four_bit,
+        t(
+            "Compact holds the base model in 4 bits and needs less memory; "
+            "Full holds it in 16 bits."
+        ),
+        Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "",
+    )
 
 
-def misses_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS) -> Markup:
+def misses_card(
+    report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS
+) -> Markup:
     """The wrong answers, folded; empty without any."""
     found = misses(report, conclusion)
     if not found:
         return Markup("")
-    title = (tn("{count} question not answered right", "{count} questions not answered right", len(found))
-             if conclusion.metric == EXACT else
-             tn("{count} answer far from the right one", "{count} answers far from the right ones", len(found)))
-    more = Markup("<p>{}</p>").format(t("The others are listed under “Every answer”.")) if len(found) > _MISSES else ""
+    title = (
+        tn(
+            "{count} question not answered right",
+            "{count} questions not answered right",
+            len(found),
+        )
+        if conclusion.metric == EXACT
+        else tn(
+            "{count} answer far from the right one",
+            "{count} answers far from the right ones",
+            len(found),
+        )
+    )
+    more = (
+        Markup("<p>{}</p>").format(t("The others are listed under “Every answer”."))
+        if len(found) > _MISSES
+        else ""
+    )
     return Markup('<section class="ab-card ab-misses">{}</section>').format(
-        fold(title, example_table(found[:_MISSES], numbers) + more))
+        fold(title, example_table(found[:_MISSES], numbers) + more)
+    )
 
 
 def specialists_title(report: Mapping[str, Any] | None) -> str:
     """Title of the folded part, with the number of serious warnings in it."""
     serious = sum(entry["level"] == "serious" for entry in (report or {}).get("warnings") or [])
-    return tn("For specialists ({count} warning)", "For specialists ({count} warnings)", serious) if serious else t(
-        "For specialists")
+    return (
+        tn("For specialists ({count} warning)", "For specialists ({count} warnings)", serious)
+        if serious
+        else t("For specialists")
+    )
 
 
 def verdict_callout(report: Mapping[str, Any]) -> Markup:
@@ -248,29 +381,46 @@ def verdict_callout(report: Mapping[str, Any]) -> Markup:
     if verdict.get("within_margin_but_worse"):
         title = t("Measurably worse, within the margin")
     if compared and report.get("objection"):
-        tone, title = "warn" if tone == "good" else tone, t("{title}, but possible harm by another measure",
-                                                            title=title)
-    facts = [(t("What it means"), meaning(verdict)),
-             (t("What to do"), (verdict.get("action") or "") if compared else "")]
+        tone, title = (
+            "warn" if tone == "good" else tone,
+            t("{title}, but possible harm by another measure", title=title),
+        )
+    facts = [
+        (t("What it means"), meaning(verdict)),
+        (t("What to do"), (verdict.get("action") or "") if compared else ""),
+    ]
     told = join(Markup("<p><b>{}:</b> {}</p>").format(name, text) for name, text in facts if text)
     changed = changed_text(verdict.get("frozen") or {})
     head = Markup(
         '<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p>{}{}</div>'
-    ).format(tone, title, report.get("sentence") or "",
-             Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "", told)
+    ).format(
+        tone,
+        title,
+        report.get("sentence") or "",
+        Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "",
+        told,
+    )
     serious, others = by_weight(report.get("warnings") or [])
     more = [entry["text"] for entry in others if entry["level"] == "serious"]
     warning = Markup("<li><b>{}</b> {{}}</li>").format(t("Warning:"))
-    return join([
-        head,
-        Markup('<ul class="ab-mind">{}</ul>').format(join(warning.format(entry["text"]) for entry in serious))
-        if serious else "",
-        fold(tn("{count} more warning", "{count} more warnings", len(more)),
-             Markup('<ul class="ab-mind">{}</ul>').format(
-            join(map(warning.format, more)))) if more else "",
-        _bounds(report),
-        items(report["summary"]) if report.get("summary") else "",
-    ])
+    return join(
+        [
+            head,
+            Markup('<ul class="ab-mind">{}</ul>').format(
+                join(warning.format(entry["text"]) for entry in serious)
+            )
+            if serious
+            else "",
+            fold(
+                tn("{count} more warning", "{count} more warnings", len(more)),
+                Markup('<ul class="ab-mind">{}</ul>').format(join(map(warning.format, more))),
+            )
+            if more
+            else "",
+            _bounds(report),
+            items(report["summary"]) if report.get("summary") else "",
+        ]
+    )
 
 
 def _bounds(report: Mapping[str, Any]) -> Markup:
@@ -278,17 +428,42 @@ def _bounds(report: Mapping[str, Any]) -> Markup:
     if not is_compared(report):
         return Markup("")
     mark = Markup('<b class="ab-bound ab-{}">{}</b>')
-    rows = [(Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]),
-             mark.format(_BOUND_TONES[row["tone"]], row["result"]), row["difference"], row["interval"], row["margin"])
-            for row in bound_rows(report)]
-    headers = (t("Metric"), t("Within the margin?"), t("Difference"),
-               t("{level} interval", level=level_of(report["verdict"])), t("Margin"))
-    lines = [line for line in (*(report.get("basis") or []), leave_one_out_text(report["verdict"]), harm_text(report))
-             if line]
-    return join([
-        Markup('<div class="ab-bounds">{}</div>').format(table(headers, rows, numeric=(2, 3, 4))) if rows else "",
-        fold(t("What the verdict rests on"), items(lines)) if lines else "",
-    ])
+    rows = [
+        (
+            Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]),
+            mark.format(_BOUND_TONES[row["tone"]], row["result"]),
+            row["difference"],
+            row["interval"],
+            row["margin"],
+        )
+        for row in bound_rows(report)
+    ]
+    headers = (
+        t("Metric"),
+        t("Within the margin?"),
+        t("Difference"),
+        t("{level} interval", level=level_of(report["verdict"])),
+        t("Margin"),
+    )
+    lines = [
+        line
+        for line in (
+            *(report.get("basis") or []),
+            leave_one_out_text(report["verdict"]),
+            harm_text(report),
+        )
+        if line
+    ]
+    return join(
+        [
+            Markup('<div class="ab-bounds">{}</div>').format(
+                table(headers, rows, numeric=(2, 3, 4))
+            )
+            if rows
+            else "",
+            fold(t("What the verdict rests on"), items(lines)) if lines else "",
+        ]
+    )
 
 
 def declaration_note(study: Study) -> Markup:
@@ -303,10 +478,19 @@ def declaration_note(study: Study) -> Markup:
 
 def report_tables(report: Mapping[str, Any]) -> Markup:
     """The scores, differences, exports and minor warnings of the report; the serious ones are part of the verdict."""
-    minor = [entry["text"] for entry in by_weight(report.get("warnings") or [])[1] if entry["level"] != "serious"]
-    return join([card(t("Every cell"), cells_table({**report["cells"], **report["baselines"]})),
-                 card(t("Differences"), contrasts_table(report)), exports_card(report),
-                 card(t("Caveats"), items(minor)) if minor else ""])
+    minor = [
+        entry["text"]
+        for entry in by_weight(report.get("warnings") or [])[1]
+        if entry["level"] != "serious"
+    ]
+    return join(
+        [
+            card(t("Every cell"), cells_table({**report["cells"], **report["baselines"]})),
+            card(t("Differences"), contrasts_table(report)),
+            exports_card(report),
+            card(t("Caveats"), items(minor)) if minor else "",
+        ]
+    )
 
 
 def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
@@ -314,8 +498,18 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
 
     ``scores`` has the scores.json of cells or baselines, or their records of the report.
     """
-    columns = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
-    headers = [t("Cell"), t("Description"), t("Items"), t("Perplexity"), *(shown(metric).label for metric in columns)]
+    columns = [
+        metric
+        for metric in METRICS
+        if any(_figure(found, metric) is not None for found in scores.values())
+    ]
+    headers = [
+        t("Cell"),
+        t("Description"),
+        t("Items"),
+        t("Perplexity"),
+        *(shown(metric).label for metric in columns),
+    ]
     texts = {name: (t(cell.label), cell.about) for name, cell in CELLS.items()} | BASELINE_TEXTS
     rows = [
         (
@@ -328,7 +522,10 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
         for cell, found in scores.items()
     ]
     meanings = (METRICS[metric] for metric in columns)
-    legend = fold(t("Meaning of the columns"), items(f"{m.label}: {m.explanation} {m.blind_spots}" for m in meanings))
+    legend = fold(
+        t("Meaning of the columns"),
+        items(f"{m.label}: {m.explanation} {m.blind_spots}" for m in meanings),
+    )
     figures = table(headers, rows, numeric=range(2, len(headers)))
     return Markup('<div class="ab-cells">{}</div>{}').format(figures, legend)
 
@@ -345,12 +542,28 @@ def contrasts_table(report: Mapping[str, Any]) -> Markup:
         groups.setdefault(row["name"], []).append(row)
     parts = []
     for place, (name, rows) in enumerate(groups.items()):
-        cells = [(shown(row["metric"]).label, difference(row["delta"], row["metric"], row),
-                  interval(row, row["metric"]), p_value(row.get("p_value_holm", row["p_value"])),
-                  count(row["n"])) for row in rows]
-        figures = table((t("Metric"), t("Difference"), t("95 % interval"), t("p (Holm)"), "n"), cells,
-                        numeric=(1, 2, 3, 4))
-        parts.append(fold(f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}", figures, opened=place == 0))
+        cells = [
+            (
+                shown(row["metric"]).label,
+                difference(row["delta"], row["metric"], row),
+                interval(row, row["metric"]),
+                p_value(row.get("p_value_holm", row["p_value"])),
+                count(row["n"]),
+            )
+            for row in rows
+        ]
+        figures = table(
+            (t("Metric"), t("Difference"), t("95 % interval"), t("p (Holm)"), "n"),
+            cells,
+            numeric=(1, 2, 3, 4),
+        )
+        parts.append(
+            fold(
+                f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}",
+                figures,
+                opened=place == 0,
+            )
+        )
     return join(parts)
 
 
@@ -361,50 +574,83 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
         return Markup("")
     rows = [
         (
-            Markup('<b class="ab-cell">{}</b>').format(row["cell"]), export_description(row), size(row.get("bytes")),
+            Markup('<b class="ab-cell">{}</b>').format(row["cell"]),
+            export_description(row),
+            size(row.get("bytes")),
             number(row["figure"], row["metric"]),
-            "–" if row["delta"] is None else f"{difference(row['delta'], row['metric'], row)} "
-            f"({interval(row, row['metric'])})",
+            "–"
+            if row["delta"] is None
+            else f"{difference(row['delta'], row['metric'], row)} ({interval(row, row['metric'])})",
             t(_KEEPS.get(row["keeps"], "")) or t("✕ loses {share}", share=share_lost(row)),
         )
         for row in found
     ]
     metric = shown(found[0]["metric"]).label
-    headers = (t("Cell"), t("How it is served"), t("Weights"), metric, t("Difference from the measured cell"),
-               t("Keeps quality?"))
-    figures = Markup('<div class="ab-cells">{}</div>').format(table(headers, rows, numeric=(2, 3, 4)))
+    headers = (
+        t("Cell"),
+        t("How it is served"),
+        t("Weights"),
+        metric,
+        t("Difference from the measured cell"),
+        t("Keeps quality?"),
+    )
+    figures = Markup('<div class="ab-cells">{}</div>').format(
+        table(headers, rows, numeric=(2, 3, 4))
+    )
     return card(t("Which export keeps the measured quality"), figures, note)
 
 
 def margin_key(report: Mapping[str, Any]) -> str:
     """Explanation of the picture of the verdict."""
-    return t("Up to the dashed line, {margin}, it counts as no worse.",
-             margin=margin(report["primary_metric"], report["verdict"]["margin"]))
+    return t(
+        "Up to the dashed line, {margin}, it counts as no worse.",
+        margin=margin(report["primary_metric"], report["verdict"]["margin"]),
+    )
 
 
 def interval_key(report: Mapping[str, Any]) -> str:
     """Explanation of the interval figures."""
     marks = t("▶ clearly worse, ◀ clearly better, ● no clear difference.")
     if not is_compared(report):
-        return t("A line is the 95 % interval of the difference between the tuned assistant and the untuned base. "
-                 "Right "
-                 "of zero the tuned assistant is worse. {marks}", marks=marks)
-    form, allowed = shown(report["primary_metric"]), margin(report["primary_metric"], report["verdict"]["margin"])
-    return t("A line is the 95 % interval of the difference. Right of zero is worse. {marks} The green area up to the "
-             "dashed "
-             "line is the margin: {margin} of {metric}.", marks=marks, margin=allowed, metric=form.phrase)
+        return t(
+            "A line is the 95 % interval of the difference between the tuned assistant and the untuned base. "
+            "Right "
+            "of zero the tuned assistant is worse. {marks}",
+            marks=marks,
+        )
+    form, allowed = (
+        shown(report["primary_metric"]),
+        margin(report["primary_metric"], report["verdict"]["margin"]),
+    )
+    return t(
+        "A line is the 95 % interval of the difference. Right of zero is worse. {marks} The green area up to the "
+        "dashed "
+        "line is the margin: {margin} of {metric}.",
+        marks=marks,
+        margin=allowed,
+        metric=form.phrase,
+    )
 
 
 def power_sentence(report: Mapping[str, Any]) -> str:
     """The smallest difference in the metric of the verdict that this evaluation can detect; empty if unknown."""
-    row = next((row for row in report.get("power") or [] if row["metric"] == report["primary_metric"]), None)
+    row = next(
+        (row for row in report.get("power") or [] if row["metric"] == report["primary_metric"]),
+        None,
+    )
     if row is None or row.get("detectable") is None:
         return ""
     form = shown(row["metric"])
     smallest = f"{localize(format(row['detectable'] * form.factor, '.2g'))} {form.unit}"
-    return t("With {items} items ({units} independent {unit}) this evaluation usually detects a true difference of "
-             "{smallest} or more in {metric}.", items=count(row["n"]), units=count(row["units"]), unit=t(row["unit"]),
-             smallest=smallest, metric=form.phrase)
+    return t(
+        "With {items} items ({units} independent {unit}) this evaluation usually detects a true difference of "
+        "{smallest} or more in {metric}.",
+        items=count(row["n"]),
+        units=count(row["units"]),
+        unit=t(row["unit"]),
+        smallest=smallest,
+        metric=form.phrase,
+    )
 
 
 Marks = Literal["each other", "the reference", "nothing"]
@@ -420,7 +666,9 @@ _KINDS = {
 }
 
 
-def items_view(items: ItemSet, rows: Sequence[Row], query: ItemFilter, marks: Marks, page: int) -> Markup:
+def items_view(
+    items: ItemSet, rows: Sequence[Row], query: ItemFilter, marks: Marks, page: int
+) -> Markup:
     """One page of items.
 
     Args:
@@ -440,10 +688,14 @@ def _key(marks: Marks) -> Markup:
     """What the marks in the answers mean."""
     if marks == "nothing":
         return Markup("")
-    text = (tm("<mark class='ab-own'>Underlined</mark> words are not in the other answer.") if marks == "each other"
-            else
-            tm("<ins class='ab-added'>Underlined</ins> words are in the answer only, <del class='ab-missing'>struck "
-               "out</del> words are in the reference only."))
+    text = (
+        tm("<mark class='ab-own'>Underlined</mark> words are not in the other answer.")
+        if marks == "each other"
+        else tm(
+            "<ins class='ab-added'>Underlined</ins> words are in the answer only, <del class='ab-missing'>struck "
+            "out</del> words are in the reference only."
+        )
+    )
     return Markup('<p class="ab-key">{}</p>').format(text)
 
 
@@ -451,13 +703,22 @@ def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Mark
     """One item; see :func:`items_view` for the arguments."""
     tone, words = _KINDS[answer_change(row, query.first, query.second)]
     words = t(words)
-    place = (row_text(row["row"], items.numbers), t("turn {turn}", turn=row["turn"] + 1) if row["turn"] else "")
-    notes = [", ".join(filter(None, place)),
-             *([t("cluster {cluster}", cluster=cut(str(row['cluster']), 40))] if row["cluster"] else []),
-             *([] if row["answerable"] else [t("should be declined")])]
-    sides = join(_answer_side(items, row, query, cell, marks) for cell in (query.first, query.second))
-    earlier = join(Markup('<p dir="auto"><b>{}</b> {}</p>').format(message["role"], _short(message["content"]))
-                   for message in row["context"])
+    place = (
+        row_text(row["row"], items.numbers),
+        t("turn {turn}", turn=row["turn"] + 1) if row["turn"] else "",
+    )
+    notes = [
+        ", ".join(filter(None, place)),
+        *([t("cluster {cluster}", cluster=cut(str(row["cluster"]), 40))] if row["cluster"] else []),
+        *([] if row["answerable"] else [t("should be declined")]),
+    ]
+    sides = join(
+        _answer_side(items, row, query, cell, marks) for cell in (query.first, query.second)
+    )
+    earlier = join(
+        Markup('<p dir="auto"><b>{}</b> {}</p>').format(message["role"], _short(message["content"]))
+        for message in row["context"]
+    )
     scores = join(_score(row, query, metric) for metric in items.metrics)
     return Markup(
         '<article class="ab-item"><header><small>{}</small><span class="ab-kind ab-{}">{}</span></header>{}'
@@ -465,9 +726,14 @@ def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Mark
         '<div class="ab-item-reference"><span>{}</span><p dir="auto">{}</p></div>'
         '<div class="ab-sides">{}</div>{}</article>'
     ).format(
-        " · ".join(filter(None, notes)), tone, words,
+        " · ".join(filter(None, notes)),
+        tone,
+        words,
         fold(t("Earlier in the conversation"), earlier) if earlier else "",
-        _short(row["question"]), t("Reference"), _short(row["reference"]), sides,
+        _short(row["question"]),
+        t("Reference"),
+        _short(row["reference"]),
+        sides,
         Markup('<dl class="ab-scores">{}</dl>').format(scores) if scores else "",
     )
 
@@ -480,48 +746,75 @@ def row_text(row: int | None, numbers: RowNumbers) -> str:
 def _answer_side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:
     answer = row["answers"].get(cell)
     if answer:
-        text = Markup('<p class="ab-said" dir="auto">{}</p>').format(_marked(row, query, cell, marks))
+        text = Markup('<p class="ab-said" dir="auto">{}</p>').format(
+            _marked(row, query, cell, marks)
+        )
     else:
         text = Markup('<p class="ab-none">{}</p>').format(
-            t("No answer was generated.") if answer is None else t("The answer is empty."))
+            t("No answer was generated.") if answer is None else t("The answer is empty.")
+        )
     declined = Markup("")
     if row["declined"].get(cell):
-        declined = Markup('<span class="ab-kind ab-quiet">{}</span>').format(tc("answer", "declined"))
+        declined = Markup('<span class="ab-kind ab-quiet">{}</span>').format(
+            tc("answer", "declined")
+        )
     match = row["metrics"].get(cell, {}).get("exact_match")
-    verdict = Markup("") if match is None or answer is None else Markup('<span class="ab-kind ab-{}">{}</span>').format(
-        *(("good", t("✓ correct")) if match == 1 else ("bad", t("✕ no exact match"))))
+    verdict = (
+        Markup("")
+        if match is None or answer is None
+        else Markup('<span class="ab-kind ab-{}">{}</span>').format(
+            *(("good", t("✓ correct")) if match == 1 else ("bad", t("✕ no exact match")))
+        )
+    )
     spec = CELLS.get(cell.rpartition(":")[2])
     return Markup('<section class="ab-side {}"><header><b>{}</b>{}{}</header>{}</section>').format(
-        f"ab-arm-{spec.adapter}" if spec and spec.adapter else "", items.cells.get(cell, cell), verdict, declined, text)
+        f"ab-arm-{spec.adapter}" if spec and spec.adapter else "",
+        items.cells.get(cell, cell),
+        verdict,
+        declined,
+        text,
+    )
 
 
 def _marked(row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:
     answer = _short(row["answers"][cell])
     if marks == "the reference":
-        tags = {"first": Markup('<del class="ab-missing">{}</del>'), "second": Markup('<ins class="ab-added">{}</ins>')}
+        tags = {
+            "first": Markup('<del class="ab-missing">{}</del>'),
+            "second": Markup('<ins class="ab-added">{}</ins>'),
+        }
         found = word_diff(_short(row["reference"]), answer)
         return join(tags[side].format(text) if side in tags else text for text, side in found)
     other = row["answers"].get(query.second if cell == query.first else query.first)
     if marks == "each other" and other is not None:
         own = Markup('<mark class="ab-own">{}</mark>')
-        return join(own.format(text) if changed else text for text, changed in marked(answer, _short(other))[0])
+        return join(
+            own.format(text) if changed else text
+            for text, changed in marked(answer, _short(other))[0]
+        )
     return Markup("{}").format(answer)
 
 
 def _score(row: Row, query: ItemFilter, metric: str) -> Markup:
     """A metric of both answers with its difference; equal values are shown once."""
-    first, second = (row["metrics"].get(cell, {}).get(metric) for cell in (query.first, query.second))
+    first, second = (
+        row["metrics"].get(cell, {}).get(metric) for cell in (query.first, query.second)
+    )
     if first is None and second is None:
         return Markup("")
     form, worse = shown(metric), degradation(row, query.first, query.second, metric)
-    values, change = f"{_number_or_dash(first, metric)} → {_number_or_dash(second, metric)}", Markup("")
+    values, change = (
+        f"{_number_or_dash(first, metric)} → {_number_or_dash(second, metric)}",
+        Markup(""),
+    )
     if worse is not None:
         if round(worse * form.factor, form.decimals) == 0:
             values = _number_or_dash(first, metric)
         else:
             tone, words = ("bad", t("▼ worse")) if worse > 0 else ("good", t("▲ better"))
             change = Markup(' <span class="ab-moved ab-{}">{} {}</span>').format(
-                tone, signed((second - first) * form.factor, form.decimals), words)
+                tone, signed((second - first) * form.factor, form.decimals), words
+            )
     return Markup("<div><dt>{}</dt><dd>{}{}</dd></div>").format(form.label, values, change)
 
 
@@ -537,9 +830,12 @@ def pager_text(total: int, page: int) -> str:
     """Range of the items on a page: ``11–20 of 57``."""
     if not total:
         return t("None")
-    return t("{first}–{last} of {total}", first=count((page - 1) * PER_PAGE + 1),
-             last=count(min(page * PER_PAGE, total)),
-             total=count(total))
+    return t(
+        "{first}–{last} of {total}",
+        first=count((page - 1) * PER_PAGE + 1),
+        last=count(min(page * PER_PAGE, total)),
+        total=count(total),
+    )
 
 
 def pages(total: int) -> int:

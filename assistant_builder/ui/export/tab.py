@@ -55,116 +55,215 @@ class ExportPanel:
         self.spec = spec
         with gr.Column(visible=False, elem_id=f"ab-export-{spec.name}") as self.column:
             types = spec.export_format.types
-            self.type = gr.Dropdown(list(types), value=spec.export_format.type, label=t("Type"),
-                                    elem_id=f"ab-export-type-{spec.name}") if len(types) > 1 else None
+            self.type = (
+                gr.Dropdown(
+                    list(types),
+                    value=spec.export_format.type,
+                    label=t("Type"),
+                    elem_id=f"ab-export-type-{spec.name}",
+                )
+                if len(types) > 1
+                else None
+            )
             self.state = gr.HTML(elem_classes="ab-export-state")
             with gr.Row(elem_classes="ab-actions"):
                 self.download = gr.DownloadButton(t("Download"), variant="primary", visible=False)
                 self.start = gr.Button(t("Export"), variant="primary")
                 self.cancel = gr.Button(t("Cancel"), variant="stop", visible=False)
-            self.ways = [gr.Code(language="python" if place == 0 else "shell", interactive=False, visible=False,
-                                 lines=1, wrap_lines=True, show_line_numbers=False,
-                                 buttons=["copy"]) for place in range(MAX_SNIPPETS)]
+            self.ways = [
+                gr.Code(
+                    language="python" if place == 0 else "shell",
+                    interactive=False,
+                    visible=False,
+                    lines=1,
+                    wrap_lines=True,
+                    show_line_numbers=False,
+                    buttons=["copy"],
+                )
+                for place in range(MAX_SNIPPETS)
+            ]
             with gr.Accordion(t("Command line"), open=False):
-                self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True, lines=1,
-                                       show_line_numbers=False, buttons=["copy"])
+                self.command = gr.Code(
+                    language="shell",
+                    show_label=False,
+                    interactive=False,
+                    wrap_lines=True,
+                    lines=1,
+                    show_line_numbers=False,
+                    buttons=["copy"],
+                )
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`_draw` sets."""
-        return [self.state, self.start, self.cancel, self.download, *self.ways, self.command,
-                *([self.type] if self.type else [])]
+        return [
+            self.state,
+            self.start,
+            self.cancel,
+            self.download,
+            *self.ways,
+            self.command,
+            *([self.type] if self.type else []),
+        ]
 
     def section(self) -> LiveRegion:
         """The region that is redrawn when the files of this export change."""
 
         def available(view: StudyView) -> Study | None:
-            return view.served if view.served and view.trained and self.spec.arm in view.served.config.arms else None
+            return (
+                view.served
+                if view.served and view.trained and self.spec.arm in view.served.config.arms
+                else None
+            )
 
         def mark(view: StudyView) -> str:
             study = available(view)
             if study is None:
                 return f"{view.name}:nothing"
             jobs = [ExportJob(study, spec) for spec in typed(self.spec)]
-            files = view.stamp(*(job.status_file for job in jobs), "report.json",
-                               study.arm_folder(self.spec.arm) / "summary.json")
+            files = view.stamp(
+                *(job.status_file for job in jobs),
+                "report.json",
+                study.arm_folder(self.spec.arm) / "summary.json",
+            )
             return ":".join([files, *(f"{job.running}:{job.cancel_requested}" for job in jobs)])
 
-        return LiveRegion(f"export-{self.spec.name}", self.outputs, mark, lambda view: self._draw(
-            available(view), local=view.local))
+        return LiveRegion(
+            f"export-{self.spec.name}",
+            self.outputs,
+            mark,
+            lambda view: self._draw(available(view), local=view.local),
+        )
 
-    def _draw(self, study: Study | None, chosen: ExportSpec | None = None, *, local: bool) -> list[Any]:
+    def _draw(
+        self, study: Study | None, chosen: ExportSpec | None = None, *, local: bool
+    ) -> list[Any]:
         """The values of :attr:`outputs`, for the chosen type, else the last one started, else the advised one."""
         if study is None:
-            return ["", gr.update(visible=False), gr.update(visible=False), gr.update(value=None, visible=False),
-                    *(gr.update(value="", visible=False) for _ in self.ways), "", *([gr.skip()] if self.type else [])]
+            return [
+                "",
+                gr.update(visible=False),
+                gr.update(visible=False),
+                gr.update(value=None, visible=False),
+                *(gr.update(value="", visible=False) for _ in self.ways),
+                "",
+                *([gr.skip()] if self.type else []),
+            ]
         advised_file = file_to_ship(study_report(study))
-        spec = chosen or _latest(study, typed(self.spec)) or (
-            advised_file if advised_file in typed(self.spec) else self.spec)
+        spec = (
+            chosen
+            or _latest(study, typed(self.spec))
+            or (advised_file if advised_file in typed(self.spec) else self.spec)
+        )
         job = ExportJob(study, spec)
         record = job.record()
         export = None
         if record is None:
             advised = advice(study_report(study), study.config.arms)
-            shown: Markup = ready_panel(spec, estimated_bytes(study, spec), advised, grounded=study.config.grounded)
+            shown: Markup = ready_panel(
+                spec, estimated_bytes(study, spec), advised, grounded=study.config.grounded
+            )
         elif record.state == "running":
             shown = running_panel(spec, record)
         elif record.state == "succeeded":
             export = read_export(Path(record.target))
-            sha = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["adapter_sha256"]
+            sha = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)[
+                "adapter_sha256"
+            ]
             readme = Path(record.target) / "README.md"
             text = readme.read_text(encoding="utf-8") if export and readme.is_file() else ""
-            shown = finished_panel(spec, record, export, current=export is not None and export["adapter_sha256"] == sha,
-                                   model_card=text, local=local)
+            shown = finished_panel(
+                spec,
+                record,
+                export,
+                current=export is not None and export["adapter_sha256"] == sha,
+                model_card=text,
+                local=local,
+            )
         else:
             shown = ended_panel(spec, record, log_tail(job.log_file) if local else "", local=local)
         busy = record is not None and record.state == "running"
-        label = t("Export again") if record is not None else t("Export {title}", title=spec_title(spec))
+        label = (
+            t("Export again") if record is not None else t("Export {title}", title=spec_title(spec))
+        )
         return [
-            shown, gr.update(visible=not busy, interactive=True, value=label,
-                             variant="secondary" if export else "primary"),
-            gr.update(visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel")),
-            download_update(job, export), *self._snippet_updates(study, spec, export, local=local),
-            command_line(study.name, spec), *([spec.export_format.type] if self.type else []),
+            shown,
+            gr.update(
+                visible=not busy,
+                interactive=True,
+                value=label,
+                variant="secondary" if export else "primary",
+            ),
+            gr.update(
+                visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel")
+            ),
+            download_update(job, export),
+            *self._snippet_updates(study, spec, export, local=local),
+            command_line(study.name, spec),
+            *([spec.export_format.type] if self.type else []),
         ]
 
-    def _snippet_updates(self, study: Study, spec: ExportSpec, export: dict[str, Any] | None, *,
-                         local: bool) -> list[Any]:
+    def _snippet_updates(
+        self, study: Study, spec: ExportSpec, export: dict[str, Any] | None, *, local: bool
+    ) -> list[Any]:
         found = []
         if export is not None:
             with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
                 shared, folder = base_name(study)
-                embedder = str(EMBEDDER_BUNDLE.folder) if local and EMBEDDER_BUNDLE.folder.is_dir() else None
+                embedder = (
+                    str(EMBEDDER_BUNDLE.folder)
+                    if local and EMBEDDER_BUNDLE.folder.is_dir()
+                    else None
+                )
                 found = loading_snippets(
-                    study, spec, folder=export["folder"] if local else f"{study.name}-{spec.name}",
-                    base=str(local and folder or shared), with_data=export.get("with_data", False), embedder=embedder)
-        shown = [gr.update(value=way.text, label=t(way.title), language=way.language, visible=True)
-                 for way in found[:MAX_SNIPPETS]]
+                    study,
+                    spec,
+                    folder=export["folder"] if local else f"{study.name}-{spec.name}",
+                    base=str(local and folder or shared),
+                    with_data=export.get("with_data", False),
+                    embedder=embedder,
+                )
+        shown = [
+            gr.update(value=way.text, label=t(way.title), language=way.language, visible=True)
+            for way in found[:MAX_SNIPPETS]
+        ]
         return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
 
     def wire(self, picker: gr.Dropdown, with_data: gr.Checkbox) -> None:
         """Connect the buttons; ``picker`` holds the name of the chosen study."""
         type = [self.type] if self.type else []
-        self.start.click(user_facing_errors(self._start), [picker, with_data, *type], self.start, **QUIET)
+        self.start.click(
+            user_facing_errors(self._start), [picker, with_data, *type], self.start, **QUIET
+        )
         self.cancel.click(user_facing_errors(self._cancel), [picker, *type], self.cancel, **QUIET)
         if self.type:
-            self.type.input(user_facing_errors(self._choose), [picker, self.type], self.outputs, **QUIET)
+            self.type.input(
+                user_facing_errors(self._choose), [picker, self.type], self.outputs, **QUIET
+            )
 
     def _of(self, type: str | None) -> ExportSpec:
-        return next((spec for spec in typed(self.spec) if spec.export_format.type == type), self.spec)
+        return next(
+            (spec for spec in typed(self.spec) if spec.export_format.type == type), self.spec
+        )
 
     def _choose(self, name: str | None, type: str | None, request: gr.Request) -> list[Any]:
-        return self._draw(Study.open(name or "").recommended, self._of(type), local=is_local(request))
+        return self._draw(
+            Study.open(name or "").recommended, self._of(type), local=is_local(request)
+        )
 
     def _start(self, name: str | None, with_data: bool, type: str | None = None) -> dict[str, Any]:
         study = Study.open(name or "").recommended
-        ExportJob(study, self._of(type)).start(with_data=with_data is True and study.config.grounded)
+        ExportJob(study, self._of(type)).start(
+            with_data=with_data is True and study.config.grounded
+        )
         return gr.update(interactive=False, value=t("Starting…"))
 
     def _cancel(self, name: str | None, type: str | None = None) -> dict[str, Any]:
         job = ExportJob(Study.open(name or "").recommended, self._of(type))
         if not job.running:
-            raise StudyError(t("no export is running"), remedy=t("Wait until the page shows the result"))
+            raise StudyError(
+                t("no export is running"), remedy=t("Wait until the page shows the result")
+            )
         job.request_cancel()
         return gr.update(value=t("Cancelling…"))
 
@@ -186,16 +285,33 @@ class ExportTab:
         with gr.Row(elem_id="ab-export"):
             with gr.Column(scale=4, min_width=300):
                 with gr.Group(elem_classes="ab-group"):
-                    self.arm = gr.Radio([(label(arm), arm) for arm in plain_order(ARMS)], value=QLORA.name,
-                                        label=t("Assistant"), elem_id="ab-export-arm", elem_classes="ab-presets")
+                    self.arm = gr.Radio(
+                        [(label(arm), arm) for arm in plain_order(ARMS)],
+                        value=QLORA.name,
+                        label=t("Assistant"),
+                        elem_id="ab-export-arm",
+                        elem_classes="ab-presets",
+                    )
                     self.format = gr.Radio(
-                        [(f"{t(form.label)}: {t(form.explanation)}", form.name) for form in EXPORT_FORMATS.values()],
-                        value=DEFAULT_FORMAT, label=t("Format"), elem_id="ab-export-format", elem_classes="ab-presets",
+                        [
+                            (f"{t(form.label)}: {t(form.explanation)}", form.name)
+                            for form in EXPORT_FORMATS.values()
+                        ],
+                        value=DEFAULT_FORMAT,
+                        label=t("Format"),
+                        elem_id="ab-export-format",
+                        elem_classes="ab-presets",
                     )
                     self.with_data = gr.Checkbox(
-                        False, label=t("Include the facts"), visible=False, elem_id="ab-export-data",
-                        info=t("The export can then look facts up. It contains all training pairs as plain text. On "
-                               "the command line: --with-data."))
+                        False,
+                        label=t("Include the facts"),
+                        visible=False,
+                        elem_id="ab-export-data",
+                        info=t(
+                            "The export can then look facts up. It contains all training pairs as plain text. On "
+                            "the command line: --with-data."
+                        ),
+                    )
                 self.advice = gr.HTML(elem_id="ab-export-advice")
             with gr.Column(scale=7, min_width=300):
                 self.panels = [ExportPanel(spec) for spec in export_specs()]
@@ -203,15 +319,30 @@ class ExportTab:
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study or an export changes."""
-        choice = [self.arm, self.format, *(panel.column for panel in self.panels), self.with_data, self.advice,
-                  self.quality]
+        choice = [
+            self.arm,
+            self.format,
+            *(panel.column for panel in self.panels),
+            self.with_data,
+            self.advice,
+            self.quality,
+        ]
         return [
-            LiveRegion("export-body", [self.empty, self.body], lambda view: f"{view.name}:{view.trained}",
-                       self._draw_body),
+            LiveRegion(
+                "export-body",
+                [self.empty, self.body],
+                lambda view: f"{view.name}:{view.trained}",
+                self._draw_body,
+            ),
             # changes only with the study and the report, so that the user's choice is kept
-            LiveRegion("export-choice", choice, lambda view: f"{view.trained}:{view.stamp('report.json')}",
-                       self._draw_choice),
-            *self.cards.sections(), *(panel.section() for panel in self.panels),
+            LiveRegion(
+                "export-choice",
+                choice,
+                lambda view: f"{view.trained}:{view.stamp('report.json')}",
+                self._draw_choice,
+            ),
+            *self.cards.sections(),
+            *(panel.section() for panel in self.panels),
         ]
 
     def _draw_body(self, view: StudyView) -> Sequence[Any]:
@@ -219,9 +350,14 @@ class ExportTab:
             shown = needs_study(t(EMPTY))
         else:
             number = len(view.study.config.arms)
-            train = (t("Train the assistant on the Train tab.") if number == 1 else
-                     t("Train {who} on the Train tab.", who=assistants(number)))
-            uses = t("You can then use an assistant on this computer, in Ollama, on a website and in other programs.")
+            train = (
+                t("Train the assistant on the Train tab.")
+                if number == 1
+                else t("Train {who} on the Train tab.", who=assistants(number))
+            )
+            uses = t(
+                "You can then use an assistant on this computer, in Ollama, on a website and in other programs."
+            )
             shown = empty(t("Nothing to use yet"), f"{train} {uses}")
         return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
 
@@ -232,19 +368,34 @@ class ExportTab:
         report, arms = study_report(study), shown_arms(study.config)
         advised = advice(report, study.config.arms)
         jobs = [each for spec in export_specs() if spec.arm in arms for each in typed(spec)]
-        spec = (_latest(study, jobs) or file_to_ship(report)
-                or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT))
+        spec = (
+            _latest(study, jobs)
+            or file_to_ship(report)
+            or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
+        )
         choices = [(label(arm), arm) for arm in arms]
         advice_shown = advice_card(advised, (report or {}).get("formats_sentence", ""))
-        return [gr.update(choices=choices, value=spec.arm), spec.format, *_visible(spec.arm, spec.format),
-                gr.update(value=False, visible=study.config.grounded), advice_shown, quality_card(report)]
+        return [
+            gr.update(choices=choices, value=spec.arm),
+            spec.format,
+            *_visible(spec.arm, spec.format),
+            gr.update(value=False, visible=study.config.grounded),
+            advice_shown,
+            quality_card(report),
+        ]
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        gr.on([self.arm.input, self.format.input], _visible, [self.arm, self.format],
-              [panel.column for panel in self.panels], queue=False, **QUIET)
+        gr.on(
+            [self.arm.input, self.format.input],
+            _visible,
+            [self.arm, self.format],
+            [panel.column for panel in self.panels],
+            queue=False,
+            **QUIET,
+        )
         self.cards.wire(picker)
         for panel in self.panels:
             panel.wire(picker, self.with_data)
@@ -256,6 +407,9 @@ def _visible(arm: str, format: str) -> list[Any]:
 
 def _latest(study: Study, specs: Sequence[ExportSpec]) -> ExportSpec | None:
     """The export of these that a reloaded page shows: a running one, else the last one started."""
-    found = [(record.state == "running", record.started, spec) for spec in specs
-             if (record := ExportJob(study, spec).record()) is not None]
+    found = [
+        (record.state == "running", record.started, spec)
+        for spec in specs
+        if (record := ExportJob(study, spec).record()) is not None
+    ]
     return max(found, key=lambda entry: entry[:2])[2] if found else None

@@ -40,10 +40,13 @@ class EndpointCards:
         """Place one of :data:`ENDPOINT_CARDS`; the first one also stops the endpoint."""
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
             self._shown[key] = gr.HTML(js_on_load=copy_script())
-            self._starts[key] = gr.Button(t(ENDPOINT_CARDS[key].start), variant="primary",
-                                          elem_id=f"ab-use-{key}-start")
+            self._starts[key] = gr.Button(
+                t(ENDPOINT_CARDS[key].start), variant="primary", elem_id=f"ab-use-{key}-start"
+            )
             if len(self._shown) == 1:
-                self._stop = gr.Button(t("Stop"), variant="stop", visible=False, elem_id="ab-use-stop")
+                self._stop = gr.Button(
+                    t("Stop"), variant="stop", visible=False, elem_id="ab-use-stop"
+                )
 
     @property
     def outputs(self) -> list[Any]:
@@ -52,8 +55,12 @@ class EndpointCards:
 
     def section(self) -> LiveRegion:
         """The region that follows the endpoint."""
-        return LiveRegion("use-endpoint", self.outputs, lambda view: f"{view.name}:{self._endpoints.state(view.name)}",
-                          lambda view: self.drawn(view.name, local=view.local))
+        return LiveRegion(
+            "use-endpoint",
+            self.outputs,
+            lambda view: f"{view.name}:{self._endpoints.state(view.name)}",
+            lambda view: self.drawn(view.name, local=view.local),
+        )
 
     def drawn(self, name: str | None, *, local: bool) -> list[Any]:
         """Values of :attr:`outputs`; ``local``: the browser is on the computer that runs the page."""
@@ -64,8 +71,13 @@ class EndpointCards:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons."""
-        gr.on([button.click for button in self._starts.values()], user_facing_errors(self._start), picker,
-              self.outputs, **QUIET)
+        gr.on(
+            [button.click for button in self._starts.values()],
+            user_facing_errors(self._start),
+            picker,
+            self.outputs,
+            **QUIET,
+        )
         self._stop.click(user_facing_errors(self._end), picker, self.outputs, **QUIET)
 
     def _start(self, name: str | None, request: gr.Request) -> list[Any]:
@@ -81,8 +93,13 @@ class EndpointCards:
 class JobCard:
     """A card that writes an export of the recommended assistant."""
 
-    def __init__(self, key: str, start: str, spec_of: Callable[[Study], ExportSpec],
-                 view: Callable[..., Markup]) -> None:
+    def __init__(
+        self,
+        key: str,
+        start: str,
+        spec_of: Callable[[Study], ExportSpec],
+        view: Callable[..., Markup],
+    ) -> None:
         self._key, self._start_label, self._spec_of, self._view = key, start, spec_of, view
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
             self._shown = gr.HTML(js_on_load=copy_script())
@@ -101,25 +118,56 @@ class JobCard:
             if view.served is None or not view.trained:
                 return f"{view.name}:nothing"
             job = ExportJob(view.served, self._spec_of(view.served))
-            return f"{view.stamp(job.status_file, 'report.json')}:{job.running}:{job.cancel_requested}"
+            return (
+                f"{view.stamp(job.status_file, 'report.json')}:{job.running}:{job.cancel_requested}"
+            )
 
-        return LiveRegion(f"use-{self._key}", self._outputs, mark, lambda view: self._drawn(
-            view.served if view.trained else None, local=view.local))
+        return LiveRegion(
+            f"use-{self._key}",
+            self._outputs,
+            mark,
+            lambda view: self._drawn(view.served if view.trained else None, local=view.local),
+        )
 
     def _drawn(self, study: Study | None, *, local: bool) -> list[Any]:
         if study is None:
-            return ["", gr.update(visible=False), gr.update(visible=False), gr.update(visible=False)]
+            return [
+                "",
+                gr.update(visible=False),
+                gr.update(visible=False),
+                gr.update(visible=False),
+            ]
         spec = self._spec_of(study)
         job = ExportJob(study, spec)
         record = job.record()
-        export = read_export(Path(record.target)) if record and record.state == "succeeded" else None
-        shown = self._view(study.name, spec, record, export, planned=estimated_bytes(study, spec), local=local,
-                           grounded=study.config.grounded, log=log_tail(job.log_file) if local else "")
+        export = (
+            read_export(Path(record.target)) if record and record.state == "succeeded" else None
+        )
+        shown = self._view(
+            study.name,
+            spec,
+            record,
+            export,
+            planned=estimated_bytes(study, spec),
+            local=local,
+            grounded=study.config.grounded,
+            log=log_tail(job.log_file) if local else "",
+        )
         busy = record is not None and record.state == "running"
         label = t("Write it again") if export else t(self._start_label)
-        return [shown, download_update(job, export), gr.update(visible=not busy, interactive=True, value=label,
-                                                               variant="secondary" if export else "primary"),
-                gr.update(visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel"))]
+        return [
+            shown,
+            download_update(job, export),
+            gr.update(
+                visible=not busy,
+                interactive=True,
+                value=label,
+                variant="secondary" if export else "primary",
+            ),
+            gr.update(
+                visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel")
+            ),
+        ]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons."""
@@ -145,18 +193,30 @@ class UseCards:
         self.endpoint = EndpointCards(endpoints)
         with gr.Row(elem_classes="ab-use"):
             self.endpoint.place("computer")
-            self.jobs = [JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec, ollama_card)]
+            self.jobs = [
+                JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec, ollama_card)
+            ]
             self.endpoint.place("website")
             self.endpoint.place("programs")
             self.jobs.append(JobCard("folder", N_("Make the folder"), _folder_spec, folder_card))
 
     def sections(self) -> list[LiveRegion]:
         """The regions that follow the study."""
-        return [LiveRegion("use-warning", [self.warning], lambda view: view.stamp("report.json"), self._draw_warning),
-                self.endpoint.section(), *(job.section() for job in self.jobs)]
+        return [
+            LiveRegion(
+                "use-warning",
+                [self.warning],
+                lambda view: view.stamp("report.json"),
+                self._draw_warning,
+            ),
+            self.endpoint.section(),
+            *(job.section() for job in self.jobs),
+        ]
 
     def _draw_warning(self, view: StudyView) -> Sequence[Any]:
-        return [not_ready_warning(study_report(view.served)) if view.served and view.trained else ""]
+        return [
+            not_ready_warning(study_report(view.served)) if view.served and view.trained else ""
+        ]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the cards."""
@@ -179,8 +239,14 @@ def download_update(job: ExportJob, export: dict[str, Any] | None) -> dict[str, 
     path = job.archive
     if export is not None and export["archive"]:
         path = Path(export["folder"]) / Path(export["archive"]).name
-    if export is None or not path.is_file() or Path(export["folder"]) not in (path.parent, job.files):
+    if (
+        export is None
+        or not path.is_file()
+        or Path(export["folder"]) not in (path.parent, job.files)
+    ):
         return gr.update(value=None, visible=False)
-    return gr.update(value=offer(path, path.name), visible=True, label=t("Download .zip ({st_size})",
-                                                                         st_size=size(path.stat().st_size)))
-
+    return gr.update(
+        value=offer(path, path.name),
+        visible=True,
+        label=t("Download .zip ({st_size})", st_size=size(path.stat().st_size)),
+    )

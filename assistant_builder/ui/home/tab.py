@@ -13,10 +13,22 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
-from assistant_builder.study.admin import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
+from assistant_builder.study.admin import (
+    delete_study,
+    deleted_studies,
+    duplicate_study,
+    rename_study,
+    restore_study,
+)
 from assistant_builder.study.example import example_folder, open_example
 from assistant_builder.ui.data.preview import unused_name, unused_title
-from assistant_builder.ui.home.view import StudyList, list_studies, study_list_view, summarize, welcome_view
+from assistant_builder.ui.home.view import (
+    StudyList,
+    list_studies,
+    study_list_view,
+    summarize,
+    welcome_view,
+)
 from assistant_builder.ui.html import CLICKS
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import picker_label, state_of, title_of_study
@@ -30,7 +42,10 @@ _MENUS = """const close = (event) => element.querySelectorAll("details[open]").f
 document.addEventListener("click", close);
 element.addEventListener("keydown", close);"""
 """Closes the menus of the cards on a click outside and on Escape."""
-_NAME_LABELS = {"rename": N_("New name of “{name}”"), "duplicate": N_("Name of the copy of “{name}”")}
+_NAME_LABELS = {
+    "rename": N_("New name of “{name}”"),
+    "duplicate": N_("Name of the copy of “{name}”"),
+}
 _CONFIRM_LABELS = {"rename": N_("Rename"), "duplicate": N_("Duplicate")}
 
 
@@ -62,9 +77,16 @@ class HomeScreen:
         shown = [self.welcome, self.list]
         naming = [self.naming, self.new_name, self.confirm, self.pending]
         for component in shown:
-            component.click(user_facing_errors(self._act), None, [picker, tabs, *naming, *shown], **QUIET)
-        gr.on([self.confirm.click, self.new_name.submit], user_facing_errors(self._name), [self.pending, self.new_name],
-              [self.naming, *shown], **QUIET)
+            component.click(
+                user_facing_errors(self._act), None, [picker, tabs, *naming, *shown], **QUIET
+            )
+        gr.on(
+            [self.confirm.click, self.new_name.submit],
+            user_facing_errors(self._name),
+            [self.pending, self.new_name],
+            [self.naming, *shown],
+            **QUIET,
+        )
         self.cancel.click(lambda: gr.update(visible=False), None, self.naming, **QUIET)
 
     def _act(self, event: gr.EventData) -> list[Any]:
@@ -74,14 +96,20 @@ class HomeScreen:
         if action in _NAME_LABELS:
             title = title_of_study(name)
             proposed = title if action == "rename" else unused_title(title)
-            box = gr.update(value=proposed, label=t(_NAME_LABELS[action], name=title), autofocus=True)
+            box = gr.update(
+                value=proposed, label=t(_NAME_LABELS[action], name=title), autofocus=True
+            )
             button = gr.update(value=t(_CONFIRM_LABELS[action]))
             return [*unchanged, gr.update(visible=True), box, button, (action, name), *unchanged]
         if action in ("delete", "restore"):
             _restore(name) if action == "restore" else delete_study(Study.open(name))
             return [*unchanged, *no_dialog, *self._shown(list_studies())]
         opened, tab = self._opens(action, name)
-        label = picker_label(title_of_study(opened), state_of(Study.open(opened))) if opened else t("New project…")
+        label = (
+            picker_label(title_of_study(opened), state_of(Study.open(opened)))
+            if opened
+            else t("New project…")
+        )
         picked = gr.update(choices=[(label, opened)], value=opened)
         return [picked, gr.Tabs(selected=tab), *no_dialog, *unchanged]
 
@@ -91,13 +119,17 @@ class HomeScreen:
             return open_example().name, "chat"
         if action == "train-example":
             settings = str(example_folder() / "study.yaml")
-            study = open_or_create(settings, name=unused_name("example-trained-here"), changes={}, redo=False)
+            study = open_or_create(
+                settings, name=unused_name("example-trained-here"), changes={}, redo=False
+            )
             start_run(study.name)
             return study.name, "train"
         if action == "new":
             return NEW_STUDY, "data"
         study = Study.open(name)
-        return study.name, {"chat": "chat", "results": "evaluate"}.get(action) or summarize(study).tab
+        return study.name, {"chat": "chat", "results": "evaluate"}.get(action) or summarize(
+            study
+        ).tab
 
     def _name(self, pending: tuple[str, str], new_name: str) -> list[Any]:
         action, name = pending
@@ -113,7 +145,9 @@ class HomeScreen:
 def _restore(folder: str) -> None:
     found = next((deleted for deleted in deleted_studies() if deleted.folder.name == folder), None)
     if found is None:
-        raise StudyError(t("the project is permanently deleted"), remedy=t("Create a new one from its data file"))
+        raise StudyError(
+            t("the project is permanently deleted"), remedy=t("Create a new one from its data file")
+        )
     restore_study(found)
 
 

@@ -21,7 +21,14 @@ from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.study import Study
 from assistant_builder.study import versions as versions_of
 from assistant_builder.study.versions import read_versions, root_of, served_version, versions_file
-from assistant_builder.ui.html import CLICKS, empty, error_callout, pop_up_titles, state_label, toast
+from assistant_builder.ui.html import (
+    CLICKS,
+    empty,
+    error_callout,
+    pop_up_titles,
+    state_label,
+    toast,
+)
 from assistant_builder.ui.inbox.view import group_view, groups_view, overview_view, versions_view
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import needs_study, picker_label, stamp
@@ -55,23 +62,45 @@ class InboxTab:
             self.overview = gr.HTML(elem_id="ab-inbox-overview")
             self.versions = gr.HTML(elem_id="ab-versions")
             with gr.Row(elem_classes="ab-actions"):
-                self.next = gr.Button(t("Train the next version"), variant="primary", visible=False,
-                                      elem_id="ab-next-version")
-                self.open = gr.Button(t("Open the new version"), visible=False, elem_id="ab-open-version")
-                self.publish = gr.Button(t("Publish it"), variant="primary", visible=False, elem_id="ab-publish")
+                self.next = gr.Button(
+                    t("Train the next version"),
+                    variant="primary",
+                    visible=False,
+                    elem_id="ab-next-version",
+                )
+                self.open = gr.Button(
+                    t("Open the new version"), visible=False, elem_id="ab-open-version"
+                )
+                self.publish = gr.Button(
+                    t("Publish it"), variant="primary", visible=False, elem_id="ab-publish"
+                )
                 self.refuse = gr.Button(t("Reject it"), visible=False, elem_id="ab-refuse")
-                self.undo = gr.Button(t("Serve the previous version again"), visible=False, elem_id="ab-undo-version")
+                self.undo = gr.Button(
+                    t("Serve the previous version again"), visible=False, elem_id="ab-undo-version"
+                )
             self.groups = gr.HTML(js_on_load=CLICKS, elem_id="ab-inbox")
-            with gr.Column(visible=False, elem_classes="ab-use-card", elem_id="ab-answer") as self.form:
+            with gr.Column(
+                visible=False, elem_classes="ab-use-card", elem_id="ab-answer"
+            ) as self.form:
                 self.key = gr.State("")
                 self.question = gr.HTML(js_on_load=CLICKS)
                 self.wordings = gr.CheckboxGroup(
-                    [], label=t("Wordings"), elem_id="ab-answer-wordings", show_select_all=True,
-                    info=t("Tick those that your answer fits: it is trained for each of them."))
-                self.answer = gr.Textbox(label=t("Answer"), lines=3, elem_id="ab-answer-text", info=t(
-                    "What the assistant should say."))
+                    [],
+                    label=t("Wordings"),
+                    elem_id="ab-answer-wordings",
+                    show_select_all=True,
+                    info=t("Tick those that your answer fits: it is trained for each of them."),
+                )
+                self.answer = gr.Textbox(
+                    label=t("Answer"),
+                    lines=3,
+                    elem_id="ab-answer-text",
+                    info=t("What the assistant should say."),
+                )
                 with gr.Row(elem_classes="ab-actions"):
-                    self.accept = gr.Button(t("Use this answer"), variant="primary", elem_id="ab-answer-accept")
+                    self.accept = gr.Button(
+                        t("Use this answer"), variant="primary", elem_id="ab-answer-accept"
+                    )
                     self.reject = gr.Button(t("It should decline this"), elem_id="ab-answer-reject")
                     self.later = gr.Button(t("Later"), elem_id="ab-answer-later")
                     self.close = gr.Button(t("Close"), elem_id="ab-answer-close")
@@ -91,16 +120,35 @@ class InboxTab:
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when visitors ask, and when a version changes."""
         return [
-            LiveRegion("inbox-body", [self.empty, self.body], lambda view: f"{view.name}:{view.trained}",
-                       self._draw_body),
-            LiveRegion("inbox-list", self._list, _list_mark, lambda view: self._draw_list(view.study)),
-            LiveRegion("inbox-form", self._form, lambda view: str(view.name), lambda view: _closed()),
-            LiveRegion("inbox-versions", self._version, _versions_mark, lambda view: self._draw_versions(view.study)),
+            LiveRegion(
+                "inbox-body",
+                [self.empty, self.body],
+                lambda view: f"{view.name}:{view.trained}",
+                self._draw_body,
+            ),
+            LiveRegion(
+                "inbox-list", self._list, _list_mark, lambda view: self._draw_list(view.study)
+            ),
+            LiveRegion(
+                "inbox-form", self._form, lambda view: str(view.name), lambda view: _closed()
+            ),
+            LiveRegion(
+                "inbox-versions",
+                self._version,
+                _versions_mark,
+                lambda view: self._draw_versions(view.study),
+            ),
         ]
 
     def _draw_body(self, view: StudyView) -> Sequence[Any]:
-        shown = needs_study(t(EMPTY)) if view.study is None else empty(
-            t("No trained assistants yet"), t("Visitors can ask the assistant once it is trained."))
+        shown = (
+            needs_study(t(EMPTY))
+            if view.study is None
+            else empty(
+                t("No trained assistants yet"),
+                t("Visitors can ask the assistant once it is trained."),
+            )
+        )
         return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
 
     def _draw_list(self, study: Study | None) -> list[Any]:
@@ -130,12 +178,25 @@ class InboxTab:
         judged = candidate is not None and verdict is not None and verdict.outcome != "not trained"
         return [
             versions_view(versions, waiting, verdict, state_label(state)),
-            gr.update(visible=candidate is None and waiting > 0, interactive=True, value=tn(
-                "Train the next version with {count} answer", "Train the next version with {count} answers", waiting)),
+            gr.update(
+                visible=candidate is None and waiting > 0,
+                interactive=True,
+                value=tn(
+                    "Train the next version with {count} answer",
+                    "Train the next version with {count} answers",
+                    waiting,
+                ),
+            ),
             gr.update(visible=candidate is not None and candidate != study.name),
-            gr.update(visible=judged, variant="primary" if judged and verdict and verdict.outcome == "no worse"
-                      else "secondary",
-                      value=t("Publish it") if verdict and verdict.outcome == "no worse" else t("Publish it anyway")),
+            gr.update(
+                visible=judged,
+                variant="primary"
+                if judged and verdict and verdict.outcome == "no worse"
+                else "secondary",
+                value=t("Publish it")
+                if verdict and verdict.outcome == "no worse"
+                else t("Publish it anyway"),
+            ),
             gr.update(visible=candidate is not None and state != "running"),
             gr.update(visible=bool(versions.before)),
         ]
@@ -145,28 +206,63 @@ class InboxTab:
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         self.groups.click(user_facing_errors(self._open), picker, self._form, **QUIET).then(
-            None, None, None, js=_TO_FORM)
+            None, None, None, js=_TO_FORM
+        )
         self.question.click(user_facing_errors(_with_suggestion), self.answer, self.answer, **QUIET)
         self.close.click(lambda: _closed(), None, self._form, queue=False, **QUIET)
         decided = [*self._list, *self._form, *self._version]
         chosen = [picker, self.key, self.wordings, self.answer]
-        for button, decide in ((self.accept, self._accept), (self.reject, self._reject), (self.later, self._later)):
-            button.click(user_facing_errors(functools.partial(self._decide, decide)), chosen, decided, **QUIET)
-        self.next.click(user_facing_errors(self._train), picker, self._version, show_progress_on=self.next,
-                        api_visibility="private")
+        for button, decide in (
+            (self.accept, self._accept),
+            (self.reject, self._reject),
+            (self.later, self._later),
+        ):
+            button.click(
+                user_facing_errors(functools.partial(self._decide, decide)),
+                chosen,
+                decided,
+                **QUIET,
+            )
+        self.next.click(
+            user_facing_errors(self._train),
+            picker,
+            self._version,
+            show_progress_on=self.next,
+            api_visibility="private",
+        )
         self.open.click(user_facing_errors(self._open_version), picker, [picker, tabs], **QUIET)
-        for button, change in ((self.publish, self._publish), (self.refuse, self._refuse), (self.undo, self._undo)):
-            button.click(user_facing_errors(functools.partial(self._change, change)), picker, self._version, **QUIET)
+        for button, change in (
+            (self.publish, self._publish),
+            (self.refuse, self._refuse),
+            (self.undo, self._undo),
+        ):
+            button.click(
+                user_facing_errors(functools.partial(self._change, change)),
+                picker,
+                self._version,
+                **QUIET,
+            )
 
     def _open(self, name: str | None, event: gr.EventData) -> list[Any]:
         root = root_of(Study.open(name or ""))
         group = read_inbox(root, time.time()).group(str(event.name))
         # What visitors wrote is neither ticked nor filled in, so that "Use this answer" alone trains none of it.
-        return [gr.update(visible=True), group.key, group_view(group),
-                gr.update(choices=list(group.wordings), value=[], visible=len(group.wordings) > 1), ""]
+        return [
+            gr.update(visible=True),
+            group.key,
+            group_view(group),
+            gr.update(choices=list(group.wordings), value=[], visible=len(group.wordings) > 1),
+            "",
+        ]
 
-    def _decide(self, decide: Callable[..., str], name: str | None, key: str, wordings: list[str],
-                answer: str) -> list[Any]:
+    def _decide(
+        self,
+        decide: Callable[..., str],
+        name: str | None,
+        key: str,
+        wordings: list[str],
+        answer: str,
+    ) -> list[Any]:
         study = Study.open(name or "")
         root = root_of(study)
         group = read_inbox(root, time.time()).group(key)
@@ -180,7 +276,11 @@ class InboxTab:
 
     def _reject(self, root: Study, group: Any, wordings: list[str] | None, answer: str) -> str:
         count = reject(root, group, wordings, corrected=served_version(root))
-        return tn("{count} question to decline is saved.", "{count} questions to decline are saved.", count)
+        return tn(
+            "{count} question to decline is saved.",
+            "{count} questions to decline are saved.",
+            count,
+        )
 
     def _later(self, root: Study, group: Any, wordings: list[str] | None, answer: str) -> str:
         set_state(root, group, "later")
@@ -190,8 +290,16 @@ class InboxTab:
         study = Study.open(name or "")
         made, _ = create_next_version(root_of(study))
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
-            gr.Info(toast(t("It contacts other machines, or its model runs its own code. Open it, check its settings "
-                            "and press Start.")), duration=30, title=t("The new version is not started yet"))
+            gr.Info(
+                toast(
+                    t(
+                        "It contacts other machines, or its model runs its own code. Open it, check its settings "
+                        "and press Start."
+                    )
+                ),
+                duration=30,
+                title=t("The new version is not started yet"),
+            )
         else:
             start_run(made.name)
         return self._draw_versions(study)
@@ -199,8 +307,10 @@ class InboxTab:
     def _open_version(self, name: str | None) -> list[Any]:
         candidate = read_versions(root_of(Study.open(name or ""))).candidate
         made = Study.open(candidate or name or "")
-        return [gr.update(choices=[(picker_label(made.title, made.state), made.name)], value=made.name),
-                gr.Tabs(selected="train")]
+        return [
+            gr.update(choices=[(picker_label(made.title, made.state), made.name)], value=made.name),
+            gr.Tabs(selected="train"),
+        ]
 
     def _change(self, change: Callable[[Study], str], name: str | None) -> list[Any]:
         study = Study.open(name or "")
@@ -210,12 +320,20 @@ class InboxTab:
     def _publish(self, root: Study) -> str:
         version = Study.open(_candidate(root))
         publish_version(root, version, anyway=True)  # the button says what the verdict is
-        return t("{version} is published. A server that runs changes to it in some seconds.", version=version.title)
+        return t(
+            "{version} is published. A server that runs changes to it in some seconds.",
+            version=version.title,
+        )
 
     def _refuse(self, root: Study) -> str:
         candidate, verdict = _candidate(root), _candidate_verdict(root)
-        versions_of.reject(root, candidate, verdict.sentence if verdict and verdict.sentence
-                           else t("rejected before it was tested"))
+        versions_of.reject(
+            root,
+            candidate,
+            verdict.sentence
+            if verdict and verdict.sentence
+            else t("rejected before it was tested"),
+        )
         return t("It is kept as rejected.")
 
     def _undo(self, root: Study) -> str:
@@ -226,8 +344,9 @@ def _candidate(root: Study) -> str:
     """The version that waits for a decision; raises StudyError if another window has decided."""
     found = read_versions(root).candidate
     if found is None:
-        raise StudyError(t("no new version waits for a decision"),
-                         remedy=t("Train the next version first"))
+        raise StudyError(
+            t("no new version waits for a decision"), remedy=t("Train the next version first")
+        )
     return found
 
 
@@ -247,7 +366,9 @@ def _candidate_verdict(root: Study) -> VersionVerdict | None:
     if candidate is None:
         return None
     version = Study.open(candidate)
-    files = [each / "evals" / "status.json" for each in (served_version(root).folder, version.folder)]
+    files = [
+        each / "evals" / "status.json" for each in (served_version(root).folder, version.folder)
+    ]
     return _judged(str(root.folder), candidate, stamp([*files, versions_file(root)]))
 
 
@@ -292,5 +413,10 @@ def group_in_background(root: Study) -> None:
     running = _grouping.get(str(root.folder))
     if running is None or running.poll() is not None:
         _grouping[str(root.folder)] = subprocess.Popen(
-            python_command("-m", "assistant_builder.chat.inbox", str(root.folder)), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=compute_environment(), start_new_session=True)
+            python_command("-m", "assistant_builder.chat.inbox", str(root.folder)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=compute_environment(),
+            start_new_session=True,
+        )

@@ -38,22 +38,52 @@ class PlanTab:
     """Components of the tab, created in the open ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study(t("A plan needs a project with its question–answer file.")))
+        self.empty = gr.HTML(
+            needs_study(t("A plan needs a project with its question–answer file."))
+        )
         with gr.Column(visible=False, elem_id="ab-plan") as self.body:
             with gr.Group(elem_classes="ab-group", elem_id="ab-plan-machine"), gr.Row():
-                self.machine = gr.Dropdown([(t(THIS_COMPUTER), THIS_COMPUTER), *CARDS], value=THIS_COMPUTER,
-                                           label=t("Machine"),
-                                           elem_id="ab-plan-card", info=t("The machine that runs the training."),
-                                           min_width=190)
+                self.machine = gr.Dropdown(
+                    [(t(THIS_COMPUTER), THIS_COMPUTER), *CARDS],
+                    value=THIS_COMPUTER,
+                    label=t("Machine"),
+                    elem_id="ab-plan-card",
+                    info=t("The machine that runs the training."),
+                    min_width=190,
+                )
                 self.memory, self.price, self.pairs = (
-                    gr.Textbox(label=title, info=info, placeholder=empty, elem_id=f"ab-plan-{key}", min_width=190)
+                    gr.Textbox(
+                        label=title,
+                        info=info,
+                        placeholder=empty,
+                        elem_id=f"ab-plan-{key}",
+                        min_width=190,
+                    )
                     for key, title, info, empty in (
-                        ("memory", t("Memory"), t("Empty: its free memory. Example: 24GB."), t("free memory")),
-                        ("price", t("Price of an hour"), t("Empty: the list price. Any currency."), t("list price")),
-                        ("pairs", t("Training pairs"), t("Empty: the pairs of the project."), t("as in the project")),
-                    ))
+                        (
+                            "memory",
+                            t("Memory"),
+                            t("Empty: its free memory. Example: 24GB."),
+                            t("free memory"),
+                        ),
+                        (
+                            "price",
+                            t("Price of an hour"),
+                            t("Empty: the list price. Any currency."),
+                            t("list price"),
+                        ),
+                        (
+                            "pairs",
+                            t("Training pairs"),
+                            t("Empty: the pairs of the project."),
+                            t("as in the project"),
+                        ),
+                    )
+                )
             self.verdict = gr.HTML(elem_id="ab-plan-verdict")
-            self.chart = gr.Plot(show_label=False, visible=False, elem_id="ab-plan-chart", elem_classes="ab-card")
+            self.chart = gr.Plot(
+                show_label=False, visible=False, elem_id="ab-plan-chart", elem_classes="ab-card"
+            )
             self.panel = gr.HTML(elem_id="ab-plan-panel")
 
     @property
@@ -66,8 +96,10 @@ class PlanTab:
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the study."""
-        return [body_region("plan-body", self.empty, self.body),
-                LiveRegion("plan", [*self._choices, *self._shown], _mark, self._draw)]
+        return [
+            body_region("plan-body", self.empty, self.body),
+            LiveRegion("plan", [*self._choices, *self._shown], _mark, self._draw),
+        ]
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         if look.study is None:
@@ -77,10 +109,18 @@ class PlanTab:
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         texts = (self.memory, self.price, self.pairs)
-        gr.on([self.machine.input, *(event for text in texts for event in (text.submit, text.blur))],
-              self._changed, [picker, *self._choices], self._shown, trigger_mode="always_last", **QUIET)
+        gr.on(
+            [self.machine.input, *(event for text in texts for event in (text.submit, text.blur))],
+            self._changed,
+            [picker, *self._choices],
+            self._shown,
+            trigger_mode="always_last",
+            **QUIET,
+        )
 
-    def _changed(self, name: str | None, machine: str, memory: str, price: str, pairs: str) -> list[Any]:
+    def _changed(
+        self, name: str | None, machine: str, memory: str, price: str, pairs: str
+    ) -> list[Any]:
         if not name:
             return [gr.skip()] * 3
         return _drawn(name, machine, memory, price, pairs)
@@ -94,12 +134,18 @@ def _mark(look: StudyView) -> str:
 def _drawn(name: str, machine: str, memory: str, price: str, pairs: str) -> list[Any]:
     try:
         plan = study_plan(Study.open(name), machine, memory, price, pairs)
-        return [verdict(plan, advise(plan)), gr.update(value=plan_figure(plan), visible=True), plan_panel(plan)]
+        return [
+            verdict(plan, advise(plan)),
+            gr.update(value=plan_figure(plan), visible=True),
+            plan_panel(plan),
+        ]
     except AssistantBuilderError as error:
         return [error_callout(error.to_record()), gr.update(value=None, visible=False), Markup("")]
 
 
-def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", price: str = "", pairs: str = "") -> Plan:
+def study_plan(
+    study: Study, machine: str = THIS_COMPUTER, memory: str = "", price: str = "", pairs: str = ""
+) -> Plan:
     """Plan the training of a study on a machine.
 
     Args:
@@ -121,7 +167,9 @@ def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", pri
     plain = pairs.strip().replace(",", "").replace("_", "").replace(" ", "")
     if plain and not plain.isdecimal():
         remedy = t("Write it like 10000, or leave it empty")
-        raise ConfigError(t("{strip!r} is not a number of pairs", strip=pairs.strip()), remedy=remedy)
+        raise ConfigError(
+            t("{strip!r} is not a number of pairs", strip=pairs.strip()), remedy=remedy
+        )
     wanted, found = int(plain or 0), estimate_data(study, config.data)
     if not isinstance(found, DataEstimate):
         return plan_study(config, wanted, None, where)
@@ -129,7 +177,9 @@ def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", pri
     if not where.is_local or wanted:
         return plan
     measured = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
-    return replace(plan, measured={arm: seconds for arm, seconds in measured.items() if seconds is not None})
+    return replace(
+        plan, measured={arm: seconds for arm, seconds in measured.items() if seconds is not None}
+    )
 
 
 def write_plan_file(plan: Plan, path: Path) -> None:
@@ -138,16 +188,30 @@ def write_plan_file(plan: Plan, path: Path) -> None:
     Raises:
         ConfigError: The file cannot be written.
     """
-    chart = Markup(plan_figure(plan).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}))
+    chart = Markup(
+        plan_figure(plan).to_html(
+            full_html=False, include_plotlyjs=True, config={"displaylogo": False}
+        )
+    )
     sheets = [path for path in STYLE_SHEETS if path.name in ("page.css", "plan.css")]
     style = Markup("\n".join(path.read_text(encoding="utf-8") for path in sheets))
     style += Markup(
-        f"\n{arm_styles()}\n@media (prefers-color-scheme: dark) {{ .ab-plan-file {{ {css_variables(dark=True)} }} }}")
+        f"\n{arm_styles()}\n@media (prefers-color-scheme: dark) {{ .ab-plan-file {{ {css_variables(dark=True)} }} }}"
+    )
     about = f"{count(plan.architecture.parameters)} parameters, on {plan.machine.name}."
-    page = _PAGE.format(title=plan.model, style=style, about=about, verdict=verdict(plan, advise(plan)), chart=chart,
-                        panel=plan_panel(plan))
+    page = _PAGE.format(
+        title=plan.model,
+        style=style,
+        about=about,
+        verdict=verdict(plan, advise(plan)),
+        chart=chart,
+        panel=plan_panel(plan),
+    )
     try:
         write_text(path, page)
     except OSError as error:
-        raise ConfigError(t("{path} cannot be written: {strerror}", path=path, strerror=error.strerror), where="--html",
-                          remedy=t("Name a file in a folder that you may write to")) from error
+        raise ConfigError(
+            t("{path} cannot be written: {strerror}", path=path, strerror=error.strerror),
+            where="--html",
+            remedy=t("Name a file in a folder that you may write to"),
+        ) from error

@@ -19,18 +19,29 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PARTS = {
-    "weights": N_("Frozen base"), "adapters": N_("Adapters"), "gradients": N_("Gradients"),
+    "weights": N_("Frozen base"),
+    "adapters": N_("Adapters"),
+    "gradients": N_("Gradients"),
     "optimizer": N_("Optimizer"),
-    "activations": N_("Activations"), "overhead": N_("Program"),
+    "activations": N_("Activations"),
+    "overhead": N_("Program"),
 }
 PART_MEANINGS = {
-    "weights": N_("the base model as stored: linear layers in 4 or 16 bits, the other layers in the compute dtype"),
+    "weights": N_(
+        "the base model as stored: linear layers in 4 or 16 bits, the other layers in the compute dtype"
+    ),
     "adapters": N_("the trained float32 matrices, rank × (in + out) values for each adapted layer"),
     "gradients": N_("one float32 value for each trained value"),
     "optimizer": N_("the two moments of AdamW for each trained value"),
-    "activations": N_("tensors that the forward pass saves for the backward pass, the logits and dequantized weights"),
-    "overhead": N_("Python, the libraries and memory that the allocator reserves; on a GPU the CUDA context"),
-    "loading": N_("additional memory while the base model is loaded: one 16-bit tensor during conversion"),
+    "activations": N_(
+        "tensors that the forward pass saves for the backward pass, the logits and dequantized weights"
+    ),
+    "overhead": N_(
+        "Python, the libraries and memory that the allocator reserves; on a GPU the CUDA context"
+    ),
+    "loading": N_(
+        "additional memory while the base model is loaded: one 16-bit tensor during conversion"
+    ),
 }
 
 
@@ -58,13 +69,25 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
 def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
     tone, found = _VERDICTS[advice.method]
-    both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
-        t("Both fit; a project trains and compares both.") if plan.config.compares else
-        t("Both fit. This project trains only one, so it compares nothing: select both under Arms in the settings of "
-          "the Train tab."))
+    both = (
+        ""
+        if "no" in (plan.lora.fit, plan.qlora.fit)
+        else (
+            t("Both fit; a project trains and compares both.")
+            if plan.config.compares
+            else t(
+                "Both fit. This project trains only one, so it compares nothing: select both under Arms in the "
+                "settings of "
+                "the Train tab."
+            )
+        )
+    )
     remedy = " ".join(map(t, advice.remedies)) or both
-    title = t("{verdict} on {machine}", verdict=t(found, assistant=label(advice.method)),
-              machine=translate_formatted(plan.machine.name))
+    title = t(
+        "{verdict} on {machine}",
+        verdict=t(found, assistant=label(advice.method)),
+        machine=translate_formatted(plan.machine.name),
+    )
     return callout(tone, title, t(advice.why), remedy)
 
 
@@ -72,23 +95,49 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
 def plan_panel(plan: Plan) -> Markup:
     """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
     found, compared = warnings(plan), card_comparison(plan)
-    return join([
-        card(t("Warnings"), items(found)) if found else "",
-        card(t("Memory by component"), parts_table(plan),
-             fold(t("What the columns mean"),
-                  items(f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items())),
-             fold(tn("Layer by layer ({count} module)", "Layer by layer ({count} modules)",
-                     len(plan.architecture.modules)), layers_table(plan))),
-        card(t("Time and cost"), time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
-        card(t("One card or many"), cards_table(plan, compared)) if max(compared["needed"].values()) > 1 else "",
-    ])
+    return join(
+        [
+            card(t("Warnings"), items(found)) if found else "",
+            card(
+                t("Memory by component"),
+                parts_table(plan),
+                fold(
+                    t("What the columns mean"),
+                    items(
+                        f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items()
+                    ),
+                ),
+                fold(
+                    tn(
+                        "Layer by layer ({count} module)",
+                        "Layer by layer ({count} modules)",
+                        len(plan.architecture.modules),
+                    ),
+                    layers_table(plan),
+                ),
+            ),
+            card(
+                t("Time and cost"), time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))
+            ),
+            card(t("One card or many"), cards_table(plan, compared))
+            if max(compared["needed"].values()) > 1
+            else "",
+        ]
+    )
 
 
 def parts_table(plan: Plan) -> Markup:
     """Bytes of each component of the peak, one row per method."""
     parts = parts_of(plan)
-    rows = [(_method_chip(name), *(size(method.parts.get(part) or None) for part in parts), _peak(method),
-             t(_FITS[method.fit])) for name, method in plan.methods.items()]
+    rows = [
+        (
+            _method_chip(name),
+            *(size(method.parts.get(part) or None) for part in parts),
+            _peak(method),
+            t(_FITS[method.fit]),
+        )
+        for name, method in plan.methods.items()
+    ]
     return table(("", *parts.values(), t("Peak"), ""), rows, numeric=range(1, len(parts) + 2))
 
 
@@ -99,12 +148,17 @@ def _peak(method: MethodPlan) -> str:
 
 def layers_table(plan: Plan) -> Markup:
     """Every module with its parameters and its bytes for each method; equal blocks are merged."""
-    rows = [(name, str(many), count(parameters), *map(size, sizes))
-            for name, many, parameters, sizes in layer_rows(plan)]
+    rows = [
+        (name, str(many), count(parameters), *map(size, sizes))
+        for name, many, parameters, sizes in layer_rows(plan)
+    ]
     total = [size(method.weights_bytes) for method in plan.methods.values()]
     rows.append((t("All"), "", count(plan.architecture.parameters), *total))
-    return table((t("Module"), "×", t("Parameters of one"), *(title(name) for name in plan.methods)), rows,
-                 numeric=range(1, 3 + len(plan.methods)))
+    return table(
+        (t("Module"), "×", t("Parameters of one"), *(title(name) for name in plan.methods)),
+        rows,
+        numeric=range(1, 3 + len(plan.methods)),
+    )
 
 
 def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
@@ -125,43 +179,80 @@ def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
 def time_table(plan: Plan) -> Markup:
     """Time and cost of each method."""
     price = plan.price_per_hour()
-    rows = [(_method_chip(name), count(method.work.steps), localize(f"{method.work.flops / 1e15:,.3g}"),
-             duration(method.seconds),
-             money(method.cost(price)), size(method.inference_bytes),
-             t("yes") if method.checkpointing else t("no")) for name, method in plan.methods.items()]
-    return table(("", t("Steps"), t("10¹⁵ operations"), t("Time"), t("Cost"), t("Memory to chat"),
-                  t("Recomputes activations")), rows,
-                 numeric=range(1, 6))
+    rows = [
+        (
+            _method_chip(name),
+            count(method.work.steps),
+            localize(f"{method.work.flops / 1e15:,.3g}"),
+            duration(method.seconds),
+            money(method.cost(price)),
+            size(method.inference_bytes),
+            t("yes") if method.checkpointing else t("no"),
+        )
+        for name, method in plan.methods.items()
+    ]
+    return table(
+        (
+            "",
+            t("Steps"),
+            t("10¹⁵ operations"),
+            t("Time"),
+            t("Cost"),
+            t("Memory to chat"),
+            t("Recomputes activations"),
+        ),
+        rows,
+        numeric=range(1, 6),
+    )
 
 
 def assumptions(plan: Plan) -> str:
     """The assumptions behind the figures."""
     lengths, batch = plan.lengths, plan.batch
-    parts = [tn("{count} pair of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, rank {rank}, "
-                "{dtype} "
-                "arithmetic.",
-                "{count} pairs of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, "
-                "rank {rank}, {dtype} arithmetic.", plan.pairs, mean=lengths.mean, longest=batch.length,
-                rows=batch.rows,
-                rank=plan.config.train.rank, dtype=plan.compute_dtype)]
+    parts = [
+        tn(
+            "{count} pair of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, rank {rank}, "
+            "{dtype} "
+            "arithmetic.",
+            "{count} pairs of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, "
+            "rank {rank}, {dtype} arithmetic.",
+            plan.pairs,
+            mean=lengths.mean,
+            longest=batch.length,
+            rows=batch.rows,
+            rank=plan.config.train.rank,
+            dtype=plan.compute_dtype,
+        )
+    ]
     if lengths.assumed:
         parts.append(t("Lengths are assumed, because there is no data."))
     runs = plan.measured_runs.runs
     if not plan.machine.is_local and not plan.machine.flops:
-        learnt = t("Only the memory of this GPU is known, so its time is not: choose a card of the catalog for a time.")
+        learnt = t(
+            "Only the memory of this GPU is known, so its time is not: choose a card of the catalog for a time."
+        )
     elif not plan.machine.is_local:
-        learnt = t("Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them.")
+        learnt = t(
+            "Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them."
+        )
     elif plan.measured:
         learnt = t("Time is extrapolated from the finished steps of this project.")
     elif runs:
-        factors = ", ".join(t("{method} peak × {factor:.2f}", method=title(name), factor=method.factor) for name,
-                            method in plan.methods.items()
-                            if name != FULL_TUNING)
-        learnt = tn("Speed and peak are corrected by {count} finished run on this machine ({factors}).",
-                    "Speed and peak are corrected by {count} finished runs on this machine ({factors}).", runs,
-                    factors=factors)
+        factors = ", ".join(
+            t("{method} peak × {factor:.2f}", method=title(name), factor=method.factor)
+            for name, method in plan.methods.items()
+            if name != FULL_TUNING
+        )
+        learnt = tn(
+            "Speed and peak are corrected by {count} finished run on this machine ({factors}).",
+            "Speed and peak are corrected by {count} finished runs on this machine ({factors}).",
+            runs,
+            factors=factors,
+        )
     else:
-        learnt = t("No run has finished on this machine yet: the time may be off by a factor of two.")
+        learnt = t(
+            "No run has finished on this machine yet: the time may be off by a factor of two."
+        )
     return " ".join([*parts, learnt])
 
 
@@ -169,15 +260,29 @@ def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
     """Number and hourly price of the 80 GB cards of each method, from the result of ``card_comparison``."""
     cheapest = min(compared["price_of_hour"].values())
     rows = [
-        (_method_chip(name), f"{compared['needed'][name]} × {compared['card']}", money(compared["price_of_hour"][name]),
-         f"{compared['price_of_hour'][name] / cheapest:.0f} ×", duration(compared["seconds_on_one"][name])
-         if compared["needed"][name] == 1 else "–")
+        (
+            _method_chip(name),
+            f"{compared['needed'][name]} × {compared['card']}",
+            money(compared["price_of_hour"][name]),
+            f"{compared['price_of_hour'][name] / cheapest:.0f} ×",
+            duration(compared["seconds_on_one"][name]) if compared["needed"][name] == 1 else "–",
+        )
         for name in plan.methods
     ]
-    note = (t("An hour of n cards costs n times an hour of one; another ratio comes from different prices. This "
-              "trainer uses one card."))
-    return join([table(("", t("Cards"), t("US$ an hour"), t("Ratio"), t("Time on one")), rows, numeric=(2, 3, 4)),
-                 Markup("<p>{}</p>").format(note)])
+    note = t(
+        "An hour of n cards costs n times an hour of one; another ratio comes from different prices. This "
+        "trainer uses one card."
+    )
+    return join(
+        [
+            table(
+                ("", t("Cards"), t("US$ an hour"), t("Ratio"), t("Time on one")),
+                rows,
+                numeric=(2, 3, 4),
+            ),
+            Markup("<p>{}</p>").format(note),
+        ]
+    )
 
 
 def _method_chip(name: str) -> Markup:
@@ -191,24 +296,35 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     price, advice = plan.price_per_hour(), advise(plan)
     methods = plan.methods
     columns = ["", *(title(name) for name in methods)]
-    rows = [[name, *(size(method.parts.get(part) or None) for method in methods.values())]
-            for part, name in parts_of(plan).items()]
-    rows += [[t("Peak"), *(_peak(method) for method in methods.values())],
-             ["", *(t(_FITS[method.fit]) for method in methods.values())],
-             [t("Time"), *(duration(method.seconds) for method in methods.values())],
-             [t("Cost"), *(money(method.cost(price)) for method in methods.values())]]
+    rows = [
+        [name, *(size(method.parts.get(part) or None) for method in methods.values())]
+        for part, name in parts_of(plan).items()
+    ]
+    rows += [
+        [t("Peak"), *(_peak(method) for method in methods.values())],
+        ["", *(t(_FITS[method.fit]) for method in methods.values())],
+        [t("Time"), *(duration(method.seconds) for method in methods.values())],
+        [t("Cost"), *(money(method.cost(price)) for method in methods.values())],
+    ]
     lines = [  # the command line is English
         f"{plan.model}: {count(plan.architecture.parameters)} parameters. {plan.machine.name}: "
         f"{size(plan.memory_bytes)} free.",
-        f"Recommended: {advice.method}. {advice.why}", *advice.remedies,
-        *(f"Note: {warning}" for warning in warnings(plan)), assumptions(plan),
+        f"Recommended: {advice.method}. {advice.why}",
+        *advice.remedies,
+        *(f"Note: {warning}" for warning in warnings(plan)),
+        assumptions(plan),
     ]
     return columns, rows, lines
 
 
 PART_COLORS = {
-    "weights": "#4477aa", "adapters": "#ee6677", "gradients": "#ccbb44", "optimizer": "#228833",
-    "activations": "#66ccee", "overhead": "#aa9fb1", "loading": "#bbbbbb",
+    "weights": "#4477aa",
+    "adapters": "#ee6677",
+    "gradients": "#ccbb44",
+    "optimizer": "#228833",
+    "activations": "#66ccee",
+    "overhead": "#aa9fb1",
+    "loading": "#bbbbbb",
 }
 """Paul Tol's bright scheme: distinguishable with every common colour vision deficiency, on white and on black."""
 _GREY, _LINE = "#7b8494", "#c2410c"
@@ -222,31 +338,60 @@ def plan_figure(plan: Plan) -> Figure:
     import plotly.graph_objects as go
 
     reach = max(plan.memory_bytes, plan.lora.total_bytes)
-    shown = {name: method for name, method in plan.methods.items()
-             if name != FULL_TUNING or method.total_bytes <= _MAX_RATIO * reach}
+    shown = {
+        name: method
+        for name, method in plan.methods.items()
+        if name != FULL_TUNING or method.total_bytes <= _MAX_RATIO * reach
+    }
     labels = [title(name) for name in shown]
     figure = go.Figure()
     for part, words in parts_of(plan).items():
         values = [method.parts.get(part, 0) for method in shown.values()]
-        figure.add_bar(y=labels, x=[value / 1e9 for value in values], name=words, orientation="h",
-                       marker={"color": PART_COLORS[part]}, customdata=[size(value) for value in values],
-                       hovertemplate="%{customdata}")
+        figure.add_bar(
+            y=labels,
+            x=[value / 1e9 for value in values],
+            name=words,
+            orientation="h",
+            marker={"color": PART_COLORS[part]},
+            customdata=[size(value) for value in values],
+            hovertemplate="%{customdata}",
+        )
     peaks = [method.total_bytes for method in shown.values()]
     for name, peak in zip(labels, peaks, strict=True):
-        figure.add_annotation(y=name, x=peak / 1e9, text=f"<b>{size(peak)}</b>", showarrow=False, xanchor="left",
-                              xshift=6)
+        figure.add_annotation(
+            y=name,
+            x=peak / 1e9,
+            text=f"<b>{size(peak)}</b>",
+            showarrow=False,
+            xanchor="left",
+            xshift=6,
+        )
     figure.add_vline(
-        x=plan.memory_bytes / 1e9, line={"color": _LINE, "width": 2, "dash": "dash"},
-        annotation={"text": t("{size} free", size=size(plan.memory_bytes)) if plan.machine.is_local else
-                    t("{size} of memory", size=size(plan.memory_bytes)),
-                    "font": {"color": _LINE}}, annotation_position="top",
+        x=plan.memory_bytes / 1e9,
+        line={"color": _LINE, "width": 2, "dash": "dash"},
+        annotation={
+            "text": t("{size} free", size=size(plan.memory_bytes))
+            if plan.machine.is_local
+            else t("{size} of memory", size=size(plan.memory_bytes)),
+            "font": {"color": _LINE},
+        },
+        annotation_position="top",
     )
     top = max(*peaks, plan.memory_bytes) / 1e9
-    figure.update_layout(barmode="stack", template="none", height=130 + 62 * len(shown),
-                         margin={"l": 120, "r": 24, "t": 34, "b": 84}, paper_bgcolor="rgba(0,0,0,0)",
-                         plot_bgcolor="rgba(0,0,0,0)", bargap=0.35, hovermode="y unified",
-                         font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-                         legend={"orientation": "h", "yanchor": "top", "y": -0.24, "x": 0, "traceorder": "normal"})
-    figure.update_xaxes(range=[0, top * 1.14], ticksuffix=" GB", gridcolor="rgba(123,132,148,0.2)", zeroline=False)
+    figure.update_layout(
+        barmode="stack",
+        template="none",
+        height=130 + 62 * len(shown),
+        margin={"l": 120, "r": 24, "t": 34, "b": 84},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        bargap=0.35,
+        hovermode="y unified",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.24, "x": 0, "traceorder": "normal"},
+    )
+    figure.update_xaxes(
+        range=[0, top * 1.14], ticksuffix=" GB", gridcolor="rgba(123,132,148,0.2)", zeroline=False
+    )
     figure.update_yaxes(autorange="reversed", linecolor="rgba(123,132,148,0.4)", ticks="")
     return figure

@@ -18,7 +18,9 @@ from assistant_builder.ui.uploads import offer
 
 EMPTY = N_("This tab shows the report.")
 FORMATS = ("html", "md", "json")
-HINT = N_("Choose “Save as PDF” in the print dialog to get a file. The report is always printed in light colours.")
+HINT = N_(
+    "Choose “Save as PDF” in the print dialog to get a file. The report is always printed in light colours."
+)
 _PRINT = """() => {
   const shown = document.querySelector("iframe.ab-report");
   if (!shown) return;
@@ -45,31 +47,60 @@ class ReportTab:
 
     def __init__(self) -> None:
         with gr.Row(visible=False, elem_classes="ab-actions") as self.bar:
-            self.buttons = [gr.DownloadButton(t("Download .{ending}", ending=ending), size="sm") for ending in FORMATS]
+            self.buttons = [
+                gr.DownloadButton(t("Download .{ending}", ending=ending), size="sm")
+                for ending in FORMATS
+            ]
             self.printing = gr.Button(t("Print or save as PDF"), size="sm", elem_id="ab-print")
             self.again = gr.Button(t("Re-create report"), size="sm", elem_id="ab-remake")
-        self.hint = gr.HTML(Markup('<p class="ab-print-hint">{}</p>').format(t(HINT)), visible=False)
+        self.hint = gr.HTML(
+            Markup('<p class="ab-print-hint">{}</p>').format(t(HINT)), visible=False
+        )
         self.message = gr.HTML(elem_id="ab-report-state")
         self.frame = gr.HTML(needs_study(t(EMPTY)), elem_id="ab-report")
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
         return [
-            LiveRegion("report", [self.bar, self.hint, *self.buttons, self.frame],
-                       lambda view: view.stamp("report.html"), self._draw),
+            LiveRegion(
+                "report",
+                [self.bar, self.hint, *self.buttons, self.frame],
+                lambda view: view.stamp("report.html"),
+                self._draw,
+            ),
             LiveRegion("report-state", [self.again, self.message], _state_mark, self._draw_state),
         ]
 
     def _draw(self, view: StudyView) -> Sequence[Any]:
-        nothing = [gr.update(visible=False), gr.update(visible=False), *(gr.update(value=None) for _ in FORMATS)]
+        nothing = [
+            gr.update(visible=False),
+            gr.update(visible=False),
+            *(gr.update(value=None) for _ in FORMATS),
+        ]
         if view.study is None:
             return [*nothing, needs_study(t(EMPTY))]
         page = view.study.folder / "report.html"
         if not page.is_file():
-            return [*nothing, empty(t("No report yet"), t("The report is written automatically after the evaluation."))]
-        files = [gr.update(value=offer(view.study.folder / f"report.{ending}", f"{view.study.name}-report.{ending}"))
-                 for ending in FORMATS]
-        return [*[gr.update(visible=True)] * 2, *files, report_frame(page.read_text(encoding="utf-8"))]
+            return [
+                *nothing,
+                empty(
+                    t("No report yet"),
+                    t("The report is written automatically after the evaluation."),
+                ),
+            ]
+        files = [
+            gr.update(
+                value=offer(
+                    view.study.folder / f"report.{ending}", f"{view.study.name}-report.{ending}"
+                )
+            )
+            for ending in FORMATS
+        ]
+        return [
+            *[gr.update(visible=True)] * 2,
+            *files,
+            report_frame(page.read_text(encoding="utf-8")),
+        ]
 
     def _draw_state(self, view: StudyView) -> Sequence[Any]:
         if view.study is None or view.snapshot is None:
@@ -87,7 +118,9 @@ class ReportTab:
             rerender_report(Study.open(name or ""))
             return callout("good", t("The report was re-created"))
 
-        self.again.click(rerender, picker, self.message, show_progress_on=self.message, api_visibility="private")
+        self.again.click(
+            rerender, picker, self.message, show_progress_on=self.message, api_visibility="private"
+        )
 
 
 def report_state(snapshot: Snapshot, log: str = "") -> Markup:
@@ -100,8 +133,11 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
         message = error_callout(record.error or {"what": t("the report could not be written")})
         return join([message, fold(t("Log of “Report”"), code(log)) if log else ""])
     if record.state == "succeeded" and not evaluated:
-        return callout("warn", t("This report is from an earlier evaluation"),
-                       remedy=t("Finish the evaluation to update the report."))
+        return callout(
+            "warn",
+            t("This report is from an earlier evaluation"),
+            remedy=t("Finish the evaluation to update the report."),
+        )
     return Markup("")
 
 
@@ -111,7 +147,9 @@ def report_frame(page: str) -> Markup:
     A ``srcdoc`` frame resolves ``#section`` against the URL of the app and would load the app into itself, so internal
     links get the frame's own URL. User text cannot contain such a link, because its quotation marks are escaped.
     """
-    frame = Markup('<iframe class="ab-report" title="{}" sandbox="allow-popups" srcdoc="{}"></iframe>')
+    frame = Markup(
+        '<iframe class="ab-report" title="{}" sandbox="allow-popups" srcdoc="{}"></iframe>'
+    )
     return frame.format(t("Report"), page.replace('href="#', 'href="about:srcdoc#'))
 
 

@@ -17,7 +17,10 @@ from assistant_builder.ui.html import callout, code
 from assistant_builder.ui.study_snapshot import log_tail, stamp
 
 START_LABELS = {
-    "queued": N_("Start"), "running": N_("Running"), "succeeded": N_("Run again"), "failed": N_("Resume"),
+    "queued": N_("Start"),
+    "running": N_("Running"),
+    "succeeded": N_("Run again"),
+    "failed": N_("Resume"),
     "cancelled": N_("Resume"),
     "lost": N_("Resume"),
 }
@@ -40,7 +43,11 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
 
     before = _run_stamp(Study.open(name))
     pid = start_detached(name, redo=redo, now=now, trust=trust)
-    _started[name] = (pid, process_identity(pid), before)  # the child is not reaped yet, so its id is still valid
+    _started[name] = (
+        pid,
+        process_identity(pid),
+        before,
+    )  # the child is not reaped yet, so its id is still valid
 
 
 def start_phase(study: Study) -> Phase:
@@ -63,25 +70,35 @@ def start_refusal(study: Study) -> Markup:
     if start_phase(study) != "refused":
         return Markup("")
     lines = log_tail(study.folder / "run.log.txt").splitlines()
-    return callout("bad", t("The run did not start"),
-                   next((line.strip() for line in reversed(lines) if line.strip()), ""))
+    return callout(
+        "bad",
+        t("The run did not start"),
+        next((line.strip() for line in reversed(lines) if line.strip()), ""),
+    )
 
 
-def start_or_resume(study: Study, new: StudyConfig, *, replace: bool, now: bool = False, trust: bool = False) -> Markup:
+def start_or_resume(
+    study: Study, new: StudyConfig, *, replace: bool, now: bool = False, trust: bool = False
+) -> Markup:
     """Start or resume the study with the settings of the form; see :func:`start_run`.
 
     Returns:
         The reason why no run was started: finished steps have other settings, and ``replace`` is false; else empty.
     """
     if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
-        raise StudyError(t("the project is already running or queued"),
-                         remedy=t("Wait until it is done, or pause it first"))
+        raise StudyError(
+            t("the project is already running or queued"),
+            remedy=t("Wait until it is done, or pause it first"),
+        )
     try:
         create_or_update(new, None, redo=replace)
     except ChangedInputsError as error:
-        remedy = t("Save the settings as a new project, or select “Replace results” to run the changed steps again.")
-        return (callout("warn", t("This project has results from other settings"), "", remedy)
-                + code("\n".join(error.changes)))
+        remedy = t(
+            "Save the settings as a new project, or select “Replace results” to run the changed steps again."
+        )
+        return callout(
+            "warn", t("This project has results from other settings"), "", remedy
+        ) + code("\n".join(error.changes))
     start_run(study.name, redo=replace, now=now, trust=trust)
     return Markup("")
 
@@ -95,8 +112,11 @@ def studies_ahead(study: Study) -> list[str]:
 
 def pause_label(study: Study) -> str:
     """Label of the button that stops a run or removes it from the queue."""
-    now, later = ((t("Leaving the queue…"), t("Leave the queue")) if study.queued_behind else
-                  (t("Pausing…"), t("Pause")))
+    now, later = (
+        (t("Leaving the queue…"), t("Leave the queue"))
+        if study.queued_behind
+        else (t("Pausing…"), t("Pause"))
+    )
     return now if study.cancel_requested else later
 
 

@@ -133,8 +133,14 @@ class PreflightResult:
     @property
     def training_seconds(self) -> float | None:
         """Training time of all arms and seeds, one after the other."""
-        seconds = [method.seconds for method in self.plan.arms] if self.plan and self.data else [None]
-        return None if None in seconds else self.config.seeds * sum(each for each in seconds if each is not None)
+        seconds = (
+            [method.seconds for method in self.plan.arms] if self.plan and self.data else [None]
+        )
+        return (
+            None
+            if None in seconds
+            else self.config.seeds * sum(each for each in seconds if each is not None)
+        )
 
     @property
     def needed_bytes(self) -> int | None:
@@ -156,7 +162,9 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     estimated = estimate_data(study, config.data)
     data = estimated if isinstance(estimated, DataEstimate) else None
     try:
-        plan = make_plan(resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data)
+        plan = make_plan(
+            resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data
+        )
     except AssistantBuilderError as error:
         errors.append(PreflightIssue(error.what, error.remedy))
     too_long = None
@@ -166,7 +174,11 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
         errors.append(PreflightIssue(error.what, error.remedy))
     else:
         too_long = _too_long_issue(rows, config) if rows else None
-        if data is not None and too_long and len(rows) > MOST_LEFT_OUT * (data.train + data.validation + data.heldout):
+        if (
+            data is not None
+            and too_long
+            and len(rows) > MOST_LEFT_OUT * (data.train + data.validation + data.heldout)
+        ):
             errors.append(too_long)
     if isinstance(estimated, PreflightIssue):
         errors.append(estimated)
@@ -174,16 +186,25 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     local = config.executor.kind == "local"  # on a cluster the run checks the memory of the nodes
     now = study.config
     trains = (config.train, config.model) != (now.train, now.model) or any(
-        study.step(f"train-{arm}").state != "succeeded" for arm in config.arms)  # else it only scores and reports
+        study.step(f"train-{arm}").state != "succeeded" for arm in config.arms
+    )  # else it only scores and reports
     refused = refusal(plan) if plan is not None and local and trains else None
     if refused is not None:
         errors.append(PreflightIssue(refused.what, refused.remedy))
     steps = total_steps(config.train, training_rows(data, config)) if data else 0
-    result = PreflightResult(config=config, data=data, steps=steps,
-                             plan=plan, scoring=scoring_seconds(config.model.base), rule=_rule(study, config),
-                             free_bytes=this_machine().free_bytes, errors=tuple(errors),
-                             wordings=_wordings(study, config.data),
-                             losing=file_to_train_for(study_report(study), config.arms), too_long=too_long)
+    result = PreflightResult(
+        config=config,
+        data=data,
+        steps=steps,
+        plan=plan,
+        scoring=scoring_seconds(config.model.base),
+        rule=_rule(study, config),
+        free_bytes=this_machine().free_bytes,
+        errors=tuple(errors),
+        wordings=_wordings(study, config.data),
+        losing=file_to_train_for(study_report(study), config.arms),
+        too_long=too_long,
+    )
     return replace(result, warnings=tuple(_warnings(result)))
 
 
@@ -198,17 +219,32 @@ def _too_long_issue(rows: Mapping[int, int], config: StudyConfig) -> PreflightIs
 def _download_issues(config: StudyConfig) -> list[PreflightIssue]:
     """The errors that base model or embedder must be downloaded and the hub does not respond."""
     needed, embedder = download_bytes(config.model), config.retrieval.embedder
-    missing = {} if needed == 0 else {config.model.base: "" if needed is None else f" ({size(needed)})"}
+    missing = (
+        {} if needed == 0 else {config.model.base: "" if needed is None else f" ({size(needed)})"}
+    )
     missing |= {embedder: ""} if needs_embedder_download(embedder) else {}
     if not missing or (status := _hub_status(int(time.monotonic() / _HUB_SECONDS))).ok:
         return []
-    return [PreflightIssue(
-        t("{model} is not on this computer, and the model hub cannot be reached to download it{amount}",
-          model=model, amount=amount),
-        t("Connect to the internet, or choose another base model ({why}). {available}.", why=status.why,
-          available=available_models_sentence()) if model == config.model.base else
-        t("Connect to the internet, or leave the sentence embedder empty ({why}).", why=status.why))
-        for model, amount in missing.items()]
+    return [
+        PreflightIssue(
+            t(
+                "{model} is not on this computer, and the model hub cannot be reached to download it{amount}",
+                model=model,
+                amount=amount,
+            ),
+            t(
+                "Connect to the internet, or choose another base model ({why}). {available}.",
+                why=status.why,
+                available=available_models_sentence(),
+            )
+            if model == config.model.base
+            else t(
+                "Connect to the internet, or leave the sentence embedder empty ({why}).",
+                why=status.why,
+            ),
+        )
+        for model, amount in missing.items()
+    ]
 
 
 @functools.lru_cache(maxsize=1)
@@ -222,7 +258,9 @@ def run_seconds(study: Study, config: StudyConfig) -> TimeRemaining | None:
     data = estimate_data(study, config.data)
     if not isinstance(data, DataEstimate):
         return None
-    plan = make_plan(resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data)
+    plan = make_plan(
+        resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data
+    )
     result = PreflightResult(config, data, 0, plan, scoring_seconds(config.model.base), 0)
     if result.training_seconds is None:
         return None
@@ -251,47 +289,104 @@ def about_time(seconds: float, *, complete: bool) -> str:
 def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     found = [result.too_long] if result.too_long else []
     if needs_embedder_download(embedder := result.config.retrieval.embedder):
-        found.append(PreflightIssue(t("The sentence embedder {model} is not on this computer", model=embedder),
-                                    t("The run downloads it from the model hub.")))
+        found.append(
+            PreflightIssue(
+                t("The sentence embedder {model} is not on this computer", model=embedder),
+                t("The run downloads it from the model hub."),
+            )
+        )
     data, train = result.data, result.config.train
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:
             once = result.wordings
-            later = once.holds_facts_out and result.config.grounded and result.config.retrieval.final_index
+            later = (
+                once.holds_facts_out
+                and result.config.grounded
+                and result.config.retrieval.final_index
+            )
             if once.remedy:
-                found.append(PreflightIssue(once.title, " ".join((
-                    once.meaning, *([t(ADDED_LATER)] if later else []), once.remedy,
-                    t("On the Data tab, press “Edit a copy for a new project”.")))))
+                found.append(
+                    PreflightIssue(
+                        once.title,
+                        " ".join(
+                            (
+                                once.meaning,
+                                *([t(ADDED_LATER)] if later else []),
+                                once.remedy,
+                                t("On the Data tab, press “Edit a copy for a new project”."),
+                            )
+                        ),
+                    )
+                )
             if not result.config.grounded and train.preset != BY_HEART:
-                found.append(PreflightIssue(
-                    t("The assistant will not know these answers by heart"),
-                    t("Choose the preset “{preset}”, or let it look facts up: choose “grounded” under Advanced → "
-                      "Approach.", preset=t(PRESET_LABELS[BY_HEART][0]))))
+                found.append(
+                    PreflightIssue(
+                        t("The assistant will not know these answers by heart"),
+                        t(
+                            "Choose the preset “{preset}”, or let it look facts up: choose “grounded” under Advanced → "
+                            "Approach.",
+                            preset=t(PRESET_LABELS[BY_HEART][0]),
+                        ),
+                    )
+                )
         if data.train < FEW_PAIRS:
-            why = (t("The assistant can look few facts up, and a test on so few questions says little.")
-                   if result.config.grounded else
-                   t("With fewer than {few_pairs} pairs an assistant learns the style of the answers but few facts.",
-                     few_pairs=FEW_PAIRS))
-            found.append(PreflightIssue(t("Very few training pairs: {number}", number=data.train), why))
+            why = (
+                t(
+                    "The assistant can look few facts up, and a test on so few questions says little."
+                )
+                if result.config.grounded
+                else t(
+                    "With fewer than {few_pairs} pairs an assistant learns the style of the answers but few facts.",
+                    few_pairs=FEW_PAIRS,
+                )
+            )
+            found.append(
+                PreflightIssue(t("Very few training pairs: {number}", number=data.train), why)
+            )
         if data.heldout < FEW_HELDOUT:
-            found.append(PreflightIssue(
-                tn("The test is small: {count} question", "The test is small: {count} questions", data.heldout),
-                t("With fewer than {few_heldout} questions only a large difference can be detected. Raise “Test "
-                  "share”, or add more pairs.", few_heldout=FEW_HELDOUT)))
+            found.append(
+                PreflightIssue(
+                    tn(
+                        "The test is small: {count} question",
+                        "The test is small: {count} questions",
+                        data.heldout,
+                    ),
+                    t(
+                        "With fewer than {few_heldout} questions only a large difference can be detected. Raise “Test "
+                        "share”, or add more pairs.",
+                        few_heldout=FEW_HELDOUT,
+                    ),
+                )
+            )
         if data.validation < 2:
-            found.append(PreflightIssue(
-                t("The validation set has fewer than 2 pairs"),
-                t("The best checkpoint cannot be selected without validation. Raise the validation share.")))
+            found.append(
+                PreflightIssue(
+                    t("The validation set has fewer than 2 pairs"),
+                    t(
+                        "The best checkpoint cannot be selected without validation. Raise the validation share."
+                    ),
+                )
+            )
         if result.steps < FEW_STEPS:
-            found.append(PreflightIssue(
-                t("Only {steps} training steps", steps=result.steps),
-                t("Raise the number of epochs, or lower the batch size.")))
+            found.append(
+                PreflightIssue(
+                    t("Only {steps} training steps", steps=result.steps),
+                    t("Raise the number of epochs, or lower the batch size."),
+                )
+            )
     if result.needed_bytes is not None and result.needed_bytes > result.free_bytes:
-        found.append(PreflightIssue(
-            t("Training will probably not fit into the free memory"),
-            t("Close other programs, lower the micro-batch size ({micro_batch_size}) or the maximum length of a pair "
-              "({max_length}), or choose a smaller base model.", micro_batch_size=train.micro_batch,
-              max_length=result.plan.max_length if result.plan else train.max_length)))
+        found.append(
+            PreflightIssue(
+                t("Training will probably not fit into the free memory"),
+                t(
+                    "Close other programs, lower the micro-batch size ({micro_batch_size}) or the maximum length of a "
+                    "pair "
+                    "({max_length}), or choose a smaller base model.",
+                    micro_batch_size=train.micro_batch,
+                    max_length=result.plan.max_length if result.plan else train.max_length,
+                ),
+            )
+        )
     return found
 
 
@@ -312,8 +407,10 @@ def training_rows(data: DataEstimate, config: StudyConfig) -> int:
 def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
     """Lengths of the training pairs with the facts in their prompts, at most ``train.max_length``."""
     facts, limit = config.retrieval.facts if config.grounded else 0, config.train.max_length
-    typical, longest = (math.ceil(tokens) if limit == "auto" else min(math.ceil(tokens), limit)
-                        for tokens in (data.tokens * (1 + facts), data.longest + data.tokens * facts))
+    typical, longest = (
+        math.ceil(tokens) if limit == "auto" else min(math.ceil(tokens), limit)
+        for tokens in (data.tokens * (1 + facts), data.longest + data.tokens * facts)
+    )
     return replace(Lengths.about(typical, longest), assumed=False)
 
 
@@ -323,13 +420,27 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
     if _is_split(study, config) and findings.exists():
         record = read_json(study.folder / "data" / "split.json", SplitFile)
         lengths = read_json(findings, Findings).get("token_lengths") or {}
-        mean, longest = lengths.get("mean") or _TYPICAL_TOKENS, lengths.get("max") or _TYPICAL_TOKENS
-        return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
-                            float(mean), float(longest))
+        mean, longest = (
+            lengths.get("mean") or _TYPICAL_TOKENS,
+            lengths.get("max") or _TYPICAL_TOKENS,
+        )
+        return DataEstimate(
+            record["counts"]["train"],
+            record["counts"]["validation"],
+            record["turns"]["heldout"],
+            float(mean),
+            float(longest),
+        )
     if study.source is None:
-        return PreflightIssue(t("The project's data file is missing"), t("Create a new project from the file."))
-    found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
-    return found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
+        return PreflightIssue(
+            t("The project's data file is missing"), t("Create a new project from the file.")
+        )
+    found = _estimate_from_file(
+        str(study.source), stamp([study.source]), config.model_dump_json(), language()
+    )
+    return (
+        found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
+    )
 
 
 def _is_split(study: Study, config: DataConfig) -> bool:
@@ -338,15 +449,25 @@ def _is_split(study: Study, config: DataConfig) -> bool:
 
 
 @functools.lru_cache(maxsize=32)
-def _estimate_from_file(path: str, version: str, settings: str, language: str) -> DataEstimate | dict[str, Any]:
+def _estimate_from_file(
+    path: str, version: str, settings: str, language: str
+) -> DataEstimate | dict[str, Any]:
     """Estimate from the data file; ``version`` is its stamp, so that a replaced file is read again."""
     split = _split_of_file(path, version, settings, language)
     if isinstance(split, dict):
         return split
-    lengths = [sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS
-               for pair in split.train]
-    return DataEstimate(len(split.train), len(split.validation), sum(pair.turns for pair in split.heldout),
-                        sum(lengths) / max(1, len(lengths)), max(lengths, default=0.0))
+    lengths = [
+        sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN
+        + _TEMPLATE_TOKENS
+        for pair in split.train
+    ]
+    return DataEstimate(
+        len(split.train),
+        len(split.validation),
+        sum(pair.turns for pair in split.heldout),
+        sum(lengths) / max(1, len(lengths)),
+        max(lengths, default=0.0),
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -354,7 +475,10 @@ def _split_of_file(path: str, version: str, settings: str, language: str) -> Spl
     config = DataConfig.model_validate(json.loads(settings))
     inspected = inspect_file(Path(path), config.columns)
     if inspected.findings is None:
-        return dict(inspected.error or {"what": t("The data file cannot be read"), "remedy": t("See the Data tab.")})
+        return dict(
+            inspected.error
+            or {"what": t("The data file cannot be read"), "remedy": t("See the Data tab.")}
+        )
     return preview_split(inspected.findings, config)
 
 
@@ -363,7 +487,9 @@ def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
         return count_wordings(read_json(study.folder / "data" / "split.json", SplitFile))
     if study.source is None:
         return None
-    split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
+    split = _split_of_file(
+        str(study.source), stamp([study.source]), config.model_dump_json(), language()
+    )
     return None if isinstance(split, dict) else count_wordings(split.to_record())
 
 
@@ -388,7 +514,9 @@ def _rule(study: Study, config: StudyConfig) -> str:
     elif study.source is None:
         return ""
     else:
-        split = _split_of_file(str(study.source), stamp([study.source]), config.data.model_dump_json(), language())
+        split = _split_of_file(
+            str(study.source), stamp([study.source]), config.data.model_dump_json(), language()
+        )
         if isinstance(split, dict):
             return ""
         training, heldout = split.train, HeldOut.of(split.heldout, split.train)
@@ -409,14 +537,24 @@ def scoring_seconds(base: str) -> float | None:
 
 def _measured_seconds(study: Study, base: str) -> float | None:
     provenance = study.folder / "provenance.json"
-    if not provenance.exists() or study.step("evaluate").state != "succeeded" or study.config.model.base != base:
+    if (
+        not provenance.exists()
+        or study.step("evaluate").state != "succeeded"
+        or study.config.model.base != base
+    ):
         return None
     hardware = read_json(provenance, Provenance)["hardware"]
-    if (hardware["cores"], hardware["memory_bytes"]) != (os.cpu_count(), psutil.virtual_memory().total):
+    if (hardware["cores"], hardware["memory_bytes"]) != (
+        os.cpu_count(),
+        psutil.virtual_memory().total,
+    ):
         return None
     answers = read_json(study.folder / "data" / "split.json", SplitFile)["turns"]["heldout"]
-    seconds = sum(study.step(step).seconds for step in study.shown_steps
-                  if evaluates(step) and step != FORMATS)
+    seconds = sum(
+        study.step(step).seconds
+        for step in study.shown_steps
+        if evaluates(step) and step != FORMATS
+    )
     return seconds / (answers * len(study.config.cells))
 
 
@@ -434,11 +572,18 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
     An arm that has not started is assumed to need as long as the other arm. ``scoring`` is the time in seconds per
     held-out answer and cell, if known.
     """
-    done = [arm.summary["train_seconds"] for arm in snapshot.arms.values() if arm.summary is not None]
-    running = [arm.last["elapsed_seconds"] + arm.last["eta_seconds"] for arm in snapshot.arms.values()
-               if arm.last is not None]
+    done = [
+        arm.summary["train_seconds"] for arm in snapshot.arms.values() if arm.summary is not None
+    ]
+    running = [
+        arm.last["elapsed_seconds"] + arm.last["eta_seconds"]
+        for arm in snapshot.arms.values()
+        if arm.last is not None
+    ]
     seconds, complete, arm_seconds = 0.0, True, max(done or running, default=None)
-    shards = sum(record.step.startswith("score-") for record in snapshot.steps)  # with shards the evaluation is short
+    shards = sum(
+        record.step.startswith("score-") for record in snapshot.steps
+    )  # with shards the evaluation is short
     short = {"data", "data-embed", "report", *(["evaluate"] if shards else [])}
     for record in snapshot.steps:
         progress = snapshot.progress.get(record.step)
@@ -467,16 +612,22 @@ def preset_table(config: StudyConfig) -> Markup:
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
         meaning = option_fields()[f"train.{key}"][0].description
-        setting = Markup("<b>{}</b><small>{}</small>").format(t(option.title), translate_formatted(meaning or ""))
+        setting = Markup("<b>{}</b><small>{}</small>").format(
+            t(option.title), translate_formatted(meaning or "")
+        )
         shown = f"{now:g}"
         if now != PRESETS.get(config.train.preset, {}).get(key, now):
             shown = Markup('<em title="{}">{}</em>').format(t("differs from the preset"), shown)
         rows.append((setting, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
     headers = (t("Setting"), *(t(PRESET_LABELS[name][0]) for name in PRESETS), t("Now"))
-    return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
+    return Markup('<div class="ab-preset-table">{}</div>').format(
+        table(headers, rows, numeric=range(1, len(headers)))
+    )
 
 
-def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again: bool = False) -> Markup:
+def preflight_card(
+    result: PreflightResult, *, before: Sequence[str] = (), again: bool = False
+) -> Markup:
     """The result of the preflight checks, with the figures of the run.
 
     ``before`` are the studies that are running or queued now and come first; ``again``: it has been started before.
@@ -491,10 +642,14 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
     issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
     return Markup('<div class="ab-ready ab-{}">{}</div>').format(
         "warn" if result.warnings else "good",
-        card(title, tiles(_figures(result)),
-             *(Markup('<p class="ab-ready-note">{}</p>').format(note) for note in notes if note),
-             *(issue.format(note.what, note.remedy) for note in result.warnings),
-             *([fold(t("How the verdict will be reached"), result.rule)] if result.rule else [])))
+        card(
+            title,
+            tiles(_figures(result)),
+            *(Markup('<p class="ab-ready-note">{}</p>').format(note) for note in notes if note),
+            *(issue.format(note.what, note.remedy) for note in result.warnings),
+            *([fold(t("How the verdict will be reached"), result.rule)] if result.rule else []),
+        ),
+    )
 
 
 def contacts_note(config: StudyConfig) -> Markup:
@@ -502,9 +657,13 @@ def contacts_note(config: StudyConfig) -> Markup:
     if not config.external_addresses:
         return Markup("")
     titles = study_options()
-    sent = "; ".join(t("it {what}", what=what) + f" ({titles[key].title})"
-                     for key, what in config.external_addresses.items())
-    return callout("info", t("A run of this project contacts other machines"), f"{sent[:1].upper()}{sent[1:]}.")
+    sent = "; ".join(
+        t("it {what}", what=what) + f" ({titles[key].title})"
+        for key, what in config.external_addresses.items()
+    )
+    return callout(
+        "info", t("A run of this project contacts other machines"), f"{sent[:1].upper()}{sent[1:]}."
+    )
 
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
@@ -523,37 +682,80 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     if seconds is None:
         time = (t("Time"), "–", t("known after the first run with this model"))
     elif scoring is None:
-        time = (t("Time"), f"≈ {rounded_duration(seconds)}", tn("{count} training run, plus scoring",
-                                                                     "{count} training runs, plus scoring", arms))
+        time = (
+            t("Time"),
+            f"≈ {rounded_duration(seconds)}",
+            tn("{count} training run, plus scoring", "{count} training runs, plus scoring", arms),
+        )
     else:
-        time = (t("Time"), f"≈ {rounded_duration(seconds + scoring)}",
-                t("{training} to train, {scoring} to score", training=rounded_duration(seconds),
-                  scoring=rounded_duration(scoring)))
+        time = (
+            t("Time"),
+            f"≈ {rounded_duration(seconds + scoring)}",
+            t(
+                "{training} to train, {scoring} to score",
+                training=rounded_duration(seconds),
+                scoring=rounded_duration(scoring),
+            ),
+        )
     needed = result.needed_bytes
-    memory = (t("Memory"), f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
-              t("{size} free", size=size(result.free_bytes)) if needed else t("known once the model is downloaded"))
-    return [(t("Pairs"), count(data.train), t("{validation} to validate, {heldout} to test",
-                                              validation=count(data.validation), heldout=count(data.heldout))),
-            (t("Steps"), count(result.steps), t("in each of {number} training runs", number=arms) if arms > 1 else
-             t("in one training run")),
-            (t("Effective batch"), tn("{count} pair", "{count} pairs", train.batch_size),
-             t("micro-batch {micro} × {batch_size}", micro=micro, batch_size=train.batch_size // micro)),
-            time, memory]
+    memory = (
+        t("Memory"),
+        f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
+        t("{size} free", size=size(result.free_bytes))
+        if needed
+        else t("known once the model is downloaded"),
+    )
+    return [
+        (
+            t("Pairs"),
+            count(data.train),
+            t(
+                "{validation} to validate, {heldout} to test",
+                validation=count(data.validation),
+                heldout=count(data.heldout),
+            ),
+        ),
+        (
+            t("Steps"),
+            count(result.steps),
+            t("in each of {number} training runs", number=arms)
+            if arms > 1
+            else t("in one training run"),
+        ),
+        (
+            t("Effective batch"),
+            tn("{count} pair", "{count} pairs", train.batch_size),
+            t(
+                "micro-batch {micro} × {batch_size}",
+                micro=micro,
+                batch_size=train.batch_size // micro,
+            ),
+        ),
+        time,
+        memory,
+    ]
 
 
 def _single_arm_note(config: StudyConfig) -> str:
     if config.compares:
         return ""
-    return t("Trains {arms} only, so nothing is compared. To compare, select {twins} under Advanced → Arms; an arm "
-             "that is already trained is kept.", arms=enumerated([label(arm) for arm in config.arms]),
-             twins=enumerated([label(arm) for arm in TWINS]))
+    return t(
+        "Trains {arms} only, so nothing is compared. To compare, select {twins} under Advanced → Arms; an arm "
+        "that is already trained is kept.",
+        arms=enumerated([label(arm) for arm in config.arms]),
+        twins=enumerated([label(arm) for arm in TWINS]),
+    )
 
 
 def _losing_note(result: PreflightResult) -> str:
     if result.losing is None:
         return ""
-    return t("The {type} file of the last run answers worse. To train an assistant for that file, select {arm} under "
-             "Advanced → Arms.", type=result.losing, arm=label(QAT.name))
+    return t(
+        "The {type} file of the last run answers worse. To train an assistant for that file, select {arm} under "
+        "Advanced → Arms.",
+        type=result.losing,
+        arm=label(QAT.name),
+    )
 
 
 def _time_basis_note(result: PreflightResult) -> str:
@@ -561,8 +763,10 @@ def _time_basis_note(result: PreflightResult) -> str:
         return ""
     if result.plan.measured_runs.flops(result.plan.machine, result.config.arms[0]) is not None:
         return t("The time is estimated from earlier training runs on this machine.")
-    return (t("The time is a rough estimate from the number of operations and the speed of the processor, because no "
-              "model of this size has been trained on this machine yet. It can be off by a factor of two."))
+    return t(
+        "The time is a rough estimate from the number of operations and the speed of the processor, because no "
+        "model of this size has been trained on this machine yet. It can be off by a factor of two."
+    )
 
 
 def rounded_duration(seconds: float) -> str:
@@ -572,5 +776,9 @@ def rounded_duration(seconds: float) -> str:
 
 
 def _studies_first(before: Sequence[str]) -> str:
-    return tn("Project {names} is first.", "Projects {names} are first.", len(before),
-              names=enumerated([title_of_study(name) for name in before]))
+    return tn(
+        "Project {names} is first.",
+        "Projects {names} are first.",
+        len(before),
+        names=enumerated([title_of_study(name) for name in before]),
+    )

@@ -70,19 +70,33 @@ class TrainSettings:
             self.selected = gr.HTML(elem_id="ab-selected")
             self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group ab-grid"):
-                self.form.show(["approaches", *keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
-            for title, keys in ((t("Model"), keys_of("model", basic=False)),
-                                (t("Training"), ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
-                                (t("Looking up, of the grounded approach"), keys_of("retrieval")),
-                                (t("Evaluation"), keys_of("eval", basic=False)),
-                                (t("Files that are scored"), keys_of("formats")),
-                                (t("Data and split"), keys_of("data", without=FIXED_KEYS)),
-                                (t("Where the steps run"), keys_of("executor"))):
+                self.form.show(
+                    [
+                        "approaches",
+                        *keys_of("train", basic=True),
+                        "seeds",
+                        *keys_of("eval", basic=True),
+                    ]
+                )
+            for title, keys in (
+                (t("Model"), keys_of("model", basic=False)),
+                (
+                    t("Training"),
+                    ["arms", *keys_of("train", basic=False, without=("train.preset",))],
+                ),
+                (t("Looking up, of the grounded approach"), keys_of("retrieval")),
+                (t("Evaluation"), keys_of("eval", basic=False)),
+                (t("Files that are scored"), keys_of("formats")),
+                (t("Data and split"), keys_of("data", without=FIXED_KEYS)),
+                (t("Where the steps run"), keys_of("executor")),
+            ):
                 gr.HTML(Markup("<h4>{}</h4>").format(title))
                 with gr.Group(elem_classes="ab-group ab-grid"):
                     self.form.show(keys)
         with gr.Accordion(t("Save these settings as a new project"), open=False):
-            self.new_name = gr.Textbox(label=t("Name of the new project"), info=t("It uses the same data file."))
+            self.new_name = gr.Textbox(
+                label=t("Name of the new project"), info=t("It uses the same data file.")
+            )
             self.save = gr.Button(t("Save as new project"), size="sm")
 
     @property
@@ -107,27 +121,53 @@ class TrainSettings:
         preset = self.form.components["train.preset"]
         preset.input(preset_values, preset, self.form.preset_targets(), **QUIET)
         targets = self.form.preset_targets()
-        gr.on([target.input for target in targets], _switch_preset, [preset, *targets], preset, **QUIET)
-        gr.on([self.form.components[key].input for key in ("model.base", "arms")], self._model_chosen,
-              [picker, *self.form.inputs], [self.form.components[key] for key in PLANNED_KEYS],
-              trigger_mode="always_last", **QUIET)
-        self.save.click(user_facing_errors(self._save), [picker, self.new_name, *self.form.inputs],
-                        [picker, self.new_name], api_visibility="private")
+        gr.on(
+            [target.input for target in targets],
+            _switch_preset,
+            [preset, *targets],
+            preset,
+            **QUIET,
+        )
+        gr.on(
+            [self.form.components[key].input for key in ("model.base", "arms")],
+            self._model_chosen,
+            [picker, *self.form.inputs],
+            [self.form.components[key] for key in PLANNED_KEYS],
+            trigger_mode="always_last",
+            **QUIET,
+        )
+        self.save.click(
+            user_facing_errors(self._save),
+            [picker, self.new_name, *self.form.inputs],
+            [picker, self.new_name],
+            api_visibility="private",
+        )
 
     def _model_chosen(self, name: str | None, *shown: Any) -> list[Any]:
         """Update the recommended settings for another base model or other arms."""
         nothing = [gr.skip()] * len(PLANNED_KEYS)
         try:
             study = Study.open(name or "")
-            selection = recommend_settings(study, self.form.read(shown, study.config)) if not_started(study) else None
+            selection = (
+                recommend_settings(study, self.form.read(shown, study.config))
+                if not_started(study)
+                else None
+            )
         except AssistantBuilderError:
             return nothing
-        return nothing if selection is None else [get_value(selection.config, key) for key in PLANNED_KEYS]
+        return (
+            nothing
+            if selection is None
+            else [get_value(selection.config, key) for key in PLANNED_KEYS]
+        )
 
     def _save(self, name: str | None, new_name: str, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
         made = duplicate_study(study, new_name, self.form.read(shown, study.config))
-        return [gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name), ""]
+        return [
+            gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name),
+            "",
+        ]
 
 
 def model_choices() -> list[tuple[str, str]]:
@@ -135,8 +175,11 @@ def model_choices() -> list[tuple[str, str]]:
     here = {BASE_MODEL, *available_offline()}
     found = []
     for entry in CATALOG.values():
-        where = t("on this computer") if here & {entry.name, entry.hub_id} else t("download {weight_bytes}",
-                                                                               weight_bytes=size(weight_bytes(entry)))
+        where = (
+            t("on this computer")
+            if here & {entry.name, entry.hub_id}
+            else t("download {weight_bytes}", weight_bytes=size(weight_bytes(entry)))
+        )
         found.append((f"{entry.name}  ·  {_billions(entry.parameters)}  ·  {where}", entry.name))
     return found
 
@@ -180,7 +223,9 @@ class RecommendedSettings:
     advice: Advice
 
 
-def recommend_settings(study: Study, config: StudyConfig | None = None) -> RecommendedSettings | None:
+def recommend_settings(
+    study: Study, config: StudyConfig | None = None
+) -> RecommendedSettings | None:
     """Change the settings of :data:`PLANNED_KEYS` until all arms fit, or at least the 4-bit arm.
 
     The study holds their initial values, ``config`` the other settings on the form (by default the study's). None if
@@ -195,7 +240,8 @@ def recommend_settings(study: Study, config: StudyConfig | None = None) -> Recom
         if plan is None:
             return None
         changes = cheapest_saving(plan, *start.arms) or (
-            cheapest_saving(plan, QLORA.name) if QLORA.name in start.arms else {})
+            cheapest_saving(plan, QLORA.name) if QLORA.name in start.arms else {}
+        )
         after = plan.with_changes(changes)
     except AssistantBuilderError:
         return None
@@ -204,40 +250,70 @@ def recommend_settings(study: Study, config: StudyConfig | None = None) -> Recom
 
 def not_started(study: Study) -> bool:
     """Whether no step of a study has started, so that its settings can still be selected."""
-    return study.run_record() is None and all(study.step(step).state == "queued" for step in study.steps)
+    return study.run_record() is None and all(
+        study.step(step).state == "queued" for step in study.steps
+    )
 
 
 def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Markup:
     """The selected settings with the reason, and those that the user has changed since on the form."""
     machine = selection.after.machine
-    memory = t("{needed} of the {free} that are free on {machine}", needed=_needed(selection.after),
-               free=size(selection.after.memory_bytes), machine=translate_formatted(machine.name))
+    memory = t(
+        "{needed} of the {free} that are free on {machine}",
+        needed=_needed(selection.after),
+        free=size(selection.after.memory_bytes),
+        machine=translate_formatted(machine.name),
+    )
     if selection.changes:
         title = t("Settings selected for {machine}", machine=translate_formatted(machine.name))
         chosen = ", ".join(
-            t("{setting} {value} instead of {before}", setting=study_options()[key].title, value=value,
-              before=_before(selection, key)) for key, value in selection.changes.items())
-        reason = t("{chosen}. Training then needs {memory}; before the change it needed {before}.", chosen=chosen,
-                   memory=memory, before=_needed(selection.before))
+            t(
+                "{setting} {value} instead of {before}",
+                setting=study_options()[key].title,
+                value=value,
+                before=_before(selection, key),
+            )
+            for key, value in selection.changes.items()
+        )
+        reason = t(
+            "{chosen}. Training then needs {memory}; before the change it needed {before}.",
+            chosen=chosen,
+            memory=memory,
+            before=_needed(selection.before),
+        )
     else:
-        title = (t("The settings fit into memory") if _fits(selection.after) else
-                 t("The project does not fit into memory"))
+        title = (
+            t("The settings fit into memory")
+            if _fits(selection.after)
+            else t("The project does not fit into memory")
+        )
         reason = t("Training needs {memory}.", memory=memory)
     if selection.advice.method in ARMS:
         if selection.after.config.compares:
             best = t("Recommended: {arm}.", arm=label(selection.advice.method))
             reason += f" {best} {t(selection.advice.why)}"
         if not _fits(selection.after) and selection.after.qlora.fit != "no":
-            reason += " " + t("{arm} fits alone: select it under Advanced → Arms.", arm=label(QLORA.name))
-    differing = [study_options()[key].title for key, value in selection.changes.items() if get_value(now, key) != value]
-    remedy = (t("You have changed: {settings}.", settings=", ".join(differing)) if differing else
-              t("You can change these settings below."))
+            reason += " " + t(
+                "{arm} fits alone: select it under Advanced → Arms.", arm=label(QLORA.name)
+            )
+    differing = [
+        study_options()[key].title
+        for key, value in selection.changes.items()
+        if get_value(now, key) != value
+    ]
+    remedy = (
+        t("You have changed: {settings}.", settings=", ".join(differing))
+        if differing
+        else t("You can change these settings below.")
+    )
     return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)
 
 
 def _before(selection: RecommendedSettings, key: str) -> Any:
     value = get_value(selection.before.config, key)
-    return selection.before.batch.rows if key == "train.micro_batch_size" and value is None else value
+    return (
+        selection.before.batch.rows if key == "train.micro_batch_size" and value is None else value
+    )
 
 
 def _fits(plan: Plan) -> bool:

@@ -19,9 +19,22 @@ from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses, not_allowed
 from assistant_builder.ui.html import callout, card, error_callout
 from assistant_builder.ui.plots import loss_figure
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, body_region, user_facing_errors
+from assistant_builder.ui.refresh import (
+    QUIET,
+    LiveRegion,
+    StudyView,
+    body_region,
+    user_facing_errors,
+)
 from assistant_builder.ui.settings_form import OptionForm
-from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, samples_stamp, state_of, stopped_step
+from assistant_builder.ui.study_snapshot import (
+    Snapshot,
+    log_tail,
+    needs_study,
+    samples_stamp,
+    state_of,
+    stopped_step,
+)
 from assistant_builder.ui.train.actions import (
     START_LABELS,
     pause_label,
@@ -50,15 +63,19 @@ from assistant_builder.ui.train.view import command_lines, resources_table, run_
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = N_("Notify me when it is done")
 _CONNECT = N_("I know {addresses} and allow to connect; it is remembered on this computer")
-_TRUST = N_("I have read the Python code of {code} and allow it to run: in this run, and in chats and exports until "
-            "the server stops")
+_TRUST = N_(
+    "I have read the Python code of {code} and allow it to run: in this run, and in chats and exports until "
+    "the server stops"
+)
 
 
 class TrainTab:
     """Components of the tab; the caller has opened the ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study(t("Training needs a project with its question–answer file.")))
+        self.empty = gr.HTML(
+            needs_study(t("Training needs a project with its question–answer file."))
+        )
         with gr.Row(visible=False, elem_id="ab-train") as self.body:
             with gr.Column(scale=5, min_width=300):
                 self.settings = TrainSettings()
@@ -71,22 +88,33 @@ class TrainTab:
             self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-pause")
             self.bell = gr.Button(t(_BELL), visible=False, elem_id="ab-bell")
         self.now = gr.Checkbox(
-            False, label=t("Do not wait: run at the same time as the other projects, which slows all of them down"),
-            visible=False, elem_id="ab-now",
+            False,
+            label=t(
+                "Do not wait: run at the same time as the other projects, which slows all of them down"
+            ),
+            visible=False,
+            elem_id="ab-now",
         )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
         self.connect = gr.Checkbox(False, visible=False, elem_id="ab-connect")
         self.replace = gr.Checkbox(
-            False, label=t("Replace results: run the changed steps again (all steps if nothing has changed)"),
+            False,
+            label=t(
+                "Replace results: run the changed steps again (all steps if nothing has changed)"
+            ),
             visible=False,
         )
         self.message = gr.HTML()
         self.panel = gr.HTML(elem_id="ab-run")
-        self.plot = gr.Plot(show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card")
+        self.plot = gr.Plot(
+            show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card"
+        )
         self.samples = gr.HTML(elem_id="ab-samples")
         self.resources = gr.HTML()
         with gr.Accordion(t("Command line"), open=False):
-            self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True)
+            self.command = gr.Code(
+                language="shell", show_label=False, interactive=False, wrap_lines=True
+            )
 
     @property
     def start(self) -> gr.Button:
@@ -102,15 +130,34 @@ class TrainTab:
         """The regions that are redrawn when the study changes."""
         return [
             body_region("train-body", self.empty, self.body),
-            LiveRegion("train-form", self.form.inputs, lambda view: str(view.name), self.settings.draw_form),
+            LiveRegion(
+                "train-form", self.form.inputs, lambda view: str(view.name), self.settings.draw_form
+            ),
             LiveRegion("train-plan", self._plan_outputs, _plan_mark, self._draw_plan),
-            LiveRegion("train-run", [self.start, self.pause, self.bell, self.now, self.replace, self.panel,
-                                     self.resources], _run_mark, self._draw_run),
+            LiveRegion(
+                "train-run",
+                [
+                    self.start,
+                    self.pause,
+                    self.bell,
+                    self.now,
+                    self.replace,
+                    self.panel,
+                    self.resources,
+                ],
+                _run_mark,
+                self._draw_run,
+            ),
             LiveRegion("train-plot", [self.plot], _metrics_mark, self._draw_plot),
-            LiveRegion("train-samples", [self.samples],
-                       lambda view: f"{view.name}:{samples_stamp(view.study) if view.study else ''}",
-                       lambda view: [samples_card(view.snapshot.arms) if view.snapshot else ""]),
-            LiveRegion("train-message", [self.message], lambda view: str(view.name), lambda view: [""]),
+            LiveRegion(
+                "train-samples",
+                [self.samples],
+                lambda view: f"{view.name}:{samples_stamp(view.study) if view.study else ''}",
+                lambda view: [samples_card(view.snapshot.arms) if view.snapshot else ""],
+            ),
+            LiveRegion(
+                "train-message", [self.message], lambda view: str(view.name), lambda view: [""]
+            ),
         ]
 
     @property
@@ -119,7 +166,15 @@ class TrainTab:
 
     def _draw_plan(self, view: StudyView) -> Sequence[Any]:
         if view.study is None or view.snapshot is None:
-            return ["", gr.skip(), "", gr.skip(), "", *[gr.update(visible=False, value=False)] * 2, ""]
+            return [
+                "",
+                gr.skip(),
+                "",
+                gr.skip(),
+                "",
+                *[gr.update(visible=False, value=False)] * 2,
+                "",
+            ]
         return self._plan_values(view.study, starting_config(view.study))
 
     def _draw_run(self, view: StudyView) -> Sequence[Any]:
@@ -128,19 +183,29 @@ class TrainTab:
             shown = error_callout(view.error) if view.error else ""
             hidden = [gr.update(visible=False)] * 3
             damaged = study is not None  # a damaged study can be run again
-            return [gr.update(interactive=damaged, visible=True), *hidden, gr.update(visible=damaged), shown, ""]
+            return [
+                gr.update(interactive=damaged, visible=True),
+                *hidden,
+                gr.update(visible=damaged),
+                shown,
+                "",
+            ]
         stopped, table = stopped_step(snapshot), resources_table(snapshot)
         phase, busy = start_phase(study), snapshot.busy
         refusal = start_refusal(study)
         label = t("Starting…") if phase == "starting" else t(START_LABELS[snapshot.state])
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
-        return [gr.update(value=label, visible=not busy, interactive=phase != "starting"),
-                gr.update(visible=busy, value=pause_label(study)),
-                gr.update(visible=True) if busy else gr.update(visible=False, value=t(_BELL)),
-                gr.update(visible=True) if studies_ahead(study) and not busy else gr.update(visible=False, value=False),
-                gr.update(visible=snapshot.touched and not busy),
-                refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
-                card(t("Resources used by training"), table) if table else ""]
+        return [
+            gr.update(value=label, visible=not busy, interactive=phase != "starting"),
+            gr.update(visible=busy, value=pause_label(study)),
+            gr.update(visible=True) if busy else gr.update(visible=False, value=t(_BELL)),
+            gr.update(visible=True)
+            if studies_ahead(study) and not busy
+            else gr.update(visible=False, value=False),
+            gr.update(visible=snapshot.touched and not busy),
+            refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
+            card(t("Resources used by training"), table) if table else "",
+        ]
 
     def _draw_plot(self, view: StudyView) -> Sequence[Any]:
         arms = view.snapshot.arms if view.snapshot else {}
@@ -148,23 +213,36 @@ class TrainTab:
             return [gr.update(value=None, visible=False)]
         return [gr.update(value=loss_figure(arms), visible=True)]
 
-    def _plan_values(self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False,
-                     trust: bool = False) -> list[Any]:
+    def _plan_values(
+        self,
+        study: Study,
+        config: StudyConfig,
+        redo: bool = False,
+        now: bool = False,
+        trust: bool = False,
+    ) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
         shown = ""
         code = code_needing_permission(config.model)
         unknown = not_allowed(config.addresses)
-        trusted = trust and code is not None and is_allowed(code.source)  # the checkbox may be of another model
+        trusted = (
+            trust and code is not None and is_allowed(code.source)
+        )  # the checkbox may be of another model
         if _shows_preflight(study, redo):
             result = run_preflight(study, config)
             before = [] if now else studies_ahead(study)
             shown = preflight_card(result, before=before, again=_has_begun(study) and not redo)
         if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
-        return [*self.settings.note_values(study, config), shown,
-                gr.update(visible=code is not None, value=trusted, label=t(_TRUST, code=code)),
-                gr.update(visible=bool(unknown), value=False, label=t(_CONNECT, addresses=_listed(unknown))),
-                command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted)]
+        return [
+            *self.settings.note_values(study, config),
+            shown,
+            gr.update(visible=code is not None, value=trusted, label=t(_TRUST, code=code)),
+            gr.update(
+                visible=bool(unknown), value=False, label=t(_CONNECT, addresses=_listed(unknown))
+            ),
+            command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted),
+        ]
 
     # events
 
@@ -173,19 +251,36 @@ class TrainTab:
         form = self.form
         self.settings.wire(picker)
         shown = [picker, self.replace, self.now, self.trust, *form.inputs]
-        gr.on([component.change for component in [*form.inputs, self.replace, self.now]], self._changed, shown,
-              self._plan_outputs, trigger_mode="always_last", **QUIET)
+        gr.on(
+            [component.change for component in [*form.inputs, self.replace, self.now]],
+            self._changed,
+            shown,
+            self._plan_outputs,
+            trigger_mode="always_last",
+            **QUIET,
+        )
         self.trust.input(self._ticked, shown, self._plan_outputs, **QUIET)
         self.connect.input(self._allowed, [self.connect, *shown], self._plan_outputs, **QUIET)
         self.start.click(
-            user_facing_errors(self._start), [picker, self.replace, self.now, self.trust, *form.inputs],
-            [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
+            user_facing_errors(self._start),
+            [picker, self.replace, self.now, self.trust, *form.inputs],
+            [self.message, self.start, self.replace],
+            api_visibility="private",
+            show_progress_on=self.message,
         )
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
-        self.bell.click(None, None, self.bell,
-                        js=_NOTIFY.replace("NOTIFIED", json.dumps(t("You will be notified while this page is open"))))
+        self.bell.click(
+            None,
+            None,
+            self.bell,
+            js=_NOTIFY.replace(
+                "NOTIFIED", json.dumps(t("You will be notified while this page is open"))
+            ),
+        )
 
-    def _ticked(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
+    def _ticked(
+        self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any
+    ) -> list[Any]:
         """Allow the code of the model on the form, and of no other model, until the server stops."""
         if trust and name:
             with contextlib.suppress(AssistantBuilderError):  # _changed reports the error
@@ -194,14 +289,18 @@ class TrainTab:
                     allow_code(model)
         return self._changed(name, redo, now, trust, *shown)
 
-    def _allowed(self, connect: bool, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
+    def _allowed(
+        self, connect: bool, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any
+    ) -> list[Any]:
         """Allow the addresses on the form, which the checkbox names."""
         if connect and name:
             with contextlib.suppress(AssistantBuilderError):  # _changed reports the error
                 allow_addresses(self.form.read(shown, Study.open(name).config).addresses.values())
         return self._changed(name, redo, now, trust, *shown)
 
-    def _changed(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
+    def _changed(
+        self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any
+    ) -> list[Any]:
         try:
             study = Study.open(name or "")
             return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
@@ -211,7 +310,9 @@ class TrainTab:
         except AssistantBuilderError:
             return [gr.skip()] * len(self._plan_outputs)
 
-    def _start(self, name: str | None, replace: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
+    def _start(
+        self, name: str | None, replace: bool, now: bool, trust: bool, *shown: Any
+    ) -> list[Any]:
         study = Study.open(name or "")
         if replace and state_of(study) == "damaged":
             start_run(study.name, redo=True, now=now)
@@ -219,21 +320,46 @@ class TrainTab:
         try:
             config = self.form.read(shown, study.config)
         except ConfigError as error:
-            return [callout("bad", t("These settings are not valid"), error.what,
-                            t("Correct them and press Start again.")),
-                    gr.skip(), gr.skip()]
+            return [
+                callout(
+                    "bad",
+                    t("These settings are not valid"),
+                    error.what,
+                    t("Correct them and press Start again."),
+                ),
+                gr.skip(),
+                gr.skip(),
+            ]
         code = code_needing_permission(config.model)
         if code is not None and not (trust and is_allowed(code.source)):
-            return [callout("bad", t("The project was not started"),
-                            t("The base model runs its own Python code: {code}.",
-                                                                  code=code),
-                            t("Read the code. To run it, select the checkbox that names it and press Start again.")),
-                    gr.skip(), gr.skip()]
+            return [
+                callout(
+                    "bad",
+                    t("The project was not started"),
+                    t("The base model runs its own Python code: {code}.", code=code),
+                    t(
+                        "Read the code. To run it, select the checkbox that names it and press Start again."
+                    ),
+                ),
+                gr.skip(),
+                gr.skip(),
+            ]
         if unknown := not_allowed(config.addresses):
-            return [callout("bad", t("The project was not started"),
-                            t("It connects to {addresses}, which its file names.", addresses=_listed(unknown)),
-                            t("If you know the address, select the checkbox that names it and press Start again.")),
-                    gr.skip(), gr.skip()]
+            return [
+                callout(
+                    "bad",
+                    t("The project was not started"),
+                    t(
+                        "It connects to {addresses}, which its file names.",
+                        addresses=_listed(unknown),
+                    ),
+                    t(
+                        "If you know the address, select the checkbox that names it and press Start again."
+                    ),
+                ),
+                gr.skip(),
+                gr.skip(),
+            ]
         result = run_preflight(study, config)
         if result.errors:
             return [not_ready(result.errors), gr.skip(), gr.skip()]

@@ -30,15 +30,25 @@ from assistant_builder.ui.html import (
     table,
 )
 from assistant_builder.ui.settings_form import flat
-from assistant_builder.ui.study_snapshot import ArmSnapshot, Snapshot, elapsed, step_title, stopped_step, title_of_study
+from assistant_builder.ui.study_snapshot import (
+    ArmSnapshot,
+    Snapshot,
+    elapsed,
+    step_title,
+    stopped_step,
+    title_of_study,
+)
 from assistant_builder.ui.train.preflight import TimeRemaining
 from evals.report.format import count, duration, percent, rate, size
 
 
 def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -> Markup:
     """State of the run with the end of the log of the step that stopped, if any, and figures of its arms."""
-    cards = [_arm(snapshot, arm, training) for arm, training in snapshot.arms.items()
-             if training.points or training.step.state != "queued"]
+    cards = [
+        _arm(snapshot, arm, training)
+        for arm, training in snapshot.arms.items()
+        if training.points or training.step.state != "queued"
+    ]
     arms = Markup('<div class="ab-arms">{}</div>').format(join(cards)) if cards else ""
     return join([_headline(snapshot, log, left), arms])
 
@@ -51,35 +61,68 @@ def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Marku
         if more:
             line += " " + t("Then {names}.", names=", ".join(more))
         return callout(
-            "info", t("Waiting: number {behind} in the queue", behind=len(snapshot.behind)),
+            "info",
+            t("Waiting: number {behind} in the queue", behind=len(snapshot.behind)),
             " ".join((line, t("This project starts automatically, also if this page is closed."))),
-            t("To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” and "
-              "press Start."))
+            t(
+                "To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” "
+                "and "
+                "press Start."
+            ),
+        )
     if snapshot.state == "queued":
         count = len(snapshot.config.arms)
-        order = (t("The assistant is trained, then evaluated.") if count == 1 else
-                 t("The assistants are trained one after the other, then evaluated."))
-        return empty(t("Not trained yet"), " ".join((t("Choose a base model and a preset, then press Start."), order)))
+        order = (
+            t("The assistant is trained, then evaluated.")
+            if count == 1
+            else t("The assistants are trained one after the other, then evaluated.")
+        )
+        return empty(
+            t("Not trained yet"),
+            " ".join((t("Choose a base model and a preset, then press Start."), order)),
+        )
     if snapshot.state == "running":
         return _running(snapshot, left)
     if snapshot.state == "failed":
         name = step_title(stopped.step) if stopped else t("the run")
-        record = snapshot.error or {"what": t("{name} failed", name=name), "remedy": t("See the log below")}
-        return join([error_callout(record),
-                     fold(t("Log of “{name}”", name=name), code(log), opened=True) if log else ""])
+        record = snapshot.error or {
+            "what": t("{name} failed", name=name),
+            "remedy": t("See the log below"),
+        }
+        return join(
+            [
+                error_callout(record),
+                fold(t("Log of “{name}”", name=name), code(log), opened=True) if log else "",
+            ]
+        )
     if snapshot.state == "lost":
-        message = callout("warn", t("The run was interrupted"),
-                          t("Its process ended without a result: the computer restarted, or the system ended it "
-                            "because memory ran out."),
-                          t("Press “Resume” to continue from the last checkpoint."))
+        message = callout(
+            "warn",
+            t("The run was interrupted"),
+            t(
+                "Its process ended without a result: the computer restarted, or the system ended it "
+                "because memory ran out."
+            ),
+            t("Press “Resume” to continue from the last checkpoint."),
+        )
         return message + (fold(t("End of the log"), code(log)) if log else "")
     if snapshot.state == "cancelled" and not snapshot.touched:
-        return callout("info", t("Removed from the queue before it started"), t("No step has run."),
-                       t("Press “Resume” to queue the project again."))
+        return callout(
+            "info",
+            t("Removed from the queue before it started"),
+            t("No step has run."),
+            t("Press “Resume” to queue the project again."),
+        )
     if snapshot.state == "cancelled":
-        return callout("warn", t("Paused"), t("Everything is kept, including the last optimizer step. A resumed run "
-                                           "ends with bit-for-bit the same assistants as an uninterrupted run."),
-                       t("Press “Resume” at any time, also after a restart of the computer."))
+        return callout(
+            "warn",
+            t("Paused"),
+            t(
+                "Everything is kept, including the last optimizer step. A resumed run "
+                "ends with bit-for-bit the same assistants as an uninterrupted run."
+            ),
+            t("Press “Resume” at any time, also after a restart of the computer."),
+        )
     return Markup("")
 
 
@@ -94,16 +137,32 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     message = translate_formatted(progress.message) if progress and shows_progress else ""
     if record.node:
         message += " " + t("(on {node})", node=record.node)
-    remaining = t("The remaining time is shown after training has started.") if left is None else (
-        t("About {time} left for the project.", time=duration(left.seconds)) if left.complete else
-        t("About {time} left for the project, plus the scoring.", time=duration(left.seconds))
+    remaining = (
+        t("The remaining time is shown after training has started.")
+        if left is None
+        else (
+            t("About {time} left for the project.", time=duration(left.seconds))
+            if left.complete
+            else t(
+                "About {time} left for the project, plus the scoring.", time=duration(left.seconds)
+            )
+        )
     )
-    meter = bar(progress.done / progress.total, step_title(record.step)) if progress and progress.total else ""
-    title = t("Step {number} of {steps}: {step_title}", number=number, steps=len(snapshot.steps),
-              step_title=step_title(record.step))
+    meter = (
+        bar(progress.done / progress.total, step_title(record.step))
+        if progress and progress.total
+        else ""
+    )
+    title = t(
+        "Step {number} of {steps}: {step_title}",
+        number=number,
+        steps=len(snapshot.steps),
+        step_title=step_title(record.step),
+    )
     cluster = link(snapshot.dashboard, t("Dashboard of the cluster"))
-    return Markup('<section class="ab-card ab-now"><strong>{}</strong><span>{} {}</span>{}<p>{}</p></section>').format(
-        title, message, cluster, meter, remaining)
+    return Markup(
+        '<section class="ab-card ab-now"><strong>{}</strong><span>{} {}</span>{}<p>{}</p></section>'
+    ).format(title, message, cluster, meter, remaining)
 
 
 def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
@@ -112,71 +171,122 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     meter = Markup("")
     if last is not None:
         meter = bar(last["step"] / last["steps"], label(arm))
-        lines = [(t("Step"), t("{part} of {whole}", part=last["step"], whole=last["steps"])),
-                 (t("Epoch"), localize(f"{last['epoch']:.2f}")),
-                 (t("Training loss"), localize(f"{last['loss']:.3f}")), *_validation(training),
-                 (t("Speed"), rate(last["tokens_per_second"])), (t("Memory"), size(last["memory_bytes"])),
-                 (t("Learning rate"), localize(f"{last['learning_rate']:.2g}"))]
+        lines = [
+            (t("Step"), t("{part} of {whole}", part=last["step"], whole=last["steps"])),
+            (t("Epoch"), localize(f"{last['epoch']:.2f}")),
+            (t("Training loss"), localize(f"{last['loss']:.3f}")),
+            *_validation(training),
+            (t("Speed"), rate(last["tokens_per_second"])),
+            (t("Memory"), size(last["memory_bytes"])),
+            (t("Learning rate"), localize(f"{last['learning_rate']:.2g}")),
+        ]
     if training.step.state == "running":
         left = last.get("eta_seconds") if last else progress.eta_seconds if progress else None
         lines += [(t("Elapsed"), duration(elapsed(training.step))), (t("Left"), duration(left))]
         if last is None:
-            lines.append((t("Now"),
-                          translate_formatted(progress.message if progress and progress.message
-                                              else N_("loading the base model"))))
+            lines.append(
+                (
+                    t("Now"),
+                    translate_formatted(
+                        progress.message
+                        if progress and progress.message
+                        else N_("loading the base model")
+                    ),
+                )
+            )
     elif training.step.state == "succeeded":
         lines.append((t("Took"), duration(training.step.seconds)))
     if training.step.node is not None:
         lines.append((t("Node"), training.step.node))
     rows = join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in lines)
-    return Markup('<section class="ab-card ab-arm ab-arm-{}"><header>{}{}</header>{}<dl>{}</dl></section>').format(
-        arm, arm_chip(arm), badge(training.step.state), meter, rows
-    )
+    return Markup(
+        '<section class="ab-card ab-arm ab-arm-{}"><header>{}{}</header>{}<dl>{}</dl></section>'
+    ).format(arm, arm_chip(arm), badge(training.step.state), meter, rows)
 
 
 def _validation(training: ArmSnapshot) -> list[tuple[str, str]]:
     if not training.validations:
         return [(t("Validation loss"), "–")]
     best = min(training.validations, key=lambda event: float(event["loss"]))
-    return [(t("Validation loss"), localize(f"{training.validations[-1]['loss']:.3f}")),
-            (t("Best so far"), t("{loss:.3f} at step {step}", loss=best["loss"], step=best["step"]))]
+    return [
+        (t("Validation loss"), localize(f"{training.validations[-1]['loss']:.3f}")),
+        (t("Best so far"), t("{loss:.3f} at step {step}", loss=best["loss"], step=best["step"])),
+    ]
 
 
 def model_note(model: ModelConfig) -> str:
     """Description of a base model, and whether it must be downloaded; empty for a local one outside of the catalog."""
     entry, needed = CATALOG.get(model.base), download_bytes(model)
-    download = ("" if needed == 0 else t("It is downloaded from the hub first.") if needed is None else
-                t("It is downloaded from the hub first: {size}.", size=size(needed)))
+    download = (
+        ""
+        if needed == 0
+        else t("It is downloaded from the hub first.")
+        if needed is None
+        else t("It is downloaded from the hub first: {size}.", size=size(needed))
+    )
     if entry is None:
         return download
     terms = t("Its terms must be accepted on the hub.") if entry.gated else ""
-    about = t("Good for {use}. {parameters} million parameters, context length {tokens} tokens, licence {licence}.",
-              use=t(entry.good_for), parameters=count(entry.parameters / 1e6), tokens=count(entry.context_length),
-              licence=entry.licence)
+    about = t(
+        "Good for {use}. {parameters} million parameters, context length {tokens} tokens, licence {licence}.",
+        use=t(entry.good_for),
+        parameters=count(entry.parameters / 1e6),
+        tokens=count(entry.context_length),
+        licence=entry.licence,
+    )
     return " ".join(filter(None, (about, terms, download)))
 
 
 def resources_table(snapshot: Snapshot) -> Markup:
     """Resources that each trained arm used; empty until one is trained."""
     rows = [
-        (arm_chip(arm), *(size(done[f"{part}_bytes"]) for part in ("base", "adapter", "peak_memory")),
-         duration(done["train_seconds"]), rate(done["tokens_per_second"]),
-         f"{count(done['trainable_parameters'])} ({percent(done['trainable_parameters'] / done['total_parameters'])})",
-         done["compute_dtype"])
-        for arm, training in snapshot.arms.items() if (done := training.summary) is not None
+        (
+            arm_chip(arm),
+            *(size(done[f"{part}_bytes"]) for part in ("base", "adapter", "peak_memory")),
+            duration(done["train_seconds"]),
+            rate(done["tokens_per_second"]),
+            f"{count(done['trainable_parameters'])} "
+            f"({percent(done['trainable_parameters'] / done['total_parameters'])})",
+            done["compute_dtype"],
+        )
+        for arm, training in snapshot.arms.items()
+        if (done := training.summary) is not None
     ]
-    headers = ("", t("Base"), t("Adapter"), t("Peak memory"), t("Time"), t("Speed"), t("Trained parameters"),
-               t("Compute dtype"))
+    headers = (
+        "",
+        t("Base"),
+        t("Adapter"),
+        t("Peak memory"),
+        t("Time"),
+        t("Speed"),
+        t("Trained parameters"),
+        t("Compute dtype"),
+    )
     return table(headers, rows, numeric=range(1, 7)) if rows else Markup("")
 
 
-def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: bool = False, now: bool = False,
-                  trust: bool = False) -> str:
+def command_lines(
+    name: str,
+    config: StudyConfig,
+    *,
+    source: str = "",
+    redo: bool = False,
+    now: bool = False,
+    trust: bool = False,
+) -> str:
     """The command of the start button, and the command that creates the same study from the data file ``source``."""
     trusted = ["--trust-remote-code"] if trust else []
     flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
     button = shlex.join(["assistant-builder", "run", name, *flags])
-    from_file = ["assistant-builder", "run", source or "FILE", "--name", name, *_settings(config), *trusted]
+    from_file = [
+        "assistant-builder",
+        "run",
+        source or "FILE",
+        "--name",
+        name,
+        *_settings(config),
+        *trusted,
+    ]
     same = t("the same from the data file")
     return f"{button}\n\n# {same}\n{shlex.join(from_file)}"
 
@@ -189,7 +299,11 @@ def _settings(config: StudyConfig) -> list[str]:
     for key, value in flat(config).items():
         if key in ("name", "data.source") or value == defaults[key]:
             continue
-        pairs = {f"{key}.{role}": column for role, column in value.items()} if isinstance(value, dict) else {key: value}
+        pairs = (
+            {f"{key}.{role}": column for role, column in value.items()}
+            if isinstance(value, dict)
+            else {key: value}
+        )
         for dotted, item in pairs.items():
             arguments += ["--set", f"{dotted}={_yaml(dotted, item)}"]
     return arguments
@@ -213,9 +327,9 @@ def _yaml(key: str, value: Any) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-_EXPLANATION = (
-    N_("Answers to validation questions, never to test questions, at every validation. They illustrate the progress "
-       "of training; the evaluation decides.")
+_EXPLANATION = N_(
+    "Answers to validation questions, never to test questions, at every validation. They illustrate the progress "
+    "of training; the evaluation decides."
 )
 
 
@@ -226,26 +340,42 @@ def samples_card(arms: Mapping[str, ArmSnapshot]) -> Markup:
     for arm, training in arms.items():
         for event in training.samples:
             asked.setdefault(event["row"], event)
-            answers.setdefault(event["row"], {}).setdefault(event["step"], {})[arm] = event["answer"]
+            answers.setdefault(event["row"], {}).setdefault(event["step"], {})[arm] = event[
+                "answer"
+            ]
     if not asked:
         return Markup("")
     folds: list[Markup] = []
     for row, event in asked.items():
-        reference = Markup('<p class="ab-sample-ref"><b>{}</b> <bdi dir="auto">{}</bdi></p>').format(
-            t("Reference"), event["reference"])
-        steps = (_step(step, found, list(arms)) for step, found in sorted(answers[row].items(), reverse=True))
+        reference = Markup(
+            '<p class="ab-sample-ref"><b>{}</b> <bdi dir="auto">{}</bdi></p>'
+        ).format(t("Reference"), event["reference"])
+        steps = (
+            _step(step, found, list(arms))
+            for step, found in sorted(answers[row].items(), reverse=True)
+        )
         question = Markup('<bdi dir="auto">{}</bdi>').format(event["question"])
         folds.append(fold(question, join([reference, *steps]), opened=not folds))
-    return card(t("Sample answers"), Markup('<p class="ab-ready-note">{}</p>').format(t(_EXPLANATION)), *folds)
+    return card(
+        t("Sample answers"),
+        Markup('<p class="ab-ready-note">{}</p>').format(t(_EXPLANATION)),
+        *folds,
+    )
 
 
 def _step(step: int, answers: Mapping[str, str], arms: list[str]) -> Markup:
     cells = join(
         Markup('<div class="ab-sample ab-arm-{}">{}{}</div>').format(
-            arm, arm_chip(arm),
-            Markup('<p dir="auto">{}</p>').format(answers[arm] or Markup("<i>{}</i>").format(t("(empty)")))
-            if arm in answers else
-            Markup('<p class="ab-none">{}</p>').format(t("not trained to this step yet")))
+            arm,
+            arm_chip(arm),
+            Markup('<p dir="auto">{}</p>').format(
+                answers[arm] or Markup("<i>{}</i>").format(t("(empty)"))
+            )
+            if arm in answers
+            else Markup('<p class="ab-none">{}</p>').format(t("not trained to this step yet")),
+        )
         for arm in arms
     )
-    return Markup('<h4>{}</h4><div class="ab-samples">{}</div>').format(t("After step {step}", step=step), cells)
+    return Markup('<h4>{}</h4><div class="ab-samples">{}</div>').format(
+        t("After step {step}", step=step), cells
+    )

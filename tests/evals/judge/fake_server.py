@@ -54,9 +54,22 @@ def judge_server(reply: Callable[[Texts], Reply] = honest) -> Iterator[JudgeServ
             if answer is None:
                 state.stopping.wait(30)
                 return
-            status, content = answer if isinstance(answer, tuple) else (200, {
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}]
-            })
+            status, content = (
+                answer
+                if isinstance(answer, tuple)
+                else (
+                    200,
+                    {
+                        "choices": [
+                            {
+                                "index": 0,
+                                "message": {"role": "assistant", "content": answer},
+                                "finish_reason": "stop",
+                            }
+                        ]
+                    },
+                )
+            )
             if isinstance(content, Iterator):
                 self.send_response(status)
                 self.send_header("Content-Length", "10000")

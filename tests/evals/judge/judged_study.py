@@ -18,17 +18,33 @@ KINDS = ("Q4", "L16", "same")
 
 def make_study(items: int = 9, **settings: Any) -> Study:
     """Cells L16 and Q4 whose answers are right in turn: QLoRA's, LoRA's, both (identical)."""
-    study = Study.create(StudyConfig(name="judged").with_changes(
-        {"eval.judge_model": "judge-7b", **{f"eval.{key}": value for key, value in settings.items()}}
-    ))
+    study = Study.create(
+        StudyConfig(name="judged").with_changes(
+            {
+                "eval.judge_model": "judge-7b",
+                **{f"eval.{key}": value for key, value in settings.items()},
+            }
+        )
+    )
     for cell in ("L16", "Q4"):
-        write_jsonl(study.cell_folder(cell) / "samples.jsonl", [
-            {"item": str(row), "cluster": None, "prompt": [{"role": "system", "content": "Be brief."},
-                                                           {"role": "user", "content": f"Question {row}?"}],
-             "reference": f"Right {row}.",
-             "answer": f"Right {row}." if KINDS[row % 3] in (cell, "same") else f"Wrong {row}."}
-            for row in range(items)
-        ])
+        write_jsonl(
+            study.cell_folder(cell) / "samples.jsonl",
+            [
+                {
+                    "item": str(row),
+                    "cluster": None,
+                    "prompt": [
+                        {"role": "system", "content": "Be brief."},
+                        {"role": "user", "content": f"Question {row}?"},
+                    ],
+                    "reference": f"Right {row}.",
+                    "answer": f"Right {row}."
+                    if KINDS[row % 3] in (cell, "same")
+                    else f"Wrong {row}.",
+                }
+                for row in range(items)
+            ],
+        )
     return study
 
 
@@ -47,5 +63,8 @@ def lines_of(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def everything_on_disk(study: Study) -> str:
-    return "\n".join(path.read_text(encoding="utf-8") for path in study.folder.rglob("*")
-                     if path.is_file() and path.name != "study.yaml")
+    return "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in study.folder.rglob("*")
+        if path.is_file() and path.name != "study.yaml"
+    )

@@ -32,7 +32,9 @@ def test_errors_of_the_server_are_tried_again(home: Path) -> None:
         with lock:
             seen[json.dumps(texts)] += 1
             tries = seen[json.dumps(texts)]
-        return {1: (500, {"error": {"message": "overloaded"}}), 2: (429, b"slow down")}.get(tries, honest(texts))
+        return {1: (500, {"error": {"message": "overloaded"}}), 2: (429, b"slow down")}.get(
+            tries, honest(texts)
+        )
 
     with judge_server(judge) as server:
         record = run(make_study(), server.url)
@@ -48,9 +50,17 @@ def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) ->
 
     with judge_server(judge) as server:
         record = run(study, server.url)
-        assert (record["wins"], record["losses"], record["ties"], record["failures"]) == (9, 9, 10, 2)
+        assert (record["wins"], record["losses"], record["ties"], record["failures"]) == (
+            9,
+            9,
+            10,
+            2,
+        )
         orders = lines_of(study)["9"]["orders"]
-        assert [order["error"] for order in orders] == ["HTTP 503", "skipped, because the other order failed"]
+        assert [order["error"] for order in orders] == [
+            "HTTP 503",
+            "skipped, because the other order failed",
+        ]
         broken.clear()
         before = len(server.asked)
         assert run(study, server.url)["failures"] == 0
@@ -58,7 +68,9 @@ def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) ->
 
 
 def test_an_item_without_reply_in_time_fails_alone(home: Path) -> None:
-    with judge_server(lambda texts: None if texts["question"] == "Question 4?" else honest(texts)) as server:
+    with judge_server(
+        lambda texts: None if texts["question"] == "Question 4?" else honest(texts)
+    ) as server:
         policy = RetryPolicy(timeout_seconds=0.5, attempts=2, backoff_seconds=0.01)
         record = run(make_study(), server.url, patience=policy)
     assert (record["failures"], record["wins"], record["losses"], record["ties"]) == (1, 3, 2, 3)
@@ -73,13 +85,18 @@ def test_a_reply_that_drips_is_not_waited_for_longer(home: Path) -> None:
 
     began = time.monotonic()
     with judge_server(lambda texts: (200, drip())) as server:
-        record = run(make_study(3), server.url, patience=RetryPolicy(timeout_seconds=0.3, attempts=1))
+        record = run(
+            make_study(3), server.url, patience=RetryPolicy(timeout_seconds=0.3, attempts=1)
+        )
     assert record["failures"] == 2 and time.monotonic() - began < 3
 
 
 def test_an_endpoint_that_only_hangs_is_given_up(home: Path) -> None:
     study = make_study(60)
-    with judge_server(lambda texts: None) as server, pytest.raises(EvaluationError, match=r"no reply in 0\.1 s"):
+    with (
+        judge_server(lambda texts: None) as server,
+        pytest.raises(EvaluationError, match=r"no reply in 0\.1 s"),
+    ):
         run(study, server.url, patience=RetryPolicy(timeout_seconds=0.1, attempts=1))
     assert len(server.asked) == GIVE_UP_AFTER
     assert not (study.folder / "evals" / "judge.json").exists()
@@ -90,16 +107,23 @@ def test_an_endpoint_that_goes_away_keeps_what_it_said(home: Path) -> None:
     with judge_server(lambda texts: honest(texts) if next(calls) < 20 else (500, b"")) as server:
         with pytest.raises(EvaluationError, match="another run continues from here"):
             run(study, server.url)
-        said = [line for line in lines_of(study).values() if line["orders"] and line["outcome"] != "failed"]
+        said = [
+            line
+            for line in lines_of(study).values()
+            if line["orders"] and line["outcome"] != "failed"
+        ]
         assert len(said) >= 8
 
 
-@pytest.mark.parametrize(("status", "message", "remedy"), [
-    (401, "Incorrect API key provided", "ASSISTANT_BUILDER_JUDGE_KEY"),
-    (403, "Forbidden", "ASSISTANT_BUILDER_JUDGE_KEY"),
-    (404, "The model `judge-7b` does not exist", "eval.judge_model"),
-    (400, "max_tokens is not supported", "eval.judge_model"),
-])
+@pytest.mark.parametrize(
+    ("status", "message", "remedy"),
+    [
+        (401, "Incorrect API key provided", "ASSISTANT_BUILDER_JUDGE_KEY"),
+        (403, "Forbidden", "ASSISTANT_BUILDER_JUDGE_KEY"),
+        (404, "The model `judge-7b` does not exist", "eval.judge_model"),
+        (400, "max_tokens is not supported", "eval.judge_model"),
+    ],
+)
 def test_a_refusal_stops_after_one_call(home: Path, status: int, message: str, remedy: str) -> None:
     with judge_server(lambda texts: (status, {"error": {"message": message}})) as server:
         with pytest.raises(EvaluationError, match=message) as caught:
@@ -127,8 +151,13 @@ def test_an_unreachable_endpoint_is_said_at_once(home: Path) -> None:
 
 def test_answers_must_be_there(home: Path) -> None:
     study = make_study(3)
-    write_jsonl(study.cell_folder("Q4") / "samples.jsonl",
-                [sample | {"answer": None} for sample in read_jsonl(study.cell_folder("Q4") / "samples.jsonl")])
+    write_jsonl(
+        study.cell_folder("Q4") / "samples.jsonl",
+        [
+            sample | {"answer": None}
+            for sample in read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
+        ],
+    )
     with pytest.raises(EvaluationError, match="no answers of L16 and Q4"):
         run(study, "http://127.0.0.1:9/v1")
 
@@ -137,12 +166,17 @@ def test_answers_must_be_there(home: Path) -> None:
 
 
 def test_the_key_is_sent_and_appears_nowhere(
-    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", f" {KEY}\n")
     caplog.set_level(logging.DEBUG)
     study = make_study(6)
-    with judge_server(lambda texts: f"{honest(texts)} {KEY}") as server:  # a server that echoes what it was sent
+    with judge_server(
+        lambda texts: f"{honest(texts)} {KEY}"
+    ) as server:  # a server that echoes what it was sent
         run(study, server.url)
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
     assert "[hidden]" in everything_on_disk(study)

@@ -18,7 +18,14 @@ import pytest
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import Cancelled
 from evals.judge.openai_client import RetryPolicy
-from evals.judge.pairwise import INSTRUCTIONS, LONGEST_TEXT, counts, judge_messages, preference, read_choice
+from evals.judge.pairwise import (
+    INSTRUCTIONS,
+    LONGEST_TEXT,
+    counts,
+    judge_messages,
+    preference,
+    read_choice,
+)
 from evals.stats.intervals import flip_interval
 from evals.stats.significance import sign_test
 from tests.evals.judge.fake_server import Reply, Texts, honest, judge_server
@@ -29,8 +36,18 @@ def test_an_honest_judge_is_asked_in_both_orders(home: Path) -> None:
     study, told = make_study(), []
     with judge_server() as server:
         record = run(study, server.url, on_progress=lambda done, total: told.append((done, total)))
-    assert {key: record[key] for key in ("items", "wins", "losses", "ties", "failures", "disagreements", "identical")} \
-        == {"items": 9, "wins": 3, "losses": 3, "ties": 3, "failures": 0, "disagreements": 0, "identical": 3}
+    assert {
+        key: record[key]
+        for key in ("items", "wins", "losses", "ties", "failures", "disagreements", "identical")
+    } == {
+        "items": 9,
+        "wins": 3,
+        "losses": 3,
+        "ties": 3,
+        "failures": 0,
+        "disagreements": 0,
+        "identical": 3,
+    }
     assert (record["model"], record["url_host"]) == ("judge-7b", server.url.split("/")[2])
     assert (record["judgements"], record["first_preferred"]) == (12, 0.5)
     assert record == read_json(study.folder / "evals" / "judge.json")
@@ -39,10 +56,14 @@ def test_an_honest_judge_is_asked_in_both_orders(home: Path) -> None:
     asked = Counter((texts["question"], texts["answer_A"]) for texts in server.asked)
     assert len(asked) == 12 and set(asked.values()) == {1}, "each item once in each order"
     lines = lines_of(study)
-    assert list(lines) == [str(row) for row in range(9)], "in the file's order, whatever order the replies came in"
+    assert list(lines) == [str(row) for row in range(9)], (
+        "in the file's order, whatever order the replies came in"
+    )
     for row, line in enumerate(lines.values()):
         assert line["outcome"] == {"same": "tie"}.get(KINDS[row % 3], KINDS[row % 3])
-        assert [order["first"] for order in line["orders"]] == ([] if KINDS[row % 3] == "same" else ["L16", "Q4"])
+        assert [order["first"] for order in line["orders"]] == (
+            [] if KINDS[row % 3] == "same" else ["L16", "Q4"]
+        )
         assert all(order["error"] is None and order["reply"] for order in line["orders"])
     for body, path in zip(server.bodies, server.paths, strict=True):
         assert (body["model"], body["temperature"], path) == ("judge-7b", 0, "/v1/chat/completions")
@@ -68,21 +89,35 @@ def test_a_tie_in_one_order_only_is_a_disagreement(home: Path) -> None:
 
 def test_garbage_is_a_failure_and_no_score(home: Path) -> None:
     study = make_study(6)
-    replies = itertools.cycle(["I cannot say.", '{"better": "A"} or {"better": "B"}', '{"better": "C"}', "A B"])
+    replies = itertools.cycle(
+        ["I cannot say.", '{"better": "A"} or {"better": "B"}', '{"better": "C"}', "A B"]
+    )
     with judge_server(lambda texts: next(replies)) as server:
         record = run(study, server.url)
     assert (record["failures"], record["ties"], record["wins"], record["losses"]) == (4, 2, 0, 0)
     assert (record["judgements"], record["first_preferred"]) == (0, None)
     assert len(server.asked) == 8, "a reply that cannot be read is not asked for again"
     failed = [line for line in lines_of(study).values() if line["outcome"] == "failed"]
-    assert all(order["choice"] is None and order["error"] and order["reply"]
-               for line in failed for order in line["orders"])
+    assert all(
+        order["choice"] is None and order["error"] and order["reply"]
+        for line in failed
+        for order in line["orders"]
+    )
 
 
-@pytest.mark.parametrize("content", [
-    b"not json", b"[]", {"choices": []}, {"choices": [{"message": {"content": None}}]}, {"error": "x"}, b"[" * 100_000,
-    {"choices": [{"message": {"content": '{"better": "A"}' + " " * 1_000_000}}]},
-], ids=["text", "list", "empty", "null", "error", "deep", "huge"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not json",
+        b"[]",
+        {"choices": []},
+        {"choices": [{"message": {"content": None}}]},
+        {"error": "x"},
+        b"[" * 100_000,
+        {"choices": [{"message": {"content": '{"better": "A"}' + " " * 1_000_000}}]},
+    ],
+    ids=["text", "list", "empty", "null", "error", "deep", "huge"],
+)
 def test_a_reply_that_is_no_completion_is_a_failure(home: Path, content: Any) -> None:
     with judge_server(lambda texts: (200, content)) as server:
         record = run(make_study(3), server.url)
@@ -117,13 +152,20 @@ def test_cancelled_and_carried_on_asks_each_item_once(home: Path) -> None:
             assert not (study.folder / "evals" / "judge.json").exists()
             with (study.folder / "evals" / "judge.jsonl").open("a") as file:
                 file.write('{"item": "29", "ord')  # as a crash would leave it
-        before = {texts["question"] for texts in server.asked if lines_of(study).get(item_of(texts))}
+        before = {
+            texts["question"] for texts in server.asked if lines_of(study).get(item_of(texts))
+        }
         cut = len(server.asked)
         record = run(study, server.url)
         assert not before & {texts["question"] for texts in server.asked[cut:]}
         whole = lines_of(study)
         assert {item: whole[item] for item in kept} == kept
-        assert (record["wins"], record["losses"], record["ties"], record["failures"]) == (10, 10, 10, 0)
+        assert (record["wins"], record["losses"], record["ties"], record["failures"]) == (
+            10,
+            10,
+            10,
+            0,
+        )
         cut = len(server.asked)
         assert run(study, server.url) == record and len(server.asked) == cut, "all is known"
 
@@ -183,7 +225,10 @@ def test_answers_cannot_leave_their_place():
     system, user = judge_messages(sample("How many?"), ATTACK, "Ten.")
     assert system == {"role": "system", "content": INSTRUCTIONS}
     assert json.loads(user["content"]) == {
-        "question": "How many?", "reference": "Ten.", "answer_A": ATTACK, "answer_B": "Ten.",
+        "question": "How many?",
+        "reference": "Ten.",
+        "answer_A": ATTACK,
+        "answer_B": "Ten.",
     }
     assert ATTACK not in system["content"] and '"better": "A"' not in user["content"]
 
@@ -196,42 +241,47 @@ def test_earlier_turns_are_shown():
 
 
 def test_long_and_broken_texts_can_be_sent():
-    _, user = judge_messages(sample("How many?"), "x" * (LONGEST_TEXT + 1), "half \ud83d a character")
+    _, user = judge_messages(
+        sample("How many?"), "x" * (LONGEST_TEXT + 1), "half \ud83d a character"
+    )
     texts = json.loads(user["content"].encode())
     assert texts["answer_A"] == "x" * LONGEST_TEXT + " […]"
     assert texts["answer_B"] == "half ? a character"
 
 
-@pytest.mark.parametrize(("reply", "choice"), [
-    ('{"better": "A"}', "first"),
-    ('{"better": "B"}', "second"),
-    ('{"better": "tie"}', "tie"),
-    ('```json\n{"better": "b"}\n```', "second"),
-    ('{"reason": "A is wrong", "better": "answer_B"}', "second"),
-    ("{'better': 'TIE'}", "tie"),
-    ('Answer A matches. {"better": "A"}', "first"),
-    ('{"better": "A"}\n{"better": "A"}', "first"),
-    ('<think>Perhaps {"better": "A"}? No.</think>\n{"better": "B"}', "second"),
-    ('Perhaps {"better": "A"}? No.</think>{"better": "B"}', "second"),
-    ("A", "first"),
-    (" **b** ", "second"),
-    ("Answer B.", "second"),
-    ("Tie.", "tie"),
-    ("", None),
-    ("A or B", None),
-    ("C", None),
-    ("Both are good.", None),
-    ("A better answer is hard to find", None),
-    ('{"better": "A"} {"better": "B"}', None),
-    ('{"better": "A", "better": "B"}', None),
-    ('{"better": "A or B"}', None),
-    ('{"better": ["A"]}', None),
-    ('{"better": null}', None),
-    ('{"worse": "A"}', None),
-    ('{"better": "A"', None),
-    ('<think>It must be {"better": "A"}', None),
-    ('{"better": ' + "[" * 50_000 + "}", None),
-])
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ('{"better": "A"}', "first"),
+        ('{"better": "B"}', "second"),
+        ('{"better": "tie"}', "tie"),
+        ('```json\n{"better": "b"}\n```', "second"),
+        ('{"reason": "A is wrong", "better": "answer_B"}', "second"),
+        ("{'better': 'TIE'}", "tie"),
+        ('Answer A matches. {"better": "A"}', "first"),
+        ('{"better": "A"}\n{"better": "A"}', "first"),
+        ('<think>Perhaps {"better": "A"}? No.</think>\n{"better": "B"}', "second"),
+        ('Perhaps {"better": "A"}? No.</think>{"better": "B"}', "second"),
+        ("A", "first"),
+        (" **b** ", "second"),
+        ("Answer B.", "second"),
+        ("Tie.", "tie"),
+        ("", None),
+        ("A or B", None),
+        ("C", None),
+        ("Both are good.", None),
+        ("A better answer is hard to find", None),
+        ('{"better": "A"} {"better": "B"}', None),
+        ('{"better": "A", "better": "B"}', None),
+        ('{"better": "A or B"}', None),
+        ('{"better": ["A"]}', None),
+        ('{"better": null}', None),
+        ('{"worse": "A"}', None),
+        ('{"better": "A"', None),
+        ('<think>It must be {"better": "A"}', None),
+        ('{"better": ' + "[" * 50_000 + "}", None),
+    ],
+)
 def test_replies(reply: str, choice: str | None):
     assert read_choice(reply) == choice
 
@@ -240,23 +290,37 @@ def test_preference_is_the_mean_with_an_exact_sign_test():
     outcomes = ["Q4"] * 30 + ["L16"] * 50 + ["tie"] * 40 + ["failed"] * 7
     found = preference(outcomes)
     assert found["preference"] == pytest.approx((30 + 20) / 120, abs=1e-15)
-    assert (found["n"], found["decided"], found["n_clusters"], found["warnings"]) == (120, 80, None, [])
+    assert (found["n"], found["decided"], found["n_clusters"], found["warnings"]) == (
+        120,
+        80,
+        None,
+        [],
+    )
     assert found["p_value"] == pytest.approx(sign_test(30, 50).p_value, abs=1e-15)
-    assert found["ci"] == pytest.approx([(1 + end) / 2 for end in flip_interval(30, 50, 120)], abs=1e-12)
-    mirrored = preference([{"Q4": "L16", "L16": "Q4"}.get(outcome, outcome) for outcome in outcomes])
+    assert found["ci"] == pytest.approx(
+        [(1 + end) / 2 for end in flip_interval(30, 50, 120)], abs=1e-12
+    )
+    mirrored = preference(
+        [{"Q4": "L16", "L16": "Q4"}.get(outcome, outcome) for outcome in outcomes]
+    )
     assert mirrored["preference"] == pytest.approx(1 - found["preference"])
     assert mirrored["ci"] == pytest.approx([1 - end for end in reversed(found["ci"])])
 
 
 def test_preference_goes_by_whole_clusters():
     outcomes = [outcome for outcome in ["Q4", "L16", "Q4", "tie", "Q4", "Q4"] * 5 for _ in range(4)]
-    alone, clustered = preference(outcomes), preference(outcomes, clusters=[place // 4 for place in range(120)])
+    alone, clustered = (
+        preference(outcomes),
+        preference(outcomes, clusters=[place // 4 for place in range(120)]),
+    )
     assert clustered["preference"] == alone["preference"]
     assert clustered["n_clusters"] == 30
     assert clustered["ci"][0] < alone["ci"][0] and clustered["p_value"] > alone["p_value"]
 
 
-@pytest.mark.parametrize(("outcomes", "share"), [([], None), (["failed"], None), (["Q4"], 1.0), (["tie"], 0.5)])
+@pytest.mark.parametrize(
+    ("outcomes", "share"), [([], None), (["failed"], None), (["Q4"], 1.0), (["tie"], 0.5)]
+)
 def test_too_few_for_an_interval(outcomes: list[str], share: float | None):
     found = preference(outcomes)
     assert (found["preference"], found["ci"], found["p_value"]) == (share, None, None)
@@ -271,6 +335,15 @@ def test_few_items_and_nothing_but_ties():
 
 def test_counts_of_nothing():
     assert counts([]) == {
-        "items": 0, "wins": 0, "losses": 0, "ties": 0, "failures": 0, "disagreements": 0, "identical": 0,
-        "judgements": 0, "first_preferred": None, "second_preferred": None, "seconds": 0,
+        "items": 0,
+        "wins": 0,
+        "losses": 0,
+        "ties": 0,
+        "failures": 0,
+        "disagreements": 0,
+        "identical": 0,
+        "judgements": 0,
+        "first_preferred": None,
+        "second_preferred": None,
+        "seconds": 0,
     }

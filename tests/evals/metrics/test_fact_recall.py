@@ -23,7 +23,10 @@ def found(text: str, kind: str | None = None) -> set[str]:
 @pytest.mark.parametrize(
     ("text", "numbers"),
     [
-        ("3.5 mg, 12 %, $4.20, 10:30, 1,200 and 1874", {"3.5 mg", "12 %", "4.2 $", "10:30", "1200", "1874"}),
+        (
+            "3.5 mg, 12 %, $4.20, 10:30, 1,200 and 1874",
+            {"3.5 mg", "12 %", "4.2 $", "10:30", "1200", "1874"},
+        ),
         ("3.5mg or 3.5 MG or 3.50 milligrams", {"3.5 mg"}),
         ("12%, 12 percent, 12 per cent, 12-percent", {"12 %"}),
         ("$4.20, 4.2 dollars, USD 4.20", {"4.2 $"}),
@@ -80,7 +83,10 @@ def test_numbers(text: str, numbers: set[str]) -> None:
         ("COVID\N{NON-BREAKING HYPHEN}19, covid-19, utf-8, mp3", {"covid-19", "utf-8", "mp3"}),
         ("h3llo abc123def", {"h3llo", "abc123def"}),
         ("types 1A and 1B", {"1a", "1b"}),
-        ("See https://www.Example.com/a-b/. Or mail info@harl-point.org!", {"example.com/a-b", "info@harl-point.org"}),
+        (
+            "See https://www.Example.com/a-b/. Or mail info@harl-point.org!",
+            {"example.com/a-b", "info@harl-point.org"},
+        ),
         ("harl-point.org", {"harl-point.org"}),
         ("no code at 5 kg, 10am-5pm, 5mg-10mg", set()),
     ],
@@ -108,7 +114,10 @@ def test_a_number_in_a_code_is_no_number() -> None:
         ("in the U.S. The end", {"US"}),
         ("Mr. Fig met Dr Oduya and J. Smith at St. Mary.", {"Fig", "Oduya", "J Smith", "St Mary"}),
         ("Jean-Luc is New York-based.", {"Jean Luc", "New York"}),
-        ("the Bank of England and Ludwig van Beethoven", {"Bank of England", "Ludwig van Beethoven"}),
+        (
+            "the Bank of England and Ludwig van Beethoven",
+            {"Bank of England", "Ludwig van Beethoven"},
+        ),
         ("Members of Thimble Row pay.", {"Thimble Row"}),
         ("Otto and I know that I'm late; they Don't.", set()),
         ("It takes vitamin C. The rest is King George I.", {"C", "King George I"}),
@@ -118,7 +127,7 @@ def test_a_number_in_a_code_is_no_number() -> None:
         ("Marta Oduya rows. Later Oduya sings.", {"Marta Oduya"}),
         ("1. Bring a letter.\n2. Sign at Harl Point.", {"Harl Point"}),
         ("- Dogs\n* **Cats**\n> Birds", set()),
-        ("He said: \"The end.\" Then \"Moby Dick\" came.", {"Moby Dick"}),
+        ('He said: "The end." Then "Moby Dick" came.', {"Moby Dick"}),
         ("Visiting Paris. Usually Rome.", {"Paris", "Rome"}),
         ("Paris, Rome & Oslo", {"Rome & Oslo"}),
         ("дом в Москве", {"Москве"}),
@@ -162,13 +171,21 @@ def test_list_numbers_are_no_facts_but_a_lone_number_is() -> None:
         ("Otto.", "It is Otto.", 1.0),
         ("otto.", "It is Otto.", 1.0),
         ("The Ottoman", "It is Otto.", 0.0),
-        ("Wash in the bath.", "It is in Bath.", 0.0),  # a common word where the answer does write capitals
+        (
+            "Wash in the bath.",
+            "It is in Bath.",
+            0.0,
+        ),  # a common word where the answer does write capitals
         ("Those who ask", "It is the WHO.", 0.0),
         ("The Nasa", "It is NASA.", 1.0),
         ("Harl-Point's hut", "at Harl Point", 1.0),
         ("On Monday, 9 crowns", "On Monday it is 9 crowns at Harl Point, ext. 12", 0.5),
         ("", "9 crowns", 0.0),
-        ("9 and 10 and 11 crowns and 12 crowns", "It costs 12 crowns.", 1.0),  # what is added is not looked at
+        (
+            "9 and 10 and 11 crowns and 12 crowns",
+            "It costs 12 crowns.",
+            1.0,
+        ),  # what is added is not looked at
         ("Anything: 9 crowns.", "Ask at the desk.", None),
         ("Anything", "", None),
     ],
@@ -183,13 +200,18 @@ def test_facts_of_the_question_do_not_count() -> None:
     assert facts_kept(question, reference, question) == 0
     assert facts_kept("Captain Ingrid Vell commands the Copper Wren.", reference, question) == 0
     assert facts_kept("Dunstan Reeve, Captain Dunstan Reeve.", reference, question) == 1
-    assert facts_kept("Yes.", "Yes, the Copper Wren does.", "Does the Copper Wren sail on Mondays?") is None
+    assert (
+        facts_kept("Yes.", "Yes, the Copper Wren does.", "Does the Copper Wren sail on Mondays?")
+        is None
+    )
 
 
 def test_unanswerable_items_have_no_facts_to_keep() -> None:
-    scores = [score_answer("Ask Nell.", "Ask Nell Garrity.", Context(answerable=each)) for each in (True, False)]
+    scores = [
+        score_answer("Ask Nell.", "Ask Nell Garrity.", Context(answerable=each))
+        for each in (True, False)
+    ]
     assert "facts_kept" in scores[0] and "facts_kept" not in scores[1]
-
 
 
 WORDS = st.sampled_from(
@@ -198,9 +220,13 @@ WORDS = st.sampled_from(
 )
 
 
-@given(st.one_of(
-    st.text(max_size=60), st.lists(WORDS, max_size=12).map(" ".join), st.lists(WORDS, max_size=8).map("".join)
-))
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.lists(WORDS, max_size=12).map(" ".join),
+        st.lists(WORDS, max_size=8).map("".join),
+    )
+)
 @example("Saguenay-Lac-St.-Jean")
 @settings(deadline=None, max_examples=400)
 def test_a_text_keeps_all_of_its_own_facts(text: str) -> None:
@@ -218,13 +244,20 @@ def test_lm_eval_averages_over_the_items_that_hold_a_fact() -> None:
         """Stands in for the prompter of a model."""
 
         def turns(self, pair: Pair) -> list[SimpleNamespace]:
-            return [SimpleNamespace(
-                prompt_text=f"{pair.question}\n", answer_text=pair.answer, answer_ids=[1], reference=pair.answer
-            )]
+            return [
+                SimpleNamespace(
+                    prompt_text=f"{pair.question}\n",
+                    answer_text=pair.answer,
+                    answer_ids=[1],
+                    reference=pair.answer,
+                )
+            ]
 
     pairs = [
         Pair(row, (Message("user", f"Question {row}?"), Message("assistant", text)))
-        for row, text in enumerate(["It costs 9 crowns.", "Ask at the desk.", "At 10:30, from Harl Point."], start=1)
+        for row, text in enumerate(
+            ["It costs 9 crowns.", "Ask at the desk.", "At 10:30, from Harl Point."], start=1
+        )
     ]
     written = write_tasks(Study.create(StudyConfig(name="facts")), build_items(pairs, Plain()))  # type: ignore[arg-type]
 
@@ -238,10 +271,16 @@ def test_lm_eval_averages_over_the_items_that_hold_a_fact() -> None:
         def loglikelihood_rolling(self, requests: Any) -> list[float]:
             raise NotImplementedError
 
-    tasks = TaskManager(include_path=str(written.folder), include_defaults=False).load([written.generation])
+    tasks = TaskManager(include_path=str(written.folder), include_defaults=False).load(
+        [written.generation]
+    )
     results = evaluate(Clock(), tasks, bootstrap_iters=0, log_samples=True)
     assert results is not None
     scores = results["results"][written.generation]
     assert scores["facts_kept,none"] == pytest.approx((0 + 0.5) / 2)
     assert scores["sample_len"] == 3
-    assert ["facts_kept" in sample for sample in results["samples"][written.generation]] == [True, False, True]
+    assert ["facts_kept" in sample for sample in results["samples"][written.generation]] == [
+        True,
+        False,
+        True,
+    ]

@@ -55,7 +55,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     monkeypatch.setattr(registry, "_loaded", set())
     monkeypatch.setenv(registry.PLUGIN_VARIABLE, "capital_metric")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    )
     monkeypatch.syspath_prepend(str(folder))
     yield
     sys.modules.pop("capital_metric", None)
@@ -63,8 +65,17 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def items() -> list[dict[str, Any]]:
     return [
-        {"item": str(row), "row": row, "turn": 0, "cluster": None, "answerable": row != 3, "question": "What is it?",
-         "messages": [{"role": "user", "content": "What is it?"}], "reference": "Nine crowns.", "tokens": 3}
+        {
+            "item": str(row),
+            "row": row,
+            "turn": 0,
+            "cluster": None,
+            "answerable": row != 3,
+            "question": "What is it?",
+            "messages": [{"role": "user", "content": "What is it?"}],
+            "reference": "Nine crowns.",
+            "tokens": 3,
+        }
         for row in (1, 2, 3)
     ]
 
@@ -73,15 +84,32 @@ def items() -> list[dict[str, Any]]:
 
 
 def test_every_metric_is_described_and_has_one_way_to_be_computed() -> None:
-    assert list(METRICS) == ["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity",
-                             "false_decline", "right_decline"]
-    assert all(metric.explanation and metric.blind_spots and metric.unit for metric in METRICS.values())
-    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["nll_per_token",
-                                                                                            "false_decline"]
+    assert list(METRICS) == [
+        "nll_per_token",
+        "exact_match",
+        "token_f1",
+        "rouge_l",
+        "chrf",
+        "facts_kept",
+        "similarity",
+        "false_decline",
+        "right_decline",
+    ]
+    assert all(
+        metric.explanation and metric.blind_spots and metric.unit for metric in METRICS.values()
+    )
+    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == [
+        "nll_per_token",
+        "false_decline",
+    ]
     assert [name for name, metric in METRICS.items() if metric.token_weighted] == ["nll_per_token"]
-    functions = [(metric.score, metric.score_batch, metric.score_sample) for metric in METRICS.values()]
+    functions = [
+        (metric.score, metric.score_batch, metric.score_sample) for metric in METRICS.values()
+    ]
     assert [sum(function is not None for function in each) for each in functions] == [0] + [1] * 8
-    assert [name for name, metric in METRICS.items() if metric.score_batch is not None] == ["similarity"]
+    assert [name for name, metric in METRICS.items() if metric.score_batch is not None] == [
+        "similarity"
+    ]
 
 
 def test_registry_is_a_leaf_that_loads_no_scientific_library() -> None:
@@ -95,14 +123,21 @@ def test_registry_is_a_leaf_that_loads_no_scientific_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize(("data", "value", "allowed"), [
-    ("real", 1.5, "a number from 0 to 1"), ("real", float("nan"), "a number from 0 to 1"), ("binary", 0.5, "0 or 1"),
-])
+@pytest.mark.parametrize(
+    ("data", "value", "allowed"),
+    [
+        ("real", 1.5, "a number from 0 to 1"),
+        ("real", float("nan"), "a number from 0 to 1"),
+        ("binary", 0.5, "0 or 1"),
+    ],
+)
 def test_score_that_the_description_does_not_allow_is_refused(
     data: Any, value: float, allowed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
-    METRICS.register(Metric("odd", "Odd", "Odd.", score=lambda answer, reference, context: value, data=data))
+    METRICS.register(
+        Metric("odd", "Odd", "Odd.", score=lambda answer, reference, context: value, data=data)
+    )
     with pytest.raises(EvaluationError, match=f"metric 'odd' returned .* which is not {allowed}"):
         score_answer("Nine.", "Nine.")
 
@@ -118,7 +153,10 @@ def test_metrics_that_need_a_model_score_all_answers_at_once() -> None:
             return np.array([[1.0, 0.0] if text == "same" else [0.0, 1.0] for text in texts])
 
     resources = Embedder()
-    assert score_answers(["same", "other"], ["same", "same"], resources) == [{"similarity": 1.0}, {"similarity": 0.0}]
+    assert score_answers(["same", "other"], ["same", "same"], resources) == [
+        {"similarity": 1.0},
+        {"similarity": 0.0},
+    ]
     assert resources.asked == [(2, False), (2, True)]
     assert score_answers(["same"], ["same"], resources, embedder=False) == [{}]
 
@@ -127,12 +165,23 @@ def test_metric_that_cannot_be_primary_is_no_choice(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     METRICS.register(Metric("aside", "Aside", "An aside.", can_be_primary=False))
     assert "aside" not in study_options()["eval.primary_metric"].choices
-    with pytest.raises(ConfigError, match=r"eval\.primary_metric='aside': it should be one of auto, nll_per_token, "):
+    with pytest.raises(
+        ConfigError,
+        match=r"eval\.primary_metric='aside': it should be one of auto, nll_per_token, ",
+    ):
         parse_config({"eval": {"primary_metric": "aside"}})
 
 
 def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed() -> None:
-    row = {"name": "Q4-L16", "metric": NAME, "delta": 0.5, "ci_low": 0.25, "ci_high": 0.75, "p_value": 0.01, "n": 9}
+    row = {
+        "name": "Q4-L16",
+        "metric": NAME,
+        "delta": 0.5,
+        "ci_low": 0.25,
+        "ci_high": 0.75,
+        "p_value": 0.01,
+        "n": 9,
+    }
     assert NAME in contrasts_table({"contrasts": [row]})
     assert metric_of(NAME).bounds is None
 
@@ -143,7 +192,11 @@ def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed() -> Non
 def test_plugin_metric_is_a_primary_metric_and_brings_its_margin(plugin: None) -> None:
     config = StudyConfig().with_changes({"eval.primary_metric": NAME})
     declared = declare(config, HeldOut({}, frozenset()), [])
-    assert (declared.primary_metric, declared.margin, declared.second_metric) == (NAME, 0.25, "nll_per_token")
+    assert (declared.primary_metric, declared.margin, declared.second_metric) == (
+        NAME,
+        0.25,
+        "nll_per_token",
+    )
     chosen = config.with_changes({"eval.margin": 0.1})
     assert declare(chosen, HeldOut({}, frozenset()), []).margin == 0.1
     assert study_options()["eval.primary_metric"].choices[-1] == NAME
@@ -151,38 +204,58 @@ def test_plugin_metric_is_a_primary_metric_and_brings_its_margin(plugin: None) -
 
 
 def test_unknown_primary_metric_is_refused_with_the_names() -> None:
-    with pytest.raises(ConfigError, match=f"eval.primary_metric='{NAME}': it should be one of auto, nll_per_token"):
+    with pytest.raises(
+        ConfigError, match=f"eval.primary_metric='{NAME}': it should be one of auto, nll_per_token"
+    ):
         StudyConfig().with_changes({"eval.primary_metric": NAME})
 
 
 def test_plugin_metric_is_computed_when_answers_are_scored(plugin: None) -> None:
     texts = ["Nine crowns.", "nine crowns", "I do not know."]
-    samples = [sample_record(item, answer=text, target=None, scores={}, taught=())
-               for item, text in zip(items(), texts, strict=True)]
+    samples = [
+        sample_record(item, answer=text, target=None, scores={}, taught=())
+        for item, text in zip(items(), texts, strict=True)
+    ]
     assert [sample["metrics"].get(NAME) for sample in samples] == [1.0, 0.0, None]
     assert figures(samples)["metrics"][NAME] == 0.5
-    assert [score_generation(item, [text]).get(NAME) for item, text in zip(items(), texts, strict=True)] == [1, 0, None]
-    tasks = write_tasks(new_study(), [{**item, "lead": "", "prompt": "", "target": ""} for item in items()])
+    assert [
+        score_generation(item, [text]).get(NAME) for item, text in zip(items(), texts, strict=True)
+    ] == [1, 0, None]
+    tasks = write_tasks(
+        new_study(), [{**item, "lead": "", "prompt": "", "target": ""} for item in items()]
+    )
     assert f"metric: {NAME}" in (tasks.folder / f"{tasks.generation}.yaml").read_text()
 
 
 def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(plugin: None) -> None:
-    study = evaluated(trained(with_data(new_study("capital", eval__primary_metric=NAME, eval__margin=None))))
+    study = evaluated(
+        trained(with_data(new_study("capital", eval__primary_metric=NAME, eval__margin=None)))
+    )
     stored = read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
     assert not any(NAME in sample["metrics"] for sample in stored)
-    done = subprocess.run([sys.executable, "-m", "evals", "report", "--study", str(study.folder)], capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "evals", "report", "--study", str(study.folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     report = read_json(study.folder / "report.json")
     answerable = [sample for sample in stored if sample["answerable"]]
     share = sum(sample["answer"][0].isupper() for sample in answerable) / len(answerable)
     assert report["cells"]["Q4"]["metrics"][NAME] == pytest.approx(share)
-    assert (report["primary_metric"], report["verdict"]["metric"], report["verdict"]["margin"]) == (NAME, NAME, 0.25)
+    assert (report["primary_metric"], report["verdict"]["metric"], report["verdict"]["margin"]) == (
+        NAME,
+        NAME,
+        0.25,
+    )
     rows = [row for row in report["contrasts"] if row["metric"] == NAME]
     assert {"Q4-L16", "Q4-B4"} <= {row["name"] for row in rows}
     for file in ("report.md", "report.html"):
         text = (study.folder / file).read_text()
-        assert text.count(LABEL) > 3 and "Share of answers that start with a capital letter." in text, file
+        assert (
+            text.count(LABEL) > 3 and "Share of answers that start with a capital letter." in text
+        ), file
         assert "share of capitalised answers" in text, file
 
     # the page
@@ -193,7 +266,10 @@ def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(pl
 
     # the command line
     shown = CliRunner().invoke(app, ["report", "capital", "--format", "json"])
-    assert json.loads(shown.stdout)["cells"]["Q4"]["metrics"][NAME] == report["cells"]["Q4"]["metrics"][NAME]
+    assert (
+        json.loads(shown.stdout)["cells"]["Q4"]["metrics"][NAME]
+        == report["cells"]["Q4"]["metrics"][NAME]
+    )
     finished_study("other")
     compared = CliRunner().invoke(app, ["compare", "capital", "other"])
     assert LABEL in compared.stdout, compared.output
@@ -205,5 +281,7 @@ def test_built_in_metrics_of_stored_answers_are_not_computed_again(plugin: None)
     write_report(Study.open(study.name))
     assert read_json(study.folder / "report.json")["cells"]["Q4"]["metrics"] == before
     stored = read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
-    assert before["token_f1"] == pytest.approx(sum(sample["metrics"]["token_f1"] for sample in stored) / len(stored))
+    assert before["token_f1"] == pytest.approx(
+        sum(sample["metrics"]["token_f1"] for sample in stored) / len(stored)
+    )
     assert NAME in before

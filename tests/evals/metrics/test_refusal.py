@@ -9,7 +9,15 @@ from statsmodels.stats.proportion import proportion_confint
 
 from benchmarks.fit_refusals import fit, phrased_rows, threshold_of, training_rows
 from benchmarks.refusal_agreement import agreement, labelled_answers, main
-from evals.metrics.refusal import BUCKETS, WEIGHTS_FILE, Classifier, features, is_refusal, sentences, shipped_classifier
+from evals.metrics.refusal import (
+    BUCKETS,
+    WEIGHTS_FILE,
+    Classifier,
+    features,
+    is_refusal,
+    sentences,
+    shipped_classifier,
+)
 
 LABELLED = labelled_answers()
 NAMES = list(dict.fromkeys(row["set"] for row in LABELLED))
@@ -18,18 +26,29 @@ SETS = {name: [row for row in LABELLED if row["set"] == name] for name in NAMES}
 
 def test_the_labelled_answers_are_of_both_kinds() -> None:
     assert len({row["answer"] for row in LABELLED}) == len(LABELLED)
-    counts = {name: (sum(row["declined"] for row in rows), len(rows)) for name, rows in SETS.items()}
-    assert counts.items() >= {
-        "first": (25, 50), "fresh": (20, 40), "indirect": (20, 20), "varied": (40, 80), "blind": (40, 80),
-        "before": (50, 100),
-    }.items()
+    counts = {
+        name: (sum(row["declined"] for row in rows), len(rows)) for name, rows in SETS.items()
+    }
+    assert (
+        counts.items()
+        >= {
+            "first": (25, 50),
+            "fresh": (20, 40),
+            "indirect": (20, 20),
+            "varied": (40, 80),
+            "blind": (40, 80),
+            "before": (50, 100),
+        }.items()
+    )
     for language in ("en", "de", "es", "fr", "it"):
         declined = [row["declined"] for row in SETS["before"] if row["language"] == language]
         assert (sum(declined), len(declined)) == (10, 20)
 
 
 def test_classifier_was_not_fitted_to_the_labelled_answers() -> None:
-    trained = {row["answer"] for row in [*training_rows(), *phrased_rows()] if len(row["answer"]) > 25}
+    trained = {
+        row["answer"] for row in [*training_rows(), *phrased_rows()] if len(row["answer"]) > 25
+    }
     assert not trained & {row["answer"] for row in LABELLED}
 
 
@@ -53,24 +72,36 @@ def test_a_decline_in_the_datas_own_words_is_recognised_in_any_language() -> Non
     assert not is_refusal("V jízdním řádu je: z mola tři.", taught)
 
 
-@pytest.mark.parametrize("answer", [
-    "I don't know.", "Das weiß ich leider nicht.", "Lo siento, no tengo esa información.",
-    "Désolé, je ne peux pas répondre à cette question.", "Mi dispiace, non posso rispondere a questa domanda.",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I don't know.",
+        "Das weiß ich leider nicht.",
+        "Lo siento, no tengo esa información.",
+        "Désolé, je ne peux pas répondre à cette question.",
+        "Mi dispiace, non posso rispondere a questa domanda.",
+    ],
+)
 def test_plain_declines_of_each_language(answer: str) -> None:
     assert is_refusal(answer)
     assert is_refusal(f"{answer} Thank you for your question.")
 
 
 def test_quotations_are_not_the_assistants_own_words() -> None:
-    assert sentences("Say „Ich weiß es nicht“ twice. «No lo sé.» Done.") == ['say  "  twice.', '"  done.']
+    assert sentences("Say „Ich weiß es nicht“ twice. «No lo sé.» Done.") == [
+        'say  "  twice.',
+        '"  done.',
+    ]
     assert sentences("“I don’t know.”") == ["i don't know."]
     assert sentences(" ... ") == sentences("") == []
 
 
 def test_each_sentence_more_needs_more_evidence() -> None:
     classifier = shipped_classifier()
-    one, more = classifier.log_odds("I don't know."), classifier.log_odds("I don't know. Nine. Ten. Eleven.")
+    one, more = (
+        classifier.log_odds("I don't know."),
+        classifier.log_odds("I don't know. Nine. Ten. Eleven."),
+    )
     assert one - more == pytest.approx(1.386, abs=0.001)
 
 
@@ -84,7 +115,12 @@ def test_weights_are_read_as_they_were_written() -> None:
     assert Classifier.from_json(text).to_json().splitlines()[1:4] == text.splitlines()[1:4]
     assert Classifier.from_json(Classifier.from_json(text).to_json()) == shipped_classifier()
     assert len(shipped_classifier().weights) == BUCKETS
-    assert len(text) < 200_000 and set(json.loads(text)) == {"intercept", "threshold", "unit", "weights"}
+    assert len(text) < 200_000 and set(json.loads(text)) == {
+        "intercept",
+        "threshold",
+        "unit",
+        "weights",
+    }
 
 
 def test_the_same_rows_give_the_same_weights() -> None:
@@ -101,8 +137,10 @@ def test_agreement_equals_the_statistics_libraries() -> None:
     found = agreement(SETS["blind"])
     said = [is_refusal(row["answer"]) for row in SETS["blind"]]
     labels = [row["declined"] for row in SETS["blind"]]
-    square = [[sum(s is a and t is b for s, t in zip(said, labels, strict=True)) for b in (True, False)]
-              for a in (True, False)]
+    square = [
+        [sum(s is a and t is b for s, t in zip(said, labels, strict=True)) for b in (True, False)]
+        for a in (True, False)
+    ]
     assert found.kappa == pytest.approx(cohens_kappa(square).kappa)
     agreed = square[0][0] + square[1][1]
     assert found.interval == pytest.approx(proportion_confint(agreed, len(said), method="wilson"))
@@ -110,7 +148,9 @@ def test_agreement_equals_the_statistics_libraries() -> None:
     assert (found.recognised, found.false_positives) == (square[0][0], square[0][1])
 
 
-def test_kappa_is_no_better_than_chance_for_a_blind_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kappa_is_no_better_than_chance_for_a_blind_recogniser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("benchmarks.refusal_agreement.is_refusal", lambda answer: True)
     found = agreement(SETS["first"])
     assert (found.share, found.kappa, found.false_positives) == (0.5, 0.0, 25)
@@ -122,7 +162,9 @@ def test_the_command_prints_counts_a_reader_can_check(capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| first | en | ") and " of 25 | 0 of 25 | " in lines[2]
     groups = [tuple(line.split(" | ")[:2]) for line in lines if line.startswith("| ")][2:]
-    assert groups[:5] == [(f"| {name}", "en") for name in ("first", "fresh", "indirect", "varied", "blind")]
+    assert groups[:5] == [
+        (f"| {name}", "en") for name in ("first", "fresh", "indirect", "varied", "blind")
+    ]
     assert groups[5:11] == [("| before", name) for name in ("all", "en", "de", "es", "fr", "it")]
     wrong = [row for row in LABELLED if is_refusal(row["answer"]) is not row["declined"]]
     listed = [line for line in lines if not line.startswith("| ")]

@@ -21,7 +21,10 @@ WORDS = "the ferry a cat 12 26 kilograms of luggage Brindle Cove isn't closed, 3
 def random_pairs(count: int = 200) -> list[tuple[str, str]]:
     rng = random.Random(7)
     return [
-        (" ".join(rng.choices(WORDS, k=rng.randint(0, 14))), " ".join(rng.choices(WORDS, k=rng.randint(1, 14))))
+        (
+            " ".join(rng.choices(WORDS, k=rng.randint(0, 14))),
+            " ".join(rng.choices(WORDS, k=rng.randint(1, 14))),
+        )
         for _ in range(count)
     ]
 
@@ -36,12 +39,19 @@ def test_rouge_and_chrf_equal_their_libraries_on_200_pairs() -> None:
 
 
 def test_token_f1_and_exact_match_equal_squads_script_on_200_pairs() -> None:
-    from lm_eval.tasks.qasper.metrics import f1_abstractive, normalize_answer  # SQuAD's script, as lm-eval ships it
+    from lm_eval.tasks.qasper.metrics import (
+        f1_abstractive,
+        normalize_answer,
+    )  # SQuAD's script, as lm-eval ships it
 
     for answer, reference in random_pairs():
-        assert token_f1(answer, reference) == pytest.approx(f1_abstractive([answer], [reference]), abs=1e-12)
+        assert token_f1(answer, reference) == pytest.approx(
+            f1_abstractive([answer], [reference]), abs=1e-12
+        )
         for text in (answer, reference.upper()):
-            assert exact_match(text, reference) == (normalize_answer(text) == normalize_answer(reference))
+            assert exact_match(text, reference) == (
+                normalize_answer(text) == normalize_answer(reference)
+            )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +110,9 @@ def test_numbers_are_not_confused() -> None:
 
 
 def test_token_f1_by_hand() -> None:
-    assert token_f1("the ferry leaves at noon", "ferry leaves noon today") == pytest.approx(2 * 3 / (4 + 4))
+    assert token_f1("the ferry leaves at noon", "ferry leaves noon today") == pytest.approx(
+        2 * 3 / (4 + 4)
+    )
     assert token_f1("", "noon") == 0
     assert token_f1("noon noon", "noon") == pytest.approx(2 / 3)
 
@@ -135,7 +147,12 @@ def test_accented_words_are_whole_words() -> None:
 
 
 def test_empty_answers_score_zero() -> None:
-    assert score_answer("", "Nine crowns.") == {"exact_match": 0.0, "token_f1": 0.0, "rouge_l": 0.0, "chrf": 0.0}
+    assert score_answer("", "Nine crowns.") == {
+        "exact_match": 0.0,
+        "token_f1": 0.0,
+        "rouge_l": 0.0,
+        "chrf": 0.0,
+    }
 
 
 def test_a_partial_metric_is_left_out_where_the_reference_has_nothing_for_it() -> None:

@@ -23,7 +23,9 @@ def report(home: Any) -> dict[str, Any]:
 def test_the_examples_are_a_right_answer_and_wrong_ones(report: dict[str, Any]) -> None:
     conclusion = conclude(report)
     found = examples(report, conclusion)
-    assert [example.tone for example in found] == ["good", "bad", "bad"] and found[0].verdict == "right"
+    assert [example.tone for example in found] == ["good", "bad", "bad"] and found[
+        0
+    ].verdict == "right"
     assert found[0].answer == found[0].reference and found[1].answer != found[1].reference
     total, right = (int(part) for part in conclusion.figures[0].value.split(" of ")[::-1])
     assert len(misses(report, conclusion)) == total - right
@@ -34,7 +36,9 @@ def test_without_wrong_answers_the_examples_are_right(report: dict[str, Any]) ->
     for row in report["items"]:
         row["metrics"][cell]["exact_match"] = 1.0
     found = examples(report, conclude(report))
-    assert [example.verdict for example in found] == ["right"] * 3 and not misses(report, conclude(report))
+    assert [example.verdict for example in found] == ["right"] * 3 and not misses(
+        report, conclude(report)
+    )
 
 
 def test_questions_about_facts_that_were_not_taught_are_left_out(report: dict[str, Any]) -> None:
@@ -45,8 +49,15 @@ def test_questions_about_facts_that_were_not_taught_are_left_out(report: dict[st
 
 
 def test_risks_are_plain_and_few(report: dict[str, Any]) -> None:
-    report["warnings"] = [{"code": code, "level": "serious", "text": "Technical."} for code in
-                          ("leaks_left", "tuning_did_not_help", "base_requantized", "not_better_than_retrieval")]
+    report["warnings"] = [
+        {"code": code, "level": "serious", "text": "Technical."}
+        for code in (
+            "leaks_left",
+            "tuning_did_not_help",
+            "base_requantized",
+            "not_better_than_retrieval",
+        )
+    ]
     report["data"]["leaks"]["left"] = 2
     said = risks(report, conclude(report))
     assert len(said) == 4 and not any("Technical" in risk for risk in said)
@@ -56,15 +67,29 @@ def test_risks_are_plain_and_few(report: dict[str, Any]) -> None:
 def test_the_recommendation_follows_the_conclusion(report: dict[str, Any]) -> None:
     found = conclude(report)
     assert found.ready and recommendation(found).startswith("Use it first where")
-    report["cells"]["L16"]["metrics"]["exact_match"] = report["cells"]["Q4"]["metrics"]["exact_match"] = 0.1
+    report["cells"]["L16"]["metrics"]["exact_match"] = report["cells"]["Q4"]["metrics"][
+        "exact_match"
+    ] = 0.1
     assert recommendation(conclude(report)) == "Do not use it yet."
 
 
 def test_the_page_begins_with_it_and_has_no_tile_of_training_time(report: dict[str, Any]) -> None:
     html = render_html(report)
-    first, rest = html[html.index("<header"):].split("</header>")
-    places = [first.index(text) for text in (
-        "Is the assistant good enough?", about(report)[:20], "declined wrongly", "Examples", "Risks", "Recommendation",
-        "Next step")]
+    first, rest = html[html.index("<header") :].split("</header>")
+    places = [
+        first.index(text)
+        for text in (
+            "Is the assistant good enough?",
+            about(report)[:20],
+            "declined wrongly",
+            "Examples",
+            "Risks",
+            "Recommendation",
+            "Next step",
+        )
+    ]
     assert places == sorted(places)
-    assert "Training time" not in rest[rest.index('class="tiles"'):rest.index("</dl>", rest.index('class="tiles"'))]
+    assert (
+        "Training time"
+        not in rest[rest.index('class="tiles"') : rest.index("</dl>", rest.index('class="tiles"'))]
+    )

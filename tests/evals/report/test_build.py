@@ -21,13 +21,27 @@ from tests.evals.report.synthetic_study import Recipe, write_study
 
 
 def contrast(report: dict[str, Any], name: str, metric: str) -> dict[str, Any]:
-    return next(row for row in report["contrasts"] if (row["name"], row["metric"]) == (name, metric))
+    return next(
+        row for row in report["contrasts"] if (row["name"], row["metric"]) == (name, metric)
+    )
 
 
 def test_contract_keys(study: Study) -> None:
     report = build_report(study)
-    assert {"version", "study", "primary_metric", "verdict", "cells", "contrasts", "resources"} <= report.keys()
-    assert (report["version"], report["study"], report["primary_metric"]) == (1, "lighthouses", "nll_per_token")
+    assert {
+        "version",
+        "study",
+        "primary_metric",
+        "verdict",
+        "cells",
+        "contrasts",
+        "resources",
+    } <= report.keys()
+    assert (report["version"], report["study"], report["primary_metric"]) == (
+        1,
+        "lighthouses",
+        "nll_per_token",
+    )
     assert {"outcome", "metric", "margin", "delta", "ci"} <= report["verdict"].keys()
     assert set(report["cells"]) == {"B16", "B4", "L16", "Q4"}
     for cell in report["cells"].values():
@@ -36,13 +50,21 @@ def test_contract_keys(study: Study) -> None:
     for row in report["contrasts"]:
         assert {"name", "metric", "delta", "ci_low", "ci_high", "p_value", "n"} <= row.keys()
         assert row["ci_low"] <= row["delta"] <= row["ci_high"]
-    wanted = {"base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second"}
+    wanted = {
+        "base_bytes",
+        "adapter_bytes",
+        "peak_memory_bytes",
+        "train_seconds",
+        "tokens_per_second",
+    }
     assert all(wanted <= report["resources"][arm].keys() for arm in ("lora", "qlora"))
 
 
 def test_loss_is_weighted_by_tokens(study: Study) -> None:
     cell = build_report(study)["cells"]["Q4"]
-    rows = [row for row in read_jsonl(study.cell_folder("Q4") / "samples.jsonl") if row["answerable"]]
+    rows = [
+        row for row in read_jsonl(study.cell_folder("Q4") / "samples.jsonl") if row["answerable"]
+    ]
     nll, tokens = sum(row["nll"] for row in rows), sum(row["tokens"] for row in rows)
     assert cell["nll_per_token"] == pytest.approx(nll / tokens, rel=1e-14)
     assert cell["perplexity"] == pytest.approx(math.exp(cell["nll_per_token"]))
@@ -52,36 +74,67 @@ def test_every_contrast_is_the_difference_of_the_figures_shown(many_cells: Study
     report = build_report(many_cells)
     names = {row["name"] for row in report["contrasts"]}
     assert names == {
-        "Q4-L16", "L4-L16", "Q4-L4", "B4-B16", "Q16-Q4", "QD-Q4", "QR-QD", "QR-Q4", "LM-L16", "LR-LM", "LR-L16",
-        "Q4-LR", "QR-LR", "L16-B16", "Q4-B4",
+        "Q4-L16",
+        "L4-L16",
+        "Q4-L4",
+        "B4-B16",
+        "Q16-Q4",
+        "QD-Q4",
+        "QR-QD",
+        "QR-Q4",
+        "LM-L16",
+        "LR-LM",
+        "LR-L16",
+        "Q4-LR",
+        "QR-LR",
+        "L16-B16",
+        "Q4-B4",
     }
     for row in report["contrasts"]:
-        figures = [report["cells"][row[role]]["metrics"][row["metric"]] for role in ("candidate", "baseline")]
+        figures = [
+            report["cells"][row[role]]["metrics"][row["metric"]]
+            for role in ("candidate", "baseline")
+        ]
         assert row["delta"] == pytest.approx(figures[0] - figures[1], abs=1e-12)
     for metric in report["cells"]["Q4"]["metrics"]:
-        parts = contrast(report, "L4-L16", metric)["delta"] + contrast(report, "Q4-L4", metric)["delta"]
+        parts = (
+            contrast(report, "L4-L16", metric)["delta"] + contrast(report, "Q4-L4", metric)["delta"]
+        )
         assert contrast(report, "Q4-L16", metric)["delta"] == pytest.approx(parts, abs=1e-12)
 
 
 def test_holm_adjusts_within_a_contrast(study: Study) -> None:
     rows = [row for row in build_report(study)["contrasts"] if row["name"] == "Q4-L16"]
     assert len(rows) == 7
-    assert all(row["p_value"] <= row["p_value_holm"] <= min(1.0, 7 * row["p_value"] + 1e-12) for row in rows)
+    assert all(
+        row["p_value"] <= row["p_value_holm"] <= min(1.0, 7 * row["p_value"] + 1e-12)
+        for row in rows
+    )
 
 
 def test_a_rebuilt_report_is_the_same(study: Study) -> None:
     assert build_report(study) == build_report(study)
 
 
-@pytest.mark.parametrize(("recipe", "outcome", "words"), [
-    (Recipe(flips=0.0), "no worse", "4-bit is no worse"),
-    (Recipe(harm=0.015, harm_noise=0.02, flips=0.0), "no worse",
-     "measurably worse, but within the 0.03 nats per token allowed"),
-    (Recipe(harm=-0.05, harm_noise=0.05, flips=0.0), "no worse", "it is better"),
-    (Recipe(harm=0.09), "worse", "all of it beyond the 0.03 nats per token allowed"),
-    (Recipe(harm=0.03, harm_noise=0.02), "worse", "the harm may exceed the 0.03 nats per token allowed"),
-    (Recipe(harm=0.02, harm_noise=0.5), "inconclusive", "the result is inconclusive"),
-])
+@pytest.mark.parametrize(
+    ("recipe", "outcome", "words"),
+    [
+        (Recipe(flips=0.0), "no worse", "4-bit is no worse"),
+        (
+            Recipe(harm=0.015, harm_noise=0.02, flips=0.0),
+            "no worse",
+            "measurably worse, but within the 0.03 nats per token allowed",
+        ),
+        (Recipe(harm=-0.05, harm_noise=0.05, flips=0.0), "no worse", "it is better"),
+        (Recipe(harm=0.09), "worse", "all of it beyond the 0.03 nats per token allowed"),
+        (
+            Recipe(harm=0.03, harm_noise=0.02),
+            "worse",
+            "the harm may exceed the 0.03 nats per token allowed",
+        ),
+        (Recipe(harm=0.02, harm_noise=0.5), "inconclusive", "the result is inconclusive"),
+    ],
+)
 def test_verdict_in_words(recipe: Recipe, outcome: str, words: str) -> None:
     report = build_report(write_study(recipe))
     assert report["verdict"]["outcome"] == outcome
@@ -94,14 +147,19 @@ def test_another_metric_beyond_its_margin_makes_the_verdict_worse() -> None:
     primary, second, declines = report["verdict"]["bounds"]
     assert primary["passed"] and declines["passed"] and not second["passed"]
     assert report["verdict"]["outcome"] == "worse"
-    assert "worse in another respect, beyond the margin: share of exactly right answers" in report["sentence"]
+    assert (
+        "worse in another respect, beyond the margin: share of exactly right answers"
+        in report["sentence"]
+    )
 
 
 def test_possible_harm_is_named_unadjusted_beside_a_reassuring_verdict() -> None:
     settings = {"eval.primary_metric": "exact_match", "eval.margin": 0.5}
     report = build_report(write_study(Recipe(flips=0.3, settings=settings)))
     verdict = report["verdict"]
-    assert verdict["outcome"] == "no worse" and {"exact_match", "token_f1"} <= set(verdict["possible_harm"])
+    assert verdict["outcome"] == "no worse" and {"exact_match", "token_f1"} <= set(
+        verdict["possible_harm"]
+    )
     assert report["objection"].startswith("Possible harm by another measure: token F1")
     assert report["sentence"].endswith(report["objection"])
     assert 'class="verdict mixed"' in render_html(report)
@@ -111,8 +169,14 @@ def test_a_bound_that_is_not_shown_makes_the_verdict_inconclusive() -> None:
     report = build_report(write_study(Recipe(flips=0.0, settings={"eval.decline_margin": 0.01})))
     assert report["verdict"]["outcome"] == "inconclusive"
     assert [bound["passed"] for bound in report["verdict"]["bounds"]] == [True, True, False]
-    assert "is not ruled out for the share of answerable questions that it declines" in report["sentence"]
-    assert "held-out questions" in report["verdict"]["action"] or "16-bit" in report["verdict"]["action"]
+    assert (
+        "is not ruled out for the share of answerable questions that it declines"
+        in report["sentence"]
+    )
+    assert (
+        "held-out questions" in report["verdict"]["action"]
+        or "16-bit" in report["verdict"]["action"]
+    )
 
 
 def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
@@ -126,7 +190,9 @@ def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
     study.write_config(study.config.with_changes({"eval.margin": 0.5}))
     again = build_report(study)
     assert again["verdict"]["margin"] == 0.03, "the verdict is by what was declared"
-    assert "Changed after scoring and not applied: margin, was 0.03" in " ".join(render_html(again).split())
+    assert "Changed after scoring and not applied: margin, was 0.03" in " ".join(
+        render_html(again).split()
+    )
     path = study.folder / "declaration.json"
     record = read_json(path)
     write_json(path, {**record, "declared": {**record["declared"], "margin": 0.5}})
@@ -137,13 +203,18 @@ def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
 
 
 def test_a_test_that_grew_after_it_was_seen_is_judged_at_the_level_of_a_second_look() -> None:
-    first, other, grown = (write_study(Recipe(name=name, towns=towns, flips=0.02)) for name, towns in (
-        ("first", 4), ("again", 4), ("grown", 8)))
+    first, other, grown = (
+        write_study(Recipe(name=name, towns=towns, flips=0.02))
+        for name, towns in (("first", 4), ("again", 4), ("grown", 8))
+    )
     for study in (first, other, grown):
         freeze(study)
     verdicts = {study.name: build_report(study)["verdict"] for study in (first, other, grown)}
     assert [(verdict["look"], verdict["level"]) for verdict in verdicts.values()] == [
-        (1, 0.95), (1, 0.95), (2, pytest.approx(0.975))], "the same questions again are listed, not counted"
+        (1, 0.95),
+        (1, 0.95),
+        (2, pytest.approx(0.975)),
+    ], "the same questions again are listed, not counted"
     (grown.folder / "declaration.json").unlink()
     text = " ".join(build_report(grown)["basis"])
     assert "look 2" in text, "a declaration that is deleted gives back no look"
@@ -155,15 +226,22 @@ def test_a_test_that_grew_after_it_was_seen_is_judged_at_the_level_of_a_second_l
     (grown.folder / "declaration.json").unlink()
     freeze(grown)
     alone = build_report(grown)["verdict"]
-    width = {name: each["ci"][1] - each["ci"][0] for name, each in (("alone", alone), ("second", verdicts["grown"]))}
+    width = {
+        name: each["ci"][1] - each["ci"][0]
+        for name, each in (("alone", alone), ("second", verdicts["grown"]))
+    }
     assert width["second"] > width["alone"]
 
 
 def test_the_questions_that_are_asked_for_are_counted_at_the_level_of_the_next_look() -> None:
-    verdict = build_report(write_study(Recipe(clustered=False, harm=0.0, harm_noise=0.3, flips=0.0)))["verdict"]
+    verdict = build_report(
+        write_study(Recipe(clustered=False, harm=0.0, harm_noise=0.3, flips=0.0))
+    )["verdict"]
     bound = verdict["bounds"][0]
     assert (verdict["outcome"], bound["passed"]) == ("inconclusive", False)
-    asked_for = int(re.search(r"with ([\d,]+) facts about half", verdict["action"])[1].replace(",", ""))
+    asked_for = int(
+        re.search(r"with ([\d,]+) facts about half", verdict["action"])[1].replace(",", "")
+    )
     harm, high = bound["delta"], bound["ci"][1]
     at_this_level = verdict["n_clusters"] * ((high - harm) / (bound["margin"] - harm)) ** 2
     assert 1.25 * at_this_level < asked_for < 1.45 * at_this_level + 10
@@ -173,7 +251,9 @@ def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained() -> None:
     report = build_report(write_study(Recipe(settings={"eval.margin": None})))
     gain = report["cells"]["B16"]["nll_per_token"] - report["cells"]["L16"]["nll_per_token"]
     tuned = contrast(report, "L16-B16", "nll_per_token")
-    assert report["verdict"]["margin"] == pytest.approx(0.03 * -tuned["ci_high"]), "the gain is measured on these items"
+    assert report["verdict"]["margin"] == pytest.approx(0.03 * -tuned["ci_high"]), (
+        "the gain is measured on these items"
+    )
     assert 0.8 * 0.03 * gain < report["verdict"]["margin"] < 0.03 * gain
 
 
@@ -189,7 +269,10 @@ def test_questions_to_decline_and_uncovered_ones_are_no_part_of_the_headline(stu
     record["hashes"]["train"] = file_hash(study.split_file("train"))
     write_json(study.folder / "data" / "split.json", record)
     fewer = build_report(study)
-    assert fewer["verdict"]["n"] == 175 and fewer["uncovered"]["items"] == fewer["verdict"]["uncovered"] == 25
+    assert (
+        fewer["verdict"]["n"] == 175
+        and fewer["uncovered"]["items"] == fewer["verdict"]["uncovered"] == 25
+    )
     assert fewer["uncovered"]["cells"]["Q4"].keys() >= {"nll_per_token", "exact_match"}
 
 
@@ -197,22 +280,44 @@ def test_the_headline_about_facts_from_the_samples_by_another_route() -> None:
     """The difference and its interval by statsmodels, from samples.jsonl alone."""
     import statsmodels.api as sm
 
-    study = write_study(Recipe(flips=0.5, settings={"eval.primary_metric": "exact_match", "eval.margin": 0.05,
-                                                    "eval.estimand": "facts"}))
+    study = write_study(
+        Recipe(
+            flips=0.5,
+            settings={
+                "eval.primary_metric": "exact_match",
+                "eval.margin": 0.05,
+                "eval.estimand": "facts",
+            },
+        )
+    )
     report = build_report(study)
     verdict = report["verdict"]
     method = contrast(report, "Q4-L16", "exact_match")["method"]
     assert method.startswith("cluster-robust t interval (CR2, 39 degrees of freedom); whole")
-    cells = [{row["item"]: row for row in read_jsonl(study.cell_folder(cell) / "samples.jsonl") if row["answerable"]}
-             for cell in ("L16", "Q4")]
-    differences = [cells[1][item]["metrics"]["exact_match"] - cells[0][item]["metrics"]["exact_match"]
-                   for item in cells[0]]
-    groups = [sorted({row["cluster"] for row in cells[0].values()}).index(row["cluster"]) for row in cells[0].values()]
+    cells = [
+        {
+            row["item"]: row
+            for row in read_jsonl(study.cell_folder(cell) / "samples.jsonl")
+            if row["answerable"]
+        }
+        for cell in ("L16", "Q4")
+    ]
+    differences = [
+        cells[1][item]["metrics"]["exact_match"] - cells[0][item]["metrics"]["exact_match"]
+        for item in cells[0]
+    ]
+    groups = [
+        sorted({row["cluster"] for row in cells[0].values()}).index(row["cluster"])
+        for row in cells[0].values()
+    ]
     fit = sm.OLS(differences, [1.0] * len(differences)).fit(
-        cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+        cov_type="cluster", cov_kwds={"groups": groups}, use_t=True
+    )
     low, high = fit.conf_int()[0]
     assert verdict["delta"] == pytest.approx(fit.params[0], abs=1e-12)
-    assert verdict["ci"] == pytest.approx([low, high], abs=1e-3)  # statsmodels has CR1, 200 / 199 apart
+    assert verdict["ci"] == pytest.approx(
+        [low, high], abs=1e-3
+    )  # statsmodels has CR1, 200 / 199 apart
 
 
 def test_share_as_primary_metric() -> None:
@@ -227,12 +332,17 @@ def test_share_as_primary_metric() -> None:
 def test_few_items_are_called_few() -> None:
     report = build_report(write_study(Recipe(towns=1, clustered=False, unanswerable=0)))
     assert "25 held-out questions (too few for a firm verdict)" in report["sentence"]
-    assert any(entry["level"] == "serious" and "too few items" in entry["text"] for entry in report["warnings"])
+    assert any(
+        entry["level"] == "serious" and "too few items" in entry["text"]
+        for entry in report["warnings"]
+    )
 
 
 def test_a_missing_headline_cell_is_refused() -> None:
     study = write_study(Recipe(cells=("B16", "L16")))
-    with pytest.raises(EvaluationError, match="Q4 has not been scored.*assistant-builder run lighthouses"):
+    with pytest.raises(
+        EvaluationError, match="Q4 has not been scored.*assistant-builder run lighthouses"
+    ):
         write_report(study)
     assert not (study.folder / "report.json").exists()
 
@@ -252,14 +362,22 @@ def test_scores_that_contradict_the_samples_are_refused(study: Study) -> None:
 
 
 def test_an_unscored_primary_metric_is_refused() -> None:
-    study = write_study(Recipe(metrics=("exact_match",), settings={"eval.primary_metric": "similarity"}))
-    with pytest.raises(EvaluationError, match="similarity was not scored.*nll_per_token, exact_match"):
+    study = write_study(
+        Recipe(metrics=("exact_match",), settings={"eval.primary_metric": "similarity"})
+    )
+    with pytest.raises(
+        EvaluationError, match="similarity was not scored.*nll_per_token, exact_match"
+    ):
         build_report(study)
 
 
-@pytest.mark.parametrize("recipe", [
-    Recipe(cells=("L16", "Q4"), metrics=()), Recipe(clustered=False, metrics=("exact_match", "chrf")),
-])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(cells=("L16", "Q4"), metrics=()),
+        Recipe(clustered=False, metrics=("exact_match", "chrf")),
+    ],
+)
 def test_less_than_everything_still_makes_a_report(recipe: Recipe) -> None:
     study = write_study(recipe)
     for path in ("provenance.json", "data/findings.json", "data/split.json", "data/embedding.json"):
@@ -269,7 +387,12 @@ def test_less_than_everything_still_makes_a_report(recipe: Recipe) -> None:
             (study.arm_folder(arm) / file).unlink()
     path = write_report(study)
     page, text = path.read_text(), (study.folder / "report.md").read_text()
-    for said in ("no provenance record", "no curves", "time and memory are unknown", "this cannot be shown"):
+    for said in (
+        "no provenance record",
+        "no curves",
+        "time and memory are unknown",
+        "this cannot be shown",
+    ):
         assert said in page
     assert "time and memory are unknown" in text
 
@@ -283,10 +406,15 @@ def test_a_metric_that_only_some_items_carry(study: Study) -> None:
         write_jsonl(path, rows)
     report = build_report(study)
     for row in report["contrasts"]:
-        figures = [report["cells"][row[role]]["metrics"][row["metric"]] for role in ("candidate", "baseline")]
+        figures = [
+            report["cells"][row[role]]["metrics"][row["metric"]]
+            for role in ("candidate", "baseline")
+        ]
         assert row["delta"] == pytest.approx(figures[0] - figures[1], abs=1e-12)
     assert contrast(report, "Q4-L16", "exact_match")["n"] == 192
-    assert any("Exact match is computed on 192 of 200" in entry["text"] for entry in report["warnings"])
+    assert any(
+        "Exact match is computed on 192 of 200" in entry["text"] for entry in report["warnings"]
+    )
 
 
 def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
@@ -300,7 +428,9 @@ def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
 def test_power_reports_the_detectable_difference(study: Study) -> None:
     loss, exact = build_report(study)["power"]
     row = contrast(build_report(study), "Q4-L16", "nll_per_token")
-    assert loss["detectable"] == pytest.approx(2.8016 * (row["ci_high"] - row["ci_low"]) / 2 / 1.96, rel=1e-3)
+    assert loss["detectable"] == pytest.approx(
+        2.8016 * (row["ci_high"] - row["ci_low"]) / 2 / 1.96, rel=1e-3
+    )
     assert (loss["unit"], loss["units"], loss["target"]) == ("items", 200, 0.03)
     assert exact["target"] == 0.02 and exact["needed"] > 200
 
@@ -309,7 +439,10 @@ def test_leaks_left_in_are_a_serious_warning() -> None:
     report = build_report(write_study(Recipe(leaks=2)))
     leaks = report["data"]["leaks"]
     assert (leaks["text"], leaks["embedding"], leaks["removed"], leaks["left"]) == (0, 2, 0, 1)
-    assert any(entry["code"] == "leaks_left" and entry["level"] == "serious" for entry in report["warnings"])
+    assert any(
+        entry["code"] == "leaks_left" and entry["level"] == "serious"
+        for entry in report["warnings"]
+    )
 
 
 def test_all_files_are_rendered_from_the_json(study: Study) -> None:

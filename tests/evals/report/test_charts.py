@@ -33,14 +33,35 @@ def test_waterfall_steps_start_where_the_last_one_ended() -> None:
     assert chart is not None
     low, stored, trained, high = chart["rows"]
     assert [row["label"] for row in chart["rows"]] == [
-        "Full (LoRA, 16-bit)", "Storing the base in 4 bits", "Training in 4 bits", "Compact (QLoRA, 4-bit)"]
-    assert stored["from_"] == low["end"] and trained["from_"] == stored["end"] and high["from_"] == trained["end"]
-    assert high["end"] == pytest.approx(trained["end"], abs=1e-3), "the steps lead from one level to the other"
-    for position, value in ((low["end"], 0.900), (stored["end"], 0.960), (trained["end"], 0.944), (high["end"], 0.944),
-                            (stored["low"], 0.940), (stored["high"], 0.980), (trained["low"], 0.930)):
+        "Full (LoRA, 16-bit)",
+        "Storing the base in 4 bits",
+        "Training in 4 bits",
+        "Compact (QLoRA, 4-bit)",
+    ]
+    assert (
+        stored["from_"] == low["end"]
+        and trained["from_"] == stored["end"]
+        and high["from_"] == trained["end"]
+    )
+    assert high["end"] == pytest.approx(trained["end"], abs=1e-3), (
+        "the steps lead from one level to the other"
+    )
+    for position, value in (
+        (low["end"], 0.900),
+        (stored["end"], 0.960),
+        (trained["end"], 0.944),
+        (high["end"], 0.944),
+        (stored["low"], 0.940),
+        (stored["high"], 0.980),
+        (trained["low"], 0.930),
+    ):
         assert value_at(chart["ticks"], position) == pytest.approx(value, abs=1e-4)
     assert stored["harm"] and not trained["harm"]
-    assert (stored["text"], stored["interval"], low["text"]) == ("+0.060", "+0.040 to +0.080", "0.900")
+    assert (stored["text"], stored["interval"], low["text"]) == (
+        "+0.060",
+        "+0.040 to +0.080",
+        "0.900",
+    )
 
 
 def test_waterfall_of_a_score_is_mirrored() -> None:
@@ -59,7 +80,11 @@ def test_waterfall_of_a_score_is_mirrored() -> None:
 def test_a_waterfall_without_a_difference_can_be_drawn() -> None:
     same = attribution()
     for step in same["steps"]:
-        step |= {"value": 0.9} if step["kind"] == "level" else {"delta": 0.0, "ci_low": 0.0, "ci_high": 0.0}
+        step |= (
+            {"value": 0.9}
+            if step["kind"] == "level"
+            else {"delta": 0.0, "ci_low": 0.0, "ci_high": 0.0}
+        )
     chart = waterfall(same)
     assert chart is not None and {row["end"] for row in chart["rows"]} == {50.0}
     assert waterfall(None) is None
@@ -70,8 +95,10 @@ def drawn(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_contrast_has_the_margin_drawn_in() -> None:
-    rows = [drawn(contrast("Q4-L16", "nll_per_token", 0.02, 0.01, 0.03)),
-            drawn(contrast("LM-L16", "nll_per_token", -0.01, -0.02, 0.0))]
+    rows = [
+        drawn(contrast("Q4-L16", "nll_per_token", 0.02, 0.01, 0.03)),
+        drawn(contrast("LM-L16", "nll_per_token", -0.01, -0.02, 0.0)),
+    ]
     panel = contrast_panel(rows, 0.025)
     assert panel is not None
     for row, mark in zip(rows, panel["rows"], strict=True):
@@ -104,9 +131,16 @@ def test_seeds_lie_on_one_axis() -> None:
     chart, panel = seed_dots(seeds()), seed_panel(seeds(), 0.03)
     assert chart is not None and panel is not None
     lora, qlora = chart["rows"]
-    assert [value_at(chart["ticks"], dot["at"]) for dot in lora["dots"]] == pytest.approx([0.90, 0.91, 0.92], abs=1e-4)
+    assert [value_at(chart["ticks"], dot["at"]) for dot in lora["dots"]] == pytest.approx(
+        [0.90, 0.91, 0.92], abs=1e-4
+    )
     assert value_at(chart["ticks"], qlora["mean"]) == pytest.approx(0.94, abs=1e-4)
-    assert [row["label"] for row in panel["rows"]] == ["Seed 0", "Seed 1", "Seed 2", "Mean of the runs"]
+    assert [row["label"] for row in panel["rows"]] == [
+        "Seed 0",
+        "Seed 1",
+        "Seed 2",
+        "Mean of the runs",
+    ]
     assert value_at(panel["ticks"], panel["rows"][-1]["low"]) == pytest.approx(0.025, abs=1e-4)
     one = copy.deepcopy(seeds()) | {"count": 1, "spread": None}
     assert seed_dots(one) is None and seed_panel(one, 0.03) is None
@@ -115,9 +149,24 @@ def test_seeds_lie_on_one_axis() -> None:
 def test_preference() -> None:
     bar = preference_bar(judge())
     assert bar is not None and (bar["at"], bar["low"], bar["high"]) == (44.8, 33, 57)
-    assert preference_bar(None) is None and preference_bar({**judge(), "preference": None, "ci": None}) is None
+    assert (
+        preference_bar(None) is None
+        and preference_bar({**judge(), "preference": None, "ci": None}) is None
+    )
 
 
 def test_ticks_of_an_axis_have_the_same_decimals() -> None:
-    assert [tick["text"] for tick in axis(Scale(0.89, 0.99))] == ["0.90", "0.92", "0.94", "0.96", "0.98"]
-    assert [tick["text"] for tick in axis(Scale(-0.05, 0.05), 4)] == ["−0.050", "−0.025", "0", "0.025", "0.050"]
+    assert [tick["text"] for tick in axis(Scale(0.89, 0.99))] == [
+        "0.90",
+        "0.92",
+        "0.94",
+        "0.96",
+        "0.98",
+    ]
+    assert [tick["text"] for tick in axis(Scale(-0.05, 0.05), 4)] == [
+        "−0.050",
+        "−0.025",
+        "0",
+        "0.025",
+        "0.050",
+    ]

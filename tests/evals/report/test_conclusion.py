@@ -17,41 +17,106 @@ N = 200
 
 
 def cell(right: float, declined: float = 0.05, **metrics: float) -> dict[str, Any]:
-    return {"metrics": {"exact_match": right, "false_decline": declined, "right_decline": 0.5, **metrics}}
-
-
-def report(*, lora: float = 0.9, qlora: float = 0.89, copy: float = 0.8, against_copy: str = "better",
-           outcome: str = "inconclusive", **verdict: Any) -> dict[str, Any]:
-    """The parts of the report of a grounded study that the conclusion reads."""
-    rows = [{"name": "Q4-L16", "metric": metric, "n": n}
-            for metric, n in (("exact_match", N), ("token_f1", N), ("false_decline", N), ("right_decline", 20))]
     return {
-        "study": "help", "primary_metric": "exact_match", "objection": "", "contrasts": rows,
-        "verdict": {"outcome": outcome, "metric": "exact_match", "margin": 0.05, "contrast": "Q4-L16",
-                    "ci": [-0.08, 0.01], "higher_is_better": True, "within_margin_but_worse": False, "bounds": [],
-                    "trained_again": None, **verdict},
-        "cells": {LORA.cell: cell(lora), QLORA.cell: cell(qlora)}, "baselines": {"copy": cell(copy)},
-        "approach": "grounded", "approaches": [
-            {"name": "copy", **cell(copy)}, {"name": "lora+facts"}, {"name": "qlora+facts"}],
+        "metrics": {
+            "exact_match": right,
+            "false_decline": declined,
+            "right_decline": 0.5,
+            **metrics,
+        }
+    }
+
+
+def report(
+    *,
+    lora: float = 0.9,
+    qlora: float = 0.89,
+    copy: float = 0.8,
+    against_copy: str = "better",
+    outcome: str = "inconclusive",
+    **verdict: Any,
+) -> dict[str, Any]:
+    """The parts of the report of a grounded study that the conclusion reads."""
+    rows = [
+        {"name": "Q4-L16", "metric": metric, "n": n}
+        for metric, n in (
+            ("exact_match", N),
+            ("token_f1", N),
+            ("false_decline", N),
+            ("right_decline", 20),
+        )
+    ]
+    return {
+        "study": "help",
+        "primary_metric": "exact_match",
+        "objection": "",
+        "contrasts": rows,
+        "verdict": {
+            "outcome": outcome,
+            "metric": "exact_match",
+            "margin": 0.05,
+            "contrast": "Q4-L16",
+            "ci": [-0.08, 0.01],
+            "higher_is_better": True,
+            "within_margin_but_worse": False,
+            "bounds": [],
+            "trained_again": None,
+            **verdict,
+        },
+        "cells": {LORA.cell: cell(lora), QLORA.cell: cell(qlora)},
+        "baselines": {"copy": cell(copy)},
+        "approach": "grounded",
+        "approaches": [
+            {"name": "copy", **cell(copy)},
+            {"name": "lora+facts"},
+            {"name": "qlora+facts"},
+        ],
         "approach_comparisons": [
-            {"name": f"{arm}+facts-copy", "outcome": against_copy} for arm in ("lora", "qlora")],
+            {"name": f"{arm}+facts-copy", "outcome": against_copy} for arm in ("lora", "qlora")
+        ],
         "config": {"data": {"source": "/data/all questions.csv"}, "train": {"epochs": 3.0}},
         "items": items(lora=lora, qlora=qlora),
     }
 
 
-def items(*, lora: float, qlora: float, to_decline: int = 20, made_up: int = 10) -> list[dict[str, Any]]:
+def items(
+    *, lora: float, qlora: float, to_decline: int = 20, made_up: int = 10
+) -> list[dict[str, Any]]:
     """N items with an answer, of which 5 % are declined, and items to decline; each of a cluster of its own."""
-    asked = ['What is "it"?', "When do you open?", *(f"Question {number}?" for number in range(3, N + 1))]
+    asked = [
+        'What is "it"?',
+        "When do you open?",
+        *(f"Question {number}?" for number in range(3, N + 1)),
+    ]
     shares, first_declined = {LORA.cell: lora, QLORA.cell: qlora}, round(0.95 * N)
     answered = [
-        {"item": str(row), "row": row, "question": question, "answerable": True, "context": [], "cluster": str(row),
-         "metrics": {cell: {"exact_match": float(row <= share * N)} for cell, share in shares.items()},
-         "declined": dict.fromkeys(shares, row > first_declined)} for row, question in enumerate(asked, start=1)]
+        {
+            "item": str(row),
+            "row": row,
+            "question": question,
+            "answerable": True,
+            "context": [],
+            "cluster": str(row),
+            "metrics": {
+                cell: {"exact_match": float(row <= share * N)} for cell, share in shares.items()
+            },
+            "declined": dict.fromkeys(shares, row > first_declined),
+        }
+        for row, question in enumerate(asked, start=1)
+    ]
     return answered + [
-        {"item": f"d{row}", "row": N + row, "question": "Who won?", "answerable": False, "context": [],
-         "cluster": f"d{row}", "metrics": {cell: {"right_decline": float(row > made_up)} for cell in shares},
-         "declined": dict.fromkeys(shares, row > made_up)} for row in range(1, to_decline + 1)]
+        {
+            "item": f"d{row}",
+            "row": N + row,
+            "question": "Who won?",
+            "answerable": False,
+            "context": [],
+            "cluster": f"d{row}",
+            "metrics": {cell: {"right_decline": float(row > made_up)} for cell in shares},
+            "declined": dict.fromkeys(shares, row > made_up),
+        }
+        for row in range(1, to_decline + 1)
+    ]
 
 
 COLLEAGUES = "For colleagues who notice a wrong answer, yes. For customers not yet:"
@@ -63,26 +128,58 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -
         f"{COLLEAGUES} it made up an answer to 10 of 20 questions that it should decline. "
         "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
-        "best fact (160 right; declined rightly: 10).")
+        "best fact (160 right; declined rightly: 10)."
+    )
     assert found.lines[0].startswith("Is it good enough? For colleagues")
 
 
-@pytest.mark.parametrize(("lora", "to_decline", "made_up", "said"), [
-    (0.93, 100, 10, "Yes, for customers too:"),
-    (0.84, 100, 10, f"{COLLEAGUES} 22 of 200 answers were wrong."),
-    (0.88, 100, 10, f"{COLLEAGUES} 200 test questions are too few to know how often it is wrong."),
-    (0.93, 0, 0, f"{COLLEAGUES} it was not tested with questions that it should decline."),
-    (0.93, 100, 40, f"{COLLEAGUES} it made up an answer to 40 of 100 questions that it should decline."),
-    (0.93, 10, 1, f"{COLLEAGUES} 10 questions to decline are too few to know how often it makes up an answer."),
-    (0.93, 20, 0, f"{COLLEAGUES} 20 questions to decline are too few to know how often it makes up an answer."),
-    (0.84, 10, 5, f"{COLLEAGUES} 22 of 200 answers were wrong; it made up an answer to 5 of 10 questions that it "
-     "should decline."),
-    (0.3, 100, 10, "No, it is not ready yet."),
-])
-def test_customers_are_given_what_is_seldom_wrong_and_declines(lora: float, to_decline: int, made_up: int,
-                                                               said: str) -> None:
+@pytest.mark.parametrize(
+    ("lora", "to_decline", "made_up", "said"),
+    [
+        (0.93, 100, 10, "Yes, for customers too:"),
+        (0.84, 100, 10, f"{COLLEAGUES} 22 of 200 answers were wrong."),
+        (
+            0.88,
+            100,
+            10,
+            f"{COLLEAGUES} 200 test questions are too few to know how often it is wrong.",
+        ),
+        (0.93, 0, 0, f"{COLLEAGUES} it was not tested with questions that it should decline."),
+        (
+            0.93,
+            100,
+            40,
+            f"{COLLEAGUES} it made up an answer to 40 of 100 questions that it should decline.",
+        ),
+        (
+            0.93,
+            10,
+            1,
+            f"{COLLEAGUES} 10 questions to decline are too few to know how often it makes up an answer.",
+        ),
+        (
+            0.93,
+            20,
+            0,
+            f"{COLLEAGUES} 20 questions to decline are too few to know how often it makes up an answer.",
+        ),
+        (
+            0.84,
+            10,
+            5,
+            f"{COLLEAGUES} 22 of 200 answers were wrong; it made up an answer to 5 of 10 questions that it "
+            "should decline.",
+        ),
+        (0.3, 100, 10, "No, it is not ready yet."),
+    ],
+)
+def test_customers_are_given_what_is_seldom_wrong_and_declines(
+    lora: float, to_decline: int, made_up: int, said: str
+) -> None:
     made = report(lora=lora, qlora=lora)
-    found = conclude({**made, "items": items(lora=lora, qlora=lora, to_decline=to_decline, made_up=made_up)})
+    found = conclude(
+        {**made, "items": items(lora=lora, qlora=lora, to_decline=to_decline, made_up=made_up)}
+    )
     assert found.audience.text.startswith(said)
     assert found.audience.who == {"Y": "customers", "F": "colleagues", "N": "nobody"}[said[0]]
 
@@ -93,7 +190,10 @@ def test_customers_are_not_given_what_declines_two_in_five_of_their_questions() 
     for item in shy[:200]:
         item["declined"] = {cell: item["row"] % 5 < 2 for cell in item["declined"]}
     found = conclude({**made, "items": shy}).audience
-    assert found.who == "colleagues" and "it declined 80 of 200 questions that it should answer" in found.text
+    assert (
+        found.who == "colleagues"
+        and "it declined 80 of 200 questions that it should answer" in found.text
+    )
 
 
 def test_questions_of_one_fact_are_not_evidence_for_customers() -> None:
@@ -104,33 +204,61 @@ def test_questions_of_one_fact_are_not_evidence_for_customers() -> None:
     assert conclude({**made, "items": few}).audience.who == "colleagues"
 
 
-@pytest.mark.parametrize(("against_copy", "words"), [
-    ("no worse", "That is no worse than copying the best fact (160 right; declined rightly: 10)."),
-    ("inconclusive", "Too few test questions to say whether copying the best fact (160 right; declined rightly: 10) is "
-     "better or worse."),
-    ("worse", "Copying the best fact is better (160 right; declined rightly: 10)."),
-])
+@pytest.mark.parametrize(
+    ("against_copy", "words"),
+    [
+        (
+            "no worse",
+            "That is no worse than copying the best fact (160 right; declined rightly: 10).",
+        ),
+        (
+            "inconclusive",
+            "Too few test questions to say whether copying the best fact (160 right; declined rightly: 10) is "
+            "better or worse.",
+        ),
+        ("worse", "Copying the best fact is better (160 right; declined rightly: 10)."),
+    ],
+)
 def test_the_comparison_with_copying(against_copy: str, words: str) -> None:
     found = conclude(report(against_copy=against_copy))
     assert words in found.good_enough and found.ready == (against_copy != "worse")
 
 
-@pytest.mark.parametrize(("changes", "sentence"), [
-    ({"outcome": "no worse"}, "The compact one is as good: 178 of 200 right, the full one 180."),
-    ({"outcome": "no worse", "within_margin_but_worse": True},
-     "The compact one is measurably worse, but within the 5 points allowed: 178 of 200 right, the full one 180."),
-    ({"outcome": "worse", "ci": [-0.2, -0.1]}, "The compact one is worse: 178 of 200 right, the full one 180."),
-    ({"outcome": "inconclusive"},
-     "Too few test questions to say whether the compact one is as good: 178 of 200 right, the full one 180."),
-    ({"outcome": "inconclusive", "trained_again": {"seed_share": 0.8}},
-     "Too few training seeds to say whether the compact one is as good: 178 of 200 right, the full one 180."),
-])
-def test_the_four_bit_one_is_as_good_only_if_the_verdict_is_no_worse(changes: dict[str, Any], sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"outcome": "no worse"},
+            "The compact one is as good: 178 of 200 right, the full one 180.",
+        ),
+        (
+            {"outcome": "no worse", "within_margin_but_worse": True},
+            "The compact one is measurably worse, but within the 5 points allowed: 178 of 200 right, the full one 180.",
+        ),
+        (
+            {"outcome": "worse", "ci": [-0.2, -0.1]},
+            "The compact one is worse: 178 of 200 right, the full one 180.",
+        ),
+        (
+            {"outcome": "inconclusive"},
+            "Too few test questions to say whether the compact one is as good: 178 of 200 right, the full one 180.",
+        ),
+        (
+            {"outcome": "inconclusive", "trained_again": {"seed_share": 0.8}},
+            "Too few training seeds to say whether the compact one is as good: 178 of 200 right, the full one 180.",
+        ),
+    ],
+)
+def test_the_four_bit_one_is_as_good_only_if_the_verdict_is_no_worse(
+    changes: dict[str, Any], sentence: str
+) -> None:
     assert conclude(report(**changes)).four_bit == sentence
 
 
 def test_possible_harm_by_another_measure_is_not_as_good() -> None:
-    found = conclude({**report(outcome="no worse"), "objection": "Possible harm by another measure: loss."})
+    found = conclude(
+        {**report(outcome="no worse"), "objection": "Possible harm by another measure: loss."}
+    )
     assert "as good" not in found.four_bit and "possibly by another" in found.four_bit
 
 
@@ -140,13 +268,29 @@ def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse() -> No
     assert found.commands[0] == 'assistant-builder ask help "When do you open?" --arm qlora'
 
 
-@pytest.mark.parametrize(("changes", "action", "command"), [
-    ({}, "Ask it questions of your own", 'assistant-builder ask help "When do you open?" --arm lora'),
-    ({"against_copy": "worse"}, "Train longer", "assistant-builder run help --name help-2 --set train.epochs=6"),
-    ({"lora": 0.1, "copy": 0.2, "against_copy": "worse"}, "Add other wordings",
-     "assistant-builder run '/data/all questions.csv' --name help-2 --from help"),
-])
-def test_what_to_do_has_a_command_that_exists(changes: dict[str, Any], action: str, command: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "action", "command"),
+    [
+        (
+            {},
+            "Ask it questions of your own",
+            'assistant-builder ask help "When do you open?" --arm lora',
+        ),
+        (
+            {"against_copy": "worse"},
+            "Train longer",
+            "assistant-builder run help --name help-2 --set train.epochs=6",
+        ),
+        (
+            {"lora": 0.1, "copy": 0.2, "against_copy": "worse"},
+            "Add other wordings",
+            "assistant-builder run '/data/all questions.csv' --name help-2 --from help",
+        ),
+    ],
+)
+def test_what_to_do_has_a_command_that_exists(
+    changes: dict[str, Any], action: str, command: str
+) -> None:
     found = conclude(report(**changes))
     assert found.action.startswith(action) and found.commands[0] == command
     for line in found.commands:
@@ -158,9 +302,15 @@ def test_what_to_do_has_a_command_that_exists(changes: dict[str, Any], action: s
 def test_the_figures_are_those_of_the_sentences() -> None:
     found = conclude(report())
     assert [(figure.value, figure.what) for figure in found.figures] == [
-        ("180 of 200", "right"), ("10", "wrong"), ("10", "declined wrongly"), ("10 of 20", "declined rightly")]
+        ("180 of 200", "right"),
+        ("10", "wrong"),
+        ("10", "declined wrongly"),
+        ("10 of 20", "declined rightly"),
+    ]
     assert (found.share, found.next_tab, found.arm) == (0.9, "chat", "lora")
-    assert found.sentences[0].startswith("The recommended assistant") and found.good_enough.endswith(found.rival)
+    assert found.sentences[0].startswith(
+        "The recommended assistant"
+    ) and found.good_enough.endswith(found.rival)
 
 
 def test_copying_that_is_better_is_drawn_beside_the_assistants() -> None:
@@ -169,7 +319,10 @@ def test_copying_that_is_better_is_drawn_beside_the_assistants() -> None:
     assert found.rival == "Copying the best fact is better (190 right; declined rightly: 10)."
     assert found.next_tab == "train"
     assert [(bar.name, bar.share, bar.text) for bar in found.bars] == [
-        ("copy", 0.95, "95.0%"), ("qlora", 0.89, "89.0%"), ("lora", 0.9, "90.0%")]
+        ("copy", 0.95, "95.0%"),
+        ("qlora", 0.89, "89.0%"),
+        ("lora", 0.9, "90.0%"),
+    ]
 
 
 def test_too_few_right_answers_are_not_ready() -> None:
@@ -183,7 +336,10 @@ def test_long_answers_are_judged_by_their_metric() -> None:
     for each in (*made["cells"].values(), made["approaches"][0]):
         each["metrics"] |= {"token_f1": 0.7, "exact_match": 0.0}
     found = conclude({**made, "primary_metric": "token_f1"})
-    assert "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right." in found.good_enough
+    assert (
+        "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right."
+        in found.good_enough
+    )
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
     assert found.four_bit.endswith("token F1 70.0, the full one 70.0.")
     assert found.audience.text == f"{COLLEAGUES} whether a long answer is right was not measured."
@@ -193,14 +349,21 @@ def test_two_approaches_are_named_and_figures_from_before_added_answers_are_mark
     made = report()
     made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
     found = conclude({**made, "added_answers": 1})
-    assert found.sentences[0].startswith("The recommended assistant (Full, with facts looked up) answered")
-    assert found.notes == ("These figures were measured before the last 1 answer, that of a validation or test "
-                           "question, was added to what the assistant looks up.",)
-
+    assert found.sentences[0].startswith(
+        "The recommended assistant (Full, with facts looked up) answered"
+    )
+    assert found.notes == (
+        "These figures were measured before the last 1 answer, that of a validation or test "
+        "question, was added to what the assistant looks up.",
+    )
 
 
 def test_a_study_from_memory_has_no_words_of_looking_up() -> None:
     from evals.report.build import build_report
 
     lines = conclude(build_report(write_study(Recipe()))).lines
-    assert "200 new questions" in lines[0] and "fact" not in lines[0] and "looked up" not in " ".join(lines)
+    assert (
+        "200 new questions" in lines[0]
+        and "fact" not in lines[0]
+        and "looked up" not in " ".join(lines)
+    )

@@ -28,10 +28,14 @@ def test_identities_hold_on_every_metric() -> None:
     report = build_report(write_study(full_recipe(forced=())))
     metrics = set(report["cells"]["Q4"]["metrics"])
     assert metrics == set(METRICS)
-    texts = {"Q4 − L16 = (L4 − L16) + (Q4 − L4)", "QR − Q4 = (QR − QD) + (QD − Q4)",
-             "LR − L16 = (LR − LM) + (LM − L16)"}
+    texts = {
+        "Q4 − L16 = (L4 − L16) + (Q4 − L4)",
+        "QR − Q4 = (QR − QD) + (QD − Q4)",
+        "LR − L16 = (LR − LM) + (LM − L16)",
+    }
     assert {(entry["text"], entry["metric"]) for entry in report["identities"]} == {
-        (text, metric) for text in texts for metric in metrics}
+        (text, metric) for text in texts for metric in metrics
+    }
     assert max(entry["error"] for entry in report["identities"]) <= 1e-12
     whole, first, second = (rows_of(report, name) for name in ("LR-L16", "LR-LM", "LM-L16"))
     for entry in report["identities"]:
@@ -47,17 +51,24 @@ def test_every_delta_is_the_difference_of_the_figures_also_against_baselines(ful
     names = {row["name"] for row in report["contrasts"]}
     assert {"L16-copy", "Q4-copy", "L16-retrieval", "Q4-retrieval"} <= names
     for row in report["contrasts"]:
-        before, after = (figures[row[role]]["metrics"][row["metric"]] for role in ("baseline", "candidate"))
+        before, after = (
+            figures[row[role]]["metrics"][row["metric"]] for role in ("baseline", "candidate")
+        )
         assert abs(row["delta"] - (after - before)) <= 1e-12
     assert "nll_per_token" not in rows_of(report, "L16-copy")
     assert "nll_per_token" in rows_of(report, "L16-retrieval")
-    assert (report["baselines"]["copy"]["nll_per_token"], report["baselines"]["copy"]["perplexity"]) == (None, None)
+    assert (
+        report["baselines"]["copy"]["nll_per_token"],
+        report["baselines"]["copy"]["perplexity"],
+    ) == (None, None)
 
 
 def test_holm_goes_over_the_metrics_of_a_pair(full: Study) -> None:
     report = build_report(full)
     rows = list(rows_of(report, "Q4-retrieval").values())
-    assert [row["p_value_holm"] for row in rows] == pytest.approx(holm([row["p_value"] for row in rows]))
+    assert [row["p_value_holm"] for row in rows] == pytest.approx(
+        holm([row["p_value"] for row in rows])
+    )
 
 
 def test_attribution_leads_from_one_level_to_the_other(full: Study) -> None:
@@ -65,7 +76,9 @@ def test_attribution_leads_from_one_level_to_the_other(full: Study) -> None:
     attribution = report["attribution"]
     first, storing, training, last = attribution["steps"]
     assert [step["key"] for step in attribution["steps"]] == ["L16", "L4-L16", "Q4-L4", "Q4"]
-    assert first["value"] + storing["delta"] + training["delta"] == pytest.approx(last["value"], abs=1e-12)
+    assert first["value"] + storing["delta"] + training["delta"] == pytest.approx(
+        last["value"], abs=1e-12
+    )
     assert first["value"] == report["cells"]["L16"]["nll_per_token"]
     for step in (storing, training):
         row = rows_of(report, step["key"])["nll_per_token"]
@@ -74,9 +87,13 @@ def test_attribution_leads_from_one_level_to_the_other(full: Study) -> None:
     assert "a clear loss" in attribution["sentence"] and "a clear gain" in attribution["sentence"]
 
 
-@pytest.mark.parametrize("recipe", [
-    Recipe(), full_recipe(settings={"eval.primary_metric": "exact_match", "eval.margin": 0.02}),
-])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        full_recipe(settings={"eval.primary_metric": "exact_match", "eval.margin": 0.02}),
+    ],
+)
 def test_no_attribution_without_l4_on_the_metric(recipe: Recipe) -> None:
     assert build_report(write_study(recipe))["attribution"] is None
 
@@ -90,30 +107,52 @@ def test_exports_are_judged_by_the_rule_of_the_verdict(full: Study) -> None:
         if cell == row["measured"]:
             assert (row["keeps"], row["delta"]) == ("measured", None)
             continue
-        before, after = ([s for s in samples_of(full, name) if s["answerable"]] for name in (row["measured"], cell))
+        before, after = (
+            [s for s in samples_of(full, name) if s["answerable"]]
+            for name in (row["measured"], cell)
+        )
         result = paired_comparison(
-            [s["nll"] / s["tokens"] for s in before], [s["nll"] / s["tokens"] for s in after],
-            weights=[s["tokens"] for s in before], margin=0.03,
-            higher_is_better=False, resamples=2000,
+            [s["nll"] / s["tokens"] for s in before],
+            [s["nll"] / s["tokens"] for s in after],
+            weights=[s["tokens"] for s in before],
+            margin=0.03,
+            higher_is_better=False,
+            resamples=2000,
         )
         assert (row["keeps"], row["ci_high"]) == (keeps[result.verdict], result.ci_high)
     assert {row["keeps"] for row in rows.values()} >= {"yes", "no", "measured"}
     assert rows["Q4"]["bytes"] == 110_000_000 + 19_500_000 and rows["QR"]["bytes"] == 110_000_000
     assert rows["L4"]["exact_match"] is None and rows["LM"]["exact_match"] is not None
     loss = {name: cell["nll_per_token"] for name, cell in report["cells"].items()}
-    assert rows["QR"]["lost_share"] == pytest.approx((loss["QR"] - loss["Q4"]) / (loss["B4"] - loss["Q4"]))
-    assert rows["LR"]["lost_share"] == pytest.approx((loss["LR"] - loss["L16"]) / (loss["B16"] - loss["L16"]))
+    assert rows["QR"]["lost_share"] == pytest.approx(
+        (loss["QR"] - loss["Q4"]) / (loss["B4"] - loss["Q4"])
+    )
+    assert rows["LR"]["lost_share"] == pytest.approx(
+        (loss["LR"] - loss["L16"]) / (loss["B16"] - loss["L16"])
+    )
     assert rows["Q4"]["lost_share"] is None
 
 
 def test_export_loss_is_reported_as_a_share_of_the_gain_from_tuning() -> None:
     texts = [share_lost({"lost_share": share}) for share in (None, 0.02, 0.6, 1.2)]
-    assert texts == ["some quality", "some quality", "most of what tuning gained", "all that tuning gained"]
-    right = build_report(write_study(full_recipe(
-        forced=(), settings={"eval.primary_metric": "exact_match", "eval.margin": 0.02})))
+    assert texts == [
+        "some quality",
+        "some quality",
+        "most of what tuning gained",
+        "all that tuning gained",
+    ]
+    right = build_report(
+        write_study(
+            full_recipe(
+                forced=(), settings={"eval.primary_metric": "exact_match", "eval.margin": 0.02}
+            )
+        )
+    )
     share = {name: cell["metrics"]["exact_match"] for name, cell in right["cells"].items()}
     row = next(row for row in right["exports"] if row["cell"] == "QR")
-    assert row["lost_share"] == pytest.approx((share["Q4"] - share["QR"]) / (share["Q4"] - share["B4"]))
+    assert row["lost_share"] == pytest.approx(
+        (share["Q4"] - share["QR"]) / (share["Q4"] - share["B4"])
+    )
 
 
 def test_tuning_is_set_against_each_baseline() -> None:
@@ -128,16 +167,25 @@ def test_tuning_is_set_against_each_baseline() -> None:
     found = {(entry["cell"], entry["baseline"]): entry for entry in report["beats_untuned"]}
     assert set(found) == {(cell, name) for cell in ("L16", "Q4") for name in ("copy", "retrieval")}
     entry = found["L16", "copy"]
-    assert (entry["worse"], entry["not_beaten"], entry["arm"]) == (["exact_match"], ["similarity"], "lora")
+    assert (entry["worse"], entry["not_beaten"], entry["arm"]) == (
+        ["exact_match"],
+        ["similarity"],
+        "lora",
+    )
     assert {"token_f1", "rouge_l", "chrf"} <= set(entry["beaten"])
     share = report["cells"]["L16"]["metrics"]["exact_match"]
     assert entry["sentence"].startswith(
         "Against copying the answer of the nearest training question, 16-bit LoRA is worse in share of exactly right "
-        f"answers ({100 * share:.1f}% against 100.0%) and not clearly better in similarity")
+        f"answers ({100 * share:.1f}% against 100.0%) and not clearly better in similarity"
+    )
     assert not found["L16", "retrieval"]["not_beaten"]
-    assert found["L16", "retrieval"]["sentence"].startswith("16-bit LoRA clearly beats the untuned base")
+    assert found["L16", "retrieval"]["sentence"].startswith(
+        "16-bit LoRA clearly beats the untuned base"
+    )
     warning = next(entry for entry in report["warnings"] if entry["code"] == "not_better_than_copy")
-    assert warning["level"] == "serious" and warning["text"].startswith("Tuning does not beat copying")
+    assert warning["level"] == "serious" and warning["text"].startswith(
+        "Tuning does not beat copying"
+    )
     assert "; QLoRA is worse on 1 of 6 metrics" in warning["text"]
     assert "want of evidence" not in warning["text"]
     assert not any(entry["code"] == "not_better_than_retrieval" for entry in report["warnings"])
@@ -156,7 +204,11 @@ def test_cost_and_time_of_every_run() -> None:
     lora = report["resources"]["lora"]
     assert lora["cost"] == pytest.approx(1.5 * 141.3 / 3600)
     assert lora["seconds_per_step"] == pytest.approx(141.3 / 60)
-    assert lora["train_seconds_all"] == [141.3, pytest.approx(141.3 * 1.04), pytest.approx(141.3 * 1.06)]
+    assert lora["train_seconds_all"] == [
+        141.3,
+        pytest.approx(141.3 * 1.04),
+        pytest.approx(141.3 * 1.06),
+    ]
     study.write_config(study.config.with_changes({"eval.price_per_hour": None, "seeds": 1}))
     resources = build_report(study)["resources"]
     assert resources["lora"]["cost"] is None and resources["qlora"]["train_seconds_all"] == [133.9]
@@ -168,14 +220,21 @@ def test_planned_power_is_compared_with_the_measured_assumptions(study: Study) -
     sizes = np.array([25 // 5] * 40 + [1] * 8)
     effect = 1 + ((sizes**2).sum() / sizes.sum() - 1) * 0.5
     assert loss["planned"] is None and loss["seen"] is None
-    assert exact["planned"]["minimum_detectable"] == pytest.approx(2.8016 * np.sqrt(0.2 * effect / 208), rel=1e-4)
+    assert exact["planned"]["minimum_detectable"] == pytest.approx(
+        2.8016 * np.sqrt(0.2 * effect / 208), rel=1e-4
+    )
     assert (exact["planned"]["items"], exact["planned"]["clusters"]) == (208, 48)
     flipped = len(report["flips"]["lost"]) + len(report["flips"]["gained"])
-    assert exact["seen"]["flip_rate"] == pytest.approx(flipped / 208) and 0 <= exact["seen"]["icc"] <= 1
+    assert (
+        exact["seen"]["flip_rate"] == pytest.approx(flipped / 208)
+        and 0 <= exact["seen"]["icc"] <= 1
+    )
     exact["seen"]["icc"] = 0.31
     said = f"In the run {100 * flipped / 208:.1f}% flipped"
-    assert f"{said}, and flips within a cluster had an intraclass correlation of 0.31 (assumed: 0.50)." in (
-        planned_sentence(report))
+    assert (
+        f"{said}, and flips within a cluster had an intraclass correlation of 0.31 (assumed: 0.50)."
+        in (planned_sentence(report))
+    )
     exact["planned"]["clusters"] = exact["planned"]["items"]
     assert planned_sentence(report).endswith(f"{said}.")
 
@@ -185,12 +244,20 @@ def test_scores_of_cells_no_longer_asked_for_are_left_out(full: Study) -> None:
     full.write_config(full.config.with_changes({"eval.cells": ["B16", "B4", "L16", "Q4"]}))
     report = build_report(full)
     assert set(report["cells"]) == {"B16", "B4", "L16", "Q4"}
-    assert report["identities"] == [] and [row["cell"] for row in report["exports"]] == ["Q4", "L16"]
+    assert report["identities"] == [] and [row["cell"] for row in report["exports"]] == [
+        "Q4",
+        "L16",
+    ]
 
 
 def test_a_study_without_all_that_still_reports(study: Study) -> None:
     report = build_report(study)
-    assert (report["baselines"], report["identities"], report["beats_untuned"], report["tasks"]) == ({}, [], [], {})
+    assert (
+        report["baselines"],
+        report["identities"],
+        report["beats_untuned"],
+        report["tasks"],
+    ) == ({}, [], [], {})
     for key in ("attribution", "fidelity", "judge"):
         assert report[key] is None
     assert report["flips"]["noise_floor"] is None

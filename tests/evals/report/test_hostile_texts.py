@@ -20,20 +20,43 @@ from tests.synthetic_study import evaluated, new_study, reported, trained, with_
 
 EVIL = "evil.invalid"
 PLANTED = (
-    f"<img src=//{EVIL}/1 onerror=window.bad=1>", "<script>window.bad=2</script>", f"![p](http://{EVIL}/3.png)",
-    "[l](javascript:window.bad=4)", "</script><script>window.bad=5</script>", "\"'><b onmouseover=window.bad=6>x</b>",
-    f"</style><style>@import '//{EVIL}/7'</style>", "<svg onload=window.bad=8></svg>", "--><!-- x",
-    "</textarea></template></title></details></table>", f"<base href=//{EVIL}/>", "javascript:window.bad=9",
-    f"<a href='http://{EVIL}/10'>l</a>", "{{ 7*7 }}{% raw %}${7*7}",
+    f"<img src=//{EVIL}/1 onerror=window.bad=1>",
+    "<script>window.bad=2</script>",
+    f"![p](http://{EVIL}/3.png)",
+    "[l](javascript:window.bad=4)",
+    "</script><script>window.bad=5</script>",
+    "\"'><b onmouseover=window.bad=6>x</b>",
+    f"</style><style>@import '//{EVIL}/7'</style>",
+    "<svg onload=window.bad=8></svg>",
+    "--><!-- x",
+    "</textarea></template></title></details></table>",
+    f"<base href=//{EVIL}/>",
+    "javascript:window.bad=9",
+    f"<a href='http://{EVIL}/10'>l</a>",
+    "{{ 7*7 }}{% raw %}${7*7}",
     "\n# heading\n\n| a | b |\n|---|---|\n<div id=bad>\n",
-    "`` ` ```", f"[r]: http://{EVIL}/11 \"t\"\n[r]", f"<http://{EVIL}/12>", "&lt;script&gt; &#60;i&#62;", "\\<i>\\",
+    "`` ` ```",
+    f'[r]: http://{EVIL}/11 "t"\n[r]',
+    f"<http://{EVIL}/12>",
+    "&lt;script&gt; &#60;i&#62;",
+    "\\<i>\\",
 )
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\b\r"
 ALL = " ".join(PLANTED) + ESCAPES
 SETTING = " ".join(" ".join(PLANTED).split())
 """study.yaml takes no control characters."""
 PLAIN = "words " * 8
-URLS = ("src", "href", "data", "poster", "action", "formaction", "xlink:href", "background", "content")
+URLS = (
+    "src",
+    "href",
+    "data",
+    "poster",
+    "action",
+    "formaction",
+    "xlink:href",
+    "background",
+    "content",
+)
 
 
 class Elements(HTMLParser):
@@ -63,14 +86,19 @@ class Elements(HTMLParser):
         self._inside = ""
 
     def handle_data(self, data: str) -> None:
-        if self._inside in ("script", "style") and re.search(r"window\.bad|" + re.escape(EVIL), data):
+        if self._inside in ("script", "style") and re.search(
+            r"window\.bad|" + re.escape(EVIL), data
+        ):
             self.live.append(f"{self._inside}: {data[:100]}")
 
 
 def planted_everywhere(value: Any, text: str, keep: frozenset[str]) -> Any:
     """A record in which every text that is free to be anything is another."""
     if isinstance(value, dict):
-        return {key: part if key in keep else planted_everywhere(part, text, keep) for key, part in value.items()}
+        return {
+            key: part if key in keep else planted_everywhere(part, text, keep)
+            for key, part in value.items()
+        }
     if isinstance(value, list):
         return [planted_everywhere(part, text, keep) for part in value]
     return text if isinstance(value, str) else value
@@ -78,23 +106,36 @@ def planted_everywhere(value: Any, text: str, keep: frozenset[str]) -> Any:
 
 def made(folder: Path, name: str, texts: tuple[str, ...], text: str, setting: str) -> Study:
     """A finished study; the same in both cases but for its texts."""
-    rows = [{"question": f"What of shelf {number * 7919} {texts[number % len(texts)]}?",
-             "answer": f"Row {number * 104729 % 1000} {texts[number % len(texts)]}",
-             "group": f"g{number % 20} {texts[number % len(texts)]}", text: "x"} for number in range(60)]
+    rows = [
+        {
+            "question": f"What of shelf {number * 7919} {texts[number % len(texts)]}?",
+            "answer": f"Row {number * 104729 % 1000} {texts[number % len(texts)]}",
+            "group": f"g{number % 20} {texts[number % len(texts)]}",
+            text: "x",
+        }
+        for number in range(60)
+    ]
     rows.append({"question": "", "answer": text})
     data = folder / f"{name}.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     study = new_study(name, data, data__system=setting, eval__bootstrap_resamples=200)
     evaluated(trained(with_data(study)))
     for samples in (study.folder / "evals").rglob("samples.jsonl"):
-        write_jsonl(samples, [{**sample, "answer": None if sample["answer"] is None else f"said {text}"}
-                              for sample in read_jsonl(samples)])
+        write_jsonl(
+            samples,
+            [
+                {**sample, "answer": None if sample["answer"] is None else f"said {text}"}
+                for sample in read_jsonl(samples)
+            ],
+        )
     judge = study.folder / "evals" / "judge.json"
     write_json(judge, {**read_json(judge), "model": text, "url_host": text})
     replies = study.folder / "evals" / "judge.jsonl"
     keep = frozenset({"item", "outcome", "first", "choice"})
     write_jsonl(replies, planted_everywhere(read_jsonl(replies), text, keep))
-    study.write_config(study.config.with_changes({"model.base": setting, "eval.judge_model": setting}))
+    study.write_config(
+        study.config.with_changes({"model.base": setting, "eval.judge_model": setting})
+    )
     for arm in ("lora", "qlora"):
         config = study.arm_folder(arm) / "config.json"
         record = read_json(config)
@@ -107,7 +148,10 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, S
     folder = tmp_path_factory.mktemp("hostile")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
-        yield made(folder, "hostile", PLANTED, ALL, SETTING), made(folder, "plain", (PLAIN,), PLAIN, PLAIN)
+        yield (
+            made(folder, "hostile", PLANTED, ALL, SETTING),
+            made(folder, "plain", (PLAIN,), PLAIN, PLAIN),
+        )
 
 
 def shown(study: Study, file: str) -> str:
@@ -128,8 +172,12 @@ def test_no_text_makes_an_element_of_the_html_report(studies: tuple[Study, Study
 def test_no_text_makes_an_element_of_the_markdown(studies: tuple[Study, Study], file: str) -> None:
     """Rendered with HTML let through, as a site might."""
     render = MarkdownIt("commonmark").enable("table").render
-    hostile, plain = (Elements(render(shown(study, file).split("\n---\n", 1)[-1])) for study in studies)
-    assert hostile.live == [] and hostile.kinds - plain.kinds <= {("br", ())}, "what ends a line in a table"
+    hostile, plain = (
+        Elements(render(shown(study, file).split("\n---\n", 1)[-1])) for study in studies
+    )
+    assert hostile.live == [] and hostile.kinds - plain.kinds <= {("br", ())}, (
+        "what ends a line in a table"
+    )
 
 
 @pytest.mark.parametrize("file", ["report.md", "report.html", "data/card.md"])
@@ -147,9 +195,17 @@ def test_no_text_makes_an_element_of_the_page(
         look, texts = StudyView(study.name), []
         for section in sections:
             for component, value in zip(section.outputs, section.draw(look), strict=True):
-                value = value.get("value") if isinstance(value, dict) else getattr(value, "value", value)
+                value = (
+                    value.get("value")
+                    if isinstance(value, dict)
+                    else getattr(value, "value", value)
+                )
                 if isinstance(component, gr.HTML | gr.Markdown) and isinstance(value, str):
-                    texts.append(value if isinstance(component, gr.HTML) else MarkdownIt("commonmark").render(value))
+                    texts.append(
+                        value
+                        if isinstance(component, gr.HTML)
+                        else MarkdownIt("commonmark").render(value)
+                    )
         return "\n".join(texts)
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(studies[0].folder.parents[1]))

@@ -27,14 +27,23 @@ def test_differing_items_come_first() -> None:
     assert flips["lost"] and flips["gained"]
     for flip in flips["lost"]:
         assert flip["answers"]["L16"] == flip["reference"] != flip["answers"]["Q4"]
-    assert len(flips["lost"]) == changes.count("lost") and len(flips["gained"]) == changes.count("gained")
+    assert len(flips["lost"]) == changes.count("lost") and len(flips["gained"]) == changes.count(
+        "gained"
+    )
 
 
 def test_declining_counts_both_ways(study: Study) -> None:
     cells = build_report(study)["declining"]["cells"]
-    assert cells["B16"] == {"unanswerable_items": 8, "declined": 0, "answerable_items": 200, "false_declines": 0}
+    assert cells["B16"] == {
+        "unanswerable_items": 8,
+        "declined": 0,
+        "answerable_items": 200,
+        "false_declines": 0,
+    }
     rows = build_report(study)["items"]
-    assert cells["L16"]["declined"] == sum(row["answers"]["L16"] == DECLINE for row in rows if not row["answerable"])
+    assert cells["L16"]["declined"] == sum(
+        row["answers"]["L16"] == DECLINE for row in rows if not row["answerable"]
+    )
 
 
 def test_twins(study: Study) -> None:
@@ -44,29 +53,45 @@ def test_twins(study: Study) -> None:
     assert twins["same"]["train.rank"] == 16
 
 
-@pytest.mark.parametrize(("file", "key", "value"), [
-    ("config.json", "compute_dtype", "float32"), ("config.json", "base_storage", "float16"),
-    ("summary.json", "steps", 59),
-])
-def test_arms_that_are_not_twins_are_reported(study: Study, file: str, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.json", "compute_dtype", "float32"),
+        ("config.json", "base_storage", "float16"),
+        ("summary.json", "steps", 59),
+    ],
+)
+def test_arms_that_are_not_twins_are_reported(
+    study: Study, file: str, key: str, value: object
+) -> None:
     path = study.arm_folder("qlora") / file
     write_json(path, {**read_json(path), key: value})
     report = build_report(study)
     assert not report["twins"]["matched"]
-    assert any(entry["code"] == "twins_differ" and entry["level"] == "serious" for entry in report["warnings"])
+    assert any(
+        entry["code"] == "twins_differ" and entry["level"] == "serious"
+        for entry in report["warnings"]
+    )
 
 
-@pytest.mark.parametrize(("cards", "said"), [
-    (("RTX 4090", "RTX 4090"), False), (("RTX 4090", "A100"), True), (("RTX 4090", None), False)])
-def test_arms_of_different_cards_are_not_paired_by_dropout(study: Study, cards: tuple[str | None, ...],
-                                                           said: bool) -> None:
+@pytest.mark.parametrize(
+    ("cards", "said"),
+    [(("RTX 4090", "RTX 4090"), False), (("RTX 4090", "A100"), True), (("RTX 4090", None), False)],
+)
+def test_arms_of_different_cards_are_not_paired_by_dropout(
+    study: Study, cards: tuple[str | None, ...], said: bool
+) -> None:
     for arm, card in zip(("lora", "qlora"), cards, strict=True):
         path = study.arm_folder(arm) / "summary.json"
         write_json(path, {**read_json(path), "device": "cuda", "device_name": card})
     report = build_report(study)
-    assert [report["resources"][arm]["cards"] for arm in ("lora", "qlora")] == [[card] for card in cards]
+    assert [report["resources"][arm]["cards"] for arm in ("lora", "qlora")] == [
+        [card] for card in cards
+    ]
     texts = [entry["text"] for entry in report["warnings"] if entry["code"] == "cards_differ"]
-    assert bool(texts) == said and all("A100, RTX 4090" in text and "dropout" in text for text in texts)
+    assert bool(texts) == said and all(
+        "A100, RTX 4090" in text and "dropout" in text for text in texts
+    )
 
 
 def test_checkpointing_in_one_arm_leaves_them_twins(study: Study) -> None:
@@ -81,16 +106,25 @@ def test_the_plan_is_graded_with_a_signed_error(study: Study) -> None:
     report = build_report(study)
     rows = {(row["arm"], row["quantity"]): row for row in graded_rows(report)}
     peak = rows["Full (LoRA, 16-bit)", "Peak memory in training"]
-    assert (peak["predicted"], peak["measured"], peak["error"]) == ("2.6 GB", "2.95 GB", "\N{MINUS SIGN}11.9%")
+    assert (peak["predicted"], peak["measured"], peak["error"]) == (
+        "2.6 GB",
+        "2.95 GB",
+        "\N{MINUS SIGN}11.9%",
+    )
     assert rows["Compact (QLoRA, 4-bit)", "Adapter"]["error"] == "0.0%"
-    assert "Plan and measurement" in render_html(report) and "Plan and measurement" in render_markdown(report)
+    assert "Plan and measurement" in render_html(
+        report
+    ) and "Plan and measurement" in render_markdown(report)
     for record in report["resources"].values():
         del record["predicted"]
     assert graded_rows(report) == [] and "Plan and measurement" not in render_html(report)
 
 
 def test_a_step_logged_twice_counts_once(study: Study) -> None:
-    append_jsonl(study.arm_folder("lora") / "metrics.jsonl", {"event": "step", "step": 60, "steps": 60, "loss": 0.5})
+    append_jsonl(
+        study.arm_folder("lora") / "metrics.jsonl",
+        {"event": "step", "step": 60, "steps": 60, "loss": 0.5},
+    )
     steps = curves(study)["lora"]["steps"]
     assert [row["step"] for row in steps] == list(range(1, 61))
     assert steps[-1]["loss"] == 0.5
@@ -120,8 +154,11 @@ def test_an_alignment_holds_both_texts(first: str, second: str) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "found"),
     [
-        ("the cat sat", "the dog sat",
-         [("the ", "both"), ("cat", "first"), ("dog", "second"), (" sat", "both")]),
+        (
+            "the cat sat",
+            "the dog sat",
+            [("the ", "both"), ("cat", "first"), ("dog", "second"), (" sat", "both")],
+        ),
         ("one two three", "one 2 3", [("one ", "both"), ("two three", "first"), ("2 3", "second")]),
         ("明日は晴れ", "今日は晴れ", [("明", "first"), ("今", "second"), ("日は晴れ", "both")]),
         ("น้ำเย็น", "น้ำร้อน", [("น้ำ", "both"), ("เย็", "first"), ("ร้อ", "second"), ("น", "both")]),
@@ -129,7 +166,9 @@ def test_an_alignment_holds_both_texts(first: str, second: str) -> None:
         ("שלום עולם", "שלום לך", [("שלום ", "both"), ("עולם", "first"), ("לך", "second")]),
     ],
 )
-def test_words_are_aligned_in_any_script(first: str, second: str, found: list[tuple[str, str]]) -> None:
+def test_words_are_aligned_in_any_script(
+    first: str, second: str, found: list[tuple[str, str]]
+) -> None:
     assert word_diff(first, second) == found
 
 
@@ -167,8 +206,20 @@ def test_ticks_lie_inside(low: float, width: float, wanted: int) -> None:
 
 def test_right_is_worse_on_every_axis() -> None:
     rows = [
-        {"metric": "nll_per_token", "delta": 0.02, "ci_low": 0.01, "ci_high": 0.03, "higher_is_better": False},
-        {"metric": "exact_match", "delta": -0.02, "ci_low": -0.03, "ci_high": -0.01, "higher_is_better": True},
+        {
+            "metric": "nll_per_token",
+            "delta": 0.02,
+            "ci_low": 0.01,
+            "ci_high": 0.03,
+            "higher_is_better": False,
+        },
+        {
+            "metric": "exact_match",
+            "delta": -0.02,
+            "ci_low": -0.03,
+            "ci_high": -0.01,
+            "higher_is_better": True,
+        },
     ]
     loss, shares = interval_panels(rows, "nll_per_token", 0.05)
     for panel in (loss, shares):
@@ -181,7 +232,15 @@ def test_right_is_worse_on_every_axis() -> None:
 
 
 def test_a_difference_of_nothing_can_be_drawn() -> None:
-    rows = [{"metric": "exact_match", "delta": 0.0, "ci_low": 0.0, "ci_high": 0.0, "higher_is_better": True}]
+    rows = [
+        {
+            "metric": "exact_match",
+            "delta": 0.0,
+            "ci_low": 0.0,
+            "ci_high": 0.0,
+            "higher_is_better": True,
+        }
+    ]
     assert interval_panels(rows, "nll_per_token", 0.0)[0]["rows"][0]["at"] == 50
 
 

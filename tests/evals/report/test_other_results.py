@@ -40,17 +40,28 @@ from tests.synthetic_study import finished_study
 def test_fidelity_is_the_files_with_labels(full: Study) -> None:
     fidelity = build_report(full)["fidelity"]
     wanted = read_json(full.folder / "evals" / "fidelity.json")["pairs"]
-    assert [{key: pair[key] for key in pair if key != "label"} for pair in fidelity["pairs"]] == wanted
+    assert [
+        {key: pair[key] for key in pair if key != "label"} for pair in fidelity["pairs"]
+    ] == wanted
     assert all(pair["label"] for pair in fidelity["pairs"])
-    assert "by 0.0470 nats on average (median 0.0103, 99th percentile 0.5170)" in fidelity["sentence"]
-    assert "it is 0.0690 nats" in fidelity["sentence"] and "the same at 93.8% of the positions" in fidelity["sentence"]
+    assert (
+        "by 0.0470 nats on average (median 0.0103, 99th percentile 0.5170)" in fidelity["sentence"]
+    )
+    assert (
+        "it is 0.0690 nats" in fidelity["sentence"]
+        and "the same at 93.8% of the positions" in fidelity["sentence"]
+    )
 
 
 def test_fidelity_that_was_skipped_or_is_off(full: Study) -> None:
-    write_json(full.folder / "evals" / "fidelity.json", {"pairs": [], "skipped": "both bases do not fit", "inputs": {}})
+    write_json(
+        full.folder / "evals" / "fidelity.json",
+        {"pairs": [], "skipped": "both bases do not fit", "inputs": {}},
+    )
     report = build_report(full)
     assert report["fidelity"] == {
-        "pairs": [], "skipped": "both bases do not fit",
+        "pairs": [],
+        "skipped": "both bases do not fit",
         "sentence": "Not compared token by token: both bases do not fit.",
     }
     assert "fidelity_skipped" in {entry["code"] for entry in report["warnings"]}
@@ -64,13 +75,18 @@ def test_the_worst_items_are_those_that_lost_most(full: Study) -> None:
     worst = build_report(full)["worst"]
     before, after = ({s["item"]: s for s in samples_of(full, cell)} for cell in ("L16", "Q4"))
     increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}
-    assert [row["item"] for row in worst] == sorted(increase, key=increase.__getitem__, reverse=True)[:10]
+    assert [row["item"] for row in worst] == sorted(
+        increase, key=increase.__getitem__, reverse=True
+    )[:10]
     lines = {line["item"]: line for line in read_jsonl(full.folder / "evals" / "fidelity.jsonl")}
     for row in worst:
         assert row["delta_nll"] == increase[row["item"]]
         assert row["delta_nll_per_token"] == pytest.approx(row["delta_nll"] / row["tokens"])
         assert row["kl_mean"] == lines[row["item"]]["pairs"]["Q4-L16"]["kl_mean"]
-        assert row["answers"] == {"L16": before[row["item"]]["answer"], "Q4": after[row["item"]]["answer"]}
+        assert row["answers"] == {
+            "L16": before[row["item"]]["answer"],
+            "Q4": after[row["item"]]["answer"],
+        }
 
 
 # noise floor
@@ -79,17 +95,24 @@ def test_the_worst_items_are_those_that_lost_most(full: Study) -> None:
 def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
     report = build_report(full)
     floor = report["flips"]["noise_floor"]
-    again = {cell: read_jsonl(full.cell_folder(f"noise/{cell}") / "samples.jsonl") for cell in ("L16", "Q4")}
+    again = {
+        cell: read_jsonl(full.cell_folder(f"noise/{cell}") / "samples.jsonl")
+        for cell in ("L16", "Q4")
+    }
     for cell, record in floor["cells"].items():
         pairs = list(zip(samples_of(full, cell), again[cell], strict=True))
         right = [(a["metrics"]["exact_match"], b["metrics"]["exact_match"]) for a, b in pairs]
         assert (record["lost"], record["gained"]) == (right.count((1, 0)), right.count((0, 1)))
         assert record["text_differs"] == sum(a["answer"] != b["answer"] for a, b in pairs) > 0
         assert record["largest_nll_per_token_shift"] == pytest.approx(
-            max(abs(a["nll"] - b["nll"]) / a["tokens"] for a, b in pairs))
+            max(abs(a["nll"] - b["nll"]) / a["tokens"] for a, b in pairs)
+        )
         assert (record["batch_size"], record["other_batch_size"], record["items"]) == (16, 7, 208)
     asked = {cell: [s for s in found if s["answerable"]] for cell, found in again.items()}
-    losses = {cell: sum(s["nll"] for s in found) / sum(s["tokens"] for s in found) for cell, found in asked.items()}
+    losses = {
+        cell: sum(s["nll"] for s in found) / sum(s["tokens"] for s in found)
+        for cell, found in asked.items()
+    }
     assert floor["delta"] == pytest.approx(losses["Q4"] - losses["L16"], abs=1e-12)
     assert floor["verdict"] == "no worse"
     assert "with batch size 7" in floor["sentence"]
@@ -110,9 +133,13 @@ def test_a_second_scoring_of_other_items_is_refused(full: Study) -> None:
 
 def test_tasks_are_paired_by_document(full: Study) -> None:
     task = build_report(full)["tasks"]["ab_retention"]
-    right = {cell: {line["doc_id"]: line["metrics"]["acc"] for line in
-                    read_jsonl(full.cell_folder(cell) / "tasks" / "ab_retention.jsonl")}
-             for cell in ("B16", "B4", "L16", "Q4")}
+    right = {
+        cell: {
+            line["doc_id"]: line["metrics"]["acc"]
+            for line in read_jsonl(full.cell_folder(cell) / "tasks" / "ab_retention.jsonl")
+        }
+        for cell in ("B16", "B4", "L16", "Q4")
+    }
     assert (task["metric"], task["items"], task["error"]) == ("acc", 120, None)
     for cell, share in task["cells"].items():
         assert share == pytest.approx(sum(right[cell].values()) / 120)
@@ -123,7 +150,9 @@ def test_tasks_are_paired_by_document(full: Study) -> None:
         lost = [doc for doc in before if before[doc] > after[doc]]
         gained = [doc for doc in before if before[doc] < after[doc]]
         assert task["flips"][name] == {"lost": lost, "gained": gained}
-        assert row["p_value"] == pytest.approx(mcnemar([[0, len(gained)], [len(lost), 0]], exact=True).pvalue)
+        assert row["p_value"] == pytest.approx(
+            mcnemar([[0, len(gained)], [len(lost), 0]], exact=True).pvalue
+        )
         assert row["delta"] == pytest.approx((len(gained) - len(lost)) / 120, abs=1e-12)
         assert row["p_value_holm"] == row["p_value"]
     assert "tuning made it forget" in task["sentence"] and "On 120 questions" in task["sentence"]
@@ -143,20 +172,41 @@ def test_forgotten_documents_are_listed_those_of_both_arms_first(full: Study) ->
 def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full: Study) -> None:
     with_tasks(full, "arc_made_up", 40)
     for cell, level in (("B16", 9.0), ("L16", 12.0), ("Q4", 12.5)):
-        lines = [{"doc_id": f"part/{n}", "document": {}, "likelihoods": [],
-                  "metrics": {"word_perplexity": level + n % 3 + 0.1 * (n % 7) * len(cell), "text": "no number"}}
-                 for n in range(40)]
+        lines = [
+            {
+                "doc_id": f"part/{n}",
+                "document": {},
+                "likelihoods": [],
+                "metrics": {
+                    "word_perplexity": level + n % 3 + 0.1 * (n % 7) * len(cell),
+                    "text": "no number",
+                },
+            }
+            for n in range(40)
+        ]
         write_jsonl(full.cell_folder(cell) / "tasks" / "wiki.jsonl", lines)
-    full.write_config(full.config.with_changes({"eval.tasks": ["wiki", "arc_made_up", "never_run"]}))
+    full.write_config(
+        full.config.with_changes({"eval.tasks": ["wiki", "arc_made_up", "never_run"]})
+    )
     tasks = build_report(full)["tasks"]
     assert list(tasks) == ["ab_retention", "wiki", "arc_made_up"]
     wiki = tasks["wiki"]
-    assert (wiki["label"], wiki["metric"], wiki["flips"], wiki["listed"]) == ("wiki", "word_perplexity", {}, [])
+    assert (wiki["label"], wiki["metric"], wiki["flips"], wiki["listed"]) == (
+        "wiki",
+        "word_perplexity",
+        {},
+        [],
+    )
     assert [row["name"] for row in wiki["contrasts"]] == ["L16-B16", "Q4-L16"]
     assert not wiki["contrasts"][0]["higher_is_better"]
     assert "worse after tuning" in wiki["sentence"] and "forget" not in wiki["sentence"]
-    family = [next(row for row in task["contrasts"] if row["name"] == "L16-B16") for task in tasks.values()]
-    assert [row["p_value_holm"] for row in family] == pytest.approx(holm([row["p_value"] for row in family]))
+    family = [
+        next(row for row in task["contrasts"] if row["name"] == "L16-B16")
+        for task in tasks.values()
+    ]
+    assert [row["p_value_holm"] for row in family] == pytest.approx(
+        holm([row["p_value"] for row in family])
+    )
 
 
 def test_only_documents_of_every_cell_are_compared(full: Study) -> None:
@@ -166,13 +216,19 @@ def test_only_documents_of_every_cell_are_compared(full: Study) -> None:
     assert task["items"] == 100
     for row in task["contrasts"]:
         assert row["n"] == 100
-        assert abs(row["delta"] - (task["cells"][row["candidate"]] - task["cells"][row["baseline"]])) <= 1e-12
+        assert (
+            abs(row["delta"] - (task["cells"][row["candidate"]] - task["cells"][row["baseline"]]))
+            <= 1e-12
+        )
 
 
 def test_a_task_without_numbers_has_an_error(full: Study) -> None:
     task = build_report(with_failed_task(full))["tasks"]["arc_easy"]
     assert (task["items"], task["cells"], task["contrasts"]) == (0, {}, [])
-    assert task["sentence"] == "arc_easy cannot be shown: it has no score that is a number for each document."
+    assert (
+        task["sentence"]
+        == "arc_easy cannot be shown: it has no score that is a number for each document."
+    )
 
 
 # reliability
@@ -220,7 +276,9 @@ def test_where_hardly_anything_matches_exactly_half_the_words_will_do(study: Stu
         write_jsonl(path, rows)
     found = build_report(study)["reliability"]
     assert found["metric"] == "token_f1" and "at least 0.5" in found["correct_means"]
-    assert np.mean([each["correct"] for each in found["cells"]["Q4"]["bins"]]) == pytest.approx(0.5, abs=0.01)
+    assert np.mean([each["correct"] for each in found["cells"]["Q4"]["bins"]]) == pytest.approx(
+        0.5, abs=0.01
+    )
 
 
 def test_no_curve_without_probabilities(study: Study) -> None:
@@ -234,7 +292,11 @@ def test_no_curve_without_probabilities(study: Study) -> None:
 
 def test_spread_over_seeds(full: Study) -> None:
     seeds = build_report(full)["seeds"]
-    assert (seeds["count"], seeds["metric"], [run["seed"] for run in seeds["runs"]]) == (3, "nll_per_token", [1, 2, 3])
+    assert (seeds["count"], seeds["metric"], [run["seed"] for run in seeds["runs"]]) == (
+        3,
+        "nll_per_token",
+        [1, 2, 3],
+    )
     deltas = [run["delta"] for run in seeds["runs"]]
     for run in seeds["runs"]:
         assert run["delta"] == pytest.approx(run["Q4"] - run["L16"], abs=1e-12)
@@ -245,9 +307,17 @@ def test_spread_over_seeds(full: Study) -> None:
     assert spread["delta"]["sd"] == pytest.approx(np.std(deltas, ddof=1))
     for cell in ("L16", "Q4"):
         values = [run[cell] for run in seeds["runs"]]
-        assert spread[cell] == pytest.approx({
-            "mean": np.mean(values), "sd": np.std(values, ddof=1), "min": min(values), "max": max(values)})
-    assert spread["within_arm_sd"] == pytest.approx(math.hypot(spread["L16"]["sd"], spread["Q4"]["sd"]) / math.sqrt(2))
+        assert spread[cell] == pytest.approx(
+            {
+                "mean": np.mean(values),
+                "sd": np.std(values, ddof=1),
+                "min": min(values),
+                "max": max(values),
+            }
+        )
+    assert spread["within_arm_sd"] == pytest.approx(
+        math.hypot(spread["L16"]["sd"], spread["Q4"]["sd"]) / math.sqrt(2)
+    )
     assert "smaller than the effect of another seed within an arm" in seeds["sentence"]
     assert "Every seed gives the same verdict: no worse." in seeds["sentence"]
 
@@ -264,7 +334,10 @@ def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(study: Study
     report = build_report(study)
     seeds = report["seeds"]
     assert (seeds["count"], seeds["spread"], len(seeds["runs"])) == (1, None, 1)
-    assert seeds["runs"][0]["delta"] == report["verdict"]["delta"] and seeds["runs"][0]["ci"] == report["verdict"]["ci"]
+    assert (
+        seeds["runs"][0]["delta"] == report["verdict"]["delta"]
+        and seeds["runs"][0]["ci"] == report["verdict"]["ci"]
+    )
     assert "not the variation of training" in seeds["sentence"]
     assert "seeds: 3 in study.yaml" in seeds["sentence"] and "--set seeds=3" in seeds["sentence"]
     assert any(entry["text"] == seeds["sentence"] for entry in report["warnings"])
@@ -276,28 +349,46 @@ def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(study: Study
 def test_the_judges_preference(full: Study) -> None:
     judge = build_report(full)["judge"]
     outcomes = [line["outcome"] for line in read_jsonl(full.folder / "evals" / "judge.jsonl")]
-    points = [{"Q4": 1.0, "tie": 0.5, "L16": 0.0}[outcome] for outcome in outcomes if outcome != "failed"]
+    points = [
+        {"Q4": 1.0, "tie": 0.5, "L16": 0.0}[outcome] for outcome in outcomes if outcome != "failed"
+    ]
     assert judge["preference"] == pytest.approx(np.mean(points))
-    assert (judge["wins"], judge["losses"], judge["failures"]) == tuple(map(outcomes.count, ("Q4", "L16", "failed")))
-    clusters = [s["cluster"] for s, outcome in zip(samples_of(full, "L16"), outcomes, strict=False)
-                if outcome != "failed"]
+    assert (judge["wins"], judge["losses"], judge["failures"]) == tuple(
+        map(outcomes.count, ("Q4", "L16", "failed"))
+    )
+    clusters = [
+        s["cluster"]
+        for s, outcome in zip(samples_of(full, "L16"), outcomes, strict=False)
+        if outcome != "failed"
+    ]
     result = paired_comparison([1 - p for p in points], points, clusters=clusters, bounds=(0, 1))
     assert judge["ci"] == pytest.approx([0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2])
     assert judge["p_value"] == result.p_value
-    assert f"preferred QLoRA on {judge['wins']} and 16-bit LoRA on {judge['losses']}" in judge["sentence"]
+    assert (
+        f"preferred QLoRA on {judge['wins']} and 16-bit LoRA on {judge['losses']}"
+        in judge["sentence"]
+    )
 
 
 def test_without_clusters_the_judge_is_tested_by_the_sign_test() -> None:
     study = write_study(full_recipe(clustered=False, judge=False))
     assert build_report(study)["judge"] is None
     judge = build_report(with_judge(study, failures=0, agree=1.0))["judge"]
-    assert judge["p_value"] == pytest.approx(stats.binomtest(judge["wins"], judge["wins"] + judge["losses"]).pvalue)
+    assert judge["p_value"] == pytest.approx(
+        stats.binomtest(judge["wins"], judge["wins"] + judge["losses"]).pvalue
+    )
 
 
-@pytest.mark.parametrize(("change", "key", "empty"), [
-    ({"eval.judge_url": None}, "judge", None), ({"eval.retention": False}, "tasks", {}),
-])
-def test_what_is_switched_off_is_left_out(full: Study, change: dict[str, object], key: str, empty: object) -> None:
+@pytest.mark.parametrize(
+    ("change", "key", "empty"),
+    [
+        ({"eval.judge_url": None}, "judge", None),
+        ({"eval.retention": False}, "tasks", {}),
+    ],
+)
+def test_what_is_switched_off_is_left_out(
+    full: Study, change: dict[str, object], key: str, empty: object
+) -> None:
     full.write_config(full.config.with_changes(change))
     assert build_report(full)[key] == empty
 
@@ -308,7 +399,12 @@ VOTES: tuple[Choice, ...] = ("a", "a", "b", "a", "tie", "both bad")
 def vote(study: Study) -> None:
     """QLoRA stands left: 3 for it, 1 for LoRA, a tie and both bad."""
     for number, choice in enumerate(VOTES):
-        turn = Turn(f"<b>{number}</b>", {"qlora": Answer("4"), "lora": Answer("16")}, ("qlora", "lora"), blind=True)
+        turn = Turn(
+            f"<b>{number}</b>",
+            {"qlora": Answer("4"), "lora": Answer("16")},
+            ("qlora", "lora"),
+            blind=True,
+        )
         record_vote(study, turn, [Message("user", turn.question)], choice)
 
 
@@ -318,22 +414,37 @@ def test_votes_are_added_up_with_their_test_and_interval() -> None:
     vote(study)
     found = votes(study)
     assert found is not None
-    assert (found["votes"], found["qlora"], found["lora"], found["ties"], found["both_bad"]) == (6, 3, 1, 1, 1)
+    assert (found["votes"], found["qlora"], found["lora"], found["ties"], found["both_bad"]) == (
+        6,
+        3,
+        1,
+        1,
+        1,
+    )
     assert found["p_value"] == 1.0
     likelihood = [math.comb(4, 3) * share**3 * (1 - share) for share in found["ci"]]
-    assert likelihood == pytest.approx([0.05 / 5] * 2), "a twentieth of the mean over all shares, which is 1/5"
+    assert likelihood == pytest.approx([0.05 / 5] * 2), (
+        "a twentieth of the mean over all shares, which is 1/5"
+    )
     assert found["left"] == 3 and found["questions"] == 6
-    assert "Compact 3, Full 1, 1 the same, 1 both bad: no preference shown, p = 1.00." in found["sentence"]
+    assert (
+        "Compact 3, Full 1, 1 the same, 1 both bad: no preference shown, p = 1.00."
+        in found["sentence"]
+    )
     assert "75.0% of the votes" in found["sentence"]
 
 
 @pytest.fixture
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs of every step as its record has them."""
-    monkeypatch.setattr(invalidation, "step_inputs", lambda study, step, **_: study.step(step).inputs)
+    monkeypatch.setattr(
+        invalidation, "step_inputs", lambda study, step, **_: study.step(step).inputs
+    )
 
 
-def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(unchanged: None) -> None:
+def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(
+    unchanged: None,
+) -> None:
     study = finished_study()
     report = read_json(study.folder / "report.json")
     assert report["votes"] is None
@@ -358,7 +469,9 @@ def test_a_renamed_study_has_its_report_written_again_under_its_new_name(unchang
     study = rename_study(finished_study("before"), "after")
     assert read_json(study.folder / "report.json")["study"] == "before"
     rerender_report(study)
-    assert read_json(study.folder / "report.json")["study"] == "after" and study.state == "succeeded"
+    assert (
+        read_json(study.folder / "report.json")["study"] == "after" and study.state == "succeeded"
+    )
 
 
 def test_no_report_of_scores_that_are_not_there_or_no_longer_fit(unchanged: None) -> None:

@@ -33,10 +33,17 @@ def scored(source: Path, *, right: int, declined: int = 0, **changes: Any) -> St
         for asked, wanted in ((True, right), (False, declined)):
             for place, sample in enumerate(each for each in samples if each["answerable"] == asked):
                 good = float(place < wanted)
-                loss = {name: value for name, value in sample["metrics"].items() if name == "nll_per_token"}
+                loss = {
+                    name: value
+                    for name, value in sample["metrics"].items()
+                    if name == "nll_per_token"
+                }
                 sample["declined"] = not asked and place < wanted
-                sample["metrics"] = loss | ({"exact_match": good, "token_f1": good, "false_decline": 0.0} if asked else
-                                            {"right_decline": good})
+                sample["metrics"] = loss | (
+                    {"exact_match": good, "token_f1": good, "false_decline": 0.0}
+                    if asked
+                    else {"right_decline": good}
+                )
         write_jsonl(path, samples)
     return reported(study)
 
@@ -45,54 +52,112 @@ def everything(study: Study) -> tuple[dict[str, Any], Conclusion, str]:
     """The report, its conclusion, and all that page, command line and report files say first."""
     report = read_json(study.folder / "report.json")
     found = conclude(report)
-    text = "\n".join([*found.lines, good_enough_card(report, found), four_bit_card(report, found), score(found),
-                      not_ready_warning(report),
-                      brief.recommendation(found), *brief.risks(report, found)])
+    text = "\n".join(
+        [
+            *found.lines,
+            good_enough_card(report, found),
+            four_bit_card(report, found),
+            score(found),
+            not_ready_warning(report),
+            brief.recommendation(found),
+            *brief.risks(report, found),
+        ]
+    )
     return report, found, text
 
 
 def write(path: Path, pairs: list[Any]) -> Path:
-    path.write_text(jsonl([{"question": p.question, "answer": p.answer, "split": p.split or "", "answerable":
-                            p.answerable} for p in pairs]))
+    path.write_text(
+        jsonl(
+            [
+                {
+                    "question": p.question,
+                    "answer": p.answer,
+                    "split": p.split or "",
+                    "answerable": p.answerable,
+                }
+                for p in pairs
+            ]
+        )
+    )
     return path
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
 @pytest.mark.parametrize("right", [20, 12, 0])
-def test_a_test_of_respelled_questions_judges_nobody(tmp_path: Path, right: int, metric: str) -> None:
-    study = scored(write(tmp_path / "sheet.jsonl", sheet()), right=right, eval__primary_metric=metric)
+def test_a_test_of_respelled_questions_judges_nobody(
+    tmp_path: Path, right: int, metric: str
+) -> None:
+    study = scored(
+        write(tmp_path / "sheet.jsonl", sheet()), right=right, eval__primary_metric=metric
+    )
     report, found, text = everything(study)
     assert not found.tested and found.ready and found.share is None and found.next_tab == "data"
-    assert found.audience.text == NOTHING and found.audience.who == "colleagues" and found.figures == ()
-    assert found.good_enough == NOTHING and found.four_bit.endswith("are those of your file, respelled.")
-    assert "ten questions as people would ask them" in found.action and "not tested in other words" in text
+    assert (
+        found.audience.text == NOTHING
+        and found.audience.who == "colleagues"
+        and found.figures == ()
+    )
+    assert found.good_enough == NOTHING and found.four_bit.endswith(
+        "are those of your file, respelled."
+    )
+    assert (
+        "ten questions as people would ask them" in found.action
+        and "not tested in other words" in text
+    )
     assert not re.search(r"\b0 of 20", text) and "not ready" not in text
-    assert all("not ready" not in (study.folder / f"report.{ending}").read_text().lower() for ending in ("md", "html"))
+    assert all(
+        "not ready" not in (study.folder / f"report.{ending}").read_text().lower()
+        for ending in ("md", "html")
+    )
     assert "On your 20 respelled questions" in report["sentence"]
-    assert "about questions of training, respelled" in report["basis"][0] and "other_claim" not in report
+    assert (
+        "about questions of training, respelled" in report["basis"][0]
+        and "other_claim" not in report
+    )
     assert not any("right answers" in line for line in report["summary"])
     codes = [warning["code"] for warning in report["warnings"]]
     assert "respelled" in codes and "not_better_than_copy" not in codes
     assert report["taught"] == {"items": 20, "covered": 20}
 
 
-def test_right_declines_are_told_of_a_test_that_asks_nothing_else_in_other_words(tmp_path: Path) -> None:
+def test_right_declines_are_told_of_a_test_that_asks_nothing_else_in_other_words(
+    tmp_path: Path,
+) -> None:
     rows = [*sheet(split="train"), *declines(10, split="heldout")]
-    study = scored(write(tmp_path / "sheet.jsonl", rows), right=20, declined=7, eval__primary_metric="exact_match")
+    study = scored(
+        write(tmp_path / "sheet.jsonl", rows),
+        right=20,
+        declined=7,
+        eval__primary_metric="exact_match",
+    )
     _, found, _ = everything(study)
-    assert found.good_enough == f"{NOTHING} It declined 7 of 10 questions that your file does not answer."
-    assert [(figure.value, figure.what) for figure in found.figures] == [("7 of 10", "declined rightly")]
+    assert (
+        found.good_enough
+        == f"{NOTHING} It declined 7 of 10 questions that your file does not answer."
+    )
+    assert [(figure.value, figure.what) for figure in found.figures] == [
+        ("7 of 10", "declined rightly")
+    ]
 
 
 def test_ten_typed_wordings_are_what_the_report_counts(tmp_path: Path) -> None:
     rows = sheet()
     source = write(tmp_path / "sheet.jsonl", rows)
-    columns = add_wordings(source, [Wording(7 * i + 1, p.question) for i, p in enumerate(typed(rows))],
-                           tmp_path / "more.jsonl")
-    study = scored(tmp_path / "more.jsonl", right=8, eval__primary_metric="exact_match", data__columns=columns)
+    columns = add_wordings(
+        source,
+        [Wording(7 * i + 1, p.question) for i, p in enumerate(typed(rows))],
+        tmp_path / "more.jsonl",
+    )
+    study = scored(
+        tmp_path / "more.jsonl", right=8, eval__primary_metric="exact_match", data__columns=columns
+    )
     _, found, text = everything(study)
     assert found.tested and found.ready and found.figures[0].value == "8 of 10"
-    assert found.sentences[0] == "The recommended assistant (Full) was right on 8 of your 10 other wordings."
+    assert (
+        found.sentences[0]
+        == "The recommended assistant (Full) was right on 8 of your 10 other wordings."
+    )
     assert "80.0% of your other wordings" in text and "respelled" not in text
 
 
@@ -100,14 +165,24 @@ def kept_back() -> list[Any]:
     """100 rows, 30 other wordings of them, one with a short answer, and 10 questions that they do not answer."""
     rows = sheet(split="train")
     rows[0] = pair(1, rows[0].question, "£3", split="train")
-    asked = [(f"Tell me, number {i}: what about {rows[3 * i].question.split()[-1]}", rows[3 * i].answer)
-             for i in range(30)]
-    return [*rows, *(pair(201 + i, question, answer, split="heldout") for i, (question, answer) in enumerate(asked)),
-            *declines(10, split="heldout")]
+    asked = [
+        (f"Tell me, number {i}: what about {rows[3 * i].question.split()[-1]}", rows[3 * i].answer)
+        for i in range(30)
+    ]
+    return [
+        *rows,
+        *(
+            pair(201 + i, question, answer, split="heldout")
+            for i, (question, answer) in enumerate(asked)
+        ),
+        *declines(10, split="heldout"),
+    ]
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
-def test_thirty_questions_kept_back_and_ten_unanswerable_ones_are_the_figures(tmp_path: Path, metric: str) -> None:
+def test_thirty_questions_kept_back_and_ten_unanswerable_ones_are_the_figures(
+    tmp_path: Path, metric: str
+) -> None:
     source = write(tmp_path / "sheet.jsonl", kept_back())
     study = scored(source, right=26, declined=4, eval__primary_metric=metric)
     report, found, text = everything(study)
@@ -122,6 +197,10 @@ def test_thirty_questions_kept_back_and_ten_unanswerable_ones_are_the_figures(tm
 
 
 def test_a_short_answer_that_several_rows_share_names_no_fact(tmp_path: Path) -> None:
-    training = [pair(1, "May I eat here?", "No."), pair(2, "May I sing here?", "No."), pair(3, "How much is it?", "£3")]
+    training = [
+        pair(1, "May I eat here?", "No."),
+        pair(2, "May I sing here?", "No."),
+        pair(3, "How much is it?", "£3"),
+    ]
     heldout = [pair(4, "May I dance?", "No."), pair(5, "What is the price?", "£3")]
     assert HeldOut.of(heldout, training).covered == {5}

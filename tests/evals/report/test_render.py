@@ -60,14 +60,35 @@ def hostile() -> Study:
 def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
     html = render_html(build_report(request.getfixturevalue(kind)))
     page = Page(html)
-    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attrs["content"]
+        for tag, attrs in page.tags
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None and policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
-    forbidden = {"script", "img", "iframe", "object", "embed", "link", "form", "base", "video", "audio", "image", "use"}
+    forbidden = {
+        "script",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "link",
+        "form",
+        "base",
+        "video",
+        "audio",
+        "image",
+        "use",
+    }
     assert not forbidden & {tag for tag, _ in page.tags}
     for tag, attrs in page.tags:
-        assert not [key for key in attrs if key.startswith("on") or key in ("src", "srcset", "style", "action")], tag
+        assert not [
+            key
+            for key in attrs
+            if key.startswith("on") or key in ("src", "srcset", "style", "action")
+        ], tag
         assert (attrs.get("href") or "#").startswith("#")
-    style = html[html.index("<style>"): html.index("</style>")]
+    style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style and "@import" not in style
 
 
@@ -91,10 +112,24 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(study: 
         {"code": "leaks_left", "level": "serious", "text": "Questions leak."},
     ]
     html = render_html(report)
-    shown = [html.index(text) for text in (
-        "Is the assistant good enough?", 'class="sentence"', "What did 4-bit cost?", 'class="outcome"', "What it means",
-        "<dt>What to do", "They are no twins.", "Questions leak.", "The base was 4-bit.",
-        "<summary>2 more warnings</summary>", "Copying is as good.", "Computed in bfloat16.", 'class="tiles"')]
+    shown = [
+        html.index(text)
+        for text in (
+            "Is the assistant good enough?",
+            'class="sentence"',
+            "What did 4-bit cost?",
+            'class="outcome"',
+            "What it means",
+            "<dt>What to do",
+            "They are no twins.",
+            "Questions leak.",
+            "The base was 4-bit.",
+            "<summary>2 more warnings</summary>",
+            "Copying is as good.",
+            "Computed in bfloat16.",
+            'class="tiles"',
+        )
+    ]
     assert shown == sorted(shown)
     assert report["verdict"]["action"] in "".join(Page(html).text)
     conclusion, markdown = conclude(report), render_markdown(report)
@@ -102,21 +137,40 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(study: 
         assert text.index(conclusion.good_enough[:40]) < text.index(conclusion.four_bit[:40])
         assert conclusion.action in text
     first, rest = markdown.split("### Limitations and warnings")
-    assert "2 more warnings below, under “Limitations and warnings”." in first and "**What to do.** " in first
+    assert (
+        "2 more warnings below, under “Limitations and warnings”." in first
+        and "**What to do.** " in first
+    )
     assert first.count("> **Warning:**") == 3 and "Copying is as good." not in first
-    assert rest.index("They are no twins.") < rest.index("Copying is as good.") < rest.index("Computed in bfloat16.")
+    assert (
+        rest.index("They are no twins.")
+        < rest.index("Copying is as good.")
+        < rest.index("Computed in bfloat16.")
+    )
 
 
 def test_title_and_rows_are_those_that_the_user_knows(study: Study) -> None:
     report = build_report(study)
     report["config"]["title"] = "Krumm & Linde Bäckerei"
     report["data"]["leaks"]["listed"] = [
-        {"heldout_question": "Open today?", "heldout_row": 3, "other_question": "Open?", "other_row": 9,
-         "split": "train", "kind": "near", "similarity": 0.9, "removed": True}]
+        {
+            "heldout_question": "Open today?",
+            "heldout_row": 3,
+            "other_question": "Open?",
+            "other_row": 9,
+            "split": "train",
+            "kind": "near",
+            "similarity": 0.9,
+            "removed": True,
+        }
+    ]
     plain = "".join(Page(render_html(report)).text)
     report["data"]["row_numbers"] = {"note": "", "starts": [[1, 700]]}
     counted = "".join(Page(render_html(report)).text)
-    assert "Project Krumm & Linde Bäckerei" in plain and "How good the assistant is: Krumm & Linde Bäckerei" in plain
+    assert (
+        "Project Krumm & Linde Bäckerei" in plain
+        and "How good the assistant is: Krumm & Linde Bäckerei" in plain
+    )
     rows = [int(row) for row in re.findall(r"\brow (\d+)", plain)]
     assert {3, 9} <= {*rows}
     assert [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
@@ -138,7 +192,9 @@ def test_charts_say_what_they_show(study: Study) -> None:
     for tag, attrs in page.tags:
         if tag == "svg" and attrs.get("role") == "img":
             assert attrs.get("aria-label") or attrs.get("aria-labelledby")
-    assert sum(tag == "polyline" for tag, _ in page.tags) == 6  # two arms: training, validation, calibration
+    assert (
+        sum(tag == "polyline" for tag, _ in page.tags) == 6
+    )  # two arms: training, validation, calibration
 
 
 def test_user_text_is_shown_as_it_is(hostile: Study) -> None:
@@ -151,7 +207,12 @@ def test_both_answers_and_the_reference_are_on_the_page(study: Study) -> None:
     report = build_report(study)
     text = "".join(Page(render_html(report)).text)
     flip = report["flips"]["lost"][0]
-    for shown in (flip["question"], flip["reference"], flip["answers"]["L16"], flip["answers"]["Q4"]):
+    for shown in (
+        flip["question"],
+        flip["reference"],
+        flip["answers"]["L16"],
+        flip["answers"]["Q4"],
+    ):
         assert shown in text
     assert report["sentence"] in text
     assert report["provenance"]["base_model"]["sha256"] in text
@@ -172,11 +233,30 @@ def test_page_and_markdown_show_the_same_numbers(render: object, many_cells: Stu
 
 def test_markdown_of_hostile_text_forms_no_markup(hostile: Study) -> None:
     markdown = render_markdown(build_report(hostile))
-    html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    html = (
+        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    )
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     tags = set(re.findall(r"<([a-z0-9]+)", html))
-    assert tags <= {"h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td",
-                    "strong", "br", "blockquote"}
+    assert tags <= {
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "p",
+        "ul",
+        "ol",
+        "li",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "strong",
+        "br",
+        "blockquote",
+    }
     assert "href" not in html
     assert not re.search(r"(?<!\\)https?://|(?<!\\)www\.", markdown.replace("https\\://", ""))
 

@@ -53,21 +53,56 @@ both = pytest.mark.parametrize("render", [render_html, render_markdown])
 
 @both
 def test_the_bounds_of_the_verdict(render: Render, rich: Report) -> None:
-    rich["verdict"] |= {"leave_one_out": [0.0211, 0.0342], "seeds": 3, "possible_harm": ["chrf"], "bounds": [
-        {"metric": "nll_per_token", "margin": 0.03, "delta": 0.02, "ci": [0.01, 0.028], "passed": True,
-         "higher_is_better": False, "n": 200},
-        {"metric": "exact_match", "margin": 0.05, "delta": -0.09, "ci": [-0.12, -0.061], "passed": False,
-         "higher_is_better": True, "n": 200},
-        {"metric": "false_decline", "margin": 0.05, "delta": 0.01, "ci": [-0.02, 0.07], "passed": False,
-         "higher_is_better": False, "n": 200},
-    ]}
+    rich["verdict"] |= {
+        "leave_one_out": [0.0211, 0.0342],
+        "seeds": 3,
+        "possible_harm": ["chrf"],
+        "bounds": [
+            {
+                "metric": "nll_per_token",
+                "margin": 0.03,
+                "delta": 0.02,
+                "ci": [0.01, 0.028],
+                "passed": True,
+                "higher_is_better": False,
+                "n": 200,
+            },
+            {
+                "metric": "exact_match",
+                "margin": 0.05,
+                "delta": -0.09,
+                "ci": [-0.12, -0.061],
+                "passed": False,
+                "higher_is_better": True,
+                "n": 200,
+            },
+            {
+                "metric": "false_decline",
+                "margin": 0.05,
+                "delta": 0.01,
+                "ci": [-0.02, 0.07],
+                "passed": False,
+                "higher_is_better": False,
+                "n": 200,
+            },
+        ],
+    }
     rich["objection"] = ""
     text = shown(render, rich)
-    for said in ("averaged over 3 training seeds", "+0.020", "+0.010 to +0.028", "0.03", "−9.0", "−12.0 to −6.1",
-                 "not shown: beyond the margin", "−2.0 to +7.0", *rich["basis"],
-                 "Leaving out any one held-out answer, the difference (loss) stays between +0.021 and +0.034 nats per "
-                 "token.",
-                 "The whole interval is on the harmful side of zero for chrF."):
+    for said in (
+        "averaged over 3 training seeds",
+        "+0.020",
+        "+0.010 to +0.028",
+        "0.03",
+        "−9.0",
+        "−12.0 to −6.1",
+        "not shown: beyond the margin",
+        "−2.0 to +7.0",
+        *rich["basis"],
+        "Leaving out any one held-out answer, the difference (loss) stays between +0.021 and +0.034 nats per "
+        "token.",
+        "The whole interval is on the harmful side of zero for chrF.",
+    ):
         assert said in text
     assert text.count("not shown") == 2
 
@@ -75,22 +110,49 @@ def test_the_bounds_of_the_verdict(render: Render, rich: Report) -> None:
 @both
 def test_questions_about_facts_that_were_not_taught(render: Render, rich: Report) -> None:
     assert "facts that were not taught" not in shown(render, rich)
-    rich["uncovered"] = {"items": 1, "cells": {"L16": {"exact_match": 0.333, "nll_per_token": 1.2345}, "Q4": {}}}
+    rich["uncovered"] = {
+        "items": 1,
+        "cells": {"L16": {"exact_match": 0.333, "nll_per_token": 1.2345}, "Q4": {}},
+    }
     text = shown(render, rich)
-    for said in ("1 held-out question asks about facts that do not occur in training. The verdict leaves it out.",
-                 "33.3%", "1.234"):
+    for said in (
+        "1 held-out question asks about facts that do not occur in training. The verdict leaves it out.",
+        "33.3%",
+        "1.234",
+    ):
         assert said in text
 
 
-@pytest.mark.parametrize(("outcome", "said"), [
-    ("no worse", "the harm on new facts of the same kind is at most 0.028 nats per token (Loss) and 0.0 points"),
-    ("worse", "do worse on new facts of the same kind: by 0.010 to 0.028 nats per token (Loss)."),
-    ("inconclusive", "neither that 4-bit is as good nor that it is worse."),
-])
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (
+            "no worse",
+            "the harm on new facts of the same kind is at most 0.028 nats per token (Loss) and 0.0 points",
+        ),
+        (
+            "worse",
+            "do worse on new facts of the same kind: by 0.010 to 0.028 nats per token (Loss).",
+        ),
+        ("inconclusive", "neither that 4-bit is as good nor that it is worse."),
+    ],
+)
 def test_what_the_verdict_means(outcome: str, said: str) -> None:
     bounds = [
-        {"metric": "nll_per_token", "margin": 0.03, "delta": 0.02, "ci": [0.01, 0.028], "higher_is_better": False},
-        {"metric": "exact_match", "margin": 0.05, "delta": 0.09, "ci": [0.061, 0.12], "higher_is_better": True},
+        {
+            "metric": "nll_per_token",
+            "margin": 0.03,
+            "delta": 0.02,
+            "ci": [0.01, 0.028],
+            "higher_is_better": False,
+        },
+        {
+            "metric": "exact_match",
+            "margin": 0.05,
+            "delta": 0.09,
+            "ci": [0.061, 0.12],
+            "higher_is_better": True,
+        },
     ]
     assert said in meaning({"outcome": outcome, "estimand": "facts", "bounds": bounds})
     assert meaning({"outcome": outcome}) == ""
@@ -109,10 +171,19 @@ def test_fidelity(render: Render, rich: Report) -> None:
 @both
 def test_flips_are_listed_with_the_noise_floor(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("Full (LoRA, 16-bit) against itself", "L16, scored with batch sizes 32 and 7", "0.0081", "0.0123",
-                 "Another batch size alone changes 5 of 208 answers."):
+    for said in (
+        "Full (LoRA, 16-bit) against itself",
+        "L16, scored with batch sizes 32 and 7",
+        "0.0081",
+        "0.0123",
+        "Another batch size alone changes 5 of 208 answers.",
+    ):
         assert said in text
-    assert text.index("QLoRA against LoRA") < text.index("Full (LoRA, 16-bit) against itself") < text.index("Fidelity:")
+    assert (
+        text.index("QLoRA against LoRA")
+        < text.index("Full (LoRA, 16-bit) against itself")
+        < text.index("Fidelity:")
+    )
     lost = rich["flips"]["lost"][0]
     assert text.index(lost["question"]) < text.index("Fidelity:")
 
@@ -128,9 +199,20 @@ def test_worst_items(render: Render, rich: Report) -> None:
 @both
 def test_tasks(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("62.5%", "58.3%", "53.3%", "−4.2", "−8.0 to −0.4", "0.040", "Tuning forgot 2 of 120.", "Which lamp?",
-                 "B16: Accra; L16: Quito", "21.500", "25.000",
-                 "Cannot be shown: Which lamp? its data set cannot be had"):
+    for said in (
+        "62.5%",
+        "58.3%",
+        "53.3%",
+        "−4.2",
+        "−8.0 to −0.4",
+        "0.040",
+        "Tuning forgot 2 of 120.",
+        "Which lamp?",
+        "B16: Accra; L16: Quito",
+        "21.500",
+        "25.000",
+        "Cannot be shown: Which lamp? its data set cannot be had",
+    ):
         assert said in text
     assert text.index("62.5%") < text.index("21.500")
 
@@ -138,22 +220,40 @@ def test_tasks(render: Render, rich: Report) -> None:
 @both
 def test_reliability(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("ECE 0.088", "Brier score 0.194", "ECE 0.092", "20% to 40%", "25.0%", "14.0% to 40.0%",
-                 "the answer equals the reference"):
+    for said in (
+        "ECE 0.088",
+        "Brier score 0.194",
+        "ECE 0.092",
+        "20% to 40%",
+        "25.0%",
+        "14.0% to 40.0%",
+        "the answer equals the reference",
+    ):
         assert said in text
 
 
 @both
 def test_seeds(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("Seed 2", "0.910 (sd 0.010)", "0.940 (sd 0.010)", "+0.030 (sd 0.002)", "+0.025 to +0.035",
-                 "Luck of training moves an arm by 0.010."):
+    for said in (
+        "Seed 2",
+        "0.910 (sd 0.010)",
+        "0.940 (sd 0.010)",
+        "+0.030 (sd 0.002)",
+        "+0.025 to +0.035",
+        "Luck of training moves an arm by 0.010.",
+    ):
         assert said in text
 
 
 @both
 def test_one_seed_has_the_sentence_for_a_single_training(render: Render, rich: Report) -> None:
-    rich["seeds"] |= {"count": 1, "spread": None, "runs": rich["seeds"]["runs"][:1], "sentence": "Train more seeds."}
+    rich["seeds"] |= {
+        "count": 1,
+        "spread": None,
+        "runs": rich["seeds"]["runs"][:1],
+        "sentence": "Train more seeds.",
+    }
     text = shown(render, rich)
     assert "Train more seeds." in text and "Mean of the runs" not in text
 
@@ -161,29 +261,56 @@ def test_one_seed_has_the_sentence_for_a_single_training(render: Render, rich: R
 @both
 def test_judge(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("20 of 60 (33.3%)", "26 of 60 (43.3%)", "12 of 60 (20.0%), 9 of them", "2 of 60 (3.3%)",
-                 "44.8% (95% interval 33.0% to 57.0%), p = 0.461", "56.1%"):
+    for said in (
+        "20 of 60 (33.3%)",
+        "26 of 60 (43.3%)",
+        "12 of 60 (20.0%), 9 of them",
+        "2 of 60 (3.3%)",
+        "44.8% (95% interval 33.0% to 57.0%), p = 0.461",
+        "56.1%",
+    ):
         assert said in text
 
 
 @both
 def test_sources(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("+0.060", "+0.040 to +0.080", "−0.016", "−0.030 to −0.002", rich["attribution"]["sentence"],
-                 "with an error of 2e−16 at most", "0.944"):
+    for said in (
+        "+0.060",
+        "+0.040 to +0.080",
+        "−0.016",
+        "−0.030 to −0.002",
+        rich["attribution"]["sentence"],
+        "with an error of 2e−16 at most",
+        "0.944",
+    ):
         assert said in text
     for row in rich["exports"]:
         assert row["how"] in text
-    for said in ("+0.051", "+0.034 to +0.068", "no, it loses some quality", "inconclusive", "269 MB", "64.0%", "0.951",
-                 "margin of 0.03 nats per token"):
+    for said in (
+        "+0.051",
+        "+0.034 to +0.068",
+        "no, it loses some quality",
+        "inconclusive",
+        "269 MB",
+        "64.0%",
+        "0.951",
+        "margin of 0.03 nats per token",
+    ):
         assert said in text
 
 
 @both
 def test_untuned_baselines_are_listed_with_the_cells(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("the nearest training answer", "61.2", "1.654", "5.23", "LoRA does not beat copying.",
-                 "−0.810 to −0.690"):
+    for said in (
+        "the nearest training answer",
+        "61.2",
+        "1.654",
+        "5.23",
+        "LoRA does not beat copying.",
+        "−0.810 to −0.690",
+    ):
         assert said in text
 
 
@@ -193,7 +320,12 @@ def test_cost(render: Render, rich: Report) -> None:
     rich["config"]["eval"]["price_per_hour"] = 2.0
     text = shown(render, rich)
     assert NOT_MEASURED["cost"] not in text
-    for said in ("Cost of training, at 2 an hour", "0.079", "2.35 s", "2 min 21 s, 2 min 24 s, 2 min 27 s"):
+    for said in (
+        "Cost of training, at 2 an hour",
+        "0.079",
+        "2.35 s",
+        "2 min 21 s, 2 min 24 s, 2 min 27 s",
+    ):
         assert said in text
 
 
@@ -202,10 +334,15 @@ def test_every_contrast_is_shown_with_its_figures(render: Render, rich: Report) 
     text = shown(render, rich)
     for row in rich["contrasts"]:
         assert f"{row['candidate']} − {row['baseline']}" in text
-        factor, said = 1 if row["metric"] == "nll_per_token" else 100, difference(row["delta"], row["metric"], row)
+        factor, said = (
+            1 if row["metric"] == "nll_per_token" else 100,
+            difference(row["delta"], row["metric"], row),
+        )
         assert said in text and interval(row, row["metric"]) in text
         places = len(said.partition(".")[2])
-        assert float(said.replace("−", "-")) == pytest.approx(row["delta"] * factor, abs=0.51 * 10**-places)
+        assert float(said.replace("−", "-")) == pytest.approx(
+            row["delta"] * factor, abs=0.51 * 10**-places
+        )
     for cell in rich["cells"].values():
         assert f"{cell['nll_per_token']:.3f}" in text and cell["about"] in text
 
@@ -213,27 +350,46 @@ def test_every_contrast_is_shown_with_its_figures(render: Render, rich: Report) 
 @both
 def test_three_questions_group_the_sections(render: Render, rich: Report) -> None:
     text = render(rich)
-    marks = [f'<h2 id="{anchor}">' if render is render_html else f"\n## {title}\n" for (anchor, title), _ in CONTENTS]
+    marks = [
+        f'<h2 id="{anchor}">' if render is render_html else f"\n## {title}\n"
+        for (anchor, title), _ in CONTENTS
+    ]
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
-    inside = text[places[0]: places[1]]
+    inside = text[places[0] : places[1]]
     assert "Fidelity" in inside and "Noise floor:" not in inside
 
 
 @both
-@pytest.mark.parametrize(("key", "empty", "said"), [
-    ("fidelity", None, "fidelity"), ("worst", [], "worst"), ("tasks", {}, "retention"),
-    ("reliability", None, "reliability"), ("judge", None, "judge"), ("attribution", None, "waterfall"),
-    ("exports", [], "exports"), ("flips", None, "flips"), ("declining", None, "declining"), ("power", [], "power"),
-])
-def test_what_was_not_measured_is_said(render: Render, rich: Report, key: str, empty: Any, said: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "empty", "said"),
+    [
+        ("fidelity", None, "fidelity"),
+        ("worst", [], "worst"),
+        ("tasks", {}, "retention"),
+        ("reliability", None, "reliability"),
+        ("judge", None, "judge"),
+        ("attribution", None, "waterfall"),
+        ("exports", [], "exports"),
+        ("flips", None, "flips"),
+        ("declining", None, "declining"),
+        ("power", [], "power"),
+    ],
+)
+def test_what_was_not_measured_is_said(
+    render: Render, rich: Report, key: str, empty: Any, said: str
+) -> None:
     rich[key] = empty
     assert NOT_MEASURED[said] in shown(render, rich)
 
 
 @both
 def test_why_fidelity_was_skipped_is_said(render: Render, rich: Report) -> None:
-    rich["fidelity"] = {"skipped": "no memory", "pairs": [], "sentence": "Not compared: no memory for both bases."}
+    rich["fidelity"] = {
+        "skipped": "no memory",
+        "pairs": [],
+        "sentence": "Not compared: no memory for both bases.",
+    }
     assert "no memory for both bases" in shown(render, rich)
 
 
@@ -241,7 +397,9 @@ def test_why_fidelity_was_skipped_is_said(render: Render, rich: Report) -> None:
 def test_a_report_of_cells_alone_says_what_is_missing(render: Render, plain: Report) -> None:
     text = shown(render, plain)
     for key, said in NOT_MEASURED.items():
-        assert (said in text) == (key not in ("flips", "declining", "power", "seeds", "worst", "reliability")), key
+        assert (said in text) == (
+            key not in ("flips", "declining", "power", "seeds", "worst", "reliability")
+        ), key
 
 
 def test_hostile_text_stays_text_on_the_page(plain: Report) -> None:
@@ -255,10 +413,29 @@ def test_hostile_text_stays_text_on_the_page(plain: Report) -> None:
 
 def test_hostile_text_forms_no_markup(plain: Report) -> None:
     markdown = render_markdown(with_additions(plain, HOSTILE))
-    rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    rendered = (
+        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    )
     tags = set(re.findall(r"<([a-z0-9]+)", rendered))
-    assert tags <= {"h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td",
-                    "strong", "br", "blockquote"}
+    assert tags <= {
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "p",
+        "ul",
+        "ol",
+        "li",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "strong",
+        "br",
+        "blockquote",
+    }
     assert "href" not in rendered and "&lt;script&gt;alert(1)" in rendered
 
 
@@ -277,7 +454,13 @@ def test_method_and_glossary(render: Render, plain: Report) -> None:
 
 
 def test_subscripts() -> None:
-    assert subscripts("w_i t_{G−1} x") == [("w", False), ("i", True), (" t", False), ("G−1", True), (" x", False)]
+    assert subscripts("w_i t_{G−1} x") == [
+        ("w", False),
+        ("i", True),
+        (" t", False),
+        ("G−1", True),
+        (" x", False),
+    ]
     assert subscripts("no low ones") == [("no low ones", False)]
 
 

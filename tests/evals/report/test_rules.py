@@ -23,7 +23,10 @@ def pair(row: int, question: str, answer: str) -> Pair:
 def rules() -> Rules:
     """Facts of ten wordings each, without a column of clusters; each five wordings are a group of similar questions."""
     training = [pair(1000 + fact, f"ask {fact}", f"the answer is {fact}") for fact in range(FACTS)]
-    asked = [pair(row, f"say {row}", f"the answer is {row // WORDINGS}") for row in range(FACTS * WORDINGS)]
+    asked = [
+        pair(row, f"say {row}", f"the answer is {row // WORDINGS}")
+        for row in range(FACTS * WORDINGS)
+    ]
     heldout, config = HeldOut.of(asked, training), StudyConfig.model_validate({"name": "a"})
     groups: dict[str, int | None] = {str(row): row // 5 for row in range(FACTS * WORDINGS)}
     return Rules(declare(config, heldout, training), heldout, config.eval, similar=groups)
@@ -32,16 +35,28 @@ def rules() -> Rules:
 def cell(lost: set[int], names: list[str] | None = None) -> Cell:
     """A cell whose answers to some rows are wrong; ``names`` replace the names of the items."""
     samples: list[dict[str, Any]] = [
-        {"item": str(row), "row": row, "answerable": True, "tokens": 4, "cluster": None,
-         "metrics": {"exact_match": float(row not in lost)}} for row in range(FACTS * WORDINGS)]
+        {
+            "item": str(row),
+            "row": row,
+            "answerable": True,
+            "tokens": 4,
+            "cluster": None,
+            "metrics": {"exact_match": float(row not in lost)},
+        }
+        for row in range(FACTS * WORDINGS)
+    ]
     if names:
-        samples = [{**sample, "item": name, "name": sample["item"]}
-                   for name, sample in zip(names, samples, strict=True)]
+        samples = [
+            {**sample, "item": name, "name": sample["item"]}
+            for name, sample in zip(names, samples, strict=True)
+        ]
     return Cell("L16", tuple(samples), {})
 
 
 @pytest.mark.parametrize("renamed", [False, True])
-def test_wordings_that_are_lost_in_groups_of_similar_questions_widen_the_interval(renamed: bool) -> None:
+def test_wordings_that_are_lost_in_groups_of_similar_questions_widen_the_interval(
+    renamed: bool,
+) -> None:
     names = [f"shared {place}" for place in range(FACTS * WORDINGS)] if renamed else None
     before, after = cell(set(), names), cell({*range(0, 5), *range(50, 55)}, names)
     found, chosen = rules(), list(before.by_item)

@@ -28,31 +28,58 @@ def rows_of(html: str) -> list[str]:
     return re.findall(r"<tbody>(.*?)</tbody>", html, re.S)
 
 
-@pytest.mark.parametrize(("arm", "cells", "lead"), [("qlora", {"B4", "Q4"}, "Q4-B4"), ("lora", None, "L16-B16")])
-def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(arm: str, cells: set[str] | None, lead: str):
+@pytest.mark.parametrize(
+    ("arm", "cells", "lead"), [("qlora", {"B4", "Q4"}, "Q4-B4"), ("lora", None, "L16-B16")]
+)
+def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(
+    arm: str, cells: set[str] | None, lead: str
+):
     report = read_json(finished(arms=[arm]).folder / "report.json")
     assert report["config"]["arms"] == [arm]
     assert cells is None or set(report["cells"]) == cells
     verdict = report["verdict"]
     assert verdict["outcome"] == "inconclusive"
-    assert verdict["delta"] is None and verdict["ci"] == [None, None] and verdict["contrast"] is None
+    assert (
+        verdict["delta"] is None and verdict["ci"] == [None, None] and verdict["contrast"] is None
+    )
     assert "alone" in verdict["reason"] and "--set arms=lora,qlora" in verdict["action"]
     assert report["sentence"] == f"{verdict['reason']} {verdict['action']}"
     rows = {row["metric"]: row for row in report["contrasts"] if row["name"] == lead}
     assert rows["nll_per_token"]["ci_high"] < 0 < rows["exact_match"]["ci_low"]
     assert not any(row["name"] == "Q4-L16" for row in report["contrasts"])
     assert set(report["resources"]) == set(report["curves"]) == {arm}
-    assert report["tasks"]["ab_retention"]["contrasts"] and report["baselines"].keys() == {"copy", "retrieval"}
-    assert report["flips"] is report["fidelity"] is report["judge"] is report["twins"] is report["attribution"] is None
-    assert report["not_compared"] and not any(entry["code"].startswith("twins") for entry in report["warnings"])
+    assert report["tasks"]["ab_retention"]["contrasts"] and report["baselines"].keys() == {
+        "copy",
+        "retrieval",
+    }
+    assert (
+        report["flips"]
+        is report["fidelity"]
+        is report["judge"]
+        is report["twins"]
+        is report["attribution"]
+        is None
+    )
+    assert report["not_compared"] and not any(
+        entry["code"].startswith("twins") for entry in report["warnings"]
+    )
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"seeds": 3}, {"eval__cells": ["Q4"]}, {"eval__cells": ["Q4"], "eval__baselines": False},
-    {"eval__baselines": False, "eval__retention": False},
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seeds": 3},
+        {"eval__cells": ["Q4"]},
+        {"eval__cells": ["Q4"], "eval__baselines": False},
+        {"eval__baselines": False, "eval__retention": False},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("source", [SMALL, LARGE], ids=lambda path: path.parent.name)
-def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(source: Any, changes: dict[str, Any]):
+def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(
+    source: Any, changes: dict[str, Any]
+):
     report = read_json(finished(source, arms=["qlora"], **changes).folder / "report.json")
     html, markdown = render_html(report), render_markdown(report)
     for section in COMPARING:
@@ -62,7 +89,11 @@ def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(sour
     assert not re.search(r"\|\n(?:\| ?-+:? ?)+\|\n\n", markdown)  # a head without rows
     for text in (html, markdown):
         body = text.split("What it is")[0]
-        assert "Not compared" in text and "Full (LoRA, 16-bit)" not in text and "What did 4-bit cost" not in text
+        assert (
+            "Not compared" in text
+            and "Full (LoRA, 16-bit)" not in text
+            and "What did 4-bit cost" not in text
+        )
         assert not re.search(r"\bNone\b(?! of )", body) and "nan" not in body.split()
     targets = set(re.findall(r'href="#([\w-]+)"', html))
     assert targets <= set(re.findall(r'id="([\w-]+)"', html))
@@ -71,7 +102,9 @@ def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(sour
 def test_the_untuned_baseline_with_examples_runs_on_the_base_that_there_is():
     report = read_json(finished(arms=["qlora"]).folder / "report.json")
     assert "4-bit base" in report["baselines"]["retrieval"]["about"]
-    both = read_json(reported(evaluated(trained(with_data(new_study("both"))))).folder / "report.json")
+    both = read_json(
+        reported(evaluated(trained(with_data(new_study("both"))))).folder / "report.json"
+    )
     assert "float16 base" in both["baselines"]["retrieval"]["about"]
 
 
@@ -81,14 +114,25 @@ def test_the_report_of_both_arms_does_not_mention_the_choice():
     assert "reason" not in report["verdict"]
 
 
-@pytest.mark.parametrize(("place", "words"), [
-    ("here", "fits this machine"), ("H200 141 GB", "one with one H200 141 GB"), ("", "executor.spread=fsdp"),
-])
-def test_the_action_names_a_machine_for_the_twin(place: str, words: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("here", "fits this machine"),
+        ("H200 141 GB", "one with one H200 141 GB"),
+        ("", "executor.spread=fsdp"),
+    ],
+)
+def test_the_action_names_a_machine_for_the_twin(
+    place: str, words: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(contrasts, "where_both_fit", lambda study: place)
     study = evaluated(trained(with_data(new_study("alone", arms=["qlora"]))))
     action = build_report(study)["verdict"]["action"]
-    assert words in action and "QLoRA as it is trained here is kept" in action and "--redo" not in action
+    assert (
+        words in action
+        and "QLoRA as it is trained here is kept" in action
+        and "--redo" not in action
+    )
     study.write_config(study.config.with_changes({"train.early_stopping": True}))
     action = build_report(study)["verdict"]["action"]
     assert "--redo" in action and "early stop" in action
@@ -97,7 +141,11 @@ def test_the_action_names_a_machine_for_the_twin(place: str, words: str, monkeyp
 def test_several_seeds_show_the_spread_of_the_one_arm():
     report = read_json(finished(arms=["qlora"], seeds=3).folder / "report.json")
     seeds = report["seeds"]
-    assert seeds["count"] == 3 and set(seeds["spread"]) == {"Q4"} and "Over 3 training seeds" in seeds["sentence"]
+    assert (
+        seeds["count"] == 3
+        and set(seeds["spread"]) == {"Q4"}
+        and "Over 3 training seeds" in seeds["sentence"]
+    )
     html = render_html(report)
     section = html.split('<section id="seeds">')[1].split("</section>")[0]
     assert section.count('class="mark qlora"') == 3 and "Q4&nbsp;" not in section

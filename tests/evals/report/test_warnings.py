@@ -27,8 +27,17 @@ def codes(report: Report) -> dict[str, str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path_factory.mktemp("home")))
-        study = write_study(full_recipe(harm=0.0, harm_noise=0.03, flips=0.0, seeds=3, unanswerable=0, judge=False,
-                                        settings={"eval.margin": 0.1, "eval.decline_margin": 0.2}))
+        study = write_study(
+            full_recipe(
+                harm=0.0,
+                harm_noise=0.03,
+                flips=0.0,
+                seeds=3,
+                unanswerable=0,
+                judge=False,
+                settings={"eval.margin": 0.1, "eval.decline_margin": 0.2},
+            )
+        )
         with_noise(study, every=100)
         with_seeds(study, 3, move=lambda run, cell: 0.001 * run)
         study.write_config(study.config.with_changes({"eval.retention": False}))
@@ -44,20 +53,30 @@ def clean(built: Report) -> Report:
 
 def test_a_clean_study_has_none_of_them(clean: Report) -> None:
     assert codes(clean) == {}
-    assert any("clearly beat copying" in line and "retrieved pairs by every measure" in line
-               for line in clean["summary"])
+    assert any(
+        "clearly beat copying" in line and "retrieved pairs by every measure" in line
+        for line in clean["summary"]
+    )
 
 
 @pytest.mark.parametrize(("cut", "level"), [(1, "note"), (60, "serious")])
-def test_answers_that_stop_at_the_limit_are_said_and_counted(clean: Report, cut: int, level: str) -> None:
+def test_answers_that_stop_at_the_limit_are_said_and_counted(
+    clean: Report, cut: int, level: str
+) -> None:
     assert "Answers cut at the limit" not in render_html(clean) + render_markdown(clean)
     clean["cells"]["Q4"]["cut_answers"], clean["answer_limit"] = cut, 64
     ((code, found, text),) = secondary_warnings(clean)
     assert (code, found) == ("cut_answers", level)
-    assert f"{cut} answer{'s' * (cut > 1)} of " in text and "stopped at the limit of 64 tokens" in text
+    assert (
+        f"{cut} answer{'s' * (cut > 1)} of " in text and "stopped at the limit of 64 tokens" in text
+    )
     clean["warnings"] = [{"code": code, "level": level, "text": text}]
     assert "stopped at the limit of 64 tokens" in render_markdown(clean)
-    (row,) = [line for line in render_markdown(clean).splitlines() if line.startswith("| Answers cut at the limit")]
+    (row,) = [
+        line
+        for line in render_markdown(clean).splitlines()
+        if line.startswith("| Answers cut at the limit")
+    ]
     assert f"| {cut} |" in row and "of 64 tokens" in row
     assert render_html(clean).count("Answers cut at the limit") == 1
 
@@ -79,7 +98,11 @@ def off_by_a_little(report: Report) -> None:
 
 
 def skipped(report: Report) -> None:
-    report["fidelity"] |= {"skipped": "no room", "pairs": [], "sentence": "Not compared token by token: no room."}
+    report["fidelity"] |= {
+        "skipped": "no room",
+        "pairs": [],
+        "sentence": "Not compared token by token: no room.",
+    }
 
 
 def other_kernels(report: Report) -> None:
@@ -132,35 +155,55 @@ def judge_against(report: Report) -> None:
     report["judge"] |= {"ci": [0.2, 0.45], "p_value": 0.01}
 
 
-@pytest.mark.parametrize(("spoil", "code", "level"), [
-    (unbeaten, "not_better_than_retrieval", "serious"), (worse_than_copied, "not_better_than_copy", "serious"),
-    (off_by_a_little, "identity_broken", "serious"), (skipped, "fidelity_skipped", "note"),
-    (other_kernels, "fidelity_disagrees", "note"), (as_many_flips, "flips_within_noise", "note"),
-    (decided_by_flips, "flips_within_noise", "serious"), (moved_by_batches, "verdict_moves_with_batches", "serious"),
-    (another_seed, "seeds_disagree", "serious"), (wide_spread, "seeds_reach_beyond_margin", "note"),
-    (seeds_apart, "seeds_not_twins", "serious"), (export_lost, "export_loses", "note"),
-    (inventing, "invents", "serious"), (judge_failing, "judge_failures", "serious"),
-    (judge_of_places, "judge_position_bias", "note"), (judge_against, "judge_prefers_lora", "serious"),
-])
-def test_each_defect_gives_its_warning(clean: Report, spoil: Callable[[Report], None], code: str, level: str) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "code", "level"),
+    [
+        (unbeaten, "not_better_than_retrieval", "serious"),
+        (worse_than_copied, "not_better_than_copy", "serious"),
+        (off_by_a_little, "identity_broken", "serious"),
+        (skipped, "fidelity_skipped", "note"),
+        (other_kernels, "fidelity_disagrees", "note"),
+        (as_many_flips, "flips_within_noise", "note"),
+        (decided_by_flips, "flips_within_noise", "serious"),
+        (moved_by_batches, "verdict_moves_with_batches", "serious"),
+        (another_seed, "seeds_disagree", "serious"),
+        (wide_spread, "seeds_reach_beyond_margin", "note"),
+        (seeds_apart, "seeds_not_twins", "serious"),
+        (export_lost, "export_loses", "note"),
+        (inventing, "invents", "serious"),
+        (judge_failing, "judge_failures", "serious"),
+        (judge_of_places, "judge_position_bias", "note"),
+        (judge_against, "judge_prefers_lora", "serious"),
+    ],
+)
+def test_each_defect_gives_its_warning(
+    clean: Report, spoil: Callable[[Report], None], code: str, level: str
+) -> None:
     spoil(clean)
     assert codes(clean) == {code: level}
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda report: report["flips"]["noise_floor"]["cells"]["Q4"].update(lost=0, gained=0),
-    lambda report: report["judge"].update(failures=report["judge"]["items"] // 10),
-    lambda report: report["judge"].update(first_of_decided=0.55, place_p_value=0.01),
-    lambda report: report["judge"].update(first_of_decided=0.7, place_p_value=0.2),
-    lambda report: report["declining"]["cells"]["Q4"].update(unanswerable_items=10, declined=5),
-    lambda report: report["identities"][0].update(error=1e-12),
-    lambda report: report["seeds"]["trained_again"].update(ci=[-0.2, 0.1]),
-    lambda report: report["seeds"].update(count=1, spread=None),
-    lambda report: report["flips"].update(noise_floor=None),
-    lambda report: report.update(flips=None, fidelity=None, judge=None, declining=None),
-    lambda report: [row["nll"].update(Q4=99.0) for row in report["items"] if not row["answerable"]],
-])
-def test_values_within_the_limits_give_no_warning(clean: Report, spoil: Callable[[Report], None]) -> None:
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda report: report["flips"]["noise_floor"]["cells"]["Q4"].update(lost=0, gained=0),
+        lambda report: report["judge"].update(failures=report["judge"]["items"] // 10),
+        lambda report: report["judge"].update(first_of_decided=0.55, place_p_value=0.01),
+        lambda report: report["judge"].update(first_of_decided=0.7, place_p_value=0.2),
+        lambda report: report["declining"]["cells"]["Q4"].update(unanswerable_items=10, declined=5),
+        lambda report: report["identities"][0].update(error=1e-12),
+        lambda report: report["seeds"]["trained_again"].update(ci=[-0.2, 0.1]),
+        lambda report: report["seeds"].update(count=1, spread=None),
+        lambda report: report["flips"].update(noise_floor=None),
+        lambda report: report.update(flips=None, fidelity=None, judge=None, declining=None),
+        lambda report: [
+            row["nll"].update(Q4=99.0) for row in report["items"] if not row["answerable"]
+        ],
+    ],
+)
+def test_values_within_the_limits_give_no_warning(
+    clean: Report, spoil: Callable[[Report], None]
+) -> None:
     spoil(clean)
     assert codes(clean) == {}
 
@@ -168,18 +211,27 @@ def test_values_within_the_limits_give_no_warning(clean: Report, spoil: Callable
 def test_flips_within_the_noise_floor_give_a_warning() -> None:
     study = write_study(full_recipe(flips=0.01))
     with_noise(study, every=10)
-    warning = next(entry for entry in build_report(study)["warnings"] if entry["code"] == "flips_within_noise")
+    warning = next(
+        entry for entry in build_report(study)["warnings"] if entry["code"] == "flips_within_noise"
+    )
     assert "changes 20 answers of one assistant between right and wrong" in warning["text"]
 
 
-@pytest.mark.parametrize(("known", "code", "level"), [
-    ({"B16": 0.6, "B4": 0.59, "L16": 0.5, "Q4": 0.5}, "forgetting", "note"),
-    ({"B16": 0.6, "B4": 0.5, "L16": 0.6, "Q4": 0.5}, "worse_on_task", "serious"),
-    ({"B16": 0.6, "B4": 0.59, "L16": 0.6, "Q4": 0.59}, None, None),
-])
+@pytest.mark.parametrize(
+    ("known", "code", "level"),
+    [
+        ({"B16": 0.6, "B4": 0.59, "L16": 0.5, "Q4": 0.5}, "forgetting", "note"),
+        ({"B16": 0.6, "B4": 0.5, "L16": 0.6, "Q4": 0.5}, "worse_on_task", "serious"),
+        ({"B16": 0.6, "B4": 0.59, "L16": 0.6, "Q4": 0.59}, None, None),
+    ],
+)
 def test_forgetting(known: dict[str, float], code: str | None, level: str | None) -> None:
     study = with_tasks(write_study(full_recipe(seeds=1)), known=known)
-    found = {key: value for key, value in codes(build_report(study)).items() if key in ("forgetting", "worse_on_task")}
+    found = {
+        key: value
+        for key, value in codes(build_report(study)).items()
+        if key in ("forgetting", "worse_on_task")
+    }
     assert found == ({} if code is None else {code: level})
 
 
@@ -205,6 +257,7 @@ def test_disagreeing_seeds_give_a_warning_end_to_end() -> None:
 def test_declining_is_in_the_summary(study: Study) -> None:
     report = build_report(study)
     cells = report["declining"]["cells"]
-    assert (f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "
-            f"{cells['Q4']['declined']}; of the 200 that should be answered, they declined 0 and 0."
-            ) in report["summary"]
+    assert (
+        f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "
+        f"{cells['Q4']['declined']}; of the 200 that should be answered, they declined 0 and 0."
+    ) in report["summary"]

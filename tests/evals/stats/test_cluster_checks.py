@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evals.stats.cluster_checks import correlation_p_value, crossed_correlation_p_value, leave_one_out_range
+from evals.stats.cluster_checks import (
+    correlation_p_value,
+    crossed_correlation_p_value,
+    leave_one_out_range,
+)
 from evals.stats.units import make_units
 
 
@@ -19,13 +23,18 @@ def test_families_whose_facts_are_alike_are_found() -> None:
 def test_the_false_positive_rate_is_nominal() -> None:
     rng = np.random.default_rng(1)
     family = np.repeat(np.arange(10), [1, 2, 3, 4, 5, 5, 6, 7, 8, 9]).tolist()
-    found = [correlation_p_value(rng.lognormal(0, 1, 50), family, permutations=199, seed=i) for i in range(400)]
+    found = [
+        correlation_p_value(rng.lognormal(0, 1, 50), family, permutations=199, seed=i)
+        for i in range(400)
+    ]
     assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.085
 
 
 def test_opposite_residuals_are_no_correlation() -> None:
     residuals = np.array([1.0, -1.0] * 10)
-    assert correlation_p_value(residuals, np.repeat(np.arange(10), 2).tolist()) == pytest.approx(1.0)
+    assert correlation_p_value(residuals, np.repeat(np.arange(10), 2).tolist()) == pytest.approx(
+        1.0
+    )
 
 
 @pytest.mark.parametrize("labels", [list(range(6)), [None] * 6, ["a"] * 6])
@@ -44,14 +53,22 @@ class TestLabelsThatCrossTheClusters:
 
     def test_differences_alike_by_wording_are_found(self) -> None:
         rng = np.random.default_rng(0)
-        found = [crossed_correlation_p_value(self.residuals(rng, by_wording=1.0), self.unit, self.wording, draws=499)
-                 for _ in range(20)]
+        found = [
+            crossed_correlation_p_value(
+                self.residuals(rng, by_wording=1.0), self.unit, self.wording, draws=499
+            )
+            for _ in range(20)
+        ]
         assert max(found) < 0.05
 
     def test_the_false_positive_rate_is_nominal(self) -> None:
         rng = np.random.default_rng(1)
-        found = [crossed_correlation_p_value(self.residuals(rng, by_wording=0.0), self.unit, self.wording, draws=199,
-                                             seed=i) for i in range(400)]
+        found = [
+            crossed_correlation_p_value(
+                self.residuals(rng, by_wording=0.0), self.unit, self.wording, draws=199, seed=i
+            )
+            for i in range(400)
+        ]
         assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.085
 
     @pytest.mark.parametrize("labels", [[None] * 200, list(range(200)), unit.tolist()])

@@ -8,16 +8,25 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.stats.cluster_robust import coarsest, cr2_standard_error, crossed_standard_error, intersection
+from evals.stats.cluster_robust import (
+    coarsest,
+    cr2_standard_error,
+    crossed_standard_error,
+    intersection,
+)
 from evals.stats.intervals import t_interval
 from evals.stats.units import make_units
 
 
-def by_matrices(differences: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def by_matrices(
+    differences: np.ndarray, weights: np.ndarray, labels: np.ndarray
+) -> tuple[float, float]:
     """CR2 and its Satterthwaite degrees of freedom from the full matrices of items (Pustejovsky and Tipton, 2018)."""
     n = len(differences)
     root = np.sqrt(weights)
-    x = root[:, None]  # weighted least squares of a constant: sqrt(w) y = sqrt(w) b + e, e with equal variances
+    x = root[
+        :, None
+    ]  # weighted least squares of a constant: sqrt(w) y = sqrt(w) b + e, e with equal variances
     hat = x @ x.T / weights.sum()
     left = np.eye(n) - hat
     residuals = left @ (root * differences)
@@ -41,7 +50,9 @@ def test_cr2_equals_the_matrix_formula(weighted: bool) -> None:
     weights = rng.integers(1, 40, len(labels)).astype(float) if weighted else np.ones(len(labels))
     differences = rng.normal(0, 1, len(labels)) + rng.normal(0, 1, 7)[labels]
     found = cr2_standard_error(make_units(differences, weights, labels.tolist()))
-    assert (found.value, found.degrees_of_freedom) == pytest.approx(by_matrices(differences, weights, labels))
+    assert (found.value, found.degrees_of_freedom) == pytest.approx(
+        by_matrices(differences, weights, labels)
+    )
 
 
 def test_clusters_of_equal_weight_have_the_usual_error() -> None:
@@ -51,7 +62,9 @@ def test_clusters_of_equal_weight_have_the_usual_error() -> None:
     found = cr2_standard_error(units)
     assert found.value == pytest.approx(float(stats.sem(means)))
     assert found.degrees_of_freedom == pytest.approx(11)
-    assert t_interval(units) == pytest.approx(stats.t.interval(0.95, 11, means.mean(), stats.sem(means)))
+    assert t_interval(units) == pytest.approx(
+        stats.t.interval(0.95, 11, means.mean(), stats.sem(means))
+    )
 
 
 def test_a_giant_cluster_leaves_few_degrees_of_freedom() -> None:
@@ -67,7 +80,12 @@ def test_crossed_labels_equal_the_formula_of_cameron_gelbach_and_miller() -> Non
     found = crossed_standard_error(differences, np.ones(120), rows.tolist(), columns.tolist())
     residual = differences - differences.mean()
     parts = [
-        (np.square(np.bincount(code, residual)).sum() * len(np.unique(code)) / (len(np.unique(code)) - 1)) / 120**2
+        (
+            np.square(np.bincount(code, residual)).sum()
+            * len(np.unique(code))
+            / (len(np.unique(code)) - 1)
+        )
+        / 120**2
         for code in (rows, columns, rows * 10 + columns)
     ]
     assert found.value == pytest.approx(math.sqrt(parts[0] + parts[1] - parts[2]))
@@ -76,9 +94,14 @@ def test_crossed_labels_equal_the_formula_of_cameron_gelbach_and_miller() -> Non
 
 def test_crossed_labels_are_never_below_one_of_them() -> None:
     rows, columns = np.repeat(np.arange(10), 10), np.tile(np.arange(10), 10)
-    differences = np.where((rows + columns) % 2, 1.0, -1.0) + 0.001 * rows  # nothing is shared, apart from a trace
+    differences = (
+        np.where((rows + columns) % 2, 1.0, -1.0) + 0.001 * rows
+    )  # nothing is shared, apart from a trace
     found = crossed_standard_error(differences, np.ones(100), rows.tolist(), columns.tolist())
-    alone = [cr2_standard_error(make_units(differences, np.ones(100), each.tolist())).value for each in (rows, columns)]
+    alone = [
+        cr2_standard_error(make_units(differences, np.ones(100), each.tolist())).value
+        for each in (rows, columns)
+    ]
     assert found.value >= max(alone)
 
 
@@ -87,7 +110,9 @@ def test_crossed_labels_cover_where_one_label_does_not() -> None:
     rows, columns = np.repeat(np.arange(20), 20), np.tile(np.arange(20), 20)
     covered = np.zeros(2)
     for _ in range(400):
-        differences = rng.normal(0, 1, 20)[rows] + rng.normal(0, 1, 20)[columns] + rng.normal(0, 1, 400)
+        differences = (
+            rng.normal(0, 1, 20)[rows] + rng.normal(0, 1, 20)[columns] + rng.normal(0, 1, 400)
+        )
         one = cr2_standard_error(make_units(differences, np.ones(400), rows.tolist()))
         both = crossed_standard_error(differences, np.ones(400), rows.tolist(), columns.tolist())
         covered += [abs(differences.mean()) <= error.half_width(0.95) for error in (one, both)]
@@ -95,7 +120,12 @@ def test_crossed_labels_cover_where_one_label_does_not() -> None:
 
 
 def test_blank_labels_are_alone_in_the_intersection() -> None:
-    assert intersection(["a", "a", None, "b"], ["x", "x", "x", ""]) == [("a", "x"), ("a", "x"), None, None]
+    assert intersection(["a", "a", None, "b"], ["x", "x", "x", ""]) == [
+        ("a", "x"),
+        ("a", "x"),
+        None,
+        None,
+    ]
 
 
 def test_nested_labels_use_the_coarser() -> None:

@@ -20,7 +20,9 @@ from evals.stats.intervals import (
 from evals.stats.units import Units, make_units
 
 
-def units_of(differences: np.ndarray, weights: np.ndarray | None = None, clusters: list | None = None) -> Units:
+def units_of(
+    differences: np.ndarray, weights: np.ndarray | None = None, clusters: list | None = None
+) -> Units:
     ones = np.ones(len(differences))
     return make_units(differences, ones if weights is None else weights, clusters)
 
@@ -31,7 +33,9 @@ def test_bca_agrees_with_scipy(draw: str) -> None:
     x = rng.normal(0.2, 1, 120) if draw == "normal" else rng.lognormal(0, 1, 120)
     units = units_of(x)
     ours = bca_interval(units, resample(units, resamples=20_000, seed=1))
-    theirs = stats.bootstrap((x,), np.mean, method="BCa", n_resamples=20_000, rng=np.random.default_rng(2))
+    theirs = stats.bootstrap(
+        (x,), np.mean, method="BCa", n_resamples=20_000, rng=np.random.default_rng(2)
+    )
     width = theirs.confidence_interval.high - theirs.confidence_interval.low
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.03 * width)
 
@@ -47,7 +51,13 @@ def test_weighted_bca_agrees_with_scipy_on_the_ratio() -> None:
     units = units_of(d, w)
     ours = bca_interval(units, resample(units, resamples=20_000, seed=1))
     theirs = stats.bootstrap(
-        (d, w), ratio, paired=True, vectorized=True, method="BCa", n_resamples=20_000, rng=np.random.default_rng(2)
+        (d, w),
+        ratio,
+        paired=True,
+        vectorized=True,
+        method="BCa",
+        n_resamples=20_000,
+        rng=np.random.default_rng(2),
     )
     width = theirs.confidence_interval.high - theirs.confidence_interval.low
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.03 * width)
@@ -64,7 +74,10 @@ def test_bootstrap_in_pieces_is_the_same_sample(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_standard_errors_of_resamples_are_those_of_statsmodels(weighted: bool) -> None:
     rng = np.random.default_rng(8)
-    d, w = rng.lognormal(0, 1, 12), rng.integers(1, 9, 12).astype(float) if weighted else np.ones(12)
+    d, w = (
+        rng.lognormal(0, 1, 12),
+        rng.integers(1, 9, 12).astype(float) if weighted else np.ones(12),
+    )
     units = units_of(d, w)
     found = resample(units, resamples=5, seed=3)
     for shift, error, drawn in zip(
@@ -138,9 +151,15 @@ def test_where_single_items_of_few_clusters_flip_half_a_cluster_is_added() -> No
     none = rare_interval(units_of(np.zeros(300), clusters=[i // 5 for i in range(300)]), 1.0)
     expected = []
     for added, side in (((-3.0, -1.5), -1), ((-3.0, 3.0), 1)):
-        sums, sizes = np.array([-1.0] * 3 + [0.0] * 57 + [*added]), np.array([5.0] * 60 + [abs(x) for x in added])
+        sums, sizes = (
+            np.array([-1.0] * 3 + [0.0] * 57 + [*added]),
+            np.array([5.0] * 60 + [abs(x) for x in added]),
+        )
         delta = sums.sum() / sizes.sum()
-        error = np.sqrt((np.square(sums - delta * sizes) / (1 - sizes / sizes.sum())).sum()) / sizes.sum()
+        error = (
+            np.sqrt((np.square(sums - delta * sizes) / (1 - sizes / sizes.sum())).sum())
+            / sizes.sum()
+        )
         expected.append(delta + side * stats.t.ppf(0.975, 59) * error)
     assert expected[0] > none[0]  # whole clusters may still flip
     assert rare_interval(units, 1.0) == pytest.approx((none[0], expected[1]), abs=1e-12)
@@ -162,11 +181,17 @@ def test_flips_that_cancel_in_their_cluster_still_count_as_differences() -> None
 
 
 @pytest.mark.parametrize("sizes", ["equal", "unequal", "weighted"])
-def test_clustered_t_interval_equals_statsmodels_or_is_longer_for_unequal_clusters(sizes: str) -> None:
+def test_clustered_t_interval_equals_statsmodels_or_is_longer_for_unequal_clusters(
+    sizes: str,
+) -> None:
     rng = np.random.default_rng(6)
     labels = np.repeat(np.arange(25), 6 if sizes == "equal" else rng.integers(2, 9, 25))
     d = 0.2 + rng.normal(size=25)[labels] + rng.normal(size=len(labels))
-    w = rng.integers(3, 40, len(labels)).astype(float) if sizes == "weighted" else np.ones(len(labels))
+    w = (
+        rng.integers(3, 40, len(labels)).astype(float)
+        if sizes == "weighted"
+        else np.ones(len(labels))
+    )
     fit = sm.WLS(d, np.ones(len(d)), weights=w).fit(
         cov_type="cluster", cov_kwds={"groups": labels, "df_correction": True}, use_t=True
     )
@@ -177,13 +202,22 @@ def test_clustered_t_interval_equals_statsmodels_or_is_longer_for_unequal_cluste
     if sizes == "equal":
         assert interval == pytest.approx((low, high), abs=1e-12)
     else:
-        assert low - 0.1 * (high - low) < interval[0] < low < high < interval[1] < high + 0.1 * (high - low)
+        assert (
+            low - 0.1 * (high - low)
+            < interval[0]
+            < low
+            < high
+            < interval[1]
+            < high + 0.1 * (high - low)
+        )
 
 
 def test_bonett_price_by_hand() -> None:
     # 20 items, 5 gained, 2 lost: p = 6/22 and 3/22, difference 3/22
     half = 1.959963984540054 * np.sqrt((9 / 22 - (3 / 22) ** 2) / 22)
-    assert bonett_price_interval(5, 2, 20) == pytest.approx((3 / 22 - half, 3 / 22 + half), abs=1e-12)
+    assert bonett_price_interval(5, 2, 20) == pytest.approx(
+        (3 / 22 - half, 3 / 22 + half), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("n", [2, 10, 500])
@@ -199,8 +233,12 @@ def test_tango_is_the_interval_of_the_literature() -> None:
     assert tango_interval(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
 
 
-@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 40), (0, 3, 100), (6, 2, 50), (50, 0, 50), (20, 25, 60)])
-def test_the_ends_of_tangos_interval_are_where_the_score_test_rejects(gained: int, lost: int, n: int) -> None:
+@pytest.mark.parametrize(
+    ("gained", "lost", "n"), [(0, 0, 40), (0, 3, 100), (6, 2, 50), (50, 0, 50), (20, 25, 60)]
+)
+def test_the_ends_of_tangos_interval_are_where_the_score_test_rejects(
+    gained: int, lost: int, n: int
+) -> None:
     for end in tango_interval(gained, lost, n):
         if abs(end) == 1:
             continue
@@ -216,15 +254,24 @@ def test_the_ends_of_tangos_interval_are_where_the_score_test_rejects(gained: in
 
 
 @pytest.mark.parametrize("n", [40, 100, 300])
-@pytest.mark.parametrize(("rate", "lost"), [(0.02, 1.0), (0.03, 0.75), (0.06, 0.9), (0.1, 1.0), (0.2, 0.5)])
-def test_intervals_of_flips_seldom_end_short_of_the_truth_on_either_side(n: int, rate: float, lost: float) -> None:
+@pytest.mark.parametrize(
+    ("rate", "lost"), [(0.02, 1.0), (0.03, 0.75), (0.06, 0.9), (0.1, 1.0), (0.2, 0.5)]
+)
+def test_intervals_of_flips_seldom_end_short_of_the_truth_on_either_side(
+    n: int, rate: float, lost: float
+) -> None:
     truth = rate * (1 - 2 * lost)
     above, below = 0.0, 0.0  # exact probabilities
     for flips in range(int(stats.binom.ppf(1 - 1e-6, n, rate)) + 1):
-        chances = stats.binom.pmf(flips, n, rate) * stats.binom.pmf(np.arange(flips + 1), flips, lost)
+        chances = stats.binom.pmf(flips, n, rate) * stats.binom.pmf(
+            np.arange(flips + 1), flips, lost
+        )
         for down in np.flatnonzero(chances > 1e-7).tolist():
             low, high = flip_interval(flips - down, down, n)
-            above, below = above + chances[down] * (low > truth), below + chances[down] * (high < truth)
+            above, below = (
+                above + chances[down] * (low > truth),
+                below + chances[down] * (high < truth),
+            )
     assert above <= 0.031 and below <= 0.031
 
 

@@ -85,15 +85,23 @@ def test_power_of_a_clustered_heldout_set() -> None:
 
 
 def split_record(heldout: int, *, turns: int | None = None, clusters: int = 0) -> dict:
-    return {"counts": {"heldout": heldout}, "turns": {"heldout": turns or heldout}, "clusters": {"heldout": clusters}}
+    return {
+        "counts": {"heldout": heldout},
+        "turns": {"heldout": turns or heldout},
+        "clusters": {"heldout": clusters},
+    }
 
 
 def test_power_of_a_split_goes_by_its_counts() -> None:
     assert split_power(split_record(0)) is None
     assert split_power(split_record(100)) == heldout_power(100)
-    assert split_power(split_record(100, clusters=20)) == heldout_power(100, clusters=[i % 20 for i in range(100)])
+    assert split_power(split_record(100, clusters=20)) == heldout_power(
+        100, clusters=[i % 20 for i in range(100)]
+    )
     # of a file of conversations every assistant turn is scored, and each conversation is a cluster
-    assert split_power(split_record(50, turns=150)) == heldout_power(150, clusters=[i % 50 for i in range(150)])
+    assert split_power(split_record(50, turns=150)) == heldout_power(
+        150, clusters=[i % 50 for i in range(150)]
+    )
 
 
 def test_power_is_told_in_words() -> None:

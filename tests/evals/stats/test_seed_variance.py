@@ -20,7 +20,9 @@ def test_without_seed_variance_it_is_the_interval_over_items() -> None:
 def test_without_item_variance_it_is_the_t_interval_over_seeds() -> None:
     found = trained_again(0.2, StandardError(0.0, 40), [0.1, 0.2, 0.3])
     assert found.degrees_of_freedom == pytest.approx(2) and found.seed_share == 1
-    assert found.interval == pytest.approx((0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5))
+    assert found.interval == pytest.approx(
+        (0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5)
+    )
 
 
 def test_nothing_varies() -> None:
@@ -51,6 +53,11 @@ def test_as_many_seeds_as_are_needed_decide_and_one_fewer_does_not() -> None:
         same = (same - same.mean()) / same.std(ddof=1) * np.std(deltas, ddof=1)
         low, _ = trained_again(0.0, items, list(same)).interval
         assert (-low <= 0.05) is decides
-    assert seeds_needed(0.0, StandardError(0.05, 200), deltas, margin=0.05, higher_is_better=True) is None
-    assert seeds_needed(-0.2, items, deltas, margin=0.05, higher_is_better=True) in range(3, MOST_SEEDS), "worse"
+    assert (
+        seeds_needed(0.0, StandardError(0.05, 200), deltas, margin=0.05, higher_is_better=True)
+        is None
+    )
+    assert seeds_needed(-0.2, items, deltas, margin=0.05, higher_is_better=True) in range(
+        3, MOST_SEEDS
+    ), "worse"
     assert seeds_needed(0.2, items, deltas, margin=0.05, higher_is_better=True) == 3

@@ -12,7 +12,9 @@ from evals.stats.share import share_interval
 @pytest.mark.parametrize(("found", "n"), [(0, 40), (3, 40), (40, 40), (17, 100)])
 def test_without_clusters_it_is_that_of_clopper_and_pearson(found: int, n: int) -> None:
     expected = stats.binomtest(found, n).proportion_ci(method="exact")
-    assert share_interval([place < found for place in range(n)], [None] * n) == pytest.approx(tuple(expected))
+    assert share_interval([place < found for place in range(n)], [None] * n) == pytest.approx(
+        tuple(expected)
+    )
 
 
 def test_clusters_that_agree_count_as_one_item_each_with_their_degrees_of_freedom() -> None:
@@ -33,8 +35,16 @@ def test_no_items_say_nothing() -> None:
 def test_it_covers_the_true_share_of_clustered_answers(spread: float) -> None:
     random, covered, truth = np.random.default_rng(7), 0, 0.12
     for _ in range(400):
-        shares = np.clip(truth + spread * random.standard_normal(60), 0, 1) if spread else np.full(60, truth)
-        actual = float(np.clip(truth + spread * random.standard_normal(4000), 0, 1).mean()) if spread else truth
+        shares = (
+            np.clip(truth + spread * random.standard_normal(60), 0, 1)
+            if spread
+            else np.full(60, truth)
+        )
+        actual = (
+            float(np.clip(truth + spread * random.standard_normal(4000), 0, 1).mean())
+            if spread
+            else truth
+        )
         values = random.random((60, 4)) < shares[:, None]
         low, high = share_interval(values.ravel().tolist(), np.repeat(np.arange(60), 4).tolist())
         covered += low <= actual <= high
@@ -43,5 +53,7 @@ def test_it_covers_the_true_share_of_clustered_answers(spread: float) -> None:
 
 def test_one_success_makes_no_interval_shorter_than_that_of_none() -> None:
     labels = [f"fact {place // 4}" for place in range(120)]
-    ends = [share_interval([place < found for place in range(120)], labels)[1] for found in range(8)]
+    ends = [
+        share_interval([place < found for place in range(120)], labels)[1] for found in range(8)
+    ]
     assert ends[0] == pytest.approx(1 - 0.025 ** (1 / 30)) == min(ends)

@@ -36,7 +36,11 @@ def test_small_samples_are_exact_as_in_scipy(n: int) -> None:
 def test_large_samples_agree_with_scipy() -> None:
     x = np.random.default_rng(2).normal(0.15, 1, 150)
     theirs = stats.permutation_test(
-        (x, np.zeros(150)), mean, permutation_type="samples", vectorized=True, n_resamples=10_000,
+        (x, np.zeros(150)),
+        mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=10_000,
         rng=np.random.default_rng(1),
     )
     assert flip(x) == pytest.approx(theirs.pvalue, abs=0.015)
@@ -49,7 +53,11 @@ def test_weights_and_clusters_agree_with_scipy_on_the_sums(clustered: bool) -> N
     labels = np.arange(40) // 4 if clustered else np.arange(40)
     sums = np.bincount(labels, w * x)[:12]
     theirs = stats.permutation_test(
-        (sums, np.zeros(len(sums))), mean, permutation_type="samples", vectorized=True, n_resamples=np.inf
+        (sums, np.zeros(len(sums))),
+        mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf,
     )
     kept = labels < 12
     assert flip(x[kept], labels[kept].tolist(), w[kept]) == pytest.approx(theirs.pvalue, abs=1e-12)
@@ -81,7 +89,9 @@ def test_mcnemar_equals_statsmodels(gained: int, lost: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 6, 40])
 def test_holm_equals_statsmodels(count: int) -> None:
-    p_values = np.random.default_rng(count).random(count).round(1) ** 3  # rounded, so that there are ties
+    p_values = (
+        np.random.default_rng(count).random(count).round(1) ** 3
+    )  # rounded, so that there are ties
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
 
 

@@ -17,8 +17,13 @@ CELLS = ("B16", "L16", "Q4")
 
 def make(name: str, **changes: Any) -> Study:
     """A scored study of few cells, so that comparing is quick; its few items can only be decided by the loss."""
-    settings = {"eval__bootstrap_resamples": 400, "eval__estimand": "wordings", "eval__second_margin": 1.0,
-                "eval__decline_margin": 1.0, **changes}
+    settings = {
+        "eval__bootstrap_resamples": 400,
+        "eval__estimand": "wordings",
+        "eval__second_margin": 1.0,
+        "eval__decline_margin": 1.0,
+        **changes,
+    }
     study = evaluated(trained(with_data(new_study(name, **settings))))
     for folder in (study.folder / "evals").iterdir():
         if folder.is_dir() and folder.name not in CELLS:
@@ -26,14 +31,18 @@ def make(name: str, **changes: Any) -> Study:
     return study
 
 
-def edit(study: Study, change: Callable[[Samples], Samples], cells: tuple[str, ...] = CELLS) -> None:
+def edit(
+    study: Study, change: Callable[[Samples], Samples], cells: tuple[str, ...] = CELLS
+) -> None:
     """Replace samples of cells, and the figures that follow from them."""
     for cell in cells:
         folder = study.cell_folder(cell)
         samples = change(read_jsonl(folder / "samples.jsonl"))
         write_jsonl(folder / "samples.jsonl", samples)
         loss = math.fsum(s["nll"] for s in samples) / sum(s["tokens"] for s in samples)
-        write_json(folder / "scores.json", {**read_json(folder / "scores.json"), "nll_per_token": loss})
+        write_json(
+            folder / "scores.json", {**read_json(folder / "scores.json"), "nll_per_token": loss}
+        )
 
 
 def each(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Samples], Samples]:
@@ -42,15 +51,27 @@ def each(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Sample
 
 def many(study: Study, copies: int = 10) -> None:
     """Copies of the items under other questions, so that there is something to see."""
-    edit(study, lambda samples: [
-        sample | {"item": f"{copy}-{sample['item']}",
-                  "prompt": [*sample["prompt"][:-1], {"role": "user", "content": f"{sample['question']} ({copy})"}]}
-        for copy in range(copies) for sample in samples
-    ])
+    edit(
+        study,
+        lambda samples: [
+            sample
+            | {
+                "item": f"{copy}-{sample['item']}",
+                "prompt": [
+                    *sample["prompt"][:-1],
+                    {"role": "user", "content": f"{sample['question']} ({copy})"},
+                ],
+            }
+            for copy in range(copies)
+            for sample in samples
+        ],
+    )
 
 
 def row(comparison: dict[str, Any], cell: str, metric: str) -> dict[str, Any]:
-    return next(row for row in comparison["contrasts"] if (row["cell"], row["metric"]) == (cell, metric))
+    return next(
+        row for row in comparison["contrasts"] if (row["cell"], row["metric"]) == (cell, metric)
+    )
 
 
 def verdict(comparison: dict[str, Any], cell: str) -> dict[str, Any]:

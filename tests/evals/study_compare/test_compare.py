@@ -18,17 +18,33 @@ from assistant_builder.study import Study
 from evals import declaration
 from evals.compare import paired_comparison
 from evals.study_compare import compare_studies, contrast_rows, difference_rows
-from tests.evals.study_compare.scored_studies import CELLS, Samples, each, edit, make, many, note, row, verdict
+from tests.evals.study_compare.scored_studies import (
+    CELLS,
+    Samples,
+    each,
+    edit,
+    make,
+    many,
+    note,
+    row,
+    verdict,
+)
 from tests.synthetic_study import new_study, with_data
 
 
 def test_a_study_against_itself_differs_by_exactly_nothing(a: Study) -> None:
     found = compare_studies(a, a)
-    assert (found["shared_items"], found["only_a"], found["only_b"], found["differences"]) == (12, 0, 0, [])
+    assert (found["shared_items"], found["only_a"], found["only_b"], found["differences"]) == (
+        12,
+        0,
+        0,
+        [],
+    )
     assert [row["delta"] for row in found["contrasts"]] == [0.0] * len(found["contrasts"])
     assert {row["cell"] for row in found["contrasts"]} == set(CELLS)
     assert [(v["cell"], v["outcome"], v["delta"], v["ci"]) for v in found["verdicts"]] == [
-        ("Q4", "no worse", 0.0, [0.0, 0.0]), ("L16", "no worse", 0.0, [0.0, 0.0]),
+        ("Q4", "no worse", 0.0, [0.0, 0.0]),
+        ("L16", "no worse", 0.0, [0.0, 0.0]),
     ]
     assert note(found, "the same study")
 
@@ -43,14 +59,25 @@ def test_every_figure_is_that_of_the_paired_statistics(a: Study, b: Study) -> No
         assert record["p_value_holm"] >= record["p_value"]
     ours, theirs = (read_jsonl(study.cell_folder("Q4") / "samples.jsonl") for study in (a, b))
     expected = paired_comparison(
-        [s["nll"] / s["tokens"] for s in ours], [s["nll"] / s["tokens"] for s in theirs],
-        weights=[s["tokens"] for s in ours], margin=0.03, higher_is_better=False, resamples=400,
+        [s["nll"] / s["tokens"] for s in ours],
+        [s["nll"] / s["tokens"] for s in theirs],
+        weights=[s["tokens"] for s in ours],
+        margin=0.03,
+        higher_is_better=False,
+        resamples=400,
     )
     loss = row(found, "Q4", "nll_per_token")
     assert (loss["delta"], loss["ci_low"], loss["ci_high"], loss["p_value"], loss["n"]) == (
-        expected.delta, expected.ci_low, expected.ci_high, expected.p_value, 12)
+        expected.delta,
+        expected.ci_low,
+        expected.ci_high,
+        expected.p_value,
+        12,
+    )
     assert verdict(found, "Q4")["outcome"] == expected.verdict
-    assert loss["a"] == pytest.approx(sum(s["nll"] for s in ours) / sum(s["tokens"] for s in ours), abs=1e-12)
+    assert loss["a"] == pytest.approx(
+        sum(s["nll"] for s in ours) / sum(s["tokens"] for s in ours), abs=1e-12
+    )
 
 
 def test_answers_of_a_damaged_arm_come_out_worse(a: Study, b: Study) -> None:
@@ -58,14 +85,23 @@ def test_answers_of_a_damaged_arm_come_out_worse(a: Study, b: Study) -> None:
     many(a)
     many(b)
     luck = random.Random(5)
-    edit(b, each(lambda s: {
-        "nll": s["nll"] * luck.uniform(1.5, 3.0), "answer": "Something else.",
-        "metrics": {**dict.fromkeys(s["metrics"], 0.1), "exact_match": 0.0},
-    }), cells=("Q4",))
+    edit(
+        b,
+        each(
+            lambda s: {
+                "nll": s["nll"] * luck.uniform(1.5, 3.0),
+                "answer": "Something else.",
+                "metrics": {**dict.fromkeys(s["metrics"], 0.1), "exact_match": 0.0},
+            }
+        ),
+        cells=("Q4",),
+    )
     found = compare_studies(a, b)
     damaged, spared = verdict(found, "Q4"), verdict(found, "L16")
     assert damaged["outcome"] == "worse" and damaged["ci"][0] > 0.3
-    assert damaged["sentence"].startswith("In wide, the QLoRA assistant (Q4) is worse than in narrow: its loss is ")
+    assert damaged["sentence"].startswith(
+        "In wide, the QLoRA assistant (Q4) is worse than in narrow: its loss is "
+    )
     assert "all of it beyond the 0.03 that narrow allows" in found["sentence"]
     assert (spared["outcome"], spared["delta"]) == ("no worse", 0.0)
     for metric in ("exact_match", "token_f1"):
@@ -78,7 +114,11 @@ def test_small_harm_within_the_margin_is_said(a: Study, b: Study) -> None:
     many(a)
     many(b)
     luck = random.Random(6)
-    edit(b, each(lambda s: {"nll": s["nll"] + luck.uniform(0.005, 0.02) * s["tokens"]}), cells=("L16",))
+    edit(
+        b,
+        each(lambda s: {"nll": s["nll"] + luck.uniform(0.005, 0.02) * s["tokens"]}),
+        cells=("L16",),
+    )
     found = verdict(compare_studies(a, b), "L16")
     assert (found["outcome"], found["within_margin_but_worse"]) == ("no worse", True)
     assert "measurably worse" in found["sentence"]
@@ -88,13 +128,22 @@ def test_the_verdict_goes_by_the_margin_and_metric_of_a(a: Study, b: Study) -> N
     a.write_config(a.config.with_changes({"eval.primary_metric": "token_f1", "eval.margin": 0.6}))
     found = compare_studies(a, b)
     assert [(v["metric"], v["margin"]) for v in found["verdicts"]] == [("token_f1", 0.6)] * 2
-    assert "token F1, margin 0.6" in note(found, "defines its verdict on loss with a margin of 0.03")
+    assert "token F1, margin 0.6" in note(
+        found, "defines its verdict on loss with a margin of 0.03"
+    )
     assert "within the 60 points that narrow allows" in found["sentence"]
 
 
 def test_without_the_primary_metric_there_is_no_verdict(a: Study, b: Study) -> None:
     a.write_config(a.config.with_changes({"eval.primary_metric": "chrf"}))
-    edit(b, each(lambda s: {"metrics": {key: value for key, value in s["metrics"].items() if key != "chrf"}}))
+    edit(
+        b,
+        each(
+            lambda s: {
+                "metrics": {key: value for key, value in s["metrics"].items() if key != "chrf"}
+            }
+        ),
+    )
     found = compare_studies(a, b)
     assert found["verdicts"] == [] and "no verdict" in found["sentence"]
     assert note(found, "chrF, which decides the verdict, was not scored in both")
@@ -104,7 +153,9 @@ def test_without_the_primary_metric_there_is_no_verdict(a: Study, b: Study) -> N
 def test_a_metric_is_figured_on_the_items_that_have_it_in_both(a: Study, b: Study) -> None:
     def drop(kept: range) -> Callable[[Samples], Samples]:
         return lambda samples: [
-            s if place in kept else s | {"metrics": {k: v for k, v in s["metrics"].items() if k != "rouge_l"}}
+            s
+            if place in kept
+            else s | {"metrics": {k: v for k, v in s["metrics"].items() if k != "rouge_l"}}
             for place, s in enumerate(samples)
         ]
 
@@ -120,14 +171,22 @@ def test_a_metric_is_figured_on_the_items_that_have_it_in_both(a: Study, b: Stud
 def test_clusters_of_a_claim_about_facts_are_those_of_a_or_else_of_b(
     a: Study, b: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(declaration._LABELS, "facts", ("cluster",))  # without the families of the data
+    monkeypatch.setitem(
+        declaration._LABELS, "facts", ("cluster",)
+    )  # without the families of the data
     a.write_config(a.config.with_changes({"eval.estimand": "facts"}))
     luck = random.Random(7)
     edit(b, each(lambda s: {"nll": s["nll"] * luck.uniform(0.8, 1.3)}))
     assert row(compare_studies(a, b), "Q4", "nll_per_token")["n_clusters"] == 6
-    edit(b, lambda samples: [s | {"cluster": f"fact {place // 3}"} for place, s in enumerate(samples)])
+    edit(
+        b,
+        lambda samples: [s | {"cluster": f"fact {place // 3}"} for place, s in enumerate(samples)],
+    )
     assert row(compare_studies(a, b), "Q4", "nll_per_token")["n_clusters"] == 4
-    edit(a, lambda samples: [s | {"cluster": f"fact {place // 2}"} for place, s in enumerate(samples)])
+    edit(
+        a,
+        lambda samples: [s | {"cluster": f"fact {place // 2}"} for place, s in enumerate(samples)],
+    )
     assert row(compare_studies(a, b), "Q4", "nll_per_token")["n_clusters"] == 6
     edit(a, each(lambda s: {"cluster": "the only one"}))
     with pytest.raises(EvaluationError, match="which has no interval"):
@@ -136,8 +195,13 @@ def test_clusters_of_a_claim_about_facts_are_those_of_a_or_else_of_b(
 
 def test_another_tokenizer_makes_it_a_loss_per_byte(a: Study, b: Study) -> None:
     for study in (a, b):
-        edit(study, lambda samples: [s | {"reference": "Größe: 5 €"} if place == 0 else s
-                                     for place, s in enumerate(samples)])
+        edit(
+            study,
+            lambda samples: [
+                s | {"reference": "Größe: 5 €"} if place == 0 else s
+                for place, s in enumerate(samples)
+            ],
+        )
     edit(b, each(lambda s: {"tokens": 2 * s["tokens"] + 1, "nll": 1.1 * s["nll"]}))
     found = compare_studies(a, b)
     assert found["loss"] == "nll_per_byte"
@@ -164,9 +228,14 @@ def test_the_same_text_under_another_tokenizer_is_no_worse(a: Study, b: Study) -
     assert {v["outcome"] for v in found["verdicts"]} == {"no worse"}
 
 
-def test_another_base_model_with_the_same_tokens_keeps_the_loss_per_token(a: Study, b: Study) -> None:
+def test_another_base_model_with_the_same_tokens_keeps_the_loss_per_token(
+    a: Study, b: Study
+) -> None:
     for study, digest in ((a, "a" * 64), (b, "b" * 64)):
-        write_json(study.folder / "provenance.json", {"base_model": {"sha256": digest}, "packages": {"torch": "2.9"}})
+        write_json(
+            study.folder / "provenance.json",
+            {"base_model": {"sha256": digest}, "packages": {"torch": "2.9"}},
+        )
     found = compare_studies(a, b)
     assert found["loss"] == "nll_per_token"
     assert {"setting": "base model, SHA-256", "a": "a" * 12, "b": "b" * 12} in found["differences"]
@@ -178,8 +247,13 @@ def test_items_are_found_by_what_is_asked_not_by_row(a: Study, b: Study) -> None
     luck.shuffle(order)
     edit(b, each(lambda s: {"nll": 1.2 * s["nll"]}))
     straight = compare_studies(a, b)
-    edit(b, lambda samples: [samples[place] | {"item": str(900 + number), "row": 900 + number}
-                             for number, place in enumerate(order)])
+    edit(
+        b,
+        lambda samples: [
+            samples[place] | {"item": str(900 + number), "row": 900 + number}
+            for number, place in enumerate(order)
+        ],
+    )
     shuffled = compare_studies(a, b)
     assert shuffled["contrasts"] == straight["contrasts"] and shuffled["shared_items"] == 12
 
@@ -201,11 +275,17 @@ def test_another_system_prompt_is_compared_and_said(a: Study, b: Study) -> None:
 
 def test_the_same_system_prompt_finds_its_like_first(a: Study, b: Study) -> None:
     """A question asked under two system prompts in both studies, in another order: each goes with its own."""
+
     def twice(systems: tuple[str, str]) -> Callable[[Samples], Samples]:
         return lambda samples: [
-            s | {"item": f"{s['item']} {system}", "nll": s["nll"] * (1 + len(system)),
-                 "prompt": [{"role": "system", "content": system}, *s["prompt"]]}
-            for system in systems for s in samples
+            s
+            | {
+                "item": f"{s['item']} {system}",
+                "nll": s["nll"] * (1 + len(system)),
+                "prompt": [{"role": "system", "content": system}, *s["prompt"]],
+            }
+            for system in systems
+            for s in samples
         ]
 
     edit(a, twice(("Be brief.", "Be polite and complete.")))
@@ -222,8 +302,16 @@ def test_an_item_held_twice_is_paired_once_each(a: Study, b: Study) -> None:
 
 @pytest.mark.parametrize("shared", [0, 1])
 def test_studies_that_share_too_little(a: Study, b: Study, shared: int) -> None:
-    edit(b, lambda samples: [*samples[:shared], *(s | {"reference": "Another."} for s in samples[shared:])])
-    with pytest.raises(EvaluationError, match="share no held-out" if not shared else "share 1 held-out") as caught:
+    edit(
+        b,
+        lambda samples: [
+            *samples[:shared],
+            *(s | {"reference": "Another."} for s in samples[shared:]),
+        ],
+    )
+    with pytest.raises(
+        EvaluationError, match="share no held-out" if not shared else "share 1 held-out"
+    ) as caught:
         compare_studies(a, b)
     assert "same data file" in caught.value.remedy
 
@@ -238,40 +326,74 @@ def test_a_study_without_scores(a: Study, home: Path) -> None:
 
 def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
     other = make("other", data__seed=3)
-    held, trained_rows = ({r["row"] for r in read_jsonl(study.split_file("heldout"))} for study in (a, other))
+    held, trained_rows = (
+        {r["row"] for r in read_jsonl(study.split_file("heldout"))} for study in (a, other)
+    )
     outside = len(held - trained_rows)
     assert 0 < outside < 12, "the seeds split differently"
     found = compare_studies(a, other)
-    assert f"{outside} held-out items of narrow are in the training or validation split of other" in note(
-        found, "of narrow are in")
+    assert (
+        f"{outside} held-out items of narrow are in the training or validation split of other"
+        in note(found, "of narrow are in")
+    )
     assert not [text for text in found["warnings"] if "leak" in text]
 
     leaked = read_jsonl(a.split_file("heldout"))[:2]
     leaked[0]["messages"][0]["content"] = leaked[0]["messages"][0]["content"].upper()
     trained_too = make("leaky")
-    write_jsonl(trained_too.split_file("train"), [*read_jsonl(trained_too.split_file("train")), *leaked])
+    write_jsonl(
+        trained_too.split_file("train"), [*read_jsonl(trained_too.split_file("train")), *leaked]
+    )
     split = read_json(trained_too.folder / "data" / "split.json")
     split["hashes"]["train"] = file_hash(trained_too.split_file("train"))
     write_json(trained_too.folder / "data" / "split.json", split)
     found = compare_studies(a, trained_too)
-    assert note(found, "2 compared items of narrow are also in the training or validation split of leaky")
+    assert note(
+        found, "2 compared items of narrow are also in the training or validation split of leaky"
+    )
     (trained_too.folder / "data" / "split.json").unlink()
-    assert len([text for text in compare_studies(a, trained_too)["warnings"] if "not on record" in text]) == 2
+    assert (
+        len(
+            [
+                text
+                for text in compare_studies(a, trained_too)["warnings"]
+                if "not on record" in text
+            ]
+        )
+        == 2
+    )
 
 
 def test_differences_are_settings_data_and_what_it_ran_on(a: Study, b: Study) -> None:
-    b.write_config(b.config.with_changes({
-        "eval.judge_url": "http://judge.example/v1", "eval.judge_model": "judge", "eval.price_per_hour": 2,
-        "eval.max_new_tokens": 99,
-        "train.preset": "thorough",
-    }))
-    write_json(b.folder / "provenance.json", {"packages": {"torch": "2.13"}, "hardware": {"cpu": "Zen", "gpu": None}})
+    b.write_config(
+        b.config.with_changes(
+            {
+                "eval.judge_url": "http://judge.example/v1",
+                "eval.judge_model": "judge",
+                "eval.price_per_hour": 2,
+                "eval.max_new_tokens": 99,
+                "train.preset": "thorough",
+            }
+        )
+    )
+    write_json(
+        b.folder / "provenance.json",
+        {"packages": {"torch": "2.13"}, "hardware": {"cpu": "Zen", "gpu": None}},
+    )
     found = compare_studies(a, b)
     changed = {row["setting"]: (row["a"], row["b"]) for row in found["differences"]}
     assert changed == {
-        "train.rank": (16, 32), "train.alpha": (32.0, 64.0), "train.epochs": (3.0, 6.0), "train.evaluations": (4, 6),
-        "eval.max_new_tokens": (64, 99), "torch": (None, "2.13"), "processor": (None, "Zen"),
+        "train.rank": (16, 32),
+        "train.alpha": (32.0, 64.0),
+        "train.epochs": (3.0, 6.0),
+        "train.evaluations": (4, 6),
+        "eval.max_new_tokens": (64, 99),
+        "torch": (None, "2.13"),
+        "processor": (None, "Zen"),
     }
     assert "judge" not in json.dumps(found) and ["torch", "–", "2.13"] in difference_rows(found)
-    assert note(found, "differ in several settings (train.rank, train.alpha, train.epochs, train.evaluations)")
+    assert note(
+        found,
+        "differ in several settings (train.rank, train.alpha, train.epochs, train.evaluations)",
+    )
     assert note(found, "were scored differently (eval.max_new_tokens)")

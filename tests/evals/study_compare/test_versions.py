@@ -14,7 +14,13 @@ from assistant_builder.chat.feedback import add_correction
 from assistant_builder.data import load_split
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study, home
-from assistant_builder.study.versions import add_version, read_versions, root_of, served_version, undo
+from assistant_builder.study.versions import (
+    add_version,
+    read_versions,
+    root_of,
+    served_version,
+    undo,
+)
 from evals.declaration import HeldOut, _question_hashes, freeze
 from evals.study_compare.versions import (
     create_next_version,
@@ -64,7 +70,9 @@ def test_a_version_that_is_no_worse_is_published_and_undone(root: Study) -> None
     assert undo(root) == "shop"
 
 
-def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only_anyway(root: Study) -> None:
+def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only_anyway(
+    root: Study,
+) -> None:
     version = scored_version(root, 1.0)
     with pytest.raises(StudyError, match="not shown to be no worse"):
         publish_version(root, version)
@@ -73,7 +81,9 @@ def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only
     assert served_version(root).name == "shop"
     publish_version(root, version, anyway=True)
     assert served_version(root).name == version.name
-    assert version_verdict(root, root).outcome == "no worse", "the verdict is against the version that is served now"
+    assert version_verdict(root, root).outcome == "no worse", (
+        "the verdict is against the version that is served now"
+    )
 
 
 def test_a_version_without_scores_has_no_verdict(root: Study) -> None:
@@ -82,15 +92,25 @@ def test_a_version_without_scores_has_no_verdict(root: Study) -> None:
     assert version_verdict(root, made).outcome == "not trained"
     with pytest.raises(StudyError, match="not evaluated"):
         publish_version(root, made, anyway=True)
-    assert reject_if_worse(root, made).outcome == "not trained" and read_versions(root).candidate == made.name
+    assert (
+        reject_if_worse(root, made).outcome == "not trained"
+        and read_versions(root).candidate == made.name
+    )
 
 
 def test_a_version_that_may_be_worse_is_left_to_the_user(root: Study) -> None:
     version = scored_version(root, 0.0)
-    edit(version, lambda samples: [sample | {"nll": sample["nll"] * (0.2 if place % 2 else 1.8)}
-                                   for place, sample in enumerate(samples)])
+    edit(
+        version,
+        lambda samples: [
+            sample | {"nll": sample["nll"] * (0.2 if place % 2 else 1.8)}
+            for place, sample in enumerate(samples)
+        ],
+    )
     assert reject_if_worse(root, version).outcome == "inconclusive"
-    assert read_versions(root).candidate == version.name, "it is neither rejected nor published by itself"
+    assert read_versions(root).candidate == version.name, (
+        "it is neither rejected nor published by itself"
+    )
     with pytest.raises(StudyError, match="inconclusive"):
         publish_version(root, version)
     publish_version(root, version, anyway=True)
@@ -98,8 +118,12 @@ def test_a_version_that_may_be_worse_is_left_to_the_user(root: Study) -> None:
 
 
 def run(*words: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "assistant_builder", "versions", *map(str, words)],
-                          capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "assistant_builder", "versions", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.mark.long
@@ -107,10 +131,16 @@ def test_the_command_creates_lists_publishes_and_undoes(root: Study) -> None:
     add_correction(root, NEW, "By the gate.")
     assert "1 corrections for the next version" in run("shop").stdout
     created = run("shop", "--create")
-    assert created.returncode == 0 and "assistant-builder run shop-v2" in created.stdout, created.stderr
+    assert created.returncode == 0 and "assistant-builder run shop-v2" in created.stdout, (
+        created.stderr
+    )
     assert json.loads(run("shop-v2", "--json").stdout)["candidate"] == "shop-v2"
     refused = run("shop", "--publish", "shop-v2")
-    assert refused.returncode == 1 and "not evaluated" in refused.stderr and refused.stderr.count("\n") == 1
+    assert (
+        refused.returncode == 1
+        and "not evaluated" in refused.stderr
+        and refused.stderr.count("\n") == 1
+    )
     assert "rejected" in run("shop", "--reject", "shop-v2", "--why", "too slow").stdout
     assert "too slow" in run("shop").stdout
     scored_version(root, 0.0)
@@ -136,9 +166,15 @@ def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root: S
 
 def test_a_version_is_judged_at_the_look_of_its_test(root: Study) -> None:
     asked = HeldOut.read(root)
-    append_jsonl(home() / "declarations.jsonl", {
-        "heldout_sha256": "another test", "study": "earlier", "written": "2026-01-01T00:00:00+00:00",
-        "questions": sorted(_question_hashes(asked))})
+    append_jsonl(
+        home() / "declarations.jsonl",
+        {
+            "heldout_sha256": "another test",
+            "study": "earlier",
+            "written": "2026-01-01T00:00:00+00:00",
+            "questions": sorted(_question_hashes(asked)),
+        },
+    )
     found = version_verdict(root, scored_version(root, 0.0))
     assert found.record is not None and found.record["verdicts"][0]["level"] == pytest.approx(0.975)
     assert "97.5% interval" in found.sentence

@@ -20,11 +20,17 @@ from evals.tasks.general_knowledge import FOLDER, TASK
 from evals.tasks.general_knowledge.documents import read_questions
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (KeyError("Spec 'x' is not registered"), "cannot be run: Spec 'x' is not registered. "),
-    (ConnectionError("Couldn't reach 'owner/data' on the Hub\nand much more"), "reach 'owner/data' on the Hub. "),
-    (ValueError(""), "cannot be run: ValueError. "),
-])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("Spec 'x' is not registered"), "cannot be run: Spec 'x' is not registered. "),
+        (
+            ConnectionError("Couldn't reach 'owner/data' on the Hub\nand much more"),
+            "reach 'owner/data' on the Hub. ",
+        ),
+        (ValueError(""), "cannot be run: ValueError. "),
+    ],
+)
 def test_a_task_that_cannot_be_run_is_reported_in_one_line(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -37,16 +43,23 @@ def test_a_task_that_cannot_be_run_is_reported_in_one_line(
     monkeypatch.setattr(TaskManager, "load", load)
     with pytest.raises(EvaluationError) as caught:
         ExtraTasks([TASK])
-    assert said in str(caught.value) and "\n" not in str(caught.value) and "eval.tasks" in str(caught.value)
+    assert (
+        said in str(caught.value)
+        and "\n" not in str(caught.value)
+        and "eval.tasks" in str(caught.value)
+    )
     assert not caplog.records, "what the hub's client says of its retries"
 
 
 @pytest.mark.long
 def test_a_file_is_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "helper.py").write_text("open('ran', 'w').close()\ndocuments = list\n", encoding="utf-8")
+    (tmp_path / "helper.py").write_text(
+        "open('ran', 'w').close()\ndocuments = list\n", encoding="utf-8"
+    )
     (tmp_path / "mine.yaml").write_text(
-        "task: mine\ncustom_dataset: !function helper.documents\noutput_type: multiple_choice\n", encoding="utf-8"
+        "task: mine\ncustom_dataset: !function helper.documents\noutput_type: multiple_choice\n",
+        encoding="utf-8",
     )
     for name in ("mine.yaml", str(tmp_path / "mine.yaml")):
         with pytest.raises(EvaluationError, match="has no task") as caught:
@@ -55,7 +68,9 @@ def test_a_file_is_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not (tmp_path / "ran").exists()
 
 
-def test_tasks_are_loaded_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_are_loaded_in_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lm_eval.tasks import TaskManager
 
     seen: list[list[str]] = []
@@ -97,9 +112,14 @@ def test_no_question_is_asked_twice() -> None:
 def test_no_place_and_no_length_gives_the_answer_away() -> None:
     for area in {row["area"] for row in QUESTIONS}:
         places = Counter(row["answer"] for row in QUESTIONS if row["area"] == area)
-        assert set(places.values()) == {4}, area  # four questions of each area have their answer at each place
+        assert set(places.values()) == {4}, (
+            area
+        )  # four questions of each area have their answer at each place
     lengths = [
-        (len(row["choices"][row["answer"]]), [len(c) for i, c in enumerate(row["choices"]) if i != row["answer"]])
+        (
+            len(row["choices"][row["answer"]]),
+            [len(c) for i, c in enumerate(row["choices"]) if i != row["answer"]],
+        )
         for row in QUESTIONS
     ]
     # a quarter each would be chance
@@ -113,7 +133,9 @@ def test_the_areas_are_many() -> None:
 
 def test_the_files_are_packaged() -> None:
     root = Path(__file__).resolve().parents[3]
-    patterns = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]["*"]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]["*"]
     needed = [path for path in FOLDER.iterdir() if path.suffix in (".yaml", ".jsonl")]
     assert {path.name for path in needed} == {"ab_retention.yaml", "questions.jsonl"}
     assert all(any(path.match(pattern) for pattern in patterns) for path in needed)
@@ -128,14 +150,20 @@ def test_lm_eval_scores_the_task_offline_from_any_folder(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    right = {f"Question: {row['question']}\nAnswer:": f" {row['choices'][row['answer']]}" for row in QUESTIONS}
+    right = {
+        f"Question: {row['question']}\nAnswer:": f" {row['choices'][row['answer']]}"
+        for row in QUESTIONS
+    }
 
     class Leaning(LM):  # type: ignore[misc]
         """Gives every character the log-likelihood −1, and those of the right answer nine tenths of that."""
 
         def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
             pairs = [request.args for request in requests]
-            return [(-(len(text) - 1) * (0.9 if right[prompt] == text else 1.0), False) for prompt, text in pairs]
+            return [
+                (-(len(text) - 1) * (0.9 if right[prompt] == text else 1.0), False)
+                for prompt, text in pairs
+            ]
 
         def loglikelihood_rolling(self, requests: Any) -> list[float]:
             raise NotImplementedError
@@ -150,7 +178,8 @@ def test_lm_eval_scores_the_task_offline_from_any_folder(
     assert scores["sample_len"] == len(QUESTIONS)
     assert scores["acc_norm,none"] == 1.0
     likeliest = [
-        max(range(4), key=lambda i: -len(row["choices"][i]) * (0.9 if i == row["answer"] else 1.0)) == row["answer"]
+        max(range(4), key=lambda i: -len(row["choices"][i]) * (0.9 if i == row["answer"] else 1.0))
+        == row["answer"]
         for row in QUESTIONS
     ]
     assert scores["acc,none"] == pytest.approx(sum(likeliest) / len(QUESTIONS))

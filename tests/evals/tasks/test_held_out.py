@@ -27,16 +27,31 @@ from evals.tasks.held_out import (
 
 @pytest.fixture
 def items(model_cache: Path) -> list[dict[str, object]]:
-    talk = Pair(3, (Message("user", "Hi?"), Message("assistant", "Hello."), Message("user", "You?"),
-                    Message("assistant", "Fine.")))
-    single = Pair(7, (Message("user", "Who rows?"), Message("assistant", "Otto rows.")), cluster="otto")
-    return build_items([single, talk], ChatTokenizer.load(model_cache / "models" / "smollm2-135m-instruct"))
+    talk = Pair(
+        3,
+        (
+            Message("user", "Hi?"),
+            Message("assistant", "Hello."),
+            Message("user", "You?"),
+            Message("assistant", "Fine."),
+        ),
+    )
+    single = Pair(
+        7, (Message("user", "Who rows?"), Message("assistant", "Otto rows.")), cluster="otto"
+    )
+    return build_items(
+        [single, talk], ChatTokenizer.load(model_cache / "models" / "smollm2-135m-instruct")
+    )
 
 
 def test_an_item_is_one_assistant_turn(items: list[dict[str, object]]) -> None:
     assert [item["item"] for item in items] == ["7", "3.1", "3.2"]
     assert [item["reference"] for item in items] == ["Otto rows.", "Hello.", "Fine."]
-    assert [item["cluster"] for item in items] == ["otto", "3", "3"]  # turns of one talk are not independent
+    assert [item["cluster"] for item in items] == [
+        "otto",
+        "3",
+        "3",
+    ]  # turns of one talk are not independent
     assert str(items[2]["prompt"]).endswith("You?<|im_end|>\n<|im_start|>assistant\n")
     assert items[0]["target"] == "Otto rows.<|im_end|>"
 
@@ -52,7 +67,8 @@ def test_lm_eval_reads_the_folder(items: list[dict[str, object]], tmp_path: Path
     tasks = manager.load([nll, generation])["tasks"]
     loaded = {name: list(task.test_docs()) for name, task in tasks.items()}
     assert {name: [doc["item"] for doc in docs] for name, docs in loaded.items()} == {
-        nll: ["7", "3.1", "3.2"], generation: ["7", "3.1", "3.2"]
+        nll: ["7", "3.1", "3.2"],
+        generation: ["7", "3.1", "3.2"],
     }
     task = tasks[nll]
     doc = loaded[nll][0]
@@ -61,7 +77,9 @@ def test_lm_eval_reads_the_folder(items: list[dict[str, object]], tmp_path: Path
 
 
 def test_scores_are_token_weighted() -> None:
-    first = score_nll({"tokens": 4}, [(-2.5, False), (-0.5, True)])["nll_per_token"]  # of which 0.5 is the line break's
+    first = score_nll({"tokens": 4}, [(-2.5, False), (-0.5, True)])[
+        "nll_per_token"
+    ]  # of which 0.5 is the line break's
     second = score_nll({"tokens": 1}, [(-3.0, False)])["nll_per_token"]
     assert token_weighted_mean([first, second]) == pytest.approx(1.0)
     doc = {"reference": "Otto rows.", "question": "Who rows?", "answerable": True, "messages": []}
@@ -85,7 +103,9 @@ class Answers(LM):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def test_nothing_in_the_folder_of_a_study_is_run(items: list[dict[str, object]], tmp_path: Path) -> None:
+def test_nothing_in_the_folder_of_a_study_is_run(
+    items: list[dict[str, object]], tmp_path: Path
+) -> None:
     study, mark = Study.create(StudyConfig(name="handed-on")), tmp_path / "code-ran"
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\ndef f(*_, **__): return {{}}\n"
     folder = study.evals_folder / "tasks"
@@ -101,8 +121,11 @@ def test_nothing_in_the_folder_of_a_study_is_run(items: list[dict[str, object]],
         (folder / "datasets.py").write_text(code)
         (folder / "source.py").write_text(code)
         compiled = Path(importlib.util.cache_from_source(str(folder / "scoring.py")))
-        py_compile.compile(str(folder / "source.py"), str(compiled),
-                           invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+        py_compile.compile(
+            str(folder / "source.py"),
+            str(compiled),
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
 
     plant()
     tasks = write_tasks(study, items)
