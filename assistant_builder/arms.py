@@ -12,15 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from assistant_builder.i18n import N_, t
-from assistant_builder.i18n.bits import in_bits
+from assistant_builder.i18n import N_, bits, t
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.registry import Registry
 
 Symbol = Literal["circle", "diamond", "square", "triangle-up", "cross"]
 """Shape of an arm's marks in charts."""
 FOUR_BIT = "4-bit"
-"""Name of the storage ``model.quant_type`` in cells, whatever its bits; labels name those (``i18n.bits``)."""
+"""Name of the storage ``model.quant_type`` in cells, whatever its bits; labels have ``{bits}`` for those."""
 _NAME = re.compile(
     r"[a-z][a-z0-9_]{0,31}"
 )  # part of the names of training runs (lora-2), folders and CSS classes
@@ -91,7 +90,7 @@ class Arm:
     @property
     def base_label(self) -> str:
         """Storage of its base in text: ``16-bit``, ``4-bit`` (with the bits of the context), or the method's name."""
-        return in_bits(self.base) if self.quantized else "16-bit"
+        return "16-bit" if not self.quantized else self.storage or f"{bits()}-bit"
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -154,7 +153,7 @@ LORA = ARMS.register(
 QLORA = ARMS.register(
     Arm(
         "qlora",
-        N_("Compact (QLoRA, 4-bit)"),
+        N_("Compact (QLoRA, {bits}-bit)"),
         "QLoRA",
         "#bf4a0b",
         "#ff9f63",
@@ -167,7 +166,7 @@ QLORA = ARMS.register(
 )
 TWINS = (LORA.name, QLORA.name)
 """The paired arms whose comparison is the verdict of a study: the 16-bit baseline, then the candidate."""
-TWINS_TITLE = N_("Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)?")
+TWINS_TITLE = N_("Compact (QLoRA, {bits}-bit) or Full (LoRA, 16-bit)?")
 """Title of what compares the twins."""
 TWIN_CELLS = tuple(
     CELLS.register(cell).name
@@ -185,8 +184,8 @@ TWIN_CELLS = tuple(
             FOUR_BIT,
             None,
             None,
-            N_("Untuned, 4-bit"),
-            "the base model stored in 4 bits, before any training",
+            N_("Untuned, {bits}-bit"),
+            "the base model stored in {bits} bits, before any training",
         ),
         CellSpec(
             "L16",
@@ -202,15 +201,15 @@ TWIN_CELLS = tuple(
             QLORA.name,
             None,
             QLORA.label,
-            "QLoRA as served: adapter trained on the 4-bit base, answering on it",
+            "QLoRA as served: adapter trained on the {bits}-bit base, answering on it",
         ),
         CellSpec(
             "L4",
             FOUR_BIT,
             LORA.name,
             None,
-            N_("LoRA adapter, 4-bit base"),
-            "the 16-bit-trained adapter put on the 4-bit base",
+            N_("LoRA adapter, {bits}-bit base"),
+            "the 16-bit-trained adapter put on the {bits}-bit base",
         ),
         CellSpec(
             "Q16",
@@ -234,7 +233,7 @@ TWIN_CELLS = tuple(
             QLORA.name,
             "quantized",
             N_("QLoRA export, requantized"),
-            "that export quantized to 4 bits again",
+            "that export quantized to {bits} bits again",
         ),
         CellSpec(
             "LM",
@@ -250,7 +249,7 @@ TWIN_CELLS = tuple(
             LORA.name,
             "quantized",
             N_("LoRA export, quantized"),
-            "tuned in 16-bit, merged, quantized to 4 bits afterwards: QLoRA's rival at the same serving memory",
+            "tuned in 16-bit, merged, quantized to {bits} bits afterwards: QLoRA's rival at the same serving memory",
         ),
     )
 )
@@ -259,7 +258,8 @@ TWIN_CELLS = tuple(
 
 def register(arm: Arm) -> Arm:
     """Add a further arm, and the cells that its attributes name; ValueError if another arm or cell has the name."""
-    base = arm.base_label
+    base = arm.storage or "{bits}-bit"
+    base = base if arm.quantized else "16-bit"
     served = (
         CellSpec(
             arm.cell,

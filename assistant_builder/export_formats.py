@@ -332,11 +332,11 @@ class Advice:
 
 _ALONE: dict[str, str] = {
     QLORA.name: N_(
-        "Only Compact (QLoRA, 4-bit) is trained; whether Full (LoRA, 16-bit) would be better was not "
-        "measured. Its adapter is served on the base in 4 bits; merged, it is a 16-bit model."
+        "Only Compact (QLoRA, {bits}-bit) is trained; whether Full (LoRA, 16-bit) would be better was not "
+        "measured. Its adapter is served on the base in {bits} bits; merged, it is a 16-bit model."
     ),
     LORA.name: N_(
-        "Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, 4-bit) would be as good was not "
+        "Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, {bits}-bit) would be as good was not "
         "measured."
     ),
 }
@@ -378,7 +378,7 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
             LORA.name,
             t(
                 "Compact was no worse than you allowed. Take its adapter if the "
-                "assistant will be served in 4 bits, where it saves memory. A merged "
+                "assistant will be served in {bits} bits, where it saves memory. A merged "
                 "model is 16-bit in either case and of the same size, so that Full is "
                 "the better choice there."
             ),

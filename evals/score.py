@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import load_split
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
@@ -310,7 +310,7 @@ class _Scoring:
             self.plan.inputs(piece),
             {
                 "cell": cell.spec.name,
-                "meaning": title if piece.kind != "cell" else cell.spec.about,
+                "meaning": title if piece.kind != "cell" else t(cell.spec.about),
                 "base": cell.spec.base,
                 "adapter": cell.spec.adapter,
                 "merged": cell.spec.merged,

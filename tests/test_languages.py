@@ -60,10 +60,10 @@ def extracted() -> set[Key]:
                 for part in node.args[:2]
                 if isinstance(part, ast.Constant) and isinstance(part.value, str)
             ]
-            if name in ("t", "tm", "N_") and texts and texts[0]:
+            if name in ("t", "tm", "m", "N_") and texts and texts[0]:
                 found.add(("", texts[0], ""))
-            elif name in ("tn", "tc", "pgettext") and len(texts) == 2:
-                found.add(("", *texts) if name == "tn" else (*texts, ""))
+            elif name in ("tn", "mn", "tc", "pgettext") and len(texts) == 2:
+                found.add(("", *texts) if name in ("tn", "mn") else (*texts, ""))
     return found
 
 
@@ -77,7 +77,7 @@ def test_messages_are_where_the_extraction_finds_them() -> None:
         if isinstance(part, ast.Call)
         and isinstance(part.func, ast.Name)
         and part.args
-        and part.func.id in ("t", "tm", "tn", "tc", "N_")
+        and part.func.id in ("t", "tm", "tn", "tc", "m", "mn", "N_")
         and isinstance(part.args[0], ast.Constant)
     ]
     assert inside == [], "in an f-string"

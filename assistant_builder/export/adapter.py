@@ -20,7 +20,6 @@ from assistant_builder.export_formats import (
     Snippet,
 )
 from assistant_builder.i18n import N_
-from assistant_builder.i18n.bits import in_bits
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
@@ -110,10 +109,8 @@ class AdapterFormat(ExportFormat):
     def limitation(self, arm: str) -> str:
         """The base decides what the adapter is."""
         return (
-            in_bits(
-                f"The adapter was trained on a {ARMS[arm].base} base. On the full 16-bit base it is another "
-                "assistant than the one judged here."
-            )
+            f"The adapter was trained on the {ARMS[arm].base_label} base. On the full 16-bit base it is another "
+            "assistant than the one judged here."
             if ARMS[arm].quantized
             else ""
         )

@@ -16,7 +16,7 @@ from assistant_builder.data.card import fenced, inline, table
 from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
-from assistant_builder.i18n.bits import in_bits
+from assistant_builder.i18n import bits, t
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE, rule_of
@@ -80,12 +80,11 @@ def model_card(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # Markdown: text of others passes inline() or fenced()
-    ).from_string(
-        in_bits((Path(__file__).parent / "templates" / "card.md.j2").read_text(encoding="utf-8"))
-    )
+    ).from_string((Path(__file__).parent / "templates" / "card.md.j2").read_text(encoding="utf-8"))
     body = template.render(
+        bits=bits(),
         title=title(study, spec),
-        opening=spec.export_format.summary(spec.arm, in_bits(ARMS[spec.arm].label)),
+        opening=spec.export_format.summary(spec.arm, t(ARMS[spec.arm].label)),
         limitation=spec.export_format.limitation(spec.arm),
         base=_base_origin(ref, spec, config),
         report=report,

@@ -236,7 +236,7 @@ class GgufFormat(ExportFormat):
             )
         return (
             t(
-                "The merged model is quantized again, which may cost more quality than 4-bit training."
+                "The merged model is quantized again, which may cost more quality than {bits}-bit training."
             )
             if self.lossy and ARMS[arm].quantized
             else ""

@@ -28,8 +28,7 @@ from assistant_builder.export_formats import (
     LoadingContext,
     Snippet,
 )
-from assistant_builder.i18n import N_
-from assistant_builder.i18n.bits import in_bits
+from assistant_builder.i18n import N_, t
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.quantization.method import TransformersConfig
 
@@ -174,8 +173,8 @@ class PrequantizedFormat(MergedFormat):
     def note(self, arm: str) -> str:
         """What quantizing does."""
         return (
-            in_bits(
-                "The merged model is quantized again, which may cost more quality than 4-bit training."
+            t(
+                "The merged model is quantized again, which may cost more quality than {bits}-bit training."
             )
             if ARMS[arm].quantized
             else ""

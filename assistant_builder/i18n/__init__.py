@@ -14,7 +14,7 @@ import gettext
 import io
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,22 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import EscapeFormatter, Markup
 
-from assistant_builder.i18n.bits import as_written, in_bits
+from assistant_builder.i18n.message import (  # noqa: F401 - the package's names
+    Message,
+    Rows,
+    Setting,
+    Text,
+    bits,
+    joined,
+    m,
+    message_from,
+    mn,
+    row_numbers,
+    use_bits,
+    use_row_numbers,
+    use_words,
+    words,
+)
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
@@ -111,24 +126,35 @@ def negotiate(accepted: str) -> str:
 
 def t(message: str, /, **values: Any) -> str:
     """A message in the current language; numbers among the values are written as the language does."""
-    return _format(in_bits(_catalog(language()).gettext(message)) if message else "", values)
+    return _format(_catalog(language()).gettext(message), values) if message else ""
 
 
 def tn(one: str, many: str, count: int, /, **values: Any) -> str:
     """A message about a number of things, for ``{count}`` with separators: ``{count} row``, ``{count} rows``."""
-    text = in_bits(_catalog(language()).ngettext(one, many, count))
+    text = _catalog(language()).ngettext(one, many, count)
     return _format(text, {"count": localize(f"{count:,}"), **values})
 
 
 def tc(context: str, message: str, /, **values: Any) -> str:
     """A message whose translation depends on where it is used, which ``context`` says."""
-    return _format(in_bits(_catalog(language()).pgettext(context, message)), values)
+    return _format(_catalog(language()).pgettext(context, message), values)
 
 
 def tm(message: str, /, **values: Any) -> Markup:
     """A message with HTML in it; the values are escaped."""
-    text = in_bits(_catalog(language()).gettext(message))
-    return Markup(_MarkupFormatter(Markup.escape).vformat(text, (), values) if values else text)
+    return Markup(
+        _format(_catalog(language()).gettext(message), values, _MarkupFormatter(Markup.escape))
+    )
+
+
+def render(text: Text) -> str:
+    """A message in the current language, in the words of the current place; a text as it is."""
+    if isinstance(text, str):
+        return text
+    values = dict(text.values)
+    if text.plural:
+        return tn(text.id, text.plural, values.pop("count"), **values)
+    return tc(text.context, text.id, **values) if text.context else t(text.id, **values)
 
 
 def N_(message: str) -> str:  # noqa: N802 - the name by which gettext knows it
@@ -136,10 +162,31 @@ def N_(message: str) -> str:  # noqa: N802 - the name by which gettext knows it
     return message
 
 
+class _Values(dict[str, Any]):
+    """The values of a message; a missing one is what every message may name, or a setting by its key."""
+
+    def __missing__(self, name: str) -> Any:
+        if name == "bits":
+            return str(bits())
+        if name in ("study", "studies"):
+            return getattr(words(), name)
+        if name.startswith(("data.", "model.", "train.", "eval.", "retrieval.")):
+            key, _, value = name.partition("=")
+            return words().setting(Setting(key, value or None))
+        if name in ("redo", "Redo"):
+            clause = words().redo()
+            return clause if name == "redo" else clause[0].upper() + clause[1:]
+        raise KeyError(name)
+
+
 class _Formatter(string.Formatter):
-    """``str.format`` with numbers as the current language writes them."""
+    """``str.format`` with numbers as the current language writes them, and with values that are messages."""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> tuple[Any, str]:
+        return kwargs[field_name], field_name  # a dot belongs to the key of a setting
 
     def format_field(self, value: Any, format_spec: str) -> Any:
+        value = _shown(value)
         text = super().format_field(value, format_spec)
         return (
             localize(text)
@@ -148,18 +195,43 @@ class _Formatter(string.Formatter):
         )
 
 
-class _MarkupFormatter(EscapeFormatter):
-    def format_field(self, value: Any, format_spec: str) -> str:
-        text = super().format_field(value, format_spec)
-        return (
-            localize(text)
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-            else text
-        )
+class _MarkupFormatter(_Formatter, EscapeFormatter):
+    """The same with values that are escaped."""
 
 
-def _format(text: str, values: Mapping[str, Any]) -> str:
-    return _Formatter().vformat(text, (), values) if values else text
+_FORMATTER = _Formatter()
+
+
+def _shown(value: Any) -> Any:
+    """A value of a message as text, if it is one of the kinds of :mod:`assistant_builder.i18n.message`."""
+    if isinstance(value, Message):
+        return render(value)
+    if isinstance(value, Setting):
+        return words().setting(value)
+    if isinstance(value, Rows):
+        return enumerated([str(number) for number in row_numbers(value)])
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_shown(each)) for each in value)
+    return value
+
+
+def enumerated(texts: Sequence[str]) -> str:
+    """``a``, ``a and b`` or ``a, b and c`` in the current language."""
+    return t(" and ").join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
+
+
+def _format(text: str, values: Mapping[str, Any], formatter: string.Formatter = _FORMATTER) -> str:
+    return (
+        formatter.vformat(text, (), _Values(values))
+        if values or _NAMED_BY_ALL.search(text)
+        else text
+    )
+
+
+_NAMED_BY_ALL = re.compile(
+    r"\{(?:bits|stud(?:y|ies)|[Rr]edo|(?:data|model|train|eval|retrieval)\.[^{}]*)\}"
+)
+"""Placeholders that need no values."""
 
 
 _LONGEST_MESSAGE = 5_000
@@ -231,9 +303,7 @@ def translate_formatted(text: str) -> str:
     """
     if language() == ENGLISH or not 0 < len(text) <= _LONGEST_MESSAGE:
         return text
-    known = as_written(text)
-    found = _translate_formatted(known, language())
-    return text if found == known else in_bits(found)
+    return _translate_formatted(text, language())
 
 
 @functools.lru_cache(maxsize=4096)

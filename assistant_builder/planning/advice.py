@@ -173,7 +173,7 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
         remedies.append(
             t(
                 "QLoRA alone fits: choose it with --set arms={arm} (on the page: “Arms” under All settings). "
-                "The report then cannot show how much quality 4-bit weights cost, because there is no 16-bit "
+                "The report then cannot show how much quality {bits}-bit weights cost, because there is no 16-bit "
                 "arm to compare with.",
                 arm=QLORA.name,
             )
@@ -317,7 +317,7 @@ def _precision_warnings(plan: Plan) -> Iterator[str]:
         )
         effect = t(
             "It is about half as fast as bfloat16 and needs twice the memory for activations, without a "
-            "measurable gain in quality. The stored 4-bit weights do not grow."
+            "measurable gain in quality. The stored {bits}-bit weights do not grow."
         )
         remedy = [t("Set model.compute_dtype=auto to use bfloat16.")] if machine.bfloat16 else []
         yield " ".join([reason, effect, *remedy])
@@ -360,7 +360,7 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
             )
     elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
         yield t(
-            "4-bit storage makes this small model {ratio:.1f} times smaller instead of about {whole} times, "
+            "{bits}-bit storage makes this small model {ratio:.1f} times smaller instead of about {whole} times, "
             "because {share} of its bytes are embeddings, which stay in 16 bits. You do not need to change "
             "anything.",
             ratio=ratio,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from assistant_builder.i18n.bits import WRITTEN, use_bits
+from assistant_builder.i18n.message import WRITTEN, use_bits
 from assistant_builder.quantization import bitsandbytes
 from assistant_builder.quantization.method import (
     MARK,

@@ -28,7 +28,7 @@ from assistant_builder.config import (
     parse_config,
 )
 from assistant_builder.i18n import N_, t, translate_formatted
-from assistant_builder.i18n.bits import WRITTEN, use_bits
+from assistant_builder.i18n.message import WRITTEN, use_bits
 
 if TYPE_CHECKING:
     from gradio.components import Component

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from assistant_builder.arms import CellSpec
-from assistant_builder.i18n.bits import WRITTEN, current_bits, in_bits
+from assistant_builder.i18n import t
+from assistant_builder.i18n.message import WRITTEN
+from assistant_builder.i18n.message import bits as current_bits
 from assistant_builder.quantization import METHODS, texts_of
 from evals.report.method import Formula
+
+# also 4 Bit, 4 bits; what is about a file or about how the published weights were rounded is 4-bit in any study
+_FIXED = r"4-bit (?:file|GGUF)|4-Bit-Datei|(?:archivo de|fichier) 4 bits|those 4-bit weights|rounded to 4 bits before"
+_NUMBER = r"(?P<article>\b[Aa]n? )?(?<![\w.,-])(?P<number>%d)(?=(?: (?:or|oder|o|ou) 16)?[- \u00a0][Bb]its?\b)"
+_VOWELS = (8, 11, 18)
+"""Numbers that follow “an” in English."""
+_Text = TypeVar("_Text", bound=str)
+
+
+def in_bits(text: _Text) -> _Text:
+    """A text of the product with the current bits in place of 4."""
+    return text if current_bits() == WRITTEN else _replaced(text, WRITTEN, current_bits())
+
+
+def _replaced(text: _Text, old: int, new: int) -> _Text:
+    def number(match: re.Match[str]) -> str:
+        if match["number"] is None:
+            return match[0]  # fixed
+        article = match["article"] or ""
+        return f"{article[:1]}{'n' * (new in _VOWELS)} {new}" if article else str(new)
+
+    return type(text)(re.sub(f"{_FIXED}|{_NUMBER % old}", number, text))
+
 
 FROM_DATA = frozenset(
     (
@@ -52,7 +78,7 @@ def named(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(named, value))
     if isinstance(value, CellSpec):
-        return dataclasses.replace(value, label=in_bits(value.label), about=in_bits(value.about))
+        return dataclasses.replace(value, label=t(value.label), about=t(value.about))
     return value
 
 

@@ -189,6 +189,6 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
         yield " ".join(
             (
                 t("The base model had been rounded to {bits} bits before.", bits=4),
-                t("With another base model 4-bit may cost more."),
+                t("With another base model {bits}-bit may cost more."),
             )
         )

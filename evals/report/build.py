@@ -11,6 +11,7 @@ from typing import Any
 from assistant_builder.arms import CELLS, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import t
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
@@ -320,7 +321,7 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
         "cut_answers",
     )
     if cell.name in CELLS:
-        label, about = CELLS[cell.name].label, CELLS[cell.name].about
+        label, about = t(CELLS[cell.name].label), t(CELLS[cell.name].about)
     else:
         label, about = BASELINE_TEXTS[cell.name]
         about = about.replace("float16 base", f"{cell.scores.get('base') or 'float16'} base")

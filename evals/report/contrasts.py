@@ -21,6 +21,7 @@ from assistant_builder.arms import (
     headline_arms,
     named,
 )
+from assistant_builder.i18n import t
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from evals.compare import Comparison, holm
@@ -342,7 +343,7 @@ def attribution(
         {
             "key": cell,
             "kind": "level",
-            "label": CELLS[cell].label,
+            "label": t(CELLS[cell].label),
             "value": cells[cell]["metrics"][primary],
         }
         for cell in (BASELINE, CANDIDATE)

@@ -7,7 +7,7 @@ from typing import Any
 
 from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json
-from assistant_builder.i18n.bits import in_bits
+from assistant_builder.i18n import t
 from assistant_builder.retrieval.answering import is_verbatim
 from assistant_builder.retrieval.decline import FILE, RuleFile
 from assistant_builder.study import Study
@@ -99,7 +99,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
         right = " and ".join(count(found["right"][key]) for key in turns)
         declined = " and ".join(count(found["declined"][key]) for key in turns)
         line = (
-            f"{in_bits(CELLS[name].label)}: of {plural(found['items'], 'question')} that should be answered, "
+            f"{t(CELLS[name].label)}: of {plural(found['items'], 'question')} that should be answered, "
             f"{count(found['right']['0'])} are answered exactly right alone, and {right} after "
             f"{' and '.join(turns)} questions about something else"
         )

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, TWINS
-from assistant_builder.i18n.bits import in_bits
+from assistant_builder.i18n import t
 from evals.metrics.text import UNSPACED
 from evals.report.format import number
 from evals.report.load import BASELINE, CANDIDATE, Cell
@@ -295,7 +295,7 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
             sides.append(
                 {
                     "arm": arm.name,
-                    "label": in_bits(arm.label),
+                    "label": t(arm.label),
                     "runs": runs.get(name),
                     "loss": None if nll is None else number(nll / row["tokens"], "nll_per_token"),
                     "exact": row["metrics"].get(name, {}).get("exact_match") == 1,

@@ -21,7 +21,8 @@ from assistant_builder.arms import (
     label,
 )
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n.bits import current_bits, in_bits
+from assistant_builder.i18n import t
+from assistant_builder.i18n.message import bits as current_bits
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
 from evals.report import (
@@ -81,7 +82,7 @@ class _Templates(BaseLoader):
     def get_source(self, environment: Environment, template: str) -> Any:
         """See :meth:`jinja2.BaseLoader.get_source`."""
         source, *rest = self._package.get_source(environment, template)
-        return in_bits(source), *rest
+        return bits.in_bits(source), *rest
 
 
 @cache
@@ -195,7 +196,7 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
         # the headline
-        "twins_title": TWINS_TITLE,
+        "twins_title": t(TWINS_TITLE),
         "conclusion": conclusion,
         "brief": {
             "about": brief.about(report),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import CELLS
-from assistant_builder.i18n.bits import in_bits
+from assistant_builder.i18n import t
 from evals.metrics import Context, score_answer
 from evals.report.format import count, percent, plural
 from evals.report.load import Cell
@@ -84,7 +84,7 @@ def sentences(record: Mapping[str, Any] | None) -> list[str]:
             else ""
         )
         lines.append(
-            f"{in_bits(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} "
+            f"{t(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} "
             f"that should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, "
             f"and {percent(cell['chosen']['risk'])} of these answers are not exactly right."
         )

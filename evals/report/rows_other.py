@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from assistant_builder.arms import LORA, QLORA
-from assistant_builder.i18n.bits import in_bits
+from assistant_builder.i18n import t
 from evals.report import charts
 from evals.report import format as fmt
 from evals.report.contrasts import HEADLINE
@@ -257,7 +257,7 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
                 f"{signed(row['delta_nll_per_token'], 3)} per token",
                 "divergence": "" if row["kl_mean"] is None else fmt.nats(row["kl_mean"]),
                 "sides": [
-                    {"arm": arm.name, "label": in_bits(arm.label), "runs": run}
+                    {"arm": arm.name, "label": t(arm.label), "runs": run}
                     for arm, run in zip((LORA, QLORA), runs, strict=True)
                 ],
             }

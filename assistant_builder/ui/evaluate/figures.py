@@ -357,7 +357,7 @@ def _storage_label(name: str) -> str:
     if cell is None:
         return t("no tuning")
     if cell.merged == "quantized" or (cell.merged is None and cell.base == FOUR_BIT):
-        return t("in 4 bits")
+        return t("in {bits} bits")
     return (
         t("served in 16 bits")
         if cell.merged or cell.base == UNQUANTIZED

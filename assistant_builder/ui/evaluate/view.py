@@ -66,8 +66,8 @@ from evals.report.verdict import changed_text, harm_text, leave_one_out_text, le
 from evals.report.warnings import by_weight
 
 _OUTCOMES: dict[str, tuple[Tone, str]] = {
-    "no worse": ("good", N_("4-bit is no worse")),
-    "worse": ("bad", N_("4-bit is worse")),
+    "no worse": ("good", N_("{bits}-bit is no worse")),
+    "worse": ("bad", N_("{bits}-bit is worse")),
     "inconclusive": ("warn", TOO_FEW),
 }
 _BOUND_TONES = {"yes": "good", "cannot-be-told": "warn", "no": "bad"}
@@ -323,7 +323,7 @@ def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
         t(TWINS_TITLE),
         conclusion.four_bit,
         t(
-            "Compact holds the base model in 4 bits and needs less memory; "
+            "Compact holds the base model in {bits} bits and needs less memory; "
             "Full holds it in 16 bits."
         ),
         Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "",
@@ -510,7 +510,7 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
         t("Perplexity"),
         *(shown(metric).label for metric in columns),
     ]
-    texts = {name: (t(cell.label), cell.about) for name, cell in CELLS.items()} | BASELINE_TEXTS
+    texts = {name: (t(cell.label), t(cell.about)) for name, cell in CELLS.items()} | BASELINE_TEXTS
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),

@@ -1,0 +1,243 @@
+"""Texts for people as values: an id, which is the English text, and the values of its placeholders.
+
+What a person reads is written once as a :class:`Message` and rendered where it is shown, in the language and the words
+of that place: the command line names a setting ``train.max_length``, the page “Longest pair”. Files hold the English
+text and, beside it, the record of the message, so that a page can show it in another language later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+WRITTEN = 4
+"""Bits of the quantized storage that texts name where no context says others."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A text for people.
+
+    Attributes:
+        id: English text with named placeholders, as in ``str.format``; the id of the message in the catalogs.
+        values: Value of each placeholder: text, number, another message, or one of this module's kinds of values.
+            ``{bits}`` is the bits of the study's quantized storage, ``{study}`` what a study is called.
+        plural: The text for another number than one of ``values["count"]``, if there is one.
+        context: The use on which the translation depends, as gettext's ``msgctxt``.
+    """
+
+    id: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    plural: str = ""
+    context: str = ""
+
+    def __str__(self) -> str:
+        from assistant_builder.i18n import render
+
+        return render(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.id)
+
+    def map(self, change: Callable[[str], str]) -> Message:
+        """The message with ``change`` applied to all texts among its values, at any depth."""
+        return replace(
+            self, values={name: _mapped(value, change) for name, value in self.values.items()}
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """The message for a file in JSON; :func:`message_from` is the inverse."""
+        record: dict[str, Any] = {"id": self.id}
+        if self.values:
+            record["values"] = {name: _recorded(value) for name, value in self.values.items()}
+        return record | {key: text for key in ("plural", "context") if (text := getattr(self, key))}
+
+
+Text = str | Message
+"""A text that is shown as it is, or a message."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting among the values of a message, with the value that it should get, if one is meant.
+
+    Attributes:
+        key: Key in ``study.yaml``: ``train.max_length``.
+        value: The value to set; None: the setting itself is meant.
+    """
+
+    key: str
+    value: str | int | float | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The value for a file in JSON."""
+        return {"setting": self.key} | ({} if self.value is None else {"value": self.value})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Numbers of rows of a data file among the values of a message; people see those of :func:`use_row_numbers`."""
+
+    numbers: tuple[int, ...]
+
+    def to_record(self) -> dict[str, Any]:
+        """The value for a file in JSON."""
+        return {"rows": list(self.numbers)}
+
+
+class Words(Protocol):
+    """The words of a place: how it names what commands, pages and files call differently."""
+
+    study: str
+    studies: str
+
+    def setting(self, setting: Setting) -> str:
+        """A setting, or what to do to give it its value."""
+
+    def redo(self) -> str:
+        """The clause that says how results are replaced, which begins with a verb in lower case."""
+
+
+class CommandWords:
+    """The words of commands and files."""
+
+    study, studies = "study", "studies"
+
+    def setting(self, setting: Setting) -> str:
+        """``train.max_length``, or ``--set train.max_length=512``."""
+        return setting.key if setting.value is None else f"--set {setting.key}={setting.value}"
+
+    def redo(self) -> str:
+        """Run the study again with ``--redo``."""
+        from assistant_builder.i18n import t
+
+        return t("run the study again with --redo")
+
+
+_words: ContextVar[Words] = ContextVar("words", default=CommandWords())  # noqa: B039 - it has no state
+_row_number: ContextVar[Callable[[int], int]] = ContextVar("row number", default=int)
+_bits: ContextVar[int] = ContextVar("bits", default=WRITTEN)
+
+
+def words() -> Words:
+    """The words of the current context."""
+    return _words.get()
+
+
+@contextlib.contextmanager
+def use_words(place: Words) -> Iterator[None]:
+    """Use the words of a place in the block."""
+    before = _words.set(place)
+    try:
+        yield
+    finally:
+        _words.reset(before)
+
+
+@contextlib.contextmanager
+def use_row_numbers(shown: Callable[[int], int]) -> Iterator[None]:
+    """Show ``shown(row)`` for each number of :class:`Rows` in the block."""
+    before = _row_number.set(shown)
+    try:
+        yield
+    finally:
+        _row_number.reset(before)
+
+
+def row_numbers(rows: Rows) -> list[int]:
+    """The numbers of rows as people see them in the current context."""
+    return [_row_number.get()(number) for number in rows.numbers]
+
+
+def bits() -> int:
+    """The bits of the quantized storage that texts name."""
+    return _bits.get()
+
+
+@contextlib.contextmanager
+def use_bits(count: int) -> Iterator[None]:
+    """Let texts in the block name a storage of so many bits."""
+    before = _bits.set(count)
+    try:
+        yield
+    finally:
+        _bits.reset(before)
+
+
+def m(message: str, /, **values: Any) -> Message:
+    """A message with its values, to be rendered where it is shown; the extraction of the catalogs finds it."""
+    return Message(message, values)
+
+
+def mn(one: str, many: str, count: int, /, **values: Any) -> Message:
+    """A message about a number of things: ``{count} row``, ``{count} rows``."""
+    return Message(one, {"count": count, **values}, plural=many)
+
+
+def joined(parts: Iterable[Text], separator: str = " ") -> Message:
+    """Sentences, or parts of a list, after each other; empty ones are left out."""
+    kept = [part for part in parts if part]
+    return Message(
+        separator.join(f"{{{number}}}" for number in map(_NAME.format, range(len(kept)))),
+        {_NAME.format(number): part for number, part in enumerate(kept)},
+    )
+
+
+_NAME = "part_{}"
+
+
+def message_from(record: object) -> Message:
+    """The message of a record of :meth:`Message.to_record`.
+
+    Raises:
+        ValueError: It is not such a record.
+    """
+    if not isinstance(record, Mapping) or not isinstance(record.get("id"), str):
+        raise ValueError("not the record of a message")
+    values = record.get("values", {})
+    texts = {key: record.get(key, "") for key in ("plural", "context")}
+    if not isinstance(values, Mapping) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError("not the record of a message")
+    return Message(
+        record["id"], {str(name): _value_of(value) for name, value in values.items()}, **texts
+    )
+
+
+def _value_of(record: object) -> Any:
+    if isinstance(record, str | int | float):
+        return record
+    if isinstance(record, list):
+        return [_value_of(each) for each in record]
+    if isinstance(record, Mapping):
+        if isinstance(key := record.get("setting"), str):
+            value = record.get("value")
+            return Setting(key, value if isinstance(value, str | int | float) else None)
+        if isinstance(numbers := record.get("rows"), list) and all(
+            isinstance(each, int) for each in numbers
+        ):
+            return Rows(tuple(numbers))
+        return message_from(record)
+    return ""
+
+
+def _recorded(value: Any) -> Any:
+    if isinstance(value, Message | Setting | Rows):
+        return value.to_record()
+    if isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Sequence):
+        return [_recorded(each) for each in value]
+    return str(value)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Message):
+        return value.map(change)
+    if isinstance(value, list | tuple):
+        return [_mapped(each, change) for each in value]
+    return value
