@@ -32,7 +32,13 @@ from assistant_builder.data.wordings import (
     pairs_to_word,
     parse_drafts,
 )
-from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
+from assistant_builder.errors import (
+    AssistantBuilderError,
+    ConfigError,
+    EvaluationError,
+    ModelError,
+    error_texts,
+)
 from assistant_builder.i18n import N_
 from assistant_builder.redaction import DRAFT_KEY
 from evals.judge.openai_client import ChatEndpoint, EndpointError
@@ -158,8 +164,7 @@ def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[
             for place, line in enumerate(process.stdout):
                 record = json.loads(line)
                 if "error" in record:
-                    error = record["error"]
-                    raise ModelError(error["what"], where=error["where"], remedy=error["remedy"])
+                    raise ModelError(**error_texts(record["error"]))
                 yield place, record["reply"]
             if process.wait():
                 raise ModelError(

@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from typing_extensions import TypedDict
 
+from assistant_builder.i18n import Message, Text, as_in_files, message_from, render
 from assistant_builder.redaction import redact_secrets, terminal_text
 
 
 class ErrorRecord(TypedDict, total=False):
-    """An error in a status file and in ``--json`` output."""
+    """An error in a status file and in ``--json`` output; ``messages`` has those of its texts that are messages."""
 
     type: str
     what: str
     where: str
     remedy: str
+    messages: dict[str, Any]
 
 
 class AssistantBuilderError(Exception):
     """An error for the user: what is wrong, with the value; where (file, row, setting or step); and the remedy."""
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.remedy = (
-            redact_secrets(text) for text in (what, where, remedy)
-        )
+    def __init__(self, what: Text, *, where: Text = "", remedy: Text = "") -> None:
+        self.what, self.where, self.remedy = (_redacted(text) for text in (what, where, remedy))
         super().__init__(self.what)
 
     def __str__(self) -> str:
         """One line for a terminal: ``where: what. remedy``."""
-        head = f"{self.where}: {self.what}" if self.where else self.what
-        line = f"{head.rstrip('.')}. {self.remedy}" if self.remedy else head
+        what, where, remedy = map(render, (self.what, self.where, self.remedy))
+        head = f"{where}: {what}" if where else what
+        line = f"{head.rstrip('.')}. {remedy}" if remedy else head
         return terminal_text(" ".join(line.split()))
 
     def to_record(self) -> ErrorRecord:
-        """The error as a record in status files and ``--json`` output."""
-        return {
-            "type": type(self).__name__,
-            "what": self.what,
-            "where": self.where,
-            "remedy": self.remedy,
+        """The error as a record in status files and ``--json`` output, in English."""
+        texts = {"what": self.what, "where": self.where, "remedy": self.remedy}
+        with as_in_files():
+            record: ErrorRecord = {
+                "type": type(self).__name__,
+                "what": render(self.what),
+                "where": render(self.where),
+                "remedy": render(self.remedy),
+            }
+        messages = {
+            key: text.to_record() for key, text in texts.items() if isinstance(text, Message)
         }
+        if messages:
+            record["messages"] = messages
+        return record
+
+
+def error_texts(record: Mapping[str, Any], *, where: Text = "") -> dict[str, Text]:
+    """The arguments ``what``, ``where`` and ``remedy`` of the error with this record; ``where`` if it has none."""
+    messages = record.get("messages")
+    if not isinstance(messages, Mapping):
+        messages = {}
+    texts = {key: _text(record.get(key), messages.get(key)) for key in ("what", "where", "remedy")}
+    return texts | {"where": texts["where"] or where}
+
+
+def _text(written: object, message: object) -> Text:
+    try:
+        return message_from(message)
+    except ValueError:
+        return str(written or "")
+
+
+def _redacted(text: Text) -> Text:
+    return text.map(redact_secrets) if isinstance(text, Message) else redact_secrets(text)
 
 
 def install_command(extra: str) -> str:

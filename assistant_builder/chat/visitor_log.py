@@ -22,6 +22,7 @@ from typing import Any, Literal
 from assistant_builder.chat.masking import mask, mask_name
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import render
 from assistant_builder.study import Study
 from assistant_builder.study.admin import confirmed_time
 
@@ -216,7 +217,7 @@ class VisitorLog:
                         purge(connection, self._days, time.time())
                         purged = time.monotonic()
             except StudyError as error:
-                self._failed(error.what)
+                self._failed(render(error.what))
             if None in entries:
                 return
 

@@ -23,7 +23,7 @@ from assistant_builder.cli.options import (
     split_consent,
 )
 from assistant_builder.error_translation import translate_error
-from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
@@ -219,9 +219,7 @@ def _why_stopped(study: Study) -> str:
     errors = (runner.get("error"), *(study.step(step).error for step in study.shown_steps))
     error = next(filter(None, errors), None)
     if error is not None:
-        return str(
-            AssistantBuilderError(error["what"], where=error["where"], remedy=error["remedy"])
-        )
+        return str(AssistantBuilderError(**error_texts(error)))
     return (
         "the process ended unexpectedly: the machine was restarted, or memory ran out and the system killed it. "
         f"Resume it with 'assistant-builder run {study.name}'"

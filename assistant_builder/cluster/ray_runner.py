@@ -12,7 +12,7 @@ from assistant_builder.cluster.resources import require_node, resources_for_step
 from assistant_builder.cluster.tasks import TaskResult
 from assistant_builder.cluster.workspace import StoreSync
 from assistant_builder.config import ExecutorConfig
-from assistant_builder.errors import AssistantBuilderError, Cancelled
+from assistant_builder.errors import AssistantBuilderError, Cancelled, error_texts
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step_result
 from assistant_builder.runner.step_process import step_command
@@ -230,11 +230,7 @@ def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:
             remedy="Run again to resume from its last checkpoint",
         )
     elif result.error is not None:
-        error = AssistantBuilderError(
-            result.error["what"],
-            where=result.error["where"] or f"step {step}",
-            remedy=result.error["remedy"],
-        )
+        error = AssistantBuilderError(**error_texts(result.error, where=f"step {step}"))
     record = study.step(step)
     if error is None or study.cancel_requested or record.state == "succeeded":
         raise_for_step_result(study, step, result.returncode)

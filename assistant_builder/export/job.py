@@ -16,7 +16,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.child_process import compute_environment, python_command
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError, error_texts
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
 from assistant_builder.export.gguf import uses_importance
@@ -208,9 +208,7 @@ def _follow(
     if record is not None and record.state == "succeeded":
         return
     if record is not None and record.error is not None:
-        raise AssistantBuilderError(
-            record.error["what"], where=record.error["where"], remedy=record.error["remedy"]
-        )
+        raise AssistantBuilderError(**error_texts(record.error))
     died = (
         t("its process was ended by signal {value}", value=-process.returncode)
         if process.returncode < 0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import EscapeFormatter, Markup
 
 from assistant_builder.i18n.message import (  # noqa: F401 - the package's names
+    CommandWords,
     Message,
     Rows,
     Setting,
@@ -103,6 +104,13 @@ def use_language(code: str) -> Iterator[None]:
         _current.reset(before)
 
 
+@contextlib.contextmanager
+def as_in_files() -> Iterator[None]:
+    """Render messages as files have them: in English and in the words of commands."""
+    with use_language(ENGLISH), use_words(CommandWords()):
+        yield
+
+
 def negotiate(accepted: str) -> str:
     """The language of an ``Accept-Language`` header: of those that exist the one with the highest weight."""
     wanted = []
@@ -166,17 +174,17 @@ class _Values(dict[str, Any]):
     """The values of a message; a missing one is what every message may name, or a setting by its key."""
 
     def __missing__(self, name: str) -> Any:
-        if name == "bits":
-            return str(bits())
-        if name in ("study", "studies"):
-            return getattr(words(), name)
-        if name.startswith(("data.", "model.", "train.", "eval.", "retrieval.")):
-            key, _, value = name.partition("=")
-            return words().setting(Setting(key, value or None))
-        if name in ("redo", "Redo"):
-            clause = words().redo()
-            return clause if name == "redo" else clause[0].upper() + clause[1:]
-        raise KeyError(name)
+        place = words()
+        if match := _SETTING.fullmatch(name):
+            return place.setting(Setting(match["key"], match["value"], bool(match["flag"])))
+        known = {
+            "bits": str(bits()),
+            "study": place.study,
+            "studies": place.studies,
+            "redo": place.redo,
+        }
+        text = known[name[:1].lower() + name[1:]]
+        return text[:1].upper() + text[1:] if name[:1].isupper() else text
 
 
 class _Formatter(string.Formatter):
@@ -228,8 +236,11 @@ def _format(text: str, values: Mapping[str, Any], formatter: string.Formatter = 
     )
 
 
+_SETTING = re.compile(
+    r"(?P<flag>--set )?(?P<key>(?:data|model|train|eval|retrieval)\.[a-z_.]*[a-z])(?:=(?P<value>.*))?"
+)
 _NAMED_BY_ALL = re.compile(
-    r"\{(?:bits|stud(?:y|ies)|[Rr]edo|(?:data|model|train|eval|retrieval)\.[^{}]*)\}"
+    r"\{(?:bits|[Ss]tud(?:y|ies)|[Rr]edo|(?:--set )?(?:data|model|train|eval|retrieval)\.[^{}]*)\}"
 )
 """Placeholders that need no values."""
 

@@ -62,19 +62,21 @@ Text = str | Message
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting among the values of a message, with the value that it should get, if one is meant.
+    """A setting among the values of a message; ``{train.max_length}`` in a message is one, too.
 
     Attributes:
         key: Key in ``study.yaml``: ``train.max_length``.
-        value: The value to set; None: the setting itself is meant.
+        value: The value that it has or should get; None: the setting itself is meant.
+        flag: Whether commands pass it by ``--set``.
     """
 
     key: str
-    value: str | int | float | None = None
+    value: str | None = None
+    flag: bool = False
 
     def to_record(self) -> dict[str, Any]:
         """The value for a file in JSON."""
-        return {"setting": self.key} | ({} if self.value is None else {"value": self.value})
+        return {"setting": self.key, "value": self.value, "flag": self.flag}
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,12 @@ class Words(Protocol):
     study: str
     studies: str
 
-    def setting(self, setting: Setting) -> str:
-        """A setting, or what to do to give it its value."""
-
+    @property
     def redo(self) -> str:
-        """The clause that says how results are replaced, which begins with a verb in lower case."""
+        """How results are replaced, a clause that begins with a verb in lower case."""
+
+    def setting(self, setting: Setting) -> str:
+        """A setting, with its value if it has one."""
 
 
 class CommandWords:
@@ -106,15 +109,17 @@ class CommandWords:
 
     study, studies = "study", "studies"
 
-    def setting(self, setting: Setting) -> str:
-        """``train.max_length``, or ``--set train.max_length=512``."""
-        return setting.key if setting.value is None else f"--set {setting.key}={setting.value}"
-
+    @property
     def redo(self) -> str:
         """Run the study again with ``--redo``."""
         from assistant_builder.i18n import t
 
         return t("run the study again with --redo")
+
+    def setting(self, setting: Setting) -> str:
+        """``train.max_length``, or ``--set train.max_length=512``."""
+        value = "" if setting.value is None else f"={setting.value}"
+        return f"{'--set ' * setting.flag}{setting.key}{value}"
 
 
 _words: ContextVar[Words] = ContextVar("words", default=CommandWords())  # noqa: B039 - it has no state
@@ -214,7 +219,9 @@ def _value_of(record: object) -> Any:
     if isinstance(record, Mapping):
         if isinstance(key := record.get("setting"), str):
             value = record.get("value")
-            return Setting(key, value if isinstance(value, str | int | float) else None)
+            return Setting(
+                key, value if isinstance(value, str) else None, record.get("flag") is True
+            )
         if isinstance(numbers := record.get("rows"), list) and all(
             isinstance(each, int) for each in numbers
         ):

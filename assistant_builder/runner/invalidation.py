@@ -23,6 +23,7 @@ from assistant_builder.errors import (
     Cancelled,
     ChangedInputsError,
     StudyError,
+    error_texts,
 )
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
@@ -182,11 +183,7 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
             remedy=f"Resume with 'assistant-builder run {study.name}'",
         )
     if record.state == "failed" and record.error is not None:
-        raise AssistantBuilderError(
-            record.error["what"],
-            where=record.error["where"] or f"step {step}",
-            remedy=record.error["remedy"],
-        )
+        raise AssistantBuilderError(**error_texts(record.error, where=f"step {step}"))
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
     error = AssistantBuilderError(

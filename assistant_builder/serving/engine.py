@@ -18,7 +18,7 @@ import anyio.to_thread
 from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream
 from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, error_texts
 from assistant_builder.inference.session import Sampling
 from assistant_builder.retrieval.answering import alone
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
@@ -138,7 +138,7 @@ class Engine:
         record = next((reply.error for reply in replies if reply.error is not None), None)
         if record is None:
             return None
-        return AssistantBuilderError(record["what"], where=record["where"], remedy=record["remedy"])
+        return AssistantBuilderError(**error_texts(record))
 
     def health(self) -> Health:
         """State of the models; if their process ended or they could not be loaded, the call starts another attempt."""

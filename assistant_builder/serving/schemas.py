@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.errors import AssistantBuilderError, ConfigError, error_texts
 from assistant_builder.inference.session import SEED_LIMIT, Sampling
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 
@@ -81,7 +81,7 @@ def api_error(error: AssistantBuilderError, *, kind: str | None = None) -> ApiEr
 
 def api_error_from_record(record: Mapping[str, Any]) -> ApiError:
     """The response to an error that another process reported."""
-    error = AssistantBuilderError(record["what"], where=record["where"], remedy=record["remedy"])
+    error = AssistantBuilderError(**error_texts(record))
     return api_error(error, kind=str(record["type"]))
 
 

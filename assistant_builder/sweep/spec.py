@@ -26,6 +26,7 @@ from assistant_builder.config import StudyConfig, option_fields
 from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
 from assistant_builder.errors import ConfigError, StudyError, install_command
+from assistant_builder.i18n import render
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
@@ -165,7 +166,8 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
             where="--set",
             remedy="Sweep fewer values, for example a coarse grid first",
         )
-    trials, problems = [], []
+    trials: list[Trial] = []
+    problems: list[str] = []
     for number, values in enumerate(itertools.product(*grid.swept.values()), start=1):
         chosen = dict(zip(grid.swept, values, strict=True))
         try:
@@ -173,7 +175,7 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
                 {"formats.types": [], **grid.fixed, **chosen, "name": f"{base.name}-{number}"}
             )
         except ConfigError as error:
-            problems += error.what.split(
+            problems += render(error.what).split(
                 "; "
             )  # most problems belong to one value and repeat in many combinations
             continue

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.devices import usable_cores
 from assistant_builder.error_translation import translate_error
-from assistant_builder.errors import AssistantBuilderError, Cancelled, ErrorRecord
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ErrorRecord, error_texts
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.plan import Plan
 from assistant_builder.redaction import redact_secrets
@@ -83,9 +83,7 @@ def train_distributed(
     except ChildFailedError as error:
         if error_file.exists():
             record = read_json(error_file, ErrorRecord)
-            raise AssistantBuilderError(
-                record["what"], where=record["where"], remedy=record["remedy"]
-            ) from error
+            raise AssistantBuilderError(**error_texts(record)) from error
         rank, failure = error.get_first_failure()
         raise AssistantBuilderError(
             f"training process {rank} of {spread.devices} exited with code {failure.exitcode}",

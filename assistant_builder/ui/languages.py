@@ -11,7 +11,7 @@ import gradio as gr
 
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.i18n import ENGLISH, language, languages, negotiate, t, use_language
+from assistant_builder.i18n import ENGLISH, language, languages, negotiate, render, t, use_language
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, join, pop_up_titles, toast
@@ -29,7 +29,7 @@ def event_error(error: BaseException) -> gr.Error:
     """An error of an event as a message with its remedy; only errors that no user can remedy are logged."""
     if isinstance(error, AssistantBuilderError | OSError | MemoryError):
         translated = translate_error(error)
-        text = toast(translated.what, translated.remedy)
+        text = toast(render(translated.what), render(translated.remedy))
     else:
         _log.error("the page failed", exc_info=error)
         text = toast(

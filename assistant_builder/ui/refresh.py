@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
-from assistant_builder.i18n import language, t
+from assistant_builder.i18n import language, render, t
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast
 from assistant_builder.ui.languages import event_error
@@ -201,7 +201,9 @@ def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
         return section.draw(look)
     except AssistantBuilderError as error:  # a damaged file
         gr.Warning(
-            toast(error.what, " ".join(filter(None, (error.where, error.remedy)))),
+            toast(
+                render(error.what), " ".join(filter(None, map(render, (error.where, error.remedy))))
+            ),
             title=pop_up_titles()["warning"],
         )
         return [gr.skip()] * len(section.outputs)

@@ -28,7 +28,7 @@ from assistant_builder.chat.feedback import read_corrections, record_vote, taugh
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import render, t, tn
 from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
@@ -367,7 +367,9 @@ class ConversationPanel:
 def gradio_error(error: AssistantBuilderError) -> gr.Error:
     """An error as a pop-up message."""
     return gr.Error(
-        toast(error.what, error.remedy), print_exception=False, title=pop_up_titles()["error"]
+        toast(render(error.what), render(error.remedy)),
+        print_exception=False,
+        title=pop_up_titles()["error"],
     )
 
 

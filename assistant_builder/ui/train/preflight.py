@@ -33,7 +33,7 @@ from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.export_formats import file_to_train_for
-from assistant_builder.i18n import language, t, tn, translate_formatted
+from assistant_builder.i18n import language, render, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import needs_embedder_download
@@ -166,12 +166,12 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
             resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data
         )
     except AssistantBuilderError as error:
-        errors.append(PreflightIssue(error.what, error.remedy))
+        errors.append(PreflightIssue(render(error.what), render(error.remedy)))
     too_long = None
     try:
         rows = rows_too_long(study.source, config) if study.source is not None else {}
     except ModelError as error:
-        errors.append(PreflightIssue(error.what, error.remedy))
+        errors.append(PreflightIssue(render(error.what), render(error.remedy)))
     else:
         too_long = _too_long_issue(rows, config) if rows else None
         if (
@@ -190,7 +190,7 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     )  # else it only scores and reports
     refused = refusal(plan) if plan is not None and local and trains else None
     if refused is not None:
-        errors.append(PreflightIssue(refused.what, refused.remedy))
+        errors.append(PreflightIssue(render(refused.what), render(refused.remedy)))
     steps = total_steps(config.train, training_rows(data, config)) if data else 0
     result = PreflightResult(
         config=config,

@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from assistant_builder.config import StudyConfig, printable
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, render, t
 from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses, not_allowed
@@ -305,7 +305,9 @@ class TrainTab:
             study = Study.open(name or "")
             return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
         except ConfigError as error:
-            wrong = not_ready([PreflightIssue(error.what, t("Correct it in the settings."))])
+            wrong = not_ready(
+                [PreflightIssue(render(error.what), t("Correct it in the settings."))]
+            )
             return [*[gr.skip()] * len(self.settings.notes), wrong, *[gr.skip()] * 3]
         except AssistantBuilderError:
             return [gr.skip()] * len(self._plan_outputs)
@@ -324,7 +326,7 @@ class TrainTab:
                 callout(
                     "bad",
                     t("These settings are not valid"),
-                    error.what,
+                    render(error.what),
                     t("Correct them and press Start again."),
                 ),
                 gr.skip(),
