@@ -11,10 +11,20 @@ import gradio as gr
 
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.i18n import ENGLISH, language, languages, negotiate, render, t, use_language
+from assistant_builder.i18n import (
+    ENGLISH,
+    language,
+    languages,
+    negotiate,
+    render,
+    t,
+    use_language,
+    use_words,
+)
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, join, pop_up_titles, toast
+from assistant_builder.ui.settings_form import PAGE_WORDS
 
 _log = logging.getLogger(__name__)
 CHOOSE = """element.addEventListener("change", (event) => {
@@ -113,7 +123,7 @@ class TranslatedBlocks(gr.Blocks):
             options["event_data"] = gr.EventData(
                 event.target, _EventValues(event._data if isinstance(event._data, dict) else {})
             )
-        with use_language(code), self._texts_of_study(block_fn, inputs):
+        with use_language(code), use_words(PAGE_WORDS), self._texts_of_study(block_fn, inputs):
             return await super().process_api(block_fn, inputs, *args, **options)
 
     async def preprocess_data(self, block_fn: Any, inputs: Any, *args: Any, **options: Any) -> Any:

@@ -27,7 +27,7 @@ from assistant_builder.config import (
     option_fields,
     parse_config,
 )
-from assistant_builder.i18n import N_, t, translate_formatted
+from assistant_builder.i18n import N_, CommandWords, Setting, t, translate_formatted
 from assistant_builder.i18n.message import WRITTEN, use_bits
 
 if TYPE_CHECKING:
@@ -343,6 +343,37 @@ ROLE_TITLES = {
     "system": N_("System prompt"),
 }
 MAPPING_TITLE = N_("Match your columns")
+
+
+class PageWords:
+    """The words of the page: settings by their labels, and studies as projects."""
+
+    study, studies = "project", "projects"
+
+    @property
+    def redo(self) -> str:
+        """The box on the Train tab."""
+        return t("tick “Replace results” on the Train tab and press the button there")
+
+    def setting(self, setting: Setting) -> str:
+        """``data.remove_leaks=never`` is “Remove leaks” (never), a column its role under “Match your columns”."""
+        role = ROLE_TITLES.get(setting.key.removeprefix("data.columns."))
+        option = study_options().get(setting.key)
+        if role and setting.key.startswith("data.columns."):
+            title = t("“{role}” under “{title}”", role=t(role), title=t(MAPPING_TITLE))
+        elif option:
+            title = t("“{title}”", title=option.title)
+        else:
+            return CommandWords().setting(setting)
+        value = (setting.value or "").strip("'")
+        if setting.value is not None and not value:
+            return (
+                t("{title} (not used)", title=title) if role else t("{title} (empty)", title=title)
+            )
+        return title if not value or value.isupper() else f"{title} ({value})"
+
+
+PAGE_WORDS = PageWords()
 _KEY = r"(?:data|model|train|eval)\.[a-z][a-z_.]*[a-z]"
 _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
