@@ -20,9 +20,8 @@ Symbol = Literal["circle", "diamond", "square", "triangle-up", "cross"]
 """Shape of an arm's marks in charts."""
 FOUR_BIT = "4-bit"
 """Name of the storage ``model.quant_type`` in cells, whatever its bits; labels have ``{bits}`` for those."""
-_NAME = re.compile(
-    r"[a-z][a-z0-9_]{0,31}"
-)  # part of the names of training runs (lora-2), folders and CSS classes
+# part of the names of training runs (lora-2), folders and CSS classes
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CELL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}")
 _RESERVED = frozenset({"a", "b", "base", "both", "full", "hidden", "neither"})
 _COLOR = re.compile(r"#[0-9a-f]{6}")
@@ -43,9 +42,8 @@ class Arm:
     storage: str | None = None
     # whether the adapter is trained through the rounding of ``train.qat_type``, and the assistant is served rounded
     rounds: bool = False
-    cell: str = (
-        ""  # name of the cell that scores the adapter as served: on the base that it was trained on
-    )
+    # name of the cell that scores the adapter as served: on the base that it was trained on
+    cell: str = ""
     merged_cell: str = ""  # name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``
     # name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a storage that neither
     # has ``cell`` and ``B``

@@ -218,9 +218,8 @@ def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         _check_depth(found)
     valid = _adapter(content).validate_python(found, strict=not is_dataclass(content))
-    return (
-        valid if is_dataclass(content) else found
-    )  # with the entries that the type does not name, in order
+    # with the entries that the type does not name, in order
+    return valid if is_dataclass(content) else found
 
 
 @cache
@@ -248,9 +247,8 @@ def _check_depth(found: Any) -> None:
 
 def _bounded(path: Path) -> bytes:
     with path.open("rb") as file:
-        text = file.read(
-            min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1
-        )  # read() allocates what it is asked for
+        # read() allocates what it is asked for
+        text = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
     if len(text) > MAX_BYTES:
         raise ValueError("too large")
     return text

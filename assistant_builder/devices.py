@@ -22,13 +22,9 @@ import psutil
 
 from assistant_builder.child_process import python_command, python_environment
 
-_VARIABLES = (
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "GPU_DEVICE_ORDINAL",
-)
+_VARIABLES = """
+    CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES GPU_DEVICE_ORDINAL
+    """.split()
 """Environment variables that determine which GPUs torch sees, and in which order."""
 _TORCH_SECONDS = 60
 _SMI_SECONDS = 5
@@ -55,9 +51,8 @@ class GpuReport:
     """Result of a GPU query."""
 
     gpus: tuple[Gpu, ...] = ()  # visible GPUs in torch's order
-    build: str = (
-        ""  # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
-    )
+    # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
+    build: str = ""
     problem: str = ""  # why torch sees no GPU although there may be one; empty without a problem
     failed: bool = False  # whether the query failed
 
@@ -187,9 +182,8 @@ def _nvidia_smi(query: str) -> list[str]:
             lines = None if process.returncode else output.splitlines()
         except subprocess.TimeoutExpired:
             process.kill()
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # a process in a driver call ends only when it returns
+            # a process in a driver call ends only when it returns
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
     if lines is None:
         _smi_failed[:] = [time.monotonic()]
@@ -240,9 +234,8 @@ def _describe_gpu(index: int, free: bool) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     free_bytes = None
     if free:
-        with contextlib.suppress(
-            RuntimeError, ValueError
-        ):  # another process uses the GPU exclusively
+        # another process uses the GPU exclusively
+        with contextlib.suppress(RuntimeError, ValueError):
             free_bytes = int(torch.cuda.mem_get_info(index)[0])
     return Gpu(
         properties.name,

@@ -179,9 +179,8 @@ def _disk() -> Check:
 
 def _torch() -> list[Check]:
     """Check GPU and quantization methods in a child process, so that this process does not import torch."""
-    methods = tuple(
-        quantizing()
-    )  # evaluated first: a plugin that cannot be imported is not a fault of torch
+    # evaluated first: a plugin that cannot be imported is not a fault of torch
+    methods = tuple(quantizing())
     try:
         done = subprocess.run(
             python_command("-c", _TORCH_PROBE),

@@ -81,9 +81,8 @@ class ExportSource:
     sample: int = 0  # held-out items for checks of what is written
     # progress callback: fraction of the writing that is done, and current activity; an exception cancels the export
     report: Callable[[float, str], None] = lambda fraction, message: None
-    importance: bool = (
-        False  # whether block scales are chosen by an importance matrix, in a format that has any
-    )
+    # whether block scales are chosen by an importance matrix, in a format that has any
+    importance: bool = False
 
 
 class ExportFormat(ABC):
@@ -100,15 +99,13 @@ class ExportFormat(ABC):
     contents: str  # content of the folder, in one sentence
     activity: str = N_("Writing the files")  # progress message of :meth:`write`
     needs_base: bool = False  # whether it is loaded on its base model and useless without it
-    keeps_storage: bool = (
-        False  # whether the base has the storage of training, so that QLoRA saves memory
-    )
+    # whether the base has the storage of training, so that QLoRA saves memory
+    keeps_storage: bool = False
     zipped: bool = False  # whether the folder contains a zip of itself
     types: Sequence[str] = ()  # values of ``--type``; none if the format has one type
     type: str = ""  # the type of this entry, one of ``types``
-    lossy: bool = (
-        False  # whether weights are rounded to fewer than 16 bits, so that another loss is no error
-    )
+    # whether weights are rounded to fewer than 16 bits, so that another loss is no error
+    lossy: bool = False
     storage: str = ""  # quantization method of the weights, if it has to be the study's for :meth:`cell` to hold
     library: str = "transformers"  # ``library_name`` of the model card
     # ``base_model_relation`` of the model card

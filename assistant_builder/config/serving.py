@@ -33,9 +33,8 @@ class ServingBackend:
     requires: str = ""  # what must be installed or available; empty if nothing
     streams: bool = True  # whether it sends answers as streams
     remembers: bool = True  # whether it can keep questions
-    contacts: Callable[[Any], dict[str, str]] = (
-        lambda config: {}
-    )  # settings of the first study → setting: address
+    # settings of the first study → setting: address
+    contacts: Callable[[Any], dict[str, str]] = lambda config: {}
 
     @property
     def help(self) -> str:
@@ -62,9 +61,8 @@ def _add_backends(schema: dict[str, Any]) -> None:
 class ServingConfig(ConfigModel):
     """Address, backend and capacity of a server."""
 
-    model_config = ConfigDict(
-        validate_default=False
-    )  # validation of the backend imports all backends
+    # validation of the backend imports all backends
+    model_config = ConfigDict(validate_default=False)
 
     backend: str = Field("local", title="Backend", json_schema_extra=_add_backends)
     """What runs the models."""

@@ -149,9 +149,8 @@ def _new_cells(
             turns.insert(0, ("system", system))
         cells[mapping["messages"]] = [{"role": role, "content": content} for role, content in turns]
     else:
-        assert (
-            mapping["question"] and mapping["answer"]
-        )  # map_columns requires them without messages
+        # map_columns requires them without messages
+        assert mapping["question"] and mapping["answer"]
         cells |= {mapping["question"]: question, mapping["answer"]: answer}
     if mapping["system"] and system:
         cells[mapping["system"]] = system
@@ -179,7 +178,10 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
     text = text.lstrip("\ufeff").strip("\r\n")
     if not text.strip():
         raise DataError(t("nothing was pasted"), remedy=t(_PASTE_REMEDY))
-    detect_file_type(text.encode(errors="replace"), "pasted text")
+    try:
+        detect_file_type(text.encode(errors="replace"))
+    except DataError as error:
+        raise DataError(error.what, where="pasted text", remedy=error.remedy) from error
     if looks_like_json(text):
         path = folder / f"{name}{JSONL_SUFFIX}"
         write_text(path, text + "\n")

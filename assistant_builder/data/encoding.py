@@ -36,7 +36,7 @@ _RARE_SIGNS = frozenset("¦¬¨¯´¸¤ˆ˜")
 _OPENING_PUNCTUATION = frozenset("¿¡")
 
 
-def decode(data: bytes, where: str) -> tuple[str, str]:
+def decode(data: bytes) -> tuple[str, str]:
     """Decode a text file.
 
     Returns:
@@ -46,8 +46,8 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
     Raises:
         DataError: The file is not text, or its encoding is uncertain.
     """
-    decoded = _with_byte_order_mark(data, where) or _utf16_without_mark(data) or _utf8(data)
-    text, note = decoded or _windows_1252(data, where)
+    decoded = _with_byte_order_mark(data) or _utf16_without_mark(data) or _utf8(data)
+    text, note = decoded or _windows_1252(data)
     controls = len(_CONTROLS.findall(text))
     if controls > max(3, len(text) // 20):
         raise DataError(
@@ -56,13 +56,12 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
                 controls=controls,
                 text=len(text),
             ),
-            where=where,
             remedy=t("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"),
         )
     return text, note
 
 
-def _with_byte_order_mark(data: bytes, where: str) -> tuple[str, str] | None:
+def _with_byte_order_mark(data: bytes) -> tuple[str, str] | None:
     for mark, codec, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             try:
@@ -76,7 +75,6 @@ def _with_byte_order_mark(data: bytes, where: str) -> tuple[str, str] | None:
                         name=name,
                         start=error.start + len(mark),
                     ),
-                    where=where,
                     remedy=t(_SAVE_AS_UTF8),
                 ) from error
     return None
@@ -147,7 +145,7 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
     )
 
 
-def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
+def _windows_1252(data: bytes) -> tuple[str, str]:
     """Decode Windows-1252 if every non-ASCII character is plausible in Western European text."""
     non_ascii = sum(byte >= 0x80 for byte in data)
     try:
@@ -163,7 +161,6 @@ def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
                 data=len(data),
                 encoding_hint=_encoding_hint(data),
             ),
-            where=where,
             remedy=t(_SAVE_AS_UTF8),
         )
     distinct = dict.fromkeys(

@@ -24,12 +24,15 @@ def _answer(request: Mapping[str, Any]) -> Iterator[str]:
         os.chdir(request["folder"])  # the path may be relative
     path, columns = Path(request["path"]), request.get("columns")
     with use_language(request["language"]):
-        if request["op"] == "pairs":
-            return _parts_of_pairs(load.pairs_of_file(path, columns, request["system"]))
-        if request["op"] == "rows":
-            table, mapping = load.rows_of_file(path, columns)
-            return _parts_of_table(table, mapping=asdict(mapping))
-        return _parts_of_table(load.table_of_file(path, request["mapped"]))
+        try:
+            if request["op"] == "pairs":
+                return _parts_of_pairs(load.pairs_of_file(path, columns, request["system"]))
+            if request["op"] == "rows":
+                table, mapping = load.rows_of_file(path, columns)
+                return _parts_of_table(table, mapping=asdict(mapping))
+            return _parts_of_table(load.table_of_file(path, request["mapped"]))
+        except DataError as error:
+            raise DataError(error.what, where=str(path), remedy=error.remedy) from error
 
 
 def _parts_of_pairs(dataset: Dataset) -> Iterator[str]:

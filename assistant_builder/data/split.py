@@ -150,9 +150,8 @@ class Split:
     given: bool  # whether the file specifies the split
     cut: tuple[SplitName, ...]  # drawn, because the file does not specify them
     config: DataConfig
-    sampled_out: dict[str, int] = field(
-        default_factory=dict
-    )  # pairs left out by max_train, max_heldout
+    # pairs left out by max_train, max_heldout
+    sampled_out: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # how the split was made
 
     def pairs(self, split: SplitName) -> tuple[Pair, ...]:

@@ -15,17 +15,8 @@ from assistant_builder.i18n import N_, language, t, use_language
 ChatRole = Literal["system", "user", "assistant"]
 SplitName = Literal["train", "validation", "heldout"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-COLUMN_ROLES = (
-    "question",
-    "answer",
-    "group",
-    "cluster",
-    "family",
-    "split",
-    "answerable",
-    "system",
-    "context",
-    "messages",
+COLUMN_ROLES = tuple(
+    "question answer group cluster family split answerable system context messages".split()
 )
 """Roles of a column: ``context`` is appended to the question, ``messages`` holds a complete conversation."""
 
@@ -55,12 +46,10 @@ class Pair:
     cluster: str | None = None  # phrasings of one fact, resampled together; may span splits
     split: SplitName | None = None  # given by the file
     answerable: bool = True  # False where the correct answer is to decline
-    family: str | None = (
-        None  # facts of one kind, such as those of one sentence pattern; may span splits
-    )
-    respelled: int | None = (
-        None  # the training row whose question this is, typed otherwise; the file has no such row
-    )
+    # facts of one kind, such as those of one sentence pattern; may span splits
+    family: str | None = None
+    # the training row whose question this is, typed otherwise; the file has no such row
+    respelled: int | None = None
 
     @property
     def question(self) -> str:
@@ -141,9 +130,8 @@ class RejectedRow:
 
     row: int
     reason: str
-    record: Any = field(
-        default=None, compare=False
-    )  # the cells, or the raw text of a row that could not be parsed
+    # the cells, or the raw text of a row that could not be parsed
+    record: Any = field(default=None, compare=False)
 
     def to_record(self) -> dict[str, Any]:
         """Row and reason, as ``data check --json`` prints them."""
@@ -226,9 +214,8 @@ class Dataset:
     rejected: tuple[RejectedRow, ...]
     rows: int
     notes: tuple[str, ...] = ()  # encoding, separator, sheet, choice of columns
-    changes: dict[str, tuple[int, ...]] = field(
-        default_factory=dict
-    )  # change made to the text while reading → rows
+    # change made to the text while reading → rows
+    changes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     column_names: tuple[str, ...] = ()
     numbers: RowNumbers = RowNumbers()
     first_rows: tuple[dict[str, Any], ...] = ()  # cells of the first rows, as read
@@ -252,9 +239,8 @@ class Table:
     columns: tuple[str, ...]
     rows: list[RawRow]
     notes: list[str] = field(default_factory=list)
-    remarks: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # observation about single rows → those rows
+    # observation about single rows → those rows
+    remarks: dict[str, list[int]] = field(default_factory=dict)
     numbers: RowNumbers = RowNumbers()
 
 
@@ -292,11 +278,6 @@ def is_empty(value: Any) -> bool:
 def has_visible_text(text: str) -> bool:
     """Whether a text contains a visible character; whitespace and zero-width characters are not visible."""
     return any(character.isprintable() and not character.isspace() for character in text)
-
-
-def count_noun(count: int, noun: str) -> str:
-    """``1 row``, ``12 rows``."""
-    return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
 def to_json_safe(value: Any) -> Any:

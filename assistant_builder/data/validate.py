@@ -21,16 +21,9 @@ from assistant_builder.i18n import N_, t, tn
 
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
-_COUNTED = (
-    "exact_duplicates",
-    "near_duplicates",
-    "conflicts",
-    "one_word_answers",
-    "over_long",
-    "too_long",
-    "answers_shared",
-    "straddling_groups",
-)
+_COUNTED = """
+    exact_duplicates near_duplicates conflicts one_word_answers over_long too_long answers_shared straddling_groups
+    """.split()
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
@@ -115,9 +108,8 @@ class Findings:
     answers_shared: tuple[SharedText, ...]  # answers to several questions, often intended
     odd_texts: dict[str, tuple[int, ...]]  # kind → rows
     straddling_groups: tuple[str, ...]  # in held-out and another split
-    tokens: dict[int, int] = field(
-        repr=False
-    )  # row → tokens under the chat template; empty without a tokenizer
+    # row → tokens under the chat template; empty without a tokenizer
+    tokens: dict[int, int] = field(repr=False)
     max_length: int
     threshold: float  # minimum similarity of near-duplicates
     too_long: dict[int, int] = field(default_factory=dict, repr=False)
@@ -259,9 +251,8 @@ def check_pairs(
     if max_pair_tokens is not None and tokenizer:
         for pair in pairs:
             needed = tokens[pair.row]
-            if (
-                as_trained is not None and max_pair_tokens / 3 < needed <= max_pair_tokens
-            ):  # twice its texts at most
+            # twice its texts at most
+            if as_trained is not None and max_pair_tokens / 3 < needed <= max_pair_tokens:
                 needed = tokenizer.count_tokens(as_trained(pair))
             if needed > max_pair_tokens:
                 too_long[pair.row] = needed

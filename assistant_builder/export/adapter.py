@@ -29,15 +29,9 @@ from assistant_builder.study.contents import ArmSummary
 QUESTION = "What can you help me with?"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's ``--max-lora-rank`` accepts (``vllm/config/lora.py``)."""
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+_TOKENIZER_FILES = """
+    tokenizer.json tokenizer_config.json tokenizer.model special_tokens_map.json added_tokens.json vocab.json merges.txt
+    """.split()
 
 
 class AdapterFormat(ExportFormat):
@@ -131,9 +125,8 @@ class AdapterFormat(ExportFormat):
         if method.quantizes and config is None:  # transformers does not know the method
             loaded = load_base(base_spec(model, base, method.name, compute_dtype=dtype))
         else:
-            if (
-                config is not None
-            ):  # quantized from float16: NF4 of weights rounded to bfloat16 is another base
+            # quantized from float16: NF4 of weights rounded to bfloat16 is another base
+            if config is not None:
                 options = {
                     **options,
                     "dtype": DTYPES["float16"],

@@ -42,15 +42,7 @@ from evals.report.verdict import changed_text, clustered_text, level_of
 
 DATA_CARD = "DATA.md"
 _SETTINGS = (
-    "epochs",
-    "rank",
-    "alpha",
-    "dropout",
-    "target_modules",
-    "learning_rate",
-    "batch_size",
-    "max_length",
-    "seed",
+    "epochs rank alpha dropout target_modules learning_rate batch_size max_length seed".split()
 )
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
@@ -106,9 +98,8 @@ def model_card(
         grounding=_grounding(study, spec, with_data=with_data),
     )
     metadata = _metadata(study, spec, ref, report)
-    return str(
-        ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
-    )  # parsed by the hub's own rules
+    # parsed by the hub's own rules
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
 
 
 def title(study: Study, spec: ExportSpec) -> str:

@@ -296,9 +296,8 @@ def write_float16_gguf(
     report(0.0, t("Merging adapter and base"))
     merged.mkdir()
     write_merged_weights(source.study, source.arm, source.base, merged)
-    match = match_family(
-        source.prompter, source.system
-    )  # its Modelfile leaves a BOS token to the file's tokenizer
+    # its Modelfile leaves a BOS token to the file's tokenizer
+    match = match_family(source.prompter, source.system)
     copy_tokenizer(
         source.base, merged, source.prompter, adds_bos=match.adds_bos if match else False
     )
@@ -412,9 +411,8 @@ class GgufFiles:
         return {type: self.path(type) for type in types}
 
     def _write(self, types: Sequence[str], report: Report) -> None:
-        for left in self.folder.glob(
-            f".{self.arm}-*/"
-        ):  # of a killed process; this one has the lock
+        # of a killed process; this one has the lock
+        for left in self.folder.glob(f".{self.arm}-*/"):
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
             full = Path(work) / "merged-f16.gguf"

@@ -43,9 +43,8 @@ class Family:
     # text before and after the system prompt; None: the system prompt is part of a question
     system: tuple[str, str] | None = None
     system_in: Literal["first", "last"] = "first"  # the question that contains it in that case
-    opening: str | None = (
-        None  # text that precedes the answer to be generated; None: the text before an answer
-    )
+    # text that precedes the answer to be generated; None: the text before an answer
+    opening: str | None = None
     stops: tuple[str, ...] = ()  # texts at which generation ends
 
     @property
@@ -242,9 +241,8 @@ def _model_values(
     if match is not None:
         return match.system, list(match.family.stops)
     stops = [str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids]
-    return system, [
-        stop for stop in stops if stop
-    ]  # an empty stop would end every answer before it begins
+    # an empty stop would end every answer before it begins
+    return system, [stop for stop in stops if stop]
 
 
 def _quoted(text: str) -> str:

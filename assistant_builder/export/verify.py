@@ -56,14 +56,12 @@ class Rescore:
     largest_item: str | None = None  # the item with the largest change
     moved: int = 0  # number of items that changed by more than the tolerance
     compute_dtype: str | None = None
-    largest_activation: float | None = (
-        None  # largest absolute value between layers; None for an adapter
-    )
+    # largest absolute value between layers; None for an adapter
+    largest_activation: float | None = None
     reason: str = ""  # why nothing was measured although the evaluation has scores; else empty
     lossy: bool = False  # whether the format rounds weights to fewer than 16 bits
-    batch_dependent: bool = (
-        False  # whether the base of an adapter rounds its inputs by what else is in their batch
-    )
+    # whether the base of an adapter rounds its inputs by what else is in their batch
+    batch_dependent: bool = False
 
 
 @dataclass(frozen=True)

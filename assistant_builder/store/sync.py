@@ -115,9 +115,8 @@ def pull_if_behind(mirror: Mirror) -> None:
             remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again",
         )
     is_local = study.config.executor.kind == "local"
-    mirror.pull(
-        lambda name: is_local or not is_checkpoint(name)
-    )  # cluster nodes download their checkpoints themselves
+    # cluster nodes download their checkpoints themselves
+    mirror.pull(lambda name: is_local or not is_checkpoint(name))
 
 
 @contextmanager

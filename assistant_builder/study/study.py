@@ -414,9 +414,8 @@ class Study:
         day = (self if like is None or recorded else like).template_date
         if not recorded:
             self._require_folder()
-            with contextlib.suppress(
-                OSError
-            ):  # in a read-only folder the step records give the date
+            # in a read-only folder the step records give the date
+            with contextlib.suppress(OSError):
                 write_json(self.folder / _TEMPLATE_DATE, {"date": day.isoformat()})
         return day
 

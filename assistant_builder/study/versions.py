@@ -86,9 +86,8 @@ def versions_file(root: Study) -> Path:
 
 def root_of(study: Study) -> Study:
     """The first study of the versions that a study belongs to; the study itself if it is no version."""
-    with contextlib.suppress(
-        StudyError
-    ):  # the first one was deleted, or a record is damaged: a study of its own
+    # the first one was deleted, or a record is damaged: a study of its own
+    with contextlib.suppress(StudyError):
         name = _made_as_version_of(study.folder)
         if name is not None and study.name in read_versions(root := Study.open(name)).names:
             return root
