@@ -139,35 +139,20 @@ def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, tabl
             if record.first == record.last
             else t("lines {first} to {last}", first=record.first, last=record.last)
         )
+        values = {"cells": len(cells), "columns": len(columns), "position": position}
         if record.problem:
-            return RawRow(row, None, f"{record.problem} ({position})", raw)
-        found = {"cells": len(cells), "columns": len(columns), "position": position}
-        if len(cells) < len(columns):
-            return RawRow(
-                row,
-                None,
-                t("too few cells: {cells}, the header has {columns} ({position})", **found),
-                raw,
-            )
-        hint = (
-            ""
-            if dialect.quoting == "none"
-            else "; "
-            + t(
-                "quote a cell that contains a {separator}",
-                separator=SEPARATORS.get(dialect.separator, dialect.separator),
-            )
-        )
-        return RawRow(
-            row,
-            None,
-            t(
+            problem = f"{record.problem} ({position})"
+        elif len(cells) < len(columns):
+            problem = t("too few cells: {cells}, the header has {columns} ({position})", **values)
+        else:
+            separator = SEPARATORS.get(dialect.separator, dialect.separator)
+            hint = "; " + t("quote a cell that contains a {separator}", separator=separator)
+            problem = t(
                 "too many cells: {cells}, the header has {columns} ({position}{hint})",
-                hint=hint,
-                **found,
-            ),
-            raw,
-        )
+                hint="" if dialect.quoting == "none" else hint,
+                **values,
+            )
+        return RawRow(row, None, problem, raw)
     if record.last - record.first >= _LONG_RECORD_LINES:
         table.remarks.setdefault(
             t(

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +105,7 @@ def append_pairs(
         ("answerable", not all(pair.answerable for pair in pairs)),
     ):
         if needed and not mapping[role]:
-            new_columns[role] = mapping.columns[role] = _free_column(role, table)
+            new_columns[role] = mapping.columns[role] = free_name(role, table.columns)
     split_column = mapping["split"]
     given = (
         row.cells.get(split_column) for row in table.rows if row.cells is not None and split_column
@@ -113,7 +113,7 @@ def append_pairs(
     if not any(not is_empty(cell) and parse_split(str(cell)) for cell in given):
         split_column = None
     if splits is not None:
-        split_column = mapping["split"] or _free_column("split", table)
+        split_column = mapping["split"] or free_name("split", table.columns)
         new_columns["split"] = split_column
         rows = [
             RawRow(row.row, {**row.cells, split_column: splits[row.row]})
@@ -133,9 +133,10 @@ def append_pairs(
     return new_columns
 
 
-def _free_column(role: str, table: Table) -> str:
-    names = [role, *(f"{role} {number}" for number in range(2, len(table.columns) + 2))]
-    return next(name for name in names if name not in table.columns)
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, with a number if it is taken."""
+    names = (name, *(f"{name} {number}" for number in range(2, len(taken) + 2)))
+    return next(name for name in names if name not in taken)
 
 
 def _new_cells(

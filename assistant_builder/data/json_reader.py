@@ -10,8 +10,9 @@ import json
 import re
 from typing import Any
 
+from assistant_builder.atomic_io import MAX_DEPTH, exceeds_max_depth
 from assistant_builder.data.columns import parse_split
-from assistant_builder.data.limits import MAX_DEPTH, check_cells, exceeds_max_depth
+from assistant_builder.data.limits import check_cells
 from assistant_builder.data.types import RawRow, RowNumbers, Table
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, t

@@ -6,8 +6,6 @@ above the size of a fine-tuning dataset; a file at the limits takes at most abou
 
 from __future__ import annotations
 
-from typing import Any
-
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import t
 
@@ -16,7 +14,6 @@ MAX_BYTES = 256 * 2**20
 MAX_COLUMNS = 16_384  # number of columns of an Excel sheet
 MAX_CELLS = 20_000_000
 """Cells of a table or values of a JSON document. Each takes 50 to 100 bytes of memory, even if it is empty."""
-MAX_DEPTH = 64  # nesting depth of lists and objects; a conversation has three levels
 
 
 def check_bytes(count: int) -> None:
@@ -53,18 +50,3 @@ def check_cells(count: int) -> None:
             t("the file contains more than {max_cells:,} cells", max_cells=MAX_CELLS),
             remedy=t("Use a part of the file, or keep only the question and answer columns"),
         )
-
-
-def exceeds_max_depth(value: Any) -> bool:
-    """Whether lists and objects are nested more than :data:`MAX_DEPTH` deep, computed without recursion."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for container in level
-            if isinstance(container, dict | list | tuple)
-            for item in (container.values() if isinstance(container, dict) else container)
-        ]
-        if not level:
-            return False
-    return any(isinstance(item, dict | list | tuple) for item in level)

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -54,22 +54,20 @@ class Pair:
     @property
     def question(self) -> str:
         """The first user turn."""
-        return next((message.content for message in self.messages if message.role == "user"), "")
+        return next(self._contents("user"), "")
 
     @property
     def answer(self) -> str:
         """The last assistant turn."""
-        return next(
-            (message.content for message in reversed(self.messages) if message.role == "assistant"),
-            "",
-        )
+        return next(reversed([*self._contents("assistant")]), "")
 
     @property
     def system(self) -> str | None:
         """The system prompt, or None."""
-        return next(
-            (message.content for message in self.messages if message.role == "system"), None
-        )
+        return next(self._contents("system"), None)
+
+    def _contents(self, role: ChatRole) -> Iterator[str]:
+        return (message.content for message in self.messages if message.role == role)
 
     @property
     def turns(self) -> int:
@@ -82,7 +80,7 @@ class Pair:
 
         In a conversation that opens with a few words ("Hi there!"), these are all user turns.
         """
-        questions = [message.content for message in self.messages if message.role == "user"]
+        questions = [*self._contents("user")]
         if len(questions) > 1 and len(questions[0].split()) < _SHORT_OPENER_WORDS:
             return "\n".join(questions)
         return questions[0] if questions else ""
@@ -104,9 +102,7 @@ class Pair:
         """The inverse of :meth:`to_record` for a line of the split file of ``split``."""
         return cls(
             row=record["row"],
-            messages=tuple(
-                Message(message["role"], message["content"]) for message in record["messages"]
-            ),
+            messages=tuple(Message(turn["role"], turn["content"]) for turn in record["messages"]),
             group=record.get("group"),
             cluster=record.get("cluster"),
             split=split,
@@ -169,14 +165,12 @@ class RowNumbers:
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> RowNumbers:
         """The row numbers in ``Findings.to_record()``; plain ones for a record of an earlier version."""
-        found = (record or {}).get("row_numbers") or {}
-        return cls(
-            found.get("note", ""),
-            *(
-                tuple((first, second) for first, second in found.get(name, ()))
-                for name in ("starts", "copies")
-            ),
+        numbers = (record or {}).get("row_numbers") or {}
+        starts, copies = (
+            tuple((first, second) for first, second in numbers.get(name, ()))
+            for name in ("starts", "copies")
         )
+        return cls(numbers.get("note", ""), starts, copies)
 
     def shown(self, row: int) -> int:
         """The number that a person sees."""

@@ -18,7 +18,7 @@ from typing import Any
 from assistant_builder.atomic_io import write_text
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.csv_reader import escape_formula, unescape_formula
-from assistant_builder.data.edit import NO_NUMBERS, write_rows
+from assistant_builder.data.edit import NO_NUMBERS, free_name, write_rows
 from assistant_builder.data.one_wording import LEAST_WORDINGS
 from assistant_builder.data.reading_process import load_pairs, load_rows, read_table
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
@@ -346,7 +346,7 @@ def add_wordings(
     new_columns = dict(columns or {})
     cluster = mapping["cluster"]
     if cluster is None:
-        cluster = _free_name("cluster", table.columns)
+        cluster = free_name("cluster", table.columns)
         new_columns["cluster"] = cluster
     names: dict[str, str] = {}
     rows: list[RawRow] = []
@@ -388,14 +388,6 @@ def add_wordings(
         rows.append(RawRow(number, cells))
     write_rows(rows, target, table.numbers)
     return new_columns
-
-
-def _free_name(name: str, taken: Sequence[str]) -> str:
-    return next(
-        found
-        for number in range(1, len(taken) + 2)
-        if (found := name if number == 1 else f"{name} {number}") not in taken
-    )
 
 
 # Drafting

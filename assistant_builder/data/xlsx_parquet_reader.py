@@ -7,8 +7,9 @@ import io
 import zipfile
 from typing import Any
 
+from assistant_builder.atomic_io import MAX_DEPTH
 from assistant_builder.data.columns import is_known_column
-from assistant_builder.data.limits import MAX_DEPTH, check_bytes, check_cells, check_columns
+from assistant_builder.data.limits import check_bytes, check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names, is_empty
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import t, tn

@@ -144,36 +144,17 @@ class Findings(TypedDict, total=False):
     answers_shared: int
 
 
-class _Hashes(TypedDict, total=False):
-    train: str
-    validation: str
-    heldout: str
-
-
-class _Counts(TypedDict, total=False):
-    train: int
-    validation: int
-    heldout: int
-
-
 class _Units(TypedDict, total=False):
     kind: str
     counts: dict[str, int]
 
 
-class _Facts(TypedDict, total=False):
-    facts: int
-    single: int
-    test: int
-    known: int
-
-
 class Split(TypedDict, total=False):
     """``data/split.json``."""
 
-    hashes: _Hashes
-    counts: _Counts
-    turns: _Counts
+    hashes: dict[str, str]
+    counts: dict[str, int]
+    turns: dict[str, int]
     leaks: list[Leak]
     leaks_removed: int
     notes: list[str]
@@ -182,8 +163,8 @@ class Split(TypedDict, total=False):
     seed: int
     sampled_out: dict[str, Any]
     units: _Units | None
-    clusters: _Counts | None
-    facts: _Facts | None
+    clusters: dict[str, int] | None
+    facts: dict[str, int] | None
     respelled: dict[str, int] | None
 
 
@@ -345,15 +326,12 @@ class _Miss(TypedDict, total=False):
     history: str
 
 
-_Hits = TypedDict("_Hits", {"1": int, "3": int, "5": int}, total=False)
-
-
 class RecallFile(TypedDict, total=False):
     """``retrieval/recall.json``: how often the fact of a validation question is found."""
 
     questions: int
     covered: int
-    hits: _Hits
+    hits: dict[str, int]
     recall: Figures
     missed: int
     misses: list[_Miss]

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assistant_builder.atomic_io import MAX_DEPTH, exceeds_max_depth
 from assistant_builder.data import limits, load, xlsx_parquet_reader
-from assistant_builder.data.limits import MAX_DEPTH, exceeds_max_depth
 from assistant_builder.data.load import pairs_of_file
 from assistant_builder.errors import DataError
 from tests.fuzz.targets import expect_sentence, in_workbook
