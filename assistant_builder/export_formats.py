@@ -307,6 +307,11 @@ def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
     return summary
 
 
+def base_parameters(summary: Mapping[str, Any]) -> int:
+    """Parameters of the base model, by ``summary.json`` of an arm."""
+    return int(summary["total_parameters"]) - int(summary["trainable_parameters"])
+
+
 def estimated_bytes(study: Study, spec: ExportSpec) -> int:
     """Bytes of the folder that an export makes."""
     return spec.export_format.estimated_bytes(

@@ -18,6 +18,7 @@ from typing import Literal
 from assistant_builder.child_process import run_program
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.export.adapter import render
 from assistant_builder.models.chat_template import ChatTokenizer
 
 Turns = Sequence[tuple[str, str]]
@@ -188,33 +189,17 @@ def modelfile(
         weights: Path of the weights, from the folder of the Modelfile.
     """
     shown, stops = _model_values(match, prompter, system)
-    # a comment ends with its line
-    heading = " ".join(
-        "".join(character if character.isprintable() else " " for character in title).split()
+    plain = "".join(character if character.isprintable() else " " for character in title)
+    return render(
+        "Modelfile.j2",
+        heading=" ".join(plain.split()),  # a comment ends with its line
+        weights=weights,
+        match=match,
+        system=None if shown is None or _parse_problem(shown) else shown,
+        varied=varied,
+        stops=[stop for stop in stops if not _parse_problem(stop)],
+        omitted=omitted_values(match, prompter, system),
     )
-    lines = [f"# {heading}", "# ollama create NAME -f Modelfile", f"FROM {weights}"]
-    if match is None:
-        lines += [
-            "# TEMPLATE is left out: no family known to Assistant Builder renders the prompts that this model was",
-            "# trained on, and a guess would cost quality unnoticed. Write one after chat_template.jinja, or use an",
-            "# Ollama that renders the chat template in tokenizer_config.json itself.",
-        ]
-    else:
-        lines += [
-            f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
-            f"TEMPLATE {_quoted(match.family.go_template())}",
-        ]
-    if shown and not _parse_problem(shown):
-        lines.append(f"SYSTEM {_quoted(shown)}")
-    if varied:
-        lines.append(
-            "# The training pairs brought system prompts of their own: send one with each question, as there."
-        )
-    # Ollama before August 2026 has a penalty of 1.1 by default, which copied facts would get
-    lines += ["# Greedy, as evaluated.", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
-    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _parse_problem(stop)]
-    lines += [f"# {sentence}" for sentence in omitted_values(match, prompter, system)]
-    return "\n".join(lines) + "\n"
 
 
 def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
@@ -245,11 +230,6 @@ def _model_values(
     return system, [stop for stop in stops if stop]
 
 
-def _quoted(text: str) -> str:
-    """A value of a Modelfile in three quotation marks; in one, a quotation mark or a line break would end it."""
-    return f'"""{text}"""'
-
-
 def _parse_problem(text: str) -> str:
     """Why Ollama would not parse a value unchanged; empty if it would.
 
@@ -260,15 +240,10 @@ def _parse_problem(text: str) -> str:
     *ended, _ = re.split(r"[\r\n]", text)
     if any(line.rstrip(" \t").endswith('"""') for line in ended):
         return "a line ends with three quotation marks, which would end the value"
-    dropped = next(
-        (
-            character
-            for character in text
-            if not character.isprintable() and character not in "\t\r\n"
-        ),
-        "",
-    )
-    return f"there is the character U+{ord(dropped):04X}, which Ollama drops" if dropped else ""
+    for character in text:
+        if not character.isprintable() and character not in "\t\r\n":
+            return f"there is the character U+{ord(character):04X}, which Ollama drops"
+    return ""
 
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,199}")
