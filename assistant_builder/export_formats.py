@@ -237,9 +237,8 @@ def export_specs(arms: Iterable[str] | None = None) -> list[ExportSpec]:
 
 def typed(spec: ExportSpec) -> list[ExportSpec]:
     """The spec with each type of its format; the spec alone if the format has one type."""
-    return [parse_export(spec.arm, spec.format, type) for type in spec.export_format.types] or [
-        spec
-    ]
+    types = spec.export_format.types
+    return [parse_export(spec.arm, spec.format, type) for type in types] or [spec]
 
 
 def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
@@ -251,14 +250,8 @@ def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
 def file_to_train_for(report: Mapping[str, Any] | None, arms: Sequence[str]) -> str | None:
     """The type of a GGUF file that a report calls worse and that a further arm can be trained for; None without one."""
     rows = () if QAT.name in arms else (report or {}).get("formats") or ()
-    return next(
-        (
-            str(row["name"])
-            for row in rows
-            if row["verdict"] == "worse" and row["name"] in QAT_TYPES
-        ),
-        None,
-    )
+    worse = (str(row["name"]) for row in rows if row["verdict"] == "worse")
+    return next((name for name in worse if name in QAT_TYPES), None)
 
 
 def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
@@ -272,7 +265,7 @@ def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
             f"{type!r} is not one of {', '.join(types)}" if types else f"{format} has no --type"
         )
     return ExportSpec(
-        arm, format, "" if type is None or type == EXPORT_FORMATS[format].type else type
+        arm, format, "" if type in (None, EXPORT_FORMATS[format].type) else type or ""
     )
 
 
@@ -303,7 +296,7 @@ def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
             where=f"study {study.name}",
             remedy=f"Train it with 'assistant-builder run {study.name}'",
         )
-    summary = read_json(folder / "summary.json", ArmSummary)
+    summary: dict[str, Any] = read_json(folder / "summary.json", ArmSummary)
     return summary
 
 
@@ -356,52 +349,37 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
         if len(arms) == 1:
             return Advice(arm, arm, _ALONE.get(arm, f"Only {label(arm)} is trained."))
         return Advice(arm, arm, f"No verdict compares {' and '.join(map(label, arms))}.")
+    full, compact = LORA.name, QLORA.name
     if report is None:
-        return Advice(
-            LORA.name, LORA.name, t("Nothing is measured yet: until then Full is the safe choice.")
-        )
+        return Advice(full, full, t("Nothing is measured yet: until then Full is the safe choice."))
     verdict = report.get("verdict")
     if not isinstance(verdict, dict) or not verdict.get("ci"):
-        return Advice(
-            LORA.name,
-            LORA.name,
-            t(
-                "The report is of an older version, without a verdict that can be read here: evaluate again. "
-                "Until then Full is the safe choice."
-            ),
+        why = t(
+            "The report is of an older version, without a verdict that can be read here: evaluate again. "
+            "Until then Full is the safe choice."
         )
+        return Advice(full, full, why)
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
-    if ahead and verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, QLORA.name, t("Compact scored better: take it in either format."))
-    if verdict["outcome"] == "no worse":
-        return Advice(
-            QLORA.name,
-            LORA.name,
-            t(
-                "Compact was no worse than you allowed. Take its adapter if the "
-                "assistant will be served in {bits} bits, where it saves memory. A merged "
-                "model is 16-bit in either case and of the same size, so that Full is "
-                "the better choice there."
-            ),
-        )
     if verdict["outcome"] == "worse":
-        return Advice(
-            LORA.name,
-            LORA.name,
-            t(
-                "Compact is measurably worse: take Full, unless it does not fit the "
-                "machine that runs it."
-            ),
+        why = t(
+            "Compact is measurably worse: take Full, unless it does not fit the machine that runs it."
         )
-    return Advice(
-        LORA.name,
-        LORA.name,
-        t(
+        return Advice(full, full, why)
+    if verdict["outcome"] != "no worse":
+        why = t(
             "Whether Compact is worse than you allowed is undecided: Full is the safe "
             "choice; the other adapter needs less memory where it is served."
-        ),
+        )
+        return Advice(full, full, why)
+    if ahead:
+        return Advice(compact, compact, t("Compact scored better: take it in either format."))
+    why = t(
+        "Compact was no worse than you allowed. Take its adapter if the assistant will be served in {bits} bits, where it "
+        "saves memory. A merged model is 16-bit in either case and of the same size, so that Full is the better choice "
+        "there."
     )
+    return Advice(compact, full, why)
 
 
 def shipped_file(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> ExportSpec:

@@ -156,7 +156,7 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> Co
 def automatic_roles(names: Sequence[str]) -> dict[str, str]:
     """Role → column, by the names alone; without question and answer if no column is named so."""
     try:
-        found = map_columns(names, None, "").columns
+        found = map_columns(names, None).columns
     except DataError:
         found = {
             role: next((name for name in names if normalize_name(name) in known), None)

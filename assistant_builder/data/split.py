@@ -281,8 +281,9 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
     if once and cut:
         notes += _complete_single_wordings(sets, config, cut, 1 + max(pair.row for pair in pairs))
-    frozen = (tuple(sets[split]) for split in SPLITS)
-    return Split(*frozen, tuple(leaks), given, cut, config, sampled_out, tuple(notes))
+    train, validation, heldout = (tuple(sets[split]) for split in SPLITS)
+    found, said = tuple(leaks), tuple(notes)
+    return Split(train, validation, heldout, found, given, cut, config, sampled_out, said)
 
 
 def _complete_given_split(

@@ -59,7 +59,8 @@ def process_alive(pid: int | None, started: str | float | None) -> bool:
     try:
         if isinstance(started, str):
             stat = _proc_stat(pid)
-            return bool(stat) and process_identity(pid) == started and stat[0] not in ("Z", "X")
+            dead = stat is None or stat[0] in ("Z", "X")
+            return not dead and process_identity(pid) == started
         process, zombie = psutil.Process(pid), psutil.STATUS_ZOMBIE
         return abs(process.create_time() - started) < 1.0 and process.status() != zombie
     except (psutil.Error, ValueError, OverflowError):  # the last two: no id that a process can have

@@ -283,12 +283,9 @@ def rename_versions(root: Study, old: str, new: str) -> None:
     events = (
         replace(event, version=new) if event.version == old else event for event in versions.events
     )
-    versions = Versions(
-        *renamed((versions.served,)),
-        renamed(versions.names),
-        tuple(events),
-        renamed(versions.before),
-    )
+    (served,) = renamed((versions.served,))
+    names, before = renamed(versions.names), renamed(versions.before)
+    versions = Versions(served, names, tuple(events), before)
     _write(root, versions)
     if root.name == new:
         for name in versions.names[1:]:
