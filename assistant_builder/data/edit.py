@@ -139,16 +139,21 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
+def conversation(system: str | None, question: str, answer: str) -> list[dict[str, str]]:
+    """The turns of a pair for a cell; no system turn if ``system`` is empty."""
+    turns = [("system", system)] if system else []
+    turns += [("user", question), ("assistant", answer)]
+    return [{"role": role, "content": content} for role, content in turns]
+
+
 def _new_cells(
     mapping: ColumnMapping, pair: AddedPair, system: str | None, split_column: str | None
 ) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     question, answer = pair.question, pair.answer
     if mapping["messages"]:
-        turns = [("user", question), ("assistant", answer)]
-        if system and not mapping["system"]:
-            turns.insert(0, ("system", system))
-        cells[mapping["messages"]] = [{"role": role, "content": content} for role, content in turns]
+        own = None if mapping["system"] else system
+        cells[mapping["messages"]] = conversation(own, question, answer)
     else:
         # map_columns requires them without messages
         assert mapping["question"] and mapping["answer"]
@@ -353,12 +358,7 @@ def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     )
     for row in rejected:
         raw = [cell_text(row.raw) if row.cells is None else ""] if has_raw else []
-        numbers = table.numbers
-        cells = [
-            str(numbers.shown(row.row)),
-            numbers.in_text(reasons[row.row]),
-            *_row_texts(row, table.columns),
-            *raw,
-        ]
+        number, reason = table.numbers.shown(row.row), table.numbers.in_text(reasons[row.row])
+        cells = [str(number), reason, *_row_texts(row, table.columns), *raw]
         writer.writerow(map(escape_formula, cells))
     return out.getvalue().encode("utf-8-sig", errors="backslashreplace")

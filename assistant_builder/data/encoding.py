@@ -103,15 +103,12 @@ def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
         return None
     if max(even, odd) * 10 < len(data) and _is_utf8(data):
         return None
-    return text, (
-        t(
-            "read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} "
-            "positions",
-            order=order,
-            max=max(even, odd),
-            even=even + odd,
-            positions=positions,
-        )
+    return text, t(
+        "read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} positions",
+        order=order,
+        max=max(even, odd),
+        even=even + odd,
+        positions=positions,
     )
 
 
@@ -132,16 +129,13 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
     intact = len(_MULTIBYTE.findall(data))
     if intact <= 2 * damaged:
         return None
-    return text, (
-        tn(
-            "read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
-            "byte are "
-            "rejected",
-            "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
-            "damaged byte are rejected",
-            damaged,
-            intact=intact,
-        )
+    return text, tn(
+        "read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
+        "byte are rejected",
+        "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
+        "damaged byte are rejected",
+        damaged,
+        intact=intact,
     )
 
 
@@ -163,11 +157,8 @@ def _windows_1252(data: bytes) -> tuple[str, str]:
             ),
             remedy=t(_SAVE_AS_UTF8),
         )
-    distinct = dict.fromkeys(
-        found.group()[:_LONGEST_EXAMPLE] for found in _NON_ASCII_WORD.finditer(text)
-    )
-    words = list(distinct)[:3]
-    examples = ", ".join(f'"{word}"' for word in words)
+    words = (match.group()[:_LONGEST_EXAMPLE] for match in _NON_ASCII_WORD.finditer(text))
+    examples = ", ".join(f'"{word}"' for word in list(dict.fromkeys(words))[:3])
     return text, tn(
         "read as Windows-1252: not UTF-8 because of {count} byte (decoded as {examples})",
         "read as Windows-1252: not UTF-8 because of {count} bytes (decoded as {examples})",
@@ -188,11 +179,8 @@ def _looks_western(text: str) -> bool:
         before, after = text[start - 1 : start], text[start + 1 : start + 2]
         if character.isalpha() and character not in "ªº":
             letters += 1
-            inside_runs += bool(
-                _NON_ASCII.match(before)
-                and _NON_ASCII.match(after)
-                and before.isalpha()
-                and after.isalpha()
+            inside_runs += all(
+                _NON_ASCII.match(each) and each.isalpha() for each in (before, after)
             )
         elif character in _OPENING_PUNCTUATION:
             if before.isalpha():
