@@ -88,9 +88,7 @@ def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
         uuid, _, mebibytes = (part.strip() for part in line.partition(","))
         if mebibytes.isdigit():  # else "[N/A]", "[Not Supported]"
             by_uuid[uuid.removeprefix("GPU-").casefold()] = int(mebibytes) * 2**20
-    known: list[int | None] = [
-        by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus
-    ]
+    known = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
     if None in known:  # a MIG partition, memory shared with the CPU, or an AMD GPU
         measured = _measured_free_bytes()
         known = [
@@ -139,18 +137,14 @@ def _query_torch(*options: str) -> GpuReport:
         return GpuReport(
             problem=f"PyTorch did not respond within {_TORCH_SECONDS} seconds", failed=True
         )
-    except (
-        subprocess.SubprocessError,
-        OSError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-    ) as error:
-        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        return GpuReport(
-            problem=f"the query of PyTorch failed: {lines[-1] if lines else error}", failed=True
-        )
+    except (subprocess.SubprocessError, OSError, ValueError, LookupError, TypeError) as error:
+        return GpuReport(problem=f"the query of PyTorch failed: {last_words(error)}", failed=True)
+
+
+def last_words(error: Exception) -> str:
+    """The last line that a failed process wrote, or of the error."""
+    lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+    return lines[-1] if lines else str(error)
 
 
 def report_from_record(record: dict[str, Any]) -> GpuReport:
@@ -209,13 +203,9 @@ def describe_gpus(*, free: bool = False) -> dict[str, Any]:
     """
     import torch
 
-    build = (
-        f"ROCm {torch.version.hip}"
-        if torch.version.hip
-        else f"CUDA {torch.version.cuda}"
-        if torch.version.cuda
-        else ""
-    )
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    if torch.version.hip:
+        build = f"ROCm {torch.version.hip}"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -114,15 +114,12 @@ class MergedFormat(ExportFormat):
         """Why a 4-bit base becomes larger, or a rounded assistant worse."""
         if ARMS[arm].rounds:
             return t("This assistant was trained to be rounded; in 16 bits it answers worse.")
-        return (
-            t(
-                "Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it "
-                "would be "
-                "another assistant than the one measured.",
-                kind=ARMS[arm].base_label,
-            )
-            if ARMS[arm].quantized
-            else ""
+        if not ARMS[arm].quantized:
+            return ""
+        return t(
+            "Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it would be "
+            "another assistant than the one measured.",
+            kind=ARMS[arm].base_label,
         )
 
     def load(
@@ -142,13 +139,9 @@ def write_modelfile(source: ExportSource, folder: Path, weights: str = ".") -> l
         for record in read_jsonl(source.study.split_file("train"), PairLine)
         for turn in record["messages"]
     )
+    system, title = source.system, source.title
     text = modelfile(
-        match,
-        source.prompter,
-        system=source.system,
-        title=source.title,
-        varied=varied,
-        weights=weights,
+        match, source.prompter, system=system, title=title, varied=varied, weights=weights
     )
     (folder / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
     return omitted_values(match, source.prompter, source.system)

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,46 +85,29 @@ class Family:
         return "{{ range $i, $m := .Messages }}" + body + "{{ end }}{{ end }}" + self.header
 
 
-def _headed(name: str, head: str, tail: str, end: str, opening: str | None = None) -> Family:
+def _headed(
+    name: str, head: str, end: str, *, opening: str | None = None, assistant: str = "assistant"
+) -> Family:
     """A family in which every role has a header of the same form."""
-    system, user, assistant = (
-        (head.format(role) + tail, end) for role in ("system", "user", "assistant")
-    )
-    return Family(
-        name, user=user, assistant=assistant, system=system, opening=opening, stops=(end.strip(),)
-    )
+    system, user, answer = ((head.format(role), end) for role in ("system", "user", assistant))
+    return Family(name, user, answer, system, opening=opening, stops=(end.strip(),))
 
 
+_THOUGHTLESS = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+_MISTRAL = Family("Mistral", ("[INST] ", "[/INST]"), (" ", "</s>"), opening="", stops=("</s>",))
+_GEMMA = "<start_of_turn>{}\n", "<end_of_turn>\n"
 FAMILIES = (
-    _headed("ChatML (SmolLM2, Qwen)", "<|im_start|>{}", "\n", "<|im_end|>\n"),
+    _headed("ChatML (SmolLM2, Qwen)", "<|im_start|>{}\n", "<|im_end|>\n"),
     _headed(
-        "ChatML without thinking (Qwen3)",
-        "<|im_start|>{}",
-        "\n",
-        "<|im_end|>\n",
-        opening="<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        "ChatML without thinking (Qwen3)", "<|im_start|>{}\n", "<|im_end|>\n", opening=_THOUGHTLESS
     ),
-    _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>", "\n\n", "<|eot_id|>"),
-    Family(
-        "Gemma",
-        user=("<start_of_turn>user\n", "<end_of_turn>\n"),
-        assistant=("<start_of_turn>model\n", "<end_of_turn>\n"),
-        stops=("<end_of_turn>",),
-    ),
-    Family(
-        "Mistral", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="", stops=("</s>",)
-    ),
-    Family(
-        "Mistral, system prompt last",
-        user=("[INST] ", "[/INST]"),
-        assistant=(" ", "</s>"),
-        opening="",
-        system_in="last",
-        stops=("</s>",),
-    ),
-    _headed("Phi-3", "<|{}|>", "\n", "<|end|>\n"),
-    _headed("Phi-4-mini", "<|{}|>", "", "<|end|>"),
-    _headed("Granite", "<|start_of_role|>{}<|end_of_role|>", "", "<|end_of_text|>\n"),
+    _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"),
+    replace(_headed("Gemma", *_GEMMA, assistant="model"), system=None),
+    _MISTRAL,
+    replace(_MISTRAL, name="Mistral, system prompt last", system_in="last"),
+    _headed("Phi-3", "<|{}|>\n", "<|end|>\n"),
+    _headed("Phi-4-mini", "<|{}|>", "<|end|>"),
+    _headed("Granite", "<|start_of_role|>{}<|end_of_role|>", "<|end_of_text|>\n"),
 )
 
 
@@ -152,10 +135,7 @@ def match_family(prompter: ChatTokenizer, system: str) -> Match | None:
         texts = [text[len(bos) :] if adds_bos else text for text in wanted]
         for family in FAMILIES:
             slot = _system_slot(family, texts[0], system)
-            if all(
-                family.render(slot, turns) == text
-                for turns, text in zip(_PROBES, texts, strict=True)
-            ):
+            if [family.render(slot, turns) for turns in _PROBES] == texts:
                 return Match(family, slot, adds_bos)
     return None
 
