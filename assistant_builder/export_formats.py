@@ -81,9 +81,8 @@ class ExportSource:
     sample: int = 0  # held-out items for checks of what is written
     # progress callback: fraction of the writing that is done, and current activity; an exception cancels the export
     report: Callable[[float, str], None] = lambda fraction, message: None
-    importance: bool = (
-        False  # whether block scales are chosen by an importance matrix, in a format that has any
-    )
+    # whether block scales are chosen by an importance matrix, in a format that has any
+    importance: bool = False
 
 
 class ExportFormat(ABC):
@@ -100,15 +99,13 @@ class ExportFormat(ABC):
     contents: str  # content of the folder, in one sentence
     activity: str = N_("Writing the files")  # progress message of :meth:`write`
     needs_base: bool = False  # whether it is loaded on its base model and useless without it
-    keeps_storage: bool = (
-        False  # whether the base has the storage of training, so that QLoRA saves memory
-    )
+    # whether the base has the storage of training, so that QLoRA saves memory
+    keeps_storage: bool = False
     zipped: bool = False  # whether the folder contains a zip of itself
     types: Sequence[str] = ()  # values of ``--type``; none if the format has one type
     type: str = ""  # the type of this entry, one of ``types``
-    lossy: bool = (
-        False  # whether weights are rounded to fewer than 16 bits, so that another loss is no error
-    )
+    # whether weights are rounded to fewer than 16 bits, so that another loss is no error
+    lossy: bool = False
     storage: str = ""  # quantization method of the weights, if it has to be the study's for :meth:`cell` to hold
     library: str = "transformers"  # ``library_name`` of the model card
     # ``base_model_relation`` of the model card
@@ -240,9 +237,8 @@ def export_specs(arms: Iterable[str] | None = None) -> list[ExportSpec]:
 
 def typed(spec: ExportSpec) -> list[ExportSpec]:
     """The spec with each type of its format; the spec alone if the format has one type."""
-    return [parse_export(spec.arm, spec.format, type) for type in spec.export_format.types] or [
-        spec
-    ]
+    types = spec.export_format.types
+    return [parse_export(spec.arm, spec.format, type) for type in types] or [spec]
 
 
 def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
@@ -254,14 +250,8 @@ def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
 def file_to_train_for(report: Mapping[str, Any] | None, arms: Sequence[str]) -> str | None:
     """The type of a GGUF file that a report calls worse and that a further arm can be trained for; None without one."""
     rows = () if QAT.name in arms else (report or {}).get("formats") or ()
-    return next(
-        (
-            str(row["name"])
-            for row in rows
-            if row["verdict"] == "worse" and row["name"] in QAT_TYPES
-        ),
-        None,
-    )
+    worse = (str(row["name"]) for row in rows if row["verdict"] == "worse")
+    return next((name for name in worse if name in QAT_TYPES), None)
 
 
 def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
@@ -275,7 +265,7 @@ def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
             f"{type!r} is not one of {', '.join(types)}" if types else f"{format} has no --type"
         )
     return ExportSpec(
-        arm, format, "" if type is None or type == EXPORT_FORMATS[format].type else type
+        arm, format, "" if type in (None, EXPORT_FORMATS[format].type) else type or ""
     )
 
 
@@ -306,8 +296,13 @@ def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
             where=f"study {study.name}",
             remedy=f"Train it with 'assistant-builder run {study.name}'",
         )
-    summary = read_json(folder / "summary.json", ArmSummary)
+    summary: dict[str, Any] = read_json(folder / "summary.json", ArmSummary)
     return summary
+
+
+def base_parameters(summary: Mapping[str, Any]) -> int:
+    """Parameters of the base model, by ``summary.json`` of an arm."""
+    return int(summary["total_parameters"]) - int(summary["trainable_parameters"])
 
 
 def estimated_bytes(study: Study, spec: ExportSpec) -> int:
@@ -354,52 +349,37 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
         if len(arms) == 1:
             return Advice(arm, arm, _ALONE.get(arm, f"Only {label(arm)} is trained."))
         return Advice(arm, arm, f"No verdict compares {' and '.join(map(label, arms))}.")
+    full, compact = LORA.name, QLORA.name
     if report is None:
-        return Advice(
-            LORA.name, LORA.name, t("Nothing is measured yet: until then Full is the safe choice.")
-        )
+        return Advice(full, full, t("Nothing is measured yet: until then Full is the safe choice."))
     verdict = report.get("verdict")
     if not isinstance(verdict, dict) or not verdict.get("ci"):
-        return Advice(
-            LORA.name,
-            LORA.name,
-            t(
-                "The report is of an older version, without a verdict that can be read here: evaluate again. "
-                "Until then Full is the safe choice."
-            ),
+        why = t(
+            "The report is of an older version, without a verdict that can be read here: evaluate again. "
+            "Until then Full is the safe choice."
         )
+        return Advice(full, full, why)
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
-    if ahead and verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, QLORA.name, t("Compact scored better: take it in either format."))
-    if verdict["outcome"] == "no worse":
-        return Advice(
-            QLORA.name,
-            LORA.name,
-            t(
-                "Compact was no worse than you allowed. Take its adapter if the "
-                "assistant will be served in {bits} bits, where it saves memory. A merged "
-                "model is 16-bit in either case and of the same size, so that Full is "
-                "the better choice there."
-            ),
-        )
     if verdict["outcome"] == "worse":
-        return Advice(
-            LORA.name,
-            LORA.name,
-            t(
-                "Compact is measurably worse: take Full, unless it does not fit the "
-                "machine that runs it."
-            ),
+        why = t(
+            "Compact is measurably worse: take Full, unless it does not fit the machine that runs it."
         )
-    return Advice(
-        LORA.name,
-        LORA.name,
-        t(
+        return Advice(full, full, why)
+    if verdict["outcome"] != "no worse":
+        why = t(
             "Whether Compact is worse than you allowed is undecided: Full is the safe "
             "choice; the other adapter needs less memory where it is served."
-        ),
+        )
+        return Advice(full, full, why)
+    if ahead:
+        return Advice(compact, compact, t("Compact scored better: take it in either format."))
+    why = t(
+        "Compact was no worse than you allowed. Take its adapter if the assistant will be served in {bits} bits, where it "
+        "saves memory. A merged model is 16-bit in either case and of the same size, so that Full is the better choice "
+        "there."
     )
+    return Advice(compact, full, why)
 
 
 def shipped_file(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> ExportSpec:

@@ -23,23 +23,10 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "trl",
-    "accelerate",
-    "datasets",
-    "lm-eval",
-    "sentence-transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "scipy",
-    "pandas",
-    "gradio",
-)
+PACKAGES = """
+    torch transformers peft bitsandbytes trl accelerate datasets lm-eval sentence-transformers tokenizers safetensors
+    numpy scipy pandas gradio
+    """.split()
 
 
 def collect_provenance(study: Study) -> dict[str, Any]:

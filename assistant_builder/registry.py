@@ -116,9 +116,8 @@ def load_plugins() -> None:
     for name in named:
         if name in _loaded:
             continue
-        _loaded.add(
-            name
-        )  # before the import: the module registers entries, which may look others up
+        # before the import: the module registers entries, which may look others up
+        _loaded.add(name)
         try:
             importlib.import_module(name)
         except Exception as error:

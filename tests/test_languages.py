@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from assistant_builder import i18n
+from assistant_builder.config import FormatsConfig, StudyConfig
+from assistant_builder.config.base import ConfigModel
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import (
     N_,
@@ -46,8 +48,15 @@ def sources() -> list[Path]:
 
 
 def extracted() -> set[Key]:
-    """(context, message, plural) of every message in the code."""
-    found: set[Key] = set()
+    """(context, message, plural) of every message in the code, and of the docstrings of settings."""
+    sections = [StudyConfig, *(type(value) for _, value in StudyConfig())]
+    found: set[Key] = {
+        ("", field.description, "")
+        for section in sections
+        if issubclass(section, ConfigModel) and section is not FormatsConfig  # it has N_()
+        for field in section.model_fields.values()
+        if field.description
+    }
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):

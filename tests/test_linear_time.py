@@ -41,7 +41,7 @@ def german_page_words(text: str) -> None:
 
 
 def read_csv(text: str) -> None:
-    csv_reader.read_csv("question,answer\n" + text, ".csv", "file", lambda name: True)
+    csv_reader.read_csv("question,answer\n" + text, ".csv", lambda name: True)
 
 
 def ignoring(read: Callable[[str], object]) -> Callable[[str], None]:
@@ -67,7 +67,7 @@ def scope_with(cookies: str) -> dict[str, object]:
 
 CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "words of a Windows-1252 file": (
-        lambda text: encoding.decode(text.encode("windows-1252"), "file"),
+        lambda text: encoding.decode(text.encode("windows-1252")),
         "é ",
         "a",
         "",
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "quotes that are never closed": (read_csv, "", 'a","\n', ""),
     "empty cells of a row": (read_csv, "a", ",", "\n"),
     "JSON documents of several lines": (
-        lambda text: json_reader.read_json_text(text, ".json", "file"),
+        lambda text: json_reader.read_json_text(text, ".json"),
         "",
         "{\n}\n",
         "",

@@ -1,7 +1,7 @@
 """The base class of all settings, and types that several sections share.
 
-``Field(title=…)`` is the label and ``description`` the help text. ``json_schema_extra={"level": "basic"}`` marks a
-setting that the page shows outside the advanced pane.
+``Field(title=…)`` is the label of a setting and its docstring the help text, which translations are made of, too.
+``json_schema_extra={"level": "basic"}`` marks a setting that the page shows outside the advanced pane.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ BASIC: dict[str, Any] = {"level": "basic"}
 class ConfigModel(BaseModel):
     """Base class of all settings: immutable, and unknown options are errors."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, frozen=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Join the lines of the help texts."""
+        for field in cls.model_fields.values():
+            field.description = " ".join((field.description or "").split()) or None
 
 
 @dataclass(frozen=True)

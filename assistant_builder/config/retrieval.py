@@ -13,62 +13,19 @@ from assistant_builder.i18n import N_
 class RetrievalConfig(ConfigModel):
     """Looking up training pairs for a question."""
 
-    embedder: Annotated[str, AfterValidator(str.strip)] = Field(
-        "",
-        title=N_("Sentence embedder"),
-        description=N_(
-            "Folder or hub id of a sentence-transformers model for the "
-            "index. Empty: the bundled all-MiniLM-L6-v2, which knows "
-            "English. For other languages for example "
-            "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2."
-        ),
-    )
-    train_embedder: bool = Field(
-        True,
-        title=N_("Train the embedder"),
-        description=N_(
-            "Whether a copy of the sentence embedder is trained on the "
-            "training questions, so that it knows names and wordings of "
-            "the data and tells other questions from them. Takes a "
-            "minute or two."
-        ),
-    )
-    facts: int = Field(
-        3,
-        ge=1,
-        le=10,
-        title=N_("Facts in a prompt"),
-        description=N_(
-            "Largest number of training pairs in the prompt of a question. Where the search is sure it has "
-            "fewer."
-        ),
-    )
-    false_declines: float = Field(
-        0.04,
-        gt=0,
-        lt=0.5,
-        title=N_("False declines"),
-        description=N_(
-            "Largest share of answerable questions that the "
-            "rule for declining may decline, as measured on "
-            "validation questions. New wordings are often "
-            "harder."
-        ),
-    )
-    final_index: bool = Field(
-        True,
-        title=N_("Final index"),
-        description=N_(
-            "Whether answers that only validation and test questions have "
-            "are added to the index after the evaluation, so that the "
-            "assistant can answer them too."
-        ),
-    )
-    sources_in_endpoint: bool = Field(
-        False,
-        title=N_("Sources in the endpoint"),
-        description=N_(
-            "Whether 'serve' sends the facts that were found with "
-            "each answer. They are rows of the data file."
-        ),
-    )
+    embedder: Annotated[str, AfterValidator(str.strip)] = Field("", title=N_("Sentence embedder"))
+    """Folder or hub id of a sentence-transformers model for the index. Empty: the bundled all-MiniLM-L6-v2, which knows
+    English. For other languages for example sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2."""
+    train_embedder: bool = Field(True, title=N_("Train the embedder"))
+    """Whether a copy of the sentence embedder is trained on the training questions, so that it knows names and wordings
+    of the data and tells other questions from them. Takes a minute or two."""
+    facts: int = Field(3, ge=1, le=10, title=N_("Facts in a prompt"))
+    """Largest number of training pairs in the prompt of a question. Where the search is sure it has fewer."""
+    false_declines: float = Field(0.04, gt=0, lt=0.5, title=N_("False declines"))
+    """Largest share of answerable questions that the rule for declining may decline, as measured on validation
+    questions. New wordings are often harder."""
+    final_index: bool = Field(True, title=N_("Final index"))
+    """Whether answers that only validation and test questions have are added to the index after the evaluation, so that
+    the assistant can answer them too."""
+    sources_in_endpoint: bool = Field(False, title=N_("Sources in the endpoint"))
+    """Whether 'serve' sends the facts that were found with each answer. They are rows of the data file."""

@@ -33,9 +33,8 @@ class ServingBackend:
     requires: str = ""  # what must be installed or available; empty if nothing
     streams: bool = True  # whether it sends answers as streams
     remembers: bool = True  # whether it can keep questions
-    contacts: Callable[[Any], dict[str, str]] = (
-        lambda config: {}
-    )  # settings of the first study → setting: address
+    # settings of the first study → setting: address
+    contacts: Callable[[Any], dict[str, str]] = lambda config: {}
 
     @property
     def help(self) -> str:
@@ -62,120 +61,52 @@ def _add_backends(schema: dict[str, Any]) -> None:
 class ServingConfig(ConfigModel):
     """Address, backend and capacity of a server."""
 
-    model_config = ConfigDict(
-        validate_default=False
-    )  # validation of the backend imports all backends
+    # validation of the backend imports all backends
+    model_config = ConfigDict(validate_default=False)
 
-    backend: str = Field(
-        "local",
-        title="Backend",
-        description="What runs the models.",
-        json_schema_extra=_add_backends,
-    )
-    host: str = Field(
-        "127.0.0.1", min_length=1, title="Address", description="Address to listen on."
-    )
-    port: int = Field(8000, ge=0, le=65535, title="Port", description="Port to listen on.")
-    allow_host: tuple[str, ...] = Field(
-        (),
-        title="Host names",
-        description="A further host name of this server; may be given several times.",
-    )
-    widget: bool = Field(
-        False,
-        title="Widget",
-        description="Serve a chat bubble for websites, and a page with it: "
-        "visitors ask without a key.",
-    )
-    allow_origin: tuple[str, ...] = Field(
-        (),
-        title="Origins",
-        description="Origin of a website whose pages may ask, such as https://example.com; may be "
-        "given several times.",
-    )
-    title: str = Field(
-        "",
-        max_length=80,
-        title="Title",
-        description="Name of the assistant in the widget. Empty: that of the study.",
-    )
-    contact: str = Field(
-        "",
-        max_length=200,
-        title="Contact",
-        description="Line that the widget shows where the "
-        "assistant declines, such as an e-mail address.",
-    )
-    remember: Literal["nothing", "counts", "texts"] = Field(
-        "nothing",
-        title="Remember",
-        description="What is kept of questions in the study's folder: nothing; counts "
-        "(time, whether declined, vote); texts (question, answer and what it should have said, too, with e-mail "
-        "addresses and numbers that identify people masked).",
-    )
-    keep_days: int = Field(
-        90,
-        ge=1,
-        le=3650,
-        title="Days",
-        description="Days after which what is remembered is deleted.",
-    )
-    proxy: str = Field(
-        "",
-        title="Proxy",
-        description="Address or network of a reverse proxy whose X-Forwarded-For "
-        "header names the visitors; several with commas.",
-    )
-    waiting: int = Field(
-        16,
-        ge=0,
-        le=1000,
-        title="Queue",
-        description="Requests to one assistant that may wait; further ones are rejected.",
-    )
-    context: int | None = Field(
-        None,
-        ge=64,
-        title="Context",
-        description="Maximum tokens of a prompt and its answer together. Empty: "
-        "the longest pair plus the longest answer, at least 4096, limited by the context of the base model.",
-    )
-    type: str | None = Field(
-        None,
-        title="GGUF type",
-        description="llamacpp: type of the GGUF files, as of export "
-        "--type. Empty: the smallest that the report calls no worse, else Q8_0.",
-    )
-    slots: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        title="Slots",
-        description="llamacpp, vllm: questions to one "
-        "assistant that are answered at a time. Empty: 4 with llamacpp, 64 with vllm.",
-    )
-    min_replicas: int = Field(
-        1,
-        ge=1,
-        le=1000,
-        title="Minimum replicas",
-        description="ray: minimum number of replicas; each loads every base once.",
-    )
-    max_replicas: int = Field(
-        2, ge=1, le=1000, title="Maximum replicas", description="ray: maximum number of replicas."
-    )
-    ongoing: float = Field(
-        2.0,
-        ge=0.1,
-        title="Requests per replica",
-        description="ray: unfinished requests per replica at which another one is started.",
-    )
-    cpus: float = Field(
-        1.0, ge=0.1, title="CPUs per replica", description="ray: CPU cores of each replica."
-    )
-    gpus: float = Field(
-        0.0, ge=0, title="GPUs per replica", description="ray: GPUs of each replica."
-    )
+    backend: str = Field("local", title="Backend", json_schema_extra=_add_backends)
+    """What runs the models."""
+    host: str = Field("127.0.0.1", min_length=1, title="Address")
+    """Address to listen on."""
+    port: int = Field(8000, ge=0, le=65535, title="Port")
+    """Port to listen on."""
+    allow_host: tuple[str, ...] = Field((), title="Host names")
+    """A further host name of this server; may be given several times."""
+    widget: bool = Field(False, title="Widget")
+    """Serve a chat bubble for websites, and a page with it: visitors ask without a key."""
+    allow_origin: tuple[str, ...] = Field((), title="Origins")
+    """Origin of a website whose pages may ask, such as https://example.com; may be given several times."""
+    title: str = Field("", max_length=80, title="Title")
+    """Name of the assistant in the widget. Empty: that of the study."""
+    contact: str = Field("", max_length=200, title="Contact")
+    """Line that the widget shows where the assistant declines, such as an e-mail address."""
+    remember: Literal["nothing", "counts", "texts"] = Field("nothing", title="Remember")
+    """What is kept of questions in the study's folder: nothing; counts (time, whether declined, vote); texts (question,
+    answer and what it should have said, too, with e-mail addresses and numbers that identify people masked)."""
+    keep_days: int = Field(90, ge=1, le=3650, title="Days")
+    """Days after which what is remembered is deleted."""
+    proxy: str = Field("", title="Proxy")
+    """Address or network of a reverse proxy whose X-Forwarded-For header names the visitors; several with commas."""
+    waiting: int = Field(16, ge=0, le=1000, title="Queue")
+    """Requests to one assistant that may wait; further ones are rejected."""
+    context: int | None = Field(None, ge=64, title="Context")
+    """Maximum tokens of a prompt and its answer together. Empty: the longest pair plus the longest answer, at least
+    4096, limited by the context of the base model."""
+    type: str | None = Field(None, title="GGUF type")
+    """llamacpp: type of the GGUF files, as of export --type. Empty: the smallest that the report calls no worse, else
+    Q8_0."""
+    slots: int | None = Field(None, ge=1, le=1024, title="Slots")
+    """llamacpp, vllm: questions to one assistant that are answered at a time. Empty: 4 with llamacpp, 64 with vllm."""
+    min_replicas: int = Field(1, ge=1, le=1000, title="Minimum replicas")
+    """ray: minimum number of replicas; each loads every base once."""
+    max_replicas: int = Field(2, ge=1, le=1000, title="Maximum replicas")
+    """ray: maximum number of replicas."""
+    ongoing: float = Field(2.0, ge=0.1, title="Requests per replica")
+    """ray: unfinished requests per replica at which another one is started."""
+    cpus: float = Field(1.0, ge=0.1, title="CPUs per replica")
+    """ray: CPU cores of each replica."""
+    gpus: float = Field(0.0, ge=0, title="GPUs per replica")
+    """ray: GPUs of each replica."""
 
     @field_validator("backend")
     @classmethod

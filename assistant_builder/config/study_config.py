@@ -88,75 +88,40 @@ class StudyConfig(ConfigModel):
 
     version: Literal[1] = VERSION
     name: Annotated[str, AfterValidator(check_name)] = Field(
-        "study",
-        title=N_("Name"),
-        description=N_("Name of the study and of its folder."),
-        json_schema_extra=BASIC,
+        "study", title=N_("Name"), json_schema_extra=BASIC
     )
-    title: str = Field(
-        "",
-        max_length=_MAX_TITLE,
-        title=N_("Title"),
-        description=N_("What is shown instead of the name. Empty: the name."),
-    )
-    arms: list[ArmName] = Field(
-        default_factory=lambda: list(TWINS),
-        min_length=1,
-        title=N_("Arms"),
-        description=N_(
-            "The assistants that are trained. With both twins, lora and qlora, the report measures the "
-            "cost of 4-bit storage. qlora alone suits a machine with too little memory for the 16-bit "
-            "base; nothing is then compared, and lora can be added later."
-        ),
-    )
-    seeds: int = Field(
-        1,
-        ge=1,
-        le=20,
-        title=N_("Seeds"),
-        description=N_(
-            "Number of trainings per arm, with the seeds "
-            "train.seed, train.seed + 1, …; several seeds "
-            "show how much of a difference is chance."
-        ),
-        json_schema_extra=BASIC,
-    )
+    """Name of the study and of its folder."""
+    title: str = Field("", max_length=_MAX_TITLE, title=N_("Title"))
+    """What is shown instead of the name. Empty: the name."""
+    arms: list[ArmName] = Field(default_factory=lambda: list(TWINS), min_length=1, title=N_("Arms"))
+    """The assistants that are trained. With both twins, lora and qlora, the report measures the cost of 4-bit storage.
+    qlora alone suits a machine with too little memory for the 16-bit base; nothing is then compared, and lora can be
+    added later."""
+    seeds: int = Field(1, ge=1, le=20, title=N_("Seeds"), json_schema_extra=BASIC)
+    """Number of trainings per arm, with the seeds train.seed, train.seed + 1, …; several seeds show how much of a
+    difference is chance."""
     approaches: list[Approach] = Field(
         default_factory=lambda: list(_DEFAULT_APPROACHES),
         min_length=1,
         title=N_("Approach"),
-        description=N_(
-            "grounded: the assistant reads the training pairs that are found for a question. memory: it "
-            "answers from what it has learned, without looking anything up. With both, the arms are "
-            "trained in each, and the report compares them."
-        ),
         json_schema_extra=BASIC,
     )
-    data: DataConfig = Field(
-        default_factory=DataConfig, title=N_("Data"), description=N_("Data file and split.")
-    )
-    model: ModelConfig = Field(
-        default_factory=ModelConfig, title=N_("Model"), description=N_("Base model.")
-    )
-    retrieval: RetrievalConfig = Field(
-        default_factory=RetrievalConfig,
-        title=N_("Looking up"),
-        description=N_("Facts in the prompts of the grounded approach."),
-    )
-    train: TrainConfig = Field(
-        default_factory=TrainConfig, title=N_("Training"), description=N_("LoRA and optimization.")
-    )
-    eval: EvalConfig = Field(
-        default_factory=EvalConfig, title=N_("Evaluation"), description=N_("Scoring and verdict.")
-    )
-    formats: FormatsConfig = Field(
-        default_factory=FormatsConfig,
-        title=N_("Files"),
-        description=N_("GGUF files that are written and scored."),
-    )
-    executor: ExecutorConfig = Field(
-        default_factory=ExecutorConfig, title=N_("Executor"), description=N_("Where steps run.")
-    )
+    """grounded: the assistant reads the training pairs that are found for a question. memory: it answers from what it
+    has learned, without looking anything up. With both, the arms are trained in each, and the report compares them."""
+    data: DataConfig = Field(default_factory=DataConfig, title=N_("Data"))
+    """Data file and split."""
+    model: ModelConfig = Field(default_factory=ModelConfig, title=N_("Model"))
+    """Base model."""
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title=N_("Looking up"))
+    """Facts in the prompts of the grounded approach."""
+    train: TrainConfig = Field(default_factory=TrainConfig, title=N_("Training"))
+    """LoRA and optimization."""
+    eval: EvalConfig = Field(default_factory=EvalConfig, title=N_("Evaluation"))
+    """Scoring and verdict."""
+    formats: FormatsConfig = Field(default_factory=FormatsConfig, title=N_("Files"))
+    """GGUF files that are written and scored."""
+    executor: ExecutorConfig = Field(default_factory=ExecutorConfig, title=N_("Executor"))
+    """Where steps run."""
 
     @field_validator("executor", mode="before")
     @classmethod

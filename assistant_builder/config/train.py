@@ -23,188 +23,73 @@ class TrainConfig(ConfigModel):
     """LoRA and optimization, shared by both arms."""
 
     preset: Literal["quick", "balanced", "thorough", "by_heart", "custom"] = Field(
-        "balanced",
-        title=N_("Preset"),
-        description=N_(
-            "A named set of values for epochs, rank, alpha and validations; other settings replace them."
-        ),
+        "balanced", title=N_("Preset")
     )
-    rank: int = Field(
-        16,
-        ge=1,
-        le=1024,
-        title=N_("LoRA rank"),
-        description=N_(
-            "Rank of the adapter matrices, which determines their capacity (QLoRA paper: 64)."
-        ),
-        json_schema_extra=BASIC,
-    )
-    alpha: float = Field(
-        32,
-        gt=0,
-        title=N_("LoRA alpha"),
-        description=N_("Scale of the adapters: their output is multiplied by alpha / rank."),
-    )
-    dropout: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        title=N_("LoRA dropout"),
-        description=N_(
-            "Dropout before each adapter (QLoRA paper: 0.05 for 33B and 65B, 0.1 for 7B and 13B)."
-        ),
-    )
+    """A named set of values for epochs, rank, alpha and validations; other settings replace them."""
+    rank: int = Field(16, ge=1, le=1024, title=N_("LoRA rank"), json_schema_extra=BASIC)
+    """Rank of the adapter matrices, which determines their capacity (QLoRA paper: 64)."""
+    alpha: float = Field(32, gt=0, title=N_("LoRA alpha"))
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
+    dropout: float = Field(0.05, ge=0, lt=1, title=N_("LoRA dropout"))
+    """Dropout before each adapter (QLoRA paper: 0.05 for 33B and 65B, 0.1 for 7B and 13B)."""
     target_modules: Annotated[str, AfterValidator(str.strip)] = Field(
-        "all-linear",
-        min_length=1,
-        title=N_("Adapted layers"),
-        description=N_("'all-linear' (QLoRA paper) or a comma-separated list of module names."),
+        "all-linear", min_length=1, title=N_("Adapted layers")
     )
-    epochs: float = Field(
-        3.0,
-        gt=0,
-        le=1000,
-        title=N_("Epochs"),
-        description=N_(
-            "Passes over the training pairs. Too few give vague answers, too many give overfitting."
-        ),
-        json_schema_extra=BASIC,
-    )
-    max_steps: int | None = Field(
-        None, ge=1, title=N_("Maximum steps"), description=N_("Empty: limited by epochs only.")
-    )
+    """'all-linear' (QLoRA paper) or a comma-separated list of module names."""
+    epochs: float = Field(3.0, gt=0, le=1000, title=N_("Epochs"), json_schema_extra=BASIC)
+    """Passes over the training pairs. Too few give vague answers, too many give overfitting."""
+    max_steps: int | None = Field(None, ge=1, title=N_("Maximum steps"))
+    """Empty: limited by epochs only."""
     learning_rate: float = Field(
-        5e-4,
-        gt=0,
-        le=1,
-        title=N_("Learning rate"),
-        description=N_("Peak learning rate of AdamW."),
-        json_schema_extra=BASIC,
+        5e-4, gt=0, le=1, title=N_("Learning rate"), json_schema_extra=BASIC
     )
-    warmup_fraction: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        title=N_("Warm-up"),
-        description=N_(
-            "Share of the steps over which the learning rate rises; it then falls along a cosine."
-        ),
-    )
-    weight_decay: float = Field(
-        0.0, ge=0, title=N_("Weight decay"), description=N_("AdamW weight decay.")
-    )
-    max_grad_norm: float = Field(
-        1.0, gt=0, title=N_("Gradient clipping"), description=N_("Maximum norm of the gradient.")
-    )
-    batch_size: int = Field(
-        16,
-        ge=1,
-        title=N_("Batch size"),
-        description=N_("Pairs per optimizer step (the effective batch)."),
-        json_schema_extra=BASIC,
-    )
-    micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        title=N_("Micro-batch size"),
-        description=N_(
-            "Pairs per forward and backward pass; gradients are accumulated over batch_size / "
-            "micro_batch_size passes. Empty: at most 8, and on a GPU as many as its memory allows."
-        ),
-    )
+    """Peak learning rate of AdamW."""
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, title=N_("Warm-up"))
+    """Share of the steps over which the learning rate rises; it then falls along a cosine."""
+    weight_decay: float = Field(0.0, ge=0, title=N_("Weight decay"))
+    """AdamW weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0, title=N_("Gradient clipping"))
+    """Maximum norm of the gradient."""
+    batch_size: int = Field(16, ge=1, title=N_("Batch size"), json_schema_extra=BASIC)
+    """Pairs per optimizer step (the effective batch)."""
+    micro_batch_size: int | None = Field(None, ge=1, title=N_("Micro-batch size"))
+    """Pairs per forward and backward pass; gradients are accumulated over batch_size / micro_batch_size passes. Empty:
+    at most 8, and on a GPU as many as its memory allows."""
     max_length: Annotated[int, Field(ge=32)] | Literal["auto"] = Field(
-        "auto",
-        title=N_("Longest pair"),
-        description=N_(
-            "Most tokens of a pair with the facts in its prompt. Longer ones lose facts, the farthest "
-            "first, and are left out if they are still too long; an answer is never cut. auto: as many as "
-            "the longest pair has, at most the context of the base model."
-        ),
-        json_schema_extra=BASIC,
+        "auto", title=N_("Longest pair"), json_schema_extra=BASIC
     )
+    """Most tokens of a pair with the facts in its prompt. Longer ones lose facts, the farthest first, and are left out
+    if they are still too long; an answer is never cut. auto: as many as the longest pair has, at most the context of
+    the base model."""
     optimizer: Literal["adamw", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
-        "adamw",
-        title=N_("Optimizer"),
-        description=N_(
-            "Paged optimizers move their state to main memory when GPU memory is full (QLoRA paper). They "
-            "need CUDA."
-        ),
+        "adamw", title=N_("Optimizer")
     )
-    kernels: Literal["fused", "plain", "liger", "compile"] = Field(
-        "fused",
-        title=N_("GPU kernels"),
-        description=N_(
-            "fused: adapters of layers with a common input are computed together. plain: PyTorch and "
-            "transformers alone. liger: fused, with liger-kernel for other layers of many model families. "
-            "compile: torch.compile of each layer, for long training runs. Fused CPU kernels are always "
-            "used; liger and compile need CUDA."
-        ),
-    )
+    """Paged optimizers move their state to main memory when GPU memory is full (QLoRA paper). They need CUDA."""
+    kernels: Literal["fused", "plain", "liger", "compile"] = Field("fused", title=N_("GPU kernels"))
+    """fused: adapters of layers with a common input are computed together. plain: PyTorch and transformers alone.
+    liger: fused, with liger-kernel for other layers of many model families. compile: torch.compile of each layer,
+    for long training runs. Fused CPU kernels are always used; liger and compile need CUDA."""
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
-        "auto",
-        title=N_("Gradient checkpointing"),
-        description=N_(
-            "Recompute activations in the backward pass, which saves memory and takes a third more "
-            "computation. auto: only if the estimate exceeds the free memory."
-        ),
+        "auto", title=N_("Gradient checkpointing")
     )
-    allow_low_memory: bool = Field(
-        False,
-        title=N_("Start without enough memory"),
-        description=N_(
-            "Start even if the estimate exceeds the memory of "
-            "this machine; training may then be very slow, or "
-            "the operating system may end it."
-        ),
-    )
-    evaluations: int = Field(
-        4,
-        ge=1,
-        le=1000,
-        title=N_("Validations"),
-        description=N_(
-            "Number of evenly spaced validations in a run; a checkpoint is saved at each."
-        ),
-    )
-    sample_answers: int = Field(
-        3,
-        ge=0,
-        le=20,
-        title=N_("Sample answers"),
-        description=N_(
-            "Validation questions that both "
-            "assistants answer during "
-            "training, at "
-            "up to eight validations; "
-            "results do "
-            "not depend on them."
-        ),
-    )
-    qat_type: Literal["Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4"] = Field(
-        "Q4_0",
-        title=N_("QAT format"),
-        description=N_(
-            "Format through whose rounding the arm qat is trained: a type of GGUF files, or NF4 with double "
-            "quantization."
-        ),
-    )
-    early_stopping: bool = Field(
-        False,
-        title=N_("Early stop"),
-        description=N_("Stop both arms at the same step when neither improves."),
-    )
-    patience: int = Field(
-        2,
-        ge=1,
-        title=N_("Patience"),
-        description=N_("Validations without improvement before the early stop."),
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        title=N_("Training seed"),
-        description=N_("Seed of adapter initialization, order and dropout."),
-    )
+    """Recompute activations in the backward pass, which saves memory and takes a third more computation. auto: only if
+    the estimate exceeds the free memory."""
+    allow_low_memory: bool = Field(False, title=N_("Start without enough memory"))
+    """Start even if the estimate exceeds the memory of this machine; training may then be very slow, or the operating
+    system may end it."""
+    evaluations: int = Field(4, ge=1, le=1000, title=N_("Validations"))
+    """Number of evenly spaced validations in a run; a checkpoint is saved at each."""
+    sample_answers: int = Field(3, ge=0, le=20, title=N_("Sample answers"))
+    """Validation questions that both assistants answer during training, at up to eight validations; results do not
+    depend on them."""
+    qat_type: Literal["Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4"] = Field("Q4_0", title=N_("QAT format"))
+    """Format through whose rounding the arm qat is trained: a type of GGUF files, or NF4 with double quantization."""
+    early_stopping: bool = Field(False, title=N_("Early stop"))
+    """Stop both arms at the same step when neither improves."""
+    patience: int = Field(2, ge=1, title=N_("Patience"))
+    """Validations without improvement before the early stop."""
+    seed: int = Field(0, ge=0, title=N_("Training seed"))
+    """Seed of adapter initialization, order and dropout."""
 
     @property
     def assumed_length(self) -> int:

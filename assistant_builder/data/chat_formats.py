@@ -10,29 +10,13 @@ from assistant_builder.data.types import ChatRole, Message, is_empty
 from assistant_builder.i18n import N_, t
 
 _ROLES: dict[str, ChatRole] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "customer": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "ai": "assistant",
-    "agent": "assistant",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
+    **dict.fromkeys("assistant gpt bot chatgpt model ai agent".split(), "assistant"),
 }
-_TOOL_ROLES = {
-    "tool",
-    "function",
-    "function_call",
-    "function_response",
-    "observation",
-    "ipython",
-    "tool_call",
-}
+_TOOL_ROLES = set(
+    "tool function function_call function_response observation ipython tool_call".split()
+)
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "text", "message")
 USER_TURN_DROPPED = N_("a final user turn without an answer was dropped")

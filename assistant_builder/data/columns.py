@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from assistant_builder.data.types import COLUMN_ROLES, SplitName, Table, is_empty
@@ -12,120 +12,50 @@ from assistant_builder.errors import DataError
 from assistant_builder.i18n import t
 
 # Names that belong together, the most common first; compared as normalize_name returns them.
-_NAME_PAIRS: tuple[tuple[str, str], ...] = (
-    ("question", "answer"),
-    ("questions", "answers"),
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("prompt", "answer"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("instruction", "answer"),
-    ("query", "response"),
-    ("query", "answer"),
-    ("question", "response"),
-    ("input", "output"),
-    ("input", "target"),
-    ("q", "a"),
-    ("user", "assistant"),
-    ("human", "gpt"),
-    ("human", "assistant"),
-    ("user", "bot"),
-    ("source", "target"),
-    ("frage", "antwort"),
-    ("pregunta", "respuesta"),
-    ("pergunta", "resposta"),
-    ("domanda", "risposta"),
-    ("question", "reponse"),
-    ("вопрос", "ответ"),
-    ("问题", "答案"),
-    ("问题", "回答"),
-    ("質問", "回答"),
+_NAME_PAIRS = [
+    tuple(pair.split(":"))
+    for pair in """
+    question:answer questions:answers prompt:completion prompt:response prompt:answer instruction:output
+    instruction:response instruction:answer query:response query:answer question:response input:output input:target
+    q:a user:assistant human:gpt human:assistant user:bot source:target frage:antwort pregunta:respuesta
+    pergunta:resposta domanda:risposta question:reponse вопрос:ответ 问题:答案 问题:回答 質問:回答
+    """.split()
+]
+_QUESTION_NAMES = dict.fromkeys(
+    [question for question, _ in _NAME_PAIRS if question != "source"]
+    + "userprompt usermessage userquery inputtext questiontext problem request faq".split()
 )
-_QUESTION_NAMES = tuple(
-    dict.fromkeys(
-        [
-            *(q for q, _ in _NAME_PAIRS if q != "source"),
-            "userprompt",
-            "usermessage",
-            "userquery",
-            "inputtext",
-            "questiontext",
-            "problem",
-            "request",
-            "faq",
-        ]
-    )
+_ANSWER_NAMES = dict.fromkeys(
+    [answer for _, answer in _NAME_PAIRS if answer != "target"]
+    + """
+    reply outputtext answertext bestanswer correctanswer expectedanswer expectedoutput solution assistantresponse
+    assistantmessage target chosen
+    """.split()
 )
-_ANSWER_NAMES = tuple(
-    dict.fromkeys(
-        [
-            *(a for _, a in _NAME_PAIRS if a != "target"),
-            "reply",
-            "outputtext",
-            "answertext",
-            "bestanswer",
-            "correctanswer",
-            "expectedanswer",
-            "expectedoutput",
-            "solution",
-            "assistantresponse",
-            "assistantmessage",
-            "target",
-            "chosen",
-        ]
-    )
-)
-_OTHER_NAMES: dict[str, tuple[str, ...]] = {
-    "group": ("group", "groupid"),
-    "cluster": ("cluster", "clusterid"),
-    "family": ("family", "familyid"),
-    "split": ("split",),
-    "answerable": ("answerable", "isanswerable"),
-    "system": ("system", "systemprompt", "systemmessage"),
-    "context": ("context",),
-    "messages": (
-        "messages",
-        "conversations",
-        "conversation",
-        "dialogue",
-        "dialog",
-        "chat",
-        "turns",
-    ),
+_OTHER_NAMES = {
+    "group": ["group", "groupid"],
+    "cluster": ["cluster", "clusterid"],
+    "family": ["family", "familyid"],
+    "split": ["split"],
+    "answerable": ["answerable", "isanswerable"],
+    "system": ["system", "systemprompt", "systemmessage"],
+    "context": ["context"],
+    "messages": "messages conversations conversation dialogue dialog chat turns".split(),
 }
 _SPLIT_NAMES: dict[str, SplitName] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "development": "validation",
-    "heldout": "heldout",
-    "test": "heldout",
-    "testing": "heldout",
-    "eval": "heldout",
-    "evaluation": "heldout",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("heldout", "test", "testing", "eval", "evaluation"), "heldout"),
 }
-_BOOLEANS = {
-    "true": True,
-    "yes": True,
-    "1": True,
-    "y": True,
-    "t": True,
-    "false": False,
-    "no": False,
-    "0": False,
-    "n": False,
-    "f": False,
-}
+_BOOLEANS = dict.fromkeys("true yes 1 y t".split(), True) | dict.fromkeys(
+    "false no 0 n f".split(), False
+)
 _QUESTION_MARKS = ("?", "？", "؟")
 _LONGEST_KNOWN = 100  # characters; a longer name is compared as it is
 _LEAST_ASKED = 0.3
 _GUESS_ROWS = 200
 _NUMBER = re.compile(r"[\d.,:/ -]*")
-_PAIRED_NAMES = tuple(dict.fromkeys(name for names in _NAME_PAIRS for name in names))
+_PAIRED_NAMES = list(dict.fromkeys(name for names in _NAME_PAIRS for name in names))
 _KNOWN_NAMES = {*_PAIRED_NAMES, *_QUESTION_NAMES, *_ANSWER_NAMES}.union(*_OTHER_NAMES.values())
 
 
@@ -142,9 +72,8 @@ class ColumnMapping:
 
 def normalize_name(name: str) -> str:
     """A column name in lower case, without accents, whitespace and punctuation: ``Réponse_1 `` → ``reponse1``."""
-    if (
-        len(name) > _LONGEST_KNOWN
-    ):  # the time of the decomposition is quadratic in the number of combining marks
+    # the time of the decomposition is quadratic in the number of combining marks
+    if len(name) > _LONGEST_KNOWN:
         return name
     decomposed = unicodedata.normalize("NFKD", name).casefold()
     return "".join(character for character in decomposed if character.isalnum())
@@ -165,16 +94,14 @@ def parse_bool(value: str) -> bool | None:
     return _BOOLEANS.get(value.strip().casefold())
 
 
-def map_columns(
-    names: Sequence[str], requested: Mapping[str, str] | None, where: str
-) -> ColumnMapping:
+def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> ColumnMapping:
     """Map the columns of a file to roles; in ``requested``, the mapping of the user, an empty name disables a role.
 
     Raises:
         DataError: A requested column or role does not exist, or no question or answer column is found.
     """
     notes: list[str] = []
-    columns = _requested_columns(names, requested or {}, where)
+    columns = _requested_columns(names, requested or {})
     used = set(columns.values())
     free: dict[str, str] = {}
     for name in names:
@@ -218,7 +145,6 @@ def map_columns(
                 roles=t(" and ").join(missing),
                 names=_list_names(names),
             ),
-            where=where,
             remedy=t(
                 "Choose the columns ({options}), or name them question and answer in a header row",
                 options=options,
@@ -230,7 +156,7 @@ def map_columns(
 def automatic_roles(names: Sequence[str]) -> dict[str, str]:
     """Role → column, by the names alone; without question and answer if no column is named so."""
     try:
-        found = map_columns(names, None, "").columns
+        found = map_columns(names, None).columns
     except DataError:
         found = {
             role: next((name for name in names if normalize_name(name) in known), None)
@@ -271,9 +197,7 @@ def guess_columns(table: Table) -> dict[str, str] | None:
     return {"question": question, "answer": answer}
 
 
-def _requested_columns(
-    names: Sequence[str], requested: Mapping[str, str], where: str
-) -> dict[str, str]:
+def _requested_columns(names: Sequence[str], requested: Mapping[str, str]) -> dict[str, str]:
     problems = [
         t("{role!r} is not a role (roles: {names})", role=role, names=", ".join(COLUMN_ROLES))
         for role in requested
@@ -302,9 +226,7 @@ def _requested_columns(
         )
     if problems:
         raise DataError(
-            "; ".join(problems),
-            where=where,
-            remedy=t("The columns are: {names}", names=_list_names(names)),
+            "; ".join(problems), remedy=t("The columns are: {names}", names=_list_names(names))
         )
     return columns
 
@@ -348,11 +270,7 @@ def _map_question_and_answer(
 
 
 def _map_single(
-    columns: dict[str, str],
-    free: dict[str, str],
-    role: str,
-    known: tuple[str, ...],
-    notes: list[str],
+    columns: dict[str, str], free: dict[str, str], role: str, known: Iterable[str], notes: list[str]
 ) -> None:
     if role in columns:
         return

@@ -44,9 +44,8 @@ class Dialect:
         """A strict ``csv.reader`` of this dialect."""
         if self.quoting == "none":
             return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=True)
-        if (
-            self.quoting == "backslash"
-        ):  # the escapechar of csv would also remove the backslashes of C:\temp
+        # the escapechar of csv would also remove the backslashes of C:\temp
+        if self.quoting == "backslash":
             lines = (line.replace('\\"', '""') for line in lines)
         return csv.reader(
             lines,
@@ -67,23 +66,22 @@ class _Record:
     problem: str = ""
 
 
-def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]) -> Table:
+def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
     """Read CSV, TSV or a similar format; known column names, then the suffix, resolve an ambiguous separator.
 
     Raises:
         DataError: The header is broken, or several separators fit the rows equally well.
     """
-    check_cells(max(text.count(sign) for sign in (*SEPARATORS, "\n", "\r")), where)
-    lines = list(
-        io.StringIO(text, newline="")
-    )  # \n, \r\n and \r end a line; U+2028 and form feed do not
+    check_cells(max(text.count(sign) for sign in (*SEPARATORS, "\n", "\r")))
+    # \n, \r\n and \r end a line; U+2028 and form feed do not
+    lines = list(io.StringIO(text, newline=""))
     notes: list[str] = []
     declared = None
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:
         declared = lines[0].strip()[4]
         notes.append(t("the first line declares the separator {declared!r}", declared=declared))
         lines[0] = "\n"
-    separator = declared or _detect_separator(lines, suffix, where, is_known, notes)
+    separator = declared or _detect_separator(lines, suffix, is_known, notes)
     dialect = _detect_quoting(lines, separator, notes)
     records = iter(_records(lines, dialect))
     header_row, header = next(
@@ -98,10 +96,9 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
         problem = header.problem if header else t("there is no header row")
         raise DataError(
             t("the header row cannot be read: {problem}", problem=problem),
-            where=where,
             remedy=t("Correct the first line"),
         )
-    check_columns(len(header.cells), where)
+    check_columns(len(header.cells))
     names = header_names(header.cells, notes)
     table = Table("tsv" if separator == "\t" else "csv", names, [], notes)
     blank, starts = 0, [(1, header_row)]
@@ -142,35 +139,20 @@ def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, tabl
             if record.first == record.last
             else t("lines {first} to {last}", first=record.first, last=record.last)
         )
+        values = {"cells": len(cells), "columns": len(columns), "position": position}
         if record.problem:
-            return RawRow(row, None, f"{record.problem} ({position})", raw)
-        found = {"cells": len(cells), "columns": len(columns), "position": position}
-        if len(cells) < len(columns):
-            return RawRow(
-                row,
-                None,
-                t("too few cells: {cells}, the header has {columns} ({position})", **found),
-                raw,
-            )
-        hint = (
-            ""
-            if dialect.quoting == "none"
-            else "; "
-            + t(
-                "quote a cell that contains a {separator}",
-                separator=SEPARATORS.get(dialect.separator, dialect.separator),
-            )
-        )
-        return RawRow(
-            row,
-            None,
-            t(
+            problem = f"{record.problem} ({position})"
+        elif len(cells) < len(columns):
+            problem = t("too few cells: {cells}, the header has {columns} ({position})", **values)
+        else:
+            separator = SEPARATORS.get(dialect.separator, dialect.separator)
+            hint = "; " + t("quote a cell that contains a {separator}", separator=separator)
+            problem = t(
                 "too many cells: {cells}, the header has {columns} ({position}{hint})",
-                hint=hint,
-                **found,
-            ),
-            raw,
-        )
+                hint="" if dialect.quoting == "none" else hint,
+                **values,
+            )
+        return RawRow(row, None, problem, raw)
     if record.last - record.first >= _LONG_RECORD_LINES:
         table.remarks.setdefault(
             t(
@@ -233,7 +215,7 @@ def _explain(message: str) -> str:
 
 
 def _detect_separator(
-    lines: list[str], suffix: str, where: str, is_known: Callable[[str], bool], notes: list[str]
+    lines: list[str], suffix: str, is_known: Callable[[str], bool], notes: list[str]
 ) -> str:
     """The separator with the most known column names, then the one whose rows most often match the header's width."""
     fits: dict[str, tuple[int, float, int]] = {}
@@ -246,7 +228,7 @@ def _detect_separator(
         if not records or len(records[0].cells) < 2:
             continue
         header, width = records[0].cells, len(records[0].cells)
-        check_columns(width, where)
+        check_columns(width)
         consistent = sum(len(record.cells) == width for record in records[1:]) / max(
             1, len(records) - 1
         )
@@ -263,7 +245,6 @@ def _detect_separator(
                     "the separator is ambiguous: {separators} fit the rows equally well",
                     separators=t(" and ").join(SEPARATORS[separator] for separator in tied),
                 ),
-                where=where,
                 remedy=t("Name the columns question and answer, or save the file as JSONL or XLSX"),
             )
         best = "\t"

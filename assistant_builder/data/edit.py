@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +105,7 @@ def append_pairs(
         ("answerable", not all(pair.answerable for pair in pairs)),
     ):
         if needed and not mapping[role]:
-            new_columns[role] = mapping.columns[role] = _free_column(role, table)
+            new_columns[role] = mapping.columns[role] = free_name(role, table.columns)
     split_column = mapping["split"]
     given = (
         row.cells.get(split_column) for row in table.rows if row.cells is not None and split_column
@@ -113,7 +113,7 @@ def append_pairs(
     if not any(not is_empty(cell) and parse_split(str(cell)) for cell in given):
         split_column = None
     if splits is not None:
-        split_column = mapping["split"] or _free_column("split", table)
+        split_column = mapping["split"] or free_name("split", table.columns)
         new_columns["split"] = split_column
         rows = [
             RawRow(row.row, {**row.cells, split_column: splits[row.row]})
@@ -133,9 +133,17 @@ def append_pairs(
     return new_columns
 
 
-def _free_column(role: str, table: Table) -> str:
-    names = [role, *(f"{role} {number}" for number in range(2, len(table.columns) + 2))]
-    return next(name for name in names if name not in table.columns)
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, with a number if it is taken."""
+    names = (name, *(f"{name} {number}" for number in range(2, len(taken) + 2)))
+    return next(name for name in names if name not in taken)
+
+
+def conversation(system: str | None, question: str, answer: str) -> list[dict[str, str]]:
+    """The turns of a pair for a cell; no system turn if ``system`` is empty."""
+    turns = [("system", system)] if system else []
+    turns += [("user", question), ("assistant", answer)]
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def _new_cells(
@@ -144,14 +152,11 @@ def _new_cells(
     cells: dict[str, Any] = {}
     question, answer = pair.question, pair.answer
     if mapping["messages"]:
-        turns = [("user", question), ("assistant", answer)]
-        if system and not mapping["system"]:
-            turns.insert(0, ("system", system))
-        cells[mapping["messages"]] = [{"role": role, "content": content} for role, content in turns]
+        own = None if mapping["system"] else system
+        cells[mapping["messages"]] = conversation(own, question, answer)
     else:
-        assert (
-            mapping["question"] and mapping["answer"]
-        )  # map_columns requires them without messages
+        # map_columns requires them without messages
+        assert mapping["question"] and mapping["answer"]
         cells |= {mapping["question"]: question, mapping["answer"]: answer}
     if mapping["system"] and system:
         cells[mapping["system"]] = system
@@ -179,7 +184,10 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
     text = text.lstrip("\ufeff").strip("\r\n")
     if not text.strip():
         raise DataError(t("nothing was pasted"), remedy=t(_PASTE_REMEDY))
-    detect_file_type(text.encode(errors="replace"), "pasted text")
+    try:
+        detect_file_type(text.encode(errors="replace"))
+    except DataError as error:
+        raise DataError(error.what, where="pasted text", remedy=error.remedy) from error
     if looks_like_json(text):
         path = folder / f"{name}{JSONL_SUFFIX}"
         write_text(path, text + "\n")
@@ -350,12 +358,7 @@ def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     )
     for row in rejected:
         raw = [cell_text(row.raw) if row.cells is None else ""] if has_raw else []
-        numbers = table.numbers
-        cells = [
-            str(numbers.shown(row.row)),
-            numbers.in_text(reasons[row.row]),
-            *_row_texts(row, table.columns),
-            *raw,
-        ]
+        number, reason = table.numbers.shown(row.row), table.numbers.in_text(reasons[row.row])
+        cells = [str(number), reason, *_row_texts(row, table.columns), *raw]
         writer.writerow(map(escape_formula, cells))
     return out.getvalue().encode("utf-8-sig", errors="backslashreplace")

@@ -36,7 +36,7 @@ _RARE_SIGNS = frozenset("¦¬¨¯´¸¤ˆ˜")
 _OPENING_PUNCTUATION = frozenset("¿¡")
 
 
-def decode(data: bytes, where: str) -> tuple[str, str]:
+def decode(data: bytes) -> tuple[str, str]:
     """Decode a text file.
 
     Returns:
@@ -46,8 +46,8 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
     Raises:
         DataError: The file is not text, or its encoding is uncertain.
     """
-    decoded = _with_byte_order_mark(data, where) or _utf16_without_mark(data) or _utf8(data)
-    text, note = decoded or _windows_1252(data, where)
+    decoded = _with_byte_order_mark(data) or _utf16_without_mark(data) or _utf8(data)
+    text, note = decoded or _windows_1252(data)
     controls = len(_CONTROLS.findall(text))
     if controls > max(3, len(text) // 20):
         raise DataError(
@@ -56,13 +56,12 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
                 controls=controls,
                 text=len(text),
             ),
-            where=where,
             remedy=t("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"),
         )
     return text, note
 
 
-def _with_byte_order_mark(data: bytes, where: str) -> tuple[str, str] | None:
+def _with_byte_order_mark(data: bytes) -> tuple[str, str] | None:
     for mark, codec, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             try:
@@ -76,7 +75,6 @@ def _with_byte_order_mark(data: bytes, where: str) -> tuple[str, str] | None:
                         name=name,
                         start=error.start + len(mark),
                     ),
-                    where=where,
                     remedy=t(_SAVE_AS_UTF8),
                 ) from error
     return None
@@ -105,15 +103,12 @@ def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
         return None
     if max(even, odd) * 10 < len(data) and _is_utf8(data):
         return None
-    return text, (
-        t(
-            "read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} "
-            "positions",
-            order=order,
-            max=max(even, odd),
-            even=even + odd,
-            positions=positions,
-        )
+    return text, t(
+        "read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} positions",
+        order=order,
+        max=max(even, odd),
+        even=even + odd,
+        positions=positions,
     )
 
 
@@ -134,20 +129,17 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
     intact = len(_MULTIBYTE.findall(data))
     if intact <= 2 * damaged:
         return None
-    return text, (
-        tn(
-            "read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
-            "byte are "
-            "rejected",
-            "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
-            "damaged byte are rejected",
-            damaged,
-            intact=intact,
-        )
+    return text, tn(
+        "read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
+        "byte are rejected",
+        "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
+        "damaged byte are rejected",
+        damaged,
+        intact=intact,
     )
 
 
-def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
+def _windows_1252(data: bytes) -> tuple[str, str]:
     """Decode Windows-1252 if every non-ASCII character is plausible in Western European text."""
     non_ascii = sum(byte >= 0x80 for byte in data)
     try:
@@ -163,14 +155,10 @@ def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
                 data=len(data),
                 encoding_hint=_encoding_hint(data),
             ),
-            where=where,
             remedy=t(_SAVE_AS_UTF8),
         )
-    distinct = dict.fromkeys(
-        found.group()[:_LONGEST_EXAMPLE] for found in _NON_ASCII_WORD.finditer(text)
-    )
-    words = list(distinct)[:3]
-    examples = ", ".join(f'"{word}"' for word in words)
+    words = (match.group()[:_LONGEST_EXAMPLE] for match in _NON_ASCII_WORD.finditer(text))
+    examples = ", ".join(f'"{word}"' for word in list(dict.fromkeys(words))[:3])
     return text, tn(
         "read as Windows-1252: not UTF-8 because of {count} byte (decoded as {examples})",
         "read as Windows-1252: not UTF-8 because of {count} bytes (decoded as {examples})",
@@ -191,11 +179,8 @@ def _looks_western(text: str) -> bool:
         before, after = text[start - 1 : start], text[start + 1 : start + 2]
         if character.isalpha() and character not in "ªº":
             letters += 1
-            inside_runs += bool(
-                _NON_ASCII.match(before)
-                and _NON_ASCII.match(after)
-                and before.isalpha()
-                and after.isalpha()
+            inside_runs += all(
+                _NON_ASCII.match(each) and each.isalpha() for each in (before, after)
             )
         elif character in _OPENING_PUNCTUATION:
             if before.isalpha():

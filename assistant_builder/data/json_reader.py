@@ -10,8 +10,9 @@ import json
 import re
 from typing import Any
 
+from assistant_builder.atomic_io import MAX_DEPTH, exceeds_max_depth
 from assistant_builder.data.columns import parse_split
-from assistant_builder.data.limits import MAX_DEPTH, check_cells, exceeds_max_depth
+from assistant_builder.data.limits import check_cells
 from assistant_builder.data.types import RawRow, RowNumbers, Table
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, t
@@ -77,13 +78,13 @@ def contains_json_object(text: str) -> bool:
     return False
 
 
-def read_json_text(text: str, suffix: str, where: str) -> Table:
+def read_json_text(text: str, suffix: str) -> Table:
     """Read a JSON or JSON Lines file; the suffix decides how an invalid or ambiguous file is interpreted.
 
     Raises:
         DataError: The document is invalid, or contains no list of rows.
     """
-    check_cells(sum(map(text.count, "[{,\n")), where)
+    check_cells(sum(map(text.count, "[{,\n")))
     notes: list[str] = []
     try:
         document = parse_json(text)
@@ -91,7 +92,7 @@ def read_json_text(text: str, suffix: str, where: str) -> Table:
         objects = _concatenated_objects(text)
         if not objects:
             if suffix in _JSONL_SUFFIXES or _is_mostly_json_lines(text):
-                return _read_json_lines(text, where)
+                return _read_json_lines(text)
             what = t("the JSON is invalid: {reason}", reason=_reason(error))
             if isinstance(error, json.JSONDecodeError):
                 what = t(
@@ -102,7 +103,6 @@ def read_json_text(text: str, suffix: str, where: str) -> Table:
                 )
             raise DataError(
                 what,
-                where=where,
                 remedy=t(
                     "Correct it, or use JSON Lines: {object}, one per line", object=t(_OBJECT)
                 ),
@@ -110,8 +110,8 @@ def read_json_text(text: str, suffix: str, where: str) -> Table:
         notes.append(t("the file contains JSON objects of several lines, one after another"))
     else:
         if suffix in _JSONL_SUFFIXES and isinstance(document, dict) and not _row_lists(document):
-            return _read_json_lines(text, where)
-        objects = _rows_of(document, where, notes)
+            return _read_json_lines(text)
+        objects = _rows_of(document, notes)
     rows = [_raw_row(row, value) for row, value in enumerate(objects, start=1)]
     return Table("json", _columns(rows), rows, notes)
 
@@ -150,7 +150,7 @@ def _is_mostly_json_lines(text: str) -> bool:
     return valid * 2 >= len(lines) > 0
 
 
-def _read_json_lines(text: str, where: str) -> Table:
+def _read_json_lines(text: str) -> Table:
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip().lstrip("\ufeff")
@@ -174,7 +174,6 @@ def _read_json_lines(text: str, where: str) -> Table:
                 rows=len(rows),
                 problem=rows[0].problem,
             ),
-            where=where,
             remedy=t("JSON Lines contain {object}, one per line", object=t(_OBJECT)),
         )
     return Table(
@@ -218,14 +217,12 @@ def _is_conversation(value: list[Any]) -> bool:
     )
 
 
-def _rows_of(document: Any, where: str, notes: list[str]) -> list[Any]:
+def _rows_of(document: Any, notes: list[str]) -> list[Any]:
     if isinstance(document, list):
         return [document] if _is_conversation(document) else document
     if not isinstance(document, dict):
         raise DataError(
-            t("the JSON contains no rows"),
-            where=where,
-            remedy=t("Use an array: {object}", object=t(_OBJECT)),
+            t("the JSON contains no rows"), remedy=t("Use an array: {object}", object=t(_OBJECT))
         )
     lists = _row_lists(document)
     if len(lists) > 1 and all(parse_split(key) for key in lists):
@@ -244,7 +241,6 @@ def _rows_of(document: Any, where: str, notes: list[str]) -> list[Any]:
                     "several keys contain lists of objects: {names}",
                     names=", ".join(map(repr, lists)),
                 ),
-                where=where,
                 remedy=t("Save the list of pairs as a separate file"),
             )
         lists = {known[0]: lists[known[0]]}

@@ -6,21 +6,17 @@ above the size of a fine-tuning dataset; a file at the limits takes at most abou
 
 from __future__ import annotations
 
-from typing import Any
-
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import t
 
-MAX_BYTES = (
-    256 * 2**20
-)  # decompressed bytes of a file, and characters of all its cells (about 60 million tokens)
+# decompressed bytes of a file, and characters of all its cells (about 60 million tokens)
+MAX_BYTES = 256 * 2**20
 MAX_COLUMNS = 16_384  # number of columns of an Excel sheet
 MAX_CELLS = 20_000_000
 """Cells of a table or values of a JSON document. Each takes 50 to 100 bytes of memory, even if it is empty."""
-MAX_DEPTH = 64  # nesting depth of lists and objects; a conversation has three levels
 
 
-def check_bytes(count: int, where: str) -> None:
+def check_bytes(count: int) -> None:
     """Raise DataError if a file is larger than :data:`MAX_BYTES` once decompressed."""
     if count > MAX_BYTES:
         raise DataError(
@@ -28,12 +24,11 @@ def check_bytes(count: int, where: str) -> None:
                 "the file contains more than {max_bytes} MiB once decompressed",
                 max_bytes=MAX_BYTES >> 20,
             ),
-            where=where,
             remedy=t("Use a part of the file"),
         )
 
 
-def check_columns(count: int, where: str) -> None:
+def check_columns(count: int) -> None:
     """Raise DataError if a table has more than :data:`MAX_COLUMNS` columns."""
     if count > MAX_COLUMNS:
         raise DataError(
@@ -42,33 +37,16 @@ def check_columns(count: int, where: str) -> None:
                 count=count,
                 max_columns=MAX_COLUMNS,
             ),
-            where=where,
             remedy=t(
                 "Check that it holds one pair per row; keep only the question and answer columns"
             ),
         )
 
 
-def check_cells(count: int, where: str) -> None:
+def check_cells(count: int) -> None:
     """Raise DataError if a table or document has more than :data:`MAX_CELLS` cells."""
     if count > MAX_CELLS:
         raise DataError(
             t("the file contains more than {max_cells:,} cells", max_cells=MAX_CELLS),
-            where=where,
             remedy=t("Use a part of the file, or keep only the question and answer columns"),
         )
-
-
-def exceeds_max_depth(value: Any) -> bool:
-    """Whether lists and objects are nested more than :data:`MAX_DEPTH` deep, computed without recursion."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for container in level
-            if isinstance(container, dict | list | tuple)
-            for item in (container.values() if isinstance(container, dict) else container)
-        ]
-        if not level:
-            return False
-    return any(isinstance(item, dict | list | tuple) for item in level)

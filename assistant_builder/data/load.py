@@ -1,8 +1,8 @@
 """Readers of data files: detection of the file type, rows of every format, and their conversion to pairs.
 
-They run in the process that calls them, without limits of memory and time: files of others are read by
-:mod:`assistant_builder.data.reading_process`, which has the same functions as ``load_pairs``, ``load_rows``,
-``read_table``.
+They run in the process that calls them, without limits of memory and time, and their errors do not name the file: files
+of others are read by :mod:`assistant_builder.data.reading_process`, which has the same functions as ``load_pairs``,
+``load_rows``, ``read_table``.
 """
 
 from __future__ import annotations
@@ -49,18 +49,11 @@ from assistant_builder.i18n import N_, t
 
 _Value = TypeVar("_Value")
 FileType = Literal["text", "xlsx", "parquet"]
-_FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".jsonlines": "jsonl",
-    ".xlsx": "xlsx",
-    ".xlsm": "xlsx",
-    ".parquet": "parquet",
-    ".pq": "parquet",
+_FORMATS = {".csv": "csv", ".json": "json"} | {
+    **dict.fromkeys((".tsv", ".tab"), "tsv"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), "jsonl"),
+    **dict.fromkeys((".xlsx", ".xlsm"), "xlsx"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
 _USE_SUPPORTED = N_("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file")
 _MAKE_TABLE = N_(
@@ -101,9 +94,8 @@ _LONGEST_NAME = 200  # characters of a column that a message repeats in full
 _FIRST_ROWS = 3
 _ZIP_MEMBER, _MAX_ZIP_MEMBERS = b"PK\x01\x02", 10_000
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
-_CONTROLS = re.compile(
-    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"
-)  # not tab, line feed, next line
+# not tab, line feed, next line
+_CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 # U+0080…U+009F in text are Windows-1252 bytes that were decoded as Latin-1; HTML parsers convert them the same way.
 _C1_TO_WINDOWS_1252 = {
     code: bytes([code]).decode("windows-1252")
@@ -167,7 +159,6 @@ def rows_of_file(
     if not table.rows:
         raise DataError(
             t("the file has a header, but no rows") if table.columns else t("the file has no rows"),
-            where=str(source),
             remedy=t("Add at least a few question-answer pairs"),
         )
     if not table.columns:
@@ -177,11 +168,10 @@ def rows_of_file(
                 rows=len(table.rows),
                 problem=table.rows[0].problem,
             ),
-            where=str(source),
             remedy=t("Use one object with a question and an answer for each pair"),
         )
     try:
-        return table, map_columns(table.columns, columns, str(source))
+        return table, map_columns(table.columns, columns)
     except DataError as error:
         guess = None if columns else guess_columns(table)
         if guess is None or max(map(len, guess.values())) > _LONGEST_NAME:
@@ -189,7 +179,6 @@ def rows_of_file(
         found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
         raise DataError(
             error.what,
-            where=error.where,
             remedy=t(
                 "By their content these may be {found}. {remedy}", found=found, remedy=error.remedy
             ),
@@ -220,7 +209,6 @@ def _require_table(table: Table, source: Path) -> None:
         else t(
             "this is text in one column, and not a table with a column of questions and one of answers"
         ),
-        where=str(source),
         remedy=t(_MAKE_TABLE),
     )
 
@@ -231,23 +219,21 @@ def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
     Raises:
         DataError: The file cannot be read.
     """
-    where = str(path)
     data, suffix, notes = _read_bytes(path)
-    file_type = detect_file_type(data, where)
+    file_type = detect_file_type(data)
     if file_type == "xlsx":
-        table = read_xlsx(data, where)
+        table = read_xlsx(data)
     elif file_type == "parquet":
-        table = read_parquet(data, where)
+        table = read_parquet(data)
     else:
-        table = _read_text(data, suffix, where, {normalize_name(name) for name in mapped})
+        table = _read_text(data, suffix, {normalize_name(name) for name in mapped})
     unescape_rejected_rows(table)
-    limits.check_columns(len(table.columns), where)
-    limits.check_cells(
-        len(table.rows) * len(table.columns), where
-    )  # objects with different keys give a sparse table
+    limits.check_columns(len(table.columns))
+    # objects with different keys give a sparse table
+    limits.check_cells(len(table.rows) * len(table.columns))
     cells = (cell for row in table.rows if row.cells is not None for cell in row.cells.values())
     # a text that many cells share is written once for each cell
-    limits.check_bytes(sum(len(cell) for cell in cells if isinstance(cell, str)), where)
+    limits.check_bytes(sum(len(cell) for cell in cells if isinstance(cell, str)))
     expected = _FORMATS.get(suffix)
     if expected != table.format and not {expected, table.format} <= {
         "csv",
@@ -271,8 +257,8 @@ def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
     return table
 
 
-def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
-    text, note = decode(data, where)
+def _read_text(data: bytes, suffix: str, mapped: set[str]) -> Table:
+    text, note = decode(data)
     is_json = looks_like_json(text)
     if not is_json and _FORMATS.get(suffix) in ("json", "jsonl"):
         first = text.lstrip().split("\n", 1)[0]
@@ -281,13 +267,10 @@ def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
             is_known_column(cell.strip(' "\r')) for cell in cells
         ) or contains_json_object(text)
     if is_json:
-        table = read_json_text(text, suffix, where)
+        table = read_json_text(text, suffix)
     else:
         table = read_csv(
-            text,
-            suffix,
-            where,
-            lambda name: normalize_name(name) in mapped or is_known_column(name),
+            text, suffix, lambda name: normalize_name(name) in mapped or is_known_column(name)
         )
     if note:
         table.notes.insert(0, note)
@@ -296,24 +279,20 @@ def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
 
 def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     """Read a complete file and decompress gzip; return the bytes, the suffix without ``.gz``, and notes."""
-    where = str(path)
     try:
         if path.is_dir():
-            raise DataError(
-                t("this is a folder, not a file"), where=where, remedy=t(_USE_SUPPORTED)
-            )
+            raise DataError(t("this is a folder, not a file"), remedy=t(_USE_SUPPORTED))
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
-            raise DataError(t("this is not a regular file"), where=where, remedy=t(_USE_SUPPORTED))
+            raise DataError(t("this is not a regular file"), remedy=t(_USE_SUPPORTED))
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size  # read() allocates as much as it is asked for
             data = file.read(min(size, limits.MAX_BYTES) + 1)
-        limits.check_bytes(len(data), where)
+        limits.check_bytes(len(data))
     except (FileNotFoundError, ValueError) as error:  # ValueError: the path contains a NUL byte
-        raise DataError(t("no such file"), where=where, remedy=t("Check the path")) from error
+        raise DataError(t("no such file"), remedy=t("Check the path")) from error
     except OSError as error:
         raise DataError(
             t("the file cannot be read: {strerror}", strerror=error.strerror),
-            where=where,
             remedy=t("Copy it again"),
         ) from error
     suffix, notes = path.suffix.lower(), []
@@ -332,29 +311,26 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
         if not is_gzip:
             notes.append(t("the name ends in .gz, but the content is not compressed"))
     if is_gzip:
-        data = _decompress(data, where)
+        data = _decompress(data)
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
-        raise DataError(
-            t("the file is empty"), where=where, remedy=t("Use a file with a header and a few rows")
-        )
+        raise DataError(t("the file is empty"), remedy=t("Use a file with a header and a few rows"))
     return data, suffix, notes
 
 
-def _decompress(data: bytes, where: str) -> bytes:
+def _decompress(data: bytes) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             content = stream.read(limits.MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             t("the gzip stream is damaged: {error}", error=error),
-            where=where,
             remedy=t("Compress or copy the file again"),
         ) from error
-    limits.check_bytes(len(content), where)
+    limits.check_bytes(len(content))
     return content
 
 
-def detect_file_type(data: bytes, where: str) -> FileType:
+def detect_file_type(data: bytes) -> FileType:
     """Distinguish workbooks and Parquet files from text.
 
     Raises:
@@ -362,26 +338,22 @@ def detect_file_type(data: bytes, where: str) -> FileType:
     """
     if data.startswith(b"PAR1"):
         if not data.endswith(b"PAR1") or len(data) < 12:
-            raise DataError(
-                t("the Parquet file is truncated"), where=where, remedy=t("Copy or export it again")
-            )
+            raise DataError(t("the Parquet file is truncated"), remedy=t("Copy or export it again"))
         return "parquet"
     if data.startswith(b"PK\x03\x04"):
-        _check_workbook(data, where)
+        _check_workbook(data)
         return "xlsx"
     for magic, description, remedy in _UNSUPPORTED:
         if data.startswith(magic):
-            raise DataError(t("this is {kind}", kind=t(description)), where=where, remedy=t(remedy))
+            raise DataError(t("this is {kind}", kind=t(description)), remedy=t(remedy))
     if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
         raise DataError(
-            t("this is a web page or XML, not the data"),
-            where=where,
-            remedy=t("Download the data file itself"),
+            t("this is a web page or XML, not the data"), remedy=t("Download the data file itself")
         )
     return "text"
 
 
-def _check_workbook(data: bytes, where: str) -> None:
+def _check_workbook(data: bytes) -> None:
     """Raise DataError for a zip archive that is not an Excel workbook or is unsafe to open."""
     try:
         members = (
@@ -391,7 +363,7 @@ def _check_workbook(data: bytes, where: str) -> None:
         )
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
         raise DataError(
-            t("the workbook or archive is damaged"), where=where, remedy=t("Save or copy it again")
+            t("the workbook or archive is damaged"), remedy=t("Save or copy it again")
         ) from error
     if not members:
         raise DataError(
@@ -399,19 +371,16 @@ def _check_workbook(data: bytes, where: str) -> None:
                 "this is a zip archive without files or with more than {max_zip_members:,}",
                 max_zip_members=_MAX_ZIP_MEMBERS,
             ),
-            where=where,
             remedy=t(_USE_SUPPORTED),
         )
     names = [member.filename for member in members]
-    limits.check_bytes(
-        sum(member.file_size for member in members), where
-    )  # zipfile reads no more than this size
+    # zipfile reads no more than this size
+    limits.check_bytes(sum(member.file_size for member in members))
     if any(
         member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members
     ):
         raise DataError(
             t("the archive uses a compression method that workbooks do not use"),
-            where=where,
             remedy=t("Save the workbook again in a spreadsheet program"),
         )
     if any(name.startswith("xl/workbook") for name in names):
@@ -424,12 +393,10 @@ def _check_workbook(data: bytes, where: str) -> None:
         )
         raise DataError(
             t("this is {kind}, and questions and answers are read from a table", kind=kind),
-            where=where,
             remedy=t(_MAKE_TABLE),
         )
     raise DataError(
         t("this is a zip archive of {names} files", names=len(names)),
-        where=where,
         remedy=t("Extract it and use the data file in it"),
     )
 
@@ -466,9 +433,8 @@ def _parse_messages(
             raise RowError(t("the conversation is empty"))
         turns = parse_turns(cells["messages"])
     elif is_conversation(cells["question"]) and is_conversation(cells["answer"]):
-        turns = parse_turns(cells["question"]) + parse_turns(
-            cells["answer"]
-        )  # TRL's conversational format
+        # TRL's conversational format
+        turns = parse_turns(cells["question"]) + parse_turns(cells["answer"])
     else:
         empty = [role for role in ("question", "answer") if is_empty(cells[role])]
         if empty:

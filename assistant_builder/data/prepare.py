@@ -86,7 +86,6 @@ def prepare_dataset(
             folder / "findings.json", {**findings.to_record(), "row_numbers": asdict(numbers)}
         )
         write_card(folder, dataset_card(findings, split, title=title or source.stem))
-        write_json(
-            folder / "split.json", split.to_record()
-        )  # written last: it marks the data as complete
+        # written last: it marks the data as complete
+        write_json(folder / "split.json", split.to_record())
     return PreparedData(findings, split)

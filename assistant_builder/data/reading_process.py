@@ -56,14 +56,17 @@ def load_pairs(
     parts = _read("pairs", path, columns=dict(columns or {}), system=system)
     head = parts["head"][0]
     return Dataset(
-        pairs=tuple(_pair(*fields) for fields in parts.get("pairs", ())),
-        rejected=tuple(RejectedRow(*fields) for fields in parts.get("rejected", ())),
-        notes=tuple(head["notes"]),
-        changes={change: tuple(rows) for change, rows in head["changes"].items()},
-        column_names=tuple(head["column_names"]),
-        numbers=_numbers(head["numbers"]),
-        first_rows=tuple(head["first_rows"]),
-        **{name: head[name] for name in ("source", "format", "columns", "rows")},
+        **head
+        | {name: tuple(head[name]) for name in ("notes", "column_names", "first_rows")}
+        | {
+            "pairs": tuple(
+                Pair(row, tuple(Message(*turn) for turn in turns), *others)
+                for row, turns, *others in parts.get("pairs", ())
+            ),
+            "rejected": tuple(RejectedRow(*fields) for fields in parts.get("rejected", ())),
+            "changes": {change: tuple(rows) for change, rows in head["changes"].items()},
+            "numbers": _numbers(head["numbers"]),
+        }
     )
 
 
@@ -148,30 +151,11 @@ def _numbers(record: Mapping[str, Any]) -> RowNumbers:
     return RowNumbers.of_record({"row_numbers": record})
 
 
-def _pair(
-    row: int,
-    turns: list[list[str]],
-    group: str | None,
-    cluster: str | None,
-    split: Any,
-    answerable: bool,
-    family: str | None,
-) -> Pair:
-    messages = tuple(Message(role, content) for role, content in turns)  # type: ignore[arg-type]
-    return Pair(row, messages, group, cluster, split, answerable, family)
-
-
 def _table(parts: Mapping[str, list[Any]]) -> Table:
     head = parts["head"][0]
     columns = tuple(head["columns"])
-    return Table(
-        head["format"],
-        columns,
-        [_raw_row(columns, *fields) for fields in parts.get("rows", ())],
-        head["notes"],
-        head["remarks"],
-        _numbers(head["numbers"]),
-    )
+    rows = [_raw_row(columns, *fields) for fields in parts.get("rows", ())]
+    return Table(**head | {"columns": columns, "rows": rows, "numbers": _numbers(head["numbers"])})
 
 
 def _raw_row(columns: tuple[str, ...], row: int, cells: Any, problem: str, raw: Any) -> RawRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,42 +24,20 @@ def _answer(request: Mapping[str, Any]) -> Iterator[str]:
         os.chdir(request["folder"])  # the path may be relative
     path, columns = Path(request["path"]), request.get("columns")
     with use_language(request["language"]):
-        if request["op"] == "pairs":
-            return _parts_of_pairs(load.pairs_of_file(path, columns, request["system"]))
-        if request["op"] == "rows":
-            table, mapping = load.rows_of_file(path, columns)
-            return _parts_of_table(table, mapping=asdict(mapping))
-        return _parts_of_table(load.table_of_file(path, request["mapped"]))
+        try:
+            if request["op"] == "pairs":
+                return _parts_of_pairs(load.pairs_of_file(path, columns, request["system"]))
+            if request["op"] == "rows":
+                table, mapping = load.rows_of_file(path, columns)
+                return _parts_of_table(table, mapping=asdict(mapping))
+            return _parts_of_table(load.table_of_file(path, request["mapped"]))
+        except DataError as error:
+            raise DataError(error.what, where=str(path), remedy=error.remedy) from error
 
 
 def _parts_of_pairs(dataset: Dataset) -> Iterator[str]:
-    head = {
-        name: getattr(dataset, name)
-        for name in (
-            "source",
-            "format",
-            "columns",
-            "rows",
-            "notes",
-            "changes",
-            "column_names",
-            "first_rows",
-        )
-    }
-    yield from _parts("head", [{**head, "numbers": asdict(dataset.numbers)}])
-    yield from _parts(
-        "pairs",
-        dataset.pairs,
-        lambda pair: [
-            pair.row,
-            [[message.role, message.content] for message in pair.messages],
-            pair.group,
-            pair.cluster,
-            pair.split,
-            pair.answerable,
-            pair.family,
-        ],
-    )
+    yield from _parts("head", [asdict(replace(dataset, pairs=(), rejected=()))])
+    yield from _parts("pairs", dataset.pairs, astuple)
     yield from _parts(
         "rejected",
         dataset.rejected,
@@ -68,20 +46,9 @@ def _parts_of_pairs(dataset: Dataset) -> Iterator[str]:
 
 
 def _parts_of_table(table: Table, **more: Any) -> Iterator[str]:
+    yield from _parts("head", [asdict(replace(table, rows=[]))])
     for name, entry in more.items():
         yield from _parts(name, [entry])
-    yield from _parts(
-        "head",
-        [
-            {
-                "format": table.format,
-                "columns": table.columns,
-                "notes": table.notes,
-                "remarks": table.remarks,
-                "numbers": asdict(table.numbers),
-            }
-        ],
-    )
     places = {name: place for place, name in enumerate(table.columns)}
     yield from _parts("rows", table.rows, partial(_fields_of_row, table.columns, places))
 

@@ -23,9 +23,8 @@ from assistant_builder.normalization import normalize_form
 PERMUTATIONS = 128
 RECALL = 0.995
 """Share of the pairs exactly at the threshold that the LSH bands must find; above it nearly all are found."""
-_ESTIMATE_SLACK = (
-    0.16  # four standard deviations of a MinHash estimate of 0.8 with 128 permutations
-)
+# four standard deviations of a MinHash estimate of 0.8 with 128 permutations
+_ESTIMATE_SLACK = 0.16
 _MAX_CANDIDATES = 2_000
 _MAX_VERIFIED_SHINGLES = 200_000
 _PUNCTUATION = r"[.,;:!?…'\"“”‘„«»‹›¿¡()\[\]。、，！？：；「」（）]"

@@ -61,15 +61,8 @@ class Leak:
         cls, heldout: Pair, other: Pair, split: SplitName, kind: LeakKind, similarity: float
     ) -> Leak:
         """The leak of a held-out pair to a pair of another split."""
-        return cls(
-            heldout.row,
-            other.row,
-            split,
-            kind,
-            round(similarity, 4),
-            heldout.question,
-            other.question,
-        )
+        questions = heldout.question, other.question
+        return cls(heldout.row, other.row, split, kind, round(similarity, 4), *questions)
 
     def to_record(self) -> dict[str, Any]:
         """An entry of ``split.json``."""
@@ -94,11 +87,8 @@ def find_leaks(
         exact = first.get(casefold_normalize(pair.compared_question))
         match = (exact, 1.0) if exact is not None else near.nearest(index)
         if match is not None:
-            leaks.append(
-                Leak.between(
-                    pair, *others[match[0]], "near" if exact is None else "exact", match[1]
-                )
-            )
+            kind: LeakKind = "near" if exact is None else "exact"
+            leaks.append(Leak.between(pair, *others[match[0]], kind, match[1]))
     return leaks
 
 
@@ -150,14 +140,14 @@ class Split:
     given: bool  # whether the file specifies the split
     cut: tuple[SplitName, ...]  # drawn, because the file does not specify them
     config: DataConfig
-    sampled_out: dict[str, int] = field(
-        default_factory=dict
-    )  # pairs left out by max_train, max_heldout
+    # pairs left out by max_train, max_heldout
+    sampled_out: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # how the split was made
 
     def pairs(self, split: SplitName) -> tuple[Pair, ...]:
         """The pairs of one split."""
-        return {"train": self.train, "validation": self.validation, "heldout": self.heldout}[split]
+        pairs: tuple[Pair, ...] = getattr(self, split)
+        return pairs
 
     @property
     def leaks_removed(self) -> int:
@@ -291,17 +281,9 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
     if once and cut:
         notes += _complete_single_wordings(sets, config, cut, 1 + max(pair.row for pair in pairs))
-    return Split(
-        train=tuple(sets["train"]),
-        validation=tuple(sets["validation"]),
-        heldout=tuple(sets["heldout"]),
-        leaks=tuple(leaks),
-        given=given,
-        cut=cut,
-        config=config,
-        sampled_out=sampled_out,
-        notes=tuple(notes),
-    )
+    train, validation, heldout = (tuple(sets[split]) for split in SPLITS)
+    found, said = tuple(leaks), tuple(notes)
+    return Split(train, validation, heldout, found, given, cut, config, sampled_out, said)
 
 
 def _complete_given_split(
@@ -367,11 +349,8 @@ def _draw_split(
         if grouped
         else t("split by question, drawn with seed {seed}", seed=config.seed)
     ]
-    return (
-        {"train": train, "validation": validation, "heldout": heldout},
-        ("validation", "heldout"),
-        notes,
-    )
+    sets: _Sets = {"train": train, "validation": validation, "heldout": heldout}
+    return sets, ("validation", "heldout"), notes
 
 
 def _complete_single_wordings(
@@ -385,30 +364,20 @@ def _complete_single_wordings(
     asked, validated = (
         sum(pair.respelled is not None for pair in sets[name]) for name in ("heldout", "validation")
     )
+    test = tn(
+        "the test asks {count} question of the file, respelled",
+        "the test asks {count} questions of the file, respelled",
+        asked,
+    )
+    validation = tn(
+        "validation asks {count} question of the file, respelled",
+        "validation asks {count} questions of the file, respelled",
+        validated,
+    )
     return [
         t("most answers occur once, so each of them stays in training"),
-        *(
-            [
-                tn(
-                    "the test asks {count} question of the file, respelled",
-                    "the test asks {count} questions of the file, respelled",
-                    asked,
-                )
-            ]
-            if asked
-            else []
-        ),
-        *(
-            [
-                tn(
-                    "validation asks {count} question of the file, respelled",
-                    "validation asks {count} questions of the file, respelled",
-                    validated,
-                )
-            ]
-            if validated
-            else []
-        ),
+        *([test] if asked else []),
+        *([validation] if validated else []),
     ]
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -15,17 +15,8 @@ from assistant_builder.i18n import N_, language, t, use_language
 ChatRole = Literal["system", "user", "assistant"]
 SplitName = Literal["train", "validation", "heldout"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-COLUMN_ROLES = (
-    "question",
-    "answer",
-    "group",
-    "cluster",
-    "family",
-    "split",
-    "answerable",
-    "system",
-    "context",
-    "messages",
+COLUMN_ROLES = tuple(
+    "question answer group cluster family split answerable system context messages".split()
 )
 """Roles of a column: ``context`` is appended to the question, ``messages`` holds a complete conversation."""
 
@@ -55,32 +46,28 @@ class Pair:
     cluster: str | None = None  # phrasings of one fact, resampled together; may span splits
     split: SplitName | None = None  # given by the file
     answerable: bool = True  # False where the correct answer is to decline
-    family: str | None = (
-        None  # facts of one kind, such as those of one sentence pattern; may span splits
-    )
-    respelled: int | None = (
-        None  # the training row whose question this is, typed otherwise; the file has no such row
-    )
+    # facts of one kind, such as those of one sentence pattern; may span splits
+    family: str | None = None
+    # the training row whose question this is, typed otherwise; the file has no such row
+    respelled: int | None = None
 
     @property
     def question(self) -> str:
         """The first user turn."""
-        return next((message.content for message in self.messages if message.role == "user"), "")
+        return next(self._contents("user"), "")
 
     @property
     def answer(self) -> str:
         """The last assistant turn."""
-        return next(
-            (message.content for message in reversed(self.messages) if message.role == "assistant"),
-            "",
-        )
+        return next(reversed([*self._contents("assistant")]), "")
 
     @property
     def system(self) -> str | None:
         """The system prompt, or None."""
-        return next(
-            (message.content for message in self.messages if message.role == "system"), None
-        )
+        return next(self._contents("system"), None)
+
+    def _contents(self, role: ChatRole) -> Iterator[str]:
+        return (message.content for message in self.messages if message.role == role)
 
     @property
     def turns(self) -> int:
@@ -93,7 +80,7 @@ class Pair:
 
         In a conversation that opens with a few words ("Hi there!"), these are all user turns.
         """
-        questions = [message.content for message in self.messages if message.role == "user"]
+        questions = [*self._contents("user")]
         if len(questions) > 1 and len(questions[0].split()) < _SHORT_OPENER_WORDS:
             return "\n".join(questions)
         return questions[0] if questions else ""
@@ -115,9 +102,7 @@ class Pair:
         """The inverse of :meth:`to_record` for a line of the split file of ``split``."""
         return cls(
             row=record["row"],
-            messages=tuple(
-                Message(message["role"], message["content"]) for message in record["messages"]
-            ),
+            messages=tuple(Message(turn["role"], turn["content"]) for turn in record["messages"]),
             group=record.get("group"),
             cluster=record.get("cluster"),
             split=split,
@@ -141,9 +126,8 @@ class RejectedRow:
 
     row: int
     reason: str
-    record: Any = field(
-        default=None, compare=False
-    )  # the cells, or the raw text of a row that could not be parsed
+    # the cells, or the raw text of a row that could not be parsed
+    record: Any = field(default=None, compare=False)
 
     def to_record(self) -> dict[str, Any]:
         """Row and reason, as ``data check --json`` prints them."""
@@ -181,14 +165,12 @@ class RowNumbers:
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> RowNumbers:
         """The row numbers in ``Findings.to_record()``; plain ones for a record of an earlier version."""
-        found = (record or {}).get("row_numbers") or {}
-        return cls(
-            found.get("note", ""),
-            *(
-                tuple((first, second) for first, second in found.get(name, ()))
-                for name in ("starts", "copies")
-            ),
+        numbers = (record or {}).get("row_numbers") or {}
+        starts, copies = (
+            tuple((first, second) for first, second in numbers.get(name, ()))
+            for name in ("starts", "copies")
         )
+        return cls(numbers.get("note", ""), starts, copies)
 
     def shown(self, row: int) -> int:
         """The number that a person sees."""
@@ -226,9 +208,8 @@ class Dataset:
     rejected: tuple[RejectedRow, ...]
     rows: int
     notes: tuple[str, ...] = ()  # encoding, separator, sheet, choice of columns
-    changes: dict[str, tuple[int, ...]] = field(
-        default_factory=dict
-    )  # change made to the text while reading → rows
+    # change made to the text while reading → rows
+    changes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     column_names: tuple[str, ...] = ()
     numbers: RowNumbers = RowNumbers()
     first_rows: tuple[dict[str, Any], ...] = ()  # cells of the first rows, as read
@@ -252,9 +233,8 @@ class Table:
     columns: tuple[str, ...]
     rows: list[RawRow]
     notes: list[str] = field(default_factory=list)
-    remarks: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # observation about single rows → those rows
+    # observation about single rows → those rows
+    remarks: dict[str, list[int]] = field(default_factory=dict)
     numbers: RowNumbers = RowNumbers()
 
 
@@ -292,11 +272,6 @@ def is_empty(value: Any) -> bool:
 def has_visible_text(text: str) -> bool:
     """Whether a text contains a visible character; whitespace and zero-width characters are not visible."""
     return any(character.isprintable() and not character.isspace() for character in text)
-
-
-def count_noun(count: int, noun: str) -> str:
-    """``1 row``, ``12 rows``."""
-    return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
 def to_json_safe(value: Any) -> Any:

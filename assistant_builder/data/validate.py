@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -21,16 +21,9 @@ from assistant_builder.i18n import N_, t, tn
 
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
-_COUNTED = (
-    "exact_duplicates",
-    "near_duplicates",
-    "conflicts",
-    "one_word_answers",
-    "over_long",
-    "too_long",
-    "answers_shared",
-    "straddling_groups",
-)
+_COUNTED = """
+    exact_duplicates near_duplicates conflicts one_word_answers over_long too_long answers_shared straddling_groups
+    """.split()
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
@@ -115,9 +108,8 @@ class Findings:
     answers_shared: tuple[SharedText, ...]  # answers to several questions, often intended
     odd_texts: dict[str, tuple[int, ...]]  # kind → rows
     straddling_groups: tuple[str, ...]  # in held-out and another split
-    tokens: dict[int, int] = field(
-        repr=False
-    )  # row → tokens under the chat template; empty without a tokenizer
+    # row → tokens under the chat template; empty without a tokenizer
+    tokens: dict[int, int] = field(repr=False)
     max_length: int
     threshold: float  # minimum similarity of near-duplicates
     too_long: dict[int, int] = field(default_factory=dict, repr=False)
@@ -133,15 +125,11 @@ class Findings:
     def left_out(self) -> tuple[RejectedRow, ...]:
         """All rows that are not in ``usable``, in file order: rejected rows and exact duplicates."""
         pairs = {pair.row: pair for pair in self.dataset.pairs}
-        duplicates = (
-            RejectedRow(
-                copy.row,
-                t("an exact duplicate of row {of}", of=copy.of),
-                pairs[copy.row].to_record(),
-            )
+        duplicates = [
+            _reject(pairs[copy.row], t("an exact duplicate of row {of}", of=copy.of))
             for copy in self.exact_duplicates
-        )
-        return tuple(sorted((*self.rejected, *duplicates), key=lambda rejected: rejected.row))
+        ]
+        return tuple(sorted([*self.rejected, *duplicates], key=lambda rejected: rejected.row))
 
     def token_lengths(self) -> dict[str, float] | None:
         """Count, min, median, mean, 95th percentile (nearest rank), max and total of the tokens of the pairs."""
@@ -192,8 +180,13 @@ class Findings:
         """Output of ``data check --json`` and content of ``data/findings.json``; lists have at most 200 entries."""
         dataset = self.dataset
 
-        def listed(entries: Sequence[Any]) -> list[dict[str, Any]]:
-            return [asdict(entry) for entry in entries[:MAX_LISTED]]
+        tokens = {**self.tokens, **self.too_long}
+
+        def listed(kind: str) -> list[Any]:
+            found = list(getattr(self, kind))[:MAX_LISTED]
+            if kind in ("over_long", "too_long"):
+                return [{"row": row, "tokens": tokens[row]} for row in found]
+            return [asdict(entry) if is_dataclass(entry) else entry for entry in found]
 
         return {
             "source": Path(dataset.source).name,
@@ -213,24 +206,10 @@ class Findings:
             "problems": self.problems,
             "row_numbers": asdict(dataset.numbers),
             "details": {
-                "exact_duplicates": listed(self.exact_duplicates),
-                "near_duplicates": listed(self.near_duplicates),
-                "conflicts": listed(self.conflicts),
-                "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
-                "over_long": [
-                    {"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]
-                ],
-                "too_long": [
-                    {"row": row, "tokens": tokens}
-                    for row, tokens in list(self.too_long.items())[:MAX_LISTED]
-                ],
-                "answers_shared": listed(self.answers_shared),
-                "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
-                "odd_texts": {
-                    kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()
-                },
-                "changes": {
-                    change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()
+                **{kind: listed(kind) for kind in _COUNTED},
+                **{
+                    name: {kind: list(rows[:MAX_LISTED]) for kind, rows in found.items()}
+                    for name, found in (("odd_texts", self.odd_texts), ("changes", dataset.changes))
                 },
             },
         }
@@ -259,25 +238,19 @@ def check_pairs(
     if max_pair_tokens is not None and tokenizer:
         for pair in pairs:
             needed = tokens[pair.row]
-            if (
-                as_trained is not None and max_pair_tokens / 3 < needed <= max_pair_tokens
-            ):  # twice its texts at most
+            # twice its texts at most
+            if as_trained is not None and max_pair_tokens / 3 < needed <= max_pair_tokens:
                 needed = tokenizer.count_tokens(as_trained(pair))
             if needed > max_pair_tokens:
                 too_long[pair.row] = needed
-        rejected += (
-            RejectedRow(
-                pair.row,
-                t(
+        for pair in pairs:
+            if pair.row in too_long:
+                reason = t(
                     "it has {tokens:,} tokens, and at most {max_pair_tokens:,} fit in the model's context",
                     tokens=too_long[pair.row],
                     max_pair_tokens=max_pair_tokens,
-                ),
-                pair.to_record(),
-            )
-            for pair in pairs
-            if pair.row in too_long
-        )
+                )
+                rejected.append(_reject(pair, reason))
         pairs = [pair for pair in pairs if pair.row not in too_long]
     usable, duplicates = _without_exact_duplicates(pairs)
     conflicts, reworded = _repeated_questions(usable)
@@ -316,13 +289,15 @@ def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:
     for pair in pairs:
         if not has_visible_text(pair.question) or not has_visible_text(pair.answer):
             empty = N_("question") if not has_visible_text(pair.question) else N_("answer")
-            yield RejectedRow(pair.row, t("the {part} is empty", part=t(empty)), pair.to_record())
+            yield _reject(pair, t("the {part} is empty", part=t(empty)))
         elif given and pair.split is None:
-            yield RejectedRow(
-                pair.row,
-                t("it has no split, while {given} other rows have one", given=given),
-                pair.to_record(),
+            yield _reject(
+                pair, t("it has no split, while {given} other rows have one", given=given)
             )
+
+
+def _reject(pair: Pair, reason: str) -> RejectedRow:
+    return RejectedRow(pair.row, reason, pair.to_record())
 
 
 def _without_exact_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Duplicate]]:
@@ -357,9 +332,8 @@ def _repeated_questions(pairs: Sequence[Pair]) -> tuple[list[SharedText], list[N
         for pair in same:
             earlier = answers.setdefault(casefold_normalize(pair.answer), pair)
             if earlier is not pair:
-                reworded.append(
-                    NearDuplicate(pair.row, earlier.row, 1.0, pair.question, earlier.question)
-                )
+                questions = pair.question, earlier.question
+                reworded.append(NearDuplicate(pair.row, earlier.row, 1.0, *questions))
         if len(answers) > 1:
             conflicts.append(SharedText(same[0].question, tuple(pair.row for pair in same)))
     return conflicts, reworded
@@ -373,12 +347,9 @@ def _near_duplicates(pairs: Sequence[Pair], threshold: float) -> list[NearDuplic
     for number, pair in enumerate(distinct):
         match = index.nearest(number)
         if match is not None:
-            other = distinct[match[0]]
-            found.append(
-                NearDuplicate(
-                    pair.row, other.row, round(match[1], 4), pair.question, other.question
-                )
-            )
+            other, similarity = distinct[match[0]], round(match[1], 4)
+            questions = pair.question, other.question
+            found.append(NearDuplicate(pair.row, other.row, similarity, *questions))
         index.add(number)
     return found
 
@@ -407,63 +378,40 @@ def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
 
 
 def _problem(severity: Severity, title: str, detail: str, rows: Iterable[int] = ()) -> Problem:
-    return {
-        "severity": severity,
-        "title": title,
-        "detail": detail,
-        "rows": sorted(rows)[:_MAX_PROBLEM_ROWS],
-    }
+    rows = sorted(rows)[:_MAX_PROBLEM_ROWS]
+    return {"severity": severity, "title": title, "detail": detail, "rows": rows}
 
 
 def _row_problems(findings: Findings) -> Iterable[Problem]:
-    if problem := too_few_units(findings.usable):
+    usable = findings.usable
+    if problem := too_few_units(usable):
         what, remedy = problem
-        yield _problem(
-            "error",
-            t("A study cannot start from this file"),
-            f"{what[0].upper()}{what[1:]}. {remedy}.",
+        detail = f"{what[0].upper()}{what[1:]}. {remedy}."
+        yield _problem("error", t("A study cannot start from this file"), detail)
+    elif len(usable) < _SMALL_DATASET:
+        title = tn("Only {count} usable pair", "Only {count} usable pairs", len(usable))
+        detail = t(
+            "A test of this size can only detect large differences; several hundred pairs give a more precise "
+            "result."
         )
-    elif len(findings.usable) < _SMALL_DATASET:
-        yield _problem(
-            "warning",
-            tn("Only {count} usable pair", "Only {count} usable pairs", len(findings.usable)),
-            t(
-                "A test of this size can only detect large differences; several hundred pairs give a more precise "
-                "result."
-            ),
-        )
+        yield _problem("warning", title, detail)
     rejected = [entry for entry in findings.rejected if entry.row not in findings.too_long]
     if rejected:
-        reasons = Counter(_general_reason(entry.reason) for entry in rejected).most_common(4)
-        yield _problem(
-            "warning",
-            tn("{count} row cannot be used", "{count} rows cannot be used", len(rejected)),
-            t(
-                "Left out: {reasons}.",
-                reasons="; ".join(f"{reason} ({count:,})" for reason, count in reasons),
-            ),
-            (entry.row for entry in rejected),
+        counts = Counter(_general_reason(entry.reason) for entry in rejected).most_common(4)
+        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in counts)
+        title = tn("{count} row cannot be used", "{count} rows cannot be used", len(rejected))
+        detail = t("Left out: {reasons}.", reasons=reasons)
+        yield _problem("warning", title, detail, (entry.row for entry in rejected))
+    if too_long := findings.too_long:
+        words = too_long_words(too_long, findings.max_pair_tokens or 0)
+        yield _problem("warning", *words, too_long)
+    if copies := findings.exact_duplicates:
+        title = tn("{count} exact duplicate", "{count} exact duplicates", len(copies))
+        detail = t(
+            "Question and answer are identical to those of an earlier row. The first row is kept, and its copies "
+            "are left out."
         )
-    if findings.too_long:
-        yield _problem(
-            "warning",
-            *too_long_words(findings.too_long, findings.max_pair_tokens or 0),
-            findings.too_long,
-        )
-    if findings.exact_duplicates:
-        yield _problem(
-            "warning",
-            tn(
-                "{count} exact duplicate",
-                "{count} exact duplicates",
-                len(findings.exact_duplicates),
-            ),
-            t(
-                "Question and answer are identical to those of an earlier row. The first row is kept, and its copies "
-                "are left out."
-            ),
-            (copy.row for copy in findings.exact_duplicates),
-        )
+        yield _problem("warning", title, detail, (copy.row for copy in copies))
 
 
 def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[str, str]:
@@ -486,131 +434,91 @@ def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[str, str]:
 
 
 def _content_problems(findings: Findings) -> Iterable[Problem]:
-    if findings.near_duplicates:
-        near = findings.near_duplicates[0]
-        yield _problem(
-            "warning",
-            tn(
-                "{count} near-duplicate question",
-                "{count} near-duplicate questions",
-                len(findings.near_duplicates),
-            ),
-            t(
-                "They are similar to an earlier question (similarity {threshold:g} or more), for example row {row}, "
-                "{question}, and row {of}, {other}. They are kept; a test question that is similar to a training "
-                "question counts as a leak.",
-                threshold=findings.threshold,
-                row=near.row,
-                question=_quote(near.question),
-                of=near.of,
-                other=_quote(near.other),
-            ),
-            (entry.row for entry in findings.near_duplicates),
+    if near := findings.near_duplicates:
+        first = near[0]
+        title = tn("{count} near-duplicate question", "{count} near-duplicate questions", len(near))
+        detail = t(
+            "They are similar to an earlier question (similarity {threshold:g} or more), for example row {row}, "
+            "{question}, and row {of}, {other}. They are kept; a test question that is similar to a training "
+            "question counts as a leak.",
+            threshold=findings.threshold,
+            row=first.row,
+            question=_quote(first.question),
+            of=first.of,
+            other=_quote(first.other),
         )
-    if findings.conflicts:
-        example = findings.conflicts[0]
-        yield _problem(
-            "warning",
-            tn(
-                "{count} question with conflicting answers",
-                "{count} questions with conflicting answers",
-                len(findings.conflicts),
-            ),
-            t(
-                "Rows {rows} give different answers to {question}. They are kept; a model that is trained on them "
-                "learns a "
-                "mixture of the answers.",
-                rows=", ".join(map(str, example.rows[:5])),
-                question=_quote(example.text),
-            ),
-            (row for conflict in findings.conflicts for row in conflict.rows),
+        yield _problem("warning", title, detail, (entry.row for entry in near))
+    if conflicts := findings.conflicts:
+        title = tn(
+            "{count} question with conflicting answers",
+            "{count} questions with conflicting answers",
+            len(conflicts),
         )
-    if findings.one_word_answers:
-        yield _problem(
-            "warning",
-            tn(
-                "{count} one-word answer",
-                "{count} one-word answers",
-                len(findings.one_word_answers),
-            ),
-            t(
-                "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative."
-            ),
-            findings.one_word_answers,
+        detail = t(
+            "Rows {rows} give different answers to {question}. They are kept; a model that is trained on them learns a "
+            "mixture of the answers.",
+            rows=", ".join(map(str, conflicts[0].rows[:5])),
+            question=_quote(conflicts[0].text),
         )
+        yield _problem("warning", title, detail, (row for each in conflicts for row in each.rows))
+    if words := findings.one_word_answers:
+        title = tn("{count} one-word answer", "{count} one-word answers", len(words))
+        detail = t(
+            "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative."
+        )
+        yield _problem("warning", title, detail, words)
     for kind, odd in findings.odd_texts.items():
-        yield _problem(
-            "warning",
-            tn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=t(kind)),
-            t("They are kept unchanged."),
-            odd,
+        title = tn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=t(kind))
+        yield _problem("warning", title, t("They are kept unchanged."), odd)
+    if answers := findings.answers_shared:
+        rows = [row for shared in answers for row in shared.rows]
+        title = tn(
+            "{count} answer shared by several questions",
+            "{count} answers shared by several questions",
+            len(answers),
         )
-    if findings.answers_shared:
-        rows = [row for shared in findings.answers_shared for row in shared.rows]
-        yield _problem(
-            "info",
-            tn(
-                "{count} answer shared by several questions",
-                "{count} answers shared by several questions",
-                len(findings.answers_shared),
-            ),
-            tn(
-                "{count} row in total. This is often intended (several phrasings of one fact), so they are kept and do "
-                "not count "
-                "as leaks.",
-                "{count} rows in total. This is often intended (several phrasings of one fact), so they are kept "
-                "and do not count as leaks.",
-                len(rows),
-            ),
-            rows,
+        detail = tn(
+            "{count} row in total. This is often intended (several phrasings of one fact), so they are kept and do "
+            "not count as leaks.",
+            "{count} rows in total. This is often intended (several phrasings of one fact), so they are kept "
+            "and do not count as leaks.",
+            len(rows),
         )
+        yield _problem("info", title, detail, rows)
     if over := findings.over_long:
-        longest = max(findings.tokens[row] for row in over)
-        yield _problem(
-            "warning",
-            tn(
-                "{count} row longer than {tokens} tokens",
-                "{count} rows longer than {tokens} tokens",
-                len(over),
-                tokens=findings.max_length,
-            ),
-            t(
-                "Training leaves them out; the longest has {longest:,} tokens. Set train.max_length=auto, or raise it.",
-                longest=longest,
-            ),
-            over,
+        title = tn(
+            "{count} row longer than {tokens} tokens",
+            "{count} rows longer than {tokens} tokens",
+            len(over),
+            tokens=findings.max_length,
         )
+        detail = t(
+            "Training leaves them out; the longest has {longest:,} tokens. Set train.max_length=auto, or raise it.",
+            longest=max(findings.tokens[row] for row in over),
+        )
+        yield _problem("warning", title, detail, over)
 
 
 def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
     if has_given_split(findings.usable):
         sizes = Counter(pair.split for pair in findings.usable)
         shown = ", ".join(f"{split} {count:,}" for split, count in sorted(sizes.items(), key=str))
-        yield _problem(
-            "info",
-            t("The file specifies the split"),
-            t("It is used as given: {shown}.", shown=shown),
+        detail = t("It is used as given: {shown}.", shown=shown)
+        yield _problem("info", t("The file specifies the split"), detail)
+    if groups := findings.straddling_groups:
+        title = tn(
+            "{count} group on both sides of the given split",
+            "{count} groups on both sides of the given split",
+            len(groups),
         )
-    if findings.straddling_groups:
-        yield _problem(
-            "warning",
-            tn(
-                "{count} group on both sides of the given split",
-                "{count} groups on both sides of the given split",
-                len(findings.straddling_groups),
-            ),
-            t(
-                "For example {groups}. The split is used as given; the test may be too optimistic.",
-                groups=", ".join(map(_quote, findings.straddling_groups[:3])),
-            ),
+        detail = t(
+            "For example {groups}. The split is used as given; the test may be too optimistic.",
+            groups=", ".join(map(_quote, groups[:3])),
         )
+        yield _problem("warning", title, detail)
     for change, rows in findings.dataset.changes.items():
-        yield _problem(
-            "info",
-            tn("{count} row: {kind}", "{count} rows: {kind}", len(rows), kind=t(change)),
-            "",
-            rows,
-        )
+        title = tn("{count} row: {kind}", "{count} rows: {kind}", len(rows), kind=t(change))
+        yield _problem("info", title, "", rows)
     for note in findings.dataset.notes:
         yield _problem("info", note[0].upper() + note[1:], "")
 

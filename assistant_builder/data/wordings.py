@@ -11,14 +11,14 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.csv_reader import escape_formula, unescape_formula
-from assistant_builder.data.edit import NO_NUMBERS, write_rows
+from assistant_builder.data.edit import NO_NUMBERS, conversation, free_name, write_rows
 from assistant_builder.data.one_wording import LEAST_WORDINGS
 from assistant_builder.data.reading_process import load_pairs, load_rows, read_table
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
@@ -108,23 +108,17 @@ class WordingCount:
             return f"{asked} {shows}"
         kept = t("The assistant is trained on all of them: none is held out for the test.")
         if self.respelled:
-            return (
-                kept
-                + " "
-                + t(
-                    "The file has no other wordings, so nothing is tested in other words: the test asks "
-                    "questions of the file, respelled."
-                )
+            shows = t(
+                "The file has no other wordings, so nothing is tested in other words: the test asks "
+                "questions of the file, respelled."
             )
-        return (
-            kept
-            + " "
-            + tn(
+        else:
+            shows = tn(
                 "The test asks {count} question in other words.",
                 "The test asks {count} questions in other words.",
                 self.test,
             )
-        )
+        return f"{kept} {shows}"
 
     @property
     def remedy(self) -> str:
@@ -145,15 +139,10 @@ class WordingCount:
 
     def to_record(self) -> dict[str, Any]:
         """The counts and messages for JSON."""
-        return {
-            **asdict(self),
-            "occurs_once": self.occurs_once,
-            **(
-                {"title": self.title, "meaning": self.meaning, "remedy": self.remedy}
-                if self.occurs_once
-                else {}
-            ),
-        }
+        record = {**asdict(self), "occurs_once": self.occurs_once}
+        if self.occurs_once:
+            record |= {"title": self.title, "meaning": self.meaning, "remedy": self.remedy}
+        return record
 
 
 def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:
@@ -194,15 +183,10 @@ def match_wordings(
         The wordings, without those that the file already has, and the new questions that match no row.
     """
     rows: dict[str, Pair] = {str(numbers.shown(pair.row)): pair for pair in pairs}
-    for text in (
-        lambda pair: pair.question,
-        lambda pair: pair.answer,
-    ):  # an answer is the more certain reference
-        found: dict[str, Pair] = {}
-        for pair in pairs:
-            if pair.turns == 1:
-                found.setdefault(casefold_normalize(text(pair)), pair)
-        rows |= found
+    single = [pair for pair in reversed(pairs) if pair.turns == 1]
+    rows |= {casefold_normalize(pair.question): pair for pair in single}
+    # an answer is the more certain reference
+    rows |= {casefold_normalize(pair.answer): pair for pair in single}
     wordings, unmatched = [], []
     for question, reference in cells:
         match = rows.get(casefold_normalize(reference))
@@ -222,11 +206,8 @@ def check_wordings(pairs: Sequence[Pair], wordings: Iterable[Wording]) -> list[W
         key = casefold_normalize(wording.question)
         if key and key not in known:
             known.add(key)
-            kept.append(
-                Wording(
-                    wording.row, wording.question, _doubt(wording.question, by_row[wording.row])
-                )
-            )
+            doubt = _doubt(wording.question, by_row[wording.row])
+            kept.append(replace(wording, doubt=doubt))
     return kept
 
 
@@ -277,11 +258,7 @@ def read_wordings(path: Path) -> list[tuple[str, str]]:
     table = read_table(path)
     names = {normalize_name(name): name for name in table.columns}
     cells = [
-        {
-            key: unescape_formula(str(value))
-            for key, value in row.cells.items()
-            if not is_empty(value)
-        }
+        {key: unescape_formula(str(cell)) for key, cell in row.cells.items() if not is_empty(cell)}
         for row in table.rows
         if row.cells is not None
     ]
@@ -346,20 +323,15 @@ def add_wordings(
     new_columns = dict(columns or {})
     cluster = mapping["cluster"]
     if cluster is None:
-        cluster = _free_name("cluster", table.columns)
+        cluster = free_name("cluster", table.columns)
         new_columns["cluster"] = cluster
     names: dict[str, str] = {}
     rows: list[RawRow] = []
     for raw in table.rows:
         fact = fact_of(pairs[raw.row]) if raw.row in pairs else None
         if raw.cells is not None and fact is not None and is_empty(raw.cells.get(cluster)):
-            raw = RawRow(
-                raw.row,
-                {
-                    **raw.cells,
-                    cluster: names.setdefault(fact, f"row {table.numbers.shown(raw.row)}"),
-                },
-            )
+            name = names.setdefault(fact, f"row {table.numbers.shown(raw.row)}")
+            raw = RawRow(raw.row, {**raw.cells, cluster: name})
         rows.append(raw)
     known = [pair for pair in pairs.values() if pair.split == "train"]
     missing = answers_occur_once(known) and not any(
@@ -370,16 +342,9 @@ def add_wordings(
     for number, wording in enumerate(accepted, start=last + 1):
         cells, pair = dict(by_number[wording.row] or {}), pairs[wording.row]
         if mapping["messages"]:
-            system = (
-                [{"role": "system", "content": pair.system}]
-                if pair.system and not mapping["system"]
-                else []
+            cells[mapping["messages"]] = conversation(
+                None if mapping["system"] else pair.system, wording.question, pair.answer
             )
-            cells[mapping["messages"]] = [
-                *system,
-                {"role": "user", "content": wording.question},
-                {"role": "assistant", "content": pair.answer},
-            ]
         else:
             assert mapping["question"] is not None  # load_rows requires it without messages
             cells[mapping["question"]] = wording.question
@@ -388,14 +353,6 @@ def add_wordings(
         rows.append(RawRow(number, cells))
     write_rows(rows, target, table.numbers)
     return new_columns
-
-
-def _free_name(name: str, taken: Sequence[str]) -> str:
-    return next(
-        found
-        for number in range(1, len(taken) + 2)
-        if (found := name if number == 1 else f"{name} {number}") not in taken
-    )
 
 
 # Drafting

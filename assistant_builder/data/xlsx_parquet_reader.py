@@ -7,21 +7,21 @@ import io
 import zipfile
 from typing import Any
 
+from assistant_builder.atomic_io import MAX_DEPTH
 from assistant_builder.data.columns import is_known_column
-from assistant_builder.data.limits import MAX_DEPTH, check_bytes, check_cells, check_columns
+from assistant_builder.data.limits import check_bytes, check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names, is_empty
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import t, tn
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
-_TITLE_ROWS = (
-    10  # number of rows, starting with the first that has content, in which the header is searched
-)
+# number of rows, starting with the first that has content, in which the header is searched
+_TITLE_ROWS = 10
 _TEXT_TYPES = ("STRING", "JSON", "ENUM")
 _MAX_EXACT_INTEGER = 1e15
 
 
-def read_xlsx(data: bytes, where: str) -> Table:
+def read_xlsx(data: bytes) -> Table:
     """Read the first sheet that has content.
 
     Raises:
@@ -35,11 +35,10 @@ def read_xlsx(data: bytes, where: str) -> Table:
         for sheet in book.worksheets:
             sheet.reset_dimensions()  # some programs write wrong dimensions; without them all rows are read
             rows = []
-            for row in (
-                sheet.iter_rows()
-            ):  # a single cell far to the right yields all empty cells before it
+            # a single cell far to the right yields all empty cells before it
+            for row in sheet.iter_rows():
                 cells += len(row) + 1
-                check_cells(cells, where)
+                check_cells(cells)
                 rows.append([_cell_text(cell) for cell in row])
                 if len(rows) > _MAX_SHEET_ROWS:
                     raise DataError(
@@ -48,30 +47,24 @@ def read_xlsx(data: bytes, where: str) -> Table:
                             title=sheet.title,
                             max_sheet_rows=_MAX_SHEET_ROWS,
                         ),
-                        where=where,
                         remedy=t("Save the workbook again in a spreadsheet program"),
                     )
             if any(cell is not None for row in rows for cell in row):
                 uncomputed = _count_uncomputed_formulas(data, sheet.title)
-                return _sheet_table(rows, sheet.title, len(book.worksheets), uncomputed, where)
+                return _sheet_table(rows, sheet.title, len(book.worksheets), uncomputed)
     except DataError:
         raise
     except Exception as error:  # openpyxl raises whatever zip, XML and value parsing raise
         raise DataError(
             t("the workbook is damaged: {error}", error=str(error)[:300]),
-            where=where,
             remedy=t("Open it in a spreadsheet program and save it again"),
         ) from error
     raise DataError(
-        t("no sheet of the workbook has content"),
-        where=where,
-        remedy=t("Add a header row and rows to a sheet"),
+        t("no sheet of the workbook has content"), remedy=t("Add a header row and rows to a sheet")
     )
 
 
-def _sheet_table(
-    rows: list[list[str | None]], title: str, sheets: int, uncomputed: int, where: str
-) -> Table:
+def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomputed: int) -> Table:
     notes = [
         t("sheet {title!r}, the first of {sheets} sheets with content", title=title, sheets=sheets)
         if sheets > 1
@@ -101,10 +94,9 @@ def _sheet_table(
     width = max(
         index + 1 for row in rows[header:end] for index, cell in enumerate(row) if cell is not None
     )
-    check_columns(width, where)
-    check_cells(
-        (end - header) * width, where
-    )  # a single cell far down and to the right makes every row that wide
+    check_columns(width)
+    # a single cell far down and to the right makes every row that wide
+    check_cells((end - header) * width)
     padded = [(row + [None] * width)[:width] for row in rows[header:end]]
     names = header_names([cell or "" for cell in padded[0]], notes)
     table_rows = [
@@ -183,7 +175,7 @@ def _format_number(value: float, number_format: str) -> str:
     return format(value, ".15g")
 
 
-def read_parquet(data: bytes, where: str) -> Table:
+def read_parquet(data: bytes) -> Table:
     """Read a Parquet file without its columns of raw bytes (images, embeddings).
 
     Raises:
@@ -196,7 +188,7 @@ def read_parquet(data: bytes, where: str) -> Table:
     size = 0
     try:
         footer = pq.read_metadata(pa.BufferReader(data))
-        _check_footer(footer, where)
+        _check_footer(footer)
         columns = [footer.schema.column(index) for index in range(footer.num_columns)]
         # Dictionary-encoded texts stay small in memory until their expanded size is known.
         texts = [
@@ -211,7 +203,7 @@ def read_parquet(data: bytes, where: str) -> Table:
         names = [name for name in schema.names if name not in skipped]
         for batch in file.iter_batches(batch_size=4096, columns=names):
             size += sum(map(_expanded_size, batch.columns))
-            check_bytes(size, where)
+            check_bytes(size)
             for record in batch.to_pylist():
                 rows.append(
                     RawRow(len(rows) + 1, {name: _plain_value(record[name]) for name in names})
@@ -219,7 +211,6 @@ def read_parquet(data: bytes, where: str) -> Table:
     except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise DataError(
             t("the Parquet file is damaged: {error}", error=str(error)[:300]),
-            where=where,
             remedy=t("Export it again"),
         ) from error
     notes = (
@@ -228,26 +219,22 @@ def read_parquet(data: bytes, where: str) -> Table:
     return Table("parquet", tuple(names), rows, notes)
 
 
-def _check_footer(footer: Any, where: str) -> None:
+def _check_footer(footer: Any) -> None:
     """Check the sizes that the footer declares before any column is read."""
     columns = range(footer.num_columns)
-    check_columns(footer.num_columns, where)
+    check_columns(footer.num_columns)
     chunks = [
         footer.row_group(group).column(column)
         for group in range(footer.num_row_groups)
         for column in columns
     ]
     check_cells(
-        max(
-            footer.num_rows * footer.num_columns, sum(max(0, chunk.num_values) for chunk in chunks)
-        ),
-        where,
+        max(footer.num_rows * footer.num_columns, sum(max(0, chunk.num_values) for chunk in chunks))
     )
-    check_bytes(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks), where)
+    check_bytes(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks))
     if any(footer.schema.column(column).path.count(".") > 3 * MAX_DEPTH for column in columns):
         raise DataError(
             t("its columns are nested more than {max_depth} levels deep", max_depth=MAX_DEPTH),
-            where=where,
             remedy=t("Export flat columns"),
         )
 

@@ -20,7 +20,7 @@ from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import EXPORT_FORMATS, ExportSpec
 from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
-from assistant_builder.study.locks import process_identity
+from assistant_builder.study.steps import State
 
 
 def main() -> int:
@@ -47,18 +47,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     configure_libraries()
-    record = JobRecord(
-        "running",
-        str(arguments.to),
-        time.time(),
-        pid=os.getpid(),
-        process_started=process_identity(os.getpid()),
-        message="Starting",
-    )
-    job = ExportJob(
-        Study(arguments.study, arguments.approach),
-        ExportSpec(arguments.arm, arguments.format, arguments.type),
-    )
+    record = JobRecord.of_process(os.getpid(), arguments.to, "Starting")
+    spec = ExportSpec(arguments.arm, arguments.format, arguments.type)
+    job = ExportJob(Study(arguments.study, arguments.approach), spec)
 
     def report(percent: int, message: str) -> None:
         nonlocal record
@@ -69,15 +60,10 @@ def main() -> int:
                 "the export was cancelled; nothing was written", remedy="Start it again at any time"
             )
 
-    def finish(state: str, error: AssistantBuilderError | None = None) -> None:
-        job.write(
-            replace(
-                record,
-                state=state,  # type: ignore[arg-type]
-                seconds=time.time() - record.started,
-                error=error.to_record() if error else None,
-            )
-        )
+    def finish(state: State, error: AssistantBuilderError | None = None) -> None:
+        seconds = time.time() - record.started
+        failure = error.to_record() if error else None
+        job.write(replace(record, state=state, seconds=seconds, error=failure))
 
     try:
         write_export(

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
@@ -29,15 +31,9 @@ from assistant_builder.study.contents import ArmSummary
 QUESTION = "What can you help me with?"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's ``--max-lora-rank`` accepts (``vllm/config/lora.py``)."""
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+_TOKENIZER_FILES = """
+    tokenizer.json tokenizer_config.json tokenizer.model special_tokens_map.json added_tokens.json vocab.json merges.txt
+    """.split()
 
 
 class AdapterFormat(ExportFormat):
@@ -87,10 +83,23 @@ class AdapterFormat(ExportFormat):
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """PEFT, and vLLM for the arm whose base vLLM stores in the same way."""
-        python = Snippet("python", "Python, with transformers and peft", "python", _python(context))
+        folder = context.folder
+        lines = [
+            *_base_lines(context, "pipeline"),
+            f'assistant = pipeline("text-generation", model=PeftModel.from_pretrained(base, {folder!r}), '
+            f"tokenizer=AutoTokenizer.from_pretrained({folder!r}))",
+            *chat_lines(context),
+        ]
+        python = Snippet("python", "Python, with transformers and peft", "python", "\n".join(lines))
         if ARMS[context.arm].quantized:
             return [python]
-        return [python, Snippet("server", "As a server, with vLLM", "shell", _server(context))]
+        rank = next((known for known in VLLM_RANKS if known >= context.rank), context.rank)
+        command = (
+            f"{vllm_command(context.base, context)} --enable-lora "
+            f"--max-lora-rank {rank} --lora-modules {shell_word(f'{context.name}={folder}')} "
+            f"--chat-template {shell_word(folder)}/chat_template.jinja"  # has the study's date, if any
+        )
+        return [python, server_snippet("As a server, with vLLM", command, context)]
 
     def model_lines(self, context: LoadingContext) -> list[str]:
         """The base as in training, and the adapter on it."""
@@ -131,14 +140,9 @@ class AdapterFormat(ExportFormat):
         if method.quantizes and config is None:  # transformers does not know the method
             loaded = load_base(base_spec(model, base, method.name, compute_dtype=dtype))
         else:
-            if (
-                config is not None
-            ):  # quantized from float16: NF4 of weights rounded to bfloat16 is another base
-                options = {
-                    **options,
-                    "dtype": DTYPES["float16"],
-                    "quantization_config": config.build(),
-                }
+            # quantized from float16: NF4 of weights rounded to bfloat16 is another base
+            if config is not None:
+                options |= {"dtype": DTYPES["float16"], "quantization_config": config.build()}
             loaded = AutoModelForCausalLM.from_pretrained(base, **options)
         return PeftModel.from_pretrained(loaded, str(folder))
 
@@ -171,36 +175,53 @@ def chat_lines(context: LoadingContext) -> list[str]:
     ]
 
 
-def curl_command(context: LoadingContext) -> str:
-    """A request to an OpenAI-compatible server on this machine that serves the export under the study's name."""
+def server_snippet(title: str, command: str, context: LoadingContext) -> Snippet:
+    """A command that starts an OpenAI-compatible server on port 8000, and a request to it."""
     messages = [{"role": "system", "content": context.system}] if context.system else []
-    body = json.dumps(
-        {
-            "model": context.name,
-            "messages": [*messages, {"role": "user", "content": QUESTION}],
-            "temperature": 0,
-        },
-        ensure_ascii=False,
-    )
+    messages.append({"role": "user", "content": QUESTION})
+    request = {"model": context.name, "messages": messages, "temperature": 0}
     # a terminal may act on control characters that JSON leaves as they are
-    body = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in body)
-    return f"curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d {shell_word(body)}"
+    body = "".join(
+        char if char.isprintable() else json.dumps(char)[1:-1]
+        for char in json.dumps(request, ensure_ascii=False)
+    )
+    url = "http://127.0.0.1:8000/v1/chat/completions"
+    curl = f"curl {url} -H 'Content-Type: application/json' -d {shell_word(body)}"
+    return Snippet("server", title, "shell", f"{command}\n{curl}")
+
+
+def vllm_command(model: str, context: LoadingContext) -> str:
+    """The start of a command that serves a model with vLLM."""
+    return f"vllm serve {shell_word(model)} --max-model-len {context.context}"
+
+
+def ollama_snippet(context: LoadingContext) -> Snippet:
+    """Commands that make an export with a Modelfile a model of Ollama, and ask it."""
+    name = shell_word(context.name)
+    lines = (
+        f"cd {shell_word(context.folder)}",
+        f"ollama create {name} -f Modelfile",
+        f'ollama run {name} "{QUESTION}"',
+    )
+    return Snippet("ollama", "On a laptop, with Ollama", "shell", "\n".join(lines))
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a template of this package to plain text; texts of others are escaped before."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def shell_word(text: str) -> str:
     """One word of a shell that no program takes for an option."""
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
-
-
-def _python(context: LoadingContext) -> str:
-    return "\n".join(
-        [
-            *_base_lines(context, "pipeline"),
-            f'assistant = pipeline("text-generation", model=PeftModel.from_pretrained(base, {context.folder!r}), '
-            f"tokenizer=AutoTokenizer.from_pretrained({context.folder!r}))",
-            *chat_lines(context),
-        ]
-    )
 
 
 def _base_lines(context: LoadingContext, *more: str) -> list[str]:
@@ -213,37 +234,17 @@ def _base_lines(context: LoadingContext, *more: str) -> list[str]:
     quantized = f", quantization_config={config.source()}" if config else ""
     # quantized from float16, as in training: rounding to bfloat16 first would give other 4-bit weights
     dtype = "float16" if method.quantizes else context.compute_dtype
-    names = [
-        "AutoModelForCausalLM",
-        "AutoTokenizer",
-        *([config.class_name] if config else []),
-        *more,
-    ]
-    comments = (
-        [
-            f"# It was trained on a base stored as {method.label}, which transformers cannot make: answers may "
-            "differ."
-        ]
-        if method.quantizes and config is None
-        else []
+    names = ["AutoModelForCausalLM", "AutoTokenizer"]
+    names += [*([config.class_name] if config else []), *more]
+    comment = (
+        f"# It was trained on a base stored as {method.label}, which transformers cannot make: "
+        "answers may differ."
     )
     return [
-        *comments,
+        *([comment] if method.quantizes and config is None else []),
         f"from transformers import {', '.join(names)}; from peft import PeftModel",
         f"base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype={json.dumps(dtype)}{quantized})",
     ]
-
-
-def _server(context: LoadingContext) -> str:
-    rank = next((known for known in VLLM_RANKS if known >= context.rank), context.rank)
-    return "\n".join(
-        [
-            f"vllm serve {shell_word(context.base)} --max-model-len {context.context} --enable-lora "
-            f"--max-lora-rank {rank} --lora-modules {shell_word(f'{context.name}={context.folder}')} "
-            f"--chat-template {shell_word(context.folder)}/chat_template.jinja",  # has the study's date, if any
-            curl_command(context),
-        ]
-    )
 
 
 ADAPTER = AdapterFormat()

@@ -60,9 +60,8 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
     check_target(target, force=force)
     scratch: Path | None = None
     try:
-        inside = (
-            target.is_dir()
-        )  # an existing folder may be a mount point, which cannot be replaced by rename
+        # an existing folder may be a mount point, which cannot be replaced by rename
+        inside = target.is_dir()
         parent = target if inside else target.parent
         parent.mkdir(parents=True, exist_ok=True)
         for path in parent.glob(f"{_SCRATCH}*"):  # of exports that were killed

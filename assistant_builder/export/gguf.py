@@ -24,9 +24,9 @@ from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError
 from assistant_builder.export.adapter import (
-    QUESTION,
     copy_tokenizer,
-    curl_command,
+    ollama_snippet,
+    server_snippet,
     shell_word,
     write_object,
 )
@@ -41,6 +41,7 @@ from assistant_builder.export_formats import (
     LoadingContext,
     Snippet,
     base_name,
+    base_parameters,
     require_trained,
 )
 from assistant_builder.i18n import N_, t
@@ -110,11 +111,11 @@ class GgufFormat(ExportFormat):
 
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """The weights in this type."""
-        return round(_parameters(summary) * GGUF_TYPES[self.type].bits / 8) + OTHER_FILES_BYTES
+        return round(base_parameters(summary) * GGUF_TYPES[self.type].bits / 8) + OTHER_FILES_BYTES
 
     def working_bytes(self, summary: Mapping[str, Any]) -> int:
         """The merged model twice in 16 bits: as safetensors and as GGUF."""
-        return 4 * _parameters(summary)
+        return 4 * base_parameters(summary)
 
     def write(self, source: ExportSource, folder: Path) -> list[str]:
         """Write the GGUF file and the Modelfile."""
@@ -171,43 +172,17 @@ class GgufFormat(ExportFormat):
         self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]
     ) -> Any:
         """Dequantize the file; None if transformers does not know the architecture's GGUF."""
-        return load_dequantized(
-            only_gguf(folder),
-            **{
-                key: value
-                for key, value in options.items()
-                if key not in ("use_safetensors", "trust_remote_code")
-            },
-        )
+        others = options.keys() - {"use_safetensors", "trust_remote_code"}
+        return load_dequantized(only_gguf(folder), **{key: options[key] for key in others})
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Ollama, llama.cpp's server."""
-        return [
-            Snippet(
-                "ollama",
-                "On a laptop, with Ollama",
-                "shell",
-                "\n".join(
-                    [
-                        f"cd {shell_word(context.folder)}",
-                        f"ollama create {shell_word(context.name)} -f Modelfile",
-                        f'ollama run {shell_word(context.name)} "{QUESTION}"',
-                    ]
-                ),
-            ),
-            Snippet(
-                "server",
-                "As a server, with llama.cpp",
-                "shell",
-                "\n".join(
-                    [
-                        f"llama-server -m {shell_word(context.folder)}/{self._name(context)} -c {context.context} "
-                        f"--alias {shell_word(context.name)} --jinja --port 8000",
-                        curl_command(context),
-                    ]
-                ),
-            ),
-        ]
+        command = (
+            f"llama-server -m {shell_word(context.folder)}/{self._name(context)} -c {context.context} "
+            f"--alias {shell_word(context.name)} --jinja --port 8000"
+        )
+        server = server_snippet("As a server, with llama.cpp", command, context)
+        return [ollama_snippet(context), server]
 
     def model_lines(self, context: LoadingContext) -> list[str]:
         """The dequantized model."""
@@ -254,10 +229,6 @@ class GgufFormat(ExportFormat):
         )
 
 
-def _parameters(summary: Mapping[str, Any]) -> int:
-    return int(summary["total_parameters"]) - int(summary["trainable_parameters"])
-
-
 def gguf_name(study: str, arm: str, type: str) -> str:
     """Name of the file of an export."""
     return f"{study}-{arm}-{type}.gguf"
@@ -296,24 +267,16 @@ def write_float16_gguf(
     report(0.0, t("Merging adapter and base"))
     merged.mkdir()
     write_merged_weights(source.study, source.arm, source.base, merged)
-    match = match_family(
-        source.prompter, source.system
-    )  # its Modelfile leaves a BOS token to the file's tokenizer
+    # its Modelfile leaves a BOS token to the file's tokenizer
+    match = match_family(source.prompter, source.system)
     copy_tokenizer(
         source.base, merged, source.prompter, adds_bos=match.adds_bos if match else False
     )
-    for name in (
-        "config.json",
-        "tokenizer_config.json",
-    ):  # the converter would run the code that these name
-        write_object(
-            merged / name,
-            {
-                key: value
-                for key, value in read_json_object(merged / name).items()
-                if key != "auto_map"
-            },
-        )
+    # the converter would run the code that these name
+    for name in ("config.json", "tokenizer_config.json"):
+        record = read_json_object(merged / name)
+        record.pop("auto_map", None)
+        write_object(merged / name, record)
     written = convert_checkpoint(
         merged,
         target,
@@ -412,9 +375,8 @@ class GgufFiles:
         return {type: self.path(type) for type in types}
 
     def _write(self, types: Sequence[str], report: Report) -> None:
-        for left in self.folder.glob(
-            f".{self.arm}-*/"
-        ):  # of a killed process; this one has the lock
+        # of a killed process; this one has the lock
+        for left in self.folder.glob(f".{self.arm}-*/"):
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
             full = Path(work) / "merged-f16.gguf"

@@ -49,6 +49,13 @@ class JobRecord:
     process_started: str | float | None = None
     error: ErrorRecord | None = None  # ``AssistantBuilderError.to_record()`` of a failed export
 
+    @classmethod
+    def of_process(cls, pid: int, target: Path, message: str) -> JobRecord:
+        """The record of a process that starts now."""
+        identity = process_identity(pid)
+        record = cls("running", str(target), time.time(), message=message)
+        return replace(record, pid=pid, process_started=identity)
+
 
 class ExportJob:
     """The export of one arm in one format; at most one runs at a time."""
@@ -120,31 +127,23 @@ class ExportJob:
         words = python_command(
             "-m",
             "assistant_builder.export",
-            "--study",
-            str(self.study.folder),
-            "--approach",
-            self.study.config.approaches[0],
-            "--arm",
-            self.spec.arm,
-            "--format",
-            self.spec.format,
-            "--type",
-            self.spec.type,
-            "--sample",
-            str(sample),
+            f"--study={self.study.folder}",
+            f"--approach={self.study.config.approaches[0]}",
+            f"--arm={self.spec.arm}",
+            f"--format={self.spec.format}",
+            f"--type={self.spec.type}",
+            f"--sample={sample}",
             *(["--with-data"] if with_data else []),
             *(["--importance"] if importance else []),
         )
         if target is not None:
             check_target(target, force=force)
-            words += ["--to", str(target), *(["--force"] if force else [])]
+            words += [f"--to={target}", *(["--force"] if force else [])]
         else:
-            words += ["--to", str(self.files), "--force"]
-            if (
-                not self.spec.export_format.zipped
-                and estimated_bytes(self.study, self.spec) <= ZIP_LIMIT
-            ):
-                words += ["--zip", str(self.archive)]
+            words += [f"--to={self.files}", "--force"]
+            small = estimated_bytes(self.study, self.spec) <= ZIP_LIMIT
+            if small and not self.spec.export_format.zipped:
+                words += [f"--zip={self.archive}"]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._cancel_file.unlink(missing_ok=True)
@@ -159,16 +158,7 @@ class ExportJob:
                     env=compute_environment(),
                 )
             # Written before the child writes, so that its death is noticed even if it never writes its own record.
-            self.write(
-                JobRecord(
-                    "running",
-                    str(target or self.files),
-                    time.time(),
-                    message=t("Starting"),
-                    pid=process.pid,
-                    process_started=process_identity(process.pid),
-                )
-            )
+            self.write(JobRecord.of_process(process.pid, target or self.files, t("Starting")))
         except OSError as error:
             raise StudyError(
                 t("the export cannot be started: {strerror}", strerror=error.strerror or error),

@@ -12,11 +12,12 @@ from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.errors import ModelError
 from assistant_builder.export.adapter import (
-    QUESTION,
     chat_lines,
-    curl_command,
+    ollama_snippet,
+    server_snippet,
     shell_word,
     trained_adapter,
+    vllm_command,
     write_object,
 )
 from assistant_builder.export.ollama import match_family, modelfile, omitted_values
@@ -26,6 +27,7 @@ from assistant_builder.export_formats import (
     ExportSource,
     LoadingContext,
     Snippet,
+    base_parameters,
 )
 from assistant_builder.i18n import N_, t
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -53,10 +55,7 @@ class MergedFormat(ExportFormat):
 
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """Two bytes for each parameter of the base."""
-        return (
-            2 * (int(summary["total_parameters"]) - int(summary["trainable_parameters"]))
-            + OTHER_FILES_BYTES
-        )
+        return 2 * base_parameters(summary) + OTHER_FILES_BYTES
 
     def write(self, source: ExportSource, folder: Path) -> list[str]:
         """Write weights, ``generation_config.json`` and Modelfile."""
@@ -66,11 +65,27 @@ class MergedFormat(ExportFormat):
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, Ollama, vLLM."""
+        command = f"{self.vllm(context)}\n# or: transformers serve {shell_word(context.folder)} --port 8000"
         return [
-            Snippet("python", "Python, with transformers", "python", _python(context)),
-            Snippet("ollama", "On a laptop, with Ollama", "shell", _ollama(context)),
-            Snippet("server", "As a server, with vLLM or transformers", "shell", _server(context)),
+            self.python_snippet(context),
+            ollama_snippet(context),
+            server_snippet("As a server, with vLLM or transformers", command, context),
         ]
+
+    def python_snippet(self, context: LoadingContext) -> Snippet:
+        """Lines that ask the model in Python."""
+        lines = [
+            "from transformers import pipeline",
+            f'assistant = pipeline("text-generation", model={context.folder!r}, '
+            f"dtype={json.dumps(context.compute_dtype)})",
+            *chat_lines(context),
+        ]
+        return Snippet("python", "Python, with transformers", "python", "\n".join(lines))
+
+    def vllm(self, context: LoadingContext) -> str:
+        """The command that serves the model with vLLM."""
+        name = shell_word(context.name)
+        return f"{vllm_command(context.folder, context)} --served-model-name {name} --port 8000"
 
     def model_lines(self, context: LoadingContext) -> list[str]:
         """The whole model."""
@@ -99,15 +114,12 @@ class MergedFormat(ExportFormat):
         """Why a 4-bit base becomes larger, or a rounded assistant worse."""
         if ARMS[arm].rounds:
             return t("This assistant was trained to be rounded; in 16 bits it answers worse.")
-        return (
-            t(
-                "Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it "
-                "would be "
-                "another assistant than the one measured.",
-                kind=ARMS[arm].base_label,
-            )
-            if ARMS[arm].quantized
-            else ""
+        if not ARMS[arm].quantized:
+            return ""
+        return t(
+            "Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it would be "
+            "another assistant than the one measured.",
+            kind=ARMS[arm].base_label,
         )
 
     def load(
@@ -127,13 +139,9 @@ def write_modelfile(source: ExportSource, folder: Path, weights: str = ".") -> l
         for record in read_jsonl(source.study.split_file("train"), PairLine)
         for turn in record["messages"]
     )
+    system, title = source.system, source.title
     text = modelfile(
-        match,
-        source.prompter,
-        system=source.system,
-        title=source.title,
-        varied=varied,
-        weights=weights,
+        match, source.prompter, system=system, title=title, varied=varied, weights=weights
     )
     (folder / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
     return omitted_values(match, source.prompter, source.system)
@@ -191,49 +199,11 @@ def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -
     """Write ``generation_config.json``: greedy, as evaluated, with the stop tokens of training."""
     path = base / "generation_config.json"
     config = read_json_object(path) if path.is_file() else {}
-    kept: dict[str, Any] = {
-        key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config
-    }
     ends = prompter.stop_ids
-    written = {
-        "pad_token_id": prompter.pad_id,
-        **kept,
-        "eos_token_id": ends[0] if len(ends) == 1 else ends,
-        "do_sample": False,
-    }
+    written = {"pad_token_id": prompter.pad_id}
+    written |= {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
+    written |= {"eos_token_id": ends[0] if len(ends) == 1 else ends, "do_sample": False}
     write_object(folder / "generation_config.json", written)
-
-
-def _python(context: LoadingContext) -> str:
-    return "\n".join(
-        [
-            "from transformers import pipeline",
-            f'assistant = pipeline("text-generation", model={context.folder!r}, '
-            f"dtype={json.dumps(context.compute_dtype)})",
-            *chat_lines(context),
-        ]
-    )
-
-
-def _server(context: LoadingContext) -> str:
-    return "\n".join(
-        [
-            f"vllm serve {shell_word(context.folder)} --max-model-len {context.context} "
-            f"--served-model-name {shell_word(context.name)} --port 8000",
-            f"# or: transformers serve {shell_word(context.folder)} --port 8000",
-            curl_command(context),
-        ]
-    )
-
-
-def _ollama(context: LoadingContext) -> str:
-    return "\n".join(
-        [
-            f"cd {shell_word(context.folder)}",
-            f"ollama create {shell_word(context.name)} -f Modelfile",
-            f'ollama run {shell_word(context.name)} "{QUESTION}"',
-        ]
-    )
 
 
 MERGED = MergedFormat()

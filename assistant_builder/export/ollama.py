@@ -11,13 +11,14 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from assistant_builder.child_process import run_program
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.export.adapter import render
 from assistant_builder.models.chat_template import ChatTokenizer
 
 Turns = Sequence[tuple[str, str]]
@@ -43,9 +44,8 @@ class Family:
     # text before and after the system prompt; None: the system prompt is part of a question
     system: tuple[str, str] | None = None
     system_in: Literal["first", "last"] = "first"  # the question that contains it in that case
-    opening: str | None = (
-        None  # text that precedes the answer to be generated; None: the text before an answer
-    )
+    # text that precedes the answer to be generated; None: the text before an answer
+    opening: str | None = None
     stops: tuple[str, ...] = ()  # texts at which generation ends
 
     @property
@@ -85,46 +85,29 @@ class Family:
         return "{{ range $i, $m := .Messages }}" + body + "{{ end }}{{ end }}" + self.header
 
 
-def _headed(name: str, head: str, tail: str, end: str, opening: str | None = None) -> Family:
+def _headed(
+    name: str, head: str, end: str, *, opening: str | None = None, assistant: str = "assistant"
+) -> Family:
     """A family in which every role has a header of the same form."""
-    system, user, assistant = (
-        (head.format(role) + tail, end) for role in ("system", "user", "assistant")
-    )
-    return Family(
-        name, user=user, assistant=assistant, system=system, opening=opening, stops=(end.strip(),)
-    )
+    system, user, answer = ((head.format(role), end) for role in ("system", "user", assistant))
+    return Family(name, user, answer, system, opening=opening, stops=(end.strip(),))
 
 
+_THOUGHTLESS = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+_MISTRAL = Family("Mistral", ("[INST] ", "[/INST]"), (" ", "</s>"), opening="", stops=("</s>",))
+_GEMMA = "<start_of_turn>{}\n", "<end_of_turn>\n"
 FAMILIES = (
-    _headed("ChatML (SmolLM2, Qwen)", "<|im_start|>{}", "\n", "<|im_end|>\n"),
+    _headed("ChatML (SmolLM2, Qwen)", "<|im_start|>{}\n", "<|im_end|>\n"),
     _headed(
-        "ChatML without thinking (Qwen3)",
-        "<|im_start|>{}",
-        "\n",
-        "<|im_end|>\n",
-        opening="<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        "ChatML without thinking (Qwen3)", "<|im_start|>{}\n", "<|im_end|>\n", opening=_THOUGHTLESS
     ),
-    _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>", "\n\n", "<|eot_id|>"),
-    Family(
-        "Gemma",
-        user=("<start_of_turn>user\n", "<end_of_turn>\n"),
-        assistant=("<start_of_turn>model\n", "<end_of_turn>\n"),
-        stops=("<end_of_turn>",),
-    ),
-    Family(
-        "Mistral", user=("[INST] ", "[/INST]"), assistant=(" ", "</s>"), opening="", stops=("</s>",)
-    ),
-    Family(
-        "Mistral, system prompt last",
-        user=("[INST] ", "[/INST]"),
-        assistant=(" ", "</s>"),
-        opening="",
-        system_in="last",
-        stops=("</s>",),
-    ),
-    _headed("Phi-3", "<|{}|>", "\n", "<|end|>\n"),
-    _headed("Phi-4-mini", "<|{}|>", "", "<|end|>"),
-    _headed("Granite", "<|start_of_role|>{}<|end_of_role|>", "", "<|end_of_text|>\n"),
+    _headed("Llama 3", "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"),
+    replace(_headed("Gemma", *_GEMMA, assistant="model"), system=None),
+    _MISTRAL,
+    replace(_MISTRAL, name="Mistral, system prompt last", system_in="last"),
+    _headed("Phi-3", "<|{}|>\n", "<|end|>\n"),
+    _headed("Phi-4-mini", "<|{}|>", "<|end|>"),
+    _headed("Granite", "<|start_of_role|>{}<|end_of_role|>", "<|end_of_text|>\n"),
 )
 
 
@@ -152,10 +135,7 @@ def match_family(prompter: ChatTokenizer, system: str) -> Match | None:
         texts = [text[len(bos) :] if adds_bos else text for text in wanted]
         for family in FAMILIES:
             slot = _system_slot(family, texts[0], system)
-            if all(
-                family.render(slot, turns) == text
-                for turns, text in zip(_PROBES, texts, strict=True)
-            ):
+            if [family.render(slot, turns) for turns in _PROBES] == texts:
                 return Match(family, slot, adds_bos)
     return None
 
@@ -189,33 +169,17 @@ def modelfile(
         weights: Path of the weights, from the folder of the Modelfile.
     """
     shown, stops = _model_values(match, prompter, system)
-    # a comment ends with its line
-    heading = " ".join(
-        "".join(character if character.isprintable() else " " for character in title).split()
+    plain = "".join(character if character.isprintable() else " " for character in title)
+    return render(
+        "Modelfile.j2",
+        heading=" ".join(plain.split()),  # a comment ends with its line
+        weights=weights,
+        match=match,
+        system=None if shown is None or _parse_problem(shown) else shown,
+        varied=varied,
+        stops=[stop for stop in stops if not _parse_problem(stop)],
+        omitted=omitted_values(match, prompter, system),
     )
-    lines = [f"# {heading}", "# ollama create NAME -f Modelfile", f"FROM {weights}"]
-    if match is None:
-        lines += [
-            "# TEMPLATE is left out: no family known to Assistant Builder renders the prompts that this model was",
-            "# trained on, and a guess would cost quality unnoticed. Write one after chat_template.jinja, or use an",
-            "# Ollama that renders the chat template in tokenizer_config.json itself.",
-        ]
-    else:
-        lines += [
-            f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
-            f"TEMPLATE {_quoted(match.family.go_template())}",
-        ]
-    if shown and not _parse_problem(shown):
-        lines.append(f"SYSTEM {_quoted(shown)}")
-    if varied:
-        lines.append(
-            "# The training pairs brought system prompts of their own: send one with each question, as there."
-        )
-    # Ollama before August 2026 has a penalty of 1.1 by default, which copied facts would get
-    lines += ["# Greedy, as evaluated.", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
-    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _parse_problem(stop)]
-    lines += [f"# {sentence}" for sentence in omitted_values(match, prompter, system)]
-    return "\n".join(lines) + "\n"
 
 
 def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
@@ -242,14 +206,8 @@ def _model_values(
     if match is not None:
         return match.system, list(match.family.stops)
     stops = [str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids]
-    return system, [
-        stop for stop in stops if stop
-    ]  # an empty stop would end every answer before it begins
-
-
-def _quoted(text: str) -> str:
-    """A value of a Modelfile in three quotation marks; in one, a quotation mark or a line break would end it."""
-    return f'"""{text}"""'
+    # an empty stop would end every answer before it begins
+    return system, [stop for stop in stops if stop]
 
 
 def _parse_problem(text: str) -> str:
@@ -262,15 +220,10 @@ def _parse_problem(text: str) -> str:
     *ended, _ = re.split(r"[\r\n]", text)
     if any(line.rstrip(" \t").endswith('"""') for line in ended):
         return "a line ends with three quotation marks, which would end the value"
-    dropped = next(
-        (
-            character
-            for character in text
-            if not character.isprintable() and character not in "\t\r\n"
-        ),
-        "",
-    )
-    return f"there is the character U+{ord(dropped):04X}, which Ollama drops" if dropped else ""
+    for character in text:
+        if not character.isprintable() and character not in "\t\r\n":
+            return f"there is the character U+{ord(character):04X}, which Ollama drops"
+    return ""
 
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,199}")

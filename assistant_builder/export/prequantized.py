@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS
-from assistant_builder.export.adapter import curl_command, shell_word, write_object
+from assistant_builder.export.adapter import server_snippet, write_object
 from assistant_builder.export.merged import (
     MergedFormat,
     checkpoint_config,
@@ -27,6 +27,7 @@ from assistant_builder.export_formats import (
     ExportSource,
     LoadingContext,
     Snippet,
+    base_parameters,
 )
 from assistant_builder.i18n import N_, t
 from assistant_builder.models.checkpoint_dir import read_config
@@ -80,22 +81,17 @@ class PrequantizedFormat(MergedFormat):
 
     def cell(self, arm: str) -> str | None:
         """The arm merged and quantized again, in a study with this ``storage``."""
-        found = (
-            cell.name
-            for cell in CELLS.values()
-            if cell.adapter == arm and cell.merged == "quantized"
-        )
-        return next(found, None)
+        cells = (cell for cell in CELLS.values() if cell.adapter == arm)
+        return next((cell.name for cell in cells if cell.merged == "quantized"), None)
 
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """Quantized linear layers, and the rest in 16 bits."""
-        return (
-            round(TYPES[self.type].bytes_per_parameter * _parameters(summary)) + OTHER_FILES_BYTES
-        )
+        weights = TYPES[self.type].bytes_per_parameter * base_parameters(summary)
+        return round(weights) + OTHER_FILES_BYTES
 
     def working_bytes(self, summary: Mapping[str, Any]) -> int:
         """The merged model in 16 bits."""
-        return 2 * _parameters(summary)
+        return 2 * base_parameters(summary)
 
     def write(self, source: ExportSource, folder: Path) -> list[str]:
         """Merge, quantize, and write weights, ``config.json`` and ``generation_config.json``."""
@@ -146,22 +142,8 @@ class PrequantizedFormat(MergedFormat):
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, vLLM."""
-        python, *_ = super().snippets(context)
-        return [
-            python,
-            Snippet(
-                "server",
-                "As a server, with vLLM",
-                "shell",
-                "\n".join(
-                    [
-                        f"vllm serve {shell_word(context.folder)} --max-model-len {context.context} "
-                        f"--served-model-name {shell_word(context.name)} --port 8000",
-                        curl_command(context),
-                    ]
-                ),
-            ),
-        ]
+        server = server_snippet("As a server, with vLLM", self.vllm(context), context)
+        return [self.python_snippet(context), server]
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What the model is."""
@@ -188,10 +170,6 @@ class PrequantizedFormat(MergedFormat):
             if self.cell(arm)
             else "The figures of the study are those of the assistant before it was quantized."
         )
-
-
-def _parameters(summary: Mapping[str, Any]) -> int:
-    return int(summary["total_parameters"]) - int(summary["trainable_parameters"])
 
 
 PREQUANTIZED = PrequantizedFormat()

@@ -142,22 +142,11 @@ def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -
 def _command(record: Mapping[str, Any], repo: str, public: bool) -> str:
     """The command that uploads the same files later."""
     uploaded = {file["name"] for file in uploaded_files(record)}
-    others = [
-        file["name"]
-        for file in describe_files(Path(record["folder"]))
-        if file["name"] not in uploaded
-    ]
-    return shlex.join(
-        [
-            "hf",
-            "upload",
-            repo,
-            record["folder"],
-            ".",
-            *([] if public else ["--private"]),
-            *(word for name in others for word in ("--exclude", name)),
-        ]
-    )
+    words = ["hf", "upload", repo, record["folder"], ".", *([] if public else ["--private"])]
+    for file in describe_files(Path(record["folder"])):
+        if file["name"] not in uploaded:
+            words += ["--exclude", file["name"]]
+    return shlex.join(words)
 
 
 def _explained(error: Exception, repo: str, again: str) -> HubError:

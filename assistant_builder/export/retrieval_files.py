@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.data import load_split
 from assistant_builder.errors import ConfigError
+from assistant_builder.export.adapter import QUESTION, render
 from assistant_builder.export_formats import Snippet
 from assistant_builder.i18n import N_
 from assistant_builder.inference.session import Sampling
@@ -30,7 +29,6 @@ from assistant_builder.study.limits import answer_limit
 from evals.metrics.refusal import WEIGHTS_FILE
 
 FOLDER, GROUNDING, LOOKUP, TRAINED = "retrieval", "grounding.json", "lookup.py", "embedder"
-QUESTION = "What can you help me with?"
 SERVING = N_(
     "Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must "
     "write "
@@ -137,13 +135,7 @@ def embedder_source(study: Study, folder: str) -> str:
 
 def lookup_source() -> str:
     """The module ``lookup.py``: its template, with the functions of the product by which the study was measured."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,
-    )
-    return environment.get_template(f"{LOOKUP}.j2").render(code=_code)
+    return render(f"{LOOKUP}.j2", code=_code)
 
 
 def _code(module: str, names: Sequence[str]) -> str:
@@ -206,37 +198,15 @@ def python_snippet(folder: str, embedder: str, model: Sequence[str], system: str
         model: Lines that load ``model`` from the export.
         system: System prompt of the study; empty without one.
     """
-    prompt = f'{{"role": "system", "content": {system!r}}}, ' if system else ""
+    text = render(
+        "ask.py.j2",
+        model=model,
+        retrieval=repr(f"{folder}/{FOLDER}"),
+        folder=repr(folder),
+        embedder=repr(embedder),
+        prompt=f'{{"role": "system", "content": {system!r}}}, ' if system else "",
+        question=QUESTION,
+    )
     return Snippet(
-        "grounded",
-        "Python, with facts looked up in the export",
-        "python",
-        "\n".join(
-            [
-                "import sys",
-                "",
-                "import torch",
-                "from sentence_transformers import SentenceTransformer",
-                *model,
-                f"sys.path.insert(0, {f'{folder}/{FOLDER}'!r})  # for lookup.py, which also needs numpy, safetensors "
-                "and bm25s",
-                "from lookup import Lookup",
-                "",
-                f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
-                f"lookup = Lookup({f'{folder}/{FOLDER}'!r}, SentenceTransformer({embedder!r}), tokenizer)",
-                "",
-                "",
-                "def generate(ids):",
-                "    prompt = torch.tensor([ids], device=model.device)",
-                "    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), output_logits=True,",
-                "                         return_dict_in_generate=True, **lookup.generation)  # greedy, as measured",
-                "    tokens = out.sequences[0, prompt.shape[1]:].tolist()",
-                "    return tokens, [float(logits[0].float().log_softmax(-1).max()) for logits in out.logits]",
-                "",
-                "",
-                "# looks facts up, writes them into the prompt, and applies the rule for declining",
-                f'answer = lookup.ask([{prompt}{{"role": "user", "content": "{QUESTION}"}}], generate)',
-                'print(answer["text"], answer["declined"], answer["sources"])',
-            ]
-        ),
+        "grounded", "Python, with facts looked up in the export", "python", text.rstrip()
     )

@@ -56,14 +56,12 @@ class Rescore:
     largest_item: str | None = None  # the item with the largest change
     moved: int = 0  # number of items that changed by more than the tolerance
     compute_dtype: str | None = None
-    largest_activation: float | None = (
-        None  # largest absolute value between layers; None for an adapter
-    )
+    # largest absolute value between layers; None for an adapter
+    largest_activation: float | None = None
     reason: str = ""  # why nothing was measured although the evaluation has scores; else empty
     lossy: bool = False  # whether the format rounds weights to fewer than 16 bits
-    batch_dependent: bool = (
-        False  # whether the base of an adapter rounds its inputs by what else is in their batch
-    )
+    # whether the base of an adapter rounds its inputs by what else is in their batch
+    batch_dependent: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,32 +158,17 @@ def _score_again(
     )
     with _largest_output(model) as largest:
         found = lm.score_targets([(item["prompt"], item["target"]) for item in chosen])
-    was = [
-        (item["item"], known.samples[item["item"]]["nll"], known.samples[item["item"]]["tokens"])
-        for item in chosen
-    ]
-    dependent = _rounds_inputs(study, spec)
-    record = compare(
-        known.cell,
-        was,
-        [(score.nll, score.tokens) for score in found],
-        where=str(folder),
-        lossy=spec.export_format.lossy or dependent,
-    )
-    activation = largest() if not spec.export_format.needs_base else None
-    return replace(
-        record,
-        lossy=spec.export_format.lossy,
-        batch_dependent=dependent,
-        compute_dtype=dtype,
-        largest_activation=activation,
-    )
-
-
-def _rounds_inputs(study: Study, spec: ExportSpec) -> bool:
-    """Whether the base of an adapter rounds its inputs, so that a score depends on the other items of its batch."""
+    samples = [known.samples[item["item"]] for item in chosen]
+    was = [(sample["item"], sample["nll"], sample["tokens"]) for sample in samples]
+    now = [(score.nll, score.tokens) for score in found]
+    # whether the base of an adapter rounds its inputs, so that a score depends on the other items of its batch
     method = METHODS[ARMS[spec.arm].base_storage(study.config.model.quant_type)]
-    return spec.export_format.keeps_storage and method.rounds_inputs
+    dependent = spec.export_format.keeps_storage and method.rounds_inputs
+    lossy = spec.export_format.lossy
+    record = compare(known.cell, was, now, where=str(folder), lossy=lossy or dependent)
+    activation = largest() if not spec.export_format.needs_base else None
+    record = replace(record, lossy=lossy, compute_dtype=dtype, largest_activation=activation)
+    return replace(record, batch_dependent=dependent)
 
 
 def compare(
@@ -275,19 +258,14 @@ def _load(study: Study, spec: ExportSpec, base: Path, folder: Path, dtype: str) 
 
     device = pick_device()
     dtype = resolve_compute_dtype(dtype, device)
-    model = spec.export_format.load(
-        study,
-        spec.arm,
-        base,
-        folder,
-        {
-            "dtype": DTYPES[dtype],
-            "device_map": {"": device},
-            "local_files_only": True,
-            "use_safetensors": True,
-            "trust_remote_code": allows_code(study.config.model),
-        },
-    )
+    options = {
+        "dtype": DTYPES[dtype],
+        "device_map": {"": device},
+        "local_files_only": True,
+        "use_safetensors": True,
+        "trust_remote_code": allows_code(study.config.model),
+    }
+    model = spec.export_format.load(study, spec.arm, base, folder, options)
     return (None if model is None else model.eval()), dtype
 
 

@@ -20,7 +20,6 @@ from assistant_builder.runner.backend import load_store
 from assistant_builder.runner.invalidation import delete_unreadable_steps, first_stale_step
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.addresses import allow_addresses
-from assistant_builder.study.locks import study_lock
 
 _YAML = (".yaml", ".yml")
 _GENERIC_NAMES = {"data", "dataset", "train", "pairs", "qa"}
@@ -188,7 +187,7 @@ def create_or_update(
         study.source is None or file_hash(source) != file_hash(study.source)
     )
     if other_source or config != study.config:
-        with study_lock(study):  # a running study must not mix steps of different settings
+        with study.lock():  # a running study must not mix steps of different settings
             if redo:
                 delete_unreadable_steps(study)
             if study.state == "running":

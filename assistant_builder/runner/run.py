@@ -30,7 +30,6 @@ from assistant_builder.runner.invalidation import (
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import require_allowed
-from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import Progress
 
 
@@ -87,7 +86,7 @@ def run_study(
         Cancelled: The user cancelled the run.
     """
     require_allowed(study.config.addresses)
-    with study_lock(study):
+    with study.lock():
         try:
             study.reserve_disk_space()
             study.clear_cancel()
@@ -146,7 +145,7 @@ def rerender_report(study: Study) -> None:
         where=f"study {study.name}",
         remedy=t("Wait until it is done; the run writes the report"),
     )
-    with study_lock(study, running), study.log_file("report").open("ab") as log:
+    with study.lock(running), study.log_file("report").open("ab") as log:
         subprocess.run(
             step_command(study, "report"),
             stdin=subprocess.DEVNULL,

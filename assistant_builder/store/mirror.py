@@ -140,9 +140,8 @@ class Mirror:
         for name, content in statuses.items():
             if layout.succeeded(content) and self._outputs_match(content, in_store=True):
                 self._upload_status(name, content, local[name])
-        if all(
-            uploaded
-        ):  # else a file was replaced during the upload, and the new one is not in the store yet
+        # else a file was replaced during the upload, and the new one is not in the store yet
+        if all(uploaded):
             removed = {*self._synced, *(self._logs or ())} - local.keys()
             self._remove_objects(name for name in removed if not name.endswith(layout.STEP_LEASE))
         if changed:

@@ -21,32 +21,10 @@ from assistant_builder.errors import AssistantBuilderError, StoreError
 from assistant_builder.store_kinds import example_urls, store_kind
 from assistant_builder.study.containment import is_plain_name, is_too_large, path_inside
 
-_VERSION_KEYS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "generation",
-    "created",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "size",
-)
+_VERSION_KEYS = "ETag etag md5Hash generation created mtime LastModified last_modified size".split()
 """Metadata of various file systems that change with the object."""
-_NO_CREDENTIALS = (
-    "NoCredentials",
-    "PartialCredentials",
-    "CredentialRetrieval",
-    "DefaultCredentials",
-)
-_REFUSED = (
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "AccessDenied",
-    "Forbidden",
-    "ExpiredToken",
-    "InvalidToken",
-)
+_NO_CREDENTIALS = "NoCredentials PartialCredentials CredentialRetrieval DefaultCredentials".split()
+_REFUSED = "InvalidAccessKeyId SignatureDoesNotMatch AccessDenied Forbidden ExpiredToken InvalidToken".split()
 _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS = 120.0, 1.0
 
 

@@ -22,7 +22,6 @@ from assistant_builder.store.object_layout import STEP_LEASE, is_checkpoint
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.addresses import require_allowed
-from assistant_builder.study.locks import study_lock
 
 PUSH_SECONDS = 5.0
 """Interval of uploads while a study runs; later work is lost with the machine."""
@@ -83,7 +82,7 @@ def fetch_study(url: str) -> Study:
 
 def pull_updates(study: Study, store_url: str) -> None:
     """Download the changes of other machines; raises the errors of :func:`pull_if_behind`."""
-    with study_lock(study):
+    with study.lock():
         pull_if_behind(Mirror(study, _store_of(store_url, study.name)))
 
 
@@ -115,9 +114,8 @@ def pull_if_behind(mirror: Mirror) -> None:
             remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again",
         )
     is_local = study.config.executor.kind == "local"
-    mirror.pull(
-        lambda name: is_local or not is_checkpoint(name)
-    )  # cluster nodes download their checkpoints themselves
+    # cluster nodes download their checkpoints themselves
+    mirror.pull(lambda name: is_local or not is_checkpoint(name))
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
-from assistant_builder.study.locks import study_lock
 from assistant_builder.study.study import Study, studies_folder
 from assistant_builder.study.versions import refuse_to_delete, rename_versions, root_of
 
@@ -169,7 +168,7 @@ def _locked_and_idle(study: Study, done: str) -> Iterator[None]:
         t("the study {name!r} is running and cannot be {done}", name=study.name, done=done),
         remedy=t("Wait until it is done, or cancel it first"),
     )
-    with study_lock(study, running):
+    with study.lock(running):
         if study.state == "running":  # a step can outlive the run that held the lock
             raise running
         yield

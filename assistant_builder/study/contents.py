@@ -14,354 +14,201 @@ Text = str | None
 Figures = dict[str, Number]
 
 
-class ArmSummary(TypedDict, total=False):
-    """``arms/<arm>/summary.json``: what a training was and took."""
-
-    adapter_sha256: str
-    arm: str
-    base_storage: str
-    compute_dtype: str
-    device: str
-    device_name: Text
-    steps: int
-    epochs: float
-    tokens: int
-    train_seconds: float
-    tokens_per_second: Number
-    peak_memory_bytes: int | None
-    base_bytes: int
-    adapter_bytes: int
-    trainable_parameters: int
-    total_parameters: int
-    best_step: int
-    best_validation_loss: float
-    max_length: int | None
-    train_pairs: int | None
-    left_out: dict[str, int]
-    predicted: dict[str, float | Figures | None] | None
-
-
-class ArmConfig(TypedDict, total=False):
-    """``arms/<arm>/config.json``: the resolved settings of a training."""
-
-    arm: str
-    model: dict[str, Any]
-    train: dict[str, Any]
-
-
-class TokenLengths(TypedDict, total=False):
-    """Statistics of the tokens of the pairs."""
-
-    max: int
-    mean: float
-    count: int
-    min: int
-    median: float
-    p95: float
-    total: int
-
-
-class Leak(TypedDict, total=False):
-    """A held-out question that is like one of training."""
-
-    heldout_row: int
-    other_row: int
-    kind: str
-    similarity: float
-    heldout_question: str
-    other_question: str
-    split: Text
-    removed: bool
-
-
-class RejectedLine(TypedDict, total=False):
-    """A line of ``data/rejected.jsonl``: a row that is left out, and why."""
-
-    row: int
-    reason: str
-    record: dict[str, Any] | None
-
-
-class _Problem(TypedDict, total=False):
-    severity: str
-    title: str
-    detail: str
-    rows: list[int]
-
-
-class _RowNumbers(TypedDict, total=False):
-    note: str
-    starts: list[Annotated[list[int], Len(2, 2)]]
-    copies: list[Annotated[list[int], Len(2, 2)]]
-
-
-class _Copy(TypedDict):
-    row: int
-    of: int
-
-
-class _Near(TypedDict):
-    row: int
-    of: int
-    similarity: float
-    question: Text
-    other: Text
-
-
-class _Conflict(TypedDict):
-    text: Text
-    rows: list[int]
-
-
-class _Details(TypedDict, total=False):
-    exact_duplicates: list[_Copy]
-    near_duplicates: list[_Near]
-    conflicts: list[_Conflict]
-
-
-class Findings(TypedDict, total=False):
-    """``data/findings.json``."""
-
-    columns: dict[str, Text]
-    rows: int
-    usable: int
-    token_lengths: TokenLengths | None
-    rejected: list[RejectedLine]
-    source: Text
-    format: Text
-    column_names: list[str]
-    turns: int
-    max_length: int | None
-    notes: list[str]
-    problems: list[_Problem]
-    row_numbers: _RowNumbers | None
-    details: _Details
-    exact_duplicates: int
-    near_duplicates: int
-    conflicts: int
-    one_word_answers: int
-    over_long: int
-    answers_shared: int
-
-
-class _Hashes(TypedDict, total=False):
-    train: str
-    validation: str
-    heldout: str
-
-
-class _Counts(TypedDict, total=False):
-    train: int
-    validation: int
-    heldout: int
-
-
-class _Units(TypedDict, total=False):
-    kind: str
-    counts: dict[str, int]
-
-
-class _Facts(TypedDict, total=False):
-    facts: int
-    single: int
-    test: int
-    known: int
-
-
-class Split(TypedDict, total=False):
-    """``data/split.json``."""
-
-    hashes: _Hashes
-    counts: _Counts
-    turns: _Counts
-    leaks: list[Leak]
-    leaks_removed: int
-    notes: list[str]
-    given: bool
-    cut: list[str]
-    seed: int
-    sampled_out: dict[str, Any]
-    units: _Units | None
-    clusters: _Counts | None
-    facts: _Facts | None
-    respelled: dict[str, int] | None
-
-
-class Embedding(TypedDict, total=False):
-    """``data/embedding.json``."""
-
-    leaks: list[Leak]
-    threshold: float
-    removed: bool
-
-
-class Step(TypedDict, total=False):
-    """A line of ``arms/<arm>/metrics.jsonl``."""
-
-    event: str
-    step: int
-    steps: int
-    epoch: float
-    loss: Number
-    learning_rate: Number
-    grad_norm: Number
-    memory_bytes: int | None
-    tokens_per_second: Number
-    tokens: int
-    busy_seconds: float
-    elapsed_seconds: float
-    eta_seconds: Number
-
-
-class Turn(TypedDict, total=False):
-    """A message of a conversation."""
-
-    role: str
-    content: str
-
-
-class PairLine(TypedDict, total=False):
-    """A line of ``data/train.jsonl``, ``validation.jsonl`` and ``heldout.jsonl``."""
-
-    row: int
-    messages: Annotated[list[Turn], Len(1)]
-    group: Text
-    cluster: Text
-    family: Text
-    answerable: bool
-
-
-class Source(TypedDict, total=False):
-    """A fact that was found for a question."""
-
-    question: str
-    answer: str
-    row: int | None
-    similarity: Number
-
-
-class SampleLine(TypedDict, total=False):
-    """A line of ``samples.jsonl``: a held-out item in a cell."""
-
-    item: str
-    row: int | None
-    question: str
-    reference: str
-    answer: Text
-    nll: Number
-    tokens: int
-    metrics: Figures
-    answerable: bool
-    prompt: list[Turn]
-    turn: int
-    finish: str
-    confidence: Number
-    generated: Text
-    cluster: Text
-    declined: bool | None
-    mean_probability: Number
-    sources: list[Source]
-    neighbours: list[dict[str, Any]]
-
-
-class _Evidence(TypedDict, total=False):
-    similarity: float
-    certainty: float
-    nearby: float
-    answers: list[str]
-
-
-class ItemLine(TypedDict, total=False):
-    """A line of ``evals/tasks/items.jsonl``: a held-out item as it is asked."""
-
-    item: str
-    row: int
-    question: str
-    messages: list[Turn]
-    reference: str
-    prompt: str
-    target: str
-    tokens: int
-    answerable: bool
-    context: str
-    lead: str
-    turn: int
-    cluster: Text
-    sources: list[Source]
-    evidence: _Evidence
-
-
-class Scores(TypedDict, total=False):
-    """``scores.json`` of a cell."""
-
-    items: int
-    nll_per_token: Number
-    metrics: Figures
-    inputs: dict[str, Any]
-    declining: dict[str, int]
-    base: Text
-    adapter: Text
-    base_bytes: int | None
-    batch_size: int | None
-    bytes: int
-    compute_dtype: Text
-    seconds: Figures
-    tensor_types: dict[str, int]
-    tokens: int
-
-
-class _Hardware(TypedDict, total=False):
-    cores: int | None
-    memory_bytes: int
-
-
-class _Origin(TypedDict, total=False):
-    name: Text
-    hub_id: Text
-    revision: Text
-    sha256: Text
-
-
-class Provenance(TypedDict, total=False):
-    """``provenance.json``."""
-
-    hardware: _Hardware
-    packages: dict[str, Text]
-    base_model: _Origin
-    created: Text
-    assistant_builder: Text
-    git_revision: Text
-    python: Text
-    platform: Text
-    data: dict[str, Any]
-
-
-class _Miss(TypedDict, total=False):
-    row: int
-    question: str
-    expected: str
-    found: list[Source]
-    rank: int | None
-    history: str
-
-
-_Hits = TypedDict("_Hits", {"1": int, "3": int, "5": int}, total=False)
-
-
-class RecallFile(TypedDict, total=False):
-    """``retrieval/recall.json``: how often the fact of a validation question is found."""
-
-    questions: int
-    covered: int
-    hits: _Hits
-    recall: Figures
-    missed: int
-    misses: list[_Miss]
-
-
-class MadeFrom(TypedDict, total=False):
-    """``made_from.json``: which study a study was made from, and the corrections that it is trained on."""
-
-    study: Text
-    version_of: Text
-    corrections: list[dict[str, Any]]
+def entries(name: str, *kinds: tuple[Any, str], total: bool = False) -> Any:
+    """A TypedDict of kinds of values and the names of their entries, any of which may be missing unless ``total``."""
+    fields = {entry: kind for kind, names in kinds for entry in names.split()}
+    return TypedDict(name, fields, total=total)  # type: ignore[operator, misc]
+
+
+ArmSummary = entries(
+    "ArmSummary",
+    (str, "adapter_sha256 arm base_storage compute_dtype device"),
+    (Text, "device_name"),
+    (int, "steps tokens base_bytes adapter_bytes trainable_parameters total_parameters best_step"),
+    (float, "epochs train_seconds best_validation_loss"),
+    (Number, "tokens_per_second"),
+    (int | None, "peak_memory_bytes max_length train_pairs"),
+    (dict[str, int], "left_out"),
+    (dict[str, float | Figures | None] | None, "predicted"),
+)
+"""``arms/<arm>/summary.json``: what a training was and took."""
+
+ArmConfig = entries("ArmConfig", (str, "arm"), (dict[str, Any], "model train"))
+"""``arms/<arm>/config.json``: the resolved settings of a training."""
+
+TokenLengths = entries("TokenLengths", (int, "max count min total"), (float, "mean median p95"))
+"""Statistics of the tokens of the pairs."""
+
+Leak = entries(
+    "Leak",
+    (int, "heldout_row other_row"),
+    (str, "kind heldout_question other_question"),
+    (float, "similarity"),
+    (Text, "split"),
+    (bool, "removed"),
+)
+"""A held-out question that is like one of training."""
+
+RejectedLine = entries(
+    "RejectedLine", (int, "row"), (str, "reason"), (dict[str, Any] | None, "record")
+)
+"""A line of ``data/rejected.jsonl``: a row that is left out, and why."""
+
+_Problem = entries("_Problem", (str, "severity title detail"), (list[int], "rows"))
+
+_RowNumbers = entries(
+    "_RowNumbers", (str, "note"), (list[Annotated[list[int], Len(2, 2)]], "starts copies")
+)
+
+_Copy = entries("_Copy", (int, "row of"), total=True)
+
+_Near = entries(
+    "_Near", (int, "row of"), (float, "similarity"), (Text, "question other"), total=True
+)
+
+_Conflict = entries("_Conflict", (Text, "text"), (list[int], "rows"), total=True)
+
+_Details = entries(
+    "_Details",
+    (list[_Copy], "exact_duplicates"),
+    (list[_Near], "near_duplicates"),
+    (list[_Conflict], "conflicts"),
+)
+
+Findings = entries(
+    "Findings",
+    (dict[str, Text], "columns"),
+    (
+        int,
+        "rows usable turns exact_duplicates near_duplicates conflicts one_word_answers over_long answers_shared",
+    ),
+    (TokenLengths | None, "token_lengths"),
+    (list[RejectedLine], "rejected"),
+    (Text, "source format"),
+    (list[str], "column_names notes"),
+    (int | None, "max_length"),
+    (list[_Problem], "problems"),
+    (_RowNumbers | None, "row_numbers"),
+    (_Details, "details"),
+)
+"""``data/findings.json``."""
+
+_Units = entries("_Units", (str, "kind"), (dict[str, int], "counts"))
+
+Split = entries(
+    "Split",
+    (dict[str, str], "hashes"),
+    (dict[str, int], "counts turns"),
+    (list[Leak], "leaks"),
+    (int, "leaks_removed seed"),
+    (list[str], "notes cut"),
+    (bool, "given"),
+    (dict[str, Any], "sampled_out"),
+    (_Units | None, "units"),
+    (dict[str, int] | None, "clusters facts respelled"),
+)
+"""``data/split.json``."""
+
+Embedding = entries("Embedding", (list[Leak], "leaks"), (float, "threshold"), (bool, "removed"))
+"""``data/embedding.json``."""
+
+Step = entries(
+    "Step",
+    (str, "event"),
+    (int, "step steps tokens"),
+    (float, "epoch busy_seconds elapsed_seconds"),
+    (Number, "loss learning_rate grad_norm tokens_per_second eta_seconds"),
+    (int | None, "memory_bytes"),
+)
+"""A line of ``arms/<arm>/metrics.jsonl``."""
+
+Turn = entries("Turn", (str, "role content"))
+"""A message of a conversation."""
+
+PairLine = entries(
+    "PairLine",
+    (int, "row"),
+    (Annotated[list[Turn], Len(1)], "messages"),
+    (Text, "group cluster family"),
+    (bool, "answerable"),
+)
+"""A line of ``data/train.jsonl``, ``validation.jsonl`` and ``heldout.jsonl``."""
+
+Source = entries("Source", (str, "question answer"), (int | None, "row"), (Number, "similarity"))
+"""A fact that was found for a question."""
+
+SampleLine = entries(
+    "SampleLine",
+    (str, "item question reference finish"),
+    (int | None, "row"),
+    (Text, "answer generated cluster"),
+    (Number, "nll confidence mean_probability"),
+    (int, "tokens turn"),
+    (Figures, "metrics"),
+    (bool, "answerable"),
+    (list[Turn], "prompt"),
+    (bool | None, "declined"),
+    (list[Source], "sources"),
+    (list[dict[str, Any]], "neighbours"),
+)
+"""A line of ``samples.jsonl``: a held-out item in a cell."""
+
+_Evidence = entries("_Evidence", (float, "similarity certainty nearby"), (list[str], "answers"))
+
+ItemLine = entries(
+    "ItemLine",
+    (str, "item question reference prompt target context lead"),
+    (int, "row tokens turn"),
+    (list[Turn], "messages"),
+    (bool, "answerable"),
+    (Text, "cluster"),
+    (list[Source], "sources"),
+    (_Evidence, "evidence"),
+)
+"""A line of ``evals/tasks/items.jsonl``: a held-out item as it is asked."""
+
+Scores = entries(
+    "Scores",
+    (int, "items bytes tokens"),
+    (Number, "nll_per_token"),
+    (Figures, "metrics seconds"),
+    (dict[str, Any], "inputs"),
+    (dict[str, int], "declining tensor_types"),
+    (Text, "base adapter compute_dtype"),
+    (int | None, "base_bytes batch_size"),
+)
+"""``scores.json`` of a cell."""
+
+_Hardware = entries("_Hardware", (int | None, "cores"), (int, "memory_bytes"))
+
+_Origin = entries("_Origin", (Text, "name hub_id revision sha256"))
+
+Provenance = entries(
+    "Provenance",
+    (_Hardware, "hardware"),
+    (dict[str, Text], "packages"),
+    (_Origin, "base_model"),
+    (Text, "created assistant_builder git_revision python platform"),
+    (dict[str, Any], "data"),
+)
+"""``provenance.json``."""
+
+_Miss = entries(
+    "_Miss",
+    (int, "row"),
+    (str, "question expected history"),
+    (list[Source], "found"),
+    (int | None, "rank"),
+)
+
+RecallFile = entries(
+    "RecallFile",
+    (int, "questions covered missed"),
+    (dict[str, int], "hits"),
+    (Figures, "recall"),
+    (list[_Miss], "misses"),
+)
+"""``retrieval/recall.json``: how often the fact of a validation question is found."""
+
+MadeFrom = entries("MadeFrom", (Text, "study version_of"), (list[dict[str, Any]], "corrections"))
+"""``made_from.json``: which study a study was made from, and the corrections that it is trained on."""

@@ -82,9 +82,8 @@ def _unpack(archive: zipfile.ZipFile, name: str) -> Study:
         if valid != NAME:
             rename_tasks(folder, NAME, valid)
             copy.write_config(copy.config.named(name))
-            report = (
-                folder / "report.json"
-            )  # HTML and Markdown show the old name until they are rendered again
+            # HTML and Markdown show the old name until they are rendered again
+            report = folder / "report.json"
             write_json(report, {**read_json(report), "study": valid})
 
     return Study.create_folder(valid, fill)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -21,27 +21,8 @@ from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import StudyError
 from assistant_builder.study.containment import check_folder
 
-if TYPE_CHECKING:
-    from assistant_builder.study.study import Study
-
 STALE_SECONDS = 20.0
 """Age at which a lease counts as lost; the clocks of two machines must differ by less."""
-
-
-@contextmanager
-def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
-    """Lock a study for this process; see :func:`folder_lock`. The default error names remedies for a running study."""
-    with folder_lock(
-        study.folder,
-        taken
-        or StudyError(
-            "another process runs this study",
-            where=f"study {study.name}",
-            remedy=f"Watch it with 'assistant-builder status {study.name}' or stop it with "
-            f"'assistant-builder cancel {study.name}'",
-        ),
-    ):
-        yield
 
 
 @contextmanager
@@ -78,13 +59,10 @@ def process_alive(pid: int | None, started: str | float | None) -> bool:
     try:
         if isinstance(started, str):
             stat = _proc_stat(pid)
-            return (
-                stat is not None and process_identity(pid) == started and stat[0] not in ("Z", "X")
-            )
-        process = psutil.Process(pid)
-        return (
-            abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-        )
+            dead = stat is None or stat[0] in ("Z", "X")
+            return not dead and process_identity(pid) == started
+        process, zombie = psutil.Process(pid), psutil.STATUS_ZOMBIE
+        return abs(process.create_time() - started) < 1.0 and process.status() != zombie
     except (psutil.Error, ValueError, OverflowError):  # the last two: no id that a process can have
         return False
 
@@ -110,9 +88,8 @@ def _proc_stat(pid: int) -> tuple[str, int] | None:
     """State of a process and its start in clock ticks since boot; None on systems without ``/proc``."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = text.rpartition(")")[
-            2
-        ].split()  # the process name before may contain spaces and parentheses
+        # the process name before may contain spaces and parentheses
+        fields = text.rpartition(")")[2].split()
         return fields[0], int(fields[19])
     except (OSError, IndexError, ValueError):
         return None

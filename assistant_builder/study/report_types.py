@@ -6,408 +6,278 @@ An entry that is not declared may have any value, and any may be missing, as in 
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from assistant_builder.atomic_io import read_json
 from assistant_builder.i18n import t
-from assistant_builder.study.contents import Figures, Number, Source, Text, TokenLengths
-
-
-class _Bound(TypedDict, total=False):
-    metric: str
-    margin: Number
-    delta: Number
-    ci: list[Number]
-    outcome: str
-    n: int
-    passed: bool
-    higher_is_better: bool
-
-
-class _Verdict(TypedDict, total=False):
-    outcome: str
-    level: float
-    look: int
-    metric: str
-    margin: Number
-    delta: Number
-    ci: list[Number] | None
-    p_value: Number
-    n: int
-    higher_is_better: bool
-    n_clusters: int | None
-    contrast: Text
-    within_margin_but_worse: bool
-    warnings: list[str]
-    perplexity_change: dict[str, float | list[float] | None] | None
-    bounds: list[_Bound]
-    possible_harm: list[str]
-    estimand: str
-    clustered_by: list[str]
-    leave_one_out: list[Number] | None
-    uncovered: int
-    frozen: dict[str, Any]
-    seeds: int
-    trained_again: dict[str, float | list[float] | None] | None
-    action: str
-    reason: str
-
-
-class _Cell(TypedDict, total=False):
-    metrics: Figures
-    items: int
-    tokens: int
-    nll_per_token: Number
-    perplexity: Number
-    label: str
-    about: str
-    base: Text
-    adapter: Text
-    base_bytes: int | None
-    compute_dtype: Text
-    batch_size: int | None
-    seconds: Figures
-
-
-class _Difference(TypedDict, total=False):
-    metric: str
-    delta: Number
-    ci_low: Number
-    ci_high: Number
-    p_value: Number
-    n: int
-    higher_is_better: bool
-    name: str
-    baseline: str
-    candidate: str
-    meaning: str
-    n_clusters: int | None
-    method: str
-    warnings: list[str]
-    p_value_holm: Number
-    verdict: str
-    within_margin_but_worse: bool
-    outcome: str
-    lead: str
-
-
-class _OtherClaim(TypedDict, total=False):
-    estimand: str
-    verdict: str
-    delta: Number
-    ci_low: Number
-    ci_high: Number
-    n: int
-    clustered_by: list[str]
-    warnings: list[str]
-
-
-class _Item(TypedDict, total=False):
-    item: str
-    row: int | None
-    question: str
-    reference: Text
-    answerable: bool
-    answers: dict[str, Text]
-    metrics: dict[str, Figures]
-    context: list[Any]
-    cluster: Text
-    change: Text
-    declined: dict[str, bool | None]
-    nll: Figures
-    tokens: int
-    sources: list[Source]
-
-
-class _Changed(TypedDict, total=False):
-    item: str
-    row: int | None
-    question: str
-    reference: Text
-    answers: dict[str, Text]
-
-
-class _Flips(TypedDict, total=False):
-    metric: str
-    items: int
-    lost: list[_Changed]
-    gained: list[_Changed]
-    text_differs: int
-    noise_floor: dict[str, Any] | None
-
-
-class _Curve(TypedDict, total=False):
-    steps: list[dict[str, Number]]
-    validation: list[dict[str, Number]]
-
-
-class _Twins(TypedDict, total=False):
-    matched: bool
-    differences: list[dict[str, Any]]
-    unintended: list[dict[str, Any]]
-    same: dict[str, Any]
-    work: dict[str, dict[str, float | str | None]]
-
-
-class _Task(TypedDict, total=False):
-    label: str
-    about: str
-    metric: Text
-    items: int
-    cells: Figures
-    contrasts: list[_Difference]
-    flips: dict[str, dict[str, list[Any]]]
-    listed: list[dict[str, Any]]
-    sentence: str
-    error: Text
-
-
-class _ReliabilityCurve(TypedDict, total=False):
-    bins: list[dict[str, float | list[float]]]
-    ece: float
-    brier: float
-    n: int
-
-
-class _Reliability(TypedDict, total=False):
-    metric: str
-    correct_means: str
-    cells: dict[str, _ReliabilityCurve]
-    about: str
-
-
-class _Seeds(TypedDict, total=False):
-    count: int
-    metric: str
-    runs: list[dict[str, Any]]
-    sentence: str
-    spread: dict[str, Figures | dict[str, float | list[float] | None] | Number] | None
-    trained_again: dict[str, float | list[float] | None] | None
-
-
-class _Power(TypedDict, total=False):
-    metric: str
-    n: int
-    detectable: Number
-    units: int
-    unit: str
-    standard_error: Number
-    target: Number
-    needed: int | None
-    planned: Figures | None
-    seen: Figures | None
-
-
-class _Leaks(TypedDict, total=False):
-    text: int | None
-    embedding: int | None
-    removed: int
-    left: int
-    listed: list[dict[str, Any]]
-
-
-class _Data(TypedDict, total=False):
-    split: dict[str, Any]
-    leaks: _Leaks
-    findings: dict[str, int | None]
-    columns: dict[str, str]
-    source: Text
-    format: Text
-    rows: int | None
-    usable: int | None
-    rejected: int | None
-    notes: list[str]
-    token_lengths: TokenLengths | None
-    row_numbers: dict[str, Any] | None
-
-
-class _Export(TypedDict, total=False):
-    cell: str
-    arm: str
-    measured: str
-    how: str
-    label: str
-    keeps: str
-    formats: list[str]
-    bytes: int | None
-    metric: str
-    margin: Number
-    figure: Number
-    delta: Number
-    ci_low: Number
-    ci_high: Number
-    lost_share: Number
-    exact_match: Number
-
-
-class _Approach(TypedDict, total=False):
-    name: str
-    label: str
-    items: int
-    metrics: Figures
-    declined_rightly: Number
-    declined_falsely: Number
-    verdict: Text
-
-
-class _File(TypedDict, total=False):
-    name: str
-    arm: str
-
-
-class _Format(TypedDict, total=False):
-    name: str
-    arm: str
-    bytes: int
-    metrics: Figures
-    delta: Number
-    ci: list[Number]
-    verdict: str
-    outcome: str
-    metric: str
-    margin: Number
-    n: int
-    higher_is_better: bool
-    bounds: list[_Bound]
-    flips: dict[str, int] | None
-    same_answers: dict[str, int] | None
-    tensor_types: dict[str, int]
-    warnings: list[str]
-    kl: Number
-    kl_items: int | None
-    level: Number
-    tokens_per_second: Number
-    first_token_seconds: Number
-    resident_bytes: int | None
-    load_seconds: Number
-
-
-class _RiskCurve(TypedDict, total=False):
-    n: int
-    points: list[Figures]
-    chosen: Figures | None
-    false_declines: list[int]
-    right_declines: list[int]
-
-
-class _FollowUps(TypedDict, total=False):
-    after_turns: Figures
-    cells: dict[str, dict[str, Any]]
-
-
-class _ConfigData(TypedDict, total=False):
-    source: Text
-
-
-class _ConfigTrain(TypedDict, total=False):
-    epochs: float
-
-
-class _Config(TypedDict, total=False):
-    data: _ConfigData
-    train: _ConfigTrain
-    model: dict[str, Any]
-    eval: dict[str, Any]
-    arms: list[str]
-    approaches: list[str]
-    retrieval: dict[str, Any]
-    seeds: int
-
-
-class _Warning(TypedDict, total=False):
-    code: str
-    level: str
-    text: str
-
-
-class _Fidelity(TypedDict, total=False):
-    pairs: list[dict[str, float | str | None]]
-
-
-class _Step(TypedDict, total=False):
-    key: str
-    kind: str
-    label: str
-    value: Number
-    delta: Number
-    ci_low: Number
-    ci_high: Number
-
-
-class _Attribution(TypedDict):
-    metric: str
-    steps: list[_Step]
-    sentence: str
-
-
-class Report(TypedDict, total=False):
-    """``report.json``."""
-
-    attribution: _Attribution | None
-    cells: dict[str, _Cell]
-    contrasts: list[_Difference]
-    items: list[_Item]
-    primary_metric: str
-    reliability: _Reliability | None
-    resources: dict[str, dict[str, Any]]
-    seeds: _Seeds
-    verdict: _Verdict
-    version: int
-    study: str
-    baselines: dict[str, _Cell]
-    identities: list[dict[str, str | float]]
-    twins: _Twins | None
-    arms: dict[str, dict[str, Any]]
-    curves: dict[str, _Curve]
-    flips: _Flips | None
-    fidelity: _Fidelity | None
-    worst: list[dict[str, Any]]
-    tasks: dict[str, _Task]
-    judge: dict[str, Any] | None
-    votes: dict[str, Any] | None
-    declining: dict[str, dict[str, dict[str, int]]]
-    power: list[_Power]
-    data: _Data
-    steps: list[dict[str, Any]]
-    provenance: dict[str, Any]
-    config: _Config
-    context: list[dict[str, str]]
-    answer_limit: int
-    taught: dict[str, int]
-    added_answers: int
-    uncovered: dict[str, Any]
-    other_claim: _OtherClaim
-    exports: list[_Export]
-    beats_untuned: list[dict[str, Any]]
-    warnings: list[_Warning]
-    objection: str
-    sentence: str
-    basis: list[str]
-    summary: list[str]
-    risk_coverage: dict[str, dict[str, _RiskCurve]]
-    approach_metric: str
-    approaches: list[_Approach]
-    approach_comparisons: list[_Difference]
-    recommended_approach: str
-    approach_sentence: str
-    approach: str
-    formats: list[_Format]
-    formats_reference: str
-    smallest_no_worse: _File | None
-    formats_skipped: str
-    formats_through: list[dict[str, Any]]
-    formats_sentence: str
-    formats_action: str
-    not_compared: list[str]
-    conversation: _FollowUps
-    not_verbatim: dict[str, Any]
-
-
-class ReportChoice(TypedDict, total=False):
-    """What a report recommends."""
-
-    recommended_approach: Text
-    smallest_no_worse: _File | None
+from assistant_builder.study.contents import Figures, Number, Source, Text, TokenLengths, entries
+
+_Bound = entries(
+    "_Bound",
+    (str, "metric outcome"),
+    (Number, "margin delta"),
+    (list[Number], "ci"),
+    (int, "n"),
+    (bool, "passed higher_is_better"),
+)
+
+_Verdict = entries(
+    "_Verdict",
+    (str, "outcome metric estimand action reason"),
+    (float, "level"),
+    (int, "look n uncovered seeds"),
+    (Number, "margin delta p_value"),
+    (list[Number] | None, "ci leave_one_out"),
+    (bool, "higher_is_better within_margin_but_worse"),
+    (int | None, "n_clusters"),
+    (Text, "contrast"),
+    (list[str], "warnings possible_harm clustered_by"),
+    (dict[str, float | list[float] | None] | None, "perplexity_change trained_again"),
+    (list[_Bound], "bounds"),
+    (dict[str, Any], "frozen"),
+)
+
+_Cell = entries(
+    "_Cell",
+    (Figures, "metrics seconds"),
+    (int, "items tokens"),
+    (Number, "nll_per_token perplexity"),
+    (str, "label about"),
+    (Text, "base adapter compute_dtype"),
+    (int | None, "base_bytes batch_size"),
+)
+
+_Difference = entries(
+    "_Difference",
+    (str, "metric name baseline candidate meaning method verdict outcome lead"),
+    (Number, "delta ci_low ci_high p_value p_value_holm"),
+    (int, "n"),
+    (bool, "higher_is_better within_margin_but_worse"),
+    (int | None, "n_clusters"),
+    (list[str], "warnings"),
+)
+
+_OtherClaim = entries(
+    "_OtherClaim",
+    (str, "estimand verdict"),
+    (Number, "delta ci_low ci_high"),
+    (int, "n"),
+    (list[str], "clustered_by warnings"),
+)
+
+_Item = entries(
+    "_Item",
+    (str, "item question"),
+    (int | None, "row"),
+    (Text, "reference cluster change"),
+    (bool, "answerable"),
+    (dict[str, Text], "answers"),
+    (dict[str, Figures], "metrics"),
+    (list[Any], "context"),
+    (dict[str, bool | None], "declined"),
+    (Figures, "nll"),
+    (int, "tokens"),
+    (list[Source], "sources"),
+)
+
+_Changed = entries(
+    "_Changed",
+    (str, "item question"),
+    (int | None, "row"),
+    (Text, "reference"),
+    (dict[str, Text], "answers"),
+)
+
+_Flips = entries(
+    "_Flips",
+    (str, "metric"),
+    (int, "items text_differs"),
+    (list[_Changed], "lost gained"),
+    (dict[str, Any] | None, "noise_floor"),
+)
+
+_Curve = entries("_Curve", (list[dict[str, Number]], "steps validation"))
+
+_Twins = entries(
+    "_Twins",
+    (bool, "matched"),
+    (list[dict[str, Any]], "differences unintended"),
+    (dict[str, Any], "same"),
+    (dict[str, dict[str, float | str | None]], "work"),
+)
+
+_Task = entries(
+    "_Task",
+    (str, "label about sentence"),
+    (Text, "metric error"),
+    (int, "items"),
+    (Figures, "cells"),
+    (list[_Difference], "contrasts"),
+    (dict[str, dict[str, list[Any]]], "flips"),
+    (list[dict[str, Any]], "listed"),
+)
+
+_ReliabilityCurve = entries(
+    "_ReliabilityCurve",
+    (list[dict[str, float | list[float]]], "bins"),
+    (float, "ece brier"),
+    (int, "n"),
+)
+
+_Reliability = entries(
+    "_Reliability", (str, "metric correct_means about"), (dict[str, _ReliabilityCurve], "cells")
+)
+
+_Seeds = entries(
+    "_Seeds",
+    (int, "count"),
+    (str, "metric sentence"),
+    (list[dict[str, Any]], "runs"),
+    (dict[str, Figures | dict[str, float | list[float] | None] | Number] | None, "spread"),
+    (dict[str, float | list[float] | None] | None, "trained_again"),
+)
+
+_Power = entries(
+    "_Power",
+    (str, "metric unit"),
+    (int, "n units"),
+    (Number, "detectable standard_error target"),
+    (int | None, "needed"),
+    (Figures | None, "planned seen"),
+)
+
+_Leaks = entries(
+    "_Leaks",
+    (int | None, "text embedding"),
+    (int, "removed left"),
+    (list[dict[str, Any]], "listed"),
+)
+
+_Data = entries(
+    "_Data",
+    (dict[str, Any], "split"),
+    (_Leaks, "leaks"),
+    (dict[str, int | None], "findings"),
+    (dict[str, str], "columns"),
+    (Text, "source format"),
+    (int | None, "rows usable rejected"),
+    (list[str], "notes"),
+    (TokenLengths | None, "token_lengths"),
+    (dict[str, Any] | None, "row_numbers"),
+)
+
+_Export = entries(
+    "_Export",
+    (str, "cell arm measured how label keeps metric"),
+    (list[str], "formats"),
+    (int | None, "bytes"),
+    (Number, "margin figure delta ci_low ci_high lost_share exact_match"),
+)
+
+_Approach = entries(
+    "_Approach",
+    (str, "name label"),
+    (int, "items"),
+    (Figures, "metrics"),
+    (Number, "declined_rightly declined_falsely"),
+    (Text, "verdict"),
+)
+
+_File = entries("_File", (str, "name arm"))
+
+_Format = entries(
+    "_Format",
+    (str, "name arm verdict outcome metric"),
+    (int, "bytes n"),
+    (Figures, "metrics"),
+    (Number, "delta margin kl level tokens_per_second first_token_seconds load_seconds"),
+    (list[Number], "ci"),
+    (bool, "higher_is_better"),
+    (list[_Bound], "bounds"),
+    (dict[str, int] | None, "flips same_answers"),
+    (dict[str, int], "tensor_types"),
+    (list[str], "warnings"),
+    (int | None, "kl_items resident_bytes"),
+)
+
+_RiskCurve = entries(
+    "_RiskCurve",
+    (int, "n"),
+    (list[Figures], "points"),
+    (Figures | None, "chosen"),
+    (list[int], "false_declines right_declines"),
+)
+
+_FollowUps = entries("_FollowUps", (Figures, "after_turns"), (dict[str, dict[str, Any]], "cells"))
+
+_ConfigData = entries("_ConfigData", (Text, "source"))
+
+_ConfigTrain = entries("_ConfigTrain", (float, "epochs"))
+
+_Config = entries(
+    "_Config",
+    (_ConfigData, "data"),
+    (_ConfigTrain, "train"),
+    (dict[str, Any], "model eval retrieval"),
+    (list[str], "arms approaches"),
+    (int, "seeds"),
+)
+
+_Warning = entries("_Warning", (str, "code level text"))
+
+_Fidelity = entries("_Fidelity", (list[dict[str, float | str | None]], "pairs"))
+
+_Step = entries("_Step", (str, "key kind label"), (Number, "value delta ci_low ci_high"))
+
+_Attribution = entries("_Attribution", (str, "metric sentence"), (list[_Step], "steps"), total=True)
+
+Report = entries(
+    "Report",
+    (_Attribution | None, "attribution"),
+    (dict[str, _Cell], "cells baselines"),
+    (list[_Difference], "contrasts approach_comparisons"),
+    (list[_Item], "items"),
+    (
+        str,
+        """
+        primary_metric study objection sentence approach_metric recommended_approach approach_sentence approach
+        formats_reference formats_skipped formats_sentence formats_action
+        """,
+    ),
+    (_Reliability | None, "reliability"),
+    (dict[str, dict[str, Any]], "resources arms"),
+    (_Seeds, "seeds"),
+    (_Verdict, "verdict"),
+    (int, "version answer_limit added_answers"),
+    (list[dict[str, str | float]], "identities"),
+    (_Twins | None, "twins"),
+    (dict[str, _Curve], "curves"),
+    (_Flips | None, "flips"),
+    (_Fidelity | None, "fidelity"),
+    (list[dict[str, Any]], "worst steps beats_untuned formats_through"),
+    (dict[str, _Task], "tasks"),
+    (dict[str, Any] | None, "judge votes"),
+    (dict[str, dict[str, dict[str, int]]], "declining"),
+    (list[_Power], "power"),
+    (_Data, "data"),
+    (dict[str, Any], "provenance uncovered not_verbatim"),
+    (_Config, "config"),
+    (list[dict[str, str]], "context"),
+    (dict[str, int], "taught"),
+    (_OtherClaim, "other_claim"),
+    (list[_Export], "exports"),
+    (list[_Warning], "warnings"),
+    (list[str], "basis summary not_compared"),
+    (dict[str, dict[str, _RiskCurve]], "risk_coverage"),
+    (list[_Approach], "approaches"),
+    (list[_Format], "formats"),
+    (_File | None, "smallest_no_worse"),
+    (_FollowUps, "conversation"),
+)
+"""``report.json``."""
+
+ReportChoice = entries(
+    "ReportChoice", (Text, "recommended_approach"), (_File | None, "smallest_no_worse")
+)
+"""What a report recommends."""
 
 
 def read_report(path: Path) -> Any:

@@ -126,16 +126,14 @@ class StepRecord:
     started: float | None = None  # Unix time of the first start
     seconds: float = 0.0  # wall time of all attempts
     pid: int | None = None  # process that wrote the record
-    process_started: str | float | None = (
-        None  # its :func:`~assistant_builder.study.locks.process_identity`
-    )
+    # its :func:`~assistant_builder.study.locks.process_identity`
+    process_started: str | float | None = None
     error: ErrorRecord | None = None  # ``AssistantBuilderError.to_record()`` of a failed step
     outputs: dict[str, str] = field(default_factory=dict)  # file below the study folder → SHA-256
     # peak GPU allocation of the process if it used a GPU, else its peak resident memory
     peak_memory_bytes: int | None = None
-    node: str | None = (
-        None  # cluster node on which it ran; None for the machine that runs the study
-    )
+    # cluster node on which it ran; None for the machine that runs the study
+    node: str | None = None
 
     @property
     def skipped(self) -> bool:

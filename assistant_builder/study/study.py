@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -28,7 +29,12 @@ from assistant_builder.config import (
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.containment import check_folder
-from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
+from assistant_builder.study.locks import (
+    folder_lock,
+    is_lease_fresh,
+    process_alive,
+    process_identity,
+)
 from assistant_builder.study.report_types import ReportChoice
 from assistant_builder.study.steps import (
     FORMATS,
@@ -398,10 +404,7 @@ class Study:
                 ) from error
         for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
             times = [self.step(step).started for step in steps]
-            begun = [
-                when for when in times if isinstance(when, int | float) and 0 < when < time.time()
-            ]
-            if begun:
+            if begun := [when for when in times if when is not None and 0 < when < time.time()]:
                 return date.fromtimestamp(min(begun))
         return date.today()
 
@@ -414,11 +417,23 @@ class Study:
         day = (self if like is None or recorded else like).template_date
         if not recorded:
             self._require_folder()
-            with contextlib.suppress(
-                OSError
-            ):  # in a read-only folder the step records give the date
+            # in a read-only folder the step records give the date
+            with contextlib.suppress(OSError):
                 write_json(self.folder / _TEMPLATE_DATE, {"date": day.isoformat()})
         return day
+
+    def lock(self, taken: StudyError | None = None) -> AbstractContextManager[None]:
+        """Lock the study for this process, see :func:`folder_lock`; the default error is that of a running study."""
+        return folder_lock(
+            self.folder,
+            taken
+            or StudyError(
+                "another process runs this study",
+                where=f"study {self.name}",
+                remedy=f"Watch it with 'assistant-builder status {self.name}' or stop it with "
+                f"'assistant-builder cancel {self.name}'",
+            ),
+        )
 
     # steps
 
@@ -484,22 +499,15 @@ class Study:
             shutil.rmtree(self.retrieval_folder, ignore_errors=True)
             shutil.rmtree(self.embedder_folder, ignore_errors=True)
         elif step == "data":
-            for split in (
-                "train",
-                "validation",
-                "heldout",
-                "rejected",
-            ):  # never source.*, which may be JSONL too
-                self.split_file(split).unlink(missing_ok=True)
+            for split in ("train", "validation", "heldout", "rejected"):  # never source.*
+                (self.folder / "data" / f"{split}.jsonl").unlink(missing_ok=True)
 
     def progress(self, step: str) -> Progress | None:
         """The last reported progress of a step; None without a readable one."""
-        path = self._progress_file(step)
-        try:
-            found: Progress = read_json(path, Progress)
-            return found
-        except (OSError, StudyError):
-            return None
+        with contextlib.suppress(OSError, StudyError):
+            progress: Progress = read_json(self._progress_file(step), Progress)
+            return progress
+        return None
 
     def write_progress(self, step: str, progress: Progress) -> None:
         """Report the progress of a step."""
@@ -521,33 +529,24 @@ class Study:
     ) -> None:
         """Record this process as the run of the study (``run.json``): ``queued`` while it waits for other studies."""
         self._require_folder()
-        write_json(
-            self.folder / "run.json",
-            {
-                "state": state,
-                "pid": os.getpid(),
-                "process_started": process_identity(os.getpid()),
-                "time": time.time(),
-                "error": error.to_record() if error else None,
-                "behind": list(queued_behind),
-                "dashboard": dashboard,
-            },
-        )
+        record = {
+            "state": state,
+            "pid": os.getpid(),
+            "process_started": process_identity(os.getpid()),
+            "time": time.time(),
+            "error": error.to_record() if error else None,
+            "behind": list(queued_behind),
+            "dashboard": dashboard,
+        }
+        write_json(self.folder / "run.json", record)
 
     def run_record(self) -> dict[str, Any] | None:
         """The last record of :meth:`write_run_record`; ``lost`` if its process is dead or the record is damaged."""
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        lost: dict[str, Any] = {
-            "state": "lost",
-            "pid": None,
-            "process_started": None,
-            "time": 0.0,
-            "error": None,
-            "behind": [],
-            "dashboard": "",
-        }
+        lost: dict[str, Any] = dict.fromkeys(("pid", "process_started", "error"))
+        lost |= {"state": "lost", "time": 0.0, "behind": [], "dashboard": ""}
         try:
             record = read_json(path, RunRecord)
             if record["state"] in ("running", "queued") and not process_alive(
@@ -664,11 +663,3 @@ def _modified(folder: Path) -> float:
         return folder.stat().st_mtime
     except OSError:  # deleted since it was listed
         return 0.0
-
-
-def _unreadable_status(path: Path) -> StudyError:
-    return StudyError(
-        t("the status file is damaged or of another version"),
-        where=str(path),
-        remedy=t("Run the study again with --redo to repeat that step"),
-    )

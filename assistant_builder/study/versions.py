@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,43 +40,34 @@ class Event:
 
 
 @dataclass(frozen=True)
-class _VersionsFile:
-    served: str
-    names: Annotated[tuple[str, ...], MinLen(1)]
-    events: tuple[Event, ...]
-    before: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Versions:
     """The versions of a study.
 
     Attributes:
-        root: Name of the first study.
         served: Name of the version that is served.
         names: Names of all versions, the first study first.
         events: What happened to them, oldest first.
         before: Names of the versions that were served before, the last one last, for undoing.
     """
 
-    root: str
     served: str
-    names: tuple[str, ...]
-    events: tuple[Event, ...] = ()
-    before: tuple[str, ...] = ()
+    names: Annotated[tuple[str, ...], MinLen(1)]
+    events: tuple[Event, ...]
+    before: tuple[str, ...]
 
     def reason(self, version: str) -> str | None:
         """Why a version was rejected; None if it was not, or was published since."""
-        last = next((event for event in reversed(self.events) if event.version == version), None)
+        last = self._last_event(version)
         return last.reason if last is not None and last.action == "rejected" else None
 
     @property
     def candidate(self) -> str | None:
         """Name of the newest version if it was neither published nor rejected."""
-        last = next(
-            (event for event in reversed(self.events) if event.version == self.names[-1]), None
-        )
+        last = self._last_event(self.names[-1])
         return last.version if last is not None and last.action == "created" else None
+
+    def _last_event(self, version: str) -> Event | None:
+        return next((event for event in reversed(self.events) if event.version == version), None)
 
 
 def versions_file(root: Study) -> Path:
@@ -86,9 +77,8 @@ def versions_file(root: Study) -> Path:
 
 def root_of(study: Study) -> Study:
     """The first study of the versions that a study belongs to; the study itself if it is no version."""
-    with contextlib.suppress(
-        StudyError
-    ):  # the first one was deleted, or a record is damaged: a study of its own
+    # the first one was deleted, or a record is damaged: a study of its own
+    with contextlib.suppress(StudyError):
         name = _made_as_version_of(study.folder)
         if name is not None and study.name in read_versions(root := Study.open(name)).names:
             return root
@@ -105,15 +95,15 @@ def read_versions(root: Study, former_name: str | None = None) -> Versions:
     """
     path = versions_file(root)
     if not path.is_file():
-        return Versions(root.name, root.name, (root.name,))
+        return Versions(root.name, (root.name,), (), ())
 
     def own(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if _is_version(name, former_name or root.name))
 
-    found: _VersionsFile = read_json(
-        path, _VersionsFile, remedy=t("Move it away: the first version is served then")
+    versions: Versions = read_json(
+        path, Versions, remedy=t("Move it away: the first version is served then")
     )
-    return Versions(root.name, found.served, own(found.names), found.events, own(found.before))
+    return replace(versions, names=own(versions.names), before=own(versions.before))
 
 
 def _is_version(name: str, root: str) -> bool:
@@ -157,20 +147,19 @@ def add_version(root: Study, version: Study) -> None:
     )
     with _changing(root):
         versions = read_versions(root)
-        _write(root, versions, "created", version.name, names=(*versions.names, version.name))
+        versions = replace(versions, names=(*versions.names, version.name))
+        _write(root, versions, Event(time.time(), "created", version.name))
 
 
 def next_name(root: Study) -> str:
     """A free name for the study of the next version, or a title if the first one has one."""
-    for number in count(len(read_versions(root).names) + 1):
-        found = (
-            f"{root.name}-v{number}"
-            if root.title == root.name
-            else t("{title} (version {number})", title=root.title, number=number)
-        )
-        if not (studies_folder() / name_and_title(found)[0]).exists():
-            return found
-    raise AssertionError("count() does not end")
+    names = (
+        f"{root.name}-v{number}"
+        if root.title == root.name
+        else t("{title} (version {number})", title=root.title, number=number)
+        for number in count(len(read_versions(root).names) + 1)
+    )
+    return next(name for name in names if not (studies_folder() / name_and_title(name)[0]).exists())
 
 
 def publish(root: Study, version: str, reason: str = "") -> None:
@@ -183,15 +172,10 @@ def publish(root: Study, version: str, reason: str = "") -> None:
         versions = _with(root, version)
         if version != versions.served:
             Study.open(version)
-            _write(
-                root,
-                versions,
-                "published",
-                version,
-                reason,
-                served=version,
-                before=(*versions.before, versions.served),
+            published = replace(
+                versions, served=version, before=(*versions.before, versions.served)
             )
+            _write(root, published, Event(time.time(), "published", version, reason))
 
 
 def reject(root: Study, version: str, reason: str) -> None:
@@ -208,7 +192,7 @@ def reject(root: Study, version: str, reason: str) -> None:
                 where=f"study {root.name}",
                 remedy=t("Publish another one first, or undo"),
             )
-        _write(root, versions, "rejected", version, reason)
+        _write(root, versions, Event(time.time(), "rejected", version, reason))
 
 
 def undo(root: Study) -> str:
@@ -227,7 +211,8 @@ def undo(root: Study) -> str:
             )
         *before, last = versions.before
         Study.open(last)
-        _write(root, versions, "undone", versions.served, served=last, before=tuple(before))
+        undone = replace(versions, served=last, before=tuple(before))
+        _write(root, undone, Event(time.time(), "undone", versions.served))
     return last
 
 
@@ -247,25 +232,15 @@ def _with(root: Study, version: str) -> Versions:
     return versions
 
 
-def _write(
-    root: Study,
-    versions: Versions,
-    action: Action,
-    version: str,
-    reason: str = "",
-    *,
-    served: str | None = None,
-    names: tuple[str, ...] | None = None,
-    before: tuple[str, ...] | None = None,
-) -> None:
-    events = (*versions.events, Event(time.time(), action, version, reason))
+def _write(root: Study, versions: Versions, *events: Event) -> None:
+    entries = [asdict(event) for event in (*versions.events, *events)]
     write_json(
         versions_file(root),
         {
-            "served": served or versions.served,
-            "names": names or versions.names,
-            "before": versions.before if before is None else before,
-            "events": [asdict(event) for event in events],
+            "served": versions.served,
+            "names": versions.names,
+            "before": versions.before,
+            "events": entries,
         },
     )
 
@@ -302,23 +277,18 @@ def rename_versions(root: Study, old: str, new: str) -> None:
     if old not in versions.names:
         return
 
-    def renamed(names: tuple[str, ...]) -> list[str]:
-        return [new if name == old else name for name in names]
+    def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(new if name == old else name for name in names)
 
-    write_json(
-        versions_file(root),
-        {
-            "served": renamed((versions.served,))[0],
-            "names": renamed(versions.names),
-            "before": renamed(versions.before),
-            "events": [
-                asdict(event) | {"version": new if event.version == old else event.version}
-                for event in versions.events
-            ],
-        },
+    events = (
+        replace(event, version=new) if event.version == old else event for event in versions.events
     )
+    (served,) = renamed((versions.served,))
+    names, before = renamed(versions.names), renamed(versions.before)
+    versions = Versions(served, names, tuple(events), before)
+    _write(root, versions)
     if root.name == new:
-        for name in renamed(versions.names)[1:]:
+        for name in versions.names[1:]:
             path = studies_folder() / name / _MADE_FROM
             if path.is_file():
                 write_json(path, {**read_json(path, MadeFrom), "version_of": root.name})

@@ -24,7 +24,6 @@ from assistant_builder.runner.invalidation import damaged_outputs, step_inputs
 from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
-from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.results import write_results
 from assistant_builder.sweep.spec import Curve, Sweep, Trial, curve_of, should_prune
@@ -51,7 +50,7 @@ def take_split(sweep: Sweep, study: Study) -> None:
         None,
     )
     if donor is not None:
-        with study_lock(study):
+        with study.lock():
             all(
                 _take(step, donor, study) for step in _STEPS
             )  # stops at the first step that differs

@@ -40,24 +40,24 @@ from tests.data.samples import jsonl
 @pytest.mark.parametrize("swapped", [False, True])
 def test_map_columns_knows_common_names(names, swapped):
     order = ["id", *(reversed(names) if swapped else names), "notes"]
-    roles = map_columns(order, None, "f")
+    roles = map_columns(order, None)
     assert (roles["question"], roles["answer"]) == names
 
 
 def test_map_columns_lists_the_columns_if_none_is_found():
     with pytest.raises(DataError) as caught:
-        map_columns(["thema", "text"], None, "f.csv")
+        map_columns(["thema", "text"], None)
     assert str(caught.value) == (
-        "f.csv: no question and answer column found; the columns are: thema, text. Choose the columns (--set "
+        "no question and answer column found; the columns are: thema, text. Choose the columns (--set "
         "data.columns.question=NAME --set data.columns.answer=NAME), or name them question and answer in a header row"
     )
     with pytest.raises(DataError, match="no answer column found.*--set data.columns.answer=NAME"):
-        map_columns(["question", "text"], None, "f.csv")
+        map_columns(["question", "text"], None)
 
 
 def test_map_columns_prefers_the_requested_columns_in_any_spelling():
     names = ["question", "answer", "Better Answer", "focus"]
-    roles = map_columns(names, {"answer": "better_answer", "group": "focus"}, "f")
+    roles = map_columns(names, {"answer": "better_answer", "group": "focus"})
     assert (roles["question"], roles["answer"], roles["group"]) == (
         "question",
         "Better Answer",
@@ -72,7 +72,7 @@ def messages(*turns):
 def test_map_columns_reports_every_mistake_of_a_request():
     with pytest.raises(DataError) as caught:
         map_columns(
-            ["question", "answer"], {"group": "fokus", "topic": "question", "answer": "answr"}, "f"
+            ["question", "answer"], {"group": "fokus", "topic": "question", "answer": "answr"}
         )
     text = str(caught.value)
     assert (
@@ -82,31 +82,29 @@ def test_map_columns_reports_every_mistake_of_a_request():
     )
     assert "The columns are: question, answer" in text
     with pytest.raises(DataError, match="both mapped to 'question'"):
-        map_columns(["question", "answer"], {"question": "question", "answer": "question"}, "f")
+        map_columns(["question", "answer"], {"question": "question", "answer": "question"})
     with pytest.raises(DataError, match="either a pair or a conversation"):
-        map_columns(["question", "messages"], {"question": "question", "messages": "messages"}, "f")
+        map_columns(["question", "messages"], {"question": "question", "messages": "messages"})
 
 
 def test_map_columns_uses_focus_as_group_only_on_request():
-    assert map_columns(["question", "answer", "focus", "topic"], None, "f")["group"] is None
-    assert (
-        map_columns(["question", "answer", "group", "cluster"], {"group": ""}, "f")["group"] is None
-    )
+    assert map_columns(["question", "answer", "focus", "topic"], None)["group"] is None
+    assert map_columns(["question", "answer", "group", "cluster"], {"group": ""})["group"] is None
 
 
 def test_map_columns_notes_the_choice_between_several_pairs_of_names():
-    roles = map_columns(["prompt", "completion", "question", "answer"], None, "f")
+    roles = map_columns(["prompt", "completion", "question", "answer"], None)
     assert (roles["question"], roles["answer"]) == ("question", "answer")
     assert "alternatives: 'prompt' and 'completion'" in roles.notes[0]
-    roles = map_columns(["question", "answer", "response"], None, "f")
+    roles = map_columns(["question", "answer", "response"], None)
     assert roles["answer"] == "answer" and "not used: 'response'" in roles.notes[0]
-    roles = map_columns(["Answer", "answer", "question"], None, "f")
+    roles = map_columns(["Answer", "answer", "question"], None)
     assert "differ only in spelling" in roles.notes[0]
 
 
 def test_map_columns_finds_optional_columns():
     names = ["question", "answer", "Group", "CLUSTER", "split", "is_answerable", "System Prompt"]
-    roles = map_columns(names, None, "f")
+    roles = map_columns(names, None)
     assert [roles[role] for role in ("group", "cluster", "split", "answerable", "system")] == names[
         2:
     ]

@@ -100,6 +100,14 @@ SAMPLES: dict[str, bytes] = {
 }
 
 
+@pytest.mark.parametrize("read", [load_pairs, load_rows, read_table])
+def test_errors_name_the_file(write: Write, read: Callable[[Path], object]) -> None:
+    path = write("page.csv", b"<html>")
+    with pytest.raises(DataError, match="web page") as caught:
+        read(path)
+    assert caught.value.where == str(path)
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_results_are_those_of_the_readers(write: Write, name: str) -> None:
     path = write(name, SAMPLES[name])

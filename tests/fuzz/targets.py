@@ -116,7 +116,7 @@ def read_whole(path: Path) -> None:
         table, _ = rows_of_file(path)
         dataset = pairs_of_file(path)
     except AssistantBuilderError as error:
-        expect_sentence(error)
+        expect_sentence(error, place=False)
         return
     assert dataset.rows == len(table.rows) == len(dataset.pairs) + len(dataset.rejected)
     for found in dataset.pairs:

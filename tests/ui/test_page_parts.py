@@ -20,7 +20,6 @@ from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.example import example_folder
-from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import STEPS, StepRecord
 from assistant_builder.ui.app import (
     _draw_frame,
@@ -271,7 +270,7 @@ def test_the_page_refuses_what_the_run_would_refuse(started: list[tuple[str, boo
     assert "train.rank: 16 -&gt; 8" in message, (
         "the other arm does not wait for the one that failed"
     )
-    with study_lock(study), pytest.raises(StudyError, match="another process"):
+    with study.lock(), pytest.raises(StudyError, match="another process"):
         train_actions.start_or_resume(study, rank_8(study.config), replace=True)
     assert not started and study.config.train.rank == 16
 
