@@ -19,9 +19,10 @@ from assistant_builder.web.access import (
     is_from_this_machine,
     is_loopback,
 )
+from assistant_builder.web.connections import mark_trusted
 from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
-from assistant_builder.web.request_limits import TrustedProxies, format_size, mark_trusted
+from assistant_builder.web.request_limits import TrustedProxies, format_size
 
 API_KEY_VARIABLE = API_KEY
 MIN_KEY_LENGTH = 16

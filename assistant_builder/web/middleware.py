@@ -38,8 +38,9 @@ from assistant_builder.web.access import (
     is_from_this_machine,
     split_host,
 )
+from assistant_builder.web.connections import mark_trusted
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import Limits, TrustedProxies, format_size, mark_trusted
+from assistant_builder.web.request_limits import Limits, TrustedProxies, format_size
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
 
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)

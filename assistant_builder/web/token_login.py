@@ -68,9 +68,8 @@ class TokenLogin(Login):
         """Remember the browser, and open the address without the token."""
         query = request.query_params.multi_items()
         after = urlencode([(name, value) for name, value in query if name != TOKEN_PARAMETER])
-        if (
-            self.session(request.scope) is not None
-        ):  # a new session would end those of the browser's other windows
+        if self.session(request.scope) is not None:
+            # a new session would end those of the browser's other windows
             return RedirectResponse(redirect_target(after), 303)
         form = {"token": request.query_params[TOKEN_PARAMETER], "next": after}
         return await self._check(request, form) or self._let_in(request, after)
