@@ -120,9 +120,8 @@ def make_app(
                 return JSONResponse(
                     await _until_disconnect(request, _complete(prepared, chunks, metadata))
                 )
-            await _until_disconnect(
-                request, anext(chunks)
-            )  # an error before the first chunk has its own status
+            # an error before the first chunk has its own status
+            await _until_disconnect(request, anext(chunks))
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)
         return EventStream(_events(prepared, chunks, metadata, body.with_usage), chunks)

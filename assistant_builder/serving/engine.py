@@ -49,12 +49,10 @@ class StreamChunk:
     text: str
     tokens: int  # tokens generated so far
     finish: Literal["stop", "length"] | None = None  # reason of the end; None before the end
-    grounding: dict[str, Any] | None = (
-        None  # at the end of a grounded answer: ``declined``, and ``sources`` if allowed
-    )
-    prompt_tokens: int | None = (
-        None  # at the end of a grounded answer: tokens of the prompt with the facts
-    )
+    # at the end of a grounded answer: ``declined``, and ``sources`` if allowed
+    grounding: dict[str, Any] | None = None
+    # at the end of a grounded answer: tokens of the prompt with the facts
+    prompt_tokens: int | None = None
 
 
 class StopSequenceFilter:
@@ -305,11 +303,12 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
         await changed.wait()
 
 
-def start_worker(models: ModelRegistry) -> ChatWorker:
-    """The process with the models of these assistants."""
+def start_worker(
+    models: ModelRegistry, module: str = "assistant_builder.serving.shared_models", **settings: Any
+) -> ChatWorker:
+    """The process with these assistants; ``module`` calls :func:`run_models` and gets the settings."""
     assistants = [
         [each.id, str(each.folder), each.arm, each.approach] for each in models.assistants
     ]
-    return ChatWorker(
-        python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants))
-    )
+    words = json.dumps({"assistants": assistants, **settings})
+    return ChatWorker(python_command("-m", module, words))

@@ -391,9 +391,8 @@ class Widget:
             raise ApiError(
                 400, f"a question has at most {MAX_QUESTION} characters", param="messages"
             )
-        ticket = (
-            self._line.join()
-        )  # first: a full queue costs a visitor none of the questions of an address
+        # first: a full queue costs a visitor none of the questions of an address
+        ticket = self._line.join()
         try:
             self._visitors.enter(address)
         except ApiError:
