@@ -99,6 +99,11 @@ class AllowedHosts:
             names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
         self._names = {name.strip("[] ").rstrip(".").lower() for name in names} - {""}
 
+    def allows_request(self, headers: Headers) -> bool:
+        """Whether a request has one Host header, which names this server."""
+        hosts = headers.getlist("host")
+        return len(hosts) == 1 and self.allows(hosts[0])
+
     def allows(self, header: str | None) -> bool:
         """Whether a Host header (``name[:port]``) names this server."""
         name = split_host(header or "")[0]
