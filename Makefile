@@ -1,21 +1,14 @@
 # make demo    set everything up, run the whole study on a shipped dataset, start the page (SERVE=0: do not start it)
-# make study-full   the demo with both approaches and three seeds, hours on a CPU
 # make app     the page; its address with the token of this start is printed
-# make test    the tests to run before a pull request, on three workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
+# make test    the tests to run before a pull request, on three workers  (ARGS='-k catalog' passes arguments to pytest;
+#              WORKERS=0: in one process, whose computations have all cores; CONTRIBUTING.md lists other selections)
 # make test-long   the cases of more than 8 seconds: whole studies, several processes, long ways through the page; CI runs them, too
-# make test-coverage   make test, and the share of each module that it runs, a third slower
-# make test-all    all tests but those that need a GPU: test, test-long, slow and cluster
+# make test-all    all tests but those that need a GPU: test, test-long, and those marked slow and cluster, an hour
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
 # make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
-# make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
-# make slow   the walk of a user with a spreadsheet, kills, crowds, https, and all that the documentation trains, half an hour
-# make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
-# make soak   fault injection, then ten minutes each of simulated users and visitors; all print their counts (docs/reliability.md)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
 # make messages   take over new messages of the page into its catalogs (LANGUAGE=it begins a further one; docs/languages.md)
 # make example   remake the finished example that the package ships, a quarter of an hour
-# make pictures   remake the pictures of README and docs from the finished study "demo"; needs chromium
-# make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
 PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
@@ -26,6 +19,9 @@ CATALOGS := assistant_builder/i18n
 WORKERS ?= 3
 
 BIN := .venv/bin
+# workers share the cores, so each computes on one
+PYTEST = $(if $(filter 0,$(WORKERS)),GOMP_SPINCOUNT=10000,OMP_NUM_THREADS=1) \
+  $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # what users need, and what developers need on top; both have the versions of constraints.txt
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
@@ -36,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test test-long test-coverage test-all check bench soak coverage example pictures cluster slow gpu docs messages
+.PHONY: demo app test test-long test-all check bench docs messages example
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -44,22 +40,18 @@ ifneq ($(SERVE),0)
 	$(BIN)/assistant-builder app
 endif
 
-study-full: $(READY)
-	$(BIN)/assistant-builder run $(DEMO) --name demo-full --set approaches=grounded,memory --set seeds=3
-
 app: $(READY)
 	$(BIN)/assistant-builder app
 
 test: $(READY_DEV)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-long: $(READY_DEV)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+	@$(PYTEST) -m long $(ARGS)
 
-test-coverage: $(READY_DEV)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
-
-test-all: test test-long slow cluster
+test-all: test test-long
+	@$(MAKE) --no-print-directory test WORKERS=0 ARGS='-m slow'
+	@$(MAKE) --no-print-directory test WORKERS=0 ARGS='-m cluster'
 
 check: $(READY_DEV)
 	$(BIN)/ruff format --check .
@@ -70,26 +62,8 @@ check: $(READY_DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py tests/test_wheel.py -m 'not train'
 
-cluster: $(READY_DEV)
-	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m cluster $(ARGS)
-
-slow: $(READY_DEV)
-	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m slow $(ARGS)
-
-# no case chosen (exit 5, as with ARGS='-k nothing') is no failure of the machine
-gpu: $(READY_DEV)
-	@$(BIN)/python -m pytest tests/gpu -m gpu -n $(WORKERS) --dist loadfile $(ARGS); code=$$?; \
-	  if [ $$code -eq 5 ]; then echo "No case of the GPU suite was chosen: nothing was run."; exit 0; fi; exit $$code
-
 bench: $(READY_DEV)
 	$(BIN)/python -m benchmarks.training_speed $(ARGS)
-
-soak: $(READY_DEV)
-	$(BIN)/python -m tests.fault_injection $(ARGS)
-	$(BIN)/python -m tests.load.sessions
-	$(BIN)/python -m benchmarks.widget_load
-	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
-	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
 
 docs: $(READY_DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
@@ -108,12 +82,6 @@ messages: $(READY_DEV)
 
 example: $(READY_DEV)
 	$(BIN)/python -m benchmarks.make_example $(ARGS)
-
-pictures: $(READY_DEV)
-	$(BIN)/python -m tests.browser.pictures
-
-coverage: $(READY_DEV)
-	$(BIN)/python -m benchmarks.simulate_statistics --write $(ARGS)
 
 # two stamps: a second make installs nothing unless the requirements changed
 $(READY): pyproject.toml constraints.txt

@@ -52,58 +52,15 @@ def python_environment() -> dict[str, str]:
 
 
 _HARMLESS = frozenset(
-    (
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "TZDIR",
-        "TMPDIR",
-        "TEMP",
-        "TMP",
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONSAFEPATH",
-        "PYTHONUTF8",
-        "PYTHONIOENCODING",
-        "PYTHONHASHSEED",
-        "PYTHONDONTWRITEBYTECODE",
-        "PYTHONPYCACHEPREFIX",
-        "PYTHONNOUSERSITE",
-        "PYTHONUSERBASE",
-        "VIRTUAL_ENV",
-        "CONDA_PREFIX",
-        "LD_LIBRARY_PATH",
-        "DYLD_LIBRARY_PATH",
-        "DYLD_FALLBACK_LIBRARY_PATH",
-        "LOCPATH",
-        "GLIBC_TUNABLES",
-        "XDG_CACHE_HOME",
-        "HF_HOME",
-        "HF_HUB_OFFLINE",
-        "TRANSFORMERS_OFFLINE",
-        "DO_NOT_TRACK",
-        "HF_HUB_DISABLE_TELEMETRY",
-        "ASSISTANT_BUILDER_HOME",
-        "SYSTEMROOT",
-        "SYSTEMDRIVE",
-        "WINDIR",
-        "COMSPEC",
-        "PATHEXT",
-        "USERPROFILE",
-        "APPDATA",
-        "LOCALAPPDATA",
-        "PROGRAMDATA",
-        "PROGRAMFILES",
-        "NUMBER_OF_PROCESSORS",
-        "PROCESSOR_ARCHITECTURE",
-        "COVERAGE_PROCESS_START",
-        "COVERAGE_PROCESS_CONFIG",
-    )
+    """
+    PATH HOME USER LOGNAME SHELL LANG LANGUAGE TZ TZDIR TMPDIR TEMP TMP VIRTUAL_ENV CONDA_PREFIX XDG_CACHE_HOME
+    PYTHONPATH PYTHONHOME PYTHONSAFEPATH PYTHONUTF8 PYTHONIOENCODING PYTHONHASHSEED PYTHONDONTWRITEBYTECODE
+    PYTHONPYCACHEPREFIX PYTHONNOUSERSITE PYTHONUSERBASE COVERAGE_PROCESS_START COVERAGE_PROCESS_CONFIG
+    LD_LIBRARY_PATH DYLD_LIBRARY_PATH DYLD_FALLBACK_LIBRARY_PATH LOCPATH GLIBC_TUNABLES
+    HF_HOME HF_HUB_OFFLINE TRANSFORMERS_OFFLINE DO_NOT_TRACK HF_HUB_DISABLE_TELEMETRY ASSISTANT_BUILDER_HOME
+    SYSTEMROOT SYSTEMDRIVE WINDIR COMSPEC PATHEXT USERPROFILE APPDATA LOCALAPPDATA PROGRAMDATA PROGRAMFILES
+    NUMBER_OF_PROCESSORS PROCESSOR_ARCHITECTURE
+    """.split()
 )
 """Variables that Python and its libraries need, and that hold no secret; those that begin with ``LC_`` too."""
 
@@ -213,9 +170,8 @@ def configure_libraries() -> None:
     """
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if (
-        sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
-    ):  # the name before torch 2.9
+    if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        # the name before torch 2.9
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -238,15 +194,15 @@ def limit_library_output(level: int) -> None:
         "TRANSFORMERS",
         "HF_HUB",
         "DATASETS",
-    ):  # their loggers do not use the root logger
+    ):
+        # their loggers do not use the root logger
         os.environ[f"{library}_VERBOSITY"] = logging.getLevelName(level).lower()
     logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(_HANDLER)
     handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
-    handler.addFilter(
-        is_shown
-    )  # not the level of the root logger, because some libraries set that of their own logger
+    # not the level of the root logger, because some libraries set that of their own logger
+    handler.addFilter(is_shown)
     root = logging.getLogger()
     if all(known.name == _HANDLER for known in root.handlers):
         root.handlers = [handler]

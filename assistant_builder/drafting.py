@@ -1,28 +1,26 @@
 """Drafts of other wordings by a language model: the base model of a study, or an OpenAI-compatible endpoint.
 
 Drafts are proposals. Nothing uses them before a person has accepted them. The base model runs in a process of its own:
-``python -m assistant_builder.drafting`` reads ``{"model": {…}, "prompts": […]}`` and writes one JSON reply per line.
+``python -m assistant_builder.drafting`` answers a request ``{"model": {…}, "prompts": […]}`` with one part per prompt.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
 from urllib.parse import urlsplit
 
 from assistant_builder.arms import LORA
 from assistant_builder.child_process import (
     compute_environment,
     configure_libraries,
-    last_line,
     python_command,
 )
+from assistant_builder.child_protocol import Child, Events, read_requests
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.data.wordings import (
@@ -145,39 +143,25 @@ async def _ask(url: str, name: str, key: str | None, prompts: Sequence[str]) -> 
 
 
 def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            python_command("-m", "assistant_builder.drafting"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-            env=compute_environment(),
-        )
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(
-                json.dumps({"model": model.model_dump(mode="json"), "prompts": list(prompts)})
-            )
-            process.stdin.close()
-            for place, line in enumerate(process.stdout):
-                record = json.loads(line)
-                if "error" in record:
-                    raise ModelError(**error_texts(record["error"]))
-                yield place, record["reply"]
-            if process.wait():
-                raise ModelError(
-                    f"the base model stopped: {last_line(log)}",
-                    remedy="Close other programs, and draft again, or use an endpoint",
-                )
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+    command = python_command("-m", "assistant_builder.drafting")
+    child = Child(command, compute_environment())
+    child.send({"model": model.model_dump(mode="json"), "prompts": list(prompts)})
+    place = 0
+    with closing(child.events()) as events:
+        for event in events:
+            if event["event"] == "result":
+                return
+            if event["event"] == "error":
+                raise ModelError(**error_texts(event["error"]))
+            yield place, event["part"]
+            place += 1
+    raise ModelError(
+        f"the base model stopped: {child.last_words}",
+        remedy="Close other programs, and draft again, or use an endpoint",
+    )
 
 
-def _draft_here(request: dict[str, object]) -> Iterator[str]:
+def _draft_here(request: Mapping[str, Any]) -> Iterator[str]:
     """The replies of the base model, which is loaded into this process."""
     from assistant_builder.inference.generate import generate_tokens
     from assistant_builder.inference.session import KVCacheState, Sampling
@@ -190,7 +174,7 @@ def _draft_here(request: dict[str, object]) -> Iterator[str]:
     folder = fetch(resolve(model.base), revision=model.revision)
     base = load_base(base_spec(model, folder, LORA.base_storage(model.quant_type)))
     prompter = ChatTokenizer.load(folder)
-    for text in request["prompts"]:  # type: ignore[attr-defined]
+    for text in request["prompts"]:
         ids = prompter.prompt_ids([Message("user", text)])
         tokens: list[int] = []
         stream = generate_tokens(
@@ -213,11 +197,14 @@ def _draft_here(request: dict[str, object]) -> Iterator[str]:
 def main() -> None:
     """The process of the base model."""
     configure_libraries()
-    try:
-        for reply in _draft_here(json.load(sys.stdin)):
-            print(json.dumps({"reply": reply}), flush=True)
-    except AssistantBuilderError as error:
-        print(json.dumps({"error": error.to_record()}), flush=True)
+    events = Events()
+    for request in read_requests():
+        try:
+            for reply in _draft_here(request):
+                events.emit("part", part=reply)
+            events.emit("result", result=None)
+        except AssistantBuilderError as error:
+            events.emit("error", error=error.to_record())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A separate process that reads files of others, with limits on its memory, the time of a request and the reply.
 
 Whoever needs a hostile file's content asks such a process, so that the file affects neither the memory nor the threads
-of the page or a server. The process reads one JSON request per line from standard input and writes its reply as lines
-of JSON to standard output. It gets no secrets of the environment (see ``child_process.isolated_environment``).
+of the page or a server. It speaks the protocol of :mod:`assistant_builder.child_protocol`, and gets no secrets of the
+environment (see ``child_process.isolated_environment``).
 
 Linux enforces the memory limit with ``RLIMIT_AS``; on other systems the resident memory is checked ten times a second.
 """
@@ -14,26 +14,24 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import psutil
 
-from assistant_builder.child_process import isolated_environment, last_line, python_command
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.child_process import isolated_environment, python_command
+from assistant_builder.child_protocol import Child, Events, parse_event, read_requests
+from assistant_builder.errors import AssistantBuilderError, error_texts
 
 START_SECONDS = 120.0  # time limit for the import of libraries
-REFUSAL_CACHE_SECONDS = (
-    600.0  # time for which a request that exceeded a limit is refused without a retry
-)
+# time for which a request that exceeded a limit is refused without a retry
+REFUSAL_CACHE_SECONDS = 600.0
 Limit = Literal["memory", "time", "size", "exit"]
 """What ended a request: a limit of memory, time or the reply's size, or that the process ended."""
 _REACHED: dict[Limit, str] = {
@@ -90,8 +88,8 @@ class LimitedProcess(ABC):
         self._memory, self._seconds, self._reply_bytes = memory, seconds, reply_bytes
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._replies: queue.Queue[bytes | str] = queue.Queue()
+        self._child: Child | None = None
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._ready = False
         self._timer: threading.Timer | None = None
         self._used = time.monotonic()
@@ -100,9 +98,9 @@ class LimitedProcess(ABC):
 
     def __del__(self) -> None:
         """End the process."""
-        process = getattr(self, "_process", None)
-        if process is not None:
-            process.kill()
+        child = getattr(self, "_child", None)
+        if child is not None:
+            child.process.kill()
 
     @abstractmethod
     def limit_error(
@@ -133,20 +131,19 @@ class LimitedProcess(ABC):
             AssistantBuilderError: The process refuses the request, or a limit was exceeded; see :attr:`error`.
         """
         seconds = self._seconds if seconds is None else seconds
-        line = json.dumps({"op": operation, "seconds": seconds, **values}).encode() + b"\n"
-        key = hashlib.sha256(
-            line if subject is None else subject.encode(errors="surrogatepass")
-        ).digest()
+        request = {"op": operation, "seconds": seconds, **values}
+        key = json.dumps(request) if subject is None else subject
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
         with self._lock:
-            since, error = self._refused.get(key, (0.0, None))
+            since, error = self._refused.get(digest, (0.0, None))
             if error is not None and time.monotonic() - since < REFUSAL_CACHE_SECONDS:
                 raise type(error)(error.what, where=error.where, remedy=error.remedy)
             try:
-                return self._exchange(line, seconds, receive)
+                return self._exchange(request, receive)
             except _LimitReached as end:
                 reached = _REACHED[end.limit].format(end.detail)
                 error = self.limit_error(end.limit, end.detail, reached, values)
-                self._refused[key] = (time.monotonic(), error)
+                self._refused[digest] = (time.monotonic(), error)
                 while len(self._refused) > _MAX_CACHED_REFUSALS:
                     self._refused.popitem(last=False)
                 self._end()
@@ -183,9 +180,9 @@ class LimitedProcess(ABC):
                 self._lock.release()
 
     def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        if self._child is not None:
+            self._child.process.kill()
+            self._child.process.wait()
 
     def _end_if_idle(self) -> None:
         with self._lock:
@@ -195,78 +192,63 @@ class LimitedProcess(ABC):
             ):
                 self._end()
 
-    def _exchange(self, line: bytes, seconds: float, receive: Callable[[Any], None] | None) -> Any:
-        process = self._start()
-        assert process.stdin is not None
+    def _exchange(self, request: Mapping[str, Any], receive: Callable[[Any], None] | None) -> Any:
+        child = self._start()
         if not self._ready:  # the import of libraries has its own limit
-            self._next_line(process, time.monotonic() + START_SECONDS, START_SECONDS)
+            self._next_event(child, time.monotonic() + START_SECONDS, START_SECONDS)
             self._ready = True
-        threading.Thread(target=_write, args=(process.stdin, line), daemon=True).start()
-        end, size = time.monotonic() + seconds, 0
+        threading.Thread(target=child.send, args=(request,), daemon=True).start()
+        seconds, size = request["seconds"], 0
+        end = time.monotonic() + seconds
         while True:
-            reply = self._next_line(process, end, seconds)
-            size += len(reply)
+            event, length = self._next_event(child, end, seconds)
+            size += length
             if size > self._reply_bytes:
                 raise _LimitReached("size")
-            record = json.loads(reply.decode("utf-8", errors="surrogatepass"))
-            if "part" not in record:
-                break
-            assert receive is not None
-            receive(record["part"])
-        if record.get("memory"):
-            raise _LimitReached("memory", _gigabytes(self._memory))
-        if "result" not in record:
-            raise self.error(
-                record["what"], where=record["where"] or self.where, remedy=record["remedy"]
-            )
-        return record["result"]
+            if event["event"] == "part":
+                assert receive is not None
+                receive(event["part"])
+            elif event["event"] == "result":
+                return event["result"]
+            elif event["event"] == "out of memory":
+                raise _LimitReached("memory", _gigabytes(self._memory))
+            else:
+                raise self.error(**error_texts(event["error"], where=self.where))
 
-    def _next_line(self, process: subprocess.Popen[bytes], end: float, seconds: float) -> bytes:
+    def _next_event(self, child: Child, end: float, seconds: float) -> tuple[dict[str, Any], int]:
+        """The next event and its bytes; raises _LimitReached."""
         while True:
             try:
-                reply = self._replies.get(timeout=_POLL_SECONDS)
+                line = self._lines.get(timeout=_POLL_SECONDS)
                 break
             except queue.Empty:
                 if time.monotonic() > end:
                     raise _LimitReached("time", f"{seconds:g}") from None
-                if _resident(process) > self._memory:
+                if _resident(child.process.pid) > self._memory:
                     raise _LimitReached("memory", _gigabytes(self._memory)) from None
-        if isinstance(reply, str):
+        if line is None:
+            code, words = child.process.returncode, child.last_words
             # SIGABRT is how Rust and C++ end where they get no memory
-            if process.returncode == -signal.SIGABRT or "memory allocation" in reply:
+            if code == -signal.SIGABRT or "memory allocation" in words:
                 raise _LimitReached("memory", _gigabytes(self._memory))
-            raise _LimitReached(
-                "exit", f"{_exit_name(process.returncode)}{f': {reply}' if reply else ''}"
-            )
-        if not reply.endswith(b"\n"):
+            name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise _LimitReached("exit", f"{name}{f': {words}' if words else ''}")
+        if not line.endswith(b"\n"):
             raise _LimitReached("size")
-        return reply
+        return parse_event(line), len(line)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is None:
-            return self._process
-        log = tempfile.TemporaryFile()
-        self._replies, self._ready = queue.Queue(_MAX_WAITING_LINES), False
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-            env={**isolated_environment(), **_few_threads()},
-        )
-        threading.Thread(
-            target=_read, args=(self._process, self._replies, log, self._reply_bytes), daemon=True
-        ).start()
-        return self._process
+    def _start(self) -> Child:
+        if self._child is None or not self._child.running:
+            self._lines, self._ready = queue.Queue(_MAX_WAITING_LINES), False
+            self._child = Child(self._command, {**isolated_environment(), **_few_threads()})
+            threading.Thread(
+                target=_read, args=(self._child, self._lines, self._reply_bytes), daemon=True
+            ).start()
+        return self._child
 
 
 def _gigabytes(size: int) -> str:
     return f"{size / 2**30:.3g} GB"
-
-
-def _exit_name(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _few_threads() -> dict[str, str]:
@@ -281,45 +263,28 @@ def _few_threads() -> dict[str, str]:
     }
 
 
-def _write(stdin: IO[bytes], line: bytes) -> None:
-    with suppress(OSError, ValueError):  # the process has ended; its reader reports that
-        stdin.write(line)
-        stdin.flush()
+def _read(child: Child, lines: queue.Queue[bytes | None], most: int) -> None:
+    """Forward lines of at most ``most`` bytes until the process ends; then None."""
+    for line in child.lines(most):
+        if not _put(child, lines, line):
+            return
+    _put(child, lines, None)
 
 
-def _read(
-    process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], log: IO[bytes], most: int
-) -> None:
-    """Forward lines of at most ``most`` bytes until the process ends; then the last line of its standard error."""
-    with process, log:
-        assert process.stdout is not None
-        reply = b"\n"
-        while reply.endswith(b"\n"):
-            reply = process.stdout.readline(most)
-            if reply and not _put(process, replies, reply):
-                return
-        if reply:
-            process.kill()
-        process.wait()
-        _put(process, replies, last_line(log))
-
-
-def _put(
-    process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], line: bytes | str
-) -> bool:
+def _put(child: Child, lines: queue.Queue[bytes | None], line: bytes | None) -> bool:
     """Wait until a line is taken; False if the process has ended and nobody takes it."""
     while True:
         try:
-            replies.put(line, timeout=1.0)
+            lines.put(line, timeout=1.0)
             return True
         except queue.Full:
-            if process.poll() is not None:
+            if not child.running:
                 return False
 
 
-def _resident(process: subprocess.Popen[bytes]) -> int:
+def _resident(pid: int) -> int:
     try:
-        return int(psutil.Process(process.pid).memory_info().rss)
+        return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
 
@@ -338,39 +303,29 @@ def serve_requests(
             parts, each a JSON text.
         failed: The error of a request for an unexpected exception, which is given as text.
     """
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # keeps output of libraries out of the replies
+    events = Events()
     _set_limits(int(sys.argv[1]))
     answer = prepare()
-    replies.write(b"\n")  # ready
-    replies.flush()
-    for line in open(0, encoding="utf-8", closefd=False):
-        request = json.loads(line)
+    events.emit("ready")
+    for request in read_requests():
         if hasattr(signal, "setitimer"):  # ends the process if its parent has ended
             signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"])
         try:
             result = answer(request)
             if isinstance(result, Iterator):
                 for part in result:
-                    replies.write(_encode(f'{{"part": {part}}}'))
+                    events.write(f'{{"event": "part", "part": {part}}}')
                 result = None
-            reply = _encode(json.dumps({"result": result}, ensure_ascii=False))
+            events.emit("result", result=result)
         except MemoryError:
-            reply = _encode(json.dumps({"memory": True}))
+            events.emit("out of memory")
         except AssistantBuilderError as error:
-            reply = _encode(json.dumps(error.to_record()))
+            events.emit("error", error=error.to_record())
         except Exception as error:  # malicious files can cause any exception
-            reply = _encode(
-                json.dumps(failed(request, f"{type(error).__name__}: {error}"[:500]).to_record())
-            )
+            record = failed(request, f"{type(error).__name__}: {error}"[:500]).to_record()
+            events.emit("error", error=record)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(reply)
-        replies.flush()
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", errors="surrogatepass") + b"\n"
 
 
 def _set_limits(memory: int) -> None:

@@ -18,7 +18,7 @@ from assistant_builder.errors import EvaluationError
 
 Family = Literal["ours", "plain", "tuned", "factory", "unsloth"]
 Run = Mapping[str, Any]
-"""Record of ``benchmarks.worker.measure`` with its ``round``; GPU runs add ``tokens``, or ``failed`` if they failed."""
+"""Record of ``training_process.measure`` with its ``round``; GPU runs add ``tokens``, or ``failed`` if they failed."""
 _T = TypeVar("_T")
 
 TITLES: dict[Family, str] = {
@@ -114,7 +114,7 @@ def start_worker(
 ) -> tuple[int, str]:
     """Run one candidate in a process of its own, in the environment of the product's steps; returns exit code and log.
 
-    ``options`` are further arguments of ``benchmarks.worker``; its output is written to the folder of the job.
+    ``options`` are further arguments of ``training_process``; its output is written to the folder of the job.
     """
     result, log = job.with_name("result.json"), job.with_name("log.txt")
     result.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def start_worker(
         code = subprocess.run(
             python_command(
                 "-m",
-                "benchmarks.worker",
+                "benchmarks.training_process",
                 *options,
                 str(job),
                 candidate.name,

@@ -1,7 +1,7 @@
 """``python -m benchmarks.scripted_worker SLOTS``: a worker process without a model; answers follow from questions.
 
-It speaks the protocol of :mod:`assistant_builder.chat.worker` and writes at the pace of a small model on a CPU, so that
-a load test measures the server alone and knows each answer beforehand.
+It speaks the protocol of :mod:`assistant_builder.chat.answer_server` and writes at the pace of a small model on a CPU,
+so that a load test measures the server alone and knows each answer beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 
-from assistant_builder.chat.worker import run_server
+from assistant_builder.chat.answer_server import run_server
 from assistant_builder.data import Message
 from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
 
@@ -42,7 +42,7 @@ def answer_to(questions: Sequence[str]) -> str:
 
 
 class ScriptedSession:
-    """The session of a worker process, see :class:`assistant_builder.chat.worker.Server`."""
+    """The session of a worker process, see :class:`assistant_builder.chat.answer_server.Server`."""
 
     def ready(self, speaker: str) -> bool:
         """Nothing is loaded, so every assistant is ready."""

@@ -120,3 +120,9 @@ def test_users_install_no_developers_tools(target: str, dev: bool):
     assert ("[dev]" in done.stdout) == dev
     tools = {"ray", "moto", "playwright", "mypy", "pytest", "optuna", "s3fs"}
     assert not tools & {requirement.name for requirement in REQUIREMENTS}
+
+
+def test_make_has_ten_targets() -> None:
+    targets = re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert phony is not None and sorted(targets) == sorted(phony[1].split()) and len(targets) == 10

@@ -5,19 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash
-from assistant_builder.child_process import compute_environment, last_line, python_command
+from assistant_builder.child_process import compute_environment, python_command
+from assistant_builder.child_protocol import Child
 from assistant_builder.data import Message
 from assistant_builder.i18n import t
 from assistant_builder.inference.session import Memory, Sampling
@@ -149,7 +147,7 @@ class _PendingRequest:
 
     stream: ReplyStream
     request: dict[str, Any]
-    process: subprocess.Popen[str]
+    child: Child
 
 
 def worker_command(study: Study) -> list[str]:
@@ -166,14 +164,14 @@ def worker_command(study: Study) -> list[str]:
 class ChatWorker:
     """A worker process. It is started by the first question, and restarted after it has ended.
 
-    The command implements the protocol of :mod:`assistant_builder.chat.worker`.
+    The command implements the protocol of :mod:`assistant_builder.chat.answer_server`.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
-        self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._reader = threading.Thread()
         self._pending: dict[str, _PendingRequest] = {}
 
@@ -211,18 +209,18 @@ class ChatWorker:
         """Request the end of one answer."""
         with self._lock:
             if identity in self._pending:
-                _write(self._pending[identity].process, {"op": "stop", "id": identity})
+                self._pending[identity].child.send({"op": "stop", "id": identity})
 
     def close(self) -> None:
         """Kill the process, and end its pending answers with an error."""
         with self._lock:
-            process, self._process = self._process, None
+            child, self._child = self._child, None
             pending, self._pending = self._pending, {}
             for identity, entry in pending.items():
                 entry.stream.apply({"event": "error", "id": identity, "error": exit_error(0, "")})
             reader = self._reader
-        if process is not None:
-            process.kill()
+        if child is not None:
+            child.process.kill()
             reader.join()
 
     @property
@@ -234,61 +232,33 @@ class ChatWorker:
     def running(self) -> bool:
         """Whether the process is running."""
         with self._lock:
-            return self._process is not None and self._process.poll() is None
+            return self._child is not None and self._child.running
 
     def _submit(self, stream: ReplyStream, request: dict[str, Any]) -> None:
-        if self._process is None or self._process.poll() is not None:
-            self._process = self._start()
-        self._pending[request["id"]] = _PendingRequest(stream, request, self._process)
-        _write(self._process, request)
+        if self._child is None or not self._child.running:
+            self._child = Child(self._command, compute_environment())
+            self._reader = threading.Thread(target=self._read, args=(self._child,), daemon=True)
+            self._reader.start()
+        self._pending[request["id"]] = _PendingRequest(stream, request, self._child)
+        self._child.send(request)
 
-    def _start(self) -> subprocess.Popen[str]:
-        log = tempfile.TemporaryFile()
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-            env=compute_environment(),
-            start_new_session=True,  # Ctrl-C ends the page only; the worker ends when its pipe is closed
-        )
-        self._reader = threading.Thread(target=self._read, args=(process, log), daemon=True)
-        self._reader.start()
-        return process
-
-    def _read(self, process: subprocess.Popen[str], log: IO[bytes]) -> None:
+    def _read(self, child: Child) -> None:
         """Deliver the events of a process until it ends, then fail its pending requests."""
         idle = False
-        with process:  # closes the pipes and waits for the exit code
-            assert process.stdout is not None
-            for line in process.stdout:
-                event = json.loads(line)
-                idle = event["event"] == "idle"
-                if not idle:
-                    self._deliver(event)
-        with log:
-            said = last_line(log)
+        for event in child.events():
+            idle = event["event"] == "idle"
+            if not idle:
+                self._deliver(event)
         with self._lock:
-            if self._process is process:
-                self._process = None
-            orphans = {
-                identity: entry
-                for identity, entry in self._pending.items()
-                if entry.process is process
-            }
-            for identity, entry in orphans.items():
+            if self._child is child:
+                self._child = None
+            orphans = [each for each in self._pending.items() if each[1].child is child]
+            for identity, entry in orphans:
                 if idle:  # the process exited while the question was being sent
                     self._submit(entry.stream, entry.request)
                 else:
-                    self._deliver(
-                        {
-                            "event": "error",
-                            "id": identity,
-                            "error": exit_error(process.returncode, said),
-                        }
-                    )
+                    error = exit_error(child.process.returncode, child.last_words)
+                    self._deliver({"event": "error", "id": identity, "error": error})
 
     def _deliver(self, event: dict[str, Any]) -> None:
         with self._lock:
@@ -305,14 +275,6 @@ class ChatWorker:
                 {"event": "ahead", "id": identity, "ahead": ahead[entry.request["arm"]]}
             )
             ahead[entry.request["arm"]] += 1
-
-
-def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
-    """Write one line; if the process has ended, the thread that reads its events handles that."""
-    assert process.stdin is not None
-    with suppress(OSError, ValueError):  # ValueError: its reader has closed the pipe
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
 
 
 def exit_error(code: int, said: str) -> dict[str, Any]:

@@ -6,9 +6,12 @@ The browser stores conversations, so records are validated when they are read; i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
 from assistant_builder.data import Message
@@ -41,6 +44,15 @@ def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     )
 
 
+class Source(TypedDict):
+    """A fact."""
+
+    row: int
+    question: str
+    answer: str
+    similarity: float
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer."""
@@ -50,8 +62,7 @@ class Answer:
     tokens: int = 0
     seconds: float = 0.0
     first_token_seconds: float | None = None
-    # facts that a grounded assistant was given, the best first: ``{"row", "question", "answer", "similarity"}``
-    sources: tuple[dict[str, Any], ...] = ()
+    sources: tuple[Source, ...] = ()  # facts that a grounded assistant was given, the best first
     declined: bool = False  # whether it declined by its rule
 
 
@@ -88,6 +99,9 @@ class Turn:
     def identical(self) -> bool:
         """Whether both answers have the same text."""
         return len({self.answers[arm].text for arm in TWINS}) == 1 if self.votable else False
+
+
+_TURN = TypeAdapter(Turn)
 
 
 @dataclass(frozen=True)
@@ -133,50 +147,13 @@ def conversation_from_record(record: Any) -> Conversation:
     turns = []
     for entry in record if isinstance(record, list) else []:
         try:
-            turns.append(_turn(entry))
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
+            turn = _TURN.validate_python(entry)
+        except (ValueError, ConfigError):
             continue
+        if sorted(turn.sides) == sorted(DEFAULT_SIDES):
+            known = [name for name in (*ARMS, SHIPPED, BASE) if name in turn.answers]
+            turns.append(replace(turn, answers={name: turn.answers[name] for name in known}))
     return Conversation(tuple(turns[-MAX_TURNS:]))
-
-
-def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {
-        speaker: _answer(entry["answers"][speaker])
-        for speaker in (*ARMS, SHIPPED, BASE)
-        if speaker in entry["answers"]
-    }
-    for answer in answers.values():
-        if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
-            raise ValueError("an answer must be a text")
-        float(answer.seconds), float(answer.first_token_seconds or 0)
-    sides = tuple(entry["sides"])
-    if sorted(sides) != sorted(DEFAULT_SIDES) or not isinstance(entry["question"], str):
-        raise ValueError("sides must be both arms, and a question must be a text")
-    vote = entry["vote"]
-    if vote is not None and vote not in CHOICES:
-        raise ValueError(f"unknown vote {vote!r}")
-    return Turn(
-        entry["question"],
-        answers,
-        (sides[0], sides[1]),
-        bool(entry["blind"]),
-        vote,
-        str(entry["system"]),
-        Sampling(**entry["sampling"]),
-    )
-
-
-def _answer(entry: Mapping[str, Any]) -> Answer:
-    sources = tuple(
-        {
-            "row": int(source["row"]),
-            "question": str(source["question"]),
-            "answer": str(source["answer"]),
-            "similarity": float(source["similarity"]),
-        }
-        for source in entry.get("sources", ())
-    )
-    return Answer(**{**entry, "sources": sources, "declined": entry.get("declined") is True})
 
 
 def as_json(study: str, conversation: Conversation) -> str:

@@ -45,9 +45,8 @@ class Vote:
 
     time: str  # ISO 8601 time in UTC
     question: str
-    conversation: list[
-        dict[str, str]
-    ]  # messages that both assistants received; the last one is the question
+    # messages that both assistants received; the last one is the question
+    conversation: list[dict[str, str]]
     answers: dict[str, str]  # arm → answer
     sides: dict[str, str]  # ``a`` and ``b`` → arm on that side
     vote: Choice  # ``a`` or ``b`` (that side's answer is better), ``tie`` or ``both bad``
@@ -69,9 +68,8 @@ class Tally:
     ties: int = 0
     both_bad: int = 0
     outdated: int = 0  # votes on adapters that have been retrained since; not counted
-    repeated: int = (
-        0  # repeated votes on the same answers, after the sides were revealed; not counted
-    )
+    # repeated votes on the same answers, after the sides were revealed; not counted
+    repeated: int = 0
     p_value: float = 1.0  # of the votes that prefer one assistant, see vote_p_value
 
     @property
@@ -237,12 +235,10 @@ class RetrainingPlan:
     # corrections that are not used for training, since their question is in the held-out set; the test stays as it is,
     # because without the questions that it got wrong the served version would look better than an equal one
     left_out: tuple[Correction, ...] = ()
-    replaced: tuple[
-        int, ...
-    ] = ()  # rows of the training and validation data whose answer is replaced by a correction
-    taught: tuple[
-        Correction, ...
-    ] = ()  # corrections of ``trained`` that the training data have already
+    # rows of the training and validation data whose answer is replaced by a correction
+    replaced: tuple[int, ...] = ()
+    # corrections of ``trained`` that the training data have already
+    taught: tuple[Correction, ...] = ()
 
 
 def corrections_file(study: Study) -> Path:

@@ -324,10 +324,12 @@ def meanings(vectors: Any, similar: float = SIMILAR) -> Any:
         The number of each question's meaning, shape ``[n]``.
     """
     import numpy as np
+
+    # imported here because the import is slow
     from scipy.cluster.hierarchy import (
         fcluster,
         linkage,
-    )  # imported here because the import is slow
+    )
 
     vectors = np.asarray(vectors, dtype=np.float32)
     if len(vectors) < 2:

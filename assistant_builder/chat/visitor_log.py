@@ -202,9 +202,8 @@ class VisitorLog:
             with suppress(queue.Empty):
                 while len(entries) < 500:
                     entries.append(self._waiting.get_nowait())
-            rows = list(
-                self._rows(filter(None, entries))
-            )  # before the database is locked: masking takes time
+            # before the database is locked: masking takes time
+            rows = list(self._rows(filter(None, entries)))
             try:
                 with opened(self._path) as connection:
                     for row in rows:

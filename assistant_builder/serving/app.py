@@ -29,6 +29,7 @@ from assistant_builder.serving.schemas import (
     model_response,
     models_response,
     server_sent_event,
+    unknown_model,
     usage,
     validation_error,
 )
@@ -96,12 +97,7 @@ def make_app(
     async def model(model: str) -> dict[str, Any]:
         found = engine.models.find(model)
         if found is None:
-            raise ApiError(
-                404,
-                f"the model {reprlib.repr(model)} does not exist",
-                code="model_not_found",
-                param="model",
-            )
+            raise unknown_model(reprlib.repr(model))
         return model_response(found)
 
     @app.post("/v1/chat/completions")
@@ -120,9 +116,8 @@ def make_app(
                 return JSONResponse(
                     await _until_disconnect(request, _complete(prepared, chunks, metadata))
                 )
-            await _until_disconnect(
-                request, anext(chunks)
-            )  # an error before the first chunk has its own status
+            # an error before the first chunk has its own status
+            await _until_disconnect(request, anext(chunks))
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)
         return EventStream(_events(prepared, chunks, metadata, body.with_usage), chunks)

@@ -12,16 +12,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.redaction import API_KEY
-from assistant_builder.serving.schemas import ApiError
+from assistant_builder.serving.schemas import ApiError, unknown_host
 from assistant_builder.web.access import (
     AllowedHosts,
     is_cross_origin,
     is_from_this_machine,
     is_loopback,
 )
+from assistant_builder.web.connections import mark_trusted
 from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
-from assistant_builder.web.request_limits import TrustedProxies, format_size, mark_trusted
+from assistant_builder.web.request_limits import TrustedProxies, format_size
 
 API_KEY_VARIABLE = API_KEY
 MIN_KEY_LENGTH = 16
@@ -133,11 +134,8 @@ class ApiKeyMiddleware:
         await self._app(scope, replay_body(body, receive), send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
-            raise ApiError(
-                421,
-                "unknown host name; if it is a name of this server, start it with --allow-host NAME",
-            )
+        if not self._hosts.allows_request(headers):
+            raise unknown_host()
         if is_cross_origin(scope, headers):
             raise ApiError(403, "this request was sent by a web page of another origin")
         if scope["path"] == HEALTH_PATH:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from assistant_builder.chat.worker import IDLE_SECONDS, run_server
+from assistant_builder.chat.answer_server import IDLE_SECONDS, run_server
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.export_formats import shipped_file

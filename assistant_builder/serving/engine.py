@@ -22,7 +22,13 @@ from assistant_builder.errors import AssistantBuilderError, error_texts
 from assistant_builder.inference.session import Sampling
 from assistant_builder.retrieval.answering import alone
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
-from assistant_builder.serving.schemas import ApiError, ChatRequest, api_error_from_record
+from assistant_builder.serving.schemas import (
+    ApiError,
+    ChatRequest,
+    api_error_from_record,
+    too_many,
+    unknown_model,
+)
 
 Health = Literal["ok", "loading", "failed"]
 _TOKENIZER_THREADS = 2
@@ -49,12 +55,10 @@ class StreamChunk:
     text: str
     tokens: int  # tokens generated so far
     finish: Literal["stop", "length"] | None = None  # reason of the end; None before the end
-    grounding: dict[str, Any] | None = (
-        None  # at the end of a grounded answer: ``declined``, and ``sources`` if allowed
-    )
-    prompt_tokens: int | None = (
-        None  # at the end of a grounded answer: tokens of the prompt with the facts
-    )
+    # at the end of a grounded answer: ``declined``, and ``sources`` if allowed
+    grounding: dict[str, Any] | None = None
+    # at the end of a grounded answer: tokens of the prompt with the facts
+    prompt_tokens: int | None = None
 
 
 class StopSequenceFilter:
@@ -175,12 +179,7 @@ class Engine:
         """
         assistant = self.models.find(body.model)
         if assistant is None:
-            raise ApiError(
-                404,
-                f"the model {body.model!r} does not exist; there are: {', '.join(self.models.ids)}",
-                code="model_not_found",
-                param="model",
-            )
+            raise unknown_model(f"{body.model!r}", f"; there are: {', '.join(self.models.ids)}")
         limits = self._limits[assistant.id]
         sampling = body.sampling(limits.longest_answer)
         messages = body.conversation(limits.system)
@@ -217,12 +216,8 @@ class Engine:
         """
         name = request.assistant.id
         if self._open[name] >= self._waiting + self.slots:
-            raise ApiError(
-                429,
-                f"{self._waiting} requests to {name} are waiting already",
-                code="rate_limit_exceeded",
-                retry_seconds=_RETRY_SECONDS,
-            )
+            what = f"{self._waiting} requests to {name} are waiting already"
+            raise too_many(what, retry_seconds=_RETRY_SECONDS)
         self._open[name] += 1
         exchanges: list[ReplyStream] = []
         stop_filter, begun = StopSequenceFilter(request.stops), False
@@ -305,11 +300,12 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
         await changed.wait()
 
 
-def start_worker(models: ModelRegistry) -> ChatWorker:
-    """The process with the models of these assistants."""
+def start_worker(
+    models: ModelRegistry, module: str = "assistant_builder.serving.shared_models", **settings: Any
+) -> ChatWorker:
+    """The process with these assistants; ``module`` calls :func:`run_models` and gets the settings."""
     assistants = [
         [each.id, str(each.folder), each.arm, each.approach] for each in models.assistants
     ]
-    return ChatWorker(
-        python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants))
-    )
+    words = json.dumps({"assistants": assistants, **settings})
+    return ChatWorker(python_command("-m", module, words))

@@ -7,23 +7,16 @@ declining as the PyTorch backend does; each file is loaded by a process of its o
 
 from __future__ import annotations
 
-import argparse
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_json
+from assistant_builder.chat.answer_server import run_models
 from assistant_builder.chat.ask import context_tokens
-from assistant_builder.chat.client import ChatWorker
-from assistant_builder.chat.worker import run_server
-from assistant_builder.child_process import (
-    compute_environment,
-    configure_libraries,
-    python_command,
-    run_program,
-)
+from assistant_builder.child_process import compute_environment, python_command, run_program
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.export.gguf import DEFAULT_TYPE, GGUF, GgufFiles, heldout_prompts
@@ -35,6 +28,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.serving.engine import start_worker
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
@@ -215,17 +209,9 @@ def serve_with_llamacpp(
     require_llamacpp()
     slots = config.slots or SLOTS
 
-    def start(chosen: ModelRegistry) -> ChatWorker:
-        settings = {
-            "assistants": [
-                [each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants
-            ],
-            "type": config.type,
-            "slots": slots,
-            "context": config.context,
-        }
-        return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
-
+    start = partial(
+        start_worker, module=__name__, type=config.type, slots=slots, context=config.context
+    )
     serve_with(start, models, config, key, slots=slots, as_json=as_json)
 
 
@@ -238,34 +224,5 @@ LLAMACPP = ServingBackend(
 )
 
 
-def main() -> None:
-    """Start the worker."""
-    parser = argparse.ArgumentParser(
-        description="Answer questions with GGUF files of trained assistants."
-    )
-    parser.add_argument(
-        "settings",
-        help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
-        "type, slots, context",
-    )
-    settings = json.loads(parser.parse_args().settings)
-    configure_libraries()
-    session = LlamaCppSession(
-        {
-            name: (Study(Path(folder), approach), arm)
-            for name, folder, arm, approach in settings["assistants"]
-        },
-        type=settings["type"],
-        slots=settings["slots"],
-        context=settings["context"],
-    )
-    run_server(
-        session,
-        idle_seconds=threading.TIMEOUT_MAX,
-        exit_on_run=False,  # ends with the server
-        concurrency=settings["slots"],
-    )
-
-
 if __name__ == "__main__":
-    main()
+    run_models(LlamaCppSession)

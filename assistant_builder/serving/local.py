@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import uvicorn
 
@@ -19,7 +20,7 @@ from assistant_builder.serving.registry import ModelRegistry, prompt_limits
 from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.serving.widget import PAGE_PATH, embedding, site_token, widget_assistant
 from assistant_builder.web.access import listen, server_url
-from assistant_builder.web.request_limits import ConnectionLimits, limited_config
+from assistant_builder.web.connections import limited_config
 
 _SHUTDOWN_SECONDS = 3
 """Time for unfinished answers when the server stops."""
@@ -51,11 +52,12 @@ def serve_with(
     slots: int = 1,
     as_json: bool = False,
     without_key: bool | None = None,
+    announce: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> None:
     """Serve models until interrupted, and the versions that are published meanwhile.
 
     ``start`` starts the worker process of models, which answers ``slots`` questions to each at a time; ``without_key``
-    is that of :func:`make_app`.
+    is that of :func:`make_app`; ``announce`` gets :func:`ready_text` once requests are accepted.
 
     Raises:
         ConfigError: Other machines could use it without a key, or the address is not available.
@@ -80,7 +82,7 @@ def serve_with(
         server = _Server(
             limited_config(
                 make_app(engine, config, digest, without_key=without_key),
-                ConnectionLimits(),
+                listener,
                 proxy=config.proxy,
                 log_level="warning",
                 access_log=False,
@@ -90,7 +92,7 @@ def serve_with(
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             ),
             [f"warning: {line}" for line in notes],
-            ready,
+            partial(announce, ready),
         )
         with suppress(KeyboardInterrupt):  # uvicorn has stopped and re-raises the signal
             server.run(sockets=[listener])
@@ -126,15 +128,17 @@ def ready_text(
 class _Server(uvicorn.Server):
     """A server that prints a line when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, warnings: list[str], ready: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, warnings: list[str], announce: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._warnings, self._ready = warnings, ready
+        self._warnings, self._announce = warnings, announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for line in self._warnings:
             print(line, file=sys.stderr)
-        print(self._ready, flush=True)
+        self._announce()
 
 
 LOCAL = ServingBackend(

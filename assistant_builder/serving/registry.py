@@ -39,9 +39,8 @@ class ServedModel:
     grounded: bool = False  # whether it looks facts up
     shows_sources: bool = False  # whether completions may contain the facts that were found
     approach: Approach | None = None  # of the assistant; None for the main one
-    first: Path | None = (
-        None  # folder of the first study of its versions; None if it is not served as one of them
-    )
+    # folder of the first study of its versions; None if it is not served as one of them
+    first: Path | None = None
     lookup: str = ""  # stamp of its rule and index as evaluated; "" before the evaluation
 
     @property
@@ -217,9 +216,8 @@ class PromptLimits:
     system: str  # the system prompt that the assistants were trained with; empty without one
     close: Callable[[], None] = lambda: None  # ends the processes that count
     conversations: bool = False  # whether the assistants read earlier turns
-    longest_answer: int = (
-        Sampling().max_new_tokens
-    )  # most tokens of an answer, unless a request sets its own limit
+    # most tokens of an answer, unless a request sets its own limit
+    longest_answer: int = Sampling().max_new_tokens
 
 
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:

@@ -72,6 +72,24 @@ class ApiError(Exception):
         return JSONResponse(self.to_record(), self.status, headers)
 
 
+def too_many(message: str, *, retry_seconds: int) -> ApiError:
+    """The response to a request that has to be sent again later."""
+    return ApiError(429, message, code="rate_limit_exceeded", retry_seconds=retry_seconds)
+
+
+def unknown_model(name: str, more: str = "") -> ApiError:
+    """The response to a request for a model that is not served; ``name`` is quoted for the message."""
+    message = f"the model {name} does not exist{more}"
+    return ApiError(404, message, code="model_not_found", param="model")
+
+
+def unknown_host() -> ApiError:
+    """The response to a request under a name that is not the server's."""
+    return ApiError(
+        421, "unknown host name; if it is a name of this server, start it with --allow-host NAME"
+    )
+
+
 def api_error(error: AssistantBuilderError, *, kind: str | None = None) -> ApiError:
     """The response to an error of the product; ``kind`` is the name of its class if it comes from another process."""
     named = kind or type(error).__name__

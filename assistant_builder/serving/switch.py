@@ -71,9 +71,8 @@ class EngineSwitch:
         """Generate an answer with the version that is served now; see :meth:`Engine.generate`."""
         engine = self._engine
         assistant = engine.models.find(request.assistant.id)
-        if (
-            assistant is not None
-        ):  # another version than when the request was checked, if that is replaced since
+        if assistant is not None:
+            # another version than when the request was checked, if that is replaced since
             request = replace(request, assistant=assistant)
         async with aclosing(engine.generate(request)) as chunks:
             async for chunk in chunks:
@@ -100,9 +99,8 @@ class EngineSwitch:
                 names = dict.fromkeys(each.folder.name for each in engine.models.assistants)
                 for line in (f"serves {', '.join(names)} now", *engine.models.warnings):
                     _report(line)
-                task = asyncio.create_task(
-                    self._drain(old)
-                )  # not awaited: an undo must not wait for a long answer
+                # not awaited: an undo must not wait for a long answer
+                task = asyncio.create_task(self._drain(old))
                 self._draining.add(task)
                 task.add_done_callback(self._draining.discard)
 

@@ -17,19 +17,17 @@ of an 8B model.
 
 from __future__ import annotations
 
-import argparse
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_json
+from assistant_builder.chat.answer_server import run_models
 from assistant_builder.chat.ask import context_tokens
-from assistant_builder.chat.client import ChatWorker
-from assistant_builder.chat.worker import run_server
-from assistant_builder.child_process import configure_libraries, python_command
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import VLLM_RANKS
@@ -42,6 +40,7 @@ from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import METHODS
+from assistant_builder.serving.engine import start_worker
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
@@ -84,9 +83,8 @@ def _need(name: str, study: Study, arm: str) -> _Need:
             remedy="Serve it on this machine or on a Ray cluster",
         )
     trained = str(read_json(study.arm_folder(arm) / "summary.json", ArmSummary)["compute_dtype"])
-    dtype = (
-        trained if trained in ("float16", "bfloat16") else "auto"
-    )  # vLLM supports no other dtype for adapters
+    # vLLM supports no other dtype for adapters
+    dtype = trained if trained in ("float16", "bfloat16") else "auto"
     return _Need(model.base, model.revision, allows_code(model), storage, dtype)
 
 
@@ -249,16 +247,7 @@ def serve_with_vllm(
     require_vllm()
     slots = config.slots or SLOTS
 
-    def start(chosen: ModelRegistry) -> ChatWorker:
-        settings = {
-            "assistants": [
-                [each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants
-            ],
-            "slots": slots,
-            "context": config.context,
-        }
-        return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
-
+    start = partial(start_worker, module=__name__, slots=slots, context=config.context)
     # the next version would need a second vLLM, and one takes nearly all memory of its GPU
     serve_with(start, replace(models, select=None), config, key, slots=slots, as_json=as_json)
 
@@ -272,32 +261,5 @@ VLLM = ServingBackend(
 )
 
 
-def main() -> None:
-    """Start the worker."""
-    parser = argparse.ArgumentParser(
-        description="Answer questions with trained assistants in vLLM."
-    )
-    parser.add_argument(
-        "settings",
-        help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
-        "slots, context",
-    )
-    settings = json.loads(parser.parse_args().settings)
-    configure_libraries()
-    session = VllmSession(
-        {
-            name: (Study(Path(folder), approach), arm)
-            for name, folder, arm, approach in settings["assistants"]
-        },
-        settings["context"],
-    )
-    run_server(
-        session,
-        idle_seconds=threading.TIMEOUT_MAX,
-        exit_on_run=False,  # ends with the server
-        concurrency=settings["slots"],
-    )
-
-
 if __name__ == "__main__":
-    main()
+    run_models(lambda assistants, slots, context: VllmSession(assistants, context))

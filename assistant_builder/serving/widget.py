@@ -41,6 +41,8 @@ from assistant_builder.serving.schemas import (
     Feedback,
     Label,
     server_sent_event,
+    too_many,
+    unknown_host,
     validation_error,
 )
 from assistant_builder.study import Study
@@ -103,19 +105,10 @@ class VisitorLimits:
         limits, now = self._limits, self._clock()
         recent = [when for when in self._asked.get(address, ()) if now - when < limits.seconds]
         if self._open.get(address, 0) >= limits.open:
-            raise ApiError(
-                429,
-                "wait for the answers to your other questions",
-                code="rate_limit_exceeded",
-                retry_seconds=5,
-            )
+            raise too_many("wait for the answers to your other questions", retry_seconds=5)
         if len(recent) >= limits.questions:
-            raise ApiError(
-                429,
-                "too many questions",
-                code="rate_limit_exceeded",
-                retry_seconds=max(1, round(limits.seconds - (now - recent[0]))),
-            )
+            seconds = round(limits.seconds - (now - recent[0]))
+            raise too_many("too many questions", retry_seconds=max(1, seconds))
         self._asked[address] = [*recent, now]
         self._asked.move_to_end(address)
         while (
@@ -142,9 +135,7 @@ class Line:
     def join(self) -> object:
         """A ticket of a new question; raises ApiError if too many wait."""
         if len(self._tickets) >= self._most:
-            raise ApiError(
-                429, "too many people are asking", code="rate_limit_exceeded", retry_seconds=15
-            )
+            raise too_many("too many people are asking", retry_seconds=15)
         ticket = object()
         self._tickets[ticket] = asyncio.Event()
         return ticket
@@ -257,12 +248,8 @@ class Widget:
     ) -> tuple[ASGIApp, Receive]:
         origin, path = headers.get("origin"), scope["path"]
         try:
-            if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
-                raise ApiError(
-                    421,
-                    "unknown host name; if it is a name of this server, start it with --allow-host "
-                    "NAME",
-                )
+            if not self._hosts.allows_request(headers):
+                raise unknown_host()
             if path in (SCRIPT_PATH, PAGE_PATH):
                 if scope["method"] not in ("GET", "HEAD"):
                     raise ApiError(405, "this address is read with GET")
@@ -391,9 +378,8 @@ class Widget:
             raise ApiError(
                 400, f"a question has at most {MAX_QUESTION} characters", param="messages"
             )
-        ticket = (
-            self._line.join()
-        )  # first: a full queue costs a visitor none of the questions of an address
+        # first: a full queue costs a visitor none of the questions of an address
+        ticket = self._line.join()
         try:
             self._visitors.enter(address)
         except ApiError:

@@ -43,6 +43,7 @@ from assistant_builder.web.access import (
     is_readable_by_others,
     listen,
 )
+from assistant_builder.web.connections import limited_config
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
 from assistant_builder.web.middleware import (
@@ -53,7 +54,7 @@ from assistant_builder.web.middleware import (
     ProxyMiddleware,
     user_of,
 )
-from assistant_builder.web.request_limits import TrustedProxies, limited_config
+from assistant_builder.web.request_limits import TrustedProxies
 from assistant_builder.web.sessions import SESSION, NameOwners
 from assistant_builder.web.token_login import TokenLogin
 
@@ -328,7 +329,7 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     app, stop = page_app(build(), access)
     config = limited_config(
         app,
-        access.connections,
+        listener,
         proxy=access.proxy,
         log_level="warning",
         access_log=False,

@@ -19,8 +19,9 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.web.connections import Listener
 from assistant_builder.web.passwords import PasswordHash, parse_address
-from assistant_builder.web.request_limits import ConnectionLimits, Limits, TrustedProxies
+from assistant_builder.web.request_limits import Limits, TrustedProxies
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -98,6 +99,11 @@ class AllowedHosts:
             names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
         self._names = {name.strip("[] ").rstrip(".").lower() for name in names} - {""}
 
+    def allows_request(self, headers: Headers) -> bool:
+        """Whether a request has one Host header, which names this server."""
+        hosts = headers.getlist("host")
+        return len(hosts) == 1 and self.allows(hosts[0])
+
     def allows(self, header: str | None) -> bool:
         """Whether a Host header (``name[:port]``) names this server."""
         name = split_host(header or "")[0]
@@ -157,13 +163,13 @@ def server_url(host: str, port: int, scheme: str = "http") -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> Listener:
     """Open a listening socket (port 0: a free one), in whose backlog connections wait; raises ConfigError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, protocol)
+        listener = Listener(family, kind, protocol)
     except OSError as error:
         raise _unknown_host_error(host) from error
     try:
@@ -212,20 +218,16 @@ class Access:
     port: int = 7860  # port to listen on; 0 selects a free one
     user: str | None = None  # user who may log in; without one, the page's address has a token
     password: PasswordHash | None = None
-    allow_without_password: bool = (
-        False  # whether everyone may open the page, without a password and without the token
-    )
-    allowed_hosts: tuple[
-        str, ...
-    ] = ()  # additional host names of the server, such as that of a reverse proxy
+    # whether everyone may open the page, without a password and without the token
+    allow_without_password: bool = False
+    # additional host names of the server, such as that of a reverse proxy
+    allowed_hosts: tuple[str, ...] = ()
     proxy: str = ""  # address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted
     certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS
     key: Path | None = None  # PEM file with the private key of the certificate
     limits: Limits = field(default_factory=Limits.from_environment)
-    connections: ConnectionLimits = ConnectionLimits()
-    token: str = field(
-        default_factory=lambda: secrets.token_hex(24), repr=False
-    )  # random at each start
+    # random at each start
+    token: str = field(default_factory=lambda: secrets.token_hex(24), repr=False)
 
     @property
     def needs_token(self) -> bool:

@@ -38,8 +38,9 @@ from assistant_builder.web.access import (
     is_from_this_machine,
     split_host,
 )
+from assistant_builder.web.connections import mark_trusted
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import Limits, TrustedProxies, format_size, mark_trusted
+from assistant_builder.web.request_limits import Limits, TrustedProxies, format_size
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
 
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
@@ -75,14 +76,11 @@ class BodyLimitMiddleware:
         ):
             return await self._app(scope, receive, send)
         announced = Headers(scope=scope).get("content-length", "")
-        body = (
-            b"" if not announced.isdigit() or int(announced) <= self._limits.message_bytes else None
-        )
-        if body is not None:
-            try:
-                body = await read_body(receive, self._limits.message_bytes)
-            except ClientDisconnect:
-                return
+        try:
+            too_large = announced.isdigit() and int(announced) > self._limits.message_bytes
+            body = None if too_large else await read_body(receive, self._limits.message_bytes)
+        except ClientDisconnect:
+            return
         error = self._check_body(scope, body)
         if error is not None:
             return await error(scope, receive, send)
@@ -208,10 +206,12 @@ class Login(ABC):
     Attributes:
         wrong: Error message for wrong credentials.
         needed: Error message for programs that send none.
+        over: Message of the form after the end of a session.
     """
 
     wrong: str
     needed: str
+    over: str
 
     def __init__(
         self,
@@ -226,10 +226,6 @@ class Login(ABC):
     @abstractmethod
     async def _check(self, request: Request, form: Mapping[str, str]) -> Response | None:
         """Check what was typed into the form; None if it is correct."""
-
-    @abstractmethod
-    def _notices(self) -> dict[str, str]:
-        """Why the form is shown: after a logout (``out``), or because the session is over (``over``)."""
 
     @abstractmethod
     def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
@@ -276,12 +272,11 @@ class Login(ABC):
         )
 
     def _show_form(self, request: Request) -> Response:
+        after, said = (request.query_params.get(name, "") for name in ("next", "said"))
         if self.session(request.scope) is not None:
-            return RedirectResponse(
-                redirect_target(request.query_params.get("next", "")), status_code=303
-            )
-        status = self._notices().get(request.query_params.get("said", ""), "")
-        return self._page(request, request.query_params.get("next", ""), notice=status)
+            return RedirectResponse(redirect_target(after), status_code=303)
+        notices = {"out": t("You are logged out."), "over": t(self.over)}
+        return self._page(request, after, notice=notices.get(said, ""))
 
     def _page(
         self,
@@ -294,9 +289,7 @@ class Login(ABC):
     ) -> Response:
         """The form; ``after`` is the query string of the page to open next."""
         failed = status >= 400
-        described = (
-            Markup('aria-describedby="notice" aria-invalid="true"') if failed else Markup("")
-        )
+        described = Markup('aria-describedby="notice" aria-invalid="true"' if failed else "")
         ask, fields, log_in = self._fields(request, described)
         message = Markup('<p role="{}" id="notice">{}</p>').format(
             "alert" if failed else "status", notice
@@ -318,18 +311,13 @@ class Login(ABC):
     async def _log_in(self, request: Request) -> Response:
         try:
             body = await read_body(request.receive, _MAX_FORM_BYTES)
-            form = (
-                None
-                if body is None
-                else dict(
-                    parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20)
-                )
-            )
+            text = (body or b"").decode("utf-8")
+            form = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=20))
         except ClientDisconnect:
             return Response(status_code=400)
         except ValueError:
-            form = None
-        if form is None:
+            body = None
+        if body is None:
             return JSONResponse({"detail": "Not a login form"}, status_code=413)
         return await self._check(request, form) or self._let_in(request, form.get("next", ""))
 
@@ -359,16 +347,21 @@ class Login(ABC):
             if _wants_page(request) or request.method != "POST"
             else JSONResponse({"success": True})
         )
+        self._set_cookie(
+            request, response, self.sessions.create(self.user), int(self.sessions.longest_seconds)
+        )
+        return response
+
+    @staticmethod
+    def _set_cookie(request: Request, response: Response, token: str, seconds: int) -> None:
         response.set_cookie(
             cookie_name(request.scope),
-            self.sessions.create(self.user),
-            max_age=int(self.sessions.longest_seconds),
-            path="/",
+            token,
+            max_age=seconds,
             secure=_secure(request.scope),
             httponly=True,
             samesite="strict",
         )
-        return response
 
     def _too_many_attempts(self, request: Request, after: str, wait: float) -> Response:
         seconds = int(wait) + 1
@@ -389,13 +382,7 @@ class Login(ABC):
         response = RedirectResponse(
             "/login?said=out", status_code=303, headers={"Clear-Site-Data": '"cache"'}
         )
-        response.delete_cookie(
-            cookie_name(request.scope),
-            path="/",
-            secure=_secure(request.scope),
-            httponly=True,
-            samesite="strict",
-        )
+        self._set_cookie(request, response, "", 0)
         return response
 
     def _keep_alive(self, request: Request) -> Response:
@@ -414,6 +401,9 @@ class PasswordLogin(Login):
 
     wrong = N_("The user name or password is incorrect.")
     needed = "Log in first"
+    over = N_(
+        "You were logged out after a period of inactivity. Your data is safe, and runs continue."
+    )
 
     def __init__(
         self,
@@ -435,19 +425,8 @@ class PasswordLogin(Login):
                 self._password.matches, form.get("password", "")
             )
         user_matches = hmac.compare_digest(_bytes(form.get("username", "")), _bytes(self.user))
-        return (
-            None
-            if password_matches and user_matches
-            else self._wrong(request, form.get("next", ""))
-        )
-
-    def _notices(self) -> dict[str, str]:
-        return {
-            "out": t("You are logged out."),
-            "over": t(
-                "You were logged out after a period of inactivity. Your data is safe, and runs continue."
-            ),
-        }
+        right = password_matches and user_matches
+        return None if right else self._wrong(request, form.get("next", ""))
 
     def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
         return (
@@ -567,7 +546,7 @@ class AuthMiddleware:
 
     def _reject(self, scope: Scope, headers: Headers) -> Response | None:
         name = headers.get("host")
-        if not self._hosts.allows(name) or len(headers.getlist("host")) != 1:
+        if not self._hosts.allows_request(headers):
             shown = (name or "").encode("ascii", errors="replace").decode("ascii")[:100]
             return PlainTextResponse(
                 f"{shown!r} is not a known host name of this server. If it should be, start Assistant Builder with "

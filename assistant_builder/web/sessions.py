@@ -37,9 +37,8 @@ class Session:
     active: float
     # callbacks that end responses which are still being sent, such as event streams
     open_responses: set[Callable[[], None]] = field(default_factory=set)
-    name: str = field(
-        default_factory=lambda: secrets.token_hex(8)
-    )  # random identifier; not a secret
+    # random identifier; not a secret
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 class Sessions:

@@ -41,6 +41,10 @@ class TokenLogin(Login):
     """
 
     wrong = N_("This token is wrong. Each start of Assistant Builder makes a new one.")
+    over = N_(
+        "This window has lost access, most likely because Assistant Builder was restarted. Your data "
+        "is safe, and runs continue."
+    )
     needed = "Open the address with the token that the server printed, or send Authorization: Bearer TOKEN"
 
     def __init__(
@@ -68,9 +72,8 @@ class TokenLogin(Login):
         """Remember the browser, and open the address without the token."""
         query = request.query_params.multi_items()
         after = urlencode([(name, value) for name, value in query if name != TOKEN_PARAMETER])
-        if (
-            self.session(request.scope) is not None
-        ):  # a new session would end those of the browser's other windows
+        if self.session(request.scope) is not None:
+            # a new session would end those of the browser's other windows
             return RedirectResponse(redirect_target(after), 303)
         form = {"token": request.query_params[TOKEN_PARAMETER], "next": after}
         return await self._check(request, form) or self._let_in(request, after)
@@ -87,15 +90,6 @@ class TokenLogin(Login):
 
     def _matches(self, token: str) -> bool:
         return hmac.compare_digest(_digest(token), self._digest)
-
-    def _notices(self) -> dict[str, str]:
-        return {
-            "out": t("You are logged out."),
-            "over": t(
-                "This window has lost access, most likely because Assistant Builder was restarted. Your data "
-                "is safe, and runs continue."
-            ),
-        }
 
     def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
         return (

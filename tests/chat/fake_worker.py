@@ -11,7 +11,7 @@ ROOT = Path(assistant_builder.__file__).parents[1]
 FAKE_WORKER = """
 import os, signal, sys, time
 from assistant_builder.inference.session import Chunk, Memory
-from assistant_builder.chat.worker import run_server
+from assistant_builder.chat.answer_server import run_server
 from assistant_builder.errors import ModelError
 
 class Parrot:

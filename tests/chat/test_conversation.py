@@ -48,7 +48,7 @@ def test_a_conversation_survives_the_round_trip_to_the_browser() -> None:
         {"vote": "c"},
         {"sides": ["lora", "lora"]},
         {"sampling": {"temperature": -1}},
-        {"sampling": {"beams": 4}},
+        {"sampling": {"top_p": "much"}},
         {"answers": None},
         {"answers": {"lora": {"text": "x", "seconds": "soon"}}},
     ],

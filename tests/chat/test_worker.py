@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import write_text
+from assistant_builder.chat.answer_server import Server
 from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream, WorkerPool, exit_error
-from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
@@ -379,7 +379,7 @@ def test_the_pool_keeps_one_process_and_renews_it_when_a_file_changes_that_it_re
 def test_neither_side_of_the_page_imports_torch() -> None:
     check = textwrap.dedent("""
         import sys
-        import assistant_builder.chat.client, assistant_builder.chat.worker
+        import assistant_builder.chat.client, assistant_builder.chat.answer_server
         assert not {"torch", "transformers", "gradio"} & set(sys.modules)
     """)
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)

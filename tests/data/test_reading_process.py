@@ -184,8 +184,8 @@ def test_a_crash_of_a_library_is_a_sentence(write: Write, limited: Start) -> Non
         while not process._ready:
             time.sleep(0.01)
         time.sleep(0.3)
-        assert process._process is not None
-        os.kill(process._process.pid, signal.SIGSEGV)
+        assert process._child is not None
+        os.kill(process._child.process.pid, signal.SIGSEGV)
 
     thread = threading.Thread(target=crash)
     thread.start()
@@ -207,8 +207,8 @@ def test_the_process_gets_no_secrets(
         monkeypatch.setenv(name, "canary")
     process = limited()
     load_pairs(write("good.csv", "question,answer\nq,a\n"))
-    assert process._process is not None
-    environment = psutil.Process(process._process.pid).environ()
+    assert process._child is not None
+    environment = psutil.Process(process._child.process.pid).environ()
     assert "canary" not in environment.values() and environment["PATH"] == os.environ["PATH"]
 
 

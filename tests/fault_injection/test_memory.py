@@ -15,7 +15,7 @@ import json, os
 import torch  # memory of the libraries does not count
 from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.inference.session import ChatSession
-from assistant_builder.chat.worker import Server
+from assistant_builder.chat.answer_server import Server
 from assistant_builder.models import loading
 from assistant_builder.study import Study
 from assistant_builder.training import train

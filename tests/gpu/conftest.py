@@ -1,4 +1,4 @@
-"""Fixtures of the suite for machines with a GPU: ``make gpu``; docs/gpu.md describes it, and dry runs without a GPU.
+"""Fixtures of the suite for machines with a GPU; docs/gpu.md describes it, and dry runs without a GPU.
 
 Every case uses the command line, the process of a step, or the files of a study. Models run in child processes, so that
 cases do not share memory.

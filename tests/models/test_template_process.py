@@ -165,7 +165,7 @@ def test_it_ends_when_nobody_asks_and_starts_again(
 ) -> None:
     there = limited(processes, hostile_base(tmp_path / "base"), idle_seconds=0.2)
     assert there.prompt_tokens(ASKED) > 5
-    first = processes[0]._process
+    first = processes[0]._child.process
     assert first is not None and first.wait(10) != 0
     assert there.prompt_tokens(ASKED) > 5
 
@@ -173,7 +173,7 @@ def test_it_ends_when_nobody_asks_and_starts_again(
 def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     process = TemplateProcess(hostile_base(tmp_path / "base"))
     assert LimitedChatTokenizer(process).prompt_tokens(ASKED) > 5
-    child = process._process
+    child = process._child.process
     assert child is not None and child.stdin is not None
     child.stdin.close()  # as the system closes it however the parent ends
     assert child.wait(10) == 0
@@ -193,11 +193,11 @@ def test_closing_while_it_answers_ends_it_after_the_answer(
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while processes[0]._process is None:
+    while processes[0]._child is None:
         time.sleep(0.01)
     processes[0].close()
     thread.join(20)
-    assert len(found) == 1 and processes[0]._process.poll() is not None
+    assert len(found) == 1 and processes[0]._child.process.poll() is not None
 
 
 def test_no_module_of_the_current_folder_runs(
@@ -226,14 +226,14 @@ def test_it_gets_no_secrets(
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "SOME_API_KEY"):
         monkeypatch.setenv(name, "canary")
     limited(processes, hostile_base(tmp_path / "base")).chat_template()
-    assert processes[0]._process is not None
-    assert "canary" not in psutil.Process(processes[0]._process.pid).environ().values()
+    assert processes[0]._child is not None
+    assert "canary" not in psutil.Process(processes[0]._child.process.pid).environ().values()
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads Linux's own account")
 def test_the_system_holds_the_limit(processes: list[TemplateProcess], tmp_path: Path) -> None:
     limited(processes, hostile_base(tmp_path / "base"), memory=2**30).chat_template()
-    child = processes[0]._process
+    child = processes[0]._child.process
     assert child is not None
     assert psutil.Process(child.pid).rlimit(psutil.RLIMIT_AS) == (2**30, 2**30)
     assert os.getsid(child.pid) == child.pid, "Ctrl-C in the terminal is the server's"

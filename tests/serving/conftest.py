@@ -20,7 +20,7 @@ from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel
 from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.web.access import listen
-from assistant_builder.web.request_limits import ConnectionLimits, limited_config
+from assistant_builder.web.connections import limited_config
 from tests.chat.fake_worker import parrot_command
 
 LONGEST = 50
@@ -86,10 +86,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         served = models(folder)
         engine = Engine(served, dict.fromkeys(served.ids, limits()), waiting, worker)
         made = app(switch or engine, config or ServingConfig(), digest_of(key) if key else None)
+        listener = listen("127.0.0.1", 0)
         server = uvicorn.Server(
             limited_config(
                 made,
-                ConnectionLimits(),
+                listener,
                 proxy=(config or ServingConfig()).proxy,
                 log_level="warning",
                 lifespan="on",
@@ -98,7 +99,6 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
                 timeout_graceful_shutdown=1,
             )
         )
-        listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
 

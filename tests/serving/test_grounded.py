@@ -19,7 +19,7 @@ SOURCE = {"row": 3, "question": "Where is the night bell?", "answer": SECRET, "s
 WORKER = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from assistant_builder.chat.worker import run_server
+from assistant_builder.chat.answer_server import run_server
 from assistant_builder.inference.session import Chunk, Memory
 
 FOUND = dict(sources=({SOURCE!r},), prompt_tokens=40)

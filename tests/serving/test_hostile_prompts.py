@@ -129,7 +129,7 @@ def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
 def test_the_first_request_finds_the_process_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from assistant_builder import limited_process
+    from assistant_builder import child_protocol
     from assistant_builder.data import Message
 
     started: list[object] = []
@@ -139,7 +139,7 @@ def test_the_first_request_finds_the_process_started(
         started.append(1)
         return popen(*words, **more)
 
-    monkeypatch.setattr(limited_process.subprocess, "Popen", start)
+    monkeypatch.setattr(child_protocol.subprocess, "Popen", start)
     limits = study_prompt_limits(
         with_data(new_study(model__base=str(hostile_base(tmp_path / "base"))))
     )

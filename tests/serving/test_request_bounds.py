@@ -16,7 +16,7 @@ import pytest
 from assistant_builder.chat.visitor_log import VisitorLog
 from assistant_builder.serving.engine import StopSequenceFilter
 from assistant_builder.serving.schemas import MAX_LABEL, MAX_MESSAGES, MAX_STOP, MAX_TEXT
-from assistant_builder.web.request_limits import AlikeLines
+from assistant_builder.web.connections import AlikeLines
 from tests.serving.conftest import Served
 from tests.serving.test_published import port_of, raw
 
@@ -234,7 +234,7 @@ def test_many_small_streams_that_nobody_reads_leave_the_server_usable(served: Se
 def test_a_client_does_not_fill_the_log_of_the_server(
     served: Served, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assistant_builder.web.request_limits._alike_lines", AlikeLines())
+    monkeypatch.setattr("assistant_builder.web.connections._alike_lines", AlikeLines())
     for _ in range(30):
         raw(port_of(served.url), "GET\r\nX")
         raw(

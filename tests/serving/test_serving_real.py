@@ -17,7 +17,7 @@ import pytest
 from assistant_builder.chat.ask import ask_arms
 from assistant_builder.data import Message
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.serving.worker import SharedSession
+from assistant_builder.serving.shared_models import SharedSession
 from assistant_builder.study import Study
 from tests.export.tiny import tiny_base, tiny_study
 

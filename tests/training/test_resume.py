@@ -59,7 +59,7 @@ def adapter(study: Study) -> str:
 def test_killed_and_cancelled_runs_resume_to_the_same_bytes(
     small_study: Study, tmp_path: Path
 ) -> None:
-    """On a base of two layers, whose trainings start sooner; ``make soak`` kills trainings of the bundled one."""
+    """On a base of two layers, whose trainings start sooner; tests.fault_injection kills those of the bundled one."""
     half = 60
     base = str(tiny_base(tmp_path / "base"))
     small_study.write_config(

@@ -22,7 +22,7 @@ from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import Rescore
 from assistant_builder.export_formats import ExportSpec, export_specs
-from assistant_builder.serving.child import EndpointState
+from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.study import Study
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.export.view import (

@@ -6,7 +6,6 @@ Clients that disconnect during a request or its response leave no traceback in t
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import select
@@ -218,7 +217,7 @@ def test_visitors_behind_the_proxy_of_the_endpoint_are_not_one_client(
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """``/in``: lets the request in, and reads its body; ``/much``: an answer of 16 MB."""
-    from assistant_builder.web.request_limits import mark_trusted
+    from assistant_builder.web.connections import mark_trusted
 
     if scope["type"] == "lifespan":
         while (await receive())["type"] != "lifespan.shutdown":
@@ -242,31 +241,13 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-@pytest.fixture(params=["httptools", "h11"])
-def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """uvicorn's protocol with httptools, and without, as where Ray is not installed."""
-    import assistant_builder.web.request_limits as module
-
-    if request.param == "httptools":
-        pytest.importorskip("httptools")
-    protocol = {"httptools": "HttpToolsProtocol", "h11": "H11Protocol"}[request.param]
-    implementation = importlib.import_module(f"uvicorn.protocols.http.{request.param}_impl")
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "uvicorn.protocols.http.auto.AutoHTTPProtocol", getattr(implementation, protocol)
-        )
-        importlib.reload(module)
-        yield
-    importlib.reload(module)
-
-
 @contextlib.contextmanager
 def limited(
     proxy: str = "", *, options: dict[str, Any] | None = None, **limits: Any
 ) -> Iterator[str]:
     """A server of :func:`app` whose limits are short."""
     from assistant_builder.web.access import listen
-    from assistant_builder.web.request_limits import ConnectionLimits, limited_config
+    from assistant_builder.web.connections import ConnectionLimits, limited_config
 
     short: dict[str, Any] = {
         "header_seconds": 1.5,
@@ -276,16 +257,18 @@ def limited(
         "waiting_per_client": 5,
         "waiting": 8,
     }
+    listener = listen("127.0.0.1", 0)
     config = limited_config(
         app,
-        ConnectionLimits(**{**short, **limits}),
+        listener,
         proxy=proxy,
+        limits=ConnectionLimits(**{**short, **limits}),
         lifespan="on",
         log_level="warning",
         timeout_graceful_shutdown=1,
         **(options or {}),
     )
-    server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
@@ -310,7 +293,6 @@ def dribble(connection: socket.socket, piece: bytes, seconds: float, pause: floa
     return time.monotonic() - began
 
 
-@pytest.mark.usefixtures("parser")
 def test_slow_headers_are_closed_also_after_a_first_request() -> None:
     with (
         limited() as url,
@@ -320,7 +302,6 @@ def test_slow_headers_are_closed_also_after_a_first_request() -> None:
             assert dribble(connection, b"X-A: b\r\n", 15) < 15
 
 
-@pytest.mark.usefixtures("parser")
 def test_bodies_below_the_minimum_rate_are_closed() -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\nConnection: close\r\n\r\n"
     with limited() as url, held(url, [head, head]) as (slow, steady):
@@ -333,7 +314,6 @@ def test_bodies_below_the_minimum_rate_are_closed() -> None:
         assert steady.recv(65536).endswith(b"900")
 
 
-@pytest.mark.usefixtures("parser")
 def test_an_endless_header_is_closed() -> None:
     with (
         limited(header_seconds=60.0, header_bytes=10_000) as url,
@@ -343,7 +323,6 @@ def test_an_endless_header_is_closed() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("parser")
 def test_a_response_that_is_not_read_is_closed() -> None:
     with limited() as url, held(url, [b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n"]) as (deaf,):
         time.sleep(8)
@@ -354,7 +333,6 @@ def test_a_response_that_is_not_read_is_closed() -> None:
         assert 0 < len(received) < 256 * 65536
 
 
-@pytest.mark.usefixtures("parser")
 def test_the_longest_waiting_untrusted_connection_of_a_client_is_closed() -> None:
     upload = b"POST /in HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\n"
     patient = {"header_seconds": 60.0, "body_seconds": 60.0}
@@ -379,7 +357,6 @@ def test_the_limit_per_client_does_not_apply_to_a_proxy(proxy: str, left: int) -
         assert sum(not is_closed(connection) for connection in connections) == left
 
 
-@pytest.mark.usefixtures("parser")
 def test_the_client_with_the_most_connections_loses_one_at_the_total_limit() -> None:
     """Other addresses of the loopback stand for other clients."""
     with limited(header_seconds=60.0, waiting=6) as url, held(url, [HALF_HEADER] * 2) as few:
@@ -405,7 +382,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"ssl_certfile": file, "ssl_keyfile": file}
 
 
-@pytest.mark.usefixtures("parser")
 def test_unfinished_handshakes_are_counted_and_closed(certificate: dict[str, Any]) -> None:
     with limited(options=certificate) as url, held(url, [b"\x16\x03\x01"] * 8) as attack:
         time.sleep(0.3)
@@ -417,7 +393,6 @@ def test_unfinished_handshakes_are_counted_and_closed(certificate: dict[str, Any
         assert all_close(attack, 20)
 
 
-@pytest.mark.usefixtures("parser")
 def test_a_request_sent_with_the_end_of_the_handshake_is_answered(
     certificate: dict[str, Any],
 ) -> None:
@@ -447,7 +422,6 @@ def test_a_request_sent_with_the_end_of_the_handshake_is_answered(
                 assert answer.startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.usefixtures("parser")
 def test_non_tls_connections_cause_no_traceback(
     certificate: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:

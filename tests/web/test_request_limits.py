@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.web.connections import AlikeLines
 from assistant_builder.web.middleware import BodyLimitMiddleware
 from assistant_builder.web.passwords import (
     ALL_ATTEMPTS,
@@ -26,7 +27,6 @@ from assistant_builder.web.passwords import (
 from assistant_builder.web.request_limits import (
     COUNT_VARIABLE,
     SIZE_VARIABLE,
-    AlikeLines,
     Limits,
     TrustedProxies,
     format_size,

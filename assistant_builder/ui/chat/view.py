@@ -10,10 +10,10 @@ from types import MappingProxyType
 from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, TWINS, base_owner, further_arms, label
+from assistant_builder.chat.answer_server import IDLE_SECONDS
 from assistant_builder.chat.client import Reply
 from assistant_builder.chat.conversation import Answer, Conversation, Turn, default_sides, title_of
 from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
-from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.data import Pair
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, t, tn, translate_formatted

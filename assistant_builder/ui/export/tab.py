@@ -27,7 +27,7 @@ from assistant_builder.export_formats import (
 )
 from assistant_builder.i18n import N_, t
 from assistant_builder.models.bundled import EMBEDDER_BUNDLE
-from assistant_builder.serving.child import Endpoints
+from assistant_builder.serving.endpoint_process import Endpoints
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from assistant_builder.ui.export.use import UseCards, download_update

@@ -12,7 +12,7 @@ from assistant_builder.export.export import read_export
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import ExportSpec, advice, estimated_bytes, shipped_file
 from assistant_builder.i18n import N_, t
-from assistant_builder.serving.child import Endpoints
+from assistant_builder.serving.endpoint_process import Endpoints
 from assistant_builder.study import Study
 from assistant_builder.ui.export.view import (
     ENDPOINT_CARDS,

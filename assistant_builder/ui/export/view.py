@@ -16,7 +16,7 @@ from assistant_builder.export.job import JobRecord
 from assistant_builder.export.retrieval_files import QUESTION, SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
 from assistant_builder.i18n import N_, t, tm, translate_formatted
-from assistant_builder.serving.child import EndpointState
+from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import (

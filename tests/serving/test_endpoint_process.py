@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from assistant_builder.serving import child
-from assistant_builder.serving.child import Endpoints, EndpointState
+from assistant_builder.serving import endpoint_process
+from assistant_builder.serving.endpoint_process import Endpoints, EndpointState
 from assistant_builder.study import Study
 from tests.synthetic_study import new_study
 
@@ -20,15 +20,14 @@ ROOT = Path(__file__).parents[2]
 FAKE = """
 import json, os, sys, time
 sys.path.insert(0, {root!r})
-from assistant_builder.serving.child import end_with_standard_input
+from assistant_builder.child_protocol import end_with_standard_input
 end_with_standard_input()
 assert "ASSISTANT_BUILDER_API_KEY" not in os.environ
 open({pid!r}, "w").write(str(os.getpid()))
 if {fails}:
     sys.exit("no memory left")
-ready = {{"url": "http://127.0.0.1:1/v1", "models": ["x-lora"], "aliases": {{"x": "x-lora"}},
-         "widget": {{"token": "site-x"}}}}
-print(json.dumps(ready, indent=2), flush=True)
+ready = {{"event": "ready", "url": "http://127.0.0.1:1/v1", "model": "x", "token": "site-x"}}
+print(json.dumps(ready), flush=True)
 time.sleep(600)
 """
 
@@ -80,7 +79,7 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script.write_text(
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
         "from pathlib import Path\nfrom types import SimpleNamespace\n"
-        "from tests.serving.test_child import Endpoints, fake_endpoint\n"
+        "from tests.serving.test_endpoint_process import Endpoints, fake_endpoint\n"
         f"Endpoints(fake_endpoint(Path({str(tmp_path)!r}))).start(SimpleNamespace(name='x'), 'lora')\n"
         "time.sleep(600)\n"
     )
@@ -94,7 +93,7 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_its_command_serves_the_chosen_assistant() -> None:
-    assert child.endpoint_command(new_study("x"), "lora")[-2:] == [
-        "assistant_builder.serving.child",
+    assert endpoint_process.endpoint_command(new_study("x"), "lora")[-2:] == [
+        "assistant_builder.serving.endpoint_process",
         "x:lora",
     ]

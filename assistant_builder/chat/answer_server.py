@@ -1,6 +1,6 @@
 """The server of a process that holds models, as that of the page's chat (:mod:`assistant_builder.serving.chat`).
 
-It reads requests from standard input and writes events to standard output, one JSON object per line. The page loads no
+It speaks the protocol of :mod:`assistant_builder.child_protocol`. The page loads no
 model itself, so it survives a crash of this process, and the memory is freed when the process ends.
 
 Requests::
@@ -38,8 +38,11 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from assistant_builder.child_process import configure_libraries
+from assistant_builder.child_protocol import Events
 from assistant_builder.data import Message
 from assistant_builder.error_translation import (
     CHAT_MEMORY,
@@ -50,7 +53,7 @@ from assistant_builder.error_translation import (
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.i18n import t
 from assistant_builder.inference.session import Sampling, Session
-from assistant_builder.study import run_marker
+from assistant_builder.study import Study, run_marker
 
 IDLE_SECONDS = 900.0
 _POLL_SECONDS = 1.0
@@ -109,9 +112,8 @@ class Server:
                 if line.strip():
                     self._handle(line)
             elif not self._stops:
-                self._emit(
-                    {"event": "idle"}
-                )  # the client sends a question again that arrives just now
+                # the client sends a question again that arrives just now
+                self._emit({"event": "idle"})
                 return
 
     def _handle(self, line: str) -> None:
@@ -262,16 +264,33 @@ def run_server(
     With ``exit_on_run`` the process also ends when a run starts on this machine and no request is pending.
     ``concurrency`` questions to one arm are answered at a time.
     """
-    # Output of libraries is redirected to standard error, so that it does not mix with the events.
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def write(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event) + "\n")
-        events.flush()
-
+    events = Events()
     requests = open(0, encoding="utf-8", closefd=False)
     should_exit = _run_start_watcher() if exit_on_run else lambda: False
-    Server(session, write, idle_seconds, should_exit, concurrency).serve(requests)
+    Server(
+        session, lambda event: events.emit(**event), idle_seconds, should_exit, concurrency
+    ).serve(requests)
     # A regular exit would wait for pending answers and for the thread that reads requests.
     os._exit(0)
+
+
+def run_models(session: Callable[..., Session]) -> None:
+    """Run the process with the models of an endpoint, which ends with its server.
+
+    Args:
+        session: Makes the session of assistants (id → study and arm) and of the further settings of
+            :func:`~assistant_builder.serving.engine.start_worker`; ``slots`` among them is the number of questions
+            to one assistant that are answered at a time, 1 by default.
+    """
+    settings = json.loads(sys.argv[1])
+    configure_libraries()
+    assistants = {
+        name: (Study(Path(folder), approach), arm)
+        for name, folder, arm, approach in settings.pop("assistants")
+    }
+    run_server(
+        session(assistants, **settings),
+        threading.TIMEOUT_MAX,
+        exit_on_run=False,
+        concurrency=settings.get("slots", 1),
+    )

@@ -1,22 +1,17 @@
-"""The process with the models of a server: ``python -m assistant_builder.serving.worker MODELS``.
+"""The process with the models of a server: ``python -m assistant_builder.serving.shared_models MODELS``.
 
-It uses the protocol of :mod:`assistant_builder.chat.worker`, with model ids in place of arms. Torch is imported when
-a model is loaded.
+It uses the protocol of :mod:`assistant_builder.chat.answer_server`, with model ids in place of arms. Torch is imported
+when a model is loaded.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import threading
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from assistant_builder.arms import ARMS
-from assistant_builder.chat.worker import run_server
-from assistant_builder.child_process import configure_libraries
+from assistant_builder.chat.answer_server import run_models
 from assistant_builder.inference.session import (
     ProgressCallback,
     Session,
@@ -81,26 +76,5 @@ class SharedSession(Session):
         return False
 
 
-def main() -> None:
-    """Start the worker."""
-    parser = argparse.ArgumentParser(
-        description="Answer questions with trained assistants of several studies."
-    )
-    parser.add_argument(
-        "assistants", help="JSON: [[id, folder of the study, arm, approach or null], …]"
-    )
-    options = parser.parse_args()
-    configure_libraries()
-    session = SharedSession(
-        {
-            name: (Study(Path(folder), approach), arm)
-            for name, folder, arm, approach in json.loads(options.assistants)
-        }
-    )
-    run_server(
-        session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False
-    )  # ends with the server
-
-
 if __name__ == "__main__":
-    main()
+    run_models(SharedSession)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.worker JOB CANDIDATE SEED RESULT``: one run of one candidate, in a process of its own.
+"""``python -m benchmarks.training_process JOB CANDIDATE SEED RESULT``: one run of one candidate.
 
 Imports torch inside functions.
 """
@@ -27,7 +27,9 @@ _LOG_LINES = 5
 
 def main() -> None:
     """Train, measure, write the record of :func:`measure`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_process", description=__doc__
+    )
     parser.add_argument("job", type=Path, help="file that Job.write wrote")
     parser.add_argument("candidate", choices=list(BY_NAME))
     parser.add_argument("seed", type=int)

@@ -1,0 +1,127 @@
+"""An endpoint as a child process: it listens on a free port of the loopback address and ends with its parent."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from assistant_builder.child_process import compute_environment, configure_libraries, python_command
+from assistant_builder.child_protocol import Child, Events, end_with_standard_input
+from assistant_builder.serving.auth import API_KEY_VARIABLE
+from assistant_builder.study import Study
+
+Phase = Literal["off", "starting", "running", "failed"]
+_END_SECONDS = 5
+"""Time that an endpoint has to end before it is killed."""
+_SECRETS = (API_KEY_VARIABLE, f"{API_KEY_VARIABLE}_FILE")
+"""Variables that the child does not get: it needs no key, because only this machine reaches it."""
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """State of an endpoint."""
+
+    phase: Phase = "off"
+    url: str = ""  # with ``/v1``, while it runs
+    model: str = ""  # name of the model in a request
+    error: str = ""  # last line of its output, if it failed
+    token: str = ""  # public token of the widget, while it runs
+
+
+def endpoint_command(study: Study, arm: str) -> list[str]:
+    """The command line of the endpoint of one assistant."""
+    return python_command("-m", "assistant_builder.serving.endpoint_process", f"{study.name}:{arm}")
+
+
+class Endpoints:
+    """The endpoints that this process has started, at most one for each study."""
+
+    def __init__(self, command: Callable[[Study, str], Sequence[str]] = endpoint_command) -> None:
+        self._command = command
+        self._lock = threading.Lock()
+        self._states: dict[str, EndpointState] = {}
+        self._children: dict[str, Child] = {}
+
+    def state(self, name: str | None) -> EndpointState:
+        """The state of a study's endpoint."""
+        return self._states.get(name or "", EndpointState())
+
+    def start(self, study: Study, arm: str) -> None:
+        """Start the endpoint of a study, unless it is running or starting."""
+        with self._lock:
+            if self.state(study.name).phase in ("starting", "running"):
+                return
+            environment = {
+                key: value for key, value in compute_environment().items() if key not in _SECRETS
+            }
+            child = Child(self._command(study, arm), environment)
+            self._children[study.name] = child
+            self._states[study.name] = EndpointState("starting")
+        threading.Thread(target=self._follow, args=(study.name, child), daemon=True).start()
+
+    def stop(self, name: str) -> None:
+        """End the endpoint of a study, if it has one."""
+        with self._lock:
+            child = self._children.pop(name, None)
+            self._states.pop(name, None)
+        if child is not None:
+            child.end(_END_SECONDS)
+
+    def close(self) -> None:
+        """End all endpoints."""
+        for name in list(self._children):
+            self.stop(name)
+
+    def _follow(self, name: str, child: Child) -> None:
+        for event in child.events():
+            url, model, token = event["url"], event["model"], event["token"]
+            self._record(name, child, EndpointState("running", url, model, token=token))
+        error = child.last_words or "its process ended"
+        self._record(name, child, EndpointState("failed", error=error))
+
+    def _record(self, name: str, child: Child, state: EndpointState) -> None:
+        with self._lock:
+            if self._children.get(name) is child:
+                self._states[name] = state
+
+
+def main() -> int:
+    """Serve ``NAME:ARM`` until standard input closes; the event ``ready`` has the fields of :class:`EndpointState`."""
+    from assistant_builder.config.serving import ServingConfig
+    from assistant_builder.error_translation import translate_error
+    from assistant_builder.serving.engine import start_worker
+    from assistant_builder.serving.local import serve_with
+    from assistant_builder.serving.registry import select_models
+
+    end_with_standard_input()
+    configure_libraries()
+    events = Events()
+
+    def announce(text: str) -> None:
+        ready = json.loads(text)
+        model, token = next(iter(ready["aliases"])), ready["widget"]["token"]
+        events.emit("ready", url=ready["url"], model=model, token=token)
+
+    try:
+        models = select_models([sys.argv[1]], lambda study: sys.argv[1].partition(":")[2])
+        serve_with(
+            start_worker,
+            models,
+            ServingConfig(port=0, widget=True),
+            None,
+            as_json=True,
+            without_key=True,
+            announce=announce,
+        )
+    except Exception as error:
+        print(translate_error(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
