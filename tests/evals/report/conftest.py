@@ -33,7 +33,7 @@ def full() -> Study:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """The reports on the studies of the recipes, each built once."""
 
     @cache
@@ -46,15 +46,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
 
 
 @pytest.fixture
-def report(built: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    return copy.deepcopy(built("study"))
+def report(reports: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return copy.deepcopy(reports("study"))
 
 
 @pytest.fixture
-def report_of_ten(built: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    return copy.deepcopy(built("ten cells"))
+def report_of_ten(reports: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return copy.deepcopy(reports("ten cells"))
 
 
 @pytest.fixture
-def full_report(built: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    return copy.deepcopy(built("full"))
+def full_report(reports: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return copy.deepcopy(reports("full"))
