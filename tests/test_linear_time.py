@@ -133,13 +133,14 @@ def seconds(read: Callable[[str], object], text: str) -> float:
 @pytest.mark.parametrize("what", CASES)
 def test_twice_the_text_takes_twice_the_time(what: str) -> None:
     read, start, repeated, end = CASES[what]
-    texts = [
-        start + repeated * (size // len(repeated)) + end for size in (SIZE // 10, SIZE, 2 * SIZE)
-    ]
-    read(texts[0])  # fills caches of patterns
+
+    def text(size: int) -> str:
+        return start + repeated * (size // len(repeated)) + end
+
+    read(text(SIZE // 50))  # fills caches of patterns
+    size = SIZE if seconds(read, text(SIZE // 10)) < 0.1 else SIZE // 10
     once, twice = (
-        min(seconds(read, f"{text} ") if number else seconds(read, text) for number in range(2))
-        for text in texts[1:]
+        min(seconds(read, text(each) + blank) for blank in ("", " ")) for each in (size, 2 * size)
     )
     assert twice < 0.05 or twice < 3 * once, f"{once:.2f} s, then {twice:.2f} s"
 

@@ -123,6 +123,7 @@ def test_developers_tools_are_not_imported_by_the_product() -> None:
         assert not tools.search(path.read_text(encoding="utf-8")), path
 
 
+@pytest.mark.long
 def test_the_installed_program_checks_itself_and_an_example(
     installed: Path, tmp_path: Path
 ) -> None:

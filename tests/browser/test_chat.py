@@ -171,6 +171,7 @@ def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
     expect(page.locator("#ab-pane-lora")).to_contain_text("did not answer this question")
 
 
+@pytest.mark.long
 def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> None:
     page.goto(f"{chat.start_url}&study=untrained&tab=chat")
     expect(page.locator("#ab-tabs [data-tab-id=chat]")).to_be_disabled()
@@ -307,6 +308,7 @@ def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
     assert "lora:متى lora:يفتح؟ ✓" in (tmp_path / "md").read_text("utf-8")
 
 
+@pytest.mark.long
 def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, chat: Site) -> None:
     page.goto(f"{chat.start_url}&study=spare&tab=chat")
     ask(page, "Where do bicycles go?")

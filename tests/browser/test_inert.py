@@ -169,6 +169,7 @@ def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> Non
     nothing_ran(page)
 
 
+@pytest.mark.long
 def test_the_report_and_the_cards_contain_nothing_executable(
     watched: Page, hostile: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,9 @@ def test_a_link_from_another_site_keeps_the_login(
     context.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)]
+)
 def test_without_a_login_the_page_asks_for_its_token(
     browser: Browser, site: Site, width: int, scheme: str
 ) -> None:
@@ -140,6 +142,7 @@ def test_without_a_login_the_page_asks_for_its_token(
     context.close()
 
 
+@pytest.mark.long
 def test_an_expired_session_leads_to_the_login(guarded: App, page: Page) -> None:
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
     log_in(page)

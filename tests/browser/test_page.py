@@ -166,6 +166,7 @@ def test_a_finished_study_has_a_score_and_opens_its_chat(page: Page, at_site: Si
     expect(page.get_by_role("tab", name="Results", selected=True)).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_study_is_created_from_a_file_and_survives_a_reload(
     page: Page, site: Site, tmp_path: Path
 ) -> None:
@@ -265,6 +266,7 @@ def test_hostile_text_is_shown_as_text(page: Page, at_site: Site, tmp_path: Path
     assert page.locator("img[src*=evil], #ab-data script").count() == 0
 
 
+@pytest.mark.long
 def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) -> None:
     study = finished_study("finished")
     page.goto(f"{at_site.start_url}&study=finished&tab=train")

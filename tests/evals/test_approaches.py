@@ -108,7 +108,7 @@ def test_an_approach_that_is_not_trained_is_an_error_with_the_command_that_adds_
 
 
 @pytest.mark.parametrize("main", ["grounded", "memory"])
-def test_the_better_approach_is_recommended(main: str) -> None:
+def test_the_better_approach_is_recommended_and_all_are_compared(main: str) -> None:
     study = both(
         {"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9},
         main=main,
@@ -133,6 +133,16 @@ def test_the_better_approach_is_recommended(main: str) -> None:
     assert other["approach"] == "memory"
     assert other["cells"]["Q4"]["metrics"]["exact_match"] == pytest.approx(0.6, abs=0.02)
     assert study.of_approach("memory").report_file == study.folder / "report+memory.json"
+    rows = report["approach_comparisons"]
+    assert len(rows) == 8
+    assert all(row["p_value_holm"] >= row["p_value"] for row in rows)
+    smallest = min(rows, key=lambda row: row["p_value"])
+    assert smallest["p_value_holm"] == pytest.approx(min(1.0, 8 * smallest["p_value"]))
+    for text in (render_html(report), render_markdown(report)):
+        assert "Ways of building the assistant" in text
+        assert "QLoRA with facts" in text
+        assert "Copying the best fact" in text
+        assert "how well they read a fact that was found" in " ".join(text.split())
 
 
 def test_memory_is_recommended_where_it_is_better() -> None:
@@ -180,31 +190,6 @@ def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive()
     study = both(same, main="memory")
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
     assert add_approaches(study, reports) == "memory"  # type: ignore[arg-type]
-
-
-def test_p_values_are_adjusted_over_the_family() -> None:
-    study = both(
-        {"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9}
-    )
-    write_report(study)
-    rows = read_json(study.folder / "report.json")["approach_comparisons"]
-    assert len(rows) == 8
-    assert all(row["p_value_holm"] >= row["p_value"] for row in rows)
-    smallest = min(rows, key=lambda row: row["p_value"])
-    assert smallest["p_value_holm"] == pytest.approx(min(1.0, 8 * smallest["p_value"]))
-
-
-def test_the_report_shows_the_table_of_approaches() -> None:
-    study = both(
-        {"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9}
-    )
-    write_report(study)
-    report = read_json(study.folder / "report.json")
-    for text in (render_html(report), render_markdown(report)):
-        assert "Ways of building the assistant" in text
-        assert "QLoRA with facts" in text
-        assert "Copying the best fact" in text
-        assert "how well they read a fact that was found" in " ".join(text.split())
 
 
 def test_a_report_from_memory_alone_does_not_mention_approaches() -> None:

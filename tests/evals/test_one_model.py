@@ -42,6 +42,7 @@ def study_of(tmp_path: Path, **changes: Any) -> tuple[Study, Path]:
     return tiny_study(base, eval__max_new_tokens=2, **changes), base
 
 
+@pytest.mark.long
 def test_scoring_has_one_model_in_memory(
     tmp_path: Path, bundled_models: Path, request: pytest.FixtureRequest
 ) -> None:

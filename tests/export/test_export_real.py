@@ -122,6 +122,7 @@ def exported(
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_an_export_is_what_was_measured_and_its_lines_run(
     spec: ExportSpec, study: Study, base: Path, exported: dict[str, Exported]
@@ -142,6 +143,7 @@ def test_an_export_is_what_was_measured_and_its_lines_run(
     assert len(text.strip().splitlines()) <= 5
 
 
+@pytest.mark.long
 def test_an_export_in_8_bits_says_so(exported: dict[str, Exported]) -> None:
     from safetensors.torch import load_file
 

@@ -64,6 +64,7 @@ def test_without_the_extra_nothing_is_started(
     assert job.record() is None
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_a_model_that_the_converter_does_not_know_is_refused_in_one_line(
     converter: Path, tmp_path: Path

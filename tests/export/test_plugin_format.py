@@ -85,6 +85,7 @@ def run(environment: dict[str, str], *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> None:
     study = finished_study()
     shown = json.loads(run(environment, "-c", PAGE))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from assistant_builder.config import ExecutorConfig
 from assistant_builder.runner.backend import RUNNERS
 from assistant_builder.study import Study
@@ -32,6 +34,7 @@ print(json.dumps({"state": study.state, "loaded": loaded}))
 """
 
 
+@pytest.mark.long
 def test_a_local_run_imports_no_store_or_cluster_code(bundled_models: Path) -> None:
     """The run creates a study, plans its memory, waits in the queue, runs all steps and resumes."""
     done = subprocess.run(

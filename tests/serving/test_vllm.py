@@ -367,6 +367,7 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(
         assert not psutil.wait_procs(children, timeout=30)[1]
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_vllm_ends_with_a_server_that_is_killed(base: Path, vllm: Callable[..., None]) -> None:
     tiny_study(base, "one")

@@ -364,6 +364,7 @@ def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
     assert list(site.temporary.glob(f"{PREFIX}*")) == [], "uploads are deleted with the server"
 
 
+@pytest.mark.long
 def test_the_folder_of_a_killed_server_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

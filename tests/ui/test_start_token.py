@@ -221,6 +221,7 @@ def test_the_token_is_only_in_the_printed_line(app: App, token: str) -> None:
         assert token not in " ".join([*process.cmdline(), *process.environ().values()])
 
 
+@pytest.mark.long
 def test_a_restart_ends_the_old_token_and_cookie(tmp_path: Path) -> None:
     """Also of ``python app.py``, on the same port."""
     (tmp_path / "home").mkdir()

@@ -26,8 +26,7 @@ def contrast(report: dict[str, Any], name: str, metric: str) -> dict[str, Any]:
     )
 
 
-def test_contract_keys(study: Study) -> None:
-    report = build_report(study)
+def test_contract_keys(report: dict[str, Any]) -> None:
     assert {
         "version",
         "study",
@@ -70,9 +69,10 @@ def test_loss_is_weighted_by_tokens(study: Study) -> None:
     assert cell["perplexity"] == pytest.approx(math.exp(cell["nll_per_token"]))
 
 
-def test_every_contrast_is_the_difference_of_the_figures_shown(many_cells: Study) -> None:
-    report = build_report(many_cells)
-    names = {row["name"] for row in report["contrasts"]}
+def test_every_contrast_is_the_difference_of_the_figures_shown(
+    report_of_ten: dict[str, Any],
+) -> None:
+    names = {row["name"] for row in report_of_ten["contrasts"]}
     assert names == {
         "Q4-L16",
         "L4-L16",
@@ -90,21 +90,22 @@ def test_every_contrast_is_the_difference_of_the_figures_shown(many_cells: Study
         "L16-B16",
         "Q4-B4",
     }
-    for row in report["contrasts"]:
+    for row in report_of_ten["contrasts"]:
         figures = [
-            report["cells"][row[role]]["metrics"][row["metric"]]
+            report_of_ten["cells"][row[role]]["metrics"][row["metric"]]
             for role in ("candidate", "baseline")
         ]
         assert row["delta"] == pytest.approx(figures[0] - figures[1], abs=1e-12)
-    for metric in report["cells"]["Q4"]["metrics"]:
+    for metric in report_of_ten["cells"]["Q4"]["metrics"]:
         parts = (
-            contrast(report, "L4-L16", metric)["delta"] + contrast(report, "Q4-L4", metric)["delta"]
+            contrast(report_of_ten, "L4-L16", metric)["delta"]
+            + contrast(report_of_ten, "Q4-L4", metric)["delta"]
         )
-        assert contrast(report, "Q4-L16", metric)["delta"] == pytest.approx(parts, abs=1e-12)
+        assert contrast(report_of_ten, "Q4-L16", metric)["delta"] == pytest.approx(parts, abs=1e-12)
 
 
-def test_holm_adjusts_within_a_contrast(study: Study) -> None:
-    rows = [row for row in build_report(study)["contrasts"] if row["name"] == "Q4-L16"]
+def test_holm_adjusts_within_a_contrast(report: dict[str, Any]) -> None:
+    rows = [row for row in report["contrasts"] if row["name"] == "Q4-L16"]
     assert len(rows) == 7
     assert all(
         row["p_value"] <= row["p_value_holm"] <= min(1.0, 7 * row["p_value"] + 1e-12)
@@ -425,9 +426,9 @@ def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
     assert build_report(study)["cells"]["Q4"]["metrics"]["similarity"] <= 1
 
 
-def test_power_reports_the_detectable_difference(study: Study) -> None:
-    loss, exact = build_report(study)["power"]
-    row = contrast(build_report(study), "Q4-L16", "nll_per_token")
+def test_power_reports_the_detectable_difference(report: dict[str, Any]) -> None:
+    loss, exact = report["power"]
+    row = contrast(report, "Q4-L16", "nll_per_token")
     assert loss["detectable"] == pytest.approx(
         2.8016 * (row["ci_high"] - row["ci_low"]) / 2 / 1.96, rel=1e-3
     )

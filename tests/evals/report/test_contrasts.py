@@ -45,43 +45,42 @@ def test_identities_hold_on_every_metric() -> None:
             assert entry["error"] == abs(deltas[0] - (deltas[1] + deltas[2]))
 
 
-def test_every_delta_is_the_difference_of_the_figures_also_against_baselines(full: Study) -> None:
-    report = build_report(full)
-    figures = {**report["cells"], **report["baselines"]}
-    names = {row["name"] for row in report["contrasts"]}
+def test_every_delta_is_the_difference_of_the_figures_also_against_baselines(
+    full_report: dict[str, Any],
+) -> None:
+    figures = {**full_report["cells"], **full_report["baselines"]}
+    names = {row["name"] for row in full_report["contrasts"]}
     assert {"L16-copy", "Q4-copy", "L16-retrieval", "Q4-retrieval"} <= names
-    for row in report["contrasts"]:
+    for row in full_report["contrasts"]:
         before, after = (
             figures[row[role]]["metrics"][row["metric"]] for role in ("baseline", "candidate")
         )
         assert abs(row["delta"] - (after - before)) <= 1e-12
-    assert "nll_per_token" not in rows_of(report, "L16-copy")
-    assert "nll_per_token" in rows_of(report, "L16-retrieval")
+    assert "nll_per_token" not in rows_of(full_report, "L16-copy")
+    assert "nll_per_token" in rows_of(full_report, "L16-retrieval")
     assert (
-        report["baselines"]["copy"]["nll_per_token"],
-        report["baselines"]["copy"]["perplexity"],
+        full_report["baselines"]["copy"]["nll_per_token"],
+        full_report["baselines"]["copy"]["perplexity"],
     ) == (None, None)
 
 
-def test_holm_goes_over_the_metrics_of_a_pair(full: Study) -> None:
-    report = build_report(full)
-    rows = list(rows_of(report, "Q4-retrieval").values())
+def test_holm_goes_over_the_metrics_of_a_pair(full_report: dict[str, Any]) -> None:
+    rows = list(rows_of(full_report, "Q4-retrieval").values())
     assert [row["p_value_holm"] for row in rows] == pytest.approx(
         holm([row["p_value"] for row in rows])
     )
 
 
-def test_attribution_leads_from_one_level_to_the_other(full: Study) -> None:
-    report = build_report(full)
-    attribution = report["attribution"]
+def test_attribution_leads_from_one_level_to_the_other(full_report: dict[str, Any]) -> None:
+    attribution = full_report["attribution"]
     first, storing, training, last = attribution["steps"]
     assert [step["key"] for step in attribution["steps"]] == ["L16", "L4-L16", "Q4-L4", "Q4"]
     assert first["value"] + storing["delta"] + training["delta"] == pytest.approx(
         last["value"], abs=1e-12
     )
-    assert first["value"] == report["cells"]["L16"]["nll_per_token"]
+    assert first["value"] == full_report["cells"]["L16"]["nll_per_token"]
     for step in (storing, training):
-        row = rows_of(report, step["key"])["nll_per_token"]
+        row = rows_of(full_report, step["key"])["nll_per_token"]
         assert (step["ci_low"], step["ci_high"]) == (row["ci_low"], row["ci_high"])
         assert step["label"] in attribution["sentence"]
     assert "a clear loss" in attribution["sentence"] and "a clear gain" in attribution["sentence"]
@@ -214,8 +213,7 @@ def test_cost_and_time_of_every_run() -> None:
     assert resources["lora"]["cost"] is None and resources["qlora"]["train_seconds_all"] == [133.9]
 
 
-def test_planned_power_is_compared_with_the_measured_assumptions(study: Study) -> None:
-    report = build_report(study)
+def test_planned_power_is_compared_with_the_measured_assumptions(report: dict[str, Any]) -> None:
     loss, exact = report["power"]
     sizes = np.array([25 // 5] * 40 + [1] * 8)
     effect = 1 + ((sizes**2).sum() / sizes.sum() - 1) * 0.5
@@ -250,8 +248,7 @@ def test_scores_of_cells_no_longer_asked_for_are_left_out(full: Study) -> None:
     ]
 
 
-def test_a_study_without_all_that_still_reports(study: Study) -> None:
-    report = build_report(study)
+def test_a_study_without_all_that_still_reports(report: dict[str, Any]) -> None:
     assert (
         report["baselines"],
         report["identities"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,8 +159,10 @@ def test_tasks_are_paired_by_document(full: Study) -> None:
     assert "tuning made it forget" in task["sentence"] and "On 120 questions" in task["sentence"]
 
 
-def test_forgotten_documents_are_listed_those_of_both_arms_first(full: Study) -> None:
-    task = build_report(full)["tasks"]["ab_retention"]
+def test_forgotten_documents_are_listed_those_of_both_arms_first(
+    full_report: dict[str, Any],
+) -> None:
+    task = full_report["tasks"]["ab_retention"]
     forgotten = [set(task["flips"][name]["lost"]) for name in ("L16-B16", "Q4-B4")]
     both, either = forgotten[0] & forgotten[1], forgotten[0] | forgotten[1]
     listed = [entry["doc_id"] for entry in task["listed"]]
@@ -290,8 +293,8 @@ def test_no_curve_without_probabilities(study: Study) -> None:
 # seeds
 
 
-def test_spread_over_seeds(full: Study) -> None:
-    seeds = build_report(full)["seeds"]
+def test_spread_over_seeds(full_report: dict[str, Any]) -> None:
+    seeds = full_report["seeds"]
     assert (seeds["count"], seeds["metric"], [run["seed"] for run in seeds["runs"]]) == (
         3,
         "nll_per_token",
@@ -330,8 +333,7 @@ def test_a_difference_larger_than_the_spread_is_called_larger() -> None:
     assert report["seeds"]["sentence"] in report["summary"]
 
 
-def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(study: Study) -> None:
-    report = build_report(study)
+def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(report: dict[str, Any]) -> None:
     seeds = report["seeds"]
     assert (seeds["count"], seeds["spread"], len(seeds["runs"])) == (1, None, 1)
     assert (

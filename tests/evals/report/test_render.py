@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
@@ -92,8 +93,8 @@ def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureReq
     assert "url(" not in style and "@import" not in style
 
 
-def test_links_inside_the_page_lead_somewhere(study: Study) -> None:
-    page = Page(render_html(build_report(study)))
+def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:
+    page = Page(render_html(report))
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     links = {str(attrs["href"]).removeprefix("#") for tag, attrs in page.tags if tag == "a"}
@@ -102,8 +103,9 @@ def test_links_inside_the_page_lead_somewhere(study: Study) -> None:
     assert len(sections) > 25 and sections <= links
 
 
-def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(study: Study) -> None:
-    report = build_report(study)
+def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(
+    report: dict[str, Any],
+) -> None:
     report["warnings"] = [
         {"code": "not_better_than_copy", "level": "serious", "text": "Copying is as good."},
         {"code": "compute_dtype", "level": "note", "text": "Computed in bfloat16."},
@@ -149,8 +151,7 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(study: 
     )
 
 
-def test_title_and_rows_are_those_that_the_user_knows(study: Study) -> None:
-    report = build_report(study)
+def test_title_and_rows_are_those_that_the_user_knows(report: dict[str, Any]) -> None:
     report["config"]["title"] = "Krumm & Linde Bäckerei"
     report["data"]["leaks"]["listed"] = [
         {
@@ -187,8 +188,8 @@ def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
     assert markdown.index(f"> **{said}**") < markdown.index("**What to do.**")
 
 
-def test_charts_say_what_they_show(study: Study) -> None:
-    page = Page(render_html(build_report(study)))
+def test_charts_say_what_they_show(report: dict[str, Any]) -> None:
+    page = Page(render_html(report))
     for tag, attrs in page.tags:
         if tag == "svg" and attrs.get("role") == "img":
             assert attrs.get("aria-label") or attrs.get("aria-labelledby")
@@ -203,8 +204,7 @@ def test_user_text_is_shown_as_it_is(hostile: Study) -> None:
     assert "{{ 7*7 }}" in text
 
 
-def test_both_answers_and_the_reference_are_on_the_page(study: Study) -> None:
-    report = build_report(study)
+def test_both_answers_and_the_reference_are_on_the_page(report: dict[str, Any]) -> None:
     text = "".join(Page(render_html(report)).text)
     flip = report["flips"]["lost"][0]
     for shown in (
@@ -220,13 +220,14 @@ def test_both_answers_and_the_reference_are_on_the_page(study: Study) -> None:
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
-def test_page_and_markdown_show_the_same_numbers(render: object, many_cells: Study) -> None:
-    report = build_report(many_cells)
-    text = render(report)  # type: ignore[operator]
-    for cell in report["cells"].values():
+def test_page_and_markdown_show_the_same_numbers(
+    render: object, report_of_ten: dict[str, Any]
+) -> None:
+    text = render(report_of_ten)  # type: ignore[operator]
+    for cell in report_of_ten["cells"].values():
         assert f"{cell['nll_per_token']:.3f}" in text
         assert f"{100 * cell['metrics']['exact_match']:.1f}%" in text
-    for row in report["contrasts"]:
+    for row in report_of_ten["contrasts"]:
         if row["metric"] == "nll_per_token":
             assert f"{row['delta']:+.3f}".replace("-", "−") in text
 
@@ -276,8 +277,7 @@ def test_a_long_answer_is_cut_on_the_page_only() -> None:
     assert any(len(row["answers"]["Q4"]) == 5000 for row in report["items"])
 
 
-def test_conversations_show_their_earlier_turns(study: Study) -> None:
-    report = build_report(study)
+def test_conversations_show_their_earlier_turns(report: dict[str, Any]) -> None:
     report["items"][0] |= {"turn": 1, "context": [{"role": "user", "content": "Is it <b>lit</b>?"}]}
     html = render_html(report)
     assert "turn 2" in html and "Is it &lt;b&gt;lit&lt;/b&gt;?" in html

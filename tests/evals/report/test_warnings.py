@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.study import Study
 from evals.report.build import build_report
 from evals.report.render import render_html, render_markdown
 from evals.report.warnings import secondary_warnings
@@ -235,9 +234,11 @@ def test_forgetting(known: dict[str, float], code: str | None, level: str | None
     assert found == ({} if code is None else {code: level})
 
 
-def test_more_seeds_and_a_measured_floor_replace_their_warnings(full: Study, study: Study) -> None:
-    for report, expected in ((build_report(study), True), (build_report(full), False)):
-        found = {entry["code"] for entry in report["warnings"]}
+def test_more_seeds_and_a_measured_floor_replace_their_warnings(
+    full_report: dict[str, Any], report: dict[str, Any]
+) -> None:
+    for each, expected in ((report, True), (full_report, False)):
+        found = {entry["code"] for entry in each["warnings"]}
         assert ({"one_seed", "flip_noise"} <= found) == expected
         assert bool({"one_seed", "flip_noise"} & found) == expected
 
@@ -254,8 +255,7 @@ def test_disagreeing_seeds_give_a_warning_end_to_end() -> None:
     assert "seeds_not_twins" in {entry["code"] for entry in build_report(study)["warnings"]}
 
 
-def test_declining_is_in_the_summary(study: Study) -> None:
-    report = build_report(study)
+def test_declining_is_in_the_summary(report: dict[str, Any]) -> None:
     cells = report["declining"]["cells"]
     assert (
         f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "
