@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from assistant_builder.i18n import Message, Text, as_in_files, message_from, render
+from assistant_builder.i18n import Message, Text, as_in_files, render, text_of
 from assistant_builder.redaction import redact_secrets, terminal_text
 
 
@@ -58,15 +58,10 @@ def error_texts(record: Mapping[str, Any], *, where: Text = "") -> dict[str, Tex
     messages = record.get("messages")
     if not isinstance(messages, Mapping):
         messages = {}
-    texts = {key: _text(record.get(key), messages.get(key)) for key in ("what", "where", "remedy")}
+    texts = {
+        key: text_of(messages.get(key), record.get(key)) for key in ("what", "where", "remedy")
+    }
     return texts | {"where": texts["where"] or where}
-
-
-def _text(written: object, message: object) -> Text:
-    try:
-        return message_from(message)
-    except ValueError:
-        return str(written or "")
 
 
 def _redacted(text: Text) -> Text:

@@ -111,6 +111,20 @@ def as_in_files() -> Iterator[None]:
         yield
 
 
+def written(text: Text) -> tuple[str, dict[str, Any] | None]:
+    """A text as files have it: in English, and the record of the message, if it is one."""
+    with as_in_files():
+        return render(text), text.to_record() if isinstance(text, Message) else None
+
+
+def text_of(record: object, english: object) -> Text:
+    """The message of a record, or the English text where a file has no such record."""
+    try:
+        return message_from(record)
+    except ValueError:
+        return str(english or "")
+
+
 def negotiate(accepted: str) -> str:
     """The language of an ``Accept-Language`` header: of those that exist the one with the highest weight."""
     wanted = []

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from assistant_builder.arms import TWINS, continued
 from assistant_builder.config import Approach, StudyConfig
 from assistant_builder.errors import ErrorRecord
+from assistant_builder.i18n import Text, text_of, written
 
 FORMATS = "formats"
 """The step that writes and scores GGUF files."""
@@ -155,13 +156,30 @@ class RunRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a running step: ``done`` of ``total`` ``unit``, and the estimated seconds that remain."""
+    """Progress of a running step: ``done`` of ``total`` ``unit``, and the estimated seconds that remain.
+
+    ``message`` is English in files; ``said`` is the record of the message.
+    """
 
     done: int
     total: int
     unit: str
     message: str = ""
     eta_seconds: float | None = None
+    said: dict[str, Any] | None = None
+
+    @classmethod
+    def saying(
+        cls, done: int, total: int, unit: str, text: Text, eta_seconds: float | None = None
+    ) -> Progress:
+        """Progress with a message."""
+        message, said = written(text)
+        return cls(done, total, unit, message, eta_seconds, said)
+
+    @property
+    def text(self) -> Text:
+        """What the step does."""
+        return text_of(self.said, self.message)
 
 
 _IGNORED_INPUTS = {"model.trust_remote_code"}
