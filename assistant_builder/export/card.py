@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from assistant_builder import __version__
 from assistant_builder.arms import ARMS, LORA
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import SPLITS
 from assistant_builder.data.card import fenced, inline, table
+from assistant_builder.export.adapter import render
 from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
@@ -68,13 +66,9 @@ def model_card(
 
     config = study.config
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
-    template = jinja2.Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # Markdown: text of others passes inline() or fenced()
-    ).from_string((Path(__file__).parent / "templates" / "card.md.j2").read_text(encoding="utf-8"))
-    body = template.render(
+    # Markdown: text of others passes inline() or fenced()
+    body = render(
+        "card.md.j2",
         bits=bits(),
         title=title(study, spec),
         opening=spec.export_format.summary(spec.arm, t(ARMS[spec.arm].label)),
