@@ -16,6 +16,7 @@ from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
 from assistant_builder.i18n import bits, t
+from assistant_builder.i18n.quantities import format_bytes, format_duration
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE, rule_of
@@ -27,12 +28,10 @@ from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
 from evals.report.format import (
     difference,
-    duration,
     interval,
     number,
     plain,
     shown,
-    size,
     two_significant_digits,
 )
 from evals.report.load import is_compared, lead_pair
@@ -363,8 +362,8 @@ def _provenance(study: Study, spec: ExportSpec) -> str:
     return _facts(
         {
             "Training steps": f"{steps:,} ({epochs:.1f} epochs), best at {best:,}",
-            "Training time": duration(summary["train_seconds"]),
-            "Adapter": f"{parameters:,} parameters, {size(bytes)} in float32",
+            "Training time": format_duration(summary["train_seconds"]),
+            "Adapter": f"{parameters:,} parameters, {format_bytes(bytes)} in float32",
             "Adapter SHA-256": summary["adapter_sha256"],
             "Base model SHA-256": base.get("sha256") or "not on record",
             "Base while training": f"{summary['base_storage']} weights, {summary['compute_dtype']} arithmetic",
