@@ -71,9 +71,9 @@ docs: $(READY_DEV)
 
 # the functions of assistant_builder/i18n; messages without a translation are shown in English
 messages: $(READY_DEV)
-	@PYTHONPATH=. $(BIN)/pybabel -q extract -F pyproject.toml --no-default-keywords -k t -k tm -k m -k N_ -k tn:1,2 \
-	  -k mn:1,2 -k tc:1c,2 -k pgettext:1c,2 --no-location --sort-output --no-wrap -o $(CATALOGS)/messages.pot \
-	  assistant_builder evals
+	@PYTHONPATH=. $(BIN)/pybabel -q extract -F $(CATALOGS)/babel.cfg --no-default-keywords -k t -k tm -k m -k N_ \
+	  -k tn:1,2 -k mn:1,2 -k tc:1c,2 -k pgettext:1c,2 --no-location --sort-output --no-wrap \
+	  -o $(CATALOGS)/messages.pot assistant_builder evals
 	@test -z "$(LANGUAGE)" -o -f $(CATALOGS)/$(LANGUAGE).po || \
 	  $(BIN)/pybabel -q init --no-wrap -l $(LANGUAGE) -i $(CATALOGS)/messages.pot -o $(CATALOGS)/$(LANGUAGE).po
 	@for file in $(CATALOGS)/*.po; do $(BIN)/pybabel -q update --no-wrap --ignore-obsolete --no-fuzzy-matching \

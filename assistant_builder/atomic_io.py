@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -21,8 +22,9 @@ from typing import Any
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
-from assistant_builder.errors import StudyError
+from assistant_builder.errors import ResourceError, StudyError
 from assistant_builder.i18n import t
+from assistant_builder.i18n.quantities import format_bytes
 
 MAX_BYTES = 512 * 2**20
 """Size up to which a file is read; the largest reports have a hundredth of it."""
@@ -272,6 +274,18 @@ def _damaged(path: Path, what: str, remedy: str) -> StudyError:
 
 def _recreate() -> str:
     return t("Run the study again with --redo to recreate it")
+
+
+def require_disk_space(folder: Path, needed: float, name: str, remedy: str) -> None:
+    """Raise ResourceError if the disk of a folder, which need not exist, has fewer than the ``needed`` bytes."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ResourceError(
+            f"{name} needs {format_bytes(needed)} of disk space; {format_bytes(free)} are free",
+            where=str(folder),
+            remedy=remedy,
+        )
 
 
 def file_hash(path: Path) -> str:

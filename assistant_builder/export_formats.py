@@ -375,9 +375,9 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
     if ahead:
         return Advice(compact, compact, t("Compact scored better: take it in either format."))
     why = t(
-        "Compact was no worse than you allowed. Take its adapter if the assistant will be served in {bits} bits, where it "
-        "saves memory. A merged model is 16-bit in either case and of the same size, so that Full is the better choice "
-        "there."
+        "Compact was no worse than you allowed. Take its adapter if the assistant will be served in {bits} bits, where "
+        "it saves memory. A merged model is 16-bit in either case and of the same size, so that Full is the better "
+        "choice there."
     )
     return Advice(compact, full, why)
 

@@ -109,22 +109,18 @@ def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
                 starts.append((len(table.rows), header_row + blank))
         else:
             blank += 1
-    table.numbers = RowNumbers(
-        t(
-            "Row numbers are those that a spreadsheet program shows: the header is row "
-            "{header_row}.",
-            header_row=header_row,
-        ),
-        tuple(starts),
+    note = t(
+        "Row numbers are those that a spreadsheet program shows: the header is row {header_row}.",
+        header_row=header_row,
     )
+    table.numbers = RowNumbers(note, tuple(starts))
     if blank:
-        notes.append(
-            tn(
-                "skipped {count} blank line; blank lines are not counted as rows",
-                "skipped {count} blank lines; blank lines are not counted as rows",
-                blank,
-            )
+        note = tn(
+            "skipped {count} blank line; blank lines are not counted as rows",
+            "skipped {count} blank lines; blank lines are not counted as rows",
+            blank,
         )
+        notes.append(note)
     return table
 
 
@@ -154,13 +150,11 @@ def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, tabl
             )
         return RawRow(row, None, problem, raw)
     if record.last - record.first >= _LONG_RECORD_LINES:
-        table.remarks.setdefault(
-            t(
-                "one quoted cell spans more than {long_record_lines} lines: check that no closing quote is missing",
-                long_record_lines=_LONG_RECORD_LINES,
-            ),
-            [],
-        ).append(row)
+        remark = t(
+            "one quoted cell spans more than {long_record_lines} lines: check that no closing quote is missing",
+            long_record_lines=_LONG_RECORD_LINES,
+        )
+        table.remarks.setdefault(remark, []).append(row)
     return RawRow(row, dict(zip(columns, cells, strict=True)))
 
 
@@ -220,18 +214,14 @@ def _detect_separator(
     """The separator with the most known column names, then the one whose rows most often match the header's width."""
     fits: dict[str, tuple[int, float, int]] = {}
     for separator in SEPARATORS:
-        records = [
-            record
-            for record in _records(lines[:_SAMPLE_LINES], Dialect(separator))
-            if record.cells or record.problem
-        ]
+        sample = _records(lines[:_SAMPLE_LINES], Dialect(separator))
+        records = [record for record in sample if record.cells or record.problem]
         if not records or len(records[0].cells) < 2:
             continue
         header, width = records[0].cells, len(records[0].cells)
         check_columns(width)
-        consistent = sum(len(record.cells) == width for record in records[1:]) / max(
-            1, len(records) - 1
-        )
+        matching = sum(len(record.cells) == width for record in records[1:])
+        consistent = matching / max(1, len(records) - 1)
         fits[separator] = (sum(is_known(name) for name in header), consistent, width)
     prefers_tab = suffix in (".tsv", ".tab")
     if not fits:
@@ -314,9 +304,8 @@ def escape_formula(text: str) -> str:
 
 def unescape_formula(text: str) -> str:
     """The inverse of :func:`escape_formula`."""
-    return (
-        text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA_PREFIXES) else text
-    )
+    escaped = text.startswith("'") and text.lstrip("'").startswith(FORMULA_PREFIXES)
+    return text[1:] if escaped else text
 
 
 def unescape_rejected_rows(table: Table) -> None:

@@ -159,14 +159,8 @@ def _read_json_lines(text: str) -> Table:
         try:
             rows.append(_raw_row(number, parse_json(line)))
         except ValueError as error:
-            rows.append(
-                RawRow(
-                    number,
-                    None,
-                    t("the line is not JSON: {reason}", reason=_reason(error)),
-                    line[:_MAX_RAW_CHARACTERS],
-                )
-            )
+            problem = t("the line is not JSON: {reason}", reason=_reason(error))
+            rows.append(RawRow(number, None, problem, line[:_MAX_RAW_CHARACTERS]))
     if rows and all(row.cells is None for row in rows):
         raise DataError(
             t(
@@ -176,12 +170,8 @@ def _read_json_lines(text: str) -> Table:
             ),
             remedy=t("JSON Lines contain {object}, one per line", object=t(_OBJECT)),
         )
-    return Table(
-        "jsonl",
-        _columns(rows),
-        rows,
-        numbers=RowNumbers(t("Row numbers are those of the lines of the file.")),
-    )
+    numbers = RowNumbers(t("Row numbers are those of the lines of the file."))
+    return Table("jsonl", _columns(rows), rows, numbers=numbers)
 
 
 def _raw_row(row: int, value: Any) -> RawRow:
@@ -201,13 +191,11 @@ def _columns(rows: list[RawRow]) -> tuple[str, ...]:
 
 def _row_lists(document: dict[str, Any]) -> dict[str, list[Any]]:
     """The entries of an object that are lists of rows: lists of objects that are not one conversation."""
+    lists = {key: value for key, value in document.items() if isinstance(value, list) and value}
     return {
         key: value
-        for key, value in document.items()
-        if isinstance(value, list)
-        and value
-        and all(isinstance(item, dict) for item in value)
-        and not _is_conversation(value)
+        for key, value in lists.items()
+        if all(isinstance(item, dict) for item in value) and not _is_conversation(value)
     }
 
 
@@ -225,22 +213,17 @@ def _rows_of(document: Any, notes: list[str]) -> list[Any]:
             t("the JSON contains no rows"), remedy=t("Use an array: {object}", object=t(_OBJECT))
         )
     lists = _row_lists(document)
+    names = ", ".join(map(repr, lists))
     if len(lists) > 1 and all(parse_split(key) for key in lists):
         notes.append(
-            t(
-                "rows are read from the keys {names}, each as the split of that name",
-                names=", ".join(map(repr, lists)),
-            )
+            t("rows are read from the keys {names}, each as the split of that name", names=names)
         )
         return [{"split": key, **row} for key, rows in lists.items() for row in rows]
     if len(lists) > 1:
         known = [key for key in _LIST_KEYS if key in lists]
         if len(known) != 1:
             raise DataError(
-                t(
-                    "several keys contain lists of objects: {names}",
-                    names=", ".join(map(repr, lists)),
-                ),
+                t("several keys contain lists of objects: {names}", names=names),
                 remedy=t("Save the list of pairs as a separate file"),
             )
         lists = {known[0]: lists[known[0]]}
@@ -253,27 +236,17 @@ def _rows_of(document: Any, notes: list[str]) -> list[Any]:
 
 def _from_columns(document: dict[str, Any], notes: list[str]) -> list[Any] | None:
     """Rows of an object of equally long lists (one per column), or of an object of objects (one per row or column)."""
-    values = list(document.values())
+    values, names = list(document.values()), ", ".join(map(repr, document))
     if len(values) > 1 and all(isinstance(value, list) for value in values):
         if len({len(value) for value in values}) == 1 and not all(
             isinstance(item, dict) for item in values[0]
         ):
-            notes.append(
-                t(
-                    "the file contains one list per column ({names})",
-                    names=", ".join(map(repr, document)),
-                )
-            )
+            notes.append(t("the file contains one list per column ({names})", names=names))
             return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) for value in values):
         keys = [tuple(value) for value in values]
         if len(values) > 1 and len(set(keys)) == 1 and all(key.isdigit() for key in keys[0]):
-            notes.append(
-                t(
-                    "the file contains one object per column ({names})",
-                    names=", ".join(map(repr, document)),
-                )
-            )
+            notes.append(t("the file contains one object per column ({names})", names=names))
             return [{name: document[name][index] for name in document} for index in keys[0]]
         notes.append(
             t("the file contains one object per row under a separate key; the keys are not used")

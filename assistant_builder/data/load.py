@@ -130,15 +130,13 @@ def pairs_of_file(
         else:
             for change in dict.fromkeys(row_changes):
                 changes.setdefault(change, []).append(raw.row)
-    messages = mapping["messages"]
+    columns_of_pair = {
+        role: mapping[role] or mapping["messages"] for role in ("question", "answer")
+    }
     return Dataset(
         source=str(Path(path)),
         format=table.format,
-        columns={
-            **mapping.columns,
-            "question": mapping["question"] or messages,
-            "answer": mapping["answer"] or messages,
-        },
+        columns=mapping.columns | columns_of_pair,
         pairs=tuple(pairs),
         rejected=tuple(rejected),
         rows=len(table.rows),
@@ -200,17 +198,14 @@ def _require_table(table: Table, source: Path) -> None:
     ):
         return
     suffix = source.suffix.lower()
-    workbook = t(
-        "the name ends in {suffix}, but this is a text file and not a workbook", suffix=suffix
+    what = t(
+        "this is text in one column, and not a table with a column of questions and one of answers"
     )
-    raise DataError(
-        workbook
-        if _FORMATS.get(suffix) in ("xlsx", "parquet")
-        else t(
-            "this is text in one column, and not a table with a column of questions and one of answers"
-        ),
-        remedy=t(_MAKE_TABLE),
-    )
+    if _FORMATS.get(suffix) in ("xlsx", "parquet"):
+        what = t(
+            "the name ends in {suffix}, but this is a text file and not a workbook", suffix=suffix
+        )
+    raise DataError(what, remedy=t(_MAKE_TABLE))
 
 
 def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
@@ -234,25 +229,19 @@ def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
     cells = (cell for row in table.rows if row.cells is not None for cell in row.cells.values())
     # a text that many cells share is written once for each cell
     limits.check_bytes(sum(len(cell) for cell in cells if isinstance(cell, str)))
-    expected = _FORMATS.get(suffix)
-    if expected != table.format and not {expected, table.format} <= {
-        "csv",
-        "tsv",
-    }:  # the separator note covers TSV
+    formats = {_FORMATS.get(suffix), table.format}
+    if len(formats) > 1 and not formats <= {"csv", "tsv"}:  # the separator note covers TSV
         kind = table.format.upper()
-        table.notes.insert(
-            0,
-            t(
+        note = t(
+            "read as {format} because of the content, although the name has no suffix", format=kind
+        )
+        if suffix:
+            note = t(
                 "read as {format} because of the content, although the name ends in {suffix}",
                 format=kind,
                 suffix=suffix,
             )
-            if suffix
-            else t(
-                "read as {format} because of the content, although the name has no suffix",
-                format=kind,
-            ),
-        )
+        notes.append(note)
     table.notes[:0] = notes
     return table
 
@@ -263,9 +252,8 @@ def _read_text(data: bytes, suffix: str, mapped: set[str]) -> Table:
     if not is_json and _FORMATS.get(suffix) in ("json", "jsonl"):
         first = text.lstrip().split("\n", 1)[0]
         cells = re.split(f"[{re.escape(''.join(SEPARATORS))}]", first)
-        is_json = not any(
-            is_known_column(cell.strip(' "\r')) for cell in cells
-        ) or contains_json_object(text)
+        has_header = any(is_known_column(cell.strip(' "\r')) for cell in cells)
+        is_json = not has_header or contains_json_object(text)
     if is_json:
         table = read_json_text(text, suffix)
     else:
@@ -411,18 +399,14 @@ def _parse_pair(
         raise RowError(t("the row is empty"))
     cells = {role: raw.cells.get(name) if name else None for role, name in mapping.columns.items()}
     row_system = _optional_text(cells, "system", changes)
-    return Pair(
-        row=raw.row,
-        messages=_parse_messages(cells, row_system or system or None, mapping, changes),
-        group=_optional_text(cells, "group", changes),
-        cluster=_optional_text(cells, "cluster", changes),
-        family=_optional_text(cells, "family", changes),
-        split=_optional_value(
-            cells, "split", parse_split, t("not train, validation or heldout (or test)")
-        ),
-        answerable=_optional_value(cells, "answerable", parse_bool, t("neither true nor false"))
-        is not False,
+    messages = _parse_messages(cells, row_system or system or None, mapping, changes)
+    group, cluster, family = (
+        _optional_text(cells, role, changes) for role in ("group", "cluster", "family")
     )
+    splits, booleans = t("not train, validation or heldout (or test)"), t("neither true nor false")
+    split = _optional_value(cells, "split", parse_split, splits)
+    answerable = _optional_value(cells, "answerable", parse_bool, booleans) is not False
+    return Pair(raw.row, messages, group, cluster, split, answerable, family)
 
 
 def _parse_messages(

@@ -55,19 +55,16 @@ def load_pairs(
     """
     parts = _read("pairs", path, columns=dict(columns or {}), system=system)
     head = parts["head"][0]
-    return Dataset(
-        **head
-        | {name: tuple(head[name]) for name in ("notes", "column_names", "first_rows")}
-        | {
-            "pairs": tuple(
-                Pair(row, tuple(Message(*turn) for turn in turns), *others)
-                for row, turns, *others in parts.get("pairs", ())
-            ),
-            "rejected": tuple(RejectedRow(*fields) for fields in parts.get("rejected", ())),
-            "changes": {change: tuple(rows) for change, rows in head["changes"].items()},
-            "numbers": _numbers(head["numbers"]),
-        }
+    for name in ("notes", "column_names", "first_rows"):
+        head[name] = tuple(head[name])
+    head["changes"] = {change: tuple(rows) for change, rows in head["changes"].items()}
+    head["numbers"] = _numbers(head["numbers"])
+    head["pairs"] = tuple(
+        Pair(row, tuple(Message(*turn) for turn in turns), *others)
+        for row, turns, *others in parts.get("pairs", ())
     )
+    head["rejected"] = tuple(RejectedRow(*fields) for fields in parts.get("rejected", ()))
+    return Dataset(**head)
 
 
 def load_rows(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -165,17 +166,9 @@ class Split:
 
     def to_record(self) -> dict[str, Any]:
         """The content of ``split.json``; the hashes freeze the split."""
-        placed = [
-            (pair, split)
-            for split in SPLITS
-            for pair in self.pairs(split)
-            if pair.respelled is None
-        ]
-        respelled = {
-            split: number
-            for split in SPLITS
-            if (number := sum(pair.respelled is not None for pair in self.pairs(split)))
-        }
+        everything = [(pair, split) for split in SPLITS for pair in self.pairs(split)]
+        placed = [(pair, split) for pair, split in everything if pair.respelled is None]
+        respelled = Counter(split for pair, split in everything if pair.respelled is not None)
         ungrouped = sum(pair.group is None for pair, _ in placed)
         return {
             "given": self.given,
@@ -202,19 +195,15 @@ class Split:
                 for split in SPLITS
             },
             "facts": self._fact_counts(),
-            **({"respelled": respelled} if respelled else {}),
+            **({"respelled": dict(respelled)} if respelled else {}),
             "notes": list(self.notes),
         }
 
     @property
     def copies(self) -> tuple[tuple[int, int], ...]:
         """Rows of the respelled pairs, and the rows of the file that they are copies of."""
-        return tuple(
-            (pair.row, pair.respelled)
-            for split in SPLITS
-            for pair in self.pairs(split)
-            if pair.respelled is not None
-        )
+        pairs = (*self.train, *self.validation, *self.heldout)
+        return tuple((pair.row, pair.respelled) for pair in pairs if pair.respelled is not None)
 
     def _fact_counts(self) -> dict[str, int]:
         """Facts, those with one wording, test questions that have a fact, and those whose fact is in training."""
@@ -306,24 +295,18 @@ def _complete_given_split(
         free = [pair for pair in sets["train"] if unit_of(pair) not in elsewhere]
         still_empty = sum(not sets[other] for other in fractions if other != name)
         train_keeps = 0 if len(free) < len(sets["train"]) else 1
-        drawn, _ = draw(
-            free,
-            fraction,
-            config.seed,
-            name,
-            leave=still_empty + train_keeps,
-            elsewhere=count_facts(pair for pair in pairs if pair.split != "train"),
-        )
+        leave = still_empty + train_keeps
+        others = count_facts(pair for pair in pairs if pair.split != "train")
+        drawn, _ = draw(free, fraction, config.seed, name, leave=leave, elsewhere=others)
         rows = {pair.row for pair in drawn}
         sets[name], sets["train"] = drawn, [pair for pair in sets["train"] if pair.row not in rows]
-        notes.append(
-            tn(
-                "the file has no {name} rows, so {name} takes {count} row from training",
-                "the file has no {name} rows, so {name} takes {count} rows from training",
-                len(drawn),
-                name=name,
-            )
+        note = tn(
+            "the file has no {name} rows, so {name} takes {count} row from training",
+            "the file has no {name} rows, so {name} takes {count} rows from training",
+            len(drawn),
+            name=name,
         )
+        notes.append(note)
     return sets, tuple(cut), notes
 
 
@@ -335,14 +318,8 @@ def _draw_split(
         validation, train = draw_wordings(rest, config, "validation")
     else:
         heldout, rest = draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
-        validation, train = draw(
-            rest,
-            config.validation_fraction,
-            config.seed,
-            "validation",
-            leave=1,
-            elsewhere=count_facts(heldout),
-        )
+        share, facts = config.validation_fraction, count_facts(heldout)
+        validation, train = draw(rest, share, config.seed, "validation", leave=1, elsewhere=facts)
     grouped = any(pair.group is not None for pair in pairs)
     notes = [
         t("split by group, drawn with seed {seed}", seed=config.seed)
@@ -426,13 +403,10 @@ def _apply_limits(
 ) -> dict[str, int]:
     """Sample complete units where they fit; validation keeps its share of a limited training set."""
     share = config.validation_fraction / (1 - config.validation_fraction)
-    limits: dict[SplitName, int | None] = {
-        "train": config.max_train,
-        "validation": max(1, round(config.max_train * share))
-        if config.max_train and limit_validation
-        else None,
-        "heldout": config.max_heldout,
-    }
+    limits: dict[SplitName, int | None] = {"train": config.max_train, "validation": None}
+    if config.max_train and limit_validation:
+        limits["validation"] = max(1, round(config.max_train * share))
+    limits["heldout"] = config.max_heldout
     sampled_out: dict[str, int] = {}
     for split, limit in limits.items():
         before = len(sets[split])

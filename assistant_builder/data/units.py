@@ -57,37 +57,26 @@ def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return (
-            tn(
-                "only {count} usable pair: training, validation and test each need one",
-                "only {count} usable pairs: training, validation and test each need one",
-                len(pairs),
-            ),
-            t("Add rows: 3 are the minimum, and a conclusive result needs several hundred"),
-        )
-    few = (
-        tn(
+        return tn(
+            "only {count} usable pair: training, validation and test each need one",
+            "only {count} usable pairs: training, validation and test each need one",
+            len(pairs),
+        ), t("Add rows: 3 are the minimum, and a conclusive result needs several hundred")
+    if grouped:
+        return tn(
             "the {pairs} usable pairs form only {count} group, and a split needs at least 3",
             "the {pairs} usable pairs form only {count} groups, and a split needs at least 3",
             count,
             pairs=len(pairs),
-        )
-        if grouped
-        else tn(
-            "the {pairs} usable pairs form only {count} question, and a split needs at least 3",
-            "the {pairs} usable pairs form only {count} questions, and a split needs at least 3",
-            count,
-            pairs=len(pairs),
-        )
-    )
-    return (
-        few,
-        t(
+        ), t(
             "Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')"
         )
-        if grouped
-        else t("Add rows with other questions"),
-    )
+    return tn(
+        "the {pairs} usable pairs form only {count} question, and a split needs at least 3",
+        "the {pairs} usable pairs form only {count} questions, and a split needs at least 3",
+        count,
+        pairs=len(pairs),
+    ), t("Add rows with other questions")
 
 
 def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
@@ -102,25 +91,21 @@ def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if (len(free) >= len(absent) or answers_occur_once(train)) and len(units) > len(absent):
         return None  # nothing is drawn from rows whose answers occur once
     names = t(" and ").join(absent)
-    return (
-        tn(
-            "the training rows form {count} unit ({free} in no other split), too few to draw {names} from them",
-            "the training rows form {count} units ({free} in no other split), too few to draw {names} from them",
-            len(units),
-            free=len(free),
-            names=names,
-        ),
-        t("Mark rows with the split {names}, or add training rows", names=names),
-    )
+    return tn(
+        "the training rows form {count} unit ({free} in no other split), too few to draw {names} from them",
+        "the training rows form {count} units ({free} in no other split), too few to draw {names} from them",
+        len(units),
+        free=len(free),
+        names=names,
+    ), t("Mark rows with the split {names}, or add training rows", names=names)
 
 
 def hash_order(units: Iterable[str], seed: int, purpose: str) -> list[str]:
     """Units in the order of the hashes of seed, purpose and unit."""
 
     def key(unit: str) -> tuple[bytes, str]:
-        return hashlib.sha256(
-            f"{seed}\0{purpose}\0{unit}".encode(errors="surrogatepass")
-        ).digest(), unit
+        text = f"{seed}\0{purpose}\0{unit}".encode(errors="surrogatepass")
+        return hashlib.sha256(text).digest(), unit
 
     return sorted(units, key=key)
 
@@ -183,9 +168,7 @@ def _reworded_first(
             left.subtract(facts)
             ranks[0].append(unit)
         elif facts:
-            needed = any(
-                fact in elsewhere or total[fact] > number for fact, number in facts.items()
-            )
+            needed = any(fact in elsewhere or total[fact] > facts[fact] for fact in facts)
             ranks[2 if needed else 1].append(unit)
     moved = iter([unit for rank in ranks for unit in rank])
     return [next(moved) if count_facts(units[unit]) else unit for unit in order]

@@ -85,21 +85,17 @@ class WordingCount:
     def meaning(self) -> str:
         """What a test on the file can show, in two sentences."""
         if self.holds_facts_out:
-            asked = (
-                tn(
-                    "The test asks {test:,} questions, and only {count} of their answers is among those of "
-                    "training.",
-                    "The test asks {test:,} questions, and only {count} of their answers are among those of "
-                    "training.",
-                    self.known,
-                    test=self.test,
-                )
-                if self.known
-                else t(
+            asked = tn(
+                "The test asks {test:,} questions, and only {count} of their answers is among those of training.",
+                "The test asks {test:,} questions, and only {count} of their answers are among those of training.",
+                self.known,
+                test=self.test,
+            )
+            if not self.known:
+                asked = t(
                     "The test asks {test:,} questions, and none of their answers is among those of training.",
                     test=self.test,
                 )
-            )
             shows = t(
                 "It shows what the assistant does with unknown questions, and not how many of your {facts:,} "
                 "answers it gives.",

@@ -74,8 +74,7 @@ def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomput
         notes.append(
             tn(
                 "formulas without a stored result are read as empty ({count} formula): open the file in a spreadsheet "
-                "program "
-                "and save it",
+                "program and save it",
                 "formulas without a stored result are read as empty ({count} formulas): open the file in a "
                 "spreadsheet program and save it",
                 uncomputed,

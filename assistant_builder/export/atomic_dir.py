@@ -14,12 +14,13 @@ from typing import Any
 import psutil
 from typing_extensions import TypedDict
 
-from assistant_builder.atomic_io import read_json
+from assistant_builder.atomic_io import read_json, require_disk_space
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError, StudyError
 from assistant_builder.study.containment import path_inside
 
 RECORD = "export.json"
 """Record of an export; written last, so that a folder without it is not an export, or not a complete one."""
+_OTHER_DISK = "Free disk space, or name a folder on another disk"
 _SCRATCH = ".assistant-builder-"
 
 
@@ -68,13 +69,7 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
             pid = path.name.removeprefix(_SCRATCH).partition("-")[0]
             if pid.isdecimal() and not psutil.pid_exists(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
-        free = shutil.disk_usage(parent).free
-        if free < needed:
-            raise ResourceError(
-                f"the export needs {needed / 1e6:,.0f} MB of disk; {free / 1e6:,.0f} MB are free",
-                where=str(parent),
-                remedy="Free disk space, or name a folder on another disk",
-            )
+        require_disk_space(parent, needed, "the export", _OTHER_DISK)
         scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_SCRATCH}{os.getpid()}-"))
         yield scratch
         for path in scratch.rglob("*"):
@@ -136,7 +131,7 @@ def _translate(error: OSError, target: Path) -> AssistantBuilderError:
         return ResourceError(
             "the disk is full; nothing was written",
             where=str(target),
-            remedy="Free disk space, or name a folder on another disk",
+            remedy=_OTHER_DISK,
         )
     return StudyError(
         f"the export cannot be written: {error.strerror or error}",

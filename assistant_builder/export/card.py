@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from assistant_builder import __version__
 from assistant_builder.arms import ARMS, LORA
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import SPLITS
 from assistant_builder.data.card import fenced, inline, table
+from assistant_builder.export.adapter import render
 from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
 from assistant_builder.i18n import bits, t
+from assistant_builder.i18n.quantities import format_bytes, format_duration
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE, rule_of
@@ -29,12 +28,10 @@ from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
 from evals.report.format import (
     difference,
-    duration,
     interval,
     number,
     plain,
     shown,
-    size,
     two_significant_digits,
 )
 from evals.report.load import is_compared, lead_pair
@@ -68,13 +65,9 @@ def model_card(
 
     config = study.config
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
-    template = jinja2.Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # Markdown: text of others passes inline() or fenced()
-    ).from_string((Path(__file__).parent / "templates" / "card.md.j2").read_text(encoding="utf-8"))
-    body = template.render(
+    # Markdown: text of others passes inline() or fenced()
+    body = render(
+        "card.md.j2",
         bits=bits(),
         title=title(study, spec),
         opening=spec.export_format.summary(spec.arm, t(ARMS[spec.arm].label)),
@@ -369,8 +362,8 @@ def _provenance(study: Study, spec: ExportSpec) -> str:
     return _facts(
         {
             "Training steps": f"{steps:,} ({epochs:.1f} epochs), best at {best:,}",
-            "Training time": duration(summary["train_seconds"]),
-            "Adapter": f"{parameters:,} parameters, {size(bytes)} in float32",
+            "Training time": format_duration(summary["train_seconds"]),
+            "Adapter": f"{parameters:,} parameters, {format_bytes(bytes)} in float32",
             "Adapter SHA-256": summary["adapter_sha256"],
             "Base model SHA-256": base.get("sha256") or "not on record",
             "Base while training": f"{summary['base_storage']} weights, {summary['compute_dtype']} arithmetic",

@@ -18,11 +18,17 @@ from filelock import FileLock
 from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS
-from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
+from assistant_builder.atomic_io import (
+    file_hash,
+    read_json,
+    read_jsonl,
+    require_disk_space,
+    write_json,
+)
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError
+from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.export.adapter import (
     copy_tokenizer,
     ollama_snippet,
@@ -365,12 +371,7 @@ class GgufFiles:
                 needed = formats[missing[0]].working_bytes(summary) + sum(
                     formats[type].estimated_bytes(summary) for type in missing
                 )
-                if shutil.disk_usage(self.folder).free < needed:
-                    raise ResourceError(
-                        f"the GGUF files need {needed / 1e6:,.0f} MB of disk",
-                        where=str(self.folder),
-                        remedy="Free disk space",
-                    )
+                require_disk_space(self.folder, needed, "writing GGUF files", "Free disk space")
                 self._write(missing, report)
         return {type: self.path(type) for type in types}
 

@@ -25,10 +25,10 @@ from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
 from assistant_builder.i18n import t
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import Progress, State
-from evals.report.format import size
 
 ZIP_LIMIT = 2_000_000_000
 """Size beyond which the page offers the folder without an archive, which would take long to write."""
@@ -248,7 +248,7 @@ def summary_lines(record: dict[str, Any]) -> list[str]:
     folder = Path(record["folder"])
     lines = [
         *record["sentences"],
-        f"{folder}: {size(record['bytes'])} in {len(record['files'])} files",
+        f"{folder}: {format_bytes(record['bytes'])} in {len(record['files'])} files",
     ]
     if record["archive"]:
         lines.append(f"In one file: {folder / record['archive']}")

@@ -16,8 +16,8 @@ from typing import Any
 from assistant_builder.errors import AssistantBuilderError, ConfigError, HubError
 from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.retrieval_files import FOLDER
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.models import hub
-from evals.report.format import size
 
 
 def check_push(repo: str) -> None:
@@ -84,8 +84,8 @@ def upload_lines(record: Mapping[str, Any], repo: str, *, public: bool) -> list[
     files = uploaded_files(record)
     total, width = sum(file["bytes"] for file in files), max(len(file["name"]) for file in files)
     lines = [
-        f"Uploading {len(files)} files ({size(total)}) to {repo} ({'public' if public else 'private'}):",
-        *(f"  {file['name']:{width}}  {size(file['bytes'])}" for file in files),
+        f"Uploading {len(files)} files ({format_bytes(total)}) to {repo} ({'public' if public else 'private'}):",
+        *(f"  {file['name']:{width}}  {format_bytes(file['bytes'])}" for file in files),
     ]
     if any(file["name"].startswith(f"{FOLDER}/") for file in files):
         lines.append(

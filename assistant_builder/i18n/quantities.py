@@ -1,0 +1,28 @@
+"""Bytes and durations in words, in the language of the reader."""
+
+from __future__ import annotations
+
+from assistant_builder.i18n import localize, t
+
+
+def format_bytes(value: float | None) -> str:
+    """Bytes in decimal units: ``269 MB``; a dash for None."""
+    if value is None:
+        return "–"
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= power:
+            return f"{localize(format(value / power, '.3g'))} {unit}"
+    return t("{bytes:.0f} bytes", bytes=value)
+
+
+def format_duration(seconds: float | None) -> str:
+    """Seconds as ``2 min 21 s``; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return localize(f"{seconds:.1f} s")
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
