@@ -38,6 +38,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Server:
                     self._handle(line)
             elif not self._stops:
                 # the client sends a question again that arrives just now
-                self._emit({"event": "idle"})
+                self._emit("idle")
                 return
 
     def _handle(self, line: str) -> None:
@@ -131,64 +132,48 @@ class Server:
             ]
             sampling = Sampling(**request.get("sampling", {}))
         except AssistantBuilderError as error:
-            self._emit({"event": "error", "id": identity, "error": error.to_record()})
-            return
+            return self._emit("error", identity, error=error.to_record())
         except (ValueError, KeyError, TypeError) as error:
             print(f"a request cannot be read: {error!r}", file=sys.stderr)
             return
         self._stops[identity] = threading.Event()
-        self._emit({"event": "state", "id": identity, "state": "waiting"})
+        self._emit("state", identity, state="waiting")
         executor = self._arms.setdefault(
             arm, ThreadPoolExecutor(max_workers=self._concurrency, thread_name_prefix=arm)
         )
-        if operation == "ask":
-            executor.submit(
-                self._run_request,
-                identity,
-                arm,
-                lambda: self._answer(identity, arm, messages, sampling),
-            )
-        else:
-            executor.submit(self._run_request, identity, arm, lambda: self._load(identity, arm))
+        work = (
+            partial(self._answer, identity, arm, messages, sampling)
+            if operation == "ask"
+            else partial(self._load, identity, arm)
+        )
+        executor.submit(self._run_request, identity, arm, work)
 
     def _load(self, identity: str, arm: str) -> None:
         self._ensure_loaded(identity, arm)
-        self._emit({"event": "loaded", "id": identity})
+        self._emit("loaded", identity)
 
     def _ensure_loaded(self, identity: str, arm: str) -> None:
         if not self._session.ready(arm):
-            self._emit({"event": "state", "id": identity, "state": "loading"})
+            self._emit("state", identity, state="loading")
 
         def report(phase: str, fraction: float) -> None:
-            self._emit({"event": "loading", "id": identity, "phase": phase, "fraction": fraction})
+            self._emit("loading", identity, phase=phase, fraction=fraction)
 
-        self._emit({"event": "memory", "id": identity, **asdict(self._session.load(arm, report))})
+        self._emit("memory", identity, **asdict(self._session.load(arm, report)))
 
     def _answer(self, identity: str, arm: str, messages: list[Message], sampling: Sampling) -> None:
         self._ensure_loaded(identity, arm)
-        self._emit({"event": "state", "id": identity, "state": "answering"})
+        self._emit("state", identity, state="answering")
         for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
-            self._emit(
-                {
-                    "event": "end" if chunk.finish else "chunk",
-                    "id": identity,
-                    "text": chunk.text_delta,
-                    "tokens": chunk.tokens,
-                    "first_token_seconds": chunk.first_token_seconds,
-                    "seconds": chunk.seconds,
-                    "finish": chunk.finish,
-                    **(
-                        {"sources": chunk.sources, "declined": chunk.declined}
-                        if chunk.finish
-                        else {}
-                    ),
-                    **(
-                        {"sources": chunk.sources, "prompt_tokens": chunk.prompt_tokens}
-                        if chunk.prompt_tokens is not None
-                        else {}
-                    ),
-                }
-            )
+            values = asdict(chunk)
+            values["text"] = values.pop("text_delta")
+            if not chunk.finish:
+                del values["declined"]
+            if chunk.prompt_tokens is None:
+                del values["prompt_tokens"]
+                if not chunk.finish:
+                    del values["sources"]
+            self._emit("end" if chunk.finish else "chunk", identity, **values)
 
     def _run_request(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         out_of_memory = False
@@ -204,7 +189,7 @@ class Server:
                     remedy=t("Ask again; if it fails again, retrain the study with --redo"),
                 )
             self._needs_restart |= needs_new_process(error)
-            self._emit({"event": "error", "id": identity, "error": translated.to_record()})
+            self._emit("error", identity, error=translated.to_record())
         finally:
             if out_of_memory:
                 _free_memory()
@@ -226,9 +211,10 @@ class Server:
             remedy=t(CHAT_MEMORY),
         )
 
-    def _emit(self, event: dict[str, Any]) -> None:
+    def _emit(self, event: str, identity: str | None = None, **values: Any) -> None:
+        named = {"id": identity} if identity is not None else {}
         with self._write_lock:
-            self._write(event)
+            self._write({"event": event, **named, **values})
 
 
 def _free_memory() -> None:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware, answers_without_key
-from assistant_builder.serving.engine import Answering, GenerationRequest, StreamChunk
+from assistant_builder.serving.engine import Engine, GenerationRequest, StreamChunk
 from assistant_builder.serving.remember import open_logs, remembered
 from assistant_builder.serving.schemas import (
     DONE,
@@ -33,6 +33,7 @@ from assistant_builder.serving.schemas import (
     usage,
     validation_error,
 )
+from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.serving.widget import Widget
 from assistant_builder.web.access import AllowedHosts
 
@@ -41,7 +42,11 @@ _CLIENT_GONE = 499
 
 
 def make_app(
-    engine: Answering, config: ServingConfig, key: bytes | None, *, without_key: bool | None = None
+    engine: Engine | EngineSwitch,
+    config: ServingConfig,
+    key: bytes | None,
+    *,
+    without_key: bool | None = None,
 ) -> ASGIApp:
     """The complete ASGI app, middleware included.
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import anyio.to_thread
 
@@ -254,22 +254,6 @@ class Engine:
             self._open[name] -= 1
             for exchange in exchanges:
                 exchange.stop()
-
-
-class Answering(Protocol):
-    """What the app needs of the assistants of a server; see :class:`Engine`."""
-
-    slots: int
-
-    @property
-    def models(self) -> ModelRegistry: ...  # noqa: D102
-    def start(self) -> None: ...  # noqa: D102
-    async def report_failure(self) -> None: ...  # noqa: D102
-    async def follow(self) -> None: ...  # noqa: D102
-    def health(self) -> Health: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
-    async def prepare(self, body: ChatRequest) -> GenerationRequest: ...  # noqa: D102
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[StreamChunk, None]: ...  # noqa: D102
 
 
 def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:

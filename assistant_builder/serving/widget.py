@@ -16,13 +16,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import TypedDict
 
@@ -31,7 +31,7 @@ from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import direction, language, negotiate, t, use_language
-from assistant_builder.serving.engine import Answering
+from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 from assistant_builder.serving.remember import remembered
 from assistant_builder.serving.schemas import (
@@ -45,6 +45,7 @@ from assistant_builder.serving.schemas import (
     unknown_host,
     validation_error,
 )
+from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.study import Study
 from assistant_builder.web.access import AllowedHosts
 from assistant_builder.web.middleware import read_body, replay_body
@@ -67,6 +68,23 @@ _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_PAGE_HEADERS = {
+    "Content-Security-Policy": _PAGE_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_SCRIPT_HEADERS = {
+    "Content-Type": "text/javascript; charset=utf-8",
+    "Cache-Control": "public, max-age=300",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "content-type",
+    "Access-Control-Max-Age": "600",
+}
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,9 @@ class _Voted(Feedback):
     site: Label
 
 
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
 class _WidgetFile(TypedDict):
     token: str
 
@@ -196,11 +217,8 @@ def site_token(study: Study) -> str:
 
 def embedding(url: str, token: str) -> str:
     """The line of HTML that puts the widget on a page; ``url`` is that of the server."""
-    return str(
-        Markup('<script src="{}{}" data-site="{}" async></script>').format(
-            url.rstrip("/"), SCRIPT_PATH, token
-        )
-    )
+    script = Markup('<script src="{}{}" data-site="{}" async></script>')
+    return str(script.format(url.rstrip("/"), SCRIPT_PATH, token))
 
 
 class Widget:
@@ -213,7 +231,7 @@ class Widget:
     def __init__(
         self,
         app: ASGIApp,
-        engine: Answering,
+        engine: Engine | EngineSwitch,
         config: ServingConfig,
         hosts: AllowedHosts,
         *,
@@ -223,11 +241,8 @@ class Widget:
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
         self._name, assistant = widget_assistant(engine.models)
         study, root = assistant.study, assistant.root
-        self._token, self._logs, self._proxies = (
-            site_token(root),
-            logs or {},
-            TrustedProxies(config.proxy),
-        )
+        self._token, self._logs = site_token(root), logs or {}
+        self._proxies = TrustedProxies(config.proxy)
         self._title = config.title or root.title
         self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
@@ -255,34 +270,21 @@ class Widget:
                     raise ApiError(405, "this address is read with GET")
                 return self._file(path), receive
             if not self._allows(scope, headers, origin):
-                return ApiError(
-                    403,
-                    "pages of this origin may not ask; start the server with --allow-origin URL",
-                ).response(), receive
+                what = "pages of this origin may not ask; start the server with --allow-origin URL"
+                raise ApiError(403, what)
             assert origin is not None
             if scope["method"] == "OPTIONS":
-                return Response(
-                    status_code=204,
-                    headers={
-                        **cors(origin),
-                        "Access-Control-Allow-Methods": "POST",
-                        "Access-Control-Allow-Headers": "content-type",
-                        "Access-Control-Max-Age": "600",
-                    },
-                ), receive
+                return Response(status_code=204, headers={**cors(origin), **_PREFLIGHT}), receive
             if scope["method"] != "POST":
                 raise ApiError(405, "this address takes POST")
             body = await read_body(receive, _MAX_BODY)
             if body is None:
                 raise ApiError(413, "the conversation is too long")
             address = client_key(self._proxies.client(scope))
-            response = (
-                await self._ask(body, address)
-                if path == ASK_PATH
-                else self._vote(body, address)
-                if path == FEEDBACK_PATH
-                else self._start(body)
-            )
+            if path == ASK_PATH:
+                response = await self._ask(body, address)
+            else:
+                response = self._vote(body, address) if path == FEEDBACK_PATH else self._start(body)
             response.headers.update(cors(origin))
             return response, replay_body(body, receive)
         except ClientDisconnect:
@@ -300,15 +302,7 @@ class Widget:
 
     def _file(self, path: str) -> Response:
         if path == SCRIPT_PATH:
-            return Response(
-                self._script,
-                media_type="text/javascript; charset=utf-8",
-                headers={
-                    "Cache-Control": "public, max-age=300",
-                    "Cross-Origin-Resource-Policy": "cross-origin",
-                    "X-Content-Type-Options": "nosniff",
-                },
-            )
+            return Response(self._script, headers=_SCRIPT_HEADERS)
         page = Markup((_FOLDER / "chat.html").read_text(encoding="utf-8")).format(
             title=self._title,
             token=self._token,
@@ -316,16 +310,13 @@ class Widget:
             language=language(),
             direction=direction(),
         )
-        return Response(
-            page,
-            media_type="text/html; charset=utf-8",
-            headers={
-                "Content-Security-Policy": _PAGE_POLICY,
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-                "Cache-Control": "no-cache",
-            },
-        )
+        return HTMLResponse(page, headers=_PAGE_HEADERS)
+
+    def _parse(self, kind: type[_Body], body: bytes) -> _Body:
+        try:
+            return kind.model_validate(self._checked(body))
+        except ValidationError as error:
+            raise validation_error(error.errors()) from error
 
     def _checked(self, body: bytes) -> dict[str, Any]:
         try:
@@ -356,10 +347,7 @@ class Widget:
             )
 
     def _vote(self, body: bytes, address: str) -> Response:
-        try:
-            voted = _Voted.model_validate(self._checked(body))
-        except ValidationError as error:
-            raise validation_error(error.errors()) from error
+        voted = self._parse(_Voted, body)
         self._voters.enter(address)
         self._voters.leave(address)
         for log in set(self._logs.values()):
@@ -367,8 +355,8 @@ class Widget:
         return Response(status_code=204)
 
     async def _ask(self, body: bytes, address: str) -> Response:
+        asked = self._parse(_Asked, body)
         try:
-            asked = _Asked.model_validate(self._checked(body))
             request = ChatRequest(
                 model=self._name, messages=[turn.model_dump() for turn in asked.messages]
             )
