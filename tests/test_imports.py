@@ -18,6 +18,7 @@ HEAVY = {
     "peft",
     "bitsandbytes",
     "accelerate",
+    "datasets",
     "lm_eval",
     "sentence_transformers",
 }

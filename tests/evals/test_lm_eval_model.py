@@ -1,4 +1,4 @@
-"""The cells and their scores on the first layers of the bundled model."""
+"""Scores and answers of a model of two layers, and of the first layers of the bundled model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
+from tests.export.tiny import tiny_base
 
 pytestmark = pytest.mark.train
 ANSWERS = [
@@ -20,9 +21,9 @@ ANSWERS = [
 ]
 
 
-@pytest.fixture
-def folder(short_base: Path) -> Path:
-    return short_base
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base") / "base")
 
 
 def pairs() -> list[Pair]:
@@ -131,14 +132,14 @@ def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path
 
 
 def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(
-    folder: Path, compute_dtype: str
+    short_base: Path, compute_dtype: str
 ) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
     from evals.lm_eval_model import StudyLM
     from evals.tasks.held_out import build_items
 
-    prompter = ChatTokenizer.load(folder)
-    model = load_base(BaseSpec(folder, "float16", True, compute_dtype, hold=True))
+    prompter = ChatTokenizer.load(short_base)
+    model = load_base(BaseSpec(short_base, "float16", True, compute_dtype, hold=True))
     items = build_items(
         [
             Pair(

@@ -32,12 +32,9 @@ from assistant_builder.ui.chat.view import (
     speed_line,
     taught_note,
 )
+from tests.texts import plain
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
-
-
-def plain(markup: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
 
 
 def said(*turns: Turn, **changes: Any) -> PaneState:

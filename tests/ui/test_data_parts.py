@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,9 @@ from assistant_builder.ui.data.view import (
 )
 from assistant_builder.ui.settings_form import use_page_labels
 from tests.synthetic_study import new_study, with_data
+from tests.texts import plain
 
 HOSTILE = '<img src="x" onerror=1>'
-
-
-def plain(markup: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
 
 
 @pytest.fixture

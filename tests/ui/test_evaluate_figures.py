@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from dataclasses import replace
@@ -42,11 +41,8 @@ from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import Snapshot, report_conclusion, take_snapshot
 from evals.report.conclusion import TOO_FEW, Bar, conclude
 from tests.synthetic_study import done, evaluated, new_study, reported, running, trained, with_data
+from tests.texts import plain
 from tests.ui.blocks import inside_blocks
-
-
-def plain(markup: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +47,7 @@ from tests.synthetic_study import (
     with_data,
     with_metrics,
 )
+from tests.texts import plain
 from tests.ui.blocks import inside_blocks
 
 BASE = StudyConfig().model.base
@@ -56,10 +56,6 @@ BASE = StudyConfig().model.base
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-
-
-def plain(markup: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
 
 
 def provenance(study: Study, **changes: int) -> None:

@@ -50,12 +50,9 @@ from assistant_builder.ui.train.view import (
     samples_card,
 )
 from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
+from tests.texts import plain
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
-
-
-def plain(markup: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup))
 
 
 @pytest.fixture
