@@ -8,60 +8,50 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from assistant_builder.api import check_tasks
 from assistant_builder.arms import ARMS
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, TrustAddress, TrustRemoteCode, split_consent
-from assistant_builder.cli.run import check_tasks
+from assistant_builder.cli.options import (
+    Json,
+    TrustAddress,
+    TrustRemoteCode,
+    documented,
+    split_consent,
+)
 from assistant_builder.errors import StudyError
 from assistant_builder.runner.backend import Event
+from assistant_builder.runner.display import run_display
 
 if TYPE_CHECKING:
     from assistant_builder.sweep.spec import Trial
 
 
+@documented(arms=", ".join(ARMS))
 def sweep(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A study.yaml or a data file.")],
-    settings: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE,VALUE,…",
-            help="A setting and the values "
-            "to try. Can be repeated. Put values that contain commas into brackets or quotes. A setting "
-            "with one value applies to every study.",
-        ),
-    ],
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the sweep. Default: the name of the source. Its "
-            "studies are NAME-1, NAME-2, …."
-        ),
-    ] = None,
-    arm: Annotated[
-        str | None,
-        typer.Option(
-            help="Arm whose validation loss selects the best study: "
-            f"{', '.join(ARMS)}, or both (the mean of all). All arms of the study are "
-            "always trained. [default: both]"
-        ),
-    ] = None,
-    prune: Annotated[
-        str | None,
-        typer.Option(
-            help="median: stop a training that is worse than the median of the "
-            "earlier ones (requires the extra 'sweep'). off: run every training "
-            "to the end. [default: median if Optuna is installed]"
-        ),
-    ] = None,
+    source: str,
+    *,
+    settings: Annotated[list[str], typer.Option("--set")],
+    name: str | None = None,
+    arm: str | None = None,
+    prune: str | None = None,
     trust_remote_code: TrustRemoteCode = False,
-    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
+    trust_address: TrustAddress = [],
     as_json: Json = False,
 ) -> None:
     """Run one study for every combination of the given values.
 
     All studies use the same split. The best study is selected by validation loss; the others are then compared with it
     on the held-out questions. An interrupted sweep resumes where it stopped.
+
+    Args:
+        source (SOURCE): A study.yaml or a data file.
+        settings (KEY=VALUE,VALUE,…): A setting and the values to try. Can be repeated. Put values that contain commas
+            into brackets or quotes. A setting with one value applies to every study.
+        name: Name of the sweep. Default: the name of the source. Its studies are NAME-1, NAME-2, ….
+        arm: Arm whose validation loss selects the best study: {arms}, or both (the mean of all). All arms of the study
+            are always trained. [default: both]
+        prune: median: stop a training that is worse than the median of the earlier ones (requires the extra 'sweep').
+            off: run every training to the end. [default: median if Optuna is installed]
     """
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
@@ -113,7 +103,7 @@ def sweep(
 def _show_trial(trial: Trial) -> Iterator[Callable[[Event], None]]:
     """Print a heading, and show a progress bar for each step."""
     output.echo(f"{trial.name}: {trial.label}")
-    with output.run_display() as display:
+    with run_display() as display:
         yield display
 
 
