@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,7 +28,7 @@ def ask(
     *,
     arm: str = "both",
     look_up: Annotated[bool, typer.Option("--look-up/--no-look-up")] = True,
-    backend: str = "local",
+    backend: Literal["local", "llamacpp"] = "local",
     type: str | None = None,
     approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -46,12 +46,11 @@ def ask(
         type: Type of the GGUF file, for --backend llamacpp. Default: as of serve.
     """
     output.check_choice("--arm", arm, (*ARMS, "both"))
-    output.check_choice("--backend", backend, ("local", "llamacpp"))
     if type is not None:
         output.check_choice("--type", type, tuple(GGUF_TYPES))
     from assistant_builder.data.prepare import row_numbers
 
-    study = api.open(name, approach=output.check_approach(approach))
+    study = api.open(name, approach=approach)
     user_consent(trust_remote_code).allow(study.config)
     arms = None if arm == "both" else [arm]
     with study:

@@ -77,17 +77,14 @@ def export(
         spec = parse_export(arm, format, type)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    study = Study.open(name).of_choice(output.check_approach(approach))
+    study = Study.open(name).of_choice(approach)
     user_consent(trust_remote_code).allow(study.config)
     if ollama is not None:
         require_ollama(ollama)
     if push is not None:
         check_push(push)
-
-    def ignore(event: object) -> None:
-        pass
-
-    with nullcontext(ignore) if as_json else run_display() as display:
+    display: Callable[[Event], None]
+    with nullcontext(lambda event: None) if as_json else run_display() as display:
         record = export_to(
             study,
             spec,
@@ -99,7 +96,7 @@ def export(
             importance=importance,
         )
         display(Event("export", "succeeded"))
-    say: Callable[[str], None] = ignore if as_json else output.echo
+    say: Callable[[str], None] = (lambda line: None) if as_json else output.echo
     for line in summary_lines(record):
         say(line)
     if ollama is not None:

@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from typer.core import TyperCommand, TyperOption
 
 from assistant_builder.cli import output
-from assistant_builder.config import read_value
+from assistant_builder.config import Approach, read_value
 from assistant_builder.registry import Listed
 from assistant_builder.runner.consent import Consent
 
 ApproachName = Annotated[
-    str | None,
+    Approach | None,
     typer.Option(
         "--approach",
         help="Which assistant of a study with both approaches: grounded or memory. Default: the one that the "

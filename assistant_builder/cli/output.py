@@ -6,14 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.redaction import terminal_json, terminal_text
 
@@ -46,13 +45,6 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """Raise BadParameter if the value of an option is not one of the choices."""
     if value not in choices:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
-
-
-def check_approach(value: str | None) -> Approach | None:
-    """The value of ``--approach``; raises BadParameter if there is no such approach."""
-    if value is not None:
-        check_choice("--approach", value, get_args(Approach))
-    return cast("Approach | None", value)
 
 
 def confirm(question: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ from assistant_builder.cli.options import Json, Name, documented
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""
 FailIf = Annotated[
-    str | None,
+    Literal["worse", "inconclusive"] | None,
     typer.Option(
         metavar="VERDICT",
         help="worse or inconclusive: exit with code 3 if that "
@@ -34,17 +34,16 @@ def _exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: str
 
 
 @documented()
-def report(name: Name, *, format: str = "html", fail_if: FailIf = None) -> None:
+def report(
+    name: Name, *, format: Literal["html", "md", "json"] = "html", fail_if: FailIf = None
+) -> None:
     """Show the report of a study; with html its conclusion is printed to standard error, unless a verdict may fail.
 
     Args:
         format: html prints the path of the report; md and json print its text.
     """
-    output.check_choice("--format", format, ("html", "md", "json"))
-    if fail_if is not None:
-        output.check_choice("--fail-if", fail_if, tuple(_FAILING))
     study = api.open(name)
-    path = study.report_path(cast("Literal['html', 'md', 'json']", format))
+    path = study.report_path(format)
     if format == "html" and fail_if is None:
         for line in study.conclusion:
             output.echo(line, err=True)
@@ -66,8 +65,6 @@ def compare(a: str, b: str, *, as_json: Json = False, fail_if: FailIf = None) ->
         a (A): Reference study; its primary metric and margin are used.
         b (B): Study to compare with A.
     """
-    if fail_if is not None:
-        output.check_choice("--fail-if", fail_if, tuple(_FAILING))
     comparison = api.compare(a, b)
     if as_json:
         output.print_json(comparison)

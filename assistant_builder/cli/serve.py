@@ -56,7 +56,7 @@ def serve(
             remedy="Correct it; 'serve --help' lists all options",
         ) from error
     backend = SERVING_BACKENDS[config.backend]
-    models = select_models(names, api.recommended_arm, output.check_approach(approach))
+    models = select_models(names, api.recommended_arm, approach)
     consent = user_consent(trust_remote_code, trust_address)
     consent.connect(backend.contacts(models.assistants[0].study.config))
     for assistant in models.assistants:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ def sweep(
     settings: Annotated[list[str], typer.Option("--set")],
     name: str | None = None,
     arm: str | None = None,
-    prune: str | None = None,
+    prune: Literal["median", "off"] | None = None,
     trust_remote_code: TrustRemoteCode = False,
     trust_address: TrustAddress = [],
     as_json: Json = False,
@@ -56,23 +56,12 @@ def sweep(
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
     from assistant_builder.sweep.run import estimate
-    from assistant_builder.sweep.spec import Prune, available
+    from assistant_builder.sweep.spec import available
 
-    for option, given, known in (
-        ("--arm", arm, ("both", *ARMS)),
-        ("--prune", prune, get_args(Prune)),
-    ):
-        if given is not None:
-            output.check_choice(option, given, known)
+    if arm is not None:
+        output.check_choice("--arm", arm, ("both", *ARMS))
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
-    opened = open_sweep(
-        source,
-        name=name,
-        settings=settings,
-        arm=arm,
-        prune=prune,  # type: ignore[arg-type]
-        before=consent,
-    )
+    opened = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune, before=consent)
     if as_json:
         record = run_sweep(opened, check=check_tasks)
         output.print_json(record)
@@ -87,15 +76,10 @@ def sweep(
         output.print_table(*study_rows(record))
         if record["comparisons"]:
             output.print_table(*comparison_rows(record))
-        output.echo(
-            "\n".join(
-                [
-                    record["sentence"],
-                    *(f"note: {note}." for note in record["notes"]),
-                    f"Sweep: {opened.folder / 'sweep.html'}",
-                ]
-            )
-        )
+        output.echo(record["sentence"])
+        for note in record["notes"]:
+            output.echo(f"note: {note}.")
+        output.echo(f"Sweep: {opened.folder / 'sweep.html'}")
     _raise_for_failures(record)
 
 

@@ -84,20 +84,16 @@ def _verdict(root: Study, version: str) -> str:
 
 
 def _print(root: Study, known: log.Versions, verdicts: dict[str, str], corrections: int) -> None:
+    rejected = [name for name in known.names if known.reason(name) is not None]
+    states = {known.candidate: "waits"} | dict.fromkeys(rejected, "rejected")
+    states[known.served] = "served"
     rows = []
     for name in known.names:
         made = next((event for event in known.events if event.version == name), None)
-        state = (
-            "served"
-            if name == known.served
-            else "rejected"
-            if known.reason(name) is not None
-            else "waits"
-            if name == known.candidate
-            else ""
-        )
         when = datetime.fromtimestamp(made.time).strftime("%Y-%m-%d %H:%M") if made else ""
-        rows.append([name, when, state, known.reason(name) or verdicts.get(name, "")])
+        rows.append(
+            [name, when, states.get(name, ""), known.reason(name) or verdicts.get(name, "")]
+        )
     output.print_table(["version", "created", "state", "compared with the served one"], rows)
     if known.candidate is None and corrections:
         output.echo(
