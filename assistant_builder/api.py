@@ -130,12 +130,6 @@ class Study:
     def __repr__(self) -> str:
         return f"<Study {self.name}>"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Study) and self._view == other._view
-
-    def __hash__(self) -> int:
-        return hash(self._study)
-
     def __enter__(self) -> Study:
         return self
 
@@ -178,19 +172,7 @@ class Study:
         now: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        """Train, evaluate and write the report; steps that are done are not repeated.
-
-        Args:
-            redo: Run the steps whose inputs changed, and all later steps, again.
-            now: Start at once, without waiting for other studies.
-            on_event: Receives what changes; by default the progress is shown on standard error.
-
-        Raises:
-            ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
-            StudyError: Another process runs the study, or files of a finished step are damaged.
-            Cancelled: The run was cancelled.
-            AssistantBuilderError: A step failed.
-        """
+        """Train, evaluate and write the report; the arguments and errors are those of :func:`run`."""
         from assistant_builder.runner.display import run_display
         from assistant_builder.runner.run import run_study
 
@@ -301,8 +283,8 @@ class Study:
             ResourceError: The arm does not fit into memory.
         """
         arms = [arm or self.recommended_arm]
-        answers = self.ask_arms(question, arms, look_up=look_up, backend=backend, type=type)
-        return answers[arms[0]]
+        (answer,) = self.ask_arms(question, arms, look_up=look_up, backend=backend, type=type)
+        return answer
 
     def ask_arms(
         self,
@@ -312,7 +294,7 @@ class Study:
         look_up: bool = True,
         backend: str = "local",
         type: str | None = None,
-    ) -> dict[str, Answer]:
+    ) -> list[Answer]:
         """Ask several assistants, by default every arm that the study trains; else as :meth:`ask`."""
         from assistant_builder.chat.ask import ask_arms
 
@@ -327,12 +309,11 @@ class Study:
                     remedy=f"Ask with --arm {trained[0]}, or train it with 'assistant-builder run {self.name} "
                     f"--set arms={','.join(with_arm(trained, arm))}'",
                 )
-        session = self._sessions.get((backend, type)) or self._session(backend, type)
-        self._sessions[backend, type] = session
-        records = ask_arms(self._view, question, arms or trained, look_up=look_up, session=session)
-        return {
-            arm: Answer(question=question, arm=arm, **record) for arm, record in records.items()
-        }
+        if (backend, type) not in self._sessions:
+            self._sessions[backend, type] = self._session(backend, type)
+        session, arms = self._sessions[backend, type], arms or trained
+        records = ask_arms(self._view, question, arms, look_up=look_up, session=session)
+        return [Answer(question=question, arm=arm, **records[arm]) for arm in arms]
 
     def _session(self, backend: str, type: str | None) -> Session:
         if backend == "llamacpp":
@@ -392,7 +373,10 @@ def run(
     Raises:
         ConfigError: A setting is invalid, ``source`` does not exist, or an address is not allowed.
         DataError: No study can start from the data file.
-        AssistantBuilderError: See :meth:`Study.run`.
+        ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
+        StudyError: Another process runs the study, or files of a finished step are damaged.
+        Cancelled: The run was cancelled.
+        AssistantBuilderError: A step failed.
     """
     from assistant_builder.runner.open_study import open_or_create
 
@@ -472,11 +456,8 @@ def check_tasks(study: folders.Study) -> None:
     from assistant_builder.models.gguf_convert import extra_installed
     from assistant_builder.quantization.ggml import require_writer
 
-    if (
-        extra_installed()
-        and "formats" in study.steps
-        and study.step("formats").state != "succeeded"
-    ):
+    scores_files = "formats" in study.steps and study.step("formats").state != "succeeded"
+    if scores_files and extra_installed():
         for type in study.config.formats.types:
             require_writer(type, "formats.types")
     tasks = study.config.eval.tasks

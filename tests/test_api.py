@@ -81,7 +81,7 @@ def test_studies_are_listed_and_opened_by_name() -> None:
     example = ab.example()
     new_study("support")
     assert [study.name for study in ab.studies()] == ["support", "example"]
-    assert ab.open("example") == example and example.state == "succeeded"
+    assert ab.open("example").folder == example.folder and example.state == "succeeded"
     with pytest.raises(StudyError, match="study support: there is no report yet. Finish"):
         ab.open("support").report  # noqa: B018
     with pytest.raises(ConfigError, match="only the grounded approach"):
@@ -107,7 +107,7 @@ def test_a_run_takes_settings_by_section_and_resumes(monkeypatch: pytest.MonkeyP
     )
     again = ab.run("support", redo=True)
     (config, redo), (_, redone) = calls
-    assert study == again and study.name == "support" and (redo, redone) == (False, True)
+    assert study.name == again.name == "support" and (redo, redone) == (False, True)
     assert (config.model.base, config.train.epochs, config.eval.margin) == ("qwen3-0.6b", 2, 0.1)
     assert [event.step for event in events] == ["data"]
     with pytest.raises(ConfigError, match=r"trian\.epochs: no such setting"):

@@ -57,17 +57,15 @@ def ask(
         answers = study.ask_arms(question, arms, look_up=look_up, backend=backend, type=type)
     if as_json:
         records = {
-            arm: answer.model_dump(exclude={"question", "arm"}, exclude_unset=True)
-            for arm, answer in answers.items()
+            answer.arm: answer.model_dump(exclude={"question", "arm"}, exclude_unset=True)
+            for answer in answers
         }
         return output.print_json({"question": question, "answers": records})
     numbers = row_numbers(study.folder / "data")
     with texts_of(study.config.model.quant_type):
-        titles = {arm: label(arm) for arm in answers}
-    for arm, answer in answers.items():
-        output.echo(
-            f"{titles[arm]} ({answer.tokens} tokens, {answer.seconds:.1f} s): {answer.text}"
-        )
+        titles = [label(answer.arm) for answer in answers]
+    for title, answer in zip(titles, answers, strict=True):
+        output.echo(f"{title} ({answer.tokens} tokens, {answer.seconds:.1f} s): {answer.text}")
         for source in answer.sources:
             row = "" if source.row is None else f"row {numbers.shown(source.row)}: "
             output.echo(f"  {row}{source.question} {source.answer}")

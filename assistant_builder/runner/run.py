@@ -27,6 +27,7 @@ from assistant_builder.runner.invalidation import (
     delete_stale_steps,
     delete_unreadable_steps,
     first_stale_step,
+    raise_for_step_result,
 )
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
@@ -141,7 +142,7 @@ def rerender_report(study: Study) -> None:
         remedy=t("Wait until it is done; the run writes the report"),
     )
     with study.lock(running), study.log_file("report").open("ab") as log:
-        subprocess.run(
+        process = subprocess.run(
             step_command(study, "report"),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -149,13 +150,7 @@ def rerender_report(study: Study) -> None:
             env=compute_environment(),
             check=False,
         )
-    record = study.step("report")
-    if record.state != "succeeded":
-        error = record.error or {
-            "what": t("its process exited without reporting a result"),
-            "remedy": "",
-        }
-        raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])
+        raise_for_step_result(study, "report", process.returncode)
 
 
 def _report_queue(
