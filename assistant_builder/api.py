@@ -87,9 +87,10 @@ class Server:
     """
 
     def __init__(self, study: folders.Study, arm: str) -> None:
-        from assistant_builder.serving.child import Endpoints
+        from assistant_builder.serving.endpoint_process import Endpoints, endpoint_command
 
-        self._endpoints = Endpoints()
+        approach = [study.approach] if study.approach else []
+        self._endpoints = Endpoints(lambda *which: [*endpoint_command(*which), *approach])
         try:
             self._endpoints.start(study, arm)
             while (state := self._endpoints.state(study.name)).phase == "starting":
