@@ -1,12 +1,40 @@
 """Fine-tune a domain assistant with QLoRA and with 16-bit LoRA, and measure what 4-bit quantization costs.
 
+The names of ``__all__`` are those of :mod:`assistant_builder.api`, which is imported with the first use of one.
+
 The telemetry of libraries is switched off here, before any of them is imported, and in child processes. Variables that
 the user has set are not changed.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assistant_builder.api import (
+        Answer,
+        Server,
+        Source,
+        Study,
+        compare,
+        example,
+        open,
+        run,
+        studies,
+    )
 
 __version__ = "0.2.0"
+__all__ = [
+    "Answer",
+    "Server",
+    "Source",
+    "Study",
+    "compare",
+    "example",
+    "open",
+    "run",
+    "studies",
+]
 
 TELEMETRY_SWITCHES = {
     "GRADIO_ANALYTICS_ENABLED": "False",  # gradio: start, launch, errors, and the check for new versions
@@ -19,3 +47,13 @@ TELEMETRY_SWITCHES = {
 
 for _name, _value in TELEMETRY_SWITCHES.items():
     os.environ.setdefault(_name, _value)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("assistant_builder.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

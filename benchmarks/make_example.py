@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from assistant_builder import api
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.cli.options import parse_settings
-from assistant_builder.cli.output import conclusion_lines, run_display
 from assistant_builder.config import load_config
 from assistant_builder.models.bundled import ensure_base_model, ensure_embedder
 from assistant_builder.runner.backend import Event
+from assistant_builder.runner.display import run_display
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study, home
 from assistant_builder.study.example import example_archive, example_folder
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             run_study(study, on_event=on_event)
         pack(study, options.to)
-        print("\n".join(conclusion_lines(study)))
+        print("\n".join(api.Study(study).conclusion))
     size = options.to.stat().st_size
     print(f"{options.to}: {size:,} bytes")
     return int(size > MOST_BYTES)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder import api
 from assistant_builder.atomic_io import write_json
-from assistant_builder.cli import app, output
+from assistant_builder.cli import app
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import ChatSession, Chunk, Sampling
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
+from assistant_builder.runner.display import run_display
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
@@ -73,9 +75,8 @@ def test_run_reports_the_power_before_training(
     monkeypatch.setattr(
         "evals.report.verdict.explain_study", lambda study: "The verdict is by exact match."
     )
-    monkeypatch.setattr(
-        "assistant_builder.cli.output.conclusion_lines", lambda study: ["The conclusion."]
-    )
+    monkeypatch.setattr("assistant_builder.api.Study.conclusion", ["The conclusion."])
+    monkeypatch.setattr("assistant_builder.api.Study.report_path", lambda self: "report.html")
     monkeypatch.setattr("typer.echo", lambda text, err: err or seen.append(text))
     done = CliRunner().invoke(
         app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])]
@@ -167,7 +168,7 @@ cli.main()
 def test_progress_without_a_terminal_is_a_line_for_each_tenth(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with output.run_display() as display:
+    with run_display() as display:
         for names in (["rivers"], ["rivers"], []):
             display(
                 Event(
@@ -213,7 +214,7 @@ def test_progress_in_a_terminal_is_a_bar(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with output.run_display() as display:
+    with run_display() as display:
         display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
     assert " 50 %" in (shown := capsys.readouterr().err) and "train-lora: started" not in shown
 
@@ -224,7 +225,7 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
         "assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study
     )
     monkeypatch.setattr("assistant_builder.runner.run.run_study", lambda *_, **__: None)
-    lines = output.conclusion_lines(study)
+    lines = api.Study(study).conclusion
     assert [line.partition("?")[0].partition(":")[0] for line in lines[:3]] == [
         "Is it good enough",
         "Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)",
@@ -255,7 +256,7 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
 def test_a_report_can_fail_a_build(
     outcome: str, fail_if: str | None, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assistant_builder.cli.output.conclusion_lines", lambda study: [])
+    monkeypatch.setattr("assistant_builder.api.Study.conclusion", [])
     study = new_study()
     write_json(
         study.folder / "report.json",

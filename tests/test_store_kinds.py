@@ -24,10 +24,10 @@ STORE_KINDS.register(StoreKind("vault", "vault of the company", ("vault",), "vau
 """
 SHOWN = """
 import json
-from assistant_builder.cli.options import Consent
 from assistant_builder.config import StudyConfig
 from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.errors import ConfigError, StoreError
+from assistant_builder.runner.consent import Consent
 from assistant_builder.store_kinds import store_kind
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.ui.train.preflight import contacts_note

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, Settings, parse_settings
+from assistant_builder.cli.options import Json, Settings, documented, parse_settings
 from assistant_builder.config import DataConfig, StudyConfig, printable
 from assistant_builder.errors import DataError
 
@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     from assistant_builder.data.wordings import WordingCount
 
 
-def check(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")
-    ],
-    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
-    as_json: Json = False,
-) -> None:
+@documented()
+def check(file: Path, *, settings: Settings = [], as_json: Json = False) -> None:
     """Show which rows of a data file can be used.
 
     If rows may be too long for the base model, its tokenizer counts their tokens, if it is on this machine.
     The exit code is 0 if a study can start from the file, else 1.
+
+    Args:
+        file (FILE): CSV, TSV, JSON, JSONL, XLSX or Parquet.
     """
     from assistant_builder.data import load_pairs
     from assistant_builder.data.wordings import count_wordings
@@ -44,22 +42,13 @@ def check(
     power = split_power(split) if split else None
     wordings = count_wordings(split) if split else None
     if as_json:
-        output.print_json(
-            {
-                **findings.to_record(),
-                "power": power.to_record() if power else None,
-                "wordings": wordings.to_record() if wordings else None,
-            }
-        )
+        more = {"power": power, "wordings": wordings}
+        records = {key: value.to_record() if value else None for key, value in more.items()}
+        output.print_json({**findings.to_record(), **records})
     else:
         output.print_findings(findings)
         if wordings and wordings.occurs_once:
-            output.echo(
-                once_line(
-                    wordings,
-                    f"assistant-builder data draft {shlex.quote(str(file))} --to drafts.csv",
-                )
-            )
+            output.echo(once_line(wordings, file))
         if power:
             output.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
@@ -93,8 +82,9 @@ def _check(dataset: Dataset, config: StudyConfig) -> Findings:
         )
 
 
-def once_line(wordings: WordingCount, command: str) -> str:
+def once_line(wordings: WordingCount, file: Path | None) -> str:
     """What a test can show where each answer occurs once, and the command that helps."""
+    command = f"assistant-builder data draft {shlex.quote(str(file))} --to drafts.csv"
     helps = f" {wordings.remedy} Drafts to look over: {command}" if wordings.remedy else ""
     return f"note: {wordings.title}. {wordings.meaning}{helps}"
 
@@ -109,29 +99,28 @@ def _split_record(pairs: Sequence[Pair], config: DataConfig) -> dict[str, Any] |
         return None
 
 
+@documented()
 def draft(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")
-    ],
-    to: Annotated[Path, typer.Option(help="CSV file for the drafts.")],
-    number: Annotated[
-        int, typer.Option("--number", min=1, max=10, help="Wordings of each question.")
-    ] = 2,
-    url: Annotated[
-        str,
-        typer.Option(
-            help="Base URL of an OpenAI-compatible server, which receives the questions and "
-            "answers. Its key is read from ASSISTANT_BUILDER_DRAFT_KEY, if "
-            "ASSISTANT_BUILDER_DRAFT_URL is this URL."
-        ),
-    ] = "",
-    model: Annotated[str, typer.Option(help="Name of the model at that server.")] = "",
-    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    file: Path,
+    *,
+    to: Path,
+    number: Annotated[int, typer.Option(min=1, max=10)] = 2,
+    url: str = "",
+    model: str = "",
+    settings: Settings = [],
 ) -> None:
     """Draft other wordings of questions whose answer occurs once, by the base model or by an endpoint.
 
     Nothing is used before you accept it: write "yes" into the column "accept" of the good ones, correct them where
     needed, and give the file to 'data add-wordings'.
+
+    Args:
+        file (FILE): CSV, TSV, JSON, JSONL, XLSX or Parquet.
+        to: CSV file for the drafts.
+        number: Wordings of each question.
+        url: Base URL of an OpenAI-compatible server, which receives the questions and answers. Its key is read from
+            ASSISTANT_BUILDER_DRAFT_KEY, if ASSISTANT_BUILDER_DRAFT_URL is this URL.
+        model: Name of the model at that server.
     """
     from assistant_builder.data.wordings import write_drafts
     from assistant_builder.drafting import SMALL_MODEL_NOTE, draft_wordings
@@ -142,28 +131,24 @@ def draft(
         output.note(SMALL_MODEL_NOTE)
     if url:
         output.note(f"this command sends the questions and answers to {printable(url)} (--url)")
-    found = draft_wordings(pairs, number, model=None if url else config.model, url=url, name=model)
-    write_drafts(to, pairs, found, numbers)
+    drafts = draft_wordings(pairs, number, model=None if url else config.model, url=url, name=model)
+    write_drafts(to, pairs, drafts, numbers)
     output.echo(
-        f"{len(found)} drafts in {to}. Write yes into the column accept of those to use, then: "
+        f"{len(drafts)} drafts in {to}. Write yes into the column accept of those to use, then: "
         f"assistant-builder data add-wordings {shlex.quote(str(file))} {shlex.quote(str(to))} --to NEW.jsonl"
     )
 
 
-def add_wordings(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The data file.")],
-    wordings: Annotated[
-        Path,
-        typer.Argument(
-            metavar="WORDINGS",
-            help="A file with the columns question and answer, "
-            "whose answers are those of FILE, or accepted drafts.",
-        ),
-    ],
-    to: Annotated[Path, typer.Option(help="The new data file (.jsonl).")],
-    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
-) -> None:
-    """Write a copy of a data file with other wordings of its questions, each in the cluster of its fact."""
+@documented()
+def add_wordings(file: Path, wordings: Path, *, to: Path, settings: Settings = []) -> None:
+    """Write a copy of a data file with other wordings of its questions, each in the cluster of its fact.
+
+    Args:
+        file (FILE): The data file.
+        wordings (WORDINGS): A file with the columns question and answer, whose answers are those of FILE, or accepted
+            drafts.
+        to: The new data file (.jsonl).
+    """
     from assistant_builder.data import wordings as module
 
     if to.suffix != ".jsonl":
@@ -171,21 +156,21 @@ def add_wordings(
             "the new file is JSON Lines: end its name in .jsonl", param_hint="--to"
         )
     config, pairs, numbers = _usable(file, settings)
-    found, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
-    if not found:
+    matches, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
+    if not matches:
         raise DataError(
             f"no wording was added: {len(unmatched)} match no row of {file.name}",
             where=str(wordings),
             remedy="Copy the answers from the data file, or accept drafts with yes in the column accept",
         )
-    columns = module.add_wordings(file, found, to, config.data.columns)
+    columns = module.add_wordings(file, matches, to, config.data.columns)
     for question in unmatched:
         output.note(f"no row has the answer of {question!r}")
     keys = " ".join(
         f"--set data.columns.{role}={shlex.quote(name)}" for role, name in columns.items()
     )
     output.echo(
-        f"{len(found)} wordings were added. Start from the new file with 'assistant-builder run {to}"
+        f"{len(matches)} wordings were added. Start from the new file with 'assistant-builder run {to}"
         f"{f' {keys}' if keys else ''}'; --from STUDY takes over the settings of a study."
     )
 

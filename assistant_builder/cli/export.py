@@ -3,83 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from assistant_builder.arms import ARMS
 from assistant_builder.cli import output
-from assistant_builder.cli.options import ApproachName, Consent, Json, Name, TrustRemoteCode
+from assistant_builder.cli.options import (
+    ApproachName,
+    Json,
+    Name,
+    TrustRemoteCode,
+    documented,
+    user_consent,
+)
 from assistant_builder.export_formats import DEFAULT_FORMAT, parse_export
 from assistant_builder.runner.backend import Event
+from assistant_builder.runner.display import run_display
 from assistant_builder.study import Study
 
 
+@documented(arms=" or ".join(ARMS))
 def export(
     name: Name,
-    arm: Annotated[str, typer.Option(help=f"Assistant to export: {' or '.join(ARMS)}.")],
-    to: Annotated[
-        Path, typer.Option(metavar="DIR", help="Target folder; it must be new or empty.")
-    ],
-    format: Annotated[str, typer.Option(help="Format of the export.")] = DEFAULT_FORMAT,
-    type: Annotated[
-        str | None,
-        typer.Option(
-            show_default=False,
-            help="Type of the weights, for a format with several: with gguf BF16, Q8_0 (the default), "
-            "Q5_1, Q4_1 or Q4_0, and Q6_K, Q5_K_M or Q4_K_M where llama.cpp is installed.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Write to a folder that is not empty. Files of the same name "
-            "are replaced; other files are kept.",
-        ),
-    ] = False,
-    sample: Annotated[
-        int, typer.Option(min=1, help="Number of held-out items for the check after writing.")
-    ] = 20,
-    with_data: Annotated[
-        bool,
-        typer.Option(
-            "--with-data",
-            help="Add the index of a grounded assistant, with which it "
-            "looks facts up. It contains the training pairs as plain text.",
-        ),
-    ] = False,
-    importance: Annotated[
-        bool,
-        typer.Option(
-            "--importance",
-            help="With gguf as Q5_1, Q4_1 or Q4_0: choose block "
-            "scales by the activations on training rows, also if the settings of the "
-            "study do not.",
-        ),
-    ] = False,
-    ollama: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            show_default=False,
-            help="With gguf: also make it a model of Ollama with this name ('ollama create').",
-        ),
-    ] = None,
-    push: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OWNER/NAME",
-            show_default=False,
-            help="Upload the export to the "
-            "model hub as a private repository. Needs a token with write access: "
-            "HF_TOKEN or 'hf auth login'.",
-        ),
-    ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="With --push: let everyone read the repository.")
-    ] = False,
+    *,
+    arm: str,
+    to: Path,
+    format: str = DEFAULT_FORMAT,
+    type: str | None = None,
+    force: bool = False,
+    sample: Annotated[int, typer.Option(min=1)] = 20,
+    with_data: bool = False,
+    importance: bool = False,
+    ollama: str | None = None,
+    push: str | None = None,
+    public: bool = False,
     approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
@@ -87,6 +47,23 @@ def export(
     """Export a trained assistant to a folder.
 
     A model card is included. The written files are checked by scoring some held-out items again.
+
+    Args:
+        arm: Assistant to export: {arms}.
+        to (DIR): Target folder; it must be new or empty.
+        format: Format of the export.
+        type: Type of the weights, for a format with several: with gguf BF16, Q8_0 (the default), Q5_1, Q4_1 or Q4_0,
+            and Q6_K, Q5_K_M or Q4_K_M where llama.cpp is installed.
+        force: Write to a folder that is not empty. Files of the same name are replaced; other files are kept.
+        sample: Number of held-out items for the check after writing.
+        with_data: Add the index of a grounded assistant, with which it looks facts up. It contains the training pairs
+            as plain text.
+        importance: With gguf as Q5_1, Q4_1 or Q4_0: choose block scales by the activations on training rows, also if
+            the settings of the study do not.
+        ollama (NAME): With gguf: also make it a model of Ollama with this name ('ollama create').
+        push (OWNER/NAME): Upload the export to the model hub as a private repository. Needs a token with write access:
+            HF_TOKEN or 'hf auth login'.
+        public: With --push: let everyone read the repository.
     """
     from assistant_builder.export.job import export_to, summary_lines
     from assistant_builder.export.ollama import create_in_ollama, require_ollama
@@ -100,30 +77,25 @@ def export(
         spec = parse_export(arm, format, type)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    study = Study.open(name).of_choice(output.check_approach(approach))
-    Consent(trust_remote_code).allow(study.config)
+    study = Study.open(name).of_choice(approach)
+    user_consent(trust_remote_code).allow(study.config)
     if ollama is not None:
         require_ollama(ollama)
     if push is not None:
         check_push(push)
-    options: dict[str, Any] = {
-        "force": force,
-        "sample": sample,
-        "with_data": with_data,
-        "importance": importance,
-    }
-    if as_json:
-        record = export_to(study, spec, to, **options)
-    else:
-        with output.run_display() as display:
-            record = export_to(
-                study,
-                spec,
-                to,
-                on_progress=lambda at: display(Event("export", "running", at)),
-                **options,
-            )
-            display(Event("export", "succeeded"))
+    display: Callable[[Event], None]
+    with nullcontext(lambda event: None) if as_json else run_display() as display:
+        record = export_to(
+            study,
+            spec,
+            to,
+            on_progress=lambda at: display(Event("export", "running", at)),
+            force=force,
+            sample=sample,
+            with_data=with_data,
+            importance=importance,
+        )
+        display(Event("export", "succeeded"))
     say: Callable[[str], None] = (lambda line: None) if as_json else output.echo
     for line in summary_lines(record):
         say(line)

@@ -6,13 +6,11 @@ import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import write_bytes
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, Name
+from assistant_builder.cli.options import Json, Name, documented
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
 from assistant_builder.study.versions import root_of, served_version
@@ -21,38 +19,36 @@ if TYPE_CHECKING:
     from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
 
 _LISTED = 30
-_Option = typer.Option
 
 
+@documented()
 def inbox(
     name: Name,
-    accept: Annotated[
-        str | None, _Option(metavar="ID", help="Answer the questions like this one, with --answer.")
-    ] = None,
-    answer: Annotated[str | None, _Option(metavar="TEXT", help="The answer for --accept.")] = None,
-    reject: Annotated[
-        str | None, _Option(metavar="ID", help="Questions like this one are to be declined.")
-    ] = None,
-    later: Annotated[
-        str | None, _Option(metavar="ID", help="Decide later about questions like this one.")
-    ] = None,
-    export: Annotated[
-        Path | None, _Option(metavar="FILE", help="Write what is kept as JSON lines.")
-    ] = None,
-    visitor: Annotated[
-        str | None, _Option(metavar="ID", help="For --export: of this visitor alone.")
-    ] = None,
-    erase: Annotated[
-        str | None, _Option(metavar="VISITOR", help="Delete all that is kept of a visitor.")
-    ] = None,
+    *,
+    accept: str | None = None,
+    answer: str | None = None,
+    reject: str | None = None,
+    later: str | None = None,
+    export: Path | None = None,
+    visitor: str | None = None,
+    erase: str | None = None,
     as_json: Json = False,
 ) -> None:
     """List what visitors asked and did not get answered, and answer it.
 
     'serve --remember texts' keeps the questions. Answers become corrections, which the next version is trained on.
+
+    Args:
+        accept (ID): Answer the questions like this one, with --answer.
+        answer (TEXT): The answer for --accept.
+        reject (ID): Questions like this one are to be declined.
+        later (ID): Decide later about questions like this one.
+        export (FILE): Write what is kept as JSON lines.
+        visitor (ID): For --export: of this visitor alone.
+        erase (VISITOR): Delete all that is kept of a visitor.
     """
-    from assistant_builder.chat import inbox as found
     from assistant_builder.chat import visitor_log
+    from assistant_builder.chat.inbox import group_with_embedder, read_inbox
 
     study = root_of(Study.open(name))
     if sum(each is not None for each in (accept, reject, later, export, erase)) > 1:
@@ -68,19 +64,21 @@ def inbox(
         questions = visitor_log.read_questions(study, visitor=visitor)
         write_bytes(export, visitor_log.to_jsonl(questions).encode())
         return output.echo(f"Wrote {len(questions)} questions to {export}.")
-    found.group_with_embedder(study)
-    inbox = found.read_inbox(study, time.time())
-    if (chosen := accept or reject or later) is not None:
-        return output.echo(_decide(study, inbox.group(chosen), answer, later=later is not None))
+    group_with_embedder(study)
+    contents = read_inbox(study, time.time())
+    if (key := accept or reject or later) is not None:
+        return output.echo(_decide(study, contents.group(key), answer, later=later is not None))
     if as_json:
         return output.print_json(
             {
-                "overview": _record(inbox.whole),
-                "weeks": [{"weeks_ago": week, **_record(counts)} for week, counts in inbox.weeks],
-                "groups": [asdict(group) for group in inbox.groups],
+                "overview": _record(contents.whole),
+                "weeks": [
+                    {"weeks_ago": week, **_record(counts)} for week, counts in contents.weeks
+                ],
+                "groups": [asdict(group) for group in contents.groups],
             }
         )
-    _print(name, inbox)
+    _print(name, contents)
 
 
 def _record(counts: Overview) -> dict[str, Any]:
@@ -91,21 +89,19 @@ def _decide(study: Study, group: QuestionGroup, answer: str | None, *, later: bo
     """Decide about a group, and say what was done."""
     from assistant_builder.chat import inbox
 
-    question, train = (
-        _one_line(group.wordings[0]),
-        f"assistant-builder versions {study.name} --create",
-    )
+    question = _one_line(group.wordings[0])
     if later:
         inbox.set_state(study, group, "later")
         return f"Kept for later: {question}"
     served = served_version(study)
     if answer is not None:
         count = inbox.accept(study, group, answer, corrected=served)
-        return (
-            f"Added {count} corrections to {served.name}. Train the next version on them: {train}"
-        )
-    count = inbox.reject(study, group, corrected=served)
-    return f"Added {count} questions to decline to {served.name}: {question}. Train the next version on them: {train}"
+        change = f"Added {count} corrections to {served.name}."
+    else:
+        count = inbox.reject(study, group, corrected=served)
+        change = f"Added {count} questions to decline to {served.name}: {question}."
+    train = f"assistant-builder versions {study.name} --create"
+    return f"{change} Train the next version on them: {train}"
 
 
 def _one_line(text: str) -> str:
@@ -114,8 +110,6 @@ def _one_line(text: str) -> str:
 
 
 def _print(name: str, inbox: Inbox) -> None:
-    from assistant_builder.chat.inbox import MOST_WORDINGS  # those that --accept takes
-
     whole, groups = inbox.whole, inbox.groups
     if not whole.asked:
         return output.echo(
@@ -126,34 +120,24 @@ def _print(name: str, inbox: Inbox) -> None:
         f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
         f"voted up; {whole.answered:.0%} answered."
     )
-    output.print_table(
-        ["weeks ago", "asked", "answered"],
-        [
-            [str(week), str(counts.asked), f"{counts.answered:.0%}"]
-            for week, counts in inbox.weeks[-12:]
-        ],
-    )
+    weeks = [[str(week), str(each.asked), f"{each.answered:.0%}"] for week, each in inbox.weeks]
+    output.print_table(["weeks ago", "asked", "answered"], weeks[-12:])
     if not inbox.has_texts:
         return output.echo("Texts are not kept: serve with --remember texts to see what was asked.")
     output.echo("")
-    output.print_table(
-        ["id", "times", "problem", "question"],
-        [
-            [
-                group.key,
-                str(group.count),
-                f"{group.problem}{', for later' if group.later else ''}",
-                "\n".join(map(_one_line, group.wordings[:MOST_WORDINGS]))
-                + (
-                    f"\n(+ {more} wordings)"
-                    if (more := len(group.wordings) - MOST_WORDINGS) > 0
-                    else ""
-                ),
-            ]
-            for group in groups[:_LISTED]
-        ],
-    )
+    output.print_table(["id", "times", "problem", "question"], list(map(_row, groups[:_LISTED])))
     if groups:
         output.echo(
             f'Answer one: assistant-builder inbox {shlex.quote(name)} --accept {groups[0].key} --answer "…"'
         )
+
+
+def _row(group: QuestionGroup) -> list[str]:
+    from assistant_builder.chat.inbox import MOST_WORDINGS  # those that --accept takes
+
+    wordings = [_one_line(wording) for wording in group.wordings[:MOST_WORDINGS]]
+    more = len(group.wordings) - len(wordings)
+    if more:
+        wordings.append(f"(+ {more} wordings)")
+    problem = f"{group.problem}{', for later' if group.later else ''}"
+    return [group.key, str(group.count), problem, "\n".join(wordings)]

@@ -1,22 +1,24 @@
-"""Arguments and options that several commands share."""
+"""Options that several commands have, and their help."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+import annotated_types
 import typer
+from pydantic import BaseModel
 from typer.core import TyperCommand, TyperOption
 
 from assistant_builder.cli import output
-from assistant_builder.config import StudyConfig, printable, read_value
-from assistant_builder.models.download import needs_embedder_download
-from assistant_builder.models.remote_code import allow_code
+from assistant_builder.config import Approach, read_value
 from assistant_builder.registry import Listed
-from assistant_builder.study.addresses import allow_addresses, not_allowed, require_allowed
+from assistant_builder.runner.consent import Consent
 
 ApproachName = Annotated[
-    str | None,
+    Approach | None,
     typer.Option(
         "--approach",
         help="Which assistant of a study with both approaches: grounded or memory. Default: the one that the "
@@ -54,7 +56,75 @@ TrustAddress = Annotated[
         "store or judge, which comes from a file. Can be repeated. It is remembered.",
     ),
 ]
+Command = TypeVar("Command", bound=Callable[..., Any])
 _TRUST_KEY = "model.trust_remote_code"
+_ENTRY = re.compile(r"^    (\w+)(?: \((\S+)\))?: (.+(?:\n {8}.+)*)", re.MULTILINE)
+
+
+def documented(
+    fields: type[BaseModel] | None = None, **values: str
+) -> Callable[[Command], Command]:
+    """Decorate a command: the section ``Args:`` of its docstring is the help of its arguments and options.
+
+    An entry is ``name: help`` or ``name (METAVAR): help``. Keyword-only parameters are options.
+
+    Args:
+        fields: Model whose fields are options, too; the command receives them as ``**settings``.
+        values: Values of the ``{placeholders}`` of the section.
+    """
+
+    def decorate(command: Command) -> Command:
+        command.__doc__, _, section = inspect.cleandoc(command.__doc__ or "").partition(
+            "\n\nArgs:\n"
+        )
+        entries = {name: more for name, *more in _ENTRY.findall(section)}
+        hints = get_type_hints(command, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD and fields is not None:
+                first = [known.kind for known in parameters].index(parameter.KEYWORD_ONLY)
+                parameters[first:first] = [_of_field(fields, name) for name in fields.model_fields]
+                continue
+            kind, *infos = get_args(hints[parameter.name]) or (hints[parameter.name],)
+            if not infos or not isinstance(infos[0], typer.models.ParameterInfo):
+                kind = hints[parameter.name]
+                names = [f"--{parameter.name.replace('_', '-')}"] if kind is bool else []
+                infos = [
+                    typer.Option(*names)
+                    if parameter.kind is parameter.KEYWORD_ONLY
+                    else typer.Argument()
+                ]
+            if parameter.name in entries:
+                metavar, text = entries[parameter.name]
+                infos[0].help = " ".join(text.split()).format(**values)
+                infos[0].metavar = metavar or None
+            parameters.append(parameter.replace(annotation=Annotated[kind, infos[0]]))
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _of_field(model: type[BaseModel], name: str) -> inspect.Parameter:
+    """A command-line option with the help text, bounds and default of a field."""
+    field = model.model_fields[name]
+    bounds: dict[Any, Any] = {type(bound): bound for bound in field.metadata}
+    least, most = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
+    option = typer.Option(
+        help=field.description, min=least.ge if least else None, max=most.le if most else None
+    )
+    kind: Any = field.annotation
+    several = isinstance(field.default, tuple)
+    if several:
+        kind = list[str]
+    elif isinstance(field.default, str):
+        kind = str
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=[] if several else field.default,
+        annotation=Annotated[kind, option],
+    )
 
 
 def with_choices(**registries: Mapping[str, Listed]) -> type[TyperCommand]:
@@ -78,61 +148,9 @@ def with_choices(**registries: Mapping[str, Listed]) -> type[TyperCommand]:
     return Command
 
 
-class Consent:
-    """What the user of a command permits, logged once to standard error.
-
-    ``trust``: the base model's own code; ``addresses``: addresses that come from a file.
-    """
-
-    def __init__(self, trust: bool, addresses: Sequence[str] = ()) -> None:
-        self._trust = trust
-        self._addresses = {address.rstrip("/") for address in addresses}
-        self._noted: set[str] = set()
-
-    def __call__(self, config: StudyConfig) -> None:
-        """Log the network addresses that a run with these settings contacts, and allow them and the model's code.
-
-        Raises:
-            ConfigError: The user does not allow an address.
-        """
-        for key, what in config.external_addresses.items():
-            self.note(f"this run {what} ({key})")
-        if needs_embedder_download(config.retrieval.embedder):
-            self.note(
-                f"this run downloads the sentence embedder {config.retrieval.embedder} from the model hub "
-                "(retrieval.embedder)"
-            )
-        self.connect(config.addresses)
-        self.allow(config)
-
-    def connect(self, addresses: Mapping[str, str]) -> None:
-        """Ask at a terminal for the addresses of ``{setting: address}`` that the user has not allowed.
-
-        Raises:
-            ConfigError: The user does not allow one.
-        """
-        for key, address in not_allowed(addresses).items():
-            if address.rstrip("/") in self._addresses or (
-                output.is_terminal()
-                and typer.confirm(
-                    f"Connect to {printable(address)} ({key})?", default=False, err=True
-                )
-            ):
-                allow_addresses([address])
-        require_allowed(addresses)
-
-    def allow(self, config: StudyConfig) -> None:
-        """Allow the base model's code if the user permitted it, for a command that contacts no address."""
-        if self._trust:
-            self.note(
-                f"this command may run the Python code of {allow_code(config.model)} (--trust-remote-code)"
-            )
-
-    def note(self, line: str) -> None:
-        """Log a line once."""
-        if line not in self._noted:
-            self._noted.add(line)
-            output.note(printable(line))
+def user_consent(trust: bool, addresses: Sequence[str] = ()) -> Consent:
+    """What the user of a command permits; questions and notes go to the terminal."""
+    return Consent(trust, addresses, output.note, output.confirm)
 
 
 def split_consent(
@@ -148,9 +166,8 @@ def split_consent(
         if text.partition("=")[0] == _TRUST_KEY
         and read_value(_TRUST_KEY, text.partition("=")[2]) is True
     ]
-    return [text for text in settings if text not in trusting], Consent(
-        trust or bool(trusting), addresses
-    )
+    rest = [text for text in settings if text not in trusting]
+    return rest, user_consent(trust or bool(trusting), addresses)
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from assistant_builder.cli.options import (
     Json,
     Settings,
     TrustRemoteCode,
+    documented,
     parse_settings,
     split_consent,
 )
@@ -20,12 +21,11 @@ from assistant_builder.config import StudyConfig, option_fields
 
 def settings(as_json: Json = False) -> None:
     """List all settings of study.yaml."""
-    rows = [
+    plain = str | int | float | bool | None
+    rows: list[dict[str, Any]] = [
         {
             "key": key,
-            "default": default
-            if isinstance(default, str | int | float | bool | None)
-            else str(default),
+            "default": default if isinstance(default, plain) else str(default),
             "help": field.description or "",
         }
         for key, (field, default) in option_fields().items()
@@ -34,54 +34,34 @@ def settings(as_json: Json = False) -> None:
         return output.print_json(rows)
     output.print_table(
         ["setting", "default", "meaning"],
-        [
-            [
-                str(row["key"]),
-                "" if row["default"] is None else str(row["default"]),
-                str(row["help"]),
-            ]
-            for row in rows
-        ],
+        [["" if value is None else str(value) for value in row.values()] for row in rows],
     )
 
 
+@documented()
 def plan(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="Model name, Hugging Face id, or folder with a config.json."
-        ),
-    ],
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Plan for a GPU with this much memory, e.g. 24GB."),
-    ] = None,
-    card: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Plan for a GPU of the catalog, e.g. 'A100 80 GB'."),
-    ] = None,
-    pairs: Annotated[
-        int, typer.Option(min=0, help="Number of training pairs. 0 means 10,000.")
-    ] = 0,
-    tokens: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Mean number of tokens per pair. 0 means half of "
-            "train.max_length, 256 where that follows the data.",
-        ),
-    ] = 0,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also write chart and tables to this HTML file."),
-    ] = None,
-    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    model: str,
+    *,
+    memory: str | None = None,
+    card: str | None = None,
+    pairs: Annotated[int, typer.Option(min=0)] = 0,
+    tokens: Annotated[int, typer.Option(min=0)] = 0,
+    html: Path | None = None,
+    settings: Settings = [],
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Estimate memory, time and cost of each method.
 
     The estimate is for this machine or for a given GPU. Nothing is trained, and no weights are downloaded.
+
+    Args:
+        model (MODEL): Model name, Hugging Face id, or folder with a config.json.
+        memory (SIZE): Plan for a GPU with this much memory, e.g. 24GB.
+        card (NAME): Plan for a GPU of the catalog, e.g. 'A100 80 GB'.
+        pairs: Number of training pairs. 0 means 10,000.
+        tokens: Mean number of tokens per pair. 0 means half of train.max_length, 256 where that follows the data.
+        html (FILE): Also write chart and tables to this HTML file.
     """
     from assistant_builder.planning.advice import to_document
     from assistant_builder.planning.hardware import choose_machine

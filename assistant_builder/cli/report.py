@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from assistant_builder import api
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, Name
-from assistant_builder.errors import StudyError
-from assistant_builder.study import Study
-from assistant_builder.study.report_types import read_report
+from assistant_builder.cli.options import Json, Name, documented
 
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""
 FailIf = Annotated[
-    str | None,
+    Literal["worse", "inconclusive"] | None,
     typer.Option(
         metavar="VERDICT",
         help="worse or inconclusive: exit with code 3 if that "
@@ -35,59 +33,44 @@ def _exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: str
         output.fail_with(3, f"the verdict is {verdict} (--fail-if {fail_if}): {sentence}")
 
 
+@documented()
 def report(
-    name: Name,
-    format: Annotated[
-        str, typer.Option(help="html prints the path of the report; md and json print its text.")
-    ] = "html",
-    fail_if: FailIf = None,
+    name: Name, *, format: Literal["html", "md", "json"] = "html", fail_if: FailIf = None
 ) -> None:
-    """Show the report of a study; with html its conclusion is printed to standard error, unless a verdict may fail."""
-    study = Study.open(name)
-    output.check_choice("--format", format, ("html", "md", "json"))
-    if fail_if is not None:
-        output.check_choice("--fail-if", fail_if, tuple(_FAILING))
-    path = study.folder / f"report.{format}"
-    if not path.is_file():
-        raise StudyError(
-            "there is no report yet",
-            where=f"study {name}",
-            remedy=f"Finish the study with 'assistant-builder run {name}'",
-        )
+    """Show the report of a study; with html its conclusion is printed to standard error, unless a verdict may fail.
+
+    Args:
+        format: html prints the path of the report; md and json print its text.
+    """
+    study = api.open(name)
+    path = study.report_path(format)
     if format == "html" and fail_if is None:
-        for line in output.conclusion_lines(study):
+        for line in study.conclusion:
             output.echo(line, err=True)
-    found = read_report(study.folder / "report.json")
+    document = study.report
     if format == "json":
-        output.print_json(found)
+        output.print_json(document)
     else:
         output.echo(
             str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n")
         )
-    _exit_if_failing(fail_if, [found["verdict"]["outcome"]], found["sentence"])
+    _exit_if_failing(fail_if, [document["verdict"]["outcome"]], document["sentence"])
 
 
-def compare(
-    a: Annotated[
-        str,
-        typer.Argument(
-            metavar="A", help="Reference study; its primary metric and margin are used."
-        ),
-    ],
-    b: Annotated[str, typer.Argument(metavar="B", help="Study to compare with A.")],
-    as_json: Json = False,
-    fail_if: FailIf = None,
-) -> None:
-    """Compare two studies on their common held-out questions."""
-    if fail_if is not None:
-        output.check_choice("--fail-if", fail_if, tuple(_FAILING))
-    first, second = Study.open(a), Study.open(b)
-    from evals.study_compare import compare_studies, contrast_rows, difference_rows
+@documented()
+def compare(a: str, b: str, *, as_json: Json = False, fail_if: FailIf = None) -> None:
+    """Compare two studies on their common held-out questions.
 
-    comparison = compare_studies(first, second)
+    Args:
+        a (A): Reference study; its primary metric and margin are used.
+        b (B): Study to compare with A.
+    """
+    comparison = api.compare(a, b)
     if as_json:
         output.print_json(comparison)
     else:
+        from evals.study_compare import contrast_rows, difference_rows
+
         output.echo(f"A = {a}, B = {b}")
         if comparison["differences"]:
             output.print_table(["difference", "A", "B"], difference_rows(comparison))

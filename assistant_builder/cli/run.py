@@ -2,221 +2,178 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from assistant_builder import api
 from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.data import once_line
 from assistant_builder.cli.options import (
-    Consent,
     Json,
     Name,
     Settings,
     TrustAddress,
     TrustRemoteCode,
+    documented,
     parse_settings,
     split_consent,
+    user_consent,
 )
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
-from assistant_builder.runner.backend import Event
+from assistant_builder.runner.backend import Event, waiting_message
+from assistant_builder.runner.display import MARKS, human_seconds, run_display
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
 
-if TYPE_CHECKING:
-    from assistant_builder.runner.step_process import Work
 
-
+@documented()
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A data file, a study.yaml, the name of a study, or its URL in a store.",
-        ),
-    ],
-    name: Annotated[
-        str | None, typer.Option(help="Name of the study. Default: the name of the file.")
-    ] = None,
-    like: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="STUDY",
-            help="Take over the settings of this study, where SOURCE is a data file.",
-        ),
-    ] = None,
-    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
-    redo: Annotated[
-        bool,
-        typer.Option(
-            "--redo",
-            help="Run the steps whose inputs changed, and all later steps, again. "
-            "If no inputs changed, run every step again.",
-        ),
-    ] = False,
-    now: Annotated[
-        bool, typer.Option("--now", help="Start at once, without waiting for other studies.")
-    ] = False,
+    source: str,
+    *,
+    name: str | None = None,
+    like: Annotated[str | None, typer.Option("--from")] = None,
+    settings: Settings = [],
+    redo: bool = False,
+    now: bool = False,
     trust_remote_code: TrustRemoteCode = False,
-    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
+    trust_address: TrustAddress = [],
     as_json: Json = False,
 ) -> None:
     """Run a study: train its arms, evaluate them and write the report.
 
     An interrupted run resumes where it stopped. One study runs at a time; others wait in the order of their start. The
     last lines say how good the assistant is and what to do next.
+
+    Args:
+        source (SOURCE): A data file, a study.yaml, the name of a study, or its URL in a store.
+        name: Name of the study. Default: the name of the file.
+        like (STUDY): Take over the settings of this study, where SOURCE is a data file.
+        redo: Run the steps whose inputs changed, and all later steps, again. If no inputs changed, run every step
+            again.
+        now: Start at once, without waiting for other studies.
     """
     from assistant_builder.runner.open_study import open_or_create
-    from assistant_builder.runner.run import run_study
 
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
-    study = open_or_create(
-        source, name=name, like=like, changes=parse_settings(settings), redo=redo, before=consent
+    changes = parse_settings(settings)
+    opened = open_or_create(
+        source, name=name, like=like, changes=changes, redo=redo, before=consent
     )
-    try:
-        if as_json:
-            run_study(study, redo=redo, now=now, check=check_tasks)
-        else:
-            with output.run_display() as display:
-                run_study(
-                    study,
-                    redo=redo,
-                    now=now,
-                    on_event=_event_handler(study, display),
-                    check=check_tasks,
-                )
-    finally:
-        if as_json:
+    study = api.Study(opened)
+    if as_json:
+        try:
+            study.run(redo=redo, now=now, on_event=lambda event: None)
+        finally:
             output.print_json(study.status())
-    if not as_json:
-        for line in output.conclusion_lines(study):
-            output.echo(line)
-        output.echo(f"Report: {study.folder / 'report.html'}")
+        return
+    with run_display() as display:
+        study.run(redo=redo, now=now, on_event=_event_handler(opened, display))
+    _print_conclusion(study)
+
+
+def _print_conclusion(study: api.Study) -> None:
+    for line in study.conclusion:
+        output.echo(line)
+    output.echo(f"Report: {study.report_path()}")
 
 
 def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Display events; print the verdict's rules, its power, memory and approach after the data steps, and lost rows."""
-    notes: set[str] = set()
+    """Display events, and print what is known after each step, once: all arms leave out the same rows."""
+    printed: set[str] = set()
 
     def show(event: Event) -> None:
         display(event)
-        if event.step == "data" and event.state == "succeeded" and not event.reused:
-            from assistant_builder.data.wordings import count_wordings
-            from assistant_builder.planning.memory_check import memory_note
-            from evals.report.verdict import explain_study
-            from evals.stats.power import power_sentence, split_power
-
-            split = read_json(study.folder / "data" / "split.json", Split)
-            once = count_wordings(split)
-            if once is not None and once.occurs_once:
-                output.echo(
-                    once_line(
-                        once,
-                        f"assistant-builder data draft {shlex.quote(str(study.source))} --to "
-                        "drafts.csv",
-                    )
-                )
-            power = (
-                split_power(split) if study.config.compares else None
-            )  # power is defined for the comparison
-            declared = explain_study(study) if study.config.compares else ""
-            for line in (
-                declared,
-                power_sentence(power.to_record()) if power else "",
-                memory_note(study),
-            ):
-                if line:
+        if event.state == "succeeded" and not event.reused:
+            for line in _notes_after(study, event.step):
+                if line and line not in printed:
+                    printed.add(line)
                     output.echo(line)
-
-        if event.step == "data-embed" and event.state == "succeeded" and not event.reused:
-            from assistant_builder.retrieval import recommended_approach
-
-            output.echo(recommended_approach(study))
-
-        if event.step.startswith("train-") and event.state == "succeeded" and not event.reused:
-            from assistant_builder.training.sequences import left_out_note
-
-            note = left_out_note(study.of_run(run := event.step.removeprefix("train-")), run)
-            if note and note not in notes:  # all arms leave out the same rows
-                notes.add(note)
-                output.echo(note)
 
     return show
 
 
-def check_tasks(study: Study) -> None:
-    """Raise an error for lm-eval tasks and GGUF types that cannot run, before hours are spent on training."""
-    from assistant_builder.models.gguf_convert import extra_installed
-    from assistant_builder.quantization.ggml import require_writer
+def _notes_after(study: Study, step: str) -> Iterable[str]:
+    """The verdict's rules, its power and memory after the data step, later the approach, and the rows left out."""
+    if step == "data":
+        from assistant_builder.data.wordings import count_wordings
+        from assistant_builder.planning.memory_check import memory_note
+        from evals.report.verdict import explain_study
+        from evals.stats.power import power_sentence, split_power
 
-    if (
-        extra_installed()
-        and "formats" in study.steps
-        and study.step("formats").state != "succeeded"
-    ):
-        for type in study.config.formats.types:
-            require_writer(type, "formats.types")
-    tasks = study.config.eval.tasks
-    if tasks and study.step("evaluate").state != "succeeded":
-        from evals.tasks.extra import ExtraTasks
+        split = read_json(study.folder / "data" / "split.json", Split)
+        once = count_wordings(split)
+        if once is not None and once.occurs_once:
+            yield once_line(once, study.source)
+        if study.config.compares:  # power is defined for the comparison
+            power = split_power(split)
+            yield explain_study(study)
+            yield power_sentence(power.to_record()) if power else ""
+        yield memory_note(study)
+    elif step == "data-embed":
+        from assistant_builder.retrieval import recommended_approach
 
-        ExtraTasks(tasks)
+        yield recommended_approach(study)
+    elif step.startswith("train-"):
+        from assistant_builder.training.sequences import left_out_note
+
+        run = step.removeprefix("train-")
+        yield left_out_note(study.of_run(run), run)
 
 
-def example(
-    name: Annotated[str | None, typer.Option(help="Name of the study. Default: example.")] = None,
-    as_json: Json = False,
-) -> None:
+@documented()
+def example(*, name: str | None = None, as_json: Json = False) -> None:
     """Open the finished example: a small study that is trained and scored already.
 
     A second call opens the same study.
-    """
-    from assistant_builder.study.example import open_example
 
-    study = open_example(name)
+    Args:
+        name: Name of the study. Default: example.
+    """
+    study = api.example(name)
     if as_json:
         return output.print_json(study.status())
-    for line in output.conclusion_lines(study):
-        output.echo(line)
-    return output.echo(f"Report: {study.folder / 'report.html'}")
+    _print_conclusion(study)
 
 
 def status(name: Name, as_json: Json = False) -> None:
     """Show the state of a study and its steps."""
-    from assistant_builder.runner.backend import waiting_message
-
     study = Study.open(name)
     document = study.status()
     if as_json:
         return output.print_json(document)
-    output.echo(
-        ", ".join(
-            filter(
-                None, (f"{study.name}: {document['state']}", waiting_message(document["behind"]))
-            )
-        )
+    waiting = waiting_message(document["behind"])
+    output.echo(f"{study.name}: {document['state']}{waiting and f', {waiting}'}")
+    on_nodes = any("node" in step for step in document["steps"])
+    output.print_table(
+        ["step", "state", "time", *(["node"] if on_nodes else [])],
+        [
+            [
+                f"{MARKS[step['state']]} {step['name']}",
+                step["state"],
+                human_seconds(step["seconds"]),
+                *([step.get("node", "")] if on_nodes else []),
+            ]
+            for step in document["steps"]
+        ],
     )
-    columns = ["step", "state", "time", *(["node"] if output.has_nodes(document) else [])]
-    output.print_table(columns, output.step_rows(document))
     if document["dashboard"]:
         output.echo(f"The cluster's dashboard: {document['dashboard']}")
-    why = _why_stopped(study)
-    if why:
+    if why := _why_stopped(study):
         output.echo(why)
 
 
 def _why_stopped(study: Study) -> str:
     """Why the run ended, and what to do; empty unless the study failed or was lost."""
-    state, runner = study.state, study.run_record() or {}
-    if state not in ("failed", "lost"):
+    if study.state not in ("failed", "lost"):
         return ""
-    errors = (runner.get("error"), *(study.step(step).error for step in study.shown_steps))
+    run = study.run_record() or {}
+    errors = (run.get("error"), *(study.step(step).error for step in study.shown_steps))
     error = next(filter(None, errors), None)
     if error is not None:
         return str(AssistantBuilderError(**error_texts(error)))
@@ -226,10 +183,7 @@ def _why_stopped(study: Study) -> str:
     )
 
 
-def cancel(
-    name: Name,
-    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
-) -> None:
+def cancel(name: Name, trust_address: TrustAddress = []) -> None:
     """Pause a running study, or remove a waiting study from the queue.
 
     A running study stops after the current optimizer step. No files are deleted.
@@ -241,7 +195,7 @@ def cancel(
     if idle and executor.kind != "local" and executor.store is not None:
         from assistant_builder.store.sync import cancel_nodes
 
-        consent = Consent(False, trust_address)
+        consent = user_consent(False, trust_address)
         consent.note(f"reads {executor.store} (executor.store)")
         consent.connect({"executor.store": executor.store})
         cancelled_nodes = cancel_nodes(study)
@@ -260,18 +214,17 @@ def cancel(
 
 def list_studies(as_json: Json = False) -> None:
     """List all studies, the most recently changed first."""
-    documents = [_status_or_damaged(study) for study in Study.all()]
+    documents = [_status_or_damaged(study) for study in api.studies()]
     if as_json:
         return output.print_json(documents)
     if not documents:
-        output.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
-        return None
+        return output.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
     output.print_table(
         ["study", "state", "folder"], [[d["name"], d["state"], d["folder"]] for d in documents]
     )
 
 
-def _status_or_damaged(study: Study) -> dict[str, Any]:
+def _status_or_damaged(study: api.Study) -> dict[str, Any]:
     """The status of a study; that of one whose files cannot be read is ``damaged``, with the error."""
     try:
         return study.status()
@@ -287,36 +240,33 @@ def _status_or_damaged(study: Study) -> dict[str, Any]:
         }
 
 
-def step(
-    step: Annotated[
-        str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")
-    ],
-    study: Annotated[Path, typer.Option(help="The study's folder.")],
-) -> None:
-    """Run one step in this process; used by the run command."""
+@documented()
+def step(step: str, *, study: Path) -> None:
+    """Run one step in this process; used by the run command.
+
+    Args:
+        step: data, data-embed, or a training step such as train-lora.
+        study: The study's folder.
+    """
     from assistant_builder.runner.step_process import run_as_step
 
     subject = Study(study)
     trained = [known for known in subject.steps if known.startswith("train-")]
     output.check_choice("STEP", step, ["data", "data-embed", *trained])
-    raise SystemExit(run_as_step(subject, step, _work_of(subject, step)))
+    raise SystemExit(run_as_step(subject, step, partial(_work, subject, step)))
 
 
-def _work_of(study: Study, step: str) -> Work:
-    """The work of a step; it imports its libraries when it is called, so that each step imports its own alone."""
+def _work(study: Study, step: str) -> Iterable[Path] | None:
+    """Do the work of a step; each step imports its own libraries alone."""
+    if step == "data":
+        from assistant_builder.runner.data_steps import prepare_data
 
-    def work() -> Iterable[Path] | None:
-        if step == "data":
-            from assistant_builder.runner.data_steps import prepare_data
+        return prepare_data(study)
+    if step == "data-embed":
+        from assistant_builder.runner.data_steps import embed_data
 
-            return prepare_data(study)
-        if step == "data-embed":
-            from assistant_builder.runner.data_steps import embed_data
+        return embed_data(study)
+    from assistant_builder.training.train import train_arm
 
-            return embed_data(study)
-        from assistant_builder.training.train import train_arm
-
-        run = step.removeprefix("train-")
-        return train_arm(study.of_run(run), run)
-
-    return work
+    run = step.removeprefix("train-")
+    return train_arm(study.of_run(run), run)

@@ -4,85 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from assistant_builder.api import check_tasks
 from assistant_builder.arms import ARMS
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, TrustAddress, TrustRemoteCode, split_consent
-from assistant_builder.cli.run import check_tasks
+from assistant_builder.cli.options import (
+    Json,
+    TrustAddress,
+    TrustRemoteCode,
+    documented,
+    split_consent,
+)
 from assistant_builder.errors import StudyError
 from assistant_builder.runner.backend import Event
+from assistant_builder.runner.display import run_display
 
 if TYPE_CHECKING:
     from assistant_builder.sweep.spec import Trial
 
 
+@documented(arms=", ".join(ARMS))
 def sweep(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A study.yaml or a data file.")],
-    settings: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE,VALUE,…",
-            help="A setting and the values "
-            "to try. Can be repeated. Put values that contain commas into brackets or quotes. A setting "
-            "with one value applies to every study.",
-        ),
-    ],
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the sweep. Default: the name of the source. Its "
-            "studies are NAME-1, NAME-2, …."
-        ),
-    ] = None,
-    arm: Annotated[
-        str | None,
-        typer.Option(
-            help="Arm whose validation loss selects the best study: "
-            f"{', '.join(ARMS)}, or both (the mean of all). All arms of the study are "
-            "always trained. [default: both]"
-        ),
-    ] = None,
-    prune: Annotated[
-        str | None,
-        typer.Option(
-            help="median: stop a training that is worse than the median of the "
-            "earlier ones (requires the extra 'sweep'). off: run every training "
-            "to the end. [default: median if Optuna is installed]"
-        ),
-    ] = None,
+    source: str,
+    *,
+    settings: Annotated[list[str], typer.Option("--set")],
+    name: str | None = None,
+    arm: str | None = None,
+    prune: Literal["median", "off"] | None = None,
     trust_remote_code: TrustRemoteCode = False,
-    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
+    trust_address: TrustAddress = [],
     as_json: Json = False,
 ) -> None:
     """Run one study for every combination of the given values.
 
     All studies use the same split. The best study is selected by validation loss; the others are then compared with it
     on the held-out questions. An interrupted sweep resumes where it stopped.
+
+    Args:
+        source (SOURCE): A study.yaml or a data file.
+        settings (KEY=VALUE,VALUE,…): A setting and the values to try. Can be repeated. Put values that contain commas
+            into brackets or quotes. A setting with one value applies to every study.
+        name: Name of the sweep. Default: the name of the source. Its studies are NAME-1, NAME-2, ….
+        arm: Arm whose validation loss selects the best study: {arms}, or both (the mean of all). All arms of the study
+            are always trained. [default: both]
+        prune: median: stop a training that is worse than the median of the earlier ones (requires the extra 'sweep').
+            off: run every training to the end. [default: median if Optuna is installed]
     """
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
     from assistant_builder.sweep.run import estimate
-    from assistant_builder.sweep.spec import Prune, available
+    from assistant_builder.sweep.spec import available
 
-    for option, given, known in (
-        ("--arm", arm, ("both", *ARMS)),
-        ("--prune", prune, get_args(Prune)),
-    ):
-        if given is not None:
-            output.check_choice(option, given, known)
+    if arm is not None:
+        output.check_choice("--arm", arm, ("both", *ARMS))
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
-    opened = open_sweep(
-        source,
-        name=name,
-        settings=settings,
-        arm=arm,
-        prune=prune,  # type: ignore[arg-type]
-        before=consent,
-    )
+    opened = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune, before=consent)
     if as_json:
         record = run_sweep(opened, check=check_tasks)
         output.print_json(record)
@@ -97,15 +76,10 @@ def sweep(
         output.print_table(*study_rows(record))
         if record["comparisons"]:
             output.print_table(*comparison_rows(record))
-        output.echo(
-            "\n".join(
-                [
-                    record["sentence"],
-                    *(f"note: {note}." for note in record["notes"]),
-                    f"Sweep: {opened.folder / 'sweep.html'}",
-                ]
-            )
-        )
+        output.echo(record["sentence"])
+        for note in record["notes"]:
+            output.echo(f"note: {note}.")
+        output.echo(f"Sweep: {opened.folder / 'sweep.html'}")
     _raise_for_failures(record)
 
 
@@ -113,7 +87,7 @@ def sweep(
 def _show_trial(trial: Trial) -> Iterator[Callable[[Event], None]]:
     """Print a heading, and show a progress bar for each step."""
     output.echo(f"{trial.name}: {trial.label}")
-    with output.run_display() as display:
+    with run_display() as display:
         yield display
 
 

@@ -1,6 +1,6 @@
-"""Interfaces of runners and stores, and their selection by ``executor.kind`` and ``executor.store``.
+"""The interface of runners, and the runner of a study, which is synced with its store while it runs.
 
-Their modules are imported only for studies that use them, so that a local run loads no cluster or store library.
+Modules of clusters and stores are imported only for studies that use them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, State
@@ -21,7 +21,6 @@ RUNNERS = {
     "ray": "assistant_builder.cluster.ray_runner:RayRunner",
 }
 """``executor.kind`` → class of the runner, constructed from the executor's settings and the synced store."""
-_STORE = "assistant_builder.store.sync"
 
 
 @dataclass(frozen=True)
@@ -59,33 +58,15 @@ class Runner(Protocol):
         """Run every step that is not done; raises the error of a step that failed, or Cancelled."""
 
 
-class StoreBackend(Protocol):
-    """The functions of :mod:`assistant_builder.store.sync` that a run calls."""
-
-    def synced_with_store(self, study: Study) -> AbstractContextManager[Any]:
-        """Sync a study with its store while it runs; yields the synced store for the runner."""
-
-    def fetch_study(self, url: str) -> Study:
-        """Download a study, or the updates of a local copy."""
-
-    def pull_updates(self, study: Study, store_url: str) -> None:
-        """Download the changes that other machines made to a study."""
-
-
-def load_store() -> StoreBackend:
-    """Import the package of object stores."""
-    store: StoreBackend = pkgutil.resolve_name(_STORE)
-    return store
-
-
 @contextmanager
 def open_runner(study: Study) -> Iterator[Runner]:
     """Sync the study with its store, if it has one, and yield the runner of its steps."""
-    syncing = (
-        nullcontext()
-        if study.config.executor.store is None
-        else load_store().synced_with_store(study)
-    )
+    if study.config.executor.store is None:
+        syncing: AbstractContextManager[object] = nullcontext()
+    else:
+        from assistant_builder.store.sync import synced_with_store
+
+        syncing = synced_with_store(study)
     with syncing as synced:
         executor = study.config.executor  # read after the sync, which may have changed the settings
         yield pkgutil.resolve_name(RUNNERS[executor.kind])(executor, synced)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,15 +67,8 @@ def prepare_data(study: Study) -> Iterable[Path]:
     finally:
         process.close()
     study.write_progress("data", Progress(1, 1, "file", t("Data ready")))
-    names = (
-        "train.jsonl",
-        "validation.jsonl",
-        "heldout.jsonl",
-        "rejected.jsonl",
-        "findings.json",
-        "split.json",
-        LENGTHS,
-    )
+    splits = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl")
+    names = (*splits, "findings.json", "split.json", LENGTHS)
     return [study.folder / "data" / name for name in names]
 
 
@@ -86,33 +79,29 @@ def embed_data(study: Study) -> Iterable[Path]:
 
     config = study.config.data
     data = study.folder / "data"
-    study.write_progress(
-        "data-embed", Progress(0, 1, "questions", t("Loading the sentence embedder"))
-    )
 
     def report(done: int, total: int, message: str) -> None:
         study.write_progress("data-embed", Progress(done, total, "questions", message))
         study.raise_if_cancelled()
 
+    def reporting(message: str) -> Callable[[int, int], None]:
+        return lambda done, total: report(done, total, message)
+
+    report(0, 1, t("Loading the sentence embedder"))
     embedder = Embedder.load(report)
     heldout = load_split(data, "heldout")
     seen: tuple[SplitName, ...] = ("train", "validation")
     outside = [(pair, split) for split in seen for pair in load_split(data, split)]
-    questions = [pair.compared_question for pair in heldout] + [
-        pair.compared_question for pair, _ in outside
-    ]
-    vectors = embedder.encode(
-        questions,
-        progress=lambda done, total: report(done, total, t("Comparing questions by meaning")),
-    )
+    questions = [pair.compared_question for pair in (*heldout, *(pair for pair, _ in outside))]
+    vectors = embedder.encode(questions, progress=reporting(t("Comparing questions by meaning")))
     # a respelled question of training is no leak: it is known to be one
     tested, compared = (
-        [place for place, pair in enumerate(pairs) if pair.respelled is None]
+        [index for index, pair in enumerate(pairs) if pair.respelled is None]
         for pairs in (heldout, [pair for pair, _ in outside])
     )
     leaks = find_embedding_leaks(
-        [heldout[place] for place in tested],
-        [outside[place] for place in compared],
+        [heldout[index] for index in tested],
+        [outside[index] for index in compared],
         vectors[: len(heldout)][tested],
         vectors[len(heldout) :][compared],
         config.embedding_threshold,
@@ -132,8 +121,8 @@ def embed_data(study: Study) -> Iterable[Path]:
     # the questions above are embedded in one call whether or not there is an index, because vectors depend on batches
     # in their last bits
     known = dict(zip(questions[len(heldout) :], vectors[len(heldout) :], strict=True))
-    training = [pair for pair, split_name in outside if split_name == "train"]
-    validation = [pair for pair, split_name in outside if split_name == "validation"]
+    training = [pair for pair, name in outside if name == "train"]
+    validation = [pair for pair, name in outside if name == "validation"]
     other = study.config.retrieval.embedder
     if other:
         embedder, known = Embedder.of(other, report), {}
@@ -142,21 +131,10 @@ def embed_data(study: Study) -> Iterable[Path]:
         from assistant_builder.retrieval.index import facts_of
         from assistant_builder.retrieval.train_embedder import train_embedder
 
-        embedder, known = (
-            train_embedder(
-                study,
-                [fact for pair in training for fact in facts_of(pair)],
-                lambda done, total: report(done, total, t("Training the sentence embedder")),
-            ),
-            {},
-        )
-    index = write_index(
-        study.retrieval_folder,
-        training,
-        validation,
-        embedder,
-        known,
-        lambda done, total: report(done, total, t("Indexing the training questions")),
-    )
+        facts = [fact for pair in training for fact in facts_of(pair)]
+        progress = reporting(t("Training the sentence embedder"))
+        embedder, known = train_embedder(study, facts, progress), {}
+    progress = reporting(t("Indexing the training questions"))
+    index = write_index(study.retrieval_folder, training, validation, embedder, known, progress)
     trained = sorted(path for path in study.embedder_folder.rglob("*") if path.is_file())
     return [study.embedding_file, *index, *trained]

@@ -7,6 +7,7 @@ hash, so that a damaged adapter is never scored.
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,16 +51,10 @@ from assistant_builder.study.steps import (
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
 """A library that cannot allocate memory aborts the process; the operating system kills it with signal 9."""
-_REPORT_ONLY = {
-    "primary_metric",
-    "margin",
-    "second_margin",
-    "decline_margin",
-    "right_decline_margin",
-    "estimand",
-    "bootstrap_resamples",
-    "price_per_hour",
-}
+_REPORT_ONLY = set(
+    "primary_metric margin second_margin decline_margin right_decline_margin estimand bootstrap_resamples "
+    "price_per_hour".split()
+)
 """Settings of ``eval`` that change the interpretation of scores, but no score."""
 _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
 """Settings of ``train`` that change no adapter."""
@@ -91,9 +86,8 @@ def first_stale_step(
         if record.state != "succeeded" or _can_do_more(record):
             pending.add(step)
             continue
-        damaged = (
-            damaged_outputs(study, record) if step != "report" else []
-        )  # a report is rendered again in seconds
+        # a report is rendered again in seconds
+        damaged = damaged_outputs(study, record) if step != "report" else []
         if damaged and not redo:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             raise StudyError(
@@ -124,12 +118,10 @@ def delete_stale_steps(study: Study, redo: bool) -> None:
     With ``redo``, all outputs of a finished study without stale steps are deleted.
     """
     step = first_stale_step(study, redo=redo)
-    if (
-        step is not None
-    ):  # scores record their own inputs, so they are deleted only if they are damaged
-        _delete_from(
-            study, step, scores=evaluates(step) and bool(damaged_outputs(study, study.step(step)))
-        )
+    if step is not None:
+        # scores record their own inputs, so they are deleted only if they are damaged
+        damaged = evaluates(step) and bool(damaged_outputs(study, study.step(step)))
+        _delete_from(study, step, scores=damaged)
     elif redo and study.state == "succeeded":
         _delete_from(study, study.steps[0], scores=True)
 
@@ -186,20 +178,18 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
         raise AssistantBuilderError(**error_texts(record.error, where=f"step {step}"))
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
-    error = AssistantBuilderError(
-        "its process, started by an earlier run, exited without reporting a result"
-        if returncode is None
-        else f"its process was ended by signal {-returncode}"
-        if returncode < 0
-        else f"its process exited with code {returncode} without reporting a result",
-        where=f"step {step}",
-        remedy=(
-            "Most likely memory ran out: lower train.micro_batch_size or eval.batch_size. "
-            if returncode in _MEMORY_SIGNALS
-            else ""
+    if returncode is None:
+        what = "its process, started by an earlier run, exited without reporting a result"
+    elif returncode < 0:
+        what = f"its process was ended by signal {-returncode}"
+    else:
+        what = f"its process exited with code {returncode} without reporting a result"
+    remedy = f"Run again to resume; the log is {study.log_file(step)}"
+    if returncode in _MEMORY_SIGNALS:
+        remedy = (
+            f"Most likely memory ran out: lower train.micro_batch_size or eval.batch_size. {remedy}"
         )
-        + f"Run again to resume; the log is {study.log_file(step)}",
-    )
+    error = AssistantBuilderError(what, where=f"step {step}", remedy=remedy)
     study.write_step(replace(record, state="failed", error=error.to_record()))
     raise error
 
@@ -209,15 +199,6 @@ def damaged_outputs(study: Study, record: StepRecord) -> list[str]:
     return [
         name for name, digest in record.outputs.items() if _hash_of(study.folder, name) != digest
     ]
-
-
-def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyError:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return StudyError(
-        f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
-        where=f"study {study.name}",
-        remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
-    )
 
 
 def _hash_of(folder: Path, name: str) -> str | None:
@@ -278,50 +259,8 @@ def step_inputs(
             **({"retrieval.train_embedder": True} if config.trains_embedder else {}),
         }
     if step.startswith("train-"):
-        run = step.removeprefix("train-")
-        config = config.of_approach(approach_of_run(run, config.approaches))
-        arm, seed = split_run(run)
-        # not recorded by earlier versions, and on a CPU the same
-        plain = {"kernels"} if config.train.kernels in ("fused", "plain") else set()
-        plain |= set() if ARMS[arm].rounds else {"qat_type"}
-        before = continued_run(run, config.arms)
-        starts = (
-            {}
-            if before is None
-            else {
-                f"{before} adapter": _read(study, f"arms/{before}/summary.json", ArmSummary)[
-                    "adapter_sha256"
-                ]
-            }
-        )
-        # with early stopping all arms stop at the same step, so that each arm depends on the others
-        stops = (
-            {"stops with": list(config.arms)}
-            if config.train.early_stopping and config.arms != list(TWINS)
-            else {}
-        )
-        return {
-            **common,
-            "train data": split["train"],
-            "validation data": split["validation"],
-            "base model": base_model_identity(config.model),
-            **_flat("model", config.model),
-            **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
-            # earlier versions had no empty setting; what a GPU chose is kept (training.micro_batch)
-            "train.micro_batch_size": config.train.micro_batch_size or MICRO_BATCH,
-            **_grounding(study, config, {"false_declines", "final_index"}),
-            "train.seed": config.train.seed + seed - 1,
-            **stops,
-            **starts,
-        }
-    suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
-    adapters = {
-        f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json", ArmSummary)[
-            "adapter_sha256"
-        ]
-        for suffix in suffixes
-        for run in arm_runs(config.seeds, config.arms)
-    }
+        return common | _training_inputs(study, step.removeprefix("train-"), config, split)
+    adapters = _adapters(study, config, config.seeds)
     if step == "evaluate":
         return {
             **common,
@@ -338,48 +277,73 @@ def step_inputs(
         types |= {"formats.importance": True}
     if step == FORMATS:
         return {**common, **types, **_format_inputs(study, config)}
-    return {
-        **common,
-        **types,
-        **adapters,
-        **_flat("eval", config.eval),
-        **{
-            f"{path.parent.relative_to(folder)}{suffix} scores": file_hash(path)
-            for suffix in suffixes
-            for folder in (study.folder / f"evals{suffix}",)
-            for path in sorted(folder.rglob("scores.json"))
-        },
+    scores = {
+        f"{path.parent.relative_to(folder)}{suffix} scores": file_hash(path)
+        for suffix in _suffixes(config)
+        for folder in (study.folder / f"evals{suffix}",)
+        for path in sorted(folder.rglob("scores.json"))
     }
+    return {**common, **types, **adapters, **_flat("eval", config.eval), **scores}
+
+
+def _training_inputs(
+    study: Study, run: str, config: StudyConfig, split: Mapping[str, str]
+) -> dict[str, Any]:
+    config = config.of_approach(approach_of_run(run, config.approaches))
+    arm, seed = split_run(run)
+    # not recorded by earlier versions, and on a CPU the same
+    plain = {"kernels"} if config.train.kernels in ("fused", "plain") else set()
+    plain |= set() if ARMS[arm].rounds else {"qat_type"}
+    inputs = {
+        "train data": split["train"],
+        "validation data": split["validation"],
+        "base model": base_model_identity(config.model),
+        **_flat("model", config.model),
+        **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
+        # earlier versions had no empty setting; what a GPU chose is kept (training.micro_batch)
+        "train.micro_batch_size": config.train.micro_batch_size or MICRO_BATCH,
+        **_grounding(study, config, {"false_declines", "final_index"}),
+        "train.seed": config.train.seed + seed - 1,
+    }
+    # with early stopping all arms stop at the same step, so that each arm depends on the others
+    if config.train.early_stopping and config.arms != list(TWINS):
+        inputs["stops with"] = list(config.arms)
+    before = continued_run(run, config.arms)
+    if before is not None:
+        inputs[f"{before} adapter"] = _adapter_hash(study, before)
+    return inputs
+
+
+def _suffixes(config: StudyConfig) -> list[str]:
+    return [suffix_of(approach, config.approaches) for approach in config.approaches]
+
+
+def _adapters(study: Study, config: StudyConfig, seeds: int = 1) -> dict[str, str]:
+    return {
+        f"{run}{suffix} adapter": _adapter_hash(study, run + suffix)
+        for suffix in _suffixes(config)
+        for run in arm_runs(seeds, config.arms)
+    }
+
+
+def _adapter_hash(study: Study, run: str) -> str:
+    digest: str = _read(study, f"arms/{run}/summary.json", ArmSummary)["adapter_sha256"]
+    return digest
 
 
 def _format_inputs(study: Study, config: StudyConfig) -> dict[str, Any]:
     """The inputs of the scores of GGUF files, which are of one of the approaches and of the first seed."""
-    suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
-    files = {
-        **{
-            f"held-out items{suffix}": study.folder / f"evals{suffix}" / "tasks" / "items.jsonl"
-            for suffix in suffixes
-        },
-        **{
-            f"{arm}{suffix} rule": study.folder / "arms" / f"{arm}{suffix}" / RULE
-            for suffix in suffixes
-            for arm in config.arms
-        },
-    }
+    files: dict[str, Path] = {}
+    for suffix in _suffixes(config):
+        files[f"held-out items{suffix}"] = study.folder / f"evals{suffix}" / "tasks" / "items.jsonl"
+        for arm in config.arms:
+            files[f"{arm}{suffix} rule"] = study.folder / "arms" / f"{arm}{suffix}" / RULE
+    scoring = ("max_new_tokens", "similarity", "compute_dtype")
     return {
-        **{
-            f"{arm}{suffix} adapter": _read(study, f"arms/{arm}{suffix}/summary.json", ArmSummary)[
-                "adapter_sha256"
-            ]
-            for suffix in suffixes
-            for arm in config.arms
-        },
+        **_adapters(study, config),
         "base model": base_model_identity(config.model),
         **_flat("model", config.model),
-        **{
-            f"eval.{key}": getattr(config.eval, key)
-            for key in ("max_new_tokens", "similarity", "compute_dtype")
-        },
+        **{f"eval.{key}": getattr(config.eval, key) for key in scoring},
         **{name: file_hash(path) for name, path in files.items() if path.is_file()},
     }
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from filelock import FileLock
@@ -142,23 +143,14 @@ def queue_folder() -> Path:
 
 def active_tickets() -> list[Ticket]:
     """Tickets of the runs that use or wait for the machine, in order."""
-    found = []
+    tickets = []
     for path in queue_folder().glob("[0-9]*.json"):
-        try:
+        # just removed, or damaged
+        with contextlib.suppress(OSError, AssistantBuilderError, ValueError):
             record = read_json(path, _TicketFile)
-            ticket = Ticket(
-                int(path.stem),
-                path,
-                Path(record["study"]),
-                record["pid"],
-                record["process_started"],
-            )
-        except (OSError, AssistantBuilderError, ValueError):  # just removed, or damaged
-            continue
-        found.append(ticket)
-    return sorted(
-        (ticket for ticket in found if ticket.is_active), key=lambda ticket: ticket.number
-    )
+            pid, identity = record["pid"], record["process_started"]
+            tickets.append(Ticket(int(path.stem), path, Path(record["study"]), pid, identity))
+    return sorted((ticket for ticket in tickets if ticket.is_active), key=attrgetter("number"))
 
 
 @contextmanager

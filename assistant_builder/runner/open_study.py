@@ -16,7 +16,6 @@ from assistant_builder.errors import ConfigError, StoreError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.runner.backend import load_store
 from assistant_builder.runner.invalidation import delete_unreadable_steps, first_stale_step
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.addresses import allow_addresses
@@ -60,11 +59,12 @@ def open_or_create(
         )
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
-        typed = StudyConfig().with_changes(
-            changes
-        )  # rejects a URL with a secret before it is contacted
+        # rejects a URL with a secret before it is contacted
+        typed = StudyConfig().with_changes(changes)
         allow_addresses(typed.addresses.values())
-        return _update(load_store().fetch_study(source), name, changes, redo=redo, before=before)
+        from assistant_builder.store.sync import fetch_study
+
+        return _update(fetch_study(source), name, changes, redo=redo, before=before)
     if not path.is_file():
         if "/" in source or path.suffix:
             raise ConfigError(
@@ -75,10 +75,11 @@ def open_or_create(
         before(config)
         store = config.executor.store
         if store is not None:
-            with contextlib.suppress(
-                StoreError, StudyError
-            ):  # the run raises and records the error again
-                load_store().pull_updates(study, store)
+            from assistant_builder.store.sync import pull_updates
+
+            # the run raises and records the error again
+            with contextlib.suppress(StoreError, StudyError):
+                pull_updates(study, store)
         return _update(study, name, changes, redo=redo, before=before)
     config, data = read_source(path)
     if like is not None:
@@ -117,25 +118,18 @@ def _update(
     before: Callable[[StudyConfig], None],
 ) -> Study:
     """Change a study's settings, or create a study of another name from its data and settings."""
-    if name is not None and study.config.named(name).name != study.name:
-        config = study.config.with_changes(dict(changes)).named(name)
-        return create_or_update(config, study.source, redo=redo, before=before)
-    return create_or_update(
-        study.config.with_changes(dict(changes)), None, redo=redo, before=before
-    )
+    config, source = study.config.with_changes(dict(changes)), None
+    if name is not None and config.named(name).name != study.name:
+        config, source = config.named(name), study.source
+    return create_or_update(config, source, redo=redo, before=before)
 
 
 def _settings_of(name: str, data: Path, new_name: str) -> StudyConfig:
     """The settings of a study for another data file; columns that the file does not have are mapped anew."""
     config = Study.open(name).config
-    known = set(
-        read_table(data, {column for column in config.data.columns.values() if column}).columns
-    )
-    columns = {
-        role: column
-        for role, column in config.data.columns.items()
-        if not column or column in known
-    }
+    mapped = config.data.columns
+    known = read_table(data, {column for column in mapped.values() if column}).columns
+    columns = {role: column for role, column in mapped.items() if not column or column in known}
     return config.with_changes({"name": new_name, "data.columns": columns})
 
 
@@ -168,9 +162,8 @@ def create_or_update(
     """Create or update a study, with ``source`` None for its present data; see :func:`open_or_create`."""
     before(config)
     resolve(config.model.base, trust_remote_code=allows_code(config.model))
-    config = config.with_changes(
-        {"model.trust_remote_code": False}
-    )  # allowed for one run only, so never saved
+    # allowed for one run only, so never saved
+    config = config.with_changes({"model.trust_remote_code": False})
     folder = studies_folder() / config.name
     if not folder.exists():
         if source is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from collections.abc import Callable
+from functools import partial
 
 from assistant_builder.child_process import (
     compute_environment,
@@ -26,6 +27,7 @@ from assistant_builder.runner.invalidation import (
     delete_stale_steps,
     delete_unreadable_steps,
     first_stale_step,
+    raise_for_step_result,
 )
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
@@ -41,22 +43,18 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
     """
     study = Study.open(name)
     options = {"--redo": redo, "--now": now, "--trust-remote-code": trust}
-    command = python_command(
-        "-m", "assistant_builder", "run", name, *(flag for flag, on in options.items() if on)
-    )
+    flags = [flag for flag, on in options.items() if on]
+    environment = python_environment()
+    environment.pop(TRUST_VARIABLE, None)
     try:
         with (study.folder / "run.log.txt").open("ab") as log:
             process = subprocess.Popen(
-                command,
+                python_command("-m", "assistant_builder", "run", name, *flags),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={
-                    key: value
-                    for key, value in python_environment().items()
-                    if key != TRUST_VARIABLE
-                },
+                env=environment,
             )
     except OSError as error:
         raise translate_error(error) from error
@@ -95,12 +93,10 @@ def run_study(
                     delete_unreadable_steps(study)
                 check(study)
                 runner.check_resources(study)
-                first_stale_step(
-                    study, redo=redo
-                )  # raises for changed inputs before the run waits in the queue
-                with runner.acquire(
-                    study, now=now, waiting=lambda names: _report_queue(study, names, on_event)
-                ):
+                # raises for changed inputs before the run waits in the queue
+                first_stale_step(study, redo=redo)
+                waiting = partial(_report_queue, study, on_event)
+                with runner.acquire(study, now=now, waiting=waiting):
                     delete_stale_steps(study, redo)
                     study.write_run_record("running", dashboard=runner.dashboard)
                     runner.run_steps(study, on_event)
@@ -146,7 +142,7 @@ def rerender_report(study: Study) -> None:
         remedy=t("Wait until it is done; the run writes the report"),
     )
     with study.lock(running), study.log_file("report").open("ab") as log:
-        subprocess.run(
+        process = subprocess.run(
             step_command(study, "report"),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -154,24 +150,15 @@ def rerender_report(study: Study) -> None:
             env=compute_environment(),
             check=False,
         )
-    record = study.step("report")
-    if record.state != "succeeded":
-        error = record.error or {
-            "what": t("its process exited without reporting a result"),
-            "remedy": "",
-        }
-        raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])
+        raise_for_step_result(study, "report", process.returncode)
 
 
 def _report_queue(
-    study: Study, queued_behind: list[str], on_event: Callable[[Event], None]
+    study: Study, on_event: Callable[[Event], None], queued_behind: list[str]
 ) -> None:
     """Report the studies that the run waits for; an empty list when it proceeds."""
     study.raise_if_cancelled()
-    runner = study.run_record()
-    if queued_behind and (
-        runner is None or runner["state"] != "queued" or runner["behind"] != queued_behind
-    ):
+    if queued_behind and study.queued_behind != queued_behind:
         study.write_run_record("queued", queued_behind=queued_behind)
     progress = Progress(0, 0, "runs", waiting_message(queued_behind))
     on_event(Event(QUEUE, "queued" if queued_behind else "succeeded", progress))

@@ -35,18 +35,12 @@ NODE_VARIABLE = "ASSISTANT_BUILDER_NODE"
 def step_command(study: Study, step: str) -> list[str]:
     """The command line of a step's process."""
     if step.startswith("score-"):
-        module, *words = (
-            "evals",
-            "score",
-            "--part",
-            f"{step.removeprefix('score-')}/{study.config.evaluation_shards}",
-        )
+        part = f"{step.removeprefix('score-')}/{study.config.evaluation_shards}"
+        module, *words = ("evals", "score", "--part", part)
+    elif step in ("evaluate", "formats", "report"):
+        module, *words = ("evals", "score" if step == "evaluate" else step)
     else:
-        module, *words = {
-            "evaluate": ("evals", "score"),
-            "formats": ("evals", "formats"),
-            "report": ("evals", "report"),
-        }.get(step, ("assistant_builder", "step", step))
+        module, *words = ("assistant_builder", "step", step)
     return python_command("-m", module, *words, "--study", str(study.folder))
 
 

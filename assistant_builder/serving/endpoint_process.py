@@ -7,10 +7,11 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from assistant_builder.child_process import compute_environment, configure_libraries, python_command
 from assistant_builder.child_protocol import Child, Events, end_with_standard_input
+from assistant_builder.config import Approach
 from assistant_builder.serving.auth import API_KEY_VARIABLE
 from assistant_builder.study import Study
 
@@ -90,7 +91,10 @@ class Endpoints:
 
 
 def main() -> int:
-    """Serve ``NAME:ARM`` until standard input closes; the event ``ready`` has the fields of :class:`EndpointState`."""
+    """Serve ``NAME:ARM [APPROACH]`` until standard input closes.
+
+    The event ``ready`` has the fields of :class:`EndpointState`. Without an approach it is the recommended one.
+    """
     from assistant_builder.config.serving import ServingConfig
     from assistant_builder.error_translation import translate_error
     from assistant_builder.serving.engine import start_worker
@@ -107,7 +111,8 @@ def main() -> int:
         events.emit("ready", url=ready["url"], model=model, token=token)
 
     try:
-        models = select_models([sys.argv[1]], lambda study: sys.argv[1].partition(":")[2])
+        name, approach = sys.argv[1], cast("Approach | None", (*sys.argv[2:], None)[0])
+        models = select_models([name], lambda study: name.partition(":")[2], approach)
         serve_with(
             start_worker,
             models,

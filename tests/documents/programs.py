@@ -13,8 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.documents.blocks import ROOT
+
+if TYPE_CHECKING:
+    from assistant_builder.runner.backend import Event
+    from assistant_builder.study import Study
 
 BASE = "DOCUMENTS_TEST_BASE"
 """Environment variable with the folder of a tiny base model; without it nothing is trained."""
@@ -92,19 +97,21 @@ def _until_ready(command: Sequence[str]) -> int:
 def _replace_steps() -> None:
     """Runs write synthetic results instead of starting their steps."""
     from assistant_builder.runner import run
+
+    run.run_study = write_synthetic_results
+
+
+def write_synthetic_results(
+    study: Study, *, on_event: Callable[[Event], None] = lambda event: None, **_: object
+) -> None:
+    """What replaces a run."""
     from assistant_builder.runner.backend import Event
-    from assistant_builder.study import Study
     from tests.synthetic_study import evaluated, reported, trained, with_data
 
-    def run_study(
-        study: Study, *, on_event: Callable[[Event], None] = lambda event: None, **_: object
-    ) -> None:
-        if study.state != "succeeded":
-            reported(evaluated(trained(with_data(study))))
-        for step in study.steps:
-            on_event(Event(step, "succeeded"))
-
-    run.run_study = run_study
+    if study.state != "succeeded":
+        reported(evaluated(trained(with_data(study))))
+    for step in study.steps:
+        on_event(Event(step, "succeeded"))
 
 
 def main(name: str, *words: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import evals.formats as step
+from assistant_builder.api import check_tasks
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
-from assistant_builder.cli.run import check_tasks
 from assistant_builder.errors import Cancelled, ConfigError, EvaluationError, ModelError
 from assistant_builder.inference import llamacpp
 from assistant_builder.inference.llamacpp import Completion

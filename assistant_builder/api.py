@@ -1,0 +1,483 @@
+"""The Python API: ``import assistant_builder as ab`` offers what is here, and the commands call it.
+
+Libraries are imported where they are used: torch with the first answer, pandas with the first table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from assistant_builder.arms import plain_order, with_arm
+from assistant_builder.config import Approach, StudyConfig
+from assistant_builder.errors import ConfigError, ModelError, StudyError
+from assistant_builder.runner.backend import Event
+from assistant_builder.runner.consent import Consent
+from assistant_builder.study import study as folders
+from assistant_builder.study.report_types import read_report
+from assistant_builder.study.steps import State
+
+if TYPE_CHECKING:
+    import pandas
+
+    from assistant_builder.inference.session import Session
+
+
+class Source(BaseModel):
+    """A fact that the assistant read for its answer: a row of the training data.
+
+    Attributes:
+        row: Number of the row, from 0; None if the fact was added by hand.
+        question: Its question.
+        answer: Its answer.
+        similarity: Cosine similarity to the question that was asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    row: int | None = None
+    question: str
+    answer: str
+    similarity: float | None = None
+
+
+class Answer(BaseModel):
+    """An answer of a trained assistant.
+
+    Attributes:
+        question: What was asked.
+        arm: Who answered, such as ``qlora``.
+        text: The answer.
+        tokens: Number of its tokens.
+        seconds: Time of the answer without loading the model.
+        first_token_seconds: Time until its first token.
+        sources: The facts that were read for it, the nearest first; empty if the assistant answers from memory.
+        declined: Whether the assistant declined to answer.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    arm: str
+    text: str
+    tokens: int
+    seconds: float
+    first_token_seconds: float
+    sources: tuple[Source, ...]
+    declined: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Server:
+    """An OpenAI-compatible endpoint on a free port of this machine, which other machines cannot reach.
+
+    It needs no API key. It ends with the ``with`` block, by :meth:`close`, or with this process.
+
+    Attributes:
+        url: Its base URL, which ends in ``/v1``.
+        model: Name of the model in a request.
+    """
+
+    def __init__(self, study: folders.Study, arm: str) -> None:
+        from assistant_builder.serving.endpoint_process import Endpoints, endpoint_command
+
+        approach = [study.approach] if study.approach else []
+        self._endpoints = Endpoints(lambda *which: [*endpoint_command(*which), *approach])
+        try:
+            self._endpoints.start(study, arm)
+            while (state := self._endpoints.state(study.name)).phase == "starting":
+                time.sleep(0.05)
+        except BaseException:
+            self.close()
+            raise
+        if state.phase != "running":
+            raise ModelError(
+                f"the server did not start: {state.error}", where=f"study {study.name}"
+            )
+        self.url, self.model = state.url, state.model
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.model} at {self.url}>"
+
+    def close(self) -> None:
+        """End the server."""
+        self._endpoints.close()
+
+
+class Study:
+    """A study: its settings, steps, report and assistants. :func:`run`, :func:`open` and :func:`studies` return it.
+
+    A notebook shows the first page of its report.
+    """
+
+    def __init__(self, study: folders.Study, approach: Approach | None = None) -> None:
+        self._study, self._approach = study, approach
+        self._sessions: dict[tuple[str, str | None], Session] = {}
+
+    def __repr__(self) -> str:
+        return f"<Study {self.name}>"
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def _view(self) -> folders.Study:
+        """The study as seen through the approach of its report and assistants."""
+        return self._study.of_choice(self._approach)
+
+    @property
+    def name(self) -> str:
+        """Name of the study and of its folder."""
+        return self._study.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder with all files of the study."""
+        return self._study.folder
+
+    @property
+    def config(self) -> StudyConfig:
+        """The settings, as in ``study.yaml``."""
+        return self._study.config
+
+    @property
+    def state(self) -> State:
+        """``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``lost``."""
+        return self._study.state
+
+    def status(self) -> dict[str, Any]:
+        """State, steps and folder: the document of ``assistant-builder status NAME --json``."""
+        return self._study.status()
+
+    def run(
+        self,
+        *,
+        redo: bool = False,
+        now: bool = False,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        """Train, evaluate and write the report; the arguments and errors are those of :func:`run`."""
+        from assistant_builder.runner.display import run_display
+        from assistant_builder.runner.run import run_study
+
+        with run_display() if on_event is None else nullcontext(on_event) as listener:
+            run_study(self._study, redo=redo, now=now, on_event=listener, check=check_tasks)
+
+    # the report
+
+    def report_path(self, format: Literal["html", "md", "json"] = "html") -> Path:
+        """The file of the report.
+
+        Raises:
+            StudyError: There is no report yet.
+        """
+        path = self._view.report_file.with_suffix(f".{format}")
+        if not path.is_file():
+            raise StudyError(
+                "there is no report yet",
+                where=f"study {self.name}",
+                remedy=f"Finish the study with 'assistant-builder run {self.name}'",
+            )
+        return path
+
+    @property
+    def report(self) -> Any:
+        """The report.
+
+        Raises:
+            StudyError: There is no report yet, or it is damaged.
+        """
+        return read_report(self.report_path("json"))
+
+    @property
+    def conclusion(self) -> list[str]:
+        """Lines of text: whether the assistant is good enough, 4-bit or 16-bit, and what to do next."""
+        from assistant_builder.quantization import texts_of
+        from evals.report.conclusion import conclude
+
+        with texts_of(self.config.model.quant_type):
+            return list(conclude(self.report).lines)
+
+    def items_df(self) -> pandas.DataFrame:
+        """The held-out questions with the answers: one row for each question and cell.
+
+        Columns: ``item``, ``cell``, ``row`` (of the data file), ``cluster``, ``answerable``, ``question``,
+        ``reference``, ``answer``, ``declined``, ``tokens`` (of the reference), ``nll`` (in nats), and a column for
+        each metric.
+        """
+        import pandas
+
+        shared = ("row", "cluster", "answerable", "question", "reference")
+        return pandas.DataFrame(
+            {
+                "item": item["item"],
+                "cell": cell,
+                **{key: item.get(key) for key in shared},
+                "answer": answer,
+                "declined": item["declined"].get(cell),
+                "tokens": item["tokens"],
+                "nll": item["nll"].get(cell),
+                **item["metrics"].get(cell, {}),
+            }
+            for item in self.report["items"]
+            for cell, answer in item["answers"].items()
+        )
+
+    def cells_df(self) -> pandas.DataFrame:
+        """The cells: one row for each, with the number of items and the mean of each metric; the index is its name."""
+        import pandas
+
+        rows = {name: _flat(cell) for name, cell in self.report["cells"].items()}
+        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
+
+    def contrasts_df(self) -> pandas.DataFrame:
+        """The paired differences: one row for each pair of cells and metric, with 95% interval and p-value."""
+        import pandas
+
+        return pandas.DataFrame(self.report["contrasts"])
+
+    # the assistants
+
+    @property
+    def recommended_arm(self) -> str:
+        """The arm that the report recommends; without a report, QLoRA or the only arm."""
+        return recommended_arm(self._view)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        arm: str | None = None,
+        look_up: bool = True,
+        backend: Literal["local", "llamacpp"] = "local",
+        type: str | None = None,
+    ) -> Answer:
+        """Ask one of the assistants; it stays loaded until :meth:`close`.
+
+        Args:
+            question: The question.
+            arm: Who answers, such as ``lora``; by default the arm that the report recommends.
+            look_up: Whether a grounded assistant reads the facts that are found for the question.
+            backend: ``local`` (PyTorch) or ``llamacpp`` (a GGUF file of the study, which is written if missing).
+            type: Type of the GGUF file; by default the smallest that the report calls no worse.
+
+        Raises:
+            ConfigError: The question is empty, or the study does not train the arm.
+            ModelError: The arm is not trained yet or cannot be loaded.
+            ResourceError: The arm does not fit into memory.
+        """
+        arms = [arm or self.recommended_arm]
+        (answer,) = self.ask_arms(question, arms, look_up=look_up, backend=backend, type=type)
+        return answer
+
+    def ask_arms(
+        self,
+        question: str,
+        arms: Sequence[str] | None = None,
+        *,
+        look_up: bool = True,
+        backend: str = "local",
+        type: str | None = None,
+    ) -> list[Answer]:
+        """Ask several assistants, by default every arm that the study trains; else as :meth:`ask`."""
+        from assistant_builder.chat.ask import ask_arms
+
+        if not question.strip():
+            raise ConfigError("the question is empty", remedy="Write a question in quotes")
+        trained = self.config.arms
+        for arm in arms or ():
+            if arm not in trained:
+                raise ConfigError(
+                    f"study {self.name} trains only {' and '.join(trained)} and has no {arm} assistant",
+                    where="--arm",
+                    remedy=f"Ask with --arm {trained[0]}, or train it with 'assistant-builder run {self.name} "
+                    f"--set arms={','.join(with_arm(trained, arm))}'",
+                )
+        if (backend, type) not in self._sessions:
+            self._sessions[backend, type] = self._session(backend, type)
+        session, arms = self._sessions[backend, type], arms or trained
+        records = ask_arms(self._view, question, arms, look_up=look_up, session=session)
+        return [Answer(question=question, arm=arm, **records[arm]) for arm in arms]
+
+    def _session(self, backend: str, type: str | None) -> Session:
+        if backend == "llamacpp":
+            from assistant_builder.inference.llamacpp import require_llamacpp
+            from assistant_builder.serving.llamacpp import LlamaCppSession
+
+            require_llamacpp()
+            return LlamaCppSession({arm: (self._view, arm) for arm in self.config.arms}, type=type)
+        from assistant_builder.inference.session import ChatSession
+
+        return ChatSession(self._view, self.config.arms)
+
+    def close(self) -> None:
+        """Free the memory of the assistants that :meth:`ask` has loaded."""
+        while self._sessions:
+            self._sessions.popitem()[1].close()
+
+    def serve(self, arm: str | None = None) -> Server:
+        """Serve an assistant at an OpenAI-compatible endpoint of this machine: ``with study.serve() as server: …``.
+
+        Args:
+            arm: Who answers; by default the arm that the report recommends.
+
+        Raises:
+            ModelError: The arm is not trained yet, or the base model is not available.
+        """
+        return Server(self._view, arm or self.recommended_arm)
+
+
+def run(
+    source: str | PathLike[str],
+    *,
+    name: str | None = None,
+    base: str | None = None,
+    like: str | None = None,
+    redo: bool = False,
+    now: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+    trust_remote_code: bool = False,
+    trust_addresses: Sequence[str] = (),
+    **settings: Any,
+) -> Study:
+    """Create or open a study, and run it: train its arms, evaluate them, write the report. A second call resumes.
+
+    Args:
+        source: A data file, a ``study.yaml``, the name of a study, or its URL in a store.
+        name: Name of the study; by default that of the file.
+        base: Base model: a name of the catalog, a hub id or a folder; short for ``model={"base": …}``.
+        like: Name of a study whose settings a data file takes over.
+        redo: Run the steps whose inputs changed, and all later steps, again.
+        now: Start at once, without waiting for other studies.
+        on_event: Receives what changes; by default the progress is shown on standard error.
+        trust_remote_code: Allow the Python code in the base model's folder or repository. Read that code first.
+        trust_addresses: Addresses of a cluster, store or judge, which come from a file, that may be contacted.
+        settings: Settings by section, ``train={"epochs": 2}``, or by dotted key, ``**{"train.epochs": 2}``.
+
+    Raises:
+        ConfigError: A setting is invalid, ``source`` does not exist, or an address is not allowed.
+        DataError: No study can start from the data file.
+        ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
+        StudyError: Another process runs the study, or files of a finished step are damaged.
+        Cancelled: The run was cancelled.
+        AssistantBuilderError: A step failed.
+    """
+    from assistant_builder.runner.open_study import open_or_create
+
+    changes = dict(_dotted(settings)) | ({} if base is None else {"model.base": base})
+    consent = Consent(trust_remote_code, trust_addresses)
+    study = Study(
+        open_or_create(
+            str(source), name=name, like=like, changes=changes, redo=redo, before=consent
+        )
+    )
+    study.run(redo=redo, now=now, on_event=on_event)
+    return study
+
+
+def open(name: str, *, approach: Approach | None = None, trust_remote_code: bool = False) -> Study:
+    """Open a study by its name or title.
+
+    Args:
+        name: The name.
+        approach: ``grounded`` or ``memory``, for a study with both; by default the one that its report recommends.
+        trust_remote_code: Allow the Python code in the base model's folder or repository. Read that code first.
+
+    Raises:
+        StudyError: There is no such study.
+        ConfigError: The study does not have the approach.
+    """
+    study = folders.Study.open(name)
+    study.of_choice(approach)  # raises for one that it does not have
+    Consent(trust_remote_code).allow(study.config)
+    return Study(study, approach)
+
+
+def studies() -> list[Study]:
+    """All studies, the most recently changed first."""
+    return [Study(study) for study in folders.Study.all()]
+
+
+def example(name: str | None = None) -> Study:
+    """Open the finished example, a small study that is trained and scored already; a second call opens the same study.
+
+    Raises:
+        StudyError: Another study has the name, or the folder of studies cannot be written.
+    """
+    from assistant_builder.study.example import open_example
+
+    return Study(open_example(name))
+
+
+def compare(a: str | Study, b: str | Study) -> dict[str, Any]:
+    """Compare two studies on their common held-out questions, by the primary metric and the margin of the first.
+
+    Returns:
+        The document of ``assistant-builder compare A B --json``: ``verdicts``, ``contrasts``, ``differences`` of the
+        settings, ``shared_items``, ``sentence`` and ``warnings``.
+
+    Raises:
+        EvaluationError: The studies cannot be compared.
+    """
+    from evals.study_compare import compare_studies
+
+    first, second = (
+        folders.Study.open(study) if isinstance(study, str) else study._study for study in (a, b)
+    )
+    return compare_studies(first, second)
+
+
+def recommended_arm(study: folders.Study) -> str:
+    """The arm that the report recommends; without a report, QLoRA or the only arm."""
+    from assistant_builder.export_formats import advice
+
+    report, arms = study.report_file, study.config.arms
+    return advice(read_report(report), arms).adapter if report.is_file() else plain_order(arms)[0]
+
+
+def check_tasks(study: folders.Study) -> None:
+    """Raise an error for lm-eval tasks and GGUF types that cannot run, before hours are spent on training."""
+    from assistant_builder.models.gguf_convert import extra_installed
+    from assistant_builder.quantization.ggml import require_writer
+
+    scores_files = "formats" in study.steps and study.step("formats").state != "succeeded"
+    if scores_files and extra_installed():
+        for type in study.config.formats.types:
+            require_writer(type, "formats.types")
+    tasks = study.config.eval.tasks
+    if tasks and study.step("evaluate").state != "succeeded":
+        from evals.tasks.extra import ExtraTasks
+
+        ExtraTasks(tasks)
+
+
+def _dotted(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings by dotted key, such as ``train.epochs``."""
+    for section, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{section}.{key}", each) for key, each in value.items())
+        else:
+            yield section, value
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures and texts of a cell, with its metrics in line."""
+    plain = {key: value for key, value in record.items() if not isinstance(value, Mapping)}
+    return plain | record["metrics"]
