@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from assistant_builder.errors import ResourceError, StudyError
 from assistant_builder.i18n import t
@@ -136,7 +136,8 @@ def read_json(path: Path, content: Any = dict[str, Any], *, remedy: str = "") ->
 
     Args:
         path: The file.
-        content: What it must contain: a TypedDict, of which further entries are kept, a dataclass, or any object.
+        content: What it must contain: a TypedDict or model, of which further entries are kept, a dataclass, or any
+            object.
         remedy: What to do about a damaged file; by default, to recreate it with ``--redo``.
 
     Raises:
@@ -220,8 +221,9 @@ def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH and exceeds_max_depth(found):
         raise ValueError("nested too deeply")
     valid = _adapter(content).validate_python(found, strict=not is_dataclass(content))
-    # with the entries that the type does not name, in order
-    return valid if is_dataclass(content) else found
+    if is_dataclass(content) or isinstance(valid, BaseModel):
+        return valid
+    return found  # with the entries that the type does not name, in order
 
 
 @cache

@@ -45,6 +45,7 @@ from evals.report.other_words import is_respelled
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
+from evals.report.schema import VERSION
 from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
 from evals.report.study_facts import (
     arm_records,
@@ -59,7 +60,6 @@ from evals.report.verdict import audience, basis, counter_evidence, summary, ver
 from evals.report.warnings import power, warnings
 from evals.stats.intervals import LEVEL
 
-VERSION = 1
 ENDINGS = ("json", "md", "html")
 """Of the files of a report."""
 

@@ -1,0 +1,732 @@
+"""The typed ``report.json``: what pages, the command line, comparisons, exports and the Python API read.
+
+Every entry has a default, so that reports of earlier releases open; entries that are not declared are kept. Rows that
+a report can have thousands of are dictionaries, which are validated and not copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, WrapValidator
+from typing_extensions import TypedDict
+
+from assistant_builder.arms import ARMS, TWINS
+from assistant_builder.atomic_io import read_json
+from assistant_builder.i18n import t
+from assistant_builder.study.contents import Figures, Number, Source, Text, TokenLengths
+from evals.stats.intervals import LEVEL
+
+VERSION = 2
+"""Of ``report.json``: 1 has the same entries, and no schema."""
+SCHEMA = Path(__file__).with_name("report.schema.json")
+Outcome = Literal["no worse", "worse", "inconclusive"]
+Interval = Annotated[list[float], Len(2, 2)]
+
+
+class Record(BaseModel):
+    """An object of a report."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class _HasInterval(Record):
+    """A paired difference, candidate minus baseline, in the units of its metric."""
+
+    metric: str = ""
+    higher_is_better: bool = True
+    n: int = 0
+    """Items."""
+
+
+class Bound(_HasInterval):
+    """A bound of a verdict: the harmful end of ``ci`` must be within ``margin``."""
+
+    delta: float = 0.0
+    ci: Interval = [0.0, 0.0]
+    margin: float = 0.0
+    passed: bool = False
+    outcome: Outcome = "inconclusive"
+
+
+class Change(Record):
+    """A share or a difference with its interval, and what else was computed with it."""
+
+    ci: Interval = [0.0, 0.0]
+
+
+class ToDecline(Record):
+    """The test questions that should be declined, and whether the verdict has a bound on them."""
+
+    questions: int = 0
+    needed: int | None = None
+    judged: bool = False
+
+
+class Frozen(Record):
+    """What was declared before scoring, and what was changed since."""
+
+    declared: dict[str, Any] = {}
+    sha256: Text = None
+    written: Text = None
+    """UTC, ISO 8601."""
+    earlier: list[dict[str, str]] | None = None
+    changes: list[dict[str, Any]] | None = None
+
+
+class Verdict(_HasInterval):
+    """The verdict on 4-bit storage; without figures and with a ``reason`` if the study does not train both twins."""
+
+    outcome: Outcome = "inconclusive"
+    margin: float = 0.0
+    delta: Number = None
+    ci: Annotated[list[Number], Len(2, 2)] = [None, None]
+    p_value: Number = None
+    level: float = LEVEL
+    """Coverage of the intervals."""
+    look: int = 1
+    n_clusters: int | None = None
+    contrast: Text = ""
+    """``Q4-L16``; None without a comparison."""
+    within_margin_but_worse: bool = False
+    warnings: list[str] = []
+    perplexity_change: Change | None = None
+    bounds: list[Bound] = []
+    """The primary metric first."""
+    not_shown: list[str] = []
+    to_decline: ToDecline | None = None
+    possible_harm: list[str] | None = None
+    estimand: str = "wordings"
+    clustered_by: list[str] = []
+    leave_one_out: list[Number] | None = None
+    uncovered: int = 0
+    frozen: Frozen = Frozen()
+    seeds: int | None = None
+    trained_again: Change | None = None
+    action: str = ""
+    reason: str = ""
+
+
+class CellFigures(Record):
+    """The figures of a cell or of an untuned baseline; ``nll_per_token`` in nats."""
+
+    items: int = 0
+    tokens: int = 0
+    nll_per_token: Number = None
+    perplexity: Number = None
+    metrics: Figures = {}
+    label: str = ""
+    about: str = ""
+    base: Text = None
+    adapter: Text = None
+    base_bytes: int | None = None
+    compute_dtype: Text = None
+    batch_size: int | None = None
+    seconds: Figures = {}
+    cut_answers: int | None = None
+
+
+class Difference(_HasInterval):
+    """A comparison of two cells on one metric, with its 95 % interval."""
+
+    name: str = ""
+    """``Q4-L16``."""
+    baseline: str = ""
+    candidate: str = ""
+    meaning: str = ""
+    delta: float = 0.0
+    ci_low: float = 0.0
+    ci_high: float = 0.0
+    p_value: float = 1.0
+    p_value_holm: float = 1.0
+    n_clusters: int | None = None
+    method: str = ""
+    warnings: list[str] = []
+    verdict: Outcome | None = None
+    within_margin_but_worse: bool = False
+    outcome: str = ""
+    """Of a comparison between approaches."""
+    lead: str = ""
+
+
+class OtherClaim(Difference):
+    """The difference with the clusters of the claim that is not the headline."""
+
+    estimand: str = "wordings"
+    clustered_by: list[str] = []
+
+
+class Identity(Record):
+    """The rounding error of an identity of differences on a metric."""
+
+    text: str = ""
+    metric: str = ""
+    error: float = 0.0
+
+
+class Resources(Record):
+    """Memory in bytes, time in seconds and speed in tokens per second of an arm's training."""
+
+    base_bytes: int | None = None
+    adapter_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    train_seconds: Number = None
+    train_seconds_all: list[Number] = []
+    tokens_per_second: Number = None
+    seconds_per_step: Number = None
+    cost: Number = None
+    """In the currency of ``eval.price_per_hour``."""
+    cards: list[Text] = []
+    devices: int | None = None
+    gradient_checkpointing: bool | None = None
+    trainable_parameters: int | None = None
+    steps: int | None = None
+    best_step: int | None = None
+    best_validation_loss: Number = None
+    predicted: dict[str, Any] | None = None
+
+
+class Twins(Record):
+    """The resolved settings of both twins, compared."""
+
+    matched: bool = False
+    differences: list[dict[str, Any]] = []
+    unintended: list[dict[str, Any]] = []
+    same: dict[str, Any] = {}
+    work: dict[str, dict[str, Any]] = {}
+
+
+class ArmStorage(Record):
+    """How an arm stored its base and computed."""
+
+    base_storage: Text = None
+    compute_dtype: Text = None
+    device: Text = None
+
+
+class Curve(Record):
+    """Training and validation losses, rows with ``step`` and ``loss``."""
+
+    steps: list[dict[str, Number]] = []
+    validation: list[dict[str, Number]] = []
+
+
+class Item(TypedDict, total=False):
+    """A held-out item with the answers and scores of all cells."""
+
+    item: str
+    row: int | None
+    turn: int
+    cluster: Text
+    answerable: bool
+    question: str
+    context: list[Any]
+    reference: Text
+    change: Text
+    answers: dict[str, Text]
+    declined: dict[str, bool | None]
+    tokens: int
+    nll: Figures
+    metrics: dict[str, Figures]
+    sources: list[Source]
+    uncovered: bool
+
+
+class FlippedItem(TypedDict, total=False):
+    """An item that only one of the twins answers right."""
+
+    item: str
+    row: int | None
+    question: str
+    reference: Text
+    answers: dict[str, Text]
+
+
+def _checked(rows: Any, check: Callable[[Any], Any]) -> Any:
+    check(rows)
+    return rows
+
+
+Rows = WrapValidator(_checked)
+"""Validates rows and keeps them as they are."""
+
+
+class NoiseCell(Record):
+    """A cell compared with itself, scored with another batch size."""
+
+    batch_size: int | None = None
+    other_batch_size: int | None = None
+    lost: int = 0
+    gained: int = 0
+    text_differs: int = 0
+    largest_nll_per_token_shift: Number = None
+    items: int = 0
+
+
+class NoiseFloor(Record):
+    """What another scoring batch size changes."""
+
+    cells: dict[str, NoiseCell] = {}
+    delta: Number = None
+    ci: list[Number] | None = None
+    verdict: Outcome | None = None
+    sentence: str = ""
+
+
+class Flips(Record):
+    """Answers that are right in one of the twins only."""
+
+    metric: str = "exact_match"
+    items: int = 0
+    lost: Annotated[list[FlippedItem], Rows] = []
+    gained: Annotated[list[FlippedItem], Rows] = []
+    text_differs: int = 0
+    noise_floor: NoiseFloor | None = None
+
+
+class FidelityPair(Record):
+    """KL divergence in nats between the predictions of two cells, token by token."""
+
+    name: str = ""
+    label: str = ""
+    reference: str = ""
+    candidate: str = ""
+    tokens: int | None = None
+    kl_mean: Number = None
+    kl_median: Number = None
+    kl_p99: Number = None
+    kl_max: Number = None
+    top1_agreement: Number = None
+    delta_nll: Number = None
+
+
+class Fidelity(Record):
+    """How much the predictions changed."""
+
+    pairs: list[FidelityPair] = []
+    skipped: Text = None
+    sentence: str = ""
+
+
+class WorstItem(Record):
+    """An item whose loss grew most from LoRA to QLoRA; losses in nats."""
+
+    item: str = ""
+    row: int | None = None
+    question: str = ""
+    reference: str = ""
+    tokens: int = 0
+    delta_nll: float = 0.0
+    delta_nll_per_token: float = 0.0
+    kl_mean: Number = None
+    answers: dict[str, Text] = {}
+
+
+class Task(Record):
+    """An lm-eval task; one without figures has an ``error``."""
+
+    label: str = ""
+    about: str = ""
+    metric: Text = None
+    items: int = 0
+    cells: Figures = {}
+    contrasts: list[Difference] = []
+    flips: dict[str, dict[str, list[Any]]] = {}
+    """Name of a contrast → ids of the documents ``lost`` and ``gained``."""
+    listed: list[dict[str, Any]] = []
+    sentence: str = ""
+    error: Text = None
+
+
+class ReliabilityBin(Record):
+    """A bin of items by the probability of their reference answers."""
+
+    low: float = 0.0
+    high: float = 0.0
+    n: int = 0
+    mean_probability: float = 0.0
+    correct: float = 0.0
+    ci: Interval = [0.0, 1.0]
+
+
+class ReliabilityCurve(Record):
+    """Calibration of a cell."""
+
+    bins: list[ReliabilityBin] = []
+    ece: float = 0.0
+    brier: float = 0.0
+    n: int = 0
+
+
+class Reliability(Record):
+    """Calibration of the assistants."""
+
+    metric: str = ""
+    correct_means: str = ""
+    cells: dict[str, ReliabilityCurve] = {}
+    about: str = ""
+
+
+class Seeds(Record):
+    """The training seeds; a run has ``seed``, the figure of each cell, and ``delta``, ``ci`` and ``verdict``."""
+
+    count: int = 1
+    metric: str = ""
+    runs: list[dict[str, Any]] = []
+    spread: dict[str, Any] | None = None
+    trained_again: dict[str, Any] | None = None
+    sentence: str = ""
+
+
+class Judge(Record):
+    """The preference of a judge model."""
+
+    model: str = ""
+    url_host: str = ""
+    items: int = 0
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    failures: int = 0
+    disagreements: int = 0
+    preference: Number = None
+    """For QLoRA: a win counts 1, a tie ½."""
+    ci: list[Number] | None = None
+    p_value: Number = None
+    place_p_value: Number = None
+    first_preferred: Number = None
+    first_of_decided: Number = None
+    seconds: Number = None
+    sentence: str = ""
+
+
+class Votes(Record):
+    """Blind votes on answers in the chat."""
+
+    votes: int = 0
+    qlora: int = 0
+    lora: int = 0
+    ties: int = 0
+    both_bad: int = 0
+    outdated: int = 0
+    repeated: int = 0
+    questions: int = 0
+    left: int = 0
+    share: Number = None
+    ci: list[Number] | None = None
+    p_value: Number = None
+    first: str = ""
+    last: str = ""
+    sentence: str = ""
+
+
+class DeclineCounts(Record):
+    """Questions that a cell declined."""
+
+    unanswerable_items: int = 0
+    declined: int = 0
+    answerable_items: int = 0
+    false_declines: int = 0
+
+
+class Declining(Record):
+    """Questions that the cells declined."""
+
+    cells: dict[str, DeclineCounts] = {}
+
+
+class Power(Record):
+    """What the held-out set can detect on a metric, in its units."""
+
+    metric: str = ""
+    n: int = 0
+    units: int = 0
+    unit: str = "items"
+    standard_error: Number = None
+    detectable: Number = None
+    target: Number = None
+    needed: int | None = None
+    planned: Figures | None = None
+    seen: Figures | None = None
+
+
+class Leaks(Record):
+    """Held-out questions that occur in training; None where no search is on record."""
+
+    text: int | None = None
+    embedding: int | None = None
+    removed: int = 0
+    left: int = 0
+    listed: list[dict[str, Any]] = []
+
+
+class Data(Record):
+    """The data of the study."""
+
+    source: Text = None
+    format: Text = None
+    columns: dict[str, str] = {}
+    rows: int | None = None
+    usable: int | None = None
+    rejected: int | None = None
+    findings: dict[str, int | None] = {}
+    token_lengths: TokenLengths | None = None
+    notes: list[str] = []
+    row_numbers: dict[str, Any] | None = None
+    split: dict[str, Any] = {}
+    leaks: Leaks = Leaks()
+
+
+class StepTime(Record):
+    """Time and peak memory of a finished step."""
+
+    name: str = ""
+    started: Number = None
+    seconds: Number = None
+    peak_memory_bytes: int | None = None
+
+
+class AttributionStep(Record):
+    """A level of a cell, or the difference between two cells."""
+
+    key: str = ""
+    kind: Literal["level", "step"] = "level"
+    label: str = ""
+    value: Number = None
+    delta: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+
+
+class Attribution(Record):
+    """The difference between the twins in two steps."""
+
+    metric: str = ""
+    steps: list[AttributionStep] = []
+    sentence: str = ""
+
+
+class Export(Record):
+    """A way to export an assistant, compared with the cell that was measured."""
+
+    cell: str = ""
+    arm: str = ""
+    measured: str = ""
+    how: str = ""
+    formats: list[str] = []
+    label: str = ""
+    bytes: int | None = None
+    metric: str = ""
+    margin: Number = None
+    figure: Number = None
+    delta: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    keeps: str = ""
+    lost_share: Number = None
+    exact_match: Number = None
+
+
+class AgainstBaseline(Record):
+    """Metrics on which an arm beats an untuned baseline, and those on which it does not."""
+
+    arm: str = ""
+    cell: str = ""
+    baseline: str = ""
+    beaten: list[str] = []
+    not_beaten: list[str] = []
+    worse: list[str] = []
+    sentence: str = ""
+
+
+class ReportWarning(Record):
+    """What limits the conclusions."""
+
+    code: str = ""
+    level: Literal["serious", "note"] = "note"
+    text: str = ""
+
+
+class Approach(Record):
+    """A way of building the assistant, with its figures on the same items."""
+
+    name: str = ""
+    label: str = ""
+    items: int = 0
+    metrics: Figures = {}
+    declined_rightly: Number = None
+    declined_falsely: Number = None
+    verdict: Outcome | None = None
+
+
+class FileName(Record):
+    """A GGUF file."""
+
+    name: str = ""
+    arm: str = ""
+
+
+class GgufFile(FileName, Bound):
+    """A scored GGUF file, compared with the 16-bit assistant."""
+
+    bytes: int = 0
+    tensor_types: dict[str, int] = {}
+    metrics: Figures = {}
+    verdict: str = ""
+    bounds: list[Bound] = []
+    not_shown: list[str] = []
+    level: float = LEVEL
+    flips: dict[str, int] = {}
+    same_answers: dict[str, int] = {}
+    warnings: list[str] = []
+    kl: Number = None
+    kl_items: int | None = None
+    tokens_per_second: Number = None
+    first_token_seconds: Number = None
+    resident_bytes: int | None = None
+    load_seconds: Number = None
+
+
+class RiskCurve(Record):
+    """Share of wrong answers over the share of questions that are answered."""
+
+    n: int = 0
+    points: list[dict[str, Number]] = []
+    chosen: dict[str, Number] = {}
+    false_declines: list[int] = []
+    right_declines: list[int] = []
+
+
+class RiskCoverage(Record):
+    """Risk over coverage of each served assistant with a rule for declining."""
+
+    cells: dict[str, RiskCurve] = {}
+
+
+class Conversation(Record):
+    """Shares of right answers alone and after unrelated turns."""
+
+    after_turns: Figures = {}
+    follow_ups: Number = None
+    cells: dict[str, dict[str, Any]] = {}
+
+
+class Uncovered(Record):
+    """Figures on the items whose facts were not taught."""
+
+    items: int = 0
+    cells: dict[str, Figures] = {}
+
+
+class Report(Record):
+    """``report.json`` of a study, or of one of its approaches.
+
+    Read it with :meth:`load`. ``verdict`` compares QLoRA with its 16-bit twin; ``cells``, ``baselines`` and
+    ``contrasts`` have the figures that it rests on, ``items`` the answers.
+    """
+
+    version: int = 1
+    study: str = ""
+    primary_metric: str
+    verdict: Verdict
+    cells: dict[str, CellFigures]
+    baselines: dict[str, CellFigures] = {}
+    contrasts: list[Difference] = []
+    identities: list[Identity] = []
+    resources: dict[str, Resources] = {}
+    twins: Twins | None = None
+    arms: dict[str, ArmStorage] = {}
+    curves: dict[str, Curve] = {}
+    flips: Flips | None = None
+    fidelity: Fidelity | None = None
+    worst: list[WorstItem] = []
+    tasks: dict[str, Task] = {}
+    reliability: Reliability | None = None
+    seeds: Seeds = Seeds()
+    judge: Judge | None = None
+    votes: Votes | None = None
+    declining: Declining | None = None
+    power: list[Power] = []
+    data: Data = Data()
+    items: Annotated[list[Item], Rows] = []
+    steps: list[StepTime] = []
+    provenance: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    """The settings of the study."""
+    context: list[dict[str, str]] = []
+    answer_limit: int = 0
+    taught: dict[str, int] = {}
+    """``items`` to answer, and those ``covered`` by an answer that training has."""
+    added_answers: int = 0
+    uncovered: Uncovered | None = None
+    other_claim: OtherClaim | None = None
+    exports: list[Export] = []
+    beats_untuned: list[AgainstBaseline] = []
+    attribution: Attribution | None = None
+    warnings: list[ReportWarning] = []
+    objection: str = ""
+    sentence: str = ""
+    basis: list[str] = []
+    summary: list[str] = []
+    not_compared: list[str] = []
+    risk_coverage: RiskCoverage | None = None
+    conversation: Conversation | None = None
+    not_verbatim: dict[str, Any] | None = None
+    approach: str = ""
+    """``grounded`` or ``memory``; empty if facts are not looked up in either way."""
+    approach_metric: str = ""
+    approaches: list[Approach] = []
+    approach_comparisons: list[Difference] = []
+    recommended_approach: Text = None
+    approach_sentence: str = ""
+    formats: list[GgufFile] = []
+    formats_reference: str = ""
+    smallest_no_worse: FileName | None = None
+    formats_skipped: str = ""
+    formats_through: list[dict[str, Any]] = []
+    formats_sentence: str = ""
+    formats_action: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read a report of this or an earlier release.
+
+        Raises:
+            StudyError: The file is missing, damaged, or lacks the verdict or its figures.
+        """
+        report: Report = read_json(
+            path,
+            cls,
+            remedy=t(
+                "Delete the file, and run 'assistant-builder run {name}': it writes the report again",
+                name=path.parent.name,
+            ),
+        )
+        return report
+
+    @property
+    def trained_arms(self) -> tuple[str, ...]:
+        """The arms of the study; reports name them where these are not just the twins.
+
+        Raises:
+            ConfigError: An arm is not registered here.
+        """
+        return tuple(ARMS.find(arm).name for arm in self.config.get("arms", TWINS))
+
+    @property
+    def compares(self) -> bool:
+        """Whether the study trains QLoRA and its 16-bit twin, so that there is a verdict."""
+        return self.verdict.contrast is not None
+
+
+def schema_text() -> str:
+    """The JSON schema of ``report.json``, as ``report.schema.json`` has it."""
+    return json.dumps(Report.model_json_schema(), ensure_ascii=False, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
