@@ -28,7 +28,7 @@ from evals.report.format import (
     shown,
 )
 from evals.report.load import served_cells
-from evals.report.render import arm_styles
+from evals.report.render import page_styles
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -401,19 +401,16 @@ def render_page(record: Mapping[str, Any]) -> str:
 
 @cache
 def _environment() -> Environment:
-    report = PackageLoader("evals.report")
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader("assistant_builder.sweep"), report]),
+        loader=ChoiceLoader(
+            [PackageLoader("assistant_builder.sweep"), PackageLoader("evals.report")]
+        ),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.globals["style"] = Markup(
-        arm_styles()
-        + "\n"
-        + "".join(report.get_source(environment, name)[0] for name in ("style.css", "print.css"))
-    )
+    environment.globals["style"] = page_styles(environment)
     return environment
 
 

@@ -228,6 +228,18 @@ def copyable(text: str, what: str) -> Markup:
     ).format(text, t("Copy {what}", what=what), t("Copy"))
 
 
+def report_frame(page: str) -> Markup:
+    """The report in a sandboxed frame, which isolates its styles and runs no scripts.
+
+    A ``srcdoc`` frame resolves ``#section`` against the URL of the app and would load the app into itself, so internal
+    links get the frame's own URL. User text cannot contain such a link, because its quotation marks are escaped.
+    """
+    frame = Markup(
+        '<iframe class="ab-report" title="{}" sandbox="allow-popups" srcdoc="{}"></iframe>'
+    )
+    return frame.format(t("Report"), page.replace('href="#', 'href="about:srcdoc#'))
+
+
 STYLE_SHEETS = sorted(
     (Path(__file__).parent / "styles").glob("*.css"),
     key=lambda path: (path.name != "page.css", path.name),

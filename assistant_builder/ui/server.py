@@ -57,6 +57,7 @@ from assistant_builder.web.middleware import (
 from assistant_builder.web.request_limits import TrustedProxies
 from assistant_builder.web.sessions import SESSION, NameOwners
 from assistant_builder.web.token_login import TokenLogin
+from evals.report.render import chart_styles
 
 MAX_CLOSED_WINDOWS = 20
 """Closed windows whose state is kept, because their computers may only have been suspended."""
@@ -423,7 +424,7 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
         server_name=access.host,
         server_port=access.port,
         theme=make_theme(),
-        css=arm_styles(),
+        css=f"{arm_styles()}\n.ab-intervals {{ {chart_styles()} }}",
         css_paths=STYLE_SHEETS,
         footer_links=[],
         show_error=False,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.arms import CELLS
+from assistant_builder.i18n import t
 from evals.metrics import metric_of
 from evals.report.format import (
     capitalised,
@@ -144,7 +145,7 @@ def interval_panel(
             }
         )
     return {
-        "unit": how.unit if how.unit != "points" else "points of 100",
+        "unit": t("points of 100") if how.unit == t("points") else how.unit,
         "rows": marks,
         "zero": scale(0.0),
         "ticks": axis(scale, 4),

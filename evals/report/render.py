@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
@@ -21,7 +22,7 @@ from assistant_builder.arms import (
     label,
 )
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n import t
+from assistant_builder.i18n import ENGLISH, t, use_language
 from assistant_builder.i18n.message import bits as current_bits
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
@@ -54,7 +55,35 @@ def render_html(report: dict[str, Any]) -> str:
     """The report as a self-contained page: text is escaped, and its security policy forbids scripts and requests."""
     with bits.texts_for(report):
         environment = _environment(html=True, bits=current_bits())
-        return environment.get_template("report.html.j2").render(**page_context(report))
+        return environment.get_template("report.html.j2").render(**page_context(report), whole=True)
+
+
+def render_results(report: dict[str, Any]) -> str:
+    """The verdict and the sections on its figures, as a page like :func:`render_html`, in English."""
+    with use_language(ENGLISH), bits.texts_for(report):
+        template = _environment(html=True, bits=current_bits()).get_template("report.html.j2")
+        return template.render(**page_context(report, listed=LISTED_IN_MARKDOWN), whole=False)
+
+
+def draw_intervals(panels: Sequence[dict[str, Any]]) -> Markup:
+    """Panels of :func:`evals.report.charts.interval_panel` as HTML, for pages with the styles of charts.css."""
+    charts = _environment(html=True, bits=current_bits()).get_template("charts.html.j2").module
+    return Markup(charts.intervals(panels))  # type: ignore[attr-defined]  # noqa: S704 - escaped
+
+
+def chart_styles() -> str:
+    """The styles of charts, without colours."""
+    return files("evals.report").joinpath("templates/charts.css").read_text(encoding="utf-8")
+
+
+def page_styles(environment: Environment) -> Markup:
+    """The styles of a report, and of other pages with its templates."""
+    assert environment.loader is not None
+    sheets = [
+        environment.loader.get_source(environment, f"{name}.css")[0]
+        for name in ("charts", "style", "print")
+    ]
+    return Markup("\n".join((arm_styles(), *sheets)))  # noqa: S704 - of this package
 
 
 def arm_styles() -> str:
@@ -96,12 +125,8 @@ def _environment(*, html: bool, bits: int) -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    assert environment.loader is not None
-    styles = [
-        environment.loader.get_source(environment, name)[0] for name in ("style.css", "print.css")
-    ]
     environment.globals |= {
-        "style": Markup(f"{arm_styles()}\n{''.join(styles)}"),
+        "style": page_styles(environment),
         "plural": plural,
         "level_of": level_of,
         "nbsp": Markup("&nbsp;"),

@@ -53,14 +53,15 @@ def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site
     make("beside", train__rank=64)
     open_at(page, at_site, "looked-at", "evaluate", "&__theme=dark")
     expect(page.get_by_role("heading", name="Is it good enough?")).to_be_visible()
-    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(1)
-    page.get_by_role("button", name="For specialists").click()
-    expect(page.locator("#ab-verdict .ab-verdict")).to_be_visible()
-    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(5)
-    label = page.locator(".ab-figure .annotation-text").first
-    assert label.evaluate("text => getComputedStyle(text).fill") == page.evaluate(
+    expect(page.locator(".ab-intervals .panel:visible")).to_have_count(1)
+    zero = page.locator(".ab-intervals .zero").first
+    assert zero.evaluate("line => getComputedStyle(line).stroke") == page.evaluate(
         "getComputedStyle(document.querySelector('.gradio-container')).color"
-    ), "the words of a picture are as light as those of the page"
+    ), "the lines of a picture are as light as the words of the page"
+    page.get_by_role("button", name="For specialists").click()
+    sections = page.frame_locator("#ab-verdict iframe")
+    expect(sections.locator(".verdict")).to_be_visible()
+    expect(sections.get_by_role("heading", name="All cells")).to_be_attached()
     page.get_by_role("tab", name="Every answer").click()
     items = page.locator("#ab-items article")
     expect(items).to_have_count(10)
@@ -85,7 +86,7 @@ def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) 
     )
     page.set_viewport_size({"width": 1366, "height": 900})
     open_at(page, at_site, "short", "evaluate")
-    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(1)
+    expect(page.locator(".ab-intervals .panel:visible")).to_have_count(1)
     expect(page.locator("#ab-conclusion")).to_contain_text("not answered right")
     assert len(page.evaluate("document.body.innerText").split()) < 350
     assert page.evaluate("document.documentElement.scrollHeight") < 1500

@@ -16,7 +16,6 @@ from assistant_builder.ui.evaluate.compare import (
     comparison_view,
     no_comparison_note,
 )
-from assistant_builder.ui.evaluate.figures import interval_figure
 from assistant_builder.ui.evaluate.item_filters import (
     ItemFilter,
     comparable_studies,
@@ -68,11 +67,16 @@ def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistan
 ) -> None:
     record = compare_studies(a, b)
     loss, scores, declines = comparison_panels(record)
-    assert [row.title for row in declines.rows] == ["Q4 · False declines", "L16 · False declines"]
-    assert [row.title.split(" ")[0] for row in loss.rows] == ["Q4", "L16", "B16"]
-    assert {row.title.split(" ")[0] for row in scores.rows} == {"Q4", "L16"}
-    assert scores.margin is None and loss.margin == record["verdicts"][0]["margin"]
-    assert interval_figure([loss, scores]).to_json()
+    assert [row["label"] for row in declines["rows"]] == [
+        "Q4 · False declines",
+        "L16 · False declines",
+    ]
+    assert [row["label"].split(" ")[0] for row in loss["rows"]] == ["Q4", "L16", "B16"]
+    assert {row["label"].split(" ")[0] for row in scores["rows"]} == {"Q4", "L16"}
+    assert scores["rows"][0]["margin"] is None and loss["rows"][0]["margin"] > loss["zero"]
+    assert comparison_tables(record).count('class="point"') == len(loss["rows"]) + len(
+        scores["rows"]
+    ) + len(declines["rows"])
     per_byte = {
         **record,
         "loss": "nll_per_byte",
@@ -81,7 +85,7 @@ def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistan
             for row in record["contrasts"]
         ],
     }
-    assert comparison_panels(per_byte)[0].unit == "nats per byte"
+    assert comparison_panels(per_byte)[0]["unit"] == "nats per byte"
 
 
 def test_answers_that_changed_stand_side_by_side(a: Study, b: Study) -> None:
@@ -152,7 +156,7 @@ def test_comparing_says_that_it_is_at_it_and_then_what_it_found(
         and "wide compared with narrow" in last[1]
         and last[2]["visible"]
     )
-    assert last[-1]["interactive"] and len(first) == len(last) == 6 + len(panel.browser.outputs)
+    assert last[-1]["interactive"] and len(first) == len(last) == 5 + len(panel.browser.outputs)
 
 
 def test_what_cannot_be_compared_says_why(panel: CompareStudiesPanel, a: Study) -> None:

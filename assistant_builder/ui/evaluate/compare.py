@@ -12,18 +12,13 @@ from assistant_builder.arms import CELLS
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t, tn
 from assistant_builder.study import Study, studies_folder
-from assistant_builder.ui.evaluate.figures import (
-    IntervalPanel,
-    IntervalRow,
-    contrast_row,
-    interval_figure,
-)
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import (
     comparable_studies,
     parent_study,
     shared_items,
 )
+from assistant_builder.ui.evaluate.view import intervals
 from assistant_builder.ui.html import (
     callout,
     card,
@@ -36,7 +31,7 @@ from assistant_builder.ui.html import (
 )
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp, title_of_study
-from evals.report.charts import by_axis
+from evals.report.charts import by_axis, interval_panel
 from evals.report.conclusion import TOO_FEW
 from evals.report.format import in_sentence, shown
 from evals.report.verdict import harm_interval
@@ -87,7 +82,7 @@ def _verdict(verdict: Record) -> Markup:
 
 
 def comparison_tables(record: Record) -> Markup:
-    """The differing settings and files, and every figure."""
+    """The differences with their intervals, the differing settings and files, and every figure."""
     differences = difference_rows(record)
     columns = (
         t("Setting or file"),
@@ -107,17 +102,19 @@ def comparison_tables(record: Record) -> Markup:
         t("95 % interval"),
         t("p (Holm)"),
     )
+    picture = intervals(comparison_panels(record))
     return join(
         [
+            card(t("This project minus the other, 95 % intervals"), picture),
             card(t("Differences between the projects"), differing),
             card(t("All metrics"), table(headers, contrast_rows(record), numeric=range(2, 7))),
         ]
     )
 
 
-def comparison_panels(record: Record) -> list[IntervalPanel]:
+def comparison_panels(record: Record) -> list[dict[str, Any]]:
     """Panels of the interval figure: the loss of every cell, then the scores and declines of the two assistants."""
-    found = []
+    panels = []
     for rows in by_axis(
         [
             row
@@ -128,25 +125,24 @@ def comparison_panels(record: Record) -> list[IntervalPanel]:
         rows.sort(
             key=lambda row: JUDGED.index(row["cell"]) if row["cell"] in JUDGED else len(JUDGED)
         )
-        judged = next(
-            (v for v in record["verdicts"] if v["metric"] in {row["metric"] for row in rows}), None
-        )
-        form = shown(rows[0]["metric"])
-        found.append(
-            IntervalPanel(
-                tuple(_row(row) for row in rows),
-                t("points of 100") if form.unit == t("points") else form.unit,
-                bool(rows[0]["higher_is_better"]),
-                judged["margin"] * form.factor if judged else None,
-            )
-        )
-    return found
-
-
-def _row(row: Record) -> IntervalRow:
-    like = "nll_per_token" if row["metric"] == "nll_per_byte" else row["metric"]
-    about = "" if row["higher_is_better"] else t(CELLS[row["cell"]].label)
-    return contrast_row(row, f"{row['cell']} · {shown(row['metric']).label}", about, like)
+        margins = [
+            verdict["margin"]
+            for verdict in record["verdicts"]
+            if verdict["metric"] in {row["metric"] for row in rows}
+        ]
+        drawn = [
+            {
+                **row,
+                "label": f"{row['cell']} · {shown(row['metric']).label}",
+                "about": "" if row["higher_is_better"] else t(CELLS[row["cell"]].label),
+                "note": "",
+                "primary": False,
+                "margin": next(iter(margins), None),
+            }
+            for row in rows
+        ]
+        panels.append(interval_panel(drawn, t("← better"), t("worse →"), ""))
+    return panels
 
 
 def no_comparison_note(name: str, others: Sequence[str]) -> Markup:
@@ -192,10 +188,6 @@ class CompareStudiesPanel:
                 )
             self.message = gr.HTML(elem_id="ab-comparison")
             with gr.Column(visible=False) as self.result:
-                self.plot = gr.Plot(
-                    label=t("This project minus the other, 95 % intervals"),
-                    elem_classes="ab-figure",
-                )
                 self.tables = gr.HTML()
                 gr.HTML(heading(t("Answers that changed")))
                 self.browser = ItemBrowser(
@@ -274,7 +266,6 @@ class CompareStudiesPanel:
                 self.pair,
                 self.message,
                 self.result,
-                self.plot,
                 self.tables,
                 *self.browser.outputs,
                 self.go,
@@ -286,7 +277,7 @@ class CompareStudiesPanel:
     def _compare(self, name: str | None, other: str | None) -> Iterator[list[Any]]:
         from evals.study_compare import compare_studies
 
-        rest = [gr.skip()] * (2 + len(self.browser.outputs))
+        rest = [gr.skip()] * (1 + len(self.browser.outputs))
         hidden = gr.update(visible=False)
         if not name or not other:
             yield [
@@ -313,12 +304,10 @@ class CompareStudiesPanel:
                 gr.update(interactive=True),
             ]
             return
-        figure = interval_figure(comparison_panels(record))
         yield [
             (other, name),
             comparison_view(record),
             gr.update(visible=True),
-            figure,
             comparison_tables(record),
             *self.browser.open_values(items, "different"),
             gr.update(interactive=True),

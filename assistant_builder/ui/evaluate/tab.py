@@ -7,27 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from markupsafe import Markup
 
 from assistant_builder.arms import CELLS
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
-from assistant_builder.errors import StudyError
 from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.compare import CompareStudiesPanel
-from assistant_builder.ui.evaluate.figures import (
-    cells_figure,
-    contrast_panels,
-    headline_panels,
-    interval_figure,
-    reliability_figure,
-    reliability_table,
-    seeds_figure,
-    verdict_panel,
-    waterfall_figure,
-)
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import count_by_choice, study_items
 from assistant_builder.ui.evaluate.view import (
@@ -35,16 +22,13 @@ from assistant_builder.ui.evaluate.view import (
     evaluation_state,
     four_bit_card,
     good_enough_card,
-    interval_key,
-    margin_key,
-    metric_choices,
     misses_card,
-    power_sentence,
-    report_tables,
+    report_pending,
+    results_frame,
     specialists_title,
-    verdict_callout,
+    verdict_picture,
 )
-from assistant_builder.ui.html import CLICKS, FIT_CHARTS, empty, error_callout, join
+from assistant_builder.ui.html import CLICKS, empty, error_callout
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
@@ -53,7 +37,6 @@ from assistant_builder.ui.study_snapshot import (
     report_conclusion,
     state_of,
     stopped_step,
-    study_report,
 )
 from assistant_builder.ui.train.actions import (
     pause_label,
@@ -63,10 +46,8 @@ from assistant_builder.ui.train.actions import (
     start_run,
 )
 from assistant_builder.ui.train.preflight import contacts_note
-from evals.report.load import is_compared, served_cells
+from evals.report.load import served_cells
 
-TWINS_MINUS = N_("Compact minus full, 95 % interval")
-TWINS_MINUS_ALL = N_("Compact minus full, 95 % intervals")
 EMPTY = N_("This tab shows the scores of the assistants.")
 
 
@@ -85,16 +66,14 @@ class EvaluateTab:
                 self.enough = gr.HTML(js_on_load=CLICKS)
                 with gr.Group(elem_classes="ab-group ab-four-bit"):
                     self.cost = gr.HTML()
-                    self.picture = gr.Plot(label=t(TWINS_MINUS), elem_classes="ab-figure")
-                    self.key = gr.HTML(elem_classes="ab-note")
                 self.misses = gr.HTML()
             self.details = gr.Accordion(
                 specialists_title(None), open=False, visible=False, elem_id="ab-specialists"
             )
             with self.details:
                 with gr.Tabs():
-                    with gr.Tab(t("Verdict and figures")) as self.figures:
-                        self._place_figures()
+                    with gr.Tab(t("Verdict and figures")):
+                        self.result = gr.HTML(elem_id="ab-verdict")
                     with gr.Tab(t("Every answer")):
                         self.no_items = gr.HTML()
                         with gr.Column() as self.browsing:
@@ -104,50 +83,6 @@ class EvaluateTab:
                             )
                     with gr.Tab(t("Compare projects")):
                         self.across = CompareStudiesPanel()
-
-    def _place_figures(self) -> None:
-        self.pending = gr.HTML(
-            empty(
-                t("The verdict is part of the report"),
-                t(
-                    "The report is written automatically after all cells are scored. The answers "
-                    "are available already."
-                ),
-            )
-        )
-        with gr.Column(visible=False) as self.result:
-            self.verdict = gr.HTML(elem_id="ab-verdict")
-            with gr.Row(elem_classes="ab-pictures"):
-                with gr.Column(min_width=300):
-                    self.headline = gr.Plot(label=t(TWINS_MINUS_ALL), elem_classes="ab-figure")
-                    self.marks = gr.HTML(elem_classes="ab-note")
-                with gr.Column(min_width=300):
-                    self.waterfall = gr.Plot(
-                        label=t("Where the difference comes from"), elem_classes="ab-figure"
-                    )
-                    self.origin = gr.HTML(elem_classes="ab-note")
-            with gr.Group(elem_classes="ab-group", elem_id="ab-metric"):
-                self.metric = gr.Dropdown(
-                    [],
-                    label=t("Metric of the next two figures"),
-                    interactive=True,
-                    filterable=False,
-                )
-            with gr.Row(elem_classes="ab-pictures"):
-                with gr.Column(min_width=300):
-                    self.contrasts = gr.Plot(
-                        label=t("Every difference between cells"), elem_classes="ab-figure"
-                    )
-                with gr.Column(min_width=300):
-                    self.cells = gr.Plot(label=t("Every cell"), elem_classes="ab-figure")
-                    with gr.Column() as self.trust:
-                        self.reliability = gr.Plot(
-                            label=t("Are confident answers correct?"), elem_classes="ab-figure"
-                        )
-                        self.trusted = gr.HTML(elem_classes="ab-note")
-                    self.seeds = gr.Plot(label=t("Other training seeds"), elem_classes="ab-figure")
-                    self.seeded = gr.HTML(elem_classes="ab-note")
-            self.tables = gr.HTML()
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
@@ -160,30 +95,13 @@ class EvaluateTab:
             ),
             LiveRegion(
                 "evaluate-conclusion",
-                [self.conclusion, self.enough, self.cost, self.picture, self.key, self.misses],
+                [self.conclusion, self.enough, self.cost, self.misses],
                 lambda view: view.stamp("report.json"),
                 self._draw_conclusion,
             ),
             LiveRegion(
                 "evaluate-result",
-                [
-                    self.pending,
-                    self.result,
-                    self.verdict,
-                    self.headline,
-                    self.marks,
-                    self.waterfall,
-                    self.origin,
-                    self.metric,
-                    self.contrasts,
-                    self.cells,
-                    self.trust,
-                    self.reliability,
-                    self.trusted,
-                    self.seeds,
-                    self.seeded,
-                    self.tables,
-                ],
+                [self.result],
                 lambda view: view.stamp("report.json"),
                 self._draw_result,
             ),
@@ -238,55 +156,18 @@ class EvaluateTab:
         report = view.snapshot.report if view.snapshot else None
         found = report_conclusion(report) if report else None
         if report is None or found is None:
-            return [gr.update(visible=False), *[gr.skip()] * 5]
-        panels = verdict_panel(report)
+            return [gr.update(visible=False), *[gr.skip()] * 3]
         numbers = row_numbers(view.study.folder / "data") if view.study else NO_NUMBERS
         return [
             gr.update(visible=True),
             good_enough_card(report, found),
-            four_bit_card(report, found),
-            gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels)),
-            margin_key(report) if panels else "",
+            four_bit_card(report, found) + verdict_picture(report),
             misses_card(report, found, numbers),
         ]
 
     def _draw_result(self, view: StudyView) -> Sequence[Any]:
         report = view.snapshot.report if view.snapshot else None
-        if report is None:
-            return [gr.update(visible=True), gr.update(visible=False), *[gr.skip()] * 14]
-        primary, waterfall, reliability = (
-            report["primary_metric"],
-            report["attribution"],
-            report["reliability"],
-        )
-        metrics = list(dict.fromkeys(row["metric"] for row in report["contrasts"]))
-        several = report["seeds"]["count"] > 1
-        panels = headline_panels(report)
-        return [
-            gr.update(visible=False),
-            gr.update(visible=True),
-            verdict_callout(report),
-            gr.update(
-                value=interval_figure(panels) if panels else None,
-                visible=bool(panels),
-                label=t(TWINS_MINUS_ALL)
-                if is_compared(report)
-                else t("Tuned minus untuned, 95 % intervals"),
-            ),
-            _paragraphs([interval_key(report)]),
-            gr.update(
-                value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)
-            ),
-            _paragraphs([waterfall["sentence"] if waterfall else "", power_sentence(report)]),
-            gr.update(choices=metric_choices(metrics), value=primary),
-            *_by_metric(report, primary),
-            gr.update(visible=bool(reliability)),
-            reliability_figure(reliability) if reliability else None,
-            reliability_table(reliability) if reliability else "",
-            gr.update(value=seeds_figure(report["seeds"]) if several else None, visible=several),
-            _paragraphs([report["seeds"]["sentence"]]),
-            report_tables(report),
-        ]
+        return [results_frame(report) if report else report_pending()]
 
     def _draw_items(self, view: StudyView) -> Sequence[Any]:
         items = study_items(view.study) if view.study is not None else None
@@ -311,27 +192,12 @@ class EvaluateTab:
         self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
         self.enough.click(user_facing_errors(_open_tab), None, tabs, queue=False, **QUIET)
-        self.metric.input(
-            user_facing_errors(self._redraw),
-            [picker, self.metric],
-            [self.contrasts, self.cells],
-            queue=False,
-            **QUIET,
-        )
-        for shown in (self.details.expand, self.figures.select):
-            shown(None, None, None, js=f"() => {{ {FIT_CHARTS} }}")
         self.browser.wire(picker)
         self.across.wire(picker)
 
     def _start(self, name: str | None) -> dict[str, Any]:
         start_run(Study.open(name or "").name)
         return gr.update(interactive=False, value=t("Starting…"))
-
-    def _redraw(self, name: str | None, metric: str) -> list[Any]:
-        report = study_report(Study.open(name or ""))
-        if report is None:
-            raise StudyError(t("the report is missing"), remedy=t("Press “Resume”"))
-        return _by_metric(report, metric)
 
 
 def _open_tab(event: gr.EventData) -> gr.Tabs:
@@ -350,18 +216,6 @@ def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]
     return gr.update(
         visible=ready, interactive=True, value=t("Resume") if begun else t("Evaluate now")
     )
-
-
-def _by_metric(report: dict[str, Any], metric: str) -> list[Any]:
-    panels = contrast_panels(report, metric)
-    return [
-        interval_figure(panels) if panels else None,
-        cells_figure({**report["cells"], **report["baselines"]}, metric),
-    ]
-
-
-def _paragraphs(sentences: Sequence[str]) -> Markup:
-    return join(Markup("<p>{}</p>").format(sentence) for sentence in sentences if sentence)
 
 
 def _item_files(study: Study | None) -> list[Path | str]:

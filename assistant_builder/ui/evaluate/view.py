@@ -12,10 +12,9 @@ from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import N_, localize, t, tc, tm, tn, translate_formatted
+from assistant_builder.i18n import N_, t, tc, tm, tn, translate_formatted
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
-from assistant_builder.ui.evaluate.figures import MINUS
 from assistant_builder.ui.evaluate.item_filters import (
     ItemFilter,
     ItemSet,
@@ -37,13 +36,16 @@ from assistant_builder.ui.html import (
     fold,
     items,
     join,
+    report_frame,
     table,
 )
 from assistant_builder.ui.study_snapshot import Snapshot, step_title
 from evals.declaration import EXACT
 from evals.metrics import METRICS
 from evals.report.brief import Example, examples, misses, risks
+from evals.report.charts import interval_panel
 from evals.report.conclusion import TOO_FEW, Bar, Conclusion
+from evals.report.contrasts import HEADLINE
 from evals.report.format import (
     count,
     difference,
@@ -52,7 +54,6 @@ from evals.report.format import (
     interval,
     margin,
     number,
-    p_value,
     share_lost,
     shown,
     signed,
@@ -61,16 +62,9 @@ from evals.report.format import (
 from evals.report.glossary import BASELINE_TEXTS
 from evals.report.items import marked, word_diff
 from evals.report.load import is_compared
-from evals.report.rows_headline import NOT_COMPARED, bound_rows
-from evals.report.verdict import changed_text, harm_text, leave_one_out_text, level_of, meaning
-from evals.report.warnings import by_weight
+from evals.report.render import draw_intervals, render_results
+from evals.report.verdict import changed_text
 
-_OUTCOMES: dict[str, tuple[Tone, str]] = {
-    "no worse": ("good", N_("{bits}-bit is no worse")),
-    "worse": ("bad", N_("{bits}-bit is worse")),
-    "inconclusive": ("warn", TOO_FEW),
-}
-_BOUND_TONES = {"yes": "good", "cannot-be-told": "warn", "no": "bad"}
 _KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
 
 
@@ -370,102 +364,6 @@ def specialists_title(report: Mapping[str, Any] | None) -> str:
     )
 
 
-def verdict_callout(report: Mapping[str, Any]) -> Markup:
-    """The verdict with what to do, its bounds and basis, the summary of the report and its serious warnings.
-
-    Reports of earlier versions have a verdict without bounds, basis and action.
-    """
-    compared, verdict = is_compared(report), report["verdict"]
-    tone, title = _OUTCOMES[verdict["outcome"]] if compared else ("info", NOT_COMPARED)
-    title = t(title)
-    if verdict.get("within_margin_but_worse"):
-        title = t("Measurably worse, within the margin")
-    if compared and report.get("objection"):
-        tone, title = (
-            "warn" if tone == "good" else tone,
-            t("{title}, but possible harm by another measure", title=title),
-        )
-    facts = [
-        (t("What it means"), meaning(verdict)),
-        (t("What to do"), (verdict.get("action") or "") if compared else ""),
-    ]
-    told = join(Markup("<p><b>{}:</b> {}</p>").format(name, text) for name, text in facts if text)
-    changed = changed_text(verdict.get("frozen") or {})
-    head = Markup(
-        '<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p>{}{}</div>'
-    ).format(
-        tone,
-        title,
-        report.get("sentence") or "",
-        Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "",
-        told,
-    )
-    serious, others = by_weight(report.get("warnings") or [])
-    more = [entry["text"] for entry in others if entry["level"] == "serious"]
-    warning = Markup("<li><b>{}</b> {{}}</li>").format(t("Warning:"))
-    return join(
-        [
-            head,
-            Markup('<ul class="ab-mind">{}</ul>').format(
-                join(warning.format(entry["text"]) for entry in serious)
-            )
-            if serious
-            else "",
-            fold(
-                tn("{count} more warning", "{count} more warnings", len(more)),
-                Markup('<ul class="ab-mind">{}</ul>').format(join(map(warning.format, more))),
-            )
-            if more
-            else "",
-            _bounds(report),
-            items(report["summary"]) if report.get("summary") else "",
-        ]
-    )
-
-
-def _bounds(report: Mapping[str, Any]) -> Markup:
-    """The bounds of the verdict as a table, with the folded basis; empty in a report without them."""
-    if not is_compared(report):
-        return Markup("")
-    mark = Markup('<b class="ab-bound ab-{}">{}</b>')
-    rows = [
-        (
-            Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]),
-            mark.format(_BOUND_TONES[row["tone"]], row["result"]),
-            row["difference"],
-            row["interval"],
-            row["margin"],
-        )
-        for row in bound_rows(report)
-    ]
-    headers = (
-        t("Metric"),
-        t("Within the margin?"),
-        t("Difference"),
-        t("{level} interval", level=level_of(report["verdict"])),
-        t("Margin"),
-    )
-    lines = [
-        line
-        for line in (
-            *(report.get("basis") or []),
-            leave_one_out_text(report["verdict"]),
-            harm_text(report),
-        )
-        if line
-    ]
-    return join(
-        [
-            Markup('<div class="ab-bounds">{}</div>').format(
-                table(headers, rows, numeric=(2, 3, 4))
-            )
-            if rows
-            else "",
-            fold(t("What the verdict rests on"), items(lines)) if lines else "",
-        ]
-    )
-
-
 def declaration_note(study: Study) -> Markup:
     """Metric, margins and claim of the verdict before its report; empty if they cannot be told from the data."""
     from evals.report.verdict import explain_study
@@ -474,23 +372,6 @@ def declaration_note(study: Study) -> Markup:
         return callout("info", t("How the verdict is reached"), explain_study(study))
     except (AssistantBuilderError, OSError, KeyError):
         return Markup("")  # the Data and Train tabs report a damaged split
-
-
-def report_tables(report: Mapping[str, Any]) -> Markup:
-    """The scores, differences, exports and minor warnings of the report; the serious ones are part of the verdict."""
-    minor = [
-        entry["text"]
-        for entry in by_weight(report.get("warnings") or [])[1]
-        if entry["level"] != "serious"
-    ]
-    return join(
-        [
-            card(t("Every cell"), cells_table({**report["cells"], **report["baselines"]})),
-            card(t("Differences"), contrasts_table(report)),
-            exports_card(report),
-            card(t("Caveats"), items(minor)) if minor else "",
-        ]
-    )
 
 
 def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
@@ -535,38 +416,6 @@ def _figure(scores: Mapping[str, Any], metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def contrasts_table(report: Mapping[str, Any]) -> Markup:
-    """Every difference with its 95 % interval; only the headline is unfolded."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in report["contrasts"]:
-        groups.setdefault(row["name"], []).append(row)
-    parts = []
-    for place, (name, rows) in enumerate(groups.items()):
-        cells = [
-            (
-                shown(row["metric"]).label,
-                difference(row["delta"], row["metric"], row),
-                interval(row, row["metric"]),
-                p_value(row.get("p_value_holm", row["p_value"])),
-                count(row["n"]),
-            )
-            for row in rows
-        ]
-        figures = table(
-            (t("Metric"), t("Difference"), t("95 % interval"), t("p (Holm)"), "n"),
-            cells,
-            numeric=(1, 2, 3, 4),
-        )
-        parts.append(
-            fold(
-                f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}",
-                figures,
-                opened=place == 0,
-            )
-        )
-    return join(parts)
-
-
 def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
     """The exports compared with the cells that were measured; empty if every export is a measured cell."""
     found = report.get("exports") or []
@@ -600,57 +449,52 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
     return card(t("Which export keeps the measured quality"), figures, note)
 
 
-def margin_key(report: Mapping[str, Any]) -> str:
-    """Explanation of the picture of the verdict."""
-    return t(
+def verdict_picture(report: Mapping[str, Any]) -> Markup:
+    """The difference in the metric of the verdict with the margin, and its key; empty without a comparison."""
+    metric, verdict = report["primary_metric"], report["verdict"]
+    rows = [
+        {**row, "about": "", "note": "", "primary": False, "margin": verdict["margin"]}
+        | {"label": t("Right answers") if metric == EXACT else shown(metric).label}
+        for row in report["contrasts"]
+        if is_compared(report) and row["name"] == HEADLINE and row["metric"] == metric
+    ]
+    if not rows:
+        return Markup("")
+    key = t(
         "Up to the dashed line, {margin}, it counts as no worse.",
-        margin=margin(report["primary_metric"], report["verdict"]["margin"]),
+        margin=margin(metric, verdict["margin"]),
+    )
+    return intervals(
+        [interval_panel(rows, t("← better"), t("worse →"), t("Compact minus full, 95 % interval"))]
+    ) + Markup('<p class="ab-note">{}</p>').format(key)
+
+
+def intervals(panels: Sequence[dict[str, Any]]) -> Markup:
+    """Differences with their intervals, drawn as in the report."""
+    return Markup('<div class="ab-intervals">{}</div>').format(draw_intervals(panels))
+
+
+def report_pending() -> Markup:
+    """What stands in for the verdict before there is a report."""
+    return empty(
+        t("The verdict is part of the report"),
+        t(
+            "The report is written automatically after all cells are scored. The answers "
+            "are available already."
+        ),
     )
 
 
-def interval_key(report: Mapping[str, Any]) -> str:
-    """Explanation of the interval figures."""
-    marks = t("▶ clearly worse, ◀ clearly better, ● no clear difference.")
-    if not is_compared(report):
-        return t(
-            "A line is the 95 % interval of the difference between the tuned assistant and the untuned base. "
-            "Right "
-            "of zero the tuned assistant is worse. {marks}",
-            marks=marks,
+def results_frame(report: Mapping[str, Any]) -> Markup:
+    """The report's own sections about the verdict and its figures, in a frame like that of the Report tab."""
+    try:
+        return report_frame(render_results(dict(report)))
+    except KeyError:
+        return callout(
+            "warn",
+            t("The report is of an earlier release"),
+            remedy=t("Press “Re-create report” on the Report tab."),
         )
-    form, allowed = (
-        shown(report["primary_metric"]),
-        margin(report["primary_metric"], report["verdict"]["margin"]),
-    )
-    return t(
-        "A line is the 95 % interval of the difference. Right of zero is worse. {marks} The green area up to the "
-        "dashed "
-        "line is the margin: {margin} of {metric}.",
-        marks=marks,
-        margin=allowed,
-        metric=form.phrase,
-    )
-
-
-def power_sentence(report: Mapping[str, Any]) -> str:
-    """The smallest difference in the metric of the verdict that this evaluation can detect; empty if unknown."""
-    row = next(
-        (row for row in report.get("power") or [] if row["metric"] == report["primary_metric"]),
-        None,
-    )
-    if row is None or row.get("detectable") is None:
-        return ""
-    form = shown(row["metric"])
-    smallest = f"{localize(format(row['detectable'] * form.factor, '.2g'))} {form.unit}"
-    return t(
-        "With {items} items ({units} independent {unit}) this evaluation usually detects a true difference of "
-        "{smallest} or more in {metric}.",
-        items=count(row["n"]),
-        units=count(row["units"]),
-        unit=t(row["unit"]),
-        smallest=smallest,
-        metric=form.phrase,
-    )
 
 
 Marks = Literal["each other", "the reference", "nothing"]

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from assistant_builder.i18n import N_, t
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
-from assistant_builder.ui.html import callout, code, empty, error_callout, fold, join
+from assistant_builder.ui.html import callout, code, empty, error_callout, fold, join, report_frame
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of
 from assistant_builder.ui.uploads import offer
@@ -139,18 +139,6 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
             remedy=t("Finish the evaluation to update the report."),
         )
     return Markup("")
-
-
-def report_frame(page: str) -> Markup:
-    """The report in a sandboxed frame, which isolates its styles and runs no scripts.
-
-    A ``srcdoc`` frame resolves ``#section`` against the URL of the app and would load the app into itself, so internal
-    links get the frame's own URL. User text cannot contain such a link, because its quotation marks are escaped.
-    """
-    frame = Markup(
-        '<iframe class="ab-report" title="{}" sandbox="allow-popups" srcdoc="{}"></iframe>'
-    )
-    return frame.format(t("Report"), page.replace('href="#', 'href="about:srcdoc#'))
 
 
 def _state_mark(view: StudyView) -> str:

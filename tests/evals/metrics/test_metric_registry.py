@@ -20,12 +20,13 @@ from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.errors import ConfigError, EvaluationError
 from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_filters import study_items
-from assistant_builder.ui.evaluate.view import cells_table, contrasts_table, metric_choices
+from assistant_builder.ui.evaluate.view import cells_table, metric_choices, results_frame
 from assistant_builder.ui.settings_form import study_options
 from evals.declaration import HeldOut, declare
 from evals.metrics import METRICS, Metric, metric_of, score_answer, score_answers
 from evals.records import figures, sample_record
 from evals.report.build import write_report
+from evals.report.charts import interval_panels
 from evals.tasks.held_out import score_generation, write_tasks
 from tests.synthetic_study import evaluated, finished_study, new_study, trained, with_data
 
@@ -179,10 +180,10 @@ def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed() -> Non
         "delta": 0.5,
         "ci_low": 0.25,
         "ci_high": 0.75,
-        "p_value": 0.01,
-        "n": 9,
+        "higher_is_better": True,
     }
-    assert NAME in contrasts_table({"contrasts": [row]})
+    (panel,) = interval_panels([row], NAME, 0.1)
+    assert panel["rows"][0]["label"] == NAME
     assert metric_of(NAME).bounds is None
 
 
@@ -260,7 +261,7 @@ def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(pl
 
     # the page
     assert f">{LABEL}</th>" in cells_table(report["cells"])
-    assert LABEL in contrasts_table(report)
+    assert LABEL in results_frame(report)
     found = study_items(study)
     assert found is not None and (LABEL, NAME) in metric_choices(found.metrics)
 

@@ -15,6 +15,7 @@ from assistant_builder.study import Study, home
 from evals.declaration import freeze
 from evals.report.build import build_report, write_report
 from evals.report.render import render_html, render_markdown
+from evals.report.schema import VERSION
 from tests.evals.report.synthetic_study import Recipe, write_study
 
 
@@ -35,7 +36,7 @@ def test_contract_keys(report: dict[str, Any]) -> None:
         "resources",
     } <= report.keys()
     assert (report["version"], report["study"], report["primary_metric"]) == (
-        1,
+        VERSION,
         "lighthouses",
         "nll_per_token",
     )
