@@ -1,8 +1,7 @@
-"""Render ``report.json`` as a self-contained page (``report.html``) and as GitHub-flavoured Markdown."""
+"""Render ``report.json`` as a self-contained page, ``report.html``; ``report.md`` is the text of that page."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from importlib.resources import files
@@ -41,6 +40,7 @@ from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
 from evals.report.load import arms_of, is_compared, lead_pair
+from evals.report.markdown import to_markdown
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.study_facts import flatten
@@ -51,23 +51,23 @@ LISTED = 200  # held-out items on the page; ``report.json`` has all of them
 _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
-def render_html(report: dict[str, Any]) -> str:
+def render_html(report: dict[str, Any], *, listed: int = LISTED) -> str:
     """The report as a self-contained page: text is escaped, and its security policy forbids scripts and requests."""
     with bits.texts_for(report):
-        environment = _environment(html=True, bits=current_bits())
-        return environment.get_template("report.html.j2").render(**page_context(report), whole=True)
+        template = _environment(bits=current_bits()).get_template("report.html.j2")
+        return template.render(**page_context(report, listed=listed), whole=True)
 
 
 def render_results(report: dict[str, Any]) -> str:
     """The verdict and the sections on its figures, as a page like :func:`render_html`, in English."""
     with use_language(ENGLISH), bits.texts_for(report):
-        template = _environment(html=True, bits=current_bits()).get_template("report.html.j2")
+        template = _environment(bits=current_bits()).get_template("report.html.j2")
         return template.render(**page_context(report, listed=LISTED_IN_MARKDOWN), whole=False)
 
 
 def draw_intervals(panels: Sequence[dict[str, Any]]) -> Markup:
     """Panels of :func:`evals.report.charts.interval_panel` as HTML, for pages with the styles of charts.css."""
-    charts = _environment(html=True, bits=current_bits()).get_template("charts.html.j2").module
+    charts = _environment(bits=current_bits()).get_template("charts.html.j2").module
     return Markup(charts.intervals(panels))  # type: ignore[attr-defined]  # noqa: S704 - escaped
 
 
@@ -115,12 +115,12 @@ class _Templates(BaseLoader):
 
 
 @cache
-def _environment(*, html: bool, bits: int) -> Environment:
+def _environment(*, bits: int) -> Environment:
     """The templates; jinja reads them on first use, in a context with these bits."""
     environment = Environment(
         loader=_Templates(),
-        autoescape=html,
-        finalize=_printable if html else escape,
+        autoescape=True,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
@@ -315,25 +315,9 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
     }
 
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~$#@])")
-_LINK = re.compile(r"(?i)(\bwww|\b(?:https?|ftp|mailto))([.:])")
 LISTED_IN_MARKDOWN = 40  # held-out items in the Markdown; ``report.json`` has all of them
 
 
 def render_markdown(report: dict[str, Any]) -> str:
-    """The report as Markdown; text from the data file and the assistants cannot form markup, HTML or links."""
-    with bits.texts_for(report):
-        template = _environment(html=False, bits=current_bits()).get_template("report.md.j2")
-        text = template.render(**page_context(report, listed=LISTED_IN_MARKDOWN))
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def escape(value: Any) -> Any:
-    """Text that Markdown shows literally, on one line; ``Markup`` is returned unchanged."""
-    if isinstance(value, Markup):
-        return value
-    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = _LINK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", text))
-    return Markup(
-        "<br>".join(escape_control_characters(line.strip()) for line in text.splitlines())
-    )  # noqa: S704 - escaped above
+    """The text of the same page as Markdown; text of data and assistants cannot form markup, HTML or links."""
+    return to_markdown(render_html(report, listed=LISTED_IN_MARKDOWN))

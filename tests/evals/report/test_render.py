@@ -139,11 +139,12 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(
         assert text.index(conclusion.good_enough[:40]) < text.index(conclusion.four_bit[:40])
         assert conclusion.action in text
     first, rest = markdown.split("### Limitations and warnings")
+    assert first.count("**Warning:**") == 3
     assert (
-        "2 more warnings below, under “Limitations and warnings”." in first
-        and "**What to do.** " in first
+        first.index("They are no twins.")
+        < first.index("2 more warnings")
+        < first.index("Copying is as good.")
     )
-    assert first.count("> **Warning:**") == 3 and "Copying is as good." not in first
     assert (
         rest.index("They are no twins.")
         < rest.index("Copying is as good.")
@@ -175,7 +176,7 @@ def test_title_and_rows_are_those_that_the_user_knows(report: dict[str, Any]) ->
     rows = [int(row) for row in re.findall(r"\brow (\d+)", plain)]
     assert {3, 9} <= {*rows}
     assert [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
-    assert "# Is the assistant good enough? Krumm &amp; Linde Bäckerei" in render_markdown(report)
+    assert render_markdown(report).startswith("Project **Krumm &amp; Linde Bäckerei**")
 
 
 def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
@@ -185,7 +186,7 @@ def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
     said = "Changed after scoring and not applied: margin, was 0.03 nats per token, now 0.08 nats per token."
     html, markdown = render_html(report), render_markdown(report)
     assert html.index(said) < html.index("What to do") < html.index("<details")
-    assert markdown.index(f"> **{said}**") < markdown.index("**What to do.**")
+    assert markdown.index(f"**{said}**") < markdown.index("What to do: ")
 
 
 def test_charts_say_what_they_show(report: dict[str, Any]) -> None:
@@ -268,7 +269,7 @@ def test_markdown_tables_hold_together(kind: str, request: pytest.FixtureRequest
     html = MarkdownIt("commonmark").enable("table").render(markdown)
     assert html.count("<table>") == len(re.findall(r"^\| ---", markdown, re.M)) > 12
     assert "| ---" not in html
-    assert not re.search(r"<p>[^<]*\|", html), "a row outside its table"
+    assert not re.search(r"<p>\|", html), "a row outside its table"
 
 
 def test_a_long_answer_is_cut_on_the_page_only() -> None:
