@@ -20,8 +20,8 @@ from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.consent import Consent
 from assistant_builder.study import study as folders
-from assistant_builder.study.report_types import read_report
 from assistant_builder.study.steps import State
+from evals.report.schema import CellFigures, Report
 
 if TYPE_CHECKING:
     import pandas
@@ -198,13 +198,13 @@ class Study:
         return path
 
     @property
-    def report(self) -> Any:
-        """The report.
+    def report(self) -> Report:
+        """The report, typed: ``study.report.verdict.outcome``.
 
         Raises:
             StudyError: There is no report yet, or it is damaged.
         """
-        return read_report(self.report_path("json"))
+        return Report.load(self.report_path("json"))
 
     @property
     def conclusion(self) -> list[str]:
@@ -236,7 +236,7 @@ class Study:
                 "nll": item["nll"].get(cell),
                 **item["metrics"].get(cell, {}),
             }
-            for item in self.report["items"]
+            for item in self.report.items
             for cell, answer in item["answers"].items()
         )
 
@@ -244,14 +244,16 @@ class Study:
         """The cells: one row for each, with the number of items and the mean of each metric; the index is its name."""
         import pandas
 
-        rows = {name: _flat(cell) for name, cell in self.report["cells"].items()}
+        rows = {name: _flat(cell) for name, cell in self.report.cells.items()}
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
 
     def contrasts_df(self) -> pandas.DataFrame:
         """The paired differences: one row for each pair of cells and metric, with 95% interval and p-value."""
         import pandas
 
-        return pandas.DataFrame(self.report["contrasts"])
+        return pandas.DataFrame(
+            [row.model_dump(exclude_unset=True) for row in self.report.contrasts]
+        )
 
     # the assistants
 
@@ -449,7 +451,7 @@ def recommended_arm(study: folders.Study) -> str:
     from assistant_builder.export_formats import advice
 
     report, arms = study.report_file, study.config.arms
-    return advice(read_report(report), arms).adapter if report.is_file() else plain_order(arms)[0]
+    return advice(Report.load(report), arms).adapter if report.is_file() else plain_order(arms)[0]
 
 
 def check_tasks(study: folders.Study) -> None:
@@ -477,7 +479,6 @@ def _dotted(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield section, value
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(cell: CellFigures) -> dict[str, Any]:
     """The figures and texts of a cell, with its metrics in line."""
-    plain = {key: value for key, value in record.items() if not isinstance(value, Mapping)}
-    return plain | record["metrics"]
+    return cell.model_dump(exclude={"metrics", "seconds"}, exclude_unset=True) | cell.metrics

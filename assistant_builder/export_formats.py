@@ -353,7 +353,7 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
     if report is None:
         return Advice(full, full, t("Nothing is measured yet: until then Full is the safe choice."))
     verdict = report.get("verdict")
-    if not isinstance(verdict, dict) or not verdict.get("ci"):
+    if not verdict or not verdict.get("ci"):
         why = t(
             "The report is of an older version, without a verdict that can be read here: evaluate again. "
             "Until then Full is the safe choice."

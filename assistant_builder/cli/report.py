@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from assistant_builder import api
+from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
 
@@ -49,12 +50,12 @@ def report(
             output.echo(line, err=True)
     document = study.report
     if format == "json":
-        output.print_json(document)
+        output.print_json(read_json(path))
     else:
         output.echo(
             str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n")
         )
-    _exit_if_failing(fail_if, [document["verdict"]["outcome"]], document["sentence"])
+    _exit_if_failing(fail_if, [document.verdict.outcome], document.sentence)
 
 
 @documented()

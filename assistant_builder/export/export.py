@@ -56,7 +56,7 @@ from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import answer_limit, pair_limit
-from assistant_builder.study.report_types import read_report
+from evals.report import schema
 
 VERSION = 1
 Report = Callable[[int, str], None]
@@ -207,7 +207,7 @@ def _write_documents(
 ) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.report_file
-    summary = read_report(path) if path.is_file() else None
+    summary = schema.Report.load(path) if path.is_file() else None
     ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0], with_data=with_data)
     card = model_card(study, spec, summary, found, ways, template_date=dated, with_data=with_data)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -25,7 +25,7 @@ from assistant_builder.inference.session import (
 )
 from assistant_builder.serving.llamacpp import LlamaCppSession
 from assistant_builder.study import Study
-from assistant_builder.study.report_types import read_report
+from evals.report.schema import Report
 
 
 class PageSession(ChatSession):
@@ -71,7 +71,7 @@ class PageSession(ChatSession):
         if self._file is None:
             path = self._study.report_file
             spec = shipped_file(
-                read_report(path) if path.is_file() else None, self._study.config.arms
+                Report.load(path) if path.is_file() else None, self._study.config.arms
             )
             self._file = LlamaCppSession(
                 {SHIPPED: (self._study, spec.arm)}, type=spec.export_format.type

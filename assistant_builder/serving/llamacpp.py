@@ -32,8 +32,8 @@ from assistant_builder.serving.engine import start_worker
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ReportChoice
 from assistant_builder.study.limits import pair_limit
-from assistant_builder.study.report_types import ReportChoice
 
 SLOTS = 4
 """Questions to one assistant that are answered at a time by default."""

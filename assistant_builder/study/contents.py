@@ -212,3 +212,10 @@ RecallFile = entries(
 
 MadeFrom = entries("MadeFrom", (Text, "study version_of"), (list[dict[str, Any]], "corrections"))
 """``made_from.json``: which study a study was made from, and the corrections that it is trained on."""
+
+_File = entries("_File", (str, "name arm"))
+
+ReportChoice = entries(
+    "ReportChoice", (Text, "recommended_approach"), (_File | None, "smallest_no_worse")
+)
+"""What ``report.json`` recommends; the whole file is ``evals.report.schema.Report``."""

@@ -29,13 +29,13 @@ from assistant_builder.config import (
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.containment import check_folder
+from assistant_builder.study.contents import ReportChoice
 from assistant_builder.study.locks import (
     folder_lock,
     is_lease_fresh,
     process_alive,
     process_identity,
 )
-from assistant_builder.study.report_types import ReportChoice
 from assistant_builder.study.steps import (
     FORMATS,
     SUFFIXES,

@@ -14,13 +14,13 @@ from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Split
-from assistant_builder.study.report_types import read_report
 from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.page import notes, render_page, sentence
 from assistant_builder.sweep.spec import VERSION, Sweep, Trial
 from evals.compare import holm
 from evals.report.format import SIGNIFICANT
 from evals.report.load import served_cells
+from evals.report.schema import Report
 from evals.study_compare import compare_studies
 
 Errors = Mapping[str, AssistantBuilderError]
@@ -81,7 +81,7 @@ def _metric(sweep: Sweep) -> str:
         if (study := sweep.study(trial)) is not None
     )
     return next(
-        (read_report(path)["primary_metric"] for path in reports if path.exists()), "nll_per_token"
+        (Report.load(path).primary_metric for path in reports if path.exists()), "nll_per_token"
     )
 
 
@@ -130,11 +130,11 @@ def _validation_losses(study: Study) -> dict[str, float]:
 
 def _heldout(study: Study) -> dict[str, float]:
     """The figure of the primary metric in each arm's cell, from ``report.json``."""
-    report = read_report(study.folder / "report.json")
-    metric = report["primary_metric"]
+    report = Report.load(study.folder / "report.json")
+    metric = report.primary_metric
     figures = {}
     for cell in served_cells(study.config.arms):
-        scores = report["cells"][cell]
+        scores = report.cells[cell]
         value = (
             scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from assistant_builder.errors import AssistantBuilderError, ErrorRecord
 from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Scores, Step
-from assistant_builder.study.report_types import read_report
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import badge, bar, empty, error_callout, join, state_label
 from evals.report.conclusion import Conclusion, conclude
 from evals.report.format import duration
+from evals.report.schema import Report
 
 
 def shown_arms(config: StudyConfig) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class Snapshot:
     error: ErrorRecord | None
     arms: dict[str, ArmSnapshot]
     scores: dict[str, dict[str, Any]]
-    report: dict[str, Any] | None
+    report: Report | None
     behind: tuple[str, ...] = ()
     dashboard: str = ""
 
@@ -163,14 +163,14 @@ def _read_events(path: Path, seen: str) -> list[dict[str, Any]]:
     return read_jsonl(path, Step)
 
 
-def study_report(study: Study) -> dict[str, Any] | None:
+def study_report(study: Study) -> Report | None:
     """report.json, cached until the file changes; callers must not modify it.
 
     None as well if it is of an earlier release and lacks what the page shows; “Re-create report” writes a new one.
     """
     path = study.folder / "report.json"
     report = _report(path, stamp([path])) if path.exists() else None
-    return report if report is not None and report.keys() >= _SHOWN else None
+    return report if report is not None and report.model_fields_set >= _SHOWN else None
 
 
 _SHOWN = {
@@ -186,7 +186,7 @@ _SHOWN = {
 }
 
 
-def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:
+def report_conclusion(report: Report) -> Conclusion | None:
     """The conclusion of a report; None if it is of a version that lacks the figures."""
     try:
         return conclude(report)
@@ -195,8 +195,8 @@ def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:
 
 
 @functools.lru_cache(maxsize=4)
-def _report(path: Path, seen: str) -> dict[str, Any]:
-    return dict(read_report(path))
+def _report(path: Path, seen: str) -> Report:
+    return Report.load(path)
 
 
 def stamp(paths: Iterable[Path]) -> str:

@@ -17,7 +17,6 @@ from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance
 from assistant_builder.study.limits import answer_limit
-from assistant_builder.study.report_types import read_report
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
@@ -45,7 +44,7 @@ from evals.report.other_words import is_respelled
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
-from evals.report.schema import VERSION
+from evals.report.schema import VERSION, Report
 from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
 from evals.report.study_facts import (
     arm_records,
@@ -240,7 +239,7 @@ def write_report(study: Study) -> Path:
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
         write_json(study.folder / f"{name}.json", reports[approach])
-        report = read_report(study.folder / f"{name}.json")
+        report = Report.load(study.folder / f"{name}.json")
         write_text(study.folder / f"{name}.md", render_markdown(report))
         path = study.folder / f"{name}.html"
         write_text(path, render_html(report))

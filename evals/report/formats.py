@@ -305,7 +305,8 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for row in report.get("formats", ()):
         metric, ends = row["metric"], {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
-        smallest = report["smallest_no_worse"] == {"name": row["name"], "arm": row["arm"]}
+        best = report["smallest_no_worse"]
+        smallest = best is not None and (best["name"], best["arm"]) == (row["name"], row["arm"])
         lost, gained = row["flips"]["lost"], row["flips"]["gained"]
         failed = [
             *(bound["metric"] for bound in row["bounds"] if bound["outcome"] != "no worse"),

@@ -29,7 +29,6 @@ from assistant_builder.chat.feedback import (
 from assistant_builder.config import EvalConfig
 from assistant_builder.i18n import N_
 from assistant_builder.study import Study
-from assistant_builder.study.report_types import read_report
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import JudgeLine, preference
 from evals.metrics import metric_of
@@ -44,6 +43,7 @@ from evals.report.contrasts import (
 )
 from evals.report.format import SIGNIFICANT, enumerated, measured, number, percent, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.report.schema import Report
 from evals.stats.significance import sign_test
 from evals.tasks.general_knowledge import TASK as RETENTION
 
@@ -455,8 +455,8 @@ def report_lacks_votes(study: Study) -> bool:
     path = study.folder / "report.json"
     if not path.is_file() or not study.config.compares:
         return False
-    reported = read_report(path).get("votes") or {}
-    return bool(tally(study).counted != reported.get("votes", 0))
+    votes = Report.load(path).votes
+    return tally(study).counted != (votes.votes if votes else 0)
 
 
 NAMES = {

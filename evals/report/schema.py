@@ -18,8 +18,7 @@ from typing_extensions import TypedDict
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.i18n import t
-from assistant_builder.study.contents import Figures, Number, Source, Text, TokenLengths
-from evals.stats.intervals import LEVEL
+from assistant_builder.study.contents import Figures, Number, Text
 
 VERSION = 2
 """Of ``report.json``: 1 has the same entries, and no schema."""
@@ -28,10 +27,38 @@ Outcome = Literal["no worse", "worse", "inconclusive"]
 Interval = Annotated[list[float], Len(2, 2)]
 
 
+def _checked(value: Any, check: Callable[[Any], Any]) -> Any:
+    check(value)
+    return value
+
+
+AsRead = WrapValidator(_checked)
+"""Validates a value and keeps it as it is, without a copy."""
+
+
 class Record(BaseModel):
     """An object of a report."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    # entries by name, as of the dictionary that it was read from, for readers without attributes
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.model_fields_set
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An entry, or the default if the file does not have it."""
+        return getattr(self, name) if name in self else default
+
+    def keys(self) -> list[str]:
+        """Names of the entries that the file has."""
+        return [name for name, _ in self if name in self]
 
 
 class _HasInterval(Record):
@@ -86,7 +113,7 @@ class Verdict(_HasInterval):
     delta: Number = None
     ci: Annotated[list[Number], Len(2, 2)] = [None, None]
     p_value: Number = None
-    level: float = LEVEL
+    level: float = 0.95
     """Coverage of the intervals."""
     look: int = 1
     n_clusters: int | None = None
@@ -211,8 +238,8 @@ class ArmStorage(Record):
 class Curve(Record):
     """Training and validation losses, rows with ``step`` and ``loss``."""
 
-    steps: list[dict[str, Number]] = []
-    validation: list[dict[str, Number]] = []
+    steps: Annotated[list[dict[str, Number]], AsRead] = []
+    validation: Annotated[list[dict[str, Number]], AsRead] = []
 
 
 class Item(TypedDict, total=False):
@@ -232,7 +259,7 @@ class Item(TypedDict, total=False):
     tokens: int
     nll: Figures
     metrics: dict[str, Figures]
-    sources: list[Source]
+    sources: list[dict[str, Any]]
     uncovered: bool
 
 
@@ -244,15 +271,6 @@ class FlippedItem(TypedDict, total=False):
     question: str
     reference: Text
     answers: dict[str, Text]
-
-
-def _checked(rows: Any, check: Callable[[Any], Any]) -> Any:
-    check(rows)
-    return rows
-
-
-Rows = WrapValidator(_checked)
-"""Validates rows and keeps them as they are."""
 
 
 class NoiseCell(Record):
@@ -282,8 +300,8 @@ class Flips(Record):
 
     metric: str = "exact_match"
     items: int = 0
-    lost: Annotated[list[FlippedItem], Rows] = []
-    gained: Annotated[list[FlippedItem], Rows] = []
+    lost: Annotated[list[FlippedItem], AsRead] = []
+    gained: Annotated[list[FlippedItem], AsRead] = []
     text_differs: int = 0
     noise_floor: NoiseFloor | None = None
 
@@ -450,8 +468,8 @@ class Power(Record):
     detectable: Number = None
     target: Number = None
     needed: int | None = None
-    planned: Figures | None = None
-    seen: Figures | None = None
+    planned: Annotated[Figures | None, AsRead] = None
+    seen: Annotated[Figures | None, AsRead] = None
 
 
 class Leaks(Record):
@@ -474,7 +492,7 @@ class Data(Record):
     usable: int | None = None
     rejected: int | None = None
     findings: dict[str, int | None] = {}
-    token_lengths: TokenLengths | None = None
+    token_lengths: dict[str, Number] | None = None
     notes: list[str] = []
     row_numbers: dict[str, Any] | None = None
     split: dict[str, Any] = {}
@@ -579,7 +597,7 @@ class GgufFile(FileName, Bound):
     verdict: str = ""
     bounds: list[Bound] = []
     not_shown: list[str] = []
-    level: float = LEVEL
+    level: float = 0.95
     flips: dict[str, int] = {}
     same_answers: dict[str, int] = {}
     warnings: list[str] = []
@@ -595,7 +613,7 @@ class RiskCurve(Record):
     """Share of wrong answers over the share of questions that are answered."""
 
     n: int = 0
-    points: list[dict[str, Number]] = []
+    points: Annotated[list[dict[str, Number]], AsRead] = []
     chosen: dict[str, Number] = {}
     false_declines: list[int] = []
     right_declines: list[int] = []
@@ -652,7 +670,7 @@ class Report(Record):
     declining: Declining | None = None
     power: list[Power] = []
     data: Data = Data()
-    items: Annotated[list[Item], Rows] = []
+    items: Annotated[list[Item], AsRead] = []
     steps: list[StepTime] = []
     provenance: dict[str, Any] = {}
     config: dict[str, Any] = {}

@@ -17,7 +17,6 @@ from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import t
 from assistant_builder.study import Study
-from assistant_builder.study.report_types import read_report
 from assistant_builder.study.versions import (
     add_version,
     next_name,
@@ -27,6 +26,7 @@ from assistant_builder.study.versions import (
     served_version,
 )
 from evals.declaration import uses
+from evals.report.schema import Report
 from evals.study_compare.compare import compare_studies
 
 Outcome = Literal["not trained", "no worse", "worse", "inconclusive"]
@@ -99,7 +99,7 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     tries = max(
         1, names.index(version.name) if version.name in names else 1, uses(version, names[1:])
     )
-    report = read_report(served.report_file) if served.report_file.is_file() else None
+    report = Report.load(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
     records = [
         compare_studies(earlier, version.recommended, tries=tries)
