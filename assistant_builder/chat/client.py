@@ -116,14 +116,11 @@ class ReplyStream:
 
 
 def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
+    values = {key: value for key, value in event.items() if key not in ("event", "id")}
     if event["event"] in ("state", "ahead", "loading"):
-        return replace(
-            reply, **{key: value for key, value in event.items() if key not in ("event", "id")}
-        )
+        return replace(reply, **values)
     if event["event"] == "memory":
-        return replace(
-            reply, memory=Memory(event["base_bytes"], event["adapter_bytes"], event["shared"])
-        )
+        return replace(reply, memory=Memory(**values))
     if event["event"] == "loaded":
         return replace(reply, state="loaded", fraction=1.0)
     if event["event"] == "error":
@@ -183,7 +180,7 @@ class ChatWorker:
             {
                 arm: {
                     "op": "ask",
-                    "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
+                    "messages": [turn.to_record() for turn in messages],
                     "sampling": asdict(sampling),
                 }
                 for arm, messages in conversations.items()

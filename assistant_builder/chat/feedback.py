@@ -200,12 +200,11 @@ def tally_sentence(found: Tally) -> str:
     elif found.p_value > SIGNIFICANT:
         shown = t("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
     else:
+        winner = QLORA if found.candidate > found.baseline else LORA
+        tiny = found.p_value < 0.001
+        p_value = "p < " + localize("0.001") if tiny else "p = " + localize(f"{found.p_value:.3f}")
         shown = t(
-            "{assistant} is preferred, {p_value}",
-            assistant=plain((QLORA if found.candidate > found.baseline else LORA).name),
-            p_value="p = " + localize(f"{found.p_value:.3f}")
-            if found.p_value >= 0.001
-            else "p < " + localize("0.001"),
+            "{assistant} is preferred, {p_value}", assistant=plain(winner.name), p_value=p_value
         )
     return f"{', '.join(counts)}: {shown}."
 
@@ -275,13 +274,9 @@ def add_correction(
     """
     question, answer = question.strip(), answer.strip()
     if not (question and answer):
-        what = (
-            t("the question is empty")
-            if answer
-            else t("the better answer is empty")
-            if question
-            else t("the question and the better answer are empty")
-        )
+        what = t("the question and the better answer are empty")
+        if question or answer:
+            what = t("the better answer is empty") if question else t("the question is empty")
         raise DataError(
             what, where="correction", remedy=t("Enter a question and the correct answer")
         )
@@ -332,17 +327,13 @@ def taught_pair(study: Study, question: str, answer: str) -> TaughtPair | None:
     if not path.is_file():
         return None
     asked = casefold_normalize(question)
-    rows = _rows_by_answer(study.folder / "data", path.stat().st_mtime_ns).get(
-        casefold_normalize(answer), ()
-    )
+    rows_of = _rows_by_answer(study.folder / "data", path.stat().st_mtime_ns)
+    rows = rows_of.get(casefold_normalize(answer), ())
     same = next((row for row in rows if casefold_normalize(row[1]) == asked), None)
     if same is not None:
         return TaughtPair(*same, same_question=True)
-    return (
-        TaughtPair(*rows[0], same_question=False)
-        if rows and len(answer.split()) >= _MIN_WORDS
-        else None
-    )
+    few_words = len(answer.split()) < _MIN_WORDS
+    return TaughtPair(*rows[0], same_question=False) if rows and not few_words else None
 
 
 @functools.lru_cache(maxsize=2)
@@ -372,17 +363,16 @@ def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[in
     """
     if not questions:
         return {}
-    heldout = [
-        pair for pair in load_split(study.folder / "data", "heldout") if pair.respelled is None
-    ]
+    pairs = load_split(study.folder / "data", "heldout")
+    heldout = [pair for pair in pairs if pair.respelled is None]
     threshold = study.config.data.near_duplicate_threshold
-    found: dict[int, list[int]] = {}
-    for place, question in enumerate(questions):
-        asked = Pair(0, (Message("user", question), Message("assistant", "")))
-        rows = [leak.heldout_row for leak in find_leaks(heldout, [asked], [], threshold)]
+    matches: dict[int, list[int]] = {}
+    for index, question in enumerate(questions):
+        pair = Pair(0, (Message("user", question), Message("assistant", "")))
+        rows = [leak.heldout_row for leak in find_leaks(heldout, [pair], [], threshold)]
         if rows:
-            found[place] = rows
-    return found
+            matches[index] = rows
+    return matches
 
 
 def plan_retraining(study: Study, corrections: Sequence[Correction]) -> RetrainingPlan:
@@ -391,20 +381,16 @@ def plan_retraining(study: Study, corrections: Sequence[Correction]) -> Retraini
     Raises:
         DataError: No correction is left for training.
     """
-    leaking = heldout_matches(study, [found.question for found in corrections])
-    trained = [found for place, found in enumerate(corrections) if place not in leaking]
-    left_out = [found for place, found in enumerate(corrections) if place in leaking]
+    leaking = heldout_matches(study, [each.question for each in corrections])
+    trained = [each for index, each in enumerate(corrections) if index not in leaking]
+    left_out = [each for index, each in enumerate(corrections) if index in leaking]
     if not trained:
-        raise DataError(
-            t("no correction can be used for training: all of them answer test questions")
-            if left_out
-            else t("there is no correction yet"),
-            where=f"study {study.name}",
-            remedy=t("Correct answers to questions that are not in the test")
-            if left_out
-            else t("Correct an answer first"),
-        )
-    answered = {casefold_normalize(found.question) for found in trained}
+        what, remedy = t("there is no correction yet"), t("Correct an answer first")
+        if left_out:
+            what = t("no correction can be used for training: all of them answer test questions")
+            remedy = t("Correct answers to questions that are not in the test")
+        raise DataError(what, where=f"study {study.name}", remedy=remedy)
+    answered = {casefold_normalize(each.question) for each in trained}
     replaced = [
         pair.row
         for split in SPLITS
@@ -413,9 +399,9 @@ def plan_retraining(study: Study, corrections: Sequence[Correction]) -> Retraini
         if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
     taught = [
-        found
-        for found in trained
-        if found.answerable and taught_pair(study, found.question, found.answer)
+        each
+        for each in trained
+        if each.answerable and taught_pair(study, each.question, each.answer)
     ]
     return RetrainingPlan(tuple(trained), tuple(left_out), tuple(replaced), tuple(taught))
 
@@ -451,20 +437,12 @@ def create_retraining_study(
         table, roles = load_rows(source, config.data.columns)
         write_rows([row for row in table.rows if row.row in splits], kept)
         # explicit, since the role of a column may have been inferred from rows that are removed
-        columns = {
-            **config.data.columns,
-            **{role: name for role, name in roles.columns.items() if name},
-        }
-        mapping = append_pairs(
-            kept,
-            [
-                AddedPair(found.question, found.answer, found.cluster, found.answerable)
-                for found in plan.trained
-            ],
-            corrected,
-            columns,
-            splits=splits,
-        )
+        columns = config.data.columns | {role: name for role, name in roles.columns.items() if name}
+        added = [
+            AddedPair(each.question, each.answer, each.cluster, each.answerable)
+            for each in plan.trained
+        ]
+        mapping = append_pairs(kept, added, corrected, columns, splits=splits)
         tree = (config.named(name) if name.strip() else config).model_dump(mode="json")
         tree["data"] |= {
             "source": corrected.name,
@@ -476,10 +454,8 @@ def create_retraining_study(
         if longer:
             tree["train"]["epochs"] = min(2 * config.train.epochs, MAX_EPOCHS)
         created = Study.create(parse_config(tree, where="settings"), corrected)
-        write_json(
-            created.folder / "made_from.json",
-            {"study": study.name, "corrections": [asdict(found) for found in plan.trained]},
-        )
+        origin = {"study": study.name, "corrections": [asdict(each) for each in plan.trained]}
+        write_json(created.folder / "made_from.json", origin)
         created.record_template_date(like=study)
         return created
 
@@ -512,16 +488,14 @@ def corrections_asked_again(study: Study, adapters: str) -> list[AskedAgain]:
     earlier release created.
     """
     path, answers = study.folder / "made_from.json", study.folder / "corrected.json"
-    record = (
-        read_json(answers, _Corrected, remedy=t("Delete the file")) if answers.is_file() else {}
-    )
+    record = {}
+    if answers.is_file():
+        record = read_json(answers, _Corrected, remedy=t("Delete the file"))
     after = record.get("answers", {}) if record.get("adapters") == adapters else {}
     if not path.is_file():
         return []
-    found = read_json(
-        path, _MadeFrom, remedy=t("Remove the corrections from that file")
-    ).corrections
-    return [AskedAgain(each, after.get(each.question)) for each in found]
+    origin = read_json(path, _MadeFrom, remedy=t("Remove the corrections from that file"))
+    return [AskedAgain(each, after.get(each.question)) for each in origin.corrections]
 
 
 class _Corrected(TypedDict):

@@ -10,11 +10,10 @@ until then, equal questions alone are grouped.
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,14 +80,6 @@ class Overview:
         """Share of the questions that were neither declined nor voted down; None without any."""
         return 1 - (self.declined + self.voted_down) / self.asked if self.asked else None
 
-    def __add__(self, other: Overview) -> Overview:
-        return Overview(
-            self.asked + other.asked,
-            self.declined + other.declined,
-            self.voted_up + other.voted_up,
-            self.voted_down + other.voted_down,
-        )
-
 
 @dataclass(frozen=True)
 class Inbox:
@@ -109,7 +100,8 @@ class Inbox:
     @property
     def whole(self) -> Overview:
         """The counts of all weeks."""
-        return sum((counts for _, counts in self.weeks), Overview())
+        counts = (astuple(counts) for _, counts in self.weeks)
+        return Overview(*map(sum, zip(*counts, strict=True)))
 
     def group(self, key: str) -> QuestionGroup:
         """The group with a question of this id.
@@ -277,30 +269,25 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
                 (embedder,),
             )
         ]
-    for batch in _batches(new):
+    for batch in (new[start : start + _BATCH] for start in range(0, len(new), _BATCH)):
         vectors = np.asarray(encode(batch), dtype=np.float16)
         with opened(log_file(study)) as connection:  # kept batch by batch, since many take minutes
-            connection.executemany(
-                "INSERT OR REPLACE INTO wording VALUES (?, ?, ?, NULL)",
-                [
-                    (text, embedder, vector.tobytes())
-                    for text, vector in zip(batch, vectors, strict=True)
-                ],
-            )
+            entries = [
+                (text, embedder, vector.tobytes())
+                for text, vector in zip(batch, vectors, strict=True)
+            ]
+            connection.executemany("INSERT OR REPLACE INTO wording VALUES (?, ?, ?, NULL)", entries)
     with opened(log_file(study)) as connection:
-        texts, blobs = _columns(
-            connection.execute(
-                "SELECT text, vector FROM wording WHERE embedder = ? AND text IN "
-                f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY "
-                "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid",
-                (embedder,),
-            )
-        )
-    if not texts or not new:
+        rows = connection.execute(
+            "SELECT text, vector FROM wording WHERE embedder = ? AND text IN "
+            f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY "
+            "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid",
+            (embedder,),
+        ).fetchall()
+    if not rows or not new:
         return 0
-    vectors = (
-        np.frombuffer(b"".join(blobs), dtype=np.float16).reshape(len(texts), -1).astype(np.float32)
-    )
+    texts, blobs = zip(*rows, strict=True)
+    vectors = np.frombuffer(b"".join(blobs), np.float16).reshape(len(texts), -1).astype(np.float32)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     with opened(log_file(study)) as connection:
         connection.executemany(
@@ -326,21 +313,14 @@ def meanings(vectors: Any, similar: float = SIMILAR) -> Any:
     import numpy as np
 
     # imported here because the import is slow
-    from scipy.cluster.hierarchy import (
-        fcluster,
-        linkage,
-    )
+    from scipy.cluster.hierarchy import fcluster, linkage
 
     vectors = np.asarray(vectors, dtype=np.float32)
     if len(vectors) < 2:
         return np.zeros(len(vectors), dtype=np.int64)
     linked = vectors[:_LINKED]
-    numbers = (
-        fcluster(linkage(linked, "average", metric="cosine"), 1 - similar, "distance").astype(
-            np.int64
-        )
-        - 1
-    )
+    tree = linkage(linked, "average", metric="cosine")
+    numbers = fcluster(tree, 1 - similar, "distance").astype(np.int64) - 1
     count = int(numbers.max()) + 1
     means = np.zeros((count, vectors.shape[1]), dtype=np.float32)
     np.add.at(means, numbers, linked)
@@ -352,15 +332,6 @@ def meanings(vectors: Any, similar: float = SIMILAR) -> Any:
         alone = np.arange(count + start, count + start + len(best))
         parts.append(np.where(scores[np.arange(len(best)), best] >= similar, best, alone))
     return np.concatenate(parts)
-
-
-def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
-
-
-def _columns(rows: sqlite3.Cursor) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
-    found = rows.fetchall()
-    return tuple(text for text, _ in found), tuple(vector for _, vector in found)
 
 
 def group_with_embedder(study: Study) -> int:

@@ -55,6 +55,11 @@ def application(models: ModelRegistry, config: ServingConfig, key: bytes | None)
     """The Ray Serve application."""
     from ray import serve
 
+    environment = {
+        "ASSISTANT_BUILDER_HOME": str(home().resolve()),
+        **trust_environment(),
+        **gpu_environment(config.gpus),
+    }
     most = (config.waiting + 1) * len(models.assistants)
     deployment = serve.deployment(
         serve.ingress()(Replica),
@@ -71,13 +76,7 @@ def application(models: ModelRegistry, config: ServingConfig, key: bytes | None)
         ray_actor_options={
             "num_cpus": config.cpus,
             "num_gpus": config.gpus,
-            "runtime_env": {
-                "env_vars": {
-                    "ASSISTANT_BUILDER_HOME": str(home().resolve()),
-                    **trust_environment(),
-                    **gpu_environment(config.gpus),
-                }
-            },
+            "runtime_env": {"env_vars": environment},
         },
     )
     return deployment.bind(models, config, key)

@@ -66,11 +66,8 @@ class ServedModel:
     @property
     def latest_lookup(self) -> str:
         """The present stamp of its rule and index; ``lookup`` while they are being evaluated."""
-        return (
-            lookup_stamp(self.study, [self.arm])
-            if self.grounded and _is_evaluated(self.study)
-            else self.lookup
-        )
+        evaluated = self.grounded and _is_evaluated(self.study)
+        return lookup_stamp(self.study, [self.arm]) if evaluated else self.lookup
 
     @property
     def declines(self) -> bool:

@@ -55,14 +55,11 @@ class ApiError(Exception):
 
     def to_record(self) -> dict[str, Any]:
         """Body of the response."""
-        kind = (
-            "server_error"
-            if self.status >= 500
-            else ("rate_limit_error" if self.status == 429 else "invalid_request_error")
-        )
-        return {
-            "error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        }
+        kind = "rate_limit_error" if self.status == 429 else "invalid_request_error"
+        if self.status >= 500:
+            kind = "server_error"
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
 
     def response(self) -> JSONResponse:
         """The response."""
@@ -268,32 +265,30 @@ class Feedback(_Strict):
     suggestion: str = Field("", max_length=2_000)
 
 
+_VALIDATION = {
+    "extra_forbidden": "this is not supported here",
+    "json_invalid": "the request is not JSON",
+    "string_unicode": "text must not contain half of a surrogate pair",
+}
+"""Messages of types of Pydantic's errors; the others have Pydantic's own."""
+
+
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The response to an invalid request with all that is wrong, from Pydantic's list of errors."""
-    messages, params = [], []
+    lines, params = [], []
     for error in errors[:10]:
         param = ".".join(str(part)[:_SHOWN] for part in error["loc"] if part != "body")
-        message = str(error["msg"]).removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
-            messages.append(f"{param}: this is not supported here")
-        elif error["type"] == "json_invalid":
-            messages.append("the request is not JSON")
-        elif error["type"] == "string_unicode":
-            messages.append(f"{param}: text must not contain half of a surrogate pair")
-        else:
-            messages.append(f"{param}: {message}" if param else message)
+        message = _VALIDATION.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
+        named = param and error["type"] != "json_invalid"
+        lines.append(f"{param}: {message}" if named else message)
         params.append(param)
-    return ApiError(
-        400, "; ".join(dict.fromkeys(messages)), param=params[0] or None if params else None
-    )
+    message = "; ".join(dict.fromkeys(lines))
+    return ApiError(400, message, param=params[0] or None if params else None)
 
 
 def models_response(models: ModelRegistry) -> dict[str, Any]:
     """Response to ``GET /v1/models``."""
-    return {
-        "object": "list",
-        "data": [model_response(assistant) for assistant in models.assistants],
-    }
+    return {"object": "list", "data": list(map(model_response, models.assistants))}
 
 
 def model_response(assistant: ServedModel) -> dict[str, Any]:
@@ -352,10 +347,6 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     }
 
 
-def _extension(grounding: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {} if grounding is None else {"assistant_builder": dict(grounding)}
-
-
 @dataclass(frozen=True)
 class CompletionMetadata:
     """Fields that all chunks of one completion share."""
@@ -373,13 +364,8 @@ class CompletionMetadata:
     ) -> dict[str, Any]:
         """A complete response; ``grounding`` is what a grounded assistant found, see :class:`StreamChunk`."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return {
-            **self._head("chat.completion"),
-            "choices": [choice],
-            "usage": dict(used),
-            **_extension(grounding),
-        }
+        choice = {"message": message, "finish_reason": finish}
+        return self._document("chat.completion", choice, grounding, usage=dict(used))
 
     def chunk(
         self,
@@ -388,12 +374,24 @@ class CompletionMetadata:
         grounding: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """One chunk of a stream."""
-        choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **_extension(grounding)}
+        choice = {"delta": dict(delta), "finish_reason": finish}
+        return self._document("chat.completion.chunk", choice, grounding)
 
     def usage_chunk(self, used: Mapping[str, int]) -> dict[str, Any]:
         """The last chunk of a stream with ``include_usage``."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": dict(used)}
+        return self._document("chat.completion.chunk", None, usage=dict(used))
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+    def _document(
+        self,
+        kind: str,
+        choice: Mapping[str, Any] | None,
+        grounding: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        extension = {} if grounding is None else {"assistant_builder": dict(grounding)}
+        return {
+            **{"id": self.id, "object": kind, "created": self.created, "model": self.model},
+            "choices": [] if choice is None else [{"index": 0, "logprobs": None, **choice}],
+            **more,
+            **extension,
+        }

@@ -37,15 +37,8 @@ def is_loopback(host: str) -> bool:
     )
 
 
-_FORWARDING = (
-    "forwarded",
-    "via",
-    "x-forwarded",
-    "x-real-ip",
-    "x-client-ip",
-    "x-original-",
-    "true-client-ip",
-    "cf-",
+_FORWARDING = tuple(
+    "forwarded via x-forwarded x-real-ip x-client-ip x-original- true-client-ip cf-".split()
 )
 """Beginnings of the headers that proxies add."""
 LOCAL = "assistant_builder.local"

@@ -16,21 +16,11 @@ from assistant_builder.web.middleware import send_response
 from assistant_builder.web.sessions import SESSION, may_read
 
 # gradio uses inline scripts and compiles its HTML templates; plotly compiles its number formats
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "media-src 'self' data: blob:",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    )
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self' data: blob:; media-src 'self' data: blob:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -46,25 +36,9 @@ _CACHEABLE = ("/assets/", "/static/", "/svelte/")
 """Static files of gradio, which a browser may cache; all other responses may contain study data."""
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
-_GRADIO_ROUTES = {
-    "/",
-    "/config",
-    "/theme.css",
-    "/favicon.ico",
-    "/manifest.json",
-    "/robots.txt",
-    f"{_API}/info",
-    f"{_API}/theme.css",
-    f"{_API}/app_id",
-    f"{_API}/upload",
-    f"{_API}/upload_progress",
-    f"{_API}/queue/join",
-    f"{_API}/queue/data",
-    f"{_API}/queue/status",
-    f"{_API}/cancel",
-    f"{_API}/reset",
-    f"{_API}/run/predict",
-}
+_GRADIO_ROUTES = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
+_API_ROUTES = """info theme.css app_id upload upload_progress queue/join queue/data queue/status cancel reset
+run/predict"""
 _GRADIO_FOLDERS = (*_CACHEABLE, f"{_API}/heartbeat/")
 
 
@@ -99,7 +73,9 @@ class RouteAllowlistMiddleware:
     def __init__(self, app: ASGIApp, files: Path, routes: Iterable[str] = ()) -> None:
         self._app = app
         self._files = files
-        self._routes = _GRADIO_ROUTES | set(routes)
+        self._routes = {*_GRADIO_ROUTES, *routes} | {
+            f"{_API}/{name}" for name in _API_ROUTES.split()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or respond with 404."""

@@ -151,11 +151,11 @@ def test_a_process_that_needs_a_restart_finishes_its_pending_requests(worker: Ch
     assert (
         error is not None and error["what"] == "memory ran out" and "ask again" in error["remedy"]
     )
-    process = worker._process
+    process = worker._child.process
     assert last(under_way)["lora"].text.endswith("lora:five \u2713")
     assert process is not None and process.wait(timeout=10) == 0
     assert last(ask(worker, "better?"))["lora"].text == "lora:better? \u2713"
-    assert worker._process is not process
+    assert worker._child.process is not process
 
 
 class Short:
@@ -257,7 +257,7 @@ def test_an_idle_process_ends_when_a_run_starts(command: list[str]) -> None:
     study = new_study("running")
     worker = pool.worker(study)
     assert last(ask(worker, "one"))["lora"].state == "stop"
-    process = worker._process
+    process = worker._child.process
     assert process is not None and process.poll() is None
     with machine_lock(study, waiting=lambda names: None):
         assert process.wait(timeout=10) == 0
@@ -270,7 +270,7 @@ def test_an_idle_process_ends_when_a_run_starts(command: list[str]) -> None:
 def test_a_run_does_not_interrupt_a_pending_answer(worker: ChatWorker) -> None:
     under_way = ask(worker, "long talk", ("lora",))
     next(replies for replies in under_way if replies["lora"].tokens)
-    process = worker._process
+    process = worker._child.process
     assert process is not None
     with machine_lock(new_study("running"), waiting=lambda names: None):
         with pytest.raises(subprocess.TimeoutExpired):
@@ -289,7 +289,7 @@ def test_a_command_without_the_protocol_is_reported(tmp_path: Path) -> None:
 def test_an_idle_process_ends_and_is_started_again(tmp_path: Path) -> None:
     worker = ChatWorker(parrot_command(tmp_path, 0.2))
     assert last(ask(worker, "one"))["lora"].state == "stop"
-    process = worker._process
+    process = worker._child.process
     assert process is not None
     process.wait(timeout=10)
     assert last(ask(worker, "two"))["lora"].text == "lora:two ✓"

@@ -276,7 +276,7 @@ def test_a_process_that_dies_during_a_stream_is_reported_in_it(
     with served.stream("long talk") as response:
         lines = filter(None, response.iter_lines())
         next(lines), next(lines)
-        process = served.worker._process
+        process = served.worker._child.process
         assert process is not None
         process.kill()
         rest = list(lines)
