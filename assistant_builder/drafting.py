@@ -163,8 +163,9 @@ def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[
 
 def _draft_here(request: Mapping[str, Any]) -> Iterator[str]:
     """The replies of the base model, which is loaded into this process."""
+    from assistant_builder.inference.chunks import Sampling
     from assistant_builder.inference.generate import generate_tokens
-    from assistant_builder.inference.session import KVCacheState, Sampling
+    from assistant_builder.inference.session import KVCacheState
     from assistant_builder.models.catalog import resolve
     from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.models.download import fetch

@@ -18,7 +18,8 @@ from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.child_protocol import Child
 from assistant_builder.data import Message
 from assistant_builder.i18n import t
-from assistant_builder.inference.session import Memory, Sampling
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
 
 ReplyState = Literal[

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _FUNCTION = "strftime_now"
+# conversion characters of glibc's ``strftime``; the second part is without padding
 _DIRECTIVES = (
     *"aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ",
     *("-" + letter for letter in "deHIjmMSUVWy"),
 )
-"""Conversion characters of glibc's ``strftime``; the second part is without padding."""
 _PERCENT = "\ue000"  # placeholder for an escaped percent sign while the directives are replaced
 _HEAD = "{% macro strftime_now(format) %}"
 
@@ -60,7 +60,6 @@ def with_date(template: str, day: date) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a Jinja string literal."""
     escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
     return "'" + "".join(escapes.get(character, character) for character in text) + "'"
 
@@ -82,11 +81,11 @@ MAX_CHARACTERS_PER_TOKEN = (
 )
 _MAX_REASON_CHARACTERS = 500
 
+# serializes the import of transformers, which replaces its module during the import: another thread that imports it at
+# the same time could get the incomplete module
 _IMPORTING = threading.Lock()
-"""Serializes the import of transformers, which replaces its module during the import: another thread that imports it
-at the same time could get the incomplete module."""
+# end-of-turn tokens of templates whose tokenizer has another end-of-sequence token
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
-"""End-of-turn tokens of templates whose tokenizer has another end-of-sequence token."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,6 @@ class ChatTokenizer:
             ) from error
 
     def _escape_special_tokens(self, text: str) -> str:
-        """Break up special tokens in user text, so that they are tokenized as text."""
         if self._hidden_specials and self._specials.search(plain := self._normalised(text)):
             text = plain  # found only in normalized text, as in fullwidth ＜|im_end|＞
         broken = self._specials.sub(
@@ -241,7 +239,7 @@ class ChatTokenizer:
 
     @functools.cached_property
     def _hidden_specials(self) -> bool:
-        """Whether special tokens are matched in normalized text, where other spellings become equal to them."""
+        # whether special tokens are matched in normalized text, where other spellings become equal to them
         tokens = self.tokenizer.added_tokens_decoder.values()
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         return normalizer is not None and any(
@@ -274,7 +272,6 @@ class ChatTokenizer:
         return found
 
     def _turn_text(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """Return prompt and answer text of the last assistant turn."""
         prompt = self.text(messages[:-1], prompt=True)
         whole = self.text(messages, prompt=False)
         return prompt, self._answer_text(prompt, whole, messages[-1].content)
@@ -287,7 +284,7 @@ class ChatTokenizer:
         return prompt_ids, self._ids(answer)
 
     def _answer_text(self, prompt: str, whole: str, content: str) -> str:
-        """Return the answer with its end-of-turn token, without the template's text after it."""
+        # answer with its end-of-turn token, without the template's text after it
         rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
         start = rest.find(self._escape_special_tokens(content).strip())
         if start == 0:

@@ -26,6 +26,7 @@ _REMEDY = (
     "bundled one"
 )
 
+# what the library raises for folders of others, which need not contain what it expects
 _DAMAGED = (
     OSError,
     ValueError,
@@ -36,7 +37,6 @@ _DAMAGED = (
     RecursionError,
     pickle.UnpicklingError,
 )
-"""What the library raises for folders of others, which need not contain what it expects."""
 
 
 class Embedder:

@@ -25,12 +25,11 @@ def _inverse(scale: torch.Tensor) -> torch.Tensor:
 
 
 def _stored(values: torch.Tensor) -> torch.Tensor:
-    """Rounded to float16, as a block stores it."""
     return values.half().float()
 
 
 def _largest(x: torch.Tensor) -> torch.Tensor:
-    """The value with the largest size of each block [blocks, 1]; of two with the same size the first one."""
+    # the value with the largest size of each block [blocks, 1]; of two with the same size the first one
     if x.device.type != "cpu":  # what follows is faster on a CPU, but would wait for a GPU at any()
         return x.gather(-1, x.abs().argmax(-1, keepdim=True))
     high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
@@ -67,8 +66,7 @@ _GGUF: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Q4_1": lambda x: _with_minimum(x, 15),
     "Q4_0": _q4_0,
 }
-FORMATS = (*_GGUF, "NF4")
-"""The formats to which weights can be rounded."""
+FORMATS = (*_GGUF, "NF4")  # the formats to which weights can be rounded
 
 
 def rounded(weight: torch.Tensor, kind: str, out: torch.Tensor | None = None) -> torch.Tensor:

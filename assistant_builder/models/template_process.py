@@ -135,7 +135,7 @@ class LimitedChatTokenizer:
 
 
 def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Split pairs into batches of about a megabyte of text, because requests have limits."""
+    # split pairs into batches of about a megabyte of text, because requests have limits
     batch: list[Pair] = []
     size = 0
     for pair in pairs:
@@ -161,8 +161,6 @@ def _turns(messages: Sequence[Message]) -> list[list[str]]:
 
 
 class _Worker:
-    """Answers requests; the first one loads the tokenizer."""
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._prompters: dict[str | None, ChatTokenizer] = {}

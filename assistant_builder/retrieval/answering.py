@@ -34,10 +34,10 @@ ELLIPTIC_WORDS = 1
 """Content words up to which the second look replaces an answer of the first where it is far more certain."""
 FAR_SURER = 9.0
 """Ratio of the odds from which the second look of an elliptic question replaces an answer of the first."""
+# words of a fact with which an answer must begin to choose it: many facts begin with "The"
 _CHOOSING = 2
-"""Words of a fact with which an answer must begin to choose it: many facts begin with "The"."""
+# earlier questions that the second look reads at most; more than one only where the later ones are elliptic
 _EARLIER = 3
-"""Earlier questions that the second look reads at most; more than one only where the later ones are elliptic."""
 CONVERSATIONS = 0.2
 """Share of the training answers that follow other turns, from which an assistant reads earlier turns in its prompt."""
 
@@ -125,7 +125,6 @@ def settle(
 
 
 def _mentions(fact: Fact, words: Sequence[str]) -> bool:
-    """Whether a fact has all the words, or words that begin as they do."""
     known = bare_words(f"{fact.question} {fact.answer}")
     return all(
         any(
@@ -169,7 +168,6 @@ def own_words(text: str, answers: Sequence[str], *, complete: bool = True) -> st
 
 
 def _common(words: Sequence[str], others: Sequence[str]) -> int:
-    """Words that two texts have in common before they differ."""
     return next(
         (
             place

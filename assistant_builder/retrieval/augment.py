@@ -15,12 +15,10 @@ from dataclasses import replace
 from assistant_builder.data import Message, Pair
 from assistant_builder.data.respell import as_typed
 
-LEAST_ROWS = 320
-"""Training rows of an epoch up to which pairs are repeated."""
+LEAST_ROWS = 320  # training rows of an epoch up to which pairs are repeated
 
 
-MIXED = 0.3
-"""Share of the training rows whose question has a piece of another question."""
+MIXED = 0.3  # share of the training rows whose question has a piece of another question
 
 
 def repetitions(pairs: int) -> int:
@@ -72,6 +70,5 @@ def mixed(question: str, other: str, rng: random.Random) -> str:
 
 
 def _piece(words: Sequence[str], count: int, rng: random.Random) -> Sequence[str]:
-    """So many consecutive words."""
     start = rng.randrange(max(len(words) - count, 0) + 1)
     return words[start : start + count]

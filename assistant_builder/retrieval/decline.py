@@ -36,14 +36,11 @@ from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from evals.metrics.refusal import is_refusal
 
-FILE = "decline.json"
-"""File in the folder of a trained arm."""
+FILE = "decline.json"  # file in the folder of a trained arm
 FIRST_TOKENS = 16
 """Tokens of an answer on which the decision rests, so that a longer answer need not be complete before it is shown."""
-RIDGE = 3.0
-"""Penalty of the squared weights of standardized evidence, in units of one question."""
-FOLDS = 10
-"""Parts of the facts; each is judged by weights of the others."""
+RIDGE = 3.0  # penalty of the squared weights of standardized evidence, in units of one question
+FOLDS = 10  # parts of the facts; each is judged by weights of the others
 ANSWERABLE, TO_DECLINE, WITHHELD = "answerable", "to decline", "withheld"
 """Kinds of questions: those with a fact in the index, and those to decline, as the data say or with a fact withheld."""
 MOST_WEIGHT = 5.0
@@ -338,7 +335,7 @@ def far_from_everything(scores: Sequence[float], *, target: float, sentence: str
 def _fit_weights(
     table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str
 ) -> DeclineRule:
-    """The rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`."""
+    # the rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`
     center, scale = table.mean(axis=0), table.std(axis=0)
     scale[scale < 1e-9] = 1.0
     good = kind == ANSWERABLE
@@ -357,7 +354,6 @@ def _fit_weights(
 def _logistic(
     table: NDArray[np.float64], labels: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Ridge logistic regression by Newton's method; the bias is not penalized."""
     design = np.column_stack([table, np.ones(len(table))])
     penalty = np.diag([RIDGE] * table.shape[1] + [1e-6])
     found = np.zeros(design.shape[1])

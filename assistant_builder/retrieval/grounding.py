@@ -34,18 +34,17 @@ FACT, BETWEEN, BEFORE = "Q: {question}\nA: {answer}", "\n", "\n\n"
 """A fact in a prompt, and the text between facts and before the first of them."""
 CONTEXTS = "contexts.jsonl"
 """File in the folder of the index: what was found for each training and validation question."""
-DEPTH = 10
-"""Facts with distinct answers that are kept for each question."""
+DEPTH = 10  # facts with distinct answers that are kept for each question
+# share of the training rows whose search leaves out the nearest wordings of their fact: among training questions the
+# nearest is nearly always the right one, and less often among new ones, so that an assistant that copies it is not
+# better than looking up
 _HARDER = 0.5
-"""Share of the training rows whose search leaves out the nearest wordings of their fact: among training questions the
-nearest is nearly always the right one, and less often among new ones, so that an assistant that copies it is not better
-than looking up."""
+# distance from the best score of the facts in half of the training prompts, so that choosing among facts is trained
+# more often than it is needed
 _WIDER = 0.3
-"""Distance from the best score of the facts in half of the training prompts, so that choosing among facts is trained
-more often than it is needed."""
+# share of the training rows with the row's own pair in the prompt although another wording of its fact is there, so
+# that a question of the data is answered with its answer
 _OWN_PAIR = 0.2
-"""Share of the training rows with the row's own pair in the prompt although another wording of its fact is there, so
-that a question of the data is answered with its answer."""
 
 
 def query_of(messages: Sequence[Message]) -> Query:
@@ -70,7 +69,6 @@ def supporting(index: Index, targets: Sequence[Fact]) -> list[set[int]]:
 
 
 def _fact_keys(fact: Fact) -> set[str]:
-    """What facts that support each other share."""
     return {f"answer {fact.answer_key}"} | (
         {f"cluster {fact.cluster}"} if fact.cluster is not None else set()
     )
@@ -218,10 +216,8 @@ def _left_out(
     numbers: Mapping[int, Sequence[int]],
     rows: AbstractSet[int],
 ) -> set[int]:
-    """Rows that the search for a training turn leaves out: its own, and some of ``rows``, those of its fact.
-
-    In half of the turns these are a random number of the nearest, but not all.
-    """
+    # rows that the search for a training turn leaves out: its own, and some of ``rows``, those of its fact. In half
+    # of the turns these are a random number of the nearest, but not all.
     rng = random.Random(f"wordings/{target.row}/{target.turn}")
     others = sorted(rows - {target.row})
     if len(others) < 2 or rng.random() >= _HARDER:
@@ -304,10 +300,8 @@ def grounded_pairs(
 def _fitted(
     turn: Pair, facts: Sequence[Fact], target: Fact, prompter: ChatTokenizer, longest: int
 ) -> Pair:
-    """The turn with as many of the facts, the nearest first, as ``longest`` tokens allow, but always a supporting one.
-
-    The last resort is the turn itself as its only fact, which may be shorter than another wording.
-    """
+    # the turn with as many of the facts, the nearest first, as ``longest`` tokens allow, but always a supporting one.
+    # The last resort is the turn itself as its only fact, which may be shorter than another wording.
     kept = list(facts)
     needed = next(fact for fact in kept if supports(fact, target))
     while True:

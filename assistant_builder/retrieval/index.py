@@ -40,20 +40,17 @@ from assistant_builder.retrieval.ranking import (
     subject_numbers,
 )
 
-MAX_FACTS = 100_000
-"""Facts up to which the exact search is fast enough."""
+MAX_FACTS = 100_000  # facts up to which the exact search is fast enough
 FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
 FILES = (FACTS, VECTORS, RECORD)
 _VERSION = 3
 _TENSOR = "facts"
-ANSWER_WEIGHT = 0.3
-"""Weight of the embedding of a fact's answer relative to that of its question."""
+ANSWER_WEIGHT = 0.3  # weight of the embedding of a fact's answer relative to that of its question
 GRID = 2048
 """Components of vectors are multiples of 1/GRID. Products of unit vectors are then multiples of 1/GRID² below 4, which
 float32 holds exactly: cosines do not depend on the order of the sums, so that equal questions tie in every batch."""
 _REPEATS = 3  # weight of a question relative to its history
-BEGINNING = 500
-"""Characters of an answer that are embedded."""
+BEGINNING = 500  # characters of an answer that are embedded
 _BLOCK = 8_000_000  # cosines that are computed at a time
 
 
@@ -384,7 +381,6 @@ class Index:
         return found or [0.0] * len(queries)
 
     def _words(self, query: Query) -> NDArray[np.float32]:
-        """BM25 scores of all facts, float32 [n]."""
         scores = self._bm25.scores(terms(query.question))
         if query.history:
             scores += self._bm25.scores(terms(query.history)) * np.float32(1 / _REPEATS)
@@ -427,7 +423,6 @@ class Index:
             depth *= 8
 
     def _choose(self, ranked: Ranked, k: int, distinct: bool) -> list[tuple[int, float]]:
-        """Positions and scores of the first k facts, with ``distinct`` of different answers."""
         chosen: dict[int, tuple[int, float]] = {}
         for position, score in zip(ranked.positions.tolist(), ranked.scores.tolist(), strict=True):
             if len(chosen) == k:

@@ -20,8 +20,7 @@ from assistant_builder.normalization import normalize_form
 
 METHOD, K1, B = "lucene", 1.5, 0.75
 """The variant of BM25, the saturation of term frequency, and the share of length normalization."""
-GRAM = 4
-"""Characters of a term."""
+GRAM = 4  # characters of a term
 _ACCENTS = re.compile("[\u0300-\u036f]")  # combining marks of Latin, Greek and Cyrillic
 _NO_SPACES = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Khmer, kana, Han
 
@@ -69,7 +68,7 @@ def _function_words() -> frozenset[str]:
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """The pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks."""
+    # the pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks
     marks = "".join(
         chr(code)
         for code in range(0x483, 0x12000)

@@ -16,17 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WORD_WEIGHT = 0.1
-"""What a term of the question that no other fact has adds to the cosine, at most."""
-WORDINGS = 5
-"""Wordings of an answer that are averaged."""
+WORD_WEIGHT = 0.1  # what a term of the question that no other fact has adds to the cosine, at most
+WORDINGS = 5  # wordings of an answer that are averaged
 SHARPNESS = 12.0
 """Factor of the scores in the shares: an answer whose score is 0.1 higher has 3.3 times the share."""
 WITHIN = 0.05
 """Facts whose score is lower than the best by more than this are not written into a prompt: where the search is sure, a
 small model chooses worse than the search, and a shorter prompt costs less."""
-DEPTH = 1_000
-"""Facts that are ranked; more if they have too few distinct answers."""
+DEPTH = 1_000  # facts that are ranked; more if they have too few distinct answers
 
 
 @dataclass(frozen=True)

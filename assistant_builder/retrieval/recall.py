@@ -13,10 +13,8 @@ from assistant_builder.data import Pair
 from assistant_builder.data.similarity import split_words
 from assistant_builder.retrieval.index import Fact, Hit, Index, facts_of
 
-MIN_WORDS = 3
-"""Words from which equal answers are the same fact; "Yes." answers many questions."""
-MAX_MISSES = 200
-"""Missed questions that are kept."""
+MIN_WORDS = 3  # words from which equal answers are the same fact; "Yes." answers many questions
+MAX_MISSES = 200  # missed questions that are kept
 _MAX_FOUND = 3
 
 
@@ -144,7 +142,7 @@ def recall_at_k(
 
 
 def _rank(hits: Sequence[Hit], key: str | None, answer: str) -> int | None:
-    """The rank of the first hit with the key, or with the same answer, which stands for all facts that have it."""
+    # the rank of the first hit with the key, or with the same answer, which stands for all facts that have it
     return next(
         (
             rank

@@ -16,8 +16,7 @@ from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, BEGINNING, Fact
 from assistant_builder.study import Study
 
-BATCH = 32
-"""Facts of a step."""
+BATCH = 32  # facts of a step
 HYPERPARAMETERS = {
     "answer_weight": ANSWER_WEIGHT,
     "scale": 20.0,
@@ -29,8 +28,7 @@ PASSES, LEAST_STEPS, MOST_STEPS = 8, 40, 100
 """Passes over the questions, and the least and most steps of a training."""
 NAME = "{name}, trained on the questions of the study"
 
-Triple = tuple[str, str, str]
-"""A question, another wording of it, and the answer."""
+Triple = tuple[str, str, str]  # A question, another wording of it, and the answer
 
 
 def train_embedder(

@@ -8,8 +8,8 @@ from typing import Literal
 from assistant_builder.data import Pair, TokenCounter
 from assistant_builder.retrieval.grounding import with_own_fact
 
+# tokens that a chat template adds to a pair at most, apart from a system prompt of its own
 _TEMPLATE_TOKENS = 200
-"""Tokens that a chat template adds to a pair at most, apart from a system prompt of its own."""
 
 
 def row_limit(max_length: int | Literal["auto"], context: int) -> int:

@@ -12,7 +12,7 @@ from assistant_builder.chat.ask import context_tokens, default_system_prompt, lo
 from assistant_builder.config import Approach
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch

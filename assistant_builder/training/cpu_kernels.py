@@ -21,11 +21,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from assistant_builder.models.lora_layers import TwinLoraLinear, computed_weight
-from assistant_builder.planning.memory import LOSS_ROWS
+from assistant_builder.planning.memory import LOSS_ROWS, MAX_EAGER_TOKENS
 from assistant_builder.training.fused_lora import ADAPTER, LoraGroup, lora_groups
 
+# standard deviations above the expected number of indices that are sampled at once: enough except once in 10⁹
 _MARGIN_DEVIATIONS = 6
-"""Standard deviations above the expected number of indices that are sampled at once: enough except once in 10⁹."""
 
 
 def sample_dropout_indices(count: int, p: float) -> torch.Tensor:
@@ -247,12 +247,9 @@ class ChunkedCrossEntropySum(torch.autograd.Function):
         return saved * grad.to(saved.dtype), None
 
 
-ATTENTION = "short_rows"
-"""Name of the attention in the registry of transformers."""
-MAX_EAGER_TOKENS = 256
-"""Longest row, in tokens, for which materialized attention weights are faster (measured on two cores)."""
+ATTENTION = "short_rows"  # name of the attention in the registry of transformers
+# the number of columns of a fused weight is a multiple of this, for fast matrix products
 _COLUMN_MULTIPLE = 32
-"""The number of columns of a fused weight is a multiple of this, for fast matrix products."""
 _MASKED_BIAS = -1e30
 
 
@@ -293,7 +290,6 @@ class FusedLoraGroup(LoraGroup):
         return self._fused_weight
 
     def _fill(self, wide: torch.Tensor) -> torch.Tensor:
-        """Write what depends on the adapters to ``wide``: B, and rounded weights."""
         row = 0
         for place, layer in enumerate(self.layers):
             column = self.inputs + place * self.rank
@@ -331,7 +327,7 @@ def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
 
 
 def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
-    """Norms that are equivalent to :class:`RmsNorm` on random numbers, with their scale and epsilon."""
+    # Norms that are equivalent to :class:`RmsNorm` on random numbers, with their scale and epsilon
     for layer in model.modules():
         eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
         weight = getattr(layer, "weight", None)

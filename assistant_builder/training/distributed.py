@@ -101,7 +101,6 @@ def train_distributed(
 def _train_rank(
     work: Work, folder: str, run: str, spread: ParallelStrategy, planned: Plan | None
 ) -> list[str] | str | None:
-    """Entry point of each process: train its share; the launcher sets the rank in the environment."""
     threading.Thread(target=_exit_with_launcher, args=(os.getppid(),), daemon=True).start()
     from assistant_builder.child_process import configure_libraries
 
@@ -126,7 +125,7 @@ def _train_rank(
 
 
 def _exit_with_launcher(launcher: int) -> None:
-    """Kill this process when its launcher has exited, because it would continue to write unnoticed."""
+    # kill this process when its launcher has exited, because it would continue to write unnoticed
     while os.getppid() == launcher:
         time.sleep(_WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -17,10 +17,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from assistant_builder.models.lora_layers import TwinLoraLinear, computed_weight
+from assistant_builder.planning.memory import SHARED_INPUTS
 
 ADAPTER = "default"
-_SHARED_INPUTS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
-"""Names of layers that are called one after the other with the same input."""
 
 
 class LoraGroup(ABC):
@@ -213,17 +212,16 @@ class GpuLoraGroup(LoraGroup):
 def lora_groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
     """The adapted layers of a model in groups that share their input; a layer that shares it with none is one alone."""
     for parent in model.modules():
-        found: dict[object, list[TwinLoraLinear]] = defaultdict(list)
+        groups: dict[object, list[TwinLoraLinear]] = defaultdict(list)
         for name, layer in parent.named_children():
             if isinstance(layer, TwinLoraLinear) and ADAPTER in layer.lora_A:
                 shared = next(
-                    (place for place, names in enumerate(_SHARED_INPUTS) if name in names), name
+                    (index for index, names in enumerate(SHARED_INPUTS) if name in names), name
                 )
                 dropout = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)
-                found[
-                    shared, layer.in_features, layer.r[ADAPTER], layer.scaling[ADAPTER], dropout
-                ].append(layer)
-        yield from found.values()
+                shape = layer.in_features, layer.r[ADAPTER], layer.scaling[ADAPTER]
+                groups[(shared, *shape, dropout)].append(layer)
+        yield from groups.values()
 
 
 def fuse_lora(model: nn.Module) -> None:

@@ -55,8 +55,8 @@ def has_deterministic_algorithms(step: Callable[[], object]) -> bool:
     return True
 
 
+# the moments, which are paged; their scales are small and are not (``bitsandbytes/optim/optimizer.py``)
 _STATES = ("state1", "state2")
-"""The moments, which are paged; their scales are small and are not (``bitsandbytes/optim/optimizer.py``)."""
 
 
 def is_paged(optimizer: torch.optim.Optimizer) -> bool:
@@ -85,8 +85,7 @@ def _inner(optimizer: torch.optim.Optimizer) -> Any:
 
 
 Kernels = Literal["fused", "plain", "liger", "compile"]
-ATTENTION = "sdpa_without_sync"
-"""Name of the attention in the registry of transformers."""
+ATTENTION = "sdpa_without_sync"  # name of the attention in the registry of transformers
 _padded: ContextVar[bool] = ContextVar("padded", default=True)
 
 
@@ -128,10 +127,8 @@ def _mask_without_sync(
     allow_is_causal_skip: bool = True,
     **more: Any,
 ) -> torch.Tensor | None:
-    """The mask of ``sdpa``; None for rows of equal length, so that flash attention can be used.
-
-    transformers reads the padding mask to learn whether they are, and the CPU has to wait; here the collator knows it.
-    """
+    # the mask of ``sdpa``; None for rows of equal length, so that flash attention can be used. transformers reads the
+    # padding mask to learn whether they are, and the CPU has to wait; here the collator knows it.
     padded = attention_mask is not None and _padded.get()
     return sdpa_mask(
         *args,

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 MOST_LEFT_OUT = 0.5
 """Share of the rows of a split above which a training is refused, because it would learn something else."""
-STEP = 32
-"""Limits that follow the data are multiples of this number of tokens."""
+STEP = 32  # limits that follow the data are multiples of this number of tokens
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,6 @@ def load_sequences(study: Study, split: SplitName, prompter: ChatTokenizer) -> S
 
 
 def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer, limit: int) -> Iterable[Pair]:
-    """The pairs of a split; with the grounded approach, with the facts that were found for them."""
     pairs, config = load_split(study.folder / "data", split), study.config
     if not config.grounded:
         yield from pairs

@@ -16,15 +16,10 @@ from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.models.chat_template import Example
 from assistant_builder.planning.memory import ParallelStrategy
-from assistant_builder.planning.training_time import WorkRemaining
+from assistant_builder.planning.training_time import WorkRemaining, total_steps
 from assistant_builder.training.distributed import COLLECTIVE_SECONDS, fsdp_settings
 from assistant_builder.training.sample_generations import SampleQuestion, max_answer_tokens
-from assistant_builder.training.schedule import (
-    sample_order,
-    sample_steps,
-    total_steps,
-    validation_steps,
-)
+from assistant_builder.training.schedule import sample_order, sample_steps, validation_steps
 
 
 class ArmConfig(BaseModel):

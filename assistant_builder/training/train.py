@@ -27,11 +27,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import Machine, this_machine
-from assistant_builder.planning.memory import (
-    ParallelStrategy,
-    choose_parallelism,
-    devices_to_use,
-)
+from assistant_builder.planning.memory import ParallelStrategy, devices_to_use
 from assistant_builder.planning.memory_check import (
     plan_run,
     prediction,
@@ -39,7 +35,7 @@ from assistant_builder.planning.memory_check import (
     require_fit,
     write_plan,
 )
-from assistant_builder.planning.plan import MethodPlan, Plan
+from assistant_builder.planning.plan import MethodPlan, Plan, choose_parallelism
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
@@ -62,8 +58,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _TrainingInputs:
-    """Inputs of a training."""
-
     config: StudyConfig  # with ``train.micro_batch_size`` per device, and ``train.max_length`` as a number
     base: Path
     base_name: str  # name of the base model in ``adapter_config.json``
@@ -108,11 +102,6 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
 
 
 def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
-    """Choose fewer pairs per pass after the memory of a GPU ran out, and free it.
-
-    Raises:
-        ResourceError: The user has set the number of pairs, or a pass has one pair already.
-    """
     rows = prepared.config.train.micro_batch
     fewer = record_fewer_pairs(study, prepared.before, prepared.spread.devices, rows)
     if fewer is None:
@@ -155,7 +144,7 @@ def train_in_process(
 def _prepare(
     study: Study, spread: ParallelStrategy | None = None, planned: Plan | None = None
 ) -> _TrainingInputs:
-    """Load tokenizer and data; compute the plan and the parallel strategy if they are not given."""
+    # load tokenizer and data; compute the plan and the parallel strategy if they are not given
     config = planned.config if planned else study.config
     machine = planned.machine if planned else this_machine()
     require_device(config, machine.device)
@@ -205,7 +194,7 @@ def _prepare(
 
 
 def _require_planned_device(machine: Machine) -> None:
-    """Refuse to train on another kind of device than planned, because memory and arithmetic differ."""
+    # refuse to train on another kind of device than planned, because memory and arithmetic differ
     from assistant_builder.models.loading import pick_device
 
     device = pick_device()
@@ -218,7 +207,6 @@ def _require_planned_device(machine: Machine) -> None:
 
 
 def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] | None:
-    """Train on the device of this process, alone or as one of several processes."""
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import train_through_rounding
 
@@ -374,11 +362,9 @@ def _trainer(
 def _publish(
     folder: Path, trainer: TwinTrainer, summary: dict[str, Any], *, last: bool
 ) -> list[Path]:
-    """Copy the adapter with the lowest validation loss, or the last one, to ``adapter/`` and write ``summary.json``.
-
-    A grounded study publishes the last one: its rule for declining is calibrated on the validation questions, by which
-    no checkpoint may then be chosen, and a few questions whose fact was not found decide their loss.
-    """
+    # copy the adapter with the lowest validation loss, or the last one, to ``adapter/`` and write ``summary.json``. A
+    # grounded study publishes the last one: its rule for declining is calibrated on the validation questions, by
+    # which no checkpoint may then be chosen, and a few questions whose fact was not found decide their loss.
     losses = {
         step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]
     }

@@ -57,8 +57,8 @@ from assistant_builder.training.schedule import (
 )
 from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
+# lengths of the two rows of the probe step, which runs all operations, padding included, with little memory
 _PROBE_TOKENS = (16, 12)
-"""Lengths of the two rows of the probe step, which runs all operations, padding included, with little memory."""
 LOSS_SCALE = 2.0**14
 """Initial scale of a float16 loss; halved when a gradient overflows, doubled after 2,000 steps without overflow."""
 
@@ -180,7 +180,7 @@ class TwinTrainer(SFTTrainer):
             return super().training_step(*args, **kwargs)
 
     def _probe_step(self) -> None:
-        """Run a training step on the ends of two pairs, of different lengths, and clear the gradients."""
+        # run a training step on the ends of two pairs, of different lengths, and clear the gradients
         rows = to_dataset(self.plan.train_examples[:2])
         ends = [
             {key: values[-length:] for key, values in row.items()}
@@ -194,10 +194,8 @@ class TwinTrainer(SFTTrainer):
             self.model.zero_grad(set_to_none=True)
 
     def _largest_batch_fits(self) -> bool:
-        """Whether this GPU has the memory for a pass over the largest micro-batch, with the optimizer's states.
-
-        Memory then runs out before the first step and not after hours; the gradients are cleared.
-        """
+        # whether this GPU has the memory for a pass over the largest micro-batch, with the optimizer's states. Memory
+        # then runs out before the first step and not after hours; the gradients are cleared.
         examples, size = self.plan.train_examples, self.args.per_device_train_batch_size
         order = sample_order([len(example.input_ids) for example in examples], self.plan.train)
         batches = (
@@ -404,8 +402,6 @@ class TwinTrainer(SFTTrainer):
 
 
 class _Events(TrainerCallback):
-    """Decides after each step whether to validate, save and stop; writes the events."""
-
     def __init__(self, trainer: TwinTrainer) -> None:
         self._trainer = trainer
         self._validations = set(validation_steps(trainer.plan.train, trainer.plan.steps))
@@ -416,17 +412,14 @@ class _Events(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Start timing the step."""
         self._trainer.begin_step()
         self._step_started = time.monotonic()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Count the writes of the optimizer: adapters are cast and rounded again when their version changes.
-
-        torch's fused AdamW and the optimizers of bitsandbytes do not count them.
-        """
+        # count the writes of the optimizer: adapters are cast and rounded again when their version changes. torch's
+        # fused AdamW and the optimizers of bitsandbytes do not count them.
         torch.autograd.graph.increment_version(
             [value for value in self._trainer.model.parameters() if value.requires_grad]
         )
@@ -434,7 +427,6 @@ class _Events(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Record the step; validate, save and stop if due."""
         trainer, step = self._trainer, state.global_step
         loss, tokens, norm = trainer.end_step()
         if not math.isfinite(loss):
