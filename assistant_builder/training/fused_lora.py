@@ -49,9 +49,7 @@ class LoraGroup(ABC):
             return result
         first = self.layers[0]
         p = getattr(first.lora_dropout[ADAPTER], "p", 0.0) if first.training else 0.0
-        outputs = {
-            id(each): result for each, result in zip(self.layers, self.compute(x, p), strict=True)
-        }
+        outputs = dict(zip(map(id, self.layers), self.compute(x, p), strict=True))
         own = outputs.pop(id(layer))
         self._pending = (x, outputs) if outputs else None
         return own
@@ -62,24 +60,16 @@ class LoraGroup(ABC):
 
     def adapters(self) -> list[torch.Tensor]:
         """The float32 parameters: A [rank, in] of all layers, then B [out, rank] of all layers."""
-        return [
-            part[ADAPTER].weight
-            for parts in (
-                [layer.lora_A for layer in self.layers],
-                [layer.lora_B for layer in self.layers],
-            )
-            for part in parts
-        ]
+        down = [layer.lora_A[ADAPTER].weight for layer in self.layers]
+        return [*down, *(layer.lora_B[ADAPTER].weight for layer in self.layers)]
 
     def adapters_changed(self, dtype: torch.dtype) -> bool:
         """Whether a parameter was written to since the last call, or ``dtype`` is another; a step writes once.
 
         The parameters must not be sharded: FSDP gathers them without a new version.
         """
-        before, self._state = (
-            self._state,
-            (dtype, *((each.data_ptr(), each._version) for each in self.adapters())),
-        )
+        before = self._state
+        self._state = (dtype, *((each.data_ptr(), each._version) for each in self.adapters()))
         return before != self._state
 
 
@@ -106,24 +96,20 @@ class SharedInputLora(torch.autograd.Function):
         dropped, mask = torch.native_dropout(x, p, True) if p else (x, None)
         hidden = torch.mm(dropped.reshape(-1, group.inputs), down.t())
         added: torch.Tensor | None = hidden
-        if group.rounds:
-            added = (
-                None
-                if mask is None
-                else torch.addmm(hidden, x.reshape(-1, group.inputs), down.t(), alpha=-1)
-            )
+        if group.rounds and mask is None:
+            added = None
+        elif group.rounds:
+            added = torch.addmm(hidden, x.reshape(-1, group.inputs), down.t(), alpha=-1)
         del dropped
         outputs = []
         for layer, up, columns in zip(group.layers, ups, group.columns, strict=True):
             result = group.base_output(layer, x)
             if added is not None:
                 flat = result.reshape(-1, result.shape[-1])
-                result = flat.addmm_(added[:, columns], up.t(), alpha=group.scaling).view(
-                    result.shape
-                )
-            outputs.append(
-                result.data
-            )  # not a view, which a model could not change in place (clip_qkv of OLMo)
+                flat = flat.addmm_(added[:, columns], up.t(), alpha=group.scaling)
+                result = flat.view(result.shape)
+            # not a view, which a model could not change in place (clip_qkv of OLMo)
+            outputs.append(result.data)
         ctx.save_for_backward(x, mask, hidden, down, *ups)
         ctx.set_materialize_grads(False)
         ctx.group, ctx.keep = group, 1 - p
@@ -147,13 +133,14 @@ class SharedInputLora(torch.autograd.Function):
             for_up.append(torch.mm(grad.t(), hidden[:, columns]).float().mul_(group.scaling))
             if ctx.needs_input_grad[0]:
                 weight = group.base_weight(layer, grad.dtype)
-                for_input = (
-                    torch.mm(grad, weight) if for_input is None else for_input.addmm_(grad, weight)
-                )
+                if for_input is None:
+                    for_input = torch.mm(grad, weight)
+                else:
+                    for_input.addmm_(grad, weight)
         inner.mul_(group.scaling)
-        dropped = (
-            x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, 1 / ctx.keep)
-        )
+        dropped = x
+        if mask is not None:
+            dropped = torch.ops.aten.native_dropout_backward(x, mask, 1 / ctx.keep)
         for_down = torch.mm(inner.t(), dropped.reshape(-1, group.inputs)).float().split(group.rank)
         del dropped
         if for_input is not None:
@@ -173,9 +160,8 @@ class GpuLoraGroup(LoraGroup):
 
     def __init__(self, layers: Sequence[TwinLoraLinear]) -> None:
         super().__init__(layers)
-        self.columns = [
-            slice(start, start + self.rank) for start in range(0, self.ranks, self.rank)
-        ]
+        starts = range(0, self.ranks, self.rank)
+        self.columns = [slice(start, start + self.rank) for start in starts]
         self._cast: tuple[torch.Tensor, ...] = ()
 
     def compute(self, x: torch.Tensor, p: float) -> Sequence[torch.Tensor]:
@@ -197,10 +183,8 @@ class GpuLoraGroup(LoraGroup):
         if layer.rounding is None:
             result: torch.Tensor = layer.base_layer(x)
             return result
-        bias = layer.base_layer.bias
-        return F.linear(
-            x, layer.rounding.values(layer, x.dtype), None if bias is None else bias.to(x.dtype)
-        )
+        bias, weight = layer.base_layer.bias, layer.rounding.values(layer, x.dtype)
+        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
     def base_weight(self, layer: TwinLoraLinear, dtype: torch.dtype) -> torch.Tensor:
         """The weight [out, in] with which the base computes, in ``dtype``; a quantized one is dequantized."""

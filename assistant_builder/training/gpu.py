@@ -29,9 +29,8 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # costs a pass over every new tensor
-    )
+    # would cost a pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -73,10 +72,8 @@ def load_paged_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
     inner.load_state_dict(state, move_to_device=False)  # the first step moves the rest
     for parameter, entry in inner.state.items():
         for name in _STATES:
-            if name in entry:
-                buffer = inner.get_state_buffer(
-                    parameter, dtype=entry[name].dtype
-                )  # paged unless it is small
+            if name in entry:  # paged unless it is small
+                buffer = inner.get_state_buffer(parameter, dtype=entry[name].dtype)
                 entry[name] = buffer.copy_(entry[name])
 
 
@@ -155,13 +152,10 @@ def apply_kernels(base: PreTrainedModel, kernels: Kernels) -> None:
                 where="train.kernels",
                 remedy="Set train.kernels=fused",
             )
-        os.environ.pop(
-            "TORCHDYNAMO_DISABLE", None
-        )  # steps set it, because some libraries compile by default
-        for layer in layers:
-            layer.compile(
-                dynamic=True
-            )  # rows differ in length: static shapes would be compiled for hours
+        # steps set it, because some libraries compile by default
+        os.environ.pop("TORCHDYNAMO_DISABLE", None)
+        for layer in layers:  # rows differ in length: static shapes would be compiled for hours
+            layer.compile(dynamic=True)
 
 
 def _apply_liger(base: PreTrainedModel) -> None:

@@ -36,13 +36,10 @@ def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
         indices = list(range(len(lengths)))
         rng.shuffle(indices)
         for start in range(0, len(indices), _POOL_BATCHES * train.batch_size):
-            pool = sorted(
-                indices[start : start + _POOL_BATCHES * train.batch_size],
-                key=lambda index: lengths[index],
-            )
-            batches = [
-                pool[at : at + train.batch_size] for at in range(0, len(pool), train.batch_size)
-            ]
+            pool = indices[start : start + _POOL_BATCHES * train.batch_size]
+            pool.sort(key=lambda index: lengths[index])
+            starts = range(0, len(pool), train.batch_size)
+            batches = [pool[at : at + train.batch_size] for at in starts]
             rng.shuffle(batches)
             order += [index for batch in batches for index in batch]
         epoch += 1

@@ -93,9 +93,8 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
                 return _train(study, run, prepared)
             from assistant_builder.training.distributed import train_distributed
 
-            return train_distributed(
-                train_in_process, study, run, prepared.spread, prepared.planned
-            )
+            spread, planned = prepared.spread, prepared.planned
+            return train_distributed(train_in_process, study, run, spread, planned)
         except MicroBatchTooLarge:
             pass
         _choose_fewer_pairs(study, prepared)  # after the exception, which keeps the model
@@ -151,10 +150,8 @@ def _prepare(
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
-    training, validation = (
-        load_sequences(study, "train", prompter),
-        load_sequences(study, "validation", prompter),
-    )
+    training = load_sequences(study, "train", prompter)
+    validation = load_sequences(study, "validation", prompter)
     if config.train.max_length == "auto":
         longest = min(max(training.longest, validation.longest), prompter.context)
         config = config.with_changes({"train.max_length": longest})
@@ -162,34 +159,23 @@ def _prepare(
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
-        sequences = [
-            (len(example.input_ids), sum(example.supervised)) for example in training.examples
-        ]
+        examples = training.examples
+        sequences = [(len(each.input_ids), sum(each.supervised)) for each in examples]
         order = sample_order([length for length, _ in sequences], config.train)
-        planned = plan_with_micro_batch(
-            study,
-            config,
-            devices,
-            machine.device,
-            lambda changed: plan_run(changed, base, sequences, order, machine),
-        )
+
+        def plan(changed: StudyConfig) -> Plan:
+            return plan_run(changed, base, sequences, order, machine)
+
+        planned = plan_with_micro_batch(study, config, devices, machine.device, plan)
         config = planned.config
-        if (
-            len({card.bfloat16 for card in machine.cards[:devices]}) > 1
-        ):  # or each would choose its own compute dtype
+        # or each would choose its own compute dtype
+        if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
+    name = ref.hub_id or ref.name
     return _TrainingInputs(
-        config,
-        base,
-        ref.hub_id or ref.name,
-        prompter,
-        training,
-        validation,
-        planned,
-        spread,
-        before,
+        config, base, name, prompter, training, validation, planned, spread, before
     )
 
 
@@ -213,9 +199,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     config, spread, examples = prepared.config, prepared.spread, prepared.train.examples
     arm, seed = split_run(run)
     settings = twin(config, seed)[arm]
-    if (
-        ARMS[arm].rounds and spread.kind == "fsdp"
-    ):  # a process would need the whole adapter of a layer to round it
+    # a process would need the whole adapter of a layer to round it
+    if ARMS[arm].rounds and spread.kind == "fsdp":
         raise ConfigError(
             f"{ARMS[arm].short} cannot be trained on sharded weights",
             where="executor.spread",
@@ -223,10 +208,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         )
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
-    spec = replace(
-        loading.base_spec(config.model, prepared.base, settings.base_storage),
-        sharded=spread.kind == "fsdp",
-    )
+    spec = loading.base_spec(config.model, prepared.base, settings.base_storage)
+    spec = replace(spec, sharded=spread.kind == "fsdp")
     on_leader = loading.loads_on_main_process(spec)
     if spec.sharded:
         from assistant_builder.training.distributed import start_fsdp
@@ -241,14 +224,17 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     if ARMS[arm].rounds:
         train_through_rounding(adapted, settings.train.qat_type)
     trainable = [value for value in adapted.parameters() if value.requires_grad]
+    how = {
+        "compute_dtype": spec.compute_dtype,
+        "device": spec.device,
+        "devices": spread.devices,
+        "spread": spread.kind,
+    }
     summary = {
         "arm": arm,
         "base_storage": settings.base_storage,
-        "compute_dtype": spec.compute_dtype,
-        "device": spec.device,
+        **how,
         "device_name": device_name(spec.device),
-        "devices": spread.devices,
-        "spread": spread.kind,
         "seed": settings.train.seed,
         "gradient_checkpointing": method.checkpointing,
         "held": method.dequantized,
@@ -268,17 +254,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
             file=sys.stderr,
             flush=True,
         )
-        write_json(
-            folder / "config.json",
-            {
-                "arm": arm,
-                **settings.model_dump(mode="json"),
-                "compute_dtype": spec.compute_dtype,
-                "device": spec.device,
-                "devices": spread.devices,
-                "spread": spread.kind,
-            },
-        )
+        content = {"arm": arm, **settings.model_dump(mode="json"), **how}
+        write_json(folder / "config.json", content)
         write_plan(folder, prepared.planned, arm, trainer.plan.work)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
@@ -304,9 +281,9 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
         "predicted": prediction(prepared.planned, arm),
     }
-    return (
-        _publish(folder, trainer, summary, last=config.grounded) if trainer.is_main_process else []
-    )
+    if not trainer.is_main_process:
+        return []
+    return _publish(folder, trainer, summary, last=config.grounded)
 
 
 def _trainer(
@@ -331,11 +308,9 @@ def _trainer(
         arm, seed = split_run(run)  # the arms of one seed stop together
         arms = study.config.arms
         stopping = [other for other in arms if continued(other, arms) is None]
-        others = [
-            validation_losses(study.arm_folder(run_of(other, seed)) / "metrics.jsonl")
-            for other in stopping
-            if arm in stopping and other != arm
-        ]
+        others = [run_of(other, seed) for other in stopping if arm in stopping and other != arm]
+        paths = (study.arm_folder(other) / "metrics.jsonl" for other in others)
+        others = list(map(validation_losses, paths))
         return early_stop_decision(losses, others, step, plan.steps, study.config.train.patience)
 
     plan = TrainingRun(
@@ -345,8 +320,8 @@ def _trainer(
         folder=study.arm_folder(run),
         device=device,
         gradient_checkpointing=method.checkpointing,
-        dequantize=method.dequantized
-        and not ARMS[split_run(run)[0]].rounds,  # rounding starts from float16
+        # rounding starts from float16
+        dequantize=method.dequantized and not ARMS[split_run(run)[0]].rounds,
         spread=prepared.spread,
         on_leader=on_leader,
         cancelled=lambda: study.cancel_requested,
@@ -365,16 +340,16 @@ def _publish(
     # copy the adapter with the lowest validation loss, or the last one, to ``adapter/`` and write ``summary.json``. A
     # grounded study publishes the last one: its rule for declining is calibrated on the validation questions, by
     # which no checkpoint may then be chosen, and a few questions whose fact was not found decide their loss.
-    losses = {
-        step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]
-    }
+    validations = trainer.metrics.validation.items()
+    losses = {step: loss for step, loss in validations if step <= summary["steps"]}
     best = max(losses, default=None) if last else best_step(losses)
     assert best is not None  # the last step is always validated
     source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
     for abandoned in folder.glob(".adapter-*"):  # by a process that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".adapter-"))
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    files = ("adapter_model.safetensors", "adapter_config.json")
+    for name in files:
         shutil.copyfile(source / name, scratch / name)
     scratch.chmod(0o755)
     target = folder / "adapter"
@@ -386,8 +361,4 @@ def _publish(
         "adapter_sha256": file_hash(target / "adapter_model.safetensors"),
     }
     write_json(folder / "summary.json", summary)
-    return [
-        target / "adapter_model.safetensors",
-        target / "adapter_config.json",
-        folder / "summary.json",
-    ]
+    return [*(target / name for name in files), folder / "summary.json"]
