@@ -18,9 +18,8 @@ from assistant_builder.retrieval.recall import last_facts, recall_at_k
 RECALL = "recall.json"
 
 
-class KnownVectors:
-    """An encoder that embeds only the texts whose vectors are not known yet."""
-
+class _KnownVectors:
+    # an encoder that embeds only the texts whose vectors are not known yet
     def __init__(self, encoder: TextEncoder, known: Mapping[str, NDArray[np.float32]]) -> None:
         self._encoder = encoder
         self._known = dict(known)
@@ -29,7 +28,6 @@ class KnownVectors:
     def encode(
         self, texts: Sequence[str], *, progress: Progress | None = None
     ) -> NDArray[np.float32]:
-        """Unit vectors of n texts, float32 [n, d]; ``progress`` counts the texts that are embedded."""
         new = list(dict.fromkeys(text for text in texts if text not in self._known))
         if new or not texts:
             vectors = self._encoder.encode(new, progress=progress)
@@ -63,27 +61,17 @@ def write_index(
     shutil.rmtree(folder, ignore_errors=True)
     if sum(pair.turns for pair in training) > MAX_FACTS:
         return []
-    encoder = KnownVectors(embedder, known)
+    encoder = _KnownVectors(embedder, known)
     index = Index.build(training, encoder, progress)
-    vectors = encoder.encode(
-        [fact.query.text for fact in last_facts(validation)], progress=progress
-    )
-    other = [
-        place for place, pair in enumerate(validation) if pair.respelled is None
-    ]  # the others are found easily
-    recall = recall_at_k(index, [validation[place] for place in other], vectors[other])
+    questions = [fact.query.text for fact in last_facts(validation)]
+    vectors = encoder.encode(questions, progress=progress)
+    # respelled questions are found easily
+    other = [number for number, pair in enumerate(validation) if pair.respelled is None]
+    recall = recall_at_k(index, [validation[number] for number in other], vectors[other])
     files = index.save(folder)
     write_json(folder / RECALL, recall.to_record())
-    asked = {
-        split: [fact.query.text for pair in pairs for fact in facts_of(pair)]
-        for split, pairs in (("train", training), ("validation", validation))
-    }
-    contexts = write_contexts(
-        folder,
-        index,
-        [
-            ("train", training, encoder.encode(asked["train"])),
-            ("validation", validation, encoder.encode(asked["validation"])),
-        ],
-    )
-    return [*files, folder / RECALL, contexts]
+    splits = []
+    for split, pairs in (("train", training), ("validation", validation)):
+        asked = [fact.query.text for pair in pairs for fact in facts_of(pair)]
+        splits.append((split, pairs, encoder.encode(asked)))
+    return [*files, folder / RECALL, write_contexts(folder, index, splits)]

@@ -40,9 +40,7 @@ def bare_words(text: str) -> list[str]:
     if not folded.isascii():
         bare = _ACCENTS.sub("", normalize_form("NFKD", folded))
         folded = normalize_form("NFC", bare)
-    return [
-        word for word in _word().findall(folded) if any(character.isalnum() for character in word)
-    ]
+    return [word for word in _word().findall(folded) if any(map(str.isalnum, word))]
 
 
 def content_words(text: str) -> list[str]:
@@ -54,26 +52,16 @@ def content_words(text: str) -> list[str]:
 def _function_words() -> frozenset[str]:
     from bm25s import stopwords
 
-    return frozenset(
-        word
-        for text in (
-            *stopwords.STOPWORDS_EN_PLUS,
-            *stopwords.STOPWORDS_GERMAN,
-            *stopwords.STOPWORDS_FRENCH,
-            *stopwords.STOPWORDS_SPANISH,
-        )
-        for word in bare_words(text)
-    )
+    languages = ("EN_PLUS", "GERMAN", "FRENCH", "SPANISH")
+    texts = (text for name in languages for text in getattr(stopwords, f"STOPWORDS_{name}"))
+    return frozenset(word for text in texts for word in bare_words(text))
 
 
 @functools.cache
 def _word() -> re.Pattern[str]:
     # the pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks
-    marks = "".join(
-        chr(code)
-        for code in range(0x483, 0x12000)
-        if unicodedata.category(chr(code)).startswith("M")
-    )
+    letters = map(chr, range(0x483, 0x12000))
+    marks = "".join(each for each in letters if unicodedata.category(each).startswith("M"))
     return re.compile(rf"[{_NO_SPACES}]|(?:(?![{_NO_SPACES}])[\w{marks}])+")
 
 
@@ -91,9 +79,8 @@ class Bm25:
             for document in documents
         ]
         if vocabulary:
-            self._model = bm25s.BM25(
-                k1=K1, b=B, method=METHOD, backend="numpy", csc_backend="numpy"
-            )
+            backends = {"backend": "numpy", "csc_backend": "numpy"}
+            self._model = bm25s.BM25(k1=K1, b=B, method=METHOD, **backends)
             self._model.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
         self._vocabulary = vocabulary
 

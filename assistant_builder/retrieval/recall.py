@@ -27,9 +27,7 @@ class Miss:
     history: str
     expected: str  # the reference answer
     rank: int | None  # rank of the right fact; None beyond the largest k
-    found: tuple[
-        tuple[str, str], ...
-    ]  # question and answer of the first three hits, the best first
+    found: tuple[dict[str, str], ...]  # question and answer of the first three hits, the best first
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,7 @@ class Recall:
             "hits": {str(k): hits for k, hits in self.hits.items()},
             "recall": {str(k): share for k, share in self.recall.items()},
             "missed": self.missed,
-            "misses": [
-                {
-                    **asdict(miss),
-                    "found": [
-                        {"question": question, "answer": answer} for question, answer in miss.found
-                    ],
-                }
-                for miss in self.misses
-            ],
+            "misses": [asdict(miss) for miss in self.misses],
         }
 
 
@@ -72,13 +62,12 @@ def last_facts(pairs: Sequence[Pair]) -> list[Fact]:
     return [facts_of(pair)[-1] for pair in pairs]
 
 
-def wanted_key(fact: Fact) -> str | None:
-    """What the right fact has: the cluster, else the normalized answer of at least three words; None without both."""
+def _wanted_key(fact: Fact) -> str | None:
+    # what the right fact has: the cluster, else the normalized answer of at least three words
     return f"cluster {fact.cluster}" if fact.cluster is not None else _answer_key(fact)
 
 
-def fact_keys(fact: Fact) -> set[str]:
-    """The keys that a fact answers to: its cluster, and its normalized answer of at least three words."""
+def _fact_keys(fact: Fact) -> set[str]:
     keys = (None if fact.cluster is None else f"cluster {fact.cluster}", _answer_key(fact))
     return {key for key in keys if key is not None}
 
@@ -98,40 +87,29 @@ def recall_at_k(
         vectors: Unit embeddings of the text of their :func:`last_facts`, [n, d].
         ks: Numbers of hits, with distinct answers, among which the fact is looked for.
     """
-    asked = [
-        (fact, vector)
-        for fact, vector in zip(last_facts(pairs), vectors, strict=True)
-        if fact.answerable
-    ]
+    facts = last_facts(pairs)
+    asked = [number for number, fact in enumerate(facts) if fact.answerable]
     rows: dict[str | None, set[int]] = {}
     for fact in index.facts:
-        for key in fact_keys(fact):
+        for key in _fact_keys(fact):
             rows.setdefault(key, set()).add(fact.row)
     covered = [
-        (fact, vector) for fact, vector in asked if rows.get(wanted_key(fact), set()) - {fact.row}
+        number
+        for number in asked
+        if rows.get(_wanted_key(facts[number]), set()) - {facts[number].row}
     ]
-    found = index.search(
-        [fact.query for fact, _ in covered],
-        np.array([vector for _, vector in covered]).reshape(len(covered), index.vectors.shape[1]),
-        max(*ks, _MAX_FOUND),
-        exclude=[{fact.row} for fact, _ in covered],
-    )
-    ranks = [
-        _rank(hits, wanted_key(fact), fact.answer_key)
-        for (fact, _), hits in zip(covered, found, strict=True)
-    ]
-    misses = [
-        Miss(
-            fact.row,
-            fact.question,
-            fact.history,
-            fact.answer,
-            rank,
-            tuple((hit.fact.question, hit.fact.answer) for hit in hits[:_MAX_FOUND]),
-        )
-        for (fact, _), hits, rank in zip(covered, found, ranks, strict=True)
-        if rank is None or rank > _MAX_FOUND
-    ]
+    targets = [facts[number] for number in covered]
+    queries, own = [fact.query for fact in targets], [{fact.row} for fact in targets]
+    results = index.search(queries, vectors[covered], max(*ks, _MAX_FOUND), exclude=own)
+    ranks, misses = [], []
+    for fact, hits in zip(targets, results, strict=True):
+        rank = _rank(hits, _wanted_key(fact), fact.answer_key)
+        ranks.append(rank)
+        if rank is None or rank > _MAX_FOUND:
+            best = (hit.fact for hit in hits[:_MAX_FOUND])
+            shown = tuple({"question": each.question, "answer": each.answer} for each in best)
+            miss = Miss(fact.row, fact.question, fact.history, fact.answer, rank, shown)
+            misses.append(miss)
     return Recall(
         questions=len(asked),
         covered=len(covered),
@@ -143,11 +121,7 @@ def recall_at_k(
 
 def _rank(hits: Sequence[Hit], key: str | None, answer: str) -> int | None:
     # the rank of the first hit with the key, or with the same answer, which stands for all facts that have it
-    return next(
-        (
-            rank
-            for rank, hit in enumerate(hits, start=1)
-            if key in fact_keys(hit.fact) or hit.fact.answer_key == answer
-        ),
-        None,
-    )
+    for rank, hit in enumerate(hits, start=1):
+        if key in _fact_keys(hit.fact) or hit.fact.answer_key == answer:
+            return rank
+    return None

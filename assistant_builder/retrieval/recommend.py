@@ -43,9 +43,8 @@ def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
                 "measured. Looking up serves questions about answers that occur once."
             ),
         )
-    at = max(
-        (int(k) for k in recall["hits"] if int(k) <= facts), default=min(map(int, recall["hits"]))
-    )
+    known = sorted(map(int, recall["hits"]))
+    at = max((k for k in known if k <= facts), default=known[0])
     found, first = recall["hits"][str(at)], recall["hits"]["1"]
     most = t("the first {at} facts", at=at) if at > 1 else t("the first fact")
     counts = t(
@@ -67,9 +66,8 @@ def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
 def recommended_approach(study: Study) -> str:
     """The approach that suits a study whose data steps are done, why, and whether the study has it."""
     path, config = study.retrieval_folder / RECALL, study.config
-    found = recommend(
-        read_json(path, RecallFile) if path.is_file() else None, config.retrieval.facts
-    )
+    recall = read_json(path, RecallFile) if path.is_file() else None
+    found = recommend(recall, config.retrieval.facts)
     names = {"grounded": t("looking facts up"), "memory": t("answering from memory")}
     suits = t(
         "Approach: {name} ({approach}) suits these data.",

@@ -43,12 +43,8 @@ class Found:
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""
         return [
-            {
-                "row": hit.fact.row,
-                "question": hit.fact.question,
-                "answer": hit.fact.answer,
-                "similarity": round(hit.similarity, 4),
-            }
+            {"row": hit.fact.row, "question": hit.fact.question, "answer": hit.fact.answer}
+            | {"similarity": round(hit.similarity, 4)}
             for hit in self.sources
         ]
 
