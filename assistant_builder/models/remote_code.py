@@ -38,9 +38,8 @@ def model_code(model: ModelConfig) -> ModelCode:
     folder = Path(base).expanduser()
     if folder.is_dir():
         files = tuple(sorted(path.name for path in folder.glob("*.py")))
-        return ModelCode(
-            os.path.abspath(folder), files
-        )  # without resolving links, which may differ on cluster nodes
+        # without resolving links, which may differ on cluster nodes
+        return ModelCode(os.path.abspath(folder), files)
     return ModelCode(f"{base}@{model.revision}" if model.revision else base)
 
 
@@ -51,11 +50,9 @@ def code_needing_permission(model: ModelConfig) -> ModelCode | None:
         return code
     folder = Path(code.source)
     if not folder.is_dir() and "/" in model.base and model.base.strip().casefold() not in CATALOG:
+        name, files = model.base.strip(), hub.base_files(code=False)
         try:
-            folder = (
-                hub.cached_snapshot(model.base.strip(), model.revision, hub.base_files(code=False))
-                or folder
-            )
+            folder = hub.cached_snapshot(name, model.revision, files) or folder
         except ValueError:  # not a hub id
             return None
     try:
@@ -100,11 +97,8 @@ def trust_environment() -> dict[str, str]:
 
 def _allowed() -> frozenset[str]:
     try:
-        named = json.loads(os.environ.get(VARIABLE, "[]"))
+        names = json.loads(os.environ.get(VARIABLE, "[]"))
     except ValueError:
         return frozenset()
-    return (
-        frozenset(name for name in named if isinstance(name, str))
-        if isinstance(named, list)
-        else frozenset()
-    )
+    names = names if isinstance(names, list) else []
+    return frozenset(name for name in names if isinstance(name, str))

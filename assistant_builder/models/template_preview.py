@@ -13,12 +13,11 @@ from assistant_builder.data import Pair
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import resolve, weight_bytes
-from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.chat_template import ChatTokenizer, Example
 from assistant_builder.models.remote_code import allows_code
 
-MAX_MEASURED_PAIRS = (
-    3_000  # maximum number of measured pairs; tokenizing twelve thousand takes several seconds
-)
+# maximum number of measured pairs; tokenizing twelve thousand takes several seconds
+MAX_MEASURED_PAIRS = 3_000
 
 Part = Literal["given", "learned"]
 
@@ -57,9 +56,8 @@ def local_model_folder(model: ModelConfig) -> Path | None:
         if ref.kind == "bundled":
             return bundled.BASE.folder if bundled.BASE.is_ready() else None
         if ref.hub_id is not None:
-            return hub.cached_snapshot(
-                ref.hub_id, model.revision, hub.base_files(code=allows_code(model))
-            )
+            files = hub.base_files(code=allows_code(model))
+            return hub.cached_snapshot(ref.hub_id, model.revision, files)
         return ref.folder
     except (AssistantBuilderError, ValueError):
         return None
@@ -78,27 +76,19 @@ def download_bytes(model: ModelConfig) -> int | None:
 
 def render(prompter: ChatTokenizer, pair: Pair) -> list[RenderedSequence]:
     """Return the training sequences of a pair."""
-    return [
-        _sequence(prompter, example.input_ids, example.supervised)
-        for example in prompter.examples(pair)
-    ]
+    return [_sequence(prompter, example) for example in prompter.examples(pair)]
 
 
-def _sequence(
-    prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool]
-) -> RenderedSequence:
-    controls = prompter.special_ids
+def _sequence(prompter: ChatTokenizer, example: Example) -> RenderedSequence:
+    def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
+        return token[1], token[0] in prompter.special_ids
 
-    def kind(place: int) -> tuple[Part, bool]:
-        return "learned" if marks[place] else "given", ids[place] in controls
-
-    segments = tuple(
-        Segment(
-            part, prompter.decode_with_special_tokens([ids[place] for place in places]), control
-        )
-        for (part, control), places in itertools.groupby(range(len(ids)), kind)
-    )
-    return RenderedSequence(segments, len(ids), sum(marks))
+    segments = []
+    tokens = zip(example.input_ids, example.supervised, strict=True)
+    for (learned, control), group in itertools.groupby(tokens, kind):
+        text = prompter.decode_with_special_tokens([token for token, _ in group])
+        segments.append(Segment("learned" if learned else "given", text, control))
+    return RenderedSequence(tuple(segments), len(example.input_ids), sum(example.supervised))
 
 
 def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
@@ -110,8 +100,5 @@ def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair]) -> Lengths:
     """Count the tokens of pairs."""
     lengths = prompter.lengths(sample_pairs(pairs))
-    return Lengths(
-        pairs=len(pairs),
-        tokens=tuple(prompt + answer for prompt, answer in lengths),
-        answers=tuple(answer for _, answer in lengths),
-    )
+    tokens = tuple(prompt + answer for prompt, answer in lengths)
+    return Lengths(len(pairs), tokens, tuple(answer for _, answer in lengths))

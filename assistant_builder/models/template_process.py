@@ -61,11 +61,8 @@ class TemplateProcess(LimitedProcess):
         self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
     ) -> ModelError:
         """The error of a request that reached a limit."""
-        return ModelError(
-            f"the base model's chat template or tokenizer {reached}",
-            where=self.where,
-            remedy=_REMEDY,
-        )
+        what = f"the base model's chat template or tokenizer {reached}"
+        return ModelError(what, where=self.where, remedy=_REMEDY)
 
 
 class LimitedChatTokenizer:
@@ -96,51 +93,42 @@ class LimitedChatTokenizer:
 
     def longest_answer(self, pairs: Sequence[Pair]) -> int:
         """Return the tokens of the longest answer of all turns, with its end token; 0 without pairs."""
-        return max(
-            (
-                int(self._request("longest_answer", pairs=[_turns(pair.messages) for pair in some]))
-                for some in _batches(pairs)
-            ),
-            default=0,
-        )
+        longest = (self._request("longest_answer", pairs=batch) for batch in _batches(pairs))
+        return max(map(int, longest), default=0)
 
     def render(self, pairs: Sequence[Pair]) -> list[list[template_preview.RenderedSequence]]:
         """Return the training sequences of each pair (see ``template_preview.render``)."""
-        return [
-            [_rendered(one) for one in self._request("render", pair=_turns(pair.messages))]
-            for pair in pairs
-        ]
+        replies = (self._request("render", pair=_turns(pair.messages)) for pair in pairs)
+        return [list(map(_rendered, sequences)) for sequences in replies]
 
     def measure(self, pairs: Sequence[Pair]) -> template_preview.Lengths:
         """Count the tokens of pairs (see ``template_preview.measure_lengths``)."""
         end = time.monotonic() + MEASURE_SECONDS
-        parts = []
-        for some in _batches(template_preview.sample_pairs(pairs)):
+        tokens: list[int] = []
+        answers: list[int] = []
+        for batch in _batches(template_preview.sample_pairs(pairs)):
             if time.monotonic() > end:
                 raise ModelError(
                     f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
                     where=self._process.where,
                     remedy=_REMEDY,
                 )
-            turns = [_turns(pair.messages) for pair in some]
-            parts.append(self._request("measure", pairs=turns))
-        return template_preview.Lengths(
-            pairs=len(pairs),
-            tokens=tuple(count for part in parts for count in part["tokens"]),
-            answers=tuple(count for part in parts for count in part["answers"]),
-        )
+            part = self._request("measure", pairs=batch)
+            tokens += part["tokens"]
+            answers += part["answers"]
+        return template_preview.Lengths(len(pairs), tuple(tokens), tuple(answers))
 
     def _request(self, operation: str, **values: Any) -> Any:
         return self._process.request(operation, day=self._day, **values)
 
 
-def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    # split pairs into batches of about a megabyte of text, because requests have limits
-    batch: list[Pair] = []
+def _batches(pairs: Sequence[Pair]) -> Iterator[list[list[list[str]]]]:
+    # the turns of pairs in batches of about a megabyte of text, because requests have limits
+    batch: list[list[list[str]]] = []
     size = 0
     for pair in pairs:
         size += sum(len(message.content) for message in pair.messages)
-        batch.append(pair)
+        batch.append(_turns(pair.messages))
         if size > _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -170,15 +158,13 @@ class _Worker:
         operation = request["op"]
         if operation == "template":
             return prompter.tokenizer.get_chat_template()
-        if operation == "prompt_ids":
-            return prompter.prompt_ids(_messages(request["messages"]))
-        if operation == "prompt_tokens":
-            return len(prompter.prompt_ids(_messages(request["messages"])))
+        if operation in ("prompt_ids", "prompt_tokens"):
+            ids = prompter.prompt_ids(_messages(request["messages"]))
+            return ids if operation == "prompt_ids" else len(ids)
         if operation == "count_tokens":
             return prompter.count_tokens(_pair(request["pair"]))
         if operation == "render":
-            sequences = template_preview.render(prompter, _pair(request["pair"]))
-            return [asdict(sequence) for sequence in sequences]
+            return list(map(asdict, template_preview.render(prompter, _pair(request["pair"]))))
         pairs = [_pair(turns) for turns in request["pairs"]]
         if operation == "longest_answer":
             return max(len(turn.answer_ids) for pair in pairs for turn in prompter.turns(pair))
@@ -188,9 +174,8 @@ class _Worker:
         if day not in self._prompters:
             if len(self._prompters) >= 4:
                 self._prompters.clear()
-            self._prompters[day] = ChatTokenizer.load(
-                self._folder, date.fromisoformat(day) if day else None
-            )
+            fixed = date.fromisoformat(day) if day else None
+            self._prompters[day] = ChatTokenizer.load(self._folder, fixed)
         return self._prompters[day]
 
 
@@ -212,11 +197,8 @@ def main() -> None:
         return _Worker(folder).answer
 
     def failed(request: Mapping[str, Any], reason: str) -> ModelError:
-        return ModelError(
-            f"the base model's chat template or tokenizer failed: {reason}",
-            where=str(folder),
-            remedy=_REMEDY,
-        )
+        what = f"the base model's chat template or tokenizer failed: {reason}"
+        return ModelError(what, where=str(folder), remedy=_REMEDY)
 
     serve_requests(prepare, failed)
 
