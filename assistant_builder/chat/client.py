@@ -312,7 +312,7 @@ class WorkerPool:
 
     def worker(self, study: Study) -> ChatWorker:
         """The worker of a study; the previous one is closed if it has read files of another study or older ones."""
-        from assistant_builder.retrieval.final import lookup_stamp
+        from assistant_builder.retrieval.build import lookup_stamp
 
         stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
         report = study.report_file  # names the file to ship

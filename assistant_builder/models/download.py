@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from assistant_builder.atomic_io import require_disk_space
+from assistant_builder.config import ModelConfig
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.models import bundled, hub
-from assistant_builder.models.catalog import ModelRef
+from assistant_builder.models.catalog import ModelRef, resolve, weight_bytes
 from assistant_builder.models.checkpoint_dir import check_folder
 from assistant_builder.models.hub import available_models_sentence
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.wheel_download import Report, no_progress
 
 
@@ -192,3 +194,28 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
         f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
         remedy=f"Check the network connection, or use a local model. {available_models_sentence()}",
     )
+
+
+def local_model_folder(model: ModelConfig) -> Path | None:
+    """Return the folder of a base model; None if it is not on this machine."""
+    try:
+        ref = resolve(model.base, trust_remote_code=allows_code(model))
+        if ref.kind == "bundled":
+            return bundled.BASE.folder if bundled.BASE.is_ready() else None
+        if ref.hub_id is not None:
+            files = hub.base_files(code=allows_code(model))
+            return hub.cached_snapshot(ref.hub_id, model.revision, files)
+        return ref.folder
+    except (AssistantBuilderError, ValueError):
+        return None
+
+
+def download_bytes(model: ModelConfig) -> int | None:
+    """Bytes to download before a model of the hub can be used; 0 if it is here, None if that is not known."""
+    try:
+        ref = resolve(model.base, trust_remote_code=allows_code(model))
+    except AssistantBuilderError:
+        return 0  # the checks before a start report it
+    if ref.kind != "hub" or local_model_folder(model) is not None:
+        return 0
+    return None if ref.entry is None else weight_bytes(ref.entry)

@@ -1,6 +1,6 @@
 """Looking up training pairs: the index, search, and recall on validation questions. Importing it loads no torch."""
 
-from assistant_builder.retrieval.build import RECALL, write_index
+from assistant_builder.retrieval.build import write_index
 from assistant_builder.retrieval.index import (
     MAX_FACTS,
     Fact,
@@ -10,8 +10,15 @@ from assistant_builder.retrieval.index import (
     TextEncoder,
     facts_of,
 )
-from assistant_builder.retrieval.recall import Recall, last_facts, recall_at_k
-from assistant_builder.retrieval.recommend import Recommendation, recommend, recommended_approach
+from assistant_builder.retrieval.recall import (
+    RECALL,
+    Recall,
+    Recommendation,
+    last_facts,
+    recall_at_k,
+    recommend,
+    recommended_approach,
+)
 
 __all__ = [
     "MAX_FACTS",

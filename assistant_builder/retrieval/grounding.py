@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Len
 from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
-from assistant_builder.data import Message, Pair
+from assistant_builder.data import Message, Pair, TokenCounter
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of, on_grid
@@ -303,3 +303,33 @@ def grounded_example(pair: Pair, prompter: ChatTokenizer) -> Example:
     turn = prompter.turns(pair)[-1]
     supervised = (False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids)
     return Example((*turn.prompt_ids, *turn.answer_ids), supervised)
+
+
+# tokens that a chat template adds to a pair at most, apart from a system prompt of its own
+_TEMPLATE_TOKENS = 200
+
+
+def row_limit(max_length: int | Literal["auto"], context: int) -> int:
+    """Most tokens of a training row: ``train.max_length``, at most the ``context`` of the base."""
+    return context if max_length == "auto" else min(max_length, context)
+
+
+def may_be_longer(pair: Pair, limit: int, *, grounded: bool) -> bool:
+    """Whether a row can have more than ``limit`` tokens; most data need no tokenizer, which takes seconds to start.
+
+    A byte is one token at most, and a fact repeats at most the texts of the row.
+    """
+    texts = sum(len(message.content.encode()) for message in pair.messages)
+    return (1 + grounded) * texts + _TEMPLATE_TOKENS > limit
+
+
+def rows_longer_than(
+    limit: int, pairs: Iterable[Pair], tokenizer: TokenCounter, *, grounded: bool
+) -> dict[int, int]:
+    """Row → tokens with what its prompt has at least, of the rows that have more than ``limit``."""
+    found = {
+        pair.row: tokenizer.count_tokens(with_own_fact(pair) if grounded else pair)
+        for pair in pairs
+        if may_be_longer(pair, limit, grounded=grounded)
+    }
+    return {row: tokens for row, tokens in found.items() if tokens > limit}

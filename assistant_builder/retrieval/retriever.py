@@ -10,8 +10,8 @@ from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
+from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.decline import Retrieved
-from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
 from assistant_builder.retrieval.index import Fact, Hit, Index
 from assistant_builder.retrieval.ranking import SHARPNESS

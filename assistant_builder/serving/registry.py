@@ -19,8 +19,8 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.answering import reads_conversations
+from assistant_builder.retrieval.build import lookup_stamp
 from assistant_builder.retrieval.decline import FILE, rule_of
-from assistant_builder.retrieval.final import lookup_stamp
 from assistant_builder.study import Study
 from assistant_builder.study.versions import served_version, versions_file
 

@@ -17,8 +17,8 @@ from assistant_builder.retrieval.grounding import (
     grounded_example,
     grounded_pairs,
     read_contexts,
+    row_limit,
 )
-from assistant_builder.retrieval.whole_rows import row_limit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 

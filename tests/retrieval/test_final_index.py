@@ -8,7 +8,7 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
 from assistant_builder.retrieval import recommend, recommended_approach, write_index
-from assistant_builder.retrieval.final import (
+from assistant_builder.retrieval.build import (
     ADDED,
     answers_added,
     served_index_folder,
