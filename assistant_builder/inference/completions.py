@@ -85,6 +85,31 @@ class RuntimeServer:
         except (OSError, http.client.HTTPException) as error:
             raise self._failed(error, path, seconds) from error
 
+    def _stream(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        stopped: threading.Event,
+        read: Callable[[bytes], CompletionChunk | None],
+    ) -> Iterator[CompletionChunk]:
+        # ``read`` makes a chunk of a line of the response, or nothing
+        tokens = 0
+        try:
+            with self._request(path, body, stopped=stopped) as response:
+                for chunk in filter(None, map(read, response)):
+                    yield chunk
+                    if chunk.finish:
+                        return
+                    tokens = chunk.tokens
+                    if stopped.is_set():
+                        break
+        except ModelError:
+            if not stopped.is_set():
+                raise
+        if not stopped.is_set():
+            raise self._ended(f"{self.runtime} ended its answer")
+        yield CompletionChunk("", tokens, (), "cancelled")
+
     def _failed(self, error: Exception, path: str, seconds: float | None) -> ModelError:
         return self._ended(f"{self.runtime} ended while it answered")
 

@@ -286,37 +286,25 @@ class LlamaServer(RuntimeServer):
         Raises:
             ModelError: The process has ended, or refuses the prompt.
         """
+
+        def read(line: bytes) -> CompletionChunk | None:
+            kind, _, content = line.partition(b": ")
+            if not content:
+                return None
+            event = json.loads(content)
+            if kind == b"error" or "error" in event:
+                raise self._refused(content)
+            tokens, certainties = int(event["tokens_predicted"]), _logprobs(event)
+            ended = any(token in stop_ids for token in event["tokens"])
+            if not ended and not event["stop"]:
+                return CompletionChunk(event["content"], tokens, certainties)
+            if not ended and event["stop_type"] == "limit":
+                return CompletionChunk(event["content"], tokens, certainties, "length")
+            text = "" if ended else event["content"]
+            return CompletionChunk(text, tokens - 1, certainties, "stop")
+
         body = {**self._body(ids, max_new_tokens, logprobs, sampling), "stream": True}
-        stopped, tokens = stop_event or threading.Event(), 0
-        try:
-            with self._request("/completion", body, stopped=stopped) as response:
-                for line in response:
-                    kind, _, content = line.partition(b": ")
-                    if not content:
-                        continue
-                    event = json.loads(content)
-                    if kind == b"error" or "error" in event:
-                        raise self._refused(content)
-                    tokens = int(event["tokens_predicted"])
-                    ended = any(token in stop_ids for token in event["tokens"])
-                    if ended or event["stop"]:
-                        limit = not ended and event["stop_type"] == "limit"
-                        yield CompletionChunk(
-                            "" if ended else event["content"],
-                            tokens if limit else tokens - 1,
-                            _logprobs(event),
-                            "length" if limit else "stop",
-                        )
-                        return
-                    yield CompletionChunk(event["content"], tokens, _logprobs(event))
-                    if stopped.is_set():
-                        break
-        except ModelError:
-            if not stopped.is_set():
-                raise
-        if not stopped.is_set():
-            raise self._ended("llama.cpp ended its answer")
-        yield CompletionChunk("", tokens, (), "cancelled")
+        yield from self._stream("/completion", body, stop_event or threading.Event(), read)
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a rendered prompt by the file's tokenizer, as llama.cpp's chat endpoint makes them."""

@@ -165,32 +165,22 @@ class VllmServer(RuntimeServer):
             **({"seed": sampling.seed} if sampling.seed is not None else {}),
             **({"logprobs": 1} if logprobs else {}),
         }
-        tokens = 0
-        try:
-            with self._request("/v1/completions", body, stopped=stop_event) as response:
-                for line in response:
-                    if not line.startswith(b"data: {"):  # blank, or [DONE]
-                        continue
-                    event = json.loads(line.removeprefix(b"data: "))
-                    if "error" in event:
-                        raise self._refused(line.removeprefix(b"data: "))
-                    if not event["choices"]:  # the total after the last chunk
-                        continue
-                    choice, tokens = event["choices"][0], int(event["usage"]["completion_tokens"])
-                    reason = choice.get("finish_reason")
-                    finish: Finish | None = reason and ("length" if reason == "length" else "stop")
-                    count = tokens - (finish == "stop")  # the token that ends it is counted
-                    yield CompletionChunk(choice["text"], count, _logprobs(choice), finish)
-                    if finish:
-                        return
-                    if stop_event.is_set():
-                        break
-        except ModelError:
-            if not stop_event.is_set():
-                raise
-        if not stop_event.is_set():
-            raise self._ended("vLLM ended its answer")
-        yield CompletionChunk("", tokens, (), "cancelled")
+
+        def read(line: bytes) -> CompletionChunk | None:
+            if not line.startswith(b"data: {"):  # blank, or [DONE]
+                return None
+            event = json.loads(line.removeprefix(b"data: "))
+            if "error" in event:
+                raise self._refused(line.removeprefix(b"data: "))
+            if not event["choices"]:  # the total after the last chunk
+                return None
+            choice, tokens = event["choices"][0], int(event["usage"]["completion_tokens"])
+            reason = choice.get("finish_reason")
+            finish: Finish | None = reason and ("length" if reason == "length" else "stop")
+            tokens -= finish == "stop"  # the token that ends an answer is counted
+            return CompletionChunk(choice["text"], tokens, _logprobs(choice), finish)
+
+        yield from self._stream("/v1/completions", body, stop_event, read)
 
     def _connect(self) -> http.client.HTTPConnection:
         return LocalConnection(self._socket, CONNECT_SECONDS)
