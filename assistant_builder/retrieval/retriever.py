@@ -94,11 +94,11 @@ class Retriever:
         vectors = self._embedder.encode([query.text for query in queries])
         ranked = self.index.search(queries, vectors, DEPTH, exclude=exclude)
         declined = self.index.nearest_to_decline(queries, vectors, exclude)
-        found = []
+        results = []
         for look, hits, nearest in zip(looks, ranked, declined, strict=True):
             usable = [hit for hit in hits if hit.fact.answerable]
             grounded, facts = self._grounder.ground(look.messages, shown_facts(hits), context)
             best, share = (usable[0].score, usable[0].log_share) if usable else (0.0, -SHARPNESS)
             evidence = Retrieved(best, share, best - nearest, [fact.answer for fact in facts])
-            found.append(Found(grounded, usable[: len(facts)], evidence))
-        return found
+            results.append(Found(grounded, usable[: len(facts)], evidence))
+        return results
