@@ -79,8 +79,8 @@ def require_llamacpp() -> None:
         )
 
 
-def thread_count() -> int:
-    """Threads that compute: those of ``OMP_NUM_THREADS``, else the cores that this process may use."""
+def _thread_count() -> int:
+    # those of ``OMP_NUM_THREADS``, else the cores that this process may use
     with suppress(KeyError, ValueError):
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -129,7 +129,7 @@ class LlamaServer(RuntimeServer):
             path: The GGUF file.
             context: Tokens of a prompt and its answer together.
             slots: Answers that are generated at a time.
-            threads: Threads that compute; None for :func:`thread_count`.
+            threads: Threads that compute; None for :func:`_thread_count`.
 
         Raises:
             ConfigError: The package is not installed.
@@ -153,7 +153,7 @@ class LlamaServer(RuntimeServer):
                 "path": str(path),
                 "context": context,
                 "slots": slots,
-                "threads": threads or thread_count(),
+                "threads": threads or _thread_count(),
                 "key": key,
             }
             assert self._process.stdin is not None

@@ -88,7 +88,7 @@ def check_hub(seconds: float = TIMEOUT_SECONDS) -> HubStatus:
         get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=seconds)
 
     try:
-        run_with_timeout(seconds, ask)
+        _run_with_timeout(seconds, ask)
     except Exception as error:  # see the module's docstring
         return HubStatus(False, error_summary(error))
     return HubStatus(True)
@@ -117,7 +117,7 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
     from huggingface_hub import HfApi
 
     how = {"revision": revision, "timeout": TIMEOUT_SECONDS, "files_metadata": True}
-    return run_with_timeout(TIMEOUT_SECONDS, lambda: HfApi().model_info(hub_id, **how))
+    return _run_with_timeout(TIMEOUT_SECONDS, lambda: HfApi().model_info(hub_id, **how))
 
 
 def download(
@@ -152,7 +152,7 @@ def download(
         report(min(done, total), total, f"Downloading {hub_id}")
 
     return Path(
-        run_with_timeout(
+        _run_with_timeout(
             None,
             lambda: snapshot_download(hub_id, revision=revision, **files.patterns),
             report_progress,
@@ -177,16 +177,11 @@ def damaged_files(folder: Path, info: ModelInfo, files: Files) -> list[str]:
     return damaged
 
 
-def run_with_timeout(
+def _run_with_timeout(
     seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
 ) -> Result:
-    """Run ``work`` in a daemon thread with a timeout, because DNS look-ups have none.
-
-    ``meanwhile`` is called periodically; its exception ends the wait.
-
-    Raises:
-        TimeoutError: The work took longer; its thread continues.
-    """
+    # in a daemon thread, because DNS look-ups have no timeout; ``meanwhile`` is called periodically, and its exception
+    # ends the wait
     results: list[Result] = []
     errors: list[BaseException] = []
 

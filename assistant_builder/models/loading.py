@@ -205,12 +205,9 @@ def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
-    """Return PEFT's config of the adapters, with the same adapter layer for every storage.
-
-    Layers outside of the text decoder, such as a vision tower, have no adapter: they would get no gradient from text,
-    which DDP does not allow.
-    """
+def _lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
+    # the same adapter layer for every storage; layers outside of the text decoder, such as a vision tower, have no
+    # adapter: they would get no gradient from text, which DDP does not allow
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -241,7 +238,7 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
         ModelError: No layer has one of the target names, or a layer does not support adapters.
     """
     try:
-        adapted = get_peft_model(model, _exclude_fused_experts(lora_config(train, model), model))
+        adapted = get_peft_model(model, _exclude_fused_experts(_lora_config(train, model), model))
     except ValueError as error:
         if "not found" not in str(error):
             raise ModelError(

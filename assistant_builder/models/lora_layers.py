@@ -113,7 +113,7 @@ class RoundedWeight:
             out = torch.empty(shape, dtype=dtype, device=device)
         if known is None or known.data_ptr() != out.data_ptr() or self._state != state:
             for rows in self._parts(out):
-                rounded_or_16_bit(merged_weight(layer, rows), self.kind, out[rows])
+                _rounded_or_16_bit(merged_weight(layer, rows), self.kind, out[rows])
             self._values, self._state = out, state
         return out
 
@@ -138,8 +138,8 @@ def merged_weight(layer: TwinLoraLinear, rows: slice = slice(None)) -> torch.Ten
     return weight.to(torch.float16)
 
 
-def rounded_or_16_bit(weight: torch.Tensor, kind: str, out: torch.Tensor) -> torch.Tensor:
-    """A float16 weight rounded to a format, or unchanged if the format cannot hold its rows; written to ``out``."""
+def _rounded_or_16_bit(weight: torch.Tensor, kind: str, out: torch.Tensor) -> torch.Tensor:
+    # unchanged if the format cannot hold its rows
     return rounded(weight, kind, out) if can_round(weight.shape[-1], kind) else out.copy_(weight)
 
 
@@ -148,22 +148,20 @@ def train_through_rounding(model: PeftModel, kind: str) -> None:
     for layer in model.modules():
         if isinstance(layer, TwinLoraLinear):
             layer.rounding = RoundedWeight(kind)
-    round_embeddings(model.get_base_model(), kind)
+    _round_embeddings(model.get_base_model(), kind)
 
 
 @torch.no_grad()
-def round_embeddings(model: PreTrainedModel, kind: str) -> None:
-    """Round embeddings and head as a GGUF file of a lossy type has them; other formats keep them in 16 bits.
-
-    The matrix of the output is Q8_0 (:func:`assistant_builder.quantization.ggml.tensor_type`).
-    """
+def _round_embeddings(model: PreTrainedModel, kind: str) -> None:
+    # as a GGUF file of a lossy type has them; other formats keep them in 16 bits. The matrix of the output is Q8_0
+    # (:func:`assistant_builder.quantization.ggml.tensor_type`)
     if kind == "NF4":
         return
     embeddings = model.get_input_embeddings().weight.data
     head = model.get_output_embeddings().weight.data
     if embeddings is not head and embeddings.data_ptr() != head.data_ptr():
-        rounded_or_16_bit(embeddings.half(), kind, embeddings)
-    rounded_or_16_bit(head.half(), "Q8_0", head)
+        _rounded_or_16_bit(embeddings.half(), kind, embeddings)
+    _rounded_or_16_bit(head.half(), "Q8_0", head)
 
 
 @torch.no_grad()
@@ -177,10 +175,10 @@ def round_linear(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> int:
     for parent, name, layer in child_layers(model):
         if isinstance(layer, CastOnUseLinear):
             weight = layer.weight.data
-            values = rounded_or_16_bit(weight, kind, torch.empty_like(weight, dtype=dtype))
+            values = _rounded_or_16_bit(weight, kind, torch.empty_like(weight, dtype=dtype))
             setattr(parent, name, _plain(layer, values))
             saved += weight.nbytes - rounded_bytes(*weight.shape, kind)
-    round_embeddings(model, kind)
+    _round_embeddings(model, kind)
     return saved
 
 

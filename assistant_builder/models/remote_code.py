@@ -32,8 +32,8 @@ class ModelCode:
         return f"{self.source} ({', '.join(self.files)})" if self.files else self.source
 
 
-def model_code(model: ModelConfig) -> ModelCode:
-    """Return the source of a base model's code, whether or not it has any, without network access."""
+def _model_code(model: ModelConfig) -> ModelCode:
+    # the source of its code, whether or not it has any, without network access
     base = model.base.strip()
     folder = Path(base).expanduser()
     if folder.is_dir():
@@ -45,7 +45,7 @@ def model_code(model: ModelConfig) -> ModelCode:
 
 def code_needing_permission(model: ModelConfig) -> ModelCode | None:
     """Return the code that the user must allow before the model can be used, or None."""
-    code = model_code(model)
+    code = _model_code(model)
     if model.trust_remote_code:
         return code
     folder = Path(code.source)
@@ -63,7 +63,7 @@ def code_needing_permission(model: ModelConfig) -> ModelCode | None:
 
 def allow_code(model: ModelConfig) -> ModelCode:
     """Allow the code of a base model in this process and its children; return the code."""
-    code = model_code(model)
+    code = _model_code(model)
     os.environ[VARIABLE] = json.dumps(sorted({*_allowed(), code.source}))
     return code
 
@@ -79,7 +79,7 @@ def allows_code(model: ModelConfig) -> bool:
     Raises:
         ModelError: The settings request it, but the user did not allow it.
     """
-    code = model_code(model)
+    code = _model_code(model)
     allowed = is_allowed(code.source)
     if model.trust_remote_code and not allowed:
         raise ModelError(

@@ -63,8 +63,7 @@ def _halvings(value: int, minimum: int) -> list[int]:
     return values
 
 
-def as_command_line(changes: Mapping[str, Any]) -> str:
-    """Format changes as command-line options: ``--set train.micro_batch_size=2``."""
+def _as_command_line(changes: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={value}" for key, value in changes.items())
 
 
@@ -131,7 +130,7 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     remedies = []
     changes = cheapest_saving(plan, *TWINS)
     if changes:
-        remedies.append(t("Both arms fit with {changes}.", changes=as_command_line(changes)))
+        remedies.append(t("Both arms fit with {changes}.", changes=_as_command_line(changes)))
     card = cheapest_card(plan, *TWINS)
     if card is not None:
         remedies.append(
@@ -166,7 +165,7 @@ def advise_when_nothing_fits(plan: Plan) -> Advice:
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
-    command = as_command_line(changes)
+    command = _as_command_line(changes)
     if changes and len(arms) == 1:
         method = method_label(arms[0])
         remedies.append(t("{method} fits with {changes}.", method=method, changes=command))
@@ -175,7 +174,7 @@ def advise_when_nothing_fits(plan: Plan) -> Advice:
     elif changes:
         remedies.append(t("All arms fit with {changes}.", changes=command))
     elif len(arms) > 1 and (changes := cheapest_saving(plan, QLORA.name)):
-        command = f"{as_command_line(changes)} --set arms={QLORA.name}"
+        command = f"{_as_command_line(changes)} --set arms={QLORA.name}"
         remedies.append(t("QLoRA fits without its float16 twin with {changes}.", changes=command))
     smaller_models = (
         replace(plan, model=entry.name, architecture=build(entry.config))

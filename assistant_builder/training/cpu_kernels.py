@@ -124,12 +124,11 @@ class FusedLoraLinear(torch.autograd.Function):
         return for_input, None, None, None, *for_down, *for_up
 
 
-class RmsNorm(torch.autograd.Function):
-    """``x / rms(x) · scale`` over the last dimension with a frozen scale; saves the input in its own dtype."""
-
+class _RmsNorm(torch.autograd.Function):
+    # ``x / rms(x) · scale`` over the last dimension with a frozen scale; saves the input in its own dtype
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
-        """Return the normalized ``x`` in its dtype and shape; ``scale`` is float32 [last dimension of x]."""
+        # Return the normalized ``x`` in its dtype and shape; ``scale`` is float32 [last dimension of x].
         wide = x.float()
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         inverse.div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -138,7 +137,6 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        """Return the gradient of the input."""
         x, scale, inverse = ctx.saved_tensors
         normed = x.float() * inverse  # not in place: a float32 input is its own float()
         wide = grad.float() * scale
@@ -287,16 +285,16 @@ def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
         for layer in layers:
             layer.group = group
     for norm, scale, eps in _rms_norms(model):
-        norm.forward = lambda x, scale=scale, eps=eps: RmsNorm.apply(x, scale, eps)  # type: ignore[method-assign]
+        norm.forward = lambda x, scale=scale, eps=eps: _RmsNorm.apply(x, scale, eps)  # type: ignore[method-assign]
     base = model.get_base_model()
     if getattr(base.config, "_attn_implementation", None) == "sdpa":
-        AttentionInterface.register(ATTENTION, eager_short_attention)
+        AttentionInterface.register(ATTENTION, _eager_short_attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)
         base.set_attn_implementation(ATTENTION)
 
 
 def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
-    # Norms that are equivalent to :class:`RmsNorm` on random numbers, with their scale and epsilon
+    # Norms that are equivalent to :class:`_RmsNorm` on random numbers, with their scale and epsilon
     for layer in model.modules():
         eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
         weight = getattr(layer, "weight", None)
@@ -308,13 +306,13 @@ def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, floa
         with torch.no_grad():
             expected = layer(x).float()
             for scale in (weight.float(), weight.float() + 1):  # Gemma models add one to the weight
-                fused = RmsNorm.apply(x, scale, eps).float()
+                fused = _RmsNorm.apply(x, scale, eps).float()
                 if torch.allclose(expected, fused, rtol=0.02):
                     yield layer, scale, eps
                     break
 
 
-def eager_short_attention(
+def _eager_short_attention(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -324,7 +322,7 @@ def eager_short_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention interface of transformers; unsupported cases are passed to ``sdpa_attention_forward``."""
+    # attention interface of transformers; unsupported cases are passed to ``sdpa_attention_forward``
     length = query.shape[2]
     plain = all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux"))
     supported = plain and dropout == 0.0 and kwargs.get("is_causal") in (None, True)
