@@ -31,41 +31,6 @@ def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
     return METHODS[ARMS[method].base_storage(model.quant_type)]
 
 
-def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dtype: str) -> int:
-    """Return the bytes of one module of the base during training.
-
-    Linear layers have the storage of the arm's quantization method and float16 biases, all other modules the compute
-    dtype. Full fine-tuning stores everything in 16 bits.
-    """
-    wide = 2 if method == FULL_TUNING else DTYPE_BYTES[compute_dtype]
-    if module.kind != "linear":
-        return module.parameters * wide
-    if module.tied:
-        return 2 * module.bias
-    storage, double = base_storage(method, model), model.double_quant
-    stored = storage.weight_bytes(module.outputs, module.inputs, double_quant=double)
-    return stored + 2 * module.bias
-
-
-def loading_extra_bytes(
-    architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str
-) -> int:
-    """Return the temporary bytes while a base is loaded, in addition to its stored weights.
-
-    Safetensors are read tensor by tensor onto the target device. At most one tensor at a time is not stored yet: the
-    16-bit weight that is being quantized (transformers reads without worker threads while it quantizes,
-    core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused; or the
-    float16 original of an embedding or head that is being cast (models.loading).
-    """
-    kinds = {"experts"}
-    if base_storage(method, model).quantizes:
-        kinds.add("linear")
-    if method != FULL_TUNING and compute_dtype != "float16":
-        kinds |= {"embedding", "head"}
-    weights = (module.weights for module in architecture.modules if module.kind in kinds)
-    return 2 * max(weights, default=0)
-
-
 def adapted_modules(architecture: Architecture, train: TrainConfig) -> tuple[Module, ...]:
     """Return the layers with an adapter: all linear or the named layers of the text decoder, none of a vision tower."""
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, plain_order
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import StudyConfig, TrainConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Module
 from assistant_builder.planning.hardware import Machine, this_machine, with_speed
@@ -24,10 +24,9 @@ from assistant_builder.planning.memory import (
     ParallelStrategy,
     activations,
     adapted_modules,
+    adapter_parameters,
     base_storage,
     devices_to_use,
-    loading_extra_bytes,
-    module_bytes,
     optimizer_bytes,
     per_device_batch_size,
     unsharded_bytes,
@@ -38,7 +37,7 @@ from assistant_builder.planning.training_time import (
     MeasuredRuns,
     TrainingFlops,
     load_measured_runs,
-    training_work,
+    total_steps,
 )
 from assistant_builder.quantization import texts_of
 
@@ -128,8 +127,8 @@ class MethodPlan:
             "gradient_checkpointing": self.checkpointing,
             "flops": self.work.flops,
             "layers": [
-                {"name": name, "parameters": parameters, "bytes": stored}
-                for name, parameters, stored in self.layers
+                dict(zip(("name", "parameters", "bytes"), layer, strict=True))
+                for layer in self.layers
             ],
         }
 
@@ -267,11 +266,8 @@ class Plan:
         config = self.config.with_changes(dict(changes))
         longest = config.train.assumed_length
         follows = self.lengths.assumed and config.train.max_length != self.config.train.max_length
-        return replace(
-            self,
-            config=config,
-            lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths,
-        )
+        lengths = Lengths.about(self.lengths.mean, longest) if follows else self.lengths
+        return replace(self, config=config, lengths=lengths)
 
     def _method(self, method: Method, *, checkpointing: bool, hold: bool) -> MethodPlan:
         full, device = method == FULL_TUNING, self.machine.device
@@ -298,16 +294,7 @@ class Plan:
         varied = self.batch.padded or self.lengths.assumed
         slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
         overhead = PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
-        work = training_work(
-            self.architecture,
-            self.adapted,
-            train,
-            pairs=self.pairs,
-            tokens_per_pair=self.lengths.mean,
-            supervised_per_pair=self.lengths.supervised,
-            checkpointing=checkpointing,
-            full=full,
-        )
+        work = self._work(train, checkpointing=checkpointing, full=full)
         reached = self.machine.flops * (FULL_SPEED if full else storage.speed)[device]
         reached *= ROUNDING_SPEED if rounds else 1
         speed = self.measured_runs.flops(self.machine, method) or reached
@@ -338,21 +325,56 @@ class Plan:
 
     @property
     def _fused(self) -> bool:
-        return self.shards == 1 and (
-            self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger")
-        )
+        grouped = self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger")
+        return self.shards == 1 and grouped
+
+    def _work(self, train: TrainConfig, *, checkpointing: bool, full: bool) -> TrainingFlops:
+        # a frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
+        # repeats the forward pass; a trained weight costs 2 more backward. Causal attention adds two products over half
+        # the length, each with two backward products. The head is computed for supervised positions only.
+        architecture, steps = self.architecture, total_steps(train, self.pairs)
+        recomputed, frozen = 2 if checkpointing else 0, 6 if full else 4
+        adapters = 0 if full else sum(adapter_parameters(each, train.rank) for each in self.adapted)
+        length = round(self.lengths.mean)
+        products = sum(2 * block.attention * (length / 2) for block in architecture.blocks)
+        base = architecture.active_weights * frozen + architecture.active_weights * recomputed
+        body = float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
+        head = float(architecture.hidden * architecture.vocabulary * frozen)
+        sequences = steps * train.batch_size
+        tokens, supervised = sequences * self.lengths.mean, sequences * self.lengths.supervised
+        flops = tokens * body + supervised * head
+        return TrainingFlops(round(tokens), round(supervised), steps, flops)
 
     def _stored(self, module: Module, method: Method) -> int:
-        return module_bytes(module, method, self.config.model, self.compute_dtype)
+        # linear layers have the storage of the arm's quantization method and float16 biases, all other modules the
+        # compute dtype; full fine-tuning stores everything in 16 bits
+        wide, model = (
+            2 if method == FULL_TUNING else DTYPE_BYTES[self.compute_dtype],
+            self.config.model,
+        )
+        if module.kind != "linear":
+            return module.parameters * wide
+        if module.tied:
+            return 2 * module.bias
+        storage, double = base_storage(method, model), model.double_quant
+        stored = storage.weight_bytes(module.outputs, module.inputs, double_quant=double)
+        return stored + 2 * module.bias
 
     def _loading(self, method: Method, stored: int) -> dict[str, int]:
-        program = PROCESS_BYTES[self.machine.device]
-        model = self.config.model
-        extra = loading_extra_bytes(self.architecture, method, model, self.compute_dtype)
+        # Safetensors are read tensor by tensor onto the target device. At most one tensor at a time is not stored yet:
+        # the 16-bit weight that is being quantized (transformers reads without worker threads while it quantizes,
+        # core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused; or the
+        # float16 original of an embedding or head that is being cast (models.loading).
+        quantizes = base_storage(method, self.config.model).quantizes
+        kinds = {"experts", "linear"} if quantizes else {"experts"}
+        if method != FULL_TUNING and self.compute_dtype != "float16":
+            kinds |= {"embedding", "head"}
+        weights = (module.weights for module in self.architecture.modules if module.kind in kinds)
+        extra, program = 2 * max(weights, default=0), PROCESS_BYTES[self.machine.device]
         if self.shards == 1:
             return {"loading_bytes": program + stored + extra}
         # until fully_shard has moved all blocks, one process holds 16-bit weights, and every process quantized ones
-        readers = self.shards if base_storage(method, model).quantizes else 1
+        readers = self.shards if quantizes else 1
         return {
             "loading_bytes": program + stored // self.shards + extra,
             "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 from typing_extensions import TypedDict
@@ -16,13 +16,9 @@ from assistant_builder.arms import LORA
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
-from assistant_builder.planning.architecture import Architecture, Module
-from assistant_builder.planning.memory import adapter_parameters
+from assistant_builder.planning.hardware import Machine
 from assistant_builder.study import Study
 from assistant_builder.study.containment import is_plain
-
-if TYPE_CHECKING:
-    from assistant_builder.planning.hardware import Machine
 
 FULL_SPEED = {"cuda": 0.40, "cpu": 0.33}
 """Share of the peak that full fine-tuning reaches, by device, until this machine has finished runs. For adapters it is
@@ -39,36 +35,6 @@ class TrainingFlops:
     supervised: int  # positions
     steps: int  # of the optimizer
     flops: float
-
-
-def training_work(
-    architecture: Architecture,
-    adapted: Sequence[Module],
-    train: TrainConfig,
-    *,
-    pairs: int,
-    tokens_per_pair: float,
-    supervised_per_pair: float,
-    checkpointing: bool,
-    full: bool = False,
-) -> TrainingFlops:
-    """Return the operations of one arm's training; lengths are means with padding, ``full`` trains all weights.
-
-    A frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
-    repeats the forward pass; a trained weight costs 2 more backward. Causal attention adds two products over half the
-    length, each with two backward products. The head is computed for supervised positions only.
-    """
-    steps = total_steps(train, pairs)
-    sequences = steps * train.batch_size
-    recomputed, frozen = 2 if checkpointing else 0, 6 if full else 4
-    adapters = 0 if full else sum(adapter_parameters(layer, train.rank) for layer in adapted)
-    length = round(tokens_per_pair)
-    products = sum(2 * block.attention * (length / 2) for block in architecture.blocks)
-    base = architecture.active_weights * frozen + architecture.active_weights * recomputed
-    body = float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
-    head = float(architecture.hidden * architecture.vocabulary * frozen)
-    tokens, supervised = sequences * tokens_per_pair, sequences * supervised_per_pair
-    return TrainingFlops(round(tokens), round(supervised), steps, tokens * body + supervised * head)
 
 
 def total_steps(train: TrainConfig, examples: int) -> int:
