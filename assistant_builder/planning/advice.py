@@ -114,8 +114,8 @@ def advise(plan: Plan) -> Advice:
         if lora.fit == "tight":
             problem = t("Full needs {lora} and would leave almost no free memory.", **needs)
             return Advice(QLORA.name, f"{why} {problem}", {})
-        why = f"{why} {t('Full needs {lora} and does not fit.', **needs)}"
-        return Advice(QLORA.name, why, {}, advise_without_twin(plan))
+        problem = t("Full needs {lora} and does not fit.", **needs)
+        return Advice(QLORA.name, f"{why} {problem}", {}, advise_without_twin(plan))
     if lora.fit == "tight":
         why = t(
             "Full needs {lora} of the {available} available and just fits. Compact would not save memory here.",
