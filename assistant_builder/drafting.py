@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from assistant_builder.arms import LORA
+from assistant_builder.chat_endpoint import ChatEndpoint, EndpointError
 from assistant_builder.child_process import (
     compute_environment,
     configure_libraries,
@@ -39,7 +40,6 @@ from assistant_builder.errors import (
 )
 from assistant_builder.i18n import N_
 from assistant_builder.redaction import DRAFT_KEY
-from evals.judge.openai_client import ChatEndpoint, EndpointError
 
 URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"
 """Environment variable with the endpoint that the key belongs to; the key is sent to no other."""
@@ -163,8 +163,9 @@ def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[
 
 def _draft_here(request: Mapping[str, Any]) -> Iterator[str]:
     """The replies of the base model, which is loaded into this process."""
+    from assistant_builder.inference.chunks import Sampling
     from assistant_builder.inference.generate import generate_tokens
-    from assistant_builder.inference.session import KVCacheState, Sampling
+    from assistant_builder.inference.session import KVCacheState
     from assistant_builder.models.catalog import resolve
     from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.models.download import fetch

@@ -23,8 +23,9 @@ from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.data import Message, load_split
 from assistant_builder.export.gguf import GGUF, GgufFiles
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.llamacpp import LlamaServer, require_llamacpp
-from assistant_builder.inference.session import ChatSession, Sampling, Session
+from assistant_builder.inference.session import ChatSession, Session
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.serving.llamacpp import LlamaCppSession
 from assistant_builder.study import Study

@@ -32,8 +32,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
-from assistant_builder.planning.memory import distribute
-from assistant_builder.planning.plan import ASSUMED_PAIRS, Lengths, Plan, plan_study
+from assistant_builder.planning.plan import ASSUMED_PAIRS, Lengths, Plan, distribute, plan_study
 from benchmarks.refusal_agreement import labelled_answers
 from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS

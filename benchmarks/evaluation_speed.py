@@ -40,8 +40,8 @@ def answering(
     study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int
 ) -> list[dict[str, float]]:
     """Tokens a second of the 16-bit assistant, one question at a time and in batches, round by round."""
+    from assistant_builder.inference.chunks import Sampling
     from assistant_builder.inference.generate import generate_with_transformers
-    from assistant_builder.inference.session import Sampling
     from evals.cells import Variant, load_cells
     from evals.lm_eval_model import reader
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from assistant_builder.arms import ARMS
 from assistant_builder.data import load_split
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.generate import KVCacheState
-from assistant_builder.inference.session import ChatSession, Sampling
+from assistant_builder.inference.session import ChatSession
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 
 from assistant_builder.chat.answer_server import run_server
 from assistant_builder.data import Message
-from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
+from assistant_builder.inference.chunks import Chunk, Sampling
+from assistant_builder.inference.session import Memory, ProgressCallback
 
 WORD_SECONDS = 0.02
 """Time of a word."""

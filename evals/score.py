@@ -154,7 +154,7 @@ class _Scoring:
         """The index that the assistant is served with, which nothing that is scored reads."""
         if self.retriever is None or not self.plan.whole:
             return []
-        from assistant_builder.retrieval.final import write_final_index
+        from assistant_builder.retrieval.build import write_final_index
         from assistant_builder.retrieval.train_embedder import embedder_of_study
 
         pairs = [*load_split(self.study.folder / "data", "validation"), *heldout_pairs(self.study)]

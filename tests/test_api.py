@@ -16,7 +16,8 @@ import pytest
 
 import assistant_builder as ab
 from assistant_builder.errors import ConfigError, EvaluationError, ModelError, StudyError
-from assistant_builder.inference.session import ChatSession, Chunk, Sampling
+from assistant_builder.inference.chunks import Chunk, Sampling
+from assistant_builder.inference.session import ChatSession
 from assistant_builder.runner import run as runs
 from assistant_builder.runner.backend import Event
 from tests.synthetic_study import SMALL, finished_study, new_study, with_data

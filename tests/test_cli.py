@@ -14,7 +14,8 @@ from assistant_builder import api
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
 from assistant_builder.errors import ConfigError
-from assistant_builder.inference.session import ChatSession, Chunk, Sampling
+from assistant_builder.inference.chunks import Chunk, Sampling
+from assistant_builder.inference.session import ChatSession
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
 from assistant_builder.runner.display import run_display
 from assistant_builder.runner.open_study import open_or_create

@@ -18,7 +18,7 @@ from assistant_builder.data import Message
 from assistant_builder.doctor import diagnose
 from assistant_builder.export.job import export_to
 from assistant_builder.export_formats import ExportSpec
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models import wheel_download
 from assistant_builder.planning.probe import probe
 from assistant_builder.runner.run import rerender_report

@@ -53,7 +53,8 @@ from assistant_builder.error_translation import (
 )
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.i18n import t
-from assistant_builder.inference.session import Sampling, Session
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.session import Session
 from assistant_builder.study import Study, run_marker
 
 IDLE_SECONDS = 900.0

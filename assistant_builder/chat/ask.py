@@ -10,7 +10,8 @@ from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.data import Message
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ConfigError, ResourceError
-from assistant_builder.inference.session import ChatSession, Sampling, Session
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.session import ChatSession, Session
 from assistant_builder.study import Study
 from assistant_builder.study.contents import PairLine
 from assistant_builder.study.limits import answer_limit, pair_limit

@@ -18,7 +18,8 @@ from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.child_protocol import Child
 from assistant_builder.data import Message
 from assistant_builder.i18n import t
-from assistant_builder.inference.session import Memory, Sampling
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
 
 ReplyState = Literal[
@@ -308,7 +309,7 @@ class WorkerPool:
 
     def worker(self, study: Study) -> ChatWorker:
         """The worker of a study; the previous one is closed if it has read files of another study or older ones."""
-        from assistant_builder.retrieval.final import lookup_stamp
+        from assistant_builder.retrieval.build import lookup_stamp
 
         stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
         report = study.report_file  # names the file to ship

@@ -18,7 +18,8 @@ from assistant_builder.data import Message
 from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
-from assistant_builder.inference.session import BASE, SHIPPED, Sampling
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.session import BASE, SHIPPED
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")

@@ -116,7 +116,7 @@ def _notes_after(study: Study, step: str) -> Iterable[str]:
             yield power_sentence(power.to_record()) if power else ""
         yield memory_note(study)
     elif step == "data-embed":
-        from assistant_builder.retrieval import recommended_approach
+        from assistant_builder.retrieval.recall import recommended_approach
 
         yield recommended_approach(study)
     elif step.startswith("train-"):

@@ -16,12 +16,12 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import QUESTION, render
 from assistant_builder.export_formats import Snippet
 from assistant_builder.i18n import N_
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import reads_conversations
+from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, rule_of
-from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
 from assistant_builder.retrieval.index import FILES, RECORD, Index, IndexRecord
 from assistant_builder.study import Study

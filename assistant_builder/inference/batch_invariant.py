@@ -17,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from assistant_builder.quantization import METHODS
 
-ROWS = 256
-"""Rows of a block during prefill."""
+ROWS = 256  # rows of a block during prefill
 ROWS_PER_TOKEN = 64
 """Rows of a block during decoding; fewer rows save little time, since all weights are read in any case."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any
@@ -40,16 +40,13 @@ from assistant_builder.inference.padded_batch import (
     supervised_logits,
 )
 
-ROWS = 512
-"""Rows of a prefill pass."""
-HEAD_ROWS = 256
-"""Rows that the head computes at once in a prefill pass."""
-DECODE_ROWS = 64
-"""Rows of a decoding pass: the number of answers generated at once."""
+ROWS = 512  # rows of a prefill pass
+HEAD_ROWS = 256  # rows that the head computes at once in a prefill pass
+DECODE_ROWS = 64  # rows of a decoding pass: the number of answers generated at once
 MAX_CACHE_BYTES = 1 << 30
 """Maximum bytes of the KV cache on a CPU, and the least on a GPU; see :func:`max_cache_bytes`."""
+# slot lengths are multiples of the first number, and beyond 512 tokens of the second
 _SHORT, _LONG = 128, 256
-"""Slot lengths are multiples of the first number, and beyond 512 tokens of the second."""
 _MIN_PREFIX = 8
 
 Tokens = tuple[Sequence[int], Sequence[int]]
@@ -67,15 +64,12 @@ that it can raise to cancel."""
 
 @dataclass
 class _ActiveSequence:
-    """A sequence in its slot; the last token of ``answer`` is at ``next_position`` and not yet read."""
-
+    # A sequence in its slot; the last token of ``answer`` is at ``next_position`` and not yet read
     index: int
     slot: int
     next_position: int = 0
     answer: list[int] = field(default_factory=list)
-    certainty: list[float] = field(
-        default_factory=list
-    )  # log-probabilities of the tokens of the answer
+    certainty: list[float] = field(default_factory=list)  # log-probabilities of these tokens
 
 
 @dataclass(frozen=True)
@@ -121,17 +115,16 @@ class BatchScorer:
         ``certainties`` then has the log-probabilities of each answer's tokens, by sequence index.
         """
         self.certainties = {}
-        self.read_prefix(sequences)
-        for group, slots in self.groups(sequences, max_new_tokens or room):
+        self._read_prefix(sequences)
+        for group, slots in self._groups(sequences, max_new_tokens or room):
             waiting, free = deque(group), deque(range(slots.count))
             active: dict[int, _ActiveSequence] = {}
             while waiting or active:
-                count = self.next_count([sequences[index] for index in islice(waiting, len(free))])
+                count = self._next_count(waiting, len(free), sequences)
                 # decoding continues until there are enough free slots for a full prefill pass
                 if count and (not active or count == len(waiting) or count < len(free)):
-                    rows = [
-                        _ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(count)
-                    ]
+                    places = [(waiting.popleft(), free.popleft()) for _ in range(count)]
+                    rows = [_ActiveSequence(*place) for place in places]
                     on_scores(self._read(slots, rows, sequences, max_new_tokens, on_read))
                     if not max_new_tokens:
                         free.extend(row.slot for row in rows)
@@ -152,36 +145,32 @@ class BatchScorer:
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """Read every prompt with its target, pass by pass, without generating."""
-        self.read_prefix(sequences)
-        for group, slots in self.groups(sequences, 0, max_tokens=2 * ROWS):
+        self._read_prefix(sequences)
+        for group, slots in self._groups(sequences, 0, max_tokens=2 * ROWS):
             waiting = deque(group)
             while waiting:
-                count = self.next_count(
-                    [sequences[index] for index in islice(waiting, slots.count)]
-                )
+                count = self._next_count(waiting, slots.count, sequences)
                 rows = [_ActiveSequence(waiting.popleft(), slot) for slot in range(count)]
                 yield from self._scored_chunks(slots, rows, sequences)
 
-    def read_prefix(self, sequences: Sequence[Tokens]) -> None:
-        """Read the common prefix of all prompts if it is long enough."""
+    def _read_prefix(self, sequences: Sequence[Tokens]) -> None:
         # the last token of every prompt is excluded, since its logits are needed
         shared = os.path.commonprefix([list(prompt[:-1]) for prompt, _ in sequences])
         self._prefix = tuple(shared) if len(sequences) > 1 and len(shared) >= _MIN_PREFIX else ()
         self._prefix_states = []
         if self._prefix:
-            slots = SlottedKVCache(1, slot_length(len(self._prefix)))
+            slots = SlottedKVCache(1, _slot_length(len(self._prefix)))
             for start in range(0, len(self._prefix), ROWS):
-                self._pass(
-                    slots, [SequenceChunk(0, start, self._prefix[start : start + ROWS])], [0]
-                )
+                chunk = SequenceChunk(0, start, self._prefix[start : start + ROWS])
+                self._pass(slots, [chunk], [0])
             self._prefix_states = slots.prefix_states(len(self._prefix))
 
-    def groups(
+    def _groups(
         self, sequences: Sequence[Tokens], max_new_tokens: int, *, max_tokens: int | None = None
     ) -> Iterator[tuple[list[int], SlottedKVCache]]:
-        """Yield sequence indices grouped by slot length, shortest first, with the slots."""
+        # sequence indices grouped by slot length, shortest first, with the slots
         lengths = [
-            slot_length(len(prompt) + max(len(target), max_new_tokens))
+            _slot_length(len(prompt) + max(len(target), max_new_tokens))
             for prompt, target in sequences
         ]
         for length in sorted(set(lengths)):
@@ -193,13 +182,14 @@ class BatchScorer:
                 slots.fill_prefix(self._prefix_states)
             yield group, slots
 
-    def next_count(self, waiting: Sequence[Tokens]) -> int:
-        """Number of waiting sequences that are read in the next pass."""
-        rows = list(accumulate(self._last_rows(sequence) for sequence in waiting))
+    def _next_count(self, waiting: Iterable[int], free: int, sequences: Sequence[Tokens]) -> int:
+        # number of waiting sequences that are read in the next pass
+        parts = (self._last_rows(sequences[index]) for index in islice(waiting, free))
+        rows = list(accumulate(parts))
         return max(sum(total <= ROWS for total in rows), min(1, len(rows)))
 
     def _last_rows(self, sequence: Tokens) -> int:
-        """Rows of a sequence in its last prefill pass; its earlier passes are full and contain only this sequence."""
+        # rows of a sequence in its last prefill pass; its earlier passes are full and contain only this sequence
         return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._prefix) - 1) % ROWS + 1
 
     def _scored_chunks(
@@ -227,16 +217,12 @@ class BatchScorer:
             first = max(chunk.start, len(prompt) - 1)  # the logits of a token predict the next one
             end = chunk.start + len(chunk.ids)
             keep += range(row + first - chunk.start, row + len(chunk.ids))
-            targets += (
-                answers[first - len(prompt) + 1 : end - len(prompt) + 1]
-                if end >= len(prompt)
-                else []
-            )
+            if end >= len(prompt):
+                targets += answers[first - len(prompt) + 1 : end - len(prompt) + 1]
             counts.append(max(0, end - first))
             row += len(chunk.ids)
-        logits = self._pass(slots, [chunk for _, chunk, _ in read], keep or [0])[
-            : len(keep)
-        ].float()
+        logits = self._pass(slots, [chunk for _, chunk, _ in read], keep or [0])
+        logits = logits[: len(keep)].float()
         followed = torch.tensor(targets, dtype=torch.long, device=logits.device)
         return ScoredChunk([index for index, _, _ in read], logits, followed, counts)
 
@@ -255,23 +241,13 @@ class BatchScorer:
         on_read: OnRead | None,
     ) -> dict[int, Scored]:
         began = time.monotonic()
-        found: dict[int, list[tuple[torch.Tensor, ...]]] = {row.index: [] for row in rows}
+        chunks: dict[int, list[tuple[torch.Tensor, ...]]] = {row.index: [] for row in rows}
         for read in self._scored_chunks(slots, rows, sequences):
-            likely = torch.log_softmax(read.logits, dim=-1)
-            if on_read is not None:
-                on_read(read, likely)
-            chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
-            parts = zip(
-                chosen.split(read.counts),
-                read.logits.argmax(dim=-1).split(read.counts),
-                likely.amax(dim=-1).split(read.counts),
-                strict=True,
-            )
-            for index, part in zip(read.sequences, parts, strict=True):
-                found[index].append(part)
+            for index, part in _scores(read, on_read):
+                chunks[index].append(part)
         joined = {
             index: [torch.cat(part) for part in zip(*parts, strict=True)]
-            for index, parts in found.items()
+            for index, parts in chunks.items()
         }
         scored = {index: (chosen, top.tolist()) for index, (chosen, top, _) in joined.items()}
         for row in rows:
@@ -297,11 +273,22 @@ class BatchScorer:
         self.seconds["generate"] += time.monotonic() - began
 
 
-def _known_tokens(likeliest: Sequence[int], target: Sequence[int], stop: Container[int]) -> int:
-    """Number of tokens of the greedy answer among the likeliest tokens after the prompt and after each target token.
+def _scores(
+    read: ScoredChunk, on_read: OnRead | None
+) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+    # by sequence: log-probabilities of the targets, likeliest tokens, and their log-probabilities
+    likely = torch.log_softmax(read.logits, dim=-1)
+    if on_read is not None:
+        on_read(read, likely)
+    chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
+    scores = chosen, read.logits.argmax(dim=-1), likely.amax(dim=-1)
+    parts = zip(*(each.split(read.counts) for each in scores), strict=True)
+    return zip(read.sequences, parts, strict=True)
 
-    The answer is known up to its first token that is not the target's, or up to its end.
-    """
+
+def _known_tokens(likeliest: Sequence[int], target: Sequence[int], stop: Container[int]) -> int:
+    # number of tokens of the greedy answer among the likeliest tokens after the prompt and after each target token.
+    # The answer is known up to its first token that is not the target's, or up to its end.
     for count, (token, expected) in enumerate(zip(likeliest, target, strict=False), start=1):
         if token != expected or token in stop:
             return count
@@ -317,31 +304,24 @@ def max_cache_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return MAX_CACHE_BYTES
     reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return (
-        max(1, (torch.cuda.mem_get_info(device)[0] + reusable) // (2 * MAX_CACHE_BYTES))
-        * MAX_CACHE_BYTES
-    )
+    free = torch.cuda.mem_get_info(device)[0] + reusable
+    return max(1, free // (2 * MAX_CACHE_BYTES)) * MAX_CACHE_BYTES
 
 
-def slot_length(tokens: int) -> int:
-    """Slot length for a sequence of ``tokens``; it depends on nothing else."""
+def _slot_length(tokens: int) -> int:
+    # it depends on nothing but the tokens of the sequence
     unit = _SHORT if tokens <= 2 * _LONG else _LONG
     return -(-tokens // unit) * unit
 
 
-ROUND = 32
-"""Tokens generated before finished answers are removed from the batches."""
-LONG_PROMPT = 256
-"""Tokens beyond which a prompt is read only once."""
-MAX_SCORED_TOKENS = 2048
-"""Maximum tokens scored at once, since each has logits over the vocabulary."""
+ROUND = 32  # tokens generated before finished answers are removed from the batches
+LONG_PROMPT = 256  # tokens beyond which a prompt is read only once
+MAX_SCORED_TOKENS = 2048  # maximum tokens scored at once, since each has logits over the vocabulary
 MAX_CACHED_TOKENS = 16384
 """Maximum prompt tokens of a batch during generation, since their keys and values are cached."""
 
 
 class _Certainty(LogitsProcessor):
-    """Keeps the log-probability of the most likely token of each row and step, and changes no logits."""
-
     def __init__(self) -> None:
         self._steps: list[torch.Tensor] = []
 
@@ -350,7 +330,6 @@ class _Certainty(LogitsProcessor):
         return scores
 
     def of_rows(self) -> list[list[float]]:
-        """The log-probabilities of each row."""
         return torch.stack(self._steps, dim=1).tolist()
 
 
@@ -368,9 +347,8 @@ class PaddedBatchScorer:
         self._padding = LeftPadding(pad_id, LENGTH if fixed else 1)
         self._cached_tokens = MAX_CACHED_TOKENS
         if model.device.type == "cuda":
-            self._cached_tokens = min(
-                MAX_CACHED_TOKENS, max_cache_bytes(model.device) // bytes_per_token(model)
-            )
+            room = max_cache_bytes(model.device) // bytes_per_token(model)
+            self._cached_tokens = min(MAX_CACHED_TOKENS, room)
         self.seconds = {"nll": 0.0, "generate": 0.0}
         self.certainties: dict[int, list[float]] = {}
 
@@ -389,28 +367,15 @@ class PaddedBatchScorer:
         begun: dict[int, tuple[list[int], list[float]]] = {}
         began = time.monotonic()
         for read in self.passes([sequences[index] for index in targeted]):
-            likely = torch.log_softmax(read.logits, dim=-1)
-            if on_read is not None:
-                on_read(
-                    replace(read, sequences=[targeted[index] for index in read.sequences]), likely
-                )
-            chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
-            likeliest = [part.tolist() for part in read.logits.argmax(dim=-1).split(read.counts)]
-            scored = dict(
-                zip(
-                    read.sequences,
-                    zip(chosen.split(read.counts), likeliest, strict=True),
-                    strict=True,
-                )
-            )
-            for place, tokens, sure in zip(
-                read.sequences, likeliest, likely.amax(dim=-1).split(read.counts), strict=True
-            ):
-                index = targeted[place]
+            scored: dict[int, Scored] = {}
+            own = replace(read, sequences=[targeted[index] for index in read.sequences])
+            for index, (chosen, top, sure) in _scores(own, on_read):
+                tokens = top.tolist()
                 count = _known_tokens(tokens[:max_new_tokens], sequences[index][1], self._stop)
                 begun[index] = tokens[:count], sure[:count].tolist()
+                scored[index] = chosen, tokens
             self.seconds["nll"] += time.monotonic() - began
-            on_scores({targeted[index]: found for index, found in scored.items()})
+            on_scores(scored)
             began = time.monotonic()
         self.certainties = {}
         if max_new_tokens:
@@ -443,15 +408,13 @@ class PaddedBatchScorer:
         longest: int,
         on_answers: OnAnswers,
     ) -> None:
-        """Generate answers in rounds; ``begun``: what is known of an answer and its certainty, by sequence index.
-
-        Unfinished answers to short prompts continue in new batches after ``ROUND`` tokens, so that a few long answers
-        do not delay all others. Long prompts are not split into rounds, since reading them again would take longer.
-        """
+        # generate answers in rounds; ``begun``: what is known of an answer and its certainty, by sequence index.
+        # Unfinished answers to short prompts continue in new batches after ``ROUND`` tokens, so that a few long
+        # answers do not delay all others. Long prompts are not split into rounds, since reading them again would take
+        # longer.
         # learned positions end with the context
-        context = getattr(self._model.config, "max_position_embeddings", None) or longest + max(
-            map(len, ids)
-        )
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        context = context or longest + max(map(len, ids))
         limits = [max(1, min(longest, context - len(prompt))) for prompt in ids]
         known = [begun.get(index, ([], [])) for index in range(len(ids))]
         answers = [list(tokens) for tokens, _ in known]
@@ -472,53 +435,31 @@ class PaddedBatchScorer:
             ):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
-                left = min(
-                    longest - min(len(answers[index]) for index in rows),
-                    max(1, context - max(lengths[place] for place in batch)),
-                )
-                length = (
-                    left
-                    if padded(max(lengths[place] for place in batch)) > LONG_PROMPT
-                    else min(ROUND, left)
-                )
-                found = self._generate([ids[i] + answers[i] for i in rows], length)
-                for index, (new, certainties) in zip(rows, found, strict=True):
+                most = max(lengths[place] for place in batch)
+                wanted = longest - min(len(answers[index]) for index in rows)
+                left = min(wanted, max(1, context - most))
+                length = left if padded(most) > LONG_PROMPT else min(ROUND, left)
+                parts = self._generate([ids[i] + answers[i] for i in rows], length)
+                for index, (new, certainties) in zip(rows, parts, strict=True):
                     room = limits[index] - len(answers[index])
                     answers[index] += new[:room]
                     self.certainties[index] += certainties[:room]
                     if len(answers[index]) < limits[index] and answers[index][-1] not in self._stop:
                         unfinished.append(index)
                 self.seconds["generate"] += time.monotonic() - began
-                on_answers(
-                    {index: answers[index] for index in rows if index not in set(unfinished)}
-                )
+                ended = set(rows) - set(unfinished)
+                on_answers({index: answers[index] for index in rows if index in ended})
             waiting = sorted(unfinished)
 
     @torch.no_grad()
     def _generate(
         self, prompts: Sequence[Sequence[int]], length: int
     ) -> list[tuple[list[int], list[float]]]:
-        """At most ``length`` greedy tokens for each prompt, up to and including the stop token, and their certainty."""
         certainty = _Certainty()
-        inputs = self._padding(
-            [{"input_ids": list(prompt), "labels": [IGNORED] * len(prompt)} for prompt in prompts]
-        )
-        longest = inputs["input_ids"].shape[1]
         with self._kernels(generating=True):
-            output = self._model.generate(
-                input_ids=inputs["input_ids"].to(self._model.device),
-                attention_mask=inputs["attention_mask"].to(self._model.device),
-                max_new_tokens=length,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=self._padding.pad_id,
-                eos_token_id=self._stop,
-                logits_processor=[certainty],
+            answers = self._padding.generate(
+                self._model, prompts, length, self._stop, logits_processor=[certainty]
             )
-        answers = [row[longest:].tolist() for row in output]
         ends = [
             next((place + 1 for place, token in enumerate(ids) if token in self._stop), len(ids))
             for ids in answers

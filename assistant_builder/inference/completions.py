@@ -8,14 +8,16 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, Self
 
-from assistant_builder.inference.session import Chunk, Finish
+from assistant_builder.errors import ModelError
+from assistant_builder.inference.chunks import Chunk, Finish
 
 CONNECT_SECONDS = 60.0
 _POLL_SECONDS = 0.1
@@ -32,6 +34,102 @@ class CompletionChunk:
     # they were not asked for
     logprobs: tuple[float, ...]
     finish: Finish | None = None  # None before the last chunk
+
+
+class RuntimeServer:
+    """The server of a runtime in a process of its own; a context manager that ends it.
+
+    Attributes:
+        runtime: Name of the runtime.
+        where: Where its errors are.
+        advice: What to do when it refuses a request, in addition to asking a shorter question.
+        headers: Headers of each request.
+    """
+
+    runtime = where = advice = ""
+    headers: Mapping[str, str] = {}
+    _process: subprocess.Popen[bytes]
+    _log: IO[bytes]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, and with it all answers."""
+        raise NotImplementedError
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is running."""
+        return self._process.poll() is None
+
+    @contextmanager
+    def _request(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        seconds: float | None = None,
+        stopped: threading.Event | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        # the response to a request, with the arguments of :func:`post`
+        try:
+            with post(
+                self._connect, path, body, self.headers, seconds=seconds, stopped=stopped
+            ) as response:
+                if response.status != http.HTTPStatus.OK:
+                    raise self._refused(response.read())
+                yield response
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failed(error, path, seconds) from error
+
+    def _stream(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        stopped: threading.Event,
+        read: Callable[[bytes], CompletionChunk | None],
+    ) -> Iterator[CompletionChunk]:
+        # ``read`` makes a chunk of a line of the response, or nothing
+        tokens = 0
+        try:
+            with self._request(path, body, stopped=stopped) as response:
+                for chunk in filter(None, map(read, response)):
+                    yield chunk
+                    if chunk.finish:
+                        return
+                    tokens = chunk.tokens
+                    if stopped.is_set():
+                        break
+        except ModelError:
+            if not stopped.is_set():
+                raise
+        if not stopped.is_set():
+            raise self._ended(f"{self.runtime} ended its answer")
+        yield CompletionChunk("", tokens, (), "cancelled")
+
+    def _failed(self, error: Exception, path: str, seconds: float | None) -> ModelError:
+        return self._ended(f"{self.runtime} ended while it answered")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        raise NotImplementedError
+
+    def _refused(self, content: bytes) -> ModelError:
+        return ModelError(
+            f"{self.runtime} refuses the request: {refusal(content)}",
+            where=self.where,
+            remedy=f"Ask a shorter question, or {self.advice}",
+        )
+
+    def _ended(self, what: str) -> ModelError:
+        raise NotImplementedError
+
+    def _exit_code(self, seconds: float) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.poll()
 
 
 class LocalConnection(http.client.HTTPConnection):
@@ -77,12 +175,10 @@ def post(
         connection.connect()
         connection.sock.settimeout(seconds)
         if stopped is not None:
-            threading.Thread(
-                target=_end_when_stopped, args=(connection.sock, stopped, done), daemon=True
-            ).start()
-        connection.request(
-            "POST", path, json.dumps(body), {"Content-Type": "application/json", **headers}
-        )
+            watched = connection.sock, stopped, done
+            threading.Thread(target=_end_when_stopped, args=watched, daemon=True).start()
+        headers = {"Content-Type": "application/json", **headers}
+        connection.request("POST", path, json.dumps(body), headers)
         yield connection.getresponse()
     finally:
         done.set()
@@ -92,7 +188,7 @@ def post(
 def _end_when_stopped(
     connection: socket.socket, stopped: threading.Event, done: threading.Event
 ) -> None:
-    """Shut a connection down when ``stopped`` is set, which wakes the thread that reads from it."""
+    # shut a connection down when ``stopped`` is set, which wakes the thread that reads from it
     while not done.wait(_POLL_SECONDS):
         if stopped.is_set():
             with suppress(OSError):

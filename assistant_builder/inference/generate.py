@@ -14,37 +14,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from assistant_builder.inference.session import Sampling
+    from assistant_builder.inference.chunks import Sampling
 
-_SLOT_MULTIPLE = 256
-"""The slot length of a conversation is a multiple of this many tokens."""
-_CHUNK = 512
-"""Prompt tokens per prefill pass."""
+_SLOT_MULTIPLE = 256  # the slot length of a conversation is a multiple of this many tokens
+_CHUNK = 512  # prompt tokens per prefill pass
 
 
-class TokenQueueStreamer:
-    """Passes tokens from the thread of ``generate`` to the thread that streams them."""
-
+class _TokenQueueStreamer:
+    # passes tokens from the thread of ``generate`` to the thread that streams them
     def __init__(self) -> None:
         self._queue: queue.Queue[int | BaseException | None] = queue.Queue()
         self._skipped_prompt = False
 
     def put(self, tokens: torch.Tensor) -> None:
-        """Called by ``generate``: first with the prompt, then with each new token [1]."""
+        # called by ``generate``: first with the prompt, then with each new token [1]
         if self._skipped_prompt:
             self._queue.put(int(tokens[0]))
         self._skipped_prompt = True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Called by ``generate`` at the end, or by its thread after a failure."""
+        # called by ``generate`` at the end, or by its thread after a failure
         self._queue.put(error)
 
     def __iter__(self) -> Iterator[int]:
-        """Yield token ids, or raise the exception of ``generate``."""
-        while True:
-            token = self._queue.get()
-            if token is None:
-                return
+        while (token := self._queue.get()) is not None:
             if isinstance(token, BaseException):
                 raise token
             yield token
@@ -97,11 +90,11 @@ def generate_tokens(
     """
     from assistant_builder.inference.packed_batch import supports_packing
 
-    found = [] if certainties is None else certainties
+    certainties = [] if certainties is None else certainties
+    how = model, prompter, ids, limit, sampling, stop_event
     if supports_packing(model):
-        cache = conversation or KVCacheState()
-        return _generate_packed(model, prompter, ids, limit, sampling, stop_event, cache, found)
-    return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event, found)
+        return _generate_packed(*how, conversation or KVCacheState(), certainties)
+    return generate_with_transformers(*how, certainties)
 
 
 def _generate_packed(
@@ -124,9 +117,8 @@ def _generate_packed(
     slots = conversation.slots
     for start in range(known, len(ids), _CHUNK):
         part = list(ids[start : start + _CHUNK])
-        logits = rows.logits(
-            slots, rows.prepare_prefill(slots, [SequenceChunk(0, start, part)]), [len(part) - 1]
-        )
+        prefill = rows.prepare_prefill(slots, [SequenceChunk(0, start, part)])
+        logits = rows.logits(slots, prefill, [len(part) - 1])
         conversation.ids += part
         if stop_event.is_set():
             return
@@ -137,9 +129,8 @@ def _generate_packed(
         for processor in processors:
             scores = processor(torch.tensor([conversation.ids]), scores)
         likeliest = scores.argmax()
-        sure, token = torch.stack(
-            (certainty.double(), likeliest.double())
-        ).tolist()  # one read from the device
+        # one read from the device
+        sure, token = torch.stack((certainty.double(), likeliest.double())).tolist()
         certainties.append(sure)
         token = int(token)
         yield token
@@ -147,9 +138,8 @@ def _generate_packed(
             return
         conversation.resize(len(conversation.ids) + 1)
         if step is None:
-            step = rows.prepare_decode(
-                conversation.slots, [SequenceChunk(0, len(conversation.ids), [token])]
-            )
+            chunk = SequenceChunk(0, len(conversation.ids), [token])
+            step = rows.prepare_decode(conversation.slots, [chunk])
         else:
             step = rows.prepare_next(conversation.slots, step, likeliest)
         logits = rows.logits(conversation.slots, step, [0])
@@ -167,12 +157,9 @@ def generate_with_transformers(
 ) -> Iterator[int]:
     """Generate tokens with transformers' ``generate``, for models that do not support packing."""
     import torch
-    from transformers import (
-        LogitsProcessor,
-        LogitsProcessorList,
-        StoppingCriteria,
-        StoppingCriteriaList,
-    )
+    from transformers import LogitsProcessor, StoppingCriteria
+
+    from assistant_builder.inference.padded_batch import greedy
 
     class Certainty(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -188,27 +175,16 @@ def generate_with_transformers(
             return torch.full((len(input_ids),), requested, device=input_ids.device)
 
     abandoned = threading.Event()
-    streamer = TokenQueueStreamer()
+    streamer = _TokenQueueStreamer()
     prompt = torch.tensor([list(ids)], device=model.device)
     processors = [Certainty(), *sampling_processors(sampling)]
 
+    more = {"logits_processor": processors, "stopping_criteria": [StopRequested()]}
+
     def generate() -> None:
+        mask, pad, stop = torch.ones_like(prompt), prompter.pad_id, prompter.stop_ids
         try:
-            model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=limit,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=prompter.pad_id,
-                eos_token_id=prompter.stop_ids,
-                streamer=streamer,
-                logits_processor=LogitsProcessorList(processors),
-                stopping_criteria=StoppingCriteriaList([StopRequested()]),
-            )
+            greedy(model, prompt, mask, limit, pad, stop, streamer=streamer, **more)
         except BaseException as error:  # raised in the thread that reads the tokens
             streamer.end(error)
 
@@ -242,12 +218,8 @@ def sampling_processors(sampling: Sampling) -> list[Any]:
     class GumbelDraw(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             # Exponential noise is never exactly 0 in float64, and -log of it is Gumbel noise.
-            noise = (
-                torch.empty(scores.shape, dtype=torch.float64)
-                .exponential_(generator=generator)
-                .log()
-                .neg()
-            )
+            noise = torch.empty(scores.shape, dtype=torch.float64)
+            noise = noise.exponential_(generator=generator).log().neg()
             return scores.double() + noise.to(scores.device)
 
     nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message
+from assistant_builder.inference.chunks import Chunk, Finish
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
 from assistant_builder.retrieval.decline import FIRST_TOKENS, evidence_of
 
 if TYPE_CHECKING:
-    from assistant_builder.inference.session import Chunk, Finish
     from assistant_builder.retrieval.decline import DeclineRule
     from assistant_builder.retrieval.retriever import Found, Retriever
 
@@ -91,8 +92,6 @@ class Grounded:
 
 @dataclass
 class _Attempt:
-    """The answer to one look, of which the first tokens are read."""
-
     grounded: Grounded
     find: Callable[[], Found]
     generate: Generate
@@ -133,18 +132,15 @@ class _Attempt:
     def judged(self) -> Judged:
         rule, found = self.grounded.rule, self.found
         assert rule is not None
-        evidence = evidence_of(
-            found.evidence, self.text, self.generation.certainties, self.grounded.taught
-        )
+        certainties, taught = self.generation.certainties, self.grounded.taught
+        evidence = evidence_of(found.evidence, self.text, certainties, taught)
         return Judged(rule.confidence(evidence), found.best)
 
     def close(self) -> None:
-        """Stop generating."""
         self.generation.chunks.close()  # type: ignore[attr-defined]
         self.closed = True
 
     def fact_words(self) -> str:
-        """The fact that the answer repeats; reads as much of the answer as is needed to choose it."""
         answers = [hit.fact.answer for hit in self.found.sources]
         while (chosen := own_words(self.text, answers, complete=self.complete)) is None:
             if self.closed:
@@ -154,7 +150,6 @@ class _Attempt:
         return chosen
 
     def said(self, text: str, cut: Cut, *, declined: bool = False) -> Chunk:
-        """One chunk with a given text instead of the generated one."""
         text, tokens, finish = cut(text)
         seconds = time.perf_counter() - self.started
         return replace(
@@ -169,23 +164,15 @@ class _Attempt:
         )
 
     def rest(self) -> Iterator[Chunk]:
-        """The whole answer, as it is generated."""
         if self.closed and not self.complete:
             self._begin()
         shown = self.held[-1].seconds
         self.held[0] = replace(self.held[0], **self._extra())
-        for chunk in self.held:
-            yield replace(
-                chunk, first_token_seconds=shown, **(self._extra() if chunk.finish else {})
-            )
-        if not self.complete:
-            for generated in self.generation.chunks:
-                yield replace(
-                    generated,
-                    seconds=generated.seconds + self.offset,
-                    first_token_seconds=shown,
-                    **(self._extra() if generated.finish else {}),
-                )
+        more = iter(()) if self.complete else self.generation.chunks
+        later = (replace(chunk, seconds=chunk.seconds + self.offset) for chunk in more)
+        for chunk in itertools.chain(self.held, later):
+            extra = self._extra() if chunk.finish else {}
+            yield replace(chunk, first_token_seconds=shown, **extra)
 
     def _extra(self, *, sources: bool = True) -> dict[str, Any]:
         return {

@@ -10,7 +10,6 @@ in PyTorch. :func:`check_prompts` compares them with those that the file's own t
 
 from __future__ import annotations
 
-import http
 import http.client
 import importlib.util
 import json
@@ -25,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -46,14 +45,13 @@ from assistant_builder.errors import (
     ModelError,
     install_command,
 )
-from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, post, refusal
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, RuntimeServer
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import GgufFile, read_gguf
 
 PACKAGE = "xllamacpp"
-DEFAULT_CONTEXT = 4096
-"""Tokens of a prompt and its answer together."""
+DEFAULT_CONTEXT = 4096  # tokens of a prompt and its answer together
 _LOAD_SECONDS = 600.0
 _TEXT_SECONDS = 60.0  # for tokenizer and chat template
 _END_SECONDS = 5.0
@@ -81,8 +79,8 @@ def require_llamacpp() -> None:
         )
 
 
-def thread_count() -> int:
-    """Threads that compute: those of ``OMP_NUM_THREADS``, else the cores that this process may use."""
+def _thread_count() -> int:
+    # those of ``OMP_NUM_THREADS``, else the cores that this process may use
     with suppress(KeyError, ValueError):
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -104,7 +102,7 @@ class Completion:
     tokens_per_second: float  # of the answer, without the prompt
 
 
-class LlamaServer:
+class LlamaServer(RuntimeServer):
     """A GGUF file loaded by llama.cpp; a context manager that ends the process.
 
     Attributes:
@@ -114,6 +112,8 @@ class LlamaServer:
         slots: Answers that are generated at a time; each keeps the keys and values of its last prompt, whose common
             prefix a later prompt does not compute again.
     """
+
+    runtime, advice = "llama.cpp", "export the file again"
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class LlamaServer:
             path: The GGUF file.
             context: Tokens of a prompt and its answer together.
             slots: Answers that are generated at a time.
-            threads: Threads that compute; None for :func:`thread_count`.
+            threads: Threads that compute; None for :func:`_thread_count`.
 
         Raises:
             ConfigError: The package is not installed.
@@ -137,8 +137,8 @@ class LlamaServer:
         """
         require_llamacpp()
         self.file: GgufFile = read_gguf(path)
-        self.context, self.slots = context, slots
-        self._path, key, began = path, secrets.token_urlsafe(32), time.monotonic()
+        self.context, self.slots, self.where = context, slots, str(path)
+        key, began = secrets.token_urlsafe(32), time.monotonic()
         self._log: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             python_command("-m", __name__),
@@ -153,14 +153,14 @@ class LlamaServer:
                 "path": str(path),
                 "context": context,
                 "slots": slots,
-                "threads": threads or thread_count(),
+                "threads": threads or _thread_count(),
                 "key": key,
             }
             assert self._process.stdin is not None
             with suppress(OSError):  # it ended; the missing reply says so
                 self._process.stdin.write(json.dumps(settings).encode() + b"\n")
                 self._process.stdin.flush()
-            self._headers = {"Authorization": f"Bearer {key}"}
+            self.headers = {"Authorization": f"Bearer {key}"}
             self._address = self._wait()
         except BaseException:
             self.close()
@@ -168,7 +168,6 @@ class LlamaServer:
         self.load_seconds = time.monotonic() - began
 
     def _wait(self) -> str:
-        """Wait until the file is loaded, and return host and port."""
         timer = threading.Timer(_LOAD_SECONDS, self._process.kill)
         timer.daemon = True
         timer.start()
@@ -181,12 +180,6 @@ class LlamaServer:
             raise self._ended("llama.cpp could not load the file")
         return str(json.loads(line)["address"])
 
-    def __enter__(self) -> LlamaServer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the process, and with it all answers."""
         process = self._process
@@ -197,11 +190,6 @@ class LlamaServer:
                 assert pipe is not None
                 pipe.close()
         self._log.close()
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is running."""
-        return self._process.poll() is None
 
     @property
     def resident_bytes(self) -> int:
@@ -236,27 +224,18 @@ class LlamaServer:
             "/completion", self._body(ids, max_new_tokens, logprobs, sampling), seconds=None
         )
         tokens = [int(token) for token in reply["tokens"]]
-        end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
-        cut = end is not None and end + 1 < len(
-            tokens
-        )  # a token that does not end an answer for llama.cpp
-        finish: Literal["stop", "length"] = (
-            "length" if reply["stop_type"] == "limit" and end is None else "stop"
-        )
-        kept = (
-            tokens[:end]
-            if end is not None
-            else tokens[:-1]
-            if reply["stop_type"] == "eos"
-            else tokens
-        )
-        text = self._post("/detokenize", {"tokens": kept})["content"] if cut else reply["content"]
+        end = next((place for place, token in enumerate(tokens) if token in stop_ids), len(tokens))
+        ended, text = end < len(tokens), reply["content"]
+        if not ended and reply["stop_type"] == "eos":
+            end -= 1
+        if ended and end + 1 < len(tokens):  # a token that does not end an answer for llama.cpp
+            text = self._post("/detokenize", {"tokens": tokens[:end]})["content"]
         timings = reply["timings"]
         return Completion(
             text,
-            tuple(kept),
-            _logprobs(reply)[: len(kept) + 1],
-            finish,
+            tuple(tokens[:end]),
+            _logprobs(reply)[: end + 1],
+            "length" if reply["stop_type"] == "limit" and not ended else "stop",
             int(reply["tokens_evaluated"]),
             int(timings["cache_n"]),
             float(timings["prompt_ms"]) / 1000,
@@ -307,37 +286,25 @@ class LlamaServer:
         Raises:
             ModelError: The process has ended, or refuses the prompt.
         """
+
+        def read(line: bytes) -> CompletionChunk | None:
+            kind, _, content = line.partition(b": ")
+            if not content:
+                return None
+            event = json.loads(content)
+            if kind == b"error" or "error" in event:
+                raise self._refused(content)
+            tokens, certainties = int(event["tokens_predicted"]), _logprobs(event)
+            ended = any(token in stop_ids for token in event["tokens"])
+            if not ended and not event["stop"]:
+                return CompletionChunk(event["content"], tokens, certainties)
+            if not ended and event["stop_type"] == "limit":
+                return CompletionChunk(event["content"], tokens, certainties, "length")
+            text = "" if ended else event["content"]
+            return CompletionChunk(text, tokens - 1, certainties, "stop")
+
         body = {**self._body(ids, max_new_tokens, logprobs, sampling), "stream": True}
-        stopped, tokens = stop_event or threading.Event(), 0
-        try:
-            with self._request("/completion", body, stopped=stopped) as response:
-                for line in response:
-                    kind, _, content = line.partition(b": ")
-                    if not content:
-                        continue
-                    event = json.loads(content)
-                    if kind == b"error" or "error" in event:
-                        raise self._refused(content)
-                    tokens = int(event["tokens_predicted"])
-                    ended = any(token in stop_ids for token in event["tokens"])
-                    if ended or event["stop"]:
-                        limit = not ended and event["stop_type"] == "limit"
-                        yield CompletionChunk(
-                            "" if ended else event["content"],
-                            tokens if limit else tokens - 1,
-                            _logprobs(event),
-                            "length" if limit else "stop",
-                        )
-                        return
-                    yield CompletionChunk(event["content"], tokens, _logprobs(event))
-                    if stopped.is_set():
-                        break
-        except ModelError:
-            if not stopped.is_set():
-                raise
-        if not stopped.is_set():
-            raise self._ended("llama.cpp ended its answer")
-        yield CompletionChunk("", tokens, (), "cancelled")
+        yield from self._stream("/completion", body, stop_event or threading.Event(), read)
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a rendered prompt by the file's tokenizer, as llama.cpp's chat endpoint makes them."""
@@ -362,104 +329,66 @@ class LlamaServer:
     def _body(
         self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling
     ) -> dict[str, Any]:
-        chosen = (
-            {
-                "samplers": ["temperature", "top_p"],
-                "top_p": sampling.top_p,
-                "seed": -1 if sampling.seed is None else sampling.seed,
-            }
-            if sampling.temperature
-            else {"samplers": ["temperature"]}
-        )
-        return {
+        body = {
             "prompt": list(ids),
             "n_predict": max_new_tokens,
             "temperature": sampling.temperature,
-            **chosen,
+            "samplers": ["temperature"],
             "cache_prompt": True,
             "return_tokens": True,
             "n_probs": int(logprobs),
         }
+        if sampling.temperature:
+            seed = -1 if sampling.seed is None else sampling.seed
+            body |= {"samplers": ["temperature", "top_p"], "top_p": sampling.top_p, "seed": seed}
+        return body
 
     def _post(
         self, path: str, body: Mapping[str, Any], seconds: float | None = _TEXT_SECONDS
     ) -> dict[str, Any]:
         with self._request(path, body, seconds) as response:
-            found: dict[str, Any] = json.loads(response.read())
-        return found
+            reply: dict[str, Any] = json.loads(response.read())
+        return reply
 
-    @contextmanager
-    def _request(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        seconds: float | None = None,
-        stopped: threading.Event | None = None,
-    ) -> Iterator[http.client.HTTPResponse]:
-        """The response to a request; arguments as of :func:`post`."""
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._address, timeout=CONNECT_SECONDS)
 
-        def connect() -> http.client.HTTPConnection:
-            return http.client.HTTPConnection(self._address, timeout=CONNECT_SECONDS)
-
-        try:
-            with post(
-                connect, path, body, self._headers, seconds=seconds, stopped=stopped
-            ) as response:
-                if response.status != http.HTTPStatus.OK:
-                    raise self._refused(response.read())
-                yield response
-        except TimeoutError as error:  # a chat template that does not end
-            self._process.kill()
-            raise ModelError(
-                f"llama.cpp took longer than {seconds or CONNECT_SECONDS:g} seconds for {path}",
-                where=str(self._path),
-                remedy="Export the file again",
-            ) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise self._ended("llama.cpp ended while it answered") from error
-
-    def _refused(self, content: bytes) -> ModelError:
-        """The error of a request that the server refuses."""
+    def _failed(self, error: Exception, path: str, seconds: float | None) -> ModelError:
+        if not isinstance(error, TimeoutError):
+            return super()._failed(error, path, seconds)
+        self._process.kill()  # a chat template that does not end
         return ModelError(
-            f"llama.cpp refuses the request: {refusal(content)}",
-            where=str(self._path),
-            remedy="Ask a shorter question, or export the file again",
+            f"llama.cpp took longer than {seconds or CONNECT_SECONDS:g} seconds for {path}",
+            where=self.where,
+            remedy="Export the file again",
         )
 
     def _ended(self, what: str) -> ModelError:
-        """The error after the process has ended."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_SECONDS)
-        code = self._process.poll()
+        code = self._exit_code(_END_SECONDS)
         if code is None:
-            return ModelError(what, where=str(self._path), remedy="Try again")
+            return ModelError(what, where=self.where, remedy="Try again")
         said = "it was closed" if self._log.closed else _first_error(self._log)
         reason = signal.Signals(-code).name if code < 0 else said or f"exit code {code}"
         remedy = (
-            "Memory may have run out: close other programs, and try again"
-            if code == -signal.SIGKILL
-            else "Export the file again; if that does not help, install another version of "
-            + PACKAGE
+            f"Export the file again; if that does not help, install another version of {PACKAGE}"
         )
-        return ModelError(f"{what} ({reason[:300]})", where=str(self._path), remedy=remedy)
+        if code == -signal.SIGKILL:
+            remedy = "Memory may have run out: close other programs, and try again"
+        return ModelError(f"{what} ({reason[:300]})", where=self.where, remedy=remedy)
 
 
 def _first_error(log: IO[bytes]) -> str:
-    """The first error in the log of the process, else its last line."""
     log.seek(0)
     for line in log.read(_LOG_BYTES).decode("utf-8", errors="replace").splitlines():
-        found = _ERROR_LINE.match(line)
-        if found is not None:
-            return found[1].rpartition("error loading model: ")[2]
+        error = _ERROR_LINE.match(line)
+        if error is not None:
+            return error[1].rpartition("error loading model: ")[2]
     return last_line(log)
 
 
 def _logprobs(reply: Mapping[str, Any]) -> tuple[float, ...]:
-    """Log-probabilities of the likeliest tokens in a reply of the server."""
-    return tuple(
-        float(each["top_logprobs"][0]["logprob"])
-        for each in reply.get("completion_probabilities", ())
-    )
+    positions = reply.get("completion_probabilities", ())
+    return tuple(float(each["top_logprobs"][0]["logprob"]) for each in positions)
 
 
 def check_prompts(
@@ -486,41 +415,24 @@ def check_prompts(
         except ModelError as error:
             if not server.running:
                 raise
-            raise _difference(
-                "chat template",
-                item,
-                f"it refuses the conversation ({error.what})",
-                f"the study has {wanted[:_EXCERPT]!r}",
-                server,
-            ) from error
+            refused, wanted = f"it refuses the conversation ({error.what})", wanted[:_EXCERPT]
+            raise _difference(server, "chat template", item, refused, repr(wanted)) from error
         # llama.cpp takes the token that begins a text off the rendered prompt if its tokenizer adds it again
         bos = str(prompter.tokenizer.bos_token or "")
         if rendered != wanted and not (bos and wanted == bos + rendered):
             place = len(os.path.commonprefix([rendered, wanted]))
-            raise _difference(
-                "chat template",
-                item,
-                f"at character {place} it has {_excerpt(rendered, place)}",
-                f"the study has {_excerpt(wanted, place)}",
-                server,
-            )
-        found, ids = server.tokenize(rendered), list(prompter.prompt_ids(messages))
-        if found != ids:
-            place = len(os.path.commonprefix([found, ids]))
-            raise _difference(
-                "tokenizer",
-                item,
-                f"token {place} is {_token(found, place, server)}",
-                f"the study has {_token(ids, place, server)}",
-                server,
-            )
+            other = f"at character {place} it has {_excerpt(rendered, place)}"
+            raise _difference(server, "chat template", item, other, _excerpt(wanted, place))
+        tokens, ids = server.tokenize(rendered), list(prompter.prompt_ids(messages))
+        if tokens != ids:
+            place = len(os.path.commonprefix([tokens, ids]))
+            other = f"token {place} is {_token(tokens, place, server)}"
+            raise _difference(server, "tokenizer", item, other, _token(ids, place, server))
 
 
-def _difference(
-    part: str, item: str, found: str, wanted: str, server: LlamaServer
-) -> EvaluationError:
+def _difference(server: LlamaServer, part: str, item: str, other: str, own: str) -> EvaluationError:
     return EvaluationError(
-        f"the file's {part} differs from the study's on item {item}: {found}, and {wanted}",
+        f"the file's {part} differs from the study's on item {item}: {other}, and the study has {own}",
         where=str(server.file.path),
         remedy="Export it again from this study; the file of another "
         "program must be made with the chat template and tokenizer of the study's export",

@@ -24,8 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "assistant_builder_rows"
 """Name under which the attention of this module is registered in transformers."""
+# queries of a sequence are padded to a multiple of this number, the tile size of the attention on a CPU
 _QUERIES = 32
-"""Queries of a sequence are padded to a multiple of this number, the tile size of the attention on a CPU."""
 _LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -54,13 +54,13 @@ class SlottedKVCache(Cache):
                 for states in (key_states, value_states)
             )
             self.stored.append((key, value))
-        found = []
+        pair = []
         for stored, states in zip(self.stored[layer_idx], (key_states, value_states), strict=True):
             rows = states[0].transpose(0, 1)[self.step.written]
             stored.view(-1, *stored.shape[2:]).index_copy_(0, self.step.cache_indices, rows)
             read = stored if self.step.slots is None else stored.index_select(0, self.step.slots)
-            found.append(read.transpose(1, 2))
-        return found[0], found[1]
+            pair.append(read.transpose(1, 2))
+        return pair[0], pair[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Required by models that compute positions themselves; here every pass passes its own."""
@@ -76,12 +76,11 @@ class SlottedKVCache(Cache):
         """Copy the result of :meth:`prefix_states` of another cache to the start of every slot."""
         self.stored = []
         for states in start:
-            pair = tuple(
-                tensor.new_zeros(self.count, self.length, *tensor.shape[1:]) for tensor in states
-            )
-            for stored, tensor in zip(pair, states, strict=True):
+            shape = self.count, self.length
+            keys, values = (tensor.new_zeros(*shape, *tensor.shape[1:]) for tensor in states)
+            for stored, tensor in zip((keys, values), states, strict=True):
                 stored[:, : len(tensor)] = tensor
-            self.stored.append((pair[0], pair[1]))
+            self.stored.append((keys, values))
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,8 @@ class PackedBatch:
             visible = key <= query
             if window is not None:
                 visible &= key > query - window
-            mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
-                ~visible, float("-inf")
-            )
+            mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+            mask.masked_fill_(~visible, float("-inf"))
             self._masks[window, groups] = mask.repeat(1, groups, 1).unsqueeze(1)
         return self._masks[window, groups]
 
@@ -140,10 +138,8 @@ def _attention(
     step: PackedBatch,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a pass; ``query`` is [1, heads, rows, width], ``key`` and ``value`` are from the KV cache.
-
-    The query heads of one key head are concatenated as queries, so that keys and values are not repeated.
-    """
+    # attention of a pass; ``query`` is [1, heads, rows, width], ``key`` and ``value`` are from the KV cache. The
+    # query heads of one key head are concatenated as queries, so that keys and values are not repeated.
     heads, rows, width = query.shape[1:]
     shared = key.shape[1]
     groups = heads // shared
@@ -193,47 +189,24 @@ class PackedModel:
         named = "cache" in inspect.signature(self._model.forward).parameters
         self._cache_name = "cache" if named else "past_key_values"
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        device: torch.device = self._model.device
-        return device
-
     def prepare_prefill(
         self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
     ) -> PackedBatch:
         """Prepare a pass over one chunk per sequence, with ``rows`` rows; None for the number of tokens."""
-        ids = [token for chunk in chunks for token in chunk.ids]
-        positions = [chunk.start + place for chunk in chunks for place in range(len(chunk.ids))]
-        cache_indices = [
-            chunk.slot * slots.length + chunk.start + place
-            for chunk in chunks
-            for place in range(len(chunk.ids))
-        ]
         widest = -(-max(len(chunk.ids) for chunk in chunks) // _QUERIES) * _QUERIES
         queries: list[int] = []
         query_positions: list[list[int]] = []
         query_of_row: list[int] = []
         row = 0
         for number, chunk in enumerate(chunks):
-            count = len(chunk.ids)
-            queries += [*range(row, row + count), *[row] * (widest - count)]
-            query_positions.append(
-                [*range(chunk.start, chunk.start + count), *[chunk.start] * (widest - count)]
-            )
+            count, start = len(chunk.ids), chunk.start
+            missing = widest - count
+            queries += [*range(row, row + count), *[row] * missing]
+            query_positions.append([*range(start, start + count), *[start] * missing])
             query_of_row += range(number * widest, number * widest + count)
             row += count
-        return self._batch(
-            slots,
-            ids,
-            positions,
-            cache_indices,
-            queries,
-            query_of_row,
-            query_positions,
-            rows,
-            [chunk.slot for chunk in chunks],
-        )
+        read = [chunk.slot for chunk in chunks]
+        return self._batch(slots, chunks, queries, query_of_row, query_positions, rows, read)
 
     def prepare_decode(
         self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
@@ -243,17 +216,8 @@ class PackedModel:
         queries, query_positions = [0] * slots.count, [[0] for _ in range(slots.count)]
         for row, chunk in enumerate(chunks):
             queries[chunk.slot], query_positions[chunk.slot] = row, [chunk.start]
-        return self._batch(
-            slots,
-            [chunk.ids[0] for chunk in chunks],
-            [chunk.start for chunk in chunks],
-            [chunk.slot * slots.length + chunk.start for chunk in chunks],
-            queries,
-            [chunk.slot for chunk in chunks],
-            query_positions,
-            rows,
-            list(range(slots.count)),
-        )
+        own, read = [chunk.slot for chunk in chunks], list(range(slots.count))
+        return self._batch(slots, chunks, queries, own, query_positions, rows, read)
 
     def prepare_next(
         self, slots: SlottedKVCache, step: PackedBatch, token: torch.Tensor
@@ -272,42 +236,43 @@ class PackedModel:
     def _batch(
         self,
         slots: SlottedKVCache,
-        ids: list[int],
-        positions: list[int],
-        cache_indices: list[int],
+        chunks: Sequence[SequenceChunk],
         queries: list[int],
         query_of_row: list[int],
         query_positions: list[list[int]],
         rows: int | None,
         slots_read: list[int],
     ) -> PackedBatch:
-        missing, shape = (
-            [0] * max(0, (rows or 0) - len(ids)),
-            (len(query_positions), len(query_positions[0])),
-        )
+        ids = [token for chunk in chunks for token in chunk.ids]
+        places = [
+            (chunk.slot * slots.length, position)
+            for chunk in chunks
+            for position in range(chunk.start, chunk.start + len(chunk.ids))
+        ]
+        missing = [0] * max(0, (rows or 0) - len(ids))
+        shape = len(query_positions), len(query_positions[0])
         parts = (
             ids + [self._pad] * len(missing),
-            positions + missing,
-            cache_indices,
+            [position for _, position in places] + missing,
+            [first + position for first, position in places],
             queries,
             query_of_row + missing,
             [position for row in query_positions for position in row],
             [] if slots_read == list(range(slots.count)) else slots_read,
         )
-        flat = torch.tensor(
-            [value for part in parts for value in part], device=self.device
-        )  # one copy to a GPU
-        found = flat.split([len(part) for part in parts])
+        # one copy to a GPU
+        flat = torch.tensor([each for part in parts for each in part], device=self._model.device)
+        row_ids, positions, cache_indices, *queried, read = flat.split(list(map(len, parts)))
         return PackedBatch(
-            ids=found[0].unsqueeze(0),
-            positions=found[1].unsqueeze(0),
+            ids=row_ids.unsqueeze(0),
+            positions=positions.unsqueeze(0),
             written=slice(0, len(ids)),
-            cache_indices=found[2],
-            queries=found[3],
-            query_of_row=found[4],
+            cache_indices=cache_indices,
+            queries=queried[0],
+            query_of_row=queried[1],
             shape=shape,
-            query_positions=found[5].view(shape),
-            slots=found[6] if parts[6] else None,
+            query_positions=queried[2].view(shape),
+            slots=read if parts[6] else None,
             length=slots.length,
         )
 
@@ -329,7 +294,7 @@ class PackedModel:
         if block:
             kept += [0] * (-len(kept) % block)
         if self._kept[0] != kept:
-            self._kept = kept, torch.tensor(kept, device=self.device)
+            self._kept = kept, torch.tensor(kept, device=self._model.device)
         with self._packed_attention(), self._head_in_blocks(block):
             output = self._model(
                 input_ids=step.ids,
@@ -358,9 +323,7 @@ class PackedModel:
             yield
             return
         head, forward = self._head, self._head.forward
-        head.forward = lambda rows: torch.cat(
-            [forward(part) for part in rows.split(block, dim=1)], dim=1
-        )
+        head.forward = lambda rows: torch.cat(list(map(forward, rows.split(block, 1))), dim=1)
         try:
             yield
         finally:
@@ -368,5 +331,4 @@ class PackedModel:
 
 
 def _unwrap_peft(model: Any) -> Any:
-    """The transformers model inside a ``PeftModel``; its layers include the adapters."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

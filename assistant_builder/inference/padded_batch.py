@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
-"""Label of tokens that do not count in the loss, as in PyTorch and transformers."""
+IGNORED = -100  # label of tokens that do not count in the loss, as in PyTorch and transformers
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
-LENGTH = 32
-"""Sequences are padded to a multiple of this many tokens."""
+LENGTH = 32  # sequences are padded to a multiple of this many tokens
 
 
 class LeftPadding:
@@ -22,9 +20,8 @@ class LeftPadding:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, each [rows, longest]."""
-        longest = (
-            -(-max(len(row["input_ids"]) for row in rows) // self.multiple_of) * self.multiple_of
-        )
+        most = max(len(row["input_ids"]) for row in rows)
+        longest = -(-most // self.multiple_of) * self.multiple_of
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_id, dtype=torch.long)
         labels = torch.full(shape, IGNORED, dtype=torch.long)
@@ -35,12 +32,48 @@ class LeftPadding:
             labels[index, start:] = torch.tensor(row["labels"])
             mask[index, start:] = 1
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "attention_mask": mask,
-            "position_ids": positions,
-        }
+        tensors = {"input_ids": input_ids, "labels": labels}
+        return tensors | {"attention_mask": mask, "position_ids": positions}
+
+    def generate(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        limit: int,
+        stop_ids: Sequence[int],
+        **more: Any,
+    ) -> list[list[int]]:
+        """Return at most ``limit`` greedy tokens after each prompt, by transformers' ``generate``.
+
+        The answers of a batch have the length of its longest; ``more`` are further arguments of ``generate``.
+        """
+        rows = [{"input_ids": list(ids), "labels": [IGNORED] * len(ids)} for ids in prompts]
+        inputs = self(rows)
+        ids, mask = (inputs[name].to(model.device) for name in ("input_ids", "attention_mask"))
+        output = greedy(model, ids, mask, limit, self.pad_id, stop_ids, **more)
+        return [row[ids.shape[1] :].tolist() for row in output]
+
+
+def greedy(
+    model: Any,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    limit: int,
+    pad_id: int,
+    stop_ids: Sequence[int],
+    **more: Any,
+) -> torch.Tensor:
+    """Run transformers' ``generate`` greedily, whatever the model's own generation config says."""
+    own = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    return model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=limit,
+        pad_token_id=pad_id,
+        eos_token_id=list(stop_ids),
+        **own,
+        **more,
+    )
 
 
 def supervised_logits(
@@ -90,13 +123,13 @@ def batches(
     With ``equal_lengths`` a batch only holds sequences with the same padded length. ``max_tokens`` of a batch include
     padding; a single longer sequence is a batch of its own.
     """
-    found: list[list[int]] = []
+    parts: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
         longest = padded(lengths[index])
-        rows = len(found[-1]) + 1 if found else size + 1
+        rows = len(parts[-1]) + 1 if parts else size + 1
         fits = rows <= size and (max_tokens is None or rows * longest <= max_tokens)
-        if fits and (not equal_lengths or padded(lengths[found[-1][0]]) == longest):
-            found[-1].append(index)
+        if fits and (not equal_lengths or padded(lengths[parts[-1][0]]) == longest):
+            parts[-1].append(index)
         else:
-            found.append([index])
-    return found
+            parts.append([index])
+    return parts

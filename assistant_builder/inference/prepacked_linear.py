@@ -15,8 +15,7 @@ from torch import nn
 
 from assistant_builder.devices import multiplies_bfloat16
 
-_ROWS = 64
-"""Number of rows for which oneDNN chooses the layout; it works for any number."""
+_ROWS = 64  # number of rows for which oneDNN chooses the layout; it works for any number
 
 
 class PrepackedLinear(nn.Module):
@@ -65,14 +64,9 @@ def prepack(*models: nn.Module, batches: bool = False) -> None:
 def _plain_layers(
     model: nn.Module, dtypes: set[torch.dtype]
 ) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """The layers to prepack, each with its parent module and its name in it."""
-    adapters = {
-        id(part)
-        for layer in model.modules()
-        if isinstance(layer, LoraLayer)
-        for parts in (layer.lora_A, layer.lora_B)
-        for part in parts.values()
-    }
+    lora = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    parts = (parts for layer in lora for parts in (layer.lora_A, layer.lora_B))
+    adapters = {id(part) for each in parts for part in each.values()}
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             plain = type(layer) is nn.Linear and id(layer) not in adapters
@@ -82,9 +76,8 @@ def _plain_layers(
 
 def prepacked_bytes(model: nn.Module) -> int:
     """Bytes of prepacked weights in a model."""
-    return sum(
-        layer.packed_bytes for layer in model.modules() if isinstance(layer, PrepackedLinear)
-    )
+    packed = (layer for layer in model.modules() if isinstance(layer, PrepackedLinear))
+    return sum(layer.packed_bytes for layer in packed)
 
 
 def cast_adapters(model: nn.Module, dtype: torch.dtype) -> None:

@@ -11,14 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
-from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.errors import ModelError
 from assistant_builder.i18n import t
+from assistant_builder.inference.chunks import Chunk, Finish, Sampling
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
 from assistant_builder.inference.grounded import Generation, Grounded
+from assistant_builder.models.checkpoint_dir import UNKNOWN_LENGTH
 from assistant_builder.quantization import METHODS, method_of
 from assistant_builder.retrieval.answering import Look, alone, reads_conversations
 from assistant_builder.study import Study
@@ -26,61 +28,10 @@ from assistant_builder.study import Study
 if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Found
 
-Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
 """The base model without an adapter: cell B16 of the evaluation, or the untuned cell of the study's first arm if the
 study does not train the 16-bit arm."""
-SHIPPED = "shipped"
-"""The GGUF file to ship, in llama.cpp."""
-SEED_LIMIT = 2**32
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling settings."""
-
-    max_new_tokens: int = 256
-    temperature: float = (
-        0.0  # 0 for greedy decoding, as in the evaluation; otherwise the divisor of the logits
-    )
-    # sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020)
-    top_p: float = 1.0
-    seed: int | None = None  # random seed, which reproduces an answer; None for a random seed
-    look_up: bool = (
-        True  # whether a grounded assistant reads the facts that are found for the question
-    )
-
-    def __post_init__(self) -> None:
-        """Raise a ConfigError that lists all values out of bounds."""
-        checks = {
-            f"max_new_tokens={self.max_new_tokens} must be at least 1": self.max_new_tokens >= 1,
-            f"temperature={self.temperature} must be between 0 and 5": 0 <= self.temperature <= 5,
-            f"top_p={self.top_p} must be above 0 and at most 1": 0 < self.top_p <= 1,
-            f"seed={self.seed} must be between 0 and {SEED_LIMIT - 1}": self.seed is None
-            or 0 <= self.seed < SEED_LIMIT,
-        }
-        problems = [problem for problem, fits in checks.items() if not fits]
-        if problems:
-            raise ConfigError(
-                "; ".join(problems), where="sampling", remedy="Correct the values and ask again"
-            )
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A chunk of an answer."""
-
-    text_delta: str
-    tokens: int  # tokens generated so far
-    first_token_seconds: float | None  # seconds until the first text can be shown
-    seconds: float
-    # ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk
-    finish: Finish | None = None
-    # of a grounded answer, in the first chunk and in the last one: the facts in the prompt, the nearest first, and its
-    # tokens with them
-    sources: tuple[dict[str, Any], ...] = ()
-    prompt_tokens: int | None = None
-    declined: bool = False  # whether the question was declined; in the last chunk
+SHIPPED = "shipped"  # the GGUF file to ship, in llama.cpp
 
 
 @dataclass(frozen=True)
@@ -89,9 +40,7 @@ class Memory:
 
     base_bytes: int  # bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype
     adapter_bytes: int
-    shared: bool = (
-        False  # whether the base is shared with another assistant and needs no additional memory
-    )
+    shared: bool = False  # whether the base is that of another assistant, without more memory
 
 
 ProgressCallback = Callable[[str, float], None]
@@ -108,9 +57,8 @@ class Session(abc.ABC):
         self._memory: dict[str, Memory] = {}
         self._conversations: dict[str, KVCacheState] = {}
         self._grounded: dict[str, Grounded] = {}  # assistants that look facts up
-        self._conversations_read: dict[
-            str, bool
-        ] = {}  # whether an assistant reads earlier turns, if that is known
+        # whether an assistant reads earlier turns, if that is known
+        self._conversations_read: dict[str, bool] = {}
         self._loading, self._searching = threading.Lock(), threading.Lock()
 
     def ready(self, speaker: str) -> bool:
@@ -131,9 +79,7 @@ class Session(abc.ABC):
             )
         if speaker not in self._memory:
             report(t("Waiting for the other model to load"), 0.0)
-            with (
-                self._loading
-            ):  # transformers changes the default dtype of the process during loading
+            with self._loading:  # it changes the default dtype of the process
                 shared = self._load(speaker, report)
                 self._memory[speaker] = self._measure(speaker, shared=shared)
         return self._memory[speaker]
@@ -175,20 +121,15 @@ class Session(abc.ABC):
                 )
             certainties: list[float] = []
             limit = min(sampling.max_new_tokens, context - len(ids))
-            return Generation(
-                len(ids),
-                self._generate(speaker, ids, limit, sampling, stop_event, certainties),
-                certainties,
-            )
+            chunks = self._generate(speaker, ids, limit, sampling, stop_event, certainties)
+            return Generation(len(ids), chunks, certainties)
 
         def cut(text: str) -> tuple[str, int, Finish]:
             ids = prompter.text_ids(text)
-            kept = ids[: sampling.max_new_tokens]
-            return (
-                (text, len(ids), "stop")
-                if kept == ids
-                else (prompter.decode(kept), len(kept), "length")
-            )
+            if len(ids) <= sampling.max_new_tokens:
+                return text, len(ids), "stop"
+            first = ids[: sampling.max_new_tokens]
+            return prompter.decode(first), len(first), "length"
 
         if speaker in self._grounded and sampling.look_up:
             yield from self._grounded[speaker].answer(messages, find, generate, cut)
@@ -200,14 +141,17 @@ class Session(abc.ABC):
         """End processes that the session has started."""
 
     def _context(self, speaker: str) -> int:
-        """Tokens that a prompt and its answer may have together."""
-        return int(
-            getattr(self._loaded[speaker][0].config, "max_position_embeddings", None) or 2048
-        )
+        config = self._loaded[speaker][0].config
+        return int(getattr(config, "max_position_embeddings", None) or UNKNOWN_LENGTH)
 
     def _measure(self, speaker: str, *, shared: bool) -> Memory:
-        """Memory use of a loaded model."""
-        return _memory(self._loaded[speaker][0], shared=shared)
+        from assistant_builder.inference.prepacked_linear import prepacked_bytes
+        from assistant_builder.models.loading import model_bytes
+
+        model, _ = self._loaded[speaker]
+        tensors = model.named_parameters()
+        adapter = sum(tensor.nbytes for name, tensor in tensors if "lora_" in name)
+        return Memory(model_bytes(model) + prepacked_bytes(model) - adapter, adapter, shared)
 
     def _generate(
         self,
@@ -218,7 +162,6 @@ class Session(abc.ABC):
         stop_event: threading.Event,
         certainties: list[float],
     ) -> Iterator[Chunk]:
-        """Answer a prompt of tokens; the log-probabilities of the answer are appended to ``certainties``."""
         model, prompter = self._loaded[speaker]
         # removed during use, so that a failed or a concurrent answer does not reuse an inconsistent cache
         conversation = self._conversations.pop(speaker, KVCacheState())
@@ -233,7 +176,7 @@ class Session(abc.ABC):
         self._conversations[speaker] = conversation
 
     def _look_up(self, study: Study, prompter: Any, runs: Mapping[str, str | None]) -> None:
-        """Give models (model → its training run, or ``None``) of a study access to its index, if they are grounded."""
+        # give models (model → its training run, or ``None``) of a study access to its index, if they are grounded
         conversations = reads_conversations(study)
         self._conversations_read |= dict.fromkeys(runs, conversations)
         if not study.config.grounded:
@@ -242,19 +185,14 @@ class Session(abc.ABC):
         from assistant_builder.retrieval.decline import FILE, rule_of
         from assistant_builder.retrieval.retriever import Retriever
 
-        known = next(
-            (each.retriever for each in self._grounded.values() if each.retriever.study == study),
-            None,
-        )
-        retriever = known or Retriever.load(study, prompter)
-        taught = {
-            pair.answer
-            for pair in load_split(study.folder / "data", "train")
-            if not pair.answerable
-        }
+        known = (each.retriever for each in self._grounded.values())
+        same = next((each for each in known if each.study == study), None)
+        retriever = same or Retriever.load(study, prompter)
+        pairs = load_split(study.folder / "data", "train")
+        taught = tuple(sorted({pair.answer for pair in pairs if not pair.answerable}))
         for name, run in runs.items():
             rule = rule_of(study.arm_folder(run) / FILE) if run is not None else None
-            self._grounded[name] = Grounded(retriever, rule, tuple(sorted(taught)), conversations)
+            self._grounded[name] = Grounded(retriever, rule, taught, conversations)
 
     @abc.abstractmethod
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
@@ -286,10 +224,7 @@ class ChatSession(Session):
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
             self._look_up(self._study, prompter, {speaker: speaker})
-            self._loaded[speaker] = (
-                model,
-                prompter,
-            )  # set last: memory may run out in the lines before
+            self._loaded[speaker] = model, prompter  # last: memory may run out before
             return False
         arm = base_owner(self._speakers)
         if ARMS[arm].rounds:  # its own weights are merged
@@ -297,10 +232,8 @@ class ChatSession(Session):
             from assistant_builder.models.loading import arm_spec, load_base
 
             spec = arm_spec(self._study, arm, hold=True)
-            base, prompter = (
-                load_base(spec),
-                ChatTokenizer.load(spec.folder, self._study.template_date),
-            )
+            base = load_base(spec)
+            prompter = ChatTokenizer.load(spec.folder, self._study.template_date)
             prepare_for_inference(base)
         else:
             self._load(arm, report)
@@ -328,9 +261,8 @@ def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -
             text = prompter.decode(generated)
             # A character that spans several tokens decodes to U+FFFD until its last byte is generated.
             if not text.endswith("\ufffd") and len(text) > len(shown):
-                yield Chunk(
-                    text[len(shown) :], len(generated), first, time.perf_counter() - started
-                )
+                new, seconds = text[len(shown) :], time.perf_counter() - started
+                yield Chunk(new, len(generated), first, seconds)
                 shown = text
             if stop_event.is_set():
                 finish = "cancelled"
@@ -350,17 +282,11 @@ def clone_sharing_weights(base: Any) -> Any:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    shared: dict[int, Any] = {
-        id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())
-    }
-    shared |= {
-        id(layer): layer.get_base_layer()
-        for layer in base.modules()
-        if isinstance(layer, BaseTunerLayer)
-    }
-    shared |= {
-        id(value): value for layer in base.modules() for value in method_of(layer).constants(layer)
-    }
+    shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+    for layer in base.modules():
+        shared |= {id(value): value for value in method_of(layer).constants(layer)}
+        if isinstance(layer, BaseTunerLayer):
+            shared[id(layer)] = layer.get_base_layer()
     return copy.deepcopy(base, shared)
 
 
@@ -373,13 +299,3 @@ def prepare_for_inference(*models: Any) -> None:
         cast_adapters(model, model.dtype)
     if supports_packing(models[0]):
         prepack(*models)
-
-
-def _memory(model: Any, *, shared: bool) -> Memory:
-    from assistant_builder.inference.prepacked_linear import prepacked_bytes
-    from assistant_builder.models.loading import model_bytes
-
-    adapter = sum(
-        parameter.nbytes for name, parameter in model.named_parameters() if "lora_" in name
-    )
-    return Memory(model_bytes(model) + prepacked_bytes(model) - adapter, adapter, shared)

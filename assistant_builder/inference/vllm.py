@@ -31,22 +31,19 @@ import psutil
 
 from assistant_builder.child_process import last_line, python_command, python_environment
 from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.inference.chunks import Finish, Sampling
 from assistant_builder.inference.completions import (
     CONNECT_SECONDS,
     CompletionChunk,
     LocalConnection,
-    post,
-    refusal,
+    RuntimeServer,
 )
-from assistant_builder.inference.session import Finish, Sampling
 
 PROGRAM = "vllm"
 _LOAD_SECONDS = 3600.0  # reading and compiling a model of 70B
 _HEALTH_SECONDS = 0.5
 _POLL_SECONDS = 0.1
-_END_SECONDS = 20.0
-"""Time in which vLLM ends itself before it is killed."""
-_WHERE = "vLLM"
+_END_SECONDS = 20.0  # time in which vLLM ends itself before it is killed
 
 
 def require_vllm() -> None:
@@ -64,8 +61,11 @@ def require_vllm() -> None:
         )
 
 
-class VllmServer:
+class VllmServer(RuntimeServer):
     """A running ``vllm serve``; a context manager that ends it."""
+
+    runtime = where = "vLLM"
+    advice = "serve with --backend local"
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start the server and wait until it answers.
@@ -83,18 +83,10 @@ class VllmServer:
         self._socket = str(self._folder / "socket")
         self._log: IO[bytes] = tempfile.TemporaryFile()
         # uvicorn's access log and vLLM's statistics would grow as long as it runs
-        words = [
-            *self._command,
-            "--uds",
-            self._socket,
-            "--uvicorn-log-level",
-            "warning",
-            "--disable-log-stats",
-        ]
-        environment = {
-            **python_environment(),
-            "VLLM_NO_USAGE_STATS": "1",
-        }  # it would report the model to its makers
+        words = [*self._command, "--uds", self._socket, "--uvicorn-log-level", "warning"]
+        words.append("--disable-log-stats")
+        # it would report the model to its makers
+        environment = python_environment() | {"VLLM_NO_USAGE_STATS": "1"}
         self._process = subprocess.Popen(
             python_command("-m", __name__, json.dumps(words)),
             stdin=subprocess.PIPE,
@@ -111,19 +103,13 @@ class VllmServer:
                 if time.monotonic() - began > _LOAD_SECONDS:
                     raise ModelError(
                         f"vLLM was not ready after {_LOAD_SECONDS / 60:.0f} minutes",
-                        where=_WHERE,
+                        where=self.where,
                         remedy="Try again, or serve with --backend local",
                     )
                 time.sleep(_HEALTH_SECONDS)
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> VllmServer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the server, and with it all answers."""
@@ -138,11 +124,6 @@ class VllmServer:
             self._process.wait()
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is running."""
-        return self._process.poll() is None
 
     def stream(
         self,
@@ -184,38 +165,22 @@ class VllmServer:
             **({"seed": sampling.seed} if sampling.seed is not None else {}),
             **({"logprobs": 1} if logprobs else {}),
         }
-        tokens = 0
-        try:
-            with post(self._connect, "/v1/completions", body, {}, stopped=stop_event) as response:
-                if response.status != http.HTTPStatus.OK:
-                    raise self._refused(response.read())
-                for line in response:
-                    if not line.startswith(b"data: {"):  # blank, or [DONE]
-                        continue
-                    event = json.loads(line.removeprefix(b"data: "))
-                    if "error" in event:
-                        raise self._refused(line.removeprefix(b"data: "))
-                    if not event["choices"]:  # the total after the last chunk
-                        continue
-                    choice, tokens = event["choices"][0], int(event["usage"]["completion_tokens"])
-                    ended = choice.get("finish_reason")
-                    finish: Finish | None = (
-                        None if ended is None else "length" if ended == "length" else "stop"
-                    )
-                    # the token that ends an answer is counted, and its text is left out
-                    yield CompletionChunk(
-                        choice["text"], tokens - (finish == "stop"), _logprobs(choice), finish
-                    )
-                    if finish:
-                        return
-                    if stop_event.is_set():
-                        break
-        except (OSError, http.client.HTTPException) as error:
-            if not stop_event.is_set():
-                raise self._ended("vLLM ended while it answered") from error
-        if not stop_event.is_set():
-            raise self._ended("vLLM ended its answer")
-        yield CompletionChunk("", tokens, (), "cancelled")
+
+        def read(line: bytes) -> CompletionChunk | None:
+            if not line.startswith(b"data: {"):  # blank, or [DONE]
+                return None
+            event = json.loads(line.removeprefix(b"data: "))
+            if "error" in event:
+                raise self._refused(line.removeprefix(b"data: "))
+            if not event["choices"]:  # the total after the last chunk
+                return None
+            choice, tokens = event["choices"][0], int(event["usage"]["completion_tokens"])
+            reason = choice.get("finish_reason")
+            finish: Finish | None = reason and ("length" if reason == "length" else "stop")
+            tokens -= finish == "stop"  # the token that ends an answer is counted
+            return CompletionChunk(choice["text"], tokens, _logprobs(choice), finish)
+
+        yield from self._stream("/v1/completions", body, stop_event, read)
 
     def _connect(self) -> http.client.HTTPConnection:
         return LocalConnection(self._socket, CONNECT_SECONDS)
@@ -230,32 +195,21 @@ class VllmServer:
         finally:
             connection.close()
 
-    def _refused(self, content: bytes) -> ModelError:
-        """The error of a request that vLLM refuses."""
-        return ModelError(
-            f"vLLM refuses the request: {refusal(content)}",
-            where=_WHERE,
-            remedy="Ask a shorter question, or serve with --backend local",
-        )
-
     def _ended(self, what: str) -> ModelError:
-        """The error after the process has ended."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_HEALTH_SECONDS)
-        if self.running:
-            return ModelError(what, where=_WHERE, remedy="Try again")
+        if self._exit_code(_HEALTH_SECONDS) is None:
+            return ModelError(what, where=self.where, remedy="Try again")
         said = "it was closed" if self._log.closed else last_line(self._log)
         return ModelError(
             f"{what} ({said[:300] or f'exit code {self._process.returncode}'})",
-            where=_WHERE,
+            where=self.where,
             remedy=f"To see all that it says, run: {shlex.join(self._command)}",
         )
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
-    """Log-probabilities of the likeliest tokens in a chunk; vLLM adds the sampled token to the likeliest ones."""
-    found = choice.get("logprobs")
-    return tuple(max(each.values()) for each in found["top_logprobs"]) if found else ()
+    # log-probabilities of the likeliest tokens in a chunk; vLLM adds the sampled token to the likeliest ones
+    positions = (choice.get("logprobs") or {}).get("top_logprobs", ())
+    return tuple(max(each.values()) for each in positions)
 
 
 # in the process
@@ -284,17 +238,14 @@ def main() -> int:
 
 
 def _others() -> list[int]:
-    """The other processes of this process group: vLLM, and those that it has started."""
-    found = []
+    # vLLM, and the processes that it has started, which are of this process group
+    pids = []
     for process in psutil.process_iter():
         with suppress(OSError, psutil.Error):
-            if (
-                process.pid != os.getpid()
-                and os.getpgid(process.pid) == os.getpgrp()
-                and (process.status() != psutil.STATUS_ZOMBIE)
-            ):
-                found.append(process.pid)
-    return found
+            own = process.pid != os.getpid() and os.getpgid(process.pid) == os.getpgrp()
+            if own and process.status() != psutil.STATUS_ZOMBIE:
+                pids.append(process.pid)
+    return pids
 
 
 def _signal_others(number: signal.Signals) -> None:

@@ -114,9 +114,11 @@ BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 def ensure_base_model(report: Report = no_progress) -> Path:
     """Return the folder of the bundled base model; create it as :func:`ensure` does if needed."""
-    return ensure(
-        BASE, lambda files, folder, report: convert_gguf(files[_GGUF], folder, report), report
-    )
+    return ensure(BASE, _make_base, report)
+
+
+def _make_base(files: dict[str, Path], folder: Path, report: Report) -> None:
+    convert_gguf(files[_GGUF], folder, report)
 
 
 def ensure_embedder(report: Report = no_progress) -> Path:
@@ -163,9 +165,7 @@ def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
 
 def _publish(bundle: Bundle, make: Make, report: Report) -> None:
     models = bundle.folder.parent
-    for left in models.glob(
-        f".{bundle.name}.*/"
-    ):  # left by a killed process; this one has the lock
+    for left in models.glob(f".{bundle.name}.*/"):  # by a killed process; this one has the lock
         shutil.rmtree(left, ignore_errors=True)
     remedy = "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk"
     atomic_io.require_disk_space(models, bundle.disk_bytes, bundle.name, remedy)
@@ -184,17 +184,13 @@ def _publish(bundle: Bundle, make: Make, report: Report) -> None:
 
 
 def _hashes_match(folder: Path) -> bool:
-    """Return whether all hashes match; folders of older versions have no hashes and pass."""
+    # whether all hashes match; folders of older versions have no hashes and pass
     sums = folder / SUMS
     if not sums.is_file():
         return True
     try:
-        wanted = {
-            name: digest
-            for digest, name in (
-                line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines()
-            )
-        }
+        lines = (line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines())
+        wanted = {name: digest for digest, name in lines}
         return file_hashes(folder, list(wanted)) == wanted
     except (OSError, ValueError):
         return False

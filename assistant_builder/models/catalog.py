@@ -33,9 +33,7 @@ class CatalogEntry:
     licence: str  # SPDX identifier, or the hub's name
     context_length: int  # tokens
     good_for: str
-    config: Mapping[
-        str, Any
-    ]  # values of config.json that determine sizes, so that a plan needs no hub
+    config: Mapping[str, Any]  # values of config.json that determine sizes; a plan needs no hub
     gated: bool = False  # its terms must be accepted on the hub
     multimodal: bool = False  # its vision tower is not used here
 
@@ -51,13 +49,11 @@ def sizes(
     *,
     tied: bool = False,
     head: int | None = None,
-    context: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Return the values of a config.json that determine a model's sizes.
 
     ``tied``: head and embedding share their weight. ``head``: size of a head, by default ``hidden / heads``.
-    ``context``: maximum input in tokens.
     """
     return {
         "model_type": model_type,
@@ -69,7 +65,6 @@ def sizes(
         "num_key_value_heads": key_value_heads,
         "tie_word_embeddings": tied,
         **({} if head is None else {"head_dim": head}),
-        **({} if context is None else {"max_position_embeddings": context}),
         **more,
     }
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _FUNCTION = "strftime_now"
+# conversion characters of glibc's ``strftime``; the second part is without padding
 _DIRECTIVES = (
     *"aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ",
     *("-" + letter for letter in "deHIjmMSUVWy"),
 )
-"""Conversion characters of glibc's ``strftime``; the second part is without padding."""
 _PERCENT = "\ue000"  # placeholder for an escaped percent sign while the directives are replaced
 _HEAD = "{% macro strftime_now(format) %}"
 
@@ -60,9 +60,8 @@ def with_date(template: str, day: date) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a Jinja string literal."""
     escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
-    return "'" + "".join(escapes.get(character, character) for character in text) + "'"
+    return f"'{text.translate(str.maketrans(escapes))}'"
 
 
 PLAIN_TEMPLATE = (  # for base models without a chat template, after their BOS token
@@ -77,16 +76,15 @@ MAX_TEMPLATE_CHARACTERS = 1_000_000  # that a template may add to a conversation
 MAX_TEXT_REPETITIONS = 16  # of the characters of a conversation
 MAX_TOKENS_PER_CHARACTER = 100
 """A character has at most four byte tokens, and Unicode decomposes it into at most 18 characters."""
-MAX_CHARACTERS_PER_TOKEN = (
-    4_096  # the longest tokens of published vocabularies have some hundred spaces
-)
+# the longest tokens of published vocabularies have some hundred spaces
+MAX_CHARACTERS_PER_TOKEN = 4_096
 _MAX_REASON_CHARACTERS = 500
 
+# serializes the import of transformers, which replaces its module during the import: another thread that imports it at
+# the same time could get the incomplete module
 _IMPORTING = threading.Lock()
-"""Serializes the import of transformers, which replaces its module during the import: another thread that imports it
-at the same time could get the incomplete module."""
+# end-of-turn tokens of templates whose tokenizer has another end-of-sequence token
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
-"""End-of-turn tokens of templates whose tokenizer has another end-of-sequence token."""
 
 
 @dataclass(frozen=True)
@@ -128,21 +126,15 @@ class ChatTokenizer:
             tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
         if day is not None:
             tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template, day)
-        special = {str(token) for token in tokenizer.all_special_tokens} | {
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        }
+        added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+        special = {token.content for token in added} | set(map(str, tokenizer.all_special_tokens))
         longest_first = sorted(special, key=len, reverse=True)
-        self._specials = re.compile(
-            "|".join(re.escape(token) for token in longest_first) or r"(?!)"
-        )
+        self._specials = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.eos_id: int = tokenizer.eos_token_id
-        self.pad_id: int = (
-            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        )
-        ends = [self.eos_id, *(tokenizer.convert_tokens_to_ids(token) for token in _END_OF_TURN)]
-        self.stop_ids: list[int] = sorted(
-            {end for end in ends if end is not None and end != tokenizer.unk_token_id}
-        )
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = self.eos_id if pad is None else pad
+        ends = {self.eos_id, *map(tokenizer.convert_tokens_to_ids, _END_OF_TURN)}
+        self.stop_ids: list[int] = sorted(ends - {None, tokenizer.unk_token_id})
 
     @classmethod
     def load(cls, folder: Path, day: date | None = None) -> ChatTokenizer:
@@ -163,11 +155,8 @@ class ChatTokenizer:
         # the folder of an adapter or of a tokenizer alone has no config
         context = context_length(folder) if (folder / "config.json").is_file() else UNKNOWN_LENGTH
         try:
-            return cls(
-                PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True),
-                day,
-                context,
-            )
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+            return cls(tokenizer, day, context)
         except (MemoryError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a PanicException of the Rust code is not an Exception
@@ -215,9 +204,8 @@ class ChatTokenizer:
         except MemoryError:
             raise
         except Exception as error:  # a template may raise any exception
-            if (
-                turns and turns[0]["role"] == "system" and len(turns) > 1
-            ):  # prepended for templates without this role
+            # the system prompt is prepended for templates without this role
+            if turns and turns[0]["role"] == "system" and len(turns) > 1:
                 system, first, *rest = turns
                 question = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
                 return self._rendered([question, *rest], prompt)
@@ -227,26 +215,19 @@ class ChatTokenizer:
             ) from error
 
     def _escape_special_tokens(self, text: str) -> str:
-        """Break up special tokens in user text, so that they are tokenized as text."""
         if self._hidden_specials and self._specials.search(plain := self._normalised(text)):
             text = plain  # found only in normalized text, as in fullwidth ＜|im_end|＞
-        broken = self._specials.sub(
-            lambda match: match.group()[0] + "\u200b" + match.group()[1:], text
-        )
+        broken = self._specials.sub(lambda match: f"{match[0][0]}\u200b{match[0][1:]}", text)
         if self._hidden_specials and self._specials.search(self._normalised(broken)):
-            return self._specials.sub(
-                lambda match: " ".join(match.group()), text
-            )  # U+200B is dropped
+            return self._specials.sub(lambda match: " ".join(match[0]), text)  # U+200B is dropped
         return broken
 
     @functools.cached_property
     def _hidden_specials(self) -> bool:
-        """Whether special tokens are matched in normalized text, where other spellings become equal to them."""
+        # whether special tokens are matched in normalized text, where other spellings become equal to them
         tokens = self.tokenizer.added_tokens_decoder.values()
-        normalizer = self.tokenizer.backend_tokenizer.normalizer
-        return normalizer is not None and any(
-            token.special and token.normalized for token in tokens
-        )
+        hidden = any(token.special and token.normalized for token in tokens)
+        return hidden and self.tokenizer.backend_tokenizer.normalizer is not None
 
     def _normalised(self, text: str) -> str:
         return str(self.tokenizer.backend_tokenizer.normalizer.normalize_str(text))
@@ -266,15 +247,14 @@ class ChatTokenizer:
 
     def turns(self, pair: Pair) -> list[Turn]:
         """Return every assistant turn of a pair, with all previous turns as its prompt."""
-        found = []
+        turns = []
         for index, message in enumerate(pair.messages):
             if message.role == "assistant":
                 prompt, answer = self._turn_text(pair.messages[: index + 1])
-                found.append(Turn(*self.split_ids(prompt, answer), message.content, prompt, answer))
-        return found
+                turns.append(Turn(*self.split_ids(prompt, answer), message.content, prompt, answer))
+        return turns
 
     def _turn_text(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """Return prompt and answer text of the last assistant turn."""
         prompt = self.text(messages[:-1], prompt=True)
         whole = self.text(messages, prompt=False)
         return prompt, self._answer_text(prompt, whole, messages[-1].content)
@@ -287,14 +267,11 @@ class ChatTokenizer:
         return prompt_ids, self._ids(answer)
 
     def _answer_text(self, prompt: str, whole: str, content: str) -> str:
-        """Return the answer with its end-of-turn token, without the template's text after it."""
+        # answer with its end-of-turn token, without the template's text after it
         rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
-        start = rest.find(self._escape_special_tokens(content).strip())
-        if start == 0:
-            end = self._specials.search(rest, len(self._escape_special_tokens(content).strip()))
-            if end is not None:
-                return rest[: end.end()]
-        return self._escape_special_tokens(content).strip() + str(self.tokenizer.eos_token or "")
+        answer = self._escape_special_tokens(content).strip()
+        end = self._specials.search(rest, len(answer)) if rest.startswith(answer) else None
+        return rest[: end.end()] if end else answer + str(self.tokenizer.eos_token or "")
 
     def examples(self, pair: Pair, max_length: int | None = None) -> list[Example]:
         """Return the training sequences of a pair; those of more than ``max_length`` tokens are left out.
@@ -325,19 +302,17 @@ class ChatTokenizer:
         texts = [self._turn_text(pair.messages) for pair in pairs]
         prompts = self._tokenize([prompt for prompt, _ in texts])
         joints = self._tokenize([prompt + answer for prompt, answer in texts])
-        return [
-            (
-                len(alone),
-                len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)),
-            )
-            for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)
-        ]
+        counts = []
+        for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True):
+            starts = joint[: len(alone)] == alone
+            counts.append((len(alone), len(joint[len(alone) :] if starts else self._ids(answer))))
+        return counts
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
         try:
-            found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         except MemoryError:
             raise
         except Exception as error:  # such as values of a wrong type in tokenizer_config.json
@@ -345,21 +320,20 @@ class ChatTokenizer:
                 f"the base model's tokenizer fails ({type(error).__name__}: {str(error)[:_MAX_REASON_CHARACTERS]})",
                 remedy="Copy the tokenizer's files again from the source of the model, or choose another base model",
             ) from error
-        for text, ids in zip(texts, found, strict=True):
+        for text, ids in zip(texts, rows, strict=True):
             if len(ids) > MAX_TOKENS_PER_CHARACTER * len(text):
                 raise ModelError(
                     f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
                     remedy="Choose another base model, or correct its tokenizer.json",
                 )
-        return found
+        return rows
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
         """Special tokens, which do not represent text."""
-        added = {
-            index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
-        return frozenset(added | set(self.tokenizer.all_special_ids))
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {index for index, token in added if token.special}
+        return frozenset(special | set(self.tokenizer.all_special_ids))
 
     def decode_with_special_tokens(self, ids: Sequence[int]) -> str:
         """Return the text of tokens with special tokens, as in :meth:`text`."""

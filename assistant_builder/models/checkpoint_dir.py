@@ -14,11 +14,11 @@ from typing import Any
 from assistant_builder import atomic_io, study
 from assistant_builder.errors import ModelError, StudyError
 
+# files that affect the output of a model
 _IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
-"""Files that affect the output of a model."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# multimodal model types that AutoModelForCausalLM of transformers loads
 _WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
-"""Multimodal model types that AutoModelForCausalLM of transformers loads."""
 UNKNOWN_LENGTH = 2048
 """Assumed context length if the config does not contain it; chat and vLLM assume the same."""
 ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
@@ -39,12 +39,10 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
     config = read_config(folder)
     check_architecture(config, folder)
     if config.get("quantization_config") is not None:
-        quantized = config["quantization_config"]
-        method = _shortened(
-            quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-        )
+        method = config["quantization_config"]
+        method = method.get("quant_method") if isinstance(method, dict) else method
         raise ModelError(
-            f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
+            f"the weights are already quantized ({_shortened(method)}), so there is no 16-bit base to compare with",
             where=str(folder),
             remedy="Choose the original model with 16-bit weights",
         )
@@ -93,20 +91,19 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelError: It cannot be read or is not a JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise ModelError(
             f"{path.name} cannot be read: {error}", where=str(path), remedy="Copy the model again"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ModelError(
             f"{path.name} is not a JSON object", where=str(path), remedy="Copy the model again"
         )
-    return found
+    return content
 
 
 def _shortened(value: object) -> str:
-    """Shorten a value of an untrusted file for an error message."""
     text = str(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
@@ -120,9 +117,7 @@ def max_pair_tokens(folder: Path, answer: int) -> int | None:
     config = read_config(folder)
     inner = config.get("text_config")
     sizes = inner if isinstance(inner, dict) else config
-    context = next(
-        (sizes[key] for key in ("max_position_embeddings", "n_positions") if sizes.get(key)), None
-    )
+    context = sizes.get("max_position_embeddings") or sizes.get("n_positions")
     return max(context - answer, context // 2) if isinstance(context, int) and context > 1 else None
 
 
@@ -178,10 +173,8 @@ def needs_own_code(config: dict[str, Any]) -> bool:
     if package is None or package.origin is None:
         return True
     model_type = str(config.get("model_type", "")).replace("-", "_")
-    return (
-        not model_type.isidentifier()
-        or not (Path(package.origin).parent / "models" / model_type).is_dir()
-    )
+    known = (Path(package.origin).parent / "models" / model_type).is_dir()
+    return not model_type.isidentifier() or not known
 
 
 def _check_weights(folder: Path) -> None:
@@ -196,16 +189,16 @@ def _check_weights(folder: Path) -> None:
                 remedy="Copy the model again",
             )
         shards = sorted(set(shards))
-        elsewhere = [name for name in shards if not _SHARD.fullmatch(name)]
-        if elsewhere:  # transformers follows ../ and absolute paths
+        if elsewhere := [
+            name for name in shards if not _SHARD.fullmatch(name)
+        ]:  # transformers follows ../ and absolute paths
             raise ModelError(
                 f"the index of the weights refers to {_shortened(elsewhere[0])!r}, "
                 "which is not a safetensors file of this folder",
                 where=str(index),
                 remedy="Copy the model again from a source that you trust",
             )
-        missing = sorted(name for name in shards if not (folder / name).is_file())
-        if missing:
+        if missing := [name for name in shards if not (folder / name).is_file()]:
             raise ModelError(
                 f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}",
                 where=str(folder),
@@ -244,12 +237,8 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
     Hashes are cached in ``models/.hashes/`` of the home folder, if writable, until size or times of a file change.
     """
-    sidecar = (
-        study.home()
-        / "models"
-        / ".hashes"
-        / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
-    )
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+    sidecar = study.home() / "models" / ".hashes" / f"{name}.json"
     try:
         known: dict[str, Any] = dict(atomic_io.read_json(sidecar)["hashes"])
     except (OSError, StudyError, KeyError, TypeError, ValueError):
@@ -257,19 +246,13 @@ def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     hashes: dict[str, list[Any]] = {}
     for name in names:
         stat = (folder / name).stat()
-        stamp = [
-            stat.st_size,
-            stat.st_mtime_ns,
-            stat.st_ctime_ns,
-        ]  # mtime can be set by users, ctime cannot
+        # mtime can be set by users, ctime cannot
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         entry: Any = known.get(name)
-        if isinstance(entry, list) and entry[:-1] == stamp:
-            hashes[name] = entry
-        else:
-            hashes[name] = [*stamp, atomic_io.file_hash(folder / name)]
-    if {**known, **hashes} != known:
+        same = isinstance(entry, list) and entry[:-1] == stamp
+        hashes[name] = entry if same else [*stamp, atomic_io.file_hash(folder / name)]
+    content = {"folder": str(folder.resolve()), "hashes": {**known, **hashes}}
+    if content["hashes"] != known:
         with contextlib.suppress(OSError):
-            atomic_io.write_json(
-                sidecar, {"folder": str(folder.resolve()), "hashes": {**known, **hashes}}
-            )
+            atomic_io.write_json(sidecar, content)
     return {name: sha256 for name, (*_, sha256) in hashes.items()}

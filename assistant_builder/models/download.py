@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from assistant_builder.atomic_io import require_disk_space
+from assistant_builder.config import ModelConfig
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.models import bundled, hub
-from assistant_builder.models.catalog import ModelRef
+from assistant_builder.models.catalog import ModelRef, resolve, weight_bytes
 from assistant_builder.models.checkpoint_dir import check_folder
 from assistant_builder.models.hub import available_models_sentence
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.wheel_download import Report, no_progress
 
 
@@ -39,14 +41,11 @@ def fetch(
     if ref.folder is not None:
         check_folder(ref.folder, trust_remote_code=trust_remote_code)
         return ref.folder
-    if ref.hub_id is None:
-        raise ModelError(
-            f"{ref.name!r} is neither a folder nor a hub model", remedy=available_models_sentence()
-        )
-    cached = _usable(ref.hub_id, revision, trust_remote_code)
+    hub_id = str(ref.hub_id)
+    cached = _usable(hub_id, revision, trust_remote_code)
     if cached is not None:
         return cached
-    folder = _download(ref.hub_id, revision, hub.base_files(code=trust_remote_code), report)
+    folder = _download(hub_id, revision, hub.base_files(code=trust_remote_code), report)
     check_folder(folder, trust_remote_code=trust_remote_code)
     return folder
 
@@ -61,12 +60,8 @@ def _cached_embedder(hub_id: str) -> Path | None:
         folder = hub.cached_snapshot(hub_id, None, hub.EMBEDDER)
     except ValueError:  # not a hub id
         return None
-    complete = (
-        folder is not None
-        and (folder / "config.json").is_file()
-        and any(folder.glob("*.safetensors"))
-    )
-    return folder if complete else None
+    complete = folder is not None and (folder / "config.json").is_file()
+    return folder if complete and any(folder.glob("*.safetensors")) else None
 
 
 def fetch_embedder(hub_id: str, report: Report = no_progress) -> Path:
@@ -93,11 +88,7 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
         cached = try_to_load_from_cache(hub_id, "config.json", revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent
-        if hub.offline():
-            raise ModelError(
-                f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-                remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}",
-            )
+        _require_online(hub_id)
         hub.model_info(hub_id, revision)  # fails at once, whereas the download retries many times
         return Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent
     except AssistantBuilderError:
@@ -106,20 +97,21 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
         raise _explained(error, hub_id, revision) from error
 
 
-def _download(hub_id: str, revision: str | None, files: hub.Files, report: Report) -> Path:
+def _require_online(hub_id: str) -> None:
     if hub.offline():
         raise ModelError(
             f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
             remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}",
         )
+
+
+def _download(hub_id: str, revision: str | None, files: hub.Files, report: Report) -> Path:
+    _require_online(hub_id)
     report(0, 1, f"Looking up {hub_id}")
     try:
         info = hub.model_info(hub_id, revision)
-        sizes = {
-            file.rfilename: file.size or 0
-            for file in info.siblings or []
-            if files.includes(file.rfilename)
-        }
+        listed = (file for file in info.siblings or [] if files.includes(file.rfilename))
+        sizes = {file.rfilename: file.size or 0 for file in listed}
         if not any(name.endswith(".safetensors") for name in sizes):
             raise ModelError(
                 f"{hub_id} has no safetensors weights on the hub",
@@ -145,7 +137,7 @@ def _download(hub_id: str, revision: str | None, files: hub.Files, report: Repor
 
 
 def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path | None:
-    """Return the cached snapshot if it is complete; an unsupported model is refused after its download."""
+    # cached snapshot if it is complete; an unsupported model is refused after its download
     try:
         folder = hub.cached_snapshot(hub_id, revision, hub.base_files(code=trust_remote_code))
         if folder is not None:
@@ -202,3 +194,28 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
         f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
         remedy=f"Check the network connection, or use a local model. {available_models_sentence()}",
     )
+
+
+def local_model_folder(model: ModelConfig) -> Path | None:
+    """Return the folder of a base model; None if it is not on this machine."""
+    try:
+        ref = resolve(model.base, trust_remote_code=allows_code(model))
+        if ref.kind == "bundled":
+            return bundled.BASE.folder if bundled.BASE.is_ready() else None
+        if ref.hub_id is not None:
+            files = hub.base_files(code=allows_code(model))
+            return hub.cached_snapshot(ref.hub_id, model.revision, files)
+        return ref.folder
+    except (AssistantBuilderError, ValueError):
+        return None
+
+
+def download_bytes(model: ModelConfig) -> int | None:
+    """Bytes to download before a model of the hub can be used; 0 if it is here, None if that is not known."""
+    try:
+        ref = resolve(model.base, trust_remote_code=allows_code(model))
+    except AssistantBuilderError:
+        return 0  # the checks before a start report it
+    if ref.kind != "hub" or local_model_folder(model) is not None:
+        return 0
+    return None if ref.entry is None else weight_bytes(ref.entry)

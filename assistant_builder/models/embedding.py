@@ -26,17 +26,9 @@ _REMEDY = (
     "bundled one"
 )
 
-_DAMAGED = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    RecursionError,
-    pickle.UnpicklingError,
-)
-"""What the library raises for folders of others, which need not contain what it expects."""
+# what the library raises for folders of others, which need not contain what it expects
+_FORMAT = (ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
+_DAMAGED = (*_FORMAT, OSError, ImportError, RecursionError)
 
 
 class Embedder:
@@ -145,10 +137,10 @@ class Embedder:
         from torch.nn.functional import cross_entropy, normalize
 
         def vectors(texts: Sequence[str]) -> torch.Tensor:
-            features = {
-                name: value.to(self._model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in self._model.preprocess(list(texts)).items()
-            }
+            features = self._model.preprocess(list(texts))
+            for name, value in features.items():
+                if isinstance(value, torch.Tensor):
+                    features[name] = value.to(self._model.device)
             return normalize(self._model(features)["sentence_embedding"], dim=-1)
 
         optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
@@ -159,9 +151,8 @@ class Embedder:
                 asked, wordings, answers = (vectors(texts) for texts in zip(*batch, strict=True))
                 own = torch.arange(len(batch), device=asked.device)
                 facts = normalize(wordings + answer_weight * answers, dim=-1)
-                loss = cross_entropy(scale * asked @ facts.T, own) + answer_loss * cross_entropy(
-                    scale * asked @ answers.T, own
-                )
+                loss = cross_entropy(scale * asked @ facts.T, own)
+                loss = loss + answer_loss * cross_entropy(scale * asked @ answers.T, own)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -190,17 +181,13 @@ class Embedder:
         import numpy as np
 
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        how = {"normalize_embeddings": True, "show_progress_bar": False, "convert_to_numpy": True}
         # batches of similar length need the least padding
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            vectors[part] = self._model.encode(
-                [texts[index] for index in part],
-                batch_size=batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-            )
+            batch = [texts[index] for index in part]
+            vectors[part] = self._model.encode(batch, batch_size=batch_size, **how)
             if progress is not None:
                 progress(min(start + batch_size, len(order)), len(order))
         return vectors

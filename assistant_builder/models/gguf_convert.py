@@ -121,13 +121,8 @@ def convert_checkpoint(
         report(min(done / expected, 1.0), "Writing a GGUF file with llama.cpp's converter")
 
     try:
-        code, last = run_program(
-            python_command(
-                str(tools / _SCRIPT), str(folder), "--outfile", str(target), "--outtype", "f16"
-            ),
-            environment,
-            poll,
-        )
+        script, written = str(tools / _SCRIPT), ("--outfile", str(target), "--outtype", "f16")
+        code, last = run_program(python_command(script, str(folder), *written), environment, poll)
         if code or not target.is_file():
             reason = re.sub(r"^ERROR:[\w.-]+:", "", last) or f"exit code {code}"
             raise ModelError(
@@ -153,12 +148,8 @@ def load_dequantized(path: Path, **options: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    options["quantization_config"] = GgufConfig(dequantize=True)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            **options,
-            quantization_config=GgufConfig(dequantize=True),
-        )
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options)
     except (ValueError, NotImplementedError):
         return None

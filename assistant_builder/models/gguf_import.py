@@ -7,6 +7,7 @@ GPT-2, which splits whitespace before digits differently (a blank line before "1
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +49,8 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
 
     report(0, 1, "Reading the model file")
     reader = GGUFReader(source)
-    metadata = {
-        name: field.contents()
-        for name, field in reader.fields.items()
-        if name.split(".")[0] in ("general", "llama", "tokenizer")
-    }
+    read = re.compile(r"(general|llama|tokenizer)(\.|$)").match
+    metadata = {name: field.contents() for name, field in reader.fields.items() if read(name)}
     kind = (metadata["general.architecture"], metadata.get("tokenizer.ggml.pre"))
     if kind != ("llama", "smollm"):
         raise ModelError(
@@ -60,65 +58,51 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
             where=str(source),
             remedy="Use the bundled model, or a folder with safetensors",
         )
-    write_tokenizer(metadata, folder)
-    _write_config(
-        metadata, folder, tied=all(tensor.name != "output.weight" for tensor in reader.tensors)
-    )
+    _write_tokenizer(metadata, folder)
+    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+    _write_config(metadata, folder, tied=tied)
     _write_weights(reader, metadata, folder, report)
 
 
-def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Build the byte-level BPE tokenizer of a ``smollm`` GGUF file.
-
-    As in SmolLM2's published tokenizer.json and llama.cpp, every digit is split off before GPT-2's pre-tokenizer.
-    """
+def _build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    # byte-level BPE; as in SmolLM2's published tokenizer.json and llama.cpp, every digit is split off before GPT-2's
+    # pre-tokenizer
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    merges = [
-        (left, right)
-        for left, right in (merge.split(" ") for merge in metadata["tokenizer.ggml.merges"])
-    ]
-    tokenizer = Tokenizer(
-        models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
-    )
+    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pieces])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(token, normalized=False, special=True)
-            for token, kind in zip(tokens, types, strict=True)
-            if kind == _CONTROL
-        ]
-    )
+    control = (token for token, kind in zip(tokens, types, strict=True) if kind == _CONTROL)
+    special = [AddedToken(token, normalized=False, special=True) for token in control]
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 
-def write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja from a GGUF file's metadata."""
-    build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
+def _write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
+    _build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
     tokens = metadata["tokenizer.ggml.tokens"]
     # The generic class is required: with the published "GPT2Tokenizer" transformers 5 rebuilds the tokenizer with
     # GPT-2's pre-tokenizer and drops the digit splitting of tokenizer.json.
+    names = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+    special = {
+        f"{own}_token": tokens[metadata[f"tokenizer.ggml.{name}_token_id"]]
+        for own, name in names.items()
+    }
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
-        "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
-        "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
-        "unk_token": tokens[metadata["tokenizer.ggml.unknown_token_id"]],
+        **special,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": metadata["llama.context_length"],
     }
     _write_json(folder / "tokenizer_config.json", settings)
-    (folder / "chat_template.jinja").write_text(
-        metadata["tokenizer.chat_template"], encoding="utf-8"
-    )
+    template = metadata["tokenizer.chat_template"]
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def _write_config(metadata: Mapping[str, Any], folder: Path, *, tied: bool) -> None:
@@ -176,9 +160,8 @@ def _write_weights(
     for done, tensor in enumerate(reader.tensors, start=1):
         values = dequantize(tensor.data, tensor.tensor_type)
         *front, kind, suffix = tensor.name.split(".")
-        if (
-            kind in heads
-        ):  # undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding
+        # undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding
+        if kind in heads:
             rows, columns = values.shape
             halves = values.reshape(heads[kind], rows // heads[kind] // 2, 2, columns)
             values = halves.swapaxes(1, 2).reshape(rows, columns)

@@ -38,9 +38,13 @@ class Files:
 
     def includes(self, name: str) -> bool:
         """Whether a file is downloaded."""
-        return any(fnmatch(name, pattern) for pattern in self.wanted) and not any(
-            fnmatch(name, pattern) for pattern in self.ignored
-        )
+        wanted = any(fnmatch(name, pattern) for pattern in self.wanted)
+        return wanted and not any(fnmatch(name, pattern) for pattern in self.ignored)
+
+    @property
+    def patterns(self) -> dict[str, list[str]]:
+        """The arguments of ``snapshot_download``."""
+        return {"allow_patterns": list(self.wanted), "ignore_patterns": list(self.ignored)}
 
 
 _WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt")
@@ -84,7 +88,7 @@ def check_hub(seconds: float = TIMEOUT_SECONDS) -> HubStatus:
         get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=seconds)
 
     try:
-        run_with_timeout(seconds, ask)
+        _run_with_timeout(seconds, ask)
     except Exception as error:  # see the module's docstring
         return HubStatus(False, error_summary(error))
     return HubStatus(True)
@@ -102,13 +106,7 @@ def cached_snapshot(hub_id: str, revision: str | None, files: Files) -> Path | N
 
     try:
         return Path(
-            snapshot_download(
-                hub_id,
-                revision=revision,
-                local_files_only=True,
-                allow_patterns=list(files.wanted),
-                ignore_patterns=list(files.ignored),
-            )
+            snapshot_download(hub_id, revision=revision, local_files_only=True, **files.patterns)
         )
     except OSError:  # not in the cache, or only partly
         return None
@@ -118,12 +116,8 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
     """Fetch commit and file sizes of a revision within :data:`TIMEOUT_SECONDS`."""
     from huggingface_hub import HfApi
 
-    return run_with_timeout(
-        TIMEOUT_SECONDS,
-        lambda: HfApi().model_info(
-            hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True
-        ),
-    )
+    how = {"revision": revision, "timeout": TIMEOUT_SECONDS, "files_metadata": True}
+    return _run_with_timeout(TIMEOUT_SECONDS, lambda: HfApi().model_info(hub_id, **how))
 
 
 def download(
@@ -158,14 +152,9 @@ def download(
         report(min(done, total), total, f"Downloading {hub_id}")
 
     return Path(
-        run_with_timeout(
+        _run_with_timeout(
             None,
-            lambda: snapshot_download(
-                hub_id,
-                revision=revision,
-                allow_patterns=list(files.wanted),
-                ignore_patterns=list(files.ignored),
-            ),
+            lambda: snapshot_download(hub_id, revision=revision, **files.patterns),
             report_progress,
         )
     )
@@ -177,29 +166,22 @@ def damaged_files(folder: Path, info: ModelInfo, files: Files) -> list[str]:
     for file in info.siblings or []:
         if not files.includes(file.rfilename):
             continue
-        path = folder / file.rfilename
+        path, same = folder / file.rfilename, True
         if file.lfs is not None:
             same = file_hash(path) == file.lfs.sha256
         elif file.blob_id:
             content = path.read_bytes()
             same = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.blob_id
-        else:
-            same = True
         if not same:
             damaged.append(file.rfilename)
     return damaged
 
 
-def run_with_timeout(
+def _run_with_timeout(
     seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
 ) -> Result:
-    """Run ``work`` in a daemon thread with a timeout, because DNS look-ups have none.
-
-    ``meanwhile`` is called periodically; its exception ends the wait.
-
-    Raises:
-        TimeoutError: The work took longer; its thread continues.
-    """
+    # in a daemon thread, because DNS look-ups have no timeout; ``meanwhile`` is called periodically, and its exception
+    # ends the wait
     results: list[Result] = []
     errors: list[BaseException] = []
 

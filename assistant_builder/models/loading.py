@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, core_model_loading
 from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.devices import fastest_dtype, torch_device
-from assistant_builder.errors import AssistantBuilderError, ConfigError, ModelError, ResourceError
+from assistant_builder.errors import AssistantBuilderError, ModelError, ResourceError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
@@ -101,15 +101,9 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
         AssistantBuilderError: This machine cannot quantize the base.
     """
     dtype, method = DTYPES[spec.compute_dtype], METHODS[spec.storage]
-    if spec.sharded and not method.shardable:
-        raise ConfigError(
-            f"a base stored as {method.name} cannot be sharded",
-            where="executor.spread",
-            remedy="Set executor.spread=ddp, or executor.devices=1",
-        )
-    if (
-        spec.device == "cuda"
-    ):  # cuBLAS reduces partial sums in 16 bits by default; 4-bit kernels do not use cuBLAS
+    if spec.sharded and (error := method.sharding_error()):
+        raise error
+    if spec.device == "cuda":  # cuBLAS reduces partial sums in 16 bits by default
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     read = partial(
@@ -155,10 +149,8 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def _conversion_errors_raised() -> Iterator[None]:
-    """Raise the exceptions of quantizing a weight.
-
-    transformers (5.24) logs them, goes on with the next weight, and raises an error that does not name them.
-    """
+    # raise the exceptions of quantizing a weight. transformers (5.24) logs them, goes on with the next weight, and
+    # raises an error that does not name them.
     logged = core_model_loading.log_conversion_errors
     core_model_loading.log_conversion_errors = lambda *_, **__: contextlib.nullcontext()
     try:
@@ -168,7 +160,6 @@ def _conversion_errors_raised() -> Iterator[None]:
 
 
 def _check_method(method: QuantizationMethod, device: str) -> None:
-    """Raise an error if quantization fails for any weights, for example because a CUDA library is missing."""
     try:
         method.check(device)
     except Exception as error:  # libraries raise different errors
@@ -188,7 +179,6 @@ def loads_on_main_process(spec: BaseSpec) -> bool:
 
 
 def _load_device(spec: BaseSpec) -> str | int:
-    """Return the device to which this process loads the weights: its GPU, or main memory with FSDP."""
     if loads_on_main_process(spec) and os.environ.get("LOCAL_RANK", "0") != "0":
         return "meta"
     if spec.sharded or spec.device == "cpu":
@@ -197,7 +187,7 @@ def _load_device(spec: BaseSpec) -> str | int:
 
 
 def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast embeddings, norms, biases and head to ``dtype``; keep the storage of frozen linear weights."""
+    # cast embeddings, norms, biases and head to ``dtype``; keep the storage of frozen linear weights
     head = model.get_output_embeddings()
     for layer in model.modules():
         if method_of(layer).quantizes:
@@ -209,19 +199,15 @@ def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
         for key, buffer in layer.named_buffers(recurse=False):
-            if (
-                buffer.is_floating_point() and "inv_freq" not in key
-            ):  # rotary frequencies stay float32
+            rotary = "inv_freq" in key  # these frequencies stay float32
+            if buffer.is_floating_point() and not rotary:
                 setattr(layer, key, buffer.to(dtype))
     model.config.dtype = dtype
 
 
-def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
-    """Return PEFT's config of the adapters, with the same adapter layer for every storage.
-
-    Layers outside of the text decoder, such as a vision tower, have no adapter: they would get no gradient from text,
-    which DDP does not allow.
-    """
+def _lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
+    # the same adapter layer for every storage; layers outside of the text decoder, such as a vision tower, have no
+    # adapter: they would get no gradient from text, which DDP does not allow
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -236,15 +222,12 @@ def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
 
 
 def _outside_decoder(model: PreTrainedModel) -> str | None:
-    """Return a pattern for modules outside of text decoder and head; None if there are no linear layers outside."""
+    # a pattern for modules outside of text decoder and head; None if there are no linear layers outside
     names = {module: name for name, module in model.named_modules()}
     decoder, head = names[model.get_decoder()], names.get(model.get_output_embeddings(), "")
     inside = re.compile(rf"(?:{re.escape(decoder)}\..*|{re.escape(head)})")
-    outside = [
-        name
-        for module, name in names.items()
-        if isinstance(module, nn.Linear) and not inside.fullmatch(name)
-    ]
+    linear = (name for module, name in names.items() if isinstance(module, nn.Linear))
+    outside = any(not inside.fullmatch(name) for name in linear)
     return f"(?!{inside.pattern}$).*" if decoder and outside else None
 
 
@@ -255,31 +238,25 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
         ModelError: No layer has one of the target names, or a layer does not support adapters.
     """
     try:
-        adapted = get_peft_model(model, _exclude_fused_experts(lora_config(train, model), model))
+        adapted = get_peft_model(model, _exclude_fused_experts(_lora_config(train, model), model))
     except ValueError as error:
         if "not found" not in str(error):
             raise ModelError(
                 f"layers of train.target_modules={train.target_modules!r} do not support adapters: {error}",
                 remedy="Use 'all-linear', which excludes fused experts",
             ) from error
-        linear = sorted(
-            {
-                name.rsplit(".", 1)[-1]
-                for name, layer in model.named_modules()
-                if isinstance(layer, nn.Linear)
-            }
-        )
+        linear = (name for name, each in model.named_modules() if isinstance(each, nn.Linear))
+        names = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise ModelError(
             f"train.target_modules={train.target_modules!r} matches no layer of the base",
-            remedy=f"Use 'all-linear' or some of: {', '.join(linear)}",
+            remedy=f"Use 'all-linear' or some of: {', '.join(names)}",
         ) from error
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
             for part in (layer.lora_A, layer.lora_B):
                 if part["default"].weight.is_meta:  # the main process has the values
-                    part.to_empty(
-                        device="cpu"
-                    )  # accelerate identifies the optimizer's parameters by address
+                    # accelerate identifies the optimizer's parameters by address
+                    part.to_empty(device="cpu")
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -327,10 +304,8 @@ def start_from(adapted: PeftModel, folder: Path) -> None:
 
 
 def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
-    """Return the config with 'all-linear' restricted to linear layers, without the fused experts of a mixture.
-
-    PEFT does not support dropout there, so that no mixture could be trained with default settings.
-    """
+    # config with 'all-linear' restricted to linear layers, without the fused experts of a mixture. PEFT does not
+    # support dropout there, so that no mixture could be trained with default settings.
     if config.target_modules != "all-linear":
         return config
     converted = copy.deepcopy(config)
@@ -353,16 +328,13 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
     try:
         config = LoraConfig.from_pretrained(str(folder))
         config._register_custom_module(ADAPTER_LAYERS)
-        device = str(
-            next(model.parameters()).device
-        )  # PEFT would read to any GPU, also of Apple or Intel
+        # PEFT would read to any GPU, also of Apple or Intel
+        device = {"torch_device": str(next(model.parameters()).device)}
         if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), name, torch_device=device, peft_config=config)
+            model.load_adapter(str(folder), name, peft_config=config, **device)
             adapted = model
         else:
-            adapted = PeftModel.from_pretrained(
-                model, str(folder), adapter_name=name, config=config, torch_device=device
-            )
+            adapted = PeftModel.from_pretrained(model, str(folder), name, config=config, **device)
     except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in PEFT
@@ -380,9 +352,8 @@ def count_parameters(model: nn.Module) -> int:
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             quantized = name == "weight" and method_of(layer).quantizes
-            sizes[id(parameter)] = (
-                layer.in_features * layer.out_features if quantized else parameter.numel()
-            )
+            size = layer.in_features * layer.out_features if quantized else parameter.numel()
+            sizes[id(parameter)] = size
     return sum(sizes.values())
 
 
@@ -391,11 +362,9 @@ def model_bytes(model: nn.Module) -> int:
     seen: set[int] = set()
     total = 0
     for layer in model.modules():
-        weights = [
-            parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in seen
-        ]
+        weights = set(map(id, layer.parameters(recurse=False))) - seen
         if weights:
-            seen.update(map(id, weights))
+            seen |= weights
             total += method_of(layer).stored_bytes(layer)
     return total
 
@@ -439,6 +408,5 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     spec = base_spec(model, folder, ARMS[arm].base_storage(model.quant_type))
-    return replace(
-        spec, hold=hold, double_quant=spec.double_quant and METHODS[spec.storage].quantizes
-    )
+    double = spec.double_quant and METHODS[spec.storage].quantizes
+    return replace(spec, hold=hold, double_quant=double)

@@ -33,11 +33,8 @@ class FusedGroup(Protocol):
 
 
 class _MatmulFromStorage(torch.autograd.Function):
-    """``x @ weight.T`` with the weight cast at use; only the stored weight is saved for the backward pass.
-
-    Plain autograd would save the cast copies, which doubles the memory of the frozen base.
-    """
-
+    # ``x @ weight.T`` with the weight cast at use; only the stored weight is saved for the backward pass. Plain
+    # autograd would save the cast copies, which doubles the memory of the frozen base.
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         ctx.save_for_backward(weight)
@@ -61,12 +58,8 @@ class CastOnUseLinear(nn.Linear):
 class TwinLoraLinear(LoraLinear):
     """LoRA over any storage with float32 parameters; it computes in the dtype of its input."""
 
-    group: FusedGroup | None = (
-        None  # set in CPU training, where layers that share an input are computed together
-    )
-    rounding: RoundedWeight | None = (
-        None  # set in an arm that is trained through the rounding of a format
-    )
+    group: FusedGroup | None = None  # set where layers that share an input are computed together
+    rounding: RoundedWeight | None = None  # set in training through the rounding of a format
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return base(x) + scaling · B(A(dropout(x))); ``x`` is [..., in], the result [..., out]."""
@@ -86,11 +79,9 @@ class TwinLoraLinear(LoraLinear):
         return result
 
     def _through_rounding(self, rounding: RoundedWeight, x: torch.Tensor) -> torch.Tensor:
-        """Return Q(W + scaling · BA) x, plus what dropout changes in the adapter's share.
-
-        The gradient passes the rounding unchanged (straight-through estimator, Bengio et al. 2013, arXiv 1308.3432), so
-        that A and B get the gradient of LoRA, and the input that of the rounded weight.
-        """
+        # Q(W + scaling · BA) x, plus what dropout changes in the adapter's share. The gradient passes the rounding
+        # unchanged (straight-through estimator, Bengio et al. 2013, arXiv 1308.3432), so that A and B get the
+        # gradient of LoRA, and the input that of the rounded weight.
         down, up = (part["default"].weight.to(x.dtype) for part in (self.lora_A, self.lora_B))
         scaling = self.scaling["default"]
         dropped = F.linear(F.linear(self.lora_dropout["default"](x), down), up)
@@ -115,50 +106,40 @@ class RoundedWeight:
         adapter = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         state = tuple((each.data_ptr(), each._version) for each in adapter)
         known = self._values
-        if out is None:
-            out = (
-                known
-                if known is not None and known.dtype == dtype
-                else torch.empty(
-                    layer.base_layer.weight.shape, dtype=dtype, device=adapter[0].device
-                )
-            )
+        if out is None and known is not None and known.dtype == dtype:
+            out = known
+        elif out is None:
+            shape, device = layer.base_layer.weight.shape, adapter[0].device
+            out = torch.empty(shape, dtype=dtype, device=device)
         if known is None or known.data_ptr() != out.data_ptr() or self._state != state:
             for rows in self._parts(out):
-                rounded_or_16_bit(merged_weight(layer, rows), self.kind, out[rows])
+                _rounded_or_16_bit(merged_weight(layer, rows), self.kind, out[rows])
             self._values, self._state = out, state
         return out
 
     def _parts(self, weight: torch.Tensor) -> list[slice]:
-        """Parts of the rows whose intermediate results stay in the cache of a core; blocks of NF4 span rows."""
+        # parts of the rows whose intermediate results stay in the cache of a core; blocks of NF4 span rows
         rows, columns = weight.shape
-        step = (
-            rows
-            if weight.device.type != "cpu" or self.kind == "NF4"
-            else max(1, CACHED_VALUES // columns)
-        )
+        whole = weight.device.type != "cpu" or self.kind == "NF4"
+        step = rows if whole else max(1, CACHED_VALUES // columns)
         return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def merged_weight(layer: TwinLoraLinear, rows: slice = slice(None)) -> torch.Tensor:
     """Rows of a layer's weight with its adapter as a merged checkpoint has them: summed in float32, then float16."""
     base, method = layer.base_layer, method_of(layer.base_layer)
-    weight = (
-        method.dequantize(base, torch.float32)[rows]
-        if method.quantizes
-        else base.weight.data[rows].to(torch.float32, copy=True)
-    )
+    if method.quantizes:
+        weight = method.dequantize(base, torch.float32)[rows]
+    else:
+        weight = base.weight.data[rows].to(torch.float32, copy=True)
     if "default" in layer.lora_A:
-        up, down = (
-            layer.lora_B["default"].weight[rows].float(),
-            layer.lora_A["default"].weight.float(),
-        )
-        weight += layer.scaling["default"] * (up @ down)
+        up = layer.lora_B["default"].weight[rows].float()
+        weight += layer.scaling["default"] * (up @ layer.lora_A["default"].weight.float())
     return weight.to(torch.float16)
 
 
-def rounded_or_16_bit(weight: torch.Tensor, kind: str, out: torch.Tensor) -> torch.Tensor:
-    """A float16 weight rounded to a format, or unchanged if the format cannot hold its rows; written to ``out``."""
+def _rounded_or_16_bit(weight: torch.Tensor, kind: str, out: torch.Tensor) -> torch.Tensor:
+    # unchanged if the format cannot hold its rows
     return rounded(weight, kind, out) if can_round(weight.shape[-1], kind) else out.copy_(weight)
 
 
@@ -167,24 +148,20 @@ def train_through_rounding(model: PeftModel, kind: str) -> None:
     for layer in model.modules():
         if isinstance(layer, TwinLoraLinear):
             layer.rounding = RoundedWeight(kind)
-    round_embeddings(model.get_base_model(), kind)
+    _round_embeddings(model.get_base_model(), kind)
 
 
 @torch.no_grad()
-def round_embeddings(model: PreTrainedModel, kind: str) -> None:
-    """Round embeddings and head as a GGUF file of a lossy type has them; other formats keep them in 16 bits.
-
-    The matrix of the output is Q8_0 (:func:`assistant_builder.quantization.ggml.tensor_type`).
-    """
+def _round_embeddings(model: PreTrainedModel, kind: str) -> None:
+    # as a GGUF file of a lossy type has them; other formats keep them in 16 bits. The matrix of the output is Q8_0
+    # (:func:`assistant_builder.quantization.ggml.tensor_type`)
     if kind == "NF4":
         return
-    embeddings, head = (
-        model.get_input_embeddings().weight.data,
-        model.get_output_embeddings().weight.data,
-    )
+    embeddings = model.get_input_embeddings().weight.data
+    head = model.get_output_embeddings().weight.data
     if embeddings is not head and embeddings.data_ptr() != head.data_ptr():
-        rounded_or_16_bit(embeddings.half(), kind, embeddings)
-    rounded_or_16_bit(head.half(), "Q8_0", head)
+        _rounded_or_16_bit(embeddings.half(), kind, embeddings)
+    _rounded_or_16_bit(head.half(), "Q8_0", head)
 
 
 @torch.no_grad()
@@ -197,20 +174,11 @@ def round_linear(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> int:
     saved = 0
     for parent, name, layer in child_layers(model):
         if isinstance(layer, CastOnUseLinear):
-            plain = nn.Linear(
-                layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype
-            )
-            plain.weight = nn.Parameter(
-                rounded_or_16_bit(
-                    layer.weight.data, kind, torch.empty_like(layer.weight.data, dtype=dtype)
-                ),
-                requires_grad=False,
-            )
-            if layer.bias is not None:
-                plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
-            setattr(parent, name, plain.train(layer.training))
-            saved += layer.weight.nbytes - rounded_bytes(*layer.weight.shape, kind)
-    round_embeddings(model, kind)
+            weight = layer.weight.data
+            values = _rounded_or_16_bit(weight, kind, torch.empty_like(weight, dtype=dtype))
+            setattr(parent, name, _plain(layer, values))
+            saved += weight.nbytes - rounded_bytes(*weight.shape, kind)
+    _round_embeddings(model, kind)
     return saved
 
 
@@ -243,13 +211,21 @@ def dequantize_to_compute_dtype(
             continue
         if method.rounds_inputs and not training:
             continue
-        plain = nn.Linear(
-            layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype
-        )
-        plain.weight = nn.Parameter(computed_weight(layer).to(dtype), requires_grad=False)
-        if layer.bias is not None:
-            plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
-        setattr(parent, name, plain.train(layer.training))
+        setattr(parent, name, _plain(layer, computed_weight(layer).to(dtype)))
+
+
+def _plain(layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
+    plain = _with_weight(nn.Linear, layer, weight)
+    if layer.bias is not None:
+        plain.bias = nn.Parameter(layer.bias.data.to(weight.dtype), requires_grad=False)
+    return plain
+
+
+def _with_weight(kind: type[nn.Linear], layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
+    shape = layer.in_features, layer.out_features
+    made = kind(*shape, bias=False, device="meta", dtype=weight.dtype)
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    return made.train(layer.training)
 
 
 def hold_in_compute_dtype(model: nn.Module, dtype: torch.dtype, device: str) -> None:
@@ -273,9 +249,8 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
         if isinstance(layer, TwinLoraLinear):
             setattr(parent, child, _stored(layer.base_layer, merged_weight(layer)))
         elif method_of(layer).quantizes:
-            setattr(
-                parent, child, _stored(layer, method_of(layer).dequantize(layer, torch.float32))
-            )
+            weight = method_of(layer).dequantize(layer, torch.float32)
+            setattr(parent, child, _stored(layer, weight))
     return model
 
 
@@ -286,17 +261,11 @@ def quantize(
     method = METHODS[quant_type]
     for parent, child, layer in child_layers(model):
         if isinstance(layer, CastOnUseLinear):
-            setattr(
-                parent,
-                child,
-                method.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype),
-            )
+            how = {"double_quant": double_quant, "compute_dtype": compute_dtype}
+            setattr(parent, child, method.quantize(layer, **how))
 
 
-def _stored(layer: nn.Module, weight: torch.Tensor) -> CastOnUseLinear:
-    merged = CastOnUseLinear(
-        layer.in_features, layer.out_features, bias=False, device="meta", dtype=torch.float16
-    )
-    merged.weight = nn.Parameter(weight.to(torch.float16), requires_grad=False)
+def _stored(layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
+    merged = _with_weight(CastOnUseLinear, layer, weight.to(torch.float16))
     merged.bias = layer.bias
-    return merged.train(layer.training)
+    return merged

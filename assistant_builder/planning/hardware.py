@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -16,25 +17,14 @@ from assistant_builder.devices import computes_bfloat16, usable_cores
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import N_
 
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
+_UNITS = {"": 1, "b": 1} | {
+    prefix + suffix: base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for suffix, base in (("", 1000), ("b", 1000), ("ib", 1024))
 }
 _MIG_SLICES = 7  # compute slices of a card with MIG
+# memory limit of a container in cgroup v2 and v1, which psutil does not report
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Memory limit of a container in cgroup v2 and v1."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +41,8 @@ class Machine:
     is_local: bool = False  # whether it is this machine
     cores: int = 0  # usable cores of a CPU
     devices: int = 1  # usable GPUs of this type
-    cards: tuple[
-        Machine, ...
-    ] = ()  # all usable GPUs in torch's order; this object describes the first
+    # all usable GPUs in torch's order; this object describes the first
+    cards: tuple[Machine, ...] = ()
 
     @property
     def compute_dtype(self) -> str:
@@ -79,12 +68,9 @@ class Machine:
 
     def with_memory(self, memory_bytes: int) -> Machine:
         """Return this machine with another amount of memory."""
+        name = f"{self.name}, {memory_bytes / 1e9:.3g} GB"
         return replace(
-            self,
-            memory_bytes=memory_bytes,
-            free_bytes=memory_bytes,
-            cards=(),
-            name=f"{self.name}, {memory_bytes / 1e9:.3g} GB",
+            self, name=name, memory_bytes=memory_bytes, free_bytes=memory_bytes, cards=()
         )
 
 
@@ -132,15 +118,8 @@ def this_machine() -> Machine:
         if cores == 1
         else N_("this computer's processor ({cores} cores)")
     ).format(cores=cores)
-    return Machine(
-        name,
-        "cpu",
-        total,
-        min(memory.available, total),
-        computes_bfloat16(),
-        is_local=True,
-        cores=cores,
-    )
+    free = min(memory.available, total)
+    return Machine(name, "cpu", total, free, computes_bfloat16(), is_local=True, cores=cores)
 
 
 def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:
@@ -177,52 +156,41 @@ def parse_memory(text: str) -> int:
     Raises:
         ConfigError: The text is not an amount of memory.
     """
-    found = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", text.strip().casefold())
-    if found is None or found[2] not in _UNITS or not float(found[1]):
+    amount = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", text.strip().casefold())
+    if amount is None or amount[2] not in _UNITS or not float(amount[1]):
         raise ConfigError(
             f"{text!r} is not an amount of memory",
             where="--memory",
             remedy="Write it like 24GB or 16GiB",
         )
-    return int(float(found[1]) * _UNITS[found[2] or "gb"])
+    return int(float(amount[1]) * _UNITS[amount[2] or "gb"])
 
 
 def _gpu() -> Machine | None:
     usable = devices.detect_gpus().usable
     if not usable:
         return None
-    cards = tuple(
-        Machine(
-            gpu.name,
-            "cuda",
-            gpu.memory_bytes,
-            free,
-            gpu.bfloat16,
-            _peak_flops(gpu.name),
-            is_local=True,
-        )
-        for gpu, free in zip(usable, devices.free_bytes(usable), strict=True)
-    )
-    alike = next(
-        (place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards)
-    )
-    return replace(cards[0], devices=alike, cards=cards)
+    cards = []
+    for gpu, free in zip(usable, devices.free_bytes(usable), strict=True):
+        peak = _peak_flops(gpu.name)
+        size = gpu.memory_bytes
+        cards.append(Machine(gpu.name, "cuda", size, free, gpu.bfloat16, peak, is_local=True))
+    alike = len(list(takewhile(lambda card: card.name == cards[0].name, cards)))
+    return replace(cards[0], devices=alike, cards=tuple(cards))
 
 
 def _peak_flops(name: str) -> float:
-    """Peak of the catalog card whose model is part of the driver's name; the share of it for a MIG instance."""
+    # peak of the catalog card whose model is part of the driver's name; the share of it for a MIG instance
     driver_name = name.casefold()
     part = re.search(r"\bmig (\d)g\.", driver_name)
     for card in sorted(CARDS.values(), key=lambda card: -len(card.name)):
-        if re.search(
-            rf"{card.name.rsplit(' ', 2)[0].casefold()}\b", driver_name
-        ):  # A1000 is not A100
+        model = card.name.rsplit(" ", 2)[0].casefold()
+        if re.search(rf"{model}\b", driver_name):  # A1000 is not A100
             return card.flops * (int(part[1]) / _MIG_SLICES if part else 1)
     return 0.0
 
 
 def _container_limit() -> int | None:
-    """Memory limit of the container; psutil does not report it."""
     for path in _LIMITS:
         try:
             return int(path.read_text(encoding="ascii"))
@@ -237,11 +205,8 @@ _BFLOAT16_GAIN = 2.0  # speed of bfloat16 instructions relative to float32
 
 
 @lru_cache(maxsize=2)
-def processor_flops(cores: int, bfloat16: bool) -> float:
-    """Measure the operations per second of all cores in the compute dtype in less than 0.1 seconds.
-
-    CPU time is measured instead of wall time, so that other programs do not affect the result.
-    """
+def _processor_flops(cores: int, bfloat16: bool) -> float:
+    # takes less than 0.1 seconds; CPU time, so that other programs do not affect the result
     import numpy as np
 
     matrix = np.ones((_SIZE, _SIZE), dtype=np.float32)
@@ -257,4 +222,4 @@ def with_speed(machine: Machine) -> Machine:
     """Return this machine's CPU with its measured peak, and any other machine unchanged."""
     if not machine.is_local or machine.device != "cpu":
         return machine
-    return replace(machine, flops=processor_flops(machine.cores, machine.bfloat16))
+    return replace(machine, flops=_processor_flops(machine.cores, machine.bfloat16))

@@ -6,8 +6,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
@@ -16,71 +16,26 @@ from assistant_builder.planning.architecture import VISION, Architecture, Block,
 from assistant_builder.planning.hardware import Machine
 from assistant_builder.quantization import METHODS, UNQUANTIZED, QuantizationMethod
 
-if TYPE_CHECKING:
-    from assistant_builder.planning.plan import Plan
-
 FULL_TUNING = "full"
 Method = str  # name of an arm, or ``full`` for fine-tuning of all weights
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_MIN_8BIT_VALUES = (
-    4096  # smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)
-)
+# smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)
+_MIN_8BIT_VALUES = 4096
 _STATE_BLOCK = 256  # values that share a float32 constant in the states of 8-bit AdamW
 
 
 def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
     """Return the quantization method of the linear layers of the base."""
-    return METHODS[
-        UNQUANTIZED if method == FULL_TUNING else ARMS[method].base_storage(model.quant_type)
-    ]
-
-
-def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dtype: str) -> int:
-    """Return the bytes of one module of the base during training.
-
-    Linear layers have the storage of the arm's quantization method and float16 biases, all other modules the compute
-    dtype. Full fine-tuning stores everything in 16 bits.
-    """
-    wide = 2 if method == FULL_TUNING else DTYPE_BYTES[compute_dtype]
-    if module.kind != "linear":
-        return module.parameters * wide
-    stored = (
-        0
-        if module.tied
-        else base_storage(method, model).weight_bytes(
-            module.outputs, module.inputs, double_quant=model.double_quant
-        )
-    )
-    return stored + 2 * module.bias
-
-
-def loading_extra_bytes(
-    architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str
-) -> int:
-    """Return the temporary bytes while a base is loaded, in addition to its stored weights.
-
-    Safetensors are read tensor by tensor onto the target device. At most one tensor at a time is not stored yet: the
-    16-bit weight that is being quantized (transformers reads without worker threads while it quantizes,
-    core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused; or the
-    float16 original of an embedding or head that is being cast (models.loading).
-    """
-    kinds = {"experts"}
-    if base_storage(method, model).quantizes:
-        kinds.add("linear")
-    if method != FULL_TUNING and compute_dtype != "float16":
-        kinds |= {"embedding", "head"}
-    return 2 * max(
-        (module.weights for module in architecture.modules if module.kind in kinds), default=0
-    )
+    if method == FULL_TUNING:
+        return METHODS[UNQUANTIZED]
+    return METHODS[ARMS[method].base_storage(model.quant_type)]
 
 
 def adapted_modules(architecture: Architecture, train: TrainConfig) -> tuple[Module, ...]:
     """Return the layers with an adapter: all linear or the named layers of the text decoder, none of a vision tower."""
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
     if names == ["all-linear"]:
-        return tuple(
-            module for module in architecture.linear() if not module.name.startswith(VISION)
-        )
+        return architecture.linear(vision=False)
     return tuple(
         module
         for module in architecture.modules
@@ -103,22 +58,15 @@ def optimizer_bytes(tensors: list[int], optimizer: str) -> int:
     """
     if optimizer != "paged_adamw_8bit":
         return 8 * sum(tensors)
-    total = 0
-    for values in tensors:
-        total += (
-            8 * values
-            if values < _MIN_8BIT_VALUES
-            else 2 * (values + 4 * math.ceil(values / _STATE_BLOCK))
-        )
-    return total
+    small = sum(values for values in tensors if values < _MIN_8BIT_VALUES)
+    large = [values for values in tensors if values >= _MIN_8BIT_VALUES]
+    return 8 * small + 2 * sum(values + 4 * math.ceil(values / _STATE_BLOCK) for values in large)
 
 
-_QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj")
-_GATES = ("gate_proj", "up_proj", "gate_up_proj")
-_GROUPS = {name: place for place, names in enumerate((_QKV, _GATES)) for name in names}
-"""Layers with the same number share one input."""
-_EAGER_ATTENTION_TOKENS = 256
-"""Longest row for which a CPU materializes the attention weights (``training.cpu_kernels.MAX_EAGER_TOKENS``)."""
+SHARED_INPUTS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
+"""Names of layers that are called one after the other with the same input."""
+MAX_EAGER_TOKENS = 256
+"""Longest row, in tokens, for which a CPU materializes the attention weights (faster, measured on two cores)."""
 LOSS_ROWS = {"cpu": 8, "cuda": 512}
 """Rows of logits that the loss converts to float32 at once, by device; such a chunk fits a CPU's cache and needs little
 GPU memory. Three chunks exist at the same time: the previous probabilities, the logits and their probabilities."""
@@ -181,9 +129,15 @@ def activations(
 
     ``adapted`` are the layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
     """
-    by_block = _by_block(architecture, adapted)
+    by_block: list[list[Module]] = [[] for _ in architecture.blocks]
+    for module in adapted:
+        index = next(
+            (int(part) for part in module.name.split(".") if part.isdigit()), len(by_block)
+        )
+        if index < len(by_block) and not module.name.startswith(VISION):
+            by_block[index].append(module)
     blocks = [
-        block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
+        _block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
         for block, layers in zip(architecture.blocks, by_block, strict=True)
     ]
     gradients = max(
@@ -191,47 +145,35 @@ def activations(
         for block in architecture.blocks
     )
     inputs = batch.tokens * how.width * architecture.hidden * len(blocks)
-    casts = (
-        0
-        if how.width == 4
-        else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
-    )
+    adapters = sum(adapter_parameters(layer, how.rank) for layer in adapted)
+    casts = 0 if how.width == 4 else how.width * adapters
     gpu_fused = how.fused and how.device != "cpu"  # a group keeps its casts until the next step
-    chunk = (
-        4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * architecture.vocabulary
-    )
-    logits = 2 * how.width * batch.supervised * architecture.vocabulary + chunk
-    norm = (
-        batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns
-    ) * architecture.hidden
+    chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised)
+    logits = (2 * how.width * batch.supervised + chunk) * architecture.vocabulary
+    norm = batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns
     return Activations(
         kept=inputs if how.checkpointing else sum(blocks),
         block=gradients + (max(blocks) if how.checkpointing else 0),
-        head=norm + logits,
+        head=norm * architecture.hidden + logits,
         casts=casts if gpu_fused or not how.checkpointing else casts // len(blocks),
         dequantized=dequantized_bytes,
     )
 
 
-def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
-    """Return the bytes that one block saves for the backward pass, without its adapters."""
+def _block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
+    # without adapters
     wide, length = how.width, batch.length
     norm = wide if how.device == "cpu" else 4
-    norms = norm * (
-        block.norms * block.hidden + block.head_norms * (block.attention + block.key_value)
-    )
+    both = block.attention + block.key_value
+    norms = norm * (block.norms * block.hidden + block.head_norms * both)
     if block.eager:  # scores, tanh, float32 softmax, weights
-        attention = block.heads * length * (4 + 3 * wide) + wide * (
-            2 * block.attention + 2 * block.key_value
-        )
-    elif how.device == "cpu" and length <= _EAGER_ATTENTION_TOKENS:
-        attention = wide * (block.attention + 2 * block.key_value + block.heads * length)
+        attention = block.heads * length * (4 + 3 * wide) + 2 * wide * both
+    elif how.device == "cpu" and length <= MAX_EAGER_TOKENS:
+        attention = wide * (both + block.key_value + block.heads * length)
+    elif batch.padded:  # a mask rules out grouped queries
+        attention = wide * (4 * block.attention + length) + 4 * block.heads
     else:
-        repeated = (
-            block.attention if batch.padded else block.key_value
-        )  # a mask rules out grouped queries
-        attention = wide * (2 * block.attention + 2 * repeated) + 4 * block.heads
-        attention += wide * length if batch.padded else 0
+        attention = 2 * wide * both + 4 * block.heads
     gate = 3 * wide * block.intermediate
     routed = wide * block.experts * block.hidden  # output of each expert before the weighted sum
     return batch.tokens * (norms + attention + gate + routed)
@@ -242,30 +184,16 @@ def adapter_input_bytes(layers: Sequence[Module], how: ComputeSettings) -> int:
     ranks = how.width * how.rank * len(layers)
     if how.dropout and not how.fused:
         return ranks + (how.width + 1) * sum(layer.inputs for layer in layers)
-    shared = {
-        _GROUPS.get(name, layer.name): (name, layer.inputs)
-        for layer in layers
-        for name in [layer.name.rpartition(".")[2]]
-    }
+    shared: dict[str, tuple[str, int]] = {}
+    for layer in layers:
+        name = layer.name.rpartition(".")[2]
+        group = next((str(names) for names in SHARED_INPUTS if name in names), layer.name)
+        shared[group] = name, layer.inputs
     # a GPU's attention saves its output anyway
     inputs = sum(size for name, size in shared.values() if name != "o_proj" or how.device == "cpu")
     # a GPU saves a mask of bytes, a CPU the indices of dropped values as int64
-    masks = sum(size for _, size in shared.values()) * (
-        8 * how.dropout if how.device == "cpu" else bool(how.dropout)
-    )
-    return ranks + how.width * inputs + round(masks)
-
-
-def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[list[Module]]:
-    """Return the adapted layers of each decoder block; those of a vision tower save nothing without images."""
-    found: list[list[Module]] = [[] for _ in architecture.blocks]
-    for module in adapted:
-        if module.name.startswith(VISION):
-            continue
-        place = next((int(part) for part in module.name.split(".") if part.isdigit()), None)
-        if place is not None and place < len(found):
-            found[place].append(module)
-    return found
+    mask = 8 * how.dropout if how.device == "cpu" else bool(how.dropout)
+    return ranks + how.width * inputs + round(sum(size for _, size in shared.values()) * mask)
 
 
 _BLOCK = re.compile(r"^.*?\.\d+(?=\.)")
@@ -295,9 +223,8 @@ def devices_to_use(config: StudyConfig, machine: Machine) -> int:
     """
     wanted, available = config.executor.devices, machine.devices
     if wanted is None:
-        return max(
-            count for count in range(1, available + 1) if config.train.batch_size % count == 0
-        )
+        counts = range(1, available + 1)
+        return max(count for count in counts if config.train.batch_size % count == 0)
     available = max(available, len(machine.cards))
     if machine.device == "cuda" and wanted > available:
         raise ResourceError(
@@ -316,43 +243,14 @@ def per_device_batch_size(train: TrainConfig, devices: int) -> int:
     return max(rows for rows in range(1, min(train.micro_batch, share) + 1) if share % rows == 0)
 
 
-def choose_parallelism(plan: Plan, devices: int) -> ParallelStrategy:
-    """Return the strategy for ``devices`` devices from the plan for one, the same for all comparable arms."""
-    if devices == 1:
-        return ParallelStrategy()
-    wanted = plan.config.executor.spread
-    if wanted == "auto":
-        wanted = "ddp" if all(method.fit != "no" for method in plan.arms) else "fsdp"
-    return ParallelStrategy(wanted, devices)
-
-
-def distribute(plan: Plan) -> Plan:
-    """Return the plan of the training on all devices that the settings and the machine allow.
-
-    Raises:
-        ResourceError: See :func:`devices_to_use`.
-    """
-    devices = devices_to_use(plan.config, plan.machine)
-    if devices == 1:
-        return plan
-    alone = plan.with_changes(
-        {"train.micro_batch_size": per_device_batch_size(plan.config.train, devices)}
-    )
-    alone = replace(alone, machine=plan.machine.with_devices(devices))
-    return replace(alone, shards=choose_parallelism(alone, devices).shards)
-
-
 def unsharded_bytes(layers: Iterable[tuple[str, int, int]]) -> int:
     """Return the bytes of layers that an FSDP device unshards: two blocks and all modules outside of blocks.
 
     ``layers``: name, parameters and stored bytes of every module of the base.
     """
     blocks: Counter[str] = Counter()
-    outside = 0
     for name, _, stored in layers:
         block = _BLOCK.match(name)
-        if block:
-            blocks[block[0]] += stored
-        else:
-            outside += stored
+        blocks[block[0] if block else ""] += stored
+    outside = blocks.pop("", 0)
     return outside + _UNSHARDED_BLOCKS * max(blocks.values(), default=0)

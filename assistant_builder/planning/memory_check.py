@@ -24,8 +24,8 @@ from assistant_builder.planning.advice import (
 )
 from assistant_builder.planning.hardware import Machine, this_machine, with_speed
 from assistant_builder.planning.load_architecture import architecture_from_folder, load_architecture
-from assistant_builder.planning.memory import Batch, Method, base_storage, distribute
-from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan
+from assistant_builder.planning.memory import Batch, Method, base_storage
+from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan, distribute
 from assistant_builder.planning.training_time import (
     WorkRemaining,
     extrapolated_seconds,
@@ -36,11 +36,10 @@ from assistant_builder.study.contents import Findings, Step
 from assistant_builder.study.limits import pair_limit
 from assistant_builder.study.steps import evaluates, split_run
 
-KNOWN_ERROR = (
-    0.15  # assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
-)
+# assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
+KNOWN_ERROR = 0.15
+# assumed lengths until the data step has counted tokens: a lower bound for any data
 _SHORTEST = Lengths(32, 32, 16.0, 16)
-"""Assumed lengths until the data step has counted tokens: a lower bound for any data."""
 LOW_MEMORY_SETTING = (
     "train.allow_low_memory=true (on the page “Start without enough memory”, under Advanced)"
 )
@@ -63,26 +62,18 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
 
     ``methods`` are the arms to be trained, by default those of the study.
     """
-    if plan.shards > 1:
-        for storage in (
-            base_storage(arm, plan.config.model) for arm in methods or plan.config.arms
-        ):
-            if not storage.shardable:
-                return ConfigError(
-                    f"a base stored as {storage.name} cannot be sharded",
-                    where="executor.spread",
-                    remedy="Set executor.spread=ddp, or executor.devices=1",
-                )
+    storages = (base_storage(arm, plan.config.model) for arm in methods or plan.config.arms)
+    errors = filter(None, (storage.sharding_error() for storage in storages))
+    if plan.shards > 1 and (error := next(errors, None)):
+        return error
     if plan.shards > 1 and plan.config.train.optimizer.startswith("paged_"):
         return _paged_shards(plan)
     too_large = methods_over_budget(plan, *methods)
     if not too_large or plan.config.train.allow_low_memory:
         return None
     worst = too_large[0]
-    if methods_over_budget(plan, QLORA.name):
-        remedies = advise_when_nothing_fits(plan).remedies
-    else:
-        remedies = advise_without_twin(plan)
+    none_fits = methods_over_budget(plan, QLORA.name)
+    remedies = advise_when_nothing_fits(plan).remedies if none_fits else advise_without_twin(plan)
     suggestions = " ".join(remedies) or "Choose a smaller base model."
     return ResourceError(
         f"{method_label(worst.method)} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
@@ -93,7 +84,7 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
 
 
 def _paged_shards(plan: Plan) -> ConfigError:
-    """The paged optimizers of bitsandbytes do not support sharded tensors (``DTensor``)."""
+    # the paged optimizers of bitsandbytes do not support sharded tensors (``DTensor``)
     train, spread = plan.config.train, plan.config.executor.spread
     why = "is set" if spread == "fsdp" else "is selected, because an arm does not fit one device"
     also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
@@ -181,9 +172,8 @@ def where_both_fit(study: Study) -> str:
     try:
         plan = _plan_on(this_machine(), study, lengths, config=config)
     except ResourceError:  # the settings request more devices than this machine has
-        plan = _plan_on(
-            this_machine(), study, lengths, config=config.with_changes({"executor.devices": 1})
-        )
+        one = config.with_changes({"executor.devices": 1})
+        plan = _plan_on(this_machine(), study, lengths, config=one)
     if plan is None:
         return ""
     if config.executor.kind == "local" and not methods_over_budget(plan):
@@ -220,34 +210,21 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
 def _plan_on(
     machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None
 ) -> Plan | None:
-    """Return the memory plan of a study; None if its base is unknown, which the first step reports.
-
-    ``fallback`` contains the lengths until the data step has counted tokens.
-    """
+    # None if the base is unknown, which the first step reports; ``fallback``: until the data step has counted tokens
     config = config or study.config
     try:
         name, architecture = load_architecture(config.model.base, config.model.revision)
     except ModelError:
         return None
-    return distribute(
-        Plan(
-            name,
-            architecture,
-            config,
-            machine,
-            0,
-            _measured_lengths(study) or fallback,
-            load_measured_runs(architecture.parameters),
-        )
-    )
+    lengths = _measured_lengths(study) or fallback
+    runs = load_measured_runs(architecture.parameters)
+    return distribute(Plan(name, architecture, config, machine, 0, lengths, runs))
 
 
 def _measured_lengths(study: Study) -> Lengths | None:
-    """Return the lengths of the pairs as counted by the data step."""
     path = study.folder / "data" / "findings.json"
-    counted: dict[str, Any] = (
-        (read_json(path, Findings).get("token_lengths") or {}) if path.exists() else {}
-    )
+    findings = read_json(path, Findings) if path.exists() else {}
+    counted: dict[str, Any] = findings.get("token_lengths") or {}
     if not counted.get("max"):
         return None
     longest = min(int(counted["max"]), pair_limit(study))
@@ -255,8 +232,8 @@ def _measured_lengths(study: Study) -> Lengths | None:
     return Lengths(mean, longest, mean / 2, longest // 2)
 
 
-COMPARED_QUANTITIES = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
-"""Keys of the values that are both predicted and measured."""
+# keys of the values that are both predicted and measured
+_COMPARED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
 PLAN_FILE = "plan.json"
 
 
@@ -272,30 +249,19 @@ def plan_run(
     ``sequences`` are tokens and supervised positions of each training sequence, ``order`` their indices in training
     order.
     """
-    train = config.train
-    rows = train.micro_batch
-    batches = [
-        [sequences[index] for index in order[at : at + rows]] for at in range(0, len(order), rows)
-    ]
-    trained = [sequences[index] for index in order]
+    rows, trained = config.train.micro_batch, [sequences[index] for index in order]
+    batches = [trained[at : at + rows] for at in range(0, len(order), rows)]
     padded = sum(len(batch) * max(length for length, _ in batch) for batch in batches)
-    lengths = Lengths(
-        padded / len(trained),
-        max(length for length, _ in trained),
-        sum(counted for _, counted in trained) / len(trained),
-        max(counted for _, counted in trained),
-    )
+    tokens, answers = zip(*trained, strict=True)
+    count = len(trained)
+    lengths = Lengths(padded / count, max(tokens), sum(answers) / count, max(answers))
     architecture = architecture_from_folder(folder)
-    return Plan(
-        config.model.base,
-        architecture,
-        config,
+    machine, runs = (
         with_speed(machine or this_machine()),
-        len(sequences),
-        lengths,
         load_measured_runs(architecture.parameters),
-        largest=largest_batch(batches),
     )
+    name, pairs, largest = config.model.base, len(sequences), largest_batch(batches)
+    return Plan(name, architecture, config, machine, pairs, lengths, runs, largest)
 
 
 def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
@@ -305,14 +271,9 @@ def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
     """
 
     def shape(batch: Sequence[tuple[int, int]]) -> Batch:
-        longest = max(length for length, _ in batch)
-        return Batch(
-            len(batch),
-            longest,
-            sum(counted for _, counted in batch),
-            max(counted for _, counted in batch),
-            padded=any(length != longest for length, _ in batch),
-        )
+        lengths, answers = zip(*batch, strict=True)
+        padded = len(set(lengths)) > 1
+        return Batch(len(batch), max(lengths), sum(answers), max(answers), padded)
 
     return max(map(shape, batches), key=lambda batch: (batch.tokens, batch.supervised))
 
@@ -323,12 +284,12 @@ def prediction(plan: Plan, method: Method) -> dict[str, Any]:
     The peak is uncorrected, because the correction of later plans is computed from it.
     """
     planned = plan.methods[method]
+    # the measured peak of a GPU is allocated memory without the context
+    context = planned.overhead_bytes if plan.machine.device == "cuda" else 0
     return {
         "base_bytes": planned.weights_bytes,
         "adapter_bytes": planned.adapter_bytes,
-        # the measured peak of a GPU is allocated memory without the context
-        "peak_memory_bytes": planned.total_bytes
-        - (planned.overhead_bytes if plan.machine.device == "cuda" else 0),
+        "peak_memory_bytes": planned.total_bytes - context,
         "corrected_peak_bytes": planned.expected_bytes,
         "train_seconds": planned.seconds,
         "flops": planned.work.flops,
@@ -343,9 +304,8 @@ class _PlanFile:
 
 def write_plan(arm_folder: Path, plan: Plan, method: Method, ahead: WorkRemaining) -> None:
     """Write ``plan.json`` to the run's folder, for the time estimate during the run."""
-    write_json(
-        arm_folder / PLAN_FILE, {"predicted": prediction(plan, method), "ahead": asdict(ahead)}
-    )
+    content = {"predicted": prediction(plan, method), "ahead": asdict(ahead)}
+    write_json(arm_folder / PLAN_FILE, content)
 
 
 def measured_seconds(arm_folder: Path) -> float | None:
@@ -353,9 +313,8 @@ def measured_seconds(arm_folder: Path) -> float | None:
     path = arm_folder / PLAN_FILE
     if not path.exists():
         return None
-    return extrapolated_seconds(
-        read_jsonl(arm_folder / "metrics.jsonl", Step), read_json(path, _PlanFile).ahead
-    )
+    steps = read_jsonl(arm_folder / "metrics.jsonl", Step)
+    return extrapolated_seconds(steps, read_json(path, _PlanFile).ahead)
 
 
 def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -371,6 +330,6 @@ def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             "measured": summary[name],
             "error": (predicted[name] - summary[name]) / summary[name],
         }
-        for name in COMPARED_QUANTITIES
+        for name in _COMPARED
         if predicted.get(name) and summary.get(name)
     ]

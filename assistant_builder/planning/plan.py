@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, plain_order
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import StudyConfig, TrainConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Module
 from assistant_builder.planning.hardware import Machine, this_machine, with_speed
@@ -21,13 +21,14 @@ from assistant_builder.planning.memory import (
     Batch,
     ComputeSettings,
     Method,
+    ParallelStrategy,
     activations,
     adapted_modules,
+    adapter_parameters,
     base_storage,
-    distribute,
-    loading_extra_bytes,
-    module_bytes,
+    devices_to_use,
     optimizer_bytes,
+    per_device_batch_size,
     unsharded_bytes,
 )
 from assistant_builder.planning.training_time import (
@@ -36,7 +37,7 @@ from assistant_builder.planning.training_time import (
     MeasuredRuns,
     TrainingFlops,
     load_measured_runs,
-    training_work,
+    total_steps,
 )
 from assistant_builder.quantization import texts_of
 
@@ -54,9 +55,7 @@ class MethodPlan:
     """One method on one machine."""
 
     method: Method  # name of an arm, or full (fine-tuning of all weights)
-    layers: tuple[
-        tuple[str, int, int], ...
-    ]  # name, parameters and stored bytes of every module of the base
+    layers: tuple[tuple[str, int, int], ...]  # module of the base, its parameters and stored bytes
     adapter_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -73,9 +72,7 @@ class MethodPlan:
     shards: int = 1  # FSDP devices
     gathered_bytes: int = 0  # unsharded layers that an FSDP device holds while it computes them
     loading_bytes: int = 0  # peak on one device while the base is loaded
-    loading_host_bytes: int = (
-        0  # main memory of all sharded processes while loading; 0 if read to the device
-    )
+    loading_host_bytes: int = 0  # main memory of all sharded processes while loading, else 0
 
     @property
     def weights_bytes(self) -> int:
@@ -113,44 +110,33 @@ class MethodPlan:
     def fit(self) -> Fit:
         """Whether the method fits the available memory."""
         share = self.expected_bytes / self.memory_bytes
-        return (
-            "room" if share <= COMFORTABLE_SHARE else "tight" if share <= MAX_MEMORY_SHARE else "no"
-        )
+        if share > MAX_MEMORY_SHARE:
+            return "no"
+        return "room" if share <= COMFORTABLE_SHARE else "tight"
 
     def cost(self, price_per_hour: float | None) -> float | None:
         """Cost of the training in the currency of the price."""
-        return (
-            None
-            if self.seconds is None or price_per_hour is None
-            else self.seconds / 3600 * price_per_hour
-        )
+        if self.seconds is None or price_per_hour is None:
+            return None
+        return self.seconds / 3600 * price_per_hour
 
     def to_record(self) -> dict[str, Any]:
         """The method's entry in ``plan --json``."""
-        return {
-            "weights_bytes": self.weights_bytes,
-            "adapter_bytes": self.adapter_bytes,
-            "gradient_bytes": self.gradient_bytes,
-            "optimizer_bytes": self.optimizer_bytes,
+        return {name: getattr(self, name) for name in _RECORDED} | {
             "activation_bytes": self.activations.total,
-            "overhead_bytes": self.overhead_bytes,
-            "total_bytes": self.total_bytes,
-            "expected_bytes": self.expected_bytes,
-            "fit": self.fit,
-            "loading_bytes": self.loading_bytes,
-            "loading_host_bytes": self.loading_host_bytes,
-            "trained_parameters": self.trained_parameters,
             "gradient_checkpointing": self.checkpointing,
-            "inference_bytes": self.inference_bytes,
-            "seconds": self.seconds,
             "flops": self.work.flops,
             "layers": [
-                {"name": name, "parameters": parameters, "bytes": stored}
-                for name, parameters, stored in self.layers
+                dict(zip(("name", "parameters", "bytes"), layer, strict=True))
+                for layer in self.layers
             ],
         }
 
 
+_RECORDED = (
+    "weights_bytes adapter_bytes gradient_bytes optimizer_bytes overhead_bytes total_bytes expected_bytes fit "
+    "loading_bytes loading_host_bytes trained_parameters inference_bytes seconds"
+).split()
 PROCESS_BYTES = {"cpu": 650_000_000, "cuda": 700_000_000}
 """Memory of a training process without the model. On a CPU: the libraries (0.56 GB resident after Python, torch,
 transformers, bitsandbytes, peft and trl are imported) and the state of the first matrix products. On a GPU: the CUDA
@@ -194,14 +180,11 @@ class Plan:
     machine: Machine
     pairs: int  # number of training pairs
     lengths: Lengths
-    measured_runs: MeasuredRuns = field(
-        default_factory=MeasuredRuns
-    )  # finished runs of this machine
+    measured_runs: MeasuredRuns = MeasuredRuns()  # finished runs of this machine
     largest: Batch | None = None  # micro-batch, if every sequence is known
     shards: int = 1  # FSDP devices
-    measured: Mapping[str, float] = field(
-        default_factory=dict
-    )  # seconds by method of a run in progress
+    # seconds by method of a run in progress
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
@@ -227,9 +210,8 @@ class Plan:
             return self.largest
         rows, length = self.config.train.micro_batch, min(self.lengths.longest, self.max_length)
         answer = max(1, min(self.lengths.longest_answer, length - 1))
-        return Batch(
-            rows, length, rows * answer, answer, padded=rows > 1 and not self.lengths.assumed
-        )
+        padded = rows > 1 and not self.lengths.assumed
+        return Batch(rows, length, rows * answer, answer, padded)
 
     @cached_property
     def methods(self) -> dict[Method, MethodPlan]:
@@ -240,23 +222,19 @@ class Plan:
         recomputed activations. The 16-bit arm decides; the 4-bit arm does if the 16-bit arm cannot fit or is not
         trained.
         """
-        recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[
-            self.config.train.gradient_checkpointing
-        ]
+        recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}
         arms = self.config.arms
         methods = (*plain_order(dict.fromkeys((*TWINS, *arms))), FULL_TUNING)
         holding = (True, False) if self.machine.device == "cpu" and self.shards == 1 else (False,)
         ways = [
             {method: self._method(method, checkpointing=again, hold=hold) for method in methods}
-            for again in recomputing
+            for again in recomputing[self.config.train.gradient_checkpointing]
             for hold in holding
         ]
         wide, narrow = TWINS
-        decides = (
-            wide
-            if wide in arms and (ways[-1][wide].fit != "no" or arms == [wide])
-            else (narrow if set(arms) & set(TWINS) else arms[-1])
-        )
+        decides = narrow if set(arms) & set(TWINS) else arms[-1]
+        if wide in arms and (ways[-1][wide].fit != "no" or arms == [wide]):
+            decides = wide
         return next((way for way in ways if way[decides].fit != "no"), ways[-1])
 
     @property
@@ -274,6 +252,10 @@ class Plan:
         """Plans of the arms that the study trains."""
         return [self.methods[arm] for arm in self.config.arms]
 
+    def fits(self, *methods: Method) -> bool:
+        """Whether each of these methods fits the machine."""
+        return all(self.methods[method].fit != "no" for method in methods)
+
     @property
     def memory_bytes(self) -> int:
         """Memory available to a training: free memory of this machine, or all memory of another."""
@@ -284,20 +266,19 @@ class Plan:
         config = self.config.with_changes(dict(changes))
         longest = config.train.assumed_length
         follows = self.lengths.assumed and config.train.max_length != self.config.train.max_length
-        return replace(
-            self,
-            config=config,
-            lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths,
-        )
+        lengths = Lengths.about(self.lengths.mean, longest) if follows else self.lengths
+        return replace(self, config=config, lengths=lengths)
 
     def _method(self, method: Method, *, checkpointing: bool, hold: bool) -> MethodPlan:
-        full, model = method == FULL_TUNING, self.config.model
+        full, device = method == FULL_TUNING, self.machine.device
         train = self.config.train if full else self.config.train_of(method)
+        storage = base_storage(method, self.config.model)
+        rounds = method in ARMS and ARMS[method].rounds
         tensors = self._tensors(full)
         trained = sum(tensors)
         how = ComputeSettings(
             2 if full else DTYPE_BYTES[self.compute_dtype],
-            self.machine.device,
+            device,
             0 if full else train.rank,
             0.0 if full else train.dropout,
             checkpointing,
@@ -310,33 +291,15 @@ class Plan:
             how,
             dequantized_bytes=0 if full else self._dequantized_bytes(method, hold),
         )
-        device, varied = self.machine.device, self.batch.padded or self.lengths.assumed
+        varied = self.batch.padded or self.lengths.assumed
         slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
         overhead = PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
-        work = training_work(
-            self.architecture,
-            self.adapted,
-            train,
-            pairs=self.pairs,
-            tokens_per_pair=self.lengths.mean,
-            supervised_per_pair=self.lengths.supervised,
-            checkpointing=checkpointing,
-            full=full,
-        )
-        speed = self.measured_runs.flops(self.machine, method)
-        reached = FULL_SPEED if full else base_storage(method, model).speed
-        rounds = method in ARMS and ARMS[method].rounds
-        speed = speed or self.machine.flops * reached[self.machine.device] * (
-            ROUNDING_SPEED if rounds else 1
-        )
-        layers = tuple(
-            (
-                module.name,
-                module.parameters,
-                module_bytes(module, method, model, self.compute_dtype),
-            )
-            for module in self.architecture.modules
-        )
+        work = self._work(train, checkpointing=checkpointing, full=full)
+        reached = self.machine.flops * (FULL_SPEED if full else storage.speed)[device]
+        reached *= ROUNDING_SPEED if rounds else 1
+        speed = self.measured_runs.flops(self.machine, method) or reached
+        modules = self.architecture.modules
+        layers = tuple((each.name, each.parameters, self._stored(each, method)) for each in modules)
         return MethodPlan(
             method=method,
             layers=layers,
@@ -362,85 +325,100 @@ class Plan:
 
     @property
     def _fused(self) -> bool:
-        """Whether adapted layers that share an input are computed together (``training.gpu.apply_gpu_kernels``)."""
-        return self.shards == 1 and (
-            self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger")
+        grouped = self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger")
+        return self.shards == 1 and grouped
+
+    def _work(self, train: TrainConfig, *, checkpointing: bool, full: bool) -> TrainingFlops:
+        # a frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
+        # repeats the forward pass; a trained weight costs 2 more backward. Causal attention adds two products over half
+        # the length, each with two backward products. The head is computed for supervised positions only.
+        architecture, steps = self.architecture, total_steps(train, self.pairs)
+        recomputed, frozen = 2 if checkpointing else 0, 6 if full else 4
+        adapters = 0 if full else sum(adapter_parameters(each, train.rank) for each in self.adapted)
+        length = round(self.lengths.mean)
+        products = sum(2 * block.attention * (length / 2) for block in architecture.blocks)
+        base = architecture.active_weights * frozen + architecture.active_weights * recomputed
+        body = float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
+        head = float(architecture.hidden * architecture.vocabulary * frozen)
+        sequences = steps * train.batch_size
+        tokens, supervised = sequences * self.lengths.mean, sequences * self.lengths.supervised
+        flops = tokens * body + supervised * head
+        return TrainingFlops(round(tokens), round(supervised), steps, flops)
+
+    def _stored(self, module: Module, method: Method) -> int:
+        # linear layers have the storage of the arm's quantization method and float16 biases, all other modules the
+        # compute dtype; full fine-tuning stores everything in 16 bits
+        wide, model = (
+            2 if method == FULL_TUNING else DTYPE_BYTES[self.compute_dtype],
+            self.config.model,
         )
+        if module.kind != "linear":
+            return module.parameters * wide
+        if module.tied:
+            return 2 * module.bias
+        storage, double = base_storage(method, model), model.double_quant
+        stored = storage.weight_bytes(module.outputs, module.inputs, double_quant=double)
+        return stored + 2 * module.bias
 
     def _loading(self, method: Method, stored: int) -> dict[str, int]:
-        """Peak bytes while a base of ``stored`` bytes is loaded, on one device and in main memory."""
-        program = PROCESS_BYTES[self.machine.device]
-        model = self.config.model
-        extra = loading_extra_bytes(self.architecture, method, model, self.compute_dtype)
+        # Safetensors are read tensor by tensor onto the target device. At most one tensor at a time is not stored yet:
+        # the 16-bit weight that is being quantized (transformers reads without worker threads while it quantizes,
+        # core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused; or the
+        # float16 original of an embedding or head that is being cast (models.loading).
+        quantizes = base_storage(method, self.config.model).quantizes
+        kinds = {"experts", "linear"} if quantizes else {"experts"}
+        if method != FULL_TUNING and self.compute_dtype != "float16":
+            kinds |= {"embedding", "head"}
+        weights = (module.weights for module in self.architecture.modules if module.kind in kinds)
+        extra, program = 2 * max(weights, default=0), PROCESS_BYTES[self.machine.device]
         if self.shards == 1:
             return {"loading_bytes": program + stored + extra}
         # until fully_shard has moved all blocks, one process holds 16-bit weights, and every process quantized ones
-        readers = self.shards if base_storage(method, model).quantizes else 1
+        readers = self.shards if quantizes else 1
         return {
             "loading_bytes": program + stored // self.shards + extra,
             "loading_host_bytes": self.shards * PROCESS_BYTES["cpu"] + readers * (stored + extra),
         }
 
     def _dequantized_bytes(self, method: Method, hold: bool) -> int:
-        """Additional bytes of frozen weights in the compute dtype: all less the stored ones, or only the largest."""
-        wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
-        linear = self.architecture.linear()
-        adapters = sum(
-            self.config.train.rank * module.outputs for module in self.adapted
-        )  # B is appended
-        if (
-            method in ARMS and ARMS[method].rounds
-        ):  # rounded weights, in addition to the float16 ones
-            return wide * (sum(module.weights for module in linear) + adapters)
+        # additional bytes of frozen weights in the compute dtype: all less the stored ones, or only the largest
+        wide, linear = DTYPE_BYTES[self.compute_dtype], self.architecture.linear()
+        appended = self.config.train.rank * sum(module.outputs for module in self.adapted)  # B
+        all_bytes = wide * (sum(module.weights for module in linear) + appended)
+        if method in ARMS and ARMS[method].rounds:  # rounded, in addition to the float16 ones
+            return all_bytes
         if hold:
-            stored = sum(
-                module_bytes(module, method, model, self.compute_dtype) for module in linear
-            )
-            return max(0, wide * (sum(module.weights for module in linear) + adapters) - stored)
-        if not base_storage(method, model).quantizes and self.compute_dtype == "float16":
+            return max(0, all_bytes - sum(self._stored(module, method) for module in linear))
+        quantizes = base_storage(method, self.config.model).quantizes
+        if not quantizes and self.compute_dtype == "float16":
             return 0
         return wide * max((module.weights for module in linear), default=0)
 
     def _tensors(self, full: bool) -> list[int]:
-        """Values of each trained tensor.
-
-        Raises:
-            ModelError: No layer has one of the target names.
-        """
         if full:
             return [module.parameters for module in self.architecture.modules if module.parameters]
         if not self.adapted:
-            names = sorted(
-                {module.name.rpartition(".")[2] for module in self.architecture.linear()}
-            )
+            linear = self.architecture.linear()
+            names = sorted({module.name.rpartition(".")[2] for module in linear})
             raise ModelError(
                 f"train.target_modules={self.config.train.target_modules!r} matches no layer of {self.model}",
                 remedy=f"Use 'all-linear' or some of: {', '.join(names)}",
             )
-        rank = self.config.train.rank
-        return [
-            size
-            for module in self.adapted
-            for size in (rank * module.inputs, rank * module.outputs)
-        ]
+        features = (size for layer in self.adapted for size in (layer.inputs, layer.outputs))
+        return [self.config.train.rank * size for size in features]
 
     def _inference_bytes(self, method: Method, trained: int) -> int:
-        """Bytes while answering; on a CPU the chat converts every base to the compute dtype that can be converted."""
+        # bytes while answering; on a CPU the chat converts every base to the compute dtype that can be converted
         wide, storage = DTYPE_BYTES[self.compute_dtype], base_storage(method, self.config.model)
-        if self.machine.device == "cpu" and method != FULL_TUNING and not storage.rounds_inputs:
+        modules, full = self.architecture.modules, method == FULL_TUNING
+        weights = sum(self._stored(module, method) for module in modules)
+        if self.machine.device == "cpu" and not full and not storage.rounds_inputs:
             weights = self.architecture.parameters * wide
-        else:
-            weights = sum(
-                module_bytes(module, method, self.config.model, self.compute_dtype)
-                for module in self.architecture.modules
-            )
-        answer = self.config.eval.answer_limit(
-            0 if self.lengths.assumed else self.lengths.longest_answer
-        )
-        tokens = self.max_length + answer
+        known = 0 if self.lengths.assumed else self.lengths.longest_answer
+        tokens = self.max_length + self.config.eval.answer_limit(known)
         cache = sum(2 * wide * block.key_value * tokens for block in self.architecture.blocks)
-        largest = max(module.weights for module in self.architecture.modules)
-        adapters = 0 if method == FULL_TUNING else 4 * trained
+        largest = max(module.weights for module in modules)
+        adapters = 0 if full else 4 * trained
         logits = (wide + 4) * self.architecture.vocabulary
         unpacks = storage.quantizes and (self.machine.device == "cuda" or storage.rounds_inputs)
         unpacked = wide * largest if unpacks else 0
@@ -478,14 +456,33 @@ def plan_study(
         ResourceError: The settings request more GPUs than the machine has.
     """
     name, architecture = load_architecture(config.model.base, config.model.revision)
-    return distribute(
-        Plan(
-            name,
-            architecture,
-            config,
-            with_speed(machine or this_machine()),
-            pairs or ASSUMED_PAIRS,
-            lengths or Lengths.assume(config.train.assumed_length),
-            load_measured_runs(architecture.parameters),
-        )
-    )
+    machine = with_speed(machine or this_machine())
+    lengths = lengths or Lengths.assume(config.train.assumed_length)
+    runs = load_measured_runs(architecture.parameters)
+    plan = Plan(name, architecture, config, machine, pairs or ASSUMED_PAIRS, lengths, runs)
+    return distribute(plan)
+
+
+def choose_parallelism(plan: Plan, devices: int) -> ParallelStrategy:
+    """Return the strategy for ``devices`` devices from the plan for one, the same for all comparable arms."""
+    if devices == 1:
+        return ParallelStrategy()
+    wanted = plan.config.executor.spread
+    if wanted == "auto":
+        wanted = "ddp" if all(method.fit != "no" for method in plan.arms) else "fsdp"
+    return ParallelStrategy(wanted, devices)
+
+
+def distribute(plan: Plan) -> Plan:
+    """Return the plan of the training on all devices that the settings and the machine allow.
+
+    Raises:
+        ResourceError: See :func:`~assistant_builder.planning.memory.devices_to_use`.
+    """
+    devices = devices_to_use(plan.config, plan.machine)
+    if devices == 1:
+        return plan
+    rows = per_device_batch_size(plan.config.train, devices)
+    alone = plan.with_changes({"train.micro_batch_size": rows})
+    alone = replace(alone, machine=plan.machine.with_devices(devices))
+    return replace(alone, shards=choose_parallelism(alone, devices).shards)

@@ -90,29 +90,25 @@ def _record(folder: Path) -> dict[str, Any]:
 
     trust = is_allowed(str(folder.absolute()))
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-    layers = _first(text_part(config.to_dict()), _ALIASES["layers"])
-    if layers > MAX_LAYERS:
-        raise ValueError(f"{layers} layers are more than any model has")
+    part = text_part(config.to_dict())
+    values = {name: _first(part, *names) for name, names in _ALIASES.items()}
+    if values["layers"] > MAX_LAYERS:
+        raise ValueError(f"{values['layers']} layers are more than any model has")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     head = model.get_output_embeddings()
     seen: set[int] = set()
-    modules = [
-        found
-        for name, layer in model.named_modules()
-        if (found := _module(name, layer, layer is head, seen))
-    ]
-    values = {name: _first(text_part(config.to_dict()), names) for name, names in _ALIASES.items()}
+    records = (_module(name, layer, layer is head, seen) for name, layer in model.named_modules())
+    modules = [record for record in records if record]
     missing = [name for name in ("hidden_size", "layers", "vocab_size") if not values[name]]
     if missing:
         raise ValueError(f"config.json does not contain {', '.join(missing)}")
     hidden, heads = values["hidden_size"], values["heads"] or 1
-    size = _first(text_part(config.to_dict()), ("head_dim",)) or hidden // heads
-    kept = _first(text_part(config.to_dict()), ("num_key_value_heads", "num_kv_heads")) or heads
+    size = _first(part, "head_dim") or hidden // heads
     block = {
         "hidden": hidden,
         "attention": heads * size,
-        "key_value": kept * size,
+        "key_value": (_first(part, "num_key_value_heads", "num_kv_heads") or heads) * size,
         "heads": heads,
         "intermediate": values["intermediate_size"] or 4 * hidden,
     }
@@ -121,7 +117,7 @@ def _record(folder: Path) -> dict[str, Any]:
         "modules": modules,
         "blocks": [block] * values["layers"],
         "vocabulary": values["vocab_size"],
-        "context": _first(text_part(config.to_dict()), ("max_position_embeddings", "n_positions")),
+        "context": _first(part, "max_position_embeddings", "n_positions"),
     }
 
 
@@ -134,12 +130,8 @@ def _module(name: str, layer: Any, is_head: bool, seen: set[int]) -> dict[str, A
     rest = sum(value.numel() for value in own.values() if id(value) not in seen)
     seen.update(map(id, own.values()))
     if weight is None:
-        fused = "expert" in name
-        return (
-            {"name": name, "kind": "experts" if fused else "norm", "outputs": rest}
-            if rest
-            else None
-        )
+        kind = "experts" if "expert" in name else "norm"
+        return {"name": name, "kind": kind, "outputs": rest} if rest else None
     tied = id(weight) in seen
     seen.add(id(weight))
     kind = "norm"
@@ -149,19 +141,12 @@ def _module(name: str, layer: Any, is_head: bool, seen: set[int]) -> dict[str, A
         kind = "linear"
     elif isinstance(layer, nn.Embedding):
         kind = "embedding"
-    shape = tuple(reversed(weight.shape)) if isinstance(layer, Conv1D) else tuple(weight.shape)
-    inputs = weight.numel() // shape[0]
-    return {
-        "name": name,
-        "kind": kind,
-        "outputs": shape[0],
-        "inputs": inputs,
-        "bias": rest,
-        "tied": tied,
-    }
+    outputs = weight.shape[-1 if isinstance(layer, Conv1D) else 0]
+    sizes = {"outputs": outputs, "inputs": weight.numel() // outputs, "bias": rest}
+    return {"name": name, "kind": kind, **sizes, "tied": tied}
 
 
-def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
+def _first(config: Mapping[str, Any], *names: str) -> int:
     return next((int(config[name]) for name in names if isinstance(config.get(name), int)), 0)
 
 

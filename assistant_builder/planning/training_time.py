@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 from typing_extensions import TypedDict
@@ -16,13 +16,9 @@ from assistant_builder.arms import LORA
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
-from assistant_builder.planning.architecture import Architecture, Module
-from assistant_builder.planning.memory import adapter_parameters
+from assistant_builder.planning.hardware import Machine
 from assistant_builder.study import Study
 from assistant_builder.study.containment import is_plain
-
-if TYPE_CHECKING:
-    from assistant_builder.planning.hardware import Machine
 
 FULL_SPEED = {"cuda": 0.40, "cpu": 0.33}
 """Share of the peak that full fine-tuning reaches, by device, until this machine has finished runs. For adapters it is
@@ -41,68 +37,18 @@ class TrainingFlops:
     flops: float
 
 
-def flops_per_token(
-    architecture: Architecture,
-    adapted: Sequence[Module],
-    rank: int,
-    length: int,
-    *,
-    checkpointing: bool,
-    full: bool = False,
-) -> float:
-    """Return the operations per trained token without the head.
-
-    A frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
-    repeats the forward pass; a trained weight costs 2 more backward. Causal attention adds two products over half the
-    length, each with two backward products. ``full``: all weights are trained instead of adapters.
-    """
-    recomputed = 2 if checkpointing else 0
-    weights = architecture.active_weights
-    adapters = 0 if full else sum(adapter_parameters(layer, rank) for layer in adapted)
-    products = sum(2 * block.attention * (length / 2) for block in architecture.blocks)
-    base = weights * (6 if full else 4) + weights * recomputed
-    return float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
-
-
-def training_work(
-    architecture: Architecture,
-    adapted: Sequence[Module],
-    train: TrainConfig,
-    *,
-    pairs: int,
-    tokens_per_pair: float,
-    supervised_per_pair: float,
-    checkpointing: bool,
-    full: bool = False,
-) -> TrainingFlops:
-    """Return the operations of one arm's training; lengths are means with padding, ``full`` trains all weights."""
-    steps = max(1, math.ceil(pairs * train.epochs / train.batch_size))
-    steps = min(steps, train.max_steps) if train.max_steps else steps
-    sequences = steps * train.batch_size
-    body = flops_per_token(
-        architecture,
-        adapted,
-        train.rank,
-        round(tokens_per_pair),
-        checkpointing=checkpointing,
-        full=full,
-    )
-    head = float(
-        architecture.hidden * architecture.vocabulary * (6 if full else 4)
-    )  # per supervised position
-    tokens, supervised = sequences * tokens_per_pair, sequences * supervised_per_pair
-    return TrainingFlops(round(tokens), round(supervised), steps, tokens * body + supervised * head)
+def total_steps(train: TrainConfig, examples: int) -> int:
+    """Return the optimizer steps of a full run over ``examples`` training sequences."""
+    steps = max(1, math.ceil(examples * train.epochs / train.batch_size))
+    return min(steps, train.max_steps) if train.max_steps else steps
 
 
 MEASURED_STEPS = 5  # number of measured steps from which on the time is extrapolated
+# the first steps are slower, because kernels and buffers are set up in them, and do not count for the pace
 _WARMUP_STEPS = 2
-"""First steps, which are slower and excluded from the pace, because kernels and buffers are set up in them."""
-_VALIDATION_COST = 0.3
-"""Time of a validated token relative to a trained one, until a validation has been measured. Median of the runs in
-docs/planner.md (0.19 to 0.42)."""
-_GENERATION_COST = 15.0
-"""Time of a generated token relative to a trained one, until samples have been measured; token-by-token generation is
-bound by memory bandwidth. Measured in the same runs: 8 to 27."""
+# time of a validated and of a generated token relative to a trained one, until it has been measured: medians of the
+# runs in docs/planner.md (0.19 to 0.42 and 8 to 27; token-by-token generation is bound by memory bandwidth)
+_VALIDATION_COST, _GENERATION_COST = 0.3, 15.0
 
 
 @dataclass(frozen=True)
@@ -137,20 +83,18 @@ class PaceEstimator:
         if kind == "step":
             if self._last is not None and self._kind != "step" and self._validations:
                 own = float(event["busy_seconds"]) - float(self._last["busy_seconds"])
-                self._validations[-1] += max(
-                    0.0, since - own
-                )  # the checkpoint, saved before this step
+                checkpoint = max(0.0, since - own)  # saved before this step
+                self._validations[-1] += checkpoint
             self._steps += 1
             if self._steps <= _WARMUP_STEPS:
                 self._warm = event
             self._last = event
         elif kind == "validation":
             self._validations.append(since)
+        elif kind == "sample" and self._kind == "sample":
+            self._samplings[-1] += since
         elif kind == "sample":
-            if self._kind == "sample":
-                self._samplings[-1] += since
-            else:
-                self._samplings.append(since)
+            self._samplings.append(since)
         self._elapsed, self._kind = elapsed, kind
 
     def total_seconds(self) -> float | None:
@@ -159,9 +103,8 @@ class PaceEstimator:
             return None
         ahead = self._ahead
         trained = int(self._last["tokens"]) - int(self._warm["tokens"])
-        pace = (float(self._last["busy_seconds"]) - float(self._warm["busy_seconds"])) / max(
-            1, trained
-        )
+        seconds = float(self._last["busy_seconds"]) - float(self._warm["busy_seconds"])
+        pace = seconds / max(1, trained)
         validation = _mean(self._validations, pace * _VALIDATION_COST * ahead.validation_tokens)
         sampling = _mean(self._samplings, pace * _GENERATION_COST * ahead.sample_tokens)
         return (
@@ -189,15 +132,11 @@ def extrapolated_seconds(events: Iterable[Mapping[str, Any]], ahead: WorkRemaini
     return pace.total_seconds()
 
 
-_MAX_RUNS = (
-    40  # only the latest runs count, so that a change of library or hardware takes effect soon
-)
+_MAX_RUNS = 40  # the latest, so that a change of library or hardware takes effect soon
 _MAX_SIZE_RATIO = 4.0  # runs count only if their model is at most this many times larger or smaller
-_MIN_SECONDS = (
-    60.0  # runs shorter than this are dominated by start-up time and do not count for the speed
-)
+_MIN_SECONDS = 60.0  # shorter runs are dominated by start-up time and do not count for the speed
+# limits of a correction; ratios beyond them have other causes than the constants of the formulas
 _CORRECTION_RANGE = (0.5, 2.0)
-"""Limits of a correction; ratios beyond them have other causes than the constants of the formulas."""
 
 
 class _Prediction(TypedDict, total=False):
@@ -218,10 +157,9 @@ class _Measured(TypedDict):
 class MeasuredRuns:
     """Medians over this machine's finished runs by (device, method)."""
 
-    memory: Mapping[tuple[str, str], float] = field(
-        default_factory=dict
-    )  # ratio of measured to predicted peak
-    speed: Mapping[tuple[str, str], float] = field(default_factory=dict)  # operations per second
+    # ratio of measured to predicted peak, and operations per second
+    memory: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    speed: Mapping[tuple[str, str], float] = field(default_factory=dict)
     runs: int = 0  # their number
 
     def memory_factor(self, machine: Machine, method: str) -> float:
@@ -244,28 +182,26 @@ def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -
     """Load the finished runs of this machine (``folders`` of studies) with a model of a similar size."""
     if folders is None:
         folders = [study.folder for study in Study.all() if is_plain(study.folder)]
-    ratios = ((run, run["total_parameters"] / parameters) for run in _runs(folders))
-    found = [run for run, ratio in ratios if 1 / _MAX_SIZE_RATIO <= ratio <= _MAX_SIZE_RATIO]
+    ratios = ((run, run["total_parameters"] / parameters) for run in _latest_summaries(folders))
+    runs = [run for run, ratio in ratios if 1 / _MAX_SIZE_RATIO <= ratio <= _MAX_SIZE_RATIO]
     memory: dict[tuple[str, str], list[float]] = {}
     speed: dict[tuple[str, str], list[float]] = {}
-    for run in found:
+    least, most = _CORRECTION_RANGE
+    for run in runs:
         key, predicted = (str(run["device"]), str(run["arm"])), run["predicted"]
         if predicted.get("peak_memory_bytes"):
             ratio = run["peak_memory_bytes"] / predicted["peak_memory_bytes"]
-            memory.setdefault(key, []).append(
-                min(max(ratio, _CORRECTION_RANGE[0]), _CORRECTION_RANGE[1])
-            )
+            memory.setdefault(key, []).append(min(max(ratio, least), most))
         if predicted.get("flops") and run["train_seconds"] >= _MIN_SECONDS:
             speed.setdefault(key, []).append(predicted["flops"] / run["train_seconds"])
     return MeasuredRuns(
         {key: statistics.median(values) for key, values in memory.items()},
         {key: statistics.median(values) for key, values in speed.items()},
-        len(found),
+        len(runs),
     )
 
 
-def _runs(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """``summary.json`` of the latest runs with a prediction."""
+def _latest_summaries(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     paths = [path for folder in folders for path in folder.glob("arms/*/summary.json")]
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime)[:_MAX_RUNS]:
         try:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from assistant_builder.i18n.message import WRITTEN, use_bits
 from assistant_builder.quantization import bitsandbytes
 from assistant_builder.quantization.method import (
+    FLOAT16,
     MARK,
-    Float16,
+    UNQUANTIZED,
     QuantizationMethod,
     TransformersConfig,
 )
@@ -37,19 +38,7 @@ __all__ = [
 
 METHODS: Registry[QuantizationMethod] = Registry("quantization method")
 """All methods by name, as in ``model.quant_type`` and ``ArmConfig.base_storage``."""
-UNQUANTIZED = "float16"
-"""Name of the storage without quantization, which the 16-bit arm uses."""
-
-for _method in (
-    Float16(
-        name=UNQUANTIZED,
-        label="float16",
-        bits=16,
-        shardable=True,
-        speed={"cuda": 0.35, "cpu": 0.42},
-    ),
-    *bitsandbytes.METHODS,
-):
+for _method in (FLOAT16, *bitsandbytes.METHODS):
     METHODS.register(_method)
 
 

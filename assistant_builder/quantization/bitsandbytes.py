@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLOCK, NESTED_BLOCK = 64, 256
+# bytes of the tables of values that each quantized weight carries
 _CODE, _NESTED_CODE = 16 * 4, 256 * 4
-"""Bytes of the tables of values that each quantized weight carries."""
 OUTLIER = 6.0
 """Least absolute value of an outlier in the input of an INT8 layer; the threshold of the paper and of transformers."""
 
 
-class BitsAndBytes4Bit(QuantizationMethod):
+class _BitsAndBytes4Bit(QuantizationMethod):
     """A 4-bit type of bitsandbytes; ``name`` is that of the library: ``nf4`` or ``fp4``."""
 
     def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
-        """See :meth:`QuantizationMethod.weight_bytes`; double quantization saves 0.373 of 0.5 bits a weight."""
+        # double quantization saves 0.373 of 0.5 bits a weight
         weights = outputs * inputs
         blocks = math.ceil(weights / BLOCK)
         packed = math.ceil(weights / 2)
@@ -43,7 +43,6 @@ class BitsAndBytes4Bit(QuantizationMethod):
         return packed + 4 * blocks + _CODE
 
     def transformers_config(self, *, double_quant: bool, compute_dtype: str) -> TransformersConfig:
-        """See :meth:`QuantizationMethod.transformers_config`."""
         return TransformersConfig(
             class_name="BitsAndBytesConfig",
             arguments={
@@ -55,7 +54,7 @@ class BitsAndBytes4Bit(QuantizationMethod):
         )
 
     def vllm_arguments(self, *, double_quant: bool) -> tuple[str, ...] | None:
-        """See :meth:`QuantizationMethod.vllm_arguments`; vLLM quantizes to NF4 with double quantization only."""
+        # vLLM quantizes to NF4 with double quantization only
         return ("--quantization", "bitsandbytes") if self.name == "nf4" and double_quant else None
 
     def load(
@@ -67,10 +66,8 @@ class BitsAndBytes4Bit(QuantizationMethod):
         device: str,
         sharded: bool,
     ) -> PreTrainedModel:
-        """See :meth:`QuantizationMethod.load`; transformers quantizes each weight as it is read.
-
-        Weights for FSDP are stored in words of the compute dtype, because only floating point can be sharded.
-        """
+        # transformers quantizes each weight as it is read; weights for FSDP are stored in words of the compute dtype,
+        # because only floating point can be sharded
         from bitsandbytes.nn import Linear4bit
 
         config = self.transformers_config(
@@ -86,7 +83,7 @@ class BitsAndBytes4Bit(QuantizationMethod):
     def quantize(
         self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype
     ) -> nn.Linear:
-        """See :meth:`QuantizationMethod.quantize`; the result is that of loading the layer's checkpoint in 4 bits."""
+        # the result is that of loading the layer's checkpoint in 4 bits
         from bitsandbytes.nn import Linear4bit, Params4bit
 
         quantized = Linear4bit(
@@ -109,7 +106,6 @@ class BitsAndBytes4Bit(QuantizationMethod):
         return self._forbid_packed_kernel(quantized, compute_dtype).train(layer.training)
 
     def dequantize(self, layer: nn.Linear, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """See :meth:`QuantizationMethod.dequantize`."""
         from bitsandbytes.functional import dequantize_4bit
 
         state: Any = layer.weight.quant_state
@@ -120,12 +116,10 @@ class BitsAndBytes4Bit(QuantizationMethod):
         return weight
 
     def constants(self, layer: nn.Linear) -> list[Any]:
-        """See :meth:`QuantizationMethod.constants`."""
         state: Any = getattr(layer, "quant_state", None)
         return [] if state is None else [state]
 
     def stored_bytes(self, layer: nn.Module) -> int:
-        """See :meth:`QuantizationMethod.stored_bytes`."""
         total = sum(parameter.nbytes for parameter in layer.parameters(recurse=False))
         state: Any = layer.weight.quant_state
         while state is not None:  # double quantization nests a second state for the block constants
@@ -134,31 +128,27 @@ class BitsAndBytes4Bit(QuantizationMethod):
         return total
 
     def check(self, device: str) -> None:
-        """See :meth:`QuantizationMethod.check`."""
         import torch
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         weight = torch.randn(64, 64, device=device)
-        restored = dequantize_4bit(
-            *quantize_4bit(weight, quant_type=self.name, compress_statistics=True)
-        )
+        stored = quantize_4bit(weight, quant_type=self.name, compress_statistics=True)
+        restored = dequantize_4bit(*stored)
         if not torch.allclose(weight, restored, atol=1.0):
             raise RuntimeError("dequantized weights differ from the original ones")
 
     def _forbid_packed_kernel(self, layer: Any, compute_dtype: torch.dtype) -> nn.Linear:
-        """Disable the packed CPU kernel of a 4-bit layer, round its weight as the forward pass does, and mark it.
-
-        Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd, and all
-        later training steps have wrong gradients. The backward pass would also round twice (to float16, then to the
-        compute dtype), the forward pass once.
-        """
+        # disable the packed CPU kernel of a 4-bit layer, round its weight as the forward pass does, and mark it.
+        # Otherwise the first evaluation on an AVX512-BF16 CPU repacks the weight for a kernel without autograd, and
+        # all later training steps have wrong gradients. The backward pass would also round twice (to float16, then to
+        # the compute dtype), the forward pass once.
         layer.support_avx512bf16_for_cpu = False
         layer.weight.quant_state.dtype = compute_dtype
         layer.weight.module = None  # used while quantizing; a cycle, which would delay the release of a replaced layer
         return self.marked(layer)
 
 
-class LlmInt8(QuantizationMethod):
+class _LlmInt8(QuantizationMethod):
     """LLM.int8 as bitsandbytes computes it for models that transformers loads with ``load_in_8bit=True``.
 
     A weight is stored as int8 values with the largest absolute value of its row, which becomes 127. In a forward pass
@@ -176,26 +166,18 @@ class LlmInt8(QuantizationMethod):
     """
 
     def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
-        """See :meth:`QuantizationMethod.weight_bytes`; a byte for each weight, and a float32 constant for each row."""
+        # a byte for each weight, and a float32 constant for each row
         return outputs * inputs + 4 * outputs
 
     def transformers_config(self, *, double_quant: bool, compute_dtype: str) -> TransformersConfig:
-        """See :meth:`QuantizationMethod.transformers_config`; the threshold is the default of transformers."""
+        # the threshold is the default of transformers
         return TransformersConfig(class_name="BitsAndBytesConfig", arguments={"load_in_8bit": True})
 
-    def load(
-        self,
-        read: Callable[..., PreTrainedModel],
-        *,
-        double_quant: bool,
-        compute_dtype: torch.dtype,
-        device: str,
-        sharded: bool,
-    ) -> PreTrainedModel:
-        """See :meth:`QuantizationMethod.load`; transformers quantizes each weight as it is read."""
+    def load(self, read: Callable[..., PreTrainedModel], **how: Any) -> PreTrainedModel:
+        # transformers quantizes each weight as it is read
         from bitsandbytes.nn import Linear8bitLt
 
-        config = self.transformers_config(double_quant=double_quant, compute_dtype="")
+        config = self.transformers_config(double_quant=False, compute_dtype="")
         model = read(quantization_config=config.build(llm_int8_threshold=OUTLIER))
         for layer in model.modules():
             if isinstance(layer, Linear8bitLt):
@@ -206,7 +188,7 @@ class LlmInt8(QuantizationMethod):
     def quantize(
         self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype
     ) -> nn.Linear:
-        """See :meth:`QuantizationMethod.quantize`; the result is that of loading the layer's checkpoint in 8 bits."""
+        # the result is that of loading the layer's checkpoint in 8 bits
         import torch
         from bitsandbytes.functional import int8_vectorwise_quant
         from bitsandbytes.nn import Int8Params, Linear8bitLt
@@ -226,26 +208,22 @@ class LlmInt8(QuantizationMethod):
         return self._ready(quantized).train(layer.training)
 
     def dequantize(self, layer: nn.Linear, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """See :meth:`QuantizationMethod.dequantize`; float32 if ``dtype`` is None."""
-        weight: torch.Tensor = layer.weight.data.float() * (
-            layer.state.SCB.unsqueeze(1) * (1 / 127)
-        )
+        # float32 if ``dtype`` is None
+        scales = layer.state.SCB.unsqueeze(1) * (1 / 127)
+        weight: torch.Tensor = layer.weight.data.float() * scales
         return weight if dtype is None else weight.to(dtype)
 
     def constants(self, layer: nn.Linear) -> list[Any]:
-        """See :meth:`QuantizationMethod.constants`; the state also names the stored weight, which is not copied."""
+        # the state also names the stored weight, which is not copied
         state: Any = getattr(layer, "state", None)
         return [] if state is None else [state]
 
     def stored_bytes(self, layer: nn.Module) -> int:
-        """See :meth:`QuantizationMethod.stored_bytes`."""
-        state: Any = layer.state
-        return sum(parameter.nbytes for parameter in layer.parameters(recurse=False)) + int(
-            state.SCB.nbytes
-        )
+        weights = sum(parameter.nbytes for parameter in layer.parameters(recurse=False))
+        return weights + int(layer.state.SCB.nbytes)
 
     def check(self, device: str) -> None:
-        """See :meth:`QuantizationMethod.check`; multiplies too, with an input that has an outlier."""
+        # multiplies too, with an input that has an outlier
         import torch
 
         plain = torch.nn.Linear(64, 64, bias=False, device=device, dtype=torch.float16).eval()
@@ -254,18 +232,18 @@ class LlmInt8(QuantizationMethod):
         x[1, 3] = 2 * OUTLIER
         exact = x.float() @ plain.weight.float().T
         with torch.no_grad():
-            found = layer(x).float()
-        if not (found - exact).abs().max() <= 0.05 * exact.abs().max():
+            product = layer(x).float()
+        if not (product - exact).abs().max() <= 0.05 * exact.abs().max():
             raise RuntimeError("products with 8-bit weights differ from the original ones")
 
     def _ready(self, layer: Any) -> nn.Linear:
-        """Mark a layer, and silence a warning of bitsandbytes that every forward pass in bfloat16 would repeat."""
+        # mark a layer, and silence a warning of bitsandbytes that every forward pass in bfloat16 would repeat
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return self.marked(layer)
 
 
 METHODS = (
-    BitsAndBytes4Bit(
+    _BitsAndBytes4Bit(
         name="nf4",
         label="NF4",
         bits=4,
@@ -274,7 +252,7 @@ METHODS = (
         shardable=True,
         operator="bitsandbytes::gemm_4bit",
     ),
-    BitsAndBytes4Bit(
+    _BitsAndBytes4Bit(
         name="fp4",
         label="FP4",
         bits=4,
@@ -283,7 +261,7 @@ METHODS = (
         shardable=True,
         operator="bitsandbytes::gemm_4bit",
     ),
-    LlmInt8(
+    _LlmInt8(
         name="int8",
         label="LLM.int8",
         bits=8,
@@ -296,18 +274,14 @@ METHODS = (
 
 @contextlib.contextmanager
 def _quantized_on_gpu() -> Iterator[None]:
-    """Quantize each weight on the GPU while a base is read into main memory.
-
-    Quantization with bitsandbytes is slow on a CPU, and a base that has to be sharded is large. The GPU needs memory
-    for one 16-bit weight at a time.
-    """
+    # quantize each weight on the GPU while a base is read into main memory. Quantization with bitsandbytes is slow on
+    # a CPU, and a base that has to be sharded is large. The GPU needs memory for one 16-bit weight at a time.
     import torch
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
     plain = Bnb4BitHfQuantizer.get_quantize_ops
-    Bnb4BitHfQuantizer.get_quantize_ops = quantizer_on(
-        torch.device("cuda", torch.cuda.current_device())
-    )
+    gpu = torch.device("cuda", torch.cuda.current_device())
+    Bnb4BitHfQuantizer.get_quantize_ops = quantizer_on(gpu)
     try:
         yield
     finally:
@@ -319,12 +293,9 @@ def quantizer_on(device: torch.device) -> Callable[[Any], Any]:
     from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
     class QuantizeOnDevice(Bnb4bitQuantize):
-        """Quantizes a weight on a device and moves the 4-bit result back to the device of the weight."""
-
         def convert(
             self, input_dict: dict[str, Any], *args: Any, **kwargs: Any
         ) -> dict[str, torch.Tensor]:
-            """See :class:`transformers.core_model_loading.ConversionOps`."""
             moved, origin = {}, device
             for name, given in input_dict.items():
                 weight = given[0] if isinstance(given, list) else given

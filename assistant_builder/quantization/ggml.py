@@ -21,7 +21,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from assistant_builder.child_process import (
     compute_environment,
@@ -32,10 +35,6 @@ from assistant_builder.child_process import (
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 Importance = Mapping[str, "NDArray[Any]"]
 """Name of a matrix → weight of each column, shape ``[columns]``: the mean square of what it is multiplied by."""
 Report = Callable[[float, str], None]
@@ -43,38 +42,16 @@ Report = Callable[[float, str], None]
 FALLBACK_TYPE = "F16"
 """Type of a matrix whose rows are no multiple of the block of any other type that it could have."""
 _OUTPUT_TYPE = "Q8_0"
-_KEPT = (
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "time_mix_first.weight",
-    "time_mix_w0.weight",
-    "time_mix_w1.weight",
-    "time_mix_w2.weight",
-    "time_mix_v0.weight",
-    "time_mix_v1.weight",
-    "time_mix_v2.weight",
-    "time_mix_a0.weight",
-    "time_mix_a1.weight",
-    "time_mix_a2.weight",
-    "time_mix_g1.weight",
-    "time_mix_g2.weight",
-    "time_mix_decay_w1.weight",
-    "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight",
-    "position_embd",
-    "token_types.weight",
-)
-"""Parts of the names of matrices that are not quantized."""
+# parts of the names of matrices that are not quantized
+_KEPT = """
+_norm.weight ffn_gate_inp.weight altup laurel per_layer_model_proj ssm_conv1d shortconv.conv.weight
+indexer.k_proj.weight indexer.q_proj.weight time_mix_first.weight time_mix_w0.weight time_mix_w1.weight
+time_mix_w2.weight time_mix_v0.weight time_mix_v1.weight time_mix_v2.weight time_mix_a0.weight time_mix_a1.weight
+time_mix_a2.weight time_mix_g1.weight time_mix_g2.weight time_mix_decay_w1.weight time_mix_decay_w2.weight
+time_mix_lerp_fused.weight attn_rel_b.weight position_embd token_types.weight
+""".split()
+# matrices that are stored as Q8_0 in a model with eight experts, of whose size they are a small share
 _ATTENTION_OF_EXPERTS = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "attn_k.weight")
-"""Matrices that are stored as Q8_0 in a model with eight experts, of whose size they are a small share."""
 
 
 @dataclass(frozen=True)
@@ -174,33 +151,20 @@ class _Malformed(Exception):
     """What is wrong with a file."""
 
 
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+# format of each type of a value
+_SCALARS = dict(enumerate(("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?")))
+_SCALARS |= {10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS, _MAX_NESTING, _MAX_ALIGNMENT, _MAX_NAME = 4, 3, 1 << 20, 1 << 16
+# bytes of the shortest metadata value and of the shortest tensor entry, by which their counts are bounded
 _SMALLEST_ENTRY = {"value": 8 + 4 + 1, "tensor": 8 + 4 + 4 + 8}
-"""Bytes of the shortest metadata value and of the shortest tensor entry, by which their counts are bounded."""
 
 
 class _Header:
-    """Reads a header from its beginning."""
-
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._place = data, 0
 
     def read(self, path: Path) -> GgufFile:
-        """Read the header, see :func:`read_gguf`."""
         if self._take(4) != b"GGUF":
             raise _Malformed("it does not begin with GGUF")
         version = self._scalar("<I")
@@ -216,11 +180,8 @@ class _Header:
         if not isinstance(metadata.get("general.architecture"), str):
             raise _Malformed("it names no architecture")
         alignment = metadata.get("general.alignment", 32)
-        if (
-            not isinstance(alignment, int)
-            or not 0 < alignment <= _MAX_ALIGNMENT
-            or alignment & (alignment - 1)
-        ):
+        known = isinstance(alignment, int) and 0 < alignment <= _MAX_ALIGNMENT
+        if not known or alignment & (alignment - 1):
             raise _Malformed(f"its alignment is {alignment!r:.80}")
         entries = [self._tensor() for _ in range(tensors)]
         if len({tensor.name for tensor, _ in entries}) < len(entries):
@@ -239,9 +200,7 @@ class _Header:
         )
 
     def _take(self, size: int) -> bytes:
-        if size > len(self._data) - self._place:
-            raise _Malformed("it ends within its header")
-        self._place += size
+        self._skip(size)
         return self._data[self._place - size : self._place]
 
     def _scalar(self, code: str) -> Any:
@@ -260,7 +219,7 @@ class _Header:
         return self._take(size).decode("utf-8", errors="replace")
 
     def _value(self, kind: int, depth: int) -> Any:
-        """A value; None for an array, which is skipped."""
+        # A value; None for an array, which is skipped
         if kind in _SCALARS:
             return self._scalar(_SCALARS[kind])
         if kind == _STRING:
@@ -286,7 +245,6 @@ class _Header:
         self._place += size
 
     def _tensor(self) -> tuple[GgufTensor, int]:
-        """A tensor and its offset."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         name, dimensions = self._string(_MAX_NAME), self._scalar("<I")
@@ -302,12 +260,8 @@ class _Header:
             raise _Malformed(
                 f"the rows of {name!r:.80} have {sizes[0]:,} values, no multiple of {block}"
             )
-        return GgufTensor(
-            name,
-            tuple(reversed(sizes)),
-            GGMLQuantizationType(kind).name,
-            math.prod(sizes) // block * stored,
-        ), offset
+        size, kind = math.prod(sizes) // block * stored, GGMLQuantizationType(kind).name
+        return GgufTensor(name, tuple(reversed(sizes)), kind, size), offset
 
 
 # quantizing
@@ -330,10 +284,10 @@ def tensor_type(tensor: GgufTensor, wanted: str, *, tied: bool, experts: int) ->
     if not name.endswith("weight") or any(part in name for part in _KEPT):
         return tensor.type
     head = name == "output.weight" or (tied and name == "token_embd.weight")
-    found = (
-        _OUTPUT_TYPE if head or (experts == 8 and name.endswith(_ATTENTION_OF_EXPERTS)) else wanted
-    )
-    return found if tensor.shape[-1] % 32 == 0 else FALLBACK_TYPE
+    attention = experts == 8 and name.endswith(_ATTENTION_OF_EXPERTS)
+    if tensor.shape[-1] % 32:
+        return FALLBACK_TYPE
+    return _OUTPUT_TYPE if head or attention else wanted
 
 
 def quantize(
@@ -376,7 +330,6 @@ def quantize(
 def _with_numpy(
     source: Path, target: Path, type: str, report: Report, importance: Importance
 ) -> None:
-    import numpy as np
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quant_shape_to_byte_shape
 
     known = read_gguf(source)
@@ -392,23 +345,19 @@ def _with_numpy(
         _copy_metadata(reader, writer, GGUF_TYPES[type].file_type)
         for tensor in reader.tensors:
             kind = GGMLQuantizationType[chosen[tensor.name]]
-            if kind == tensor.tensor_type:
-                writer.add_tensor_info(
-                    tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, kind
-                )
-            else:
-                shape = quant_shape_to_byte_shape(tensor.data.shape, kind)
-                writer.add_tensor_info(
-                    tensor.name, shape, np.dtype(np.uint8), math.prod(shape), kind
-                )
+            data = tensor.data
+            shape, dtype, size = data.shape, data.dtype, data.nbytes
+            if kind != tensor.tensor_type:
+                shape, dtype = quant_shape_to_byte_shape(shape, kind), np.dtype(np.uint8)
+                size = math.prod(shape)
+            writer.add_tensor_info(tensor.name, shape, dtype, size, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for done, tensor in enumerate(reader.tensors):
             report(done / len(reader.tensors), f"Quantizing to {type}")
-            writer.write_tensor_data(
-                _stored(tensor, chosen[tensor.name], importance.get(tensor.name))
-            )
+            weights = importance.get(tensor.name)
+            writer.write_tensor_data(_stored(tensor, chosen[tensor.name], weights))
     finally:
         writer.close()
 
@@ -421,26 +370,20 @@ def _copy_metadata(reader: Any, writer: Any, file_type: int) -> None:
         if field.name in own or field.name.startswith("GGUF."):
             continue
         kind = field.types[0]
-        writer.add_key_value(
-            field.name,
-            field.contents(),
-            kind,
-            sub_type=field.types[-1] if kind == GGUFValueType.ARRAY else None,
-        )
+        inner = field.types[-1] if kind == GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
     writer.add_file_type(file_type)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
 
 
 _QUANTIZATION_VERSION = 2  # ``GGML_QNT_VERSION`` in ggml.h
+# values that are quantized at a time, so that a large matrix needs little memory besides the file
 _GROUP_VALUES = 1 << 24
-"""Values that are quantized at a time, so that a large matrix needs little memory besides the file."""
-_SEARCHED_VALUES = 1 << 20
-"""The same for a search of scales, which has more intermediate results."""
+_SEARCHED_VALUES = 1 << 20  # the same for a search of scales, which has more intermediate results
 
 
 def _stored(tensor: Any, kind: str, weights: NDArray[Any] | None) -> NDArray[Any]:
-    """The data of a float16 tensor in another type; ``weights`` are those of its columns."""
-    import numpy as np
+    # the data of a float16 tensor in another type; ``weights`` are those of its columns
     from gguf import GGMLQuantizationType, quantize
 
     wanted = GGMLQuantizationType[kind]
@@ -453,11 +396,8 @@ def _stored(tensor: Any, kind: str, weights: NDArray[Any] | None) -> NDArray[Any
     else:
         group, convert = _GROUP_VALUES, lambda part: quantize(part, wanted)
     step = max(1, group // rows.shape[-1])
-    parts = [
-        convert(rows[start : start + step].astype(np.float32))
-        for start in range(0, len(rows), step)
-    ]
-    joined: NDArray[Any] = np.concatenate(parts)
+    parts = (rows[start : start + step] for start in range(0, len(rows), step))
+    joined: NDArray[Any] = np.concatenate([convert(part.astype(np.float32)) for part in parts])
     return joined.view(np.uint8).reshape(*values.shape[:-1], -1)
 
 
@@ -480,7 +420,6 @@ def require_writer(type: str, where: str = "--type") -> None:
 
 
 def _llama_cpp_command(source: Path, target: Path, type: str) -> list[str] | None:
-    """The command that quantizes with llama.cpp; None if it is not installed."""
     program = shutil.which("llama-quantize")
     if program is not None:
         return [program, str(source), str(target), type]
@@ -510,10 +449,7 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
 
 def main() -> int:
     """Quantize with llama-cpp-python: ``python -m assistant_builder.quantization.ggml SOURCE TARGET FILE_TYPE``."""
-    llama_cpp = importlib.import_module(
-        "llama_cpp"
-    )  # no dependency of the product: it has no wheels
-
+    llama_cpp = importlib.import_module("llama_cpp")  # no dependency: it has no wheels
     source, target, file_type = sys.argv[1:]
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = int(file_type)

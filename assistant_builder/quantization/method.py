@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from assistant_builder.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedModel
 
-MARK = "stored_as"
-"""Attribute of a quantized layer with the name of its method."""
+MARK = "stored_as"  # attribute of a quantized layer with the name of its method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +66,23 @@ class QuantizationMethod(ABC):
     # device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published for 7B
     # to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for dequantization). CPU:
     # 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model)
-    speed: Mapping[str, float] = dataclasses.field(
-        default_factory=lambda: {"cuda": 0.25, "cpu": 0.42}
-    )
+    speed: Mapping[str, float] = field(default_factory=lambda: {"cuda": 0.25, "cpu": 0.42})
     operator: str = ""  # name of the torch operator that multiplies with the stored weight if it is not ``linear``
 
     @property
     def quantizes(self) -> bool:
         """Whether values are stored in fewer than 16 bits."""
         return self.bits < 16
+
+    def sharding_error(self) -> ConfigError | None:
+        """The error of sharding a base of this method, if FSDP cannot."""
+        if self.shardable:
+            return None
+        return ConfigError(
+            f"a base stored as {self.name} cannot be sharded",
+            where="executor.spread",
+            remedy="Set executor.spread=ddp, or executor.devices=1",
+        )
 
     # used by planning and export, without torch
 
@@ -113,13 +121,10 @@ class QuantizationMethod(ABC):
 
         model = read()
         head = model.get_output_embeddings()
+        how: dict[str, Any] = {"double_quant": double_quant, "compute_dtype": compute_dtype}
         for parent, name, layer in child_layers(model):
             if type(layer) is nn.Linear and layer is not head:
-                setattr(
-                    parent,
-                    name,
-                    self.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype),
-                )
+                setattr(parent, name, self.quantize(layer, **how))
         return model
 
     @abstractmethod
@@ -138,10 +143,8 @@ class QuantizationMethod(ABC):
 
     def stored_bytes(self, layer: nn.Module) -> int:
         """Bytes that a layer of this method occupies: parameters and constants."""
-        return sum(
-            value.nbytes
-            for value in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
-        )
+        tensors = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
+        return sum(value.nbytes for value in tensors)
 
     def marked(self, layer: nn.Linear) -> nn.Linear:
         """Mark a layer with the name of this method and return it."""
@@ -159,32 +162,34 @@ class QuantizationMethod(ABC):
             raise RuntimeError("dequantized weights differ from the original ones")
 
 
-class Float16(QuantizationMethod):
+class _Float16(QuantizationMethod):
     """Storage in float16, like checkpoints, without quantization; it applies to all layers without a mark."""
 
     def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
-        """See :meth:`QuantizationMethod.weight_bytes`."""
         return 2 * outputs * inputs
 
     def vllm_arguments(self, *, double_quant: bool) -> tuple[str, ...]:
-        """See :meth:`QuantizationMethod.vllm_arguments`."""
         return ()
 
     def load(self, read: Callable[..., PreTrainedModel], **how: Any) -> PreTrainedModel:
-        """See :meth:`QuantizationMethod.load`."""
         return read()
 
     def quantize(self, layer: nn.Linear, **how: Any) -> nn.Linear:
-        """See :meth:`QuantizationMethod.quantize`."""
         return layer
 
     def dequantize(self, layer: nn.Linear, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """See :meth:`QuantizationMethod.dequantize`."""
         return layer.weight.data if dtype is None else layer.weight.data.to(dtype, copy=True)
 
     def stored_bytes(self, layer: nn.Module) -> int:
-        """Bytes of the parameters; buffers such as rotary frequencies are not part of the stored weights."""
+        # without buffers such as rotary frequencies, which are not part of the stored weights
         return sum(parameter.nbytes for parameter in layer.parameters(recurse=False))
+
+
+UNQUANTIZED = "float16"
+"""Name of the storage without quantization, which the 16-bit arm uses."""
+FLOAT16 = _Float16(
+    name=UNQUANTIZED, label="float16", bits=16, shardable=True, speed={"cuda": 0.35, "cpu": 0.42}
+)
 
 
 def child_layers(

@@ -9,34 +9,29 @@ largest value. Q8_0 has 255 levels and gains nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
-BLOCK = 32
-"""Values that share a scale."""
+BLOCK = 32  # values that share a scale
+# parts of the range of a block that its levels cover; the first one is that of the package ``gguf``
 _RANGES = (1.0, 0.8, 0.85, 0.9, 0.95, 1.05)
-"""Parts of the range of a block that its levels cover; the first one is that of the package ``gguf``."""
-_GAIN = 1e-6
-"""Share by which the error must fall, so that rounding in its sum decides nothing."""
+_GAIN = 1e-6  # share by which the error must fall, so that rounding in its sum decides nothing
 
 
 @dataclass(frozen=True)
 class _Levels:
-    """The levels of a type: a value is ``scale · level``, with an offset ``scale · level + minimum``."""
-
+    # the levels of a type: a value is ``scale · level``, with an offset ``scale · level + minimum``
     low: int
     high: int
     offset: bool
 
 
 _TYPES = {"Q5_1": _Levels(0, 31, True), "Q4_1": _Levels(0, 15, True), "Q4_0": _Levels(-8, 7, False)}
-WEIGHTED_TYPES = tuple(_TYPES)
-"""The types that can be written."""
+WEIGHTED_TYPES = tuple(_TYPES)  # the types that can be written
 
 
 def quantize_weighted(rows: Floats, kind: str, weights: NDArray[Any]) -> NDArray[np.uint8]:
@@ -50,8 +45,6 @@ def quantize_weighted(rows: Floats, kind: str, weights: NDArray[Any]) -> NDArray
     Returns:
         The blocks, shape ``[n, bytes of a row]``.
     """
-    import numpy as np
-
     levels = _TYPES[kind]
     x = rows.reshape(len(rows), -1, BLOCK)
     w = np.asarray(weights, np.float32).reshape(1, -1, BLOCK)
@@ -70,15 +63,10 @@ def quantize_weighted(rows: Floats, kind: str, weights: NDArray[Any]) -> NDArray
 
 
 def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    import numpy as np
-
     return np.ascontiguousarray(values).view(np.uint8)
 
 
 def _search(x: Floats, w: Floats, levels: _Levels) -> tuple[Floats, Floats]:
-    """Scale and minimum of each block, shape ``[n, blocks, 1]``, as they are stored."""
-    import numpy as np
-
     if levels.offset:
         low, high = x.min(axis=-1, keepdims=True), x.max(axis=-1, keepdims=True)
     else:
@@ -95,45 +83,29 @@ def _search(x: Floats, w: Floats, levels: _Levels) -> tuple[Floats, Floats]:
             if refined:
                 scale, minimum = _least_squares(x, w, _nearest(x, scale, minimum, levels), levels)
             scale, minimum = _stored(scale), _stored(minimum)
-            error = (w * np.square(x - _nearest(x, scale, minimum, levels) * scale - minimum)).sum(
-                -1, keepdims=True
-            )
-            if best is None:
-                best = error, scale, minimum
-            else:
-                better = error < best[0] * (1 - _GAIN)
-                best = tuple(
-                    np.where(better, new, old)
-                    for new, old in zip((error, scale, minimum), best, strict=True)
-                )
+            rest = x - _nearest(x, scale, minimum, levels) * scale - minimum
+            tried = (w * np.square(rest)).sum(-1, keepdims=True), scale, minimum
+            best = best or tried
+            better = tried[0] < best[0] * (1 - _GAIN)
+            best = tuple(np.where(better, new, old) for new, old in zip(tried, best, strict=True))
     return best[1], best[2]
 
 
 def _stored(values: Floats) -> Floats:
-    """Rounded to float16, as a block stores it."""
-    import numpy as np
-
     return np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
 
 
 def _nearest(x: Floats, scale: Floats, minimum: Floats, levels: _Levels) -> Floats:
-    import numpy as np
-
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
     return np.clip(np.rint((x - minimum) * inverse), levels.low, levels.high)
 
 
 def _least_squares(x: Floats, w: Floats, q: Floats, levels: _Levels) -> tuple[Floats, Floats]:
-    """The scale and minimum with the least weighted error for given levels; 0 where a block has none."""
-    import numpy as np
-
     def total(values: Any) -> Any:
         return (w * values).sum(axis=-1, keepdims=True)
 
-    def ratio(numerator: Any, denominator: Any) -> Any:
-        return np.divide(
-            numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0
-        )
+    def ratio(above: Any, below: Any) -> Any:
+        return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
     if not levels.offset:
         return ratio(total(q * x), total(q * q)), np.zeros_like(x[..., :1])

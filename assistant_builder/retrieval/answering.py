@@ -11,6 +11,7 @@ conversations, whose training data have earlier turns, read them in their prompt
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,10 +35,10 @@ ELLIPTIC_WORDS = 1
 """Content words up to which the second look replaces an answer of the first where it is far more certain."""
 FAR_SURER = 9.0
 """Ratio of the odds from which the second look of an elliptic question replaces an answer of the first."""
+# words of a fact with which an answer must begin to choose it: many facts begin with "The"
 _CHOOSING = 2
-"""Words of a fact with which an answer must begin to choose it: many facts begin with "The"."""
+# earlier questions that the second look reads at most; more than one only where the later ones are elliptic
 _EARLIER = 3
-"""Earlier questions that the second look reads at most; more than one only where the later ones are elliptic."""
 CONVERSATIONS = 0.2
 """Share of the training answers that follow other turns, from which an assistant reads earlier turns in its prompt."""
 
@@ -82,11 +83,8 @@ def looks(messages: Sequence[Message], *, conversations: bool) -> tuple[Look, Lo
         return (whole, single) if short else (single, whole)
     if not short:
         return single, None
-    count = 1
-    while (
-        count < min(len(earlier), _EARLIER)
-        and len(content_words(earlier[-count])) <= ELLIPTIC_WORDS
-    ):
+    count, most = 1, min(len(earlier), _EARLIER)
+    while count < most and len(content_words(earlier[-count])) <= ELLIPTIC_WORDS:
         count += 1
     return single, Look(Query(messages[-1].content, "\n".join(earlier[-count:])), single.messages)
 
@@ -125,14 +123,14 @@ def settle(
 
 
 def _mentions(fact: Fact, words: Sequence[str]) -> bool:
-    """Whether a fact has all the words, or words that begin as they do."""
     known = bare_words(f"{fact.question} {fact.answer}")
-    return all(
-        any(
+
+    def has(word: str) -> bool:
+        return any(
             other.startswith(word) or (len(other) > 2 and word.startswith(other)) for other in known
         )
-        for word in words
-    )
+
+    return all(map(has, words))
 
 
 def _odds(judged: Judged) -> float:
@@ -158,26 +156,15 @@ def own_words(text: str, answers: Sequence[str], *, complete: bool = True) -> st
     facts = [bare_words(answer) for answer in answers]
     common = [_common(whole, fact) for fact in facts]
     longest = max(common)
-    if (
-        not complete
-        and longest == len(whole)
-        and (longest < _CHOOSING or common.count(longest) > 1)
-    ):
+    open_ended = longest < _CHOOSING or common.count(longest) > 1
+    if not complete and longest == len(whole) and open_ended:
         return None
     same = [answer for answer, fact in zip(answers, facts, strict=True) if fact == whole]
     return same[0] if same else answers[common.index(longest) if longest >= _CHOOSING else 0]
 
 
 def _common(words: Sequence[str], others: Sequence[str]) -> int:
-    """Words that two texts have in common before they differ."""
-    return next(
-        (
-            place
-            for place, pair in enumerate(zip(words, others, strict=False))
-            if pair[0] != pair[1]
-        ),
-        min(len(words), len(others)),
-    )
+    return len(os.path.commonprefix([list(words), list(others)]))
 
 
 def is_verbatim(text: str, answers: Sequence[str]) -> bool:

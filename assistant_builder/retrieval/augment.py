@@ -15,12 +15,10 @@ from dataclasses import replace
 from assistant_builder.data import Message, Pair
 from assistant_builder.data.respell import as_typed
 
-LEAST_ROWS = 320
-"""Training rows of an epoch up to which pairs are repeated."""
+LEAST_ROWS = 320  # training rows of an epoch up to which pairs are repeated
 
 
-MIXED = 0.3
-"""Share of the training rows whose question has a piece of another question."""
+MIXED = 0.3  # share of the training rows whose question has a piece of another question
 
 
 def repetitions(pairs: int) -> int:
@@ -36,31 +34,27 @@ def asked_otherwise(pairs: Sequence[Pair], seed: int, *, typed: bool) -> list[Pa
         seed: Seed of the changes.
         typed: Also change all questions to what people type: fewer capitals, marks and words, and typing errors.
     """
-    found = []
-    places = [
-        max(
-            (index for index, message in enumerate(pair.messages) if message.role == "user"),
-            default=None,
-        )
-        for pair in pairs
-    ]
+    places = [_last_question(pair) for pair in pairs]
     questions = [
         pair.messages[at].content for pair, at in zip(pairs, places, strict=True) if at is not None
     ]
+    changed = []
     for pair, at in zip(pairs, places, strict=True):
         rng = random.Random(f"{seed}/{pair.row}")
         if at is not None:
-            text = pair.messages[at].content
+            messages = list(pair.messages)
+            text = messages[at].content
             if rng.random() < MIXED:
                 text = mixed(text, rng.choice(questions), rng)
-            if typed:
-                text = as_typed(text, rng)
-            pair = replace(
-                pair,
-                messages=(*pair.messages[:at], Message("user", text), *pair.messages[at + 1 :]),
-            )
-        found.append(pair)
-    return found
+            messages[at] = Message("user", as_typed(text, rng) if typed else text)
+            pair = replace(pair, messages=tuple(messages))
+        changed.append(pair)
+    return changed
+
+
+def _last_question(pair: Pair) -> int | None:
+    asked = (index for index, message in enumerate(pair.messages) if message.role == "user")
+    return max(asked, default=None)
 
 
 def mixed(question: str, other: str, rng: random.Random) -> str:
@@ -72,6 +66,5 @@ def mixed(question: str, other: str, rng: random.Random) -> str:
 
 
 def _piece(words: Sequence[str], count: int, rng: random.Random) -> Sequence[str]:
-    """So many consecutive words."""
     start = rng.randrange(max(len(words) - count, 0) + 1)
     return words[start : start + count]

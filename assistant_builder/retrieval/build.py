@@ -1,26 +1,40 @@
-"""Writing the index of a study and its recall on validation questions."""
+"""Writing the index of a study with its recall on validation questions, and the final index.
+
+An assistant is served with the final index: the index that was measured, and the answers that it lacked. A split that
+is given by the file can have validation and held-out answers that training has not. They are added after the held-out
+questions were scored, so that the assistant can answer them; its figures were measured before.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
-from assistant_builder.atomic_io import write_json
+from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair
+from assistant_builder.retrieval.decline import FILE as RULE
 from assistant_builder.retrieval.grounding import write_contexts
-from assistant_builder.retrieval.index import MAX_FACTS, Index, Progress, TextEncoder, facts_of
-from assistant_builder.retrieval.recall import last_facts, recall_at_k
+from assistant_builder.retrieval.index import (
+    FILES,
+    MAX_FACTS,
+    RECORD,
+    Index,
+    Progress,
+    TextEncoder,
+    fact_vectors,
+    facts_of,
+)
+from assistant_builder.retrieval.recall import RECALL, last_facts, recall_at_k
+from assistant_builder.study import Study
 
-RECALL = "recall.json"
 
-
-class KnownVectors:
-    """An encoder that embeds only the texts whose vectors are not known yet."""
-
+class _KnownVectors:
+    # an encoder that embeds only the texts whose vectors are not known yet
     def __init__(self, encoder: TextEncoder, known: Mapping[str, NDArray[np.float32]]) -> None:
         self._encoder = encoder
         self._known = dict(known)
@@ -29,7 +43,6 @@ class KnownVectors:
     def encode(
         self, texts: Sequence[str], *, progress: Progress | None = None
     ) -> NDArray[np.float32]:
-        """Unit vectors of n texts, float32 [n, d]; ``progress`` counts the texts that are embedded."""
         new = list(dict.fromkeys(text for text in texts if text not in self._known))
         if new or not texts:
             vectors = self._encoder.encode(new, progress=progress)
@@ -63,27 +76,83 @@ def write_index(
     shutil.rmtree(folder, ignore_errors=True)
     if sum(pair.turns for pair in training) > MAX_FACTS:
         return []
-    encoder = KnownVectors(embedder, known)
+    encoder = _KnownVectors(embedder, known)
     index = Index.build(training, encoder, progress)
-    vectors = encoder.encode(
-        [fact.query.text for fact in last_facts(validation)], progress=progress
-    )
-    other = [
-        place for place, pair in enumerate(validation) if pair.respelled is None
-    ]  # the others are found easily
-    recall = recall_at_k(index, [validation[place] for place in other], vectors[other])
+    questions = [fact.query.text for fact in last_facts(validation)]
+    vectors = encoder.encode(questions, progress=progress)
+    # respelled questions are found easily
+    other = [number for number, pair in enumerate(validation) if pair.respelled is None]
+    recall = recall_at_k(index, [validation[number] for number in other], vectors[other])
     files = index.save(folder)
     write_json(folder / RECALL, recall.to_record())
-    asked = {
-        split: [fact.query.text for pair in pairs for fact in facts_of(pair)]
-        for split, pairs in (("train", training), ("validation", validation))
-    }
-    contexts = write_contexts(
-        folder,
-        index,
-        [
-            ("train", training, encoder.encode(asked["train"])),
-            ("validation", validation, encoder.encode(asked["validation"])),
-        ],
-    )
-    return [*files, folder / RECALL, contexts]
+    splits = []
+    for split, pairs in (("train", training), ("validation", validation)):
+        asked = [fact.query.text for pair in pairs for fact in facts_of(pair)]
+        splits.append((split, pairs, encoder.encode(asked)))
+    return [*files, folder / RECALL, write_contexts(folder, index, splits)]
+
+
+ADDED = "added.json"
+"""File of a final index: ``{"added": answers, "rows": [rows of the data file]}``."""
+
+
+def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder) -> list[Path]:
+    """Write the final index next to the measured one, if it lacks answers.
+
+    Args:
+        study: A study with an index, which does not change.
+        pairs: Validation and held-out pairs.
+        embedder: The model of the index.
+
+    Returns:
+        Its files; none if no answer is missing.
+    """
+    folder = study.retrieval_folder / Study.FINAL_INDEX
+    shutil.rmtree(folder, ignore_errors=True)
+    if not study.config.retrieval.final_index:
+        return []
+    index = Index.load(study.retrieval_folder)
+    answers = {fact.answer_key for fact in index.facts}
+    clusters = {fact.cluster for fact in index.facts if fact.cluster is not None}
+    new = [
+        fact
+        for pair in pairs
+        if pair.answerable
+        for fact in facts_of(pair)
+        if fact.answer_key not in answers and fact.cluster not in clusters
+    ]
+    if not new:
+        return []
+    vectors = np.concatenate([index.vectors, fact_vectors(new, embedder)])
+    files = Index([*index.facts, *new], vectors, index.embedder).save(folder)
+    rows = sorted({fact.row for fact in new})
+    write_json(folder / ADDED, {"added": len({fact.answer_key for fact in new}), "rows": rows})
+    return [*files, folder / ADDED]
+
+
+def served_index_folder(study: Study) -> Path:
+    """Folder of the index that a study is served with: the final one, if there is one."""
+    final = study.retrieval_folder / Study.FINAL_INDEX
+    return final if all((final / name).is_file() for name in FILES) else study.retrieval_folder
+
+
+def lookup_stamp(study: Study, arms: Iterable[str]) -> str:
+    """A text that changes with the index that a study is served with, or with the rule of one of its arms."""
+    paths = [served_index_folder(study) / RECORD, *(study.arm_folder(arm) / RULE for arm in arms)]
+    hashes = []
+    for path in paths:
+        try:
+            hashes.append(file_hash(path))
+        except OSError:  # missing, or deleted by a run just now
+            hashes.append("-")
+    return " ".join(hashes)
+
+
+class _Added(TypedDict):
+    added: int
+
+
+def answers_added(study: Study) -> int:
+    """Answers that were added to the index after the evaluation."""
+    path = study.retrieval_folder / Study.FINAL_INDEX / ADDED
+    return int(read_json(path, _Added)["added"]) if path.is_file() else 0

@@ -36,14 +36,11 @@ from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from evals.metrics.refusal import is_refusal
 
-FILE = "decline.json"
-"""File in the folder of a trained arm."""
+FILE = "decline.json"  # file in the folder of a trained arm
 FIRST_TOKENS = 16
 """Tokens of an answer on which the decision rests, so that a longer answer need not be complete before it is shown."""
-RIDGE = 3.0
-"""Penalty of the squared weights of standardized evidence, in units of one question."""
-FOLDS = 10
-"""Parts of the facts; each is judged by weights of the others."""
+RIDGE = 3.0  # penalty of the squared weights of standardized evidence, in units of one question
+FOLDS = 10  # parts of the facts; each is judged by weights of the others
 ANSWERABLE, TO_DECLINE, WITHHELD = "answerable", "to decline", "withheld"
 """Kinds of questions: those with a fact in the index, and those to decline, as the data say or with a fact withheld."""
 MOST_WEIGHT = 5.0
@@ -67,9 +64,8 @@ SENTENCE = "I can't answer that from what I was given."
 FOLLOW_UPS = 0.75
 """Confidence for the second look of a follow-up where none was fitted, as by earlier versions."""
 _ITERATIONS = 50
-_SPREAD = (
-    0.05  # of the scores of :func:`far_from_everything`, which confidence is a logistic function of
-)
+# of the scores of :func:`far_from_everything`, which confidence is a logistic function of
+_SPREAD = 0.05
 
 
 def decline_sentence(training: Sequence[Pair]) -> str:
@@ -164,10 +160,8 @@ class DeclineRule:
         return self.confidence(evidence) < self.threshold
 
     def _confidence(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _sigmoid(
-            (table - np.array(self.center)) / np.array(self.scale) @ np.array(self.weights)
-            + self.bias
-        )
+        standardized = (table - np.array(self.center)) / np.array(self.scale)
+        return _sigmoid(standardized @ np.array(self.weights) + self.bias)
 
     def to_record(self) -> dict[str, Any]:
         """The rule as JSON."""
@@ -196,11 +190,8 @@ def rule_of(path: Path) -> DeclineRule | None:
     try:
         values = {name: value for name, value in record.items() if name != "evidence"}
         rule: DeclineRule = TypeAdapter(DeclineRule).validate_python(values)
-        if record.get("evidence") != list(NAMES) or {
-            len(rule.center),
-            len(rule.scale),
-            len(rule.weights),
-        } != {len(NAMES)}:
+        sizes = {len(rule.center), len(rule.scale), len(rule.weights)}
+        if record.get("evidence") != list(NAMES) or sizes != {len(NAMES)}:
             raise ValueError("other evidence")
     except ValueError as error:
         raise StudyError(
@@ -223,9 +214,8 @@ def evidence_of(
         taught: Answers of the data that decline; an answer that declines is grounded in nothing.
     """
     first, begun = list(certainties[:FIRST_TOKENS]) or [0.0], casefold_normalize(text)
-    grounded = bool(begun) and any(
-        casefold_normalize(answer).startswith(begun) for answer in found.answers
-    )
+    answers = map(casefold_normalize, found.answers)
+    grounded = bool(begun) and any(answer.startswith(begun) for answer in answers)
     return Evidence(
         found.similarity,
         found.certainty,
@@ -270,9 +260,8 @@ def fit(
     confidence = np.zeros(len(table))
     for number in set(fold.tolist()):
         inside = fold == number
-        confidence[inside] = _fit_weights(
-            table[~inside], kind[~inside], target, sentence
-        )._confidence(table[inside])
+        weights = _fit_weights(table[~inside], kind[~inside], target, sentence)
+        confidence[inside] = weights._confidence(table[inside])
     sure, unsure, withheld = (
         np.sort(confidence[good]),
         confidence[~good],
@@ -281,9 +270,8 @@ def fit(
     n = len(sure)
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0
-    threshold = float(
-        sure[min(allowed, n - 1)]
-    )  # confidences below it are declined: ``allowed`` of them
+    # confidences below it are declined: ``allowed`` of them
+    threshold = float(sure[min(allowed, n - 1)])
     if len(withheld):
         threshold = min(threshold, float(np.quantile(withheld, WITHHELD_SHARE)))
     rule = replace(
@@ -319,57 +307,44 @@ def far_from_everything(scores: Sequence[float], *, target: float, sentence: str
     """
     lowest = float(np.quantile(scores, LOWEST_SHARE)) if len(scores) >= LEAST_WITHHELD else FAR
     plain = (0.0,) * (len(NAMES) - 1)
-    return DeclineRule(
-        (lowest, *plain),
-        (_SPREAD, *(1.0 for _ in plain)),
-        (1.0, *plain),
-        0.0,
-        0.5,
-        target,
-        False,
-        0,
-        0,
-        len(scores),
-        sum(score < lowest for score in scores),
-        sentence,
-    )
+    center, scale, weights = (lowest, *plain), (_SPREAD, *(1.0 for _ in plain)), (1.0, *plain)
+    below = sum(score < lowest for score in scores)
+    counts = 0, 0, len(scores), below
+    return DeclineRule(center, scale, weights, 0.0, 0.5, target, False, *counts, sentence)
 
 
 def _fit_weights(
     table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str
 ) -> DeclineRule:
-    """The rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`."""
+    # the rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`
     center, scale = table.mean(axis=0), table.std(axis=0)
     scale[scale < 1e-9] = 1.0
-    good = kind == ANSWERABLE
-    real = kind == TO_DECLINE
+    good, real = kind == ANSWERABLE, kind == TO_DECLINE
     shares = np.ones(len(kind))
     if real.any():
         shares[real] = min(max((kind == WITHHELD).sum() / real.sum(), 1.0), MOST_WEIGHT)
     for part in (good, ~good):
         shares[part] *= len(kind) / 2 / shares[part].sum()
     weights, bias = _logistic((table - center) / scale, good.astype(float), shares)
-    return DeclineRule(
-        tuple(center), tuple(scale), tuple(weights), bias, 0.0, target, False, 0, 0, 0, 0, sentence
-    )
+    fitted = tuple(center), tuple(scale), tuple(weights)
+    return DeclineRule(*fitted, bias, 0.0, target, False, 0, 0, 0, 0, sentence)
 
 
 def _logistic(
     table: NDArray[np.float64], labels: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Ridge logistic regression by Newton's method; the bias is not penalized."""
     design = np.column_stack([table, np.ones(len(table))])
     penalty = np.diag([RIDGE] * table.shape[1] + [1e-6])
-    found = np.zeros(design.shape[1])
+    weights = np.zeros(design.shape[1])
     for _ in range(_ITERATIONS):
-        chance = _sigmoid(design @ found)
-        gradient = design.T @ (shares * (labels - chance)) - penalty @ found
+        chance = _sigmoid(design @ weights)
+        gradient = design.T @ (shares * (labels - chance)) - penalty @ weights
         hessian = (design * (shares * chance * (1 - chance))[:, None]).T @ design + penalty
         step = np.linalg.solve(hessian, gradient)
-        found = found + step
+        weights = weights + step
         if np.abs(step).max() < 1e-9:
             break
-    return found[:-1], float(found[-1])
+    return weights[:-1], float(weights[-1])
 
 
 def _sigmoid(values: Any) -> Any:

@@ -9,17 +9,17 @@ wordings).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Len
 from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
-from assistant_builder.data import Message, Pair
+from assistant_builder.data import Message, Pair, TokenCounter
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of, on_grid
@@ -34,18 +34,17 @@ FACT, BETWEEN, BEFORE = "Q: {question}\nA: {answer}", "\n", "\n\n"
 """A fact in a prompt, and the text between facts and before the first of them."""
 CONTEXTS = "contexts.jsonl"
 """File in the folder of the index: what was found for each training and validation question."""
-DEPTH = 10
-"""Facts with distinct answers that are kept for each question."""
+DEPTH = 10  # facts with distinct answers that are kept for each question
+# share of the training rows whose search leaves out the nearest wordings of their fact: among training questions the
+# nearest is nearly always the right one, and less often among new ones, so that an assistant that copies it is not
+# better than looking up
 _HARDER = 0.5
-"""Share of the training rows whose search leaves out the nearest wordings of their fact: among training questions the
-nearest is nearly always the right one, and less often among new ones, so that an assistant that copies it is not better
-than looking up."""
+# distance from the best score of the facts in half of the training prompts, so that choosing among facts is trained
+# more often than it is needed
 _WIDER = 0.3
-"""Distance from the best score of the facts in half of the training prompts, so that choosing among facts is trained
-more often than it is needed."""
+# share of the training rows with the row's own pair in the prompt although another wording of its fact is there, so
+# that a question of the data is answered with its answer
 _OWN_PAIR = 0.2
-"""Share of the training rows with the row's own pair in the prompt although another wording of its fact is there, so
-that a question of the data is answered with its answer."""
 
 
 def query_of(messages: Sequence[Message]) -> Query:
@@ -64,16 +63,14 @@ def supporting(index: Index, targets: Sequence[Fact]) -> list[set[int]]:
     """For each of n targets, the rows of the facts that support it, see :func:`supports`."""
     rows: dict[str, set[int]] = {}
     for fact in index.facts:
-        for key in _fact_keys(fact):
+        for key in _shared_keys(fact):
             rows.setdefault(key, set()).add(fact.row)
-    return [set().union(*(rows.get(key, ()) for key in _fact_keys(target))) for target in targets]
+    return [set().union(*(rows.get(key, ()) for key in _shared_keys(target))) for target in targets]
 
 
-def _fact_keys(fact: Fact) -> set[str]:
-    """What facts that support each other share."""
-    return {f"answer {fact.answer_key}"} | (
-        {f"cluster {fact.cluster}"} if fact.cluster is not None else set()
-    )
+def _shared_keys(fact: Fact) -> set[str]:
+    answer = {f"answer {fact.answer_key}"}
+    return answer if fact.cluster is None else answer | {f"cluster {fact.cluster}"}
 
 
 @dataclass(frozen=True)
@@ -122,13 +119,9 @@ class Grounder:
 def with_facts(messages: Sequence[Message], facts: Sequence[Fact]) -> list[Message]:
     """The conversation with facts at the end of its system prompt, the first fact last."""
     own = [message.content for message in messages if message.role == "system"]
-    shown = BETWEEN.join(
-        FACT.format(question=fact.question, answer=fact.answer) for fact in reversed(facts)
-    )
-    return [
-        Message("system", BEFORE.join([*own, shown])),
-        *(m for m in messages if m.role != "system"),
-    ]
+    texts = (FACT.format(question=fact.question, answer=fact.answer) for fact in reversed(facts))
+    system = Message("system", BEFORE.join([*own, BETWEEN.join(texts)]))
+    return [system, *(message for message in messages if message.role != "system")]
 
 
 def shown_facts(hits: Sequence[Hit], within: float = WITHIN) -> list[Fact]:
@@ -149,9 +142,8 @@ def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int | No
     """
     rng = random.Random(f"{seed}/{target.row}/{target.turn}")
     own = seed is not None and rng.random() < _OWN_PAIR
-    other = next(
-        (hit.fact for hit in hits if hit.fact.answerable and supports(hit.fact, target)), None
-    )
+    answerable = (hit.fact for hit in hits if hit.fact.answerable)
+    other = next((fact for fact in answerable if supports(fact, target)), None)
     facts = shown_facts(hits, WITHIN if seed is None or rng.random() < 0.5 else _WIDER)[:count]
     if own or other not in facts:
         facts = [fact for fact in facts if not supports(fact, target)][: count - 1]
@@ -174,60 +166,42 @@ def write_contexts(
     """
     numbers = {(fact.row, fact.turn): number for number, fact in enumerate(index.facts)}
     lines = []
-    of_row: dict[int, list[int]] = {}
-    for number, fact in enumerate(index.facts):
-        of_row.setdefault(fact.row, []).append(number)
+
+    def record(hit: Hit) -> list[float]:
+        scores = (hit.similarity, hit.bm25, hit.score, hit.log_share)
+        return [numbers[hit.fact.row, hit.fact.turn], *(round(score, 6) for score in scores)]
+
     for split, pairs, vectors in splits:
         targets = [target for pair in pairs for target in facts_of(pair)]
-        queries = [target.query for target in targets]
         left_out = [{target.row} for target in targets]
         if split == "train":
-            left_out = [
-                _left_out(target, vector, index, of_row, rows)
-                for target, vector, rows in zip(
-                    targets, vectors, supporting(index, targets), strict=True
-                )
-            ]
-        found = index.search(queries, vectors, DEPTH, exclude=left_out)
+            turns = zip(targets, vectors, supporting(index, targets), strict=True)
+            left_out = [_left_out(index, *turn) for turn in turns]
+        queries = [target.query for target in targets]
+        ranked = index.search(queries, vectors, DEPTH, exclude=left_out)
         lines += [
             {
                 "split": split,
                 "row": target.row,
                 "turn": target.turn,
-                "hits": [
-                    [
-                        numbers[(hit.fact.row, hit.fact.turn)],
-                        round(hit.similarity, 6),
-                        round(hit.bm25, 6),
-                        round(hit.score, 6),
-                        round(hit.log_share, 6),
-                    ]
-                    for hit in hits
-                ],
+                "hits": list(map(record, hits)),
             }
-            for target, hits in zip(targets, found, strict=True)
+            for target, hits in zip(targets, ranked, strict=True)
         ]
     write_jsonl(folder / CONTEXTS, lines)
     return folder / CONTEXTS
 
 
-def _left_out(
-    target: Fact,
-    vector: Any,
-    index: Index,
-    numbers: Mapping[int, Sequence[int]],
-    rows: AbstractSet[int],
-) -> set[int]:
-    """Rows that the search for a training turn leaves out: its own, and some of ``rows``, those of its fact.
-
-    In half of the turns these are a random number of the nearest, but not all.
-    """
+def _left_out(index: Index, target: Fact, vector: Any, rows: AbstractSet[int]) -> set[int]:
+    # rows that the search for a training turn leaves out: its own, and some of ``rows``, those of its fact. In half
+    # of the turns these are a random number of the nearest, but not all.
     rng = random.Random(f"wordings/{target.row}/{target.turn}")
     others = sorted(rows - {target.row})
     if len(others) < 2 or rng.random() >= _HARDER:
         return {target.row}
+    vector = on_grid(vector)
     near = {
-        row: max(float(index.vectors[number] @ on_grid(vector)) for number in numbers[row])
+        row: max(float(index.vectors[position] @ vector) for position in index.positions[row])
         for row in others
     }
     others.sort(key=lambda row: (-near[row], row))
@@ -259,9 +233,7 @@ def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
     lines = read_jsonl(path, _ContextLine)
     try:
         return {
-            (line["row"], line["turn"]): [
-                Hit(facts[number], *scores) for number, *scores in line["hits"]
-            ]
+            (line["row"], line["turn"]): [Hit(facts[fact], *rest) for fact, *rest in line["hits"]]
             for line in lines
             if line["split"] == split
         }
@@ -304,28 +276,24 @@ def grounded_pairs(
 def _fitted(
     turn: Pair, facts: Sequence[Fact], target: Fact, prompter: ChatTokenizer, longest: int
 ) -> Pair:
-    """The turn with as many of the facts, the nearest first, as ``longest`` tokens allow, but always a supporting one.
-
-    The last resort is the turn itself as its only fact, which may be shorter than another wording.
-    """
-    kept = list(facts)
-    needed = next(fact for fact in kept if supports(fact, target))
+    # the turn with as many of the facts, the nearest first, as ``longest`` tokens allow, but always a supporting one.
+    # The last resort is the turn itself as its only fact, which may be shorter than another wording.
+    needed = next(fact for fact in facts if supports(fact, target))
     while True:
-        whole = with_facts_before(turn, kept)
-        if kept == [target] or prompter.count_tokens(whole) <= longest:
+        whole = _with_facts_before(turn, facts)
+        if list(facts) == [target] or prompter.count_tokens(whole) <= longest:
             return whole
-        farthest = next((fact for fact in reversed(kept) if fact is not needed), None)
-        kept = [target] if farthest is None else [fact for fact in kept if fact is not farthest]
+        farthest = next((fact for fact in reversed(facts) if fact is not needed), None)
+        facts = [target] if farthest is None else [fact for fact in facts if fact is not farthest]
 
 
-def with_facts_before(pair: Pair, facts: Sequence[Fact]) -> Pair:
-    """A pair with facts in the prompt of its last answer."""
+def _with_facts_before(pair: Pair, facts: Sequence[Fact]) -> Pair:
     return replace(pair, messages=(*with_facts(pair.messages[:-1], facts), pair.messages[-1]))
 
 
 def with_own_fact(pair: Pair) -> Pair:
     """The shortest pair that the grounded approach can train on; one to decline, which is not trained, as it is."""
-    return with_facts_before(pair, facts_of(pair)[-1:]) if pair.answerable else pair
+    return _with_facts_before(pair, facts_of(pair)[-1:]) if pair.answerable else pair
 
 
 def grounded_example(pair: Pair, prompter: ChatTokenizer) -> Example:
@@ -333,11 +301,35 @@ def grounded_example(pair: Pair, prompter: ChatTokenizer) -> Example:
     from assistant_builder.models.chat_template import Example
 
     turn = prompter.turns(pair)[-1]
-    return Example(
-        (*turn.prompt_ids, *turn.answer_ids),
-        (False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids),
-    )
+    supervised = (False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids)
+    return Example((*turn.prompt_ids, *turn.answer_ids), supervised)
 
 
-Lookup = Callable[[Sequence[Message]], list[Hit]]
-"""Finds the facts for a conversation that ends with a question."""
+# tokens that a chat template adds to a pair at most, apart from a system prompt of its own
+_TEMPLATE_TOKENS = 200
+
+
+def row_limit(max_length: int | Literal["auto"], context: int) -> int:
+    """Most tokens of a training row: ``train.max_length``, at most the ``context`` of the base."""
+    return context if max_length == "auto" else min(max_length, context)
+
+
+def may_be_longer(pair: Pair, limit: int, *, grounded: bool) -> bool:
+    """Whether a row can have more than ``limit`` tokens; most data need no tokenizer, which takes seconds to start.
+
+    A byte is one token at most, and a fact repeats at most the texts of the row.
+    """
+    texts = sum(len(message.content.encode()) for message in pair.messages)
+    return (1 + grounded) * texts + _TEMPLATE_TOKENS > limit
+
+
+def rows_longer_than(
+    limit: int, pairs: Iterable[Pair], tokenizer: TokenCounter, *, grounded: bool
+) -> dict[int, int]:
+    """Row → tokens with what its prompt has at least, of the rows that have more than ``limit``."""
+    lengths = {
+        pair.row: tokenizer.count_tokens(with_own_fact(pair) if grounded else pair)
+        for pair in pairs
+        if may_be_longer(pair, limit, grounded=grounded)
+    }
+    return {row: tokens for row, tokens in lengths.items() if tokens > limit}

@@ -36,24 +36,21 @@ from assistant_builder.retrieval.ranking import (
     Ranked,
     fact_scores,
     log_total,
+    numbered,
     rank,
-    subject_numbers,
 )
 
-MAX_FACTS = 100_000
-"""Facts up to which the exact search is fast enough."""
+MAX_FACTS = 100_000  # facts up to which the exact search is fast enough
 FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
 FILES = (FACTS, VECTORS, RECORD)
 _VERSION = 3
 _TENSOR = "facts"
-ANSWER_WEIGHT = 0.3
-"""Weight of the embedding of a fact's answer relative to that of its question."""
+ANSWER_WEIGHT = 0.3  # weight of the embedding of a fact's answer relative to that of its question
 GRID = 2048
 """Components of vectors are multiples of 1/GRID. Products of unit vectors are then multiples of 1/GRID² below 4, which
 float32 holds exactly: cosines do not depend on the order of the sums, so that equal questions tie in every batch."""
 _REPEATS = 3  # weight of a question relative to its history
-BEGINNING = 500
-"""Characters of an answer that are embedded."""
+BEGINNING = 500  # characters of an answer that are embedded
 _BLOCK = 8_000_000  # cosines that are computed at a time
 
 
@@ -156,9 +153,8 @@ class Hit:
     similarity: float  # cosine of the embeddings of the question and the fact
     bm25: float
     score: float  # of its answer: cosine and BM25 of its best wordings
-    log_share: float = (
-        0.0  # logarithm of the answer's share among all answers that are none to decline
-    )
+    # logarithm of the answer's share among all answers that are none to decline
+    log_share: float = 0.0
 
 
 def facts_of(pair: Pair) -> list[Fact]:
@@ -194,16 +190,12 @@ def fact_vectors(
     questions = [fact.query.text for fact in facts]
     answers = list(dict.fromkeys(fact.answer[:BEGINNING] for fact in facts))
     texts = list(dict.fromkeys([*questions, *answers]))
-    places = {text: place for place, text in enumerate(texts)}
+    rows = {text: row for row, text in enumerate(texts)}
     known = embedder.encode(texts, progress=progress)
-    vectors = known[[places[text] for text in questions]]
-    vectors = (
-        vectors
-        + np.float32(ANSWER_WEIGHT) * known[[places[fact.answer[:BEGINNING]] for fact in facts]]
-    )
-    return np.asarray(
-        vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32
-    )
+    answered = known[[rows[fact.answer[:BEGINNING]] for fact in facts]]
+    vectors = known[[rows[text] for text in questions]] + np.float32(ANSWER_WEIGHT) * answered
+    norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return np.asarray(vectors / norms, np.float32)
 
 
 def on_grid(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -215,7 +207,8 @@ class Index:
     """The facts of a study, searched by meaning and by words.
 
     ``vectors`` are those of :func:`fact_vectors`, float32 [n, d], rounded as in the file, so that a
-    loaded index returns what the built one did. ``embedder`` has the name and the SHA-256 of the model.
+    loaded index returns what the built one did. ``embedder`` has the name and the SHA-256 of the model. ``positions``
+    are those of the facts of a row.
     """
 
     def __init__(
@@ -224,20 +217,15 @@ class Index:
         self.facts = list(facts)
         self.vectors = on_grid(vectors)
         self.embedder = dict(embedder)
-        numbers: dict[str, int] = {}
-        self._answers = np.array(
-            [numbers.setdefault(fact.answer_key, len(numbers)) for fact in self.facts], np.intp
-        )
-        self._subjects = subject_numbers(
-            self._answers.tolist(), [fact.subject for fact in self.facts]
-        )
+        self._answers = numbered(fact.answer_key for fact in self.facts)
+        subjects = (fact.subject for fact in self.facts)
+        self._subjects = numbered(zip(self._answers.tolist(), subjects, strict=True))
+        self._answerable = np.array([fact.answerable for fact in self.facts], dtype=bool)
         self._asked: dict[str, list[int]] = {}
+        self.positions: dict[int, list[int]] = {}
         for position, fact in enumerate(self.facts):
             self._asked.setdefault(fact.query.key, []).append(position)
-        self._answerable = np.array([fact.answerable for fact in self.facts], dtype=bool)
-        self._positions: dict[int, list[int]] = {}
-        for position, fact in enumerate(self.facts):
-            self._positions.setdefault(fact.row, []).append(position)
+            self.positions.setdefault(fact.row, []).append(position)
         self._bm25 = Bm25([terms(fact.query.text) for fact in self.facts])
 
     @classmethod
@@ -257,11 +245,8 @@ class Index:
                 f"{len(facts):,} answers are too many to look up; the limit is {MAX_FACTS:,}",
                 remedy="Lower data.max_train",
             )
-        return cls(
-            facts,
-            fact_vectors(facts, embedder, progress),
-            {"name": embedder.name, "sha256": embedder.sha256},
-        )
+        model = {"name": embedder.name, "sha256": embedder.sha256}
+        return cls(facts, fact_vectors(facts, embedder, progress), model)
 
     def save(self, folder: Path) -> list[Path]:
         """Write the files of the index, which depend on nothing but its content; the record is written last."""
@@ -296,27 +281,22 @@ class Index:
             if not (folder / name).is_file():
                 raise _damaged(folder / name, "is missing")
         record = read_json(folder / RECORD)
-        if {key: record.get(key) for key in ("version", *_METHOD)} != {
-            "version": _VERSION,
-            **_METHOD,
-        }:
+        version = {"version": _VERSION, **_METHOD}
+        if {key: record.get(key) for key in version} != version:
             raise _damaged(folder / RECORD, "was written by another version or is damaged")
         record = read_json(folder / RECORD, IndexRecord)
         try:
-            for name, sha256 in ((name, record["sha256"][name]) for name in (FACTS, VECTORS)):
-                if file_hash(folder / name) != sha256:
+            for name in (FACTS, VECTORS):
+                if file_hash(folder / name) != record["sha256"][name]:
                     raise _damaged(folder / name, f"is not the file that {RECORD} names")
             facts = read_jsonl(folder / FACTS, Fact)
             vectors = load_file(folder / VECTORS)[_TENSOR]
             index = cls(facts, vectors, record["embedder"])
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder, "is damaged") from error
-        if index.vectors.shape != (len(facts), record.get("dimensions")) or len(
-            facts
-        ) != record.get("facts"):
-            raise _damaged(
-                folder, f"has {len(facts)} facts and vectors of the shape {index.vectors.shape}"
-            )
+        shape, count = index.vectors.shape, len(facts)
+        if shape != (count, record.get("dimensions")) or count != record.get("facts"):
+            raise _damaged(folder, f"has {count} facts and vectors of the shape {shape}")
         return index
 
     def search(
@@ -341,18 +321,17 @@ class Index:
             The hits of each query; equal scores in the order of similarity, then in file order.
         """
         vectors = on_grid(vectors)
-        if vectors.shape != (len(queries), self.vectors.shape[1]) or (
-            exclude and len(exclude) != len(queries)
-        ):
+        shape, excluded = (len(queries), self.vectors.shape[1]), exclude or [()] * len(queries)
+        if vectors.shape != shape or len(excluded) != len(queries):
             raise ValueError(f"{len(queries)} queries with vectors of the shape {vectors.shape}")
-        found: list[list[Hit]] = []
+        hits: list[list[Hit]] = []
         block = max(1, _BLOCK // len(self.facts))
         for start in range(0, len(queries), block):
             cosines = vectors[start : start + block] @ self.vectors.T
-            for offset, row in enumerate(cosines):
-                out = exclude[start + offset] if exclude else ()
-                found.append(self._search_one(queries[start + offset], row, k, out, distinct))
-        return found
+            for number, row in enumerate(cosines, start):
+                out = excluded[number]
+                hits.append(self._search_one(queries[number], row, k, out, distinct))
+        return hits
 
     def nearest_to_decline(
         self,
@@ -364,27 +343,18 @@ class Index:
 
         The arguments are those of :meth:`search`.
         """
-        places, vectors = np.flatnonzero(~self._answerable), on_grid(vectors)
-        found = []
-        for number, query in enumerate(queries if len(places) else ()):
-            scores = fact_scores(
-                self.vectors[places] @ vectors[number], self._words(query)[places], len(self.facts)
-            )
+        positions, vectors = np.flatnonzero(~self._answerable), on_grid(vectors)
+        rows = [self.facts[position].row for position in positions.tolist()]
+        nearest = []
+        for number, query in enumerate(queries if rows else ()):
+            cosines = self.vectors[positions] @ vectors[number]
+            scores = fact_scores(cosines, self._words(query)[positions], len(self.facts))
             out = exclude[number] if exclude else ()
-            found.append(
-                max(
-                    (
-                        score
-                        for score, place in zip(scores.tolist(), places.tolist(), strict=True)
-                        if self.facts[place].row not in out
-                    ),
-                    default=0.0,
-                )
-            )
-        return found or [0.0] * len(queries)
+            pairs = zip(scores.tolist(), rows, strict=True)
+            nearest.append(max((score for score, row in pairs if row not in out), default=0.0))
+        return nearest or [0.0] * len(queries)
 
     def _words(self, query: Query) -> NDArray[np.float32]:
-        """BM25 scores of all facts, float32 [n]."""
         scores = self._bm25.scores(terms(query.question))
         if query.history:
             scores += self._bm25.scores(terms(query.history)) * np.float32(1 / _REPEATS)
@@ -399,42 +369,32 @@ class Index:
         distinct: bool,
     ) -> list[Hit]:
         bm25 = self._words(query)
-        out = [position for row in exclude for position in self._positions.get(row, ())]
+        out = [position for row in exclude for position in self.positions.get(row, ())]
         cosines[out], bm25[out] = -np.inf, 0.0
-        depth, size = max(DEPTH, k), len(self.facts)
+        depth, asked = max(DEPTH, k), self._asked.get(query.key, ())
         while True:
-            ranked = rank(
-                cosines,
-                bm25,
-                self._answers,
-                depth,
-                subjects=self._subjects,
-                asked=self._asked.get(query.key, ()),
-            )
+            how = {"subjects": self._subjects, "asked": asked}
+            ranked = rank(cosines, bm25, self._answers, depth, **how)
             chosen = self._choose(ranked, k, distinct)
-            if len(chosen) == k or depth >= size:
-                total = log_total(ranked, self._answers, self._answerable)
-                return [
-                    Hit(
-                        self.facts[position],
-                        float(cosines[position]),
-                        float(bm25[position]),
-                        score,
-                        SHARPNESS * score - total if total > -np.inf else 0.0,
-                    )
-                    for position, score in chosen
-                ]
+            if len(chosen) == k or depth >= len(self.facts):
+                break
             depth *= 8
+        total = log_total(ranked, self._answers, self._answerable)
+
+        def hit(position: int, score: float) -> Hit:
+            share = SHARPNESS * score - total if total > -np.inf else 0.0
+            scores = float(cosines[position]), float(bm25[position]), score, share
+            return Hit(self.facts[position], *scores)
+
+        return [hit(*each) for each in chosen]
 
     def _choose(self, ranked: Ranked, k: int, distinct: bool) -> list[tuple[int, float]]:
-        """Positions and scores of the first k facts, with ``distinct`` of different answers."""
         chosen: dict[int, tuple[int, float]] = {}
         for position, score in zip(ranked.positions.tolist(), ranked.scores.tolist(), strict=True):
             if len(chosen) == k:
                 break
-            chosen.setdefault(
-                int(self._answers[position]) if distinct else position, (position, score)
-            )
+            key = int(self._answers[position]) if distinct else position
+            chosen.setdefault(key, (position, score))
         return list(chosen.values())
 
 

@@ -20,8 +20,7 @@ from assistant_builder.normalization import normalize_form
 
 METHOD, K1, B = "lucene", 1.5, 0.75
 """The variant of BM25, the saturation of term frequency, and the share of length normalization."""
-GRAM = 4
-"""Characters of a term."""
+GRAM = 4  # characters of a term
 _ACCENTS = re.compile("[\u0300-\u036f]")  # combining marks of Latin, Greek and Cyrillic
 _NO_SPACES = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Khmer, kana, Han
 
@@ -41,9 +40,7 @@ def bare_words(text: str) -> list[str]:
     if not folded.isascii():
         bare = _ACCENTS.sub("", normalize_form("NFKD", folded))
         folded = normalize_form("NFC", bare)
-    return [
-        word for word in _word().findall(folded) if any(character.isalnum() for character in word)
-    ]
+    return [word for word in _word().findall(folded) if any(map(str.isalnum, word))]
 
 
 def content_words(text: str) -> list[str]:
@@ -55,26 +52,16 @@ def content_words(text: str) -> list[str]:
 def _function_words() -> frozenset[str]:
     from bm25s import stopwords
 
-    return frozenset(
-        word
-        for text in (
-            *stopwords.STOPWORDS_EN_PLUS,
-            *stopwords.STOPWORDS_GERMAN,
-            *stopwords.STOPWORDS_FRENCH,
-            *stopwords.STOPWORDS_SPANISH,
-        )
-        for word in bare_words(text)
-    )
+    languages = ("EN_PLUS", "GERMAN", "FRENCH", "SPANISH")
+    texts = (text for name in languages for text in getattr(stopwords, f"STOPWORDS_{name}"))
+    return frozenset(word for text in texts for word in bare_words(text))
 
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """The pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks."""
-    marks = "".join(
-        chr(code)
-        for code in range(0x483, 0x12000)
-        if unicodedata.category(chr(code)).startswith("M")
-    )
+    # the pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks
+    letters = map(chr, range(0x483, 0x12000))
+    marks = "".join(each for each in letters if unicodedata.category(each).startswith("M"))
     return re.compile(rf"[{_NO_SPACES}]|(?:(?![{_NO_SPACES}])[\w{marks}])+")
 
 
@@ -92,9 +79,8 @@ class Bm25:
             for document in documents
         ]
         if vocabulary:
-            self._model = bm25s.BM25(
-                k1=K1, b=B, method=METHOD, backend="numpy", csc_backend="numpy"
-            )
+            backends = {"backend": "numpy", "csc_backend": "numpy"}
+            self._model = bm25s.BM25(k1=K1, b=B, method=METHOD, **backends)
             self._model.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
         self._vocabulary = vocabulary
 

@@ -10,23 +10,20 @@ subject are averaged apart, because those about the others say nothing of this o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-WORD_WEIGHT = 0.1
-"""What a term of the question that no other fact has adds to the cosine, at most."""
-WORDINGS = 5
-"""Wordings of an answer that are averaged."""
+WORD_WEIGHT = 0.1  # what a term of the question that no other fact has adds to the cosine, at most
+WORDINGS = 5  # wordings of an answer that are averaged
 SHARPNESS = 12.0
 """Factor of the scores in the shares: an answer whose score is 0.1 higher has 3.3 times the share."""
 WITHIN = 0.05
 """Facts whose score is lower than the best by more than this are not written into a prompt: where the search is sure, a
 small model chooses worse than the search, and a shorter prompt costs less."""
-DEPTH = 1_000
-"""Facts that are ranked; more if they have too few distinct answers."""
+DEPTH = 1_000  # facts that are ranked; more if they have too few distinct answers
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,12 @@ class Ranked:
 
 def highest(scores: NDArray[np.float32], depth: int, *, above: float = -np.inf) -> NDArray[np.intp]:
     """Positions of the ``depth`` highest scores that exceed ``above``, the highest first; ties in order of position."""
+    chosen = np.arange(len(scores))
     if depth < len(scores):
         limit = np.partition(scores, len(scores) - depth)[len(scores) - depth]
         higher = np.flatnonzero(scores > limit)
         equal = np.flatnonzero(scores == limit)[: depth - len(higher)]
         chosen = np.sort(np.concatenate([higher, equal]))
-    else:
-        chosen = np.arange(len(scores))
     chosen = chosen[scores[chosen] > above]
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
@@ -58,13 +54,10 @@ def fact_scores(
     return np.round(cosines + WORD_WEIGHT / rarest * bm25, 6).astype(np.float32)
 
 
-def subject_numbers(answers: Sequence[int], groups: Sequence[str | None]) -> NDArray[np.intp]:
-    """A number for each pair of an answer and a group, equal for equal pairs, [n]."""
-    numbers: dict[tuple[int, str | None], int] = {}
-    return np.array(
-        [numbers.setdefault(pair, len(numbers)) for pair in zip(answers, groups, strict=True)],
-        np.intp,
-    )
+def numbered(keys: Iterable[Hashable]) -> NDArray[np.intp]:
+    """A number for each of n keys, in the order of their first occurrence, [n]."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.intp)
 
 
 def rank(
@@ -96,8 +89,8 @@ def rank(
     for place, score in zip(positions.tolist(), scores[positions].tolist(), strict=True):
         wordings.setdefault((int(answers[place]), int(subjects[place])), []).append(score)
     total: dict[int, float] = {}
-    for (answer, _), found in wordings.items():
-        best = sorted(found, reverse=True)[:WORDINGS]
+    for (answer, _), each in wordings.items():
+        best = sorted(each, reverse=True)[:WORDINGS]
         total[answer] = max(total.get(answer, -np.inf), best[0] / 2 + sum(best) / len(best) / 2)
     for place in set(asked) & set(positions.tolist()):
         total[int(answers[place])] = max(total[int(answers[place])], float(scores[place]))

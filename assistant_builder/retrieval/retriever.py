@@ -10,8 +10,8 @@ from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
+from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.decline import Retrieved
-from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
 from assistant_builder.retrieval.index import Fact, Hit, Index
 from assistant_builder.retrieval.ranking import SHARPNESS
@@ -43,12 +43,8 @@ class Found:
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""
         return [
-            {
-                "row": hit.fact.row,
-                "question": hit.fact.question,
-                "answer": hit.fact.answer,
-                "similarity": round(hit.similarity, 4),
-            }
+            {"row": hit.fact.row, "question": hit.fact.question, "answer": hit.fact.answer}
+            | {"similarity": round(hit.similarity, 4)}
             for hit in self.sources
         ]
 
@@ -98,11 +94,11 @@ class Retriever:
         vectors = self._embedder.encode([query.text for query in queries])
         ranked = self.index.search(queries, vectors, DEPTH, exclude=exclude)
         declined = self.index.nearest_to_decline(queries, vectors, exclude)
-        found = []
+        results = []
         for look, hits, nearest in zip(looks, ranked, declined, strict=True):
             usable = [hit for hit in hits if hit.fact.answerable]
             grounded, facts = self._grounder.ground(look.messages, shown_facts(hits), context)
             best, share = (usable[0].score, usable[0].log_share) if usable else (0.0, -SHARPNESS)
             evidence = Retrieved(best, share, best - nearest, [fact.answer for fact in facts])
-            found.append(Found(grounded, usable[: len(facts)], evidence))
-        return found
+            results.append(Found(grounded, usable[: len(facts)], evidence))
+        return results

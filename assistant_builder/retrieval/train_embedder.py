@@ -16,21 +16,15 @@ from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, BEGINNING, Fact
 from assistant_builder.study import Study
 
-BATCH = 32
-"""Facts of a step."""
-HYPERPARAMETERS = {
-    "answer_weight": ANSWER_WEIGHT,
-    "scale": 20.0,
-    "learning_rate": 5e-5,
-    "answer_loss": 0.5,
-}
-"""Of :meth:`assistant_builder.models.embedding.Embedder.train`."""
+BATCH = 32  # facts of a step
+_RATES = {"scale": 20.0, "learning_rate": 5e-5, "answer_loss": 0.5}
+HYPERPARAMETERS = {"answer_weight": ANSWER_WEIGHT, **_RATES}
+"""Arguments of :meth:`assistant_builder.models.embedding.Embedder.train`."""
 PASSES, LEAST_STEPS, MOST_STEPS = 8, 40, 100
 """Passes over the questions, and the least and most steps of a training."""
 NAME = "{name}, trained on the questions of the study"
 
-Triple = tuple[str, str, str]
-"""A question, another wording of it, and the answer."""
+Triple = tuple[str, str, str]  # A question, another wording of it, and the answer
 
 
 def train_embedder(
@@ -70,9 +64,8 @@ def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:
     wordings: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         if fact.answerable:
-            wordings.setdefault((fact.answer_key, fact.cluster or fact.group or ""), []).append(
-                fact
-            )
+            key = fact.answer_key, fact.cluster or fact.group or ""
+            wordings.setdefault(key, []).append(fact)
     asked_otherwise = sum(len(each) > 1 for each in wordings.values())
     if len({answer for answer, _ in wordings}) < 2 or asked_otherwise < len(wordings) / 2:
         return
@@ -84,16 +77,13 @@ def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:
         rest = keys
         while rest and steps > 0:
             part: dict[str, tuple[str, str]] = {}
-            later = []
             for key in rest:
-                if len(part) < BATCH and key[0] not in part:
-                    part[key[0]] = key
-                else:
-                    later.append(key)
+                if len(part) < BATCH:
+                    part.setdefault(key[0], key)
             if len(part) > 1:
                 steps -= 1
                 yield [_triple(wordings[key], rng) for key in part.values()]
-            rest = later
+            rest = [key for key in rest if part.get(key[0]) != key]
 
 
 def _triple(wordings: Sequence[Fact], rng: random.Random) -> Triple:

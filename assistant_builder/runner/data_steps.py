@@ -75,7 +75,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
 def embed_data(study: Study) -> Iterable[Path]:
     """Find held-out questions that leak into training by sentence embeddings, and index the training pairs."""
     from assistant_builder.data import find_embedding_leaks
-    from assistant_builder.retrieval import write_index
+    from assistant_builder.retrieval.build import write_index
 
     config = study.config.data
     data = study.folder / "data"

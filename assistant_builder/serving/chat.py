@@ -14,15 +14,8 @@ from assistant_builder.chat.answer_server import IDLE_SECONDS, run_server
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.export_formats import shipped_file
-from assistant_builder.inference.session import (
-    BASE,
-    SHIPPED,
-    ChatSession,
-    Chunk,
-    Memory,
-    ProgressCallback,
-    Sampling,
-)
+from assistant_builder.inference.chunks import Chunk, Sampling
+from assistant_builder.inference.session import BASE, SHIPPED, ChatSession, Memory, ProgressCallback
 from assistant_builder.serving.llamacpp import LlamaCppSession
 from assistant_builder.study import Study
 from evals.report.schema import Report

@@ -19,7 +19,7 @@ from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream
 from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, error_texts
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.retrieval.answering import alone
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
 from assistant_builder.serving.schemas import (

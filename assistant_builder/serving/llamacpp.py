@@ -20,9 +20,10 @@ from assistant_builder.child_process import compute_environment, python_command,
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.export.gguf import DEFAULT_TYPE, GGUF, GgufFiles, heldout_prompts
+from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts, require_llamacpp
-from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling, Session
+from assistant_builder.inference.session import Memory, ProgressCallback, Session
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length

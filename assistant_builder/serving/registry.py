@@ -12,15 +12,15 @@ from assistant_builder.chat.ask import context_tokens, default_system_prompt, lo
 from assistant_builder.config import Approach
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.answering import reads_conversations
+from assistant_builder.retrieval.build import lookup_stamp
 from assistant_builder.retrieval.decline import FILE, rule_of
-from assistant_builder.retrieval.final import lookup_stamp
 from assistant_builder.study import Study
 from assistant_builder.study.versions import served_version, versions_file
 

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError, error_texts
-from assistant_builder.inference.session import SEED_LIMIT, Sampling
+from assistant_builder.inference.chunks import SEED_LIMIT, Sampling
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 
 DONE = "data: [DONE]\n\n"

@@ -31,8 +31,9 @@ from assistant_builder.chat.ask import context_tokens
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import VLLM_RANKS
+from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
-from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling, Session
+from assistant_builder.inference.session import Memory, ProgressCallback, Session
 from assistant_builder.inference.vllm import PROGRAM, VllmServer, require_vllm
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer

@@ -30,8 +30,8 @@ def mark_complete(folder: Path) -> None:
     write_json(folder / CHECKPOINT_MARKER, files)
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the marker exists and all files that it lists are unchanged."""
+def _is_complete(folder: Path) -> bool:
+    # the marker exists and all files that it lists are unchanged
     try:
         files = read_json(folder / CHECKPOINT_MARKER)
         return all(
@@ -44,11 +44,8 @@ def is_complete(folder: Path) -> bool:
 
 def complete_steps(root: Path) -> list[int]:
     """Steps with a complete checkpoint, in ascending order."""
-    numbers = [
-        folder.name.removeprefix("checkpoint-")
-        for folder in root.glob("checkpoint-*")
-        if is_complete(folder)
-    ]
+    complete = [folder.name for folder in root.glob("checkpoint-*") if _is_complete(folder)]
+    numbers = [name.removeprefix("checkpoint-") for name in complete]
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
-from torch.utils.data import Sampler
 
 from assistant_builder.inference.padded_batch import (
     IGNORED,
@@ -23,33 +22,13 @@ from assistant_builder.training.gpu import rows_are_padded
 
 def to_dataset(examples: Sequence[Example]) -> Dataset:
     """Tokenized rows with ``input_ids`` and ``labels`` (-100 at positions without loss)."""
-    return Dataset.from_dict(
-        {
-            "input_ids": [list(example.input_ids) for example in examples],
-            "labels": [
-                [
-                    token if used else IGNORED
-                    for token, used in zip(example.input_ids, example.supervised, strict=True)
-                ]
-                for example in examples
-            ],
-        }
-    )
 
+    def labels(example: Example) -> list[int]:
+        marked = zip(example.input_ids, example.supervised, strict=True)
+        return [token if used else IGNORED for token, used in marked]
 
-class FixedOrder(Sampler[int]):
-    """Sampler that yields row indices in a given order."""
-
-    def __init__(self, order: Sequence[int]) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[int]:
-        """Iterate over the order."""
-        return iter(self.order)
-
-    def __len__(self) -> int:
-        """Number of indices, repetitions included."""
-        return len(self.order)
+    ids = [list(example.input_ids) for example in examples]
+    return Dataset.from_dict({"input_ids": ids, "labels": list(map(labels, examples))})
 
 
 class TrainingCollator:
@@ -71,14 +50,9 @@ def locate_supervised(batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         supervised ones among rows × columns; ``targets`` [supervised], their tokens; and ``padded``, whether the rows
         differ in length.
     """
-    columns, positions, targets = supervised_columns(batch)
-    return {
-        **batch,
-        "columns": columns,
-        "positions": positions,
-        "targets": targets,
-        "padded": not bool(batch["attention_mask"].all()),
-    }
+    names = ("columns", "positions", "targets")
+    located = dict(zip(names, supervised_columns(batch), strict=True))
+    return {**batch, **located, "padded": not bool(batch["attention_mask"].all())}
 
 
 def summed_nll(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:

@@ -21,11 +21,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from assistant_builder.models.lora_layers import TwinLoraLinear, computed_weight
-from assistant_builder.planning.memory import LOSS_ROWS
+from assistant_builder.planning.memory import LOSS_ROWS, MAX_EAGER_TOKENS
 from assistant_builder.training.fused_lora import ADAPTER, LoraGroup, lora_groups
 
+# standard deviations above the expected number of indices that are sampled at once: enough except once in 10⁹
 _MARGIN_DEVIATIONS = 6
-"""Standard deviations above the expected number of indices that are sampled at once: enough except once in 10⁹."""
 
 
 def sample_dropout_indices(count: int, p: float) -> torch.Tensor:
@@ -41,15 +41,8 @@ def sample_dropout_indices(count: int, p: float) -> torch.Tensor:
     chunks, last = [], -1
     while last < count:
         # 1 - rand is in (0, 1]; a gap is the number of elements kept before the next dropped one
-        gaps = (
-            torch.rand(samples)
-            .neg_()
-            .add_(1)
-            .log_()
-            .mul_(1 / math.log1p(-p))
-            .floor_()
-            .to(torch.int64)
-        )
+        gaps = torch.rand(samples).neg_().add_(1).log_().mul_(1 / math.log1p(-p))
+        gaps = gaps.floor_().to(torch.int64)
         indices = gaps.add_(1).cumsum_(0).add_(last)
         chunks.append(indices)
         last = int(indices[-1])
@@ -115,11 +108,7 @@ class FusedLoraLinear(torch.autograd.Function):
         inner = both[:, group.inputs : group.inputs + group.ranks].mul(ctx.scale)
         for_down = torch.mm(inner.t(), dropout_x).float().split(group.rank)
         crossed = torch.mm(hidden.t(), grad).float().split(group.rank)
-        for_up = [
-            part.t()
-            for layer, rows in enumerate(crossed)
-            for part in [rows.split(group.outputs, dim=1)[layer]]
-        ]
+        for_up = [rows.split(group.outputs, dim=1)[layer].t() for layer, rows in enumerate(crossed)]
         for_input = None
         if ctx.needs_input_grad[0]:
             for_input = both[:, : group.inputs]
@@ -128,35 +117,26 @@ class FusedLoraLinear(torch.autograd.Function):
                 undropped = share * (group.scaling / ctx.scale) if group.rounds else None
                 if dropped is not None:
                     share.view(-1).index_fill_(0, dropped, 0)
-                for_input = (
-                    share.add_(for_input)
-                    if undropped is None
-                    else share.add_(for_input).sub_(undropped)
-                )
+                for_input = share.add_(for_input)
+                if undropped is not None:
+                    for_input.sub_(undropped)
             for_input = for_input.reshape(ctx.shape)
         return for_input, None, None, None, *for_down, *for_up
 
 
-class RmsNorm(torch.autograd.Function):
-    """``x / rms(x) · scale`` over the last dimension with a frozen scale; saves the input in its own dtype."""
-
+class _RmsNorm(torch.autograd.Function):
+    # ``x / rms(x) · scale`` over the last dimension with a frozen scale; saves the input in its own dtype
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
-        """Return the normalized ``x`` in its dtype and shape; ``scale`` is float32 [last dimension of x]."""
+        # Return the normalized ``x`` in its dtype and shape; ``scale`` is float32 [last dimension of x].
         wide = x.float()
-        inverse = (
-            torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-            .square_()
-            .div_(x.shape[-1])
-            .add_(eps)
-            .rsqrt_()
-        )
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+        inverse.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, scale, inverse)
         return (wide * inverse).mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        """Return the gradient of the input."""
         x, scale, inverse = ctx.saved_tensors
         normed = x.float() * inverse  # not in place: a float32 input is its own float()
         wide = grad.float() * scale
@@ -189,13 +169,8 @@ class EagerShortAttention(torch.autograd.Function):
         q = query.reshape(rows * shared, -1, size)
         k, v = key.reshape(rows * shared, length, size), value.reshape(rows * shared, length, size)
         scores = torch.bmm(q.float(), k.float().transpose(1, 2)).view(rows, heads, length, length)
-        weights = (
-            scores.mul_(scale)
-            .add_(bias)
-            .softmax(-1)
-            .to(query.dtype)
-            .view(rows * shared, -1, length)
-        )
+        weights = scores.mul_(scale).add_(bias).softmax(-1).to(query.dtype)
+        weights = weights.view(rows * shared, -1, length)
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale, ctx.shape = scale, (rows, heads, length, size)
         return torch.bmm(weights, v).view(rows, heads, length, size).transpose(1, 2).contiguous()
@@ -208,18 +183,11 @@ class EagerShortAttention(torch.autograd.Function):
         grad = grad.transpose(1, 2).reshape(q.shape)
         for_v = torch.bmm(weights.transpose(1, 2), grad)
         for_weights = torch.bmm(grad, v.transpose(1, 2))
-        inner = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype).mul_(
-            ctx.scale
-        )
-        for_q = torch.bmm(inner, k).view(rows, heads, length, size)
-        for_k = torch.bmm(inner.transpose(1, 2), q)
-        return (
-            for_q,
-            for_k.view(rows, -1, length, size),
-            for_v.view(rows, -1, length, size),
-            None,
-            None,
-        )
+        inner = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
+        inner.mul_(ctx.scale)
+        for_q, for_k = torch.bmm(inner, k), torch.bmm(inner.transpose(1, 2), q)
+        grads = (each.view(rows, -1, length, size) for each in (for_q, for_k, for_v))
+        return *grads, None, None
 
 
 class ChunkedCrossEntropySum(torch.autograd.Function):
@@ -247,12 +215,9 @@ class ChunkedCrossEntropySum(torch.autograd.Function):
         return saved * grad.to(saved.dtype), None
 
 
-ATTENTION = "short_rows"
-"""Name of the attention in the registry of transformers."""
-MAX_EAGER_TOKENS = 256
-"""Longest row, in tokens, for which materialized attention weights are faster (measured on two cores)."""
+ATTENTION = "short_rows"  # name of the attention in the registry of transformers
+# the number of columns of a fused weight is a multiple of this, for fast matrix products
 _COLUMN_MULTIPLE = 32
-"""The number of columns of a fused weight is a multiple of this, for fast matrix products."""
 _MASKED_BIAS = -1e30
 
 
@@ -265,13 +230,12 @@ class FusedLoraGroup(LoraGroup):
         self._fused_weight: torch.Tensor | None = None
         if self.rounds:  # the base keeps its float16 weights, from which each step rounds
             self._fused_weight = torch.zeros((sum(self.outputs), self.columns), dtype=dtype)
-        elif all(
-            type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype
-            for layer in layers
-        ):
+            return
+        bases = [layer.base_layer for layer in layers]
+        if all(type(base) is nn.Linear and base.weight.dtype == dtype for base in bases):
             self._fused_weight = self._build_weight(dtype)
-            for layer, rows in zip(layers, self._fused_weight.split(self.outputs), strict=True):
-                layer.base_layer.weight.data = rows[:, : self.inputs]  # one copy in memory, not two
+            for base, rows in zip(bases, self._fused_weight.split(self.outputs), strict=True):
+                base.weight.data = rows[:, : self.inputs]  # one copy in memory, not two
 
     def compute(self, x: torch.Tensor, p: float) -> Sequence[torch.Tensor]:
         """See :meth:`LoraGroup.compute`."""
@@ -293,7 +257,6 @@ class FusedLoraGroup(LoraGroup):
         return self._fused_weight
 
     def _fill(self, wide: torch.Tensor) -> torch.Tensor:
-        """Write what depends on the adapters to ``wide``: B, and rounded weights."""
         row = 0
         for place, layer in enumerate(self.layers):
             column = self.inputs + place * self.rank
@@ -322,39 +285,34 @@ def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
         for layer in layers:
             layer.group = group
     for norm, scale, eps in _rms_norms(model):
-        norm.forward = lambda x, scale=scale, eps=eps: RmsNorm.apply(x, scale, eps)  # type: ignore[method-assign]
+        norm.forward = lambda x, scale=scale, eps=eps: _RmsNorm.apply(x, scale, eps)  # type: ignore[method-assign]
     base = model.get_base_model()
     if getattr(base.config, "_attn_implementation", None) == "sdpa":
-        AttentionInterface.register(ATTENTION, eager_short_attention)
+        AttentionInterface.register(ATTENTION, _eager_short_attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)
         base.set_attn_implementation(ATTENTION)
 
 
 def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
-    """Norms that are equivalent to :class:`RmsNorm` on random numbers, with their scale and epsilon."""
+    # Norms that are equivalent to :class:`_RmsNorm` on random numbers, with their scale and epsilon
     for layer in model.modules():
         eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
         weight = getattr(layer, "weight", None)
-        if (
-            not type(layer).__name__.endswith("RMSNorm")
-            or not isinstance(eps, float)
-            or weight is None
-        ):
+        named = type(layer).__name__.endswith("RMSNorm") and isinstance(eps, float)
+        if not named or weight is None or weight.dim() != 1:
             continue
-        x = torch.randn((4, weight.shape[-1]), generator=torch.Generator().manual_seed(0)).to(
-            weight.dtype
-        )
+        x = torch.randn((4, weight.shape[-1]), generator=torch.Generator().manual_seed(0))
+        x = x.to(weight.dtype)
         with torch.no_grad():
             expected = layer(x).float()
             for scale in (weight.float(), weight.float() + 1):  # Gemma models add one to the weight
-                if weight.dim() == 1 and torch.allclose(
-                    expected, RmsNorm.apply(x, scale, eps).float(), rtol=0.02
-                ):
+                fused = _RmsNorm.apply(x, scale, eps).float()
+                if torch.allclose(expected, fused, rtol=0.02):
                     yield layer, scale, eps
                     break
 
 
-def eager_short_attention(
+def _eager_short_attention(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -364,13 +322,10 @@ def eager_short_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention interface of transformers; unsupported cases are passed to ``sdpa_attention_forward``."""
+    # attention interface of transformers; unsupported cases are passed to ``sdpa_attention_forward``
     length = query.shape[2]
-    supported = (
-        dropout == 0.0
-        and kwargs.get("is_causal") in (None, True)
-        and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux"))
-    )
+    plain = all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux"))
+    supported = plain and dropout == 0.0 and kwargs.get("is_causal") in (None, True)
     if not (
         supported
         and 1 < length == key.shape[2] <= MAX_EAGER_TOKENS
@@ -378,18 +333,12 @@ def eager_short_attention(
         and query.shape[-1] == value.shape[-1]
         and getattr(module, "is_causal", True)
     ):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    mask = (
-        torch.ones((1, 1, length, length), dtype=torch.bool).tril_()
-        if attention_mask is None
-        else attention_mask
-    )
-    bias = (
-        mask
-        if mask.is_floating_point()
-        else torch.zeros(mask.shape).masked_fill_(~mask, _MASKED_BIAS)
-    )
+        kwargs |= {"dropout": dropout, "scaling": scaling}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    bias = attention_mask
+    if bias is None:
+        bias = torch.ones((1, 1, length, length), dtype=torch.bool).tril_()
+    if not bias.is_floating_point():
+        bias = torch.zeros(bias.shape).masked_fill_(~bias, _MASKED_BIAS)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return EagerShortAttention.apply(query, key, value, bias, scale), None

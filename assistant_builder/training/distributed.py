@@ -101,7 +101,6 @@ def train_distributed(
 def _train_rank(
     work: Work, folder: str, run: str, spread: ParallelStrategy, planned: Plan | None
 ) -> list[str] | str | None:
-    """Entry point of each process: train its share; the launcher sets the rank in the environment."""
     threading.Thread(target=_exit_with_launcher, args=(os.getppid(),), daemon=True).start()
     from assistant_builder.child_process import configure_libraries
 
@@ -116,9 +115,7 @@ def _train_rank(
         return _TOO_LARGE
     except Exception as error:
         path = study.arm_folder(run) / _ERROR_FILE
-        if (
-            not path.exists()
-        ):  # only the first failure: those of the other processes are its consequences
+        if not path.exists():  # the failures of the other processes are its consequences
             with contextlib.suppress(OSError):
                 write_json(path, translate_error(error).to_record())
         sys.stderr.write(redact_secrets("".join(traceback.format_exception(error))))
@@ -126,7 +123,7 @@ def _train_rank(
 
 
 def _exit_with_launcher(launcher: int) -> None:
-    """Kill this process when its launcher has exited, because it would continue to write unnoticed."""
+    # kill this process when its launcher has exited, because it would continue to write unnoticed
     while os.getppid() == launcher:
         time.sleep(_WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -167,18 +164,16 @@ def unshard(tree: Any) -> Any:
 
 def unsharded_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
     """The trained tensors by name, gathered on the CPU; a collective call."""
-    return unshard(
-        {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-    )
+    trained = ((name, each) for name, each in model.named_parameters() if each.requires_grad)
+    return unshard({name: value.detach() for name, value in trained})
 
 
 def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A full tensor, sharded like the parameter if that is sharded and has the same shape."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
-    return distribute_tensor(
-        value.to(parameter.device), parameter.device_mesh, parameter.placements
-    )
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), mesh, placements)
 
 
 def shard_optimizer_state(
@@ -186,11 +181,12 @@ def shard_optimizer_state(
 ) -> dict[str, Any]:
     """The full state of an optimizer, sharded like its parameters, which are in the same order."""
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
+
+    def sharded(value: Any, parameter: torch.Tensor) -> Any:
+        return shard_like(value, parameter) if isinstance(value, torch.Tensor) else value
+
     moments = {
-        place: {
-            name: shard_like(value, parameters[place]) if isinstance(value, torch.Tensor) else value
-            for name, value in entry.items()
-        }
-        for place, entry in state["state"].items()
+        index: {name: sharded(value, parameters[index]) for name, value in entry.items()}
+        for index, entry in state["state"].items()
     }
     return {**state, "state": moments}

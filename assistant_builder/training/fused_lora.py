@@ -17,10 +17,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from assistant_builder.models.lora_layers import TwinLoraLinear, computed_weight
+from assistant_builder.planning.memory import SHARED_INPUTS
 
 ADAPTER = "default"
-_SHARED_INPUTS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
-"""Names of layers that are called one after the other with the same input."""
 
 
 class LoraGroup(ABC):
@@ -50,9 +49,7 @@ class LoraGroup(ABC):
             return result
         first = self.layers[0]
         p = getattr(first.lora_dropout[ADAPTER], "p", 0.0) if first.training else 0.0
-        outputs = {
-            id(each): result for each, result in zip(self.layers, self.compute(x, p), strict=True)
-        }
+        outputs = dict(zip(map(id, self.layers), self.compute(x, p), strict=True))
         own = outputs.pop(id(layer))
         self._pending = (x, outputs) if outputs else None
         return own
@@ -63,24 +60,16 @@ class LoraGroup(ABC):
 
     def adapters(self) -> list[torch.Tensor]:
         """The float32 parameters: A [rank, in] of all layers, then B [out, rank] of all layers."""
-        return [
-            part[ADAPTER].weight
-            for parts in (
-                [layer.lora_A for layer in self.layers],
-                [layer.lora_B for layer in self.layers],
-            )
-            for part in parts
-        ]
+        down = [layer.lora_A[ADAPTER].weight for layer in self.layers]
+        return [*down, *(layer.lora_B[ADAPTER].weight for layer in self.layers)]
 
     def adapters_changed(self, dtype: torch.dtype) -> bool:
         """Whether a parameter was written to since the last call, or ``dtype`` is another; a step writes once.
 
         The parameters must not be sharded: FSDP gathers them without a new version.
         """
-        before, self._state = (
-            self._state,
-            (dtype, *((each.data_ptr(), each._version) for each in self.adapters())),
-        )
+        before = self._state
+        self._state = (dtype, *((each.data_ptr(), each._version) for each in self.adapters()))
         return before != self._state
 
 
@@ -107,24 +96,20 @@ class SharedInputLora(torch.autograd.Function):
         dropped, mask = torch.native_dropout(x, p, True) if p else (x, None)
         hidden = torch.mm(dropped.reshape(-1, group.inputs), down.t())
         added: torch.Tensor | None = hidden
-        if group.rounds:
-            added = (
-                None
-                if mask is None
-                else torch.addmm(hidden, x.reshape(-1, group.inputs), down.t(), alpha=-1)
-            )
+        if group.rounds and mask is None:
+            added = None
+        elif group.rounds:
+            added = torch.addmm(hidden, x.reshape(-1, group.inputs), down.t(), alpha=-1)
         del dropped
         outputs = []
         for layer, up, columns in zip(group.layers, ups, group.columns, strict=True):
             result = group.base_output(layer, x)
             if added is not None:
                 flat = result.reshape(-1, result.shape[-1])
-                result = flat.addmm_(added[:, columns], up.t(), alpha=group.scaling).view(
-                    result.shape
-                )
-            outputs.append(
-                result.data
-            )  # not a view, which a model could not change in place (clip_qkv of OLMo)
+                flat = flat.addmm_(added[:, columns], up.t(), alpha=group.scaling)
+                result = flat.view(result.shape)
+            # not a view, which a model could not change in place (clip_qkv of OLMo)
+            outputs.append(result.data)
         ctx.save_for_backward(x, mask, hidden, down, *ups)
         ctx.set_materialize_grads(False)
         ctx.group, ctx.keep = group, 1 - p
@@ -148,13 +133,14 @@ class SharedInputLora(torch.autograd.Function):
             for_up.append(torch.mm(grad.t(), hidden[:, columns]).float().mul_(group.scaling))
             if ctx.needs_input_grad[0]:
                 weight = group.base_weight(layer, grad.dtype)
-                for_input = (
-                    torch.mm(grad, weight) if for_input is None else for_input.addmm_(grad, weight)
-                )
+                if for_input is None:
+                    for_input = torch.mm(grad, weight)
+                else:
+                    for_input.addmm_(grad, weight)
         inner.mul_(group.scaling)
-        dropped = (
-            x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, 1 / ctx.keep)
-        )
+        dropped = x
+        if mask is not None:
+            dropped = torch.ops.aten.native_dropout_backward(x, mask, 1 / ctx.keep)
         for_down = torch.mm(inner.t(), dropped.reshape(-1, group.inputs)).float().split(group.rank)
         del dropped
         if for_input is not None:
@@ -174,9 +160,8 @@ class GpuLoraGroup(LoraGroup):
 
     def __init__(self, layers: Sequence[TwinLoraLinear]) -> None:
         super().__init__(layers)
-        self.columns = [
-            slice(start, start + self.rank) for start in range(0, self.ranks, self.rank)
-        ]
+        starts = range(0, self.ranks, self.rank)
+        self.columns = [slice(start, start + self.rank) for start in starts]
         self._cast: tuple[torch.Tensor, ...] = ()
 
     def compute(self, x: torch.Tensor, p: float) -> Sequence[torch.Tensor]:
@@ -198,10 +183,8 @@ class GpuLoraGroup(LoraGroup):
         if layer.rounding is None:
             result: torch.Tensor = layer.base_layer(x)
             return result
-        bias = layer.base_layer.bias
-        return F.linear(
-            x, layer.rounding.values(layer, x.dtype), None if bias is None else bias.to(x.dtype)
-        )
+        bias, weight = layer.base_layer.bias, layer.rounding.values(layer, x.dtype)
+        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
     def base_weight(self, layer: TwinLoraLinear, dtype: torch.dtype) -> torch.Tensor:
         """The weight [out, in] with which the base computes, in ``dtype``; a quantized one is dequantized."""
@@ -213,17 +196,16 @@ class GpuLoraGroup(LoraGroup):
 def lora_groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
     """The adapted layers of a model in groups that share their input; a layer that shares it with none is one alone."""
     for parent in model.modules():
-        found: dict[object, list[TwinLoraLinear]] = defaultdict(list)
+        groups: dict[object, list[TwinLoraLinear]] = defaultdict(list)
         for name, layer in parent.named_children():
             if isinstance(layer, TwinLoraLinear) and ADAPTER in layer.lora_A:
                 shared = next(
-                    (place for place, names in enumerate(_SHARED_INPUTS) if name in names), name
+                    (index for index, names in enumerate(SHARED_INPUTS) if name in names), name
                 )
                 dropout = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)
-                found[
-                    shared, layer.in_features, layer.r[ADAPTER], layer.scaling[ADAPTER], dropout
-                ].append(layer)
-        yield from found.values()
+                shape = layer.in_features, layer.r[ADAPTER], layer.scaling[ADAPTER]
+                groups[(shared, *shape, dropout)].append(layer)
+        yield from groups.values()
 
 
 def fuse_lora(model: nn.Module) -> None:

@@ -29,9 +29,8 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # costs a pass over every new tensor
-    )
+    # would cost a pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -55,8 +54,8 @@ def has_deterministic_algorithms(step: Callable[[], object]) -> bool:
     return True
 
 
+# the moments, which are paged; their scales are small and are not (``bitsandbytes/optim/optimizer.py``)
 _STATES = ("state1", "state2")
-"""The moments, which are paged; their scales are small and are not (``bitsandbytes/optim/optimizer.py``)."""
 
 
 def is_paged(optimizer: torch.optim.Optimizer) -> bool:
@@ -73,10 +72,8 @@ def load_paged_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
     inner.load_state_dict(state, move_to_device=False)  # the first step moves the rest
     for parameter, entry in inner.state.items():
         for name in _STATES:
-            if name in entry:
-                buffer = inner.get_state_buffer(
-                    parameter, dtype=entry[name].dtype
-                )  # paged unless it is small
+            if name in entry:  # paged unless it is small
+                buffer = inner.get_state_buffer(parameter, dtype=entry[name].dtype)
                 entry[name] = buffer.copy_(entry[name])
 
 
@@ -85,8 +82,7 @@ def _inner(optimizer: torch.optim.Optimizer) -> Any:
 
 
 Kernels = Literal["fused", "plain", "liger", "compile"]
-ATTENTION = "sdpa_without_sync"
-"""Name of the attention in the registry of transformers."""
+ATTENTION = "sdpa_without_sync"  # name of the attention in the registry of transformers
 _padded: ContextVar[bool] = ContextVar("padded", default=True)
 
 
@@ -128,10 +124,8 @@ def _mask_without_sync(
     allow_is_causal_skip: bool = True,
     **more: Any,
 ) -> torch.Tensor | None:
-    """The mask of ``sdpa``; None for rows of equal length, so that flash attention can be used.
-
-    transformers reads the padding mask to learn whether they are, and the CPU has to wait; here the collator knows it.
-    """
+    # the mask of ``sdpa``; None for rows of equal length, so that flash attention can be used. transformers reads the
+    # padding mask to learn whether they are, and the CPU has to wait; here the collator knows it.
     padded = attention_mask is not None and _padded.get()
     return sdpa_mask(
         *args,
@@ -158,13 +152,10 @@ def apply_kernels(base: PreTrainedModel, kernels: Kernels) -> None:
                 where="train.kernels",
                 remedy="Set train.kernels=fused",
             )
-        os.environ.pop(
-            "TORCHDYNAMO_DISABLE", None
-        )  # steps set it, because some libraries compile by default
-        for layer in layers:
-            layer.compile(
-                dynamic=True
-            )  # rows differ in length: static shapes would be compiled for hours
+        # steps set it, because some libraries compile by default
+        os.environ.pop("TORCHDYNAMO_DISABLE", None)
+        for layer in layers:  # rows differ in length: static shapes would be compiled for hours
+            layer.compile(dynamic=True)
 
 
 def _apply_liger(base: PreTrainedModel) -> None:

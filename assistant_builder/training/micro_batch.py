@@ -47,9 +47,8 @@ def plan_with_micro_batch(
     with FileLock(path.with_suffix(".lock")):
         known = read_json(path, dict[str, int]) if path.exists() else {}
         if key not in known:
-            known[key] = _largest_that_fits(
-                config.train.batch_size // devices, planned(rows), planned
-            )
+            share = config.train.batch_size // devices
+            known[key] = _largest_that_fits(share, planned(rows), planned)
             write_json(path, known)
     return planned(known[key])
 
@@ -79,14 +78,12 @@ def record_fewer_pairs(study: Study, config: StudyConfig, devices: int, rows: in
 
 def _largest_that_fits(share: int, smallest: Plan, planned: Callable[[int], Plan]) -> int:
     rows = smallest.config.train.micro_batch
-    for more in range(share, rows, -1):
-        if share % more == 0:
-            arms = planned(more).arms
-            recomputes = {arm.checkpointing for arm in arms} != {
-                arm.checkpointing for arm in smallest.arms
-            }
-            if not recomputes and all(arm.fit == "room" for arm in arms):
-                return more
+    recomputing = {arm.checkpointing for arm in smallest.arms}
+    for more in (more for more in range(share, rows, -1) if share % more == 0):
+        arms = planned(more).arms
+        same = {arm.checkpointing for arm in arms} == recomputing
+        if same and all(arm.fit == "room" for arm in arms):
+            return more
     return rows
 
 

@@ -30,19 +30,14 @@ class MetricsLog:
         if enabled and path.exists():
             write_jsonl(path, kept)
         last = kept[-1] if kept else {}
-        self.tokens = int(
-            next((event["tokens"] for event in reversed(kept) if event["event"] == "step"), 0)
-        )
+        last_step = next((event for event in reversed(kept) if event["event"] == "step"), {})
+        self.tokens = int(last_step.get("tokens", 0))
         self._elapsed_before = float(last.get("elapsed_seconds", 0.0))
-        self._busy_before = float(
-            next((e["busy_seconds"] for e in reversed(kept) if e["event"] == "step"), 0.0)
-        )
+        self._busy_before = float(last_step.get("busy_seconds", 0.0))
         self._started = time.monotonic()
         self._busy = 0.0
         self._first_step = step
-        self.validation = {
-            event["step"]: event["loss"] for event in kept if event["event"] == "validation"
-        }
+        self.validation = _validation_losses(kept)
         for event in kept:
             self._pace.add(event)
 
@@ -79,11 +74,8 @@ class MetricsLog:
         self._pace.add(event)
         eta = self._pace.remaining_seconds()
         if eta is None:  # too early: from the steps alone
-            eta = (
-                (time.monotonic() - self._started)
-                / (step - self._first_step)
-                * (self._steps - step)
-            )
+            pace = (time.monotonic() - self._started) / (step - self._first_step)
+            eta = pace * (self._steps - step)
         self._append({**event, "eta_seconds": round(eta, 1)})
         return eta
 
@@ -91,29 +83,18 @@ class MetricsLog:
         """Append a validation; ``loss`` is in nats per token."""
         best = not self.validation or loss < min(self.validation.values())
         self.validation[step] = loss
-        event = {
-            "event": "validation",
-            "step": step,
-            "steps": self._steps,
-            "loss": loss,
-            "best": best,
-            "elapsed_seconds": round(self.elapsed, 3),
-        }
-        self._pace.add(event)
-        self._append(event)
+        self._record("validation", step, {"loss": loss, "best": best})
 
     def record_samples(self, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append the sample answers after ``step``: one event per question, with its row, reference and answer."""
         for sample in samples:
-            event = {
-                "event": "sample",
-                "step": step,
-                "steps": self._steps,
-                **sample,
-                "elapsed_seconds": round(self.elapsed, 3),
-            }
-            self._pace.add(event)
-            self._append(event)
+            self._record("sample", step, sample)
+
+    def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        event = {"event": kind, "step": step, "steps": self._steps, **values}
+        event["elapsed_seconds"] = round(self.elapsed, 3)
+        self._pace.add(event)
+        self._append(event)
 
     def _append(self, event: Mapping[str, Any]) -> None:
         if not self._enabled:
@@ -129,8 +110,8 @@ class MetricsLog:
 
 def validation_losses(path: Path) -> dict[int, float]:
     """Validation losses in an arm's ``metrics.jsonl``, by step."""
-    return {
-        event["step"]: event["loss"]
-        for event in read_jsonl(path, Step)
-        if event["event"] == "validation"
-    }
+    return _validation_losses(read_jsonl(path, Step))
+
+
+def _validation_losses(events: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    return {event["step"]: event["loss"] for event in events if event["event"] == "validation"}

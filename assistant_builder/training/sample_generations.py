@@ -17,10 +17,9 @@ from assistant_builder.models.chat_template import ChatTokenizer
 if TYPE_CHECKING:
     from assistant_builder.inference.padded_batch import LeftPadding
 
-MAX_NEW_TOKENS = 48
-"""Longest answer in tokens."""
+MAX_NEW_TOKENS = 48  # longest answer in tokens
+# tokens beyond the longest reference after which an answer is cut: an untrained model does not stop
 _SPARE_TOKENS = 8
-"""Tokens beyond the longest reference after which an answer is cut: an untrained model does not stop."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +40,22 @@ def choose_samples(
 
     Of a conversation the first question is used; prompts of more than ``max_length`` tokens are left out.
     """
-    found = []
+    samples = []
     for pair in pairs:
         turn = prompter.turns(pair)[0]
-        if len(turn.prompt_ids) <= max_length:
-            question = next(
-                (message.content for message in pair.messages if message.role == "user"), ""
-            )
-            found.append(
-                SampleQuestion(
-                    pair.row, question, turn.reference, turn.prompt_ids, len(turn.answer_ids)
-                )
-            )
-    count = min(wanted, len(found))
-    return [found[len(found) * index // count] for index in range(count)]
+        ids, answer = turn.prompt_ids, turn.reference
+        if len(ids) <= max_length:
+            texts = (message.content for message in pair.messages if message.role == "user")
+            sample = SampleQuestion(pair.row, next(texts, ""), answer, ids, len(turn.answer_ids))
+            samples.append(sample)
+    count = min(wanted, len(samples))
+    return [samples[len(samples) * index // count] for index in range(count)]
 
 
 def max_answer_tokens(questions: Sequence[SampleQuestion]) -> int:
     """Most decoding steps of a batch with all questions."""
-    return min(
-        max(question.reference_tokens for question in questions) + _SPARE_TOKENS, MAX_NEW_TOKENS
-    )
+    longest = max(question.reference_tokens for question in questions)
+    return min(longest + _SPARE_TOKENS, MAX_NEW_TOKENS)
 
 
 def sample_answers(
@@ -70,37 +64,13 @@ def sample_answers(
     """The greedy answers of a model in training mode to one or more questions; mode and random state are preserved."""
     import torch
 
-    from assistant_builder.inference.padded_batch import IGNORED
-
-    batch = padding(
-        [
-            {"input_ids": list(question.prompt_ids), "labels": [IGNORED] * len(question.prompt_ids)}
-            for question in questions
-        ]
-    )
-    longest = batch["input_ids"].shape[1]
+    prompts, limit = [question.prompt_ids for question in questions], max_answer_tokens(questions)
     model.eval()
     # only the own device: by default the state of every GPU is read, but each training process uses one
-    with (
-        torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
-        torch.no_grad(),
-    ):
-        output = model.generate(
-            input_ids=batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=max_answer_tokens(questions),
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=prompter.pad_id,
-            eos_token_id=prompter.stop_ids,
-        )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        answers = padding.generate(model, prompts, limit, prompter.stop_ids)
     model.train()
-    return [
-        prompter.decode(
-            list(takewhile(lambda token: token not in prompter.stop_ids, row[longest:].tolist()))
-        )
-        for row in output
-    ]
+    stop = set(prompter.stop_ids)
+    ends = [list(takewhile(lambda token: token not in stop, answer)) for answer in answers]
+    return [prompter.decode(ids) for ids in ends]

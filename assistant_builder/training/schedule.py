@@ -5,25 +5,18 @@ No function depends on the arm, so that all arms have the same schedule.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from assistant_builder.config import TrainConfig
+from assistant_builder.planning.training_time import total_steps
 
 CHECKPOINT_SECONDS = 600.0
 """Most seconds between two checkpoints, which bounds the work that a crash loses."""
+# number of batches that are sorted by length together: little padding, and the order of batches stays random
 _POOL_BATCHES = 8
-"""Number of batches that are sorted by length together: little padding, and the order of batches stays random."""
-_MAX_SAMPLE_STEPS = 8
-"""Most validations with sample answers, which take seconds each."""
-
-
-def total_steps(train: TrainConfig, examples: int) -> int:
-    """Optimizer steps of a full run over ``examples`` training sequences."""
-    steps = max(1, math.ceil(examples * train.epochs / train.batch_size))
-    return min(steps, train.max_steps) if train.max_steps else steps
+_MAX_SAMPLE_STEPS = 8  # most validations with sample answers, which take seconds each
 
 
 def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
@@ -43,13 +36,10 @@ def sample_order(lengths: Sequence[int], train: TrainConfig) -> list[int]:
         indices = list(range(len(lengths)))
         rng.shuffle(indices)
         for start in range(0, len(indices), _POOL_BATCHES * train.batch_size):
-            pool = sorted(
-                indices[start : start + _POOL_BATCHES * train.batch_size],
-                key=lambda index: lengths[index],
-            )
-            batches = [
-                pool[at : at + train.batch_size] for at in range(0, len(pool), train.batch_size)
-            ]
+            pool = indices[start : start + _POOL_BATCHES * train.batch_size]
+            pool.sort(key=lambda index: lengths[index])
+            starts = range(0, len(pool), train.batch_size)
+            batches = [pool[at : at + train.batch_size] for at in starts]
             rng.shuffle(batches)
             order += [index for batch in batches for index in batch]
         epoch += 1

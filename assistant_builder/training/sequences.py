@@ -17,8 +17,8 @@ from assistant_builder.retrieval.grounding import (
     grounded_example,
     grounded_pairs,
     read_contexts,
+    row_limit,
 )
-from assistant_builder.retrieval.whole_rows import row_limit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 MOST_LEFT_OUT = 0.5
 """Share of the rows of a split above which a training is refused, because it would learn something else."""
-STEP = 32
-"""Limits that follow the data are multiples of this number of tokens."""
+STEP = 32  # limits that follow the data are multiples of this number of tokens
 
 
 @dataclass(frozen=True)
@@ -68,28 +67,24 @@ def load_sequences(study: Study, split: SplitName, prompter: ChatTokenizer) -> S
     """
     config = study.config
     limit = row_limit(config.train.max_length, prompter.context)
-    found = [
-        (pair, [grounded_example(pair, prompter)] if config.grounded else prompter.examples(pair))
-        for pair in _pairs(study, split, prompter, limit)
-    ]
+    rows: list[tuple[Pair, list[Example]]] = []
     longest: dict[int, int] = {}
-    for pair, examples in found:
-        longest[pair.row] = max(
-            longest.get(pair.row, 0), *(len(example.input_ids) for example in examples)
+    for pair in _pairs(study, split, prompter, limit):
+        examples = (
+            [grounded_example(pair, prompter)] if config.grounded else prompter.examples(pair)
         )
+        lengths = (len(example.input_ids) for example in examples)
+        longest[pair.row] = max(longest.get(pair.row, 0), *lengths)
+        rows.append((pair, examples))
     too_long = {row: tokens for row, tokens in longest.items() if tokens > limit}
     if len(too_long) == len(longest) or len(too_long) > MOST_LEFT_OUT * len(longest):
         raise _refused(study, split, too_long, len(longest), limit, prompter.context)
-    kept = [(pair, examples) for pair, examples in found if pair.row not in too_long]
-    return Sequences(
-        [pair for pair, _ in kept],
-        [example for _, examples in kept for example in examples],
-        too_long,
-    )
+    rows = [row for row in rows if row[0].row not in too_long]
+    trained = [example for _, examples in rows for example in examples]
+    return Sequences([pair for pair, _ in rows], trained, too_long)
 
 
 def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer, limit: int) -> Iterable[Pair]:
-    """The pairs of a split; with the grounded approach, with the facts that were found for them."""
     pairs, config = load_split(study.folder / "data", split), study.config
     if not config.grounded:
         yield from pairs
@@ -101,9 +96,8 @@ def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer, limit: int) 
     seed = config.train.seed
     for time in range(repetitions(sum(pair.turns for pair in pairs if pair.answerable))):
         other = seed + 1000 * time  # seeds of a study are consecutive
-        yield from grounded_pairs(
-            asked_otherwise(pairs, other, typed=time > 0), contexts, grounder, other, limit
-        )
+        asked = asked_otherwise(pairs, other, typed=time > 0)
+        yield from grounded_pairs(asked, contexts, grounder, other, limit)
 
 
 def _refused(
@@ -117,7 +111,7 @@ def _refused(
             remedy="Add questions with answers",
         )
     what = f"{len(too_long):,} of {rows:,} {split} rows are longer than the {limit:,} tokens"
-    example = longest_row(study, too_long)
+    example = _longest_row(study, too_long)
     if limit == context:
         return DataError(
             f"{what} that the base model reads: {example}",
@@ -131,8 +125,8 @@ def _refused(
     )
 
 
-def longest_row(study: Study, too_long: Mapping[int, int]) -> str:
-    """The longest of some rows, in words: ``row 12 has 9,000 tokens``."""
+def _longest_row(study: Study, too_long: Mapping[int, int]) -> str:
+    # in words: ``row 12 has 9,000 tokens``
     row = max(too_long, key=lambda row: too_long[row])
     return f"row {row_numbers(study.folder / 'data').shown(row)} has {too_long[row]:,} tokens"
 
@@ -147,5 +141,5 @@ def left_out_note(study: Study, run: str) -> str:
     were = "row was" if len(too_long) == 1 else "rows were"
     return (
         f"{len(too_long):,} {were} left out of the training, longer than {summary['max_length']:,} tokens "
-        f"(train.max_length): {longest_row(study, too_long)}."
+        f"(train.max_length): {_longest_row(study, too_long)}."
     )

@@ -16,15 +16,10 @@ from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.models.chat_template import Example
 from assistant_builder.planning.memory import ParallelStrategy
-from assistant_builder.planning.training_time import WorkRemaining
+from assistant_builder.planning.training_time import WorkRemaining, total_steps
 from assistant_builder.training.distributed import COLLECTIVE_SECONDS, fsdp_settings
 from assistant_builder.training.sample_generations import SampleQuestion, max_answer_tokens
-from assistant_builder.training.schedule import (
-    sample_order,
-    sample_steps,
-    total_steps,
-    validation_steps,
-)
+from assistant_builder.training.schedule import sample_order, sample_steps, validation_steps
 
 
 class ArmConfig(BaseModel):
@@ -64,15 +59,12 @@ class TrainingRun:
     device: str
     gradient_checkpointing: bool
     dequantize: bool  # whether the frozen weights are dequantized to the compute dtype during a training on a CPU
-    cancelled: Callable[
-        [], bool
-    ]  # returns whether the user cancelled; called after every optimizer step
+    cancelled: Callable[[], bool]  # whether the user cancelled; called after every optimizer step
     # early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other arms) or
     # ``stop``
     next_move: Callable[[int, dict[int, float]], str]
-    on_step: Callable[
-        [int, int, float], None
-    ]  # progress callback: step, number of steps, estimated seconds to the end
+    # progress callback: step, number of steps, estimated seconds to the end
+    on_step: Callable[[int, int, float], None]
     samples: Sequence[SampleQuestion] = ()  # validation questions with sample answers
     # parallel strategy; each process has a trainer with the same run
     spread: ParallelStrategy = field(default_factory=ParallelStrategy)
@@ -99,10 +91,11 @@ class TrainingRun:
 
 def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
     """The arguments of TRL's trainer; ``root`` is the folder of the checkpoints."""
-    train = plan.train
+    train, cuda = plan.train, plan.device == "cuda"
     micro = train.micro_batch
+    sharded = plan.spread.kind == "fsdp"
     # the fused optimizer hides skipped float16 steps from accelerate, and the learning rate schedule would continue
-    fused = plan.device == "cuda" and model.config.dtype != torch.float16
+    fused = cuda and model.config.dtype != torch.float16
     optimizer = {"adamw": "adamw_torch_fused" if fused else "adamw_torch"}
     arguments = SFTConfig(
         output_dir=str(root),
@@ -129,18 +122,14 @@ def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=plan.device == "cuda",
-        accelerator_config={"non_blocking": plan.device == "cuda"},
+        dataloader_pin_memory=cuda,
+        accelerator_config={"non_blocking": cuda},
         use_cpu=plan.device == "cpu",
-        ddp_backend=("nccl" if plan.device == "cuda" else "gloo")
-        if plan.spread.devices > 1
-        else None,
+        ddp_backend=("nccl" if cuda else "gloo") if plan.spread.devices > 1 else None,
         ddp_find_unused_parameters=False,
         ddp_timeout=COLLECTIVE_SECONDS,
-        fsdp=plan.spread.kind == "fsdp",
-        fsdp_config=fsdp_settings(model, on_leader=plan.on_leader)
-        if plan.spread.kind == "fsdp"
-        else None,
+        fsdp=sharded,
+        fsdp_config=fsdp_settings(model, on_leader=plan.on_leader) if sharded else None,
     )
     if arguments.n_gpu > 1:  # transformers counts the visible GPUs, but each process uses one
         arguments._n_gpu = 1

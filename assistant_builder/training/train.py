@@ -27,11 +27,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import Machine, this_machine
-from assistant_builder.planning.memory import (
-    ParallelStrategy,
-    choose_parallelism,
-    devices_to_use,
-)
+from assistant_builder.planning.memory import ParallelStrategy, devices_to_use
 from assistant_builder.planning.memory_check import (
     plan_run,
     prediction,
@@ -39,7 +35,7 @@ from assistant_builder.planning.memory_check import (
     require_fit,
     write_plan,
 )
-from assistant_builder.planning.plan import MethodPlan, Plan
+from assistant_builder.planning.plan import MethodPlan, Plan, choose_parallelism
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
@@ -62,8 +58,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _TrainingInputs:
-    """Inputs of a training."""
-
     config: StudyConfig  # with ``train.micro_batch_size`` per device, and ``train.max_length`` as a number
     base: Path
     base_name: str  # name of the base model in ``adapter_config.json``
@@ -99,20 +93,14 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
                 return _train(study, run, prepared)
             from assistant_builder.training.distributed import train_distributed
 
-            return train_distributed(
-                train_in_process, study, run, prepared.spread, prepared.planned
-            )
+            spread, planned = prepared.spread, prepared.planned
+            return train_distributed(train_in_process, study, run, spread, planned)
         except MicroBatchTooLarge:
             pass
         _choose_fewer_pairs(study, prepared)  # after the exception, which keeps the model
 
 
 def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
-    """Choose fewer pairs per pass after the memory of a GPU ran out, and free it.
-
-    Raises:
-        ResourceError: The user has set the number of pairs, or a pass has one pair already.
-    """
     rows = prepared.config.train.micro_batch
     fewer = record_fewer_pairs(study, prepared.before, prepared.spread.devices, rows)
     if fewer is None:
@@ -155,17 +143,15 @@ def train_in_process(
 def _prepare(
     study: Study, spread: ParallelStrategy | None = None, planned: Plan | None = None
 ) -> _TrainingInputs:
-    """Load tokenizer and data; compute the plan and the parallel strategy if they are not given."""
+    # load tokenizer and data; compute the plan and the parallel strategy if they are not given
     config = planned.config if planned else study.config
     machine = planned.machine if planned else this_machine()
     require_device(config, machine.device)
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
-    training, validation = (
-        load_sequences(study, "train", prompter),
-        load_sequences(study, "validation", prompter),
-    )
+    training = load_sequences(study, "train", prompter)
+    validation = load_sequences(study, "validation", prompter)
     if config.train.max_length == "auto":
         longest = min(max(training.longest, validation.longest), prompter.context)
         config = config.with_changes({"train.max_length": longest})
@@ -173,39 +159,28 @@ def _prepare(
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
-        sequences = [
-            (len(example.input_ids), sum(example.supervised)) for example in training.examples
-        ]
+        examples = training.examples
+        sequences = [(len(each.input_ids), sum(each.supervised)) for each in examples]
         order = sample_order([length for length, _ in sequences], config.train)
-        planned = plan_with_micro_batch(
-            study,
-            config,
-            devices,
-            machine.device,
-            lambda changed: plan_run(changed, base, sequences, order, machine),
-        )
+
+        def plan(changed: StudyConfig) -> Plan:
+            return plan_run(changed, base, sequences, order, machine)
+
+        planned = plan_with_micro_batch(study, config, devices, machine.device, plan)
         config = planned.config
-        if (
-            len({card.bfloat16 for card in machine.cards[:devices]}) > 1
-        ):  # or each would choose its own compute dtype
+        # or each would choose its own compute dtype
+        if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
+    name = ref.hub_id or ref.name
     return _TrainingInputs(
-        config,
-        base,
-        ref.hub_id or ref.name,
-        prompter,
-        training,
-        validation,
-        planned,
-        spread,
-        before,
+        config, base, name, prompter, training, validation, planned, spread, before
     )
 
 
 def _require_planned_device(machine: Machine) -> None:
-    """Refuse to train on another kind of device than planned, because memory and arithmetic differ."""
+    # refuse to train on another kind of device than planned, because memory and arithmetic differ
     from assistant_builder.models.loading import pick_device
 
     device = pick_device()
@@ -218,16 +193,14 @@ def _require_planned_device(machine: Machine) -> None:
 
 
 def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] | None:
-    """Train on the device of this process, alone or as one of several processes."""
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import train_through_rounding
 
     config, spread, examples = prepared.config, prepared.spread, prepared.train.examples
     arm, seed = split_run(run)
     settings = twin(config, seed)[arm]
-    if (
-        ARMS[arm].rounds and spread.kind == "fsdp"
-    ):  # a process would need the whole adapter of a layer to round it
+    # a process would need the whole adapter of a layer to round it
+    if ARMS[arm].rounds and spread.kind == "fsdp":
         raise ConfigError(
             f"{ARMS[arm].short} cannot be trained on sharded weights",
             where="executor.spread",
@@ -235,10 +208,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         )
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
-    spec = replace(
-        loading.base_spec(config.model, prepared.base, settings.base_storage),
-        sharded=spread.kind == "fsdp",
-    )
+    spec = loading.base_spec(config.model, prepared.base, settings.base_storage)
+    spec = replace(spec, sharded=spread.kind == "fsdp")
     on_leader = loading.loads_on_main_process(spec)
     if spec.sharded:
         from assistant_builder.training.distributed import start_fsdp
@@ -253,14 +224,17 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     if ARMS[arm].rounds:
         train_through_rounding(adapted, settings.train.qat_type)
     trainable = [value for value in adapted.parameters() if value.requires_grad]
+    how = {
+        "compute_dtype": spec.compute_dtype,
+        "device": spec.device,
+        "devices": spread.devices,
+        "spread": spread.kind,
+    }
     summary = {
         "arm": arm,
         "base_storage": settings.base_storage,
-        "compute_dtype": spec.compute_dtype,
-        "device": spec.device,
+        **how,
         "device_name": device_name(spec.device),
-        "devices": spread.devices,
-        "spread": spread.kind,
         "seed": settings.train.seed,
         "gradient_checkpointing": method.checkpointing,
         "held": method.dequantized,
@@ -280,17 +254,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
             file=sys.stderr,
             flush=True,
         )
-        write_json(
-            folder / "config.json",
-            {
-                "arm": arm,
-                **settings.model_dump(mode="json"),
-                "compute_dtype": spec.compute_dtype,
-                "device": spec.device,
-                "devices": spread.devices,
-                "spread": spread.kind,
-            },
-        )
+        content = {"arm": arm, **settings.model_dump(mode="json"), **how}
+        write_json(folder / "config.json", content)
         write_plan(folder, prepared.planned, arm, trainer.plan.work)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
@@ -316,9 +281,9 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
         "predicted": prediction(prepared.planned, arm),
     }
-    return (
-        _publish(folder, trainer, summary, last=config.grounded) if trainer.is_main_process else []
-    )
+    if not trainer.is_main_process:
+        return []
+    return _publish(folder, trainer, summary, last=config.grounded)
 
 
 def _trainer(
@@ -343,11 +308,9 @@ def _trainer(
         arm, seed = split_run(run)  # the arms of one seed stop together
         arms = study.config.arms
         stopping = [other for other in arms if continued(other, arms) is None]
-        others = [
-            validation_losses(study.arm_folder(run_of(other, seed)) / "metrics.jsonl")
-            for other in stopping
-            if arm in stopping and other != arm
-        ]
+        others = [run_of(other, seed) for other in stopping if arm in stopping and other != arm]
+        paths = (study.arm_folder(other) / "metrics.jsonl" for other in others)
+        others = list(map(validation_losses, paths))
         return early_stop_decision(losses, others, step, plan.steps, study.config.train.patience)
 
     plan = TrainingRun(
@@ -357,8 +320,8 @@ def _trainer(
         folder=study.arm_folder(run),
         device=device,
         gradient_checkpointing=method.checkpointing,
-        dequantize=method.dequantized
-        and not ARMS[split_run(run)[0]].rounds,  # rounding starts from float16
+        # rounding starts from float16
+        dequantize=method.dequantized and not ARMS[split_run(run)[0]].rounds,
         spread=prepared.spread,
         on_leader=on_leader,
         cancelled=lambda: study.cancel_requested,
@@ -374,21 +337,19 @@ def _trainer(
 def _publish(
     folder: Path, trainer: TwinTrainer, summary: dict[str, Any], *, last: bool
 ) -> list[Path]:
-    """Copy the adapter with the lowest validation loss, or the last one, to ``adapter/`` and write ``summary.json``.
-
-    A grounded study publishes the last one: its rule for declining is calibrated on the validation questions, by which
-    no checkpoint may then be chosen, and a few questions whose fact was not found decide their loss.
-    """
-    losses = {
-        step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]
-    }
+    # copy the adapter with the lowest validation loss, or the last one, to ``adapter/`` and write ``summary.json``. A
+    # grounded study publishes the last one: its rule for declining is calibrated on the validation questions, by
+    # which no checkpoint may then be chosen, and a few questions whose fact was not found decide their loss.
+    validations = trainer.metrics.validation.items()
+    losses = {step: loss for step, loss in validations if step <= summary["steps"]}
     best = max(losses, default=None) if last else best_step(losses)
     assert best is not None  # the last step is always validated
     source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
     for abandoned in folder.glob(".adapter-*"):  # by a process that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".adapter-"))
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    files = ("adapter_model.safetensors", "adapter_config.json")
+    for name in files:
         shutil.copyfile(source / name, scratch / name)
     scratch.chmod(0o755)
     target = folder / "adapter"
@@ -400,8 +361,4 @@ def _publish(
         "adapter_sha256": file_hash(target / "adapter_model.safetensors"),
     }
     write_json(folder / "summary.json", summary)
-    return [
-        target / "adapter_model.safetensors",
-        target / "adapter_config.json",
-        folder / "summary.json",
-    ]
+    return [*(target / name for name in files), folder / "summary.json"]

@@ -19,7 +19,6 @@ import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, broadcast_object_list
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTTrainer
@@ -30,7 +29,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, hold_in_compute_dtype
 from assistant_builder.training import checkpoints
-from assistant_builder.training.collate import FixedOrder, TrainingCollator, summed_nll, to_dataset
+from assistant_builder.training.collate import TrainingCollator, summed_nll, to_dataset
 from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 from assistant_builder.training.distributed import (
     shard_like,
@@ -57,8 +56,8 @@ from assistant_builder.training.schedule import (
 )
 from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
+# lengths of the two rows of the probe step, which runs all operations, padding included, with little memory
 _PROBE_TOKENS = (16, 12)
-"""Lengths of the two rows of the probe step, which runs all operations, padding included, with little memory."""
 LOSS_SCALE = 2.0**14
 """Initial scale of a float16 loss; halved when a gradient overflows, doubled after 2,000 steps without overflow."""
 
@@ -73,12 +72,8 @@ class TwinTrainer(SFTTrainer):
         arguments = sft_arguments(plan, self.root, model)
         self.is_main_process = arguments.process_index == 0  # which writes metrics and checkpoints
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
-        self.metrics = MetricsLog(
-            plan.folder / "metrics.jsonl",
-            step=self.start,
-            work=plan.work,
-            enabled=self.is_main_process,
-        )
+        log, main = plan.folder / "metrics.jsonl", self.is_main_process
+        self.metrics = MetricsLog(log, step=self.start, work=plan.work, enabled=main)
         self.begin_step()
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
@@ -89,11 +84,8 @@ class TwinTrainer(SFTTrainer):
             if not self._sharded:
                 hold_in_compute_dtype(model, model.config.dtype, plan.device)
             apply_gpu_kernels(model, plan.train.kernels, sharded=self._sharded)
-        adapters = {
-            name: value.detach().clone()
-            for name, value in model.named_parameters()
-            if value.requires_grad
-        }
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        adapters = {name: value.detach().clone() for name, value in trained.items()}
         self._prompter = prompter
         super().__init__(
             model=model,
@@ -108,15 +100,12 @@ class TwinTrainer(SFTTrainer):
         for name, value in model.named_parameters():
             if value.requires_grad:  # SFTTrainer rounds them to bfloat16 on a 4-bit base only
                 value.data = adapters[name]
-        self.model_accepts_loss_kwargs = (
-            True  # the loss below divides by the tokens of the whole optimizer step
-        )
-        if (
-            model.config.dtype == torch.float16
-        ):  # gradients of single tokens are below the range of float16
-            self.accelerator.scaler = torch.amp.GradScaler(
-                self.args.device.type, init_scale=LOSS_SCALE
-            )
+        # the loss below divides by the tokens of the whole optimizer step
+        self.model_accepts_loss_kwargs = True
+        # gradients of single tokens are below the range of float16
+        if model.config.dtype == torch.float16:
+            scaler = torch.amp.GradScaler(self.args.device.type, init_scale=LOSS_SCALE)
+            self.accelerator.scaler = scaler
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator; enable FSDP on CPUs, which accelerate 1.15 does not (state.py:983)."""
@@ -136,23 +125,15 @@ class TwinTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()  # until all processes have read the start step
         if self.is_main_process:
             complete = checkpoints.complete_steps(self.root)
-            checkpoints.prune_checkpoints(
-                self.root, {step for step in complete if step <= self.start}
-            )
-        if (
-            self.plan.device == "cuda"
-            and not self._sharded
-            and self.plan.train.kernels != "compile"
-        ):
-            self._deterministic = has_deterministic_algorithms(self._probe_step)
+            usable = {step for step in complete if step <= self.start}
+            checkpoints.prune_checkpoints(self.root, usable)
         tried = self.plan.device == "cuda" and not self._sharded
+        if tried and self.plan.train.kernels != "compile":
+            self._deterministic = has_deterministic_algorithms(self._probe_step)
         if tried and self.all_reduce_max(int(not self._largest_batch_fits())):
             raise MicroBatchTooLarge
-        self.train(
-            resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
-            if self.start
-            else None
-        )
+        folder = str(checkpoints.checkpoint_folder(self.root, self.start)) if self.start else None
+        self.train(resume_from_checkpoint=folder)
 
     # agreement of the processes
 
@@ -170,9 +151,9 @@ class TwinTrainer(SFTTrainer):
 
     # computation of a step
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: Any = None) -> list[int]:
         lengths = [len(example.input_ids) for example in self.plan.train_examples]
-        return FixedOrder(sample_order(lengths, self.plan.train))
+        return sample_order(lengths, self.plan.train)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward pass of a micro-batch, with deterministic algorithms if the GPU has them."""
@@ -180,42 +161,36 @@ class TwinTrainer(SFTTrainer):
             return super().training_step(*args, **kwargs)
 
     def _probe_step(self) -> None:
-        """Run a training step on the ends of two pairs, of different lengths, and clear the gradients."""
+        # run a training step on the ends of two pairs, of different lengths, and clear the gradients
         rows = to_dataset(self.plan.train_examples[:2])
         ends = [
             {key: values[-length:] for key, values in row.items()}
             for row, length in zip(rows, _PROBE_TOKENS, strict=False)
         ]
         try:
-            summed_nll(
-                self.model.train(), self._prepare_inputs(self.data_collator(ends))
-            ).backward()
+            self._pass(ends)
         finally:
             self.model.zero_grad(set_to_none=True)
 
-    def _largest_batch_fits(self) -> bool:
-        """Whether this GPU has the memory for a pass over the largest micro-batch, with the optimizer's states.
+    def _pass(self, rows: list[Any]) -> None:
+        inputs = self._prepare_inputs(self.data_collator(rows))
+        summed_nll(self.model.train(), inputs).backward()
 
-        Memory then runs out before the first step and not after hours; the gradients are cleared.
-        """
-        examples, size = self.plan.train_examples, self.args.per_device_train_batch_size
-        order = sample_order([len(example.input_ids) for example in examples], self.plan.train)
-        batches = (
-            [examples[index] for index in order[first : first + size]]
-            for first in range(0, len(order), size)
-        )
-        largest = max(
-            batches,
-            key=lambda batch: (
-                len(batch) * max(len(example.input_ids) for example in batch),
-                sum(sum(each.supervised) for each in batch),
-            ),
-        )
+    def _largest_batch_fits(self) -> bool:
+        # whether this GPU has the memory for a pass over the largest micro-batch, with the optimizer's states. Memory
+        # then runs out before the first step and not after hours; the gradients are cleared.
+        size = self.args.per_device_train_batch_size
+        order = [self.plan.train_examples[index] for index in self._get_train_sampler()]
+        batches = (order[first : first + size] for first in range(0, len(order), size))
+
+        def area(batch: list[Any]) -> tuple[int, int]:
+            longest = max(len(example.input_ids) for example in batch)
+            return len(batch) * longest, sum(sum(each.supervised) for each in batch)
+
+        largest = max(batches, key=area)
         if self.args.gradient_checkpointing:
-            new_name = hasattr(
-                self.model, "activation_checkpointing_enable"
-            )  # since transformers 5.24
-            enable = f"{'activation' if new_name else 'gradient'}_checkpointing_enable"
+            renamed = hasattr(self.model, "activation_checkpointing_enable")  # transformers 5.24
+            enable = f"{'activation' if renamed else 'gradient'}_checkpointing_enable"
             getattr(self.model, enable)(self.args.gradient_checkpointing_kwargs or None)
         reserved: list[torch.Tensor] = []
         try:
@@ -226,10 +201,7 @@ class TwinTrainer(SFTTrainer):
                     if value.requires_grad
                 ]
             with deterministic_algorithms(self._deterministic):
-                summed_nll(
-                    self.model.train(),
-                    self._prepare_inputs(self.data_collator(list(to_dataset(largest)))),
-                ).backward()
+                self._pass(list(to_dataset(largest)))
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -252,11 +224,8 @@ class TwinTrainer(SFTTrainer):
         resume and for any number of devices.
         """
         place = self._micro_batches * self.args.world_size + self.args.process_index
-        torch.manual_seed(
-            random.Random(f"{self.plan.train.seed}/{self.state.global_step}/{place}").getrandbits(
-                62
-            )
-        )
+        rng = random.Random(f"{self.plan.train.seed}/{self.state.global_step}/{place}")
+        torch.manual_seed(rng.getrandbits(62))
         self._micro_batches += 1
         loss = summed_nll(model, inputs) / num_items_in_batch
         counted = torch.stack((loss.detach().double(), inputs["attention_mask"].sum().double()))
@@ -284,16 +253,10 @@ class TwinTrainer(SFTTrainer):
         """
         assert self._counted is not None and self._grad_norm is not None
         summed = self.accelerator.reduce(self._counted, "sum")
-        loss, tokens, norm = torch.cat(
-            (summed, self._grad_norm.detach().to(summed).view(1))
-        ).tolist()
+        norm = self._grad_norm.detach().to(summed).view(1)
+        loss, tokens, norm = torch.cat((summed, norm)).tolist()
         overflowed = self.accelerator.scaler is not None and not math.isfinite(norm)
         return loss, int(tokens), None if overflowed else norm
-
-    def sum_over_processes(self, *values: float) -> list[float]:
-        """The sum of each value over all processes, in float64."""
-        counted = torch.tensor(values, dtype=torch.float64, device=self.args.device)
-        return self.accelerator.reduce(counted, "sum").tolist()
 
     def validation_loss(self) -> float:
         """Token-weighted NLL of the validation pairs, in nats per token, in a fixed order of batches.
@@ -310,15 +273,15 @@ class TwinTrainer(SFTTrainer):
             for first in range(0, len(rows), size * self.args.world_size):
                 own = first + size * self.args.process_index
                 at = own if own < len(rows) else (len(rows) - 1) // size * size
-                batch = self.data_collator(
-                    [rows[index] for index in range(at, min(at + size, len(rows)))]
-                )
+                indices = range(at, min(at + size, len(rows)))
+                batch = self.data_collator([rows[index] for index in indices])
                 nll = summed_nll(model, self._prepare_inputs(batch)).item()
                 if at == own:
                     total += nll
                     tokens += len(batch["targets"])
         model.train()
-        total, tokens = self.sum_over_processes(total, tokens)
+        counted = torch.tensor((total, tokens), dtype=torch.float64, device=self.args.device)
+        total, tokens = self.accelerator.reduce(counted, "sum").tolist()
         return total / tokens
 
     def answer_samples(self) -> list[dict[str, Any]]:
@@ -326,23 +289,14 @@ class TwinTrainer(SFTTrainer):
         if not self.plan.samples:
             return []
         # compiled layers would be recompiled for each cache length, up to dynamo's limit
-        stance = (
-            torch.compiler.set_stance("force_eager")
-            if self.plan.train.kernels == "compile"
-            else nullcontext()
-        )
-        with stance:
-            answers = sample_answers(
-                self.model, self._prompter, self.data_collator.padding, self.plan.samples
-            )
+        compiled, samples = self.plan.train.kernels == "compile", self.plan.samples
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            padding = self.data_collator.padding
+            answers = sample_answers(self.model, self._prompter, padding, samples)
         return [
-            {
-                "row": asked.row,
-                "question": asked.question,
-                "reference": asked.reference,
-                "answer": answer,
-            }
-            for asked, answer in zip(self.plan.samples, answers, strict=True)
+            {"row": each.row, "question": each.question, "reference": each.reference}
+            | {"answer": answer}
+            for each, answer in zip(samples, answers, strict=True)
         ]
 
     # checkpoints
@@ -354,9 +308,7 @@ class TwinTrainer(SFTTrainer):
         if self.is_main_process:
             checkpoints.mark_complete(checkpoints.checkpoint_folder(self.root, step))
             best = best_step(self.metrics.validation)
-            checkpoints.prune_checkpoints(
-                self.root, {step} | ({best} if best is not None else set())
-            )
+            checkpoints.prune_checkpoints(self.root, {step, step if best is None else best})
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the unsharded adapters."""
@@ -383,17 +335,11 @@ class TwinTrainer(SFTTrainer):
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        adapters = {
-            name.replace(".default.", "."): value
-            for name, value in self.model.named_parameters()
-            if value.requires_grad
-        }
-        weights = {
-            name: shard_like(value, adapters[name]) if name in adapters else value
-            for name, value in load_file(
-                Path(resume_from_checkpoint) / "adapter_model.safetensors"
-            ).items()
-        }
+        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        for name, value in self.model.named_parameters():
+            stored = name.replace(".default.", ".")
+            if value.requires_grad and stored in weights:
+                weights[stored] = shard_like(weights[stored], value)
         outcome = set_peft_model_state_dict(self.model, weights)
         if outcome.unexpected_keys:
             raise StudyError(
@@ -404,8 +350,6 @@ class TwinTrainer(SFTTrainer):
 
 
 class _Events(TrainerCallback):
-    """Decides after each step whether to validate, save and stop; writes the events."""
-
     def __init__(self, trainer: TwinTrainer) -> None:
         self._trainer = trainer
         self._validations = set(validation_steps(trainer.plan.train, trainer.plan.steps))
@@ -413,28 +357,20 @@ class _Events(TrainerCallback):
         self._step_started = 0.0
         self._saved = time.monotonic()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Start timing the step."""
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._trainer.begin_step()
         self._step_started = time.monotonic()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Count the writes of the optimizer: adapters are cast and rounded again when their version changes.
-
-        torch's fused AdamW and the optimizers of bitsandbytes do not count them.
-        """
-        torch.autograd.graph.increment_version(
-            [value for value in self._trainer.model.parameters() if value.requires_grad]
-        )
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        # count the writes of the optimizer: adapters are cast and rounded again when their version changes. torch's
+        # fused AdamW and the optimizers of bitsandbytes do not count them.
+        parameters = self._trainer.model.parameters()
+        trained = [value for value in parameters if value.requires_grad]
+        torch.autograd.graph.increment_version(trained)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Record the step; validate, save and stop if due."""
         trainer, step = self._trainer, state.global_step
         loss, tokens, norm = trainer.end_step()
         if not math.isfinite(loss):
@@ -443,34 +379,29 @@ class _Events(TrainerCallback):
                 where=str(trainer.plan.folder),
                 remedy="Lower train.learning_rate, or use model.compute_dtype=bfloat16",
             )
-        eta = trainer.metrics.record_step(
-            step,
-            tokens=tokens,
-            seconds=time.monotonic() - self._step_started,
-            values={
-                "epoch": round(
-                    step * trainer.plan.train.batch_size / len(trainer.plan.train_examples), 4
-                ),
-                "loss": loss,
-                "learning_rate": trainer.lr_scheduler.get_last_lr()[0],
-                "grad_norm": norm,
-                "memory_bytes": memory_bytes(trainer.plan.device),
-            },
-        )
+        plan, seconds = trainer.plan, time.monotonic() - self._step_started
+        values = {
+            "epoch": round(step * plan.train.batch_size / len(plan.train_examples), 4),
+            "loss": loss,
+            "learning_rate": trainer.lr_scheduler.get_last_lr()[0],
+            "grad_norm": norm,
+            "memory_bytes": memory_bytes(plan.device),
+        }
+        eta = trainer.metrics.record_step(step, tokens=tokens, seconds=seconds, values=values)
         if trainer.is_main_process:
-            trainer.plan.on_step(step, trainer.plan.steps, eta)
+            plan.on_step(step, plan.steps, eta)
         ends = False
         if step in self._validations:
             trainer.metrics.record_validation(step, trainer.validation_loss())
             if step in self._samplings:
                 trainer.metrics.record_samples(step, trainer.answer_samples())
-            ends = trainer.plan.train.early_stopping and trainer.early_stop_move(step) != "train"
+            ends = plan.train.early_stopping and trainer.early_stop_move(step) != "train"
             control.should_save = True
         overdue = time.monotonic() - self._saved > CHECKPOINT_SECONDS
-        cancelled, overdue = trainer.broadcast_from_main((trainer.plan.cancelled(), overdue))
+        cancelled, overdue = trainer.broadcast_from_main((plan.cancelled(), overdue))
         ends |= cancelled
         control.should_save |= cancelled or overdue
         if control.should_save:
             self._saved = time.monotonic()
-        control.should_training_stop = ends or step >= trainer.plan.steps
+        control.should_training_stop = ends or step >= plan.steps
         return control

@@ -22,13 +22,18 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, write_jsonl
+from assistant_builder.chat_endpoint import (
+    DEFAULT_RETRY_POLICY,
+    ChatEndpoint,
+    EndpointError,
+    RetryPolicy,
+)
 from assistant_builder.errors import EvaluationError
 from assistant_builder.redaction import JUDGE_KEY
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import require_allowed
 from assistant_builder.study.contents import SampleLine
 from evals.compare import paired_comparison
-from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
 
 Choice = Literal["first", "second", "tie"]
 LONGEST_TEXT = (

@@ -13,7 +13,7 @@ from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
 from assistant_builder.i18n import t
 from assistant_builder.quantization import texts_of
-from assistant_builder.retrieval.final import answers_added
+from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance
 from assistant_builder.study.limits import answer_limit

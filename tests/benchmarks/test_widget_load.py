@@ -193,7 +193,7 @@ def test_the_script_stops_when_asked() -> None:
     import threading
 
     from assistant_builder.data import Message
-    from assistant_builder.inference.session import Sampling
+    from assistant_builder.inference.chunks import Sampling
     from benchmarks.scripted_worker import ScriptedSession
 
     stop = threading.Event()

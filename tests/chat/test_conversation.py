@@ -17,7 +17,8 @@ from assistant_builder.chat.conversation import (
     conversation_from_record,
 )
 from assistant_builder.data import Message
-from assistant_builder.inference.session import BASE, Sampling
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.session import BASE
 
 
 def turn(question: str = "Why?", **changes: Any) -> Turn:

@@ -27,7 +27,7 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
 from tests.synthetic_study import new_study, trained
 

@@ -21,7 +21,8 @@ from assistant_builder.chat.answer_server import Server
 from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream, WorkerPool, exit_error
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
-from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
+from assistant_builder.inference.chunks import Chunk, Sampling
+from assistant_builder.inference.session import Memory, ProgressCallback
 from assistant_builder.retrieval.index import FILES
 from assistant_builder.runner.local_runner import machine_lock
 from assistant_builder.study import Study

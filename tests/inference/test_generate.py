@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from assistant_builder.inference import generate
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
-from assistant_builder.inference.session import Sampling
 
 torch = pytest.importorskip("torch")
 PROMPT = list(range(10, 210))

@@ -18,8 +18,8 @@ import pytest
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, EvaluationError, ModelError
 from assistant_builder.inference import llamacpp
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts
-from assistant_builder.inference.session import Sampling
 from tests.export.tiny import CHATML
 from tests.tiny_gguf import prompter, tokens, write_tiny_gguf
 

@@ -15,16 +15,10 @@ from assistant_builder.cli import main
 from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
 from assistant_builder.inference import session as session_module
+from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.generate import sampling_processors
 from assistant_builder.inference.grounded import Grounded
-from assistant_builder.inference.session import (
-    BASE,
-    ChatSession,
-    Chunk,
-    Memory,
-    Sampling,
-    clone_sharing_weights,
-)
+from assistant_builder.inference.session import BASE, ChatSession, Memory, clone_sharing_weights
 from assistant_builder.quantization import METHODS
 from assistant_builder.retrieval.decline import FIRST_TOKENS, NAMES, DeclineRule
 from assistant_builder.retrieval.index import Index

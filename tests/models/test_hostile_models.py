@@ -15,7 +15,7 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import check_folder, max_pair_tokens
-from assistant_builder.models.template_preview import render
+from assistant_builder.models.template_process import render
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (

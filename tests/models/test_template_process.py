@@ -15,7 +15,7 @@ import pytest
 from assistant_builder import limited_process
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
-from assistant_builder.models import template_preview, template_process
+from assistant_builder.models import template_process
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from tests.models.hostile_base import ENDLESS, FAILING, LONG_STRING, hostile_base, multiplying
@@ -63,8 +63,8 @@ def test_results_are_those_of_the_prompter(
     assert [there.count_tokens(pair) for pair in PAIRS] == [
         own.count_tokens(pair) for pair in PAIRS
     ]
-    assert there.render(PAIRS) == [template_preview.render(own, pair) for pair in PAIRS]
-    assert there.measure(PAIRS) == template_preview.measure_lengths(own, PAIRS)
+    assert there.render(PAIRS) == [template_process.render(own, pair) for pair in PAIRS]
+    assert there.measure(PAIRS) == template_process.measure_lengths(own, PAIRS)
     longest = max(len(turn.answer_ids) for pair in PAIRS for turn in own.turns(pair))
     assert there.longest_answer(PAIRS) == longest and there.longest_answer([]) == 0
     other = LimitedChatTokenizer(processes[0], date(2026, 11, 6))
@@ -77,8 +77,8 @@ def test_lengths_are_measured_in_portions(
 ) -> None:
     folder = hostile_base(tmp_path / "base")
     monkeypatch.setattr(template_process, "_BATCH_CHARACTERS", 100)
-    monkeypatch.setattr(template_preview, "MAX_MEASURED_PAIRS", 20)
-    expected = template_preview.measure_lengths(ChatTokenizer.load(folder), PAIRS)
+    monkeypatch.setattr(template_process, "MAX_MEASURED_PAIRS", 20)
+    expected = template_process.measure_lengths(ChatTokenizer.load(folder), PAIRS)
     assert limited(processes, folder).measure(PAIRS) == expected
     monkeypatch.setattr(template_process, "MEASURE_SECONDS", -1.0)
     with pytest.raises(ModelError, match="measuring 39 pairs took longer"):

@@ -19,12 +19,11 @@ from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.load_architecture import PUBLISHED_MODELS, load_architecture
 from assistant_builder.planning.memory import (
     ParallelStrategy,
-    choose_parallelism,
     devices_to_use,
     per_device_batch_size,
     unsharded_bytes,
 )
-from assistant_builder.planning.plan import Lengths, Plan, plan_study
+from assistant_builder.planning.plan import Lengths, Plan, choose_parallelism, plan_study
 
 LAPTOP = Machine("a laptop", "cpu", 16 * 10**9, 12 * 10**9)
 

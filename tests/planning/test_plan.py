@@ -22,8 +22,8 @@ from assistant_builder.planning.hardware import (
     parse_memory,
     this_machine,
 )
-from assistant_builder.planning.memory import Batch, choose_parallelism, optimizer_bytes
-from assistant_builder.planning.plan import PROCESS_BYTES, Plan, plan_study
+from assistant_builder.planning.memory import Batch, optimizer_bytes
+from assistant_builder.planning.plan import PROCESS_BYTES, Plan, choose_parallelism, plan_study
 from assistant_builder.quantization import METHODS
 
 

@@ -188,7 +188,7 @@ def test_merging_a_quantized_base_and_quantizing_it_again_need_the_float16_model
     with (
         pretend_cuda() as ledger,
         mock.patch(
-            "assistant_builder.quantization.bitsandbytes.BitsAndBytes4Bit.quantize",
+            "assistant_builder.quantization.bitsandbytes._BitsAndBytes4Bit.quantize",
             lambda self, layer, **_: shapes.quantized(layer, "nf4", torch.bfloat16),
         ),
     ):

@@ -236,8 +236,8 @@ class Prompter:
 
 def answer(model: Any, prompt: int, length: int, **sampling: Any) -> list[int]:
     """Tokens of an answer of the chat."""
+    from assistant_builder.inference.chunks import Sampling
     from assistant_builder.inference.generate import generate_tokens
-    from assistant_builder.inference.session import Sampling
 
     return list(
         generate_tokens(

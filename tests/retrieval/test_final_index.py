@@ -7,14 +7,15 @@ import pytest
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
-from assistant_builder.retrieval import recommend, recommended_approach, write_index
-from assistant_builder.retrieval.final import (
+from assistant_builder.retrieval.build import (
     ADDED,
     answers_added,
     served_index_folder,
     write_final_index,
+    write_index,
 )
 from assistant_builder.retrieval.index import Index
+from assistant_builder.retrieval.recall import recommend, recommended_approach
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.synthetic_study import LARGE, new_study, with_data

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from assistant_builder.errors import AssistantBuilderError, DataError, StudyError
-from assistant_builder.retrieval import Fact, Hit, Index, Query, facts_of, index
+from assistant_builder.retrieval import index
+from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 
 PAIRS = [
@@ -223,7 +224,7 @@ def test_questions_without_known_words_and_facts_without_words_are_searched(buil
 def test_loading_and_searching_needs_no_torch(built: Index, tmp_path: Path) -> None:
     built.save(tmp_path)
     code = (
-        "import sys, numpy\nfrom pathlib import Path\nfrom assistant_builder.retrieval import Index, Query\n"
+        "import sys, numpy\nfrom pathlib import Path\nfrom assistant_builder.retrieval.index import Index, Query\n"
         "index = Index.load(Path(sys.argv[1]))\n"
         "assert index.search([Query('How much is a ticket?')], index.vectors[2:3], 1)[0][0].fact.row == 3\n"
         "assert not {'torch', 'sentence_transformers', 'transformers'} & sys.modules.keys()\n"

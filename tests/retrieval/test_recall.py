@@ -11,9 +11,11 @@ import pytest
 from assistant_builder.atomic_io import file_hash, read_json, write_jsonl
 from assistant_builder.data import Pair, load_split
 from assistant_builder.models import embedding
-from assistant_builder.retrieval import Index, Recall, build, last_facts, recall_at_k, write_index
+from assistant_builder.retrieval import build
+from assistant_builder.retrieval.build import write_index
 from assistant_builder.retrieval.grounding import read_contexts
-from assistant_builder.retrieval.index import facts_of
+from assistant_builder.retrieval.index import Index, facts_of
+from assistant_builder.retrieval.recall import Recall, last_facts, recall_at_k
 from assistant_builder.runner import data_steps
 from assistant_builder.runner.invalidation import first_stale_step, step_inputs
 from assistant_builder.study import Study

@@ -11,7 +11,8 @@ import pytest
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.data import Message
-from assistant_builder.inference.session import SHIPPED, ChatSession, Chunk, Memory, Sampling
+from assistant_builder.inference.chunks import Chunk, Sampling
+from assistant_builder.inference.session import SHIPPED, ChatSession, Memory
 from assistant_builder.serving import chat
 from assistant_builder.serving.chat import PageSession
 from tests.synthetic_study import finished_study

@@ -20,7 +20,7 @@ from assistant_builder.atomic_io import write_json
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.inference import llamacpp
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.serving.llamacpp import LlamaCppSession, served_type
 from assistant_builder.study import Study
 from tests.export.tiny import CHATML, tiny_study

@@ -21,7 +21,7 @@ from assistant_builder.cli import app
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.retrieval.decline import FILE, NAMES, DeclineRule
 from assistant_builder.serving.auth import API_KEY_VARIABLE, check_access, take_key

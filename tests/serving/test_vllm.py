@@ -23,7 +23,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.ask import MIN_CONTEXT
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.vllm import VllmServer
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.serving.registry import prompt_limits, select_models

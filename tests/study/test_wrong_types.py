@@ -40,11 +40,11 @@ from assistant_builder.export_formats import (
 )
 from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.retrieval.answering import reads_conversations
+from assistant_builder.retrieval.build import answers_added
 from assistant_builder.retrieval.decline import rule_of
-from assistant_builder.retrieval.final import answers_added
 from assistant_builder.retrieval.grounding import read_contexts
 from assistant_builder.retrieval.index import Index
-from assistant_builder.retrieval.recommend import recommended_approach
+from assistant_builder.retrieval.recall import recommended_approach
 from assistant_builder.runner import invalidation
 from assistant_builder.runner.invalidation import first_stale_step
 from assistant_builder.runner.local_runner import active_tickets

@@ -16,7 +16,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_split
 from assistant_builder.errors import DataError
 from assistant_builder.models.chat_template import ChatTokenizer, Example
-from assistant_builder.retrieval import write_index
+from assistant_builder.retrieval.build import write_index
 from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.runner.invalidation import step_inputs
 from assistant_builder.study import Study

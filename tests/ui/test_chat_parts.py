@@ -17,7 +17,7 @@ from assistant_builder.chat.feedback import (
     read_corrections,
 )
 from assistant_builder.errors import ConfigError
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
 from assistant_builder.ui.chat import settings as settings_module
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice

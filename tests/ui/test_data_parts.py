@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
+from assistant_builder.models.template_process import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.data.preview import inspect_file, with_system
 from assistant_builder.ui.data.row_editor import (
     NO_ROWS,

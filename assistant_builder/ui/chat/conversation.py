@@ -29,7 +29,8 @@ from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import render, t, tn
-from assistant_builder.inference.session import Memory, Sampling
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script

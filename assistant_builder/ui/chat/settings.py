@@ -16,8 +16,9 @@ from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
+from assistant_builder.inference.chunks import SEED_LIMIT, Sampling
 from assistant_builder.inference.llamacpp import is_installed
-from assistant_builder.inference.session import BASE, SEED_LIMIT, SHIPPED, Sampling
+from assistant_builder.inference.session import BASE, SHIPPED
 from assistant_builder.study import Study
 from assistant_builder.ui.refresh import QUIET, browser_state
 

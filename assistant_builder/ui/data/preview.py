@@ -29,9 +29,9 @@ from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError, ErrorRecord, ModelError
 from assistant_builder.i18n import language
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.template_preview import Lengths, local_model_folder
-from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
-from assistant_builder.retrieval.whole_rows import row_limit, rows_longer_than
+from assistant_builder.models.download import local_model_folder
+from assistant_builder.models.template_process import Lengths, LimitedChatTokenizer, TemplateProcess
+from assistant_builder.retrieval.grounding import row_limit, rows_longer_than
 from assistant_builder.study import Study
 from assistant_builder.study.example import datasets_folder
 from assistant_builder.ui.data.view import lengths_view, plain_view, rendered_view

@@ -22,7 +22,7 @@ from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
-from assistant_builder.retrieval import RECALL, recommended_approach
+from assistant_builder.retrieval.recall import RECALL, recommended_approach
 from assistant_builder.study import Study
 from assistant_builder.study.contents import (
     Embedding,

@@ -16,7 +16,7 @@ from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import count_wordings
 from assistant_builder.i18n import N_, t, tm, tn, translate_formatted
-from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
+from assistant_builder.models.template_process import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import (
     Tone,
     callout,

@@ -36,15 +36,18 @@ from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.i18n import language, render, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import needs_embedder_download
+from assistant_builder.models.download import (
+    download_bytes,
+    local_model_folder,
+    needs_embedder_download,
+)
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.models.template_preview import download_bytes, local_model_folder
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import Lengths, Plan, plan_study
 from assistant_builder.retrieval.augment import repetitions
-from assistant_builder.retrieval.whole_rows import row_limit
+from assistant_builder.retrieval.grounding import row_limit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Findings, Provenance
 from assistant_builder.study.contents import Split as SplitFile

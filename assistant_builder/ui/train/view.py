@@ -14,7 +14,7 @@ from assistant_builder.config import ModelConfig, StudyConfig, read_value
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import N_, localize, t, translate_formatted
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.models.template_preview import download_bytes
+from assistant_builder.models.download import download_bytes
 from assistant_builder.ui.html import (
     arm_chip,
     badge,

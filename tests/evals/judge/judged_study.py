@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
+from assistant_builder.chat_endpoint import RetryPolicy
 from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses
-from evals.judge.openai_client import RetryPolicy
 from evals.judge.pairwise import judge_study
 
 QUICK = RetryPolicy(timeout_seconds=10, attempts=3, backoff_seconds=0.01)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
+from assistant_builder.chat_endpoint import RetryPolicy
 from assistant_builder.errors import Cancelled
-from evals.judge.openai_client import RetryPolicy
 from evals.judge.pairwise import (
     INSTRUCTIONS,
     LONGEST_TEXT,

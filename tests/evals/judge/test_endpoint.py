@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
+from assistant_builder.chat_endpoint import RetryPolicy
 from assistant_builder.errors import EvaluationError
-from evals.judge.openai_client import RetryPolicy
 from evals.judge.pairwise import GIVE_UP_AFTER
 from tests.evals.judge.fake_server import Reply, Texts, honest, judge_server
 from tests.evals.judge.judged_study import everything_on_disk, lines_of, make_study, run
