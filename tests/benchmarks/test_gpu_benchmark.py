@@ -19,8 +19,8 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.planning.hardware import Machine
 from benchmarks import gpu
-from benchmarks.candidates import GPU_CANDIDATES, Candidate
-from benchmarks.gpu import DIFFERENCES, markdown, summarize
+from benchmarks.candidates import GPU_CANDIDATES
+from benchmarks.gpu import summarize
 from benchmarks.random_model import INDEX, SHAPES, shards_of, write_model
 from benchmarks.unsloth_script import settings
 from tests.export.tiny import tiny_base
@@ -135,28 +135,6 @@ def test_speeds_are_compared_round_by_round():
     assert (ours.tokens_per_second.median, ours.tokens_per_second.high) == (90.0, 180.0)
     assert (ours.versus_plain.low, ours.versus_plain.high) == (1.5, 1.5)
     assert plain.versus_plain is None and ours.peak_memory_bytes == 3 * 10**9 and ours.rounds == 3
-
-
-def test_the_table_is_markdown_with_every_candidate_and_length():
-    runs = [
-        run(candidate.name, tokens=tokens) for tokens in (2048, 128) for candidate in GPU_CANDIDATES
-    ]
-    runs = [
-        {"round": 1, "tokens": 2048, "candidate": "plain-lora", "failed": "out of memory"}
-        if (each["candidate"], each["tokens"]) == ("plain-lora", 2048)
-        else each
-        for each in runs
-    ]
-    lines = markdown(summarize(runs), ["A card."]).splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    assert lines[0] == "A card." and len(table) == 2 + 2 * len(GPU_CANDIDATES)
-    assert len({line.count("|") for line in table}) == 1
-    assert "| 128 | NF4 base | Assistant Builder | 90 | 1.50 | 1.00 GB | 3.00 → 2.50 |" in table
-    assert "| 2,048 | 16-bit base | TRL, plain | out of memory | – | – | – |" in table
-    # where the plain script has no figure there is nothing to compare with
-    assert "| 2,048 | 16-bit base | Assistant Builder | 90 | – | 1.00 GB | 3.00 → 2.50 |" in table
-    assert "- 128 tokens, NF4 base, Assistant Builder: 3.000 2.500" in lines
-    assert lines[-len(DIFFERENCES) :] == list(DIFFERENCES)
 
 
 def test_shards_hold_every_tensor_once_and_no_more_than_allowed():
@@ -274,8 +252,3 @@ def test_the_whole_script_runs_on_a_tiny_shape(
         seen["ours-qlora"], rel=0.05
     )  # the same text, packed or not
     assert record["hardware"]["device"] == "cpu" and "torch" in record["hardware"]["versions"]
-
-
-def test_every_candidate_has_its_own_name():
-    assert len({candidate.name for candidate in GPU_CANDIDATES}) == len(GPU_CANDIDATES) == 8
-    assert Candidate("ours", "lora") in GPU_CANDIDATES

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peak_memory import config_of, grid, predicted_bytes, table
+from benchmarks.peak_memory import config_of, grid, predicted_bytes
 
 
 def run(**changes: Any) -> dict[str, Any]:
@@ -42,9 +42,3 @@ def test_predictions_depend_on_the_settings():
     assert plain < predicted_bytes(run(batch=8), {})
     # with enough memory a CPU trains on weights dequantized to the compute dtype
     assert predicted_bytes(run(arm="qlora"), {}) == pytest.approx(plain, rel=0.001)
-
-
-def test_the_table_shows_the_signed_error_and_the_worst():
-    told = predicted_bytes(run(), {})
-    lines = table([run(peak_memory_bytes=told), run(peak_memory_bytes=2 * told)], {})
-    assert "| 0.0% |" in lines and "\N{MINUS SIGN}50.0% |" in lines and "50.0% of 2 runs" in lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.step_profile import report, shares
+from benchmarks.step_profile import shares
 
 
 def test_each_operation_counts_for_one_group_and_the_largest_comes_first():
@@ -24,22 +24,3 @@ def test_each_operation_counts_for_one_group_and_the_largest_comes_first():
     assert found["Python and autograd"] == pytest.approx(0.1) and sum(
         found.values()
     ) == pytest.approx(1.0)
-
-
-def test_the_report_compares_the_step_with_what_the_processors_can_do():
-    text = report(
-        {
-            "seconds": {"aten::mm": 1.0, "aten::mul": 3.0},
-            "dtype": "bfloat16",
-            "speed": 6e11,
-            "step_speed": 1.5e11,
-            "limit": 1e12,
-            "threads": 2,
-            "cpu": "AVX512",
-        }
-    )
-    assert "matrix products                   25.0%" in text
-    assert (
-        " 600 GFLOP/s, 60% of 1000 in products of square matrices" in text
-        and " 150 GFLOP/s, 15% of" in text
-    )

@@ -81,8 +81,11 @@ def test_scores_equal_the_models_own_loss_and_hold_across_batch_sizes(folder: Pa
         labels = ids.clone()
         labels[:, : len(turn.prompt_ids)] = -100
         with torch.no_grad():
-            plain = model(input_ids=ids, labels=labels).loss.item() * len(turn.answer_ids)
+            read = model(input_ids=ids, labels=labels)
+        plain = read.loss.item() * len(turn.answer_ids)
+        likeliest = read.logits[0, len(turn.prompt_ids) - 1 : -1].argmax(dim=-1).tolist()
         assert single.nll == pytest.approx(plain, rel=1e-5)
+        assert single.greedy == batched.greedy == (likeliest == list(turn.answer_ids))
         assert abs(single.nll - batched.nll) / single.tokens < 1e-3
         assert 0 < single.mean_probability < 1
     assert [s.nll for s in many] == [s.nll for s in score(model, prompter, 4)]  # to the last digit

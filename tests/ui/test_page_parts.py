@@ -468,11 +468,6 @@ def test_views_load_neither_gradio_nor_models() -> None:
     assert names and subprocess.run([sys.executable, "-c", check, *names], cwd=ROOT).returncode == 0
 
 
-def test_studies_are_found_by_name() -> None:
-    new_study("one")
-    assert [study.name for study in Study.all()] == ["one"]
-
-
 def words_of(path: Path) -> Iterator[str]:
     """Texts in a module, apart from its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -507,13 +502,6 @@ def test_the_page_says_project_and_names_assistants_in_one_place() -> None:
 )
 def test_errors_of_studies_are_errors_of_projects(text: str, shown: str) -> None:
     assert page_words(text) == shown
-
-
-def test_charts_have_no_toolbar_over_their_labels() -> None:
-    shared = next(path for path in STYLE_SHEETS if path.name == "page.css").read_text()
-    assert re.search(
-        r"^\.js-plotly-plot \.plotly \.modebar-container \{ display: none; \}", shared, re.MULTILINE
-    )
 
 
 def test_no_two_tabs_style_the_same_class() -> None:

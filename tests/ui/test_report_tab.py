@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +10,10 @@ import pytest
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
 from assistant_builder.ui.refresh import StudyView
-from assistant_builder.ui.report import tab as report_tab
 from assistant_builder.ui.report.tab import FORMATS, ReportTab, report_state
 from assistant_builder.ui.study_snapshot import take_snapshot
 from tests.synthetic_study import done, evaluated, new_study, running, trained, with_data
 from tests.ui.blocks import inside_blocks
-
-STYLES = Path(report_tab.__file__).parents[1] / "styles"
 
 
 def written(study: Study) -> Study:
@@ -69,9 +64,3 @@ def test_every_section_sets_all_its_components(study: Study) -> None:
             drawn[section.key] = values
     assert drawn["report"][0]["visible"] and "What did 4-bit cost?" in drawn["report"][-1]
     assert drawn["report-state"][0]["interactive"]
-
-
-def test_the_frame_follows_the_theme_and_has_no_ground_of_its_own() -> None:
-    style = (STYLES / "report.css").read_text()
-    assert re.search(r"\.dark \.ab-report \{ color-scheme: dark", style)
-    assert "#fff" not in style

@@ -127,10 +127,6 @@ def test_no_place_and_no_length_gives_the_answer_away() -> None:
     assert sum(right < min(others) for right, others in lengths) / len(QUESTIONS) < 0.25
 
 
-def test_the_areas_are_many() -> None:
-    assert len({row["area"] for row in QUESTIONS}) == 11
-
-
 def test_the_files_are_packaged() -> None:
     root = Path(__file__).resolve().parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"][
