@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
-from assistant_builder.i18n import N_, localize, t, tc, tm, tn
+from assistant_builder.i18n import N_, localize, t, tc, tm, tn, translate_formatted
 from assistant_builder.ui.settings_form import use_page_labels
 from evals.report.format import count, duration, percent, size
 
@@ -48,14 +48,27 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    functions = (t, tn, tc, tm, localize, count, duration, percent, size, label, cut)
+    functions = (
+        t,
+        tn,
+        tc,
+        tm,
+        translate_formatted,
+        localize,
+        count,
+        duration,
+        percent,
+        size,
+        label,
+        cut,
+    )
     own = (arm_chip, badge, error_callout, state_label)
     environment.globals |= {function.__name__: function for function in (*functions, *own)}
     return environment
 
 
-def render(view: str, /, *arguments: Any, **values: Any) -> Markup:
-    """The HTML of a macro, ``TEMPLATE.MACRO``: ``render("parts.empty", title, body)``."""
+def fragment(view: str, /, *arguments: Any, **values: Any) -> Markup:
+    """The HTML of a macro, ``TEMPLATE.MACRO``: ``fragment("parts.empty", title, body)``."""
     template, _, macro = view.partition(".")
     module = _environment().get_template(f"{template}.html.j2").module
     return Markup(getattr(module, macro)(*arguments, **values))  # noqa: S704 - escaped by jinja
@@ -73,7 +86,7 @@ def join(parts: Iterable[str]) -> Markup:
 
 def badge(state: str) -> Markup:
     """A state as a coloured label."""
-    return render("parts.badge", state, state_label(state))
+    return fragment("parts.badge", state, state_label(state))
 
 
 def assistants(count: int) -> str:
@@ -89,12 +102,12 @@ def assistants(count: int) -> str:
 
 def arm_chip(arm: str) -> Markup:
     """The name of an arm in its colour."""
-    return render("parts.chip", arm, label(arm))
+    return fragment("parts.chip", arm, label(arm))
 
 
 def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
     """A highlighted message with its remedy."""
-    return render("parts.callout", tone, title, body, remedy)
+    return fragment("parts.callout", tone, title, body, remedy)
 
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
@@ -125,7 +138,7 @@ def _project(match: re.Match[str]) -> str:
 
 def empty(title: str, body: str) -> Markup:
     """The placeholder of an empty region, with the way to fill it."""
-    return render("parts.empty", title, body)
+    return fragment("parts.empty", title, body)
 
 
 def heading(text: str) -> Markup:
@@ -135,49 +148,49 @@ def heading(text: str) -> Markup:
 
 def hint(text: str) -> Markup:
     """An explanation in small text."""
-    return render("parts.paragraph", text, "ab-note")
+    return fragment("parts.paragraph", text, "ab-note")
 
 
 def card(title: str, *body: str) -> Markup:
     """A titled block."""
-    return render("parts.card", title, join(body))
+    return fragment("parts.card", title, join(body))
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> Markup:
     """A row of figures: (label, value, note) of each."""
-    return render("parts.tiles", entries)
+    return fragment("parts.tiles", entries)
 
 
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Collection[int] = ()
 ) -> Markup:
     """A table; ``numeric`` has the indices of the right-aligned columns."""
-    return render("parts.table", headers, rows, numeric)
+    return fragment("parts.table", headers, rows, numeric)
 
 
 def bar(fraction: float, label: str) -> Markup:
     """A progress bar; ``fraction`` is between 0 and 1."""
-    return render("parts.bar", float(fraction), label)
+    return fragment("parts.bar", float(fraction), label)
 
 
 def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
     """A collapsible section."""
-    return render("parts.fold", summary, body, opened)
+    return fragment("parts.fold", summary, body, opened)
 
 
 def link(url: str, text: str) -> Markup:
     """A link that opens a new browser tab; empty unless the URL is HTTP or HTTPS."""
-    return render("parts.link", url, text)
+    return fragment("parts.link", url, text)
 
 
 def code(text: str) -> Markup:
     """Preformatted text."""
-    return render("parts.code", text)
+    return fragment("parts.code", text)
 
 
 def items(texts: Iterable[str]) -> Markup:
     """A bulleted list."""
-    return render("parts.items", texts)
+    return fragment("parts.items", texts)
 
 
 def cut(text: str, length: int = 280) -> str:
@@ -218,7 +231,7 @@ def copy_script() -> str:
 
 def copyable(text: str, what: str) -> Markup:
     """Preformatted text with a button that copies it; ``what`` names it for screen readers."""
-    return render("parts.copyable", text, what)
+    return fragment("parts.copyable", text, what)
 
 
 STYLE_SHEETS = sorted(

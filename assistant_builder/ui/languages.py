@@ -24,8 +24,7 @@ from assistant_builder.i18n import (
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
 from assistant_builder.ui.gradio_internals import event_values
-from assistant_builder.ui.html import Markup, pop_up_titles, toast
-from assistant_builder.ui.html import render as fragment
+from assistant_builder.ui.html import Markup, fragment, pop_up_titles, toast
 from assistant_builder.ui.settings_form import PAGE_WORDS
 
 _log = logging.getLogger(__name__)

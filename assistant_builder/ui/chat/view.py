@@ -18,7 +18,7 @@ from assistant_builder.data import Pair
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, t, tn, translate_formatted
 from assistant_builder.inference.session import BASE, SHIPPED, Memory
-from assistant_builder.ui.html import empty, error_callout, fold, render, table
+from assistant_builder.ui.html import empty, error_callout, fold, fragment, table
 from evals.report.format import size
 
 EXAMPLES = 4
@@ -117,7 +117,7 @@ def pane(side: str, state: PaneState) -> Markup:
     blocks: list[Markup] = []
     for index, turn in enumerate(turns):
         live = replies.get(state.speaker(side, turn)) if index == len(turns) - 1 else None
-        blocks.append(render("chat.question", turn.question, index, side))
+        blocks.append(fragment("chat.question", turn.question, index, side))
         blocks.append(_answer(side, index, turn, live, title, state))
     alone = len(state.arms) == 1 or state.only
     hint = ""
@@ -130,7 +130,7 @@ def pane(side: str, state: PaneState) -> Markup:
     # screen readers wait for the end of the reply
     busy = any(not reply.finished for reply in replies.values())
     figures = _figures(side, state, hidden) if state.figures else ""
-    return render("chat.pane", who, title, busy, blocks, figures, hint)
+    return fragment("chat.pane", who, title, busy, blocks, figures, hint)
 
 
 def _answer(
@@ -139,7 +139,7 @@ def _answer(
     speaker, answer = state.speaker(side, turn), turn.answers.get(state.speaker(side, turn))
     if live is not None and not (answer is not None and live.finished and live.state != "failed"):
         who = "hidden" if turn.hidden and speaker in turn.sides else speaker
-        return render("chat.live", who, live, _status(live))
+        return fragment("chat.live", who, live, _status(live))
     if answer is None:
         note = t("No answer: the page was closed, or the process ended. Press “Ask again”.")
         if turn.answers:
@@ -148,16 +148,16 @@ def _answer(
                 if side == BASE
                 else t("This assistant did not answer this question.")
             )
-        return render("parts.paragraph", note, "ab-turn ab-assistant ab-quiet")
+        return fragment("parts.paragraph", note, "ab-turn ab-assistant ab-quiet")
     # before the vote: the assistants may retrieve other facts, and decline by rules of their own
     hidden = side in PAIR and state.masked and turn.hidden
     corrected = None if hidden else state.corrected.get((turn.question, answer.text.strip()))
     form = Markup("")
     if state.editing == (index, speaker) and not hidden:
         proposed = corrected.answer if corrected else answer.text
-        form = render("chat.correction_form", side, index, turn.question, proposed, state.note)
+        form = fragment("chat.correction_form", side, index, turn.question, proposed, state.note)
     voted = turn.blind and side in PAIR and not hidden
-    return render(
+    return fragment(
         "chat.answer",
         who=f"side-{side}" if hidden else speaker,
         author=speaker if voted else "",
@@ -191,7 +191,7 @@ def _status(reply: Reply) -> str:
 
 def _corrected(correction: CorrectedAnswer) -> Markup:
     note = taught_note(correction.taught) if correction.taught else ""
-    return render("chat.corrected", correction.answer, note)
+    return fragment("chat.corrected", correction.answer, note)
 
 
 def taught_note(pair: TaughtPair) -> str:
@@ -210,7 +210,7 @@ def taught_note(pair: TaughtPair) -> str:
 
 def sources_view(answer: Answer, numbers: RowNumbers) -> Markup:
     """The facts that the assistant was given for an answer, folded; empty if it looked nothing up."""
-    return render("chat.sources", answer, numbers) if answer.sources else Markup("")
+    return fragment("chat.sources", answer, numbers) if answer.sources else Markup("")
 
 
 def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
@@ -247,7 +247,7 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
 def _figures(side: str, state: PaneState, hidden: bool) -> Markup:
     turns = state.conversation.turns
     if hidden and (not turns or turns[-1].hidden):
-        return render("chat.figures", t("Speed and memory are shown after the vote."), None)
+        return fragment("chat.figures", t("Speed and memory are shown after the vote."), None)
     speaker = state.speaker(side, turns[-1] if turns else Turn("", sides=default_sides(state.arms)))
     answer = turns[-1].answers.get(speaker) if turns else None
     reply = state.replies.get(speaker)
@@ -255,7 +255,7 @@ def _figures(side: str, state: PaneState, hidden: bool) -> Markup:
         answer = Answer(
             reply.text, reply.state, reply.tokens, reply.seconds, reply.first_token_seconds
         )
-    return render(
+    return fragment(
         "chat.figures",
         speed_line(answer) or ("\N{NO-BREAK SPACE}" if turns else t("Not asked yet")),
         memory_line(speaker, state.stored.get(speaker), state.memory.get(speaker), state.arms),
@@ -324,7 +324,7 @@ def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> M
                 minutes=minutes,
             )
         )
-        return render("parts.paragraph", text, "ab-loaded ab-good", "status")
+        return fragment("parts.paragraph", text, "ab-loaded ab-good", "status")
     failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
     if failed is not None:
         return error_callout(failed.error or {"what": t("the assistants could not be loaded")})
@@ -335,7 +335,7 @@ def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> M
         for speaker, reply in replies.items()
         if not reply.finished
     ]
-    return render("chat.loading", phases, sum(shares) / max(len(shares), 1))
+    return fragment("chat.loading", phases, sum(shares) / max(len(shares), 1))
 
 
 def reveal_view(turn: Turn) -> Markup:
@@ -345,7 +345,7 @@ def reveal_view(turn: Turn) -> Markup:
     )
     if turn.vote in ("a", "b"):
         chosen = t("You preferred {assistant}.", assistant=label(turn.sides["ab".index(turn.vote)]))
-    return render("chat.revealed", turn, chosen)
+    return fragment("chat.revealed", turn, chosen)
 
 
 def example_questions(training: Iterable[Pair], validation: Iterable[Pair]) -> list[str]:
@@ -371,7 +371,7 @@ def _is_example(pair: Pair) -> bool:
 
 def examples_view(questions: Sequence[str]) -> Markup:
     """The example questions as buttons; ``data-turn`` is the number of a question."""
-    return render("chat.examples", questions)
+    return fragment("chat.examples", questions)
 
 
 def asked_again_view(found: Sequence[AskedAgain], progress: str = "") -> Markup:
@@ -432,7 +432,7 @@ def corrections_list(
                 "them."
             ),
         )
-    return render("chat.corrections", corrections, heldout, taught)
+    return fragment("chat.corrections", corrections, heldout, taught)
 
 
 def retrained_note(title: str, plan: RetrainingPlan, old: str) -> str:

@@ -24,8 +24,8 @@ from assistant_builder.ui.html import (
     cut,
     error_callout,
     fold,
+    fragment,
     join,
-    render,
     table,
     tiles,
 )
@@ -58,7 +58,7 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
         (t("Conflicts"), count(record["conflicts"]), t("one question, several answers")),
     ]
     numbers = RowNumbers.of_record(record)
-    return render(
+    return fragment(
         "data.findings",
         figures,
         [_problem(problem, numbers) for problem in record.get("problems", ())],
@@ -137,7 +137,7 @@ def rejected_view(rejected: Sequence[RejectedRow], of: int, numbers: RowNumbers 
         for entry in rejected[: _MAX_ROWS + 1]
     ]
     title = t("{rejected} of {of} rows left out", rejected=count(len(rejected)), of=count(of))
-    return render("data.rejected", title, rows, _MAX_ROWS)
+    return fragment("data.rejected", title, rows, _MAX_ROWS)
 
 
 def _cells(record: Any) -> str:
@@ -188,7 +188,7 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
     sizes = ", ".join(f"{title} {count(number)}" for _, title, number in sets)
     measured = power_view(power) if power is not None else ""
-    return render("data.split", sets, sizes, figures, measured, notes)
+    return fragment("data.split", sets, sizes, figures, measured, notes)
 
 
 def power_view(power: Mapping[str, Any]) -> Markup:
@@ -222,7 +222,7 @@ def power_view(power: Mapping[str, Any]) -> Markup:
             )
         )
     )
-    details = fold(t("How this is calculated"), render("parts.paragraph", power_sentence(power)))
+    details = fold(t("How this is calculated"), fragment("parts.paragraph", power_sentence(power)))
     return callout(tone, title, body, remedy) + details
 
 
@@ -258,13 +258,13 @@ def leaks_view(
         if removed
         else t("kept in the test")
     )
-    return render("data.leaks", f"{what}, {done}", rows)
+    return fragment("data.leaks", f"{what}, {done}", rows)
 
 
 def lookup_view(record: Mapping[str, Any] | None, approach: str = "") -> Markup:
     """How often training pairs have the answer to a validation question (``Recall.to_record()``), and the approach."""
     if record is None or not record["questions"]:
-        return render("parts.paragraph", approach, "ab-note-line") if approach else Markup("")
+        return fragment("parts.paragraph", approach, "ab-note-line") if approach else Markup("")
     rows = [
         (
             cut(
@@ -279,7 +279,7 @@ def lookup_view(record: Mapping[str, Any] | None, approach: str = "") -> Markup:
         )
         for miss in record.get("misses", ())[:_MAX_LISTED]
     ]
-    return render("data.lookup", record, record["questions"] - record["covered"], rows, approach)
+    return fragment("data.lookup", record, record["questions"] - record["covered"], rows, approach)
 
 
 def study_data_view(
@@ -336,7 +336,7 @@ def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
 def brief_view(record: Mapping[str, Any] | None) -> Markup:
     """One line below the upload: whether a study can be created; ``record`` is None if the file cannot be read."""
     if record is None:
-        return render("data.brief", "bad", t("This file cannot be used yet:"), unreadable=True)
+        return fragment("data.brief", "bad", t("This file cannot be used yet:"), unreadable=True)
     rows = {"usable": count(record["usable"]), "rows": count(record["rows"])}
     tone, text = "good", t("{usable} of {rows} rows can be used", **rows)
     if not record["can_start"]:
@@ -353,7 +353,7 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
         )
     elif record["usable"] < record["rows"]:
         tone = "warn"
-    return render("data.brief", tone, text)
+    return fragment("data.brief", tone, text)
 
 
 _MAX_CHARACTERS = 4_000
@@ -378,7 +378,7 @@ def rendered_view(
         for pair, sequences in zip(pairs, rendered, strict=True)
         for sequence in sequences
     ]
-    return render("data.rendered", model, rows)
+    return fragment("data.rendered", model, rows)
 
 
 def _tokens(sequence: RenderedSequence, max_length: int) -> str:
@@ -434,7 +434,7 @@ def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) 
         )
         for pair in pairs
     ]
-    return render("data.plain", model, rows)
+    return fragment("data.plain", model, rows)
 
 
 def lengths_view(
@@ -488,7 +488,7 @@ def lengths_view(
                 pairs=count(lengths.pairs),
             )
         )
-    paragraphs = (render("parts.paragraph", note) for note in notes)
+    paragraphs = (fragment("parts.paragraph", note) for note in notes)
     return card(t("Lengths of the pairs"), tiles(figures), _histogram(tokens, limit), *paragraphs)
 
 
@@ -551,7 +551,7 @@ def _histogram(ordered: Sequence[int], limit: int) -> Markup:
     )
     columns = [(_range(low, high), number, low > limit) for low, high, number in bars]
     line = 100 * over.index(True) / len(bars) if True in over else None
-    return render("data.histogram", label, columns, most, line, limit, ends)
+    return fragment("data.histogram", label, columns, most, line, limit, ends)
 
 
 def _range(low: int, high: int | None) -> str:

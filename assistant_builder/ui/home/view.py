@@ -17,7 +17,7 @@ from assistant_builder.i18n import N_, language, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
 from assistant_builder.study.contents import Split
-from assistant_builder.ui.html import render
+from assistant_builder.ui.html import fragment
 from assistant_builder.ui.study_snapshot import (
     report_conclusion,
     stamp,
@@ -160,12 +160,12 @@ def study_list_view(studies: StudyList, now: float) -> Markup:
         if deleted is not studies.undo
     ]
     cards = [_card(entry, now) for entry in studies.entries]
-    return render("home.studies", cards, studies.undo, others, KEPT_DAYS)
+    return fragment("home.studies", cards, studies.undo, others, KEPT_DAYS)
 
 
 def welcome_view(first: bool) -> Markup:
     """The buttons that create a project or open the example; ``first``: there is no project yet."""
-    return render("home.welcome", first)
+    return fragment("home.welcome", first)
 
 
 def ago(seconds: float) -> str:
@@ -190,7 +190,7 @@ def _card(entry: StudySummary, now: float) -> Markup:
     facts = (entry.model, pairs, t("changed {ago}", ago=ago(now - entry.changed)))
     address = urlencode({"study": entry.name, "tab": entry.tab})
     points = score(entry.conclusion) if entry.conclusion else ""
-    return render("home.entry", entry, " · ".join(filter(None, facts)), address, points)
+    return fragment("home.entry", entry, " · ".join(filter(None, facts)), address, points)
 
 
 def score(conclusion: Conclusion) -> str:

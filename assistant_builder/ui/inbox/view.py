@@ -9,7 +9,7 @@ from markupsafe import Markup
 from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
 from assistant_builder.i18n import t, tn
 from assistant_builder.study.versions import Versions
-from assistant_builder.ui.html import callout, empty, join, render, tiles
+from assistant_builder.ui.html import callout, empty, fragment, join, tiles
 from assistant_builder.ui.study_snapshot import title_of_study
 from evals.study_compare.versions import VersionVerdict
 
@@ -71,7 +71,7 @@ def weeks_view(weeks: Sequence[tuple[int, Overview]]) -> Markup:
         )
         for week, counts in latest
     ]
-    return render("inbox.weeks", bars, _BAR_PIXELS * len(bars), _weeks_ago(latest[0][0]))
+    return fragment("inbox.weeks", bars, _BAR_PIXELS * len(bars), _weeks_ago(latest[0][0]))
 
 
 def _weeks_ago(week: int) -> str:
@@ -88,7 +88,7 @@ def groups_view(inbox: Inbox) -> Markup:
             t("Questions that are declined or voted down appear here."),
         )
     entries = [(group, _about(group)) for group in inbox.groups[:SHOWN_GROUPS]]
-    return render("inbox.groups", entries, len(inbox.groups) - SHOWN_GROUPS, inbox.ungrouped)
+    return fragment("inbox.groups", entries, len(inbox.groups) - SHOWN_GROUPS, inbox.ungrouped)
 
 
 def _about(group: QuestionGroup) -> str:
@@ -107,7 +107,7 @@ def _about(group: QuestionGroup) -> str:
 
 def group_view(group: QuestionGroup) -> Markup:
     """What is known about an opened group."""
-    return render("inbox.group", group, _about(group))
+    return fragment("inbox.group", group, _about(group))
 
 
 def versions_view(
@@ -131,7 +131,7 @@ def versions_view(
         if (reason := versions.reason(name)) is not None
     ]
     several = len(versions.names) > 1
-    return render("inbox.versions", served, several, candidate, corrections, rejected)
+    return fragment("inbox.versions", served, several, candidate, corrections, rejected)
 
 
 def _candidate(title: str, served: str, verdict: VersionVerdict, state: str) -> Markup:

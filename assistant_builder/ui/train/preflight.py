@@ -52,7 +52,7 @@ from assistant_builder.study.steps import FORMATS, evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
 from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
-from assistant_builder.ui.html import callout, card, fold, items, table, tiles
+from assistant_builder.ui.html import callout, fragment
 from assistant_builder.ui.settings_form import get_value, study_options, use_page_labels
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
@@ -611,18 +611,12 @@ def preset_table(config: StudyConfig) -> Markup:
     rows = []
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
-        meaning = option_fields()[f"train.{key}"][0].description
-        setting = Markup("<b>{}</b><small>{}</small>").format(
-            t(option.title), translate_formatted(meaning or "")
-        )
-        shown = f"{now:g}"
-        if now != PRESETS.get(config.train.preset, {}).get(key, now):
-            shown = Markup('<em title="{}">{}</em>').format(t("differs from the preset"), shown)
-        rows.append((setting, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
+        meaning = translate_formatted(option_fields()[f"train.{key}"][0].description or "")
+        values = [f"{values[key]:g}" for values in PRESETS.values()]
+        differs = now != PRESETS.get(config.train.preset, {}).get(key, now)
+        rows.append((t(option.title), meaning, values, f"{now:g}", differs))
     headers = (t("Setting"), *(t(PRESET_LABELS[name][0]) for name in PRESETS), t("Now"))
-    return Markup('<div class="ab-preset-table">{}</div>').format(
-        table(headers, rows, numeric=range(1, len(headers)))
-    )
+    return fragment("train.presets", headers, rows)
 
 
 def preflight_card(
@@ -639,17 +633,7 @@ def preflight_card(
     if before:
         wait = t("This project will wait in the queue and start automatically.")
         notes.append(f"{_studies_first(before)} {wait}")
-    issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
-    return Markup('<div class="ab-ready ab-{}">{}</div>').format(
-        "warn" if result.warnings else "good",
-        card(
-            title,
-            tiles(_figures(result)),
-            *(Markup('<p class="ab-ready-note">{}</p>').format(note) for note in notes if note),
-            *(issue.format(note.what, note.remedy) for note in result.warnings),
-            *([fold(t("How the verdict will be reached"), result.rule)] if result.rule else []),
-        ),
-    )
+    return fragment("train.ready", title, _figures(result), notes, result.warnings, result.rule)
 
 
 def contacts_note(config: StudyConfig) -> Markup:
@@ -668,8 +652,9 @@ def contacts_note(config: StudyConfig) -> Markup:
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
     """The errors that prevent a start."""
-    body = items(f"{note.what.rstrip('.')}. {note.remedy}" for note in errors)
-    return Markup('<div class="ab-ready ab-bad">{}</div>').format(card(t("Not ready"), body))
+    return fragment(
+        "train.not_ready", [f"{note.what.rstrip('.')}. {note.remedy}" for note in errors]
+    )
 
 
 def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
