@@ -329,7 +329,9 @@ def unwrapped_in_template(source: str) -> list[str]:
     html = "".join(node.data for node in tree.find_all(jinja2.nodes.TemplateData))
     texts = [*re.findall(r">([^<>]*)<", f">{html}<"), *ATTRIBUTES.findall(html), *values]
     return [
-        text for text in texts if is_words(text) and not re.fullmatch(r"[a-z_. -]+|.*\.j2", text)
+        text
+        for text in texts
+        if is_words(text) and not re.fullmatch(r"[a-z_. -]+|.*\.j2|https?://", text)
     ]
 
 

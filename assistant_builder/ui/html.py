@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
-from assistant_builder.i18n import N_, localize, t, tc, tm, tn, translate_formatted
+from assistant_builder.i18n import N_, t, tc, tm, tn, translate_formatted
 from assistant_builder.ui.settings_form import use_page_labels
 from evals.report.format import count, duration, percent, size
 
@@ -48,22 +48,23 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    functions = (
-        t,
-        tn,
-        tc,
-        tm,
-        translate_formatted,
-        localize,
-        count,
-        duration,
-        percent,
-        size,
-        label,
-        cut,
-    )
-    own = (arm_chip, badge, error_callout, state_label)
-    environment.globals |= {function.__name__: function for function in (*functions, *own)}
+    environment.globals |= {
+        "t": t,
+        "tn": tn,
+        "tc": tc,
+        "tm": tm,
+        "translate_formatted": translate_formatted,
+        "count": count,
+        "duration": duration,
+        "size": size,
+        "percent": percent,
+        "cut": cut,
+        "label": label,
+        "arm_chip": arm_chip,
+        "badge": badge,
+        "error_callout": error_callout,
+        "state_label": state_label,
+    }
     return environment
 
 

@@ -12,7 +12,7 @@ from assistant_builder.data.columns import automatic_roles
 from assistant_builder.data.types import COLUMN_ROLES
 from assistant_builder.i18n import t, tn
 from assistant_builder.ui.data.preview import Inspection
-from assistant_builder.ui.html import callout, cut, fragment, heading, hint
+from assistant_builder.ui.html import cut, fragment, heading
 from assistant_builder.ui.refresh import Updates
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES
 
@@ -118,28 +118,4 @@ def column_note(seen: Inspection, shown: int) -> Markup:
         if more > 0
         else ""
     )
-    if seen.guessed:
-        question, answer = seen.guessed["question"], seen.guessed["answer"]
-        return callout(
-            "info",
-            t(
-                "Is “{question}” the question and “{answer}” the answer?",
-                question=question,
-                answer=answer,
-            ),
-            " ".join(
-                (
-                    t(
-                        "They were guessed from the content. If not, choose in the header of the table."
-                    ),
-                    rest,
-                )
-            ).strip(),
-        )
-    if seen.findings is None:
-        return callout(
-            "warn",
-            t("Which column is the question, and which the answer?"),
-            " ".join((t("Choose in the header of the table."), rest)).strip(),
-        )
-    return hint(rest) if rest else Markup("")
+    return fragment("data.column_note", seen.guessed, seen.findings is not None, rest)

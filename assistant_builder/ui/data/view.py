@@ -23,11 +23,9 @@ from assistant_builder.ui.html import (
     card,
     cut,
     error_callout,
-    fold,
     fragment,
     join,
     table,
-    tiles,
 )
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
 from evals.report.format import count, percent
@@ -45,22 +43,10 @@ _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
 
 def findings_view(record: Mapping[str, Any]) -> Markup:
     """Figures and problems of a checked file, from ``Findings.to_record()``."""
-    figures = [
-        (t("Rows"), count(record["rows"]), str(record["format"]).upper()),
-        (
-            t("Usable pairs"),
-            count(record["usable"]),
-            percent(record["usable"] / max(record["rows"], 1), 0),
-        ),
-        (t("Rejected"), count(len(record["rejected"])), t("with reasons below")),
-        (t("Exact copies"), count(record["exact_duplicates"]), t("left out")),
-        (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for overlap")),
-        (t("Conflicts"), count(record["conflicts"]), t("one question, several answers")),
-    ]
     numbers = RowNumbers.of_record(record)
     return fragment(
         "data.findings",
-        figures,
+        fragment("data.figures", record),
         [_problem(problem, numbers) for problem in record.get("problems", ())],
         _examples(record.get("details", {}), numbers),
         translate_formatted(numbers.note) if numbers.note else "",
@@ -197,33 +183,17 @@ def power_view(power: Mapping[str, Any]) -> Markup:
 
     points = 100 * power["minimum_detectable"]
     tone: Tone = "good" if points <= _GOOD_POINTS else "info" if points <= _FAIR_POINTS else "warn"
-    whole = count(max(1, round(points)))
-    title = t(
-        "The test can detect a difference of about {whole} correct answers in a hundred",
-        whole=whole,
-    )
-    if points >= 100:
-        title = t("The test is too small to detect any difference")
-    body = t(
-        "The {items} test questions are excluded from training. They show afterwards whether the compact "
-        "assistant is worse. A smaller difference would not be detected.",
-        items=count(power["items"]),
-    )
     needed = float(f"{power['items_needed']:.2g}")
-    remedy = (
-        ""
-        if tone == "good"
-        else (
-            t(
-                "To detect {target} in a hundred, about {needed} test questions are needed: add pairs, or raise “Test "
-                "share”.",
-                target=count(100 * power["target"]),
-                needed=count(needed),
-            )
-        )
+    return fragment(
+        "data.power",
+        tone,
+        points=points,
+        whole=max(1, round(points)),
+        items=power["items"],
+        target=100 * power["target"],
+        needed=needed,
+        details=power_sentence(power),
     )
-    details = fold(t("How this is calculated"), fragment("parts.paragraph", power_sentence(power)))
-    return callout(tone, title, body, remedy) + details
 
 
 def leaks_view(
@@ -450,46 +420,20 @@ def lengths_view(
     """
     if not lengths.tokens:
         return Markup("")
-    measured = len(lengths.tokens)
     tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
-    long_answers = sum(number > answer_limit for number in answers)
-    figures = [
-        (t("Median"), count(tokens[measured // 2]), t("tokens")),
-        (t("95 % are below"), count(_quantile(tokens, 0.95)), t("tokens")),
-        (t("Longest"), count(tokens[-1]), t("tokens")),
-        (
-            t("Left out"),
-            count(len(too_long)),
-            t("longer than {tokens}", tokens=count(limit)) if too_long else t("none"),
-        ),
-        (
-            t("Answers"),
-            count(answers[measured // 2]),
-            t("tokens (median), at most {answers}", answers=count(answers[-1])),
-        ),
-    ]
-    notes = [_length_note(limit, too_long)]
-    if long_answers:
-        notes.append(
-            t(
-                "{answers} answers ({share}) are longer than the {tokens} tokens that an assistant may "
-                "generate; "
-                "raise “Longest answer” in the training settings to allow longer ones.",
-                answers=count(long_answers),
-                share=percent(long_answers / measured, 0),
-                tokens=count(answer_limit),
-            )
-        )
-    if measured < lengths.pairs:
-        notes.append(
-            t(
-                "Measured on {measured} of the {pairs} pairs, evenly spaced over the file.",
-                measured=count(measured),
-                pairs=count(lengths.pairs),
-            )
-        )
-    paragraphs = (fragment("parts.paragraph", note) for note in notes)
-    return card(t("Lengths of the pairs"), tiles(figures), _histogram(tokens, limit), *paragraphs)
+    return fragment(
+        "data.lengths",
+        tokens=tokens,
+        quantile=_quantile(tokens, 0.95),
+        answers=answers,
+        answer_limit=answer_limit,
+        long_answers=sum(number > answer_limit for number in answers),
+        pairs=lengths.pairs,
+        limit=limit,
+        too_long=len(too_long),
+        note=_length_note(limit, too_long),
+        histogram=_histogram(tokens, limit),
+    )
 
 
 def _length_note(limit: int, too_long: Mapping[int, int]) -> str:

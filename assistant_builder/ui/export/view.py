@@ -22,9 +22,6 @@ from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import (
     callout,
     card,
-    code,
-    error_callout,
-    fold,
     fragment,
 )
 from evals.report.conclusion import conclude
@@ -324,26 +321,8 @@ def running_panel(spec: ExportSpec, record: JobRecord) -> Markup:
 
 def ended_panel(spec: ExportSpec, record: JobRecord, log: str, *, local: bool = True) -> Markup:
     """An export that failed, was cancelled or was interrupted; without paths unless ``local``."""
-    tail = fold(t("End of the log"), code(log)) if log else Markup("")
-    if record.state == "cancelled":
-        return callout(
-            "warn",
-            t("The export was cancelled"),
-            t("No files were written."),
-            t("Press the button to start again."),
-        )
-    if record.state == "failed" and record.error:
-        return error_callout(record.error if local else {**record.error, "where": ""}) + tail
-    message = callout(
-        "warn",
-        t("The export was interrupted"),
-        t(
-            "Its process ended without a result. The computer was restarted, or memory ran out. No "
-            "incomplete files are left."
-        ),
-        t("Press the button to start again."),
-    )
-    return message + tail
+    error = record.error and (record.error if local else {**record.error, "where": ""})
+    return fragment("export.ended", record.state, error, log)
 
 
 def finished_panel(

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
 from assistant_builder.i18n import t, tn
 from assistant_builder.study.versions import Versions
-from assistant_builder.ui.html import callout, empty, fragment, join, tiles
+from assistant_builder.ui.html import empty, fragment
 from assistant_builder.ui.study_snapshot import title_of_study
 from evals.study_compare.versions import VersionVerdict
 
@@ -30,27 +30,9 @@ def overview_view(inbox: Inbox) -> Markup:
                 "do not get answered is then listed here."
             ),
         )
-    counts = tiles(
-        [
-            (t("Questions"), f"{whole.asked:,}", ""),
-            (t("Answered"), _percent(whole), t("neither declined nor voted down")),
-            (t("Declined"), f"{whole.declined:,}", ""),
-            (t("Voted down"), f"{whole.voted_down:,}", ""),
-            (t("Voted up"), f"{whole.voted_up:,}", ""),
-        ]
+    return fragment(
+        "inbox.overview", whole, _percent(whole), weeks_view(inbox.weeks), inbox.has_texts
     )
-    note = (
-        ""
-        if inbox.has_texts
-        else callout(
-            "info",
-            t("Only counts are kept"),
-            t(
-                "To see here what was asked, start the assistant with “--remember texts”, and tell your visitors."
-            ),
-        )
-    )
-    return join([counts, weeks_view(inbox.weeks), note])
 
 
 def _percent(counts: Overview) -> str:
@@ -124,7 +106,10 @@ def versions_view(
     served = title_of_study(versions.served)
     candidate = Markup("")
     if versions.candidate is not None and verdict is not None:
-        candidate = _candidate(title_of_study(versions.candidate), served, verdict, state)
+        title = title_of_study(versions.candidate)
+        candidate = fragment(
+            "inbox.candidate", title, served, verdict.outcome, verdict.sentence, state
+        )
     rejected = [
         (title_of_study(name), reason)
         for name in versions.names
@@ -132,38 +117,3 @@ def versions_view(
     ]
     several = len(versions.names) > 1
     return fragment("inbox.versions", served, several, candidate, corrections, rejected)
-
-
-def _candidate(title: str, served: str, verdict: VersionVerdict, state: str) -> Markup:
-    if verdict.outcome == "not trained":
-        return callout(
-            "info",
-            t("{version} is being made: {state}", version=title, state=state),
-            t(
-                "When it is trained and tested, its verdict against {served} appears here.",
-                served=served,
-            ),
-        )
-    if verdict.outcome == "no worse":
-        return callout(
-            "good",
-            t("{version} is no worse than {served}", version=title, served=served),
-            verdict.sentence,
-            t("Publish it: visitors who are talking keep their conversation."),
-        )
-    if verdict.outcome == "worse":
-        return callout(
-            "bad",
-            t("{version} is worse than {served}", version=title, served=served),
-            verdict.sentence,
-            t("It is kept as rejected. Look at its answers on the tab Results."),
-        )
-    return callout(
-        "warn",
-        t("Nothing shows that {version} is no worse than {served}", version=title, served=served),
-        verdict.sentence,
-        t(
-            "Ask it some questions in its chat. Then publish it on your own judgement, or "
-            "reject it; more test questions would decide."
-        ),
-    )

@@ -56,7 +56,7 @@ from assistant_builder.ui.html import callout, fragment
 from assistant_builder.ui.settings_form import get_value, study_options, use_page_labels
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
-from evals.report.format import count, duration, enumerated, size
+from evals.report.format import duration, enumerated, size
 from evals.report.verdict import explain
 
 FEW_PAIRS = 50
@@ -657,68 +657,23 @@ def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
     )
 
 
-def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
-    config, data = result.config, result.data
-    assert data is not None  # otherwise there is an error
-    train = config.train
-    micro = train.micro_batch
-    arms = len(config.arms) * config.seeds
+def _figures(result: PreflightResult) -> Markup:
+    assert result.data is not None  # otherwise there is an error
+    train, needed = result.config.train, result.needed_bytes
     seconds, scoring = result.training_seconds, result.scoring_seconds
-    if seconds is None:
-        time = (t("Time"), "–", t("known after the first run with this model"))
-    elif scoring is None:
-        time = (
-            t("Time"),
-            f"≈ {rounded_duration(seconds)}",
-            tn("{count} training run, plus scoring", "{count} training runs, plus scoring", arms),
-        )
-    else:
-        time = (
-            t("Time"),
-            f"≈ {rounded_duration(seconds + scoring)}",
-            t(
-                "{training} to train, {scoring} to score",
-                training=rounded_duration(seconds),
-                scoring=rounded_duration(scoring),
-            ),
-        )
-    needed = result.needed_bytes
-    memory = (
-        t("Memory"),
-        f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
-        t("{size} free", size=size(result.free_bytes))
-        if needed
-        else t("known once the model is downloaded"),
+    return fragment(
+        "train.figures",
+        data=result.data,
+        steps=result.steps,
+        runs=len(result.config.arms) * result.config.seeds,
+        batch=train.batch_size,
+        micro=train.micro_batch,
+        whole="" if seconds is None else rounded_duration(seconds + (scoring or 0.0)),
+        training="" if seconds is None else rounded_duration(seconds),
+        scoring="" if scoring is None else rounded_duration(scoring),
+        needed=size(float(f"{needed:.1e}")) if needed else "",
+        free=size(result.free_bytes),
     )
-    return [
-        (
-            t("Pairs"),
-            count(data.train),
-            t(
-                "{validation} to validate, {heldout} to test",
-                validation=count(data.validation),
-                heldout=count(data.heldout),
-            ),
-        ),
-        (
-            t("Steps"),
-            count(result.steps),
-            t("in each of {number} training runs", number=arms)
-            if arms > 1
-            else t("in one training run"),
-        ),
-        (
-            t("Effective batch"),
-            tn("{count} pair", "{count} pairs", train.batch_size),
-            t(
-                "micro-batch {micro} × {batch_size}",
-                micro=micro,
-                batch_size=train.batch_size // micro,
-            ),
-        ),
-        time,
-        memory,
-    ]
 
 
 def _single_arm_note(config: StudyConfig) -> str:

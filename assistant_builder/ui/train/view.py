@@ -16,11 +16,6 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.template_preview import download_bytes
 from assistant_builder.ui.html import (
     arm_chip,
-    callout,
-    code,
-    empty,
-    error_callout,
-    fold,
     fragment,
     join,
     table,
@@ -50,76 +45,19 @@ def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -
 
 
 def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Markup:
-    stopped = stopped_step(snapshot)
-    if snapshot.shown_state == "waiting":
-        first, *more = map(title_of_study, snapshot.behind)
-        line = t("Project {name} is running.", name=first)
-        if more:
-            line += " " + t("Then {names}.", names=", ".join(more))
-        return callout(
-            "info",
-            t("Waiting: number {behind} in the queue", behind=len(snapshot.behind)),
-            " ".join((line, t("This project starts automatically, also if this page is closed."))),
-            t(
-                "To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” "
-                "and "
-                "press Start."
-            ),
-        )
-    if snapshot.state == "queued":
-        count = len(snapshot.config.arms)
-        order = (
-            t("The assistant is trained, then evaluated.")
-            if count == 1
-            else t("The assistants are trained one after the other, then evaluated.")
-        )
-        return empty(
-            t("Not trained yet"),
-            " ".join((t("Choose a base model and a preset, then press Start."), order)),
-        )
     if snapshot.state == "running":
         return _running(snapshot, left)
-    if snapshot.state == "failed":
-        name = step_title(stopped.step) if stopped else t("the run")
-        record = snapshot.error or {
-            "what": t("{name} failed", name=name),
-            "remedy": t("See the log below"),
-        }
-        return join(
-            [
-                error_callout(record),
-                fold(t("Log of “{name}”", name=name), code(log), opened=True) if log else "",
-            ]
-        )
-    if snapshot.state == "lost":
-        message = callout(
-            "warn",
-            t("The run was interrupted"),
-            t(
-                "Its process ended without a result: the computer restarted, or the system ended it "
-                "because memory ran out."
-            ),
-            t("Press “Resume” to continue from the last checkpoint."),
-        )
-        return message + (fold(t("End of the log"), code(log)) if log else "")
-    if snapshot.state == "cancelled" and not snapshot.touched:
-        return callout(
-            "info",
-            t("Removed from the queue before it started"),
-            t("No step has run."),
-            t("Press “Resume” to queue the project again."),
-        )
-    if snapshot.state == "cancelled":
-        return callout(
-            "warn",
-            t("Paused"),
-            t(
-                "Everything is kept, including the last optimizer step. A resumed run "
-                "ends with bit-for-bit the same assistants as an uninterrupted run."
-            ),
-            t("Press “Resume” at any time, also after a restart of the computer."),
-        )
-    return Markup("")
+    stopped = stopped_step(snapshot)
+    return fragment(
+        "train.headline",
+        state=snapshot.shown_state,
+        names=list(map(title_of_study, snapshot.behind)),
+        arms=len(snapshot.config.arms),
+        touched=snapshot.touched,
+        name=step_title(stopped.step) if stopped else t("the run"),
+        error=snapshot.error,
+        log=log,
+    )
 
 
 def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
