@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
+from jinja2.ext import babel_extract
 
 from assistant_builder import i18n
 from assistant_builder.config import FormatsConfig, StudyConfig
@@ -47,6 +49,11 @@ def sources() -> list[Path]:
     return [*ROOT.glob("assistant_builder/**/*.py"), *ROOT.glob("evals/**/*.py")]
 
 
+def templates() -> list[Path]:
+    """The templates of the page."""
+    return sorted(ROOT.glob("assistant_builder/ui/templates/*.j2"))
+
+
 def extracted() -> set[Key]:
     """(context, message, plural) of every message in the code, and of the docstrings of settings."""
     sections = [StudyConfig, *(type(value) for _, value in StudyConfig())]
@@ -73,6 +80,17 @@ def extracted() -> set[Key]:
                 found.add(("", texts[0], ""))
             elif name in ("tn", "mn", "tc", "pgettext") and len(texts) == 2:
                 found.add(("", *texts) if name in ("tn", "mn") else (*texts, ""))
+    for path in templates():
+        with path.open("rb") as file:
+            for _, name, texts, _ in babel_extract(file, ("t", "tm", "tn", "tc"), [], {}):
+                one, many, *_ = (*texts, "") if isinstance(texts, tuple) else (texts, "")
+                found.add(
+                    ("", one, many)
+                    if name == "tn"
+                    else (one, many, "")
+                    if name == "tc"
+                    else ("", one, "")
+                )
     return found
 
 
@@ -289,6 +307,42 @@ def test_no_visible_text_of_the_page_bypasses_the_catalog() -> None:
         if path.name != "server.py"
     ]
     assert [line for path in pages for line in unwrapped(path)] == []
+
+
+ATTRIBUTES = re.compile(r"""(?:aria-label|title|placeholder|alt)="([^"{]*)\"""")
+
+
+def unwrapped_in_template(source: str) -> list[str]:
+    """Visible literal texts of a template that do not go through the catalog."""
+    tree = jinja2.Environment(autoescape=True).parse(source)
+    translated = {
+        id(text)
+        for call in tree.find_all(jinja2.nodes.Call)
+        if isinstance(call.node, jinja2.nodes.Name) and call.node.name in ("t", "tn", "tm", "tc")
+        for text in call.find_all(jinja2.nodes.Const)
+    }
+    values = [
+        node.value
+        for node in tree.find_all(jinja2.nodes.Const)
+        if isinstance(node.value, str) and id(node) not in translated
+    ]
+    html = "".join(node.data for node in tree.find_all(jinja2.nodes.TemplateData))
+    texts = [*re.findall(r">([^<>]*)<", f">{html}<"), *ATTRIBUTES.findall(html), *values]
+    return [
+        text
+        for text in texts
+        if is_words(text) and not re.fullmatch(r"[a-z_. -]+|.*\.j2|https?://", text)
+    ]
+
+
+def test_no_visible_text_of_the_templates_bypasses_the_catalog() -> None:
+    assert templates()
+    for path in templates():
+        source, _, document = path.read_text(encoding="utf-8").partition("{% macro document")
+        assert not document or path.name == "plan.html.j2", "only the file of a plan is in English"
+        assert unwrapped_in_template(source) == [], path.name
+    bypassing = '<p title="Hello you">Save it {{ t("Fine") }}</p>{{ card("Not fine") }}'
+    assert unwrapped_in_template(bypassing) == ["Save it ", "Hello you", "Not fine"]
 
 
 def test_a_new_text_without_the_catalog_is_found(

@@ -22,7 +22,7 @@ from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import PROMISE, list_studies
-from assistant_builder.ui.html import FIT_CHARTS, Markup, callout
+from assistant_builder.ui.html import FIT_CHARTS, callout, fragment
 from assistant_builder.ui.inbox.tab import InboxTab
 from assistant_builder.ui.languages import CHOOSE, TranslatedBlocks, language_choice
 from assistant_builder.ui.plan.tab import PlanTab
@@ -34,6 +34,7 @@ from assistant_builder.ui.refresh import (
     LiveRegion,
     Page,
     StudyView,
+    Updates,
     is_local,
     refresh,
 )
@@ -53,8 +54,6 @@ from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access
 
 LIST_SECONDS = 5.0
-_BRAND = Markup("""<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36"
-height="36" rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>{}</p></div></div>""")
 _OPEN_TAB = """element.addEventListener("click", (event) => {
   const tab = event.target.closest("button[data-tab]")?.dataset.tab;
   if (tab) document.querySelector(`#ab-tabs [role="tab"][data-tab-id="${tab}"]`)?.click();
@@ -92,7 +91,7 @@ def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
         title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)
     ) as demo:
         with gr.Row(elem_id="ab-top"):
-            gr.HTML(_BRAND.format(t(PROMISE)))
+            gr.HTML(fragment("page.brand", t(PROMISE)))
             home_button = gr.Button(
                 t("All projects"),
                 size="sm",
@@ -141,10 +140,7 @@ def _session(request: gr.Request) -> Any:
     """The name of the user with a logout button; nothing without a login."""
     if not request.username:
         return gr.skip()
-    shown = Markup(
-        '<form method="post" action="/logout"><span dir="auto">{}</span><button>{}</button></form>'
-    )
-    return gr.update(value=shown.format(request.username, t("Log out")), visible=True)
+    return gr.update(value=fragment("page.session", request.username), visible=True)
 
 
 class StudyTabs:
@@ -180,15 +176,15 @@ class StudyTabs:
             found += tab.sections()
         return found
 
-    def _draw(self, look: StudyView) -> Sequence[Any]:
+    def _draw(self, look: StudyView) -> Updates:
         ready = ready_steps(look)
-        return [
-            *(
-                gr.update(interactive=name in ready, label=TABS[name].shown_title(look))
-                for name in self.items
-            ),
-            *(gr.update(visible=name in ready) for name, _ in self.next_buttons),
-        ]
+        return {
+            **{
+                tab: gr.update(interactive=name in ready, label=TABS[name].shown_title(look))
+                for name, tab in self.items.items()
+            },
+            **{button: gr.update(visible=name in ready) for name, button in self.next_buttons},
+        }
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events of the tabs and of the buttons between them."""

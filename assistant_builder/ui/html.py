@@ -1,22 +1,27 @@
 """HTML fragments of the page, and its style sheets.
 
-Every function returns :class:`markupsafe.Markup`. A plain ``str`` that is inserted is escaped, so that hostile file
-content is shown as text and can neither run nor fetch anything.
+The fragments are macros of ``templates/*.html.j2``, where a plain ``str`` is escaped, so that hostile file content is
+shown as text and can neither run nor fetch anything.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, t, tc, tm, tn, translate_formatted
 from assistant_builder.ui.settings_form import use_page_labels
+from evals.report.format import count, duration, percent, size
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Tone = Literal["info", "good", "warn", "bad"]
 STATE_LABELS = {
@@ -31,6 +36,45 @@ STATE_LABELS = {
 }
 
 
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("assistant_builder.ui"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals |= {
+        "t": t,
+        "tn": tn,
+        "tc": tc,
+        "tm": tm,
+        "translate_formatted": translate_formatted,
+        "count": count,
+        "duration": duration,
+        "size": size,
+        "percent": percent,
+        "cut": cut,
+        "label": label,
+        "arm_chip": arm_chip,
+        "badge": badge,
+        "error_callout": error_callout,
+        "state_label": state_label,
+    }
+    return environment
+
+
+def fragment(view: str, /, *arguments: Any, **values: Any) -> Markup:
+    """The HTML of a macro, ``TEMPLATE.MACRO``: ``fragment("parts.empty", title, body)``."""
+    template, _, macro = view.partition(".")
+    module = _environment().get_template(f"{template}.html.j2").module
+    return Markup(getattr(module, macro)(*arguments, **values))  # noqa: S704 - escaped by jinja
+
+
 def state_label(state: str) -> str:
     """A state of a study or a step in words."""
     return t(STATE_LABELS[state]) if state in STATE_LABELS else state
@@ -43,7 +87,7 @@ def join(parts: Iterable[str]) -> Markup:
 
 def badge(state: str) -> Markup:
     """A state as a coloured label."""
-    return Markup('<span class="ab-badge ab-{}">{}</span>').format(state, state_label(state))
+    return fragment("parts.badge", state, state_label(state))
 
 
 def assistants(count: int) -> str:
@@ -59,20 +103,12 @@ def assistants(count: int) -> str:
 
 def arm_chip(arm: str) -> Markup:
     """The name of an arm in its colour."""
-    return Markup('<span class="ab-chip ab-arm-{}">{}</span>').format(arm, label(arm))
+    return fragment("parts.chip", arm, label(arm))
 
 
 def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
     """A highlighted message with its remedy."""
-    role = "alert" if tone == "bad" else "status"
-    parts = [Markup("<strong>{}</strong>").format(title)]
-    if body:
-        parts.append(Markup("<p>{}</p>").format(body))
-    if remedy:
-        parts.append(Markup('<p class="ab-remedy">{}</p>').format(remedy))
-    return Markup('<div class="ab-callout ab-{}" role="{}">{}</div>').format(
-        tone, role, join(parts)
-    )
+    return fragment("parts.callout", tone, title, body, remedy)
 
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
@@ -103,7 +139,7 @@ def _project(match: re.Match[str]) -> str:
 
 def empty(title: str, body: str) -> Markup:
     """The placeholder of an empty region, with the way to fill it."""
-    return Markup('<div class="ab-empty"><strong>{}</strong><p>{}</p></div>').format(title, body)
+    return fragment("parts.empty", title, body)
 
 
 def heading(text: str) -> Markup:
@@ -113,75 +149,49 @@ def heading(text: str) -> Markup:
 
 def hint(text: str) -> Markup:
     """An explanation in small text."""
-    return Markup('<p class="ab-note">{}</p>').format(text)
+    return fragment("parts.paragraph", text, "ab-note")
 
 
 def card(title: str, *body: str) -> Markup:
     """A titled block."""
-    return Markup('<section class="ab-card"><h3>{}</h3>{}</section>').format(title, join(body))
+    return fragment("parts.card", title, join(body))
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> Markup:
     """A row of figures: (label, value, note) of each."""
-    tile = Markup('<div class="ab-tile"><span>{}</span><b>{}</b><small>{}</small></div>')
-    return Markup('<div class="ab-tiles">{}</div>').format(
-        join(tile.format(*entry) for entry in entries)
-    )
+    return fragment("parts.tiles", entries)
 
 
 def table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Iterable[int] = ()
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Collection[int] = ()
 ) -> Markup:
     """A table; ``numeric`` has the indices of the right-aligned columns."""
-    right = set(numeric)
-
-    def cells(tag: Markup, texts: Sequence[str]) -> Markup:
-        return join(
-            tag.format("ab-num" if place in right else "", text) for place, text in enumerate(texts)
-        )
-
-    head = cells(Markup('<th scope="col" class="{}">{}</th>'), headers)
-    cell = Markup('<td class="{}" dir="auto">{}</td>')
-    body = join(Markup("<tr>{}</tr>").format(cells(cell, row)) for row in rows)
-    # Focusable, so that a table wider than the browser window can be scrolled with the keyboard.
-    return Markup(
-        '<div class="ab-scroll" tabindex="0"><table class="ab-table"><thead><tr>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(head, body)
+    return fragment("parts.table", headers, rows, numeric)
 
 
 def bar(fraction: float, label: str) -> Markup:
     """A progress bar; ``fraction`` is between 0 and 1."""
-    percent = round(100 * min(max(fraction, 0.0), 1.0), 1)
-    return Markup(
-        '<div class="ab-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{}" '
-        'aria-label="{}"><i style="width:{}%"></i></div>'
-    ).format(percent, label, percent)
+    return fragment("parts.bar", float(fraction), label)
 
 
 def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
     """A collapsible section."""
-    attribute = Markup(" open") if opened else ""
-    return Markup('<details class="ab-fold"{}><summary>{}</summary>{}</details>').format(
-        attribute, summary, body
-    )
+    return fragment("parts.fold", summary, body, opened)
 
 
 def link(url: str, text: str) -> Markup:
     """A link that opens a new browser tab; empty unless the URL is HTTP or HTTPS."""
-    if not url.startswith(("http://", "https://")):
-        return Markup("")
-    return Markup('<a href="{}" target="_blank" rel="noopener noreferrer">{}</a>').format(url, text)
+    return fragment("parts.link", url, text)
 
 
 def code(text: str) -> Markup:
     """Preformatted text."""
-    return Markup('<pre class="ab-code">{}</pre>').format(text)
+    return fragment("parts.code", text)
 
 
 def items(texts: Iterable[str]) -> Markup:
     """A bulleted list."""
-    return Markup("<ul>{}</ul>").format(join(Markup("<li>{}</li>").format(text) for text in texts))
+    return fragment("parts.items", texts)
 
 
 def cut(text: str, length: int = 280) -> str:
@@ -222,10 +232,7 @@ def copy_script() -> str:
 
 def copyable(text: str, what: str) -> Markup:
     """Preformatted text with a button that copies it; ``what`` names it for screen readers."""
-    return Markup(
-        '<div class="ab-copied" data-copied><pre class="ab-code ab-wrap" data-text>{}</pre><button type="button" '
-        'class="ab-tool" data-action="copy" aria-label="{}">{}</button></div>'
-    ).format(text, t("Copy {what}", what=what), t("Copy"))
+    return fragment("parts.copyable", text, what)
 
 
 def report_frame(page: str) -> Markup:

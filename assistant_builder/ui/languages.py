@@ -23,7 +23,8 @@ from assistant_builder.i18n import (
 )
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
-from assistant_builder.ui.html import Markup, join, pop_up_titles, toast
+from assistant_builder.ui.gradio_internals import event_values
+from assistant_builder.ui.html import Markup, fragment, pop_up_titles, toast
 from assistant_builder.ui.settings_form import PAGE_WORDS
 
 _log = logging.getLogger(__name__)
@@ -120,9 +121,7 @@ class TranslatedBlocks(gr.Blocks):
         )
         event = options.get("event_data")
         if event is not None:
-            options["event_data"] = gr.EventData(
-                event.target, _EventValues(event._data if isinstance(event._data, dict) else {})
-            )
+            options["event_data"] = gr.EventData(event.target, _EventValues(event_values(event)))
         with use_language(code), use_words(PAGE_WORDS), self._texts_of_study(block_fn, inputs):
             return await super().process_api(block_fn, inputs, *args, **options)
 
@@ -166,11 +165,4 @@ class TranslatedBlocks(gr.Blocks):
 
 def language_choice() -> Markup:
     """The list of languages, each in its own name, with the current one chosen."""
-    option = Markup('<option value="{}" lang="{}"{}>{}</option>')
-    options = join(
-        option.format(code, code, Markup(" selected") if code == language() else "", name)
-        for code, name in languages().items()
-    )
-    return Markup('<select aria-label="{}" translate="no">{}</select>').format(
-        t("Language"), options
-    )
+    return fragment("page.languages", languages(), language())

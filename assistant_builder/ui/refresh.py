@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -33,6 +33,7 @@ from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
     all_trained,
+    picker_label,
     stamp,
     study_stamp,
     take_snapshot,
@@ -41,6 +42,10 @@ from assistant_builder.web.access import LOCAL
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of an event that shows no progress."""
+Values = Mapping[Any, Any]
+"""What an event handler gets: component → value."""
+Updates = dict[Any, Any]
+"""What an event handler or a region returns: component → value or ``gr.update``; the other components do not change."""
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
@@ -108,13 +113,21 @@ class LiveRegion:
         key: Name of the region.
         outputs: The components that it sets.
         mark: Returns the version: a text that changes when the region must be redrawn.
-        draw: Returns the values of ``outputs``, in order.
+        draw: Returns the values of ``outputs``: component → value, or all values in order.
     """
 
     key: str
     outputs: Sequence[Block]
     mark: Callable[[StudyView], str]
-    draw: Callable[[StudyView], Sequence[Any]]
+    draw: Callable[[StudyView], Mapping[Any, Any] | Sequence[Any]]
+
+    def values(self, view: StudyView) -> list[Any]:
+        """The values of ``outputs``, in order; those that :attr:`draw` does not return are skipped."""
+        drawn = self.draw(view)
+        if isinstance(drawn, Mapping):
+            assert drawn.keys() <= set(self.outputs), f"{self.key} sets components of others"
+            return [drawn.get(component, gr.skip()) for component in self.outputs]
+        return list(drawn)
 
 
 @dataclass(frozen=True)
@@ -132,11 +145,16 @@ def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
         key,
         [empty, body],
         lambda view: str(view.name),
-        lambda view: [
-            gr.update(visible=view.study is None),
-            gr.update(visible=view.study is not None),
-        ],
+        lambda view: {
+            empty: gr.update(visible=view.study is None),
+            body: gr.update(visible=view.study is not None),
+        },
     )
+
+
+def chosen_study(study: Study, state: str) -> dict[str, Any]:
+    """The update of the picker that chooses a study, which its list may not have yet."""
+    return gr.update(choices=[(picker_label(study.title, state), study.name)], value=study.name)
 
 
 def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str, dict[str, str]]:
@@ -198,7 +216,7 @@ def _digest(mark: str) -> str:
 def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
     """Draw one region; an error in it, such as a file of another version, must not affect the others."""
     try:
-        return section.draw(look)
+        return section.values(look)
     except AssistantBuilderError as error:  # a damaged file
         gr.Warning(
             toast(

@@ -2,8 +2,6 @@
 
 ``launch()`` of gradio is not used: it requests its own address and gives up within seconds on a busy machine, it trusts
 headers that any client can send, and it serves routes that the page does not use.
-
-Private parts of gradio that this module needs are listed and tested in ``tests/ui/test_server_sessions.py``.
 """
 
 from __future__ import annotations
@@ -22,16 +20,20 @@ from typing import Any, NoReturn
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from gradio.blocks import Block
-from gradio.routes import App as GradioApp
-from gradio.state_holder import SessionState, StateHolder
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder import i18n
 from assistant_builder.ui import refresh, uploads
+from assistant_builder.ui.gradio_internals import (
+    BoundedStateHolder,
+    close,
+    is_pending,
+    is_waiting,
+    replace_state,
+    slow_queue,
+)
 from assistant_builder.ui.html import STYLE_SHEETS, arm_styles
 from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.refresh import Page
@@ -58,51 +60,6 @@ from assistant_builder.web.request_limits import TrustedProxies
 from assistant_builder.web.sessions import SESSION, NameOwners
 from assistant_builder.web.token_login import TokenLogin
 from evals.report.render import chart_styles
-
-MAX_CLOSED_WINDOWS = 20
-"""Closed windows whose state is kept, because their computers may only have been suspended."""
-
-
-class WindowState(SessionState):
-    """The state of one browser window, with one component per id.
-
-    Gradio 6.31 creates a component with a new id at every update and stores it under both ids, so that every question
-    of a long conversation would stay in memory.
-    """
-
-    def __setitem__(self, key: int, value: Any) -> None:
-        if isinstance(value, Block):
-            value._id = key
-        super().__setitem__(key, value)
-
-
-class BoundedStateHolder(StateHolder):
-    """States of the browser windows by session hash; gradio's own keeps 10,000 closed ones of about 1 MB each."""
-
-    def __getitem__(self, session_id: str) -> SessionState:
-        if session_id not in self.session_data:
-            self.session_data[session_id] = WindowState(self.blocks)
-        return super().__getitem__(session_id)
-
-    def remove(self, session_id: str) -> None:
-        """Delete the state of a window."""
-        with self.lock:
-            self.session_data.pop(session_id, None)
-            self.time_last_used.pop(session_id, None)
-
-    def update(self, session_id: str) -> None:
-        """Mark a window as used, and delete all but the last :data:`MAX_CLOSED_WINDOWS` closed ones."""
-        super().update(session_id)
-        with self.lock:
-            closed = [
-                name
-                for name, window in self.session_data.items()
-                if window.is_closed and name != session_id
-            ]
-            for name in closed[:-MAX_CLOSED_WINDOWS]:
-                del self.session_data[name]
-                self.time_last_used.pop(name, None)
-
 
 _API = "/gradio_api"
 _HEARTBEAT = f"{_API}/heartbeat/"
@@ -145,16 +102,8 @@ class EventGuard:
         if isinstance(window, str) and not self._owns(scope, [window]):
             return _foreign_window()
         if path == f"{_API}/cancel":
-            pending = (
-                self._demo._queue.pending_event_ids_session.get(window, ())
-                if isinstance(window, str)
-                else ()
-            )
-            return (
-                None
-                if tree.get("event_id") in list(pending)
-                else _refused(404, "There is no such event")
-            )
+            pending = is_pending(self._demo, window, tree.get("event_id"))
+            return None if pending else _refused(404, "There is no such event")
         if path not in _SUBMIT_PATHS:
             return None
         number, data = tree.get("fn_index"), tree.get("data")
@@ -180,7 +129,7 @@ class EventGuard:
         ):
             return _foreign_window()
         if path.rstrip("/") == f"{_API}/queue/data" and windows and scope["method"] == "GET":
-            if windows[-1] not in self._demo._queue.pending_messages_per_session:
+            if not is_waiting(self._demo, windows[-1]):
                 return StreamingResponse(
                     iter([f"data: {json.dumps(_UNKNOWN)}\n\n"]), media_type="text/event-stream"
                 )
@@ -416,7 +365,7 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     )
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
     demo.queue(default_concurrency_limit=_QUEUE_LIMIT)
-    demo._queue.sleep_when_free = demo._queue.progress_update_sleep_when_free = _QUEUE_SECONDS
+    slow_queue(demo, _QUEUE_SECONDS)
     gr.mount_gradio_app(
         outer,
         demo,
@@ -439,18 +388,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
         mcp_server=False,
         pwa=False,
     )
-    # Mounting does not set this, and without it gradio checks no file that a request names.
-    demo.has_launched = True
-    mounts = (route.app for route in outer.routes if isinstance(route, Mount))
-    inner = next(app for app in mounts if isinstance(app, GradioApp))
     windows = BoundedStateHolder()
-    inner.state_holder = windows
-    windows.set_blocks(demo)
-
-    def stop() -> None:
-        demo.is_running = False
-        demo._queue.close()
-        inner.stop_event.set()
+    inner = replace_state(outer, demo, windows)
 
     events = EventGuard(outer, demo, windows)
     app: ASGIApp = DocumentMiddleware(events, _LANGUAGE + _FRAMES)
@@ -460,7 +399,7 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     app = ProxyMiddleware(
         SecurityHeadersMiddleware(LanguageMiddleware(app)), TrustedProxies(access.proxy)
     )
-    return app, stop
+    return app, lambda: close(demo, inner)
 
 
 def _login(access: Access) -> Login | None:

@@ -273,14 +273,18 @@ class OptionForm:
         """The components in order, for use as inputs or outputs of an event."""
         return list(self.components.values())
 
-    def values(self, config: StudyConfig) -> list[Any]:
-        """The values of the components for a config, in order."""
+    def values(self, config: StudyConfig) -> dict[Component, Any]:
+        """Component → its value for a config."""
         options = study_options()
-        return [options[key].to_widget(get_value(config, key)) for key in self.components]
+        return {
+            component: options[key].to_widget(get_value(config, key))
+            for key, component in self.components.items()
+        }
 
-    def read(self, shown: Sequence[Any], base: StudyConfig) -> StudyConfig:
+    def read(self, values: Mapping[Any, Any], base: StudyConfig) -> StudyConfig:
         """Build a config from the values of the components; see :func:`read_form`."""
-        return read_form(dict(zip(self.components, shown, strict=True)), base)
+        shown = {key: values[component] for key, component in self.components.items()}
+        return read_form(shown, base)
 
     def preset_targets(self) -> list[Component]:
         """The components that a preset sets."""

@@ -22,7 +22,7 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Scores, Step
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
-from assistant_builder.ui.html import badge, bar, empty, error_callout, join, state_label
+from assistant_builder.ui.html import empty, error_callout, fragment, state_label
 from evals.report.conclusion import Conclusion, conclude
 from evals.report.format import duration
 from evals.report.schema import Report
@@ -312,56 +312,34 @@ def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Mar
     ``conclusion`` is that of the report of a finished study, whose state says if the assistant is not good enough.
     """
     enough = snapshot.state != "succeeded" or conclusion is None or conclusion.ready
-    state = (
-        badge(snapshot.shown_state)
-        if enough
-        else Markup('<span class="ab-badge ab-cancelled">{}</span>').format(
-            t("Not good enough yet")
-        )
-    )
-    head = Markup('<div class="ab-strip-head"><h2>{}</h2>{}{}</div>').format(
-        snapshot.config.shown_name, state, _next_places(snapshot, enough=enough)
-    )
-    steps = Markup("")
-    if snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy):
-        shown = join(_step(snapshot, record) for record in snapshot.steps)
-        steps = Markup('<ol class="ab-steps">{}</ol>').format(shown)
-    return Markup('<div class="ab-strip">{}{}</div>').format(head, steps)
-
-
-def _next_places(snapshot: Snapshot, *, enough: bool) -> Markup:
-    """Buttons that open the tabs where to go on with a study that has not run or is finished; else empty."""
+    go, places = t("Next:"), []
     if snapshot.state == "succeeded":
-        head = t("Ready:") if enough else t("Next:")
+        go = t("Ready:") if enough else go
         places = [
             ("evaluate", t("See the results")),
             ("chat", t("Chat with it")),
             ("export", t("Use it")),
         ]
     elif snapshot.shown_state == "queued" and not snapshot.touched:
-        head, places = t("Next:"), [("train", t("Train it"))]
-    else:
-        return Markup("")
-    buttons = join(
-        Markup('<button type="button" data-tab="{}">{}</button>').format(*place) for place in places
-    )
-    return Markup('<span class="ab-go"><b>{}</b>{}</span>').format(head, buttons)
+        places = [("train", t("Train it"))]
+    stopped_or_running = snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy)
+    steps = [_step(snapshot, record) for record in snapshot.steps] if stopped_or_running else []
+    name, state = snapshot.config.shown_name, snapshot.shown_state
+    return fragment("strip.study", name, enough, state, go, places, steps)
 
 
-def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
+def _step(snapshot: Snapshot, record: StepRecord) -> tuple[str, str, str, str, float | None]:
+    """State, mark, title, note and share that is done of a step."""
     note = {"succeeded": duration(record.seconds), "queued": ""}.get(
         record.state, state_label(record.state)
     )
-    meter, progress = Markup(""), snapshot.progress.get(record.step)
+    fraction, progress = None, snapshot.progress.get(record.step)
     if record.state == "running" and progress is not None and progress.total:
         fraction = progress.done / progress.total
-        meter = bar(fraction, step_title(record.step))
         note = f"{100 * fraction:.0f} %"
         if progress.eta_seconds is not None:
             note += " · " + t("{time} left", time=duration(progress.eta_seconds))
-    return Markup(
-        '<li class="ab-step ab-{}"><i aria-hidden="true">{}</i><div><b>{}</b><small>{}</small>{}</div></li>'
-    ).format(record.state, _MARKS[record.state], step_title(record.step), note, meter)
+    return record.state, _MARKS[record.state], step_title(record.step), note, fraction
 
 
 def stopped_step(snapshot: Snapshot) -> StepRecord | None:
@@ -385,16 +363,12 @@ def new_study_strip() -> Markup:
         "Upload your questions and answers. Two assistants are trained on them, a full and a compact one, and "
         "tested with questions that neither has seen."
     )
-    return Markup(
-        '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div><p>{}</p></div>'
-    ).format(t("New project"), about)
+    return fragment("strip.simple", t("New project"), "", about)
 
 
 def damaged_strip(name: str, error: ErrorRecord) -> Markup:
     """The strip of a study whose files cannot be read."""
-    return Markup(
-        '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div>{}</div>'
-    ).format(name, error_callout(error))
+    return fragment("strip.simple", name, error_callout(error))
 
 
 def needs_study(what: str) -> Markup:

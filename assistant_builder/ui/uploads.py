@@ -23,8 +23,6 @@ from pathlib import Path
 import anyio
 import gradio as gr
 from filelock import FileLock, Timeout
-from gradio.route_utils import GradioMultiPartParser
-from gradio.routes import file_upload_statuses
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
@@ -32,6 +30,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from assistant_builder.atomic_io import write_bytes
 from assistant_builder.i18n import t
+from assistant_builder.ui.gradio_internals import GradioMultiPartParser, file_upload_statuses
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits, format_size
 from assistant_builder.web.sessions import SESSION, UPLOAD_PREFIX, new_upload_name

@@ -55,7 +55,7 @@ study = Study.open("library")
 write_report(study)
 tab = inside_blocks(ExportTab)
 view = StudyView(study.name)
-shown = {section.key: section.draw(view) for section in tab.sections()}
+shown = {section.key: section.values(view) for section in tab.sections()}
 print(json.dumps({
     "choices": tab.format.choices, "advice": str(shown["export-choice"][-2]),
     "keeping": str(shown["export-choice"][-1]),

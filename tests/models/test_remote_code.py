@@ -24,7 +24,7 @@ from tests.own_code import with_own_code
 from tests.shadowing_modules import installed_command
 from tests.synthetic_study import SMALL, new_study
 from tests.test_current_folder import QUICK
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import inside_blocks, train_values, wired_train_tab
 
 VARIABLE = "ASSISTANT_BUILDER_TRUST_REMOTE_CODE"
 
@@ -238,7 +238,7 @@ def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -
 
 def press_start(tab: TrainTab, study: Study, trust: bool, config: StudyConfig | None = None) -> str:
     return str(
-        tab._start(study.name, False, False, trust, *tab.form.values(config or study.config))[0]
+        tab._start(train_values(tab, study.name, config or study.config, trust=trust))[tab.message]
     )
 
 
@@ -256,13 +256,13 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     monkeypatch.setattr(
         "assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None
     )
-    tab, study = inside_blocks(TrainTab), new_study("own", model__base=str(base))
+    tab, study = wired_train_tab(), new_study("own", model__base=str(base))
     assert "model.trust_remote_code" not in tab.form.components
 
-    def tick_of(values: list[Any]) -> dict[str, Any]:
-        return values[tab._plan_outputs.index(tab.trust)]
+    def tick_of(values: dict[Any, Any]) -> dict[str, Any]:
+        return values[tab.trust]
 
-    shown = tick_of(tab._plan_values(study, study.config))
+    shown = tick_of(tab._plan_updates(study, study.config))
     assert shown["visible"] and not shown["value"]
     assert f"{base} (configuration_own.py, modeling_own.py)" in shown["label"]
     assert "The project was not started" in press_start(tab, study, False) and started == []
@@ -270,10 +270,10 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
         "The project was not started" in press_start(tab, study, True) and started == []
     )  # nobody has ticked it
 
-    values = tab.form.values(study.config)
-    assert tick_of(tab._ticked("own", False, False, True, *values))["value"]
+    values = train_values(tab, "own", study.config, trust=True)
+    assert tick_of(tab._trusted(values))["value"]
     elsewhere = study.config.with_changes({"model.base": str(other)})
-    shown = tick_of(tab._changed("own", False, False, True, *tab.form.values(elsewhere)))
+    shown = tick_of(tab._changed(train_values(tab, "own", elsewhere, trust=True)))
     assert shown["visible"] and not shown["value"] and str(other) in shown["label"]
     assert (
         "The project was not started" in press_start(tab, study, True, elsewhere) and started == []
@@ -284,7 +284,7 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     ]  # for that run alone
 
     plain = new_study("plain")
-    assert not tick_of(tab._plan_values(plain, plain.config))["visible"]
+    assert not tick_of(tab._plan_updates(plain, plain.config))["visible"]
     assert press_start(tab, plain, False) == "" and started == [True, False]
 
 
@@ -366,13 +366,11 @@ def test_the_page_shows_addresses_where_a_run_is_started(monkeypatch: pytest.Mon
         inside_blocks(TrainTab),
         new_study("far", **{key.replace(".", "__"): value for key, value in ADDRESSES.items()}),
     )
-    shown = str(tab._plan_values(study, study.config)[tab._plan_outputs.index(tab.plan)])
+    shown = str(tab._plan_updates(study, study.config)[tab.plan])
     assert all(
         address in shown
         for address in ("127.0.0.1:1", "s3://of-somebody/studies", "http://127.0.0.1:2/v1")
     )
     study.write_run_record("cancelled")  # carried on: nothing else of the start is shown then
     monkeypatch.setattr(train_tab, "_shows_preflight", lambda study, redo: False)
-    assert "127.0.0.1:2" in str(
-        tab._plan_values(study, study.config)[tab._plan_outputs.index(tab.plan)]
-    )
+    assert "127.0.0.1:2" in str(tab._plan_updates(study, study.config)[tab.plan])

@@ -34,12 +34,11 @@ from assistant_builder.study.addresses import (
     require_allowed,
 )
 from assistant_builder.sweep import open_sweep
-from assistant_builder.ui.train.tab import TrainTab
 from evals.judge.pairwise import judge_study
 from tests.evals.judge.judged_study import make_study
 from tests.shadowing_modules import installed_command
 from tests.synthetic_study import SMALL, evaluated, new_study, trained, with_data
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import train_values, wired_train_tab
 
 
 class Stranger:
@@ -326,38 +325,35 @@ def test_the_page_starts_no_run_before_the_checkbox_is_ticked(
     monkeypatch.setattr(
         "assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None
     )
-    tab, study = inside_blocks(TrainTab), new_study("handed-on")
+    tab, study = wired_train_tab(), new_study("handed-on")
     study.write_config(study.config.with_changes(addresses_of(stranger, "judge")))
-    values = tab.form.values(study.config)
+    values = train_values(tab, "handed-on", study.config)
+    ticked = {**values, tab.connect: True}
 
-    def tick_of(shown: list[Any]) -> dict[str, Any]:
-        return shown[tab._plan_outputs.index(tab.connect)]
+    def tick_of(shown: dict[Any, Any]) -> dict[str, Any]:
+        return shown[tab.connect]
 
-    asked = tick_of(tab._plan_values(study, study.config))
+    asked = tick_of(tab._plan_updates(study, study.config))
     assert (
         asked["visible"]
         and not asked["value"]
         and f"http://127.0.0.1:{stranger.port}/v1" in asked["label"]
     )
-    refused = str(tab._start("handed-on", False, False, False, *values)[0])
+    refused = str(tab._start(values)[tab.message])
     assert (
         "The project was not started" in refused
         and f"127.0.0.1:{stranger.port}" in refused
         and not started
     )
-    tab._allowed(False, "handed-on", False, False, False, *values)
-    assert "The project was not started" in str(
-        tab._start("handed-on", False, False, False, *values)[0]
-    )
+    tab._allowed(values)
+    assert "The project was not started" in str(tab._start(values)[tab.message])
     other = study.config.with_changes({"eval.judge_url": "http://other.example/v1"})
-    assert not tick_of(tab._allowed(True, "handed-on", False, False, False, *values))["visible"]
-    shown = tick_of(tab._changed("handed-on", False, False, False, *tab.form.values(other)))
+    assert not tick_of(tab._allowed(ticked))["visible"]
+    shown = tick_of(tab._changed(train_values(tab, "handed-on", other)))
     assert (
         shown["visible"] and "other.example" in shown["label"] and "127.0.0.1" not in shown["label"]
     )
-    again = tab._start("handed-on", False, False, False, *tab.form.values(other))
-    assert "The project was not started" in str(again[0])
-    assert str(tab._start("handed-on", False, False, False, *values)[0]) == "" and started == [
-        "handed-on"
-    ]
+    again = tab._start(train_values(tab, "handed-on", other))
+    assert "The project was not started" in str(again[tab.message])
+    assert str(tab._start(values)[tab.message]) == "" and started == ["handed-on"]
     assert stranger.connections == 0

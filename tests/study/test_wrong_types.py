@@ -161,7 +161,7 @@ def drawn(page: Page, key: str, name: str | None) -> None:
     section = next(section for section in page.sections if section.key == key)
     view = StudyView(name)
     section.mark(view)
-    section.draw(view)
+    section.values(view)
 
 
 def readers(page: Page, name: str) -> dict[str, Reader]:

@@ -98,32 +98,44 @@ def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
     assert settings.remember(None, kept, *shown)["blind"] is False
 
 
+def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:
+    """Component → value of greedy settings of nine tokens, with changes by name."""
+    names = (
+        "system temperature top_p longest seed blind base from_memory only figures shipped".split()
+    )
+    start = ("", 0, 1, 9, "", False, False, False, "all", False, False)
+    values = {**dict(zip(names, start, strict=True)), **changes}
+    return {getattr(settings, name): value for name, value in values.items()}
+
+
 def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
     settings = inside_blocks(placed_settings)
-    modes = (False, False, False, "all", False, False)
-    assert settings.read(("", 0, 1, 9, "", *modes)).sampling_with_seed() == Sampling(9)
-    assert settings.read(("", 0.5, 1, 9, "3", *modes)).sampling_with_seed().seed == 3
+    assert settings.read(set_to(settings)).sampling_with_seed() == Sampling(9)
+    assert settings.read(set_to(settings, temperature=0.5, seed="3")).sampling_with_seed().seed == 3
     assert (
         len(
-            {settings.read(("", 0.5, 1, 9, "", *modes)).sampling_with_seed().seed for _ in range(3)}
+            {
+                settings.read(set_to(settings, temperature=0.5)).sampling_with_seed().seed
+                for _ in range(3)
+            }
         )
         > 1
     )
     with pytest.raises(ConfigError, match="'many' is not an integer"):
-        settings.read(("", 0, 1, 9, "many", *modes))
+        settings.read(set_to(settings, seed="many"))
 
 
 def test_the_file_is_not_asked_in_blind_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answer is that of one of the two assistants, and would give it away."""
     monkeypatch.setattr(settings_module, "is_installed", lambda: True)
     settings = inside_blocks(placed_settings)
-    assert settings.read(("", 0, 1, 9, "", False, True, False, "all", False, True)).also == (
+    assert settings.read(set_to(settings, base=True, shipped=True)).also == (
         "shipped",
         "base",
     )
-    assert settings.read(("", 0, 1, 9, "", True, True, False, "all", False, True)).also == ("base",)
+    assert settings.read(set_to(settings, blind=True, base=True, shipped=True)).also == ("base",)
     monkeypatch.setattr(settings_module, "is_installed", lambda: False)
-    assert settings.read(("", 0, 1, 9, "", False, False, False, "all", False, True)).also == ()
+    assert settings.read(set_to(settings, shipped=True)).also == ()
 
 
 def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
@@ -131,15 +143,12 @@ def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
     memory, grounded = (
         with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded")
     )
-    kept = tab.settings.remember(
-        None, None, "", 0, 1, 9, "", False, False, True, "all", False, False
-    )
+    values = {**set_to(tab.settings, from_memory=True), tab.settings.kept: None}
+    kept = tab.settings.remember(None, values)
     for study, visible in ((memory, False), (grounded, True)):
-        shown = tab._restore(f"{study.name}:1", {}, kept)[
-            tab.settings.inputs.index(tab.settings.from_memory)
-        ]
+        shown = tab._restore(f"{study.name}:1", {}, kept)[tab.settings.from_memory]
         assert (shown["visible"], shown["value"]) == (visible, visible)
-        settings = tab._settings(study.name, tuple(tab.settings.restored(study.name, kept)))
+        settings = tab._settings(study.name, tab.settings.restored(study.name, kept))
         assert settings.sampling.look_up is not visible
 
 

@@ -9,7 +9,7 @@ from assistant_builder.ui.app import build_app
 from assistant_builder.ui.refresh import LiveRegion, StudyView, page_versions
 from assistant_builder.ui.train import tab as train_tab
 from tests.synthetic_study import evaluated, new_study, trained, with_data
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import inside_blocks, train_values, wired_train_tab
 
 
 def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,13 +17,13 @@ def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         train_tab, "start_run", lambda name, redo, now: started.append((name, redo))
     )
-    tab, study = inside_blocks(train_tab.TrainTab), new_study()
+    tab, study = wired_train_tab(), new_study()
     write_text(study.folder / "data" / "status.json", "{")
-    start, *_, replace, shown, _ = tab._draw_run(StudyView(study.name))
-    assert start["interactive"] and replace["visible"]
+    drawn = tab._draw_run(StudyView(study.name))
+    assert drawn[tab.start]["interactive"] and drawn[tab.replace]["visible"]
+    shown = drawn[tab.panel]
     assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
-    values = tab.form.values(study.config)
-    tab._start(study.name, True, False, False, False, *values)
+    tab._start(train_values(tab, study.name, study.config, replace=True))
     assert started == [(study.name, True)]
 
 

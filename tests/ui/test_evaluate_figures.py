@@ -275,7 +275,7 @@ def test_the_rules_of_the_verdict_are_told_before_scoring(tab: EvaluateTab) -> N
 
 
 def drawn(section: LiveRegion, name: str | None) -> dict[str, Any]:
-    values = section.draw(StudyView(name))
+    values = section.values(StudyView(name))
     assert len(values) == len(section.outputs)
     return {str(place): value for place, value in enumerate(values)}
 
@@ -334,7 +334,7 @@ def test_a_thousand_items_are_drawn_quickly(tab: EvaluateTab, study: Study) -> N
     look = StudyView(study.name)
     for part in tab.sections():
         part.mark(look)
-        part.draw(look)
+        part.values(look)
     took = time.process_time() - began
     assert look.snapshot is not None and look.snapshot.report == report
     assert took < 2.5, "it takes 0.15 s of a processor that has nothing else to do"

@@ -36,7 +36,7 @@ from assistant_builder.ui.refresh import StudyView
 from assistant_builder.web.access import LOCAL
 from evals.report.audience import Audience
 from tests.synthetic_study import finished_study, new_study, trained, with_data
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import in_order, inside_blocks
 
 SPEC = ExportSpec("lora", "merged")
 HERE, ELSEWHERE = (
@@ -48,7 +48,7 @@ STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library", token="s
 
 def drawn(tab: ExportTab, study: Study, *, local: bool = True) -> dict[str, list[Any]]:
     look = StudyView(study.name, local=local)
-    return {section.key: [section.mark(look), *section.draw(look)] for section in tab.sections()}
+    return {section.key: [section.mark(look), *section.values(look)] for section in tab.sections()}
 
 
 def chosen(shown: dict[str, list[Any]]) -> tuple[str, str]:
@@ -230,7 +230,7 @@ def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(
     started: list[str] = []
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
     panel = next(panel for panel in tab.panels if panel.spec.name == "qlora-gguf")
-    state, *_, command, type = panel._choose(study.name, "BF16", HERE)
+    state, *_, command, type = in_order(panel._choose(study.name, "BF16", HERE), panel.outputs)
     assert (
         "Compact (QLoRA, 4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
     )
@@ -272,7 +272,8 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs() -
         True,
         False,
     ]
-    computer, website, programs, *buttons = cards._start(study.name, HERE)  # type: ignore[arg-type]
+    started = cards._start(study.name, HERE)  # type: ignore[arg-type]
+    computer, website, programs, *buttons = in_order(started, cards.outputs)
     assert endpoints.started == [("library", "lora")], "the assistant that the report recommends"
     assert [update["visible"] for update in buttons] == [False, False, False, True]
     assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
@@ -285,11 +286,15 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs() -
         and "site-x" in website
         and "serve library --widget" in website
     )
-    assert "Open the chat" not in cards.drawn(study.name, local=False)[1]
+    assert "Open the chat" not in in_order(cards.updates(study.name, local=False), cards.outputs)[1]
     assert "OpenAI(base_url=" in programs and "Only programs on the computer" not in programs
     assert drawn(tab, study)["use-endpoint"][0] != before[0]
-    assert "Only programs on the computer" in cards.drawn(study.name, local=False)[0]
-    assert "curl" not in cards._end(study.name, HERE)[0]  # type: ignore[arg-type]
+    assert (
+        "Only programs on the computer"
+        in in_order(cards.updates(study.name, local=False), cards.outputs)[0]
+    )
+    ended = cards._end(study.name, HERE)  # type: ignore[arg-type]
+    assert "curl" not in in_order(ended, cards.outputs)[0]
 
 
 def test_the_lines_of_the_endpoint_are_valid() -> None:

@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -30,7 +31,7 @@ from assistant_builder.ui.home.view import (
     welcome_view,
 )
 from tests.synthetic_study import finished_study, new_study, running, with_data
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import in_order, inside_blocks
 
 
 @pytest.fixture
@@ -38,8 +39,12 @@ def screen(home: Path) -> HomeScreen:
     return inside_blocks(HomeScreen)
 
 
-def press(screen: HomeScreen, action: str, name: str = "") -> list:
-    return screen._act(gr.EventData(None, {"action": action, "name": name}))
+def press(screen: HomeScreen, action: str, name: str = "") -> list[Any]:
+    """Updates of picker, tabs, the parts of the dialog, welcome and list."""
+    picker, tabs = gr.Dropdown(), gr.Tabs()
+    updates = screen._act(picker, tabs, gr.EventData(None, {"action": action, "name": name}))
+    dialog = (screen.naming, screen.new_name, screen.confirm, screen.pending)
+    return in_order(updates, [picker, tabs, *dialog, screen.welcome, screen.list])
 
 
 def test_summaries_contain_state_verdict_and_size(home: Path) -> None:

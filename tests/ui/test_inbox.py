@@ -18,7 +18,7 @@ from assistant_builder.ui.inbox.view import SHOWN_GROUPS, groups_view, overview_
 from assistant_builder.ui.refresh import StudyView
 from tests.chat.test_inbox import NOW, encode, keep
 from tests.evals.study_compare.scored_studies import each, edit, make
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import in_order, inside_blocks
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -47,12 +47,13 @@ def tab(study: Study) -> InboxTab:
 
 
 def opened_form(tab: InboxTab, key: str) -> list[Any]:
-    return tab._open("shop", SimpleNamespace(name=key))  # type: ignore[arg-type]
+    event = SimpleNamespace(name=key)
+    return in_order(tab._open("shop", event), tab._form)  # type: ignore[arg-type]
 
 
 def drawn(tab: InboxTab, study: Study) -> dict[str, Any]:
     """What the region of the versions shows."""
-    html, *buttons = tab._draw_versions(study)
+    html, *buttons = in_order(tab._draw_versions(study), tab._version)
     names = ("next", "open", "publish", "refuse", "undo")
     return {
         "html": html,
@@ -61,7 +62,7 @@ def drawn(tab: InboxTab, study: Study) -> dict[str, Any]:
 
 
 def test_the_list_shows_groups_with_how_often_they_were_asked(tab: InboxTab, study: Study) -> None:
-    overview, groups = tab._draw_list(study)
+    overview, groups = in_order(tab._draw_list(study), tab._list)
     assert "<b>5</b>" in overview and "Answered" in overview
     assert "Do I get a refund?" in groups and "asked 3 times · declined · 2 wordings" in groups
     assert (
@@ -80,7 +81,7 @@ def test_an_answer_becomes_a_correction_for_the_chosen_wordings(
     assert [(one.question, one.answer) for one in read_corrections(study)] == [
         ("Do I get a refund?", "Within a week.")
     ]
-    assert "refund" not in values[1] and not values[2]["visible"], (
+    assert "refund" not in values[tab.groups] and not values[tab.form]["visible"], (
         "the group is gone and the form is closed"
     )
     assert drawn(tab, study)["next"]["value"] == "Train the next version with 1 answer"
@@ -109,7 +110,7 @@ def test_a_suggestion_is_copied_by_its_button(tab: InboxTab) -> None:
 
 def test_a_question_is_to_be_declined_or_left_for_later(tab: InboxTab, study: Study) -> None:
     tab._decide(tab._later, "shop", "q-0", [], "")
-    _, groups = tab._draw_list(study)
+    groups = tab._draw_list(study)[tab.groups]
     assert groups.index("Who won?") < groups.index("Do I get a refund?") and "for later" in groups
     tab._decide(tab._reject, "shop", "q-3", [], "")
     (made,) = read_corrections(study)
@@ -119,7 +120,7 @@ def test_a_question_is_to_be_declined_or_left_for_later(tab: InboxTab, study: St
 def test_an_empty_answer_is_refused_and_loses_nothing(tab: InboxTab, study: Study) -> None:
     with pytest.raises(Exception, match="empty"):
         tab._decide(tab._accept, "shop", "q-3", [], "  ")
-    assert read_corrections(study) == [] and "Who won?" in tab._draw_list(study)[1]
+    assert read_corrections(study) == [] and "Who won?" in tab._draw_list(study)[tab.groups]
 
 
 def test_a_version_goes_from_answers_to_visitors_and_back(
@@ -190,7 +191,8 @@ def test_what_visitors_wrote_is_shown_as_text() -> None:
     keep(study, (HOSTILE, HOSTILE, False, -1))
     tab = inside_blocks(InboxTab)
     inbox = read_inbox(study, NOW)
-    shown = [groups_view(inbox), *map(str, tab._open("hostile", SimpleNamespace(name="q-0")))]  # type: ignore[arg-type]
+    opened = tab._open("hostile", SimpleNamespace(name="q-0"))  # type: ignore[arg-type]
+    shown = [groups_view(inbox), *map(str, in_order(opened, tab._form))]
     assert "&lt;img" in shown[0] and not any("<img" in each for each in shown[:1])
     assert "<img" not in str(shown[3])
 

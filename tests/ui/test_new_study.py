@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from assistant_builder.config import StudyConfig
@@ -22,27 +23,6 @@ from tests.synthetic_study import new_study
 from tests.ui.blocks import inside_blocks
 
 HEADER = "Kundenfrage / Wunsch,Unsere Antwort,Sprache"
-OUTPUTS = (
-    "source",
-    "origin",
-    "base",
-    "name",
-    "message",
-    "edit message",
-    "brief",
-    "found",
-    "split",
-    "rejected",
-    "left out",
-    "naming",
-    "editor",
-    "add",
-    "once",
-    "wordings",
-    "table",
-    "wordings message",
-    "mapping",
-)
 
 
 @pytest.fixture
@@ -58,26 +38,50 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def form() -> NewStudyForm:
-    return inside_blocks(NewStudyForm)
+    def build() -> NewStudyForm:
+        form = NewStudyForm()
+        form.wire(gr.Dropdown(), gr.Tabs(), gr.Button())
+        return form
+
+    return inside_blocks(build)
 
 
-def loaded(form: NewStudyForm, file: Path) -> tuple[dict[str, Any], list[Any]]:
-    values = form.upload.form.values(StudyConfig())
-    return dict(zip(OUTPUTS, form._load_file(str(file), *values), strict=False)), values
+def values_of(form: NewStudyForm, config: StudyConfig | None = None) -> dict[Any, Any]:
+    """Component → value of an empty form."""
+    nothing = {form.editor.held: NO_ROWS.to_text(), form.editor.table: []}
+    return {**nothing, **form.upload.form.values(config or StudyConfig())}
+
+
+def loaded(form: NewStudyForm, file: Path) -> dict[Any, Any]:
+    """Component → value of the form with a file."""
+    values = {**values_of(form), form.upload.file: str(file)}
+    return {**values, **form._load_file(values)}
 
 
 def test_columns_are_guessed_and_asked_about(form: NewStudyForm, file: Path) -> None:
-    shown, values = loaded(form, file)
-    assert shown["mapping"] == {"question": "Kundenfrage / Wunsch", "answer": "Unsere Antwort"}
-    assert "40 of 40 rows can be used" in shown["brief"] and shown["name"] == "Krumm & Linde"
-    everything = form._load_file(str(file), *values)
-    note = everything[len(OUTPUTS) + 1]
-    assert "Is “Kundenfrage / Wunsch” the question and “Unsere Antwort” the answer?" in note
-    header = everything[len(OUTPUTS) + 2 + MAX_COLUMNS :][:3]
-    assert [column["value"] for column in header] == ["question", "answer", ""]
-    assert header[0]["label"] == "Kundenfrage / Wunsch"
-    assert "Was kostet" in everything[len(OUTPUTS) + 2 + 2 * MAX_COLUMNS]
+    shown, header = loaded(form, file), form.header
+    assert shown[form.mapping] == {
+        "question": "Kundenfrage / Wunsch",
+        "answer": "Unsere Antwort",
+    }
+    assert "40 of 40 rows can be used" in shown[form.upload.brief]
+    assert shown[form.upload.name] == "Krumm & Linde"
+    assert (
+        "Is “Kundenfrage / Wunsch” the question and “Unsere Antwort” the answer?"
+        in shown[header.note]
+    )
+    roles = [shown[role] for role in header.roles[:3]]
+    assert [role["value"] for role in roles] == ["question", "answer", ""]
+    assert roles[0]["label"] == "Kundenfrage / Wunsch"
+    assert "Was kostet" in shown[header.cells[0]]
+    visible = [shown[column]["visible"] for column in header.columns]
+    assert visible == [True] * 3 + [False] * (MAX_COLUMNS - 3)
     assert "Which column is the question" in column_note(Inspection(None, ("a", "b")), 2)
+
+
+def test_every_event_sets_components_that_it_names(form: NewStudyForm, file: Path) -> None:
+    shown = form._load_file({**values_of(form), form.upload.file: str(file)})
+    assert shown.keys() <= set(form._outputs) and form._clear().keys() <= set(form._outputs)
 
 
 def test_a_role_belongs_to_one_column() -> None:
@@ -96,45 +100,36 @@ def test_a_role_belongs_to_one_column() -> None:
 
 
 def test_a_role_is_moved_to_another_column(form: NewStudyForm, file: Path) -> None:
-    shown, values = loaded(form, file)
+    shown = loaded(form, file)
     chosen = ["question", "answer", "question", *[""] * (MAX_COLUMNS - 3)]
+    values = {**shown, **dict(zip(form.header.roles, chosen, strict=True))}
     for _ in range(2):
-        moved = form._remap(
-            SimpleNamespace(target=form.header.roles[2]),
-            *chosen,
-            str(file),
-            NO_ROWS.to_text(),
-            [],
-            shown["mapping"],
-            *values,
-        )
-        assert moved[13] == {"question": "Sprache", "answer": "Unsere Antwort"}
-        assert moved[14 + 2 + MAX_COLUMNS]["value"] == ""
+        moved = form._remap(values, SimpleNamespace(target=form.header.roles[2]))  # type: ignore[arg-type]
+        assert moved[form.mapping] == {"question": "Sprache", "answer": "Unsere Antwort"}
+        assert moved[form.header.roles[0]]["value"] == ""
+        assert form.header.roles[2] not in moved
 
 
 def test_wordings_are_offered_looked_over_and_used(form: NewStudyForm, file: Path) -> None:
-    shown, values = loaded(form, file)
-    assert "Each answer occurs once" in shown["once"] and "about ten questions" in shown["once"]
-    assert shown["wordings"]["open"] is True and shown["table"]["data"][0][1] == 2
-    mapping = shown["mapping"]
+    shown, extra = loaded(form, file), form.wordings
+    assert "Each answer occurs once" in shown[form.once]
+    assert "about ten questions" in shown[form.once]
+    assert shown[extra.body]["open"] is True and shown[extra.table]["data"][0][1] == 2
     text = (
         "".join(f"Preis von {n}, bitte?\tEs kostet {n} Euro am Samstag.\n" for n in range(1, 41))
         + "Wer?\tNiemand\n"
     )
-    message, table = form._match(str(file), mapping, text)
+    matched = form._match({**shown, extra.pasted: text})
+    message, table = matched[extra.message], matched[extra.table]
     assert "40 new wordings" in message and "Wer?" in message and table["data"][0][0] is True
     table["data"][1][0] = False  # looked over and rejected
-    outputs = form._use_wordings(table["data"], str(file), NO_ROWS.to_text(), [], mapping, *values)
-    used = dict(zip(OUTPUTS[:1] + OUTPUTS[6:], outputs, strict=False))
-    data = load_pairs(used["source"], columns=used["mapping"])
-    assert (
-        len(data.pairs) == 79
-        and "39 wordings were added" in used["wordings message"]
-        and used["once"] == ""
-    )
+    used = form._use_wordings({**shown, extra.table: table["data"]})
+    data = load_pairs(used[form.source], columns=used[form.mapping])
+    assert len(data.pairs) == 79 and "39 wordings were added" in used[extra.message]
+    assert used[form.once] == ""
     assert "Preis von 2, bitte?" not in {pair.question for pair in data.pairs}
-    undone = form._undo(str(file), used["mapping"], *values)
-    assert undone[0] == str(file) and "40 of 40" in undone[2]
+    undone = form._undo({**shown, **used})
+    assert undone[form.source] == str(file) and "40 of 40" in undone[form.upload.brief]
 
 
 def test_drafts_are_not_ticked(
@@ -146,30 +141,33 @@ def test_drafts_are_not_ticked(
         "assistant_builder.ui.data.wordings.draft_wordings",
         lambda pairs, number, **options: [Wording(pairs[0].row, "Wie teuer?")],
     )
-    shown, _ = loaded(form, file)
-    _, table = form._draft(
-        str(file), shown["mapping"], None, "The base model on this computer", "", "", 1
-    )
+    extra = form.wordings
+    drafting = {
+        extra.by: "The base model on this computer",
+        extra.url: "",
+        extra.model: "",
+        extra.number: 1,
+    }
+    shown = loaded(form, file)
+    table = form._draft({**shown, **drafting})[extra.table]
     assert table["headers"][:2] == ["Use", "Row"]
     assert table["data"][0][0] is False and table["data"][0][3] == "Wie teuer?"
     with pytest.raises(Exception, match="no new wording is ticked"):
-        form._use_wordings(table["data"], str(file), NO_ROWS.to_text(), [], shown["mapping"])
+        form._use_wordings({**shown, extra.table: table["data"]})
 
 
 def create(
-    form: NewStudyForm,
-    name: str,
-    base: str | None,
-    file: Path,
-    mapping: dict[str, str],
-    *values: Any,
-) -> Any:
-    return form._create(name, base, str(file), NO_ROWS.to_text(), [], mapping, *values)
+    form: NewStudyForm, name: str, base: str | None, shown: dict[Any, Any]
+) -> tuple[Any, Any, Any]:
+    """Updates of the picker, the tabs and the message."""
+    picker, tabs = gr.Dropdown(), gr.Tabs()
+    made = form._create(picker, tabs, {**shown, form.upload.name: name, form.base: base})
+    return made[picker], made[tabs], made[form.upload.message]
 
 
 def test_any_name_creates_a_study_and_leads_to_train(form: NewStudyForm, file: Path) -> None:
-    shown, values = loaded(form, file)
-    made = create(form, "Krumm & Linde Bäckerei", None, file, shown["mapping"], *values)
+    shown = loaded(form, file)
+    made = create(form, "Krumm & Linde Bäckerei", None, shown)
     assert made[0]["value"] == "krumm-linde-baeckerei" and made[0]["choices"][0][0].startswith(
         "Krumm & Linde Bäckerei"
     )
@@ -177,7 +175,7 @@ def test_any_name_creates_a_study_and_leads_to_train(form: NewStudyForm, file: P
     config = Study.open("krumm-linde-baeckerei").config
     assert config.title == "Krumm & Linde Bäckerei"
     assert config.data.system == "You are Krumm & Linde Bäckerei. You answer questions."
-    again = create(form, "Krumm & Linde Bäckerei", None, file, shown["mapping"], *values)
+    again = create(form, "Krumm & Linde Bäckerei", None, shown)
     assert again[0]["value"] == "krumm-linde-baeckerei-2"
 
 
@@ -189,10 +187,11 @@ def test_a_copy_for_a_new_study_keeps_the_settings(form: NewStudyForm, file: Pat
         data__columns__question="Kundenfrage / Wunsch",
         data__columns__answer="Unsere Antwort",
     )
-    values = form.upload.form.values(Study.open("old").config)
-    shown = dict(zip(OUTPUTS, form._revise("old")[3 + len(values) - 1 :], strict=False))
-    assert shown["base"] == "old" and shown["name"] == "old-2"
-    create(form, "old-2", "old", file, shown["mapping"], *values)
+    picker = gr.Dropdown()
+    shown = form._revise(picker, {picker: "old"})
+    assert shown[picker] is None
+    assert shown[form.base] == "old" and shown[form.upload.name] == "old-2"
+    create(form, "old-2", "old", {**values_of(form), **shown})
     assert (
         Study.open("old-2").config.train.epochs == 7 and not Study.open("old-2").config.data.system
     )
@@ -237,8 +236,5 @@ def test_documents_reach_the_page(form: NewStudyForm, tmp_path: Path) -> None:
     path = tmp_path / "faq.pdf"
     path.write_bytes(b"%PDF-1.7")
     assert ".pdf" in module.FILE_TYPES and ".docx" in module.FILE_TYPES
-    shown, _ = loaded(form, path)
-    assert (
-        "this is a PDF document" in shown["found"]
-        and "spreadsheet with the columns" in shown["found"]
-    )
+    found = loaded(form, path)[form.found]
+    assert "this is a PDF document" in found and "spreadsheet with the columns" in found

@@ -136,14 +136,16 @@ def test_the_tab_draws_a_study_and_shows_errors(home: Path):
     new_study("library")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")
-    drawn = section.draw(StudyView("library"))
+    drawn = section.values(StudyView("library"))
     assert len(drawn) == len(section.outputs) and "LoRA" in drawn[4]
-    refused = tab._changed("library", THIS_COMPUTER, "no", "", "")
-    assert "not an amount of memory" in refused[0] and refused[1]["visible"] is False
+    values = {**dict.fromkeys(tab._choices, ""), tab.machine: THIS_COMPUTER, tab.memory: "no"}
+    refused = tab._planned("library", values)
+    assert "not an amount of memory" in refused[tab.verdict]
+    assert refused[tab.chart]["visible"] is False
 
 
 def test_the_tab_reports_an_unknown_model(home: Path):
     new_study("library", model__base="qwen9-1b")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")
-    assert "unknown base model" in section.draw(StudyView("library"))[4]
+    assert "unknown base model" in section.values(StudyView("library"))[4]

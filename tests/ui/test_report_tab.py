@@ -59,7 +59,7 @@ def test_every_section_sets_all_its_components(study: Study) -> None:
     for name in (None, "nowhere", fresh.name, study.name):
         drawn: dict[str, Any] = {}
         for section in tab.sections():
-            values = section.draw(StudyView(name))
+            values = section.values(StudyView(name))
             assert len(values) == len(section.outputs)
             drawn[section.key] = values
     assert drawn["report"][0]["visible"] and "What did 4-bit cost?" in drawn["report"][-1]

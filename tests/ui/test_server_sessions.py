@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from fastapi import FastAPI
 from gradio.routes import App
 from starlette.routing import Mount
 
+from assistant_builder.ui import gradio_internals
+from assistant_builder.ui.gradio_internals import MAX_CLOSED_WINDOWS, BoundedStateHolder
 from assistant_builder.ui.refresh import Page
-from assistant_builder.ui.server import MAX_CLOSED_WINDOWS, BoundedStateHolder, page_app
+from assistant_builder.ui.server import page_app
 from assistant_builder.web.access import Access
 from tests.browser.serving import App as ServedApp
 from tests.browser.serving import guarded_app, start_app
@@ -109,7 +112,7 @@ PRIVATE_PARTS = {
     ),
     "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),
 }
-"""Class of gradio → attributes that modules of ``ui`` use without a promise of gradio."""
+"""Class of gradio → attributes that ``ui/gradio_internals.py`` uses without a promise of gradio."""
 
 
 def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
@@ -122,7 +125,7 @@ def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
             if isinstance(route, Mount) and isinstance(route.app, App)
         ]
         assert apps, (
-            "gradio.mount_gradio_app no longer mounts a gradio.routes.App, whose state ui/server.py replaces"
+            "gradio.mount_gradio_app no longer mounts a gradio.routes.App, whose state ui/gradio_internals.py replaces"
         )
         windows = apps[0].state_holder
         return {
@@ -136,12 +139,25 @@ def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
     assert hasattr(demo, "_queue"), (
         "gradio.Blocks no longer has _queue, which assistant_builder/ui uses"
     )
-    assert gr.EventData(None, {})._data == {}  # ui/languages.py
+    assert gr.EventData(None, {})._data == {}, "gradio.EventData no longer has _data"
     for name, found in asyncio.run(mounted()).items():
         for part in PRIVATE_PARTS[name]:
             assert hasattr(found, part), (
                 f"{name} no longer has {part}, which assistant_builder/ui uses"
             )
+
+
+def test_no_other_module_of_the_page_uses_private_parts() -> None:
+    folder = Path(gradio_internals.__file__).parent
+    private = re.compile(r"(?<!self)(?<!cls)(?<!super\(\))\._(?!_|replace\b)[a-z]\w*")
+    uses = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in sorted(folder.rglob("*.py"))
+        if path.name != "gradio_internals.py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if private.search(line)
+    ]
+    assert uses == []
 
 
 WINDOW = "k3j9d0s8f7"

@@ -104,10 +104,7 @@ def test_every_value_survives_gradio(config: StudyConfig) -> None:
     form = OptionForm({"model.base": [("Small", "smollm2-135m-instruct")]})
     inside_blocks(lambda: form.show(study_options()))
     values = form.values(config)
-    sent = [
-        part.preprocess(part.postprocess(value))
-        for part, value in zip(form.inputs, values, strict=True)
-    ]
+    sent = {part: part.preprocess(part.postprocess(value)) for part, value in values.items()}
     assert form.read(sent, StudyConfig()) == config
 
 

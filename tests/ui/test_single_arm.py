@@ -145,16 +145,11 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) 
     )
     assert "Full (LoRA, 16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
-    values = tab.talk.values(
-        alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False, False))
+    settings = tab.settings.read(
+        {**tab.settings.restored(None, {}), tab.settings.base: True, tab.settings.longest: 16}
     )
-    visible = dict(
-        zip(
-            tab.talk.panes,
-            (value["visible"] for value in values[: len(tab.talk.panes)]),
-            strict=True,
-        )
-    )
+    updates = tab.talk.updates(alone, talk, settings)
+    visible = {side: updates[box]["visible"] for side, box in tab.talk.panes.items()}
     assert visible == {"a": True, "b": False, "qat": False, "shipped": False, "base": True}
 
 

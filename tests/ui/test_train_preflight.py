@@ -48,7 +48,7 @@ from tests.synthetic_study import (
     with_metrics,
 )
 from tests.texts import plain
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import inside_blocks, train_values, wired_train_tab
 
 BASE = StudyConfig().model.base
 
@@ -139,7 +139,7 @@ def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(
     monkeypatch: pytest.MonkeyPatch, begun: list[tuple[str, bool, bool]]
 ) -> None:
-    tab, study = inside_blocks(TrainTab), new_study("ferries", LARGE)
+    tab, study = wired_train_tab(), new_study("ferries", LARGE)
     tiny = CARDS["T4 16 GB"].with_memory(500_000_000)
     for module in (preflight, planner):
         monkeypatch.setattr(module, "this_machine", lambda: tiny)
@@ -209,11 +209,12 @@ def press_start(
     config = study.config.with_changes(
         {key.replace("__", "."): value for key, value in changes.items()}
     )
-    return str(tab._start(study.name, False, now, trust, *tab.form.values(config))[0])
+    values = train_values(tab, study.name, config, now=now, trust=trust)
+    return str(tab._start(values)[tab.message])
 
 
 def test_warnings_do_not_stop_a_start_and_errors_do(begun: list[tuple[str, bool, bool]]) -> None:
-    tab, study = inside_blocks(TrainTab), new_study()
+    tab, study = wired_train_tab(), new_study()
     assert "Not ready" in press_start(tab, study, model__base="smollm9")
     assert begun == [] and study.config.model.base == BASE
     assert run_preflight(study, study.config).warnings
@@ -221,17 +222,15 @@ def test_warnings_do_not_stop_a_start_and_errors_do(begun: list[tuple[str, bool,
 
 
 def test_invalid_settings_start_nothing(begun: list[tuple[str, bool, bool]]) -> None:
-    tab, study = inside_blocks(TrainTab), new_study()
-    shown = {
-        **dict(zip(tab.form.components, tab.form.values(study.config), strict=True)),
-        "train.rank": 0,
-    }
-    message = str(tab._start(study.name, False, False, False, *shown.values())[0])
+    tab, study = wired_train_tab(), new_study()
+    values = train_values(tab, study.name, study.config)
+    values[tab.form.components["train.rank"]] = 0
+    message = str(tab._start(values)[tab.message])
     assert "train.rank=0" in message and "not valid" in message and begun == []
 
 
 def test_what_is_carried_on_is_not_asked_again(begun: list[tuple[str, bool, bool]]) -> None:
-    tab, study = inside_blocks(TrainTab), new_study()
+    tab, study = wired_train_tab(), new_study()
     study.write_step(StepRecord("data", state="cancelled"))
     study.write_run_record("cancelled")
     assert press_start(tab, study) == "" and begun == [("library", False, False)]
@@ -270,14 +269,14 @@ def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path: Path)
         (once, grounded, False),
         (other, other.config, False),
     ):
-        cards = settings.note_values(study, config)[-1]["choices"]
+        cards = settings.note_updates(study, config)[settings.notes[-1]]["choices"]
         assert ("by_heart" in [name for _, name in cards]) is offered
 
 
 def test_a_download_without_a_hub_is_told_before_the_start(
     monkeypatch: pytest.MonkeyPatch, begun: list[tuple[str, bool, bool]]
 ) -> None:
-    tab, study = inside_blocks(TrainTab), new_study("ferries", LARGE)
+    tab, study = wired_train_tab(), new_study("ferries", LARGE)
     config = study.config.with_changes({"model.base": "qwen3-8b"})
     for status, errors in ((HubStatus(False, "no route"), 1), (HubStatus(True), 0)):
         preflight._hub_status.cache_clear()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import gradio as gr
 import pytest
 
+from assistant_builder.config import StudyConfig
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.study import Study
@@ -18,7 +21,7 @@ from assistant_builder.ui.train.settings import (
     starting_config,
 )
 from tests.synthetic_study import LARGE, new_study, running
-from tests.ui.blocks import inside_blocks
+from tests.ui.blocks import in_order, inside_blocks
 
 
 def on(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
@@ -81,19 +84,24 @@ def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.Mon
     on(monkeypatch, replace(CARDS["RTX 3060 12 GB"], free_bytes=6_000_000_000))
     settings = inside_blocks(TrainSettings)
     large = study.config.with_changes({"model.base": "qwen3-1.7b", "train.micro_batch_size": 16})
-    told = dict(
-        zip(
-            PLANNED_KEYS,
-            settings._model_chosen(study.name, *settings.form.values(large)),
-            strict=True,
-        )
-    )
+    picker = gr.Dropdown()
+    components = [settings.form.components[key] for key in PLANNED_KEYS]
+
+    def told(config: StudyConfig) -> dict[str, Any]:
+        values = {picker: study.name, **settings.form.values(config)}
+        updates = settings._model_chosen(picker, values)
+        return dict(zip(PLANNED_KEYS, in_order(updates, components), strict=True))
+
     seen = recommend_settings(study, large)
-    assert seen is not None and told["train.micro_batch_size"] == seen.config.train.micro_batch_size
-    back = settings._model_chosen(study.name, *settings.form.values(study.config))
-    assert back == [getattr(study.config.train, key.partition(".")[2]) for key in PLANNED_KEYS]
-    values = settings.note_values(study, large)
-    assert len(values) == len(settings.notes) and "GB" in str(values[2])
+    assert (
+        seen is not None
+        and told(large)["train.micro_batch_size"] == seen.config.train.micro_batch_size
+    )
+    assert told(study.config) == {
+        key: getattr(study.config.train, key.partition(".")[2]) for key in PLANNED_KEYS
+    }
+    notes = settings.note_updates(study, large)
+    assert notes.keys() == set(settings.notes) and "GB" in str(notes[settings.selected])
 
 
 def test_a_base_of_unknown_shape_is_left_alone(study: Study):

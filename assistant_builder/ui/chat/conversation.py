@@ -28,7 +28,7 @@ from assistant_builder.chat.feedback import read_corrections, record_vote, taugh
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import render, t, tn
+from assistant_builder.i18n import t, tn
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
@@ -43,8 +43,8 @@ from assistant_builder.ui.chat.view import (
     reveal_view,
     sides,
 )
-from assistant_builder.ui.html import Markup, pop_up_titles, toast
-from assistant_builder.ui.refresh import browser_state
+from assistant_builder.ui.html import Markup, fragment
+from assistant_builder.ui.refresh import Updates, browser_state
 from assistant_builder.ui.uploads import offer_bytes
 
 KEPT_STUDIES = 8
@@ -136,20 +136,17 @@ class ConversationPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        """Components set by :meth:`values`."""
+        """Components set by :meth:`updates`."""
+        buttons = (self.send, self.stop, self.again, self.clear, *self.files)
         return [
             *self.panes.values(),
-            self.send,
-            self.stop,
-            self.again,
-            self.clear,
-            *self.files,
+            *buttons,
             self.examples,
             self.actions,
             *self._votes.outputs,
         ]
 
-    def values(
+    def updates(
         self,
         study: Study | None,
         conversation: Conversation,
@@ -160,27 +157,21 @@ class ConversationPanel:
         outcome: str = "",
         editing: tuple[int, str] | None = None,
         note: str = "",
-    ) -> list[Any]:
-        """Values for :attr:`outputs`; ``editing`` and ``note`` as of :class:`PaneState`."""
+    ) -> Updates:
+        """Show a conversation; ``editing`` and ``note`` as of :class:`PaneState`."""
         turns = conversation.turns
         finished = bool(turns) and not busy
-        files: list[Any] = [gr.update(value=None, interactive=False)] * 2
+        files = dict.fromkeys(self.files, gr.update(value=None, interactive=False))
         if study is not None and finished:
-            written = {
+            texts = {
                 "md": as_markdown(study.title, conversation, study.config.arms),
                 "json": as_json(study.name, conversation),
             }
-            files = [
-                gr.update(
-                    interactive=True,
-                    value=offer_bytes(
-                        text.encode("utf-8", errors="backslashreplace"),
-                        f"{study.name}-chat.{ending}",
-                    ),
-                )
-                for ending, text in written.items()
-            ]
-        panes = self._panes(
+            for button, (ending, text) in zip(self.files, texts.items(), strict=True):
+                content = text.encode("utf-8", errors="backslashreplace")
+                path = offer_bytes(content, f"{study.name}-chat.{ending}")
+                files[button] = gr.update(interactive=True, value=path)
+        panes = self.pane_updates(
             study,
             conversation,
             settings,
@@ -189,30 +180,33 @@ class ConversationPanel:
             editing=editing,
             note=note,
         )
-        return [
-            *panes,
-            gr.update(visible=not busy),
-            gr.update(visible=busy),
-            *[gr.update(interactive=finished)] * 2,
-            *files,
-            gr.update(visible=not turns),
-            gr.update(visible=bool(turns)),
-            *self._votes.drawn(
-                turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome
-            ),
-        ]
+        votes = self._votes.updates(
+            turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome
+        )
+        return {
+            **panes,
+            self.send: gr.update(visible=not busy),
+            self.stop: gr.update(visible=busy),
+            self.again: gr.update(interactive=finished),
+            self.clear: gr.update(interactive=finished),
+            **files,
+            self.examples: gr.update(visible=not turns),
+            self.actions: gr.update(visible=bool(turns)),
+            **votes,
+        }
 
-    def _panes(
+    def pane_updates(
         self,
         study: Study | None,
         conversation: Conversation,
         settings: ReplySettings,
         replies: Mapping[str, Reply],
         **correcting: Any,
-    ) -> list[Any]:
+    ) -> Updates:
+        """Show the panes alone, which a reply changes many times."""
         memory = self.note_memory(study.name if study else "", replies)
         arms = tuple(study.config.arms) if study else TWINS
-        shown = PaneState(
+        state = PaneState(
             conversation,
             settings.blind,
             replies,
@@ -224,10 +218,10 @@ class ConversationPanel:
             numbers=row_numbers(study.folder / "data") if study else NO_NUMBERS,
             **correcting,
         )
-        return [
-            gr.update(value=pane(side, shown), visible=shown.is_visible(side, settings.also))
-            for side in sides()
-        ]
+        return {
+            box: gr.update(value=pane(side, state), visible=state.is_visible(side, settings.also))
+            for side, box in self.panes.items()
+        }
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
         """Record the memory of a study's models from the replies, and return the memory of all known speakers."""
@@ -239,10 +233,10 @@ class ConversationPanel:
 
     def conversation(self, kept: Any, name: str | None, mark: str) -> Conversation:
         """The stored conversation with a study; empty if the study has other adapters now."""
-        found = kept.get(name) if isinstance(kept, dict) else None
-        if not isinstance(found, dict) or found.get("mark") != mark or "turns" not in found:
+        stored = kept.get(name) if isinstance(kept, dict) else None
+        if not isinstance(stored, dict) or stored.get("mark") != mark or "turns" not in stored:
             return Conversation()
-        return conversation_from_record(found["turns"])
+        return conversation_from_record(stored["turns"])
 
     def stored_with(
         self, kept: Any, name: str, mark: str, conversation: Conversation
@@ -271,7 +265,7 @@ class ConversationPanel:
         question: str,
         settings: ReplySettings,
         session: str,
-    ) -> Iterator[list[Any]]:
+    ) -> Iterator[Updates]:
         """Send a question to all speakers and stream the replies.
 
         Args:
@@ -284,7 +278,7 @@ class ConversationPanel:
             session: Identifies the browser window.
 
         Yields:
-            Values for ``[kept, *outputs]``.
+            Updates of :attr:`kept` and :attr:`outputs`.
         """
         study = Study.open(name).recommended
         arms = study.config.arms
@@ -311,27 +305,22 @@ class ConversationPanel:
         stream = self.pool.worker(study).ask(sent, turn.sampling)
         self._active[session] = stream
         replies: dict[str, Reply] = {speaker: Reply() for speaker in sent}
-        yield [
-            self.stored_with(kept, name, mark, asked),
-            *self.values(study, asked, settings, replies, busy=True),
-        ]
-        unchanged = [gr.skip()] * (len(self.outputs) - len(sides()))
+        yield {
+            self.kept: self.stored_with(kept, name, mark, asked),
+            **self.updates(study, asked, settings, replies, busy=True),
+        }
         corrected = corrected_answers(study)
         try:
             for replies in stream:
-                yield [
-                    gr.skip(),
-                    *self._panes(study, asked, settings, replies, corrected=corrected),
-                    *unchanged,
-                ]
+                yield self.pane_updates(study, asked, settings, replies, corrected=corrected)
         finally:
             stream.stop()  # the browser may have closed the page
             self._active.pop(session, None)
         done = conversation.with_turn(replace(turn, answers=_answers(replies)))
-        yield [
-            self.stored_with(kept, name, mark, done),
-            *self.values(study, done, settings, replies),
-        ]
+        yield {
+            self.kept: self.stored_with(kept, name, mark, done),
+            **self.updates(study, done, settings, replies),
+        }
 
     def busy(self, session: str) -> bool:
         """Whether this window is receiving replies."""
@@ -345,8 +334,8 @@ class ConversationPanel:
 
     def vote(
         self, choice: Choice, name: str, mark: str, kept: Any, settings: ReplySettings
-    ) -> list[Any]:
-        """Record a vote and reveal the assistants; returns values for ``[kept, *outputs]``."""
+    ) -> Updates:
+        """Record a vote and reveal the assistants."""
         study = Study.open(name).recommended
         conversation = self.conversation(kept, name, mark)
         if not conversation.turns:
@@ -359,19 +348,10 @@ class ConversationPanel:
         )
         record_vote(study, turn, sent, choice)
         voted = conversation.with_vote(choice)
-        return [
-            self.stored_with(kept, name, mark, voted),
-            *self.values(study, voted, settings, outcome=reveal_view(voted.turns[-1])),
-        ]
-
-
-def gradio_error(error: AssistantBuilderError) -> gr.Error:
-    """An error as a pop-up message."""
-    return gr.Error(
-        toast(render(error.what), render(error.remedy)),
-        print_exception=False,
-        title=pop_up_titles()["error"],
-    )
+        return {
+            self.kept: self.stored_with(kept, name, mark, voted),
+            **self.updates(study, voted, settings, outcome=reveal_view(voted.turns[-1])),
+        }
 
 
 def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAnswer]:
@@ -402,7 +382,7 @@ def editing_notice(place: int, conversation: Conversation) -> Markup:
             later,
             number=place + 1,
         )
-    return Markup("<p>{}</p>").format(text)
+    return fragment("parts.paragraph", text)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:

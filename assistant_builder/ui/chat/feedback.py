@@ -28,9 +28,8 @@ from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
 from assistant_builder.ui.data.preview import unused_title
-from assistant_builder.ui.html import Markup, copy_script, error_callout, pop_up_titles, toast
-from assistant_builder.ui.refresh import QUIET, user_facing_errors
-from assistant_builder.ui.study_snapshot import picker_label
+from assistant_builder.ui.html import copy_script, error_callout, fragment, pop_up_titles, toast
+from assistant_builder.ui.refresh import QUIET, Updates, chosen_study
 from assistant_builder.ui.train.actions import start_run
 from evals.report.other_results import report_lacks_votes
 
@@ -72,69 +71,68 @@ class VoteBar:
 
     @property
     def outputs(self) -> list[Any]:
-        """Components set by :meth:`drawn`."""
+        """Components set by :meth:`updates`."""
         return [self.body, *self.buttons.values(), self.outcome]
 
-    def drawn(self, turn: Turn | None, *, blind: bool, busy: bool, outcome: str = "") -> list[Any]:
-        """Values for :attr:`outputs` after the last turn; ``outcome`` is HTML below the buttons."""
-        open_ = turn is not None and turn.votable and not busy
-        alike = turn is not None and open_ and turn.identical
+    def updates(self, turn: Turn | None, *, blind: bool, busy: bool, outcome: str = "") -> Updates:
+        """Show the bar after the last turn; ``outcome`` is HTML below the buttons."""
+        votable = turn is not None and turn.votable and not busy
+        alike = turn is not None and votable and turn.identical
         hint = t("You can vote after both assistants have answered.")
         if alike:
             hint = t("Both answers are identical: vote for “Same” or “Both are bad”.")
-        elif open_:
+        elif votable:
             hint = t("Which answer is better? Your vote reveals the assistants.")
         elif turn is not None and turn.hidden and not busy and turn.answers:
             hint = t("An answer was stopped or failed. Ask again to vote.")
         if alike or not outcome:
-            outcome = f'<p class="ab-quiet">{hint}</p>'
-        return [
-            gr.update(visible=blind or (turn is not None and turn.hidden)),
-            *(
-                gr.update(interactive=open_ and not (alike and choice in ("a", "b")))
-                for choice in CHOICES
-            ),
-            Markup(outcome),  # noqa: S704
-        ]
+            outcome = fragment("parts.paragraph", hint, "ab-quiet")
+        buttons = {
+            button: gr.update(interactive=votable and not (alike and choice in ("a", "b")))
+            for choice, button in self.buttons.items()
+        }
+        return {
+            self.body: gr.update(visible=blind or (turn is not None and turn.hidden)),
+            **buttons,
+            self.outcome: outcome,
+        }
 
     @property
     def tally_outputs(self) -> list[Any]:
-        """Components set by :meth:`tally_values`."""
+        """Components set by :meth:`tally_updates`."""
         return [self.tally, self.report]
 
-    def tally_values(self, study: Study | None, *, blind: bool) -> list[Any]:
+    def tally_updates(self, study: Study | None, *, blind: bool) -> Updates:
         """The tally, and the button that adds new votes to the report."""
+        hidden = {self.tally: "", self.report: gr.update(visible=False)}
         if study is None:
-            return ["", gr.update(visible=False)]
+            return hidden
         try:
-            found = tally(study)
+            votes = tally(study)
         except AssistantBuilderError as error:
-            return [error_callout(error.to_record()), gr.update(visible=False)]
-        if not found.counted and not blind:
-            return ["", gr.update(visible=False)]
+            return {**hidden, self.tally: error_callout(error.to_record())}
+        if not votes.counted and not blind:
+            return hidden
         notes = []
-        if found.outdated:
-            notes.append(t("not counted: {outdated} on earlier adapters", outdated=found.outdated))
-        if found.repeated:
+        if votes.outdated:
+            notes.append(t("not counted: {outdated} on earlier adapters", outdated=votes.outdated))
+        if votes.repeated:
             notes.append(
                 t(
                     "not counted: {repeated} on answers that already had a vote",
-                    repeated=found.repeated,
+                    repeated=votes.repeated,
                 )
             )
-        note = Markup(" <small>({})</small>").format("; ".join(notes)) if notes else ""
-        shown = Markup('<p class="ab-tally" role="status"><b>{}</b> {}{}</p>').format(
-            t("Blind votes"), tally_sentence(found), note
-        )
-        return [
-            shown,
-            gr.update(visible=report_lacks_votes(study), interactive=True, value=t(_TO_REPORT)),
-        ]
+        return {
+            self.tally: fragment("chat.tally", tally_sentence(votes), notes),
+            self.report: gr.update(
+                visible=report_lacks_votes(study), interactive=True, value=t(_TO_REPORT)
+            ),
+        }
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the report's button; the conversation connects the voting buttons."""
 
-        @user_facing_errors
         def write(name: str | None) -> dict[str, Any]:
             rerender_report(Study.open(name or ""))
             gr.Info(
@@ -207,49 +205,52 @@ class Corrections:
             )
 
     @property
-    def list_outputs(self) -> list[Any]:
-        """Components set by :meth:`drawn`."""
-        return [self.fold, self.list, self.longer, self.retrain]
+    def outputs(self) -> list[Any]:
+        """Components set by :meth:`updates`."""
+        return [self.fold, self.list, self.longer, self.retrain, self.name]
 
-    def drawn(self, study: Study | None, *, opened: bool | None = None) -> list[Any]:
-        """Values for :attr:`list_outputs`; ``opened`` sets whether the list is unfolded."""
-        found: list[Correction] = []
-        heldout: dict[int, list[int]] = {}
+    def updates(self, study: Study | None, *, opened: bool | None = None) -> Updates:
+        """Show the list, and propose a name; ``opened`` sets whether the list is unfolded."""
+        corrections: list[Correction] = []
         taught: dict[int, TaughtPair] = {}
         try:
-            found = read_corrections(study) if study else []
-            if study and found:
-                heldout = heldout_matches(study, [one.question for one in found])
+            corrections = read_corrections(study) if study else []
+            heldout: dict[int, list[int]] = {}
+            if study and corrections:
+                heldout = heldout_matches(study, [one.question for one in corrections])
                 taught = {
-                    place: pair
-                    for place, one in enumerate(found)
+                    index: pair
+                    for index, one in enumerate(corrections)
                     if (pair := taught_pair(study, one.question, one.answer))
                 }
-            shown = corrections_list(found, heldout, taught)
+            view = corrections_list(corrections, heldout, taught)
         except AssistantBuilderError as error:
-            shown = error_callout(error.to_record())
-        fold = gr.update(
-            label=t("Corrections ({number})", number=len(found)),
-            visible=bool(found),
-            **({} if opened is None else {"open": opened}),
-        )
-        button = tn(
+            view = error_callout(error.to_record())
+        number = len(corrections)
+        retrain = tn(
             "Retrain with {count} correction as a new project",
             "Retrain with {count} corrections as a new project",
-            len(found),
+            number,
         )
-        return [
-            fold,
-            shown,
-            gr.update(visible=bool(taught)),
-            gr.update(value=button, interactive=True),
-        ]
+        return {
+            self.fold: gr.update(
+                label=t("Corrections ({number})", number=number),
+                visible=bool(corrections),
+                **({} if opened is None else {"open": opened}),
+            ),
+            self.list: view,
+            self.longer: gr.update(visible=bool(taught)),
+            self.retrain: gr.update(value=retrain, interactive=True),
+            self.name: self.proposed_name(study),
+        }
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components."""
-        self.list.click(user_facing_errors(self._remove), picker, self.list_outputs, **QUIET)
+        self.list.click(
+            self._remove, picker, [self.fold, self.list, self.longer, self.retrain], **QUIET
+        )
         self.retrain.click(
-            user_facing_errors(self._retrain),
+            self._retrain,
             [picker, self.name, self.longer],
             [picker, tabs, self.name],
             api_visibility="private",
@@ -265,12 +266,14 @@ class Corrections:
             t("{title} (corrected)", title=study.title) if titled else f"{study.name}-corrected"
         )
 
-    def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
+    def _remove(self, name: str | None, event: gr.EventData) -> Updates:
         study = Study.open(name or "")
-        found, place = read_corrections(study), event.turn
-        if isinstance(place, int) and 0 <= place < len(found):
-            remove_correction(study, found[place].time)
-        return self.drawn(study)
+        corrections, index = read_corrections(study), event.turn
+        if isinstance(index, int) and 0 <= index < len(corrections):
+            remove_correction(study, corrections[index].time)
+        updates = self.updates(study)
+        del updates[self.name]  # the user may have changed it
+        return updates
 
     def _retrain(self, name: str | None, new: str, longer: bool) -> list[Any]:
         study = Study.open(name or "")
@@ -297,7 +300,4 @@ class Corrections:
                 duration=30,
                 title=t("The new project is running"),
             )
-        chosen = gr.update(
-            choices=[(picker_label(made.title, "queued"), made.name)], value=made.name
-        )
-        return [chosen, gr.Tabs(selected="train"), ""]
+        return [chosen_study(made, "queued"), gr.Tabs(selected="train"), ""]

@@ -20,7 +20,7 @@ from assistant_builder.inference.chunks import SEED_LIMIT, Sampling
 from assistant_builder.inference.llamacpp import is_installed
 from assistant_builder.inference.session import BASE, SHIPPED
 from assistant_builder.study import Study
-from assistant_builder.ui.refresh import QUIET, browser_state
+from assistant_builder.ui.refresh import QUIET, Updates, Values, browser_state
 
 GREEDY = Sampling()
 ALL = "all"
@@ -159,134 +159,98 @@ class ChatSettings:
 
     @property
     def inputs(self) -> list[Component]:
-        """The components in the order of :meth:`read`."""
-        return [
-            self.system,
-            self.temperature,
-            self.top_p,
-            self.longest,
-            self.seed,
-            self.blind,
-            self.base,
-            self.from_memory,
-            self.only,
-            self.figures,
-            self.shipped,
-        ]
+        """The components of all settings."""
+        return [self.system, *self._stored.values()]
 
-    def read(self, shown: tuple[Any, ...]) -> ReplySettings:
+    @property
+    def _stored(self) -> dict[str, Component]:
+        """Name in the browser's storage → component, without the system prompt, which is stored by study."""
+        names = (
+            "temperature top_p longest seed blind base from_memory only figures shipped"
+        ).split()
+        return {name: getattr(self, name) for name in names}
+
+    def read(self, values: Values) -> ReplySettings:
         """Read the settings from the values of :attr:`inputs`.
 
         Raises:
             ConfigError: A value is not valid.
         """
-        (
-            system,
-            temperature,
-            top_p,
-            longest,
-            seed,
-            blind,
-            base,
-            from_memory,
-            only,
-            figures,
-            shipped,
-        ) = shown
-        written = str(seed or "").strip()
+        written = str(values[self.seed] or "").strip()
         try:
-            number = int(written) if written else None
+            seed = int(written) if written else None
         except ValueError:
             raise ConfigError(
                 t("seed={written!r} is not an integer", written=written),
                 where="sampling",
                 remedy=t("Enter an integer, or leave the field empty"),
             ) from None
-        sampling = Sampling(
-            max_new_tokens=int(_number(longest, GREEDY.max_new_tokens)),
-            temperature=_number(temperature, GREEDY.temperature),
-            top_p=_number(top_p, GREEDY.top_p),
-            seed=number,
-            look_up=not from_memory,
-        )
+        only = str(values[self.only])
         return ReplySettings(
-            (system or "").strip(),
-            bool(blind),
-            bool(base),
-            sampling,
-            str(only) if str(only) in ARMS else "",
-            bool(figures),
-            bool(shipped) and is_installed(),
+            system=(values[self.system] or "").strip(),
+            blind=bool(values[self.blind]),
+            base=bool(values[self.base]),
+            sampling=Sampling(
+                max_new_tokens=int(_number(values[self.longest], GREEDY.max_new_tokens)),
+                temperature=_number(values[self.temperature], GREEDY.temperature),
+                top_p=_number(values[self.top_p], GREEDY.top_p),
+                seed=seed,
+                look_up=not values[self.from_memory],
+            ),
+            only=only if only in ARMS else "",
+            figures=bool(values[self.figures]),
+            shipped=bool(values[self.shipped]) and is_installed(),
         )
 
-    def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
-        """The new value of the browser's storage: component → value, and ``systems``: study → system prompt."""
-        (
-            system,
-            temperature,
-            top_p,
-            longest,
-            seed,
-            blind,
-            base,
-            from_memory,
-            only,
-            figures,
-            shipped,
-        ) = shown
-        systems = dict(_systems(kept))
+    def remember(self, name: str | None, values: Values) -> dict[str, Any]:
+        """The new value of the browser's storage: name → value, and ``systems``: study → system prompt."""
+        systems, system = dict(_systems(values[self.kept])), values[self.system]
         if name:
             systems.pop(name, None)
             if (system or "").strip() != _own_system(name):
                 systems[name] = system
-        return {
-            "temperature": temperature,
-            "top_p": top_p,
-            "longest": longest,
-            "seed": seed,
-            "blind": blind,
-            "base": base,
-            "from_memory": from_memory,
-            "only": only,
-            "figures": figures,
-            "shipped": shipped,
-            "systems": dict(list(systems.items())[-20:]),
-        }
+        stored = {key: values[component] for key, component in self._stored.items()}
+        return {**stored, "systems": dict(list(systems.items())[-20:])}
 
-    def restored(self, name: str | None, kept: Any) -> list[Any]:
-        """Values of :attr:`inputs` for a study from the browser's storage."""
+    def restored(self, name: str | None, kept: Any) -> Updates:
+        """Component → value for a study, from the browser's storage."""
         arms = Study.open(name).config.arms if name else ()
-        found = kept if isinstance(kept, dict) else {}
+        stored = kept if isinstance(kept, dict) else {}
         own = _own_system(name) if name else ""
         system = _systems(kept).get(name or "", own)
-        return [
-            system if isinstance(system, str) else own,
-            _number(found.get("temperature"), GREEDY.temperature),
-            _number(found.get("top_p"), GREEDY.top_p),
-            _number(found.get("longest"), GREEDY.max_new_tokens),
-            str(found.get("seed") or ""),
-            found.get("blind") is True,
-            found.get("base") is True,
-            found.get("from_memory") is True,
-            next((arm for arm in arms if arm == found.get("only")), ALL),
-            found.get("figures") is True,
-            found.get("shipped") is True,
-        ]
+        flags = (self.blind, self.base, self.from_memory, self.figures, self.shipped)
+        return {
+            self.system: system if isinstance(system, str) else own,
+            self.temperature: _number(stored.get("temperature"), GREEDY.temperature),
+            self.top_p: _number(stored.get("top_p"), GREEDY.top_p),
+            self.longest: _number(stored.get("longest"), GREEDY.max_new_tokens),
+            self.seed: str(stored.get("seed") or ""),
+            self.only: next((arm for arm in arms if arm == stored.get("only")), ALL),
+            **{
+                component: stored.get(key) is True
+                for key, component in self._stored.items()
+                if component in flags
+            },
+        }
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""
-        quiet, shown = {**QUIET, "queue": False}, [picker, self.kept, *self.inputs]
+        quiet, inputs = {**QUIET, "queue": False}, {picker, self.kept, *self.inputs}
+
+        def remember(values: Values) -> dict[str, Any]:
+            return self.remember(values[picker], values)
+
         gr.on(
             [component.input for component in self.inputs],
-            self.remember,
-            shown,
+            remember,
+            inputs,
             self.kept,
             trigger_mode="always_last",
             **quiet,
         )
         self.reset.click(
             lambda name: _own_system(name) if name else "", picker, self.system, **quiet
-        ).then(self.remember, shown, self.kept, **quiet)
+        ).then(remember, inputs, self.kept, **quiet)
 
 
 def _systems(kept: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.inference.session import BASE, SHIPPED
 from assistant_builder.study import Study
-from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice, gradio_error
+from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
 from assistant_builder.ui.chat.settings import ALL, GREEDY, ChatSettings, ReplySettings
 from assistant_builder.ui.chat.view import (
@@ -35,8 +35,8 @@ from assistant_builder.ui.chat.view import (
     loading_view,
     sides,
 )
-from assistant_builder.ui.html import empty, pop_up_titles
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.html import Markup, empty, pop_up_titles
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values
 from assistant_builder.ui.study_snapshot import needs_study, shown_arms
 from assistant_builder.ui.train.actions import studies_ahead
 
@@ -74,24 +74,29 @@ class ChatTab:
         """The regions that are redrawn when the study changes."""
         return [
             LiveRegion("chat-empty", [self.empty], _trained_mark, self._draw_empty),
-            LiveRegion("chat-mark", [self.mark], _trained_mark, lambda view: [_trained_mark(view)]),
+            LiveRegion(
+                "chat-mark",
+                [self.mark],
+                _trained_mark,
+                lambda view: {self.mark: _trained_mark(view)},
+            ),
             LiveRegion(
                 "chat-examples",
                 [self.talk.examples],
                 lambda view: view.stamp("data/status.json"),
-                lambda view: [gr.update(value=examples_view(_examples(view.study)))],
+                lambda view: {self.talk.examples: examples_view(_examples(view.study))},
             ),
             LiveRegion(
                 "chat-report",
                 self.votes.tally_outputs,
                 lambda view: view.stamp("report.json"),
-                lambda view: self.votes.tally_values(
+                lambda view: self.votes.tally_updates(
                     view.study if view.trained else None, blind=False
                 ),
             ),
         ]
 
-    def _draw_empty(self, view: StudyView) -> Sequence[Any]:
+    def _draw_empty(self, view: StudyView) -> Updates:
         if view.study is None:
             shown = needs_study(t(EMPTY))
         else:
@@ -101,256 +106,188 @@ class ChatTab:
                     "Train the project on the Train tab. Its assistants then answer here side by side."
                 ),
             )
-        return [gr.update(value=shown, visible=not view.trained)]
+        return {self.empty: gr.update(value=shown, visible=not view.trained)}
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; see :class:`~assistant_builder.ui.tabs.TabContent`."""
-        talk, options = self.talk, self.settings.inputs
+        talk, settings, self._picker = self.talk, self.settings, picker
         talk.kept.render()
-        self.settings.kept.render()
-        now = [picker, self.mark, talk.kept, *options]
-        asked = [talk.kept, *talk.outputs, talk.question, talk.editing, talk.banner]
+        settings.kept.render()
+        state = {picker, self.mark, talk.kept, *settings.inputs}
+        outputs = [talk.kept, *talk.outputs, talk.question, talk.editing, talk.banner, talk.notice]
+        streamed: dict[str, Any] = {**QUIET, "concurrency_limit": None}
         gr.on(
             [talk.send.click, talk.question.submit],
             self._ask,
-            [talk.question, talk.editing, *now],
-            asked,
-            concurrency_limit=None,
-            **QUIET,
+            {talk.question, talk.editing, *state},
+            outputs,
+            **streamed,
         )
-        talk.again.click(self._again, now, asked, concurrency_limit=None, **QUIET)
+        talk.again.click(self._again, state, outputs, **streamed)
         talk.stop.click(talk.stop_replies, None, None, **QUIET)
-        talk.clear.click(user_facing_errors(self._clear), now, asked, **QUIET)
-        talk.examples.click(self._ask_example, now, asked, concurrency_limit=None, **QUIET)
-        talk.leave.click(
-            lambda: ["", None, gr.update(visible=False)], None, asked[-3:], queue=False, **QUIET
-        )
+        talk.clear.click(self._clear, state, outputs, **QUIET)
+        talk.examples.click(self._ask_example, state, outputs, **streamed)
+        talk.leave.click(self._stop_editing, None, outputs, queue=False, **QUIET)
         for choice, button in self.votes.buttons.items():
             button.click(
-                user_facing_errors(functools.partial(self._vote, choice)),
-                now,
+                functools.partial(self._vote, choice),
+                state,
                 [talk.kept, *talk.outputs, *self.votes.tally_outputs],
                 **QUIET,
             )
-        for shown in talk.panes.values():
-            shown.click(
-                user_facing_errors(self._pane_clicked),
-                now,
-                [
-                    talk.question,
-                    talk.editing,
-                    talk.banner,
-                    talk.notice,
-                    *talk.outputs,
-                    *self.corrections.list_outputs,
-                    self.corrections.name,
-                ],
-                **QUIET,
-            )
-        modes = [
-            self.settings.blind,
-            self.settings.base,
-            self.settings.shipped,
-            self.settings.only,
-            self.settings.figures,
-        ]
-        gr.on(
-            [mode.input for mode in modes],
-            user_facing_errors(self._redraw),
-            now,
-            talk.outputs,
-            **QUIET,
-        )
-        loading = [picker, self.settings.base, self.settings.shipped, self.settings.only]
+        for box in talk.panes.values():
+            box.click(self._pane_clicked, state, [*outputs, *self.corrections.outputs], **QUIET)
+        modes = (settings.blind, settings.base, settings.shipped, settings.only, settings.figures)
+        gr.on([mode.input for mode in modes], self._redraw, state, talk.outputs, **QUIET)
+        loading = [picker, settings.base, settings.shipped, settings.only]
         self.mark.change(
-            user_facing_errors(self._restore),
-            [self.mark, talk.kept, self.settings.kept],
+            self._restore,
+            [self.mark, talk.kept, settings.kept],
             [
-                *options,
+                *settings.inputs,
                 *talk.outputs,
                 talk.editing,
                 talk.banner,
                 self.ready,
                 self.asked_again,
                 *self.votes.tally_outputs,
-                *self.corrections.list_outputs,
-                self.corrections.name,
+                *self.corrections.outputs,
                 self.body,
             ],
             **QUIET,
-        ).then(
-            self._load_models,
-            loading,
-            self.ready,
-            js=_ON_CHAT,
-            concurrency_limit=None,
-            **QUIET,
-        ).then(
-            self._ask_again,
-            [picker, self.mark],
-            self.asked_again,
-            js=_ON_CHAT,
-            concurrency_limit=None,
-            **QUIET,
+        ).then(self._load_models, loading, self.ready, js=_ON_CHAT, **streamed).then(
+            self._ask_again, [picker, self.mark], self.asked_again, js=_ON_CHAT, **streamed
         )
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
         gr.on(
-            [opened.select, self.settings.base.input, self.settings.shipped.input],
+            [opened.select, settings.base.input, settings.shipped.input],
             self._load_models,
             loading,
             self.ready,
-            concurrency_limit=None,
-            **QUIET,
+            **streamed,
         )
-        opened.select(
-            self._ask_again, [picker, self.mark], self.asked_again, concurrency_limit=None, **QUIET
-        )
+        opened.select(self._ask_again, [picker, self.mark], self.asked_again, **streamed)
         self.settings.wire(picker)
         self.votes.wire(picker)
         self.corrections.wire(picker, tabs)
 
-    def _ask(
-        self,
-        question: str,
-        editing: int | None,
-        name: str | None,
-        mark: str,
-        kept: Any,
-        request: gr.Request,
-        *shown: Any,
-    ) -> Iterator[list[Any]]:
-        session = request.session_hash or ""
-        if not question.strip() or self.talk.busy(session):
+    def _stop_editing(self) -> Updates:
+        """Empty the question box."""
+        talk = self.talk
+        return {talk.question: "", talk.editing: None, talk.banner: gr.update(visible=False)}
+
+    def _conversation(self, values: Values) -> Conversation:
+        return self.talk.conversation(
+            values[self.talk.kept], values[self._picker], values[self.mark]
+        )
+
+    def _ask(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        session, question = request.session_hash or "", values[self.talk.question].strip()
+        if not question or self.talk.busy(session):
             return
-        conversation = self.talk.conversation(kept, name, mark)
+        conversation, editing = self._conversation(values), values[self.talk.editing]
         if editing is not None:
             conversation = conversation.before(editing)
-        boxes = [["", None, gr.update(visible=False)]]
-        try:
-            settings = self._settings(name, shown)
-            for values in self.talk.ask(
-                name or "", mark, kept, conversation, question.strip(), settings, session
-            ):
-                yield [*values, *(boxes.pop() if boxes else [gr.skip()] * 3)]
-        except AssistantBuilderError as error:
-            raise gradio_error(error) from error
+        name, box = values[self._picker] or "", self._stop_editing()
+        for updates in self.talk.ask(
+            name,
+            values[self.mark],
+            values[self.talk.kept],
+            conversation,
+            question,
+            self._settings(name, values),
+            session,
+        ):
+            yield {**updates, **box}
+            box = {}
 
-    def _again(
-        self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any
-    ) -> Iterator[list[Any]]:
-        turns = self.talk.conversation(kept, name, mark).turns
+    def _again(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        turns = self._conversation(values).turns
         if turns:
-            yield from self._ask(
-                turns[-1].question, len(turns) - 1, name, mark, kept, request, *shown
-            )
+            last = {self.talk.question: turns[-1].question, self.talk.editing: len(turns) - 1}
+            yield from self._ask({**values, **last}, request)
 
-    def _clear(self, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
-        drawn = self.talk.values(
-            Study.open(name or "").recommended, Conversation(), self._settings(name, shown)
-        )
-        return [
-            self.talk.stored_with(kept, name or "", mark, Conversation()),
-            *drawn,
-            "",
-            None,
-            gr.update(visible=False),
-        ]
+    def _clear(self, values: Values) -> Updates:
+        name, nothing = values[self._picker] or "", Conversation()
+        settings = self._settings(name, values)
+        stored = self.talk.stored_with(values[self.talk.kept], name, values[self.mark], nothing)
+        return {
+            self.talk.kept: stored,
+            **self.talk.updates(Study.open(name).recommended, nothing, settings),
+            **self._stop_editing(),
+        }
 
     def _ask_example(
-        self,
-        name: str | None,
-        mark: str,
-        kept: Any,
-        request: gr.Request,
-        event: gr.EventData,
-        *shown: Any,
-    ) -> Iterator[list[Any]]:
-        questions, place = _examples(Study.open(name or "")), event.turn
-        if isinstance(place, int) and 0 <= place < len(questions):
-            yield from self._ask(questions[place], None, name, mark, kept, request, *shown)
+        self, values: Values, request: gr.Request, event: gr.EventData
+    ) -> Iterator[Updates]:
+        questions, index = _examples(Study.open(values[self._picker] or "")), event.turn
+        if isinstance(index, int) and 0 <= index < len(questions):
+            asked = {self.talk.question: questions[index], self.talk.editing: None}
+            yield from self._ask({**values, **asked}, request)
 
-    def _vote(
-        self, choice: Choice, name: str | None, mark: str, kept: Any, *shown: Any
-    ) -> list[Any]:
-        settings = self._settings(name, shown)
-        values = self.talk.vote(choice, name or "", mark, kept, settings)
-        return [
-            *values,
-            *self.votes.tally_values(Study.open(name or "").recommended, blind=settings.blind),
-        ]
+    def _vote(self, choice: Choice, values: Values) -> Updates:
+        name = values[self._picker] or ""
+        settings = self._settings(name, values)
+        voted = self.talk.vote(choice, name, values[self.mark], values[self.talk.kept], settings)
+        study = Study.open(name).recommended
+        return {**voted, **self.votes.tally_updates(study, blind=settings.blind)}
 
-    def _pane_clicked(
-        self,
-        name: str | None,
-        mark: str,
-        kept: Any,
-        request: gr.Request,
-        event: gr.EventData,
-        *shown: Any,
-    ) -> list[Any]:
+    def _pane_clicked(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
         """Handle a click in a pane: edit a question, or open, close or save the correction of an answer."""
-        talk, lists = self.talk, [gr.skip()] * (len(self.corrections.list_outputs) + 1)
-        nothing = [*[gr.skip()] * (4 + len(talk.outputs)), *lists]
-        conversation = talk.conversation(kept, name, mark)
-        place, side = event.turn, event.side
+        talk, conversation = self.talk, self._conversation(values)
+        index, side = event.turn, event.side
         if (
-            not isinstance(place, int)
-            or not 0 <= place < len(conversation.turns)
+            not isinstance(index, int)
+            or not 0 <= index < len(conversation.turns)
             or side not in sides()
             or talk.busy(request.session_hash or "")
         ):
-            return nothing
-        turn = conversation.turns[place]
+            return gr.skip()
+        turn = conversation.turns[index]
         if event.action == "edit":
-            return [
-                turn.question,
-                place,
-                gr.update(visible=True),
-                editing_notice(place, conversation),
-                *nothing[4:],
-            ]
-        study, settings = Study.open(name or "").recommended, self._settings(name, shown)
-        speaker = PaneState(conversation, settings.blind, arms=study.config.arms).speaker(
-            side, turn
-        )
-        if speaker not in turn.answers or (turn.hidden and place == len(conversation.turns) - 1):
-            return nothing
-        editing, note = None, ""
+            return {
+                talk.question: turn.question,
+                talk.editing: index,
+                talk.banner: gr.update(visible=True),
+                talk.notice: editing_notice(index, conversation),
+            }
+        name = values[self._picker] or ""
+        study, settings = Study.open(name).recommended, self._settings(name, values)
+        state = PaneState(conversation, settings.blind, arms=study.config.arms)
+        speaker = state.speaker(side, turn)
+        if speaker not in turn.answers or (turn.hidden and index == len(conversation.turns) - 1):
+            return gr.skip()
+        editing, note, lists = None, "", {}
         if event.action == "correct":
-            editing, note = (place, speaker), heldout_note(study, turn.question)
+            editing, note = (index, speaker), heldout_note(study, turn.question)
         if event.action == "save":
-            question, answer = str(event.question), str(event.answer)
             add_correction(
                 study,
-                question,
-                answer,
+                str(event.question),
+                str(event.answer),
                 wrong=turn.answers[speaker].text,
                 arm=speaker,
                 asked=turn.question,
             )
-            lists = [*self.corrections.drawn(study), self.corrections.proposed_name(study)]
+            lists = self.corrections.updates(study)
             gr.Info(
                 t("Saved. When you have corrected what you want, retrain under “Corrections”."),
                 title=pop_up_titles()["info"],
             )
-        drawn = talk.values(study, conversation, settings, editing=editing, note=note)
-        return [*nothing[:4], *drawn, *lists]
+        return {**talk.updates(study, conversation, settings, editing=editing, note=note), **lists}
 
-    def _redraw(
-        self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any
-    ) -> list[Any]:
+    def _redraw(self, values: Values, request: gr.Request) -> Updates:
+        name = values[self._picker]
         if not name or self.talk.busy(request.session_hash or ""):
-            return [gr.skip()] * len(self.talk.outputs)
-        conversation = self.talk.conversation(kept, name, mark)
-        return self.talk.values(
-            Study.open(name).recommended, conversation, self._settings(name, shown)
-        )
+            return gr.skip()
+        study, settings = Study.open(name).recommended, self._settings(name, values)
+        return self.talk.updates(study, self._conversation(values), settings)
 
-    def _settings(self, name: str | None, shown: tuple[Any, ...]) -> ReplySettings:
+    def _settings(self, name: str | None, values: Values) -> ReplySettings:
         """Settings of the reply; blind mode needs two trained arms, and looking up a grounded study."""
-        settings = self.settings.read(shown)
+        settings = self.settings.read(values)
         if not name:
             return settings
         config = Study.open(name).recommended.config
@@ -359,7 +296,7 @@ class ChatTab:
         )
         return replace(settings, blind=settings.blind and config.compares, sampling=sampling)
 
-    def _restore(self, mark: str, kept: Any, kept_settings: Any) -> list[Any]:
+    def _restore(self, mark: str, kept: Any, kept_settings: Any) -> Updates:
         """Restore the browser's state for the study of this mark; the picker may not show its name yet.
 
         The tab becomes visible here and not earlier, because input before this would be overwritten.
@@ -367,22 +304,21 @@ class ChatTab:
         name, _, trained = mark.partition(":")
         study = None if trained == _UNTRAINED else Study.open(name).recommended
         own = study.name if study else None
-        shown = self.settings.restored(own, kept_settings)
+        values = self.settings.restored(own, kept_settings)
         try:
-            settings = self._settings(own, tuple(shown))
+            settings = self._settings(own, values)
         except AssistantBuilderError:  # the stored settings are not valid
-            shown = self.settings.restored(own, {})
-            settings = self._settings(own, tuple(shown))
+            values = self.settings.restored(own, {})
+            settings = self._settings(own, values)
         conversation = self.talk.conversation(kept, name, mark)
         arms = shown_arms(study.config) if study else ()
-        updates = {
+        all_arms = (t("Both") if len(arms) == 2 else t("All"), ALL)
+        return {
+            **values,
             self.settings.only: gr.update(
                 value=settings.only or ALL,
                 visible=len(arms) > 1,
-                choices=[
-                    (t("Both") if len(arms) == 2 else t("All"), ALL),
-                    *((plain(arm), arm) for arm in arms),
-                ],
+                choices=[all_arms, *((plain(arm), arm) for arm in arms)],
             ),
             self.settings.blind: gr.update(
                 value=settings.blind, visible=study is None or study.config.compares
@@ -391,79 +327,61 @@ class ChatTab:
                 value=not settings.sampling.look_up,
                 visible=study is not None and study.config.grounded,
             ),
+            **self.talk.updates(study, conversation, settings),
+            self.talk.editing: None,
+            self.talk.banner: gr.update(visible=False),
+            self.ready: "",
+            self.asked_again: "",
+            **self.votes.tally_updates(study, blind=settings.blind),
+            **self.corrections.updates(study, opened=False),
+            self.body: gr.update(visible=study is not None),
         }
-        shown = [
-            updates.get(component, value)
-            for component, value in zip(self.settings.inputs, shown, strict=True)
-        ]
-        return [
-            *shown,
-            *self.talk.values(study, conversation, settings),
-            None,
-            gr.update(visible=False),
-            "",
-            "",
-            *self.votes.tally_values(study, blind=settings.blind),
-            *self.corrections.drawn(study, opened=False),
-            self.corrections.proposed_name(study),
-            gr.update(visible=study is not None),
-        ]
 
-    def _load_models(self, name: str | None, base: bool, shipped: bool, only: str) -> Iterator[Any]:
+    def _load_models(
+        self, name: str | None, base: bool, shipped: bool, only: str
+    ) -> Iterator[Markup]:
         """Load the models before the first question if no run needs the machine."""
-        try:
-            study = Study.open(name).recommended if name else None
-            if study is None or study.state == "running" or self.talk.pool.busy:
-                return
-            arms = shown_arms(study.config)
-            adapters = (
-                study.arm_folder(arm) / "adapter" / "adapter_model.safetensors" for arm in arms
-            )
-            if not all(path.is_file() for path in adapters) or studies_ahead(
-                study
-            ):  # a run plans with the memory
-                return
-            asked = [only] if only in arms else arms
-            for replies in self.talk.pool.worker(study).load(
-                [*asked, *([SHIPPED] if shipped else []), *([BASE] if base else [])]
-            ):
-                self.talk.note_memory(study.name, replies)
-                yield loading_view(replies, [only] if only in arms else study.config.arms)
-        except AssistantBuilderError as error:
-            raise gradio_error(error) from error
+        study = Study.open(name).recommended if name else None
+        if study is None or study.state == "running" or self.talk.pool.busy:
+            return
+        arms = shown_arms(study.config)
+        adapters = (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors" for arm in arms)
+        # a run plans with the memory
+        if not all(path.is_file() for path in adapters) or studies_ahead(study):
+            return
+        speakers = [only] if only in arms else [*arms]
+        speakers += [SHIPPED] * bool(shipped) + [BASE] * bool(base)
+        for replies in self.talk.pool.worker(study).load(speakers):
+            self.talk.note_memory(study.name, replies)
+            yield loading_view(replies, [only] if only in arms else study.config.arms)
 
-    def _ask_again(self, name: str | None, mark: str) -> Iterator[Any]:
+    def _ask_again(self, name: str | None, mark: str) -> Iterator[Markup]:
         """Ask the questions of the corrections that the study was retrained on, once for its adapters."""
-        try:
-            study = (
-                Study.open(name).recommended if name and mark.partition(":")[0] == name else None
-            )
-            if study is None or mark.endswith(_UNTRAINED):
-                return
-            found, arms = corrections_asked_again(study, mark), shown_arms(study.config)
-            system = default_system_prompt(study) if found else ""
-            for place, one in enumerate(found):
-                if one.after is None and study.state != "running":
-                    yield asked_again_view(
-                        found,
-                        t(
-                            "Your corrections: asking {place} of {total} again…",
-                            place=place + 1,
-                            total=len(found),
-                        ),
-                    )
-                    arm = one.correction.arm if one.correction.arm in arms else arms[0]
-                    sent = Conversation().messages(
-                        arm, one.correction.question, system=system, alone=True
-                    )
-                    *_, last = self.talk.pool.worker(study).ask({arm: sent}, GREEDY)
-                    if last[arm].state not in ("stop", "length"):
-                        break
-                    found[place] = replace(one, after=last[arm].text.strip())
-                    save_asked_again(study, mark, found)
-            yield asked_again_view(found)
-        except AssistantBuilderError as error:
-            raise gradio_error(error) from error
+        study = Study.open(name).recommended if name and mark.partition(":")[0] == name else None
+        if study is None or mark.endswith(_UNTRAINED):
+            return
+        answers, arms = corrections_asked_again(study, mark), shown_arms(study.config)
+        system = default_system_prompt(study) if answers else ""
+        for index, one in enumerate(answers):
+            if one.after is None and study.state != "running":
+                yield asked_again_view(
+                    answers,
+                    t(
+                        "Your corrections: asking {place} of {total} again…",
+                        place=index + 1,
+                        total=len(answers),
+                    ),
+                )
+                arm = one.correction.arm if one.correction.arm in arms else arms[0]
+                sent = Conversation().messages(
+                    arm, one.correction.question, system=system, alone=True
+                )
+                *_, last = self.talk.pool.worker(study).ask({arm: sent}, GREEDY)
+                if last[arm].state not in ("stop", "length"):
+                    break
+                answers[index] = replace(one, after=last[arm].text.strip())
+                save_asked_again(study, mark, answers)
+        yield asked_again_view(answers)
 
 
 def _examples(study: Study | None) -> list[str]:

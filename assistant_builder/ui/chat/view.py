@@ -18,7 +18,7 @@ from assistant_builder.data import Pair
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, t, tn, translate_formatted
 from assistant_builder.inference.session import BASE, SHIPPED, Memory
-from assistant_builder.ui.html import bar, empty, error_callout, fold, join, table
+from assistant_builder.ui.html import empty, error_callout, fold, fragment, table
 from evals.report.format import size
 
 EXAMPLES = 4
@@ -103,171 +103,95 @@ def sides() -> tuple[str, ...]:
     return (*PAIR, *further_arms(ARMS), SHIPPED, BASE)
 
 
-def pane(side: str, shown: PaneState) -> Markup:
+def pane(side: str, state: PaneState) -> Markup:
     """One pane of the conversation.
 
     In blind mode nothing in it identifies the assistant before the vote: no name, no colour, no figure, and no
     difference in speed (:func:`equalize_pace`).
     """
-    turns = shown.conversation.turns
-    hidden = side in PAIR and shown.masked
-    who = f"side-{side}" if hidden else shown.speaker(side, Turn(""))
-    title = t("Assistant {upper}", upper=side.upper()) if hidden else title_of(who, shown.arms)
-    replies = equalize_pace(shown.replies) if turns and turns[-1].hidden else shown.replies
-    busy = any(
-        not reply.finished for reply in replies.values()
-    )  # screen readers then wait for the end of the reply
+    turns = state.conversation.turns
+    hidden = side in PAIR and state.masked
+    who = f"side-{side}" if hidden else state.speaker(side, Turn(""))
+    title = t("Assistant {upper}", upper=side.upper()) if hidden else title_of(who, state.arms)
+    replies = equalize_pace(state.replies) if turns and turns[-1].hidden else state.replies
     blocks: list[Markup] = []
-    for place, turn in enumerate(turns):
-        live = replies.get(shown.speaker(side, turn)) if place == len(turns) - 1 else None
-        blocks += _turn(side, place, turn, live, title, shown)
-    if not blocks:
-        alone = len(shown.arms) == 1 or shown.only
-        hint = (
-            t("The assistant's name is shown after your vote.")
-            if hidden
-            else (
-                t("Every speaker gets the same question.")
-                if side in (BASE, SHIPPED) or (len(shown.arms) > 2 and not alone)
-                else ""
-                if alone
-                else t("Both assistants get the same question.")
-            )
-        )
-        blocks = [Markup('<p class="ab-hint">{} {}</p>').format(t("Ask a question below."), hint)]
-    figures = (
-        Markup('<div class="ab-figures">{}</div>').format(_figures(side, shown, hidden))
-        if shown.figures
-        else ""
-    )
-    # The newest turn is first in the markup; the style sheet reverses the order, so that the end stays in view.
-    return Markup(
-        '<section class="ab-pane ab-arm-{}" id="ab-pane-{}" aria-label="{}"><header><span class="ab-chip">{}</span>'
-        '</header><div class="ab-talk" tabindex="0" role="log" aria-busy="{}" aria-label="{}">{}</div>{}</section>'
-    ).format(
-        who,
-        who,
-        title,
-        title,
-        "true" if busy else "false",
-        t("Conversation with {title}", title=title),
-        join(reversed(blocks)),
-        figures,
-    )
-
-
-def _turn(
-    side: str, place: int, turn: Turn, live: Reply | None, title: str, shown: PaneState
-) -> list[Markup]:
-    speaker = shown.speaker(side, turn)
-    question = Markup(
-        '<div class="ab-asked"><div class="ab-turn ab-user" dir="auto">{}</div>'
-        '<div class="ab-tools ab-of-user">{}</div></div>'
-    ).format(
-        turn.question,
-        _tool("edit", t("Edit"), t("Edit question {place}", place=place + 1), place, side),
-    )
-    answer = turn.answers.get(speaker)
-    if live is not None and not (answer is not None and live.finished and live.state != "failed"):
-        return [question, _live_reply(live, speaker, turn)]
-    if answer is not None:
-        return [question, _answer(side, place, turn, speaker, answer, title, shown)]
-    note = t("No answer: the page was closed, or the process ended. Press “Ask again”.")
-    if turn.answers:
-        note = (
-            t("The base model did not answer this question.")
-            if side == BASE
-            else t("This assistant did not answer this question.")
-        )
-    return [question, Markup('<p class="ab-turn ab-assistant ab-quiet">{}</p>').format(note)]
+    for index, turn in enumerate(turns):
+        live = replies.get(state.speaker(side, turn)) if index == len(turns) - 1 else None
+        blocks.append(fragment("chat.question", turn.question, index, side))
+        blocks.append(_answer(side, index, turn, live, title, state))
+    alone = len(state.arms) == 1 or state.only
+    hint = ""
+    if hidden:
+        hint = t("The assistant's name is shown after your vote.")
+    elif side in (BASE, SHIPPED) or (len(state.arms) > 2 and not alone):
+        hint = t("Every speaker gets the same question.")
+    elif not alone:
+        hint = t("Both assistants get the same question.")
+    # screen readers wait for the end of the reply
+    busy = any(not reply.finished for reply in replies.values())
+    figures = _figures(side, state, hidden) if state.figures else ""
+    return fragment("chat.pane", who, title, busy, blocks, figures, hint)
 
 
 def _answer(
-    side: str, place: int, turn: Turn, speaker: str, answer: Answer, title: str, shown: PaneState
+    side: str, index: int, turn: Turn, live: Reply | None, title: str, state: PaneState
 ) -> Markup:
-    # before the vote: the assistants may find other facts, and decline by rules of their own
-    hidden = side in PAIR and shown.masked and turn.hidden
-    tools = [
-        _tool(
-            "copy",
-            t("Copy"),
-            t("Copy answer {place} of {title}", place=place + 1, title=title),
-            place,
-            side,
-        )
-    ]
-    if not hidden:
-        tools.append(
-            _tool(
-                "correct",
-                t("Fix the answer"),
-                t("Fix the answer {place} of {title}", place=place + 1, title=title),
-                place,
-                side,
+    speaker, answer = state.speaker(side, turn), turn.answers.get(state.speaker(side, turn))
+    if live is not None and not (answer is not None and live.finished and live.state != "failed"):
+        who = "hidden" if turn.hidden and speaker in turn.sides else speaker
+        return fragment("chat.live", who, live, _status(live))
+    if answer is None:
+        note = t("No answer: the page was closed, or the process ended. Press “Ask again”.")
+        if turn.answers:
+            note = (
+                t("The base model did not answer this question.")
+                if side == BASE
+                else t("This assistant did not answer this question.")
             )
-        )
-    mark = Markup("")
-    if turn.blind and side in PAIR and not hidden:
-        chosen = turn.vote in PAIR and turn.sides[PAIR.index(turn.vote)] == speaker
-        mark = Markup('<span class="ab-was ab-arm-{}">{}{}</span>').format(
-            speaker, label(speaker), t(" · your choice") if chosen else ""
-        )
-    ending = (
-        Markup("<small>{}</small>").format(t(_ENDINGS[answer.ending]))
-        if answer.ending in _ENDINGS
-        else ""
-    )
-    below: Markup | str = Markup('<div class="ab-tools">{}{}</div>').format(join(tools), ending)
-    corrected = shown.corrected.get((turn.question, answer.text.strip()))
-    if shown.editing == (place, speaker) and not hidden:
+        return fragment("parts.paragraph", note, "ab-turn ab-assistant ab-quiet")
+    # before the vote: the assistants may retrieve other facts, and decline by rules of their own
+    hidden = side in PAIR and state.masked and turn.hidden
+    corrected = None if hidden else state.corrected.get((turn.question, answer.text.strip()))
+    form = Markup("")
+    if state.editing == (index, speaker) and not hidden:
         proposed = corrected.answer if corrected else answer.text
-        below = _correction_form(side, place, turn.question, proposed, shown.note)
-    elif corrected is not None and not hidden:
-        below = _corrected(corrected) + below
-    return Markup(
-        '<div class="ab-said ab-arm-{}" data-copied>{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
-        "{}{}</div>"
-    ).format(
-        f"side-{side}" if hidden else speaker,
-        mark,
-        answer.text,
-        "" if hidden else sources_view(answer, shown.numbers),
-        below,
+        form = fragment("chat.correction_form", side, index, turn.question, proposed, state.note)
+    voted = turn.blind and side in PAIR and not hidden
+    return fragment(
+        "chat.answer",
+        who=f"side-{side}" if hidden else speaker,
+        author=speaker if voted else "",
+        chosen=turn.vote in PAIR and turn.sides[PAIR.index(turn.vote)] == speaker,
+        text=answer.text,
+        sources="" if hidden else sources_view(answer, state.numbers),
+        corrected=corrected and _corrected(corrected) or "",
+        form=form,
+        ending=t(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else "",
+        index=index,
+        side=side,
+        title=title,
+        fixable=not hidden,
     )
 
 
-def _correction_form(side: str, place: int, question: str, answer: str, note: str) -> Markup:
-    """The editor of a correction, in the place of the buttons below the answer."""
-    return Markup(
-        '<form class="ab-correct" data-turn="{}" data-side="{}"><label>{}'
-        '<textarea name="answer" rows="3" dir="auto" maxlength="20000">{}</textarea></label>'
-        "<label>{} <small>{}</small>"
-        '<textarea name="question" rows="1" dir="auto" maxlength="20000">{}</textarea></label>{}'
-        '<div><button type="submit">{}</button><button type="button" data-action="close" data-turn="{}" '
-        'data-side="{}">{}</button></div></form>'
-    ).format(
-        place,
-        side,
-        t("What should the answer have been?"),
-        answer,
-        t("Question"),
-        t("It is trained without the earlier turns, so it must be complete."),
-        question,
-        Markup("<p>{}</p>").format(note) if note else "",
-        t("Save correction"),
-        place,
-        side,
-        t("Cancel"),
-    )
+def _status(reply: Reply) -> str:
+    """What a reply without text waits for; empty for others."""
+    if reply.text or reply.finished:
+        return ""
+    if reply.state == "loading" and reply.phase:
+        return f"{translate_formatted(reply.phase)}…"
+    if reply.state == "waiting" and reply.ahead:
+        return tn(
+            "Waiting: {count} question before this one…",
+            "Waiting: {count} questions before this one…",
+            reply.ahead,
+        )
+    return t(_STATUS_TEXTS[reply.state])
 
 
-def _corrected(found: CorrectedAnswer) -> Markup:
-    """The correction below an answer."""
-    return Markup('<div class="ab-corrected"><b>{}</b><p dir="auto">{}</p>{}</div>').format(
-        t("Your correction"),
-        found.answer,
-        Markup("<small>{}</small>").format(taught_note(found.taught)) if found.taught else "",
-    )
+def _corrected(correction: CorrectedAnswer) -> Markup:
+    note = taught_note(correction.taught) if correction.taught else ""
+    return fragment("chat.corrected", correction.answer, note)
 
 
 def taught_note(pair: TaughtPair) -> str:
@@ -286,71 +210,7 @@ def taught_note(pair: TaughtPair) -> str:
 
 def sources_view(answer: Answer, numbers: RowNumbers) -> Markup:
     """The facts that the assistant was given for an answer, folded; empty if it looked nothing up."""
-    if not answer.sources:
-        return Markup("")
-    fact = Markup('<li><b dir="auto">{}</b><p dir="auto">{}</p><small>{}</small></li>')
-    facts = Markup('<ol class="ab-sources">{}</ol>').format(
-        join(
-            fact.format(
-                source["question"],
-                source["answer"],
-                t("Row {row} of your file", row=numbers.shown(source["row"])),
-            )
-            for source in answer.sources
-        )
-    )
-    if answer.declined:
-        return fold(
-            t("Declined: nothing that was found seems to answer this. The nearest questions"), facts
-        )
-    return fold(
-        tn(
-            "From {count} fact of your data", "From {count} facts of your data", len(answer.sources)
-        ),
-        facts,
-    )
-
-
-def _tool(action: str, text: str, label: str, place: int, side: str) -> Markup:
-    return Markup(
-        '<button type="button" class="ab-tool" data-action="{}" data-turn="{}" data-side="{}" aria-label="{}">{}'
-        "</button>"
-    ).format(action, place, side, label, text)
-
-
-def _live_reply(reply: Reply, speaker: str, turn: Turn) -> Markup:
-    who = "hidden" if turn.hidden and speaker in turn.sides else speaker
-    if reply.state == "failed":
-        partial = Markup('<div class="ab-turn ab-assistant" dir="auto">{}</div>').format(reply.text)
-        body = join(
-            [
-                partial if reply.text else "",
-                error_callout(reply.error or {"what": t("the answer failed")}),
-            ]
-        )
-    elif not reply.text and not reply.finished:
-        status = t(_STATUS_TEXTS[reply.state])
-        if reply.state == "loading" and reply.phase:
-            status = f"{translate_formatted(reply.phase)}…"
-        elif reply.state == "waiting" and reply.ahead:
-            status = tn(
-                "Waiting: {count} question before this one…",
-                "Waiting: {count} questions before this one…",
-                reply.ahead,
-            )
-        meter = bar(reply.fraction, t("Loading")) if reply.state == "loading" else Markup("")
-        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(
-            status, meter
-        )
-    else:
-        caret = Markup("") if reply.finished else Markup('<i class="ab-caret"></i>')
-        body = Markup('<div class="ab-turn ab-assistant" dir="auto">{}{}</div>').format(
-            reply.text, caret
-        )
-    # the tools appear at the end of the answer; the empty element reserves their space
-    return Markup('<div class="ab-said ab-arm-{}">{}<div class="ab-tools"></div></div>').format(
-        who, body
-    )
+    return fragment("chat.sources", answer, numbers) if answer.sources else Markup("")
 
 
 def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
@@ -384,22 +244,21 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
     }
 
 
-def _figures(side: str, shown: PaneState, hidden: bool) -> Markup:
-    turns = shown.conversation.turns
+def _figures(side: str, state: PaneState, hidden: bool) -> Markup:
+    turns = state.conversation.turns
     if hidden and (not turns or turns[-1].hidden):
-        return Markup('<span class="ab-speed">{}</span>').format(
-            t("Speed and memory are shown after the vote.")
-        )
-    speaker = shown.speaker(side, turns[-1] if turns else Turn("", sides=default_sides(shown.arms)))
+        return fragment("chat.figures", t("Speed and memory are shown after the vote."), None)
+    speaker = state.speaker(side, turns[-1] if turns else Turn("", sides=default_sides(state.arms)))
     answer = turns[-1].answers.get(speaker) if turns else None
-    reply = shown.replies.get(speaker)
+    reply = state.replies.get(speaker)
     if reply is not None and reply.tokens:
         answer = Answer(
             reply.text, reply.state, reply.tokens, reply.seconds, reply.first_token_seconds
         )
-    return Markup('<span class="ab-speed">{}</span><span class="ab-memory">{}</span>').format(
+    return fragment(
+        "chat.figures",
         speed_line(answer) or ("\N{NO-BREAK SPACE}" if turns else t("Not asked yet")),
-        memory_line(speaker, shown.stored.get(speaker), shown.memory.get(speaker), shown.arms),
+        memory_line(speaker, state.stored.get(speaker), state.memory.get(speaker), state.arms),
     )
 
 
@@ -465,23 +324,18 @@ def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> M
                 minutes=minutes,
             )
         )
-        return Markup('<p class="ab-loaded ab-good" role="status">{}</p>').format(text)
+        return fragment("parts.paragraph", text, "ab-loaded ab-good", "status")
     failed = next((reply for reply in replies.values() if reply.state == "failed"), None)
     if failed is not None:
         return error_callout(failed.error or {"what": t("the assistants could not be loaded")})
-    fraction = sum(1.0 if reply.finished else reply.fraction for reply in replies.values()) / max(
-        len(replies), 1
-    )
-    phases = {
-        speaker: translate_formatted(reply.phase or _STATUS_TEXTS.get(reply.state, ""))
+    shares = [1.0 if reply.finished else reply.fraction for reply in replies.values()]
+    phases = [
+        f"{title_of(speaker, arms)}: "
+        + translate_formatted(reply.phase or _STATUS_TEXTS.get(reply.state, "")).rstrip("…")
         for speaker, reply in replies.items()
         if not reply.finished
-    }
-    doing = [f"{title_of(speaker, arms)}: {phase}".rstrip("…") for speaker, phase in phases.items()]
-    return Markup('<div class="ab-loaded" role="status"><span>{}</span>{}</div>').format(
-        " ".join((t("Loading the assistants."), " · ".join(doing))),
-        bar(fraction, t("Loading the assistants")),
-    )
+    ]
+    return fragment("chat.loading", phases, sum(shares) / max(len(shares), 1))
 
 
 def reveal_view(turn: Turn) -> Markup:
@@ -491,14 +345,7 @@ def reveal_view(turn: Turn) -> Markup:
     )
     if turn.vote in ("a", "b"):
         chosen = t("You preferred {assistant}.", assistant=label(turn.sides["ab".index(turn.vote)]))
-    return Markup('<p class="ab-revealed" role="status"><b>{}</b> {}</p>').format(
-        t(
-            "A was {first}, B was {second}.",
-            first=label(turn.sides[0]),
-            second=label(turn.sides[1]),
-        ),
-        chosen,
-    )
+    return fragment("chat.revealed", turn, chosen)
 
 
 def example_questions(training: Iterable[Pair], validation: Iterable[Pair]) -> list[str]:
@@ -524,13 +371,7 @@ def _is_example(pair: Pair) -> bool:
 
 def examples_view(questions: Sequence[str]) -> Markup:
     """The example questions as buttons; ``data-turn`` is the number of a question."""
-    button = Markup(
-        '<button type="button" data-action="example" data-turn="{}" data-side="" dir="auto">{}</button>'
-    )
-    return Markup('<div class="ab-examples" role="group" aria-label="{}">{}</div>').format(
-        t("Example questions"),
-        join(button.format(place, question) for place, question in enumerate(questions)),
-    )
+    return fragment("chat.examples", questions)
 
 
 def asked_again_view(found: Sequence[AskedAgain], progress: str = "") -> Markup:
@@ -548,31 +389,30 @@ def asked_again_view(found: Sequence[AskedAgain], progress: str = "") -> Markup:
         if changed > right
         else t("Your corrections: {right} of {asked} answered as you corrected them", **figures)
     )
-    states = [
-        ("good", t("As corrected"))
-        if each.is_right
-        else ("warn", t("Changed"))
-        if each.is_changed
-        else ("", t("Not asked yet"))
-        if each.after is None
-        else ("bad", t("Not changed"))
-        for each in found
-    ]
     rows = [
         (
             each.correction.question,
             each.correction.wrong,
             each.correction.answer,
             each.after or "",
-            Markup('<span class="ab-mark ab-{}">{}</span>').format(*state),
+            Markup('<span class="ab-mark ab-{}">{}</span>').format(*_asked_again_state(each)),
         )
-        for each, state in zip(found, states, strict=True)
+        for each in found
     ]
     return fold(
         head,
         table((t("Question"), t("Before"), t("Your correction"), t("After"), ""), rows),
         opened=True,
     )
+
+
+def _asked_again_state(asked: AskedAgain) -> tuple[str, str]:
+    """Tone and words of what retraining did to an answer."""
+    if asked.is_right:
+        return "good", t("As corrected")
+    if asked.is_changed:
+        return "warn", t("Changed")
+    return ("", t("Not asked yet")) if asked.after is None else ("bad", t("Not changed"))
 
 
 def corrections_list(
@@ -592,39 +432,7 @@ def corrections_list(
                 "them."
             ),
         )
-    return Markup('<ol class="ab-corrections">{}</ol>').format(
-        join(
-            _entry(place, found, place in heldout, taught.get(place))
-            for place, found in enumerate(corrections)
-        )
-    )
-
-
-def _entry(place: int, found: Correction, heldout: bool, taught: TaughtPair | None) -> Markup:
-    badge, mark = Markup('<span class="ab-badge ab-lost">{}</span>'), Markup("")
-    if heldout:
-        mark += badge.format(t("a test question"))
-    if not found.answerable:
-        mark += badge.format(t("to be declined"))
-    if taught is not None:
-        mark += badge.format(t("in the training data already, row {row}", row=taught.row))
-    wrong = (
-        Markup('<p class="ab-wrong" dir="auto"><s>{}</s></p>').format(found.wrong)
-        if found.wrong
-        else Markup("")
-    )
-    return Markup(
-        '<li><b dir="auto">{}</b> {}{}<p dir="auto">{}</p><button type="button" class="ab-tool" data-action="remove" '
-        'data-turn="{}" data-side="" aria-label="{}">{}</button></li>'
-    ).format(
-        found.question,
-        mark,
-        wrong,
-        found.answer,
-        place,
-        t("Remove correction {number}", number=place + 1),
-        t("Remove"),
-    )
+    return fragment("chat.corrections", corrections, heldout, taught)
 
 
 def retrained_note(title: str, plan: RetrainingPlan, old: str) -> str:

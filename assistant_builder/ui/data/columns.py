@@ -12,7 +12,8 @@ from assistant_builder.data.columns import automatic_roles
 from assistant_builder.data.types import COLUMN_ROLES
 from assistant_builder.i18n import t, tn
 from assistant_builder.ui.data.preview import Inspection
-from assistant_builder.ui.html import callout, cut, join
+from assistant_builder.ui.html import cut, fragment, heading
+from assistant_builder.ui.refresh import Updates
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES
 
 MAX_COLUMNS = 12
@@ -67,7 +68,7 @@ class ColumnHeader:
             gr.Column(visible=False, elem_id="ab-columns") as self.body,
             gr.Group(elem_classes="ab-group"),
         ):
-            gr.HTML(Markup("<h3>{}</h3>").format(t(MAPPING_TITLE)))
+            gr.HTML(heading(t(MAPPING_TITLE)))
             self.note = gr.HTML()
             with gr.Row(elem_classes="ab-columns"):
                 self.columns, self.roles, self.cells = [], [], []
@@ -87,32 +88,26 @@ class ColumnHeader:
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that :meth:`values` sets."""
+        """The components that :meth:`updates` sets."""
         return [self.body, self.note, *self.columns, *self.roles, *self.cells]
 
-    def values(self, seen: Inspection | None) -> list[Any]:
-        """Values of :attr:`outputs`; None hides the table."""
+    def updates(self, seen: Inspection | None) -> Updates:
+        """Show the columns of a file; None hides the table."""
         names = shown_columns(seen.columns, seen.roles) if seen else []
         if seen is None or not names:
-            return [gr.update(visible=False), *[gr.skip()] * (1 + 3 * MAX_COLUMNS)]
-        had = {name: role for role, name in seen.roles.items()}
-        places = [seen.columns.index(name) for name in names]
-        hidden = MAX_COLUMNS - len(names)
-        labels = [gr.update(label=cut(name, 40), value=had.get(name) or UNUSED) for name in names]
-        cells = [
-            join(Markup("<p dir='auto'>{}</p>").format(cut(row[place], 90)) for row in seen.peek)
-            for place in places
-        ]
-        return [
-            gr.update(visible=True),
-            column_note(seen, len(names)),
-            *[gr.update(visible=True)] * len(names),
-            *[gr.update(visible=False)] * hidden,
-            *labels,
-            *[gr.skip()] * hidden,
-            *cells,
-            *[""] * hidden,
-        ]
+            return {self.body: gr.update(visible=False)}
+        role_of = {name: role for role, name in seen.roles.items()}
+        updates: Updates = {
+            self.body: gr.update(visible=True),
+            self.note: column_note(seen, len(names)),
+        }
+        for index, column in enumerate(self.columns):
+            updates[column] = gr.update(visible=index < len(names))
+        for name, role, cell in zip(names, self.roles, self.cells, strict=False):
+            updates[role] = gr.update(label=cut(name, 40), value=role_of.get(name) or UNUSED)
+            place = seen.columns.index(name)
+            updates[cell] = fragment("data.cells", [cut(row[place], 90) for row in seen.peek])
+        return updates
 
 
 def column_note(seen: Inspection, shown: int) -> Markup:
@@ -123,28 +118,4 @@ def column_note(seen: Inspection, shown: int) -> Markup:
         if more > 0
         else ""
     )
-    if seen.guessed:
-        question, answer = seen.guessed["question"], seen.guessed["answer"]
-        return callout(
-            "info",
-            t(
-                "Is “{question}” the question and “{answer}” the answer?",
-                question=question,
-                answer=answer,
-            ),
-            " ".join(
-                (
-                    t(
-                        "They were guessed from the content. If not, choose in the header of the table."
-                    ),
-                    rest,
-                )
-            ).strip(),
-        )
-    if seen.findings is None:
-        return callout(
-            "warn",
-            t("Which column is the question, and which the answer?"),
-            " ".join((t("Choose in the header of the table."), rest)).strip(),
-        )
-    return Markup('<p class="ab-note">{}</p>').format(rest) if rest else Markup("")
+    return fragment("data.column_note", seen.guessed, seen.findings is not None, rest)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Findings, load_pairs
-from assistant_builder.data.edit import AddedPair, append_pairs, write_pasted
+from assistant_builder.data.edit import AddedPair, Edits, append_pairs, write_pasted
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import N_, t, tn
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import (
-    MAX_COLUMNS,
     UNUSED,
     ColumnHeader,
     choose_roles,
+    column_note,
     shown_columns,
 )
 from assistant_builder.ui.data.preview import (
@@ -55,9 +55,8 @@ from assistant_builder.ui.data.wordings import (
     wording_lines,
 )
 from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, heading
-from assistant_builder.ui.refresh import user_facing_errors
+from assistant_builder.ui.refresh import Updates, Values, chosen_study
 from assistant_builder.ui.settings_form import OptionForm, keys_of
-from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.uploads import new_folder
 
 FILE_TYPES = [
@@ -187,9 +186,13 @@ class TemplatePreview:
             self.lengths = gr.HTML(elem_id=f"{place}-lengths")
 
     @property
-    def outputs(self) -> list[gr.components.Component | gr.Column]:
-        """Outputs of an event: visibility, rows, lengths."""
+    def outputs(self) -> list[Block]:
+        """The components that :meth:`updates` sets."""
         return [self.body, self.shown, self.lengths]
+
+    def updates(self, text: Markup, lengths: Markup) -> Updates:
+        """Show the rows and the lengths of all pairs; without rows the preview is hidden."""
+        return {self.body: gr.update(visible=bool(text)), self.shown: text, self.lengths: lengths}
 
 
 def nothing_yet() -> Markup:
@@ -204,9 +207,6 @@ def nothing_yet() -> Markup:
     )
 
 
-_SHOWN = 13 + 2 + 3 * MAX_COLUMNS
-"""Number of outputs of :meth:`NewStudyForm._look`."""
-_HEADER = 2 + 3 * MAX_COLUMNS
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
@@ -243,102 +243,64 @@ class NewStudyForm:
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs, revise: gr.Button) -> None:
         """Connect the events; the button ``revise`` loads the data of the selected study for a new one."""
         upload, editor, seen, extra = self.upload, self.editor, self.seen, self.wordings
-        mapping, form = self.mapping, upload.form.inputs
-        shown = [
-            upload.brief,
-            self.found,
-            self.split,
-            self.rejected,
-            self.left_out,
-            upload.naming,
-            editor.body,
-            upload.add_pasted,
-            self.once,
-            extra.body,
-            extra.table,
-            extra.message,
-            mapping,
-            *self.header.outputs,
-        ]
-        new = [
-            self.source,
-            self.origin,
-            self.base,
-            upload.name,
-            upload.message,
-            editor.message,
-            *shown,
-        ]
+        inputs = {self.source, self.mapping, *upload.form.inputs}
+        edit = {*inputs, editor.held, editor.table}  # with the unsaved edits of the table
+        view = {*inputs, seen.rows}
+        outputs = self._outputs
         looked: dict[str, Any] = {**_PRIVATE, "show_progress_on": self.found}
         settled: dict[str, Any] = {
             **_PRIVATE,
             "show_progress": "hidden",
             "trigger_mode": "always_last",
         }
-        edit = [
-            self.source,
-            editor.held,
-            editor.table,
-            mapping,
-            *form,
-        ]  # the data and the table's unsaved edits
-        checked = [self.source, editor.message, *shown]
-        view = [self.source, seen.rows, mapping, *form]
         events = [
-            upload.file.upload(self._load_file, [upload.file, *form], new, **looked),
-            upload.file.clear(self._clear, None, new, show_progress="hidden", **_PRIVATE),
+            upload.file.upload(self._load_file, {upload.file, *inputs}, outputs, **looked),
+            upload.file.clear(self._clear, None, outputs, show_progress="hidden", **_PRIVATE),
             upload.try_example.click(
-                self._load_example, [upload.example, *form], [upload.file, *new], **looked
+                self._load_example, {upload.example, *inputs}, outputs, **looked
             ),
-            upload.use_pasted.click(
-                self._load_pasted,
-                [upload.pasted, *form],
-                [upload.paste_note, upload.file, *new],
-                **looked,
+            upload.use_pasted.click(self._load_pasted, {upload.pasted, *inputs}, outputs, **looked),
+            upload.add_pasted.click(self._add_pasted, {upload.pasted, *edit}, outputs, **looked),
+            revise.click(
+                partial(self._revise, picker),
+                {picker, *inputs},
+                [picker, *upload.form.inputs, *outputs],
+                **_PRIVATE,
             ),
-            upload.add_pasted.click(
-                self._add_pasted,
-                [upload.pasted, *edit],
-                [upload.paste_note, self.source, *shown],
-                **looked,
-            ),
-            revise.click(self._revise, picker, [picker, *form, upload.file, *new], **_PRIVATE),
             # A choice made while another one is being processed must not be dropped or overwritten by its result.
             gr.on(
                 [role.input for role in self.header.roles],
                 self._remap,
-                [*self.header.roles, *edit],
-                [self.source, *shown],
+                {*self.header.roles, *edit},
+                outputs,
                 trigger_mode="always_last",
                 **looked,
             ),
-            editor.check.click(self._recheck, edit, checked, **looked),
-            editor.undo.click(self._undo, [self.origin, mapping, *form], checked, **looked),
-            extra.use.click(
-                self._use_wordings, [extra.table, *edit], [self.source, *shown], **looked
-            ),
+            editor.check.click(self._recheck, edit, outputs, **looked),
+            editor.undo.click(self._undo, {self.origin, *inputs}, outputs, **looked),
+            extra.use.click(self._use_wordings, {extra.table, *edit}, outputs, **looked),
         ]
         for event in events:
-            event.then(self._first_rows, [self.source, mapping], editor.outputs, **settled).then(
-                self._model_view, view, seen.outputs, **settled
-            )
+            event.then(
+                self._first_rows, {self.source, self.mapping}, editor.outputs, **settled
+            ).then(self._model_view, view, seen.outputs, **settled)
         # Edits are checked before other rows are shown, so that they are not lost.
         gr.on(
             [editor.which.input, editor.search.submit],
             partial(self._recheck, requested=False),
             edit,
-            checked,
+            outputs,
             **settled,
         ).then(
             self._rows,
-            [self.source, editor.which, editor.search, mapping],
+            {self.source, self.mapping, editor.which, editor.search},
             editor.outputs,
             **settled,
         )
         gr.on(
-            [component.change for component in form],
+            [component.change for component in upload.form.inputs],
             self._split,
-            [self.source, mapping, *form],
+            inputs,
             [self.split, self.once],
             **settled,
         ).then(self._model_view, view, seen.outputs, **settled)
@@ -351,68 +313,87 @@ class NewStudyForm:
             system,
             **settled,
         )
-        told = [extra.message, extra.table]
         on_table: dict[str, Any] = {**_PRIVATE, "show_progress_on": extra.message}
-        extra.use_pasted.click(self._match, [self.source, mapping, extra.pasted], told, **on_table)
-        extra.file.upload(self._match_file, [self.source, mapping, extra.file], told, **on_table)
+        table = [extra.message, extra.table]
+        data = {self.source, self.mapping}
+        extra.use_pasted.click(self._match, {*data, extra.pasted}, table, **on_table)
+        extra.file.upload(self._match, {*data, extra.file}, table, **on_table)
         drafting = extra.draft.click(
             self._draft,
-            [self.source, mapping, self.base, extra.by, extra.url, extra.model, extra.number],
-            told,
+            {*data, self.base, extra.by, extra.url, extra.model, extra.number},
+            table,
             **on_table,
         )
         extra.stop.click(None, None, None, cancels=[drafting])
         upload.create.click(
-            self._create,
-            [upload.name, self.base, *edit],
+            partial(self._create, picker, tabs),
+            {upload.name, self.base, *edit},
             [picker, tabs, upload.message],
             show_progress_on=upload.message,
             **_PRIVATE,
         )
 
+    @property
+    def _outputs(self) -> list[Any]:
+        upload, extra = self.upload, self.wordings
+        return [
+            self.source,
+            self.origin,
+            self.base,
+            self.mapping,
+            upload.file,
+            upload.brief,
+            upload.paste_note,
+            upload.add_pasted,
+            upload.naming,
+            upload.name,
+            upload.message,
+            self.found,
+            self.split,
+            self.once,
+            self.rejected,
+            self.left_out,
+            self.editor.body,
+            self.editor.message,
+            extra.body,
+            extra.table,
+            extra.message,
+            *self.header.outputs,
+        ]
+
     # adding data
 
-    @user_facing_errors
-    def _load_file(self, path: str | None, *form: Any) -> list[Any]:
-        return self._new(Path(path), form) if path else self._clear()
+    def _load_file(self, values: Values) -> Updates:
+        path = values[self.upload.file]
+        return self._new(Path(path), values) if path else self._clear()
 
-    @user_facing_errors
-    def _load_example(self, name: str, *form: Any) -> list[Any]:
-        found = next(
-            (shipped.file for shipped in self.upload.shipped if shipped.name == name), None
-        )
-        if found is None:
+    def _load_example(self, values: Values) -> Updates:
+        name = values[self.upload.example]
+        file = next((each.file for each in self.upload.shipped if each.name == name), None)
+        if file is None:
             raise DataError(
                 t("no shipped dataset {name!r}", name=name), remedy=t("Upload a file instead")
             )
-        return [None, *self._new(found, form)]
+        return {self.upload.file: None, **self._new(file, values)}
 
-    @user_facing_errors
-    def _load_pasted(self, text: str, *form: Any) -> list[Any]:
+    def _load_pasted(self, values: Values) -> Updates:
+        note, file = self.upload.paste_note, self.upload.file
         try:
-            path, note = write_pasted(text, new_folder(), name="pasted-pairs")
+            path, text = write_pasted(values[self.upload.pasted], new_folder(), name="pasted-pairs")
         except DataError as error:
-            return [error_callout(error.to_record()), *[gr.skip()] * (1 + 6 + _SHOWN)]
-        return [callout("info", note), None, *self._new(path, form)]
+            return {note: error_callout(error.to_record())}
+        return {note: callout("info", text), file: None, **self._new(path, values)}
 
-    @user_facing_errors
-    def _add_pasted(
-        self,
-        text: str,
-        source: str | None,
-        held: str,
-        lines: Sequence[Sequence[Any]],
-        columns: dict[str, str],
-        *form: Any,
-    ) -> list[Any]:
+    def _add_pasted(self, values: Values) -> Updates:
+        source, columns = values[self.source], values[self.mapping]
         try:
-            path, note = write_pasted(text, new_folder())
+            path, note = write_pasted(values[self.upload.pasted], new_folder())
             pasted = load_pairs(path)
             if source is None or not pasted.pairs:
                 raise DataError(
                     t("the pasted text contains no pair"), remedy=t("Paste question and answer")
                 )
-            base, _ = edited_file(Path(source), columns, held, lines)
+            base, _ = self._edited(values)
             target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
             append_pairs(
                 base,
@@ -421,7 +402,7 @@ class NewStudyForm:
                 columns,
             )
         except DataError as error:
-            return [error_callout(error.to_record()), *[gr.skip()] * (1 + _SHOWN)]
+            return {self.upload.paste_note: error_callout(error.to_record())}
         lost = "; ".join(
             t("line {row}: {reason}", row=entry.row, reason=entry.reason)
             for entry in pasted.rejected[:5]
@@ -442,154 +423,133 @@ class NewStudyForm:
             if lost
             else note,
         )
-        return [message, str(target), *self._look(str(target), columns, *form)]
+        return {self.upload.paste_note: message, **self._look(target, columns, values)}
 
-    @user_facing_errors
-    def _revise(self, name: str | None) -> list[Any]:
-        study = Study.open(name or "")
+    def _revise(self, picker: gr.Dropdown, values: Values) -> Updates:
+        study = Study.open(values[picker] or "")
         if study.source is None:
             raise DataError(
                 t("the data file is not in the project's folder"),
                 remedy=t("Upload it again under New project"),
             )
-        config = study.config
-        form = self.upload.form.values(config)
-        return [
-            None,
-            *form,
-            None,
-            *self._new(study.source, form, study.title, config.data.columns, base=study.name),
-        ]
+        config, form = study.config, self.upload.form.values(study.config)
+        new = self._new(study.source, form, study.title, config.data.columns, base=study.name)
+        return {picker: None, self.upload.file: None, **form, **new}
 
     def _new(
         self,
         path: Path,
-        form: Sequence[Any],
+        values: Values,
         title: str = "",
         columns: dict[str, str] | None = None,
         base: str | None = None,
-    ) -> list[Any]:
-        """All outputs of new data, from ``source`` to the columns."""
-        place = str(path)
+    ) -> Updates:
+        """Show new data; ``base`` is the study whose settings are taken over."""
         if columns is None:
             columns = dict(inspect_file(path, {}).guessed)
-        proposed = unused_title(
-            title or " ".join(path.name.split(".")[0].replace("_", " ").split()) or "project"
-        )
-        return [place, place, base, proposed, "", "", *self._look(place, columns, *form)]
+        words = " ".join(path.name.split(".")[0].replace("_", " ").split())
+        return {
+            self.origin: str(path),
+            self.base: base,
+            self.upload.name: unused_title(title or words or "project"),
+            self.upload.message: "",
+            self.editor.message: "",
+            **self._look(path, columns, values),
+        }
 
-    def _clear(self) -> list[Any]:
-        hidden = gr.update(visible=False)
-        return [
-            None,
-            None,
-            None,
-            "",
-            "",
-            "",
-            "",
-            nothing_yet(),
-            "",
-            "",
-            *[hidden] * 4,
-            "",
-            hidden,
-            gr.skip(),
-            "",
-            {},
-            *self.header.values(None),
-        ]
+    def _clear(self) -> Updates:
+        nothing = dict.fromkeys((self.source, self.origin, self.base))
+        texts = (self.upload.name, self.upload.message, self.editor.message, self.upload.brief)
+        return {
+            **self._hidden(nothing_yet()),
+            **self.header.updates(None),
+            **nothing,
+            **dict.fromkeys(texts, ""),
+            self.mapping: {},
+        }
 
     # showing data
 
-    def _look(self, path: str | None, columns: dict[str, str], *form: Any) -> list[Any]:
-        """Outputs for a file with the mapped columns."""
-        if not path:
-            return self._clear()[6:]
-        seen = inspect_file(Path(path), columns)
-        first = inspect_file(Path(path), {})
-        guess = first.guessed if dict(first.guessed) == columns else {}
-        header = self.header.values(replace(seen, guessed=guess))
-        hidden, readable = gr.update(visible=False), gr.update(visible=True)
+    def _hidden(self, view: Markup) -> Updates:
+        """Hide what only a readable file has; ``view`` is shown in place of the findings."""
+        upload, extra = self.upload, self.wordings
+        parts = (self.left_out, upload.naming, self.editor.body, upload.add_pasted, extra.body)
+        return {
+            self.found: view,
+            **dict.fromkeys((self.split, self.rejected, self.once, extra.message), ""),
+            **dict.fromkeys(parts, gr.update(visible=False)),
+        }
+
+    def _look(self, path: Path, columns: dict[str, str], values: Values) -> Updates:
+        """Show a file with the mapped columns."""
+        seen = inspect_file(path, columns)
+        guessed = inspect_file(path, {}).guessed
+        header = replace(seen, guessed=guessed if dict(guessed) == columns else {})
+        return {
+            **self._findings(path, columns, values),
+            **self.header.updates(header),
+            self.source: str(path),
+            self.mapping: columns,
+        }
+
+    def _findings(self, path: Path, columns: dict[str, str], values: Values) -> Updates:
+        seen, upload, extra = inspect_file(path, columns), self.upload, self.wordings
         if seen.findings is None:
-            view = unreadable_view(
-                seen.error or {"what": t("the file cannot be read")}, seen.columns
-            )
-            return [
-                brief_view(None),
-                view,
-                "",
-                "",
-                *[hidden] * 4,
-                "",
-                hidden,
-                gr.skip(),
-                "",
-                columns,
-                *header,
-            ]
+            error = seen.error or {"what": t("the file cannot be read")}
+            hidden = self._hidden(unreadable_view(error, seen.columns))
+            return {upload.brief: brief_view(None), **hidden}
         findings, record = seen.findings, seen.findings.to_record()
-        csv = left_out_download(Path(path), columns, Path(path).name.split(".")[0])
-        split, once = self._split_of(seen, form)
-        return [
-            brief_view(record),
-            card(t("Findings in {name}", name=Path(path).name), findings_view(record)),
-            split,
-            rejected_view(findings.left_out, findings.dataset.rows, findings.dataset.numbers),
-            gr.update(value=csv, visible=csv is not None),
-            gr.update(visible=findings.can_start()),
-            readable,
-            readable,
-            once,
-            gr.update(visible=True, open=bool(once)),
-            wording_lines(findings, [], accepted=True),
-            "",
-            columns,
-            *header,
-        ]
+        csv = left_out_download(path, columns, path.name.split(".")[0])
+        split, once = self._split_of(seen, values)
+        return {
+            upload.brief: brief_view(record),
+            self.found: card(t("Findings in {name}", name=path.name), findings_view(record)),
+            self.split: split,
+            self.rejected: rejected_view(
+                findings.left_out, findings.dataset.rows, findings.dataset.numbers
+            ),
+            self.left_out: gr.update(value=csv, visible=csv is not None),
+            upload.naming: gr.update(visible=findings.can_start()),
+            self.editor.body: gr.update(visible=True),
+            upload.add_pasted: gr.update(visible=True),
+            self.once: once,
+            extra.body: gr.update(visible=True, open=bool(once)),
+            extra.table: wording_lines(findings, [], accepted=True),
+            extra.message: "",
+        }
 
-    @user_facing_errors
-    def _remap(self, event: gr.EventData, *shown: Any) -> list[Any]:
-        values, (path, held, lines, columns, *form) = shown[:MAX_COLUMNS], shown[MAX_COLUMNS:]
-        if not path:
-            return [gr.skip()] * (1 + _SHOWN)
-        seen = inspect_file(Path(path), columns)
+    def _remap(self, values: Values, event: gr.EventData) -> Updates:
+        if not values[self.source]:
+            return gr.skip()
+        path, columns = Path(values[self.source]), values[self.mapping]
+        seen, roles = inspect_file(path, columns), self.header.roles
         names = shown_columns(seen.columns, seen.roles)
-        latest = next(
-            (place for place, role in enumerate(self.header.roles) if role._id == event.target._id),
-            0,
+        latest = [role.elem_id for role in roles].index(event.target.elem_id)
+        chosen, cleared = choose_roles(
+            seen.columns, names, [values[role] for role in roles[: len(names)]], latest
         )
-        chosen, cleared = choose_roles(seen.columns, names, values[: len(names)], latest)
-        path = str(edited_file(Path(path), columns, held, lines)[0])
-        header = [
-            gr.update(value=UNUSED) if place in cleared else gr.skip()
-            for place in range(MAX_COLUMNS)
-        ]
-        looked = self._look(path, chosen, *form)[:-_HEADER]
-        note = self.header.values(inspect_file(Path(path), chosen))[1]
-        return [
-            path,
-            *looked,
-            gr.skip(),
-            note,
-            *[gr.skip()] * MAX_COLUMNS,
-            *header,
-            *[gr.skip()] * MAX_COLUMNS,
-        ]
+        path, _ = self._edited(values)
+        return {
+            **self._findings(path, chosen, values),
+            **{roles[index]: gr.update(value=UNUSED) for index in cleared},
+            self.header.note: column_note(inspect_file(path, chosen), len(names)),
+            self.source: str(path),
+            self.mapping: chosen,
+        }
 
-    def _split(self, path: str | None, columns: dict[str, str], *form: Any) -> list[Any]:
-        return (
-            list(self._split_of(inspect_file(Path(path), columns), form))
-            if path
-            else [gr.skip()] * 2
-        )
+    def _split(self, values: Values) -> Updates:
+        if not values[self.source]:
+            return gr.skip()
+        seen = inspect_file(Path(values[self.source]), values[self.mapping])
+        split, once = self._split_of(seen, values)
+        return {self.split: split, self.once: once}
 
-    def _split_of(self, seen: Inspection, form: Sequence[Any]) -> tuple[Markup | str, Markup | str]:
+    def _split_of(self, seen: Inspection, values: Values) -> tuple[Markup | str, Markup | str]:
         """The split, and what a test can show where each answer occurs once."""
         if seen.findings is None or not seen.findings.can_start():
             return "", ""
         try:
-            config = self.upload.form.read(form, StudyConfig())
+            config = self.upload.form.read(values, StudyConfig())
         except AssistantBuilderError as error:
             return error_callout(error.to_record()), ""
         split = preview_split(seen.findings, config.data)
@@ -600,137 +560,100 @@ class NewStudyForm:
         once = once_view(count_wordings(record), config)
         return card(t("Split"), split_view(record, heldout_power(record))) + leaks, once
 
-    @user_facing_errors
-    def _model_view(
-        self, path: str | None, rows: int, columns: dict[str, str], *form: Any
-    ) -> list[Any]:
+    def _model_view(self, values: Values) -> Updates:
         try:
-            config = self.upload.form.read(form, StudyConfig())
+            config = self.upload.form.read(values, StudyConfig())
         except AssistantBuilderError:  # the split shows this error
-            return [gr.skip()] * 3
-        data = config.data.model_copy(update={"columns": columns})
+            return gr.skip()
+        data = config.data.model_copy(update={"columns": values[self.mapping]})
         config = config.model_copy(update={"data": data})
-        text, lengths = (
-            template_preview(Path(path), config, rows) if path else (Markup(""), Markup(""))
-        )
-        return [gr.update(visible=bool(text)), text, lengths]
+        text = lengths = Markup("")
+        if values[self.source]:
+            path = Path(values[self.source])
+            text, lengths = template_preview(path, config, values[self.seen.rows])
+        return self.seen.updates(text, lengths)
 
     # editing data
 
-    @user_facing_errors
-    def _first_rows(self, path: str | None, columns: dict[str, str]) -> list[Any]:
-        return self._rows(path, None, "", columns)
+    def _edited(self, values: Values) -> tuple[Path, Edits]:
+        """The file with the edits of the table, and the edits."""
+        editor = self.editor
+        path = Path(values[self.source])
+        return edited_file(path, values[self.mapping], values[editor.held], values[editor.table])
 
-    @user_facing_errors
-    def _rows(
-        self, path: str | None, which: Any, search: str, columns: dict[str, str]
-    ) -> list[Any]:
-        return self.editor.values(path, columns, which, search)
+    def _first_rows(self, values: Values) -> Updates:
+        return self.editor.updates(values[self.source], values[self.mapping], None, "")
 
-    @user_facing_errors
-    def _recheck(
-        self,
-        path: str | None,
-        held: str,
-        lines: Sequence[Sequence[Any]],
-        columns: dict[str, str],
-        *form: Any,
-        requested: bool = True,
-    ) -> list[Any]:
-        edits = None
-        if path:
-            edited, edits = edited_file(Path(path), columns, held, lines)
-        if not edits:
-            message = callout("info", t("No cell was changed")) if requested else gr.skip()
-            return [gr.skip(), message, *[gr.skip()] * _SHOWN]
+    def _rows(self, values: Values) -> Updates:
+        editor = self.editor
+        which, search = values[editor.which], values[editor.search]
+        return editor.updates(values[self.source], values[self.mapping], which, search)
+
+    def _recheck(self, values: Values, *, requested: bool = True) -> Updates:
+        path, edits = self._edited(values) if values[self.source] else (None, None)
+        if not path or not edits:
+            unchanged = callout("info", t("No cell was changed"))
+            return {self.editor.message: unchanged} if requested else gr.skip()
         done = callout(
             "good",
             t("Checked again: {edits}", edits=edits_summary(edits)),
             t("The findings above include the edits."),
         )
-        return [str(edited), done, *self._look(str(edited), columns, *form)]
+        return {self.editor.message: done, **self._look(path, values[self.mapping], values)}
 
-    @user_facing_errors
-    def _undo(self, origin: str | None, columns: dict[str, str], *form: Any) -> list[Any]:
-        if not origin:
-            return [gr.skip()] * (2 + _SHOWN)
-        known = set(
-            inspect_file(Path(origin), {}).columns
-        )  # added wordings have a column of their own
-        columns = {role: name for role, name in columns.items() if not name or name in known}
-        return [
-            origin,
-            callout("info", t("All edits were undone")),
-            *self._look(origin, columns, *form),
-        ]
+    def _undo(self, values: Values) -> Updates:
+        if not values[self.origin]:
+            return gr.skip()
+        origin = Path(values[self.origin])
+        # added wordings have a column of their own
+        known = set(inspect_file(origin, {}).columns)
+        columns = {
+            role: name for role, name in values[self.mapping].items() if not name or name in known
+        }
+        undone = callout("info", t("All edits were undone"))
+        return {self.editor.message: undone, **self._look(origin, columns, values)}
 
     # other wordings
 
-    @user_facing_errors
-    def _match(self, path: str | None, columns: dict[str, str], text: str) -> list[Any]:
-        return self.wordings.matched(_findings(path, columns), text=text)
+    def _usable(self, values: Values) -> Findings:
+        path = values[self.source]
+        findings = inspect_file(Path(path), values[self.mapping]).findings if path else None
+        if findings is None:
+            raise DataError(t("there is no readable data file yet"), remedy=t("Upload one first"))
+        return findings
 
-    @user_facing_errors
-    def _match_file(self, path: str | None, columns: dict[str, str], file: str) -> list[Any]:
-        return self.wordings.matched(_findings(path, columns), path=file)
+    def _match(self, values: Values) -> Updates:
+        return self.wordings.matched(self._usable(values), values)
 
-    @user_facing_errors
     def _draft(
         self,
-        path: str | None,
-        columns: dict[str, str],
-        base: str | None,
-        by: str,
-        url: str,
-        model: str,
-        number: int,
+        values: Values,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio requires it
-    ) -> list[Any]:
-        return self.wordings.drafted(
-            _findings(path, columns), base, by, url, model, number, progress
-        )
+    ) -> Updates:
+        return self.wordings.drafted(self._usable(values), values[self.base], values, progress)
 
-    @user_facing_errors
-    def _use_wordings(
-        self,
-        table: Sequence[Sequence[Any]],
-        path: str | None,
-        held: str,
-        lines: Sequence[Sequence[Any]],
-        columns: dict[str, str],
-        *form: Any,
-    ) -> list[Any]:
-        accepted = accepted_wordings(_findings(path, columns), table)
-        base, _ = edited_file(Path(path or ""), columns, held, lines)
+    def _use_wordings(self, values: Values) -> Updates:
+        accepted = accepted_wordings(self._usable(values), values[self.wordings.table])
+        base, _ = self._edited(values)
         target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
-        columns = add_wordings(base, accepted, target, columns)
-        looked = self._look(str(target), columns, *form)
-        looked[_MESSAGE] = callout(
+        columns = add_wordings(base, accepted, target, values[self.mapping])
+        added = callout(
             "good",
             tn("{count} wording was added", "{count} wordings were added", len(accepted)),
             t("They are rows of the data now; “Undo all edits” removes them."),
         )
-        return [str(target), *looked]
+        return {**self._look(target, columns, values), self.wordings.message: added}
 
     # creating a study
 
-    @user_facing_errors
-    def _create(
-        self,
-        given: str,
-        base: str | None,
-        path: str | None,
-        held: str,
-        lines: Sequence[Sequence[Any]],
-        columns: dict[str, str],
-        *form: Any,
-    ) -> list[Any]:
-        if not path:
+    def _create(self, picker: gr.Dropdown, tabs: gr.Tabs, values: Values) -> Updates:
+        if not values[self.source]:
             raise DataError(
                 t("there is no data file yet"), remedy=t("Upload one, or try the example")
             )
+        base, columns = values[self.base], values[self.mapping]
         try:
-            source, edits = edited_file(Path(path), columns, held, lines)
+            source, edits = self._edited(values)
             if edits and not (findings := inspect_file(source, columns).findings):
                 raise DataError(
                     t("the edited rows cannot be read"), remedy=t("Press “Check again” to see why")
@@ -738,7 +661,7 @@ class NewStudyForm:
             if edits and findings:
                 findings.require_start()
             start = Study.open(base).config if base else StudyConfig()
-            config = self.upload.form.read(form, start).named(given)
+            config = self.upload.form.read(values, start).named(values[self.upload.name])
             if config.title:
                 config = config.model_copy(update={"name": unused_name(config.name)})
             tree = config.model_dump(mode="json")
@@ -751,21 +674,9 @@ class NewStudyForm:
             }
             study = Study.create(parse_config(tree, where="settings"), source)
         except AssistantBuilderError as error:
-            return [gr.skip(), gr.skip(), error_callout(error.to_record())]
-        label = picker_label(study.title, "queued")
-        return [
-            gr.update(choices=[(label, study.name)], value=study.name),
-            gr.Tabs(selected="train"),
-            "",
-        ]
-
-
-_MESSAGE = 11
-"""Place of the message about wordings in the outputs of :meth:`NewStudyForm._look`."""
-
-
-def _findings(path: str | None, columns: dict[str, str]) -> Findings:
-    found = inspect_file(Path(path), columns).findings if path else None
-    if found is None:
-        raise DataError(t("there is no readable data file yet"), remedy=t("Upload one first"))
-    return found
+            return {self.upload.message: error_callout(error.to_record())}
+        return {
+            picker: chosen_study(study, "queued"),
+            tabs: gr.Tabs(selected="train"),
+            self.upload.message: "",
+        }

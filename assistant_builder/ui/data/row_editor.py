@@ -28,6 +28,7 @@ from assistant_builder.data.types import Table
 from assistant_builder.i18n import N_, t, tn
 from assistant_builder.ui.data.preview import LARGE_CELLS, inspect_file
 from assistant_builder.ui.html import hint
+from assistant_builder.ui.refresh import Updates
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.uploads import new_folder, offer_bytes
@@ -286,17 +287,16 @@ class RowEditor:
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that :meth:`values` sets."""
+        """The components that :meth:`updates` sets."""
         return [self.which, self.note, self.table, self.held]
 
-    def values(
+    def updates(
         self, path: str | None, columns: Mapping[str, str], which: RowFilter | None, search: str
-    ) -> list[Any]:
-        """Values of :attr:`outputs`; see :func:`editor_view`."""
+    ) -> Updates:
+        """Show rows of a file; see :func:`editor_view`."""
         if not path or inspect_file(Path(path), columns).findings is None:
-            return [gr.skip(), "", gr.skip(), NO_ROWS.to_text()]
+            return {self.note: "", self.held: NO_ROWS.to_text()}
         view = editor_view(Path(path), columns, which, search)
-        shown = which or ("left out" if view.counts["left out"] else "all")
         choices = [
             (f"{t(_KINDS[kind])} ({count(view.counts[kind])})", kind)
             for kind in get_args(RowFilter)
@@ -305,21 +305,15 @@ class RowEditor:
             max(len(text) for text in (title, *(line[place] for line in view.lines)))
             for place, title in enumerate(view.columns, start=2)
         )
-        widths = [
-            "72px",
-            "200px",
-            *(f"{min(max(9 * length + 40, 120), 380)}px" for length in longest),
-        ]
-        table = gr.update(
-            value={
-                "headers": [t(ROW_TITLE), t(PROBLEM_TITLE), *view.columns],
-                "data": view.lines or [[""] * (2 + len(view.columns))],
-            },
-            column_widths=widths,
-        )
-        return [
-            gr.update(choices=choices, value=shown),
-            view.note,
-            table,
-            EditorRows(path, view.numbers).to_text(),
-        ]
+        widths = (f"{min(max(9 * length + 40, 120), 380)}px" for length in longest)
+        value = {
+            "headers": [t(ROW_TITLE), t(PROBLEM_TITLE), *view.columns],
+            "data": view.lines or [[""] * (2 + len(view.columns))],
+        }
+        first = which or ("left out" if view.counts["left out"] else "all")
+        return {
+            self.which: gr.update(choices=choices, value=first),
+            self.note: view.note,
+            self.table: gr.update(value=value, column_widths=["72px", "200px", *widths]),
+            self.held: EditorRows(path, view.numbers).to_text(),
+        }

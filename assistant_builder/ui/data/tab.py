@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from assistant_builder.ui.data.preview import (
 from assistant_builder.ui.data.row_editor import left_out_download
 from assistant_builder.ui.data.view import study_data_view, unreadable_view
 from assistant_builder.ui.html import Markup, callout, empty, error_callout, hint
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.uploads import offer, offer_bytes
 
@@ -91,28 +90,27 @@ class CardEditor:
         """The region that follows the study."""
         return LiveRegion(
             "card",
-            [self.body, self.state, self.text, self.back, self.download, self.message],
+            [self.body, self.state, self.text, self.back, self.download],
             lambda look: look.stamp(f"data/{CARD_FILE}", f"data/{GENERATED_CARD_FILE}"),
             self._draw,
         )
 
-    def _draw(self, look: StudyView) -> Sequence[Any]:
+    def _draw(self, look: StudyView) -> Updates:
         if look.study is None or not (look.study.folder / "data" / CARD_FILE).is_file():
-            return [gr.update(visible=False), *[gr.skip()] * 5]
+            return {self.body: gr.update(visible=False)}
         folder = look.study.folder / "data"
-        return [
-            gr.update(visible=True),
-            _outdated_card() if is_card_outdated(folder) else "",
-            (folder / CARD_FILE).read_text(encoding="utf-8"),
-            gr.update(visible=is_card_edited(folder)),
-            offer(folder / CARD_FILE, f"{look.study.name}-card.md"),
-            gr.skip(),
-        ]
+        return {
+            self.body: gr.update(visible=True),
+            self.state: _outdated_card() if is_card_outdated(folder) else "",
+            self.text: (folder / CARD_FILE).read_text(encoding="utf-8"),
+            self.back: gr.update(visible=is_card_edited(folder)),
+            self.download: offer(folder / CARD_FILE, f"{look.study.name}-card.md"),
+        }
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; the region redraws the card."""
-        self.save.click(user_facing_errors(self._save), [picker, self.text], self.message, **QUIET)
-        self.back.click(user_facing_errors(self._back), picker, [self.text, self.message], **QUIET)
+        self.save.click(self._save, [picker, self.text], self.message, **QUIET)
+        self.back.click(self._back, picker, [self.text, self.message], **QUIET)
 
     def _save(self, name: str | None, text: str) -> str:
         folder = Study.open(name or "").folder / "data"
@@ -252,13 +250,16 @@ class DataTab:
             self.card.section(),
         ]
 
-    def _draw_body(self, look: StudyView) -> Sequence[Any]:
-        return [gr.update(visible=look.study is None), gr.update(visible=look.study is not None)]
+    def _draw_body(self, look: StudyView) -> Updates:
+        return {
+            self.new.body: gr.update(visible=look.study is None),
+            self.body: gr.update(visible=look.study is not None),
+        }
 
-    def _draw(self, look: StudyView) -> Sequence[Any]:
+    def _draw(self, look: StudyView) -> Updates:
         if look.study is None:
-            return [error_callout(look.error) if look.error else "", ""]
-        return [study_data_panel(look.study), _data_mark(look)]
+            return {self.held: error_callout(look.error) if look.error else "", self.drawn: ""}
+        return {self.held: study_data_panel(look.study), self.drawn: _data_mark(look)}
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
@@ -266,25 +267,22 @@ class DataTab:
         self.card.wire(picker)
         gr.on(
             [self.drawn.change, self.seen.rows.input],
-            user_facing_errors(self._study_view),
+            self._study_view,
             [self.drawn, self.seen.rows],
             [self.left_out, *self.seen.outputs],
             trigger_mode="always_last",
             **QUIET,
         )
 
-    def _study_view(self, drawn: str, rows: int) -> list[Any]:
+    def _study_view(self, drawn: str, rows: int) -> Updates:
         if not drawn:
-            return [gr.skip()] * 4
+            return gr.skip()
         study = Study.open(drawn.partition(":")[0])  # the picker may be updated later
         csv = study_left_out(study)
-        text, lengths = study_template_preview(study, rows)
-        return [
-            gr.update(value=csv, visible=csv is not None),
-            gr.update(visible=bool(text)),
-            text,
-            lengths,
-        ]
+        return {
+            self.left_out: gr.update(value=csv, visible=csv is not None),
+            **self.seen.updates(*study_template_preview(study, rows)),
+        }
 
 
 def _data_mark(look: StudyView) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.data import Message, Pair, RejectedRow
+from assistant_builder.data import Pair, RejectedRow
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import count_wordings
-from assistant_builder.i18n import N_, t, tm, tn, translate_formatted
+from assistant_builder.i18n import N_, t, tn, translate_formatted
 from assistant_builder.models.template_process import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import (
     Tone,
@@ -23,11 +23,9 @@ from assistant_builder.ui.html import (
     card,
     cut,
     error_callout,
-    fold,
-    items,
+    fragment,
     join,
     table,
-    tiles,
 )
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
 from evals.report.format import count, percent
@@ -45,37 +43,21 @@ _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
 
 def findings_view(record: Mapping[str, Any]) -> Markup:
     """Figures and problems of a checked file, from ``Findings.to_record()``."""
-    figures = [
-        (t("Rows"), count(record["rows"]), str(record["format"]).upper()),
-        (
-            t("Usable pairs"),
-            count(record["usable"]),
-            percent(record["usable"] / max(record["rows"], 1), 0),
-        ),
-        (t("Rejected"), count(len(record["rejected"])), t("with reasons below")),
-        (t("Exact copies"), count(record["exact_duplicates"]), t("left out")),
-        (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for overlap")),
-        (t("Conflicts"), count(record["conflicts"]), t("one question, several answers")),
-    ]
     numbers = RowNumbers.of_record(record)
-    found = join(_problem(problem, numbers) for problem in record.get("problems", ()))
-    notes = (
-        fold(t("How the file was read"), items(map(use_page_labels, record["notes"])))
-        if record["notes"]
-        else ""
-    )
-    which = (
-        Markup('<p class="ab-note-line">{}</p>').format(translate_formatted(numbers.note))
-        if numbers.note
-        else ""
-    )
-    return join(
-        [tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes]
+    return fragment(
+        "data.findings",
+        fragment("data.figures", record),
+        [_problem(problem, numbers) for problem in record.get("problems", ())],
+        _examples(record.get("details", {}), numbers),
+        translate_formatted(numbers.note) if numbers.note else "",
+        [use_page_labels(note) for note in record["notes"]],
     )
 
 
-def _examples(details: Mapping[str, Any], numbers: RowNumbers) -> Markup:
-    """Lists of duplicate and contradicting rows."""
+def _examples(
+    details: Mapping[str, Any], numbers: RowNumbers
+) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]], Sequence[int]]]:
+    """Title, headers, rows and numeric columns of the lists of duplicate and contradicting rows."""
 
     def shown(row: int) -> str:
         return str(numbers.shown(row))
@@ -97,42 +79,34 @@ def _examples(details: Mapping[str, Any], numbers: RowNumbers) -> Markup:
         (cut(entry["text"], 160), ", ".join(map(shown, entry["rows"][:12])))
         for entry in details.get("conflicts", ())
     ]
-    kinds = (
-        (t("Exact copies"), (t("Row"), t("Copy of row")), copies, (0, 1)),
+    return [
+        (t("Exact copies"), (t("Row"), t("Copy of row")), copies[:_MAX_LISTED], (0, 1)),
         (
             t("Near-duplicates"),
             (t("Row"), t("Question"), t("Similar row"), t("Its question"), t("Shared words")),
-            near,
+            near[:_MAX_LISTED],
             (0, 2, 4),
         ),
-        (t("Questions with several answers"), (t("Question"), t("Rows")), conflicts, ()),
-    )
-    return join(
-        fold(t("List: {title}", title=title), table(headers, rows[:_MAX_LISTED], numeric=numeric))
-        for title, headers, rows, numeric in kinds
-        if rows
-    )
+        (
+            t("Questions with several answers"),
+            (t("Question"), t("Rows")),
+            conflicts[:_MAX_LISTED],
+            (),
+        ),
+    ]
 
 
-def _problem(problem: Mapping[str, Any], numbers: RowNumbers) -> Markup:
-    found = problem.get("rows") or ()
-    shown = ", ".join(str(numbers.shown(row)) for row in found[:12]) + (
-        " …" if len(found) > 12 else ""
-    )
-    rows = (
-        ""
-        if not found
-        else t("Row {row}", row=shown)
-        if len(found) == 1
-        else t("Rows {rows}", rows=shown)
-    )
-    return Markup(
-        '<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>'
-    ).format(
+def _problem(problem: Mapping[str, Any], numbers: RowNumbers) -> tuple[str, str, str, str]:
+    """Tone, title, detail and rows of a finding."""
+    places = problem.get("rows") or ()
+    listed = ", ".join(str(numbers.shown(row)) for row in places[:12])
+    listed += " …" if len(places) > 12 else ""
+    rows = t("Row {row}", row=listed) if len(places) == 1 else t("Rows {rows}", rows=listed)
+    return (
         _TONES[problem["severity"]],
         use_page_labels(problem["title"]),
         use_page_labels(numbers.in_text(problem["detail"])),
-        Markup("<small>{}</small>").format(rows) if rows else "",
+        rows if places else "",
     )
 
 
@@ -146,15 +120,10 @@ def rejected_view(rejected: Sequence[RejectedRow], of: int, numbers: RowNumbers 
             use_page_labels(numbers.in_text(entry.reason)),
             cut(_cells(entry.record), 160),
         )
-        for entry in rejected[:_MAX_ROWS]
+        for entry in rejected[: _MAX_ROWS + 1]
     ]
     title = t("{rejected} of {of} rows left out", rejected=count(len(rejected)), of=count(of))
-    body = table((t("Row"), t("Reason"), t("Contents")), rows, numeric=(0,))
-    if len(rejected) > _MAX_ROWS:
-        body += Markup("<p>{}</p>").format(
-            t("The first {rows} are shown; the download contains all.", rows=_MAX_ROWS)
-        )
-    return card(title, body)
+    return fragment("data.rejected", title, rows, _MAX_ROWS)
 
 
 def _cells(record: Any) -> str:
@@ -181,12 +150,7 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     """Sizes of the three sets, notes on the split, and the power of the held-out set, from the records of both."""
     counts, clusters = record["counts"], record.get("clusters", {})
     total = max(sum(counts.values()), 1)
-    parts = join(
-        Markup('<i class="ab-split-{}" style="flex:{}" title="{}"></i>').format(
-            name, number, t(SPLIT_TITLES[name])
-        )
-        for name, number in counts.items()
-    )
+    sets = [(name, t(SPLIT_TITLES[name]), number) for name, number in counts.items()]
     figures = [
         (
             t(SPLIT_TITLES[name]),
@@ -208,17 +172,9 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     if record.get("respelled", {}).get("heldout"):
         power = None  # these questions are no test of other words
     notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
-    sizes = ", ".join(f"{t(SPLIT_TITLES[name])} {count(number)}" for name, number in counts.items())
-    return join(
-        [
-            Markup('<div class="ab-split" role="img" aria-label="{}">{}</div>').format(
-                t("Sizes of the sets: {sizes}", sizes=sizes), parts
-            ),
-            tiles(figures),
-            power_view(power) if power is not None else "",
-            items(notes) if notes else "",
-        ]
-    )
+    sizes = ", ".join(f"{title} {count(number)}" for _, title, number in sets)
+    measured = power_view(power) if power is not None else ""
+    return fragment("data.split", sets, sizes, figures, measured, notes)
 
 
 def power_view(power: Mapping[str, Any]) -> Markup:
@@ -227,33 +183,17 @@ def power_view(power: Mapping[str, Any]) -> Markup:
 
     points = 100 * power["minimum_detectable"]
     tone: Tone = "good" if points <= _GOOD_POINTS else "info" if points <= _FAIR_POINTS else "warn"
-    whole = count(max(1, round(points)))
-    title = t(
-        "The test can detect a difference of about {whole} correct answers in a hundred",
-        whole=whole,
-    )
-    if points >= 100:
-        title = t("The test is too small to detect any difference")
-    body = t(
-        "The {items} test questions are excluded from training. They show afterwards whether the compact "
-        "assistant is worse. A smaller difference would not be detected.",
-        items=count(power["items"]),
-    )
     needed = float(f"{power['items_needed']:.2g}")
-    remedy = (
-        ""
-        if tone == "good"
-        else (
-            t(
-                "To detect {target} in a hundred, about {needed} test questions are needed: add pairs, or raise “Test "
-                "share”.",
-                target=count(100 * power["target"]),
-                needed=count(needed),
-            )
-        )
+    return fragment(
+        "data.power",
+        tone,
+        points=points,
+        whole=max(1, round(points)),
+        items=power["items"],
+        target=100 * power["target"],
+        needed=needed,
+        details=power_sentence(power),
     )
-    details = fold(t("How this is calculated"), Markup("<p>{}</p>").format(power_sentence(power)))
-    return callout(tone, title, body, remedy) + details
 
 
 def leaks_view(
@@ -288,46 +228,13 @@ def leaks_view(
         if removed
         else t("kept in the test")
     )
-    note = Markup("<p>{}</p>").format(
-        t("A memorized question does not show how the assistant answers a new one.")
-    )
-    body = fold(
-        t("List"),
-        table((t("Row of the test"), t("Similar row of training"), t("Match")), rows),
-        opened=len(rows) <= 5,
-    )
-    return card(f"{what}, {done}", note, body)
+    return fragment("data.leaks", f"{what}, {done}", rows)
 
 
 def lookup_view(record: Mapping[str, Any] | None, approach: str = "") -> Markup:
     """How often training pairs have the answer to a validation question (``Recall.to_record()``), and the approach."""
-    suits = Markup("<p>{}</p>").format(approach) if approach else Markup("")
     if record is None or not record["questions"]:
-        return Markup('<p class="ab-note-line">{}</p>').format(approach) if approach else Markup("")
-    covered, found, missed = record["covered"], record["hits"]["3"], record["missed"]
-    without = record["questions"] - covered
-    if not covered:
-        return card(
-            t("Looking up: not measured"),
-            Markup("<p>{}</p>").format(
-                t(
-                    "Validation has {questions} questions with an answer, and no training pair has one of these "
-                    "answers, so "
-                    "finding it cannot be measured. Other phrasings of the same facts in training would allow it.",
-                    questions=count(without),
-                )
-            ),
-            suits,
-        )
-    note = t(
-        "Each validation question was looked up in the training pairs, by meaning and by words, before any "
-        "training."
-    )
-    if without:
-        note += " " + t(
-            "Not counted: {questions} whose answer is in no training pair.",
-            questions=count(without),
-        )
+        return fragment("parts.paragraph", approach, "ab-note-line") if approach else Markup("")
     rows = [
         (
             cut(
@@ -340,34 +247,9 @@ def lookup_view(record: Mapping[str, Any] | None, approach: str = "") -> Markup:
                 for place, hit in enumerate(miss["found"], start=1)
             ),
         )
-        for miss in record["misses"][:_MAX_LISTED]
+        for miss in record.get("misses", ())[:_MAX_LISTED]
     ]
-    some = len(rows) < missed
-    listed = (
-        fold(
-            t(
-                "The {missed} not found, the first {shown} of them",
-                missed=count(missed),
-                shown=count(len(rows)),
-            )
-            if some
-            else t("The {missed} not found", missed=count(missed)),
-            table((t("Question"), t("Right answer"), t("Found instead")), rows),
-        )
-        if missed
-        else ""
-    )
-    return card(
-        t(
-            "Looking up: the right answer is among the first 3 found for {found} of {covered} validation "
-            "questions",
-            found=count(found),
-            covered=count(covered),
-        ),
-        Markup("<p>{}</p>").format(note),
-        listed,
-        suits,
-    )
+    return fragment("data.lookup", record, record["questions"] - record["covered"], rows, approach)
 
 
 def study_data_view(
@@ -424,9 +306,7 @@ def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
 def brief_view(record: Mapping[str, Any] | None) -> Markup:
     """One line below the upload: whether a study can be created; ``record`` is None if the file cannot be read."""
     if record is None:
-        return Markup(
-            '<p class="ab-brief ab-bad" role="status">{} <a href="#ab-found">{}</a></p>'
-        ).format(t("This file cannot be used yet:"), t("see why"))
+        return fragment("data.brief", "bad", t("This file cannot be used yet:"), unreadable=True)
     rows = {"usable": count(record["usable"]), "rows": count(record["rows"])}
     tone, text = "good", t("{usable} of {rows} rows can be used", **rows)
     if not record["can_start"]:
@@ -443,7 +323,7 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
         )
     elif record["usable"] < record["rows"]:
         tone = "warn"
-    return Markup('<p class="ab-brief ab-{}" role="status">{}</p>').format(tone, text)
+    return fragment("data.brief", tone, text)
 
 
 _MAX_CHARACTERS = 4_000
@@ -463,66 +343,39 @@ def rendered_view(
 
     ``rendered`` has the training sequences of each row.
     """
-    rows = join(
-        _row(numbers.shown(pair.row), sequence, max_length)
-        for pair, found in zip(pairs, rendered, strict=True)
-        for sequence in found
-    )
-    text = Markup("<p>{}</p>").format(
-        tm(
-            "Your rows in the form in which <b>{model}</b> is trained on them. Words in small frames are special "
-            "tokens of "
-            "its chat template; do not write them yourself.",
-            model=model,
-        )
-    )
-    return card(t("As the model sees them"), text, _legend(), rows)
-
-
-def _legend() -> Markup:
-    kinds = [
-        tm("<mark class='ab-learned'>Underlined</mark> text that the assistant learns to write"),
-        tm("<span>Plain</span> context that it reads"),
+    rows = [
+        (numbers.shown(pair.row), _tokens(sequence, max_length), _runs(sequence.segments))
+        for pair, sequences in zip(pairs, rendered, strict=True)
+        for sequence in sequences
     ]
-    return Markup('<ul class="ab-legend" aria-label="{}">{}</ul>').format(
-        t("Legend"), join(Markup("<li>{}</li>").format(kind) for kind in kinds)
-    )
+    return fragment("data.rendered", model, rows)
 
 
-def _row(row: int, sequence: RenderedSequence, max_length: int) -> Markup:
-    facts = t(
+def _tokens(sequence: RenderedSequence, max_length: int) -> str:
+    text = t(
         "{tokens} tokens, {learned} of them learned",
         tokens=count(sequence.tokens),
         learned=count(sequence.learned),
     )
     if sequence.tokens > max_length:
-        facts += ": " + t(
+        text += ": " + t(
             "longer than {tokens}, so training leaves the row out", tokens=count(max_length)
         )
-    return Markup(
-        '<figure class="ab-seen"><figcaption>{} <span>· {}</span></figcaption>'
-        '<div class="ab-seen-text" tabindex="0" role="group" aria-label="{}">{}</div></figure>'
-    ).format(
-        t("Row {row}", row=row),
-        facts,
-        t("Row {row} as the model sees it", row=row),
-        join(_runs(sequence.segments)),
-    )
+    return text
 
 
-def _runs(segments: Sequence[Segment]) -> list[Markup]:
-    tags = {"given": ("span", "given"), "learned": ("mark", "learned")}
-    parts = []
-    for part, run in itertools.groupby(segments, lambda segment: segment.part):
-        tag, name = tags[part]
-        inner = join(
-            Markup('<bdi class="ab-control">{}</bdi>').format(segment.text)
-            if segment.control
-            else _shortened(segment.text)
-            for segment in run
+def _runs(segments: Sequence[Segment]) -> list[tuple[bool, list[tuple[str, bool]]]]:
+    """Runs of text: whether the assistant learns it, and its parts, each with whether it is a special token."""
+    return [
+        (
+            part == "learned",
+            [
+                (segment.text if segment.control else _shortened(segment.text), segment.control)
+                for segment in run
+            ],
         )
-        parts.append(Markup('<{} class="ab-{}">{}</{}>').format(tag, name, inner, tag))
-    return parts
+        for part, run in itertools.groupby(segments, lambda segment: segment.part)
+    ]
 
 
 def _shortened(text: str) -> str:
@@ -537,27 +390,21 @@ def _shortened(text: str) -> str:
 
 def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) -> Markup:
     """The first rows turn by turn, for a base model that is not on this machine."""
-
-    def turn(message: Message) -> Markup:
-        text = Markup('<mark class="ab-learned">{}</mark>' if message.role == "assistant" else "{}")
-        return Markup(
-            '<div class="ab-seen-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>'
-        ).format(t(_TURNS[message.role]), text.format(_shortened(message.content)))
-
-    row = Markup('<figure class="ab-seen"><figcaption>{}</figcaption>{}</figure>')
-    rows = join(
-        row.format(t("Row {row}", row=numbers.shown(pair.row)), join(map(turn, pair.messages)))
+    rows = [
+        (
+            numbers.shown(pair.row),
+            [
+                (
+                    t(_TURNS[message.role]),
+                    _shortened(message.content),
+                    message.role == "assistant",
+                )
+                for message in pair.messages
+            ],
+        )
         for pair in pairs
-    )
-    note = callout(
-        "info",
-        t("The files of {model} are not on this machine yet", model=model),
-        t(
-            "They are downloaded when the project first runs. Until then the rows are shown turn by turn, "
-            "without the special tokens of the chat template and without their lengths."
-        ),
-    )
-    return card(t("As the model sees them"), note, _legend(), rows)
+    ]
+    return fragment("data.plain", model, rows)
 
 
 def lengths_view(
@@ -573,46 +420,20 @@ def lengths_view(
     """
     if not lengths.tokens:
         return Markup("")
-    measured = len(lengths.tokens)
     tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
-    long_answers = sum(number > answer_limit for number in answers)
-    figures = [
-        (t("Median"), count(tokens[measured // 2]), t("tokens")),
-        (t("95 % are below"), count(_quantile(tokens, 0.95)), t("tokens")),
-        (t("Longest"), count(tokens[-1]), t("tokens")),
-        (
-            t("Left out"),
-            count(len(too_long)),
-            t("longer than {tokens}", tokens=count(limit)) if too_long else t("none"),
-        ),
-        (
-            t("Answers"),
-            count(answers[measured // 2]),
-            t("tokens (median), at most {answers}", answers=count(answers[-1])),
-        ),
-    ]
-    notes = [_length_note(limit, too_long)]
-    if long_answers:
-        notes.append(
-            t(
-                "{answers} answers ({share}) are longer than the {tokens} tokens that an assistant may "
-                "generate; "
-                "raise “Longest answer” in the training settings to allow longer ones.",
-                answers=count(long_answers),
-                share=percent(long_answers / measured, 0),
-                tokens=count(answer_limit),
-            )
-        )
-    if measured < lengths.pairs:
-        notes.append(
-            t(
-                "Measured on {measured} of the {pairs} pairs, evenly spaced over the file.",
-                measured=count(measured),
-                pairs=count(lengths.pairs),
-            )
-        )
-    text = join(Markup("<p>{}</p>").format(note) for note in notes)
-    return card(t("Lengths of the pairs"), tiles(figures), _histogram(tokens, limit), text)
+    return fragment(
+        "data.lengths",
+        tokens=tokens,
+        quantile=_quantile(tokens, 0.95),
+        answers=answers,
+        answer_limit=answer_limit,
+        long_answers=sum(number > answer_limit for number in answers),
+        pairs=lengths.pairs,
+        limit=limit,
+        too_long=len(too_long),
+        note=_length_note(limit, too_long),
+        histogram=_histogram(tokens, limit),
+    )
 
 
 def _length_note(limit: int, too_long: Mapping[int, int]) -> str:
@@ -661,38 +482,20 @@ def bins(ordered: Sequence[int], limit: int) -> list[tuple[int, int | None, int]
 def _histogram(ordered: Sequence[int], limit: int) -> Markup:
     bars = bins(ordered, limit)
     most = max(number for _, _, number in bars)
-    drawn = join(
-        Markup('<i class="{}" style="height:{:.1f}%" title="{}"></i>').format(
-            "ab-over" if low > limit else "",
-            max(1.5, 100 * number / most) if number else 0.0,
-            t("{range}: {pairs} pairs", range=_range(low, high), pairs=count(number)),
-        )
-        for low, high, number in bars
-    )
-    within = next((place for place, (low, _, _) in enumerate(bars) if low > limit), None)
-    line = Markup("")
-    if within is not None:
-        at = 100 * within / len(bars)
-        line = Markup(
-            '<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>{}</span></b>'
-        ).format("ab-left" if at > 60 else "", at, t("limit {tokens}", tokens=count(limit)))
+    over = [low > limit for low, _, _ in bars]
     ends = [
         count(1),
         count(bars[len(bars) // 2][0]),
         t("more") if bars[-1][1] is None else count(bars[-1][1]),
     ]
-    axis = join(Markup("<span>{}</span>").format(text) for text in ends)
-    rows = [(_range(low, high), count(number)) for low, high, number in bars if number]
-    listed = table((t("Tokens"), t("Pairs")), rows, numeric=(0, 1))
     label = t(
         "Histogram of tokens per pair: {ordered} pairs, at most {most} in a bar",
         ordered=count(len(ordered)),
         most=count(most),
     )
-    return Markup(
-        '<div class="ab-hist" role="img" aria-label="{}"><div class="ab-hist-bars">{}{}</div>'
-        '<div class="ab-hist-axis">{}</div></div>{}'
-    ).format(label, drawn, line, axis, fold(t("As a table"), listed))
+    columns = [(_range(low, high), number, low > limit) for low, high, number in bars]
+    line = 100 * over.index(True) / len(bars) if True in over else None
+    return fragment("data.histogram", label, columns, most, line, limit, ends)
 
 
 def _range(low: int, high: int | None) -> str:

@@ -27,6 +27,7 @@ from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, Tone, callout, error_callout, hint
+from assistant_builder.ui.refresh import Updates, Values
 
 _HEADERS = [N_("Use"), N_("Row"), N_("Question"), N_("Other wording"), N_("Answer"), N_("Look at")]
 _USE, _ROW, _WORDING = 0, 1, 3
@@ -142,90 +143,71 @@ class WordingsForm:
                 api_visibility="private",
             )
 
-    @staticmethod
-    def _by(by: str) -> list[Any]:
-        return [
-            gr.update(visible=by == _ENDPOINT),
-            callout("warn", t("Look every draft over"), t(SMALL_MODEL_NOTE))
-            if by == _LOCAL
-            else callout(
+    def _by(self, by: str) -> Updates:
+        note = callout("warn", t("Look every draft over"), t(SMALL_MODEL_NOTE))
+        if by != _LOCAL:
+            note = callout(
                 "info",
                 t("Your questions and answers are sent to this endpoint"),
-                (
-                    t(
-                        "Its key is read from ASSISTANT_BUILDER_DRAFT_KEY in the environment of the program, if "
-                        "ASSISTANT_BUILDER_DRAFT_URL there is the same URL."
-                    )
+                t(
+                    "Its key is read from ASSISTANT_BUILDER_DRAFT_KEY in the environment of the program, if "
+                    "ASSISTANT_BUILDER_DRAFT_URL there is the same URL."
                 ),
-            ),
-        ]
-
-    def matched(self, findings: Findings, text: str = "", path: str | None = None) -> list[Any]:
-        """Message and table for pasted text or a file."""
-        try:
-            cells = read_wordings(Path(path)) if path else parse_wordings(text)
-        except DataError as error:
-            return [error_callout(error.to_record()), gr.skip()]
-        found, unmatched = match_wordings(findings.usable, cells, findings.dataset.numbers)
-        lost = (
-            tn(
-                "{count} question matched no row: {questions}",
-                "{count} questions matched no row: {questions}",
-                len(unmatched),
-                questions="; ".join(unmatched[:5]),
             )
-            if unmatched
-            else ""
+        return {self.endpoint: gr.update(visible=by == _ENDPOINT), self.note: note}
+
+    def matched(self, findings: Findings, values: Values) -> Updates:
+        """Show the wordings of the file or of the pasted text, whichever is among the values."""
+        try:
+            path = values.get(self.file)
+            cells = (
+                read_wordings(Path(path)) if path else parse_wordings(values.get(self.pasted) or "")
+            )
+        except DataError as error:
+            return {self.message: error_callout(error.to_record())}
+        wordings, unmatched = match_wordings(findings.usable, cells, findings.dataset.numbers)
+        lost = tn(
+            "{count} question matched no row: {questions}",
+            "{count} questions matched no row: {questions}",
+            len(unmatched),
+            questions="; ".join(unmatched[:5]),
         )
-        tone: Tone = "good" if found and not unmatched else "warn"
-        return [
-            callout(
-                tone,
-                tn(
-                    "{count} new wording in the table",
-                    "{count} new wordings in the table",
-                    len(found),
-                ),
-                lost,
-            ),
-            wording_lines(findings, found, accepted=True),
-        ]
+        title = tn(
+            "{count} new wording in the table", "{count} new wordings in the table", len(wordings)
+        )
+        tone: Tone = "good" if wordings and not unmatched else "warn"
+        return {
+            self.message: callout(tone, title, lost if unmatched else ""),
+            self.table: wording_lines(findings, wordings, accepted=True),
+        }
 
     def drafted(
-        self,
-        findings: Findings,
-        base: str | None,
-        by: str,
-        url: str,
-        model: str,
-        number: int,
-        progress: Any,
-    ) -> list[Any]:
-        """Message and table for drafts, none of which is ticked."""
+        self, findings: Findings, base: str | None, values: Values, progress: Any
+    ) -> Updates:
+        """Show drafts, none of which is ticked; ``base`` is the study whose model writes them."""
         config = Study.open(base).config.model if base else StudyConfig().model
-        if by == _LOCAL and local_model_folder(config) is None:
+        local = values[self.by] == _LOCAL
+        if local and local_model_folder(config) is None:
             config = ModelConfig(base=BASE_MODEL)  # nothing is downloaded for drafts
         try:
-            found = draft_wordings(
+            drafts = draft_wordings(
                 findings.usable,
-                int(number),
-                model=config if by == _LOCAL else None,
-                url=url,
-                name=model,
+                int(values[self.number]),
+                model=config if local else None,
+                url=values[self.url],
+                name=values[self.model],
                 on_progress=lambda done, total: progress(
                     (done, total), desc=t("Drafting"), unit=t("questions")
                 ),
             )
         except AssistantBuilderError as error:
-            return [error_callout(error.to_record()), gr.skip()]
-        return [
-            callout(
-                "info",
-                tn("{count} draft to look over", "{count} drafts to look over", len(found)),
-                t("Tick the good ones; correct them first where needed."),
-            ),
-            wording_lines(findings, found, accepted=False),
-        ]
+            return {self.message: error_callout(error.to_record())}
+        title = tn("{count} draft to look over", "{count} drafts to look over", len(drafts))
+        note = t("Tick the good ones; correct them first where needed.")
+        return {
+            self.message: callout("info", title, note),
+            self.table: wording_lines(findings, drafts, accepted=False),
+        }
 
 
 def wording_lines(

@@ -30,7 +30,7 @@ from assistant_builder.models.bundled import EMBEDDER_BUNDLE
 from assistant_builder.serving.endpoint_process import Endpoints
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
-from assistant_builder.ui.export.use import UseCards, download_update
+from assistant_builder.ui.export.use import UseCards, download_update, job_buttons
 from assistant_builder.ui.export.view import (
     advice_card,
     command_line,
@@ -42,7 +42,7 @@ from assistant_builder.ui.export.view import (
     spec_title,
 )
 from assistant_builder.ui.html import Markup, assistants, empty
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, is_local, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
 from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arms, study_report
 
 MAX_SNIPPETS = 4
@@ -95,7 +95,7 @@ class ExportPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that :meth:`_draw` sets."""
+        """The components that :meth:`_updates` sets."""
         return [
             self.state,
             self.start,
@@ -132,23 +132,22 @@ class ExportPanel:
             f"export-{self.spec.name}",
             self.outputs,
             mark,
-            lambda view: self._draw(available(view), local=view.local),
+            lambda view: self._updates(available(view), local=view.local),
         )
 
-    def _draw(
+    def _updates(
         self, study: Study | None, chosen: ExportSpec | None = None, *, local: bool
-    ) -> list[Any]:
-        """The values of :attr:`outputs`, for the chosen type, else the last one started, else the advised one."""
+    ) -> Updates:
+        """Show the chosen type, else the last one started, else the advised one."""
         if study is None:
-            return [
-                "",
-                gr.update(visible=False),
-                gr.update(visible=False),
-                gr.update(value=None, visible=False),
-                *(gr.update(value="", visible=False) for _ in self.ways),
-                "",
-                *([gr.skip()] if self.type else []),
-            ]
+            return {
+                self.state: "",
+                self.start: gr.update(visible=False),
+                self.cancel: gr.update(visible=False),
+                self.download: gr.update(value=None, visible=False),
+                **dict.fromkeys(self.ways, gr.update(value="", visible=False)),
+                self.command: "",
+            }
         advised_file = file_to_ship(study_report(study))
         spec = (
             chosen
@@ -182,72 +181,56 @@ class ExportPanel:
             )
         else:
             shown = ended_panel(spec, record, log_tail(job.log_file) if local else "", local=local)
-        busy = record is not None and record.state == "running"
-        label = (
+        start = (
             t("Export again") if record is not None else t("Export {title}", title=spec_title(spec))
         )
-        return [
-            shown,
-            gr.update(
-                visible=not busy,
-                interactive=True,
-                value=label,
-                variant="secondary" if export else "primary",
-            ),
-            gr.update(
-                visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel")
-            ),
-            download_update(job, export),
-            *self._snippet_updates(study, spec, export, local=local),
-            command_line(study.name, spec),
-            *([spec.export_format.type] if self.type else []),
-        ]
+        return {
+            self.state: shown,
+            **job_buttons(job, self.start, self.cancel, start, written=bool(export)),
+            self.download: download_update(job, export),
+            **self._snippet_updates(study, spec, export, local=local),
+            self.command: command_line(study.name, spec),
+            **({self.type: spec.export_format.type} if self.type else {}),
+        }
 
     def _snippet_updates(
         self, study: Study, spec: ExportSpec, export: dict[str, Any] | None, *, local: bool
-    ) -> list[Any]:
-        found = []
-        if export is not None:
-            with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
-                shared, folder = base_name(study)
-                embedder = (
-                    str(EMBEDDER_BUNDLE.folder)
-                    if local and EMBEDDER_BUNDLE.folder.is_dir()
-                    else None
+    ) -> Updates:
+        updates: Updates = dict.fromkeys(self.ways, gr.update(value="", visible=False))
+        if export is None:
+            return updates
+        with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
+            shared, folder = base_name(study)
+            bundled = local and EMBEDDER_BUNDLE.folder.is_dir()
+            snippets = loading_snippets(
+                study,
+                spec,
+                folder=export["folder"] if local else f"{study.name}-{spec.name}",
+                base=str(local and folder or shared),
+                with_data=export.get("with_data", False),
+                embedder=str(EMBEDDER_BUNDLE.folder) if bundled else None,
+            )
+            for box, way in zip(self.ways, snippets, strict=False):
+                updates[box] = gr.update(
+                    value=way.text, label=t(way.title), language=way.language, visible=True
                 )
-                found = loading_snippets(
-                    study,
-                    spec,
-                    folder=export["folder"] if local else f"{study.name}-{spec.name}",
-                    base=str(local and folder or shared),
-                    with_data=export.get("with_data", False),
-                    embedder=embedder,
-                )
-        shown = [
-            gr.update(value=way.text, label=t(way.title), language=way.language, visible=True)
-            for way in found[:MAX_SNIPPETS]
-        ]
-        return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
+        return updates
 
     def wire(self, picker: gr.Dropdown, with_data: gr.Checkbox) -> None:
         """Connect the buttons; ``picker`` holds the name of the chosen study."""
         type = [self.type] if self.type else []
-        self.start.click(
-            user_facing_errors(self._start), [picker, with_data, *type], self.start, **QUIET
-        )
-        self.cancel.click(user_facing_errors(self._cancel), [picker, *type], self.cancel, **QUIET)
+        self.start.click(self._start, [picker, with_data, *type], self.start, **QUIET)
+        self.cancel.click(self._cancel, [picker, *type], self.cancel, **QUIET)
         if self.type:
-            self.type.input(
-                user_facing_errors(self._choose), [picker, self.type], self.outputs, **QUIET
-            )
+            self.type.input(self._choose, [picker, self.type], self.outputs, **QUIET)
 
     def _of(self, type: str | None) -> ExportSpec:
         return next(
             (spec for spec in typed(self.spec) if spec.export_format.type == type), self.spec
         )
 
-    def _choose(self, name: str | None, type: str | None, request: gr.Request) -> list[Any]:
-        return self._draw(
+    def _choose(self, name: str | None, type: str | None, request: gr.Request) -> Updates:
+        return self._updates(
             Study.open(name or "").recommended, self._of(type), local=is_local(request)
         )
 
@@ -345,10 +328,9 @@ class ExportTab:
             *(panel.section() for panel in self.panels),
         ]
 
-    def _draw_body(self, view: StudyView) -> Sequence[Any]:
-        if view.study is None:
-            shown = needs_study(t(EMPTY))
-        else:
+    def _draw_body(self, view: StudyView) -> Updates:
+        text = needs_study(t(EMPTY))
+        if view.study is not None:
             number = len(view.study.config.arms)
             train = (
                 t("Train the assistant on the Train tab.")
@@ -358,13 +340,16 @@ class ExportTab:
             uses = t(
                 "You can then use an assistant on this computer, in Ollama, on a website and in other programs."
             )
-            shown = empty(t("Nothing to use yet"), f"{train} {uses}")
-        return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
+            text = empty(t("Nothing to use yet"), f"{train} {uses}")
+        return {
+            self.empty: gr.update(value=text, visible=not view.trained),
+            self.body: gr.update(visible=view.trained),
+        }
 
-    def _draw_choice(self, view: StudyView) -> Sequence[Any]:
+    def _draw_choice(self, view: StudyView) -> Updates:
         study = view.served
         if study is None or not view.trained:
-            return [gr.skip()] * (5 + len(self.panels))
+            return {}
         report, arms = study_report(study), shown_arms(study.config)
         advised = advice(report, study.config.arms)
         jobs = [each for spec in export_specs() if spec.arm in arms for each in typed(spec)]
@@ -373,16 +358,21 @@ class ExportTab:
             or file_to_ship(report)
             or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
         )
-        choices = [(label(arm), arm) for arm in arms]
-        advice_shown = advice_card(advised, (report or {}).get("formats_sentence", ""))
-        return [
-            gr.update(choices=choices, value=spec.arm),
-            spec.format,
-            *_visible(spec.arm, spec.format),
-            gr.update(value=False, visible=study.config.grounded),
-            advice_shown,
-            quality_card(report),
-        ]
+        return {
+            self.arm: gr.update(choices=[(label(arm), arm) for arm in arms], value=spec.arm),
+            self.format: spec.format,
+            **self._panel_of(spec.arm, spec.format),
+            self.with_data: gr.update(value=False, visible=study.config.grounded),
+            self.advice: advice_card(advised, (report or {}).get("formats_sentence", "")),
+            self.quality: quality_card(report),
+        }
+
+    def _panel_of(self, arm: str, format: str) -> Updates:
+        """Show the panel of an export, and hide the others."""
+        return {
+            panel.column: gr.update(visible=(panel.spec.arm, panel.spec.format) == (arm, format))
+            for panel in self.panels
+        }
 
     # events
 
@@ -390,7 +380,7 @@ class ExportTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         gr.on(
             [self.arm.input, self.format.input],
-            _visible,
+            self._panel_of,
             [self.arm, self.format],
             [panel.column for panel in self.panels],
             queue=False,
@@ -399,10 +389,6 @@ class ExportTab:
         self.cards.wire(picker)
         for panel in self.panels:
             panel.wire(picker, self.with_data)
-
-
-def _visible(arm: str, format: str) -> list[Any]:
-    return [gr.update(visible=(spec.arm, spec.format) == (arm, format)) for spec in export_specs()]
 
 
 def _latest(study: Study, specs: Sequence[ExportSpec]) -> ExportSpec | None:

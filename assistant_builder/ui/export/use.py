@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from assistant_builder.ui.export.view import (
     ollama_card,
 )
 from assistant_builder.ui.html import Markup, copy_script
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, is_local, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
 from assistant_builder.ui.study_snapshot import log_tail, study_report
 from assistant_builder.ui.uploads import offer
 from evals.report.format import size
@@ -50,7 +50,7 @@ class EndpointCards:
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that :meth:`drawn` sets."""
+        """The components that :meth:`updates` sets."""
         return [*self._shown.values(), *self._starts.values(), self._stop]
 
     def section(self) -> LiveRegion:
@@ -59,35 +59,41 @@ class EndpointCards:
             "use-endpoint",
             self.outputs,
             lambda view: f"{view.name}:{self._endpoints.state(view.name)}",
-            lambda view: self.drawn(view.name, local=view.local),
+            lambda view: self.updates(view.name, local=view.local),
         )
 
-    def drawn(self, name: str | None, *, local: bool) -> list[Any]:
-        """Values of :attr:`outputs`; ``local``: the browser is on the computer that runs the page."""
+    def updates(self, name: str | None, *, local: bool) -> Updates:
+        """Show the state of the endpoint; ``local``: the browser is on the computer that runs the page."""
         state = self._endpoints.state(name)
         busy = state.phase in ("starting", "running")
-        cards = [endpoint_card(key, state, name or "", local=local) for key in self._shown]
-        return [*cards, *[gr.update(visible=not busy)] * len(cards), gr.update(visible=busy)]
+        return {
+            **{
+                card: endpoint_card(key, state, name or "", local=local)
+                for key, card in self._shown.items()
+            },
+            **dict.fromkeys(self._starts.values(), gr.update(visible=not busy)),
+            self._stop: gr.update(visible=busy),
+        }
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons."""
         gr.on(
             [button.click for button in self._starts.values()],
-            user_facing_errors(self._start),
+            self._start,
             picker,
             self.outputs,
             **QUIET,
         )
-        self._stop.click(user_facing_errors(self._end), picker, self.outputs, **QUIET)
+        self._stop.click(self._end, picker, self.outputs, **QUIET)
 
-    def _start(self, name: str | None, request: gr.Request) -> list[Any]:
+    def _start(self, name: str | None, request: gr.Request) -> Updates:
         study = Study.open(name or "").recommended
         self._endpoints.start(study, advice(study_report(study), study.config.arms).adapter)
-        return self.drawn(name, local=is_local(request))
+        return self.updates(name, local=is_local(request))
 
-    def _end(self, name: str | None, request: gr.Request) -> list[Any]:
+    def _end(self, name: str | None, request: gr.Request) -> Updates:
         self._endpoints.stop(name or "")
-        return self.drawn(name, local=is_local(request))
+        return self.updates(name, local=is_local(request))
 
 
 class JobCard:
@@ -126,17 +132,13 @@ class JobCard:
             f"use-{self._key}",
             self._outputs,
             mark,
-            lambda view: self._drawn(view.served if view.trained else None, local=view.local),
+            lambda view: self._updates(view.served if view.trained else None, local=view.local),
         )
 
-    def _drawn(self, study: Study | None, *, local: bool) -> list[Any]:
+    def _updates(self, study: Study | None, *, local: bool) -> Updates:
         if study is None:
-            return [
-                "",
-                gr.update(visible=False),
-                gr.update(visible=False),
-                gr.update(visible=False),
-            ]
+            hidden = dict.fromkeys(self._outputs, gr.update(visible=False))
+            return {**hidden, self._shown: ""}
         spec = self._spec_of(study)
         job = ExportJob(study, spec)
         record = job.record()
@@ -153,31 +155,22 @@ class JobCard:
             grounded=study.config.grounded,
             log=log_tail(job.log_file) if local else "",
         )
-        busy = record is not None and record.state == "running"
-        label = t("Write it again") if export else t(self._start_label)
-        return [
-            shown,
-            download_update(job, export),
-            gr.update(
-                visible=not busy,
-                interactive=True,
-                value=label,
-                variant="secondary" if export else "primary",
-            ),
-            gr.update(
-                visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel")
-            ),
-        ]
+        start = t("Write it again") if export else t(self._start_label)
+        return {
+            self._shown: shown,
+            self._download: download_update(job, export),
+            **job_buttons(job, self._start, self._cancel, start, written=bool(export)),
+        }
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons."""
-        self._start.click(user_facing_errors(self._begin), picker, self._outputs, **QUIET)
-        self._cancel.click(user_facing_errors(self._end), picker, self._cancel, **QUIET)
+        self._start.click(self._begin, picker, self._outputs, **QUIET)
+        self._cancel.click(self._end, picker, self._cancel, **QUIET)
 
-    def _begin(self, name: str | None, request: gr.Request) -> list[Any]:
+    def _begin(self, name: str | None, request: gr.Request) -> Updates:
         study = Study.open(name or "").recommended
         ExportJob(study, self._spec_of(study)).start(with_data=False)
-        return self._drawn(study, local=is_local(request))
+        return self._updates(study, local=is_local(request))
 
     def _end(self, name: str | None) -> dict[str, Any]:
         study = Study.open(name or "").recommended
@@ -213,10 +206,9 @@ class UseCards:
             *(job.section() for job in self.jobs),
         ]
 
-    def _draw_warning(self, view: StudyView) -> Sequence[Any]:
-        return [
-            not_ready_warning(study_report(view.served)) if view.served and view.trained else ""
-        ]
+    def _draw_warning(self, view: StudyView) -> Updates:
+        ready = view.served is not None and view.trained
+        return {self.warning: not_ready_warning(study_report(view.served)) if ready else ""}
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the cards."""
@@ -232,6 +224,20 @@ def _ollama_spec(study: Study) -> ExportSpec:
 def _folder_spec(study: Study) -> ExportSpec:
     """The recommended assistant as a complete model, which needs no other files."""
     return ExportSpec(advice(study_report(study), study.config.arms).merged, "merged")
+
+
+def job_buttons(
+    job: ExportJob, start: gr.Button, cancel: gr.Button, label: str, *, written: bool
+) -> Updates:
+    """The buttons that start an export, with this label, and cancel it."""
+    record = job.record()
+    busy = record is not None and record.state == "running"
+    variant = "secondary" if written else "primary"
+    cancelling = t("Cancelling…") if job.cancel_requested else t("Cancel")
+    return {
+        start: gr.update(visible=not busy, interactive=True, value=label, variant=variant),
+        cancel: gr.update(visible=busy, value=cancelling),
+    }
 
 
 def download_update(job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:

@@ -20,18 +20,12 @@ from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import (
-    bar,
     callout,
     card,
-    code,
-    copyable,
-    error_callout,
-    fold,
-    join,
-    table,
+    fragment,
 )
 from evals.report.conclusion import conclude
-from evals.report.format import duration, in_sentence, shown, size
+from evals.report.format import in_sentence, shown, size
 
 
 @dataclass(frozen=True)
@@ -91,37 +85,12 @@ def not_ready_warning(report: Mapping[str, Any] | None) -> Markup:
 
 def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> Markup:
     """One of :data:`ENDPOINT_CARDS` in the present state of the endpoint of the study ``name``."""
-    about = ENDPOINT_CARDS[key]
-    head = Markup("<h3>{}</h3><p>{}</p>").format(t(about.title), t(about.text))
-    if state.phase == "off":
-        return head
-    if state.phase == "starting":
-        return head + Markup('<p class="ab-note-line" role="status">{}</p>').format(t("Starting…"))
-    if state.phase == "failed":
-        return head + callout(
-            "bad",
-            t("The assistant does not run"),
-            translate_formatted(state.error),
-            t("Press the button to start it again."),
-        )
-    reach = (
-        Markup("")
-        if local
-        else Markup('<p class="ab-note-line">{}</p>').format(
-            tm(
-                "Only programs on the computer that runs this page reach this address. For others, run there: "
-                "<code>assistant-builder serve {name} --host 0.0.0.0</code>, with a key.",
-                name=name,
-            )
-        )
-    )
-    fields = [(t("Address"), state.url)]
+    about, notes = ENDPOINT_CARDS[key], []
+    fields, chat = [(t("Address"), state.url)], ""
     if key in ("computer", "website") and local:
-        head += Markup(
-            '<p><a class="ab-button" href="{}" target="_blank" rel="noopener">{}</a></p>'
-        ).format(f"{state.url.removesuffix('/v1')}{PAGE_PATH}", t("Open the chat"))
+        chat = f"{state.url.removesuffix('/v1')}{PAGE_PATH}"
     if key == "computer":
-        fields += [(t("Try it in a terminal"), curl_line(state))]
+        fields.append((t("Try it in a terminal"), curl_line(state)))
     elif key == "website":
         fields = [
             (t("1. Serve it on a computer that stays on"), widget_command(name)),
@@ -131,23 +100,27 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
                 embedding("https://chat.example.com", state.token),
             ),
         ]
-        reach = (
-            Markup('<p class="ab-note-line">{}</p>').format(
-                tm(
-                    "With <code>--remember texts</code> the tab “Inbox” lists what visitors ask in vain. Tell them "
-                    "that "
-                    "questions are kept."
-                )
+        notes.append(
+            tm(
+                "With <code>--remember texts</code> the tab “Inbox” lists what visitors ask in vain. Tell them "
+                "that "
+                "questions are kept."
             )
-            + reach
         )
     else:
         fields += [(t("Model"), state.model), ("Python", python_lines(state))]
-    return head + join(_field(*field) for field in fields) + reach
-
-
-def _field(title: str, text: str) -> Markup:
-    return Markup("<h4>{}</h4>{}").format(title, copyable(text, title))
+    if not local:
+        notes.append(
+            tm(
+                "Only programs on the computer that runs this page reach this address. For others, run there: "
+                "<code>assistant-builder serve {name} --host 0.0.0.0</code>, with a key.",
+                name=name,
+            )
+        )
+    title, error = t(about.title), translate_formatted(state.error)
+    return fragment(
+        "export.endpoint", title, t(about.text), state.phase, error, chat, fields, notes
+    )
 
 
 def _messages(content: str) -> list[dict[str, str]]:
@@ -211,7 +184,8 @@ def ollama_card(
     log: str,
 ) -> Markup:
     """The card of Ollama: writes a GGUF file and shows the two commands that run it."""
-    head = Markup("<h3>{}</h3><p>{}</p>").format(
+    head = fragment(
+        "export.head",
         t("In Ollama"),
         t(
             "One file ({kind}, about {size}) that runs on any laptop with Ollama. This computer is not "
@@ -227,14 +201,10 @@ def ollama_card(
     modelfile = f"{export['folder']}/Modelfile" if local else t("Modelfile")
     model = shlex.quote(name)
     commands = f"ollama create {model} -f {shlex.quote(modelfile)}\nollama run {model}"
-    where = (
-        ""
-        if local
-        else Markup("<p>{}</p>").format(
-            t("Download the file, unpack it, and run these commands in its folder:")
-        )
-    )
-    return head + where + _field(t("In a terminal"), commands)
+    where = t("Download the file, unpack it, and run these commands in its folder:")
+    if not local:
+        head += fragment("parts.paragraph", where)
+    return head + fragment("export.field", t("In a terminal"), commands)
 
 
 def folder_card(
@@ -263,17 +233,12 @@ def folder_card(
         kind=spec_title(spec),
         size=size(planned),
     )
-    head = Markup("<h3>{}</h3><p>{} {}</p>").format(t("As a folder for IT"), about, facts)
+    head = fragment("export.head", t("As a folder for IT"), f"{about} {facts}")
     if export is None:
         return head + _job_state(spec, record, local=local, log=log)
-    where = _field(t("Folder"), export["folder"]) if local else Markup("")
-    return (
-        head
-        + Markup("<p>{}</p>").format(
-            t("{size} in {number} files.", size=size(export["bytes"]), number=len(export["files"]))
-        )
-        + where
-    )
+    files = t("{size} in {number} files.", size=size(export["bytes"]), number=len(export["files"]))
+    head += fragment("parts.paragraph", files)
+    return head + (fragment("export.field", t("Folder"), export["folder"]) if local else "")
 
 
 def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: str) -> Markup:
@@ -281,11 +246,7 @@ def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: 
     if record is None:
         return Markup("")
     if record.state == "running":
-        return Markup('{}<p class="ab-note-line" role="status">{} %: {}</p>').format(
-            bar(record.percent / 100, t("Export")),
-            record.percent,
-            translate_formatted(record.message),
-        )
+        return fragment("export.progress", record)
     if record.state == "succeeded":
         return callout(
             "warn",
@@ -298,16 +259,8 @@ def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: 
 
 def advice_card(advice: Advice, file: str = "") -> Markup:
     """The recommended arm for each format; ``file`` is what the report says of GGUF files."""
-    picks = join(
-        Markup("<li>{}: <b>{}</b></li>").format(t(format.label), label(advice.arm(format)))
-        for format in EXPORT_FORMATS.values()
-    )
-    shipped = Markup("<p>{}</p>").format(file) if file else ""
-    return card(
-        t("Recommended export"),
-        shipped,
-        Markup("<p>{}</p><ul>{}</ul>").format(t(advice.why), picks),
-    )
+    picks = [(t(format.label), label(advice.arm(format))) for format in EXPORT_FORMATS.values()]
+    return fragment("export.advice", file, t(advice.why), picks)
 
 
 def quality_card(report: Mapping[str, Any] | None) -> Markup:
@@ -324,17 +277,15 @@ def quality_card(report: Mapping[str, Any] | None) -> Markup:
     trained = ", ".join(
         t("{cell} for {assistant}", cell=arm.cell, assistant=arm.short) for arm in arms
     )
-    note = Markup('<p class="ab-note-line">{}</p>').format(
-        t(
-            "Differences in {metric} ({unit}) from the assistant as trained: {trained}. Formats of this tab by cell: "
-            "{cells}.",
-            metric=metric.phrase,
-            unit=metric.unit,
-            trained=trained,
-            cells=cells,
-        )
+    note = t(
+        "Differences in {metric} ({unit}) from the assistant as trained: {trained}. Formats of this tab by cell: "
+        "{cells}.",
+        metric=metric.phrase,
+        unit=metric.unit,
+        trained=trained,
+        cells=cells,
     )
-    return exports_card(report, note)
+    return exports_card(report, fragment("parts.paragraph", note, "ab-note-line"))
 
 
 def spec_title(spec: ExportSpec) -> str:
@@ -351,57 +302,27 @@ def ready_panel(
     """Contents and size of an export that is not started; ``grounded``: the assistant reads facts in its prompt."""
     format = spec.export_format
     best = advice.arm(format)
-    hint = (
-        ""
-        if best == spec.arm
-        else Markup('<p class="ab-note-line">{}</p>').format(
-            t("For this format {assistant} is recommended.", assistant=label(best))
-        )
-    )
-    note = t(format.note(spec.arm))
-    return card(
+    return fragment(
+        "export.ready",
         spec_title(spec),
-        Markup("<p>{}</p><p>{} {}</p>").format(
-            t(format.contents), note, tm("About <b>{size}</b> on disk.", size=size(planned))
-        ),
-        hint,
-        Markup('<p class="ab-note-line">{}</p>').format(t(SERVING)) if grounded else "",
+        t(format.contents),
+        t(format.note(spec.arm)),
+        planned,
+        "" if best == spec.arm else label(best),
+        t(SERVING) if grounded else "",
     )
 
 
 def running_panel(spec: ExportSpec, record: JobRecord) -> Markup:
     """A running export."""
-    return card(
-        t("Exporting {title}", title=spec_title(spec)),
-        bar(record.percent / 100, t("Export")),
-        Markup('<p class="ab-note-line" role="status">{} %: {}</p>').format(
-            record.percent, translate_formatted(record.message)
-        ),
-    )
+    title = t("Exporting {title}", title=spec_title(spec))
+    return card(title, fragment("export.progress", record))
 
 
 def ended_panel(spec: ExportSpec, record: JobRecord, log: str, *, local: bool = True) -> Markup:
     """An export that failed, was cancelled or was interrupted; without paths unless ``local``."""
-    tail = fold(t("End of the log"), code(log)) if log else Markup("")
-    if record.state == "cancelled":
-        return callout(
-            "warn",
-            t("The export was cancelled"),
-            t("No files were written."),
-            t("Press the button to start again."),
-        )
-    if record.state == "failed" and record.error:
-        return error_callout(record.error if local else {**record.error, "where": ""}) + tail
-    message = callout(
-        "warn",
-        t("The export was interrupted"),
-        t(
-            "Its process ended without a result. The computer was restarted, or memory ran out. No "
-            "incomplete files are left."
-        ),
-        t("Press the button to start again."),
-    )
-    return message + tail
+    error = record.error and (record.error if local else {**record.error, "where": ""})
+    return fragment("export.ended", record.state, error, log)
 
 
 def finished_panel(
@@ -431,72 +352,25 @@ def finished_panel(
         "as measured": ("good", t("Exported; its scores match the evaluation")),
         "moved": ("warn", t("Exported, but some answers score differently than in the evaluation")),
     }.get(export["rescore"]["outcome"], ("warn", t("Exported, but not measured")))
-    parts: list[str] = []
-    if not current:
-        parts.append(
-            callout(
-                "warn",
-                t("The assistant was trained again after this export"),
-                t("The export contains the earlier adapter."),
-                t("Export again to get the new one."),
-            )
-        )
-    said = " ".join(map(translate_formatted, export["sentences"]))
-    parts.append(callout(tone, verdict, said))  # type: ignore[arg-type]
-    files = table(
-        (t("File"), t("Size")),
-        [(entry["name"], size(entry["bytes"])) for entry in export["files"]],
-        numeric=(1,),
+    modelfile = any(entry["name"] == "Modelfile" for entry in export["files"])
+    return fragment(
+        "export.finished",
+        title=spec_title(spec),
+        tone=tone,
+        verdict=verdict,
+        sentences=" ".join(map(translate_formatted, export["sentences"])),
+        export=export,
+        seconds=record.seconds,
+        current=current,
+        template_missing=modelfile and not export["chat_template"],
+        model_card=model_card,
+        local=local,
     )
-    has_modelfile = any(entry["name"] == "Modelfile" for entry in export["files"])
-    template = (
-        ""
-        if export["chat_template"] or not has_modelfile
-        else callout(
-            "warn",
-            t("The Modelfile has no template"),
-            t("The chat template of this base model belongs to no known family."),
-            t("Write the template from chat_template.jinja, as the Modelfile explains."),
-        )
-    )
-    parts += [
-        template,
-        card(
-            spec_title(spec),
-            Markup("<p>{}</p>").format(
-                t(
-                    "{size} in {number} files, exported in {time}.",
-                    size=size(export["bytes"]),
-                    number=len(export["files"]),
-                    time=duration(record.seconds),
-                )
-            ),
-            Markup('<p>{}</p><pre class="ab-code ab-wrap">{}</pre>').format(
-                t("Folder:"), export["folder"]
-            )
-            if local
-            else "",
-            fold(t("Files"), files),
-            fold(t("Model card"), code(model_card)) if model_card else "",
-        ),
-    ]
-    return join(parts)
 
 
 def command_line(name: str, spec: ExportSpec) -> str:
     """The equivalent command line."""
-    type = ["--type", spec.type] if spec.type else []
-    return shlex.join(
-        [
-            "assistant-builder",
-            "export",
-            name,
-            "--arm",
-            spec.arm,
-            "--format",
-            spec.format,
-            *type,
-            "--to",
-            f"{name}-{spec.name}",
-        ]
-    )
+    options = {"--arm": spec.arm, "--format": spec.format, "--type": spec.type}
+    words = [word for option, value in options.items() if value for word in (option, value)]
+    target = f"{name}-{spec.name}"
+    return shlex.join(["assistant-builder", "export", name, *words, "--to", target])

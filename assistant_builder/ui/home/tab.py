@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
 
 import gradio as gr
 
@@ -23,15 +21,14 @@ from assistant_builder.study.admin import (
 from assistant_builder.study.example import example_folder, open_example
 from assistant_builder.ui.data.preview import unused_name, unused_title
 from assistant_builder.ui.home.view import (
-    StudyList,
     list_studies,
     study_list_view,
     summarize,
     welcome_view,
 )
 from assistant_builder.ui.html import CLICKS
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import picker_label, state_of, title_of_study
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, chosen_study
+from assistant_builder.ui.study_snapshot import state_of, title_of_study
 from assistant_builder.ui.train.actions import start_run
 
 NEW_STUDY = ""
@@ -66,52 +63,62 @@ class HomeScreen:
         """Regions that follow the studies."""
         return [LiveRegion("home", [self.welcome, self.list], _list_version, self._draw)]
 
-    def _draw(self, look: StudyView) -> Sequence[Any]:
-        return self._shown(list_studies()) if look.name is None else [gr.skip(), gr.skip()]
+    def _draw(self, look: StudyView) -> Updates:
+        return self._listed() if look.name is None else {}
 
-    def _shown(self, studies: StudyList) -> list[Any]:
-        return [welcome_view(not studies.entries), study_list_view(studies, time.time())]
+    def _listed(self) -> Updates:
+        studies = list_studies()
+        return {
+            self.welcome: welcome_view(not studies.entries),
+            self.list: study_list_view(studies, time.time()),
+        }
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; ``picker`` holds the name of the selected study, ``tabs`` opens one of its tabs."""
-        shown = [self.welcome, self.list]
-        naming = [self.naming, self.new_name, self.confirm, self.pending]
-        for component in shown:
+        dialog = [self.naming, self.new_name, self.confirm, self.pending]
+
+        def act(event: gr.EventData) -> Updates:  # gradio finds no event in a partial
+            return self._act(picker, tabs, event)
+
+        for component in (self.welcome, self.list):
             component.click(
-                user_facing_errors(self._act), None, [picker, tabs, *naming, *shown], **QUIET
+                act,
+                None,
+                [picker, tabs, *dialog, self.welcome, self.list],
+                **QUIET,
             )
         gr.on(
             [self.confirm.click, self.new_name.submit],
-            user_facing_errors(self._name),
+            self._name,
             [self.pending, self.new_name],
-            [self.naming, *shown],
+            [self.naming, self.welcome, self.list],
             **QUIET,
         )
-        self.cancel.click(lambda: gr.update(visible=False), None, self.naming, **QUIET)
+        self.cancel.click(lambda: gr.update(visible=False), None, self.naming, queue=False, **QUIET)
 
-    def _act(self, event: gr.EventData) -> list[Any]:
-        action, name = str(getattr(event, "action", "")), str(getattr(event, "name", ""))
-        unchanged: list[Any] = [gr.skip()] * 2
-        no_dialog = [gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()]
+    def _act(self, picker: gr.Dropdown, tabs: gr.Tabs, event: gr.EventData) -> Updates:
+        action, name = str(event.action), str(event.name)
         if action in _NAME_LABELS:
             title = title_of_study(name)
             proposed = title if action == "rename" else unused_title(title)
-            box = gr.update(
-                value=proposed, label=t(_NAME_LABELS[action], name=title), autofocus=True
-            )
-            button = gr.update(value=t(_CONFIRM_LABELS[action]))
-            return [*unchanged, gr.update(visible=True), box, button, (action, name), *unchanged]
+            return {
+                self.naming: gr.update(visible=True),
+                self.new_name: gr.update(
+                    value=proposed, label=t(_NAME_LABELS[action], name=title), autofocus=True
+                ),
+                self.confirm: gr.update(value=t(_CONFIRM_LABELS[action])),
+                self.pending: (action, name),
+            }
+        closed = {self.naming: gr.update(visible=False)}
         if action in ("delete", "restore"):
             _restore(name) if action == "restore" else delete_study(Study.open(name))
-            return [*unchanged, *no_dialog, *self._shown(list_studies())]
+            return {**closed, **self._listed()}
         opened, tab = self._opens(action, name)
-        label = (
-            picker_label(title_of_study(opened), state_of(Study.open(opened)))
-            if opened
-            else t("New project…")
-        )
-        picked = gr.update(choices=[(label, opened)], value=opened)
-        return [picked, gr.Tabs(selected=tab), *no_dialog, *unchanged]
+        chosen = gr.update(choices=[(t("New project…"), NEW_STUDY)], value=NEW_STUDY)
+        if opened:
+            study = Study.open(opened)
+            chosen = chosen_study(study, state_of(study))
+        return {**closed, picker: chosen, tabs: gr.Tabs(selected=tab)}
 
     def _opens(self, action: str, name: str) -> tuple[str, str]:
         """The study and the tab that a button opens."""
@@ -131,7 +138,7 @@ class HomeScreen:
             study
         ).tab
 
-    def _name(self, pending: tuple[str, str], new_name: str) -> list[Any]:
+    def _name(self, pending: tuple[str, str], new_name: str) -> Updates:
         action, name = pending
         if action == "duplicate":
             duplicate_study(Study.open(name), new_name)
@@ -139,7 +146,7 @@ class HomeScreen:
             study = rename_study(Study.open(name), new_name)
             if study.step("report").state == "succeeded":
                 rerender_report(study)  # it contains the name of the study
-        return [gr.update(visible=False), *self._shown(list_studies())]
+        return {self.naming: gr.update(visible=False), **self._listed()}
 
 
 def _restore(folder: str) -> None:

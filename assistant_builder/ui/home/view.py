@@ -17,7 +17,7 @@ from assistant_builder.i18n import N_, language, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
 from assistant_builder.study.contents import Split
-from assistant_builder.ui.html import badge, bar, cut, fold, join, state_label
+from assistant_builder.ui.html import fragment
 from assistant_builder.ui.study_snapshot import (
     report_conclusion,
     stamp,
@@ -150,89 +150,22 @@ def _modified(path: Path) -> float:
 
 
 PROMISE = N_("Turn your questions and answers into an assistant, and see how good it is.")
-_BEGIN = (
-    ("new", N_("New project from my file")),
-    ("example", N_("Open a finished example")),
-    ("train-example", N_("Train the example")),
-)
-_STEPS = (
-    N_("Upload a spreadsheet"),
-    N_("Train"),
-    N_("See how good it is"),
-    N_("Chat"),
-    N_("Use it"),
-)
-_STUDY_ACTIONS = (
-    ("rename", N_("Rename"), N_("Rename {name}")),
-    ("duplicate", N_("Duplicate"), N_("Duplicate {name}")),
-    ("delete", N_("Delete"), N_("Delete {name}")),
-)
 
 
 def study_list_view(studies: StudyList, now: float) -> Markup:
     """The list of studies, which the page calls projects; ``now`` is the Unix time."""
-    parts, undo = [], studies.undo
-    if undo is not None:
-        button = _button(
-            "restore",
-            undo.folder.name,
-            t("Undo"),
-            t("Undo the deletion of {name}", name=undo.title),
-        )
-        parts.append(
-            Markup('<div class="ab-undo" role="status"><span>{}</span>{}</div>').format(
-                t("“{name}” was deleted.", name=undo.title), button
-            )
-        )
-    if studies.entries:
-        cards = join(_card(entry, now) for entry in studies.entries)
-        parts.append(Markup('<ul class="ab-overview">{}</ul>').format(cards))
-    others = [deleted for deleted in studies.deleted if deleted is not studies.undo]
-    if others:
-        rows = join(
-            Markup("<li><span>{}</span><small>{}</small>{}</li>").format(
-                deleted.title,
-                t("deleted {ago}", ago=ago(now - deleted.when)),
-                _button(
-                    "restore",
-                    deleted.folder.name,
-                    t("Restore"),
-                    t("Restore {name}", name=deleted.title),
-                ),
-            )
-            for deleted in others
-        )
-        summary = tn(
-            "Deleted projects ({number}), kept for {count} day",
-            "Deleted projects ({number}), kept for {count} days",
-            KEPT_DAYS,
-            number=len(others),
-        )
-        parts.append(fold(summary, Markup('<ul class="ab-deleted">{}</ul>').format(rows)))
-    return join(parts)
+    others = [
+        (deleted, ago(now - deleted.when))
+        for deleted in studies.deleted
+        if deleted is not studies.undo
+    ]
+    cards = [_card(entry, now) for entry in studies.entries]
+    return fragment("home.studies", cards, studies.undo, others, KEPT_DAYS)
 
 
 def welcome_view(first: bool) -> Markup:
     """The buttons that create a project or open the example; ``first``: there is no project yet."""
-    buttons = [
-        _button(action, "", t(text), t(text), "ab-primary" if action == "new" else "")
-        for action, text in _BEGIN
-    ]
-    begin = Markup('<div class="ab-begin">{}</div>').format(join(buttons))
-    if not first:
-        return Markup('<div class="ab-welcome">{}</div>').format(begin)
-    listed = join(Markup("<li>{}</li>").format(t(step)) for step in _STEPS)
-    return Markup(
-        '<div class="ab-welcome ab-first"><h2>{}</h2><ol>{}</ol>{}<small>{}</small></div>'
-    ).format(
-        t("Make an assistant from your questions and answers"),
-        listed,
-        begin,
-        t(
-            "The finished example is an assistant of a campsite: you can chat with it at once. Training it on this "
-            "computer takes about a quarter of an hour."
-        ),
-    )
+    return fragment("home.welcome", first)
 
 
 def ago(seconds: float) -> str:
@@ -251,60 +184,13 @@ def ago(seconds: float) -> str:
 
 
 def _card(entry: StudySummary, now: float) -> Markup:
-    """A study; all of the card is its link, apart from the buttons."""
     pairs = (
         tn("{count} training pair", "{count} training pairs", entry.pairs) if entry.pairs else ""
     )
-    facts = " · ".join(
-        text
-        for text in (entry.model, pairs, t("changed {ago}", ago=ago(now - entry.changed)))
-        if text
-    )
-    menu = join(
-        _button(action, entry.name, t(word), t(described, name=entry.title))
-        for action, word, described in _STUDY_ACTIONS
-    )
-    described = t("Open {name}, {state}", name=entry.title, state=state_label(entry.state))
-    body = [Markup('<p class="ab-facts">{}</p>').format(facts)]
-    buttons = [
-        Markup(
-            '<details class="ab-menu"><summary aria-label="{}">⋯</summary><div>{}</div></details>'
-        ).format(t("More for {name}", name=entry.title), menu)
-    ]
-    if entry.progress is not None:
-        title, share = entry.progress
-        body.append(
-            Markup("<p>{}, {:.0%}</p>{}").format(
-                title, share, bar(share, f"{entry.title}: {title}")
-            )
-        )
-    if entry.conclusion is not None:
-        body.append(_result(entry.conclusion))
-        if entry.state == "succeeded":
-            buttons[:0] = [
-                _button("chat", entry.name, t("Chat"), t("Chat with {name}", name=entry.title)),
-                _button(
-                    "results", entry.name, t("Results"), t("Results of {name}", name=entry.title)
-                ),
-            ]
-    link = Markup(
-        '<a class="ab-open" href="?{}" data-action="open" data-name="{}" aria-label="{}">{}</a>'
-    ).format(urlencode({"study": entry.name, "tab": entry.tab}), entry.name, described, entry.title)
-    return Markup(
-        '<li class="ab-entry"><div class="ab-entry-head">{}{}</div>{}<div class="ab-entry-actions">{}</div></li>'
-    ).format(link, badge(entry.state), join(body), join(buttons))
-
-
-def _result(conclusion: Conclusion) -> Markup:
-    """The score with its ring, who can be given the assistant, and the first sentences of the conclusion."""
-    ring = Markup("")
-    if conclusion.share is not None:
-        ring = Markup(
-            '<i class="ab-ring ab-{}" style="--share:{:.3f}" aria-hidden="true"></i>'
-        ).format("good" if conclusion.ready else "bad", conclusion.share)
-    return Markup('<div class="ab-result">{}<p><strong>{}</strong> {}</p></div>').format(
-        ring, score(conclusion), cut(conclusion.good_enough, 260)
-    )
+    facts = (entry.model, pairs, t("changed {ago}", ago=ago(now - entry.changed)))
+    address = urlencode({"study": entry.name, "tab": entry.tab})
+    points = score(entry.conclusion) if entry.conclusion else ""
+    return fragment("home.entry", entry, " · ".join(filter(None, facts)), address, points)
 
 
 def score(conclusion: Conclusion) -> str:
@@ -317,9 +203,3 @@ def score(conclusion: Conclusion) -> str:
     if 0 < conclusion.share < 1:
         percent = min(max(percent, 1), 99)  # neither all nor none
     return t("{percent} % right", percent=percent)
-
-
-def _button(action: str, name: str, text: str, label: str, classes: str = "") -> Markup:
-    return Markup(
-        '<button type="button" class="ab-button {}" data-action="{}" data-name="{}" aria-label="{}">{}</button>'
-    ).format(classes, action, name, label, text)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from assistant_builder.ui.html import (
     toast,
 )
 from assistant_builder.ui.inbox.view import group_view, groups_view, overview_view, versions_view
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import needs_study, picker_label, stamp
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, chosen_study
+from assistant_builder.ui.study_snapshot import needs_study, stamp
 from assistant_builder.ui.train.actions import start_run
 from evals.study_compare.versions import (
     VersionVerdict,
@@ -130,7 +130,7 @@ class InboxTab:
                 "inbox-list", self._list, _list_mark, lambda view: self._draw_list(view.study)
             ),
             LiveRegion(
-                "inbox-form", self._form, lambda view: str(view.name), lambda view: _closed()
+                "inbox-form", self._form, lambda view: str(view.name), lambda view: self._closed()
             ),
             LiveRegion(
                 "inbox-versions",
@@ -140,8 +140,8 @@ class InboxTab:
             ),
         ]
 
-    def _draw_body(self, view: StudyView) -> Sequence[Any]:
-        shown = (
+    def _draw_body(self, view: StudyView) -> Updates:
+        text = (
             needs_study(t(EMPTY))
             if view.study is None
             else empty(
@@ -149,36 +149,40 @@ class InboxTab:
                 t("Visitors can ask the assistant once it is trained."),
             )
         )
-        return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
+        return {
+            self.empty: gr.update(value=text, visible=not view.trained),
+            self.body: gr.update(visible=view.trained),
+        }
 
-    def _draw_list(self, study: Study | None) -> list[Any]:
+    def _draw_list(self, study: Study | None) -> Updates:
         if study is None:
-            return ["", ""]
+            return {self.overview: "", self.groups: ""}
         root = root_of(study)
         try:
             inbox = read_inbox(root, time.time())
         except AssistantBuilderError as error:
-            return [error_callout(error.to_record()), ""]
+            return {self.overview: error_callout(error.to_record()), self.groups: ""}
         if inbox.ungrouped:
             group_in_background(root)
-        return [overview_view(inbox), groups_view(inbox)]
+        return {self.overview: overview_view(inbox), self.groups: groups_view(inbox)}
 
-    def _draw_versions(self, study: Study | None) -> list[Any]:
-        hidden = [gr.update(visible=False)] * 5
+    def _draw_versions(self, study: Study | None) -> Updates:
+        hidden = dict.fromkeys(self._version, gr.update(visible=False))
         if study is None:
-            return ["", *hidden]
+            return {**hidden, self.versions: ""}
         root = root_of(study)
         try:
             verdict = _candidate_verdict(root)  # first, since it rejects a version that is worse
             versions, waiting = read_versions(root), len(pending_corrections(root))
         except AssistantBuilderError as error:
-            return [error_callout(error.to_record()), *hidden]
+            return {**hidden, self.versions: error_callout(error.to_record())}
         candidate = versions.candidate
         state = Study.open(candidate).state if candidate else ""
         judged = candidate is not None and verdict is not None and verdict.outcome != "not trained"
-        return [
-            versions_view(versions, waiting, verdict, state_label(state)),
-            gr.update(
+        no_worse = verdict is not None and verdict.outcome == "no worse"
+        return {
+            self.versions: versions_view(versions, waiting, verdict, state_label(state)),
+            self.next: gr.update(
                 visible=candidate is None and waiting > 0,
                 interactive=True,
                 value=tn(
@@ -187,29 +191,33 @@ class InboxTab:
                     waiting,
                 ),
             ),
-            gr.update(visible=candidate is not None and candidate != study.name),
-            gr.update(
+            self.open: gr.update(visible=candidate is not None and candidate != study.name),
+            self.publish: gr.update(
                 visible=judged,
-                variant="primary"
-                if judged and verdict and verdict.outcome == "no worse"
-                else "secondary",
-                value=t("Publish it")
-                if verdict and verdict.outcome == "no worse"
-                else t("Publish it anyway"),
+                variant="primary" if judged and no_worse else "secondary",
+                value=t("Publish it") if no_worse else t("Publish it anyway"),
             ),
-            gr.update(visible=candidate is not None and state != "running"),
-            gr.update(visible=bool(versions.before)),
-        ]
+            self.refuse: gr.update(visible=candidate is not None and state != "running"),
+            self.undo: gr.update(visible=bool(versions.before)),
+        }
+
+    def _closed(self) -> Updates:
+        """Close the form."""
+        return {
+            self.form: gr.update(visible=False),
+            self.wordings: gr.update(choices=[], value=[]),
+            **dict.fromkeys((self.key, self.question, self.answer), ""),
+        }
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        self.groups.click(user_facing_errors(self._open), picker, self._form, **QUIET).then(
+        self.groups.click(self._open, picker, self._form, **QUIET).then(
             None, None, None, js=_TO_FORM
         )
-        self.question.click(user_facing_errors(_with_suggestion), self.answer, self.answer, **QUIET)
-        self.close.click(lambda: _closed(), None, self._form, queue=False, **QUIET)
+        self.question.click(_with_suggestion, self.answer, self.answer, **QUIET)
+        self.close.click(self._closed, None, self._form, queue=False, **QUIET)
         decided = [*self._list, *self._form, *self._version]
         chosen = [picker, self.key, self.wordings, self.answer]
         for button, decide in (
@@ -218,42 +226,44 @@ class InboxTab:
             (self.later, self._later),
         ):
             button.click(
-                user_facing_errors(functools.partial(self._decide, decide)),
+                functools.partial(self._decide, decide),
                 chosen,
                 decided,
                 **QUIET,
             )
         self.next.click(
-            user_facing_errors(self._train),
+            self._train,
             picker,
             self._version,
             show_progress_on=self.next,
             api_visibility="private",
         )
-        self.open.click(user_facing_errors(self._open_version), picker, [picker, tabs], **QUIET)
+        self.open.click(self._open_version, picker, [picker, tabs], **QUIET)
         for button, change in (
             (self.publish, self._publish),
             (self.refuse, self._refuse),
             (self.undo, self._undo),
         ):
             button.click(
-                user_facing_errors(functools.partial(self._change, change)),
+                functools.partial(self._change, change),
                 picker,
                 self._version,
                 **QUIET,
             )
 
-    def _open(self, name: str | None, event: gr.EventData) -> list[Any]:
+    def _open(self, name: str | None, event: gr.EventData) -> Updates:
         root = root_of(Study.open(name or ""))
         group = read_inbox(root, time.time()).group(str(event.name))
         # What visitors wrote is neither ticked nor filled in, so that "Use this answer" alone trains none of it.
-        return [
-            gr.update(visible=True),
-            group.key,
-            group_view(group),
-            gr.update(choices=list(group.wordings), value=[], visible=len(group.wordings) > 1),
-            "",
-        ]
+        return {
+            self.form: gr.update(visible=True),
+            self.key: group.key,
+            self.question: group_view(group),
+            self.wordings: gr.update(
+                choices=list(group.wordings), value=[], visible=len(group.wordings) > 1
+            ),
+            self.answer: "",
+        }
 
     def _decide(
         self,
@@ -262,13 +272,13 @@ class InboxTab:
         key: str,
         wordings: list[str],
         answer: str,
-    ) -> list[Any]:
+    ) -> Updates:
         study = Study.open(name or "")
         root = root_of(study)
         group = read_inbox(root, time.time()).group(key)
         said = decide(root, group, wordings if len(group.wordings) > 1 else None, answer)
         gr.Info(toast(said), title=pop_up_titles()["info"])
-        return [*self._draw_list(study), *_closed(), *self._draw_versions(study)]
+        return {**self._draw_list(study), **self._closed(), **self._draw_versions(study)}
 
     def _accept(self, root: Study, group: Any, wordings: list[str] | None, answer: str) -> str:
         count = accept(root, group, answer, wordings, corrected=served_version(root))
@@ -286,7 +296,7 @@ class InboxTab:
         set_state(root, group, "later")
         return t("It is at the end of the list now.")
 
-    def _train(self, name: str | None) -> list[Any]:
+    def _train(self, name: str | None) -> Updates:
         study = Study.open(name or "")
         made, _ = create_next_version(root_of(study))
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
@@ -307,12 +317,9 @@ class InboxTab:
     def _open_version(self, name: str | None) -> list[Any]:
         candidate = read_versions(root_of(Study.open(name or ""))).candidate
         made = Study.open(candidate or name or "")
-        return [
-            gr.update(choices=[(picker_label(made.title, made.state), made.name)], value=made.name),
-            gr.Tabs(selected="train"),
-        ]
+        return [chosen_study(made, made.state), gr.Tabs(selected="train")]
 
-    def _change(self, change: Callable[[Study], str], name: str | None) -> list[Any]:
+    def _change(self, change: Callable[[Study], str], name: str | None) -> Updates:
         study = Study.open(name or "")
         gr.Info(toast(change(root_of(study))), title=pop_up_titles()["info"])
         return self._draw_versions(study)
@@ -353,11 +360,6 @@ def _candidate(root: Study) -> str:
 def _with_suggestion(answer: str, event: gr.EventData) -> str:
     """The answer in the form, followed by the suggestion whose button was pressed."""
     return f"{answer}\n{event.name}".strip()
-
-
-def _closed() -> list[Any]:
-    """Values of the form when no group is open."""
-    return [gr.update(visible=False), "", "", gr.update(choices=[], value=[]), ""]
 
 
 def _candidate_verdict(root: Study) -> VersionVerdict | None:

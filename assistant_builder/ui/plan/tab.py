@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,14 @@ from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, th
 from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.study import Study
-from assistant_builder.ui.html import STYLE_SHEETS, Markup, arm_styles, error_callout
+from assistant_builder.ui.html import STYLE_SHEETS, Markup, arm_styles, error_callout, fragment
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, body_region
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values, body_region
 from assistant_builder.ui.study_snapshot import needs_study
 from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, lengths_of
 from evals.report.format import count
 
 THIS_COMPUTER = N_("This computer")
-_PAGE = Markup("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Plan for {title}</title><style>{style}</style></head>
-<body class="gradio-container ab-plan-file"><main><h1 dir="auto">Plan for {title}</h1><p>{about}</p>
-{verdict}<section class="ab-card"><h3>Memory of one training step</h3>{chart}</section>{panel}</main></body></html>
-""")
 
 
 class PlanTab:
@@ -101,46 +94,47 @@ class PlanTab:
             LiveRegion("plan", [*self._choices, *self._shown], _mark, self._draw),
         ]
 
-    def _draw(self, look: StudyView) -> Sequence[Any]:
+    def _draw(self, look: StudyView) -> Updates:
+        choices = {**dict.fromkeys(self._choices, ""), self.machine: THIS_COMPUTER}
         if look.study is None:
-            return [THIS_COMPUTER, "", "", "", "", gr.update(visible=False), ""]
-        return [THIS_COMPUTER, "", "", "", *_drawn(look.study.name, THIS_COMPUTER, "", "", "")]
+            hidden = {self.verdict: "", self.chart: gr.update(visible=False), self.panel: ""}
+            return {**choices, **hidden}
+        return {**choices, **self._planned(look.study.name, choices)}
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         texts = (self.memory, self.price, self.pairs)
         gr.on(
             [self.machine.input, *(event for text in texts for event in (text.submit, text.blur))],
-            self._changed,
-            [picker, *self._choices],
+            lambda values: self._planned(values[picker], values),
+            {picker, *self._choices},
             self._shown,
             trigger_mode="always_last",
             **QUIET,
         )
 
-    def _changed(
-        self, name: str | None, machine: str, memory: str, price: str, pairs: str
-    ) -> list[Any]:
+    def _planned(self, name: str | None, values: Values) -> Updates:
         if not name:
-            return [gr.skip()] * 3
-        return _drawn(name, machine, memory, price, pairs)
+            return gr.skip()
+        try:
+            chosen = (values[component] for component in self._choices)
+            plan = study_plan(Study.open(name), *chosen)
+            return {
+                self.verdict: verdict(plan, advise(plan)),
+                self.chart: gr.update(value=plan_figure(plan), visible=True),
+                self.panel: plan_panel(plan),
+            }
+        except AssistantBuilderError as error:
+            return {
+                self.verdict: error_callout(error.to_record()),
+                self.chart: gr.update(value=None, visible=False),
+                self.panel: "",
+            }
 
 
 def _mark(look: StudyView) -> str:
     trained = sorted(look.study.folder.glob("arms/*/summary.json")) if look.study else []
     return look.stamp("study.yaml", "data/split.json", *trained)
-
-
-def _drawn(name: str, machine: str, memory: str, price: str, pairs: str) -> list[Any]:
-    try:
-        plan = study_plan(Study.open(name), machine, memory, price, pairs)
-        return [
-            verdict(plan, advise(plan)),
-            gr.update(value=plan_figure(plan), visible=True),
-            plan_panel(plan),
-        ]
-    except AssistantBuilderError as error:
-        return [error_callout(error.to_record()), gr.update(value=None, visible=False), Markup("")]
 
 
 def study_plan(
@@ -199,7 +193,8 @@ def write_plan_file(plan: Plan, path: Path) -> None:
         f"\n{arm_styles()}\n@media (prefers-color-scheme: dark) {{ .ab-plan-file {{ {css_variables(dark=True)} }} }}"
     )
     about = f"{count(plan.architecture.parameters)} parameters, on {plan.machine.name}."
-    page = _PAGE.format(
+    page = fragment(
+        "plan.document",
         title=plan.model,
         style=style,
         about=about,

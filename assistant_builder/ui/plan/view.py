@@ -12,7 +12,7 @@ from assistant_builder.i18n import N_, localize, t, tn, translate_formatted
 from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan, names_bits
-from assistant_builder.ui.html import Tone, arm_chip, callout, card, fold, items, join, table
+from assistant_builder.ui.html import Tone, arm_chip, callout, fragment, table
 from evals.report.format import count, duration, money, size
 
 if TYPE_CHECKING:
@@ -94,35 +94,28 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
 @names_bits
 def plan_panel(plan: Plan) -> Markup:
     """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
-    found, compared = warnings(plan), card_comparison(plan)
-    return join(
-        [
-            card(t("Warnings"), items(found)) if found else "",
-            card(
-                t("Memory by component"),
-                parts_table(plan),
-                fold(
-                    t("What the columns mean"),
-                    items(
-                        f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items()
-                    ),
-                ),
-                fold(
-                    tn(
-                        "Layer by layer ({count} module)",
-                        "Layer by layer ({count} modules)",
-                        len(plan.architecture.modules),
-                    ),
-                    layers_table(plan),
-                ),
-            ),
-            card(
-                t("Time and cost"), time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))
-            ),
-            card(t("One card or many"), cards_table(plan, compared))
-            if max(compared["needed"].values()) > 1
-            else "",
-        ]
+    compared = card_comparison(plan)
+    several = max(compared["needed"].values()) > 1
+    layers = tn(
+        "Layer by layer ({count} module)",
+        "Layer by layer ({count} modules)",
+        len(plan.architecture.modules),
+    )
+    note = t(
+        "An hour of n cards costs n times an hour of one; another ratio comes from different prices. This "
+        "trainer uses one card."
+    )
+    return fragment(
+        "plan.panel",
+        warnings=warnings(plan),
+        parts=parts_table(plan),
+        meanings=[f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items()],
+        layers_title=layers,
+        layers=layers_table(plan),
+        time=time_table(plan),
+        assumptions=assumptions(plan),
+        cards=cards_table(plan, compared) if several else "",
+        note=note,
     )
 
 
@@ -269,25 +262,12 @@ def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
         )
         for name in plan.methods
     ]
-    note = t(
-        "An hour of n cards costs n times an hour of one; another ratio comes from different prices. This "
-        "trainer uses one card."
-    )
-    return join(
-        [
-            table(
-                ("", t("Cards"), t("US$ an hour"), t("Ratio"), t("Time on one")),
-                rows,
-                numeric=(2, 3, 4),
-            ),
-            Markup("<p>{}</p>").format(note),
-        ]
-    )
+    headers = ("", t("Cards"), t("US$ an hour"), t("Ratio"), t("Time on one"))
+    return table(headers, rows, numeric=(2, 3, 4))
 
 
 def _method_chip(name: str) -> Markup:
-    full = Markup('<span class="ab-chip ab-arm-full">{}</span>')
-    return full.format(title(name)) if name == FULL_TUNING else arm_chip(name)
+    return fragment("parts.chip", "full", title(name)) if name == FULL_TUNING else arm_chip(name)
 
 
 @names_bits

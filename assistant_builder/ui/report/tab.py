@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import gradio as gr
 from markupsafe import Markup
 
@@ -12,7 +9,7 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, code, empty, error_callout, fold, join, report_frame
-from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.refresh import LiveRegion, StudyView, Updates
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of
 from assistant_builder.ui.uploads import offer
 
@@ -53,9 +50,7 @@ class ReportTab:
             ]
             self.printing = gr.Button(t("Print or save as PDF"), size="sm", elem_id="ab-print")
             self.again = gr.Button(t("Re-create report"), size="sm", elem_id="ab-remake")
-        self.hint = gr.HTML(
-            Markup('<p class="ab-print-hint">{}</p>').format(t(HINT)), visible=False
-        )
+        self.hint = gr.HTML(fragment("parts.paragraph", t(HINT), "ab-print-hint"), visible=False)
         self.message = gr.HTML(elem_id="ab-report-state")
         self.frame = gr.HTML(needs_study(t(EMPTY)), elem_id="ab-report")
 
@@ -71,49 +66,46 @@ class ReportTab:
             LiveRegion("report-state", [self.again, self.message], _state_mark, self._draw_state),
         ]
 
-    def _draw(self, view: StudyView) -> Sequence[Any]:
-        nothing = [
-            gr.update(visible=False),
-            gr.update(visible=False),
-            *(gr.update(value=None) for _ in FORMATS),
-        ]
-        if view.study is None:
-            return [*nothing, needs_study(t(EMPTY))]
-        page = view.study.folder / "report.html"
-        if not page.is_file():
-            return [
-                *nothing,
-                empty(
+    def _draw(self, view: StudyView) -> Updates:
+        page = view.study.folder / "report.html" if view.study else None
+        if view.study is None or page is None or not page.is_file():
+            return {
+                self.bar: gr.update(visible=False),
+                self.hint: gr.update(visible=False),
+                **dict.fromkeys(self.buttons, gr.update(value=None)),
+                self.frame: needs_study(t(EMPTY))
+                if view.study is None
+                else empty(
                     t("No report yet"),
                     t("The report is written automatically after the evaluation."),
                 ),
-            ]
-        files = [
-            gr.update(
-                value=offer(
-                    view.study.folder / f"report.{ending}", f"{view.study.name}-report.{ending}"
-                )
-            )
-            for ending in FORMATS
-        ]
-        return [
-            *[gr.update(visible=True)] * 2,
-            *files,
-            report_frame(page.read_text(encoding="utf-8")),
-        ]
+            }
+        study = view.study
+        files = {
+            button: offer(study.folder / f"report.{ending}", f"{study.name}-report.{ending}")
+            for button, ending in zip(self.buttons, FORMATS, strict=True)
+        }
+        return {
+            self.bar: gr.update(visible=True),
+            self.hint: gr.update(visible=True),
+            **{button: gr.update(value=file) for button, file in files.items()},
+            self.frame: report_frame(page.read_text(encoding="utf-8")),
+        }
 
-    def _draw_state(self, view: StudyView) -> Sequence[Any]:
+    def _draw_state(self, view: StudyView) -> Updates:
         if view.study is None or view.snapshot is None:
-            return [gr.update(interactive=False), ""]
-        evaluated = view.snapshot.step("evaluate").state == "succeeded"
-        message = report_state(view.snapshot, log_tail(view.study.log_file("report")))
-        return [gr.update(interactive=evaluated and not view.snapshot.running), message]
+            return {self.again: gr.update(interactive=False), self.message: ""}
+        ready = view.snapshot.step("evaluate").state == "succeeded" and not view.snapshot.running
+        log = log_tail(view.study.log_file("report"))
+        return {
+            self.again: gr.update(interactive=ready),
+            self.message: report_state(view.snapshot, log),
+        }
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         self.printing.click(None, None, None, js=_PRINT)
 
-        @user_facing_errors
         def rerender(name: str | None) -> Markup:
             rerender_report(Study.open(name or ""))
             return callout("good", t("The report was re-created"))

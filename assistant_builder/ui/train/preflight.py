@@ -55,11 +55,11 @@ from assistant_builder.study.steps import FORMATS, evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
 from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
-from assistant_builder.ui.html import callout, card, fold, items, table, tiles
+from assistant_builder.ui.html import callout, fragment
 from assistant_builder.ui.settings_form import get_value, study_options, use_page_labels
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
-from evals.report.format import count, duration, enumerated, size
+from evals.report.format import duration, enumerated, size
 from evals.report.verdict import explain
 
 FEW_PAIRS = 50
@@ -614,18 +614,12 @@ def preset_table(config: StudyConfig) -> Markup:
     rows = []
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
-        meaning = option_fields()[f"train.{key}"][0].description
-        setting = Markup("<b>{}</b><small>{}</small>").format(
-            t(option.title), translate_formatted(meaning or "")
-        )
-        shown = f"{now:g}"
-        if now != PRESETS.get(config.train.preset, {}).get(key, now):
-            shown = Markup('<em title="{}">{}</em>').format(t("differs from the preset"), shown)
-        rows.append((setting, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
+        meaning = translate_formatted(option_fields()[f"train.{key}"][0].description or "")
+        values = [f"{values[key]:g}" for values in PRESETS.values()]
+        differs = now != PRESETS.get(config.train.preset, {}).get(key, now)
+        rows.append((t(option.title), meaning, values, f"{now:g}", differs))
     headers = (t("Setting"), *(t(PRESET_LABELS[name][0]) for name in PRESETS), t("Now"))
-    return Markup('<div class="ab-preset-table">{}</div>').format(
-        table(headers, rows, numeric=range(1, len(headers)))
-    )
+    return fragment("train.presets", headers, rows)
 
 
 def preflight_card(
@@ -642,17 +636,7 @@ def preflight_card(
     if before:
         wait = t("This project will wait in the queue and start automatically.")
         notes.append(f"{_studies_first(before)} {wait}")
-    issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
-    return Markup('<div class="ab-ready ab-{}">{}</div>').format(
-        "warn" if result.warnings else "good",
-        card(
-            title,
-            tiles(_figures(result)),
-            *(Markup('<p class="ab-ready-note">{}</p>').format(note) for note in notes if note),
-            *(issue.format(note.what, note.remedy) for note in result.warnings),
-            *([fold(t("How the verdict will be reached"), result.rule)] if result.rule else []),
-        ),
-    )
+    return fragment("train.ready", title, _figures(result), notes, result.warnings, result.rule)
 
 
 def contacts_note(config: StudyConfig) -> Markup:
@@ -671,72 +655,28 @@ def contacts_note(config: StudyConfig) -> Markup:
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
     """The errors that prevent a start."""
-    body = items(f"{note.what.rstrip('.')}. {note.remedy}" for note in errors)
-    return Markup('<div class="ab-ready ab-bad">{}</div>').format(card(t("Not ready"), body))
-
-
-def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
-    config, data = result.config, result.data
-    assert data is not None  # otherwise there is an error
-    train = config.train
-    micro = train.micro_batch
-    arms = len(config.arms) * config.seeds
-    seconds, scoring = result.training_seconds, result.scoring_seconds
-    if seconds is None:
-        time = (t("Time"), "–", t("known after the first run with this model"))
-    elif scoring is None:
-        time = (
-            t("Time"),
-            f"≈ {rounded_duration(seconds)}",
-            tn("{count} training run, plus scoring", "{count} training runs, plus scoring", arms),
-        )
-    else:
-        time = (
-            t("Time"),
-            f"≈ {rounded_duration(seconds + scoring)}",
-            t(
-                "{training} to train, {scoring} to score",
-                training=rounded_duration(seconds),
-                scoring=rounded_duration(scoring),
-            ),
-        )
-    needed = result.needed_bytes
-    memory = (
-        t("Memory"),
-        f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
-        t("{size} free", size=size(result.free_bytes))
-        if needed
-        else t("known once the model is downloaded"),
+    return fragment(
+        "train.not_ready", [f"{note.what.rstrip('.')}. {note.remedy}" for note in errors]
     )
-    return [
-        (
-            t("Pairs"),
-            count(data.train),
-            t(
-                "{validation} to validate, {heldout} to test",
-                validation=count(data.validation),
-                heldout=count(data.heldout),
-            ),
-        ),
-        (
-            t("Steps"),
-            count(result.steps),
-            t("in each of {number} training runs", number=arms)
-            if arms > 1
-            else t("in one training run"),
-        ),
-        (
-            t("Effective batch"),
-            tn("{count} pair", "{count} pairs", train.batch_size),
-            t(
-                "micro-batch {micro} × {batch_size}",
-                micro=micro,
-                batch_size=train.batch_size // micro,
-            ),
-        ),
-        time,
-        memory,
-    ]
+
+
+def _figures(result: PreflightResult) -> Markup:
+    assert result.data is not None  # otherwise there is an error
+    train, needed = result.config.train, result.needed_bytes
+    seconds, scoring = result.training_seconds, result.scoring_seconds
+    return fragment(
+        "train.figures",
+        data=result.data,
+        steps=result.steps,
+        runs=len(result.config.arms) * result.config.seeds,
+        batch=train.batch_size,
+        micro=train.micro_batch,
+        whole="" if seconds is None else rounded_duration(seconds + (scoring or 0.0)),
+        training="" if seconds is None else rounded_duration(seconds),
+        scoring="" if scoring is None else rounded_duration(scoring),
+        needed=size(float(f"{needed:.1e}")) if needed else "",
+        free=size(result.free_bytes),
+    )
 
 
 def _single_arm_note(config: StudyConfig) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -21,7 +22,7 @@ from assistant_builder.planning.plan import Plan
 from assistant_builder.study import Study
 from assistant_builder.study.admin import duplicate_study
 from assistant_builder.ui.html import Markup, callout, heading
-from assistant_builder.ui.refresh import QUIET, StudyView, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, StudyView, Updates, Values, chosen_study
 from assistant_builder.ui.settings_form import (
     OptionForm,
     get_value,
@@ -32,7 +33,6 @@ from assistant_builder.ui.settings_form import (
     preset_values,
     study_options,
 )
-from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.train.preflight import (
     DataEstimate,
     about_time,
@@ -101,26 +101,30 @@ class TrainSettings:
 
     @property
     def notes(self) -> list[Any]:
-        """Notes about the settings, set by :meth:`note_values`."""
+        """Notes about the settings, set by :meth:`note_updates`."""
         return [self.note, self.presets, self.selected, self.form.components["train.preset"]]
 
-    def note_values(self, study: Study, config: StudyConfig) -> list[Any]:
+    def note_updates(self, study: Study, config: StudyConfig) -> Updates:
         """Notes about the model, the presets, and the planner's selection before the first start."""
         selection = recommend_settings(study, config) if not_started(study) else None
-        recommended = recommendation_note(selection, config) if selection else ""
         by_heart = config.train.preset == BY_HEART or serves_by_heart(study, config)
-        cards = gr.update(choices=preset_choices(preset_times(study, config), by_heart=by_heart))
-        return [model_note(config.model), preset_table(config), recommended, cards]
+        cards = preset_choices(preset_times(study, config), by_heart=by_heart)
+        return {
+            self.note: model_note(config.model),
+            self.presets: preset_table(config),
+            self.selected: recommendation_note(selection, config) if selection else "",
+            self.form.components["train.preset"]: gr.update(choices=cards),
+        }
 
-    def draw_form(self, view: StudyView) -> Sequence[Any]:
+    def draw_form(self, view: StudyView) -> Updates:
         """Values of the form for the study."""
         return self.form.values(starting_config(view.study) if view.study else StudyConfig())
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        preset = self.form.components["train.preset"]
-        preset.input(preset_values, preset, self.form.preset_targets(), **QUIET)
-        targets = self.form.preset_targets()
+        form = self.form
+        preset, targets = form.components["train.preset"], form.preset_targets()
+        preset.input(preset_values, preset, targets, **QUIET)
         gr.on(
             [target.input for target in targets],
             _switch_preset,
@@ -129,45 +133,40 @@ class TrainSettings:
             **QUIET,
         )
         gr.on(
-            [self.form.components[key].input for key in ("model.base", "arms")],
-            self._model_chosen,
-            [picker, *self.form.inputs],
-            [self.form.components[key] for key in PLANNED_KEYS],
+            [form.components[key].input for key in ("model.base", "arms")],
+            partial(self._model_chosen, picker),
+            {picker, *form.inputs},
+            [form.components[key] for key in PLANNED_KEYS],
             trigger_mode="always_last",
             **QUIET,
         )
         self.save.click(
-            user_facing_errors(self._save),
-            [picker, self.new_name, *self.form.inputs],
+            partial(self._save, picker),
+            {picker, self.new_name, *form.inputs},
             [picker, self.new_name],
             api_visibility="private",
         )
 
-    def _model_chosen(self, name: str | None, *shown: Any) -> list[Any]:
+    def _model_chosen(self, picker: gr.Dropdown, values: Values) -> Updates:
         """Update the recommended settings for another base model or other arms."""
-        nothing = [gr.skip()] * len(PLANNED_KEYS)
         try:
-            study = Study.open(name or "")
+            study = Study.open(values[picker] or "")
             selection = (
-                recommend_settings(study, self.form.read(shown, study.config))
+                recommend_settings(study, self.form.read(values, study.config))
                 if not_started(study)
                 else None
             )
         except AssistantBuilderError:
-            return nothing
-        return (
-            nothing
-            if selection is None
-            else [get_value(selection.config, key) for key in PLANNED_KEYS]
-        )
+            return gr.skip()
+        if selection is None:
+            return gr.skip()
+        return {self.form.components[key]: get_value(selection.config, key) for key in PLANNED_KEYS}
 
-    def _save(self, name: str | None, new_name: str, *shown: Any) -> list[Any]:
-        study = Study.open(name or "")
-        made = duplicate_study(study, new_name, self.form.read(shown, study.config))
-        return [
-            gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name),
-            "",
-        ]
+    def _save(self, picker: gr.Dropdown, values: Values) -> Updates:
+        study = Study.open(values[picker] or "")
+        config = self.form.read(values, study.config)
+        made = duplicate_study(study, values[self.new_name], config)
+        return {picker: chosen_study(made, "queued"), self.new_name: ""}
 
 
 def model_choices() -> list[tuple[str, str]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -23,8 +22,9 @@ from assistant_builder.ui.refresh import (
     QUIET,
     LiveRegion,
     StudyView,
+    Updates,
+    Values,
     body_region,
-    user_facing_errors,
 )
 from assistant_builder.ui.settings_form import OptionForm
 from assistant_builder.ui.study_snapshot import (
@@ -153,10 +153,15 @@ class TrainTab:
                 "train-samples",
                 [self.samples],
                 lambda view: f"{view.name}:{samples_stamp(view.study) if view.study else ''}",
-                lambda view: [samples_card(view.snapshot.arms) if view.snapshot else ""],
+                lambda view: {
+                    self.samples: samples_card(view.snapshot.arms) if view.snapshot else ""
+                },
             ),
             LiveRegion(
-                "train-message", [self.message], lambda view: str(view.name), lambda view: [""]
+                "train-message",
+                [self.message],
+                lambda view: str(view.name),
+                lambda view: {self.message: ""},
             ),
         ]
 
@@ -164,111 +169,104 @@ class TrainTab:
     def _plan_outputs(self) -> list[Component]:
         return [*self.settings.notes, self.plan, self.trust, self.connect, self.command]
 
-    def _draw_plan(self, view: StudyView) -> Sequence[Any]:
+    def _draw_plan(self, view: StudyView) -> Updates:
         if view.study is None or view.snapshot is None:
-            return [
-                "",
-                gr.skip(),
-                "",
-                gr.skip(),
-                "",
-                *[gr.update(visible=False, value=False)] * 2,
-                "",
-            ]
-        return self._plan_values(view.study, starting_config(view.study))
+            texts = (self.settings.note, self.settings.selected, self.plan, self.command)
+            hidden = gr.update(visible=False, value=False)
+            return {**dict.fromkeys(texts, ""), self.trust: hidden, self.connect: hidden}
+        return self._plan_updates(view.study, starting_config(view.study))
 
-    def _draw_run(self, view: StudyView) -> Sequence[Any]:
+    def _draw_run(self, view: StudyView) -> Updates:
         snapshot, study = view.snapshot, view.study
         if study is None or snapshot is None:
-            shown = error_callout(view.error) if view.error else ""
-            hidden = [gr.update(visible=False)] * 3
             damaged = study is not None  # a damaged study can be run again
-            return [
-                gr.update(interactive=damaged, visible=True),
-                *hidden,
-                gr.update(visible=damaged),
-                shown,
-                "",
-            ]
+            return {
+                self.start: gr.update(interactive=damaged, visible=True),
+                **dict.fromkeys((self.pause, self.bell, self.now), gr.update(visible=False)),
+                self.replace: gr.update(visible=damaged),
+                self.panel: error_callout(view.error) if view.error else "",
+                self.resources: "",
+            }
         stopped, table = stopped_step(snapshot), resources_table(snapshot)
         phase, busy = start_phase(study), snapshot.busy
-        refusal = start_refusal(study)
         label = t("Starting…") if phase == "starting" else t(START_LABELS[snapshot.state])
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
-        return [
-            gr.update(value=label, visible=not busy, interactive=phase != "starting"),
-            gr.update(visible=busy, value=pause_label(study)),
-            gr.update(visible=True) if busy else gr.update(visible=False, value=t(_BELL)),
-            gr.update(visible=True)
-            if studies_ahead(study) and not busy
-            else gr.update(visible=False, value=False),
-            gr.update(visible=snapshot.touched and not busy),
-            refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
-            card(t("Resources used by training"), table) if table else "",
-        ]
+        waits = bool(studies_ahead(study)) and not busy
+        return {
+            self.start: gr.update(value=label, visible=not busy, interactive=phase != "starting"),
+            self.pause: gr.update(visible=busy, value=pause_label(study)),
+            self.bell: gr.update(visible=busy, **({} if busy else {"value": t(_BELL)})),
+            self.now: gr.update(visible=waits, **({} if waits else {"value": False})),
+            self.replace: gr.update(visible=snapshot.touched and not busy),
+            self.panel: start_refusal(study) + run_panel(snapshot, log, _time_remaining(snapshot)),
+            self.resources: card(t("Resources used by training"), table) if table else "",
+        }
 
-    def _draw_plot(self, view: StudyView) -> Sequence[Any]:
+    def _draw_plot(self, view: StudyView) -> Updates:
         arms = view.snapshot.arms if view.snapshot else {}
-        if not any(arm.points or arm.validations for arm in arms.values()):
-            return [gr.update(value=None, visible=False)]
-        return [gr.update(value=loss_figure(arms), visible=True)]
+        trained = any(arm.points or arm.validations for arm in arms.values())
+        figure = loss_figure(arms) if trained else None
+        return {self.plot: gr.update(value=figure, visible=trained)}
 
-    def _plan_values(
+    def _plan_updates(
         self,
         study: Study,
         config: StudyConfig,
         redo: bool = False,
         now: bool = False,
         trust: bool = False,
-    ) -> list[Any]:
+    ) -> Updates:
         source = study.config.data.source or (study.source.name if study.source else "")
-        shown = ""
+        checks = ""
         code = code_needing_permission(config.model)
         unknown = not_allowed(config.addresses)
-        trusted = (
-            trust and code is not None and is_allowed(code.source)
-        )  # the checkbox may be of another model
+        # the checkbox may be of another model
+        trusted = trust and code is not None and is_allowed(code.source)
         if _shows_preflight(study, redo):
             result = run_preflight(study, config)
             before = [] if now else studies_ahead(study)
-            shown = preflight_card(result, before=before, again=_has_begun(study) and not redo)
+            checks = preflight_card(result, before=before, again=_has_begun(study) and not redo)
         if study.state != "running" and not study.queued_behind:
-            shown = contacts_note(config) + shown
-        return [
-            *self.settings.note_values(study, config),
-            shown,
-            gr.update(visible=code is not None, value=trusted, label=t(_TRUST, code=code)),
-            gr.update(
+            checks = contacts_note(config) + checks
+        return {
+            **self.settings.note_updates(study, config),
+            self.plan: checks,
+            self.trust: gr.update(
+                visible=code is not None, value=trusted, label=t(_TRUST, code=code)
+            ),
+            self.connect: gr.update(
                 visible=bool(unknown), value=False, label=t(_CONNECT, addresses=_listed(unknown))
             ),
-            command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted),
-        ]
+            self.command: command_lines(
+                study.name, config, source=source, redo=redo, now=now, trust=trusted
+            ),
+        }
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        form = self.form
+        form, self._picker = self.form, picker
         self.settings.wire(picker)
-        shown = [picker, self.replace, self.now, self.trust, *form.inputs]
+        inputs = {picker, self.replace, self.now, self.trust, *form.inputs}
         gr.on(
             [component.change for component in [*form.inputs, self.replace, self.now]],
             self._changed,
-            shown,
+            inputs,
             self._plan_outputs,
             trigger_mode="always_last",
             **QUIET,
         )
-        self.trust.input(self._ticked, shown, self._plan_outputs, **QUIET)
-        self.connect.input(self._allowed, [self.connect, *shown], self._plan_outputs, **QUIET)
+        self.trust.input(self._trusted, inputs, self._plan_outputs, **QUIET)
+        self.connect.input(self._allowed, {self.connect, *inputs}, self._plan_outputs, **QUIET)
         self.start.click(
-            user_facing_errors(self._start),
-            [picker, self.replace, self.now, self.trust, *form.inputs],
+            self._start,
+            inputs,
             [self.message, self.start, self.replace],
             api_visibility="private",
             show_progress_on=self.message,
         )
-        self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
+        self.pause.click(pause_run, picker, self.pause, **QUIET)
         self.bell.click(
             None,
             None,
@@ -278,97 +276,86 @@ class TrainTab:
             ),
         )
 
-    def _ticked(
-        self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any
-    ) -> list[Any]:
+    def _trusted(self, values: Values) -> Updates:
         """Allow the code of the model on the form, and of no other model, until the server stops."""
-        if trust and name:
+        if values[self.trust] and values[self._picker]:
             with contextlib.suppress(AssistantBuilderError):  # _changed reports the error
-                model = self.form.read(shown, Study.open(name).config).model
+                model = self._config(values).model
                 if code_needing_permission(model) is not None:
                     allow_code(model)
-        return self._changed(name, redo, now, trust, *shown)
+        return self._changed(values)
 
-    def _allowed(
-        self, connect: bool, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any
-    ) -> list[Any]:
+    def _allowed(self, values: Values) -> Updates:
         """Allow the addresses on the form, which the checkbox names."""
-        if connect and name:
+        if values[self.connect] and values[self._picker]:
             with contextlib.suppress(AssistantBuilderError):  # _changed reports the error
-                allow_addresses(self.form.read(shown, Study.open(name).config).addresses.values())
-        return self._changed(name, redo, now, trust, *shown)
+                allow_addresses(self._config(values).addresses.values())
+        return self._changed(values)
 
-    def _changed(
-        self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any
-    ) -> list[Any]:
+    def _config(self, values: Values) -> StudyConfig:
+        return self.form.read(values, Study.open(values[self._picker] or "").config)
+
+    def _changed(self, values: Values) -> Updates:
+        chosen = (values[box] for box in (self.replace, self.now, self.trust))
         try:
-            study = Study.open(name or "")
-            return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
+            study = Study.open(values[self._picker] or "")
+            return self._plan_updates(study, self.form.read(values, study.config), *chosen)
         except ConfigError as error:
-            wrong = not_ready(
-                [PreflightIssue(render(error.what), t("Correct it in the settings."))]
-            )
-            return [*[gr.skip()] * len(self.settings.notes), wrong, *[gr.skip()] * 3]
+            wrong = PreflightIssue(render(error.what), t("Correct it in the settings."))
+            return {self.plan: not_ready([wrong])}
         except AssistantBuilderError:
-            return [gr.skip()] * len(self._plan_outputs)
+            return gr.skip()
 
-    def _start(
-        self, name: str | None, replace: bool, now: bool, trust: bool, *shown: Any
-    ) -> list[Any]:
-        study = Study.open(name or "")
+    def _start(self, values: Values) -> Updates:
+        study, replace = Study.open(values[self._picker] or ""), values[self.replace]
+        now = values[self.now]
+        started = {
+            self.message: "",
+            self.start: gr.update(interactive=False, value=t("Starting…")),
+            self.replace: gr.update(value=False),
+        }
         if replace and state_of(study) == "damaged":
             start_run(study.name, redo=True, now=now)
-            return ["", gr.update(interactive=False, value=t("Starting…")), gr.update(value=False)]
+            return started
         try:
-            config = self.form.read(shown, study.config)
+            config = self.form.read(values, study.config)
         except ConfigError as error:
-            return [
-                callout(
-                    "bad",
-                    t("These settings are not valid"),
-                    render(error.what),
-                    t("Correct them and press Start again."),
-                ),
-                gr.skip(),
-                gr.skip(),
-            ]
+            invalid, correct = (
+                t("These settings are not valid"),
+                t("Correct them and press Start again."),
+            )
+            return {self.message: callout("bad", invalid, render(error.what), correct)}
         code = code_needing_permission(config.model)
-        if code is not None and not (trust and is_allowed(code.source)):
-            return [
-                callout(
-                    "bad",
-                    t("The project was not started"),
-                    t("The base model runs its own Python code: {code}.", code=code),
-                    t(
-                        "Read the code. To run it, select the checkbox that names it and press Start again."
-                    ),
+        unknown = not_allowed(config.addresses)
+        refusal = ""
+        if code is not None and not (values[self.trust] and is_allowed(code.source)):
+            refusal = callout(
+                "bad",
+                t("The project was not started"),
+                t("The base model runs its own Python code: {code}.", code=code),
+                t(
+                    "Read the code. To run it, select the checkbox that names it and press Start again."
                 ),
-                gr.skip(),
-                gr.skip(),
-            ]
-        if unknown := not_allowed(config.addresses):
-            return [
-                callout(
-                    "bad",
-                    t("The project was not started"),
-                    t(
-                        "It connects to {addresses}, which its file names.",
-                        addresses=_listed(unknown),
-                    ),
-                    t(
-                        "If you know the address, select the checkbox that names it and press Start again."
-                    ),
+            )
+        elif unknown:
+            refusal = callout(
+                "bad",
+                t("The project was not started"),
+                t(
+                    "It connects to {addresses}, which its file names.",
+                    addresses=_listed(unknown),
                 ),
-                gr.skip(),
-                gr.skip(),
-            ]
-        result = run_preflight(study, config)
-        if result.errors:
-            return [not_ready(result.errors), gr.skip(), gr.skip()]
-        refused = start_or_resume(study, config, replace=replace, now=now, trust=code is not None)
-        if refused:
-            return [refused, gr.skip(), gr.skip()]
-        return ["", gr.update(interactive=False, value=t("Starting…")), gr.update(value=False)]
+                t(
+                    "If you know the address, select the checkbox that names it and press Start again."
+                ),
+            )
+        elif errors := run_preflight(study, config).errors:
+            refusal = not_ready(errors)
+        else:
+            refusal = start_or_resume(
+                study, config, replace=replace, now=now, trust=code is not None
+            )
+        return {self.message: refusal} if refusal else started
 
 
 def _listed(addresses: Mapping[str, str]) -> str:

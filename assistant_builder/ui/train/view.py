@@ -9,7 +9,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.arms import label
 from assistant_builder.config import ModelConfig, StudyConfig, read_value
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import N_, localize, t, translate_formatted
@@ -17,16 +16,8 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.download import download_bytes
 from assistant_builder.ui.html import (
     arm_chip,
-    badge,
-    bar,
-    callout,
-    card,
-    code,
-    empty,
-    error_callout,
-    fold,
+    fragment,
     join,
-    link,
     table,
 )
 from assistant_builder.ui.settings_form import flat
@@ -49,81 +40,24 @@ def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -
         for arm, training in snapshot.arms.items()
         if training.points or training.step.state != "queued"
     ]
-    arms = Markup('<div class="ab-arms">{}</div>').format(join(cards)) if cards else ""
+    arms = fragment("train.arms", cards) if cards else ""
     return join([_headline(snapshot, log, left), arms])
 
 
 def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Markup:
-    stopped = stopped_step(snapshot)
-    if snapshot.shown_state == "waiting":
-        first, *more = map(title_of_study, snapshot.behind)
-        line = t("Project {name} is running.", name=first)
-        if more:
-            line += " " + t("Then {names}.", names=", ".join(more))
-        return callout(
-            "info",
-            t("Waiting: number {behind} in the queue", behind=len(snapshot.behind)),
-            " ".join((line, t("This project starts automatically, also if this page is closed."))),
-            t(
-                "To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” "
-                "and "
-                "press Start."
-            ),
-        )
-    if snapshot.state == "queued":
-        count = len(snapshot.config.arms)
-        order = (
-            t("The assistant is trained, then evaluated.")
-            if count == 1
-            else t("The assistants are trained one after the other, then evaluated.")
-        )
-        return empty(
-            t("Not trained yet"),
-            " ".join((t("Choose a base model and a preset, then press Start."), order)),
-        )
     if snapshot.state == "running":
         return _running(snapshot, left)
-    if snapshot.state == "failed":
-        name = step_title(stopped.step) if stopped else t("the run")
-        record = snapshot.error or {
-            "what": t("{name} failed", name=name),
-            "remedy": t("See the log below"),
-        }
-        return join(
-            [
-                error_callout(record),
-                fold(t("Log of “{name}”", name=name), code(log), opened=True) if log else "",
-            ]
-        )
-    if snapshot.state == "lost":
-        message = callout(
-            "warn",
-            t("The run was interrupted"),
-            t(
-                "Its process ended without a result: the computer restarted, or the system ended it "
-                "because memory ran out."
-            ),
-            t("Press “Resume” to continue from the last checkpoint."),
-        )
-        return message + (fold(t("End of the log"), code(log)) if log else "")
-    if snapshot.state == "cancelled" and not snapshot.touched:
-        return callout(
-            "info",
-            t("Removed from the queue before it started"),
-            t("No step has run."),
-            t("Press “Resume” to queue the project again."),
-        )
-    if snapshot.state == "cancelled":
-        return callout(
-            "warn",
-            t("Paused"),
-            t(
-                "Everything is kept, including the last optimizer step. A resumed run "
-                "ends with bit-for-bit the same assistants as an uninterrupted run."
-            ),
-            t("Press “Resume” at any time, also after a restart of the computer."),
-        )
-    return Markup("")
+    stopped = stopped_step(snapshot)
+    return fragment(
+        "train.headline",
+        state=snapshot.shown_state,
+        names=list(map(title_of_study, snapshot.behind)),
+        arms=len(snapshot.config.arms),
+        touched=snapshot.touched,
+        name=step_title(stopped.step) if stopped else t("the run"),
+        error=snapshot.error,
+        log=log,
+    )
 
 
 def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
@@ -148,29 +82,20 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
             )
         )
     )
-    meter = (
-        bar(progress.done / progress.total, step_title(record.step))
-        if progress and progress.total
-        else ""
-    )
     title = t(
         "Step {number} of {steps}: {step_title}",
         number=number,
         steps=len(snapshot.steps),
         step_title=step_title(record.step),
     )
-    cluster = link(snapshot.dashboard, t("Dashboard of the cluster"))
-    return Markup(
-        '<section class="ab-card ab-now"><strong>{}</strong><span>{} {}</span>{}<p>{}</p></section>'
-    ).format(title, message, cluster, meter, remaining)
+    meter = progress.done / progress.total if progress and progress.total else None
+    return fragment("train.step", title, message, snapshot.dashboard, meter, remaining)
 
 
 def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     last, progress = training.last, snapshot.progress.get(training.step.step)
     lines: list[tuple[str, str]] = []
-    meter = Markup("")
     if last is not None:
-        meter = bar(last["step"] / last["steps"], label(arm))
         lines = [
             (t("Step"), t("{part} of {whole}", part=last["step"], whole=last["steps"])),
             (t("Epoch"), localize(f"{last['epoch']:.2f}")),
@@ -198,10 +123,8 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
         lines.append((t("Took"), duration(training.step.seconds)))
     if training.step.node is not None:
         lines.append((t("Node"), training.step.node))
-    rows = join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in lines)
-    return Markup(
-        '<section class="ab-card ab-arm ab-arm-{}"><header>{}{}</header>{}<dl>{}</dl></section>'
-    ).format(arm, arm_chip(arm), badge(training.step.state), meter, rows)
+    meter = last["step"] / last["steps"] if last is not None else None
+    return fragment("train.arm", arm, training.step.state, meter, lines)
 
 
 def _validation(training: ArmSnapshot) -> list[tuple[str, str]]:
@@ -335,47 +258,18 @@ _EXPLANATION = N_(
 
 def samples_card(arms: Mapping[str, ArmSnapshot]) -> Markup:
     """The sample answers of the arms by training step, the latest first; empty without answers."""
-    asked: dict[int, dict[str, Any]] = {}
+    questions: dict[int, dict[str, Any]] = {}
     answers: dict[int, dict[int, dict[str, str]]] = {}
     for arm, training in arms.items():
         for event in training.samples:
-            asked.setdefault(event["row"], event)
+            questions.setdefault(event["row"], event)
             answers.setdefault(event["row"], {}).setdefault(event["step"], {})[arm] = event[
                 "answer"
             ]
-    if not asked:
+    if not questions:
         return Markup("")
-    folds: list[Markup] = []
-    for row, event in asked.items():
-        reference = Markup(
-            '<p class="ab-sample-ref"><b>{}</b> <bdi dir="auto">{}</bdi></p>'
-        ).format(t("Reference"), event["reference"])
-        steps = (
-            _step(step, found, list(arms))
-            for step, found in sorted(answers[row].items(), reverse=True)
-        )
-        question = Markup('<bdi dir="auto">{}</bdi>').format(event["question"])
-        folds.append(fold(question, join([reference, *steps]), opened=not folds))
-    return card(
-        t("Sample answers"),
-        Markup('<p class="ab-ready-note">{}</p>').format(t(_EXPLANATION)),
-        *folds,
-    )
-
-
-def _step(step: int, answers: Mapping[str, str], arms: list[str]) -> Markup:
-    cells = join(
-        Markup('<div class="ab-sample ab-arm-{}">{}{}</div>').format(
-            arm,
-            arm_chip(arm),
-            Markup('<p dir="auto">{}</p>').format(
-                answers[arm] or Markup("<i>{}</i>").format(t("(empty)"))
-            )
-            if arm in answers
-            else Markup('<p class="ab-none">{}</p>').format(t("not trained to this step yet")),
-        )
-        for arm in arms
-    )
-    return Markup('<h4>{}</h4><div class="ab-samples">{}</div>').format(
-        t("After step {step}", step=step), cells
-    )
+    entries = [
+        (event["question"], event["reference"], sorted(answers[row].items(), reverse=True))
+        for row, event in questions.items()
+    ]
+    return fragment("train.samples", entries, list(arms), t(_EXPLANATION))

@@ -194,7 +194,7 @@ def test_no_text_makes_an_element_of_the_page(
     def drawn(sections: Any, study: Study) -> str:
         look, texts = StudyView(study.name), []
         for section in sections:
-            for component, value in zip(section.outputs, section.draw(look), strict=True):
+            for component, value in zip(section.outputs, section.values(look), strict=True):
                 value = (
                     value.get("value")
                     if isinstance(value, dict)
