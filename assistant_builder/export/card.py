@@ -17,12 +17,12 @@ from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
 from assistant_builder.i18n import bits, t
 from assistant_builder.i18n.quantities import format_bytes, format_duration
-from assistant_builder.models.catalog import ModelRef, resolve
-from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.base_model import base_ref
+from assistant_builder.models.catalog import ModelRef
 from assistant_builder.retrieval.decline import FILE, rule_of
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, FACT
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, Provenance, Split
+from assistant_builder.study.contents import Provenance, Split
 from evals.declaration import CLAIMS
 from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
@@ -64,7 +64,7 @@ def model_card(
     from huggingface_hub import ModelCard
 
     config = study.config
-    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    ref = base_ref(config.model)
     # Markdown: text of others passes inline() or fenced()
     body = render(
         "card.md.j2",
@@ -351,7 +351,7 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
 
 def _provenance(study: Study, spec: ExportSpec) -> str:
     """Steps, hashes and versions, for traceability."""
-    summary = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)
+    summary = study.arm_summary(spec.arm)
     path = study.folder / "provenance.json"
     provenance = read_json(path, Provenance) if path.is_file() else {}
     base, packages = provenance.get("base_model", {}), provenance.get("packages", {})

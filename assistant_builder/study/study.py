@@ -29,6 +29,7 @@ from assistant_builder.config import (
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.containment import check_folder
+from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.locks import (
     folder_lock,
     is_lease_fresh,
@@ -300,6 +301,11 @@ class Study:
     def arm_folder(self, run: str) -> Path:
         """``arms/<run>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
         return self.folder / "arms" / self._own(run)
+
+    def arm_summary(self, run: str) -> dict[str, Any]:
+        """``arms/<run>/summary.json``: what the training was and took."""
+        summary: dict[str, Any] = read_json(self.arm_folder(run) / "summary.json", ArmSummary)
+        return summary
 
     def _own(self, name: str) -> str:
         """The name of a training run, or of its step, in this approach."""
