@@ -180,8 +180,6 @@ class _MissingEntry(StudyError, KeyError):
 
 
 class _Object(dict[str, Any]):
-    """An object of a file."""
-
     __slots__ = ("remedy", "where")
 
     def __init__(
@@ -256,7 +254,6 @@ def _bounded(path: Path) -> bytes:
 
 
 def _complaint(error: Exception) -> str:
-    """What is wrong with a file, with the first entry of a wrong type."""
     entry = (
         ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
     )

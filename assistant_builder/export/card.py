@@ -121,7 +121,6 @@ def _metadata(
 
 
 def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -> list[Any] | None:
-    """The figures of the cell as the hub lists them; None if the cell was not scored."""
     from huggingface_hub import EvalResult
 
     cell = (report or {"cells": {}})["cells"].get(spec.cell_in(study.config.model.quant_type))
@@ -147,7 +146,6 @@ def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -
 
 
 def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
-    """Origin of the base's weights, and how to get the same ones."""
     if ref.kind == "bundled":
         assert ref.entry is not None
         from assistant_builder.models.bundled import BASE
@@ -220,7 +218,6 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, Any] | None:
-    """What a grounded assistant reads, and where it is; None for one that looks nothing up."""
     if not study.config.grounded:
         return None
     rule = rule_of(study.arm_folder(spec.arm) / FILE)
@@ -260,7 +257,6 @@ def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
 
 
 def _contrasts(report: Mapping[str, Any] | None) -> str:
-    """The headline contrast for each metric; with a single arm the effect of tuning."""
     lead = "" if report is None else "-".join(lead_pair(report))
     rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
     effect = "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned"
@@ -277,7 +273,6 @@ def _contrasts(report: Mapping[str, Any] | None) -> str:
 
 
 def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
-    """Whether this format keeps the quality of the evaluated arm."""
     own = None if report is None else spec.cell_in(report["config"]["model"]["quant_type"])
     row = next((row for row in (report or {}).get("exports", []) if row["cell"] == own), None)
     if row is None:
@@ -350,7 +345,6 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
 
 
 def _provenance(study: Study, spec: ExportSpec) -> str:
-    """Steps, hashes and versions, for traceability."""
     summary = study.arm_summary(spec.arm)
     path = study.folder / "provenance.json"
     provenance = read_json(path, Provenance) if path.is_file() else {}

@@ -146,7 +146,6 @@ class GgufFormat(ExportFormat):
         ]
 
     def _check_prompts(self, source: ExportSource, path: Path) -> str:
-        """Compare the file's prompts with the study's on held-out items; returns the result in a sentence."""
         if not llamacpp.is_installed():
             return (
                 f"Tokenizer and chat template of the file were not checked, because {llamacpp.PACKAGE} is not "
@@ -458,7 +457,6 @@ def _source(study: Study, arm: str, *, importance: bool) -> ExportSource:
 
 
 def _types_sentence(written: GgufFile, type: str) -> str:
-    """The tensors by type, and those that have another type than their file."""
     counts = ", ".join(f"{count} {kind}" for kind, count in written.tensor_types.items())
     main = next(iter(written.tensor_types))
     others = [tensor for tensor in written.tensors if tensor.type not in (main, "F32")]

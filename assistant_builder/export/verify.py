@@ -253,7 +253,6 @@ def _require_same_prompts(
 
 
 def _load(study: Study, spec: ExportSpec, base: Path, folder: Path, dtype: str) -> tuple[Any, str]:
-    """The export, loaded by its format's own ``load``, and the dtype of the arithmetic."""
     from assistant_builder.models.loading import DTYPES, pick_device, resolve_compute_dtype
 
     device = pick_device()

@@ -36,8 +36,6 @@ class _SyncRecord(TypedDict):
 
 @dataclass
 class _Log:
-    """The content of an append-only log in the store."""
-
     content: bytes = b""
     chunks: list[LogChunk] = field(default_factory=list)
 
@@ -176,7 +174,6 @@ class Mirror:
         self._synced[name] = (stamp, "")
 
     def _upload(self, name: str) -> bool:
-        """Upload a file; returns False if it no longer exists."""
         self._require_lease()
         path = self._path(name)
         try:
@@ -229,7 +226,6 @@ class Mirror:
     # downloads
 
     def _download(self, name: str) -> bool:
-        """Download an object; returns whether the file equals it."""
         if not layout.is_status(name):
             return self.store.download(name, self._path(name))
         content = self.store.read(name)
@@ -307,7 +303,6 @@ class Mirror:
         self._synced.pop(name, None)
 
     def _read_record(self) -> dict[str, Any] | None:
-        """The record of the last sync with this store."""
         try:
             record: dict[str, Any] = read_json(self.study.folder / _RECORD, _SyncRecord)
             return (

@@ -78,7 +78,6 @@ def _is_of_this_machine(key: str, address: str) -> bool:
 
 
 def _remembered() -> frozenset[str]:
-    """The addresses of the file; none if others can write it, or it is damaged."""
     path = addresses_file()
     try:
         if os.name == "posix" and path.stat().st_mode & 0o022:

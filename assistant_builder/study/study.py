@@ -308,7 +308,6 @@ class Study:
         return summary
 
     def _own(self, name: str) -> str:
-        """The name of a training run, or of its step, in this approach."""
         return name if name.endswith(tuple(SUFFIXES.values())) else name + self._suffix
 
     @property

@@ -107,7 +107,6 @@ def read_versions(root: Study, former_name: str | None = None) -> Versions:
 
 
 def _is_version(name: str, root: str) -> bool:
-    """Whether a study is the first one, or was made as a version of it, or is not there any more."""
     try:
         folder = studies_folder() / check_name(name)
     except ValueError:
@@ -116,7 +115,6 @@ def _is_version(name: str, root: str) -> bool:
 
 
 def _made_as_version_of(folder: Path) -> str | None:
-    """Name of the first study of a version; None if the study is no version."""
     path = folder / _MADE_FROM
     with contextlib.suppress(StudyError):  # a damaged file makes no version
         return read_json(path, MadeFrom).get("version_of") if path.is_file() else None
