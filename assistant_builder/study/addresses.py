@@ -89,14 +89,11 @@ def _remembered() -> frozenset[str]:
 
 def _list_of(text: str) -> frozenset[str]:
     try:
-        found = json.loads(text)
+        names = json.loads(text)
     except (ValueError, RecursionError):
         return frozenset()
-    return (
-        frozenset(_normal(name) for name in found if isinstance(name, str))
-        if isinstance(found, list)
-        else (frozenset())
-    )
+    names = names if isinstance(names, list) else []
+    return frozenset(_normal(name) for name in names if isinstance(name, str))
 
 
 def _normal(address: str) -> str:

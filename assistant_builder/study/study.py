@@ -148,11 +148,9 @@ class Study:
     def recommended(self) -> Study:
         """The study as seen through the approach that its report recommends; before there is one, the main approach."""
         known, path = self._settings.approaches, self.folder / "report.json"
-        found = (
-            read_json(path, ReportChoice).get("recommended_approach")
-            if len(known) > 1 and path.is_file()
-            else None
-        )
+        found = None
+        if len(known) > 1 and path.is_file():
+            found = read_json(path, ReportChoice).get("recommended_approach")
         return Study(self.folder, found if found in known else known[0])
 
     def _require_folder(self) -> None:
@@ -357,16 +355,10 @@ class Study:
     @property
     def shown_steps(self) -> tuple[str, ...]:
         """The steps and the started shards; after the evaluation has succeeded, only the shards that succeeded."""
-        done = self.step("evaluate").state == "succeeded"
-        return insert_shards(
-            self.steps,
-            [
-                shard
-                for shard in self.shards
-                if self.status_file(shard).exists()
-                and (not done or self.step(shard).state == "succeeded")
-            ],
-        )
+        shards = [shard for shard in self.shards if self.status_file(shard).exists()]
+        if self.step("evaluate").state == "succeeded":
+            shards = [shard for shard in shards if self.step(shard).state == "succeeded"]
+        return insert_shards(self.steps, shards)
 
     def status_file(self, step: str) -> Path:
         """The status file of a step."""
@@ -429,16 +421,13 @@ class Study:
 
     def lock(self, taken: StudyError | None = None) -> AbstractContextManager[None]:
         """Lock the study for this process, see :func:`folder_lock`; the default error is that of a running study."""
-        return folder_lock(
-            self.folder,
-            taken
-            or StudyError(
-                "another process runs this study",
-                where=f"study {self.name}",
-                remedy=f"Watch it with 'assistant-builder status {self.name}' or stop it with "
-                f"'assistant-builder cancel {self.name}'",
-            ),
+        running = StudyError(
+            "another process runs this study",
+            where=f"study {self.name}",
+            remedy=f"Watch it with 'assistant-builder status {self.name}' or stop it with "
+            f"'assistant-builder cancel {self.name}'",
         )
+        return folder_lock(self.folder, taken or running)
 
     # steps
 
@@ -593,26 +582,20 @@ class Study:
     @property
     def dashboard(self) -> str:
         """URL of the dashboard of the cluster that runs the study; empty without one."""
-        runner = self.run_record()
-        return (
-            str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
-        )
+        runner = self.run_record() or {"state": "lost"}
+        return str(runner["dashboard"]) if runner["state"] == "running" else ""
 
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""
-        records = [self.step(step) for step in self.shown_steps]
+        steps = []
+        for record in map(self.step, self.shown_steps):
+            seconds = round(record.seconds, 3)
+            step: dict[str, Any] = {"name": record.step, "state": record.state, "seconds": seconds}
+            steps.append({**step, "node": record.node} if record.node else step)
         return {
             "name": self.name,
             "state": self.state,
-            "steps": [
-                {
-                    "name": record.step,
-                    "state": record.state,
-                    "seconds": round(record.seconds, 3),
-                    **({"node": record.node} if record.node else {}),
-                }
-                for record in records
-            ],
+            "steps": steps,
             "folder": str(self.folder),
             "behind": self.queued_behind,
             "dashboard": self.dashboard,

@@ -255,18 +255,12 @@ def refuse_to_delete(study: Study) -> None:
             for name in versions.names
         )
     ):
-        what = (
-            t("the project {name!r} has versions", name=study.name)
-            if study.name == root.name
-            else t("the version {name!r} is published", name=study.name)
-        )
-        raise StudyError(
-            what,
-            where=str(root.folder),
-            remedy=t("Delete its other versions first")
-            if study.name == root.name
-            else t("Publish another version first"),
-        )
+        what = t("the version {name!r} is published", name=study.name)
+        remedy = t("Publish another version first")
+        if study.name == root.name:
+            what = t("the project {name!r} has versions", name=study.name)
+            remedy = t("Delete its other versions first")
+        raise StudyError(what, where=str(root.folder), remedy=remedy)
 
 
 def rename_versions(root: Study, old: str, new: str) -> None:
