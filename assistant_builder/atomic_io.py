@@ -79,12 +79,13 @@ def write_json(path: Path, record: Any) -> None:
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Replace ``path`` with one JSON object per line."""
-    write_text(
-        path,
-        "".join(
-            json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records
-        ),
-    )
+    write_text(path, json_lines(records))
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """One JSON object per line; NaN raises ValueError."""
+    lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
@@ -94,12 +95,7 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
         OSError: The line could not be written, e.g. on a full disk; the file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = (
-        json.dumps(record, ensure_ascii=False, allow_nan=False).encode(
-            "utf-8", errors="backslashreplace"
-        )
-        + b"\n"
-    )
+    line = json_lines([record]).encode("utf-8", errors="backslashreplace")
     _repair_last_line(path)
     with path.open(
         "ab", buffering=0
@@ -181,8 +177,6 @@ class _MissingEntry(StudyError, KeyError):
 
 
 class _Object(dict[str, Any]):
-    """An object of a file."""
-
     __slots__ = ("remedy", "where")
 
     def __init__(
@@ -258,7 +252,6 @@ def _bounded(path: Path) -> bytes:
 
 
 def _complaint(error: Exception) -> str:
-    """What is wrong with a file, with the first entry of a wrong type."""
     entry = (
         ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
     )

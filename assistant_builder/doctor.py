@@ -183,7 +183,6 @@ def _quantization(name: str, problem: str | None, where: str) -> Check:
 
 
 def _gpu(found: devices.GpuReport) -> Check:
-    """The GPUs that torch sees and their capabilities; if it sees none, the reason."""
     shown = [
         f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB, {'bfloat16' if gpu.bfloat16 else 'float16 only'}"
         + (f", not usable: {gpu.problem}" if gpu.problem else "")

@@ -25,16 +25,14 @@ from assistant_builder.arms import (
     plain_order,
     with_arm,
 )
-from assistant_builder.atomic_io import read_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.config.train import QAT_TYPES
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import N_, t
+from assistant_builder.models.base_model import base_ref
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.registry import Registry
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary
 
 DEFAULT_FORMAT = "adapter"
 OTHER_FILES_BYTES = 6_000_000
@@ -296,8 +294,7 @@ def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
             where=f"study {study.name}",
             remedy=f"Train it with 'assistant-builder run {study.name}'",
         )
-    summary: dict[str, Any] = read_json(folder / "summary.json", ArmSummary)
-    return summary
+    return study.arm_summary(spec.arm)
 
 
 def base_parameters(summary: Mapping[str, Any]) -> int:
@@ -307,9 +304,7 @@ def base_parameters(summary: Mapping[str, Any]) -> int:
 
 def estimated_bytes(study: Study, spec: ExportSpec) -> int:
     """Bytes of the folder that an export makes."""
-    return spec.export_format.estimated_bytes(
-        read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)
-    )
+    return spec.export_format.estimated_bytes(study.arm_summary(spec.arm))
 
 
 @dataclass(frozen=True)
@@ -392,10 +387,8 @@ def shipped_file(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) 
 def base_name(study: Study) -> tuple[str, Path | None]:
     """The base model of a study: a name that others can use, and the local folder, if any."""
     from assistant_builder.models.bundled import BASE
-    from assistant_builder.models.catalog import resolve
 
-    model = study.config.model
-    ref = resolve(model.base, trust_remote_code=allows_code(model))
+    ref = base_ref(study.config.model)
     if ref.kind == "bundled":
         assert ref.entry is not None
         return ref.entry.hub_id, BASE.folder

@@ -16,10 +16,8 @@ import psutil
 from assistant_builder import __version__
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.devices import device_name
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import base_ref, fetch_base
 from assistant_builder.models.checkpoint_dir import base_model_hash
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
 
@@ -32,8 +30,7 @@ PACKAGES = """
 def collect_provenance(study: Study) -> dict[str, Any]:
     """Everything that is needed to reproduce the figures of a study."""
     model = study.config.model
-    ref = resolve(model.base, trust_remote_code=allows_code(model))
-    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+    ref, folder = base_ref(model), fetch_base(model)
     source = study.source
     origin = folder / "origin.json"
     return {

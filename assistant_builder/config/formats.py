@@ -46,7 +46,6 @@ class FormatsConfig(ConfigModel):
     @field_validator("types", mode="before")
     @classmethod
     def _sort(cls, value: Any) -> list[str]:
-        """The types, largest first."""
         allowed = (
             f"it should be a list of {', '.join(GGUF_TYPES)}, each at most once, or [] for none"
         )

@@ -43,13 +43,8 @@ _MAX_SLUGGED = 1_000
 _MAX_PROBLEMS = 20
 _SHORT = reprlib.Repr()  # truncates values in messages
 _SHORT.maxstring = _SHORT.maxother = 120
-_RESERVED = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
-}
+_RESERVED = {"con", "prn", "aux", "nul"}
+_RESERVED |= {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
 def check_name(name: str) -> str:
@@ -65,12 +60,8 @@ def check_name(name: str) -> str:
 def slug(title: str) -> str:
     """A valid study name from any text: ``Krumm & Linde Bäckerei`` becomes ``krumm-linde-baeckerei``."""
     plain = unicodedata.normalize("NFKD", title[:_MAX_SLUGGED].casefold().translate(_UMLAUTS))
-    base = (
-        re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode())
-        .strip("-")[:48]
-        .strip("-")
-        or "study"
-    )
+    words = re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode())
+    base = words.strip("-")[:48].strip("-") or "study"
     return f"study-{base}" if base in _RESERVED else base
 
 
@@ -195,13 +186,8 @@ class StudyConfig(ConfigModel):
         if continued(arm, self.arms) is None:
             return train
         steps = None if train.max_steps is None else -(-train.max_steps // 2)
-        return train.model_copy(
-            update={
-                "epochs": train.epochs / 2,
-                "max_steps": steps,
-                "learning_rate": train.learning_rate / 2,
-            }
-        )
+        half = {"epochs": train.epochs / 2, "learning_rate": train.learning_rate / 2}
+        return train.model_copy(update={**half, "max_steps": steps})
 
     @property
     def weighs_columns(self) -> bool:

@@ -214,7 +214,6 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
 
 
 def _common_separator(text: str) -> str:
-    """The separator that most lines contain, or a comma."""
     lines = [line for line in text.splitlines() if line.strip()][:50]
     counts = {sign: sum(sign in line for line in lines) for sign in (";", ",", "|")}
     return max(counts, key=lambda sign: counts[sign]) if any(counts.values()) else ","

@@ -140,7 +140,6 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
 
 
 def _windows_1252(data: bytes) -> tuple[str, str]:
-    """Decode Windows-1252 if every non-ASCII character is plausible in Western European text."""
     non_ascii = sum(byte >= 0x80 for byte in data)
     try:
         text = data.decode("windows-1252")

@@ -139,7 +139,6 @@ def _concatenated_objects(text: str) -> list[Any]:
 
 
 def _is_mostly_json_lines(text: str) -> bool:
-    """Whether at least half of the first lines are JSON objects or lists."""
     lines = [line for line in text.split("\n")[:50] if line.strip()]
     valid = 0
     for line in lines:

@@ -342,7 +342,6 @@ def detect_file_type(data: bytes) -> FileType:
 
 
 def _check_workbook(data: bytes) -> None:
-    """Raise DataError for a zip archive that is not an Excel workbook or is unsafe to open."""
     try:
         members = (
             []
@@ -392,7 +391,6 @@ def _check_workbook(data: bytes) -> None:
 def _parse_pair(
     raw: RawRow, mapping: ColumnMapping, system: str | None, changes: list[str]
 ) -> Pair:
-    """Convert a row to a pair; raises RowError if it cannot be used."""
     if raw.cells is None:
         raise RowError(raw.problem)
     if all(is_empty(value) for value in raw.cells.values()):

@@ -67,7 +67,6 @@ def draw_wordings(
 
 
 def _is_further(pair: Pair, first: dict[str | None, int]) -> bool:
-    """Whether a pair is a wording of a fact that an earlier row states."""
     fact = fact_of(pair)
     named = pair.cluster is not None or len(pair.answer.split()) >= _FACT_WORDS
     return fact is not None and named and first[fact] != pair.row

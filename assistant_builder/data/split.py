@@ -6,7 +6,6 @@ Where most answers occur once, no fact is held out, see :mod:`assistant_builder.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes
+from assistant_builder.atomic_io import file_hash, json_lines, read_json, read_jsonl, write_bytes
 from assistant_builder.config import DataConfig
 from assistant_builder.data.one_wording import add_respelled, draw_wordings, leave_single_wordings
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
@@ -218,9 +217,7 @@ class Split:
 
 
 def _to_jsonl(pairs: Sequence[Pair]) -> bytes:
-    text = "".join(
-        json.dumps(pair.to_record(), ensure_ascii=False, allow_nan=False) + "\n" for pair in pairs
-    )
+    text = json_lines(pair.to_record() for pair in pairs)
     return text.encode("utf-8", errors="backslashreplace")
 
 

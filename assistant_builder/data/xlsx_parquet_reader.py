@@ -145,7 +145,6 @@ def _count_uncomputed_formulas(data: bytes, title: str) -> int:
 
 
 def _cell_text(cell: Any) -> str | None:
-    """The displayed text of a workbook cell, or None for an empty cell."""
     value = cell.value
     if is_empty(value):
         return None
@@ -219,7 +218,6 @@ def read_parquet(data: bytes) -> Table:
 
 
 def _check_footer(footer: Any) -> None:
-    """Check the sizes that the footer declares before any column is read."""
     columns = range(footer.num_columns)
     check_columns(footer.num_columns)
     chunks = [

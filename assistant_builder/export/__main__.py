@@ -90,7 +90,6 @@ def main() -> int:
 
 
 def _translate(error: BaseException, job: ExportJob) -> AssistantBuilderError:
-    """The error as the user reads it; an unforeseen one keeps its own message."""
     if ran_out_of_memory(error):
         return ResourceError(
             "memory ran out",

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from assistant_builder.arms import ARMS
-from assistant_builder.atomic_io import file_hash, read_json
+from assistant_builder.atomic_io import file_hash
 from assistant_builder.errors import ModelError
 from assistant_builder.export_formats import (
     OTHER_FILES_BYTES,
@@ -26,7 +26,6 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary
 
 QUESTION = "What can you help me with?"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -150,7 +149,7 @@ class AdapterFormat(ExportFormat):
 def trained_adapter(study: Study, arm: str) -> Path:
     """Folder of the adapter that training wrote; raises ModelError if it is not the one that was trained."""
     folder = study.arm_folder(arm) / "adapter"
-    expected = read_json(study.arm_folder(arm) / "summary.json", ArmSummary)["adapter_sha256"]
+    expected = study.arm_summary(arm)["adapter_sha256"]
     if file_hash(folder / "adapter_model.safetensors") != expected:
         raise ModelError(
             "the adapter is not the one that training wrote",

@@ -17,12 +17,12 @@ from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
 from assistant_builder.i18n import bits, t
 from assistant_builder.i18n.quantities import format_bytes, format_duration
-from assistant_builder.models.catalog import ModelRef, resolve
-from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.base_model import base_ref
+from assistant_builder.models.catalog import ModelRef
 from assistant_builder.retrieval.decline import FILE, rule_of
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, FACT
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, Provenance, Split
+from assistant_builder.study.contents import Provenance, Split
 from evals.declaration import CLAIMS
 from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
@@ -64,7 +64,7 @@ def model_card(
     from huggingface_hub import ModelCard
 
     config = study.config
-    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    ref = base_ref(config.model)
     # Markdown: text of others passes inline() or fenced()
     body = render(
         "card.md.j2",
@@ -121,7 +121,6 @@ def _metadata(
 
 
 def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -> list[Any] | None:
-    """The figures of the cell as the hub lists them; None if the cell was not scored."""
     from huggingface_hub import EvalResult
 
     cell = (report or {"cells": {}})["cells"].get(spec.cell_in(study.config.model.quant_type))
@@ -147,7 +146,6 @@ def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -
 
 
 def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
-    """Origin of the base's weights, and how to get the same ones."""
     if ref.kind == "bundled":
         assert ref.entry is not None
         from assistant_builder.models.bundled import BASE
@@ -220,7 +218,6 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, Any] | None:
-    """What a grounded assistant reads, and where it is; None for one that looks nothing up."""
     if not study.config.grounded:
         return None
     rule = rule_of(study.arm_folder(spec.arm) / FILE)
@@ -260,7 +257,6 @@ def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
 
 
 def _contrasts(report: Mapping[str, Any] | None) -> str:
-    """The headline contrast for each metric; with a single arm the effect of tuning."""
     lead = "" if report is None else "-".join(lead_pair(report))
     rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
     effect = "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned"
@@ -277,7 +273,6 @@ def _contrasts(report: Mapping[str, Any] | None) -> str:
 
 
 def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
-    """Whether this format keeps the quality of the evaluated arm."""
     own = None if report is None else spec.cell_in(report["config"]["model"]["quant_type"])
     row = next((row for row in (report or {}).get("exports", []) if row["cell"] == own), None)
     if row is None:
@@ -350,8 +345,7 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
 
 
 def _provenance(study: Study, spec: ExportSpec) -> str:
-    """Steps, hashes and versions, for traceability."""
-    summary = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)
+    summary = study.arm_summary(spec.arm)
     path = study.folder / "provenance.json"
     provenance = read_json(path, Provenance) if path.is_file() else {}
     base, packages = provenance.get("base_model", {}), provenance.get("packages", {})

@@ -47,14 +47,11 @@ from assistant_builder.export_formats import (
     require_trained,
 )
 from assistant_builder.i18n import t
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import base_ref, fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import answer_limit, pair_limit
 from evals.report import schema
 
@@ -137,10 +134,8 @@ def _write_files(
     with_data: bool,
     importance: bool,
 ) -> dict[str, Any]:
-    model = study.config.model
     report(0, t("Looking for the base model"))
-    ref = resolve(model.base, trust_remote_code=allows_code(model))
-    base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+    base = fetch_base(study.config.model)
     prompter = ChatTokenizer.load(base, study.record_template_date())
     system = default_system_prompt(study)
     match = match_family(prompter, system)
@@ -149,17 +144,9 @@ def _write_files(
     def write_report(fraction: float, message: str) -> None:
         report(_LOADED + round((_WRITTEN - _LOADED) * fraction), message)
 
+    names = title(study, spec), base, base_name(study)[0]
     source = ExportSource(
-        study,
-        spec.arm,
-        title(study, spec),
-        base,
-        base_name(study)[0],
-        prompter,
-        system,
-        sample,
-        write_report,
-        importance,
+        study, spec.arm, *names, prompter, system, sample, write_report, importance
     )
     notes = spec.export_format.write(source, folder)
     copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
@@ -225,11 +212,9 @@ def _write_documents(
     ]
     (folder / "LOADING.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     data_card = study.folder / "data" / "card.md"
-    described = (
-        data_card.read_text(encoding="utf-8")
-        if data_card.is_file()
-        else "# Data\n\nNot described.\n"
-    )
+    described = "# Data\n\nNot described.\n"
+    if data_card.is_file():
+        described = data_card.read_text(encoding="utf-8")
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
     return {
         "version": VERSION,
@@ -239,9 +224,7 @@ def _write_documents(
         "cell": spec.cell_in(study.config.model.quant_type),
         "assistant_builder": __version__,
         "base_model": base_name(study)[0],
-        "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)[
-            "adapter_sha256"
-        ],
+        "adapter_sha256": study.arm_summary(spec.arm)["adapter_sha256"],
         **({"with_data": with_data} if study.config.grounded else {}),
         "chat_template": template,
         "rescore": asdict(found),
@@ -264,18 +247,14 @@ def loading_snippets(
     that all can download.
     """
     config = study.config
-    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
+    ref = base_ref(config.model)
     local = base_name(study)[1]
     if local is not None and (local / "config.json").is_file():
         limit = context_length(local)
     else:
         limit = ref.entry.context_length if ref.entry else pair_limit(study)
     known = load_measured(study, spec)
-    dtype = (
-        str(known.scores["compute_dtype"])
-        if known
-        else read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["compute_dtype"]
-    )
+    dtype = (known.scores if known else study.arm_summary(spec.arm))["compute_dtype"]
     context = LoadingContext(
         arm=spec.arm,
         folder=folder,
@@ -289,19 +268,11 @@ def loading_snippets(
         context=context_tokens(study, limit),
     )
     model = spec.export_format.model_lines(context) if with_data else []
-    grounded = (
-        [
-            python_snippet(
-                folder,
-                embedder or embedder_source(study, f"{folder}/{FOLDER}"),
-                model,
-                context.system,
-            )
-        ]
-        if model
-        else []
-    )
-    return [*grounded, *spec.export_format.snippets(context)]
+    snippets = spec.export_format.snippets(context)
+    if model:
+        embedder = embedder or embedder_source(study, f"{folder}/{FOLDER}")
+        snippets.insert(0, python_snippet(folder, embedder, model, context.system))
+    return snippets
 
 
 class _Rescored(TypedDict):

@@ -52,17 +52,15 @@ from assistant_builder.export_formats import (
 )
 from assistant_builder.i18n import N_, t
 from assistant_builder.inference import llamacpp
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
-from assistant_builder.models.download import fetch
 from assistant_builder.models.gguf_convert import (
     CONVERTER,
     convert_checkpoint,
     load_dequantized,
     require_extra,
 )
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization.ggml import (
     GGUF_TYPES,
     GgufFile,
@@ -73,7 +71,7 @@ from assistant_builder.quantization.ggml import (
     require_writer,
 )
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, ItemLine
+from assistant_builder.study.contents import ItemLine
 
 DEFAULT_TYPE = "Q8_0"
 _WORK = ".work"
@@ -130,15 +128,11 @@ class GgufFormat(ExportFormat):
         full = work / "merged-f16.gguf"
         importance = write_float16_gguf(source, work / "merged", full, source.report)
         path = folder / gguf_name(source.study.name, source.arm, self.type)
-        written = quantize(
-            full,
-            path,
-            self.type,
-            lambda fraction, message: source.report(
-                _CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message
-            ),
-            importance=importance,
-        )
+
+        def report(fraction: float, message: str) -> None:
+            source.report(_CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message)
+
+        written = quantize(full, path, self.type, report, importance=importance)
         shutil.rmtree(work)
         notes = [_types_sentence(written, self.type), self._check_prompts(source, path)]
         if importance is not None:
@@ -152,7 +146,6 @@ class GgufFormat(ExportFormat):
         ]
 
     def _check_prompts(self, source: ExportSource, path: Path) -> str:
-        """Compare the file's prompts with the study's on held-out items; returns the result in a sentence."""
         if not llamacpp.is_installed():
             return (
                 f"Tokenizer and chat template of the file were not checked, because {llamacpp.PACKAGE} is not "
@@ -215,12 +208,10 @@ class GgufFormat(ExportFormat):
             return t(
                 "This assistant was trained for one type of file; in another type it answers worse."
             )
-        return (
-            t(
-                "The merged model is quantized again, which may cost more quality than {bits}-bit training."
-            )
-            if self.lossy and ARMS[arm].quantized
-            else ""
+        if not self.lossy or not ARMS[arm].quantized:
+            return ""
+        return t(
+            "The merged model is quantized again, which may cost more quality than {bits}-bit training."
         )
 
     def limitation(self, arm: str) -> str:
@@ -417,9 +408,7 @@ class GgufFiles:
     def inputs(self) -> dict[str, Any]:
         """What a file is made of."""
         return {
-            "adapter": read_json(self.study.arm_folder(self.arm) / "summary.json", ArmSummary)[
-                "adapter_sha256"
-            ],
+            "adapter": self.study.arm_summary(self.arm)["adapter_sha256"],
             "template_date": self.study.template_date.isoformat(),
             "converter": CONVERTER.wheel.requirement,
             **({"importance": True} if self._weighted else {}),
@@ -458,26 +447,16 @@ def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
 
 
 def _source(study: Study, arm: str, *, importance: bool) -> ExportSource:
-    model = study.config.model
-    base = fetch(
-        resolve(model.base, trust_remote_code=allows_code(model)),
-        revision=model.revision,
-        trust_remote_code=allows_code(model),
-    )
-    return ExportSource(
-        study,
-        arm,
-        f"{study.name}: {arm}",
-        base,
-        base_name(study)[0],
+    base, name = fetch_base(study.config.model), base_name(study)[0]
+    prompter, system = (
         ChatTokenizer.load(base, study.record_template_date()),
         default_system_prompt(study),
-        importance=importance,
     )
+    title = f"{study.name}: {arm}"
+    return ExportSource(study, arm, title, base, name, prompter, system, importance=importance)
 
 
 def _types_sentence(written: GgufFile, type: str) -> str:
-    """The tensors by type, and those that have another type than their file."""
     counts = ", ".join(f"{count} {kind}" for kind, count in written.tensor_types.items())
     main = next(iter(written.tensor_types))
     others = [tensor for tensor in written.tensors if tensor.type not in (main, "F32")]

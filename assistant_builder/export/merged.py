@@ -97,14 +97,12 @@ class MergedFormat(ExportFormat):
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What was merged into what."""
-        base = (
-            (
+        base = "the 16-bit base it was trained on"
+        if ARMS[arm].quantized:
+            base = (
                 f"the base it was trained on, that is the {ARMS[arm].base_label} weights widened to 16 bits, and not\n"
                 "into the original 16-bit weights"
             )
-            if ARMS[arm].quantized
-            else "the 16-bit base it was trained on"
-        )
         return (
             "An assistant for the questions of one domain, as a whole model in 16 bits (float16 safetensors): "
             f"{arm_label}, the adapter\nmerged into {base}."

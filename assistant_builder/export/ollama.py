@@ -88,7 +88,6 @@ class Family:
 def _headed(
     name: str, head: str, end: str, *, opening: str | None = None, assistant: str = "assistant"
 ) -> Family:
-    """A family in which every role has a header of the same form."""
     system, user, answer = ((head.format(role), end) for role in ("system", "user", assistant))
     return Family(name, user, answer, system, opening=opening, stops=(end.strip(),))
 
@@ -202,7 +201,6 @@ def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) ->
 def _model_values(
     match: Match | None, prompter: ChatTokenizer, system: str
 ) -> tuple[str | None, list[str]]:
-    """System prompt and stop texts of model and study."""
     if match is not None:
         return match.system, list(match.family.stops)
     stops = [str(prompter.tokenizer.convert_ids_to_tokens(token)) for token in prompter.stop_ids]

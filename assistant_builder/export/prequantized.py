@@ -154,12 +154,10 @@ class PrequantizedFormat(MergedFormat):
 
     def note(self, arm: str) -> str:
         """What quantizing does."""
-        return (
-            t(
-                "The merged model is quantized again, which may cost more quality than {bits}-bit training."
-            )
-            if ARMS[arm].quantized
-            else ""
+        if not ARMS[arm].quantized:
+            return ""
+        return t(
+            "The merged model is quantized again, which may cost more quality than {bits}-bit training."
         )
 
     def limitation(self, arm: str) -> str:

@@ -140,7 +140,6 @@ def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -
 
 
 def _command(record: Mapping[str, Any], repo: str, public: bool) -> str:
-    """The command that uploads the same files later."""
     uploaded = {file["name"] for file in uploaded_files(record)}
     words = ["hf", "upload", repo, record["folder"], ".", *([] if public else ["--private"])]
     for file in describe_files(Path(record["folder"])):

@@ -146,23 +146,11 @@ def _code(module: str, names: Sequence[str]) -> str:
     body = ast.parse(text).body
     for place, node in enumerate(body):
         definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
-        targets = (
-            node.targets
-            if isinstance(node, ast.Assign)
-            else [node.target]
-            if isinstance(node, ast.AnnAssign)
-            else []
-        )
-        kept = (
-            [node.name]
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)
-            else [
-                name.id
-                for target in targets
-                for name in ast.walk(target)
-                if isinstance(name, ast.Name)
-            ]
-        )
+        kept = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            parts = (part for target in targets for part in ast.walk(target))
+            kept = [part.id for part in parts if isinstance(part, ast.Name)]
         start = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
         after = body[place + 1] if place + 1 < len(body) else None
         described = (

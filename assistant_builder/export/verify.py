@@ -24,7 +24,7 @@ from assistant_builder.quantization import METHODS
 from assistant_builder.retrieval.grounding import with_facts
 from assistant_builder.retrieval.index import Fact
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, ItemLine, SampleLine, Scores
+from assistant_builder.study.contents import ItemLine, SampleLine, Scores
 from evals.work_items import evenly_spaced
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     path = study.evals_folder / "tasks" / "items.jsonl"
     if not path.is_file():
         return None
-    adapter = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["adapter_sha256"]
+    adapter = study.arm_summary(spec.arm)["adapter_sha256"]
     for cell in (spec.cell_in(study.config.model.quant_type), ARMS[spec.arm].cell):
         if cell is None or not (study.cell_folder(cell) / "scores.json").is_file():
             continue
@@ -253,7 +253,6 @@ def _require_same_prompts(
 
 
 def _load(study: Study, spec: ExportSpec, base: Path, folder: Path, dtype: str) -> tuple[Any, str]:
-    """The export, loaded by its format's own ``load``, and the dtype of the arithmetic."""
     from assistant_builder.models.loading import DTYPES, pick_device, resolve_compute_dtype
 
     device = pick_device()

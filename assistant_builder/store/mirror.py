@@ -36,8 +36,6 @@ class _SyncRecord(TypedDict):
 
 @dataclass
 class _Log:
-    """The content of an append-only log in the store."""
-
     content: bytes = b""
     chunks: list[LogChunk] = field(default_factory=list)
 
@@ -65,19 +63,13 @@ class Mirror:
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
         """Make the files that ``wanted`` selects equal to the store, by default all."""
-        versions = {
-            name: version
-            for name, version in self.store.versions().items()
-            if not layout.is_local_only(name) and wanted(name)
-        }
+        remote = self._remote_versions().items()
+        versions = {name: version for name, version in remote if wanted(name)}
         logs = layout.chunks_of(versions)
         self._logs = self._logs or {}
         objects = {name: version for name, version in versions.items() if not _is_chunk(name)}
-        local = {
-            name: stamp
-            for name, stamp in layout.files_of(self.study.folder).items()
-            if wanted(name)
-        }
+        files = layout.files_of(self.study.folder).items()
+        local = {name: stamp for name, stamp in files if wanted(name)}
         stale = [
             name
             for name, version in objects.items()
@@ -103,11 +95,8 @@ class Mirror:
         Raises:
             StudyError: Another machine has taken the study over, or its folder is missing.
         """
-        local = {
-            name: stamp
-            for name, stamp in layout.files_of(self.study.folder).items()
-            if not name.endswith(layout.STEP_LEASE)
-        }
+        files = layout.files_of(self.study.folder).items()
+        local = {name: stamp for name, stamp in files if not name.endswith(layout.STEP_LEASE)}
         if "study.yaml" not in local:  # a disk that was disconnected must not empty the store
             raise StudyError(
                 "the study's folder is missing",
@@ -118,11 +107,8 @@ class Mirror:
             self._write_record()
         if self._logs is None:
             self._load_remote_state()
-        changed = [
-            name
-            for name, stamp in local.items()
-            if name not in self._synced or self._synced[name][0] != stamp
-        ]
+        synced = {name: stamp for name, (stamp, _) in self._synced.items()}
+        changed = [name for name, stamp in local.items() if synced.get(name) != stamp]
         statuses = {name: self._read(name) for name in changed if layout.is_status(name)}
         self._remove_objects(
             name for name in self._synced if layout.is_status(name) and name not in local
@@ -131,9 +117,7 @@ class Mirror:
             if content and not layout.succeeded(content):  # the files of the step change
                 self._upload_status(name, content, local[name])
         ready = [
-            name
-            for name in changed
-            if not layout.is_status(name) and self._is_complete(name, local)
+            name for name in changed if name not in statuses and self._is_complete(name, local)
         ]
         ready.sort(key=lambda name: (layout.upload_order(name), local[name][1]))
         uploaded = [self._upload(name) for name in ready]
@@ -176,7 +160,6 @@ class Mirror:
         self._synced[name] = (stamp, "")
 
     def _upload(self, name: str) -> bool:
-        """Upload a file; returns False if it no longer exists."""
         self._require_lease()
         path = self._path(name)
         try:
@@ -229,7 +212,6 @@ class Mirror:
     # downloads
 
     def _download(self, name: str) -> bool:
-        """Download an object; returns whether the file equals it."""
         if not layout.is_status(name):
             return self.store.download(name, self._path(name))
         content = self.store.read(name)
@@ -262,21 +244,17 @@ class Mirror:
 
     def _load_remote_state(self) -> None:
         """List the store, because an earlier process may have uploaded more than it recorded."""
-        versions = {
-            name: version
-            for name, version in self.store.versions().items()
-            if not layout.is_local_only(name)
-        }
-        self._logs = {
-            name: self._read_log(chunks, _Log())
-            for name, chunks in layout.chunks_of(versions).items()
-        }
+        versions = self._remote_versions()
+        logs = layout.chunks_of(versions)
+        self._logs = {name: self._read_log(chunks, _Log()) for name, chunks in logs.items()}
         for name, version in versions.items():
-            if not _is_chunk(name) and self._synced.get(name, (_NO_FILE, "?"))[1] not in (
-                version,
-                "",
-            ):
+            _, known = self._synced.get(name, (_NO_FILE, "?"))
+            if not _is_chunk(name) and known not in (version, ""):
                 self._synced[name] = (_NO_FILE, version)
+
+    def _remote_versions(self) -> dict[str, str]:
+        versions = self.store.versions().items()
+        return {name: version for name, version in versions if not layout.is_local_only(name)}
 
     # local files
 
@@ -307,28 +285,17 @@ class Mirror:
         self._synced.pop(name, None)
 
     def _read_record(self) -> dict[str, Any] | None:
-        """The record of the last sync with this store."""
         try:
             record: dict[str, Any] = read_json(self.study.folder / _RECORD, _SyncRecord)
-            return (
-                record
-                if record["url"] == self.store.url and all(map(is_plain_name, record["files"]))
-                else None
-            )
         except (OSError, StudyError):
             return None
+        plain = all(map(is_plain_name, record["files"]))
+        return record if plain and record["url"] == self.store.url else None
 
     def _write_record(self) -> None:
-        write_json(
-            self.study.folder / _RECORD,
-            {
-                "url": self.store.url,
-                "copy": self.copy_id,
-                "files": {
-                    name: (*stamp, version) for name, (stamp, version) in self._synced.items()
-                },
-            },
-        )
+        files = {name: (*stamp, version) for name, (stamp, version) in self._synced.items()}
+        record = {"url": self.store.url, "copy": self.copy_id, "files": files}
+        write_json(self.study.folder / _RECORD, record)
         self.is_copy = True
 
 

@@ -137,7 +137,6 @@ class ObjectStore:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Translate exceptions of the store libraries into StoreError."""
         try:
             yield
         except AssistantBuilderError:
@@ -191,7 +190,6 @@ def retry_until_timeout(work: Callable[[], None]) -> None:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """File system of a URL and the path in it."""
     import fsspec
 
     protocol = url.partition("://")[0]

@@ -78,7 +78,6 @@ def _is_of_this_machine(key: str, address: str) -> bool:
 
 
 def _remembered() -> frozenset[str]:
-    """The addresses of the file; none if others can write it, or it is damaged."""
     path = addresses_file()
     try:
         if os.name == "posix" and path.stat().st_mode & 0o022:
@@ -90,14 +89,11 @@ def _remembered() -> frozenset[str]:
 
 def _list_of(text: str) -> frozenset[str]:
     try:
-        found = json.loads(text)
+        names = json.loads(text)
     except (ValueError, RecursionError):
         return frozenset()
-    return (
-        frozenset(_normal(name) for name in found if isinstance(name, str))
-        if isinstance(found, list)
-        else (frozenset())
-    )
+    names = names if isinstance(names, list) else []
+    return frozenset(_normal(name) for name in names if isinstance(name, str))
 
 
 def _normal(address: str) -> str:

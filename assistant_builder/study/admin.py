@@ -163,7 +163,6 @@ def _free_folder(name: str) -> Path:
 
 @contextmanager
 def _locked_and_idle(study: Study, done: str) -> Iterator[None]:
-    """Lock a study that is not running, so that no run starts while its folder is moved."""
     running = StudyError(
         t("the study {name!r} is running and cannot be {done}", name=study.name, done=done),
         remedy=t("Wait until it is done, or cancel it first"),

@@ -139,7 +139,6 @@ def _check_entry(entry: os.DirEntry[str], pending: list[str]) -> None:
 
 
 def _is_link(path: Path) -> bool:
-    """Whether a path is a symbolic link, or on Windows a junction."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

@@ -55,7 +55,6 @@ def pair_limit(study: Study) -> int:
 
 
 def _counted(study: Study) -> dict[str, Any]:
-    """Statistics of the tokens of the pairs; empty before the data step."""
     return _read(study.folder / "data" / "findings.json", Findings).get("token_lengths") or {}
 
 

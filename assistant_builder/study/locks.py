@@ -97,7 +97,6 @@ def _proc_stat(pid: int) -> tuple[str, int] | None:
 
 @cache
 def _boot_id() -> str:
-    """Id of this boot; empty on systems without ``/proc``."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

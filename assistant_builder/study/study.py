@@ -29,7 +29,7 @@ from assistant_builder.config import (
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.containment import check_folder
-from assistant_builder.study.contents import ReportChoice
+from assistant_builder.study.contents import ArmSummary, ReportChoice
 from assistant_builder.study.locks import (
     folder_lock,
     is_lease_fresh,
@@ -147,11 +147,9 @@ class Study:
     def recommended(self) -> Study:
         """The study as seen through the approach that its report recommends; before there is one, the main approach."""
         known, path = self._settings.approaches, self.folder / "report.json"
-        found = (
-            read_json(path, ReportChoice).get("recommended_approach")
-            if len(known) > 1 and path.is_file()
-            else None
-        )
+        found = None
+        if len(known) > 1 and path.is_file():
+            found = read_json(path, ReportChoice).get("recommended_approach")
         return Study(self.folder, found if found in known else known[0])
 
     def _require_folder(self) -> None:
@@ -301,8 +299,12 @@ class Study:
         """``arms/<run>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
         return self.folder / "arms" / self._own(run)
 
+    def arm_summary(self, run: str) -> dict[str, Any]:
+        """``arms/<run>/summary.json``: what the training was and took."""
+        summary: dict[str, Any] = read_json(self.arm_folder(run) / "summary.json", ArmSummary)
+        return summary
+
     def _own(self, name: str) -> str:
-        """The name of a training run, or of its step, in this approach."""
         return name if name.endswith(tuple(SUFFIXES.values())) else name + self._suffix
 
     @property
@@ -352,16 +354,10 @@ class Study:
     @property
     def shown_steps(self) -> tuple[str, ...]:
         """The steps and the started shards; after the evaluation has succeeded, only the shards that succeeded."""
-        done = self.step("evaluate").state == "succeeded"
-        return insert_shards(
-            self.steps,
-            [
-                shard
-                for shard in self.shards
-                if self.status_file(shard).exists()
-                and (not done or self.step(shard).state == "succeeded")
-            ],
-        )
+        shards = [shard for shard in self.shards if self.status_file(shard).exists()]
+        if self.step("evaluate").state == "succeeded":
+            shards = [shard for shard in shards if self.step(shard).state == "succeeded"]
+        return insert_shards(self.steps, shards)
 
     def status_file(self, step: str) -> Path:
         """The status file of a step."""
@@ -424,16 +420,13 @@ class Study:
 
     def lock(self, taken: StudyError | None = None) -> AbstractContextManager[None]:
         """Lock the study for this process, see :func:`folder_lock`; the default error is that of a running study."""
-        return folder_lock(
-            self.folder,
-            taken
-            or StudyError(
-                "another process runs this study",
-                where=f"study {self.name}",
-                remedy=f"Watch it with 'assistant-builder status {self.name}' or stop it with "
-                f"'assistant-builder cancel {self.name}'",
-            ),
+        running = StudyError(
+            "another process runs this study",
+            where=f"study {self.name}",
+            remedy=f"Watch it with 'assistant-builder status {self.name}' or stop it with "
+            f"'assistant-builder cancel {self.name}'",
         )
+        return folder_lock(self.folder, taken or running)
 
     # steps
 
@@ -588,26 +581,20 @@ class Study:
     @property
     def dashboard(self) -> str:
         """URL of the dashboard of the cluster that runs the study; empty without one."""
-        runner = self.run_record()
-        return (
-            str(runner["dashboard"]) if runner is not None and runner["state"] == "running" else ""
-        )
+        runner = self.run_record() or {"state": "lost"}
+        return str(runner["dashboard"]) if runner["state"] == "running" else ""
 
     def status(self) -> dict[str, Any]:
         """The document that ``run --json`` and ``status --json`` print."""
-        records = [self.step(step) for step in self.shown_steps]
+        steps = []
+        for record in map(self.step, self.shown_steps):
+            seconds = round(record.seconds, 3)
+            step: dict[str, Any] = {"name": record.step, "state": record.state, "seconds": seconds}
+            steps.append({**step, "node": record.node} if record.node else step)
         return {
             "name": self.name,
             "state": self.state,
-            "steps": [
-                {
-                    "name": record.step,
-                    "state": record.state,
-                    "seconds": round(record.seconds, 3),
-                    **({"node": record.node} if record.node else {}),
-                }
-                for record in records
-            ],
+            "steps": steps,
             "folder": str(self.folder),
             "behind": self.queued_behind,
             "dashboard": self.dashboard,

@@ -107,7 +107,6 @@ def read_versions(root: Study, former_name: str | None = None) -> Versions:
 
 
 def _is_version(name: str, root: str) -> bool:
-    """Whether a study is the first one, or was made as a version of it, or is not there any more."""
     try:
         folder = studies_folder() / check_name(name)
     except ValueError:
@@ -116,7 +115,6 @@ def _is_version(name: str, root: str) -> bool:
 
 
 def _made_as_version_of(folder: Path) -> str | None:
-    """Name of the first study of a version; None if the study is no version."""
     path = folder / _MADE_FROM
     with contextlib.suppress(StudyError):  # a damaged file makes no version
         return read_json(path, MadeFrom).get("version_of") if path.is_file() else None
@@ -257,18 +255,12 @@ def refuse_to_delete(study: Study) -> None:
             for name in versions.names
         )
     ):
-        what = (
-            t("the project {name!r} has versions", name=study.name)
-            if study.name == root.name
-            else t("the version {name!r} is published", name=study.name)
-        )
-        raise StudyError(
-            what,
-            where=str(root.folder),
-            remedy=t("Delete its other versions first")
-            if study.name == root.name
-            else t("Publish another version first"),
-        )
+        what = t("the version {name!r} is published", name=study.name)
+        remedy = t("Publish another version first")
+        if study.name == root.name:
+            what = t("the project {name!r} has versions", name=study.name)
+            remedy = t("Delete its other versions first")
+        raise StudyError(what, where=str(root.folder), remedy=remedy)
 
 
 def rename_versions(root: Study, old: str, new: str) -> None:

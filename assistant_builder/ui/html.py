@@ -241,10 +241,7 @@ def report_frame(page: str) -> Markup:
     A ``srcdoc`` frame resolves ``#section`` against the URL of the app and would load the app into itself, so internal
     links get the frame's own URL. User text cannot contain such a link, because its quotation marks are escaped.
     """
-    frame = Markup(
-        '<iframe class="ab-report" title="{}" sandbox="allow-popups" srcdoc="{}"></iframe>'
-    )
-    return frame.format(t("Report"), page.replace('href="#', 'href="about:srcdoc#'))
+    return fragment("page.report", page.replace('href="#', 'href="about:srcdoc#'))
 
 
 STYLE_SHEETS = sorted(

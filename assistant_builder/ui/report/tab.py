@@ -8,7 +8,16 @@ from markupsafe import Markup
 from assistant_builder.i18n import N_, t
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
-from assistant_builder.ui.html import callout, code, empty, error_callout, fold, join, report_frame
+from assistant_builder.ui.html import (
+    callout,
+    code,
+    empty,
+    error_callout,
+    fold,
+    fragment,
+    join,
+    report_frame,
+)
 from assistant_builder.ui.refresh import LiveRegion, StudyView, Updates
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of
 from assistant_builder.ui.uploads import offer
