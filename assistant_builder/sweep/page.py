@@ -76,24 +76,25 @@ def sentence(record: Mapping[str, Any]) -> str:
     outcomes = study_outcomes(record)
     if not outcomes:
         return text
-    counts = {
-        what: [name for name, found in outcomes.items() if found == what] for what in _OUTCOME_TEXTS
+    names = {
+        what: [name for name, outcome in outcomes.items() if outcome == what]
+        for what in _OUTCOME_TEXTS
     }
     shares = [
-        f"{_share(len(names), len(outcomes))} {_OUTCOME_TEXTS[what]}"
-        for what, names in counts.items()
-        if names
+        f"{_share(len(names[what]), len(outcomes))} {words}"
+        for what, words in _OUTCOME_TEXTS.items()
+        if names[what]
     ]
     text += (
         f" On the {record['comparisons'][0]['n']} held-out questions, which were not used for the selection, "
         f"{'; '.join(shares)} (Holm over {plural(len(record['comparisons']), 'test')})."
     )
-    if counts["not told apart"] and not counts["better"]:
+    if names["not told apart"] and not names["better"]:
         text += " A study that is not clearly different may be as good, so prefer the cheapest."
-    if counts["better"]:
+    if names["better"]:
         text += (
-            f" Validation missed {', '.join(counts['better'])}. Choosing "
-            f"{'it' if len(counts['better']) == 1 else 'one of them'} now would be a choice by the held-out "
+            f" Validation missed {', '.join(names['better'])}. Choosing "
+            f"{'it' if len(names['better']) == 1 else 'one of them'} now would be a choice by the held-out "
             "questions, which makes its held-out score too optimistic."
         )
     return text
@@ -108,14 +109,12 @@ def _share(number_of: int, total: int) -> str:
 
 def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:
     """The outcome of each compared study over the deciding arms: worse, better, mixed or not told apart."""
-    found: dict[str, set[str]] = {}
+    outcomes: dict[str, str] = {}
     for row in record["comparisons"]:
-        found.setdefault(row["study"], set()).add(row["outcome"])
-    clear = {name: outcomes - {"not told apart"} for name, outcomes in found.items()}
-    return {
-        name: "mixed" if len(outcomes) > 1 else next(iter(outcomes), "not told apart")
-        for name, outcomes in clear.items()
-    }
+        known, own = outcomes.get(row["study"], "not told apart"), row["outcome"]
+        clear = {known, own} - {"not told apart"}
+        outcomes[row["study"]] = "mixed" if len(clear) > 1 else clear.pop() if clear else own
+    return outcomes
 
 
 def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
@@ -124,9 +123,9 @@ def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
     states = [row["state"] for row in record["studies"]]
     stopped, failed = states.count("stopped"), states.count("failed")
     if stopped:
+        which = plural(stopped, "study was", "studies were")
         found.append(
-            f"{plural(stopped, 'study was', 'studies were')} stopped early by the median rule, and therefore "
-            "not scored and not tested"
+            f"{which} stopped early by the median rule, and therefore not scored and not tested"
         )
     if failed:
         found.append(
@@ -186,15 +185,8 @@ def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The tests as a table with columns and rows; a difference is the study's figure minus the selected one's."""
-    columns = [
-        "study",
-        "arm",
-        f"difference from {record['selected']}",
-        "95% interval",
-        "p (Holm)",
-        "result",
-    ]
-    place, cells = {row["name"]: at for at, row in enumerate(ordered(record))}, served_cells(ARMS)
+    difference_from = f"difference from {record['selected']}"
+    columns = ["study", "arm", difference_from, "95% interval", "p (Holm)", "result"]
     return columns, [
         [
             row["study"],
@@ -204,10 +196,16 @@ def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str
             p_value(row["p_value_holm"]),
             _OUTCOME_TEXTS[row["outcome"]],
         ]
-        for row in sorted(
-            record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"]))
-        )
+        for row in _comparisons(record)
     ]
+
+
+def _comparisons(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    place = {row["name"]: at for at, row in enumerate(ordered(record))}
+    cells = served_cells(ARMS)
+    return sorted(
+        record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"]))
+    )
 
 
 def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -249,13 +247,16 @@ of an arm, which the titles of the axes have."""
 
 @dataclass(frozen=True)
 class Axis:
-    """One vertical axis."""
+    """One vertical axis.
+
+    Attributes:
+        at: Study → position from 0 (bottom) to 1; studies without a value are missing.
+        ticks: Position and text of each tick.
+    """
 
     title: str
-    at: dict[
-        str, float
-    ]  # study → position from 0 (bottom) to 1; studies without a value are missing
-    ticks: tuple[tuple[float, str], ...]  # position and text of each tick
+    at: dict[str, float]
+    ticks: tuple[tuple[float, str], ...]
 
 
 def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
@@ -309,15 +310,14 @@ def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
 
 def kinds_of(record: Mapping[str, Any]) -> dict[str, str]:
     """The kind of each study; a finished study without a comparison counts as not clearly different."""
-    outcomes = study_outcomes(record)
-    return {
-        row["name"]: "chosen"
-        if row["name"] == record["selected"]
-        else "unscored"
-        if row["state"] != "succeeded"
-        else outcomes.get(row["name"], "not told apart")
-        for row in record["studies"]
+    kinds = {}
+    for row in record["studies"]:
+        done = row["state"] == "succeeded"
+        kinds[row["name"]] = "not told apart" if done else "unscored"
+    kinds |= {
+        name: kind for name, kind in study_outcomes(record).items() if kinds[name] != "unscored"
     }
+    return {name: "chosen" if name == record["selected"] else kind for name, kind in kinds.items()}
 
 
 def axes(record: Mapping[str, Any]) -> list[Axis]:
@@ -418,33 +418,21 @@ def _environment() -> Environment:
 
 
 def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The differences from the selected study with their intervals, one axis for each deciding arm."""
-    settings = {row["name"]: label(row["settings"]) for row in ordered(record)}
-    place = {name: number for number, name in enumerate(settings)}
+    settings = {row["name"]: label(row["settings"]) for row in record["studies"]}
+    rows = [
+        {
+            **row,
+            "label": row["study"],
+            "about": settings[row["study"]],
+            "note": _OUTCOME_TEXTS[row["outcome"]],
+            "primary": False,
+            "margin": None,
+        }
+        for row in _comparisons(record)
+    ]
     panels = []
-    for cell, name in ((arm.cell, arm.short) for arm in ARMS.values()):
-        rows = [
-            {
-                **row,
-                "label": row["study"],
-                "about": settings[row["study"]],
-                "note": _OUTCOME_TEXTS[row["outcome"]],
-                "primary": False,
-                "margin": None,
-            }
-            for row in sorted(record["comparisons"], key=lambda row: place[row["study"]])
-            if row["cell"] == cell
-        ]
-        if rows:
-            panels.append(
-                {
-                    "name": name,
-                    **interval_panel(
-                        rows,
-                        f"← better than {record['selected']}",
-                        "worse →",
-                        "difference (95% interval)",
-                    ),
-                }
-            )
+    for arm in ARMS.values():
+        better, what = f"← better than {record['selected']}", "difference (95% interval)"
+        if own := [row for row in rows if row["cell"] == arm.cell]:
+            panels.append({"name": arm.short, **interval_panel(own, better, "worse →", what)})
     return panels
