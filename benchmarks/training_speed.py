@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.planning.hardware import this_machine
@@ -42,7 +42,7 @@ from benchmarks.candidates import (
     start_worker,
 )
 from benchmarks.job import Job, make_job
-from benchmarks.summary import Row, arms_ratio, caveats, plot, render, summarize
+from benchmarks.summary import Row, arms_ratio, caveats, render, summarize
 
 EXAMPLE = (
     Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
@@ -211,9 +211,7 @@ def bench(options: argparse.Namespace, console: Console) -> None:
     for line in (*caveats(rows), "", *DIFFERENCES):
         console.print(line, highlight=False)
     seconds = time.monotonic() - began
-    console.print(
-        f"\n{seconds:.0f} s. Written to {options.out}: bench.json, bench.svg", highlight=False
-    )
+    console.print(f"\n{seconds:.0f} s. Written to {options.out}/bench.json", highlight=False)
 
 
 def _report_run(run: Run, console: Console) -> None:
@@ -225,7 +223,7 @@ def _report_run(run: Run, console: Console) -> None:
 
 
 def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None:
-    """Write ``bench.json`` (all runs and the summary) and ``bench.svg`` into a folder, made if missing."""
+    """Write ``bench.json``, all runs and the summary, into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     ratio = arms_ratio(runs)
     record: dict[str, Any] = {
@@ -242,10 +240,6 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
         "runs": list(runs),
     }
     write_json(out / "bench.json", record)
-    speeds: dict[str, list[float]] = {}
-    for run in runs:
-        speeds.setdefault(run["candidate"], []).append(run["tokens_per_second"])
-    write_text(out / "bench.svg", plot(rows, speeds, _caption(job, runs)))
 
 
 def _caption(job: Job, runs: Sequence[Run]) -> str:

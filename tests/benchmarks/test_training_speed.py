@@ -1,4 +1,4 @@
-"""Logic of the training benchmark without training: order of runs, medians, table, plot, command line."""
+"""Logic of the training benchmark without training: order of runs, medians, table, command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from benchmarks import llama_factory
 from benchmarks import training_speed as command
 from benchmarks.candidates import CPU_CANDIDATES, Candidate, Spread, interleaved, spread_text
 from benchmarks.job import Job, make_job
-from benchmarks.summary import arms_ratio, caveats, plot, render, summarize
+from benchmarks.summary import arms_ratio, caveats, render, summarize
 
 NAMES = [candidate.name for candidate in CPU_CANDIDATES]
 
@@ -154,19 +153,6 @@ def test_spread_as_text(value: Spread | None, places: int, shown: str) -> None:
     assert spread_text(value, places) == shown
 
 
-def test_the_plot_is_an_svg_with_a_bar_and_the_rounds_of_each_candidate() -> None:
-    records = runs(5)
-    speeds = {
-        name: [r["tokens_per_second"] for r in records if r["candidate"] == name] for name in NAMES
-    }
-    root = ElementTree.fromstring(plot(summarize(records), speeds, "a <base> & more"))
-    tag = "{http://www.w3.org/2000/svg}"
-    assert len(root.findall(f"{tag}rect")) == 1 + 6 and len(root.findall(f"{tag}circle")) == 6 * 5
-    assert "a <base> & more" in [text.text for text in root.findall(f"{tag}text")]
-    _, _, width, _ = map(float, root.attrib["viewBox"].split())
-    assert all(float(circle.attrib["cx"]) < width for circle in root.findall(f"{tag}circle"))
-
-
 def test_command_line_defaults_are_a_measurement_and_quick_is_a_trial() -> None:
     full, quick = command.parse([]), command.parse(["--quick"])
     assert (full.rounds, full.steps, full.warmup) == (5, 2, 1) and full.candidates == CPU_CANDIDATES
@@ -216,9 +202,6 @@ def test_llama_factory_runs_if_its_python_is_given(
         "factory-lora",
     ]
     assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
-    assert rows[3].candidate.title in plot(
-        rows, {row.candidate.name: [1.0] for row in rows}, "caption"
-    )
 
 
 def test_stopwatch_record_round_trip() -> None:
@@ -331,4 +314,3 @@ def test_results_are_written_atomically(job: Job, tmp_path: Path) -> None:
         and record["train"]["rank"] == 16
         and record["differences"]
     )
-    assert (tmp_path / "new" / "out" / "bench.svg").read_text().startswith("<svg")
