@@ -41,16 +41,12 @@ from benchmarks.candidates import (
     spread_text,
     start_worker,
 )
+from benchmarks.common import FERRIES, log_end
 from benchmarks.job import Job, make_job
 from benchmarks.summary import Row, arms_ratio, caveats, render, summarize
 
-EXAMPLE = (
-    Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
-)
 _SMALLEST_CONSOLE = 130
 """Columns of the table if the output is not a terminal."""
-_LOG_LINES = 5
-"""Number of log lines in the error of a failed run."""
 
 DIFFERENCES: tuple[str, ...] = (
     "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step and a "
@@ -80,7 +76,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.training_speed", description=__doc__
     )
     parser.add_argument(
-        "--data", type=Path, default=EXAMPLE, help="data file; its training split is used"
+        "--data", type=Path, default=FERRIES, help="data file; its training split is used"
     )
     parser.add_argument("--rounds", type=positive, help="runs of each candidate (5; quick: 1)")
     parser.add_argument(
@@ -159,7 +155,7 @@ def _run(job: Path, candidate: Candidate, seed: int) -> dict[str, Any]:
     result = job.with_name("result.json")
     if code != 0 or not result.is_file():
         raise EvaluationError(
-            f"the run of {candidate.name} ended with code {code}: {' | '.join(log.splitlines()[-_LOG_LINES:])}",
+            f"the run of {candidate.name} ended with code {code}: {log_end(log, ' | ')}",
             remedy="Exclude it with --candidates, or free memory if the code is -9",
         )
     record: dict[str, Any] = read_json(result)

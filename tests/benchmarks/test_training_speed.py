@@ -22,6 +22,7 @@ from benchmarks import candidates as candidates_module
 from benchmarks import llama_factory
 from benchmarks import training_speed as command
 from benchmarks.candidates import CPU_CANDIDATES, Candidate, Spread, interleaved, spread_text
+from benchmarks.common import FERRIES
 from benchmarks.job import Job, make_job
 from benchmarks.summary import arms_ratio, caveats, render, summarize
 
@@ -272,7 +273,7 @@ def test_a_failed_run_names_the_candidate_and_shows_its_last_words(
 
 @pytest.fixture
 def job(bundled_models: Path) -> Job:
-    config = StudyConfig().with_changes({"data.source": str(command.EXAMPLE)})
+    config = StudyConfig().with_changes({"data.source": str(FERRIES)})
     return make_job(config, warmup_steps=1, timed_steps=2, validation_pairs=8)
 
 
@@ -295,7 +296,7 @@ def test_a_job_has_as_many_distinct_pairs_as_its_steps_need(job: Job, tmp_path: 
 
 
 def test_too_few_pairs_are_refused_with_a_remedy(bundled_models: Path) -> None:
-    config = StudyConfig().with_changes({"data.source": str(command.EXAMPLE)})
+    config = StudyConfig().with_changes({"data.source": str(FERRIES)})
     with pytest.raises(AssistantBuilderError, match="--steps"):
         make_job(config, warmup_steps=1, timed_steps=500, validation_pairs=8)
 
