@@ -80,7 +80,9 @@ def sweep(
 @contextmanager
 def _show_trial(trial: Trial) -> Iterator[Callable[[Event], None]]:
     """Print a heading, and show a progress bar for each step."""
-    output.echo(f"{trial.name}: {trial.label}")
+    from assistant_builder.sweep.spec import label
+
+    output.echo(f"{trial.name}: {label(trial.settings)}")
     with run_display() as display:
         yield display
 

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
@@ -74,11 +76,6 @@ class Trial:
     def name(self) -> str:
         """The study's name."""
         return self.config.name
-
-    @property
-    def label(self) -> str:
-        """The settings as ``train.rank=8, train.learning_rate=0.0001``."""
-        return label(self.settings)
 
 
 def label(settings: Mapping[str, Any]) -> str:
@@ -179,7 +176,8 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
             # many combinations repeat the problem of one value
             problems += render(error.what).split("; ")
             continue
-        trials.append(Trial(config, {key: value_of(config, key) for key in grid.swept}))
+        tree = config.model_dump(mode="json")
+        trials.append(Trial(config, {k: reduce(getitem, k.split("."), tree) for k in grid.swept}))
     if not problems:
         problems = _same(trials)
     if problems:
@@ -189,14 +187,6 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
             remedy="Nothing was started. 'assistant-builder settings' lists every setting",
         )
     return trials
-
-
-def value_of(config: StudyConfig, key: str) -> Any:
-    """A setting's value by its dotted key."""
-    value: Any = config.model_dump(mode="json")
-    for part in key.split("."):
-        value = value[part]
-    return value
 
 
 def _why_not(key: str) -> str | None:
@@ -216,11 +206,9 @@ def _same(trials: list[Trial]) -> list[str]:
         settings = trial.config.model_dump_json(exclude={"name": True, "train": {"preset"}})
         first = seen.setdefault(settings, trial)
         if first is not trial:
-            problems.append(
-                f"{first.label} is given twice"
-                if first.label == trial.label
-                else f"{first.label} and {trial.label} are the same study"
-            )
+            one, other = label(first.settings), label(trial.settings)
+            same = "is given twice" if one == other else f"and {other} are the same study"
+            problems.append(f"{one} {same}")
     return problems
 
 
