@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal
 
 import httpx
@@ -93,12 +92,7 @@ class ChatEndpoint:
     async def __aenter__(self) -> ChatEndpoint:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
     async def ask(self, messages: Sequence[dict[str, str]]) -> str:
@@ -150,29 +144,21 @@ class ChatEndpoint:
 
     def _refusal(self, response: httpx.Response, content: bytes) -> EndpointError:
         status, wait = response.status_code, response.headers.get("retry-after", "")
-        kind: Kind = (
-            "key"
-            if status in (401, 403)
-            else "busy"
-            if status in (408, 429) or status >= 500
-            else "refused"
+        temporary = status in (408, 429) or status >= 500
+        kind: Kind = "key" if status in (401, 403) else "busy" if temporary else "refused"
+        message, seconds = (
+            self._clean(_error_message(content)),
+            float(wait) if wait.isdecimal() else 0.0,
         )
-        return EndpointError(
-            kind,
-            f"HTTP {status}",
-            message=self._clean(_error_message(content)),
-            wait_seconds=float(wait) if wait.isdecimal() else 0.0,
-        )
+        return EndpointError(kind, f"HTTP {status}", message=message, wait_seconds=seconds)
 
     def _clean(self, text: str) -> str:
-        """The text without the key and without lone surrogates, which cannot be written to a file."""
         if self._secret:
             text = text.replace(self._secret, "[hidden]")
         return text.encode("utf-8", errors="replace").decode()
 
 
 def _text_of(content: bytes) -> str:
-    """The text of the first choice, which servers send as a string or as a list of parts."""
     try:
         text: Any = json.loads(content)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:

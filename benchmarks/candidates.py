@@ -15,6 +15,7 @@ from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import EvaluationError
+from benchmarks.common import log_end
 
 Family = Literal["ours", "plain", "tuned", "factory", "unsloth"]
 Run = Mapping[str, Any]
@@ -119,16 +120,9 @@ def start_worker(
     result, log = job.with_name("result.json"), job.with_name("log.txt")
     result.unlink(missing_ok=True)
     with log.open("wb") as stream:
+        words = (*options, str(job), candidate.name, str(seed), str(result))
         code = subprocess.run(
-            python_command(
-                "-m",
-                "benchmarks.training_process",
-                *options,
-                str(job),
-                candidate.name,
-                str(seed),
-                str(result),
-            ),
+            python_command("-m", "benchmarks.training_process", *words),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -155,7 +149,7 @@ def run_case(module: str, *options: str, remedy: str) -> Any:
         )
         if done.returncode:
             raise EvaluationError(
-                f"{module} {' '.join(options)} failed: {' '.join(done.stderr.splitlines()[-5:])}",
+                f"{module} {' '.join(options)} failed: {log_end(done.stderr)}",
                 remedy=remedy,
             )
         return read_json(result)

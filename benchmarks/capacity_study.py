@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from assistant_builder import __version__
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.study import Study, studies_folder
+from benchmarks.common import temporary_home
 
 FILE = Path(__file__).with_name("capacity.json")
 _ONE_CORE = ("data", "data-embed", "report")
@@ -62,23 +62,15 @@ def listing_seconds(study: Study, copies: int) -> tuple[float, float]:
     """Seconds a study in which the home screen lists copies for the first time, and again."""
     from assistant_builder.ui.home.view import list_studies
 
-    before = os.environ.get("ASSISTANT_BUILDER_HOME")
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["ASSISTANT_BUILDER_HOME"] = home
-        try:
-            for number in range(copies):
-                shutil.copytree(
-                    study.folder, studies_folder() / f"copy-{number}", copy_function=os.symlink
-                )
-            seconds = []
-            for _ in range(2):
-                began = time.perf_counter()
-                listed = len(list_studies().entries)
-                seconds.append((time.perf_counter() - began) / copies)
-        finally:
-            os.environ.pop("ASSISTANT_BUILDER_HOME")
-            if before is not None:
-                os.environ["ASSISTANT_BUILDER_HOME"] = before
+    with temporary_home():
+        for number in range(copies):
+            copy = studies_folder() / f"copy-{number}"
+            shutil.copytree(study.folder, copy, copy_function=os.symlink)
+        seconds = []
+        for _ in range(2):
+            began = time.perf_counter()
+            listed = len(list_studies().entries)
+            seconds.append((time.perf_counter() - began) / copies)
     if listed != copies:
         raise StudyError(
             f"the home screen lists {listed} of {copies} copies", where=str(study.folder)

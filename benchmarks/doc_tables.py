@@ -33,6 +33,7 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.plan import ASSUMED_PAIRS, Lengths, Plan, distribute, plan_study
+from benchmarks.common import ROOT
 from benchmarks.refusal_agreement import labelled_answers
 from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
@@ -40,13 +41,12 @@ from evals.report.format import count, duration, money, size
 from evals.report.glossary import GLOSSARY
 from evals.stats.power import items_needed
 
-_ROOT = Path(__file__).resolve().parents[1]
-PROJECT_README = _ROOT / "README.md"
-EVALUATION_PAGE = _ROOT / "docs" / "evaluation.md"
-CAPACITY_PAGE = _ROOT / "docs" / "capacity.md"
-PLANNER_PAGE = _ROOT / "docs" / "planner.md"
-CONFIGURATION_PAGE = _ROOT / "docs" / "configuration.md"
-GLOSSARY_PAGE = _ROOT / "docs" / "glossary.md"
+PROJECT_README = ROOT / "README.md"
+EVALUATION_PAGE = ROOT / "docs" / "evaluation.md"
+CAPACITY_PAGE = ROOT / "docs" / "capacity.md"
+PLANNER_PAGE = ROOT / "docs" / "planner.md"
+CONFIGURATION_PAGE = ROOT / "docs" / "configuration.md"
+GLOSSARY_PAGE = ROOT / "docs" / "glossary.md"
 FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
 QUOTED_DIFFERENCE = 0.04
 """86 % against 82 %."""

@@ -13,9 +13,7 @@ import argparse
 import itertools
 import json
 import math
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,8 @@ from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
-from assistant_builder.study import Study
+from assistant_builder.study import Study, home
+from benchmarks.common import FERRIES, temporary_home
 from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
 from evals.compare import Comparison, paired_comparison
 from evals.decision import decide
@@ -36,7 +35,6 @@ from evals.report.load import BASELINE, read_cells, tuned_cells
 from evals.report.rules import Rules
 from evals.report.stability import seed_cells
 
-DATA = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SECTION = "equal-seeds"
 ZEROED = 0.1
 """Share of the adapter's rows that the second damage sets to zero."""
@@ -63,7 +61,7 @@ def make_study(name: str, seeds: int, steps: int) -> Study:
             "name": name,
             "arms": [LORA.name],
             "seeds": seeds,
-            "data.source": DATA.name,
+            "data.source": FERRIES.name,
             "train.preset": "custom",
             "train.max_steps": steps,
             "train.learning_rate": 1e-3,
@@ -71,7 +69,7 @@ def make_study(name: str, seeds: int, steps: int) -> Study:
             "train.evaluations": 1,
         }
     )
-    study = Study.create(config, DATA)
+    study = Study.create(config, FERRIES)
     assert study.source is not None
     prepare_dataset(study.source, config.data, folder=study.folder / "data", title=name)
     return study
@@ -255,15 +253,11 @@ def main() -> None:
             print(f"{cell}: seed {other} against seed {one}: {outcome}")
         return
     if options.write:
-        read_section(
-            SECTION, EVALUATION_PAGE
-        )  # raises before the training if the marks are missing
-    with tempfile.TemporaryDirectory() as folder:
-        home = os.environ.get("ASSISTANT_BUILDER_HOME") or str(Path.home() / ".assistant-builder")
-        os.environ["ASSISTANT_BUILDER_HOME"] = folder
-        models = Path(home) / "models"
+        read_section(SECTION, EVALUATION_PAGE)  # fails before the training without the marks
+    models = home() / "models"
+    with temporary_home() as folder:
         if models.is_dir():
-            (Path(folder) / "models").symlink_to(models)
+            (folder / "models").symlink_to(models)
         found = run(options.seeds, options.steps)
     print(json.dumps(found, indent=1))
     if options.write:

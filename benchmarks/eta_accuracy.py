@@ -26,12 +26,10 @@ from assistant_builder.planning.training_time import (
 )
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home
+from benchmarks.common import FERRIES, log_end
 from benchmarks.doc_tables import PLANNER_PAGE, write_section
 from evals.report.format import count, percent, signed_percent
 
-EXAMPLE = (
-    Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
-)
 SHAPES: dict[str, dict[str, Any]] = {
     "as shipped": {"train.max_steps": 16},
     "small batches, many validations": {
@@ -57,7 +55,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Changed settings of each run, by its name in the table."""
 _KEPT = ("event", "step", "tokens", "busy_seconds", "elapsed_seconds")
 """Recorded keys of each event, with which a changed extrapolation can be evaluated without training again."""
-_LOG_LINES = 5
 
 
 def estimated_seconds(run: Mapping[str, Any]) -> float:
@@ -119,7 +116,7 @@ def measure(shape: str, data: Path, on_run: Callable[[dict[str, Any]], None]) ->
                 command, capture_output=True, text=True, env=environment, check=False
             )
             if done.returncode:
-                log = " ".join((done.stdout + done.stderr).splitlines()[-_LOG_LINES:])
+                log = log_end(done.stdout + done.stderr)
                 raise EvaluationError(
                     f"step {step} of {shape!r} failed: {log}",
                     remedy="Run the step alone to see why",
@@ -157,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> None:
         metavar="SHAPE",
         help=f"some of: {'; '.join(SHAPES)}",
     )
-    parser.add_argument("--data", type=Path, default=EXAMPLE, help="data file to train on")
+    parser.add_argument("--data", type=Path, default=FERRIES, help="data file to train on")
     parser.add_argument(
         "--studies",
         nargs="+",

@@ -29,10 +29,10 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
+from benchmarks.common import log_end
 
 _ONE_AT_A_TIME = 12
 """Questions answered one at a time in a round."""
-_LOG_LINES = 5
 PARTS = ["answering", "cells", "switching"]
 
 
@@ -107,27 +107,17 @@ def lm_eval_run(
     if spec.adapter:
         words.append(f"peft={study.arm_folder(spec.adapter) / 'adapter'}")
     began = time.perf_counter()
-    _run(
-        [
-            "-m",
-            "lm_eval",
-            "run",
-            "--model",
-            "hf",
-            "--model_args",
-            ",".join(words),
-            "--include_path",
-            str(study.folder / "evals" / "tasks"),
-            "--tasks",
-            f"{study.name}_nll,{study.name}_gen",
-            "--limit",
-            str(items),
-            "--batch_size",
-            str(study.config.eval.batch_size),
-            "--output_path",
-            str(scratch / cell),
-        ]
-    )
+    options = {
+        "model": "hf",
+        "model_args": ",".join(words),
+        "include_path": study.folder / "evals" / "tasks",
+        "tasks": f"{study.name}_nll,{study.name}_gen",
+        "limit": items,
+        "batch_size": study.config.eval.batch_size,
+        "output_path": scratch / cell,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    _run(["-m", "lm_eval", "run", *words])
     return time.perf_counter() - began
 
 
@@ -166,16 +156,8 @@ def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[s
                 lm_eval_run(study, bases, cell, items, Path(scratch)) for cell in main_cells(TWINS)
             )
             began = time.perf_counter()
-            _run(
-                [
-                    "-m",
-                    "benchmarks.evaluation_speed",
-                    str(study.folder),
-                    "--items",
-                    str(items),
-                    "--only-score",
-                ]
-            )
+            options = ("--items", str(items), "--only-score")
+            _run(["-m", "benchmarks.evaluation_speed", str(study.folder), *options])
             found.append({"lm_eval": fresh, "ours": time.perf_counter() - began})
     return found
 
@@ -237,7 +219,7 @@ def _run(words: Sequence[str]) -> None:
     )
     if done.returncode:
         raise EvaluationError(
-            f"{' '.join(words[:3])} failed: {' '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
+            f"{' '.join(words[:3])} failed: {log_end(done.stderr)}",
             remedy="Run the command yourself to see the complete output",
         )
 

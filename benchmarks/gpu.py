@@ -45,24 +45,14 @@ from benchmarks.candidates import (  # noqa: E402
     spread_text,
     start_worker,
 )
+from benchmarks.common import FERRIES, log_end  # noqa: E402
 from benchmarks.job import Job  # noqa: E402
 from benchmarks.random_model import SHAPES, write_model  # noqa: E402
 
-TEXT = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "trl",
-    "liger-kernel",
-    "unsloth",
-    "flash-attn",
-)
+PACKAGES = "torch transformers peft bitsandbytes trl liger-kernel unsloth flash-attn".split()
 LENGTHS = (128, 2048)
 _SHORTEST = 0.5
 """Minimum length of a row as a share of the longest; lengths are uniform, because real pairs differ in length."""
-_LOG_LINES = 5
 NO_GPU = (
     "benchmark: there is no CUDA device; measure speed on a CPU by `make bench`, or test this script with "
     "`--device cpu --shape tiny`"
@@ -181,7 +171,7 @@ def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> 
     """
     words = [
         word
-        for record in read_jsonl(TEXT)
+        for record in read_jsonl(FERRIES)
         for key in ("question", "answer")
         for word in str(record[key]).split()
     ]
@@ -289,7 +279,7 @@ def _run(job: Path, candidate: Candidate, seed: int, args: argparse.Namespace) -
     last = next(
         (line.strip() for line in reversed(log.splitlines()) if line.strip()), f"exit code {code}"
     )
-    sys.stderr.write("\n".join(log.splitlines()[-_LOG_LINES:]) + "\n")
+    sys.stderr.write(log_end(log, "\n") + "\n")
     return {"candidate": candidate.name, "failed": last[:120]}
 
 

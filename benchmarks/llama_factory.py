@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import EvaluationError
+from benchmarks.common import ROOT, log_end
 
 if TYPE_CHECKING:
     from benchmarks.job import Job
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 VARIABLE = "ASSISTANT_BUILDER_LLAMA_FACTORY"
 """Environment variable with the Python of its environment."""
-_ROOT = Path(__file__).resolve().parents[1]
-_LOG_LINES = 5
 
 
 def train(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
@@ -49,12 +48,12 @@ def train(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
     )
     if done.returncode:
         raise EvaluationError(
-            f"LLaMA-Factory failed: {' | '.join(done.stderr.splitlines()[-_LOG_LINES:])}",
+            f"LLaMA-Factory failed: {log_end(done.stderr, ' | ')}",
             remedy="Omit --llama-factory",
         )
     watch.take(read_json(scratch / "stamps.json"))

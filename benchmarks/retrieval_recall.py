@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -20,24 +19,17 @@ from assistant_builder.retrieval import index as index_module
 from assistant_builder.retrieval import ranking
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, Index, facts_of
 from assistant_builder.retrieval.train_embedder import HYPERPARAMETERS, batches
+from benchmarks.common import FERRIES, ROOT
 from benchmarks.doc_tables import markdown_table, write_section
 
-_ROOT = Path(__file__).resolve().parents[1]
-RETRIEVAL_PAGE = _ROOT / "docs" / "retrieval.md"
+RETRIEVAL_PAGE = ROOT / "docs" / "retrieval.md"
 SECTION = "recall"
+_OWN, _CARDS = ROOT / "benchmarks" / "datasets", ROOT / "datasets_cards"
 DATASETS = {
-    "Ostrel Sound Ferries": _ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl",
-    "Quernby Evening College": _ROOT
-    / "benchmarks"
-    / "datasets"
-    / "quernby-evening-college"
-    / "data.jsonl",
-    "Wexholme Community Pool": _ROOT
-    / "benchmarks"
-    / "datasets"
-    / "wexholme-community-pool"
-    / "data.jsonl",
-    "Thimble Row Library": _ROOT / "datasets_cards" / "thimble-row-library" / "data.csv",
+    "Ostrel Sound Ferries": FERRIES,
+    "Quernby Evening College": _OWN / "quernby-evening-college" / "data.jsonl",
+    "Wexholme Community Pool": _OWN / "wexholme-community-pool" / "data.jsonl",
+    "Thimble Row Library": _CARDS / "thimble-row-library" / "data.csv",
 }
 SEARCHES = {
     "embeddings of questions, nearest wording": (1, 0.0, 0.0),

@@ -22,8 +22,8 @@ from assistant_builder.child_process import configure_libraries
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from benchmarks.candidates import positive, run_case
+from benchmarks.common import FERRIES
 from benchmarks.job import Job, make_job
-from benchmarks.training_speed import EXAMPLE
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "matrix products": ("aten::mm", "aten::addmm"),
@@ -156,7 +156,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__)
     parser.add_argument(
-        "--data", type=Path, default=EXAMPLE, help="data file; its training split is used"
+        "--data", type=Path, default=FERRIES, help="data file; its training split is used"
     )
     parser.add_argument("--arm", choices=TWINS, default=TWINS[0])
     parser.add_argument("--steps", type=positive, default=3, help="profiled steps (3)")
@@ -167,20 +167,9 @@ def arguments() -> argparse.Namespace:
 def profile_step(options: argparse.Namespace) -> None:
     """Profile and write the result to ``--out``; without it, do so in another process and print the report."""
     if options.out is None:
-        print(
-            report(
-                run_case(
-                    "benchmarks.step_profile",
-                    "--data",
-                    str(options.data),
-                    "--arm",
-                    options.arm,
-                    "--steps",
-                    str(options.steps),
-                    remedy="Use a machine without a GPU, and a file with enough pairs",
-                )
-            )
-        )
+        words = ("--data", str(options.data), "--arm", options.arm, "--steps", str(options.steps))
+        remedy = "Use a machine without a GPU, and a file with enough pairs"
+        print(report(run_case("benchmarks.step_profile", *words, remedy=remedy)))
         return
     configure_libraries()
     job = make_job(

@@ -1,10 +1,9 @@
-"""Results of ``benchmarks.training_speed``: table and plot of the records of runs."""
+"""Results of ``benchmarks.training_speed``: table of the records of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 from rich import box
@@ -30,9 +29,6 @@ _COLUMNS = (
     "training loss",
     "validation loss",
 )
-_WIDTH, _BAR, _GAP, _LEFT, _RIGHT, _TOP = 760, 26, 10, 150, 225, 58
-_COLORS = {"plain": "#9aa3b2", "tuned": "#64748b", "ours": "#0d9488", "factory": "#b45309"}
-_INK = "#1f2937"
 
 
 @dataclass(frozen=True)
@@ -186,70 +182,3 @@ def _cells(row: Row, device: str) -> list[str]:
         f"{row.first_loss.median:.2f} → {row.last_loss.median:.2f}",
         spread_text(row.validation_loss, 3),
     ]
-
-
-def plot(rows: Sequence[Row], speeds: dict[str, list[float]], caption: str) -> str:
-    """The comparison as one SVG document: speed as bars, the rounds as dots on them; ``caption`` is under the title."""
-    scale = (_WIDTH - _LEFT - _RIGHT) / max(max(values) for values in speeds.values())
-    parts: list[str] = []
-    y = _TOP
-    for arm in TWINS:
-        own = [row for row in rows if row.candidate.arm == arm]
-        if own:
-            parts.append(_text(0, y + 16, BASES[arm], weight="600"))
-            y += 26
-        for row in own:
-            parts += _bar(row, speeds[row.candidate.name], y, scale)
-            y += _BAR + _GAP
-        y += 12
-    title = "Training speed, real tokens per second"
-    return (
-        "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 0 {_WIDTH + 32} {y + 30}" role="img" '
-                f'font-family="system-ui, sans-serif" font-size="13" fill="{_INK}">',
-                f"<title>{title}</title>",
-                f'<rect x="-16" width="{_WIDTH + 32}" height="{y + 30}" fill="#ffffff"/>',
-                _text(0, 24, title, weight="700", size=17),
-                _text(0, 44, caption, color="#64748b"),
-                *parts,
-                _text(
-                    0,
-                    y + 14,
-                    "Bar: median of the rounds. Dots: single rounds. Loss: on pairs that were not trained on.",
-                    color="#64748b",
-                ),
-                "</svg>",
-            ]
-        )
-        + "\n"
-    )
-
-
-def _bar(row: Row, values: Sequence[float], y: int, scale: float) -> list[str]:
-    width = row.tokens_per_second.median * scale
-    middle = y + _BAR / 2
-    label = f"{row.tokens_per_second.median:.0f}"
-    if row.versus_plain is not None:
-        label += f"  ({row.versus_plain.median:.2f} × plain)"
-    label += f"  loss {row.validation_loss.median:.2f}"
-    end = max(width, max(values) * scale)
-    return [
-        _text(0, middle + 4.5, row.candidate.title),
-        f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="3" '
-        f'fill="{_COLORS[row.candidate.family]}"/>',
-        *(
-            f'<circle cx="{_LEFT + value * scale:.1f}" cy="{middle:.1f}" r="3" fill="#ffffff" stroke="{_INK}"/>'
-            for value in values
-        ),
-        _text(_LEFT + end + 10, middle + 4.5, label),
-    ]
-
-
-def _text(
-    x: float, y: float, text: str, *, weight: str = "400", size: int = 13, color: str = _INK
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" font-size="{size}" fill="{color}" '
-        f'xml:space="preserve">{escape(text)}</text>'
-    )

@@ -17,12 +17,11 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.models.chat_template import ChatTokenizer
 from benchmarks.candidates import BY_NAME, Candidate
+from benchmarks.common import log_end
 from benchmarks.job import Job
 
 if TYPE_CHECKING:
     from benchmarks.stopwatch import Stopwatch
-
-_LOG_LINES = 5
 
 
 def main() -> None:
@@ -140,9 +139,7 @@ def _unsloth(
         check=False,
     )
     if done.returncode:
-        raise SystemExit(
-            f"Unsloth failed: {' | '.join((done.stdout + done.stderr).splitlines()[-_LOG_LINES:])}"
-        )
+        raise SystemExit(f"Unsloth failed: {log_end(done.stdout + done.stderr, ' | ')}")
     record = read_json(scratch / "trained.json")
     watch.take(record["watch"])
     return record["losses"], record["tokens"]

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.planning.hardware import this_machine
@@ -41,16 +41,12 @@ from benchmarks.candidates import (
     spread_text,
     start_worker,
 )
+from benchmarks.common import FERRIES, log_end
 from benchmarks.job import Job, make_job
-from benchmarks.summary import Row, arms_ratio, caveats, plot, render, summarize
+from benchmarks.summary import Row, arms_ratio, caveats, render, summarize
 
-EXAMPLE = (
-    Path(__file__).resolve().parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
-)
 _SMALLEST_CONSOLE = 130
 """Columns of the table if the output is not a terminal."""
-_LOG_LINES = 5
-"""Number of log lines in the error of a failed run."""
 
 DIFFERENCES: tuple[str, ...] = (
     "Same for all: base model, pairs (each trained on once), rank, alpha, dropout, adapted layers, pairs a step and a "
@@ -80,7 +76,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.training_speed", description=__doc__
     )
     parser.add_argument(
-        "--data", type=Path, default=EXAMPLE, help="data file; its training split is used"
+        "--data", type=Path, default=FERRIES, help="data file; its training split is used"
     )
     parser.add_argument("--rounds", type=positive, help="runs of each candidate (5; quick: 1)")
     parser.add_argument(
@@ -159,7 +155,7 @@ def _run(job: Path, candidate: Candidate, seed: int) -> dict[str, Any]:
     result = job.with_name("result.json")
     if code != 0 or not result.is_file():
         raise EvaluationError(
-            f"the run of {candidate.name} ended with code {code}: {' | '.join(log.splitlines()[-_LOG_LINES:])}",
+            f"the run of {candidate.name} ended with code {code}: {log_end(log, ' | ')}",
             remedy="Exclude it with --candidates, or free memory if the code is -9",
         )
     record: dict[str, Any] = read_json(result)
@@ -211,9 +207,7 @@ def bench(options: argparse.Namespace, console: Console) -> None:
     for line in (*caveats(rows), "", *DIFFERENCES):
         console.print(line, highlight=False)
     seconds = time.monotonic() - began
-    console.print(
-        f"\n{seconds:.0f} s. Written to {options.out}: bench.json, bench.svg", highlight=False
-    )
+    console.print(f"\n{seconds:.0f} s. Written to {options.out}/bench.json", highlight=False)
 
 
 def _report_run(run: Run, console: Console) -> None:
@@ -225,7 +219,7 @@ def _report_run(run: Run, console: Console) -> None:
 
 
 def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None:
-    """Write ``bench.json`` (all runs and the summary) and ``bench.svg`` into a folder, made if missing."""
+    """Write ``bench.json``, all runs and the summary, into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     ratio = arms_ratio(runs)
     record: dict[str, Any] = {
@@ -242,10 +236,6 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
         "runs": list(runs),
     }
     write_json(out / "bench.json", record)
-    speeds: dict[str, list[float]] = {}
-    for run in runs:
-        speeds.setdefault(run["candidate"], []).append(run["tokens_per_second"])
-    write_text(out / "bench.svg", plot(rows, speeds, _caption(job, runs)))
 
 
 def _caption(job: Job, runs: Sequence[Run]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from assistant_builder.serving.widget import Limits
 from assistant_builder.study import Study
 from assistant_builder.study import home as home_folder
 from assistant_builder.study.example import open_example
+from benchmarks.common import temporary_home
 from benchmarks.widget_checks import Load, Sample, checks, later, percentile, warm_up
 from benchmarks.widget_visitors import (
     KEY,
@@ -63,26 +63,9 @@ async def served(
     name: str, backend: str, slots: int, log: Path
 ) -> AsyncIterator[tuple[dict[str, Any], Any]]:
     """A server of a study as a process: what it prints when it is ready, and the process; ended at the end."""
-    command = python_command(
-        "-m",
-        "assistant_builder",
-        "serve",
-        name,
-        "--backend",
-        backend,
-        "--slots",
-        str(slots),
-        "--port",
-        "0",
-        "--widget",
-        "--allow-origin",
-        ORIGIN,
-        "--remember",
-        "texts",
-        "--proxy",
-        "127.0.0.1",
-        "--json",
-    )
+    options = f"--backend {backend} --slots {slots} --port 0 --widget --allow-origin {ORIGIN}"
+    words = f"{options} --remember texts --proxy 127.0.0.1 --json".split()
+    command = python_command("-m", "assistant_builder", "serve", name, *words)
     plugins = {PLUGIN_VARIABLE: "benchmarks.scripted_backend"} if backend == "scripted" else {}
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -241,16 +224,9 @@ def home_of(name: str | None) -> Iterator[Study]:
     own = Study.open(name) if name else None
     if own is None:
         ensure_base_model()
-    before = os.environ.get("ASSISTANT_BUILDER_HOME")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["ASSISTANT_BUILDER_HOME"] = folder
-        try:
-            (Path(folder) / "models").symlink_to(models)
-            yield conversing_example() if own is None else _linked(own)
-        finally:
-            os.environ.pop("ASSISTANT_BUILDER_HOME")
-            if before is not None:
-                os.environ["ASSISTANT_BUILDER_HOME"] = before
+    with temporary_home() as folder:
+        (folder / "models").symlink_to(models)
+        yield conversing_example() if own is None else _linked(own)
 
 
 def conversing_example() -> Study:

@@ -13,10 +13,8 @@ from assistant_builder.retrieval.index import Fact
 from evals.metrics.text import exact_match
 
 Item = Mapping[str, Any]
-AFTER_TURNS = (1, 4)
-"""Numbers of unrelated turns after which questions are asked again."""
-AFTER = "after"
-"""Key of an item: number of earlier turns → its looks after unrelated turns."""
+AFTER_TURNS = (1, 4)  # numbers of unrelated turns after which questions are asked again
+AFTER = "after"  # key of an item: number of earlier turns → its looks after unrelated turns
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,14 @@ class Given:
     prompt: str
     confidence: float
     sources: Sequence[Mapping[str, Any]]
+
+    def to_record(self) -> dict[str, Any]:
+        """What a sample records of a decision by a rule."""
+        return {
+            "generated": self.generated,
+            "confidence": self.confidence,
+            "sources": list(self.sources),
+        }
 
 
 def looks_of(item: Item, turns: int = 0) -> list[Item]:

@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import CELLS, FOUR_BIT, LORA, QLORA, CellSpec
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.study import Study
+from assistant_builder.study.steps import run_of
 
 if TYPE_CHECKING:
     from assistant_builder.models.loading import BaseSpec
 
 
-FIDELITY_PAIRS: tuple[tuple[str, str], ...] = (
-    ("B16", "B4"),
-    (LORA.cell, "L4"),
-    ("Q16", QLORA.cell),
-    (LORA.cell, QLORA.cell),
-)
+_L16, _Q4 = LORA.cell, QLORA.cell
+FIDELITY_PAIRS = (("B16", "B4"), (_L16, "L4"), ("Q16", _Q4), (_L16, _Q4))
 """Cells whose next-token distributions are compared, the reference first: three pairs with the same adapter, and one
 that includes training. The references are loaded before the candidates."""
 
@@ -54,7 +51,7 @@ class Variant:
     def run(self) -> str | None:
         """The training run whose adapter is used: ``lora``, ``qlora-2``; None: untuned."""
         arm = self.cell.adapter
-        return arm if arm is None or self.seed == 1 else f"{arm}-{self.seed}"
+        return arm and run_of(arm, self.seed)
 
 
 @dataclass
@@ -84,11 +81,7 @@ def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterato
     order = in_order_of_loading({variant.cell for variant in wanted})
     wanted = sorted(wanted, key=lambda variant: (order.index(variant.cell), variant.seed))
     for base in dict.fromkeys(cell.base for cell in order if cell.merged is None):
-        shared = [
-            variant
-            for variant in wanted
-            if variant.cell.base == base and variant.cell.merged is None
-        ]
+        shared = [each for each in wanted if (each.cell.base, each.cell.merged) == (base, None)]
         yield from _cells_of_base(study, base_of(study, folder, base), shared)
     for variant in wanted:
         if variant.cell.merged is not None:
@@ -114,8 +107,7 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
     Returns:
         The model, and the bytes of the base as stored.
     """
-    from assistant_builder.inference.packed_batch import supports_packing
-    from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
+    from assistant_builder.inference.prepacked_linear import cast_adapters
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import hold_in_compute_dtype
 
@@ -126,9 +118,17 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
     for run in runs:
         model = loading.load_adapter(model, study.arm_folder(run) / "adapter", _name(run))
     cast_adapters(model, dtype)
+    pack(model)
+    return model, stored
+
+
+def pack(model: Any) -> None:
+    """Pack the weights of a model for scoring, if its attention supports packed batches."""
+    from assistant_builder.inference.packed_batch import supports_packing
+    from assistant_builder.inference.prepacked_linear import prepack
+
     if supports_packing(model):
         prepack(model, batches=True)
-    return model, stored
 
 
 def _cells_of_base(
@@ -163,8 +163,6 @@ def _name(run: str) -> str:
 
 
 def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
-    from assistant_builder.inference.packed_batch import supports_packing
-    from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import (
         hold_in_compute_dtype,
@@ -176,21 +174,15 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged
-    model = merge(
-        loading.load_adapter(loading.load_base(spec), study.arm_folder(variant.run) / "adapter")
-    )
+    adapter = study.arm_folder(variant.run) / "adapter"
+    model = merge(loading.load_adapter(loading.load_base(spec), adapter))
     if variant.cell.merged == "quantized":
-        quantize(
-            model,
-            study.config.model.quant_type,
-            double_quant=spec.double_quant,
-            compute_dtype=dtype,
-        )
+        kind, double = study.config.model.quant_type, spec.double_quant
+        quantize(model, kind, double_quant=double, compute_dtype=dtype)
     base_bytes = loading.model_bytes(model)
     if variant.cell.merged == "rounded":
         base_bytes -= round_linear(model, study.config.train.qat_type, dtype)
     hold_in_compute_dtype(model, dtype, spec.device)
-    if supports_packing(model):
-        prepack(model, batches=True)
+    pack(model)
     seconds = time.monotonic() - began
     return LoadedCell(variant.cell, variant.seed, model, spec.compute_dtype, base_bytes, seconds)

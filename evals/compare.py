@@ -19,8 +19,9 @@ weights by uneven answer lengths, and 88 % if nine differences in ten are zero (
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import Literal
 
@@ -33,7 +34,12 @@ from evals.stats.cluster_checks import (
     crossed_correlation_p_value,
     leave_one_out_range,
 )
-from evals.stats.cluster_robust import coarsest, cr2_standard_error, crossed_standard_error
+from evals.stats.cluster_robust import (
+    StandardError,
+    coarsest,
+    cr2_standard_error,
+    crossed_standard_error,
+)
 from evals.stats.intervals import (
     LEVEL,
     RESAMPLES,
@@ -58,8 +64,7 @@ SKEWNESS_FACTOR = 30.0
 BOUNDED_SKEWNESS_FACTOR = 10.0
 """The same for bounded scores, whose rare large differences are not far beyond those that were seen."""
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
-MOST_ITEMS = 20
-"""More than this many times the present number of items is no advice."""
+MOST_ITEMS = 20  # more than this many times the present number of items is no advice
 SATURATED = 0.05
 """A score between 0 and 1 whose mean is worse than this in both arms cannot give the verdict "no worse"."""
 CORRELATED = 0.05
@@ -163,10 +168,9 @@ def paired_comparison(
         baseline, candidate, {**labels, **related}, weights, margin, bounds, resamples
     )
     names = coarsest(labels)
-    ways = [make_units(after - before, weight, labels[name]) for name in names]
-    units = (
-        min(ways, key=lambda way: way.count) if ways else make_units(after - before, weight, None)
-    )
+    change = after - before
+    ways = [make_units(change, weight, labels[name]) for name in names]
+    units = min(ways or [make_units(change, weight, None)], key=lambda way: way.count)
     if units.count < 2:
         raise EvaluationError(
             "all items belong to one cluster",
@@ -177,34 +181,30 @@ def paired_comparison(
     span = _span(before, after, bounds)
     table = binary and not ways and bool((weight == weight[0]).all())
     if table:
-        gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
-        interval, p_value = (
-            flip_interval(gained, lost, len(before), level),
-            mcnemar_exact(gained, lost),
-        )
+        gained, lost = int(np.count_nonzero(change > 0)), int(np.count_nonzero(change < 0))
+        interval = flip_interval(gained, lost, len(before), level)
+        p_value = mcnemar_exact(gained, lost)
         method = "Tango's score interval, at least the Bonett–Price interval; exact McNemar test"
     else:
-        interval, p_value, method = _compare_units(units, span, seed, resamples, level)
+        by_unit = partial(_compare_units, span=span, seed=seed, resamples=resamples, level=level)
         if len(ways) > 1:
-            pairs = [(labels[one], labels[other]) for one, other in combinations(names, 2)]
-            interval, p_value, method = _compare_crossed(
-                ways, pairs, after - before, weight, span, seed, resamples, level
-            )
-        interval = _possible(interval, span)
-    differences = after - before - units.delta
-    correlation = (
-        {}
-        if len(ways) > 1
-        else _correlation(
-            units,
-            labels[names[0]] if names else None,
-            related,
-            seed,
-            weight * (differences if strata is None else _within(differences, strata)),
-        )
-    )
-    found = _correlated(correlation)
-    for name in found:
+            errors = [
+                crossed_standard_error(change, weight, labels[one], labels[other])
+                for one, other in combinations(names, 2)
+            ]
+            interval, p_value, method = _compare_crossed(ways, errors, by_unit, level)
+        else:
+            interval, p_value, method = by_unit(units)
+        if span is not None:  # the part that is possible for bounded scores
+            interval = max(-span, interval[0]), min(span, interval[1])
+    correlation: dict[str, float] = {}
+    if len(ways) < 2:
+        residuals = change - units.delta
+        residuals = weight * (residuals if strata is None else _within(residuals, strata))
+        clustered = labels[names[0]] if names else None
+        correlation = _correlation(units, clustered, related, seed, residuals)
+    alike = [name for name, p in correlation.items() if p <= CORRELATED / len(correlation)]
+    for name in alike:
         wider = paired_comparison(
             before,
             after,
@@ -215,10 +215,8 @@ def paired_comparison(
             resamples=resamples,
             level=level,
         )
-        interval, p_value = (
-            outer(interval, (wider.ci_low, wider.ci_high)),
-            max(p_value, wider.p_value),
-        )
+        interval = outer(interval, (wider.ci_low, wider.ci_high))
+        p_value = max(p_value, wider.p_value)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
     saturated = (
@@ -226,8 +224,18 @@ def paired_comparison(
         and span == 1
         and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
     )
-    verdict = _verdict(low, high, margin, saturated)
-    warnings = _warnings(units, interval, span, saturated, table)
+    verdict: Verdict = "worse" if low > 0 else "inconclusive"
+    if high <= margin and not saturated:
+        verdict = "no worse"
+    warnings = [
+        f"the differences within each {name} are alike (permutation test, p = {correlation[name]:.2g}), so that the "
+        f"interval is at least the one that is clustered by {name}, too"
+        for name in alike
+    ]
+    needed = None
+    if ways:
+        limit = span if len(ways) == 1 and not alike else None
+        needed = _clusters_needed(units, limit, low, high, margin, higher_is_better, level)
     return Comparison(
         delta=units.delta,
         ci_low=interval[0] + 0.0,
@@ -237,24 +245,14 @@ def paired_comparison(
         verdict=verdict,
         method=method,
         n_clusters=units.count if ways else None,
-        warnings=(*warnings, *(_correlation_warning(name, correlation[name]) for name in found)),
+        warnings=(*_warnings(units, interval, span, saturated, table), *warnings),
         within_margin_but_worse=verdict == "no worse" and low > 0,
         margin=margin,
         higher_is_better=higher_is_better,
         clustered_by=tuple(names),
         leave_one_out=leave_one_out_range(units),
         correlation=correlation,
-        clusters_needed=None
-        if not ways
-        else _clusters_needed(
-            units,
-            span if len(ways) == 1 and not found else None,
-            low,
-            high,
-            margin,
-            higher_is_better,
-            level,
-        ),
+        clusters_needed=needed,
     )
 
 
@@ -342,15 +340,12 @@ def _checked(
             problems.append(
                 f"{len(bad)} values of {name} are not finite, the first at position {bad[0]}"
             )
-        elif name == "weights" and (values <= 0).any():
-            problems.append(
-                f"weights must be positive, position {np.flatnonzero(values <= 0)[0]} is not"
-            )
-        elif (
-            name != "weights"
-            and bounds
-            and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any()
-        ):
+        elif name == "weights":
+            problems += [
+                f"weights must be positive, position {position} is not"
+                for position in np.flatnonzero(values <= 0)[:1]
+            ]
+        elif bounds and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any():
             problems.append(f"{name} has scores outside {bounds[0]} … {bounds[1]}")
     if not 0 <= margin < math.inf:
         problems.append(f"the margin must be 0 or more, not {margin}")
@@ -366,7 +361,6 @@ def _checked(
 
 
 def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> float | None:
-    """Largest possible difference of one item; ``None`` if the score has no known bounds."""
     if bounds is not None:
         return bounds[1] - bounds[0] if math.isfinite(bounds[1] - bounds[0]) else None
     scores = np.concatenate([before, after])
@@ -375,7 +369,7 @@ def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> 
 
 
 def _compare_units(
-    units: Units, span: float | None, seed: int, resamples: int, level: float
+    units: Units, *, span: float | None, seed: int, resamples: int, level: float
 ) -> tuple[Interval, float, str]:
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
     base = f"cluster-robust t interval (CR2, {cr2_standard_error(units).degrees_of_freedom:.3g} degrees of freedom)"
@@ -384,11 +378,8 @@ def _compare_units(
         kind = base if units.clustered else "t interval"
         return rare_interval(units, span, level), p_value, f"{kind} with unseen differences; {test}"
     if units.spread_is_zero:
-        return (
-            (units.delta, units.delta),
-            p_value,
-            f"no interval, all differences are equal; {test}",
-        )
+        none = f"no interval, all differences are equal; {test}"
+        return (units.delta, units.delta), p_value, none
     if units.clustered:
         interval, skewed = cluster_interval(units, resamples=resamples, seed=seed, level=level)
         kind = f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}"
@@ -404,37 +395,25 @@ def _compare_units(
 
 def _compare_crossed(
     ways: Sequence[Units],
-    pairs: Sequence[tuple[Labels, Labels]],
-    differences: Floats,
-    weights: Floats,
-    span: float | None,
-    seed: int,
-    resamples: int,
+    errors: Sequence[StandardError],
+    by_unit: Callable[[Units], tuple[Interval, float, str]],
     level: float,
 ) -> tuple[Interval, float, str]:
-    """Two-way clusters: at least the interval and the p-value by each label alone."""
     delta = ways[0].delta
-    errors = [crossed_standard_error(differences, weights, one, other) for one, other in pairs]
     interval, p_value = (delta, delta), 0.0
     for way in ways:
-        one_way, p, _ = _compare_units(way, span, seed, resamples, level)
+        one_way, p, _ = by_unit(way)
         interval, p_value = outer(interval, one_way), max(p_value, p)
     for error in errors:
         half = error.half_width(level)
-        interval, p_value = (
-            outer(interval, (delta - half, delta + half)),
-            max(p_value, error.p_value(delta)),
-        )
+        interval = outer(interval, (delta - half, delta + half))
+        p_value = max(p_value, error.p_value(delta))
     degrees = min(error.degrees_of_freedom for error in errors)
-    return (
-        interval,
-        p_value,
-        (
-            f"two-way cluster-robust t interval ({degrees:.3g} degrees of freedom), at least the interval by each "
-            "label; t "
-            "test, at least the whole-cluster sign-flip test by each label"
-        ),
+    method = (
+        f"two-way cluster-robust t interval ({degrees:.3g} degrees of freedom), at least the interval by each label; "
+        "t test, at least the whole-cluster sign-flip test by each label"
     )
+    return interval, p_value, method
 
 
 def _correlation(
@@ -444,10 +423,7 @@ def _correlation(
     seed: int,
     residuals: Floats,
 ) -> dict[str, float]:
-    """The p-value of each label that joins several units: of permutations, or of sign flips if it crosses them.
-
-    ``residuals`` are those of the items.
-    """
+    """The p-value of each label that joins several units: of permutations, or of sign flips if it crosses them."""
     found = {}
     member = units_of_items(clusters) if clusters is not None and units.clustered else None
     for name, values in related.items():
@@ -461,20 +437,6 @@ def _correlation(
     return {name: p_value for name, p_value in found.items() if p_value < 1}
 
 
-def _correlated(correlation: Mapping[str, float]) -> list[str]:
-    """The labels within which the differences are alike, at :data:`CORRELATED` for all together (Bonferroni)."""
-    return [
-        name for name, p_value in correlation.items() if p_value <= CORRELATED / len(correlation)
-    ]
-
-
-def _correlation_warning(name: str, p_value: float) -> str:
-    return (
-        f"the differences within each {name} are alike (permutation test, p = {p_value:.2g}), so that the interval "
-        f"is at least the one that is clustered by {name}, too"
-    )
-
-
 def _within(differences: Floats, strata: Labels) -> Floats:
     """The differences from the mean of their stratum; an item that is alone in one keeps its own."""
     _, member = np.unique(units_of_items(strata), return_inverse=True)
@@ -484,22 +446,9 @@ def _within(differences: Floats, strata: Labels) -> Floats:
     return np.where(np.abs(within) > 1e-12 * np.abs(differences).max(initial=0.0), within, 0.0)
 
 
-def _possible(interval: Interval, span: float | None) -> Interval:
-    """The part of an interval that is possible for bounded scores."""
-    return interval if span is None else (max(-span, interval[0]), min(span, interval[1]))
-
-
-def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict:
-    """The verdict for the interval of the harm from ``low`` to ``high``."""
-    if high <= margin and not saturated:
-        return "no worse"
-    return "worse" if low > 0 else "inconclusive"
-
-
 def _warnings(
     units: Units, interval: Interval, span: float | None, saturated: bool, exact: bool
 ) -> list[str]:
-    """Limitations of a comparison; ``exact`` intervals of flips need no symmetry."""
     found = []
     bounded = 0.0 if units.rare else BOUNDED_SKEWNESS_FACTOR
     factor = 0.0 if exact else SKEWNESS_FACTOR if span is None else bounded

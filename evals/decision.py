@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from evals.compare import MOST_ITEMS, Comparison, Verdict, times_to_decide
 
-_DECLINES = "right_decline"
-"""The metric of the questions to decline, which are counted apart."""
+_DECLINES = "right_decline"  # the metric of the questions to decline, which are counted apart
 
 
 @dataclass(frozen=True)
@@ -189,12 +188,3 @@ def rounded(count: int) -> int:
     """A count rounded up to two digits, since it is an estimate; at least 10."""
     unit = 10 ** max(1, len(str(count)) - 2)
     return max(10, -(-count // unit) * unit)
-
-
-def seed_averaged(values: Sequence[Sequence[float]]) -> list[float]:
-    """Mean over the seeds of each item's score.
-
-    Args:
-        values: One list of scores for each seed, the same items in the same order.
-    """
-    return [math.fsum(scores) / len(scores) for scores in zip(*values, strict=True)]

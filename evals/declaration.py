@@ -15,7 +15,7 @@ import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from statistics import median
@@ -28,12 +28,12 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
 from assistant_builder.study import Study, home
 from assistant_builder.study.contents import ArmSummary
+from assistant_builder.study.steps import arm_runs
 from evals.metrics.text import normalise, words
 from evals.stats.intervals import flip_interval, look_level
 from evals.tasks.held_out import heldout_pairs
 
-FILE = "declaration.json"
-"""File in the study folder; it is kept when scores are deleted."""
+FILE = "declaration.json"  # file in the study folder; it is kept when scores are deleted
 DECLARED = "declarations.jsonl"
 """File in the home folder: which test questions were scored, when, by which study, and with which adapters."""
 LOSS, EXACT, OVERLAP, FACTS = "nll_per_token", "exact_match", "token_f1", "facts_kept"
@@ -48,12 +48,9 @@ SIMILAR_QUESTIONS = "similar_questions.json"
 _FACT_WORDS = 3
 SHORT_ANSWER, LONG_ANSWER = 12, 30
 """Median words of an answer up to which exact match, and up to which token F1, is the primary metric."""
-POINTS = 0.05
-"""Margin of a metric between 0 and 1."""
 SHARE_OF_GAIN = 0.03
 """Margin of the loss, as a share of what tuning in 16-bit gained: the upper end of the usual claim, 1 to 3 %."""
-WITHOUT_GAIN = 0.03
-"""Margin of the loss in nats per token where the untuned base was not scored."""
+WITHOUT_GAIN = 0.03  # margin of the loss in nats per token where the untuned base was not scored
 
 Estimand = Literal["wordings", "facts"]
 _LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": (), "facts": ("group", "family", "cluster")}
@@ -132,7 +129,7 @@ class Declaration:
     @property
     def sha256(self) -> str:
         """Hash of the canonical JSON of all fields."""
-        return hashlib.sha256(json.dumps(self.to_record(), sort_keys=True).encode()).hexdigest()
+        return _hash_of(self.to_record())
 
     def to_record(self) -> dict[str, Any]:
         """All fields as a JSON value."""
@@ -144,13 +141,14 @@ class Declaration:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Declaration:
         """The inverse of :meth:`to_record`."""
-        values: dict[str, Any] = {
-            field.name: record[field.name]
-            for field in fields(cls)
-            if field.name in record or field.default is MISSING
-        }
-        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**values)
+        names = {field.name for field in fields(cls)}
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in record.items()
+                if name in names
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -347,28 +345,24 @@ def freeze(study: Study) -> None:
     Each use of the test is a line of :data:`DECLARED`: the first one, and those with other adapters or types of files.
     """
     training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
-    asked, lines, path = _hash_of(heldout), _declarations(), study.folder / FILE
-    written = datetime.now(UTC).isoformat(timespec="milliseconds")
-    record: Any = read_json(path, _File) if path.exists() else None
-    if record is None or record["heldout_sha256"] not in _hashes(heldout):
-        declared = declare(study.config, heldout, training, _look(heldout, lines, written))
+    tests, written = _Uses(heldout), _now()
+    record = _declared(study, tests)
+    last = next((line for line in tests.same[::-1] if line["study"] == study.name), None)
+    if record is None:
+        declared = declare(study.config, heldout, training, tests.look(written))
         record = {
             "declared": declared.to_record(),
             "sha256": declared.sha256,
-            "heldout_sha256": asked,
+            "heldout_sha256": tests.hashes[0],
             "written": written,
         }
-        write_json(path, record)
+        write_json(study.folder / FILE, record)
         last = None
-    else:
-        last = next(
-            (line for line in _of_test(heldout, lines)[::-1] if line["study"] == study.name), None
-        )
     line: _Declared = {
-        "heldout_sha256": asked,
+        "heldout_sha256": tests.hashes[0],
         "study": study.name,
         "written": written,
-        "questions": sorted(_question_hashes(heldout)),
+        "questions": sorted(tests.questions),
         "adapters": _adapters(study),
         "formats": sorted(study.config.formats.types),
     }
@@ -383,24 +377,19 @@ def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
     the same test questions on this computer: ``{"study", "written"}``; ``file_types`` the types of files that were
     scored on them, in the order of the choices.
     """
-    path = study.folder / FILE
-    record: Any = read_json(path, _File) if path.exists() else None
-    if record is None or record["heldout_sha256"] not in _hashes(heldout):
+    tests = _Uses(heldout)
+    record = _declared(study, tests)
+    if record is None:
         return None
-    if (
-        hashlib.sha256(json.dumps(record["declared"], sort_keys=True).encode()).hexdigest()
-        != record["sha256"]
-    ):
-        record = {**record, "sha256": None}
-    lines = _of_test(heldout, _declarations())
-    own = [line for line in lines if line["study"] == study.name]
+    own = [line for line in tests.same if line["study"] == study.name]
     present = own[-1] if own else {"study": study.name, "written": record.get("written", "")}
     chosen = [record["declared"].get("formats"), *(line.get("formats") for line in own)]
     return {
         **record,
+        "sha256": record["sha256"] if record["sha256"] == _hash_of(record["declared"]) else None,
         "earlier": [
             {"study": line["study"], "written": line["written"]}
-            for line in lines
+            for line in tests.same
             if line is not present and line["written"] <= present["written"]
         ],
         "file_types": list(
@@ -411,44 +400,72 @@ def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
 
 def uses(study: Study, names: Collection[str]) -> int:
     """How many times studies of these names were scored on the test of a study, up to its own last time."""
-    lines = [
-        line["study"]
-        for line in _of_test(HeldOut.read(study), _declarations())
-        if line["study"] in names
-    ]
+    lines = [line["study"] for line in _Uses(HeldOut.read(study)).same if line["study"] in names]
     return len(lines) - lines[::-1].index(study.name) if study.name in lines else 0
 
 
 def look_at(study: Study, heldout: HeldOut) -> int:
     """The number of the look at the questions of a study whose declaration cannot tell it."""
-    lines = _declarations()
-    own = [line["written"] for line in _of_test(heldout, lines) if line["study"] == study.name]
-    return _look(
-        heldout, lines, min(own, default=datetime.now(UTC).isoformat(timespec="milliseconds"))
-    )
+    tests = _Uses(heldout)
+    own = [line["written"] for line in tests.same if line["study"] == study.name]
+    return tests.look(min(own, default=_now()))
 
 
-def _look(heldout: HeldOut, lines: Sequence[_Declared], before: str) -> int:
-    same, questions = _hashes(heldout), _question_hashes(heldout)
-    return 1 + len(
-        {
-            line["heldout_sha256"]
-            for line in lines
-            if line["heldout_sha256"] not in same
-            and line["written"] < before
-            and (other := line.get("questions"))
-            and len(questions.intersection(other)) >= _SHARED * min(len(questions), len(other))
+class _Uses:
+    """The declarations on this computer, and which of them are of the same test.
+
+    Attributes:
+        hashes: The hash of the test, and the one of earlier releases, in which the numbers of the rows counted.
+        questions: A hash of each question that has an answer, with it.
+        same: The declarations of the same test.
+    """
+
+    def __init__(self, heldout: HeldOut) -> None:
+        pairs = heldout.pairs.values()
+        texts = [[[message.role, message.content] for message in pair.messages] for pair in pairs]
+        numbered = [[pair.row, text] for pair, text in zip(pairs, texts, strict=True)]
+        self.hashes = _hash_of(sorted([text] for text in texts)), _hash_of(sorted(numbered))
+        self.questions = {
+            hashlib.sha256(
+                f"{normalise(pair.question)}\0{normalise(pair.answer)}".encode()
+            ).hexdigest()[:12]
+            for pair in pairs
+            if pair.answerable
         }
-    )
+        path = home() / DECLARED
+        self._lines: list[_Declared] = read_jsonl(path, _Declared) if path.is_file() else []
+        self.same = [line for line in self._lines if line["heldout_sha256"] in self.hashes]
+
+    def look(self, before: str) -> int:
+        """The number of the look: 1 + the tests before a time that share questions with this one."""
+        own = self.questions
+        return 1 + len(
+            {
+                line["heldout_sha256"]
+                for line in self._lines
+                if line["heldout_sha256"] not in self.hashes
+                and line["written"] < before
+                and (other := line.get("questions"))
+                and len(own.intersection(other)) >= _SHARED * min(len(own), len(other))
+            }
+        )
 
 
-def _of_test(heldout: HeldOut, lines: Sequence[_Declared]) -> list[_Declared]:
-    same = _hashes(heldout)
-    return [line for line in lines if line["heldout_sha256"] in same]
+def _declared(study: Study, tests: _Uses) -> dict[str, Any] | None:
+    path = study.folder / FILE
+    record: dict[str, Any] | None = read_json(path, _File) if path.exists() else None
+    return record if record and record["heldout_sha256"] in tests.hashes else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _hash_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _differs(last: _Declared, line: _Declared) -> bool:
-    """Whether an adapter was trained again, or other types of files are scored."""
     known, now = last.get("adapters", {}), line.get("adapters", {})
     return last.get("formats", line.get("formats")) != line.get("formats") or any(
         known[run] != now[run] for run in known.keys() & now.keys()
@@ -456,19 +473,16 @@ def _differs(last: _Declared, line: _Declared) -> bool:
 
 
 def _adapters(study: Study) -> dict[str, str]:
-    """Folder of each trained arm → hash of its adapter."""
-    found = {}
-    for view in study.views:
-        for run in (
-            view.arm_folder(arm if seed == 1 else f"{arm}-{seed}")
-            for arm in view.config.arms
-            for seed in range(1, view.config.seeds + 1)
-        ):
-            if (run / "summary.json").is_file():
-                found[run.name] = str(
-                    read_json(run / "summary.json", ArmSummary).get("adapter_sha256")
-                )
-    return found
+    folders = [
+        view.arm_folder(run)
+        for view in study.views
+        for run in arm_runs(view.config.seeds, view.config.arms)
+    ]
+    return {
+        folder.name: str(read_json(folder / "summary.json", ArmSummary).get("adapter_sha256"))
+        for folder in folders
+        if (folder / "summary.json").is_file()
+    }
 
 
 def changes(frozen: Mapping[str, Any], now: Declaration) -> list[dict[str, Any]]:
@@ -479,35 +493,3 @@ def changes(frozen: Mapping[str, Any], now: Declaration) -> list[dict[str, Any]]
         for name, was in frozen.items()
         if was != after[name]
     ]
-
-
-def _declarations() -> list[_Declared]:
-    path = home() / DECLARED
-    return read_jsonl(path, _Declared) if path.is_file() else []
-
-
-def _question_hashes(heldout: HeldOut) -> set[str]:
-    """Of the questions that have an answer, each with it."""
-    return {
-        hashlib.sha256(
-            f"{normalise(pair.question)}\0{normalise(pair.answer)}".encode()
-        ).hexdigest()[:12]
-        for pair in heldout.pairs.values()
-        if pair.answerable
-    }
-
-
-def _hashes(heldout: HeldOut) -> tuple[str, str]:
-    """The hash of the test, and the one of earlier releases, in which the numbers of the rows counted."""
-    return _hash_of(heldout), _hash_of(heldout, rows=True)
-
-
-def _hash_of(heldout: HeldOut, *, rows: bool = False) -> str:
-    texts = sorted(
-        [
-            *([pair.row] if rows else []),
-            [[message.role, message.content] for message in pair.messages],
-        ]
-        for pair in heldout.pairs.values()
-    )
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

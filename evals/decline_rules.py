@@ -98,18 +98,16 @@ def _fitted(
     from evals.lm_eval_model import reader
 
     most = answer_limit(study)
-    texts: dict[int, list[int]] = {}
-    certainties: dict[int, list[float]] = {}
     looked_up = [*asked.found, *asked.follow_ups, *asked.respelled]
     count, end = len(asked.found), len(asked.found) + len(asked.follow_ups)
     whole = [
         *(place for place, kind in enumerate(asked.kinds) if kind == ANSWERABLE),
         *range(end, len(looked_up)),
     ]
-    for places, limit in (
-        (whole, most),
-        (sorted(set(range(len(looked_up))) - set(whole)), min(FIRST_TOKENS, most)),
-    ):
+    rest = sorted(set(range(len(looked_up))) - set(whole))
+    texts: dict[int, list[int]] = {}
+    certainties: dict[int, list[float]] = {}
+    for places, limit in ((whole, most), (rest, min(FIRST_TOKENS, most))):
         answers: dict[int, list[int]] = {}
         scorer = reader(cell.model, prompter, study.config.eval.batch_size)
         scorer.run(
@@ -120,31 +118,20 @@ def _fitted(
         )
         texts |= {places[index]: ids for index, ids in answers.items()}
         certainties |= {places[index]: sure for index, sure in scorer.certainties.items()}
-    evidence = [
-        evidence_of(
-            found.evidence,
-            prompter.decode(texts[place][:FIRST_TOKENS]),
-            certainties[place],
-            asked.taught,
-        )
-        for place, found in enumerate(looked_up)
-    ]
+    evidence = []
+    for place, hits in enumerate(looked_up):
+        beginning = prompter.decode(texts[place][:FIRST_TOKENS])
+        evidence.append(evidence_of(hits.evidence, beginning, certainties[place], asked.taught))
     rule = asked.fit(evidence[:count], study.config.retrieval.false_declines, evidence[count:end])
     shown = [place for place in whole if not rule.declines(evidence[place])]
-    return {
-        "rule": rule.to_record(),
-        "shown": len(shown),
-        "verbatim": sum(
-            is_verbatim(
-                prompter.decode(texts[place]), [hit.fact.answer for hit in looked_up[place].sources]
-            )
-            for place in shown
-        ),
-    }
+    verbatim = 0
+    for place in shown:
+        facts = [hit.fact.answer for hit in looked_up[place].sources]
+        verbatim += is_verbatim(prompter.decode(texts[place]), facts)
+    return {"rule": rule.to_record(), "shown": len(shown), "verbatim": verbatim}
 
 
 def _decide_own_words(paths: Sequence[Path]) -> None:
-    """Give all rules the same decision on own words, from the answers of all assistants together."""
     files = {path: read_json(path, RuleFile) for path in paths}
     shown, verbatim = (sum(file[key] for file in files.values()) for key in ("shown", "verbatim"))
     own_words = bool(shown) and verbatim >= OWN_WORDS * shown
@@ -195,76 +182,43 @@ class ValidationQuestions:
             load_split(study.folder / "data", split) for split in ("train", "validation")
         )
         respelled = [pair for pair in pairs if pair.respelled is not None and pair.answerable]
-        pairs = tuple(
-            pair for pair in pairs if pair.respelled is None
-        )  # people ask in words that are farther away
         self.respelled = retriever.find([_look(pair) for pair in _some(respelled)])
-        self._retriever, self._training = (
-            retriever,
-            _some([pair for pair in training if pair.answerable]),
-        )
+        taught = [pair for pair in training if not pair.answerable]
+        self._retriever = retriever
+        self._training = _some([pair for pair in training if pair.answerable])
         self.sentence = decline_sentence(training)
-        self.taught = sorted({pair.answer for pair in training if not pair.answerable})
+        self.taught = sorted({pair.answer for pair in taught})
+        # people ask in words that are farther away than respelled ones
+        pairs = tuple(pair for pair in pairs if pair.respelled is None)
         rows = supporting(retriever.index, [facts_of(pair)[-1] for pair in pairs])
-        known = _some(
-            [
-                (pair, support)
-                for pair, support in zip(pairs, rows, strict=True)
-                if pair.answerable and support
-            ]
-        )
-        asked: list[tuple[str, Pair, Collection[int]]] = [
-            (ANSWERABLE, pair, ()) for pair, _ in known
+        with_rows = list(zip(pairs, rows, strict=True))
+        known = _some([(pair, rows) for pair, rows in with_rows if pair.answerable and rows])
+        unknown = _some([pair for pair, rows in with_rows if not (pair.answerable and rows)])
+        questions: list[tuple[str, Pair, Collection[int]]] = [
+            *((ANSWERABLE, pair, ()) for pair, _ in known),
+            *((TO_DECLINE, pair, ()) for pair in unknown),
+            *((TO_DECLINE, pair, {pair.row}) for pair in _some(taught)),
+            *((WITHHELD, pair, rows) for pair, rows in known),
         ]
-        asked += [
-            (TO_DECLINE, pair, ())
-            for pair in _some(
-                [
-                    pair
-                    for pair, support in zip(pairs, rows, strict=True)
-                    if not (pair.answerable and support)
-                ]
-            )
-        ]
-        asked += [
-            (TO_DECLINE, pair, {pair.row})
-            for pair in _some([pair for pair in training if not pair.answerable])
-        ]
-        asked += [(WITHHELD, pair, support) for pair, support in known]
-        self.kinds, self.pairs = [kind for kind, _, _ in asked], [pair for _, pair, _ in asked]
+        self.kinds, self.pairs = [each[0] for each in questions], [each[1] for each in questions]
         self.found = retriever.find(
-            [_look(pair) for pair in self.pairs], exclude=[rows for *_, rows in asked]
+            [_look(pair) for pair in self.pairs], exclude=[each[2] for each in questions]
         )
-        to_decline = _some(
-            [(pair, rows) for kind, pair, rows in asked if kind != ANSWERABLE], MOST_FOLLOW_UPS
-        )
+        to_decline = _some([each for each in questions if each[0] != ANSWERABLE], MOST_FOLLOW_UPS)
         rng = random.Random("follow-ups")
         self.follow_ups = (
             retriever.find(
-                [
-                    replace(
-                        _look(pair),
-                        query=Query(
-                            facts_of(pair)[-1].question,
-                            facts_of(
-                                rng.choice(
-                                    [
-                                        other
-                                        for other in self._training
-                                        if other.answer != pair.answer
-                                    ]
-                                    or [pair]
-                                )
-                            )[-1].question,
-                        ),
-                    )
-                    for pair, _ in to_decline
-                ],
-                exclude=[rows for _, rows in to_decline],
+                [self._follow_up(pair, rng) for _, pair, _ in to_decline],
+                exclude=[each[2] for each in to_decline],
             )
             if self._training
             else []
         )
+
+    def _follow_up(self, pair: Pair, rng: random.Random) -> Look:
+        unrelated = [other for other in self._training if other.answer != pair.answer] or [pair]
+        own, earlier = (facts_of(each)[-1].question for each in (pair, rng.choice(unrelated)))
+        return replace(_look(pair), query=Query(own, earlier))
 
     def fit(
         self, evidence: Sequence[Evidence], target: float, follow_ups: Sequence[Evidence] = ()
@@ -296,5 +250,4 @@ def _look(pair: Pair) -> Look:
 
 
 def _some(questions: Sequence[T], most: int = MOST_QUESTIONS) -> Sequence[T]:
-    """At most so many, evenly spaced."""
     return questions[:: -(-len(questions) // most) or 1]

@@ -55,10 +55,8 @@ if TYPE_CHECKING:
     from evals.kl_divergence import ReferenceDistributions
     from evals.lm_eval_model import ReferenceScore
 
-SLOTS = 4
-"""Answers that llama.cpp generates at a time, as in ``serve``."""
-TIMED = 12
-"""Items that are answered first and one at a time, by whose answers speed is measured."""
+SLOTS = 4  # answers that llama.cpp generates at a time, as in serve
+TIMED = 12  # items that are answered first and one at a time, by whose answers speed is measured
 KL_ITEMS = 32
 """Most items, evenly spread, on which the KL divergence is computed, because both models read them."""
 _WRITING = "writing"
@@ -148,8 +146,6 @@ class _Likelihoods:
 
 
 class _FormatScoring:
-    """Scores the files of one view of a study."""
-
     def __init__(self, study: Study) -> None:
         self._study, self._config = study, study.config
         self._resources = MetricResources()
@@ -295,15 +291,7 @@ class _FormatScoring:
                 "finish": finishes[answer.prompt]
                 if sample["answer"] == answer.generated
                 else "stop",
-                **(
-                    {}
-                    if rule is None
-                    else {
-                        "generated": answer.generated,
-                        "confidence": answer.confidence,
-                        "sources": list(answer.sources),
-                    }
-                ),
+                **({} if rule is None else answer.to_record()),
             }
         conversation = (
             {}
@@ -332,7 +320,6 @@ class _FormatScoring:
         )
 
     def _answer(self, path: Path, title: str) -> _Answers:
-        """Check the file's prompts and answer all of them with llama.cpp."""
         limit = answer_limit(self._study)
         texts = [*(item["prompt"] for item in self._items), *further_prompts(self._items)]
         prompts = [self._prompter.split_ids(text, "")[0] for text in texts]
@@ -383,11 +370,9 @@ class _FormatScoring:
             yield completion
 
     def _likelihoods(self, path: Path) -> _Likelihoods:
-        from assistant_builder.inference.packed_batch import supports_packing
-        from assistant_builder.inference.prepacked_linear import prepack
         from assistant_builder.models import loading
         from assistant_builder.models.gguf_convert import load_dequantized
-        from evals.cells import base_of
+        from evals.cells import base_of, pack
         from evals.lm_eval_model import StudyLM
 
         spec = base_of(self._study, self._base, UNQUANTIZED)
@@ -402,8 +387,7 @@ class _FormatScoring:
             self._clock.tick("fidelity", reference.items)
             return _Likelihoods([None] * len(self._items))
         model = model.to(spec.device).eval()
-        if supports_packing(model):
-            prepack(model, batches=True)
+        pack(model)
         lm = StudyLM(
             model,
             self._prompter,
@@ -421,7 +405,6 @@ class _FormatScoring:
 
     @cached_property
     def _read(self) -> list[dict[str, Any]]:
-        """The items on which the divergence is computed, of those that have an answer."""
         return evenly_spaced(
             [item for item in self._items if item["answerable"]] or self._items, KL_ITEMS
         )
@@ -457,7 +440,6 @@ class _FormatScoring:
 
     @cached_property
     def _given(self) -> list[str]:
-        """Answers of the data that decline."""
         return sorted(
             {
                 pair.answer
@@ -468,7 +450,6 @@ class _FormatScoring:
 
     @cached_property
     def _taught(self) -> set[str]:
-        """Answers that count as declining."""
         training = load_split(self._study.folder / "data", "train")
         return {
             *self._given,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -22,12 +23,9 @@ from assistant_builder.models import loading
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from evals.cells import fidelity_pairs
-from evals.lm_eval_model import reader
+from evals.lm_eval_model import Observer, PromptAndTarget, reader
 from evals.work_items import evenly_spaced
 
-_Key = tuple[str, str]  # prompt and target
-Observer = Callable[[Sequence[_Key], ScoredChunk, torch.Tensor], None]
-"""Callback with prompts and targets of all sequences of a cell, a pass, and the log-softmax of its logits."""
 _STORED_BYTES = 8_000_000_000
 """Most disk space for the logits of the references; at most a quarter of what is free is used."""
 _KEPT_BYTES = 512_000_000
@@ -61,36 +59,22 @@ class FidelityRecorder:
         self.cells = {name for pair in self._pairs for name in pair}
         self._files: dict[str, BinaryIO] = {}
         self._skipped, self._seconds = "", 0.0
-        targets = {
-            (item["prompt"], item["target"]): prompter.split_ids(item["prompt"], item["target"])[1]
-            for item in items
-        }
-        self._items = self._affordable(
-            items, sum(map(len, targets.values())), len(prompter.tokenizer)
-        )
-        self._start: dict[_Key, int] = {}
-        row = 0
-        for key in dict.fromkeys(self._keys()):
-            self._start[key], row = row, row + len(targets[key])
-        self._tables: dict[tuple[str, str], dict[_Key, list[np.ndarray]]] = {
-            pair: {} for pair in self._pairs
-        }
-
-    def _affordable(
-        self, items: Sequence[Mapping[str, Any]], rows: int, vocabulary: int
-    ) -> list[Mapping[str, Any]]:
-        """The items whose logits the disk can hold."""
-        needed = (
-            rows
-            * vocabulary
-            * self._dtype.itemsize
-            * len({reference for reference, _ in self._pairs})
-        )
+        targets = {key: len(prompter.split_ids(*key)[1]) for key in map(_key, items)}
+        references = {reference for reference, _ in self._pairs}
+        row_bytes = len(prompter.tokenizer) * self._dtype.itemsize * len(references)
+        needed = sum(targets.values()) * row_bytes
         limit = min(_STORED_BYTES, shutil.disk_usage(self._evals).free // 4)
         count = min(len(items), len(items) * limit // max(needed, 1))
         if not count:
             self._skipped = f"the logits of one answer take {needed / max(len(items), 1) / 1e9:.1f} GB of disk space"
-        return evenly_spaced(items, count)
+        self._items = evenly_spaced(items, count)
+        self._keys = list(map(_key, self._items))
+        keys = list(dict.fromkeys(self._keys))
+        rows = accumulate((targets[key] for key in keys), initial=0)
+        self._start = dict(zip(keys, rows, strict=False))
+        self._tables: dict[tuple[str, str], dict[PromptAndTarget, list[np.ndarray]]] = {
+            pair: {} for pair in self._pairs
+        }
 
     def __enter__(self) -> Self:
         """The recorder, which closes its files at the end of the context."""
@@ -100,9 +84,6 @@ class FidelityRecorder:
         """Close the files."""
         for file in self._files.values():
             file.close()
-
-    def _keys(self) -> list[_Key]:
-        return [(item["prompt"], item["target"]) for item in self._items]
 
     def observer(self, cell: str) -> Observer | None:
         """The callback for the passes of a cell; None if it is in no pair."""
@@ -114,8 +95,8 @@ class FidelityRecorder:
     def _observe(
         self,
         cell: str,
-        seen: dict[_Key, int],
-        asked: Sequence[_Key],
+        seen: dict[PromptAndTarget, int],
+        asked: Sequence[PromptAndTarget],
         read: ScoredChunk,
         likely: torch.Tensor,
     ) -> None:
@@ -137,9 +118,8 @@ class FidelityRecorder:
                     reference = torch.log_softmax(
                         self._stored(pair[0], row, count).to(likely), dim=-1
                     )
-                    self._tables[pair].setdefault(key, []).append(
-                        _table(reference, likely[begin:end], read.targets[begin:end])
-                    )
+                    rows = _table(reference, likely[begin:end], read.targets[begin:end])
+                    self._tables[pair].setdefault(key, []).append(rows)
         self._seconds += time.monotonic() - began
 
     def _store(self, cell: str, row: int, logits: torch.Tensor) -> None:
@@ -159,51 +139,42 @@ class FidelityRecorder:
 
     def write(self, inputs: Mapping[str, Any]) -> None:
         """Write ``fidelity.jsonl`` and ``fidelity.json``, whose record has ``inputs``."""
-        if self._skipped:
-            write_json(
-                self._evals / "fidelity.json",
-                {"pairs": [], "skipped": self._skipped, "inputs": dict(inputs)},
-            )
-            return
-        tables = {
-            pair: {key: np.concatenate(parts) for key, parts in found.items()}
-            for pair, found in self._tables.items()
-        }
-        write_jsonl(
-            self._evals / "fidelity.jsonl",
-            [
-                _line(item, {pair: found[key] for pair, found in tables.items()})
-                for item, key in zip(self._items, self._keys(), strict=True)
-            ],
-        )
-        write_json(
-            self._evals / "fidelity.json",
-            {
-                "pairs": [
-                    _summary(pair, np.concatenate([found[key] for key in self._keys()]))
-                    for pair, found in tables.items()
-                ],
+        record: dict[str, Any] = {"pairs": [], "skipped": self._skipped}
+        if not self._skipped:
+            tables = {
+                pair: [np.concatenate(parts[key]) for key in self._keys]
+                for pair, parts in self._tables.items()
+            }
+            lines = [
+                {
+                    "item": item["item"],
+                    "tokens": item["tokens"],
+                    "pairs": {
+                        _name(pair): _of_item(table[place]) for pair, table in tables.items()
+                    },
+                }
+                for place, item in enumerate(self._items)
+            ]
+            write_jsonl(self._evals / "fidelity.jsonl", lines)
+            record = {
+                "pairs": [_summary(pair, np.concatenate(table)) for pair, table in tables.items()],
                 "skipped": None,
                 "compute_dtype": self._compute_dtype,
                 "seconds": self._seconds,
-                "inputs": dict(inputs),
-            },
-        )
-
-
-def _line(item: Mapping[str, Any], tables: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
-    return {
-        "item": item["item"],
-        "tokens": item["tokens"],
-        "pairs": {
-            _name(pair): {
-                "kl_mean": float(table[:, 0].mean()),
-                "kl_max": float(table[:, 0].max()),
-                "top1_agreement": float(table[:, 1].mean()),
-                "delta_nll": float(table[:, 2].sum()),
             }
-            for pair, table in tables.items()
-        },
+        write_json(self._evals / "fidelity.json", {**record, "inputs": dict(inputs)})
+
+
+def _key(item: Mapping[str, Any]) -> PromptAndTarget:
+    return item["prompt"], item["target"]
+
+
+def _of_item(table: np.ndarray) -> dict[str, float]:
+    return {
+        "kl_mean": float(table[:, 0].mean()),
+        "kl_max": float(table[:, 0].max()),
+        "top1_agreement": float(table[:, 1].mean()),
+        "delta_nll": float(table[:, 2].sum()),
     }
 
 
@@ -213,11 +184,15 @@ def _table(reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tens
     Returns:
         float64 [rows, 3].
     """
-    divergence = (reference.exp() * (reference - candidate)).sum(dim=-1).clamp(min=0)
+    divergence = _divergence(reference, candidate)
     same = reference.argmax(dim=-1) == candidate.argmax(dim=-1)
     at = targets.unsqueeze(1)
     rise = (reference.gather(1, at).double() - candidate.gather(1, at).double()).squeeze(1)
     return torch.stack([divergence.double(), same.double(), rise], dim=1).cpu().numpy()
+
+
+def _divergence(reference: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    return (reference.exp() * (reference - candidate)).sum(dim=-1).clamp(min=0)
 
 
 class ReferenceDistributions:
@@ -258,13 +233,7 @@ class ReferenceDistributions:
         for index, distributions in self._distributions(model):
             start, end = places[index], places[index] + len(distributions)
             reference, places[index] = self._known[index][start:end], end
-            found += float(
-                (reference.exp() * (reference - distributions))
-                .sum(dim=-1)
-                .clamp(min=0)
-                .double()
-                .sum()
-            )
+            found += float(_divergence(reference, distributions).double().sum())
         return found / sum(places)
 
     @torch.no_grad()

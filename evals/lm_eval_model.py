@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from assistant_builder.inference.batch_invariant import ContiguousLinear
-from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchScorer, Scored
+from assistant_builder.inference.batch_scorer import (
+    BatchScorer,
+    PaddedBatchScorer,
+    Scored,
+    ScoredChunk,
+)
 from assistant_builder.inference.packed_batch import supports_packing
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.decline import FIRST_TOKENS
 
-if TYPE_CHECKING:
-    from evals.kl_divergence import Observer
+PromptAndTarget = tuple[str, str]
+Observer = Callable[[Sequence[PromptAndTarget], ScoredChunk, torch.Tensor], None]
+"""Callback with prompts and targets of all sequences of a cell, a pass, and the log-softmax of its logits."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +100,15 @@ class StudyLM(HFLM):
         """Summed log-likelihood of each target, and whether it is the greedy answer."""
         if not self._all_own(requests):
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        asked = list(
-            {
-                request.doc_id: (request.doc["prompt"], request.doc["target"])
-                for request in requests
-            }.values()
-        )
-        self.read(asked, answers=self._answering)
-        scores = [
-            self.targets[(request.doc["prompt"], request.doc["target"])] for request in requests
-        ]
+        pairs = [(request.doc["prompt"], request.doc["target"]) for request in requests]
+        by_item = {request.doc_id: pair for request, pair in zip(requests, pairs, strict=True)}
+        self.read(list(by_item.values()), answers=self._answering)
         # the first request of an item is the answer, the second the white space at the end of the prompt
         return [
-            (-score.nll, score.greedy) if request.idx == 0 else (0.0, True)
-            for request, score in zip(requests, scores, strict=True)
+            (-self.targets[pair].nll, self.targets[pair].greedy)
+            if request.idx == 0
+            else (0.0, True)
+            for request, pair in zip(requests, pairs, strict=True)
         ]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -145,15 +146,14 @@ class StudyLM(HFLM):
                 )
             self._tick("likelihood", len(scores))
 
-        first: dict[int, str] = {}
+        first: dict[str, str] = {}
 
         def on_answers(found: dict[int, list[int]]) -> None:
             for index, answer in found.items():
-                self.answers[pairs[index][0]] = self._prompter.decode(answer)
-                self.finishes[pairs[index][0]] = (
-                    "stop" if answer[-1] in self._prompter.stop_ids else "length"
-                )
-                first[index] = self._prompter.decode(answer[:FIRST_TOKENS])
+                prompt, ended = pairs[index][0], answer[-1] in self._prompter.stop_ids
+                self.answers[prompt] = self._prompter.decode(answer)
+                self.finishes[prompt] = "stop" if ended else "length"
+                first[prompt] = self._prompter.decode(answer[:FIRST_TOKENS])
             self._tick("answers", len(found))
 
         self._reader.run(
@@ -165,10 +165,8 @@ class StudyLM(HFLM):
             room=self._max_new_tokens if self._answering else 0,
         )
         if answers and self._certain:
-            self.beginnings |= {
-                pairs[index][0]: (first[index], certainties)
-                for index, certainties in self._reader.certainties.items()
-            }
+            for index, certainties in self._reader.certainties.items():
+                self.beginnings[pairs[index][0]] = first[pairs[index][0]], certainties
 
     def _model_call(
         self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None
@@ -193,12 +191,11 @@ class StudyLM(HFLM):
 
     def _all_own(self, requests: Sequence[Instance]) -> bool:
         """Whether all requests are of the study's tasks; else a request counts as a share of a document."""
-        own = all(request.task_name in self._own_tasks for request in requests)
-        if not own:
-            self._share = len({(request.task_name, request.doc_id) for request in requests}) / len(
-                requests
-            )
-        return own
+        documents = {(request.task_name, request.doc_id) for request in requests}
+        if all(task in self._own_tasks for task, _ in documents):
+            return True
+        self._share = len(documents) / len(requests)
+        return False
 
 
 def reader(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.arms import ARMS, CELLS
-from assistant_builder.atomic_io import file_hash, read_json, write_json
+from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.data import load_split
 from assistant_builder.i18n import N_, t
 from assistant_builder.models.catalog import resolve
@@ -26,7 +26,7 @@ from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_
 from assistant_builder.study import Study
 from assistant_builder.study.containment import path_inside
 from assistant_builder.study.limits import answer_limit
-from evals.answers import Generated, Given, after_turns, further_prompts, given_answer, looks_of
+from evals.answers import Generated, after_turns, further_prompts, given_answer, looks_of
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, freeze
@@ -38,12 +38,12 @@ from evals.stats.similar import similar_questions
 from evals.tasks.extra import ExtraTasks
 from evals.tasks.general_knowledge import TASK
 from evals.tasks.held_out import build_items, heldout_pairs, run_own_tasks, write_tasks
-from evals.work_items import EvaluationPlan, ProgressTracker, WorkItem
+from evals.work_items import EvaluationPlan, ProgressTracker, WorkItem, is_done
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Retriever
-    from evals.kl_divergence import FidelityRecorder, Observer
-    from evals.lm_eval_model import StudyLM
+    from evals.kl_divergence import FidelityRecorder
+    from evals.lm_eval_model import Observer, StudyLM
 
 _LONGEST_PROMPT = 2048
 """Maximum tokens of a prompt with retrieved pairs and its reference answer, even if the model's context is longer."""
@@ -68,8 +68,6 @@ def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterabl
 
 
 class _Scoring:
-    """The evaluation of one approach."""
-
     clock: ProgressTracker
 
     def __init__(self, study: Study, part: tuple[int, int] | None) -> None:
@@ -120,15 +118,14 @@ class _Scoring:
                 for arm in self.study.config.arms
                 for seed in range(1, self.study.config.seeds + 1)
             ]
+            message = N_("{run}: deciding on validation questions when to decline")
             self.rules = fit_rules(
                 self.study,
                 self.base,
                 self.prompter,
                 self.retriever,
                 served,
-                lambda run: self.clock.set_message(
-                    N_("{run}: deciding on validation questions when to decline").format(run=run)
-                ),
+                lambda run: self.clock.set_message(message.format(run=run)),
             )
         with self._recorder() or nullcontext() as recorder:
             self._score_cells(recorder)
@@ -161,34 +158,18 @@ class _Scoring:
         return write_final_index(self.study, pairs, embedder_of_study(self.study))
 
     def _group_questions(self) -> None:
-        """Groups of similar questions, by which the report checks whether the differences are correlated."""
-        path, inputs = (
-            self.plan.evals / SIMILAR_QUESTIONS,
-            {"items": file_hash(self.tasks.folder / "items.jsonl")},
-        )
-        if not path.exists() or read_json(path).get("inputs") != inputs:
-            groups = similar_questions(
-                self.resources.embedder.encode([item["question"] for item in self.items])
-            )
-            write_json(
-                path,
-                {
-                    "inputs": inputs,
-                    "groups": {
-                        item["item"]: group for item, group in zip(self.items, groups, strict=True)
-                    },
-                },
-            )
+        path = self.plan.evals / SIMILAR_QUESTIONS
+        inputs = {"items": file_hash(self.tasks.folder / "items.jsonl")}
+        if not is_done(path, inputs):
+            names = [item["item"] for item in self.items]
+            vectors = self.resources.embedder.encode([item["question"] for item in self.items])
+            groups = dict(zip(names, similar_questions(vectors), strict=True))
+            write_json(path, {"inputs": inputs, "groups": groups})
 
     def _score_cells(self, recorder: FidelityRecorder | None) -> None:
-        """Score the pieces of the plan, and read the cells again that are scored but not compared."""
         for cell in load_cells(self.study, self.base, self.plan.variants()):
             variant = Variant(cell.spec, cell.seed)
-            observer = (
-                recorder.observer(cell.spec.name)
-                if recorder is not None and cell.seed == 1
-                else None
-            )
+            observer = recorder.observer(cell.spec.name) if recorder and cell.seed == 1 else None
             for piece in self.plan.pieces:
                 if piece.variant == variant:
                     self._score(piece, cell, observer if piece.kind == "cell" else None)
@@ -203,13 +184,8 @@ class _Scoring:
                 if (name, 1) == (cell.spec.name, cell.seed):
                     self.clock.set_message(N_("{cell}: task {task}").format(cell=name, task=task))
                     lm = self._lm(cell, self.config.batch_size, fixed_blocks=False)
-                    self.extra.run(
-                        task,
-                        lm,
-                        self.plan.task_folder(name),
-                        self.plan.task_inputs(name),
-                        self.config.seed,
-                    )
+                    folder, inputs = self.plan.task_folder(name), self.plan.task_inputs(name)
+                    self.extra.run(task, lm, folder, inputs, self.config.seed)
                     # requests that lm-eval deduplicated
                     self.clock.tick("documents", self.extra.documents[task] - lm.documents)
                     del lm  # like the cell
@@ -242,28 +218,25 @@ class _Scoring:
             observer=observer,
         )
         seconds = {"load": cell.load_seconds}
-        neighbours = None
+        prompts = [item["prompt"] for item in self.items]
+        details: list[dict[str, Any]] = [{} for _ in self.items]
+        rule, conversation = None, {}
         if piece.kind == "retrieval":
             self.clock.set_message(N_("{cell}: searching for the pairs").format(cell=title))
-            prompts, neighbours = self._retrieval_prompts()
-
+            prompts, details = self._retrieval_prompts()
         self.clock.set_message(
             N_("{cell}: scoring the reference answers and answering the test questions").format(
                 cell=title
             )
         )
-        if neighbours is None:
-            prompts = [item["prompt"] for item in self.items]
-            targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
-        else:
+        if piece.kind == "retrieval":
             pairs = [(text, item["target"]) for text, item in zip(prompts, self.items, strict=True)]
             lm.read(pairs, answers=True)
             targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
+        else:
+            targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
+            rule = self.rules.get(str(piece.variant.run))
         seconds |= lm.seconds
-        rule = (
-            self.rules.get(str(Variant(cell.spec, cell.seed).run)) if neighbours is None else None
-        )
-        given: list[Given] = []
         if rule is not None:
             lm.answer(further_prompts(self.items))
             generated = {
@@ -275,6 +248,7 @@ class _Scoring:
                 for item in self.items
             ]
             texts, prompts = [answer.text for answer in given], [answer.prompt for answer in given]
+            details = [answer.to_record() for answer in given]
         self.clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
         began = time.monotonic()
         scores = self._model_scores(texts)
@@ -288,26 +262,17 @@ class _Scoring:
                 taught=self.taught,
                 finish=lm.finishes[prompt] if text == lm.answers[prompt] else "stop",
             )
-            for item, text, target, found, prompt in zip(
-                self.items, texts, targets, scores, prompts, strict=True
+            | detail
+            for item, text, target, found, prompt, detail in zip(
+                self.items, texts, targets, scores, prompts, details, strict=True
             )
         ]
-        for sample, answer in zip(samples, given, strict=bool(given)):
-            sample |= {
-                "generated": answer.generated,
-                "confidence": answer.confidence,
-                "sources": list(answer.sources),
-            }
-        conversation = (
-            {}
-            if rule is None
-            else {"conversation": after_turns(self.items, samples, rule, generated, self.refusals)}
-        )
-        self._write(
+        if rule is not None:
+            after = after_turns(self.items, samples, rule, generated, self.refusals)
+            conversation = {"conversation": after}
+        write_scores(
             piece.folder,
             samples,
-            neighbours,
-            self.plan.inputs(piece),
             {
                 "cell": cell.spec.name,
                 "meaning": title if piece.kind != "cell" else t(cell.spec.about),
@@ -321,76 +286,35 @@ class _Scoring:
                 "seconds": seconds,
                 **conversation,
             },
+            self.plan.inputs(piece),
         )
 
     def _copy(self) -> None:
         self.clock.set_message(N_("Copying the nearest training answers"))
-        if self.retriever is not None:
-            self._copy_facts()
-            return
-        texts = [near[0].answer for near in self._neighbours]
+        if self.retriever is None:
+            meaning = "the answer of the nearest training question"
+            texts = [near[0].answer for near in self._neighbours]
+            details = [{"neighbours": [near[0].to_record()]} for near in self._neighbours]
+        else:
+            meaning = "the answer of the best fact that was found"
+            texts, details = self._best_facts(self.retriever)
         samples = [
-            sample_record(item, answer=text, target=None, scores=found, taught=self.taught)
-            for item, text, found in zip(self.items, texts, self._model_scores(texts), strict=True)
-        ]
-        copied = [near[:1] for near in self._neighbours]
-        self._write(
-            self.plan.baseline("copy"),
-            samples,
-            copied,
-            self.plan.copy_inputs,
-            {
-                "cell": "copy",
-                "meaning": "the answer of the nearest training question",
-                "base": None,
-                "adapter": None,
-            },
-        )
-
-    def _copy_facts(self) -> None:
-        """The answer of the best fact of the same search, unless its own rule declines."""
-        assert self.retriever is not None
-        rule = copy_rule(self.study, self.retriever)
-        sure = [rule.confidence(found_alone(Retrieved(**item["evidence"]))) for item in self.items]
-        copied = [item["sources"][0]["answer"] if item["sources"] else "" for item in self.items]
-        texts = [
-            rule.sentence if confidence < rule.threshold or not text else text
-            for confidence, text in zip(sure, copied, strict=True)
-        ]
-        samples = [
-            {
-                **sample_record(item, answer=text, target=None, scores=found, taught=self.taught),
-                "generated": first,
-                "confidence": confidence,
-            }
-            for item, text, found, first, confidence in zip(
-                self.items, texts, self._model_scores(texts), copied, sure, strict=True
+            sample_record(item, answer=text, target=None, scores=found, taught=self.taught) | detail
+            for item, text, found, detail in zip(
+                self.items, texts, self._model_scores(texts), details, strict=True
             )
         ]
-        self._write(
-            self.plan.baseline("copy"),
-            samples,
-            None,
-            self.plan.copy_inputs,
-            {
-                "cell": "copy",
-                "meaning": "the answer of the best fact that was found",
-                "base": None,
-                "adapter": None,
-            },
-        )
+        record = {"cell": "copy", "meaning": meaning, "base": None, "adapter": None}
+        write_scores(self.plan.baseline("copy"), samples, record, self.plan.copy_inputs)
 
-    def _write(
-        self,
-        folder: Path,
-        samples: list[dict[str, Any]],
-        neighbours: Sequence[Sequence[Neighbour]] | None,
-        inputs: dict[str, Any],
-        record: dict[str, Any],
-    ) -> None:
-        for sample, near in zip(samples, neighbours or (), strict=neighbours is not None):
-            sample["neighbours"] = [neighbour.to_record() for neighbour in near]
-        write_scores(folder, samples, record, inputs)
+    def _best_facts(self, retriever: Retriever) -> tuple[list[str], list[dict[str, Any]]]:
+        rule, texts, details = copy_rule(self.study, retriever), [], []
+        for item in self.items:
+            confidence = rule.confidence(found_alone(Retrieved(**item["evidence"])))
+            text = item["sources"][0]["answer"] if item["sources"] else ""
+            texts.append(text if text and confidence >= rule.threshold else rule.sentence)
+            details.append({"generated": text, "confidence": confidence})
+        return texts, details
 
     def _lm(
         self,
@@ -401,7 +325,6 @@ class _Scoring:
         fixed_blocks: bool = True,
         observer: Observer | None = None,
     ) -> StudyLM:
-        """A cell for lm-eval; ``counted`` is the kind of work that a kind of its progress counts for."""
         from evals.lm_eval_model import StudyLM
 
         return StudyLM(
@@ -418,7 +341,6 @@ class _Scoring:
         )
 
     def _model_scores(self, answers: Sequence[str]) -> list[dict[str, float]]:
-        """The metrics that need a model, in item order; the references are embedded once."""
         references = [item["reference"] for item in self.items]
         scores = score_answers(answers, references, self.resources, embedder=self.config.similarity)
         if self.config.similarity:
@@ -430,11 +352,13 @@ class _Scoring:
         training = load_split(self.study.folder / "data", "train")
         return nearest([item["question"] for item in self.items], training, self.resources.embedder)
 
-    def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
+    def _retrieval_prompts(self) -> tuple[list[str], list[dict[str, Any]]]:
         context = read_config(self.base).get("max_position_embeddings")
         longest = min(context, _LONGEST_PROMPT) if isinstance(context, int) else _LONGEST_PROMPT
         found = [
             retrieval_prompt(item, near, self.prompter, longest - answer_limit(self.study))
             for item, near in zip(self.items, self._neighbours, strict=True)
         ]
-        return [prompt for prompt, _ in found], [kept for _, kept in found]
+        return [prompt for prompt, _ in found], [
+            {"neighbours": [near.to_record() for near in pairs]} for _, pairs in found
+        ]

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assistant_builder import __version__
-from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, main_cells, untuned_base
+from assistant_builder.arms import (
+    ARMS,
+    CELLS,
+    LORA,
+    QLORA,
+    TWINS,
+    CellSpec,
+    main_cells,
+    untuned_base,
+)
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.i18n import N_
 from assistant_builder.models.checkpoint_dir import base_model_hash
@@ -27,19 +36,18 @@ from evals.cells import Variant, fidelity_pairs, in_order_of_loading
 
 HEADLINE_CELLS = (LORA.cell, QLORA.cell)
 """The twins as served: scored for every seed, and, where they are compared, for the noise floor."""
-_STEP_FILES = (
-    "status",
-    "evaluate",
-    "score-",
-    "formats",
-)  # prefixes of the files that record steps rather than scores
+_STEP_FILES = ("status", "evaluate", "score-", "formats")
+"""Prefixes of the files that record steps rather than scores."""
+
+
+Kind = Literal["cell", "noise", "retrieval"]
 
 
 @dataclass(frozen=True)
 class WorkItem:
     """One folder of scores; ``noise`` is the cell with another batch size, ``retrieval`` is on the untuned base."""
 
-    kind: Literal["cell", "noise", "retrieval"]
+    kind: Kind
     variant: Variant
     folder: Path
     batch_size: int
@@ -60,38 +68,36 @@ class EvaluationPlan:
         part: tuple[int, int] | None = None,
     ) -> None:
         self._study, self._base, self._items = study, base, items
-        self._config, self._cells, self._compares = (
-            study.config.eval,
-            study.config.cells,
-            study.config.compares,
-        )
-        self._seeds, self._arms = study.config.seeds, study.config.arms
-        self._tasks, self._part = tuple(tasks), part
-        self.whole = part is None
-        whole, wanted = part is None, self._all_pieces()
+        self._config, self._cells = study.config.eval, study.config.cells
+        self._compares, self._arms = study.config.compares, study.config.arms
+        self._seeds, self._tasks = study.config.seeds, tuple(tasks)
+        self.whole = whole = part is None
+        wanted = self._all_pieces()
         if part is not None:
             wanted = shard(wanted, part[1])[part[0] - 1]
         variants = {piece.variant for piece in wanted}
         self.pieces = [
-            piece for piece in wanted if not _done(piece.folder / "scores.json", self.inputs(piece))
+            piece
+            for piece in wanted
+            if not is_done(piece.folder / "scores.json", self.inputs(piece))
         ]
         self.tasks = [
             (cell, task)
             for cell in main_cells(self._arms)
             if Variant(CELLS[cell]) in variants and cell in self._cells
             for task in tasks
-            if not _done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
+            if not is_done(self.task_folder(cell) / f"{task}.json", self.task_inputs(cell))
         ]
         self.copy = (
             whole
             and self._config.baselines
-            and not _done(self.baseline("copy") / "scores.json", self.copy_inputs)
+            and not is_done(self.baseline("copy") / "scores.json", self.copy_inputs)
         )
         self.fidelity = (
             whole
             and self._config.fidelity
             and self._compares
-            and not _done(self.evals / "fidelity.json", self.fidelity_inputs)
+            and not is_done(self.evals / "fidelity.json", self.fidelity_inputs)
         )
         scored = {piece.variant for piece in self.pieces if piece.kind == "cell"}
         self.read_again = [
@@ -114,31 +120,22 @@ class EvaluationPlan:
 
     def variants(self) -> list[Variant]:
         """The cells with remaining work, without duplicates."""
-        return list(
-            dict.fromkeys(
-                [
-                    *(piece.variant for piece in self.pieces),
-                    *(Variant(CELLS[cell]) for cell, _ in self.tasks),
-                    *self.read_again,
-                ]
-            )
-        )
+        tasks = [Variant(CELLS[cell]) for cell, _ in self.tasks]
+        scored = [piece.variant for piece in self.pieces]
+        return list(dict.fromkeys([*scored, *tasks, *self.read_again]))
 
     @property
     def fidelity_cells(self) -> list[str]:
         """The cells whose next-token distributions are compared; none if that is done or not wanted."""
-        return (
-            sorted({name for pair in fidelity_pairs(self._cells) for name in pair})
-            if self.fidelity
-            else []
-        )
+        pairs = fidelity_pairs(self._cells) if self.fidelity else ()
+        return sorted({name for pair in pairs for name in pair})
 
     def obsolete_results(self) -> list[Path]:
         """Results of earlier runs that the settings no longer request, so that a report does not show them.
 
         A shard has none, because other shards may be running.
         """
-        if self._part is not None:
+        if not self.whole:
             return []
         config, seeds = self._config, range(2, self._seeds + 1)
         optional = [
@@ -161,7 +158,7 @@ class EvaluationPlan:
 
     def score_files(self) -> list[Path]:
         """All existing files of scores, without those of GGUF files; none for a shard."""
-        found = [] if self._part is not None else self.evals.rglob("*.json*")
+        found = self.evals.rglob("*.json*") if self.whole else ()
         return sorted(
             path
             for path in found
@@ -190,28 +187,22 @@ class EvaluationPlan:
         return piece.kind == "retrieval" or self._study.config.grounded
 
     def _all_pieces(self) -> list[WorkItem]:
-        size, found = self._config.batch_size, []
+        config, study, items = self._config, self._study, list[WorkItem]()
+
+        def add(kind: Kind, cell: CellSpec, folder: Path, seed: int = 1, batches: int = 1) -> None:
+            size = batches * config.batch_size
+            items.append(WorkItem(kind, Variant(cell, seed), folder, size))
+
         served = {ARMS[arm].cell for arm in self._arms}
-        for spec in in_order_of_loading(CELLS[name] for name in self._cells):
-            name = spec.name
-            found.append(WorkItem("cell", Variant(spec), self._study.cell_folder(name), size))
-            if name in HEADLINE_CELLS and self._config.noise_floor and self._compares:
-                found.append(
-                    WorkItem("noise", Variant(spec), self.evals / "noise" / name, 2 * size)
-                )
-            if name in served:  # one adapter for each seed
-                found += [
-                    WorkItem(
-                        "cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size
-                    )
-                    for seed in range(2, self._seeds + 1)
-                ]
-        if (
-            self._config.baselines and not self._study.config.grounded
-        ):  # else the untuned base reads the facts itself
-            untuned = Variant(CELLS[untuned_base(self._arms)])
-            found.append(WorkItem("retrieval", untuned, self.baseline("retrieval"), size))
-        return found
+        for cell in in_order_of_loading(CELLS[name] for name in self._cells):
+            add("cell", cell, study.cell_folder(cell.name))
+            if cell.name in HEADLINE_CELLS and config.noise_floor and self._compares:
+                add("noise", cell, self.evals / "noise" / cell.name, batches=2)
+            for seed in range(2, self._seeds + 1) if cell.name in served else ():
+                add("cell", cell, study.cell_folder(cell.name, seed=seed), seed)
+        if config.baselines and not study.config.grounded:  # else the untuned base reads the facts
+            add("retrieval", CELLS[untuned_base(self._arms)], self.baseline("retrieval"))
+        return items
 
     def inputs(self, piece: WorkItem) -> dict[str, Any]:
         """The inputs of a work item."""
@@ -220,14 +211,11 @@ class EvaluationPlan:
             "adapter": self._adapter(piece.variant.run),
             "batch_size": piece.batch_size,
         }
-        if piece.kind != "retrieval":
-            return inputs
-        base = piece.variant.cell.base
-        return {
-            **inputs,
-            "training": self._training,
-            **({} if base == "float16" else {"base": base}),
-        }
+        if piece.kind == "retrieval":
+            inputs["training"] = self._training
+            if piece.variant.cell.base != "float16":
+                inputs["base"] = piece.variant.cell.base
+        return inputs
 
     def task_inputs(self, cell: str) -> dict[str, Any]:
         """The inputs of a cell's results on an extra task."""
@@ -275,27 +263,22 @@ class EvaluationPlan:
     @property
     def _rule(self) -> dict[str, Any]:
         """What the rule for declining depends on apart from index and adapter; empty without the grounded approach."""
-        config = self._study.config
-        return (
-            {
-                "false_declines": config.retrieval.false_declines,
-                "validation": file_hash(self._study.split_file("validation")),
-            }
-            if config.grounded
-            else {}
-        )
+        if not self._study.config.grounded:
+            return {}
+        return {
+            "false_declines": self._study.config.retrieval.false_declines,
+            "validation": file_hash(self._study.split_file("validation")),
+        }
 
     @cached_property
     def _training(self) -> str:
         return file_hash(self._study.split_file("train"))
 
     def _adapter(self, run: str | None) -> str | None:
-        return (
-            run
-            and read_json(self._study.arm_folder(run) / "summary.json", ArmSummary)[
-                "adapter_sha256"
-            ]
-        )
+        if run is None:
+            return None
+        summary = read_json(self._study.arm_folder(run) / "summary.json", ArmSummary)
+        return str(summary["adapter_sha256"])
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
@@ -325,7 +308,8 @@ def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
     return shares
 
 
-def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
+def is_done(path: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether a record was written with these inputs."""
     return path.exists() and read_json(path).get("inputs") == dict(inputs)
 
 

@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [
     Requirement(text)
-    for name in ("gguf", "ray", "gpu", "sweep")
+    for name in ("gguf", "ray", "gpu")
     for text in PROJECT["optional-dependencies"][name]
 ]
 """What parts of the product import where it is installed."""
@@ -73,7 +73,7 @@ def test_extras_are_installed_from_the_clone_as_the_package_is_on_no_index():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"assistant-builder\[[a-z]+\](?! @ )", text), path
         named += re.findall(r"install_command\('(\w+)'\)|pip install -e '\.\[(\w+)\]'", text)
-    assert {name for pair in named for name in pair if name} >= {"gguf", "ray", "gpu", "sweep"}
+    assert {name for pair in named for name in pair if name} >= {"gguf", "ray", "gpu"}
     assert {name for pair in named for name in pair if name} <= set(
         PROJECT["optional-dependencies"]
     )
@@ -118,7 +118,7 @@ def test_users_install_no_developers_tools(target: str, dev: bool):
     )
     assert "install --disable-pip-version-check -c constraints.txt -e '.[gguf]'\n" in done.stdout
     assert ("[dev]" in done.stdout) == dev
-    tools = {"ray", "moto", "playwright", "mypy", "pytest", "optuna", "s3fs"}
+    tools = {"ray", "moto", "playwright", "mypy", "pytest", "s3fs"}
     assert not tools & {requirement.name for requirement in REQUIREMENTS}
 
 

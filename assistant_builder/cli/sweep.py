@@ -50,13 +50,12 @@ def sweep(
         name: Name of the sweep. Default: the name of the source. Its studies are NAME-1, NAME-2, ….
         arm: Arm whose validation loss selects the best study: {arms}, or both (the mean of all). All arms of the study
             are always trained. [default: both]
-        prune: median: stop a training that is worse than the median of the earlier ones (requires the extra 'sweep').
-            off: run every training to the end. [default: median if Optuna is installed]
+        prune: median: stop a training that is worse than the median of the earlier ones. off: run every training to
+            the end. [default: median]
     """
     from assistant_builder.sweep import open_sweep, run_sweep
     from assistant_builder.sweep.page import comparison_rows, study_rows
     from assistant_builder.sweep.run import estimate
-    from assistant_builder.sweep.spec import available
 
     if arm is not None:
         output.check_choice("--arm", arm, ("both", *ARMS))
@@ -67,11 +66,6 @@ def sweep(
         output.print_json(record)
     else:
         output.echo(f"{opened.name}: {estimate(opened).sentence()}")
-        if prune is None and opened.prune == "off" and not available():
-            output.echo(
-                "Optuna is not installed, so every study runs to its end. Install the extra 'sweep' to stop "
-                "poor studies early."
-            )
         record = run_sweep(opened, listener=_show_trial, check=check_tasks)
         output.print_table(*study_rows(record))
         if record["comparisons"]:
@@ -86,7 +80,9 @@ def sweep(
 @contextmanager
 def _show_trial(trial: Trial) -> Iterator[Callable[[Event], None]]:
     """Print a heading, and show a progress bar for each step."""
-    output.echo(f"{trial.name}: {trial.label}")
+    from assistant_builder.sweep.spec import label
+
+    output.echo(f"{trial.name}: {label(trial.settings)}")
     with run_display() as display:
         yield display
 

@@ -43,15 +43,14 @@ class TaskRegistryClient:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        actor = ray.remote(
-            TaskRegistryActor
-        ).options(
+        actor = ray.remote(TaskRegistryActor).options(
             name=self._url or self._folder,
             namespace=_NAMESPACE,
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
-            scheduling_strategy=here,  # on the node of this process, so that no other node can take it down
+            # on the node of this process, so that no other node can take it down
+            scheduling_strategy=here,
         )
         return actor.remote(self._folder, self._url)
 
@@ -66,14 +65,12 @@ class TaskRegistryClient:
             "memory": request.memory_bytes or None,
             "max_retries": retries,
         }
-        threads = str(max(1, int(request.cpus)))
-        shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
         environment = {
-            **shared,
+            **({} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}),
             **trust_environment(),
             **self._allowed,
             **gpu_environment(request.gpus),
-            "OMP_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": str(max(1, int(request.cpus))),
         }
         arguments = [self._folder if word == self._given else word for word in arguments]
         self._call(
@@ -93,7 +90,6 @@ class TaskRegistryClient:
             ray.kill(self._actor)
 
     def _call(self, method: Callable[[Any], Any]) -> Any:
-        """Call an idempotent method of the actor, with retries."""
         import ray
         from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
@@ -104,9 +100,7 @@ class TaskRegistryClient:
             except RayActorError as error:
                 if time.monotonic() > deadline:
                     raise _disconnected_error(str(error)) from error
-                if not isinstance(
-                    error, ActorUnavailableError
-                ):  # an unavailable actor may answer later
+                if not isinstance(error, ActorUnavailableError):  # which may answer later
                     self._actor = self._find()
                 time.sleep(_POLL_SECONDS)
             except RayError as error:
@@ -125,10 +119,8 @@ def connect(address: str) -> str:
     if address == "auto" and not os.environ.get("RAY_ADDRESS"):
         _check_owner()
     try:
-        from ray import (
-            init,
-            is_initialized,
-        )  # `import ray` would succeed in /tmp, where Ray's scratch folder is
+        # `import ray` would succeed in /tmp, where Ray's scratch folder is
+        from ray import init, is_initialized
     except ImportError as error:
         raise AssistantBuilderError(
             f"executor.kind=ray needs Ray, which cannot be imported: {error}",
@@ -137,9 +129,8 @@ def connect(address: str) -> str:
         ) from error
     if not is_initialized():
         _probe_port(address)
-    os.environ.setdefault(
-        "RAY_gcs_server_port_wait_time_s", "1"
-    )  # the default waits for many minutes
+    # the default waits for many minutes
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     try:
         context = init(
             address=address,
@@ -147,25 +138,20 @@ def connect(address: str) -> str:
             log_to_driver=False,
             logging_level="ERROR",
             ignore_reinit_error=True,
-            **(
-                {} if "://" in address else {"job_config": _job_config()}
-            ),  # unused by Ray Client's server
+            # unused by Ray Client's server
+            **({} if "://" in address else {"job_config": _job_config()}),
         )
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and others
         raise _unreachable_error(address, str(error)) from error
-    return (
-        f"http://{context.dashboard_url}" if context.dashboard_url else ""
-    )  # Ray omits the scheme
+    # Ray omits the scheme
+    return f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
 
 def _check_owner() -> None:
     for process in psutil.process_iter(["name", "uids"]) if os.name == "posix" else ():
         name, uids = process.info["name"], process.info["uids"]
-        if (
-            name in ("gcs_server", "raylet")
-            and uids is not None
-            and uids.real not in (os.getuid(), 0)
-        ):
+        others = uids is not None and uids.real not in (os.getuid(), 0)
+        if name in ("gcs_server", "raylet") and others:
             raise ConfigError(
                 "another user runs a Ray cluster on this machine, and 'auto' could join it",
                 where="executor.address",

@@ -26,8 +26,7 @@ from assistant_builder.study.steps import (
     split_run,
 )
 
-POLL_SECONDS = 0.25
-"""Interval of the checks of a run."""
+POLL_SECONDS = 0.25  # interval of the checks of a run
 
 
 class RayRunner:
@@ -93,9 +92,8 @@ class _Run:
         self._client = TaskRegistryClient(study, store.url)
         self._pending = list(self._order)
         self._own_steps: set[str] = set()
-        self._in_flight = {
-            step for step, result in self._client.results().items() if result is None
-        }
+        results = self._client.results()
+        self._in_flight = {step for step, result in results.items() if result is None}
         self._end_order: dict[str, int] = {}
         self._losses = 0
         self._errors: list[AssistantBuilderError] = []
@@ -109,10 +107,8 @@ class _Run:
         """Stop the actor, and raise the first error."""
         self._client.shut_down()
         if self._errors:
-            raise next(
-                (error for error in self._errors if not isinstance(error, Cancelled)),
-                self._errors[0],
-            )
+            others = [error for error in self._errors if not isinstance(error, Cancelled)]
+            raise (others or self._errors)[0]
 
     def poll(self) -> None:
         """Start the steps that are ready, and check the steps in flight."""
@@ -125,12 +121,8 @@ class _Run:
             self._errors.append(error)
         results = self._client.results()
         self._store.poll(self._in_flight, cancelled=self._study.cancel_requested)
-        orphaned = self._in_flight - set(
-            self._order
-        )  # shards of an earlier run with other settings
-        self._in_flight -= {
-            step for step in orphaned if results.get(step, TaskResult()) is not None
-        }
+        orphaned = self._in_flight - set(self._order)  # shards of a run with other settings
+        self._in_flight -= {step for step in orphaned if results.get(step, TaskResult())}
         for step in [step for step in self._order if step in self._in_flight]:
             if step not in results:
                 self._handle_loss(step)
@@ -140,7 +132,6 @@ class _Run:
                 self._handle_end(step, result)
 
     def _ready(self) -> Iterator[str]:
-        """Steps whose prerequisites are done."""
         if self._errors or self._study.cancel_requested:
             return
         # scoring steps of an earlier run write the same cells, possibly with other settings
@@ -170,19 +161,16 @@ class _Run:
         request = resources_for_step(self._study, step, nodes)
         require_node(request, nodes, step)
         self._store.prepare(step)
-        self._client.start(
-            step, step_command(self._study, step)[1:], request, self._executor.retries
-        )
+        command = step_command(self._study, step)[1:]
+        self._client.start(step, command, request, self._executor.retries)
         self._own_steps.add(step)
         self._in_flight.add(step)
 
     def _handle_loss(self, step: str) -> None:
-        """Make a step ready again after its task was lost with the actor."""
         self._losses += 1
         if self._losses > self._executor.retries * len(self._order):
-            self._handle_end(
-                step, TaskResult(lost="the node of the study's actor was lost too often")
-            )
+            lost = "the node of the study's actor was lost too often"
+            self._handle_end(step, TaskResult(lost=lost))
         self._in_flight.discard(step)
 
     def _report(self, step: str) -> None:
@@ -204,16 +192,13 @@ class _Run:
             self._errors.append(error)
         record = self._study.step(step)
         self._on_event(Event(step, record.state, self._study.progress(step)))
-        if (
-            step in self._own_steps and record.state == "succeeded"
-        ):  # steps of earlier runs are checked again
-            self._pending.remove(step)
-        elif step not in self._own_steps:
+        if step not in self._own_steps:  # steps of earlier runs are checked again
             del self._end_order[step]
+        elif record.state == "succeeded":
+            self._pending.remove(step)
 
 
 def _same_seed(step: str, other: str) -> bool:
-    """Whether two steps train arms of one approach with the same seed, which wait for each other to stop early."""
     if step == other or not (step.startswith("train-") and other.startswith("train-")):
         return False
     runs = [name.removeprefix("train-") for name in (step, other)]

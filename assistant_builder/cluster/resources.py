@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assistant_builder.errors import ResourceError
 from assistant_builder.planning.advice import gigabytes
-from assistant_builder.planning.memory_check import LOW_MEMORY_SETTING, StepMemory, step_memory
+from assistant_builder.planning.memory_check import LOW_MEMORY_SETTING, step_memory
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 
@@ -65,18 +65,14 @@ def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> Resour
     if planned is None:
         return ResourceRequest(cpus)
     if planned.least_bytes > most and not study.config.train.allow_low_memory:
-        raise _memory_error(planned, step, most)
+        raise ResourceError(
+            f"it needs about {gigabytes(planned.expected_bytes)} of memory, {gigabytes(planned.least_bytes)} at the "
+            f"very least, and no node of the cluster has more than {gigabytes(most)} for its steps",
+            where=f"step {step}",
+            remedy="Add a node with more memory, or choose a smaller base model. To start anyway, "
+            f"set {LOW_MEMORY_SETTING}",
+        )
     return ResourceRequest(cpus, memory_bytes=min(planned.expected_bytes, most))
-
-
-def _memory_error(planned: StepMemory, step: str, most: int) -> ResourceError:
-    return ResourceError(
-        f"it needs about {gigabytes(planned.expected_bytes)} of memory, {gigabytes(planned.least_bytes)} at the very "
-        f"least, and no node of the cluster has more than {gigabytes(most)} for its steps",
-        where=f"step {step}",
-        remedy="Add a node with more memory, or choose a smaller base model. To start anyway, "
-        f"set {LOW_MEMORY_SETTING}",
-    )
 
 
 def require_node(request: ResourceRequest, nodes: Sequence[Node], step: str) -> None:

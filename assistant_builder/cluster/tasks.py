@@ -36,12 +36,9 @@ from assistant_builder.study import Study
 
 GRACE_SECONDS = 6.0
 """Time that a cancelled step has to finish its unit of work; short, because other users wait for the nodes."""
-POLL_SECONDS = 0.25
-"""Interval of a task's checks whether its step has ended or is cancelled."""
-CANCEL_CHECK_SECONDS = 1.0
-"""Interval of the actor's checks whether waiting tasks are cancelled."""
-_IDLE_SECONDS = 60.0
-"""Time without tasks and requests after which the actor exits."""
+POLL_SECONDS = 0.25  # interval of a task's checks whether its step has ended or is cancelled
+CANCEL_CHECK_SECONDS = 1.0  # interval of the actor's checks whether waiting tasks are cancelled
+_IDLE_SECONDS = 60.0  # time without tasks and requests after which the actor exits
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,6 @@ def run_on_node(
 def _run_process(
     workspace: Workspace, step: str, lease: Lease, arguments: list[str], environment: dict[str, str]
 ) -> int:
-    """Run and supervise the step's process; returns its exit code."""
     log_file = workspace.study.log_file(step)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
@@ -115,9 +111,8 @@ def _run_process(
     try:
         lower_priority(process.pid)
         while process.poll() is None:
-            with contextlib.suppress(
-                OSError, StoreError
-            ):  # the step reports a full disk; a store is retried
+            # the step reports a full disk; a store is retried
+            with contextlib.suppress(OSError, StoreError):
                 if not lease.renew():
                     raise StudyError("another node has taken it over", where=f"step {step}")
             if workspace.cancel_requested:
@@ -132,7 +127,6 @@ def _run_process(
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its children unless it has ended."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -166,9 +160,8 @@ class TaskRegistryActor:
         if self._result(step, missing=TaskResult()) is not None:
             task = ray.remote(run_on_node).options(**options)
             attempts = options["max_retries"] + 1
-            self._tasks[step] = task.remote(
-                folder, self._url, step, arguments, environment, attempts
-            )
+            own = (folder, self._url, step, arguments, environment, attempts)
+            self._tasks[step] = task.remote(*own)
 
     def results(self) -> dict[str, TaskResult | None]:
         """Step → result of its task, None while it is running or waits for a node."""
@@ -209,7 +202,6 @@ class TaskRegistryActor:
                 ray.kill(ray.get_runtime_context().current_actor)
 
     def _cancel_requested(self) -> bool:
-        """Whether the run was cancelled, on this machine or through the store."""
         if not self._url:
             return self._study.cancel_requested
         with contextlib.suppress(StoreError):
@@ -225,8 +217,6 @@ class TaskRegistryActor:
         if not self._url:
             return path.exists()
         with contextlib.suppress(StoreError):
-            return (
-                ObjectStore(self._url).read(path.relative_to(self._study.folder).as_posix())
-                is not None
-            )
+            name = path.relative_to(self._study.folder).as_posix()
+            return ObjectStore(self._url).read(name) is not None
         return True

@@ -56,10 +56,8 @@ class StoreWorkspace(Workspace):
     @property
     def cancel_requested(self) -> bool:
         """Whether the run was cancelled on any machine."""
-        if (
-            not self.study.cancel_requested
-            and time.monotonic() - self._checked > _CANCEL_CHECK_SECONDS
-        ):
+        due = time.monotonic() - self._checked > _CANCEL_CHECK_SECONDS
+        if due and not self.study.cancel_requested:
             self._checked = time.monotonic()
             with contextlib.suppress(StoreError):
                 if is_cancel_requested(self._mirror.store):
@@ -69,15 +67,14 @@ class StoreWorkspace(Workspace):
     @contextmanager
     def sync(self, lease: Lease) -> Iterator[None]:
         """Download the inputs of the step, upload changes while it runs, and upload all results at the end."""
-        retry_until_timeout(
-            lambda: self._mirror.pull(
-                lambda name: name.startswith(self._own) or not is_checkpoint(name)
-            )
-        )
+
+        def needed(name: str) -> bool:
+            return name.startswith(self._own) or not is_checkpoint(name)
+
+        retry_until_timeout(lambda: self._mirror.pull(needed))
         early_stopping = self.study.config.train.early_stopping
-        sync = BackgroundSync(
-            self._mirror, lease, after_push=self._pull_metrics if early_stopping else lambda: None
-        )
+        after_push = self._pull_metrics if early_stopping else lambda: None
+        sync = BackgroundSync(self._mirror, lease, after_push=after_push)
         try:
             yield
         finally:
@@ -141,19 +138,14 @@ class StoreSync:
             return
         arm = self._mirror.study.step_folder(step)
         if not (arm / "metrics.jsonl").exists():
-            store, folder = (
-                self._mirror.store,
-                f"{arm.relative_to(self._mirror.study.folder).as_posix()}/checkpoints/",
-            )
-            retry_until_timeout(
-                lambda: store.remove(
-                    sorted(
-                        (name for name in store.versions() if name.startswith(folder)),
-                        key=upload_order,
-                        reverse=True,
-                    )
-                )
-            )
+            store = self._mirror.store
+            folder = f"{arm.relative_to(self._mirror.study.folder).as_posix()}/checkpoints/"
+
+            def remove() -> None:
+                names = [name for name in store.versions() if name.startswith(folder)]
+                store.remove(sorted(names, key=upload_order, reverse=True))
+
+            retry_until_timeout(remove)
 
     def pull(self, step: str) -> None:
         """Download the files of a step, except its checkpoints, with retries."""
@@ -178,7 +170,6 @@ class StoreSync:
 
 
 def _pull_steps(mirror: Mirror, steps: Collection[str]) -> None:
-    """Download the files of steps, except their checkpoints."""
     study = mirror.study
     folders = [study.step_folder(step).relative_to(study.folder).as_posix() for step in steps]
     mirror.pull(

@@ -1,18 +1,12 @@
-"""The page of a sweep (``sweep.html``): sentences, tables, and a parallel-coordinates chart, from ``sweep.json`` alone.
-
-The chart consists of ordinary lines, because plotly's own parallel coordinates cannot show a study that was stopped
-before it had a loss, cannot highlight a line, and need WebGL.
-"""
+"""The page of a sweep (``sweep.html``): sentences, tables and a chart of differences, from ``sweep.json`` alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, CELLS, Arm
 from assistant_builder.sweep.spec import label
@@ -29,9 +23,6 @@ from evals.report.format import (
 )
 from evals.report.load import served_cells
 from evals.report.render import page_styles
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 STATES = {
     "succeeded": "done",
@@ -76,24 +67,25 @@ def sentence(record: Mapping[str, Any]) -> str:
     outcomes = study_outcomes(record)
     if not outcomes:
         return text
-    counts = {
-        what: [name for name, found in outcomes.items() if found == what] for what in _OUTCOME_TEXTS
+    names = {
+        what: [name for name, outcome in outcomes.items() if outcome == what]
+        for what in _OUTCOME_TEXTS
     }
     shares = [
-        f"{_share(len(names), len(outcomes))} {_OUTCOME_TEXTS[what]}"
-        for what, names in counts.items()
-        if names
+        f"{_share(len(names[what]), len(outcomes))} {words}"
+        for what, words in _OUTCOME_TEXTS.items()
+        if names[what]
     ]
     text += (
         f" On the {record['comparisons'][0]['n']} held-out questions, which were not used for the selection, "
         f"{'; '.join(shares)} (Holm over {plural(len(record['comparisons']), 'test')})."
     )
-    if counts["not told apart"] and not counts["better"]:
+    if names["not told apart"] and not names["better"]:
         text += " A study that is not clearly different may be as good, so prefer the cheapest."
-    if counts["better"]:
+    if names["better"]:
         text += (
-            f" Validation missed {', '.join(counts['better'])}. Choosing "
-            f"{'it' if len(counts['better']) == 1 else 'one of them'} now would be a choice by the held-out "
+            f" Validation missed {', '.join(names['better'])}. Choosing "
+            f"{'it' if len(names['better']) == 1 else 'one of them'} now would be a choice by the held-out "
             "questions, which makes its held-out score too optimistic."
         )
     return text
@@ -108,14 +100,12 @@ def _share(number_of: int, total: int) -> str:
 
 def study_outcomes(record: Mapping[str, Any]) -> dict[str, str]:
     """The outcome of each compared study over the deciding arms: worse, better, mixed or not told apart."""
-    found: dict[str, set[str]] = {}
+    outcomes: dict[str, str] = {}
     for row in record["comparisons"]:
-        found.setdefault(row["study"], set()).add(row["outcome"])
-    clear = {name: outcomes - {"not told apart"} for name, outcomes in found.items()}
-    return {
-        name: "mixed" if len(outcomes) > 1 else next(iter(outcomes), "not told apart")
-        for name, outcomes in clear.items()
-    }
+        known, own = outcomes.get(row["study"], "not told apart"), row["outcome"]
+        clear = {known, own} - {"not told apart"}
+        outcomes[row["study"]] = "mixed" if len(clear) > 1 else clear.pop() if clear else own
+    return outcomes
 
 
 def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
@@ -124,9 +114,9 @@ def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
     states = [row["state"] for row in record["studies"]]
     stopped, failed = states.count("stopped"), states.count("failed")
     if stopped:
+        which = plural(stopped, "study was", "studies were")
         found.append(
-            f"{plural(stopped, 'study was', 'studies were')} stopped early by the median rule, and therefore "
-            "not scored and not tested"
+            f"{which} stopped early by the median rule, and therefore not scored and not tested"
         )
     if failed:
         found.append(
@@ -186,15 +176,8 @@ def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The tests as a table with columns and rows; a difference is the study's figure minus the selected one's."""
-    columns = [
-        "study",
-        "arm",
-        f"difference from {record['selected']}",
-        "95% interval",
-        "p (Holm)",
-        "result",
-    ]
-    place, cells = {row["name"]: at for at, row in enumerate(ordered(record))}, served_cells(ARMS)
+    difference_from = f"difference from {record['selected']}"
+    columns = ["study", "arm", difference_from, "95% interval", "p (Holm)", "result"]
     return columns, [
         [
             row["study"],
@@ -204,10 +187,16 @@ def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str
             p_value(row["p_value_holm"]),
             _OUTCOME_TEXTS[row["outcome"]],
         ]
-        for row in sorted(
-            record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"]))
-        )
+        for row in _comparisons(record)
     ]
+
+
+def _comparisons(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    place = {row["name"]: at for at, row in enumerate(ordered(record))}
+    cells = served_cells(ARMS)
+    return sorted(
+        record["comparisons"], key=lambda row: (place[row["study"]], cells.index(row["cell"]))
+    )
 
 
 def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -232,155 +221,8 @@ def validation_text(row: Mapping[str, Any]) -> str:
     return STATES[row["state"]]
 
 
-_GREY, _LINE = "#7b8494", "rgba(123,132,148,0.45)"
-_SPREAD = 0.05
-"""Maximum distance of lines through the same value of a setting, as a share of an axis."""
-_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "chosen": ("chosen", {"color": "#db2777", "width": 4}),
-    "better": ("clearly better", {"color": "#16a34a", "width": 2.5}),
-    "not told apart": ("not clearly different", {"color": "#0891b2", "width": 2}),
-    "mixed": ("better with one arm, worse with the other", {"color": "#a855f7", "width": 2}),
-    "worse": ("clearly worse", {"color": _GREY, "width": 1.5}),
-    "unscored": ("not scored", {"color": _GREY, "width": 1.5, "dash": "dot"}),
-}
-"""Kind of a study → text of the legend, style of its line; the selected one is drawn last, on top. None has the color
-of an arm, which the titles of the axes have."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One vertical axis."""
-
-    title: str
-    at: dict[
-        str, float
-    ]  # study → position from 0 (bottom) to 1; studies without a value are missing
-    ticks: tuple[tuple[float, str], ...]  # position and text of each tick
-
-
-def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
-    """The parallel-coordinates chart of a sweep's results."""
-    import plotly.graph_objects as go
-
-    drawn, kinds = axes(record), kinds_of(record)
-    rows = {row["name"]: row for row in record["studies"]}
-    figure = go.Figure()
-    for kind in reversed(_KINDS):
-        words, line = _KINDS[kind]
-        for place, name in enumerate(name for name, found in kinds.items() if found == kind):
-            points = [(where, axis.at[name]) for where, axis in enumerate(drawn) if name in axis.at]
-            figure.add_scatter(
-                x=[where for where, _ in points],
-                y=[at for _, at in points],
-                mode="lines+markers",
-                line=line,
-                marker={"size": 6, "color": line["color"]},
-                name=words,
-                legendgroup=kind,
-                showlegend=place == 0,
-                text=[_hover(rows[name])] * len(points),
-                hovertemplate="%{text}<extra></extra>",
-            )
-    for where, axis in enumerate(drawn):
-        figure.add_shape(
-            type="line", x0=where, x1=where, y0=-0.04, y1=1.04, line={"color": _LINE}, layer="below"
-        )
-        figure.add_annotation(
-            x=where, y=1.07, text=f"<b>{axis.title}</b>", showarrow=False, yanchor="bottom"
-        )
-        for at, text in axis.ticks:
-            figure.add_annotation(
-                x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6, yshift=9
-            )
-    figure.update_layout(
-        template="none",
-        height=460,
-        margin={"l": 70, "r": 40, "t": 64, "b": 70},
-        hovermode="closest",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.06, "x": 0, "traceorder": "reversed"},
-    )
-    figure.update_xaxes(visible=False, range=[-0.3, len(drawn) - 0.85], fixedrange=True)
-    figure.update_yaxes(visible=False, range=[-0.08, 1.2], fixedrange=True)
-    return figure
-
-
-def kinds_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """The kind of each study; a finished study without a comparison counts as not clearly different."""
-    outcomes = study_outcomes(record)
-    return {
-        row["name"]: "chosen"
-        if row["name"] == record["selected"]
-        else "unscored"
-        if row["state"] != "succeeded"
-        else outcomes.get(row["name"], "not told apart")
-        for row in record["studies"]
-    }
-
-
-def axes(record: Mapping[str, Any]) -> list[Axis]:
-    """Axes of the settings in their order, the validation loss, and the held-out figure of each deciding arm."""
-    studies = record["studies"]
-    finished = [row for row in studies if row["state"] == "succeeded"]
-    cells = [
-        cell
-        for cell in served_cells(ARMS)
-        if any(cell in row["heldout"] for row in finished)
-        and record["arm"] in ("both", arm_of(cell).name)
-    ]
-    found = [_setting_axis(key, values, studies) for key, values in record["sweep"].items()]
-    losses = {row["name"]: row["validation_loss"] for row in finished}
-    found.append(_figure_axis("validation loss", losses, "nll_per_token"))
-    how = shown(record["metric"])
-    for cell in cells:
-        values = {row["name"]: row["heldout"][cell] for row in finished if cell in row["heldout"]}
-        name = f"<span style='color:{arm_of(cell).color}'>{arm_of(cell).short}</span>"
-        found.append(_figure_axis(f"held-out {how.phrase},<br>{name}", values, record["metric"]))
-    return [axis for axis in found if axis.ticks]
-
-
-def _setting_axis(key: str, values: Sequence[Any], studies: Sequence[Mapping[str, Any]]) -> Axis:
-    """An axis with the values at equal distances in their order; lines through the same value are spread slightly."""
-    step = 1 / max(1, len(values) - 1)
-    at = {}
-    for place, value in enumerate(values):
-        names = [row["name"] for row in studies if row["settings"][key] == value]
-        for number_of, name in enumerate(names):
-            offset = (number_of / (len(names) - 1) - 0.5) if len(names) > 1 else 0.0
-            at[name] = place * step + _SPREAD * offset
-    return Axis(key, at, tuple((place * step, str(value)) for place, value in enumerate(values)))
-
-
-def _figure_axis(title: str, values: Mapping[str, float], metric: str) -> Axis:
-    if not values:
-        return Axis(title, {}, ())
-    low, high = min(values.values()), max(values.values())
-    reach = high - low
-    at = {name: (value - low) / reach if reach else 0.5 for name, value in values.items()}
-    marks = {0.0: low, 0.5: (low + high) / 2, 1.0: high} if reach else {0.5: low}
-    return Axis(title, at, tuple((place, number(value, metric)) for place, value in marks.items()))
-
-
-def _hover(row: Mapping[str, Any]) -> str:
-    loss = row["validation_loss"]
-    ended = (
-        f"validation loss {number(loss, 'nll_per_token')}"
-        if row["state"] == "succeeded"
-        else STATES[row["state"]]
-    )
-    return f"<b>{row['name']}</b><br>{label(row['settings']).replace(', ', '<br>')}<br>{ended}"
-
-
 def render_page(record: Mapping[str, Any]) -> str:
-    """The results of a sweep (``sweep.json``) as a self-contained page.
-
-    Its only script is plotly, which draws the chart; a content security policy forbids every request.
-    """
-    picture = parallel_coordinates(record).to_html(
-        full_html=False, include_plotlyjs=True, config={"displaylogo": False}
-    )
+    """The results of a sweep (``sweep.json``) as a self-contained page without scripts."""
     only_worse = set(study_outcomes(record).values()) == {"worse"}
     return (
         _environment()
@@ -389,8 +231,6 @@ def render_page(record: Mapping[str, Any]) -> str:
             record=record,
             studies=study_rows(record),
             tests=comparison_rows(record),
-            picture=Markup(picture),
-            axes=len(axes(record)),
             panels=_panels(record),
             tone="no-worse" if only_worse else "inconclusive",
             states=STATES,
@@ -415,33 +255,21 @@ def _environment() -> Environment:
 
 
 def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The differences from the selected study with their intervals, one axis for each deciding arm."""
-    settings = {row["name"]: label(row["settings"]) for row in ordered(record)}
-    place = {name: number for number, name in enumerate(settings)}
+    settings = {row["name"]: label(row["settings"]) for row in record["studies"]}
+    rows = [
+        {
+            **row,
+            "label": row["study"],
+            "about": settings[row["study"]],
+            "note": _OUTCOME_TEXTS[row["outcome"]],
+            "primary": False,
+            "margin": None,
+        }
+        for row in _comparisons(record)
+    ]
     panels = []
-    for cell, name in ((arm.cell, arm.short) for arm in ARMS.values()):
-        rows = [
-            {
-                **row,
-                "label": row["study"],
-                "about": settings[row["study"]],
-                "note": _OUTCOME_TEXTS[row["outcome"]],
-                "primary": False,
-                "margin": None,
-            }
-            for row in sorted(record["comparisons"], key=lambda row: place[row["study"]])
-            if row["cell"] == cell
-        ]
-        if rows:
-            panels.append(
-                {
-                    "name": name,
-                    **interval_panel(
-                        rows,
-                        f"← better than {record['selected']}",
-                        "worse →",
-                        "difference (95% interval)",
-                    ),
-                }
-            )
+    for arm in ARMS.values():
+        better, what = f"← better than {record['selected']}", "difference (95% interval)"
+        if own := [row for row in rows if row["cell"] == arm.cell]:
+            panels.append({"name": arm.short, **interval_panel(own, better, "worse →", what)})
     return panels

@@ -48,10 +48,7 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
         "arm": sweep.arm,
         "prune": sweep.prune,
         "metric": _metric(sweep),
-        "sweep": {
-            key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials))
-            for key in sweep.trials[0].settings
-        },
+        "sweep": sweep.values,
         "studies": studies,
         "selected": selected(studies),
         "comparisons": [],
@@ -71,18 +68,13 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
 
 
 def _metric(sweep: Sweep) -> str:
-    """The primary metric: that of the settings or, if it follows from the data, of the first report."""
     chosen = sweep.trials[0].config.eval.primary_metric
     if chosen != "auto":
         return chosen
-    reports = (
-        study.folder / "report.json"
-        for trial in sweep.trials
-        if (study := sweep.study(trial)) is not None
-    )
-    return next(
-        (Report.load(path).primary_metric for path in reports if path.exists()), "nll_per_token"
-    )
+    for study in filter(None, map(sweep.study, sweep.trials)):
+        if (study.folder / "report.json").exists():
+            return Report.load(study.folder / "report.json").primary_metric
+    return "nll_per_token"
 
 
 def selected(studies: list[dict[str, Any]]) -> str | None:
@@ -120,9 +112,8 @@ def _validation_losses(study: Study) -> dict[str, float]:
     for run in arm_runs(study.config.seeds, study.config.arms):
         path = study.arm_folder(run) / "summary.json"
         if path.exists() and study.step(f"train-{run}").state == "succeeded":
-            found.setdefault(split_run(run)[0], []).append(
-                read_json(path, ArmSummary)["best_validation_loss"]
-            )
+            loss = read_json(path, ArmSummary)["best_validation_loss"]
+            found.setdefault(split_run(run)[0], []).append(loss)
     return {
         arm: fmean(losses) for arm, losses in found.items() if len(losses) == study.config.seeds
     }
@@ -163,7 +154,6 @@ def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
 
 
 def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]]:
-    """Every other finished study compared with the selected one, as records of :func:`judged`."""
     by_name = {trial.name: sweep.study(trial) for trial in sweep.trials}
     cells = served_cells(sweep.judges)
     rows: list[dict[str, Any]] = []

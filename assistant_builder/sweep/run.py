@@ -39,28 +39,17 @@ def take_split(sweep: Sweep, study: Study) -> None:
     """
     if any(study.step(step).state != "queued" for step in _STEPS):
         return
-    donor = next(
-        (
-            found
-            for trial in sweep.trials
-            if (found := sweep.study(trial)) is not None
-            and found.folder != study.folder
-            and _is_complete(found)
-        ),
-        None,
-    )
-    if donor is not None:
-        with study.lock():
-            all(
-                _take(step, donor, study) for step in _STEPS
-            )  # stops at the first step that differs
+    others = (other for trial in sweep.trials if (other := sweep.study(trial)) is not None)
+    for donor in others:
+        if donor.folder != study.folder and _is_complete(donor):
+            with study.lock():
+                all(_take(step, donor, study) for step in _STEPS)  # up to the first that differs
+            return
 
 
 def _is_complete(study: Study) -> bool:
     records = [study.step(step) for step in _STEPS]
-    return all(
-        record.state == "succeeded" and not damaged_outputs(study, record) for record in records
-    )
+    return all(r.state == "succeeded" and not damaged_outputs(study, r) for r in records)
 
 
 def _take(step: str, donor: Study, study: Study) -> bool:
@@ -166,41 +155,39 @@ class _Pruner:
 
     def _prune(self, step: str, own: Curve) -> None:
         run = step.removeprefix("train-")
-        others = [
-            study
-            for trial in self._sweep.trials
-            if trial is not self._trial and (study := self._sweep.study(trial)) is not None
-        ]
+        others = [self._sweep.study(each) for each in self._sweep.trials if each is not self._trial]
         finished = [
             curve_of(study.arm_folder(run))
             for study in others
-            if study.step(step).state == "succeeded"
+            if study is not None and study.step(step).state == "succeeded"
         ]
         if should_prune(own, finished):
-            self._sweep.record_stopped(
-                self._trial.name,
-                {
-                    "run": run,
-                    "share": own[-1][0],
-                    "loss": min(loss for _, loss in own),
-                    "compared_with": len(finished),
-                },
-            )
+            why = {
+                "run": run,
+                "share": own[-1][0],
+                "loss": min(loss for _, loss in own),
+                "compared_with": len(finished),
+            }
+            self._sweep.record_stopped(self._trial.name, why)
             self._study.request_cancel()
             self.stopped = True
 
 
 @dataclass(frozen=True)
 class SweepEstimate:
-    """The remaining work of a sweep."""
+    """The remaining work of a sweep.
 
-    studies: int  # number of unfinished studies
+    Attributes:
+        studies: Number of unfinished studies.
+        seconds: Planned time of their trainings in sequence on this machine; None if the plan has none.
+        assumed: Whether the lengths of the pairs are assumed, because the base model is not downloaded yet.
+    """
+
+    studies: int
     of: int
     trainings: int
-    seconds: (
-        float | None
-    )  # planned time of these trainings in sequence on this machine; None if the plan has none
-    assumed: bool  # whether the plan assumes the lengths of the pairs, because the base model is not downloaded yet
+    seconds: float | None
+    assumed: bool
 
     def sentence(self) -> str:
         """The estimate in one line."""
@@ -209,11 +196,8 @@ class SweepEstimate:
         which = plural(self.of, "study", "studies")
         which = f"{self.studies} of {which}" if self.studies < self.of else which
         guess = " with assumed lengths of the pairs" if self.assumed else ""
-        time = (
-            f", planned at about {duration(self.seconds)} in sequence{guess}"
-            if self.seconds
-            else ""
-        )
+        time = f", planned at about {duration(self.seconds)} in sequence" if self.seconds else ""
+        time += guess if time else ""
         return f"{which} to run, {plural(self.trainings, 'training')}{time}; preparation and scoring not included."
 
 

@@ -1,7 +1,7 @@
 """The definition of a sweep: its combinations of settings, the rule for early stopping, and its folder.
 
 A training is stopped early if its best validation loss so far is above the median of the finished trainings of the same
-arm at the same point (the median stopping rule of Golovin et al., Google Vizier, KDD 2017; Optuna's implementation).
+arm at the same point (the median stopping rule of Golovin et al., Google Vizier, KDD 2017).
 Points are shares of the steps, because the learning rate follows a cosine over the length of a run.
 
 The definition is written to the sweep's folder before anything starts, and does not change afterwards.
@@ -9,13 +9,15 @@ The definition is written to the sweep's folder before anything starts, and does
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, get_args
 
 import yaml
@@ -25,7 +27,7 @@ from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_
 from assistant_builder.config import StudyConfig, option_fields
 from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
-from assistant_builder.errors import ConfigError, StudyError, install_command
+from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.i18n import render
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
@@ -40,8 +42,7 @@ from evals.report.study_facts import flatten
 MOST_STUDIES = 100
 """Maximum number of studies of a sweep, so that a typing error does not start thousands of trainings."""
 _OPENING, _CLOSING = "[{(", "]})"
-_SWEPT = ("model", "train")
-"""The sections of the settings that affect the assistant."""
+_SWEPT = ("model", "train")  # the sections of the settings that affect the assistant
 _NOT_SWEPT = {
     "data": "it would change the split, and a sweep has one split",
     "eval": "it changes how an assistant is scored, not the assistant",
@@ -75,11 +76,6 @@ class Trial:
     def name(self) -> str:
         """The study's name."""
         return self.config.name
-
-    @property
-    def label(self) -> str:
-        """The settings as ``train.rank=8, train.learning_rate=0.0001``."""
-        return label(self.settings)
 
 
 def label(settings: Mapping[str, Any]) -> str:
@@ -143,12 +139,14 @@ def split_values(key: str, text: str) -> tuple[str, ...]:
             quote = sign
         else:
             depth = max(0, depth + (sign in _OPENING) - (sign in _CLOSING))
-    found = [part.strip() for part in parts]
-    if _is_text(key):
-        found = [
-            part[1:-1].strip() if part[:1] == "[" and part[-1:] == "]" else part for part in found
+    values = [part.strip() for part in parts]
+    field = option_fields().get(key, (None, None))[0]
+    if field is not None and field.annotation is str:
+        values = [
+            value[1:-1].strip() if value[:1] == "[" and value[-1:] == "]" else value
+            for value in values
         ]
-    return tuple(found)
+    return tuple(values)
 
 
 def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
@@ -175,11 +173,11 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
                 {"formats.types": [], **grid.fixed, **chosen, "name": f"{base.name}-{number}"}
             )
         except ConfigError as error:
-            problems += render(error.what).split(
-                "; "
-            )  # most problems belong to one value and repeat in many combinations
+            # many combinations repeat the problem of one value
+            problems += render(error.what).split("; ")
             continue
-        trials.append(Trial(config, {key: value_of(config, key) for key in grid.swept}))
+        tree = config.model_dump(mode="json")
+        trials.append(Trial(config, {k: reduce(getitem, k.split("."), tree) for k in grid.swept}))
     if not problems:
         problems = _same(trials)
     if problems:
@@ -191,28 +189,13 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
     return trials
 
 
-def value_of(config: StudyConfig, key: str) -> Any:
-    """A setting's value by its dotted key."""
-    value: Any = config.model_dump(mode="json")
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
 def _why_not(key: str) -> str | None:
     """The reason why a setting can have one value only; :func:`combinations` reports unknown settings."""
     part = key.partition(".")[0]
-    other = (
-        "it does not affect the assistant"
-        if key in option_fields() and part not in _SWEPT
-        else None
-    )
-    return _NOT_SWEPT.get(key) or _NOT_SWEPT.get(part) or other
-
-
-def _is_text(key: str) -> bool:
-    field = option_fields().get(key, (None, None))[0]
-    return field is not None and field.annotation is str
+    why = _NOT_SWEPT.get(key) or _NOT_SWEPT.get(part)
+    if why is None and key in option_fields() and part not in _SWEPT:
+        return "it does not affect the assistant"
+    return why
 
 
 def _same(trials: list[Trial]) -> list[str]:
@@ -223,11 +206,9 @@ def _same(trials: list[Trial]) -> list[str]:
         settings = trial.config.model_dump_json(exclude={"name": True, "train": {"preset"}})
         first = seen.setdefault(settings, trial)
         if first is not trial:
-            problems.append(
-                f"{first.label} is given twice"
-                if first.label == trial.label
-                else f"{first.label} and {trial.label} are the same study"
-            )
+            one, other = label(first.settings), label(trial.settings)
+            same = "is given twice" if one == other else f"and {other} are the same study"
+            problems.append(f"{one} {same}")
     return problems
 
 
@@ -237,21 +218,6 @@ FIRST_JUDGED = 2
 """The first validation to which the median rule applies; an earlier one is too close to the warm-up."""
 Curve = tuple[tuple[float, float], ...]
 """Validation losses of a training in order: share of the finished steps, loss in nats per token."""
-
-
-def available() -> bool:
-    """Whether Optuna is installed."""
-    return importlib.util.find_spec("optuna") is not None
-
-
-def require_optuna() -> None:
-    """Raise a ConfigError if Optuna, which early stopping needs, is not installed."""
-    if not available():
-        raise ConfigError(
-            "stopping studies early needs Optuna, which is not installed",
-            where="--prune",
-            remedy=f"Run {install_command('sweep')}, or start a new sweep with --prune off",
-        )
 
 
 def curve_of(folder: Path) -> Curve:
@@ -268,30 +234,10 @@ def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
 
     A training that has reached its end is never stopped.
     """
-    import optuna
-
-    if len(own) < FIRST_JUDGED or own[-1][0] >= 1:
+    if len(own) < FIRST_JUDGED or own[-1][0] >= 1 or len(finished) < FINISHED_FIRST:
         return False
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="minimize",
-        pruner=optuna.pruners.MedianPruner(
-            n_startup_trials=FINISHED_FIRST, n_warmup_steps=FIRST_JUDGED
-        ),
-    )
-    for curve in finished:
-        study.add_trial(
-            optuna.trial.create_trial(
-                value=min(loss for _, loss in curve),
-                intermediate_values=dict(
-                    enumerate((_loss_at(curve, share) for share, _ in own), start=1)
-                ),
-            )
-        )
-    trial = study.ask()
-    for place, (_, loss) in enumerate(own, start=1):
-        trial.report(loss, place)
-    return bool(trial.should_prune())
+    others = [_loss_at(curve, own[-1][0]) for curve in finished]
+    return min(loss for _, loss in own) > median(others)
 
 
 def _loss_at(curve: Curve, share: float) -> float:
@@ -300,8 +246,7 @@ def _loss_at(curve: Curve, share: float) -> float:
 
 
 VERSION = 1
-Prune = Literal["median", "off"]
-"""The rule for early stopping."""
+Prune = Literal["median", "off"]  # the rule for early stopping
 
 
 @dataclass(frozen=True)
@@ -330,14 +275,23 @@ class Sweep:
         return Study(folder) if (folder / "study.yaml").is_file() else None
 
     @property
+    def values(self) -> dict[str, list[Any]]:
+        """The swept settings, each with its values in order."""
+        return {
+            key: list(dict.fromkeys(trial.settings[key] for trial in self.trials))
+            for key in self.trials[0].settings
+        }
+
+    @property
     def stopped(self) -> dict[str, dict[str, Any]]:
         """The stopped studies of ``stopped.json``: name → ``run``, ``share``, ``loss`` and ``compared_with``."""
         path = self.folder / "stopped.json"
-        return (
-            read_json(path, dict[str, dict[str, Any]], remedy="Delete the file")
-            if path.exists()
-            else {}
+        if not path.exists():
+            return {}
+        record: dict[str, Any] = read_json(
+            path, dict[str, dict[str, Any]], remedy="Delete the file"
         )
+        return record
 
     def record_stopped(self, name: str, why: Mapping[str, Any]) -> None:
         """Record that a study was stopped early."""
@@ -367,11 +321,11 @@ def open_sweep(
     """Define a sweep, or open an existing one; nothing is written if there is an error.
 
     ``source`` is a ``study.yaml`` or a data file; ``name`` overrides its name; ``settings`` are those of ``--set``.
-    ``arm`` and ``prune`` default to those of an existing sweep, else to both arms and the median rule if Optuna is
-    installed. ``before`` is called with the settings of the studies before the base model is resolved.
+    ``arm`` and ``prune`` default to those of an existing sweep, else to both arms and the median rule. ``before`` is
+    called with the settings of the studies before the base model is resolved.
 
     Raises:
-        ConfigError: A setting is invalid, the source is not a file, or early stopping is requested without Optuna.
+        ConfigError: A setting is invalid, the source is not a file.
         DataError: The data file cannot be used for a study.
         ModelError: The base model is unknown.
         StudyError: A sweep of that name has other settings, or the name of a study is in use.
@@ -386,25 +340,17 @@ def open_sweep(
     named = {"name": name} if name is not None else {}
     trials = combinations(config.with_changes({**named, "data.source": str(data)}), grid)
     first = trials[0].config
-    allow_addresses(
-        address for key, address in first.addresses.items() if key in grid.fixed
-    )  # the user's own words
+    # the user's own words
+    allow_addresses(address for key, address in first.addresses.items() if key in grid.fixed)
     before(first)
-    allows_code(trials[0].config.model)
+    allows_code(first.model)
     never = {"model.trust_remote_code": False}  # allowed for this command, but not stored
     trials = [replace(trial, config=trial.config.with_changes(never)) for trial in trials]
-    folder = home() / "sweeps" / trials[0].name.rpartition("-")[0]
+    folder = home() / "sweeps" / first.name.rpartition("-")[0]
     begun = _read(folder / "sweep.yaml")
-    sweep = Sweep(
-        folder,
-        data,
-        tuple(trials),
-        arm or (begun or {}).get("arm") or "both",
-        prune or (begun or {}).get("prune") or ("median" if available() else "off"),
-    )
-    if sweep.prune != "off":
-        require_optuna()
-    arms = trials[0].config.arms
+    chosen = begun or {"arm": "both", "prune": "median"}
+    sweep = Sweep(folder, data, tuple(trials), arm or chosen["arm"], prune or chosen["prune"])
+    arms = first.arms
     if sweep.arm not in ("both", *arms):
         raise ConfigError(
             f"the studies train {' and '.join(arms)} alone",
@@ -416,46 +362,35 @@ def open_sweep(
         _refuse_other(sweep, begun, definition)
         return sweep
     _refuse_used_names(sweep)
-    resolve(trials[0].config.model.base, trust_remote_code=allows_code(trials[0].config.model))
-    prepare_dataset(data, trials[0].config.data)  # raises if no study can use the file
-    write_text(
-        folder / "sweep.yaml", yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
-    )
+    model = trials[0].config.model
+    resolve(model.base, trust_remote_code=allows_code(model))
+    prepare_dataset(data, first.data)  # raises if no study can use the file
+    text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
+    write_text(folder / "sweep.yaml", text)
     return sweep
 
 
 def _definition(sweep: Sweep) -> dict[str, Any]:
-    """The content of ``sweep.yaml``: everything that determines the results."""
     first = sweep.trials[0]
-    included = {
-        "seeds",
-        "data",
-        "model",
-        "train",
-        "eval",
-        *(() if first.config.arms == list(TWINS) else ("arms",)),
-    }
+    included = {"seeds", "data", "model", "train", "eval"}
+    if first.config.arms != list(TWINS):
+        included.add("arms")
     study = first.config.model_dump(mode="json", include=included, exclude={"data": {"source"}})
     for key in first.settings:
         part, leaf = key.split(".")
         del study[part][leaf]
-    values = {
-        key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials))
-        for key in first.settings
-    }
     return {
         "version": VERSION,
         "name": sweep.name,
         "arm": sweep.arm,
         "prune": sweep.prune,
-        "sweep": values,
+        "sweep": sweep.values,
         "data_sha256": file_hash(sweep.data),
         "study": study,
     }
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The definition of an existing sweep; raises StudyError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -476,13 +411,11 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _refuse_other(sweep: Sweep, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    changes = changed_inputs(
-        *(
-            {key.removeprefix("study."): value for key, value in flatten(definition)}
-            for definition in (begun, wanted)
-        )
+    was, now = (
+        {key.removeprefix("study."): value for key, value in flatten(definition)}
+        for definition in (begun, wanted)
     )
-    if changes:
+    if changes := changed_inputs(was, now):
         raise StudyError(
             f"the sweep {sweep.name!r} exists with other settings ({'; '.join(changes)})",
             where=str(sweep.folder),

@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -36,9 +35,7 @@ from assistant_builder.study.contents import SampleLine
 from evals.compare import paired_comparison
 
 Choice = Literal["first", "second", "tie"]
-LONGEST_TEXT = (
-    4000  # maximum characters of a text in the prompt; the prompt explains the mark of a cut
-)
+LONGEST_TEXT = 4000  # maximum characters of a text in the prompt, which explains the mark of a cut
 _CUT = " […]"
 _CHOICES: dict[str, Choice] = {"A": "first", "B": "second", "TIE": "tie"}
 _NAMES = re.compile(r"(?:answer[ _-]?)?(A|B|tie)", re.IGNORECASE)
@@ -64,11 +61,10 @@ def judge_messages(sample: Mapping[str, Any], first: str, second: str) -> list[d
     ``samples.jsonl``.
     """
     *earlier, asked = [message for message in sample["prompt"] if message["role"] != "system"]
-    texts: dict[str, Any] = {}
+    texts = {}
     if earlier:
-        texts["earlier_turns"] = _capped(
-            "\n".join(f"{turn['role']}: {turn['content']}" for turn in earlier)
-        )
+        turns = "\n".join(f"{turn['role']}: {turn['content']}" for turn in earlier)
+        texts["earlier_turns"] = _capped(turns)
     texts |= {
         "question": _capped(asked["content"]),
         "reference": _capped(sample["reference"]),
@@ -117,8 +113,7 @@ def _better(piece: str) -> list[str]:
 
 Outcome = Literal["Q4", "L16", "tie", "failed"]
 BASELINE: Outcome = "L16"
-CANDIDATE: Outcome = "Q4"
-"""The two cells that a judge compares, float16 LoRA and QLoRA as served."""
+CANDIDATE: Outcome = "Q4"  # the two cells that a judge compares, float16 LoRA and QLoRA as served
 
 
 def counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -166,13 +161,10 @@ def preference(
     )
     labels = None if clusters is None else [clusters[place] for place in places]
     found: dict[str, Any] = {
-        "preference": None,
-        "ci": None,
-        "p_value": None,
+        **dict.fromkeys(("preference", "ci", "p_value")),
         "n": len(places),
         "decided": int(sum(wins) + sum(losses)),
-        "n_clusters": None,
-        "method": None,
+        **dict.fromkeys(("n_clusters", "method")),
         "warnings": [],
     }
     if not places:
@@ -191,12 +183,10 @@ def preference(
     }
 
 
-AT_ONCE = (
-    4  # maximum concurrent items; the first item runs alone to check that the endpoint answers
-)
-GIVE_UP_AFTER = (
-    5  # consecutive items without a reply after which the endpoint counts as unavailable
-)
+AT_ONCE = 4
+"""Maximum concurrent items; the first item runs alone to check that the endpoint answers."""
+GIVE_UP_AFTER = 5
+"""Consecutive items without a reply after which the endpoint counts as unavailable."""
 _POLL_SECONDS = 0.2
 _KEPT_REPLY = 500
 
@@ -245,21 +235,21 @@ def judge_study(
         if line["outcome"] != "failed" and line.get("asked") == known.get(line["item"])
     }
     write_jsonl(path, lines.values())  # also removes a line that a crash left incomplete
-    for question in questions:
-        if (
-            len({answer.strip() for answer in question.answers.values()}) == 1
-            and question.item not in lines
-        ):
-            lines[question.item] = _line(question, [], 0.0)
-            append_jsonl(path, lines[question.item])
-    asyncio.run(
-        _ask_all(
-            study,
-            endpoint,
-            [q for q in questions if q.item not in lines],
-            _Record(path, lines, len(questions), on_progress or (lambda done, total: None)),
-        )
-    )
+
+    def record_line(line: dict[str, Any]) -> None:
+        lines[line["item"]] = line
+        append_jsonl(path, line)
+
+    def report_progress() -> None:
+        if on_progress is not None:
+            on_progress(len(lines), len(questions))
+
+    todo = [question for question in questions if question.item not in lines]
+    same = [q for q in todo if len({answer.strip() for answer in q.answers.values()}) == 1]
+    for question in same:
+        record_line(_line(question, [], 0.0))
+    todo = [question for question in todo if question not in same]
+    asyncio.run(_ask_all(study, endpoint, todo, record_line, report_progress))
     ordered = [lines[question.item] for question in questions]
     write_jsonl(path, ordered)
     record = {"model": endpoint.model, "url_host": endpoint.host, **counts(ordered)}
@@ -278,11 +268,8 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
         cell: {s["item"]: s["answer"] for s in samples if s.get("answer") is not None}
         for cell, samples in cells.items()
     }
-    both = [
-        s
-        for s in cells[BASELINE]
-        if s["item"] in answers[BASELINE] and s["item"] in answers[CANDIDATE]
-    ]
+    shared = answers[BASELINE].keys() & answers[CANDIDATE].keys()
+    both = [sample for sample in cells[BASELINE] if sample["item"] in shared]
     if not both:
         raise EvaluationError(
             f"there are no answers of {BASELINE} and {CANDIDATE} to judge",
@@ -294,15 +281,9 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
         both = [both[place] for place in sorted(places)]
     questions = []
     for sample in both:
-        given: dict[str, str] = {
-            cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)
-        }
-        depends = [
-            endpoint.model,
-            endpoint.host,
-            given,
-            judge_messages(sample, given[BASELINE], given[CANDIDATE]),
-        ]
+        given = {cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)}
+        messages = judge_messages(sample, given[BASELINE], given[CANDIDATE])
+        depends = [endpoint.model, endpoint.host, given, messages]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         questions.append(_Question(sample["item"], sample, given, digest[:16]))
     return questions
@@ -323,61 +304,42 @@ class JudgeLine(TypedDict):
     asked: NotRequired[str]
 
 
-class _Record:
-    """Writes each finished item, and detects an endpoint that does not work."""
-
-    def __init__(
-        self,
-        path: Path,
-        lines: dict[str, dict[str, Any]],
-        total: int,
-        on_progress: Callable[[int, int], None],
-    ) -> None:
-        self._path, self._lines, self._total, self._on_progress = path, lines, total, on_progress
-        self._consecutive_failures = 0
-        self.answered = False
-
-    def add(self, line: dict[str, Any], failure: EndpointError | None) -> None:
-        self._lines[line["item"]] = line
-        append_jsonl(self._path, line)
-        unanswered = failure is not None and failure.kind != "reply"
-        self._consecutive_failures = self._consecutive_failures + 1 if unanswered else 0
-        self.answered = self.answered or not unanswered
-
-    def report_progress(self) -> None:
-        self._on_progress(len(self._lines), self._total)
-
-    def is_fatal(self, failure: EndpointError | None) -> bool:
-        """Whether the other items would fail in the same way."""
-        if failure is None or failure.kind == "reply":
-            return False
-        at_first = not self.answered and failure.kind in ("unreachable", "refused")
-        return at_first or failure.kind == "key" or self._consecutive_failures >= GIVE_UP_AFTER
-
-
 async def _ask_all(
-    study: Study, endpoint: ChatEndpoint, todo: Sequence[_Question], record: _Record
+    study: Study,
+    endpoint: ChatEndpoint,
+    todo: Sequence[_Question],
+    record: Callable[[dict[str, Any]], None],
+    report_progress: Callable[[], None],
 ) -> None:
+    """Judge the items, and stop at a failure with which the others would fail in the same way."""
     waiting = list(reversed(todo))
     running: set[asyncio.Task[tuple[dict[str, Any], EndpointError | None]]] = set()
-    record.report_progress()
+    answered, unanswered_in_a_row = False, 0
+    report_progress()
     async with endpoint:
         try:
             while waiting or running:
                 study.raise_if_cancelled()
-                while waiting and len(running) < (AT_ONCE if record.answered else 1):
+                while waiting and len(running) < (AT_ONCE if answered else 1):
                     running.add(asyncio.create_task(_judge_item(endpoint, waiting.pop())))
                 done, running = await asyncio.wait(
                     running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                results = [task.result() for task in done]
-                for line, failure in results:
-                    record.add(line, failure)
-                fatal = next((failure for _, failure in results if record.is_fatal(failure)), None)
-                if fatal is not None:
-                    raise _fatal_error(endpoint, fatal)
-                if results:
-                    record.report_progress()
+                failures = []
+                for line, failure in (task.result() for task in done):
+                    record(line)
+                    if failure is None or failure.kind == "reply":
+                        answered, unanswered_in_a_row = True, 0
+                    else:
+                        unanswered_in_a_row += 1
+                        failures.append(failure)
+                for failure in failures:
+                    at_first = not answered and failure.kind in ("unreachable", "refused")
+                    given_up = unanswered_in_a_row >= GIVE_UP_AFTER
+                    if at_first or given_up or failure.kind == "key":
+                        raise _fatal_error(endpoint, failure)
+                if done:
+                    report_progress()
         finally:
             for task in running:
                 task.cancel()
@@ -387,7 +349,6 @@ async def _ask_all(
 async def _judge_item(
     endpoint: ChatEndpoint, question: _Question
 ) -> tuple[dict[str, Any], EndpointError | None]:
-    """The item's line, and the error of a failed call."""
     began = time.monotonic()
     orders: list[dict[str, Any]] = []
     failure: EndpointError | None = None
@@ -398,10 +359,9 @@ async def _judge_item(
         if failure is not None:
             order["error"] = "skipped, because the other order failed"
             continue
+        messages = judge_messages(question.sample, answers[first], answers[second])
         try:
-            reply = await endpoint.ask(
-                judge_messages(question.sample, answers[first], answers[second])
-            )
+            reply = await endpoint.ask(messages)
         except EndpointError as failed:
             failure, order["error"] = failed, str(failed)
             continue
@@ -425,7 +385,6 @@ def _outcome(orders: Sequence[Mapping[str, Any]]) -> Outcome:
 
 
 def _line(question: _Question, orders: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """The line of an item; without ``orders`` the answers are identical."""
     return {
         "item": question.item,
         "orders": orders,

@@ -11,7 +11,7 @@ This package is a leaf: it imports the registry and the errors of ``assistant_bu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -268,13 +268,11 @@ def plugin_metrics() -> list[Metric]:
 
 def score_sample(sample: Mapping[str, Any]) -> dict[str, float]:
     """Score a line of ``samples.jsonl`` by the metrics that need its whole record."""
-    found = {}
-    for metric in METRICS.values():
-        if metric.score_sample is not None and sample["answer"] is not None:
-            value = metric.checked(metric.score_sample(sample))
-            if value is not None:
-                found[metric.name] = value
-    return found
+    if sample["answer"] is None:
+        return {}
+    return _checked(
+        (metric, metric.score_sample(sample)) for metric in METRICS.values() if metric.score_sample
+    )
 
 
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
@@ -302,13 +300,15 @@ def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
 def _scores(
     metrics: Sequence[Metric], answer: str, reference: str, context: Context
 ) -> dict[str, float]:
-    found = {}
-    for metric in metrics:
-        assert metric.score is not None
-        value = metric.checked(metric.score(answer, reference, context))
-        if value is not None:
-            found[metric.name] = value
-    return found
+    return _checked(
+        (metric, metric.score(answer, reference, context)) for metric in metrics if metric.score
+    )
+
+
+def _checked(scores: Iterable[tuple[Metric, float | None]]) -> dict[str, float]:
+    """The scores by name, without those of metrics that have none for the item."""
+    values = {metric.name: metric.checked(score) for metric, score in scores}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def score_answers(
@@ -323,14 +323,10 @@ def score_answers(
     Raises:
         EvaluationError: A metric's function returned a score that its description does not allow.
     """
-    rows: list[dict[str, float]] = [{} for _ in answers]
-    for metric in METRICS.values():
-        if metric.score_batch is None or (metric.needs_embedder and not embedder):
-            continue
-        for row, score in zip(
-            rows, metric.score_batch(answers, references, resources), strict=True
-        ):
-            value = metric.checked(score)
-            if value is not None:
-                row[metric.name] = value
-    return rows
+    columns = [
+        [(metric, score) for score in metric.score_batch(answers, references, resources)]
+        for metric in METRICS.values()
+        if metric.score_batch and (embedder or not metric.needs_embedder)
+    ]
+    rows = zip(answers, *columns, strict=True)
+    return [_checked(scores) for _, *scores in rows]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 from typing import Literal
@@ -69,13 +69,9 @@ _LETTERS = "".join(unit for unit in _SPELLINGS if len(unit) == 1 and unit not in
 UNIT = rf"(?:(?:(?i:{_WORDS})|[{_LETTERS}])(?![{LETTER}\d])|[{_SIGNS}])"
 
 _TIMES = {
-    "thousand": 10**3,
-    "k": 10**3,
-    "million": 10**6,
-    "m": 10**6,
-    "billion": 10**9,
-    "bn": 10**9,
-    "b": 10**9,
+    **dict.fromkeys(("thousand", "k"), 10**3),
+    **dict.fromkeys(("million", "m"), 10**6),
+    **dict.fromkeys(("billion", "bn", "b"), 10**9),
     "trillion": 10**12,
 }
 _QUANTITY = re.compile(
@@ -193,14 +189,12 @@ def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
         ignored.
     """
     facts = list(find_facts(reference))
-    wanted = [
-        fact for fact, echoed in zip(facts, _contained(facts, question), strict=True) if not echoed
-    ]
+    echoed = _contained(facts, question)
+    wanted = [fact for fact, echo in zip(facts, echoed, strict=True) if not echo]
     return sum(_contained(wanted, answer)) / len(wanted) if wanted else None
 
 
 def _contained(facts: Sequence[Fact], text: str) -> list[bool]:
-    """Whether a text contains each of the facts."""
     text = _clean(text)
     codes, numbers, names = _scan(text)
     held = codes | names | {n.value for n in numbers} | {f"{n.value} {n.unit}" for n in numbers}
@@ -277,10 +271,8 @@ def find_quantities(text: str) -> Iterator[Quantity]:
     """
     found = [_quantity(match) for match in _QUANTITY.finditer(text)]
     for first, second in pairwise(found):
-        ranged = (
-            not first.unit and second.unit and _BETWEEN.fullmatch(text, first.end, second.start)
-        )
-        yield Quantity(first.value, second.unit, first.start, first.end) if ranged else first
+        ranged = _BETWEEN.fullmatch(text, first.end, second.start) and not first.unit
+        yield replace(first, unit=second.unit) if ranged else first
     yield from found[-1:]
 
 
@@ -290,21 +282,17 @@ def _quantity(match: re.Match[str]) -> Quantity:
     if part["date"]:
         value = part["date"]
     elif part["hour"] or part["hour12"]:
-        hour, half = (
-            int(part["hour"] or part["hour12"]),
-            (part["half"] or part["half12"] or "").lower(),
-        )
+        hour = int(part["hour"] or part["hour12"])
+        half = (part["half"] or part["half12"] or "").lower()
         if half and 1 <= hour <= 12:
             hour = hour % 12 + (12 if half.startswith("p") else 0)
         value = f"{hour:02d}:{part['minute'] or part['minute12'] or '00'}{part['seconds'] or ''}"
     else:
-        value = _number(
-            part["value"], _TIMES.get((part["short"] or part["times"] or "").lower(), 1)
-        )
+        times = _TIMES.get((part["short"] or part["times"] or "").lower(), 1)
+        value = _number(part["value"], times)
         value = f"-{value}" if part["sign"] and value != "0" else value
-        units = [
-            text.strip() for text in (part["unit"] or part["money"] or "", part["per"]) if text
-        ]
+        texts = (part["unit"] or part["money"] or "", part["per"])
+        units = [text.strip() for text in texts if text]
         named = "/".join(_SPELLINGS.get(text) or _FOLDED[text.casefold()] for text in units)
         unit = "decade" if part["decade"] else named
     return Quantity(value, unit, match.start(), match.end())
@@ -321,7 +309,5 @@ def _number(text: str, times: int) -> str:
         value = Decimal(above) / below + sum(map(int, whole))
     else:
         value = Decimal(re.sub(r"[,'](?=\d{3}(?!\d))", "", text).replace(",", "."))
-    written = format(
-        value if times == 1 else value * times, "f"
-    )  # a product is rounded to 28 digits
+    written = format(value if times == 1 else value * times, "f")  # products have 28 digits
     return (written.rstrip("0").rstrip(".") if "." in written else written) or "0"

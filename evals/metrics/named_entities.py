@@ -72,7 +72,6 @@ def _lower_if_all_caps(sentence: str) -> str:
 
 
 def _runs(sentence: str) -> Iterator[tuple[list[str], bool]]:
-    """Runs of capitalised words with the links between them, and whether each begins the sentence."""
     run: list[str] = []
     begins = spoken = False
     end = 0
@@ -104,9 +103,8 @@ def _continues(run: list[str], gap: str, word: str) -> bool:
 
 
 def _function(word: str) -> bool:
-    return word.lower() in _FUNCTION and not (
-        len(word) > 1 and word.isupper()
-    )  # WHO is one, who is not
+    capitals = len(word) > 1 and word.isupper()  # WHO is a name, who is not
+    return word.lower() in _FUNCTION and not capitals
 
 
 def _capitalised(word: str) -> bool:
@@ -125,12 +123,8 @@ def _name(run: list[str], begins: bool, small: set[str]) -> str:
             or re.search(r"..(?:ing|ly)$", first) is not None
             or (len(words) > 1 and words[1] in _LINKS)
         )
-        if not (
-            opens
-            or _function(words[0].removesuffix("'s"))
-            or first in _TITLES
-            or words[0] in _LINKS
-        ):
+        title = first in _TITLES or words[0] in _LINKS
+        if not (opens or title or _function(words[0].removesuffix("'s"))):
             break
         begins = False
         words.pop(0)

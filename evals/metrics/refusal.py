@@ -27,8 +27,7 @@ from assistant_builder.normalization import normalize_form
 from evals.metrics.text import token_f1
 
 WEIGHTS_FILE = Path(__file__).with_name("refusal_weights.json")
-BUCKETS = 1 << 18
-"""Features are counted by a hash of this many values; most have no weight."""
+BUCKETS = 1 << 18  # features are counted by a hash of this many values; most have no weight
 _TAUGHT_F1 = 0.75  # token F1 with a refusal of the data from which an answer counts as a refusal
 _TOKEN = re.compile(r"[^\W\d_]+'?|\d+|[^\w\s]")
 _CLASSES = {

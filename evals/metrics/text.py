@@ -70,7 +70,6 @@ _JOINING, _ENDING, _BEFORE_NUMBERS = frozenset(".,:/-+^"), frozenset("+-#"), fro
 
 
 def _has_meaning(text: str, place: int) -> bool:
-    """Whether a punctuation mark or symbol is kept."""
     char, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
     if char in _ALWAYS or unicodedata.category(char) == "Sc":
         return True
@@ -86,7 +85,6 @@ def _has_meaning(text: str, place: int) -> bool:
 
 
 def _in_address(text: str, place: int) -> bool:
-    """Whether a mark is within a word that has an ``@``."""
     start = max(text.rfind(" ", 0, place), place - 100) + 1
     return "@" in text[start : place + 100].split(" ", 1)[0]
 

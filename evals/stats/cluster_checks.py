@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.stats.draws import in_pieces
 from evals.stats.significance import swaps
 from evals.stats.units import Floats, Units, is_blank
 
 PERMUTATIONS = 4_999
-_VALUES_AT_ONCE = 2_000_000
 
 
 def correlation_p_value(
@@ -37,15 +36,12 @@ def correlation_p_value(
     Returns:
         The p-value, the observed order counted as one permutation; 1 if no two units share a label, or all do.
     """
-    codes: dict[Hashable, int] = {}
-    code = np.array(
-        [-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels]
-    )
-    shared = code >= 0
-    if len(codes) == shared.sum() or (len(codes) == 1 and shared.all()):
+    code = _codes(labels)
+    count, shared = int(code.max(initial=-1)) + 1, code >= 0
+    if count == shared.sum() or (count == 1 and shared.all()):
         return 1.0
     centered = residuals - residuals.mean()
-    member = np.zeros((len(codes), len(code)))
+    member = np.zeros((count, len(code)))
     member[code[shared], np.flatnonzero(shared)] = 1.0
 
     squares, alone = float(np.square(centered).sum()), np.flatnonzero(~shared)
@@ -66,24 +62,17 @@ def correlation_p_value(
     return (reached + 1) / (permutations + 1)
 
 
-def _orders(count: int, permutations: int, seed: int) -> Iterable[NDArray[np.int64]]:
-    """Random orders of ``count`` units, in pieces of shape ``[rows, count]``; the last few are kept, like resamples."""
-    if count * permutations <= _VALUES_AT_ONCE:
-        return _kept_orders(count, permutations, seed)
-    return _draw_orders(count, permutations, seed)
+@in_pieces(2_000_000, keep=2)
+def _orders(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.int64]:
+    return rng.permuted(np.broadcast_to(np.arange(count), (rows, count)), axis=1)
 
 
-@lru_cache(maxsize=2)
-def _kept_orders(count: int, permutations: int, seed: int) -> tuple[NDArray[np.int64], ...]:
-    return tuple(_draw_orders(count, permutations, seed))
-
-
-def _draw_orders(count: int, permutations: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _VALUES_AT_ONCE // count)
-    for start in range(0, permutations, at_once):
-        rows = min(at_once, permutations - start)
-        yield rng.permuted(np.broadcast_to(np.arange(count), (rows, count)), axis=1)
+def _codes(labels: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number of each label, in the order in which they first occur; -1 for blank ones."""
+    codes: dict[Hashable, int] = {}
+    return np.array(
+        [-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels]
+    )
 
 
 def crossed_correlation_p_value(
@@ -109,12 +98,9 @@ def crossed_correlation_p_value(
     Returns:
         The p-value, the observed signs counted as one pattern; 1 if no two clusters share a label.
     """
-    codes: dict[Hashable, int] = {}
-    code = np.array(
-        [-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels]
-    )
-    shared = code >= 0
-    sums = np.zeros((int(unit.max()) + 1, len(codes)))
+    code = _codes(labels)
+    count, shared = int(code.max(initial=-1)) + 1, code >= 0
+    sums = np.zeros((int(unit.max()) + 1, count))
     np.add.at(sums, (unit[shared], code[shared]), residuals[shared])
     own = float(np.square(sums).sum())
     observed = float(np.square(sums.sum(axis=0)).sum()) - own

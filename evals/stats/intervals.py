@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from scipy import special
 
 from evals.stats.cluster_robust import cr2_standard_error
+from evals.stats.draws import in_pieces
 from evals.stats.units import Floats, Units
 
 LEVEL = 0.95
 RESAMPLES = 10_000
 _STUDENTIZED_UNITS = 10  # with fewer units, too many resamples have hardly any spread, which makes bootstrap-t unstable
-_DRAWS_AT_ONCE = 3_000_000
 
 Interval = tuple[float, float]
 
@@ -59,7 +58,6 @@ def t_interval(
 
 
 def _standard_error(units: Units) -> float:
-    """The standard error that :func:`resample` computes for each resample."""
     count = units.count
     return math.sqrt(count / (count - 1) * float(np.square(units.residuals).sum())) / float(
         units.weights.sum()
@@ -92,32 +90,12 @@ def resample(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> Resa
     return Resamples(shifts, np.sqrt(count / (count - 1) * squares) / weight)
 
 
-def _times_drawn(count: int, resamples: int, seed: int) -> Iterable[Floats]:
-    """How often each of ``count`` units is in each resample, in pieces of shape ``[rows, count]``.
-
-    The last few are kept, because the metrics of a report, and simulated held-out sets, have the same number of units.
-    """
-    if count * resamples <= _DRAWS_AT_ONCE:
-        return _kept_times_drawn(count, resamples, seed)
-    return _draw_times(count, resamples, seed)
-
-
-@lru_cache(maxsize=4)
-def _kept_times_drawn(count: int, resamples: int, seed: int) -> tuple[Floats, ...]:
-    return tuple(_draw_times(count, resamples, seed))
-
-
-def _draw_times(count: int, resamples: int, seed: int) -> Iterator[Floats]:
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // count)
-    for start in range(0, resamples, at_once):
-        rows = min(at_once, resamples - start)
-        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        yield (
-            np.bincount(drawn.ravel(), minlength=rows * count)
-            .reshape(rows, count)
-            .astype(np.float64)
-        )
+@in_pieces(3_000_000)
+def _times_drawn(rng: np.random.Generator, rows: int, count: int) -> Floats:
+    """How often each of ``count`` units is in each resample, in pieces of shape ``[rows, count]``."""
+    drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=rows * count)
+    return times.reshape(rows, count).astype(np.float64)
 
 
 def bca_interval(units: Units, drawn: Resamples, level: float = LEVEL) -> Interval:

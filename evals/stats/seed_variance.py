@@ -28,8 +28,7 @@ class TrainedAgain:
     degrees_of_freedom: float
 
 
-MOST_SEEDS = 50
-"""More seeds than this are not asked for."""
+MOST_SEEDS = 50  # more seeds than this are not asked for
 
 
 def trained_again(

@@ -37,17 +37,13 @@ def share_interval(
     if share in (0.0, 1.0):
         n = float(len(sizes))
     else:
-        of_items, of_clusters = (
-            special.stdtrit(max(1, count - 1), tail) for count in (len(values), len(sizes))
-        )
-        n = len(values) / max(
-            1.0, design_effect(sizes.tolist(), intraclass_correlation(values, clusters))
-        )
-        n *= float(of_items / of_clusters) ** 2
+        effect = design_effect(sizes.tolist(), intraclass_correlation(values, clusters))
+        of_items = special.stdtrit(max(1, len(values) - 1), tail)
+        of_clusters = special.stdtrit(max(1, len(sizes) - 1), tail)
+        n = len(values) / max(1.0, effect) * float(of_items / of_clusters) ** 2
     found = share * n
     low = float(special.betaincinv(found, n - found + 1, tail)) if found > 0 else 0.0
     high = float(special.betaincinv(found + 1, n - found, 1 - tail)) if found < n else 1.0
-    none = 1 - tail ** (
-        1 / len(sizes)
-    )  # the end without any success, as whole clusters may be unseen
+    # the end without any success, as whole clusters may be unseen
+    none = 1 - tail ** (1 / len(sizes))
     return min(low, 1 - none), max(high, none)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy import special, stats
 
 from assistant_builder.errors import EvaluationError
+from evals.stats.draws import in_pieces
 from evals.stats.units import Floats, Units
 
 FLIPS = 10_000  # number of random sign patterns where there are too many to enumerate
 _EXACT_UP_TO = 13
-_SIGNS_AT_ONCE = 3_000_000
 
 
 def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
@@ -43,27 +42,11 @@ def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
     return (reached + 1) / (flips + 1)
 
 
-def swaps(count: int, flips: int, seed: int) -> Iterable[Floats]:
-    """Random patterns of 0 and 1, in pieces of shape ``[rows, count]``; the last few are kept, like resamples."""
-    return (
-        _kept_swaps(count, flips, seed)
-        if count * flips <= _SIGNS_AT_ONCE
-        else _draw_swaps(count, flips, seed)
-    )
-
-
-@lru_cache(maxsize=4)
-def _kept_swaps(count: int, flips: int, seed: int) -> tuple[Floats, ...]:
-    return tuple(_draw_swaps(count, flips, seed))
-
-
-def _draw_swaps(count: int, flips: int, seed: int) -> Iterator[Floats]:
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _SIGNS_AT_ONCE // count)
-    for start in range(0, flips, at_once):
-        rows = min(at_once, flips - start)
-        bits = np.frombuffer(rng.bytes(-(-rows * count // 8)), dtype=np.uint8)
-        yield np.unpackbits(bits, count=rows * count).reshape(rows, count).astype(np.float64)
+@in_pieces(3_000_000)
+def swaps(rng: np.random.Generator, rows: int, count: int) -> Floats:
+    """Random patterns of 0 and 1, in pieces of shape ``[rows, count]``."""
+    bits = np.frombuffer(rng.bytes(-(-rows * count // 8)), dtype=np.uint8)
+    return np.unpackbits(bits, count=rows * count).reshape(rows, count).astype(np.float64)
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:

@@ -156,16 +156,12 @@ def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable
 
 def units_of_items(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
     """Number of each item's unit, in the order in which the units first occur, shape ``[n]``."""
-    codes: dict[Hashable, int] = {}
-    return np.array(
-        [
-            codes.setdefault(
-                ("alone", place) if is_blank(label) else ("cluster", label), len(codes)
-            )
-            for place, label in enumerate(clusters)
-        ],
-        dtype=np.int64,
-    )
+    keys = [
+        ("alone", place) if is_blank(label) else ("cluster", label)
+        for place, label in enumerate(clusters)
+    ]
+    codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+    return np.array([codes[key] for key in keys], dtype=np.int64)
 
 
 def joint_labels(unit: NDArray[np.int64], labels: Sequence[Hashable], count: int) -> list[Hashable]:
@@ -194,6 +190,5 @@ def crosses(unit: NDArray[np.int64], labels: Sequence[Hashable]) -> bool:
 
 def is_blank(label: Hashable) -> bool:
     """Whether a label is missing: ``None``, ``""`` or NaN."""
-    return (
-        label is None or label == "" or label != label
-    )  # NaN, a missing cell of a table, differs from itself
+    # NaN, a missing cell of a table, differs from itself
+    return label is None or label == "" or label != label

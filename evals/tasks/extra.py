@@ -54,9 +54,8 @@ class ExtraTasks:
                         for task in loaded.values()
                     )
             except Exception as error:  # each task loads its data in its own way
-                quoted = (
-                    isinstance(error, KeyError) and error.args
-                )  # a KeyError would be within quotes
+                # a KeyError would be within quotes
+                quoted = isinstance(error, KeyError) and error.args
                 text = str(error.args[0] if quoted else error).strip()
                 what = text.splitlines()[0] if text else type(error).__name__
                 raise EvaluationError(
@@ -94,23 +93,19 @@ class ExtraTasks:
             if sample["filter"] == samples[0]["filter"]
         ]
         write_jsonl(folder / f"{name}.jsonl", lines)
-        write_json(
-            folder / f"{name}.json",
-            {
-                "task": name,
-                "documents": len(lines),
-                "results": {
-                    task: {
-                        metric: float(value)
-                        for metric, value in figures.items()
-                        if isinstance(value, (int, float))
-                    }
-                    for task, figures in results["results"].items()
-                },
-                "versions": results["versions"],
-                "inputs": dict(inputs),
-            },
-        )
+        figures = {task: _numbers(values) for task, values in results["results"].items()}
+        record = {
+            "task": name,
+            "documents": len(lines),
+            "results": figures,
+            "versions": results["versions"],
+            "inputs": dict(inputs),
+        }
+        write_json(folder / f"{name}.json", record)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
 
 
 @contextlib.contextmanager
@@ -121,25 +116,14 @@ def _empty_folder() -> Iterator[None]:
 
 
 def _document(part: str, sample: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
-    metrics = {
-        name: float(sample[name])
-        for name in sample["metrics"]
-        if isinstance(sample.get(name), (int, float))
-    }
     answers = sample["filtered_resps"]
-    likelihoods = [
-        float(answer[0])
-        for answer in answers
-        if isinstance(answer, (tuple, list)) and len(answer) == 2
-    ]
+    pairs = [answer for answer in answers if isinstance(answer, (tuple, list)) and len(answer) == 2]
+    likelihoods = [float(likelihood) for likelihood, _ in pairs]
+    kept = (str, int, float, list)
     return {
         "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"],
-        "metrics": metrics,
-        "document": {
-            key: value
-            for key, value in sample["doc"].items()
-            if isinstance(value, (str, int, float, list))
-        },
+        "metrics": _numbers({name: sample.get(name) for name in sample["metrics"]}),
+        "document": {key: value for key, value in sample["doc"].items() if isinstance(value, kept)},
         "target": sample["target"],
         "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
         "answer": None if likelihoods else str(answers[0]),

@@ -58,15 +58,10 @@ def heldout_pairs(study: Study) -> list[Pair]:
     Raises:
         EvaluationError: No pair is left.
     """
-    leaks = (
-        read_json(study.embedding_file, Embedding)
-        if study.embedding_file.exists()
-        else {"leaks": []}
-    )
-    removed = {leak["heldout_row"] for leak in leaks["leaks"] if leak.get("removed")}
-    pairs = [
-        pair for pair in load_split(study.folder / "data", "heldout") if pair.row not in removed
-    ]
+    path, pairs = study.embedding_file, load_split(study.folder / "data", "heldout")
+    leaks = read_json(path, Embedding)["leaks"] if path.exists() else []
+    removed = {leak["heldout_row"] for leak in leaks if leak.get("removed")}
+    pairs = [pair for pair in pairs if pair.row not in removed]
     if not pairs:
         raise EvaluationError(
             "every held-out question is also in the training data",
@@ -102,13 +97,10 @@ def build_items(
         turns, where they differ from those of the question alone).
     """
     several = any(pair.turns > 1 for pair in pairs)
-    turns = [
-        (pair, turn, end)
-        for pair in pairs
-        for turn, end in enumerate(
-            index for index, message in enumerate(pair.messages) if message.role == "assistant"
-        )
-    ]
+    turns = []
+    for pair in pairs:
+        ends = [end for end, message in enumerate(pair.messages) if message.role == "assistant"]
+        turns += [(pair, turn, end) for turn, end in enumerate(ends)]
     asked = [looks(pair.messages[:end], conversations=conversations) for pair, _, end in turns]
     looked_up = (
         _looked_up(turns, asked, prompter, retriever, conversations, training)
@@ -119,31 +111,29 @@ def build_items(
     for place, (pair, turn, end) in enumerate(turns):
         talk = pair.messages[:end]
         read = asked[place][0].messages if retriever else talk if conversations else alone(talk)
-        shown, found = looked_up[place] if looked_up else (read, {})
-        tokens = prompter.turns(replace(pair, messages=(*shown, pair.messages[end])))[-1]
-        items.append(
-            {
-                "item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row),
-                "row": pair.row,
-                "turn": turn,
-                "cluster": pair.cluster or (str(pair.row) if several else None),
-                "answerable": pair.answerable,
-                "question": pair.messages[end - 1].content,
-                "messages": [message.to_record() for message in talk],
-                **(
-                    {"read": [message.to_record() for message in read]}
-                    if tuple(read) != tuple(talk)
-                    else {}
-                ),
-                "reference": tokens.reference,
-                "prompt": tokens.prompt_text,
-                "context": tokens.prompt_text.rstrip(),
-                "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()) :],
-                "target": tokens.answer_text,
-                "tokens": len(tokens.answer_ids),
-                **found,
-            }
-        )
+        messages, hits = looked_up[place] if looked_up else (read, {})
+        tokens = prompter.turns(replace(pair, messages=(*messages, pair.messages[end])))[-1]
+        prompt, context = tokens.prompt_text, tokens.prompt_text.rstrip()
+        item = {
+            "item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row),
+            "row": pair.row,
+            "turn": turn,
+            "cluster": pair.cluster or (str(pair.row) if several else None),
+            "answerable": pair.answerable,
+            "question": pair.messages[end - 1].content,
+            "messages": [message.to_record() for message in talk],
+        }
+        if tuple(read) != tuple(talk):
+            item["read"] = [message.to_record() for message in read]
+        item |= {
+            "reference": tokens.reference,
+            "prompt": prompt,
+            "context": context,
+            "lead": prompt[len(context) :],
+            "target": tokens.answer_text,
+            "tokens": len(tokens.answer_ids),
+        }
+        items.append(item | hits)
     return items
 
 
@@ -163,50 +153,33 @@ def _looked_up(
             for count in AFTER_TURNS
             if turn == 0 and training
         }
-        after.append({count: found for count, found in talks.items() if found != single})
-    wanted = list(
-        dict.fromkeys(
-            look
-            for found in (*asked, *(found for each in after for found in each.values()))
-            for look in found
-            if look is not None
-        )
-    )
-    known = dict(zip(wanted, retriever.find(wanted), strict=True))
+        after.append({count: pair for count, pair in talks.items() if pair != single})
+    each = [*asked, *(pair for later in after for pair in later.values())]
+    wanted = list(dict.fromkeys(look for pair in each for look in pair if look is not None))
+    hits = dict(zip(wanted, retriever.find(wanted), strict=True))
 
     def record(look: Look) -> dict[str, Any]:
-        found = known[look]
-        return {
-            "prompt": prompter.text(found.messages, prompt=True),
-            "sources": found.source_records(),
-            "evidence": asdict(found.evidence),
-        }
+        sources, evidence = hits[look].source_records(), asdict(hits[look].evidence)
+        return {"sources": sources, "evidence": evidence}
 
-    return [
-        (
-            known[first].messages,
-            {
-                "sources": known[first].source_records(),
-                "evidence": asdict(known[first].evidence),
-                **({"second": record(second)} if second else {}),
-                **(
-                    {
-                        AFTER: {
-                            str(count): [record(look) for look in pair if look]
-                            for count, pair in later.items()
-                        }
-                    }
-                    if later
-                    else {}
-                ),
-            },
-        )
-        for (first, second), later in zip(asked, after, strict=True)
-    ]
+    def with_prompt(look: Look) -> dict[str, Any]:
+        return {"prompt": prompter.text(hits[look].messages, prompt=True), **record(look)}
+
+    rows = []
+    for (first, second), later in zip(asked, after, strict=True):
+        row = record(first)
+        if second:
+            row["second"] = with_prompt(second)
+        if later:
+            row[AFTER] = {
+                str(count): [with_prompt(look) for look in pair if look]
+                for count, pair in later.items()
+            }
+        rows.append((hits[first].messages, row))
+    return rows
 
 
 def _after(pair: Pair, end: int, training: Sequence[Pair], count: int) -> tuple[Message, ...]:
-    """The conversation up to a question, with so many questions about other facts and their answers before it."""
     rng = random.Random(f"after/{pair.row}")
     others = [
         other
@@ -266,51 +239,39 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
             "doc_to_text": "{{prompt}}",
             "doc_to_target": "{{target}}",
         }
+    lines = [json.dumps(item, ensure_ascii=False, allow_nan=False) + "\n" for item in items]
+    weighted = _Function("scoring.token_weighted_mean")
+    # lm-eval averages over the items with a score
+    means = [_metric(metric.name, "mean", metric.higher_is_better) for metric in text_metrics()]
     files = {
-        "items.jsonl": "".join(
-            json.dumps(item, ensure_ascii=False, allow_nan=False) + "\n" for item in items
-        ),
+        "items.jsonl": "".join(lines),
         "scoring.py": _FUNCTIONS,
+        f"{nll}.yaml": _yaml(
+            {
+                "task": nll,
+                **shared,
+                **asked,
+                "process_results": _Function("scoring.score_nll"),
+                "metric_list": [_metric("nll_per_token", weighted, False)],
+            }
+        ),
+        f"{generation}.yaml": _yaml(
+            {
+                "task": generation,
+                **shared,
+                "output_type": "generate_until",
+                "doc_to_text": "{{prompt}}",
+                "doc_to_target": "{{reference}}",
+                "generation_kwargs": {
+                    "until": [],
+                    "do_sample": False,
+                    "max_gen_toks": answer_limit(study),
+                },
+                "process_results": _Function("scoring.score_generation"),
+                "metric_list": means,
+            }
+        ),
     }
-    files[f"{nll}.yaml"] = _yaml(
-        {
-            "task": nll,
-            **shared,
-            **asked,
-            "process_results": _Function("scoring.score_nll"),
-            "metric_list": [
-                {
-                    "metric": "nll_per_token",
-                    "aggregation": _Function("scoring.token_weighted_mean"),
-                    "higher_is_better": False,
-                }
-            ],
-        }
-    )
-    files[f"{generation}.yaml"] = _yaml(
-        {
-            "task": generation,
-            **shared,
-            "output_type": "generate_until",
-            "doc_to_text": "{{prompt}}",
-            "doc_to_target": "{{reference}}",
-            "generation_kwargs": {
-                "until": [],
-                "do_sample": False,
-                "max_gen_toks": answer_limit(study),
-            },
-            "process_results": _Function("scoring.score_generation"),
-            # lm-eval averages over the items with a score
-            "metric_list": [
-                {
-                    "metric": metric.name,
-                    "aggregation": "mean",
-                    "higher_is_better": metric.higher_is_better,
-                }
-                for metric in text_metrics()
-            ],
-        }
-    )
     for path in folder.glob("*"):  # lm-eval would run other tasks that it finds there
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -319,6 +280,10 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     for name, text in files.items():
         write_text(folder / name, text)
     return OwnTasks(folder, nll, generation, files)
+
+
+def _metric(name: str, aggregation: str, higher_is_better: bool) -> dict[str, Any]:
+    return {"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better}
 
 
 def run_own_tasks(
@@ -347,14 +312,10 @@ def run_own_tasks(
             verbosity="WARNING",
         )
     assert results is not None  # only other ranks of a distributed run get nothing
-    answers = {
-        sample["doc"]["item"]: sample["resps"][0][0]
-        for sample in results["samples"][tasks.generation]
-    }
-    return (
-        [lm.targets[(item["prompt"], item["target"])] for item in items],
-        [answers[item["item"]] for item in items],
-    )
+    samples = results["samples"][tasks.generation]
+    answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in samples}
+    scores = [lm.targets[(item["prompt"], item["target"])] for item in items]
+    return scores, [answers[item["item"]] for item in items]
 
 
 def items_dataset(path: Path) -> datasets.Dataset:
@@ -372,9 +333,8 @@ def score_nll(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple
 
 def score_generation(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """The text metrics that apply to a generated answer."""
-    return score_answer(
-        results[0], doc["reference"], Context(doc["question"], doc["answerable"], doc["messages"])
-    )
+    context = Context(doc["question"], doc["answerable"], doc["messages"])
+    return score_answer(results[0], doc["reference"], context)
 
 
 def token_weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:

@@ -1,4 +1,4 @@
-"""Logic of the training benchmark without training: order of runs, medians, table, plot, command line."""
+"""Logic of the training benchmark without training: order of runs, medians, table, command line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from benchmarks import candidates as candidates_module
 from benchmarks import llama_factory
 from benchmarks import training_speed as command
 from benchmarks.candidates import CPU_CANDIDATES, Candidate, Spread, interleaved
+from benchmarks.common import FERRIES
 from benchmarks.job import Job, make_job
-from benchmarks.summary import arms_ratio, caveats, plot, summarize
+from benchmarks.summary import arms_ratio, caveats, summarize
 
 NAMES = [candidate.name for candidate in CPU_CANDIDATES]
 
@@ -152,9 +153,6 @@ def test_llama_factory_runs_if_its_python_is_given(
         "factory-lora",
     ]
     assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
-    assert rows[3].candidate.title in plot(
-        rows, {row.candidate.name: [1.0] for row in rows}, "caption"
-    )
 
 
 def test_stopwatch_record_round_trip() -> None:
@@ -225,7 +223,7 @@ def test_a_failed_run_names_the_candidate_and_shows_its_last_words(
 
 @pytest.fixture
 def job(bundled_models: Path) -> Job:
-    config = StudyConfig().with_changes({"data.source": str(command.EXAMPLE)})
+    config = StudyConfig().with_changes({"data.source": str(FERRIES)})
     return make_job(config, warmup_steps=1, timed_steps=2, validation_pairs=8)
 
 
@@ -248,7 +246,7 @@ def test_a_job_has_as_many_distinct_pairs_as_its_steps_need(job: Job, tmp_path: 
 
 
 def test_too_few_pairs_are_refused_with_a_remedy(bundled_models: Path) -> None:
-    config = StudyConfig().with_changes({"data.source": str(command.EXAMPLE)})
+    config = StudyConfig().with_changes({"data.source": str(FERRIES)})
     with pytest.raises(AssistantBuilderError, match="--steps"):
         make_job(config, warmup_steps=1, timed_steps=500, validation_pairs=8)
 
@@ -267,4 +265,3 @@ def test_results_are_written_atomically(job: Job, tmp_path: Path) -> None:
         and record["train"]["rank"] == 16
         and record["differences"]
     )
-    assert (tmp_path / "new" / "out" / "bench.svg").read_text().startswith("<svg")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evals.compare import Comparison, paired_comparison
-from evals.decision import MOST_ITEMS, action, decide, harmful, rounded, seed_averaged
+from evals.decision import MOST_ITEMS, action, decide, harmful, rounded
 
 
 def compared(
@@ -134,10 +134,6 @@ def test_what_to_do() -> None:
 )
 def test_counts_are_rounded_up(count: int, shown: int) -> None:
     assert rounded(count) == shown
-
-
-def test_scores_are_averaged_over_seeds() -> None:
-    assert seed_averaged([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]) == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_without_the_primary_metric_only_harm_beyond_a_margin_is_worse() -> None:

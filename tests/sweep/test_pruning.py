@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from assistant_builder.atomic_io import append_jsonl
-from assistant_builder.errors import ConfigError
-from assistant_builder.sweep import spec as sweep_spec
 from assistant_builder.sweep.spec import Curve, curve_of, should_prune
-
-pytest.importorskip("optuna")
 
 
 def curve(*losses: float, of: int = 4) -> Curve:
@@ -60,10 +54,3 @@ def test_a_curve_is_read_from_the_validations(tmp_path: Path) -> None:
     ):
         append_jsonl(tmp_path / "metrics.jsonl", event)
     assert curve_of(tmp_path) == ((0.25, 3.0), (0.5, 2.0))
-
-
-def test_without_optuna_it_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep_spec.require_optuna()
-    monkeypatch.setattr(sweep_spec, "available", lambda: False)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[sweep\]'"):
-        sweep_spec.require_optuna()

@@ -170,7 +170,6 @@ def test_all_may_fail(scenario: Scenario) -> None:
 
 
 def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario: Scenario) -> None:
-    pytest.importorskip("optuna")
     scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
     sweep = opened(prune="median")
     record = run_sweep(sweep)

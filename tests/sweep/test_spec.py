@@ -6,7 +6,14 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.sweep.spec import MOST_STUDIES, Trial, combinations, read_grid, split_values
+from assistant_builder.sweep.spec import (
+    MOST_STUDIES,
+    Trial,
+    combinations,
+    label,
+    read_grid,
+    split_values,
+)
 
 BASE = StudyConfig().with_changes({"name": "grid"})
 
@@ -34,7 +41,7 @@ def test_every_combination_is_a_study_of_its_own() -> None:
     ]
     assert {trial.config.train.epochs for trial in found} == {2.0}
     assert found[1].config.train.learning_rate == 2e-4 and found[1].config.train.rank == 8
-    assert found[1].label == "train.rank=8, train.learning_rate=0.0002"
+    assert label(found[1].settings) == "train.rank=8, train.learning_rate=0.0002"
 
 
 def test_commas_within_brackets_and_quotes_do_not_divide() -> None:

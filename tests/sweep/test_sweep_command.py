@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.cli import main
-from assistant_builder.sweep import spec as sweep_spec
 from tests.sweep.simulated_runs import Scenario, pretend
 from tests.synthetic_study import SMALL
 
@@ -65,25 +64,11 @@ def test_failed_studies_are_reported_after_the_results(
 def test_an_invalid_call_is_reported_in_one_line_and_starts_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    scenario = pretend(Scenario(), monkeypatch)
+    pretend(Scenario(), monkeypatch)
     assert call(monkeypatch, capfd, *WORDS, "--arm", "dora")[0] == 2
     assert call(monkeypatch, capfd, *WORDS, "--prune", "luck")[0] == 2
     assert call(monkeypatch, capfd, str(SMALL))[0] == 2
     for words in ((str(SMALL), "--set", "train.rank=8"), ("none.csv", "--set", "train.rank=4,8")):
         code, out, err = call(monkeypatch, capfd, *words, "--json")
         assert (code, out) == (1, "") and len(err.splitlines()) == 1
-    monkeypatch.setattr(sweep_spec, "available", lambda: False)
-    code, out, err = call(monkeypatch, capfd, *WORDS, "--prune", "median")
-    assert code == 1 and "pip install -e '.[sweep]'" in err and not scenario.ran
     assert not (home / "sweeps").exists()
-
-
-def test_without_optuna_every_study_runs_to_its_end_with_a_message(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    pretend(Scenario(), monkeypatch)
-    for module in (sweep_spec, sweep_spec):
-        monkeypatch.setattr(module, "available", lambda: False)
-    code, out, _ = call(monkeypatch, capfd, *WORDS)
-    assert code == 0 and "Optuna is not installed" in out
-    assert json.loads(call(monkeypatch, capfd, *WORDS, "--json")[1])["prune"] == "off"

@@ -56,7 +56,6 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.train
 @pytest.mark.long
 def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base: str) -> None:
-    pytest.importorskip("optuna")
     quick = {
         **QUICK,
         "model.base": base,

@@ -5,6 +5,8 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
+from evals.stats import intervals
+from evals.stats.draws import in_pieces
 from evals.stats.intervals import (
     bca_interval,
     bonett_price_interval,
@@ -66,7 +68,8 @@ def test_weighted_bca_agrees_with_scipy_on_the_ratio() -> None:
 def test_bootstrap_in_pieces_is_the_same_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     units = units_of(np.random.default_rng(0).normal(size=50))
     whole = resample(units, resamples=3000, seed=5)
-    monkeypatch.setattr("evals.stats.intervals._DRAWS_AT_ONCE", 50 * 700)
+    small = in_pieces(50 * 700)(intervals._times_drawn.__wrapped__)  # type: ignore[attr-defined]
+    monkeypatch.setattr(intervals, "_times_drawn", small)
     pieces = resample(units, resamples=3000, seed=5)
     assert (pieces.shifts == whole.shifts).all() and (pieces.errors == whole.errors).all()
 

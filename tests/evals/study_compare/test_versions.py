@@ -21,7 +21,7 @@ from assistant_builder.study.versions import (
     served_version,
     undo,
 )
-from evals.declaration import HeldOut, _question_hashes, freeze
+from evals.declaration import HeldOut, _Uses, freeze
 from evals.study_compare.versions import (
     create_next_version,
     pending_corrections,
@@ -172,7 +172,7 @@ def test_a_version_is_judged_at_the_look_of_its_test(root: Study) -> None:
             "heldout_sha256": "another test",
             "study": "earlier",
             "written": "2026-01-01T00:00:00+00:00",
-            "questions": sorted(_question_hashes(asked)),
+            "questions": sorted(_Uses(asked).questions),
         },
     )
     found = version_verdict(root, scored_version(root, 0.0))
