@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from assistant_builder.arms import plain_order, with_arm
 from assistant_builder.config import Approach, StudyConfig
 from assistant_builder.errors import ConfigError, ModelError, StudyError
+from assistant_builder.i18n import m
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.consent import Consent
 from assistant_builder.study import study as folders
@@ -100,7 +101,8 @@ class Server:
             raise
         if state.phase != "running":
             raise ModelError(
-                f"the server did not start: {state.error}", where=f"study {study.name}"
+                m("the server did not start: {error}", error=state.error),
+                where=m("{study} {name}", name=study.name),
             )
         self.url, self.model = state.url, state.model
 
@@ -191,9 +193,9 @@ class Study:
         path = self._view.report_file.with_suffix(f".{format}")
         if not path.is_file():
             raise StudyError(
-                "there is no report yet",
-                where=f"study {self.name}",
-                remedy=f"Finish the study with 'assistant-builder run {self.name}'",
+                m("there is no report yet"),
+                where=m("{study} {name}", name=self.name),
+                remedy=m("Finish the {study} with 'assistant-builder run {name}'", name=self.name),
             )
         return path
 
@@ -302,15 +304,25 @@ class Study:
         from assistant_builder.chat.ask import ask_arms
 
         if not question.strip():
-            raise ConfigError("the question is empty", remedy="Write a question in quotes")
+            raise ConfigError(m("the question is empty"), remedy=m("Write a question in quotes"))
         trained = self.config.arms
         for arm in arms or ():
             if arm not in trained:
                 raise ConfigError(
-                    f"study {self.name} trains only {' and '.join(trained)} and has no {arm} assistant",
+                    m(
+                        "{study} {name} trains only {trained} and has no {arm} assistant",
+                        name=self.name,
+                        trained=" and ".join(trained),
+                        arm=arm,
+                    ),
                     where="--arm",
-                    remedy=f"Ask with --arm {trained[0]}, or train it with 'assistant-builder run {self.name} "
-                    f"--set arms={','.join(with_arm(trained, arm))}'",
+                    remedy=m(
+                        "Ask with --arm {trained}, or train it with 'assistant-builder run {name} --set "
+                        "arms={with_arm}'",
+                        trained=trained[0],
+                        name=self.name,
+                        with_arm=",".join(with_arm(trained, arm)),
+                    ),
                 )
         if (backend, type) not in self._sessions:
             self._sessions[backend, type] = self._session(backend, type)

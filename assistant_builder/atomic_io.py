@@ -23,7 +23,7 @@ import psutil
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from assistant_builder.errors import ResourceError, StudyError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.i18n.quantities import format_bytes
 
 MAX_BYTES = 512 * 2**20
@@ -277,7 +277,12 @@ def require_disk_space(folder: Path, needed: float, name: str, remedy: str) -> N
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ResourceError(
-            f"{name} needs {format_bytes(needed)} of disk space; {format_bytes(free)} are free",
+            m(
+                "{name} needs {format_bytes} of disk space; {format_bytes_2} are free",
+                name=name,
+                format_bytes=format_bytes(needed),
+                format_bytes_2=format_bytes(free),
+            ),
             where=str(folder),
             remedy=remedy,
         )

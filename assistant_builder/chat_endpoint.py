@@ -14,6 +14,7 @@ from typing import Any, Literal
 import httpx
 
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import m
 
 Kind = Literal["unreachable", "key", "refused", "busy", "reply"]
 """Cause of a failed call: no connection, 401 or 403, another 4xx, a temporary error (timeout, 429, 5xx), no text."""
@@ -78,9 +79,9 @@ class ChatEndpoint:
         key = (key or "").strip()
         if not key.isascii() or not key.isprintable():
             raise EvaluationError(
-                "the key has characters that cannot be sent",
+                m("the key has characters that cannot be sent"),
                 where=f"judge {self.host}",
-                remedy="Copy it again; keys consist of ASCII letters, digits and punctuation",
+                remedy=m("Copy it again; keys consist of ASCII letters, digits and punctuation"),
             )
         self._secret = key
         self._client = httpx.AsyncClient(

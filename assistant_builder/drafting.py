@@ -38,7 +38,7 @@ from assistant_builder.errors import (
     ModelError,
     error_texts,
 )
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.redaction import DRAFT_KEY
 
 URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"
@@ -101,12 +101,13 @@ def _endpoint_replies(url: str, name: str, prompts: Sequence[str]) -> Iterator[t
         or parts.password
     ):
         raise ConfigError(
-            f"{url.strip()!r} is not the URL of an endpoint",
-            remedy="Write it like http://127.0.0.1:8000/v1, without a key",
+            m("{url!r} is not the URL of an endpoint", url=url.strip()),
+            remedy=m("Write it like http://127.0.0.1:8000/v1, without a key"),
         )
     if not name.strip():
         raise ConfigError(
-            "the endpoint needs the name of a model", remedy="Write the name that its server uses"
+            m("the endpoint needs the name of a model"),
+            remedy=m("Write the name that its server uses"),
         )
     key = (
         os.environ.get(DRAFT_KEY)
@@ -138,7 +139,9 @@ async def _ask(url: str, name: str, key: str | None, prompts: Sequence[str]) -> 
                 else "Check URL and model name, and that its server runs"
             )
             raise EvaluationError(
-                f"the endpoint does not draft: {error.words}", where=endpoint.host, remedy=keyed
+                m("the endpoint does not draft: {words}", words=error.words),
+                where=endpoint.host,
+                remedy=keyed,
             ) from error
 
 
@@ -156,8 +159,8 @@ def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[
             yield place, event["part"]
             place += 1
     raise ModelError(
-        f"the base model stopped: {child.last_words}",
-        remedy="Close other programs, and draft again, or use an endpoint",
+        m("the base model stopped: {last_words}", last_words=child.last_words),
+        remedy=m("Close other programs, and draft again, or use an endpoint"),
     )
 
 

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Iterator, Sequence
 
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m
 
 TRAINING_MEMORY = N_(
     "Lower train.micro_batch_size, train.max_length or eval.batch_size, set train.gradient_checkpointing=on, or "
@@ -56,24 +56,24 @@ def translate_error(
     if isinstance(error, ResourceError):
         return error
     if ran_out_of_memory(error):
-        return ResourceError(t("memory ran out"), remedy=t(memory))
+        return ResourceError(m("memory ran out"), remedy=m(memory))
     full = next(
         (cause for cause in _exception_chain(error) if _has_sign(cause, _DISK_ERRORS, _DISK_SIGNS)),
         None,
     )
     if full is not None and any(sign in str(full) for sign in _SHARED_MEMORY_SIGNS):
         return ResourceError(
-            t("shared memory is full"),
+            m("shared memory is full"),
             where="/dev/shm",
-            remedy=t(
+            remedy=m(
                 "Start the container with more of it, for example --shm-size=1g; then run again"
             ),
         )
     if full is not None:
         return ResourceError(
-            t("the disk is full"),
+            m("the disk is full"),
             where=_file_of(full),
-            remedy=t("Free space, then run again; the run resumes without loss"),
+            remedy=m("Free space, then run again; the run resumes without loss"),
         )
     if isinstance(error, AssistantBuilderError):
         return error
@@ -82,7 +82,7 @@ def translate_error(
     name, text = type(error).__name__, str(error)
     return AssistantBuilderError(
         f"{name}: {text}" if text else name,
-        remedy=t("See the log for details; running again resumes"),
+        remedy=m("See the log for details; running again resumes"),
     )
 
 
@@ -106,20 +106,20 @@ def _translate_os_error(error: OSError) -> AssistantBuilderError:
     where = _file_of(error)
     if error.errno in _PERMISSION_ERRORS:
         return StudyError(
-            t("it is not writable ({message})", message=message),
+            m("it is not writable ({message})", message=message),
             where=where,
-            remedy=t("Make the folder writable, or copy it to a writable place; then run again"),
+            remedy=m("Make the folder writable, or copy it to a writable place; then run again"),
         )
     if isinstance(error, FileNotFoundError):
         return StudyError(
-            t("it does not exist"),
+            m("it does not exist"),
             where=where or message,
-            remedy=t("Restore it, or connect its disk again; then run again"),
+            remedy=m("Restore it, or connect its disk again; then run again"),
         )
     return AssistantBuilderError(
-        t("the system reports: {message}", message=message),
+        m("the system reports: {message}", message=message),
         where=where,
-        remedy=t("Check the disk; running again resumes"),
+        remedy=m("Check the disk; running again resumes"),
     )
 
 

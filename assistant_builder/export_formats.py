@@ -28,7 +28,7 @@ from assistant_builder.arms import (
 from assistant_builder.config import ModelConfig
 from assistant_builder.config.train import QAT_TYPES
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.models.base_model import base_ref
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.registry import Registry
@@ -281,18 +281,26 @@ def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
     arms = study.config.arms
     if spec.arm not in arms:
         raise StudyError(
-            f"the study trains {' and '.join(arms)} alone, and has no {spec.arm} assistant",
-            where=f"study {study.name}",
-            remedy=f"Export --arm {arms[0]}, or train it with 'assistant-builder run {study.name} --set "
-            f"arms={','.join(with_arm(arms, spec.arm))}'",
+            m(
+                "the {study} trains {arms} alone, and has no {arm} assistant",
+                arms=" and ".join(arms),
+                arm=spec.arm,
+            ),
+            where=m("{study} {name}", name=study.name),
+            remedy=m(
+                "Export --arm {arms}, or train it with 'assistant-builder run {name} --set arms={with_arm}'",
+                arms=arms[0],
+                name=study.name,
+                with_arm=",".join(with_arm(arms, spec.arm)),
+            ),
         )
     folder = study.arm_folder(spec.arm)
     trained = study.step(f"train-{spec.arm}").state == "succeeded"
     if not trained or not (folder / "adapter" / "adapter_model.safetensors").is_file():
         raise StudyError(
-            f"the {spec.arm} assistant is not trained yet",
-            where=f"study {study.name}",
-            remedy=f"Train it with 'assistant-builder run {study.name}'",
+            m("the {arm} assistant is not trained yet", arm=spec.arm),
+            where=m("{study} {name}", name=study.name),
+            remedy=m("Train it with 'assistant-builder run {name}'", name=study.name),
         )
     return study.arm_summary(spec.arm)
 

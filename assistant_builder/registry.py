@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 
 PLUGIN_GROUP = "assistant_builder.plugins"
 PLUGIN_VARIABLE = "ASSISTANT_BUILDER_PLUGINS"
@@ -90,7 +91,8 @@ class Registry(Mapping[str, Entry]):
         """The entry of a name from a user; raises ConfigError with a list of the names if it does not exist."""
         if name not in self:
             raise ConfigError(
-                f"{self.kind} {name!r} is unknown", remedy=f"Choose one of {', '.join(self)}"
+                m("{kind} {name!r} is unknown", kind=self.kind, name=name),
+                remedy=m("Choose one of {self_value}", self_value=", ".join(self)),
             )
         return self[name]
 
@@ -122,6 +124,14 @@ def load_plugins() -> None:
             importlib.import_module(name)
         except Exception as error:
             raise ConfigError(
-                f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
-                remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package",
+                m(
+                    "plugin {name} cannot be imported: {name_2}: {error}",
+                    name=name,
+                    name_2=type(error).__name__,
+                    error=error,
+                ),
+                remedy=m(
+                    "Remove it from {plugin_variable}, or uninstall its package",
+                    plugin_variable=PLUGIN_VARIABLE,
+                ),
             ) from error

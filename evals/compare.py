@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import joined, m
 from evals.stats.cluster_checks import (
     correlation_p_value,
     crossed_correlation_p_value,
@@ -173,9 +174,9 @@ def paired_comparison(
     units = min(ways or [make_units(change, weight, None)], key=lambda way: way.count)
     if units.count < 2:
         raise EvaluationError(
-            "all items belong to one cluster",
-            where="paired comparison",
-            remedy="An interval needs at least two clusters",
+            m("all items belong to one cluster"),
+            where=m("paired comparison"),
+            remedy=m("An interval needs at least two clusters"),
         )
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
@@ -353,9 +354,9 @@ def _checked(
         problems.append(f"resamples must be 1 or more, not {resamples}")
     if problems:
         raise EvaluationError(
-            "; ".join(problems),
-            where="paired comparison",
-            remedy="Pass the same items, each scored once, for both arms",
+            joined(problems, "; "),
+            where=m("paired comparison"),
+            remedy=m("Pass the same items, each scored once, for both arms"),
         )
     return before, after, weight
 

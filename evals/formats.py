@@ -23,7 +23,7 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError, install_command
 from assistant_builder.export.gguf import GgufFiles, heldout_prompts
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -152,9 +152,9 @@ class _FormatScoring:
         tasks = study.evals_folder / "tasks" / "items.jsonl"
         if not tasks.is_file():
             raise EvaluationError(
-                "the evaluation has left no held-out items",
+                m("the evaluation has left no held-out items"),
                 where=str(tasks),
-                remedy=f"Run 'assistant-builder run {study.name} --redo'",
+                remedy=m("Run 'assistant-builder run {name} --redo'", name=study.name),
             )
         self._conversations: dict[str, Sequence[Message]] = {}
         self._items: list[dict[str, Any]] = []
@@ -340,8 +340,11 @@ class _FormatScoring:
                 raise EvaluationError(
                     error.what,
                     where=error.where,
-                    remedy="The study is complete without its GGUF "
-                    f"files: 'assistant-builder run {self._study.name} --set formats.types=[]'",
+                    remedy=m(
+                        "The {study} is complete without its GGUF files: 'assistant-builder run {name} --set "
+                        "formats.types=[]'",
+                        name=self._study.name,
+                    ),
                 ) from error
             self._clock.set_message(
                 N_("{cell}: answering the test questions with llama.cpp").format(cell=title)

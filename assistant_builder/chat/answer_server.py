@@ -52,7 +52,7 @@ from assistant_builder.error_translation import (
     translate_error,
 )
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import Session
 from assistant_builder.study import Study, run_marker
@@ -185,9 +185,9 @@ class Server:
             translated = self._memory_error(arm) if out_of_memory else translate_error(error)
             if type(translated) is AssistantBuilderError:  # unexpected
                 translated = AssistantBuilderError(
-                    t("the answer failed: {name}: {error}", name=type(error).__name__, error=error),
+                    m("the answer failed: {name}: {error}", name=type(error).__name__, error=error),
                     where=f"arm {arm}",
-                    remedy=t("Ask again; if it fails again, retrain the study with --redo"),
+                    remedy=m("Ask again; if it fails again, retrain the {study} with --redo"),
                 )
             self._needs_restart |= needs_new_process(error)
             self._emit("error", identity, error=translated.to_record())
@@ -201,15 +201,15 @@ class Server:
     def _memory_error(self, arm: str) -> ResourceError:
         """The error of an arm whose model or answer did not fit into memory; it lists the arms that still work."""
         if self._session.ready(arm):
-            return ResourceError(t("memory ran out"), where=f"arm {arm}", remedy=t(CHAT_MEMORY))
+            return ResourceError(m("memory ran out"), where=f"arm {arm}", remedy=m(CHAT_MEMORY))
         loaded = [other for other in self._arms if other != arm and self._session.ready(other)]
         available = (
             t("; {names} can still be asked", names=t(" and ").join(loaded)) if loaded else ""
         )
         return ResourceError(
-            t("memory ran out while loading {arm}{available}", arm=arm, available=available),
+            m("memory ran out while loading {arm}{available}", arm=arm, available=available),
             where=f"arm {arm}",
-            remedy=t(CHAT_MEMORY),
+            remedy=m(CHAT_MEMORY),
         )
 
     def _emit(self, event: str, identity: str | None = None, **values: Any) -> None:

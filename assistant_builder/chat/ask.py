@@ -10,6 +10,7 @@ from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.data import Message
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ConfigError, ResourceError
+from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import ChatSession, Session
 from assistant_builder.study import Study
@@ -53,7 +54,9 @@ def ask_arms(
                 raise
             remedy = f"Ask only one arm with --arm {arm}, or close" if len(arms) > 1 else "Close"
             raise ResourceError(
-                "memory ran out", where=f"arm {arm}", remedy=f"{remedy} other programs"
+                m("memory ran out"),
+                where=f"arm {arm}",
+                remedy=m("{remedy} other programs", remedy=remedy),
             ) from error
         answers[arm] = {
             "text": "".join(chunk.text_delta for chunk in chunks).strip(),
@@ -96,9 +99,13 @@ def context_tokens(study: Study, limit: int, requested: int | None = None) -> in
     """
     if requested is not None and requested > limit:
         raise ConfigError(
-            f"--context {requested} exceeds the context length of the base model ({limit} tokens)",
+            m(
+                "--context {requested} exceeds the context length of the base model ({limit} tokens)",
+                requested=requested,
+                limit=limit,
+            ),
             where="serve",
-            remedy=f"Set at most {limit}, or omit --context",
+            remedy=m("Set at most {limit}, or omit --context", limit=limit),
         )
     return requested or min(limit, max(MIN_CONTEXT, pair_limit(study) + longest_answer(study)))
 

@@ -30,7 +30,7 @@ from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.i18n import localize, t
+from assistant_builder.i18n import localize, m, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from evals.metrics.refusal import is_refusal
@@ -90,9 +90,9 @@ def model_of(study: Study) -> dict[str, str]:
         path = study.arm_folder(arm) / "summary.json"
         if not path.is_file():
             raise StudyError(
-                t("the {arm} assistant is not trained", arm=arm),
+                m("the {arm} assistant is not trained", arm=arm),
                 where=str(path),
-                remedy=t("Train the study first"),
+                remedy=m("Train the {study} first"),
             )
         adapters[arm] = str(read_json(path, ArmSummary)["adapter_sha256"])
     return {"base": study.config.model.base, **adapters}
@@ -106,13 +106,13 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
     """
     if not turn.votable or vote not in CHOICES:
         raise StudyError(
-            t("there is nothing to vote on"),
+            m("there is nothing to vote on"),
             where="chat",
-            remedy=t("Ask in blind mode and wait for both answers"),
+            remedy=m("Ask in blind mode and wait for both answers"),
         )
     if turn.identical and vote in ("a", "b"):
         raise StudyError(
-            t("both answers are identical"), where="chat", remedy=t("Vote for the same or both bad")
+            m("both answers are identical"), where="chat", remedy=m("Vote for the same or both bad")
         )
     cast = Vote(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -278,13 +278,13 @@ def add_correction(
         if question or answer:
             what = t("the better answer is empty") if question else t("the question is empty")
         raise DataError(
-            what, where="correction", remedy=t("Enter a question and the correct answer")
+            what, where="correction", remedy=m("Enter a question and the correct answer")
         )
     if answerable and answer == wrong.strip():
         raise DataError(
-            t("the better answer is identical to the assistant's answer"),
+            m("the better answer is identical to the assistant's answer"),
             where="correction",
-            remedy=t("Enter the correct answer"),
+            remedy=m("Enter the correct answer"),
         )
     existing, normalized = read_corrections(study), casefold_normalize(question)
     others = [other for other in existing if casefold_normalize(other.question) != normalized]
@@ -389,7 +389,7 @@ def plan_retraining(study: Study, corrections: Sequence[Correction]) -> Retraini
         if left_out:
             what = t("no correction can be used for training: all of them answer test questions")
             remedy = t("Correct answers to questions that are not in the test")
-        raise DataError(what, where=f"study {study.name}", remedy=remedy)
+        raise DataError(what, where=m("{study} {name}", name=study.name), remedy=remedy)
     answered = {casefold_normalize(each.question) for each in trained}
     replaced = [
         pair.row
@@ -421,9 +421,9 @@ def create_retraining_study(
     source, config = study.source, study.config
     if source is None:
         raise StudyError(
-            t("the data file of the study is missing"),
+            m("the data file of the {study} is missing"),
             where=str(study.folder / "data"),
-            remedy=t("Start a new study from the file"),
+            remedy=m("Start a new {study} from the file"),
         )
     removed = {*plan.replaced}
     splits: dict[int, SplitName] = {

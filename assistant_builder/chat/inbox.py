@@ -21,6 +21,7 @@ from assistant_builder.chat.feedback import add_correction
 from assistant_builder.chat.visitor_log import log_file, opened
 from assistant_builder.data import load_split
 from assistant_builder.errors import AssistantBuilderError, DataError
+from assistant_builder.i18n import m
 from assistant_builder.retrieval.decline import decline_sentence
 from assistant_builder.study import Study
 
@@ -112,9 +113,9 @@ class Inbox:
         found = next((group for group in self.groups if key in group.ids), None)
         if found is None:
             raise DataError(
-                f"no open question has the id {key!r}",
+                m("no open question has the id {key!r}", key=key),
                 where="inbox",
-                remedy="Use an id that the inbox lists",
+                remedy=m("Use an id that the inbox lists"),
             )
         return found
 
@@ -224,7 +225,7 @@ def _decide(
     ]
     if not any(chosen):
         raise DataError(
-            "no wording of the question is chosen", where="inbox", remedy="Choose one or more"
+            m("no wording of the question is chosen"), where="inbox", remedy=m("Choose one or more")
         )
     cluster = f"visitors {group.key}" if len(chosen) > 1 and answerable else None
     for wording in chosen:

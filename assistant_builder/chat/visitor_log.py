@@ -22,7 +22,7 @@ from typing import Any, Literal
 from assistant_builder.chat.masking import mask, mask_name
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import render
+from assistant_builder.i18n import m, render
 from assistant_builder.study import Study
 from assistant_builder.study.admin import confirmed_time
 
@@ -98,9 +98,9 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.DatabaseError as error:
         raise StudyError(
-            f"the questions of visitors cannot be read or written: {error}",
+            m("the questions of visitors cannot be read or written: {error}", error=error),
             where=str(path),
-            remedy="Free disk space; move the file away if it is damaged",
+            remedy=m("Free disk space; move the file away if it is damaged"),
         ) from error
 
 
@@ -114,9 +114,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
                 raise StudyError(
-                    f"the questions of visitors were written by a later release (schema {version})",
+                    m(
+                        "the questions of visitors were written by a later release (schema {version})",
+                        version=version,
+                    ),
                     where=str(path),
-                    remedy="Update Assistant Builder",
+                    remedy=m("Update Assistant Builder"),
                 )
             if version == 0:
                 connection.executescript(

@@ -12,6 +12,7 @@ import typer
 from assistant_builder.cli import output
 from assistant_builder.cli.options import documented
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 
 if TYPE_CHECKING:
     from assistant_builder.web.passwords import PasswordHash
@@ -70,9 +71,12 @@ def _find_password(user: str, secret: str | None) -> PasswordHash:
         return stored
     if not sys.stdin.isatty():
         raise ConfigError(
-            f"there is no password for {user!r}",
-            remedy=f"Set {PASSWORD_VARIABLE}, or store one with "
-            f"'assistant-builder password {user}'",
+            m("there is no password for {user!r}", user=user),
+            remedy=m(
+                "Set {password_variable}, or store one with 'assistant-builder password {user}'",
+                password_variable=PASSWORD_VARIABLE,
+                user=user,
+            ),
         )
     return PasswordHash.of(typer.prompt("Password", hide_input=True))
 

@@ -14,6 +14,7 @@ from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Settings, documented, parse_settings
 from assistant_builder.config import DataConfig, StudyConfig, printable
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import m
 
 if TYPE_CHECKING:
     from assistant_builder.data import Dataset, Findings, Pair
@@ -158,9 +159,15 @@ def add_wordings(file: Path, wordings: Path, *, to: Path, settings: Settings = [
     matches, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
     if not matches:
         raise DataError(
-            f"no wording was added: {len(unmatched)} match no row of {file.name}",
+            m(
+                "no wording was added: {unmatched} match no row of {name}",
+                unmatched=len(unmatched),
+                name=file.name,
+            ),
             where=str(wordings),
-            remedy="Copy the answers from the data file, or accept drafts with yes in the column accept",
+            remedy=m(
+                "Copy the answers from the data file, or accept drafts with yes in the column accept"
+            ),
         )
     columns = module.add_wordings(file, matches, to, config.data.columns)
     for question in unmatched:

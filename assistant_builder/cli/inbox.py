@@ -12,6 +12,7 @@ from assistant_builder.atomic_io import write_bytes
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 from assistant_builder.study import Study
 from assistant_builder.study.versions import root_of, served_version
 
@@ -53,11 +54,11 @@ def inbox(
     study = root_of(Study.open(name))
     if sum(each is not None for each in (accept, reject, later, export, erase)) > 1:
         raise ConfigError(
-            "only one of --accept, --reject, --later, --export and --erase can be given",
+            m("only one of --accept, --reject, --later, --export and --erase can be given"),
             where="inbox",
         )
     if (accept is None) != (answer is None):
-        raise ConfigError("--accept needs --answer, and the other way round", where="inbox")
+        raise ConfigError(m("--accept needs --answer, and the other way round"), where="inbox")
     if erase is not None:
         return output.echo(f"Deleted {visitor_log.erase(study, erase)} questions of {erase}.")
     if export is not None:

@@ -26,6 +26,7 @@ from assistant_builder.cli.options import (
 )
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
+from assistant_builder.i18n import m
 from assistant_builder.runner.backend import Event, waiting_message
 from assistant_builder.runner.display import MARKS, human_seconds, run_display
 from assistant_builder.study import Study
@@ -201,9 +202,9 @@ def cancel(name: Name, trust_address: TrustAddress = []) -> None:
         cancelled_nodes = cancel_nodes(study)
     if idle and not cancelled_nodes:
         raise StudyError(
-            f"the study is not running ({study.state})",
-            where=f"study {name}",
-            remedy=f"Start it with 'assistant-builder run {name}'",
+            m("the {study} is not running ({state})", state=study.state),
+            where=m("{study} {name}", name=name),
+            remedy=m("Start it with 'assistant-builder run {name}'", name=name),
         )
     study.request_cancel()
     output.echo(

@@ -19,6 +19,7 @@ from assistant_builder.cli.options import (
 )
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import joined, m
 
 
 @documented(ServingConfig, arms=", ".join(ARMS))
@@ -51,9 +52,9 @@ def serve(
             for item in error.errors()
         ]
         raise ConfigError(
-            "; ".join(problems),
+            joined(problems, "; "),
             where="serve",
-            remedy="Correct it; 'serve --help' lists all options",
+            remedy=m("Correct it; 'serve --help' lists all options"),
         ) from error
     backend = SERVING_BACKENDS[config.backend]
     models = select_models(names, api.recommended_arm, approach)
@@ -70,8 +71,8 @@ def serve(
     if config.remember != "nothing" and not backend.remembers:
         able = ", ".join(name for name, known in SERVING_BACKENDS.items() if known.remembers)
         raise ConfigError(
-            f"{backend.label} keeps no questions",
-            where="serve --remember",
-            remedy=f"Choose another --backend: {able}",
+            m("{label} keeps no questions", label=backend.label),
+            where=m("serve --remember"),
+            remedy=m("Choose another --backend: {able}", able=able),
         )
     backend.start(models, config, key, as_json=as_json, notify=consent.note)

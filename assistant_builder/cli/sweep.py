@@ -19,6 +19,7 @@ from assistant_builder.cli.options import (
     split_consent,
 )
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import m
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.display import run_display
 
@@ -93,7 +94,13 @@ def _raise_for_failures(record: dict[str, Any]) -> None:
     if failed:
         why = "; ".join(f"{row['name']}: {row['error']['what']}" for row in failed[:3])
         raise StudyError(
-            f"{len(failed)} of {len(record['studies'])} studies failed ({why}{'; …' if len(failed) > 3 else ''})",
+            m(
+                "{failed} of {studies_value} {studies} failed ({why}{value})",
+                failed=len(failed),
+                studies_value=len(record["studies"]),
+                why=why,
+                value="; …" if len(failed) > 3 else "",
+            ),
             where=f"sweep {record['name']}",
-            remedy="Run the sweep again; it repeats only the studies that failed",
+            remedy=m("Run the sweep again; it repeats only the {studies} that failed"),
         )

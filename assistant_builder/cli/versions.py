@@ -9,6 +9,7 @@ from datetime import datetime
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
 from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.i18n import m
 from assistant_builder.study import Study
 from assistant_builder.study import versions as log
 
@@ -42,7 +43,7 @@ def versions(
     root = log.root_of(Study.open(name))
     if sum([create, publish is not None, reject is not None, undo]) > 1:
         raise ConfigError(
-            "only one of --create, --publish, --reject and --undo can be given", where="versions"
+            m("only one of --create, --publish, --reject and --undo can be given"), where="versions"
         )
     if create:
         made, plan = compared.create_next_version(root)

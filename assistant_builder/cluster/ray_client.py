@@ -14,6 +14,7 @@ import psutil
 from assistant_builder.cluster.resources import Node, ResourceRequest
 from assistant_builder.cluster.tasks import TaskRegistryActor, TaskResult
 from assistant_builder.errors import AssistantBuilderError, ConfigError, install_command
+from assistant_builder.i18n import m
 from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.study import Study, home
 from assistant_builder.study.addresses import address_environment, require_allowed
@@ -123,9 +124,12 @@ def connect(address: str) -> str:
         from ray import init, is_initialized
     except ImportError as error:
         raise AssistantBuilderError(
-            f"executor.kind=ray needs Ray, which cannot be imported: {error}",
+            m("executor.kind=ray needs Ray, which cannot be imported: {error}", error=error),
             where="executor",
-            remedy=f"Install it with {install_command('ray')}, on every node",
+            remedy=m(
+                "Install it with {install_command}, on every node",
+                install_command=install_command("ray"),
+            ),
         ) from error
     if not is_initialized():
         _probe_port(address)
@@ -153,9 +157,11 @@ def _check_owner() -> None:
         others = uids is not None and uids.real not in (os.getuid(), 0)
         if name in ("gcs_server", "raylet") and others:
             raise ConfigError(
-                "another user runs a Ray cluster on this machine, and 'auto' could join it",
+                m("another user runs a Ray cluster on this machine, and 'auto' could join it"),
                 where="executor.address",
-                remedy="Name your own cluster with --set executor.address=HOST:PORT, or in RAY_ADDRESS",
+                remedy=m(
+                    "Name your own cluster with --set executor.address=HOST:PORT, or in RAY_ADDRESS"
+                ),
             )
 
 
@@ -195,18 +201,27 @@ def _probe_port(address: str) -> None:
 def _unreachable_error(address: str, message: str) -> AssistantBuilderError:
     first = (message.strip().splitlines() or [""])[0]
     return AssistantBuilderError(
-        f"no Ray cluster answers at executor.address={address}: {first}",
+        m(
+            "no Ray cluster answers at executor.address={address}: {first}",
+            address=address,
+            first=first,
+        ),
         where="executor",
-        remedy="Start one with 'ray start --head', join this machine to one with 'ray start --address=HOST:PORT', or "
-        "set executor.kind=local",
+        remedy=m(
+            "Start one with 'ray start --head', join this machine to one with 'ray start --address=HOST:PORT', or set "
+            "executor.kind=local"
+        ),
     )
 
 
 def _disconnected_error(message: str) -> AssistantBuilderError:
     return AssistantBuilderError(
-        f"the Ray cluster no longer answers: {message.strip().splitlines()[0]}",
+        m(
+            "the Ray cluster no longer answers: {splitlines}",
+            splitlines=message.strip().splitlines()[0],
+        ),
         where="executor",
-        remedy="Run again once it answers; the run then finds the steps that are still running",
+        remedy=m("Run again once it answers; the run then finds the steps that are still running"),
     )
 
 

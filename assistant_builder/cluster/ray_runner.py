@@ -13,6 +13,7 @@ from assistant_builder.cluster.tasks import TaskResult
 from assistant_builder.cluster.workspace import StoreSync
 from assistant_builder.config import ExecutorConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, error_texts
+from assistant_builder.i18n import m
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step_result
 from assistant_builder.runner.step_process import step_command
@@ -210,9 +211,9 @@ def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:
     error = None
     if result.lost:
         error = AssistantBuilderError(
-            f"the cluster lost it: {result.lost}",
-            where=f"step {step}",
-            remedy="Run again to resume from its last checkpoint",
+            m("the cluster lost it: {lost}", lost=result.lost),
+            where=m("step {step}", step=step),
+            remedy=m("Run again to resume from its last checkpoint"),
         )
     elif result.error is not None:
         error = AssistantBuilderError(**error_texts(result.error, where=f"step {step}"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistant_builder.errors import ResourceError
+from assistant_builder.i18n import m
 from assistant_builder.planning.advice import gigabytes
 from assistant_builder.planning.memory_check import LOW_MEMORY_SETTING, step_memory
 from assistant_builder.study import Study
@@ -66,11 +67,18 @@ def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> Resour
         return ResourceRequest(cpus)
     if planned.least_bytes > most and not study.config.train.allow_low_memory:
         raise ResourceError(
-            f"it needs about {gigabytes(planned.expected_bytes)} of memory, {gigabytes(planned.least_bytes)} at the "
-            f"very least, and no node of the cluster has more than {gigabytes(most)} for its steps",
-            where=f"step {step}",
-            remedy="Add a node with more memory, or choose a smaller base model. To start anyway, "
-            f"set {LOW_MEMORY_SETTING}",
+            m(
+                "it needs about {gigabytes} of memory, {gigabytes_2} at the very least, and no node of the cluster has "
+                "more than {gigabytes_3} for its steps",
+                gigabytes=gigabytes(planned.expected_bytes),
+                gigabytes_2=gigabytes(planned.least_bytes),
+                gigabytes_3=gigabytes(most),
+            ),
+            where=m("step {step}", step=step),
+            remedy=m(
+                "Add a node with more memory, or choose a smaller base model. To start anyway, set {low_memory_setting}",
+                low_memory_setting=LOW_MEMORY_SETTING,
+            ),
         )
     return ResourceRequest(cpus, memory_bytes=min(planned.expected_bytes, most))
 
@@ -84,10 +92,16 @@ def require_node(request: ResourceRequest, nodes: Sequence[Node], step: str) -> 
         sorted({_describe(node.cpus, node.gpus, node.memory_bytes) for node in nodes})[:4]
     )
     raise ResourceError(
-        f"it requests {_describe(request.cpus, request.gpus, request.memory_bytes)}, which no node of the cluster has; "
-        f"there are nodes with {available or 'nothing'}",
-        where=f"step {step}",
-        remedy=f"Lower executor.{kind}_cpus, {kind}_gpus or {kind}_memory_gb, or add such a node",
+        m(
+            "it requests {describe}, which no node of the cluster has; there are nodes with {value}",
+            describe=_describe(request.cpus, request.gpus, request.memory_bytes),
+            value=available or "nothing",
+        ),
+        where=m("step {step}", step=step),
+        remedy=m(
+            "Lower executor.{kind}_cpus, {kind}_gpus or {kind}_memory_gb, or add such a node",
+            kind=kind,
+        ),
     )
 
 

@@ -28,6 +28,7 @@ from assistant_builder.errors import (
     StoreError,
     StudyError,
 )
+from assistant_builder.i18n import m
 from assistant_builder.runner.step_process import NODE_VARIABLE
 from assistant_builder.store.lease import Lease
 from assistant_builder.store.object_store import ObjectStore, retry_until_timeout
@@ -79,9 +80,16 @@ def run_on_node(
                     return TaskResult()
                 if lease.attempt > max_attempts:
                     raise ResourceError(
-                        f"it was lost {max_attempts} times with its node, or because memory ran out and Ray killed it",
-                        where=f"step {step}",
-                        remedy=f"Add nodes with more memory. {TRAINING_MEMORY}",
+                        m(
+                            "it was lost {max_attempts} times with its node, or because memory ran out and Ray killed "
+                            "it",
+                            max_attempts=max_attempts,
+                        ),
+                        where=m("step {step}", step=step),
+                        remedy=m(
+                            "Add nodes with more memory. {training_memory}",
+                            training_memory=TRAINING_MEMORY,
+                        ),
                     )
                 environment = {**environment, NODE_VARIABLE: name}
                 with workspace.sync(lease):
@@ -114,7 +122,9 @@ def _run_process(
             # the step reports a full disk; a store is retried
             with contextlib.suppress(OSError, StoreError):
                 if not lease.renew():
-                    raise StudyError("another node has taken it over", where=f"step {step}")
+                    raise StudyError(
+                        m("another node has taken it over"), where=m("step {step}", step=step)
+                    )
             if workspace.cancel_requested:
                 cancelled_at = cancelled_at or time.monotonic()
                 if time.monotonic() - cancelled_at > GRACE_SECONDS:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from assistant_builder.errors import StoreError, StudyError
+from assistant_builder.i18n import m
 from assistant_builder.store.lease import Lease, LeaseBackend, SharedLeaseFile, StoreLeaseFile
 from assistant_builder.store.mirror import Mirror
 from assistant_builder.store.object_layout import is_checkpoint, upload_order
@@ -104,10 +105,12 @@ def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Work
     study = Study(Path(folder))
     if not (study.folder / "study.yaml").is_file():
         raise StudyError(
-            f"the study's folder does not exist on node {node}",
+            m("the {study}'s folder does not exist on node {node}", node=node),
             where=folder,
-            remedy="Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share, or "
-            "executor.store to a store that all of them can reach",
+            remedy=m(
+                "Set ASSISTANT_BUILDER_HOME to a path that all nodes of the cluster share, or executor.store to a "
+                "store that all of them can reach"
+            ),
         )
     study.step_folder(step).mkdir(parents=True, exist_ok=True)
     yield Workspace(study, SharedLeaseFile(study.lease_file(step)))

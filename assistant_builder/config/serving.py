@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from assistant_builder.config.base import ConfigModel
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.registry import Registry
 
@@ -145,12 +146,16 @@ class ServingConfig(ConfigModel):
     def _check_replicas(self) -> ServingConfig:
         if self.min_replicas > self.max_replicas:
             raise ConfigError(
-                f"min_replicas={self.min_replicas} is more than max_replicas={self.max_replicas}",
+                m(
+                    "min_replicas={min_replicas} is more than max_replicas={max_replicas}",
+                    min_replicas=self.min_replicas,
+                    max_replicas=self.max_replicas,
+                ),
                 where="serve",
-                remedy="Use a larger --max-replicas",
+                remedy=m("Use a larger --max-replicas"),
             )
         if self.allow_origin and not self.widget:
             raise ConfigError(
-                "--allow-origin is for the widget", where="serve", remedy="Add --widget"
+                m("--allow-origin is for the widget"), where="serve", remedy=m("Add --widget")
             )
         return self

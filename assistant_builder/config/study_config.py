@@ -24,7 +24,7 @@ from assistant_builder.config.retrieval import RetrievalConfig
 from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, joined, m, t
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.store_kinds import store_kind
 
@@ -264,7 +264,7 @@ class StudyConfig(ConfigModel):
             node[leaf] = read_value(dotted, value) if isinstance(value, str) else value
         if problems:
             raise ConfigError(
-                "; ".join(problems), remedy="'assistant-builder settings' lists all of them"
+                joined(problems, "; "), remedy=m("'assistant-builder settings' lists all of them")
             )
         return parse_config(tree)
 
@@ -341,7 +341,9 @@ def read_value(dotted: str, text: str) -> Any:
         value = read_yaml(text)
     except YamlError as error:
         raise ConfigError(
-            f"{_SHORT.repr(text)} is not a value: {error}", where=dotted, remedy="Quote it"
+            m("{repr} is not a value: {error}", repr=_SHORT.repr(text), error=error),
+            where=dotted,
+            remedy=m("Quote it"),
         ) from error
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)  # YAML 1.1 reads 1e-4 as text
@@ -363,9 +365,9 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
     """Validate a config tree; ConfigError lists each problem with its dotted key and value."""
     if not isinstance(tree, dict):
         raise ConfigError(
-            "the file contains no settings",
+            m("the file contains no settings"),
             where=where,
-            remedy="Write settings such as 'train: {epochs: 2}'",
+            remedy=m("Write settings such as 'train: {epochs: 2}'"),
         )
     _require_version(tree.get("version", VERSION), where)
     try:
@@ -389,7 +391,7 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
         if len(found) > _MAX_PROBLEMS:
             problems.append(f"and {len(found) - _MAX_PROBLEMS} more")
         raise ConfigError(
-            "; ".join(problems), where=where, remedy="Correct it and run again"
+            joined(problems, "; "), where=where, remedy=m("Correct it and run again")
         ) from error
 
 
@@ -399,11 +401,18 @@ def _require_version(version: Any, where: str) -> None:
         return
     newer = isinstance(version, int) and not isinstance(version, bool) and version > VERSION
     raise ConfigError(
-        f"the settings have version {version!r}, and this release of Assistant Builder reads version {VERSION}",
+        m(
+            "the settings have version {version!r}, and this release of Assistant Builder reads version {version_2}",
+            version=version,
+            version_2=VERSION,
+        ),
         where=where,
-        remedy="Update Assistant Builder to the release that wrote them"
+        remedy=m("Update Assistant Builder to the release that wrote them")
         if newer
-        else f"Write 'version: {VERSION}' if this release wrote them; there is no earlier version",
+        else m(
+            "Write 'version: {version}' if this release wrote them; there is no earlier version",
+            version=VERSION,
+        ),
     )
 
 
@@ -417,11 +426,15 @@ def load_config(path: Path, *, absent: Mapping[str, Any] | None = None) -> Study
             tree = read_yaml(file.read(MAX_CHARACTERS + 1))
     except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax"
+            m("not readable as YAML: {error}", error=error),
+            where=str(path),
+            remedy=m("Correct the syntax"),
         ) from error
     except OSError as error:
         raise ConfigError(
-            f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path"
+            m("cannot be read: {strerror}", strerror=error.strerror),
+            where=str(path),
+            remedy=m("Check the path"),
         ) from error
     config = parse_config(
         {**(absent or {}), **tree} if isinstance(tree, dict) else tree, where=str(path)

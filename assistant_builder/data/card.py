@@ -18,6 +18,7 @@ from assistant_builder.data.split import Split
 from assistant_builder.data.types import SPLITS, Pair
 from assistant_builder.data.validate import Findings
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import m
 
 CARD_FILE, GENERATED_CARD_FILE = "card.md", "card.generated.md"
 _SIZES = (
@@ -207,13 +208,18 @@ def save_edited_card(folder: Path, text: str, generated: str) -> None:
         except YamlError as error:
             position = f" in line {error.line + 1}" if error.line else ""
             raise DataError(
-                f"the YAML between the two --- lines at the top of the card is invalid{position}",
-                remedy="Write one name: value per line, and quote values that contain a colon",
+                m(
+                    "the YAML between the two --- lines at the top of the card is invalid{position}",
+                    position=position,
+                ),
+                remedy=m("Write one name: value per line, and quote values that contain a colon"),
             ) from error
         if not isinstance(content, dict):
             raise DataError(
-                "the YAML between the two --- lines at the top of the card contains no names and values",
-                remedy="Write one name: value per line",
+                m(
+                    "the YAML between the two --- lines at the top of the card contains no names and values"
+                ),
+                remedy=m("Write one name: value per line"),
             )
     if not is_card_edited(folder):
         write_text(folder / GENERATED_CARD_FILE, generated)

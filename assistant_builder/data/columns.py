@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from assistant_builder.data.types import COLUMN_ROLES, SplitName, Table, is_empty
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import joined, m, t
 
 # Names that belong together, the most common first; compared as normalize_name returns them.
 _NAME_PAIRS = [
@@ -140,12 +140,12 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> Co
     if missing and not columns.get("messages"):
         options = " ".join(f"--set data.columns.{role}=NAME" for role in missing)
         raise DataError(
-            t(
+            m(
                 "no {roles} column found; the columns are: {names}",
                 roles=t(" and ").join(missing),
                 names=_list_names(names),
             ),
-            remedy=t(
+            remedy=m(
                 "Choose the columns ({options}), or name them question and answer in a header row",
                 options=options,
             ),
@@ -226,7 +226,7 @@ def _requested_columns(names: Sequence[str], requested: Mapping[str, str]) -> di
         )
     if problems:
         raise DataError(
-            "; ".join(problems), remedy=t("The columns are: {names}", names=_list_names(names))
+            joined(problems, "; "), remedy=m("The columns are: {names}", names=_list_names(names))
         )
     return columns
 

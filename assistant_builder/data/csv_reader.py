@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from assistant_builder.data.limits import check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, m, t, tn
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 REJECTED_COLUMNS = ("row", "reason")  # the first two columns of a CSV file of rejected rows
@@ -95,8 +95,8 @@ def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
     if header is None or header.problem:
         problem = header.problem if header else t("there is no header row")
         raise DataError(
-            t("the header row cannot be read: {problem}", problem=problem),
-            remedy=t("Correct the first line"),
+            m("the header row cannot be read: {problem}", problem=problem),
+            remedy=m("Correct the first line"),
         )
     check_columns(len(header.cells))
     names = header_names(header.cells, notes)
@@ -231,11 +231,11 @@ def _detect_separator(
     if len(tied) > 1:
         if not (prefers_tab and "\t" in tied):
             raise DataError(
-                t(
+                m(
                     "the separator is ambiguous: {separators} fit the rows equally well",
                     separators=t(" and ").join(SEPARATORS[separator] for separator in tied),
                 ),
-                remedy=t("Name the columns question and answer, or save the file as JSONL or XLSX"),
+                remedy=m("Name the columns question and answer, or save the file as JSONL or XLSX"),
             )
         best = "\t"
     _, consistent, width = fits[best]

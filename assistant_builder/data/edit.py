@@ -30,7 +30,7 @@ from assistant_builder.data.types import (
     to_json_safe,
 )
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 
 JSONL_SUFFIX = ".jsonl"
 ROW_TITLE, PROBLEM_TITLE = N_("Row"), N_("Problem")
@@ -183,11 +183,11 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
     """
     text = text.lstrip("\ufeff").strip("\r\n")
     if not text.strip():
-        raise DataError(t("nothing was pasted"), remedy=t(_PASTE_REMEDY))
+        raise DataError(m("nothing was pasted"), remedy=m(_PASTE_REMEDY))
     try:
         detect_file_type(text.encode(errors="replace"))
     except DataError as error:
-        raise DataError(error.what, where="pasted text", remedy=error.remedy) from error
+        raise DataError(error.what, where=m("pasted text"), remedy=error.remedy) from error
     if looks_like_json(text):
         path = folder / f"{name}{JSONL_SUFFIX}"
         write_text(path, text + "\n")
@@ -195,7 +195,7 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
     separator = "\t" if "\t" in text else _common_separator(text)
     first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     if len(first) < 2:
-        raise DataError(t("the pasted text has only one column"), remedy=t(_PASTE_REMEDY))
+        raise DataError(m("the pasted text has only one column"), remedy=m(_PASTE_REMEDY))
     path = folder / f"{name}.{'tsv' if separator == chr(9) else 'csv'}"
     if any(is_known_column(cell) for cell in first):
         write_text(path, text + "\n")
@@ -280,8 +280,8 @@ def apply_edits(
     width = 2 + len(table.columns)
     if any(len(line) != width for line in edited):
         raise DataError(
-            t("columns were added or removed in the table"),
-            remedy=t(
+            m("columns were added or removed in the table"),
+            remedy=m(
                 "Press “Undo all edits” and edit only cells and rows; add columns in a spreadsheet program"
             ),
         )

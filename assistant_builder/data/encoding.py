@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, m, t, tn
 
 _BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
@@ -51,12 +51,12 @@ def decode(data: bytes) -> tuple[str, str]:
     controls = len(_CONTROLS.findall(text))
     if controls > max(3, len(text) // 20):
         raise DataError(
-            t(
+            m(
                 "this is not text: {controls} of its {text} characters are control characters",
                 controls=controls,
                 text=len(text),
             ),
-            remedy=t("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"),
+            remedy=m("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"),
         )
     return text, note
 
@@ -70,12 +70,12 @@ def _with_byte_order_mark(data: bytes) -> tuple[str, str] | None:
                 if codec == "utf-8":
                     return None
                 raise DataError(
-                    t(
+                    m(
                         "the byte order mark declares {name}, but byte {start} is invalid in it",
                         name=name,
                         start=error.start + len(mark),
                     ),
-                    remedy=t(_SAVE_AS_UTF8),
+                    remedy=m(_SAVE_AS_UTF8),
                 ) from error
     return None
 
@@ -147,14 +147,14 @@ def _windows_1252(data: bytes) -> tuple[str, str]:
         text = ""
     if not text or _MULTIBYTE.search(data) or not _looks_western(text):
         raise DataError(
-            t(
+            m(
                 "the encoding is unknown: {non_ascii} of {data} bytes are not ASCII, and they are neither UTF-8 nor "
                 "plausible as Windows-1252{encoding_hint}",
                 non_ascii=non_ascii,
                 data=len(data),
                 encoding_hint=_encoding_hint(data),
             ),
-            remedy=t(_SAVE_AS_UTF8),
+            remedy=m(_SAVE_AS_UTF8),
         )
     words = (match.group()[:_LONGEST_EXAMPLE] for match in _NON_ASCII_WORD.finditer(text))
     examples = ", ".join(f'"{word}"' for word in list(dict.fromkeys(words))[:3])

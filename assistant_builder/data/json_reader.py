@@ -15,7 +15,7 @@ from assistant_builder.data.columns import parse_split
 from assistant_builder.data.limits import check_cells
 from assistant_builder.data.types import RawRow, RowNumbers, Table
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
 _LIST_KEYS = ("data", "rows", "examples", "items", "records", "train", "pairs", "samples")
@@ -103,8 +103,8 @@ def read_json_text(text: str, suffix: str) -> Table:
                 )
             raise DataError(
                 what,
-                remedy=t(
-                    "Correct it, or use JSON Lines: {object}, one per line", object=t(_OBJECT)
+                remedy=m(
+                    "Correct it, or use JSON Lines: {object}, one per line", object=m(_OBJECT)
                 ),
             ) from error
         notes.append(t("the file contains JSON objects of several lines, one after another"))
@@ -162,12 +162,12 @@ def _read_json_lines(text: str) -> Table:
             rows.append(RawRow(number, None, problem, line[:_MAX_RAW_CHARACTERS]))
     if rows and all(row.cells is None for row in rows):
         raise DataError(
-            t(
+            m(
                 "none of the {rows} lines is a JSON object (first line: {problem})",
                 rows=len(rows),
                 problem=rows[0].problem,
             ),
-            remedy=t("JSON Lines contain {object}, one per line", object=t(_OBJECT)),
+            remedy=m("JSON Lines contain {object}, one per line", object=m(_OBJECT)),
         )
     numbers = RowNumbers(t("Row numbers are those of the lines of the file."))
     return Table("jsonl", _columns(rows), rows, numbers=numbers)
@@ -209,7 +209,7 @@ def _rows_of(document: Any, notes: list[str]) -> list[Any]:
         return [document] if _is_conversation(document) else document
     if not isinstance(document, dict):
         raise DataError(
-            t("the JSON contains no rows"), remedy=t("Use an array: {object}", object=t(_OBJECT))
+            m("the JSON contains no rows"), remedy=m("Use an array: {object}", object=m(_OBJECT))
         )
     lists = _row_lists(document)
     names = ", ".join(map(repr, lists))
@@ -222,8 +222,8 @@ def _rows_of(document: Any, notes: list[str]) -> list[Any]:
         known = [key for key in _LIST_KEYS if key in lists]
         if len(known) != 1:
             raise DataError(
-                t("several keys contain lists of objects: {names}", names=names),
-                remedy=t("Save the list of pairs as a separate file"),
+                m("several keys contain lists of objects: {names}", names=names),
+                remedy=m("Save the list of pairs as a separate file"),
             )
         lists = {known[0]: lists[known[0]]}
     if lists:

@@ -7,7 +7,7 @@ above the size of a fine-tuning dataset; a file at the limits takes at most abou
 from __future__ import annotations
 
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m
 
 # decompressed bytes of a file, and characters of all its cells (about 60 million tokens)
 MAX_BYTES = 256 * 2**20
@@ -20,11 +20,11 @@ def check_bytes(count: int) -> None:
     """Raise DataError if a file is larger than :data:`MAX_BYTES` once decompressed."""
     if count > MAX_BYTES:
         raise DataError(
-            t(
+            m(
                 "the file contains more than {max_bytes} MiB once decompressed",
                 max_bytes=MAX_BYTES >> 20,
             ),
-            remedy=t("Use a part of the file"),
+            remedy=m("Use a part of the file"),
         )
 
 
@@ -32,12 +32,12 @@ def check_columns(count: int) -> None:
     """Raise DataError if a table has more than :data:`MAX_COLUMNS` columns."""
     if count > MAX_COLUMNS:
         raise DataError(
-            t(
+            m(
                 "the file has {count:,} columns, more than {max_columns:,}",
                 count=count,
                 max_columns=MAX_COLUMNS,
             ),
-            remedy=t(
+            remedy=m(
                 "Check that it holds one pair per row; keep only the question and answer columns"
             ),
         )
@@ -47,6 +47,6 @@ def check_cells(count: int) -> None:
     """Raise DataError if a table or document has more than :data:`MAX_CELLS` cells."""
     if count > MAX_CELLS:
         raise DataError(
-            t("the file contains more than {max_cells:,} cells", max_cells=MAX_CELLS),
-            remedy=t("Use a part of the file, or keep only the question and answer columns"),
+            m("the file contains more than {max_cells:,} cells", max_cells=MAX_CELLS),
+            remedy=m("Use a part of the file, or keep only the question and answer columns"),
         )

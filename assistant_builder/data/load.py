@@ -45,7 +45,7 @@ from assistant_builder.data.types import (
 )
 from assistant_builder.data.xlsx_parquet_reader import read_parquet, read_xlsx
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 
 _Value = TypeVar("_Value")
 FileType = Literal["text", "xlsx", "parquet"]
@@ -156,17 +156,17 @@ def rows_of_file(
     _require_table(table, source)
     if not table.rows:
         raise DataError(
-            t("the file has a header, but no rows") if table.columns else t("the file has no rows"),
-            remedy=t("Add at least a few question-answer pairs"),
+            m("the file has a header, but no rows") if table.columns else m("the file has no rows"),
+            remedy=m("Add at least a few question-answer pairs"),
         )
     if not table.columns:
         raise DataError(
-            t(
+            m(
                 "none of its {rows} rows can be read (row 1: {problem})",
                 rows=len(table.rows),
                 problem=table.rows[0].problem,
             ),
-            remedy=t("Use one object with a question and an answer for each pair"),
+            remedy=m("Use one object with a question and an answer for each pair"),
         )
     try:
         return table, map_columns(table.columns, columns)
@@ -177,7 +177,7 @@ def rows_of_file(
         found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
         raise DataError(
             error.what,
-            remedy=t(
+            remedy=m(
                 "By their content these may be {found}. {remedy}", found=found, remedy=error.remedy
             ),
         ) from error
@@ -205,7 +205,7 @@ def _require_table(table: Table, source: Path) -> None:
         what = t(
             "the name ends in {suffix}, but this is a text file and not a workbook", suffix=suffix
         )
-    raise DataError(what, remedy=t(_MAKE_TABLE))
+    raise DataError(what, remedy=m(_MAKE_TABLE))
 
 
 def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
@@ -269,19 +269,19 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     """Read a complete file and decompress gzip; return the bytes, the suffix without ``.gz``, and notes."""
     try:
         if path.is_dir():
-            raise DataError(t("this is a folder, not a file"), remedy=t(_USE_SUPPORTED))
+            raise DataError(m("this is a folder, not a file"), remedy=m(_USE_SUPPORTED))
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
-            raise DataError(t("this is not a regular file"), remedy=t(_USE_SUPPORTED))
+            raise DataError(m("this is not a regular file"), remedy=m(_USE_SUPPORTED))
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size  # read() allocates as much as it is asked for
             data = file.read(min(size, limits.MAX_BYTES) + 1)
         limits.check_bytes(len(data))
     except (FileNotFoundError, ValueError) as error:  # ValueError: the path contains a NUL byte
-        raise DataError(t("no such file"), remedy=t("Check the path")) from error
+        raise DataError(m("no such file"), remedy=m("Check the path")) from error
     except OSError as error:
         raise DataError(
-            t("the file cannot be read: {strerror}", strerror=error.strerror),
-            remedy=t("Copy it again"),
+            m("the file cannot be read: {strerror}", strerror=error.strerror),
+            remedy=m("Copy it again"),
         ) from error
     suffix, notes = path.suffix.lower(), []
     is_gzip, named_gzip = data.startswith(b"\x1f\x8b"), suffix in (".gz", ".gzip")
@@ -301,7 +301,7 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     if is_gzip:
         data = _decompress(data)
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
-        raise DataError(t("the file is empty"), remedy=t("Use a file with a header and a few rows"))
+        raise DataError(m("the file is empty"), remedy=m("Use a file with a header and a few rows"))
     return data, suffix, notes
 
 
@@ -311,8 +311,8 @@ def _decompress(data: bytes) -> bytes:
             content = stream.read(limits.MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            t("the gzip stream is damaged: {error}", error=error),
-            remedy=t("Compress or copy the file again"),
+            m("the gzip stream is damaged: {error}", error=error),
+            remedy=m("Compress or copy the file again"),
         ) from error
     limits.check_bytes(len(content))
     return content
@@ -326,17 +326,17 @@ def detect_file_type(data: bytes) -> FileType:
     """
     if data.startswith(b"PAR1"):
         if not data.endswith(b"PAR1") or len(data) < 12:
-            raise DataError(t("the Parquet file is truncated"), remedy=t("Copy or export it again"))
+            raise DataError(m("the Parquet file is truncated"), remedy=m("Copy or export it again"))
         return "parquet"
     if data.startswith(b"PK\x03\x04"):
         _check_workbook(data)
         return "xlsx"
     for magic, description, remedy in _UNSUPPORTED:
         if data.startswith(magic):
-            raise DataError(t("this is {kind}", kind=t(description)), remedy=t(remedy))
+            raise DataError(m("this is {kind}", kind=m(description)), remedy=m(remedy))
     if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
         raise DataError(
-            t("this is a web page or XML, not the data"), remedy=t("Download the data file itself")
+            m("this is a web page or XML, not the data"), remedy=m("Download the data file itself")
         )
     return "text"
 
@@ -350,15 +350,15 @@ def _check_workbook(data: bytes) -> None:
         )
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
         raise DataError(
-            t("the workbook or archive is damaged"), remedy=t("Save or copy it again")
+            m("the workbook or archive is damaged"), remedy=m("Save or copy it again")
         ) from error
     if not members:
         raise DataError(
-            t(
+            m(
                 "this is a zip archive without files or with more than {max_zip_members:,}",
                 max_zip_members=_MAX_ZIP_MEMBERS,
             ),
-            remedy=t(_USE_SUPPORTED),
+            remedy=m(_USE_SUPPORTED),
         )
     names = [member.filename for member in members]
     # zipfile reads no more than this size
@@ -367,8 +367,8 @@ def _check_workbook(data: bytes) -> None:
         member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members
     ):
         raise DataError(
-            t("the archive uses a compression method that workbooks do not use"),
-            remedy=t("Save the workbook again in a spreadsheet program"),
+            m("the archive uses a compression method that workbooks do not use"),
+            remedy=m("Save the workbook again in a spreadsheet program"),
         )
     if any(name.startswith("xl/workbook") for name in names):
         return
@@ -379,12 +379,12 @@ def _check_workbook(data: bytes) -> None:
             else t("an office document")
         )
         raise DataError(
-            t("this is {kind}, and questions and answers are read from a table", kind=kind),
-            remedy=t(_MAKE_TABLE),
+            m("this is {kind}, and questions and answers are read from a table", kind=kind),
+            remedy=m(_MAKE_TABLE),
         )
     raise DataError(
-        t("this is a zip archive of {names} files", names=len(names)),
-        remedy=t("Extract it and use the data file in it"),
+        m("this is a zip archive of {names} files", names=len(names)),
+        remedy=m("Extract it and use the data file in it"),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from assistant_builder.data import load
 from assistant_builder.data.types import Dataset, RawRow, Table
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import t, use_language
+from assistant_builder.i18n import m, use_language
 from assistant_builder.limited_process import serve_requests
 
 _PART_CHARACTERS = 256 * 2**10
@@ -82,9 +82,9 @@ def _parts(
 
 def _failed(request: Mapping[str, Any], reason: str) -> DataError:
     return DataError(
-        t("the file cannot be read: {strerror}", strerror=reason),
+        m("the file cannot be read: {strerror}", strerror=reason),
         where=request["path"],
-        remedy=t("Copy or export it again"),
+        remedy=m("Copy or export it again"),
     )
 
 

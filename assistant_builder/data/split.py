@@ -31,7 +31,7 @@ from assistant_builder.data.units import (
     unit_of,
 )
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import m, t, tn
 from assistant_builder.study.contents import PairLine
 from assistant_builder.study.contents import Split as SplitFile
 
@@ -231,11 +231,11 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
     expected = read_json(folder / "split.json", SplitFile)["hashes"][split]
     if not path.is_file() or file_hash(path) != expected:
         raise DataError(
-            t("the split was changed after it was frozen")
+            m("the split was changed after it was frozen")
             if path.is_file()
-            else t("the split file is missing"),
+            else m("the split file is missing"),
             where=str(path),
-            remedy=t("Restore the file, or prepare the data again with --redo"),
+            remedy=m("Restore the file, or prepare the data again with --redo"),
         )
     return tuple(Pair.from_record(record, split) for record in read_jsonl(path, PairLine))
 
@@ -255,8 +255,8 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     given = has_given_split(pairs)
     if given and any(pair.split is None for pair in pairs):
         raise DataError(
-            t("some pairs have a split and some have none"),
-            remedy=t("Check the pairs first (check_pairs)"),
+            m("some pairs have a split and some have none"),
+            remedy=m("Check the pairs first (check_pairs)"),
         )
     once = answers_occur_once(pair for pair in pairs if pair.split in (None, "train"))
     sets, cut, notes = (_complete_given_split if given else _draw_split)(pairs, config, once=once)
@@ -378,15 +378,15 @@ def _find_and_remove_leaks(
         return leaks
     if len(leaks) == len(sets["heldout"]) and not once:  # else the test gets other questions
         raise DataError(
-            t(
+            m(
                 "every held-out question also occurs in training or validation (row {heldout_row} is similar to row "
                 "{other_row})",
                 heldout_row=leaks[0].heldout_row,
                 other_row=leaks[0].other_row,
             ),
-            remedy=t(
-                "Group related rows (--set data.columns.group=NAME), raise data.near_duplicate_threshold, or "
-                "keep them with data.remove_leaks=never"
+            remedy=m(
+                "Group related rows ({--set data.columns.group=NAME}), raise {data.near_duplicate_threshold}, or keep "
+                "them with {data.remove_leaks=never}"
             ),
         )
     notes.append(t("{summary}: removed", summary=summary))

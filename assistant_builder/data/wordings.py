@@ -25,7 +25,7 @@ from assistant_builder.data.similarity import NearDuplicateIndex, casefold_norma
 from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
 from assistant_builder.data.units import answers_occur_once, fact_of
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, m, t, tn
 
 _MAX_CHARACTERS = 400
 _NEAR = 0.8
@@ -229,10 +229,10 @@ def parse_wordings(text: str) -> list[tuple[str, str]]:
     )
     if not lines or separator is None:
         raise DataError(
-            t("nothing was pasted")
+            m("nothing was pasted")
             if not lines
-            else t("not every line has a question and its answer"),
-            remedy=t(
+            else m("not every line has a question and its answer"),
+            remedy=m(
                 "Write one new question per line and its answer after a tab, as copied from a "
                 "spreadsheet"
             ),
@@ -270,7 +270,7 @@ def read_wordings(path: Path) -> list[tuple[str, str]]:
     try:
         return [(pair.question, pair.answer) for pair in load_pairs(path).pairs]
     except DataError as error:
-        raise DataError(error.what, where=error.where, remedy=t(_FILE_REMEDY)) from error
+        raise DataError(error.what, where=error.where, remedy=m(_FILE_REMEDY)) from error
 
 
 def write_drafts(

@@ -12,7 +12,7 @@ from assistant_builder.data.columns import is_known_column
 from assistant_builder.data.limits import check_bytes, check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names, is_empty
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import m, t, tn
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
 # number of rows, starting with the first that has content, in which the header is searched
@@ -42,12 +42,12 @@ def read_xlsx(data: bytes) -> Table:
                 rows.append([_cell_text(cell) for cell in row])
                 if len(rows) > _MAX_SHEET_ROWS:
                     raise DataError(
-                        t(
+                        m(
                             "sheet {title!r} has more than {max_sheet_rows:,} rows",
                             title=sheet.title,
                             max_sheet_rows=_MAX_SHEET_ROWS,
                         ),
-                        remedy=t("Save the workbook again in a spreadsheet program"),
+                        remedy=m("Save the workbook again in a spreadsheet program"),
                     )
             if any(cell is not None for row in rows for cell in row):
                 uncomputed = _count_uncomputed_formulas(data, sheet.title)
@@ -56,11 +56,11 @@ def read_xlsx(data: bytes) -> Table:
         raise
     except Exception as error:  # openpyxl raises whatever zip, XML and value parsing raise
         raise DataError(
-            t("the workbook is damaged: {error}", error=str(error)[:300]),
-            remedy=t("Open it in a spreadsheet program and save it again"),
+            m("the workbook is damaged: {error}", error=str(error)[:300]),
+            remedy=m("Open it in a spreadsheet program and save it again"),
         ) from error
     raise DataError(
-        t("no sheet of the workbook has content"), remedy=t("Add a header row and rows to a sheet")
+        m("no sheet of the workbook has content"), remedy=m("Add a header row and rows to a sheet")
     )
 
 
@@ -208,8 +208,8 @@ def read_parquet(data: bytes) -> Table:
                 )
     except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise DataError(
-            t("the Parquet file is damaged: {error}", error=str(error)[:300]),
-            remedy=t("Export it again"),
+            m("the Parquet file is damaged: {error}", error=str(error)[:300]),
+            remedy=m("Export it again"),
         ) from error
     notes = (
         [t("columns of raw bytes are not read: {join}", join=", ".join(skipped))] if skipped else []
@@ -231,8 +231,8 @@ def _check_footer(footer: Any) -> None:
     check_bytes(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks))
     if any(footer.schema.column(column).path.count(".") > 3 * MAX_DEPTH for column in columns):
         raise DataError(
-            t("its columns are nested more than {max_depth} levels deep", max_depth=MAX_DEPTH),
-            remedy=t("Export flat columns"),
+            m("its columns are nested more than {max_depth} levels deep", max_depth=MAX_DEPTH),
+            remedy=m("Export flat columns"),
         )
 
 

@@ -18,6 +18,7 @@ from assistant_builder.export.export import write_export
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import EXPORT_FORMATS, ExportSpec
+from assistant_builder.i18n import m
 from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
 from assistant_builder.study.steps import State
@@ -57,7 +58,8 @@ def main() -> int:
         job.write(record)
         if job.cancel_requested:
             raise Cancelled(
-                "the export was cancelled; nothing was written", remedy="Start it again at any time"
+                m("the export was cancelled; nothing was written"),
+                remedy=m("Start it again at any time"),
             )
 
     def finish(state: State, error: AssistantBuilderError | None = None) -> None:
@@ -92,9 +94,9 @@ def main() -> int:
 def _translate(error: BaseException, job: ExportJob) -> AssistantBuilderError:
     if ran_out_of_memory(error):
         return ResourceError(
-            "memory ran out",
+            m("memory ran out"),
             where=f"export {job.spec.name}",
-            remedy="Close other programs and try again, or export the adapter, which needs less",
+            remedy=m("Close other programs and try again, or export the adapter, which needs less"),
         )
     if isinstance(error, AssistantBuilderError):
         return error
@@ -102,7 +104,7 @@ def _translate(error: BaseException, job: ExportJob) -> AssistantBuilderError:
     return AssistantBuilderError(
         f"{name}: {text}" if text else name,
         where=f"export {job.spec.name}",
-        remedy=f"The log has the details: {job.log_file}",
+        remedy=m("The log has the details: {log_file}", log_file=job.log_file),
     )
 
 

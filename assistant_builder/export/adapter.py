@@ -21,7 +21,7 @@ from assistant_builder.export_formats import (
     LoadingContext,
     Snippet,
 )
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
@@ -69,9 +69,9 @@ class AdapterFormat(ExportFormat):
         config = read_json_object(trained / "adapter_config.json")
         if config.get("peft_type") != "LORA":  # PEFT would download the parts of other types
             raise ModelError(
-                "the adapter is no LoRA adapter",
+                m("the adapter is no LoRA adapter"),
                 where=str(trained / "adapter_config.json"),
-                remedy="Train the study again",
+                remedy=m("Train the {study} again"),
             )
         config |= {
             "base_model_name_or_path": source.base_name,
@@ -152,9 +152,9 @@ def trained_adapter(study: Study, arm: str) -> Path:
     expected = study.arm_summary(arm)["adapter_sha256"]
     if file_hash(folder / "adapter_model.safetensors") != expected:
         raise ModelError(
-            "the adapter is not the one that training wrote",
+            m("the adapter is not the one that training wrote"),
             where=str(folder),
-            remedy=f"Train it again with 'assistant-builder run {study.name} --redo'",
+            remedy=m("Train it again with 'assistant-builder run {name} --redo'", name=study.name),
         )
     return folder
 

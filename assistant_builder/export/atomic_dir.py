@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, require_disk_space
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError, StudyError
+from assistant_builder.i18n import m
 from assistant_builder.study.containment import path_inside
 
 RECORD = "export.json"
@@ -31,7 +32,9 @@ def check_target(target: Path, *, force: bool) -> None:
         ConfigError: It is a file, or a folder with something in it and ``force`` is off.
     """
     if target.exists() and not target.is_dir():
-        raise ConfigError(f"{target} is a file", remedy="Name a folder, new or empty")
+        raise ConfigError(
+            m("{target} is a file", target=target), remedy=m("Name a folder, new or empty")
+        )
     found = sorted(path for path in target.glob("*") if not path.name.startswith(_SCRATCH))
     if found and not force:
         kind = (
@@ -40,9 +43,10 @@ def check_target(target: Path, *, force: bool) -> None:
             else f"is not empty ({found[0].name}, …)"
         )
         raise ConfigError(
-            f"the folder {target} {kind}; nothing was written",
-            remedy="Name a new or empty folder, or pass --force: files of the same name are replaced, "
-            "all others stay",
+            m("the folder {target} {kind}; nothing was written", target=target, kind=kind),
+            remedy=m(
+                "Name a new or empty folder, or pass --force: files of the same name are replaced, all others stay"
+            ),
         )
 
 
@@ -129,14 +133,14 @@ def _listed(record: Path) -> set[str]:
 def _translate(error: OSError, target: Path) -> AssistantBuilderError:
     if error.errno == errno.ENOSPC:
         return ResourceError(
-            "the disk is full; nothing was written",
+            m("the disk is full; nothing was written"),
             where=str(target),
             remedy=_OTHER_DISK,
         )
     return StudyError(
-        f"the export cannot be written: {error.strerror or error}",
+        m("the export cannot be written: {value}", value=error.strerror or error),
         where=str(target),
-        remedy="Name a folder that you may write to",
+        remedy=m("Name a folder that you may write to"),
     )
 
 

@@ -46,7 +46,7 @@ from assistant_builder.export_formats import (
     base_name,
     require_trained,
 )
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.models.base_model import base_ref, fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
 from assistant_builder.models.checkpoint_dir import context_length
@@ -106,9 +106,9 @@ def write_export(
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
                 raise ResourceError(
-                    "the disk is full; nothing was written",
+                    m("the disk is full; nothing was written"),
                     where=str(target),
-                    remedy="Free disk space, or name a folder on another disk",
+                    remedy=m("Free disk space, or name a folder on another disk"),
                 ) from error
             raise
         name = f"{study.name}-{spec.name}"

@@ -50,7 +50,7 @@ from assistant_builder.export_formats import (
     base_parameters,
     require_trained,
 )
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.inference import llamacpp
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -435,10 +435,12 @@ def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
     if asked and not takes:
         own = ", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
         raise ConfigError(
-            f"an export as {' '.join(filter(None, (format.name, format.type)))} takes no importance "
-            "matrix",
+            m(
+                "an export as {filter} takes no importance matrix",
+                filter=" ".join(filter(None, (format.name, format.type))),
+            ),
             where="--importance",
-            remedy=f"Choose --format gguf and --type {own}, or leave --importance out",
+            remedy=m("Choose --format gguf and --type {own}, or leave --importance out", own=own),
         )
     if asked or not takes:
         return takes

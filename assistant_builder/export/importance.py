@@ -12,7 +12,7 @@ from typing import Any
 
 from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import ModelError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import Importance, Report
 from assistant_builder.retrieval.grounding import Grounder, grounded_pairs, read_contexts
@@ -82,9 +82,9 @@ def importance_matrix(
         ).eval()
     except (ValueError, KeyError) as error:
         raise NotMeasured(
-            f"its importance matrix cannot be measured: {str(error)[:300]}",
+            m("its importance matrix cannot be measured: {error}", error=str(error)[:300]),
             where=str(checkpoint),
-            remedy="Write the file without an importance matrix",
+            remedy=m("Write the file without an importance matrix"),
         ) from error
     names = get_tensor_name_map(arch, model.config.get_text_config().num_hidden_layers)
     sums: dict[str, Any] = {}
@@ -114,9 +114,11 @@ def importance_matrix(
             hook.remove()
     if not sums:
         raise NotMeasured(
-            "its importance matrix cannot be measured: llama.cpp has other names for all of its matrices",
+            m(
+                "its importance matrix cannot be measured: llama.cpp has other names for all of its matrices"
+            ),
             where=str(checkpoint),
-            remedy="Write the file without an importance matrix",
+            remedy=m("Write the file without an importance matrix"),
         )
     tokens = sum(map(len, rows))
     return {name: (total / tokens).float().cpu().numpy() for name, total in sums.items()}

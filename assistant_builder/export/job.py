@@ -24,7 +24,7 @@ from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
@@ -116,13 +116,13 @@ class ExportJob:
         uses_importance(self.study, self.spec, asked=importance)
         if self.running:
             raise StudyError(
-                t(
+                m(
                     "the {arm} assistant is being exported already ({format})",
                     arm=self.spec.arm,
                     format=self.spec.format,
                 ),
-                where=f"study {self.study.name}",
-                remedy=t("Wait until that is done"),
+                where=m("{study} {name}", name=self.study.name),
+                remedy=m("Wait until that is done"),
             )
         words = python_command(
             "-m",
@@ -161,9 +161,9 @@ class ExportJob:
             self.write(JobRecord.of_process(process.pid, target or self.files, t("Starting")))
         except OSError as error:
             raise StudyError(
-                t("the export cannot be started: {strerror}", strerror=error.strerror or error),
+                m("the export cannot be started: {strerror}", strerror=error.strerror or error),
                 where=str(self.folder),
-                remedy=t("Free disk space, or make the study's folder writable"),
+                remedy=m("Free disk space, or make the {study}'s folder writable"),
             ) from error
         return process
 
@@ -179,7 +179,7 @@ class ExportJob:
     def remove(self) -> None:
         """Remove the files in the study's folder; an export to another folder stays."""
         if self.running:
-            raise StudyError(t("the export is running"), remedy=t("Cancel it first"))
+            raise StudyError(m("the export is running"), remedy=m("Cancel it first"))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -207,7 +207,7 @@ def _follow(
     raise AssistantBuilderError(
         died,
         where=f"export {job.spec.name}",
-        remedy=t(
+        remedy=m(
             "Usually memory ran out: close other programs and try again. The log is {log_file}",
             log_file=job.log_file,
         ),
@@ -239,7 +239,7 @@ def export_to(
     )
     record = read_export(target)
     if record is None:
-        raise StudyError(t("the export is missing"), where=str(target), remedy=t("Export again"))
+        raise StudyError(m("the export is missing"), where=str(target), remedy=m("Export again"))
     return record
 
 

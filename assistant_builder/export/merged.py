@@ -29,7 +29,7 @@ from assistant_builder.export_formats import (
     Snippet,
     base_parameters,
 )
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config, read_json_object
 from assistant_builder.study import Study
@@ -167,8 +167,14 @@ def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> No
     bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     if bad:  # beyond float16's largest value of 65,504: the model would generate noise
         raise ModelError(
-            f"{len(bad)} merged weights are infinite or not numbers in float16; the first is {bad[0]}",
-            remedy="Export the adapter instead, or train again with a lower train.learning_rate",
+            m(
+                "{bad} merged weights are infinite or not numbers in float16; the first is {bad_2}",
+                bad=len(bad),
+                bad_2=bad[0],
+            ),
+            remedy=m(
+                "Export the adapter instead, or train again with a lower {train.learning_rate}"
+            ),
         )
     model.save_pretrained(str(folder), max_shard_size="5GB")
     del model

@@ -19,6 +19,7 @@ from assistant_builder.child_process import run_program
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.export.adapter import render
+from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 
 Turns = Sequence[tuple[str, str]]
@@ -241,16 +242,16 @@ def require_ollama(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{name[:_SHOWN]!r} cannot be the name of a model in Ollama",
+            m("{name!r} cannot be the name of a model in Ollama", name=name[:_SHOWN]),
             where="--ollama",
-            remedy="Use letters, digits and . _ - with an optional :tag, e.g. support:q4",
+            remedy=m("Use letters, digits and . _ - with an optional :tag, e.g. support:q4"),
         )
     program = shutil.which("ollama")
     if program is None:
         raise ConfigError(
-            "the program ollama is not on the PATH",
+            m("the program ollama is not on the PATH"),
             where="--ollama",
-            remedy="Install Ollama (https://ollama.com), or export without --ollama",
+            remedy=m("Install Ollama (https://ollama.com), or export without --ollama"),
         )
     return program
 
@@ -268,8 +269,16 @@ def create_in_ollama(folder: Path, name: str) -> None:
     )
     if code:
         raise AssistantBuilderError(
-            f"Ollama could not create {name}: {last[:300] or f'exit code {code}'}",
+            m(
+                "Ollama could not create {name}: {value}",
+                name=name,
+                value=last[:300] or f"exit code {code}",
+            ),
             where="--ollama",
-            remedy=f"The export is complete in {folder}. Start Ollama "
-            f"('ollama serve') and correct what it names. Then: {create_command(folder, name)}",
+            remedy=m(
+                "The export is complete in {folder}. Start Ollama ('ollama serve') and correct what it names. Then: "
+                "{create_command}",
+                folder=folder,
+                create_command=create_command(folder, name),
+            ),
         )

@@ -16,6 +16,7 @@ from typing import Any
 from assistant_builder.errors import AssistantBuilderError, ConfigError, HubError
 from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.retrieval_files import FOLDER
+from assistant_builder.i18n import m
 from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.models import hub
 
@@ -34,19 +35,25 @@ def check_push(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise ConfigError(
-            f"{repo!r} is not a repository: {hub.error_summary(error)}",
+            m(
+                "{repo!r} is not a repository: {error_summary}",
+                repo=repo,
+                error_summary=hub.error_summary(error),
+            ),
             where="--push",
-            remedy="Name it owner/name, e.g. me/support-assistant",
+            remedy=m("Name it owner/name, e.g. me/support-assistant"),
         ) from error
     if repo.count("/") != 1:
         raise ConfigError(
-            f"{repo!r} has no owner",
+            m("{repo!r} has no owner", repo=repo),
             where="--push",
-            remedy=f"Name it owner/name, e.g. me/{repo or 'support-assistant'}",
+            remedy=m("Name it owner/name, e.g. me/{value}", value=repo or "support-assistant"),
         )
     if hub.offline():
         raise HubError(
-            "HF_HUB_OFFLINE is set", where="--push", remedy="Unset it, or export without --push"
+            m("HF_HUB_OFFLINE is set"),
+            where="--push",
+            remedy=m("Unset it, or export without --push"),
         )
     _token()
 
@@ -58,15 +65,18 @@ def _token() -> str:
         token = get_token()
     except Exception as error:  # a token that must be refreshed, or exchanged for another one
         raise HubError(
-            f"the token of the hub cannot be used: {hub.error_summary(error)}",
+            m(
+                "the token of the hub cannot be used: {error_summary}",
+                error_summary=hub.error_summary(error),
+            ),
             where="--push",
-            remedy="Log in with 'hf auth login', or set HF_TOKEN",
+            remedy=m("Log in with 'hf auth login', or set HF_TOKEN"),
         ) from error
     if not token:
         raise ConfigError(
-            "there is no token of the hub",
+            m("there is no token of the hub"),
             where="--push",
-            remedy="Log in with 'hf auth login', or set HF_TOKEN to a token with write access",
+            remedy=m("Log in with 'hf auth login', or set HF_TOKEN to a token with write access"),
         )
     return token
 
@@ -120,7 +130,7 @@ def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -
         private = bool(api.model_info(repo, timeout=hub.TIMEOUT_SECONDS).private)
         if not private and not public:
             raise HubError(
-                f"the repository {repo} exists and is public",
+                m("the repository {repo} exists and is public", repo=repo),
                 where=constants.ENDPOINT,
                 remedy=again.format(
                     "Make it private on its page, name another one, or pass --public."

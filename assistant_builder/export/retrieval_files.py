@@ -15,7 +15,7 @@ from assistant_builder.data import load_split
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import QUESTION, render
 from assistant_builder.export_formats import Snippet
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -46,9 +46,9 @@ def check_with_data(study: Study, *, with_data: bool) -> None:
     """
     if with_data and not study.config.grounded:
         raise ConfigError(
-            "its assistants look nothing up, so that there is no index to export",
-            where=f"study {study.name}",
-            remedy="Export it without --with-data",
+            m("its assistants look nothing up, so that there is no index to export"),
+            where=m("{study} {name}", name=study.name),
+            remedy=m("Export it without --with-data"),
         )
 
 

@@ -18,6 +18,7 @@ from assistant_builder.data import Message
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import EvaluationError
 from assistant_builder.export_formats import ExportSpec
+from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import METHODS
@@ -189,10 +190,12 @@ def compare(
     """
     remedy = "Nothing was written. Run the study again with --redo; if that does not help, export the other format"
     if any(not math.isfinite(nll) for nll, _ in now):
-        raise EvaluationError("the written model's loss is not finite", where=where, remedy=remedy)
+        raise EvaluationError(
+            m("the written model's loss is not finite"), where=where, remedy=remedy
+        )
     if [tokens for _, _, tokens in was] != [tokens for _, tokens in now]:
         raise EvaluationError(
-            "the written tokenizer splits the answers into other tokens than the evaluation's",
+            m("the written tokenizer splits the answers into other tokens than the evaluation's"),
             where=where,
             remedy=remedy,
         )
@@ -207,8 +210,14 @@ def compare(
     # less where they are merged: 0.08 nats better than measured in one case. Only a worse loss is an error.
     if after - before > TOLERANCE and not lossy:
         raise EvaluationError(
-            f"the written model is not the one that was measured: its loss on {len(now)} held-out items is {after:.3f} "
-            f"nats a token, that of {cell} is {before:.3f}",
+            m(
+                "the written model is not the one that was measured: its loss on {now} held-out items is {after:.3f} "
+                "nats a token, that of {cell} is {before:.3f}",
+                now=len(now),
+                after=after,
+                cell=cell,
+                before=before,
+            ),
             where=where,
             remedy=remedy,
         )
@@ -246,9 +255,12 @@ def _require_same_prompts(
     for item in items:
         if prompter.text(item_messages(item), prompt=True) != item["prompt"]:
             raise EvaluationError(
-                f"the written chat template renders held-out item {item['item']} differently from the evaluation's",
+                m(
+                    "the written chat template renders held-out item {item} differently from the evaluation's",
+                    item=item["item"],
+                ),
                 where=str(folder),
-                remedy="Run the study again with --redo, so that it is evaluated with this template",
+                remedy=m("{Redo}, so that it is evaluated with this template"),
             )
 
 

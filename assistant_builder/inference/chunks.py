@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import joined, m
 
 Finish = Literal["stop", "length", "cancelled"]
 SEED_LIMIT = 2**32
@@ -34,7 +35,9 @@ class Sampling:
         problems = [problem for problem, fits in checks.items() if not fits]
         if problems:
             raise ConfigError(
-                "; ".join(problems), where="sampling", remedy="Correct the values and ask again"
+                joined(problems, "; "),
+                where="sampling",
+                remedy=m("Correct the values and ask again"),
             )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Self
 
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Finish
 
 CONNECT_SECONDS = 60.0
@@ -118,9 +119,13 @@ class RuntimeServer:
 
     def _refused(self, content: bytes) -> ModelError:
         return ModelError(
-            f"{self.runtime} refuses the request: {refusal(content)}",
+            m(
+                "{runtime} refuses the request: {refusal}",
+                runtime=self.runtime,
+                refusal=refusal(content),
+            ),
             where=self.where,
-            remedy=f"Ask a shorter question, or {self.advice}",
+            remedy=m("Ask a shorter question, or {advice}", advice=self.advice),
         )
 
     def _ended(self, what: str) -> ModelError:

@@ -45,6 +45,7 @@ from assistant_builder.errors import (
     ModelError,
     install_command,
 )
+from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, RuntimeServer
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -74,8 +75,8 @@ def require_llamacpp() -> None:
     """
     if not is_installed():
         raise ConfigError(
-            f"llama.cpp needs the package {PACKAGE}, which is not installed",
-            remedy=f"Install it with {install_command('gguf')}",
+            m("llama.cpp needs the package {package}, which is not installed", package=PACKAGE),
+            remedy=m("Install it with {install_command}", install_command=install_command("gguf")),
         )
 
 
@@ -358,15 +359,19 @@ class LlamaServer(RuntimeServer):
             return super()._failed(error, path, seconds)
         self._process.kill()  # a chat template that does not end
         return ModelError(
-            f"llama.cpp took longer than {seconds or CONNECT_SECONDS:g} seconds for {path}",
+            m(
+                "llama.cpp took longer than {value:g} seconds for {path}",
+                value=seconds or CONNECT_SECONDS,
+                path=path,
+            ),
             where=self.where,
-            remedy="Export the file again",
+            remedy=m("Export the file again"),
         )
 
     def _ended(self, what: str) -> ModelError:
         code = self._exit_code(_END_SECONDS)
         if code is None:
-            return ModelError(what, where=self.where, remedy="Try again")
+            return ModelError(what, where=self.where, remedy=m("Try again"))
         said = "it was closed" if self._log.closed else _first_error(self._log)
         reason = signal.Signals(-code).name if code < 0 else said or f"exit code {code}"
         remedy = (
@@ -432,10 +437,18 @@ def check_prompts(
 
 def _difference(server: LlamaServer, part: str, item: str, other: str, own: str) -> EvaluationError:
     return EvaluationError(
-        f"the file's {part} differs from the study's on item {item}: {other}, and the study has {own}",
+        m(
+            "the file's {part} differs from the study's on item {item}: {other}, and the {study} has {own}",
+            part=part,
+            item=item,
+            other=other,
+            own=own,
+        ),
         where=str(server.file.path),
-        remedy="Export it again from this study; the file of another "
-        "program must be made with the chat template and tokenizer of the study's export",
+        remedy=m(
+            "Export it again from this {study}; the file of another program must be made with the chat template and "
+            "tokenizer of the {study}'s export"
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.inference.chunks import Chunk, Finish, Sampling
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
 from assistant_builder.inference.grounded import Generation, Grounded
@@ -73,9 +73,9 @@ class Session(abc.ABC):
         """
         if speaker not in self._speakers:
             raise ModelError(
-                f"unknown arm {speaker!r}",
+                m("unknown arm {speaker!r}", speaker=speaker),
                 where=self._where,
-                remedy=f"Ask {' or '.join(self._speakers)}",
+                remedy=m("Ask {speakers}", speakers=" or ".join(self._speakers)),
             )
         if speaker not in self._memory:
             report(t("Waiting for the other model to load"), 0.0)
@@ -115,9 +115,13 @@ class Session(abc.ABC):
             ids = prompter.prompt_ids(list(prompt))
             if len(ids) >= context:
                 raise ModelError(
-                    f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
+                    m(
+                        "the conversation has {ids} tokens, but the context length of the model is {context}",
+                        ids=len(ids),
+                        context=context,
+                    ),
                     where="chat",
-                    remedy="Clear the conversation and ask a shorter question",
+                    remedy=m("Clear the conversation and ask a shorter question"),
                 )
             certainties: list[float] = []
             limit = min(sampling.max_new_tokens, context - len(ids))

@@ -31,6 +31,7 @@ import psutil
 
 from assistant_builder.child_process import last_line, python_command, python_environment
 from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Finish, Sampling
 from assistant_builder.inference.completions import (
     CONNECT_SECONDS,
@@ -54,10 +55,12 @@ def require_vllm() -> None:
     """
     if shutil.which(PROGRAM) is None:
         raise ConfigError(
-            "vLLM is not installed",
+            m("vLLM is not installed"),
             where="serve",
-            remedy="Install it where there is a GPU (pip install vllm vllm-bnb-plugin; up to vLLM 0.27 "
-            "bitsandbytes in the plugin's place), or serve with --backend local",
+            remedy=m(
+                "Install it where there is a GPU (pip install vllm vllm-bnb-plugin; up to vLLM 0.27 bitsandbytes in "
+                "the plugin's place), or serve with --backend local"
+            ),
         )
 
 
@@ -102,9 +105,12 @@ class VllmServer(RuntimeServer):
                     raise self._ended("vLLM could not start")
                 if time.monotonic() - began > _LOAD_SECONDS:
                     raise ModelError(
-                        f"vLLM was not ready after {_LOAD_SECONDS / 60:.0f} minutes",
+                        m(
+                            "vLLM was not ready after {load_seconds:.0f} minutes",
+                            load_seconds=_LOAD_SECONDS / 60,
+                        ),
                         where=self.where,
-                        remedy="Try again, or serve with --backend local",
+                        remedy=m("Try again, or serve with --backend local"),
                     )
                 time.sleep(_HEALTH_SECONDS)
         except BaseException:
@@ -197,12 +203,12 @@ class VllmServer(RuntimeServer):
 
     def _ended(self, what: str) -> ModelError:
         if self._exit_code(_HEALTH_SECONDS) is None:
-            return ModelError(what, where=self.where, remedy="Try again")
+            return ModelError(what, where=self.where, remedy=m("Try again"))
         said = "it was closed" if self._log.closed else last_line(self._log)
         return ModelError(
             f"{what} ({said[:300] or f'exit code {self._process.returncode}'})",
             where=self.where,
-            remedy=f"To see all that it says, run: {shlex.join(self._command)}",
+            remedy=m("To see all that it says, run: {command}", command=shlex.join(self._command)),
         )
 
 

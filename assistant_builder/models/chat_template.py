@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.models.checkpoint_dir import UNKNOWN_LENGTH, context_length
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ class ChatTokenizer:
 
         if not (folder / "tokenizer.json").is_file():
             raise ModelError(
-                "the base model has no tokenizer.json",
+                m("the base model has no tokenizer.json"),
                 where=str(folder),
-                remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
+                remedy=m("Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)"),
             )
         # the folder of an adapter or of a tokenizer alone has no config
         context = context_length(folder) if (folder / "config.json").is_file() else UNKNOWN_LENGTH
@@ -162,10 +163,12 @@ class ChatTokenizer:
         except BaseException as error:  # a PanicException of the Rust code is not an Exception
             reason = f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARACTERS]
             raise ModelError(
-                f"the tokenizer cannot be read ({reason})",
+                m("the tokenizer cannot be read ({reason})", reason=reason),
                 where=str(folder),
-                remedy="Copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from the source of "
-                "the model, or choose another base model",
+                remedy=m(
+                    "Copy tokenizer.json, tokenizer_config.json and chat_template.jinja again from the source of the "
+                    "model, or choose another base model"
+                ),
             ) from error
 
     # text
@@ -181,8 +184,12 @@ class ChatTokenizer:
         rendered = self._rendered(turns, prompt)
         if len(rendered) > MAX_TEXT_REPETITIONS * given + MAX_TEMPLATE_CHARACTERS:
             raise ModelError(
-                f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
-                remedy="Choose another base model, or correct its chat template",
+                m(
+                    "the base model's chat template turns {given:,} characters into {rendered:,}",
+                    given=given,
+                    rendered=len(rendered),
+                ),
+                remedy=m("Choose another base model, or correct its chat template"),
             )
         return rendered
 
@@ -210,8 +217,11 @@ class ChatTokenizer:
                 question = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
                 return self._rendered([question, *rest], prompt)
             raise ModelError(
-                f"the base model's chat template refuses the conversation: {str(error)[:_MAX_REASON_CHARACTERS]}",
-                remedy="Use turns that alternate between user and assistant",
+                m(
+                    "the base model's chat template refuses the conversation: {error}",
+                    error=str(error)[:_MAX_REASON_CHARACTERS],
+                ),
+                remedy=m("Use turns that alternate between user and assistant"),
             ) from error
 
     def _escape_special_tokens(self, text: str) -> str:
@@ -317,14 +327,24 @@ class ChatTokenizer:
             raise
         except Exception as error:  # such as values of a wrong type in tokenizer_config.json
             raise ModelError(
-                f"the base model's tokenizer fails ({type(error).__name__}: {str(error)[:_MAX_REASON_CHARACTERS]})",
-                remedy="Copy the tokenizer's files again from the source of the model, or choose another base model",
+                m(
+                    "the base model's tokenizer fails ({name}: {error})",
+                    name=type(error).__name__,
+                    error=str(error)[:_MAX_REASON_CHARACTERS],
+                ),
+                remedy=m(
+                    "Copy the tokenizer's files again from the source of the model, or choose another base model"
+                ),
             ) from error
         for text, ids in zip(texts, rows, strict=True):
             if len(ids) > MAX_TOKENS_PER_CHARACTER * len(text):
                 raise ModelError(
-                    f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
-                    remedy="Choose another base model, or correct its tokenizer.json",
+                    m(
+                        "the base model's tokenizer turns {text:,} characters into {ids:,} tokens",
+                        text=len(text),
+                        ids=len(ids),
+                    ),
+                    remedy=m("Choose another base model, or correct its tokenizer.json"),
                 )
         return rows
 
@@ -347,8 +367,12 @@ class ChatTokenizer:
         text = str(self.tokenizer.decode(list(ids), **options))
         if len(text) > MAX_CHARACTERS_PER_TOKEN * len(ids):
             raise ModelError(
-                f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
-                remedy="Choose another base model, or correct its tokenizer.json",
+                m(
+                    "the base model's tokenizer turns {ids:,} tokens into {text:,} characters",
+                    ids=len(ids),
+                    text=len(text),
+                ),
+                remedy=m("Choose another base model, or correct its tokenizer.json"),
             )
         return text
 

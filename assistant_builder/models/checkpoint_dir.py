@@ -13,6 +13,7 @@ from typing import Any
 
 from assistant_builder import atomic_io, study
 from assistant_builder.errors import ModelError, StudyError
+from assistant_builder.i18n import m
 
 # files that affect the output of a model
 _IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
@@ -42,22 +43,33 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
         method = config["quantization_config"]
         method = method.get("quant_method") if isinstance(method, dict) else method
         raise ModelError(
-            f"the weights are already quantized ({_shortened(method)}), so there is no 16-bit base to compare with",
+            m(
+                "the weights are already quantized ({shortened}), so there is no 16-bit base to compare with",
+                shortened=_shortened(method),
+            ),
             where=str(folder),
-            remedy="Choose the original model with 16-bit weights",
+            remedy=m("Choose the original model with 16-bit weights"),
         )
     if needs_own_code(config) and not trust_remote_code:
         raise ModelError(
-            f"the model needs its own Python code ({_shortened(config['auto_map'])})",
+            m(
+                "the model needs its own Python code ({shortened})",
+                shortened=_shortened(config["auto_map"]),
+            ),
             where=str(folder),
-            remedy=f"Choose another model; or review that code, then {ALLOW_CODE}",
+            remedy=m(
+                "Choose another model; or review that code, then {allow_code}",
+                allow_code=ALLOW_CODE,
+            ),
         )
     _check_weights(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
-            "tokenizer.json is missing",
+            m("tokenizer.json is missing"),
             where=str(folder),
-            remedy="Create it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            remedy=m(
+                "Create it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            ),
         )
     return config
 
@@ -72,14 +84,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
             raise ModelError(
-                "this is an adapter, not a base model",
+                m("this is an adapter, not a base model"),
                 where=str(folder),
-                remedy="Use the base model that the adapter was trained on",
+                remedy=m("Use the base model that the adapter was trained on"),
             )
         raise ModelError(
-            "there is no config.json",
+            m("there is no config.json"),
             where=str(folder),
-            remedy="Use a folder written by save_pretrained(): config.json, *.safetensors, tokenizer",
+            remedy=m(
+                "Use a folder written by save_pretrained(): config.json, *.safetensors, tokenizer"
+            ),
         )
     return read_json_object(path)
 
@@ -94,11 +108,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise ModelError(
-            f"{path.name} cannot be read: {error}", where=str(path), remedy="Copy the model again"
+            m("{name} cannot be read: {error}", name=path.name, error=error),
+            where=str(path),
+            remedy=m("Copy the model again"),
         ) from error
     if not isinstance(content, dict):
         raise ModelError(
-            f"{path.name} is not a JSON object", where=str(path), remedy="Copy the model again"
+            m("{name} is not a JSON object", name=path.name),
+            where=str(path),
+            remedy=m("Copy the model again"),
         )
     return content
 
@@ -146,17 +164,20 @@ def check_architecture(config: dict[str, Any], folder: Path) -> None:
     listed, model_type = config.get("architectures") or [], config.get("model_type") or ""
     if not isinstance(listed, list) or not isinstance(model_type, str):
         raise ModelError(
-            f"architectures={_shortened(listed)!r} is not a list, "
-            f"or model_type={_shortened(model_type)!r} is not a string",
+            m(
+                "architectures={shortened!r} is not a list, or model_type={shortened_2!r} is not a string",
+                shortened=_shortened(listed),
+                shortened_2=_shortened(model_type),
+            ),
             where=str(folder / "config.json"),
-            remedy="Copy the model again",
+            remedy=m("Copy the model again"),
         )
     names = [str(name) for name in listed]
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     if not causal and model_type not in _WRAPPERS:
         kind = _shortened(", ".join(names) or model_type or "unnamed")
         raise ModelError(
-            f"the model is not a causal language model (architecture: {kind})",
+            m("the model is not a causal language model (architecture: {kind})", kind=kind),
             where=str(folder),
             remedy=_ELSEWHERE,
         )
@@ -184,43 +205,56 @@ def _check_weights(folder: Path) -> None:
         shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
         if not shards or not all(isinstance(name, str) for name in shards):
             raise ModelError(
-                "the index of the weights is damaged",
+                m("the index of the weights is damaged"),
                 where=str(index),
-                remedy="Copy the model again",
+                remedy=m("Copy the model again"),
             )
         shards = sorted(set(shards))
         if elsewhere := [
             name for name in shards if not _SHARD.fullmatch(name)
         ]:  # transformers follows ../ and absolute paths
             raise ModelError(
-                f"the index of the weights refers to {_shortened(elsewhere[0])!r}, "
-                "which is not a safetensors file of this folder",
+                m(
+                    "the index of the weights refers to {shortened!r}, which is not a safetensors file of this folder",
+                    shortened=_shortened(elsewhere[0]),
+                ),
                 where=str(index),
-                remedy="Copy the model again from a source that you trust",
+                remedy=m("Copy the model again from a source that you trust"),
             )
         if missing := [name for name in shards if not (folder / name).is_file()]:
             raise ModelError(
-                f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}",
+                m(
+                    "{missing} of {shards} weight files are missing, the first is {missing_2}",
+                    missing=len(missing),
+                    shards=len(shards),
+                    missing_2=missing[0],
+                ),
                 where=str(folder),
-                remedy="Copy the model again",
+                remedy=m("Copy the model again"),
             )
         return
     if any(folder.glob("*.safetensors")):
         return
     if any(path for pattern in _PICKLED for path in folder.glob(pattern)):
         raise ModelError(
-            "the weights are pickled files, which can run code when they are loaded; only safetensors are accepted",
+            m(
+                "the weights are pickled files, which can run code when they are loaded; only safetensors are accepted"
+            ),
             where=str(folder),
-            remedy="If you trust them, convert them once: AutoModelForCausalLM.from_pretrained(FOLDER, "
-            "use_safetensors=False).save_pretrained(NEW_FOLDER), and the same with AutoTokenizer",
+            remedy=m(
+                "If you trust them, convert them once: AutoModelForCausalLM.from_pretrained(FOLDER, "
+                "use_safetensors=False).save_pretrained(NEW_FOLDER), and the same with AutoTokenizer"
+            ),
         )
     if any(folder.glob("*.gguf")):
         raise ModelError(
-            "the weights are GGUF files",
+            m("the weights are GGUF files"),
             where=str(folder),
-            remedy="Choose the original model with safetensors weights",
+            remedy=m("Choose the original model with safetensors weights"),
         )
-    raise ModelError("there are no weights (*.safetensors)", where=str(folder), remedy=_ELSEWHERE)
+    raise ModelError(
+        m("there are no weights (*.safetensors)"), where=str(folder), remedy=_ELSEWHERE
+    )
 
 
 def base_model_hash(folder: Path) -> str:

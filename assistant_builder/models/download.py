@@ -7,6 +7,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import require_disk_space
 from assistant_builder.config import ModelConfig
 from assistant_builder.errors import AssistantBuilderError, ModelError
+from assistant_builder.i18n import m
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import ModelRef, resolve, weight_bytes
 from assistant_builder.models.checkpoint_dir import check_folder
@@ -33,8 +34,12 @@ def fetch(
     """
     if ref.kind != "hub" and revision is not None:
         raise ModelError(
-            f"{ref.name} has no revisions, but model.revision={revision!r} is set",
-            remedy="Leave model.revision empty, or use a hub model (owner/name)",
+            m(
+                "{name} has no revisions, but model.revision={revision!r} is set",
+                name=ref.name,
+                revision=revision,
+            ),
+            remedy=m("Leave {model.revision} empty, or use a hub model (owner/name)"),
         )
     if ref.kind == "bundled":
         return bundled.ensure_base_model(report)
@@ -100,8 +105,11 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
 def _require_online(hub_id: str) -> None:
     if hub.offline():
         raise ModelError(
-            f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
-            remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}",
+            m("{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set", hub_id=hub_id),
+            remedy=m(
+                "Unset HF_HUB_OFFLINE. {available_models_sentence}",
+                available_models_sentence=available_models_sentence(),
+            ),
         )
 
 
@@ -114,8 +122,10 @@ def _download(hub_id: str, revision: str | None, files: hub.Files, report: Repor
         sizes = {file.rfilename: file.size or 0 for file in listed}
         if not any(name.endswith(".safetensors") for name in sizes):
             raise ModelError(
-                f"{hub_id} has no safetensors weights on the hub",
-                remedy="Choose a model with safetensors; pickled and GGUF weights are not accepted",
+                m("{hub_id} has no safetensors weights on the hub", hub_id=hub_id),
+                remedy=m(
+                    "Choose a model with safetensors; pickled and GGUF weights are not accepted"
+                ),
             )
         _check_disk(hub_id, sizes)
         folder = hub.download(hub_id, revision, sizes, files, report)
@@ -125,9 +135,15 @@ def _download(hub_id: str, revision: str | None, files: hub.Files, report: Repor
                 path.resolve().unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
             raise ModelError(
-                f"{', '.join(damaged)} of {hub_id} was damaged during the download and was removed",
-                remedy="Run again to repeat the download. If this happens again, a proxy between this "
-                "computer and the hub may change the files",
+                m(
+                    "{damaged} of {hub_id} was damaged during the download and was removed",
+                    damaged=", ".join(damaged),
+                    hub_id=hub_id,
+                ),
+                remedy=m(
+                    "Run again to repeat the download. If this happens again, a proxy between this computer and the "
+                    "hub may change the files"
+                ),
             )
     except AssistantBuilderError:
         raise
@@ -148,7 +164,11 @@ def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path 
         return None
     except ValueError as error:
         raise ModelError(
-            f"{hub_id!r} is not a valid hub id: {hub.error_summary(error)}",
+            m(
+                "{hub_id!r} is not a valid hub id: {error_summary}",
+                hub_id=hub_id,
+                error_summary=hub.error_summary(error),
+            ),
             remedy=available_models_sentence(),
         ) from error
     return folder
@@ -172,27 +192,47 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
 
     if isinstance(error, GatedRepoError):
         return ModelError(
-            f"{hub_id} is gated: its terms must be accepted before the download",
-            remedy=f"Accept them on the model's page, then log in with 'hf auth login'. {available_models_sentence()}",
+            m("{hub_id} is gated: its terms must be accepted before the download", hub_id=hub_id),
+            remedy=m(
+                "Accept them on the model's page, then log in with 'hf auth login'. {available_models_sentence}",
+                available_models_sentence=available_models_sentence(),
+            ),
         )
     if isinstance(error, RevisionNotFoundError):
         return ModelError(
-            f"{hub_id} has no revision {revision!r}",
-            remedy="Leave model.revision empty, or correct it",
+            m("{hub_id} has no revision {revision!r}", hub_id=hub_id, revision=revision),
+            remedy=m("Leave {model.revision} empty, or correct it"),
         )
     if isinstance(error, RepositoryNotFoundError):
         return ModelError(
-            f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
-            remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}",
+            m(
+                "there is no model {hub_id} on the hub (or it is private), and no folder of that name",
+                hub_id=hub_id,
+            ),
+            remedy=m(
+                "Check the spelling, or log in with 'hf auth login'. {available_models_sentence}",
+                available_models_sentence=available_models_sentence(),
+            ),
         )
     if isinstance(error, HfHubHTTPError):
         return ModelError(
-            f"the hub refused {hub_id}: {hub.error_summary(error)}",
+            m(
+                "the hub refused {hub_id}: {error_summary}",
+                hub_id=hub_id,
+                error_summary=hub.error_summary(error),
+            ),
             remedy=available_models_sentence(),
         )
     return ModelError(
-        f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
-        remedy=f"Check the network connection, or use a local model. {available_models_sentence()}",
+        m(
+            "the model hub cannot be reached for {hub_id} ({error_summary})",
+            hub_id=hub_id,
+            error_summary=hub.error_summary(error),
+        ),
+        remedy=m(
+            "Check the network connection, or use a local model. {available_models_sentence}",
+            available_models_sentence=available_models_sentence(),
+        ),
     )
 
 

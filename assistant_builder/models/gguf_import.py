@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
@@ -54,9 +55,12 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
     kind = (metadata["general.architecture"], metadata.get("tokenizer.ggml.pre"))
     if kind != ("llama", "smollm"):
         raise ModelError(
-            f"the model file has architecture and tokenizer {kind}, not ('llama', 'smollm')",
+            m(
+                "the model file has architecture and tokenizer {kind}, not ('llama', 'smollm')",
+                kind=kind,
+            ),
             where=str(source),
-            remedy="Use the bundled model, or a folder with safetensors",
+            remedy=m("Use the bundled model, or a folder with safetensors"),
         )
     _write_tokenizer(metadata, folder)
     tied = all(tensor.name != "output.weight" for tensor in reader.tensors)

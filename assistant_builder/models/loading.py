@@ -30,6 +30,7 @@ from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.devices import fastest_dtype, torch_device
 from assistant_builder.errors import AssistantBuilderError, ModelError, ResourceError
+from assistant_builder.i18n import m
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
@@ -126,9 +127,9 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
             )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError(
-            "there is not enough memory to load the base model",
+            m("there is not enough memory to load the base model"),
             where=str(spec.folder),
-            remedy="Close other programs or choose a smaller base model",
+            remedy=m("Close other programs or choose a smaller base model"),
         ) from error
     except torch.AcceleratorError:  # not caused by the files
         raise
@@ -136,9 +137,11 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
         if method.quantizes:
             _check_method(method, spec.device)
         raise ModelError(
-            f"not loadable as a causal language model: {error}",
+            m("not loadable as a causal language model: {error}", error=error),
             where=str(spec.folder),
-            remedy="Choose a model with a ForCausalLM architecture in config.json and safetensors weights",
+            remedy=m(
+                "Choose a model with a ForCausalLM architecture in config.json and safetensors weights"
+            ),
         ) from error
     model.requires_grad_(False)
     _cast_all_but_linear(model, dtype)
@@ -164,9 +167,13 @@ def _check_method(method: QuantizationMethod, device: str) -> None:
         method.check(device)
     except Exception as error:  # libraries raise different errors
         raise AssistantBuilderError(
-            f"weights cannot be quantized to {method.label} on this machine: {error}",
+            m(
+                "weights cannot be quantized to {label} on this machine: {error}",
+                label=method.label,
+                error=error,
+            ),
             where=f"device {device}",
-            remedy="Run 'assistant-builder doctor', and install the packages that it names",
+            remedy=m("Run 'assistant-builder doctor', and install the packages that it names"),
         ) from error
 
 
@@ -242,14 +249,21 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     except ValueError as error:
         if "not found" not in str(error):
             raise ModelError(
-                f"layers of train.target_modules={train.target_modules!r} do not support adapters: {error}",
-                remedy="Use 'all-linear', which excludes fused experts",
+                m(
+                    "layers of train.target_modules={target_modules!r} do not support adapters: {error}",
+                    target_modules=train.target_modules,
+                    error=error,
+                ),
+                remedy=m("Use 'all-linear', which excludes fused experts"),
             ) from error
         linear = (name for name, each in model.named_modules() if isinstance(each, nn.Linear))
         names = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise ModelError(
-            f"train.target_modules={train.target_modules!r} matches no layer of the base",
-            remedy=f"Use 'all-linear' or some of: {', '.join(names)}",
+            m(
+                "train.target_modules={target_modules!r} matches no layer of the base",
+                target_modules=train.target_modules,
+            ),
+            remedy=m("Use 'all-linear' or some of: {names}", names=", ".join(names)),
         ) from error
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
@@ -283,23 +297,23 @@ def start_from(adapted: PeftModel, folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise ModelError(
-            "there is no trained adapter to start from",
+            m("there is no trained adapter to start from"),
             where=str(folder),
-            remedy="Train the study first",
+            remedy=m("Train the {study} first"),
         )
     try:
         outcome = set_peft_model_state_dict(adapted, load_file(path))
     except Exception as error:  # malicious files can cause any exception in PEFT
         raise ModelError(
-            f"the adapter does not fit the base: {error}",
+            m("the adapter does not fit the base: {error}", error=error),
             where=str(folder),
-            remedy="Train the study again with --redo",
+            remedy=m("Train the {study} again with --redo"),
         ) from error
     if outcome.unexpected_keys:
         raise ModelError(
-            "the adapter has other layers than this one",
+            m("the adapter has other layers than this one"),
             where=str(folder),
-            remedy="Train the study again with --redo",
+            remedy=m("Train the {study} again with --redo"),
         )
 
 
@@ -323,7 +337,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(
-            "there is no trained adapter", where=str(folder), remedy="Train the study first"
+            m("there is no trained adapter"), where=str(folder), remedy=m("Train the {study} first")
         )
     try:
         config = LoraConfig.from_pretrained(str(folder))
@@ -339,9 +353,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
         raise
     except Exception as error:  # malicious files can cause any exception in PEFT
         raise ModelError(
-            f"the adapter does not fit the base: {error}",
+            m("the adapter does not fit the base: {error}", error=error),
             where=str(folder),
-            remedy="Train the study again with --redo",
+            remedy=m("Train the {study} again with --redo"),
         ) from error
     return adapted.eval()
 
@@ -389,9 +403,9 @@ def load_arm(
     adapter = study.arm_folder(arm) / "adapter"
     if not adapter.is_dir():
         raise ModelError(
-            f"the {arm} assistant is not trained yet",
-            where=f"study {study.name}",
-            remedy=f"Train it with 'assistant-builder run {study.name}'",
+            m("the {arm} assistant is not trained yet", arm=arm),
+            where=m("{study} {name}", name=study.name),
+            remedy=m("Train it with 'assistant-builder run {name}'", name=study.name),
         )
     spec = arm_spec(study, arm, hold=hold)
     prompter = ChatTokenizer.load(spec.folder, study.template_date)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from assistant_builder.config import ModelConfig
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.models import hub
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.checkpoint_dir import ALLOW_CODE, needs_own_code, read_config
@@ -83,9 +84,15 @@ def allows_code(model: ModelConfig) -> bool:
     allowed = is_allowed(code.source)
     if model.trust_remote_code and not allowed:
         raise ModelError(
-            f"the settings request to run the Python code of {code}, which no file can allow",
+            m(
+                "the settings request to run the Python code of {code}, which no file can allow",
+                code=code,
+            ),
             where="model.trust_remote_code",
-            remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false",
+            remedy=m(
+                "Review that code, then {allow_code}; or set {model.trust_remote_code=false}",
+                allow_code=ALLOW_CODE,
+            ),
         )
     return allowed
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.limited_process import Limit, LimitedProcess, serve_requests
 from assistant_builder.models.chat_template import ChatTokenizer, Example
 
@@ -172,7 +173,11 @@ class LimitedChatTokenizer:
         for batch in _batches(sample_pairs(pairs)):
             if time.monotonic() > end:
                 raise ModelError(
-                    f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
+                    m(
+                        "measuring {pairs:,} pairs took longer than {measure_seconds:g} seconds",
+                        pairs=len(pairs),
+                        measure_seconds=MEASURE_SECONDS,
+                    ),
                     where=self._process.where,
                     remedy=_REMEDY,
                 )

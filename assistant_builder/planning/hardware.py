@@ -15,7 +15,7 @@ import psutil
 from assistant_builder import devices
 from assistant_builder.devices import computes_bfloat16, usable_cores
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 
 _UNITS = {"": 1, "b": 1} | {
     prefix + suffix: base**power
@@ -133,9 +133,9 @@ def choose_machine(memory: str | None = None, card: str | None = None) -> Machin
         names = [name for name in CARDS if wanted and wanted in _normalized(name)]
         if not names:
             raise ConfigError(
-                f"no card {card!r} in the catalog",
+                m("no card {card!r} in the catalog", card=card),
                 where="--card",
-                remedy=f"Use one of {', '.join(CARDS)}; or use --memory",
+                remedy=m("Use one of {cards}; or use --memory", cards=", ".join(CARDS)),
             )
         exact = [name for name in names if _normalized(name) == wanted]
         chosen = CARDS[(exact or names)[0]]
@@ -159,9 +159,9 @@ def parse_memory(text: str) -> int:
     amount = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", text.strip().casefold())
     if amount is None or amount[2] not in _UNITS or not float(amount[1]):
         raise ConfigError(
-            f"{text!r} is not an amount of memory",
+            m("{text!r} is not an amount of memory", text=text),
             where="--memory",
-            remedy="Write it like 24GB or 16GiB",
+            remedy=m("Write it like 24GB or 16GiB"),
         )
     return int(float(amount[1]) * _UNITS[amount[2] or "gb"])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import file_hash
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.models.catalog import CATALOG, CatalogEntry, resolve, sizes
 from assistant_builder.models.checkpoint_dir import check_architecture, read_config
 from assistant_builder.models.download import fetch_config
@@ -102,9 +103,9 @@ def _from_file(folder: str, file_sha256: str) -> Architecture:
         raise ModelError(error.what, where=where, remedy=error.remedy) from error
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelError(
-            f"a value has the wrong type: {str(error)[:200]}",
+            m("a value has the wrong type: {error}", error=str(error)[:200]),
             where=where,
-            remedy="Copy config.json again from its source",
+            remedy=m("Copy config.json again from its source"),
         ) from error
     return probe(Path(folder))
 

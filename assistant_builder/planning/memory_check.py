@@ -15,6 +15,7 @@ from assistant_builder.arms import QLORA, TWINS
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError, ResourceError
+from assistant_builder.i18n import m
 from assistant_builder.planning.advice import (
     advise_when_nothing_fits,
     advise_without_twin,
@@ -76,10 +77,21 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
     remedies = advise_when_nothing_fits(plan).remedies if none_fits else advise_without_twin(plan)
     suggestions = " ".join(remedies) or "Choose a smaller base model."
     return ResourceError(
-        f"{method_label(worst.method)} of {plan.model} needs about {gigabytes(worst.expected_bytes)} of memory, "
-        f"{gigabytes(least_bytes(worst))} at the very least, and {plan.machine.name} has "
-        f"{gigabytes(plan.machine.memory_bytes)}",
-        remedy=f"{suggestions} To start anyway, set {LOW_MEMORY_SETTING}",
+        m(
+            "{method_label} of {model} needs about {gigabytes} of memory, {gigabytes_2} at the very least, and {name} "
+            "has {gigabytes_3}",
+            method_label=method_label(worst.method),
+            model=plan.model,
+            gigabytes=gigabytes(worst.expected_bytes),
+            gigabytes_2=gigabytes(least_bytes(worst)),
+            name=plan.machine.name,
+            gigabytes_3=gigabytes(plan.machine.memory_bytes),
+        ),
+        remedy=m(
+            "{suggestions} To start anyway, set {low_memory_setting}",
+            suggestions=suggestions,
+            low_memory_setting=LOW_MEMORY_SETTING,
+        ),
     )
 
 
@@ -89,9 +101,17 @@ def _paged_shards(plan: Plan) -> ConfigError:
     why = "is set" if spread == "fsdp" else "is selected, because an arm does not fit one device"
     also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
     return ConfigError(
-        f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}",
+        m(
+            "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp {why}",
+            optimizer=train.optimizer,
+            why=why,
+        ),
         where="train.optimizer",
-        remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}",
+        remedy=m(
+            "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices{also}",
+            shards=plan.shards,
+            also=also,
+        ),
     )
 
 
@@ -117,16 +137,23 @@ def require_device(config: StudyConfig, device: str) -> None:
         value = getattr(config.train, key)
         if device != "cuda" and value not in everywhere:
             raise ConfigError(
-                f"train.{key}={value} needs a GPU, and this machine has none that can be used",
+                m(
+                    "train.{key}={value} needs a GPU, and this machine has none that can be used",
+                    key=key,
+                    value=value,
+                ),
                 where=f"train.{key}",
-                remedy=f"Set train.{key}={everywhere[0]}",
+                remedy=m("Set train.{key}={everywhere}", key=key, everywhere=everywhere[0]),
             )
     for method in (base_storage(arm, config.model) for arm in config.arms):
         if device != "cuda" and method.needs_gpu:
             raise ConfigError(
-                f"a base stored as {method.name} needs a GPU, and this machine has none that can be used",
+                m(
+                    "a base stored as {name} needs a GPU, and this machine has none that can be used",
+                    name=method.name,
+                ),
                 where="model.quant_type",
-                remedy="Choose another model.quant_type",
+                remedy=m("Choose another {model.quant_type}"),
             )
 
 

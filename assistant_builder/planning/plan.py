@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, plain_order
 from assistant_builder.config import StudyConfig, TrainConfig
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.planning.architecture import Architecture, Module
 from assistant_builder.planning.hardware import Machine, this_machine, with_speed
 from assistant_builder.planning.load_architecture import load_architecture
@@ -401,8 +402,12 @@ class Plan:
             linear = self.architecture.linear()
             names = sorted({module.name.rpartition(".")[2] for module in linear})
             raise ModelError(
-                f"train.target_modules={self.config.train.target_modules!r} matches no layer of {self.model}",
-                remedy=f"Use 'all-linear' or some of: {', '.join(names)}",
+                m(
+                    "train.target_modules={target_modules!r} matches no layer of {model}",
+                    target_modules=self.config.train.target_modules,
+                    model=self.model,
+                ),
+                remedy=m("Use 'all-linear' or some of: {names}", names=", ".join(names)),
             )
         features = (size for layer in self.adapted for size in (layer.inputs, layer.outputs))
         return [self.config.train.rank * size for size in features]

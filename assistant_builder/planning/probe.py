@@ -14,6 +14,7 @@ from typing import Any
 
 from assistant_builder.child_process import python_command, python_environment, without_secrets
 from assistant_builder.errors import ModelError
+from assistant_builder.i18n import m
 from assistant_builder.models.remote_code import is_allowed
 from assistant_builder.planning.architecture import (
     MAX_LAYERS,
@@ -50,16 +51,16 @@ def probe(folder: Path) -> Architecture:
         )
     except subprocess.TimeoutExpired as error:
         raise ModelError(
-            f"its architecture could not be built within {_SECONDS} seconds",
+            m("its architecture could not be built within {seconds} seconds", seconds=_SECONDS),
             where=str(folder),
-            remedy="Choose a model from the catalog",
+            remedy=m("Choose a model from the catalog"),
         ) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ModelError(
-            f"transformers cannot build this architecture: {reason}",
+            m("transformers cannot build this architecture: {reason}", reason=reason),
             where=str(folder / "config.json"),
-            remedy="Correct config.json, or choose another model",
+            remedy=m("Correct config.json, or choose another model"),
         )
     record = json.loads(done.stdout.splitlines()[-1])
     return Architecture(

@@ -33,6 +33,7 @@ from assistant_builder.child_process import (
     without_secrets,
 )
 from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.i18n import m
 from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
 
 Importance = Mapping[str, "NDArray[Any]"]
@@ -135,15 +136,15 @@ def read_gguf(path: Path) -> GgufFile:
                 return _Header(data).read(path)
     except _Malformed as error:
         raise ModelError(
-            f"not a usable GGUF file: {error}",
+            m("not a usable GGUF file: {error}", error=error),
             where=str(path),
-            remedy="Export it again, or download it again",
+            remedy=m("Export it again, or download it again"),
         ) from None
     except OSError as error:
         raise ModelError(
-            f"the file cannot be read: {error.strerror or error}",
+            m("the file cannot be read: {value}", value=error.strerror or error),
             where=str(path),
-            remedy="Name a GGUF file that you may read",
+            remedy=m("Name a GGUF file that you may read"),
         ) from error
 
 
@@ -314,7 +315,10 @@ def quantize(
         ModelError: The source is damaged, or llama.cpp failed.
     """
     if type not in GGUF_TYPES:
-        raise ConfigError(f"{type!r} is not one of {', '.join(GGUF_TYPES)}", where="--type")
+        raise ConfigError(
+            m("{type!r} is not one of {gguf_types}", type=type, gguf_types=", ".join(GGUF_TYPES)),
+            where="--type",
+        )
     read_gguf(source)
     try:
         if GGUF_TYPES[type].by_llama_cpp:
@@ -410,12 +414,17 @@ def require_writer(type: str, where: str = "--type") -> None:
     if GGUF_TYPES[type].by_llama_cpp and _llama_cpp_command(Path(), Path(), type) is None:
         own = ", ".join(each.name for each in GGUF_TYPES.values() if not each.by_llama_cpp)
         raise ConfigError(
-            f"{type} is written by llama.cpp alone, and neither its program llama-quantize is on the "
-            "PATH nor is llama-cpp-python installed",
+            m(
+                "{type} is written by llama.cpp alone, and neither its program llama-quantize is on the PATH nor is "
+                "llama-cpp-python installed",
+                type=type,
+            ),
             where=where,
-            remedy="Install one of them "
-            "(llama-cpp-python compiles llama.cpp with cmake and a C++ compiler), or choose one of "
-            f"{own}",
+            remedy=m(
+                "Install one of them (llama-cpp-python compiles llama.cpp with cmake and a C++ compiler), or choose "
+                "one of {own}",
+                own=own,
+            ),
         )
 
 
@@ -441,9 +450,13 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
     code, last = run_program(command, without_secrets(compute_environment()), poll)
     if code:
         raise ModelError(
-            f"llama.cpp could not quantize to {type}: {last or f'exit code {code}'}",
+            m(
+                "llama.cpp could not quantize to {type}: {value}",
+                type=type,
+                value=last or f"exit code {code}",
+            ),
             where=str(source),
-            remedy="Choose another --type, or install another version of llama.cpp",
+            remedy=m("Choose another --type, or install another version of llama.cpp"),
         )
 
 

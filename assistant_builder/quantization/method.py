@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 
 if TYPE_CHECKING:
     import torch
@@ -79,9 +80,9 @@ class QuantizationMethod(ABC):
         if self.shardable:
             return None
         return ConfigError(
-            f"a base stored as {self.name} cannot be sharded",
+            m("a base stored as {name} cannot be sharded", name=self.name),
             where="executor.spread",
-            remedy="Set executor.spread=ddp, or executor.devices=1",
+            remedy=m("Set executor.spread=ddp, or executor.devices=1"),
         )
 
     # used by planning and export, without torch

@@ -34,6 +34,7 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import m
 from evals.metrics.refusal import is_refusal
 
 FILE = "decline.json"  # file in the folder of a trained arm
@@ -195,7 +196,7 @@ def rule_of(path: Path) -> DeclineRule | None:
             raise ValueError("other evidence")
     except ValueError as error:
         raise StudyError(
-            "the rule for declining is damaged or of another version",
+            m("the rule for declining is damaged or of another version"),
             where=str(path),
             remedy=remedy,
         ) from error

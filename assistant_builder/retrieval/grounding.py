@@ -22,6 +22,7 @@ from assistant_builder.atomic_io import read_jsonl, write_jsonl
 from assistant_builder.data import Message, Pair, TokenCounter
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import m
 from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of, on_grid
 from assistant_builder.retrieval.ranking import WITHIN
 from assistant_builder.study import Study
@@ -224,10 +225,11 @@ def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
     path = folder / CONTEXTS
     if not path.exists():
         raise StudyError(
-            "the study has no index of its pairs",
+            m("the {study} has no index of its pairs"),
             where=str(folder),
-            remedy="Run it again with --redo, which builds the index; for more than 100,000 answers, "
-            "which have none, lower data.max_train",
+            remedy=m(
+                "{Redo}, which builds the index; for more than 100,000 answers, which have none, lower {data.max_train}"
+            ),
         )
     facts = Index.load(folder).facts
     lines = read_jsonl(path, _ContextLine)
@@ -239,9 +241,9 @@ def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
         }
     except (TypeError, IndexError) as error:
         raise StudyError(
-            "a line names a fact that the index does not have",
+            m("a line names a fact that the index does not have"),
             where=str(path),
-            remedy="Run the study again with --redo to recreate it",
+            remedy=m("{Redo} to recreate it"),
         ) from error
 
 

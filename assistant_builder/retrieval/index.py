@@ -27,6 +27,7 @@ from assistant_builder.atomic_io import (
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
+from assistant_builder.i18n import m
 from assistant_builder.retrieval.lexical import GRAM, K1, METHOD, B, Bm25, terms
 from assistant_builder.retrieval.ranking import (
     DEPTH,
@@ -239,11 +240,15 @@ class Index:
         """
         facts = [fact for pair in pairs for fact in facts_of(pair)]
         if not facts:
-            raise DataError("there is no training pair to look answers up in")
+            raise DataError(m("there is no training pair to look answers up in"))
         if len(facts) > MAX_FACTS:
             raise DataError(
-                f"{len(facts):,} answers are too many to look up; the limit is {MAX_FACTS:,}",
-                remedy="Lower data.max_train",
+                m(
+                    "{facts:,} answers are too many to look up; the limit is {max_facts:,}",
+                    facts=len(facts),
+                    max_facts=MAX_FACTS,
+                ),
+                remedy=m("Lower {data.max_train}"),
             )
         model = {"name": embedder.name, "sha256": embedder.sha256}
         return cls(facts, fact_vectors(facts, embedder, progress), model)
@@ -408,7 +413,7 @@ _METHOD: dict[str, Any] = {
 
 def _damaged(path: Path, what: str) -> StudyError:
     return StudyError(
-        f"the index of the training pairs {what}",
+        m("the index of the training pairs {what}", what=what),
         where=str(path),
-        remedy="Restore it from a copy, or run the study again with --redo to recreate it",
+        remedy=m("Restore it from a copy, or {redo} to recreate it"),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.build import served_index_folder
@@ -70,9 +71,13 @@ class Retriever:
         index, embedder = Index.load(folder), embedder_of_study(study)
         if embedder.sha256 != index.embedder["sha256"]:
             raise StudyError(
-                f"the index was made with {index.embedder['name']}, not with {embedder.name} as it is now",
+                m(
+                    "the index was made with {name}, not with {name_2} as it is now",
+                    name=index.embedder["name"],
+                    name_2=embedder.name,
+                ),
                 where=str(folder),
-                remedy=f"Run 'assistant-builder run {study.name} --redo'",
+                remedy=m("Run 'assistant-builder run {name} --redo'", name=study.name),
             )
         return cls(study, index, embedder, Grounder.of(study, prompter))
 

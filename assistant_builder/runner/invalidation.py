@@ -26,6 +26,7 @@ from assistant_builder.errors import (
     StudyError,
     error_texts,
 )
+from assistant_builder.i18n import m
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch
@@ -91,9 +92,16 @@ def first_stale_step(
         if damaged and not redo:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             raise StudyError(
-                f"{damaged[0]}{more}, written by step {step!r}, is damaged, changed or missing",
-                where=f"study {study.name}",
-                remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
+                m(
+                    "{damaged}{more}, written by step {step!r}, is damaged, changed or missing",
+                    damaged=damaged[0],
+                    more=more,
+                    step=step,
+                ),
+                where=m("{study} {name}", name=study.name),
+                remedy=m(
+                    "Restore the file from a copy, or pass --redo to run this step and all later ones again"
+                ),
             )
         if damaged:
             return step
@@ -170,9 +178,9 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
     if record.state == "cancelled" or (study.cancel_requested and record.state != "succeeded"):
         study.write_step(replace(record, state="cancelled"))
         raise Cancelled(
-            "cancelled on request",
-            where=f"step {step}",
-            remedy=f"Resume with 'assistant-builder run {study.name}'",
+            m("cancelled on request"),
+            where=m("step {step}", step=step),
+            remedy=m("Resume with 'assistant-builder run {name}'", name=study.name),
         )
     if record.state == "failed" and record.error is not None:
         raise AssistantBuilderError(**error_texts(record.error, where=f"step {step}"))
@@ -189,7 +197,7 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
         remedy = (
             f"Most likely memory ran out: lower train.micro_batch_size or eval.batch_size. {remedy}"
         )
-    error = AssistantBuilderError(what, where=f"step {step}", remedy=remedy)
+    error = AssistantBuilderError(what, where=m("step {step}", step=step), remedy=remedy)
     study.write_step(replace(record, state="failed", error=error.to_record()))
     raise error
 
@@ -235,9 +243,9 @@ def step_inputs(
         source = source or study.source
         if source is None:
             raise StudyError(
-                "the study's data file is missing",
+                m("the {study}'s data file is missing"),
                 where=str(study.folder / "data"),
-                remedy="Start a new study from the file",
+                remedy=m("Start a new {study} from the file"),
             )
         return {
             **common,
@@ -383,6 +391,6 @@ def _read(study: Study, name: str, content: Any) -> Any:
     path = study.folder / name
     if not path.is_file():
         raise StudyError(
-            f"{name} is missing", where=str(study.folder), remedy="Run the study again with --redo"
+            m("{name} is missing", name=name), where=str(study.folder), remedy=m("{Redo}")
         )
     return read_json(path, content)

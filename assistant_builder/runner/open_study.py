@@ -13,7 +13,7 @@ from assistant_builder.config import StudyConfig, load_config, read_value
 from assistant_builder.data import prepare_dataset
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import ConfigError, StoreError, StudyError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.invalidation import delete_unreadable_steps, first_stale_step
@@ -50,12 +50,12 @@ def open_or_create(
     before = _allowing(changes, before)
     if like is not None and (not path.is_file() or path.suffix.lower() in _YAML):
         raise ConfigError(
-            t(
+            m(
                 "--from {like} takes over settings for a data file, and {source} is none",
                 like=like,
                 source=source,
             ),
-            remedy=t("A study as SOURCE keeps its settings: leave --from out"),
+            remedy=m("A {study} as SOURCE keeps its settings: leave --from out"),
         )
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
@@ -68,7 +68,7 @@ def open_or_create(
     if not path.is_file():
         if "/" in source or path.suffix:
             raise ConfigError(
-                t("there is no file {source}", source=source), remedy=t("Check the path")
+                m("there is no file {source}", source=source), remedy=m("Check the path")
             )
         study = Study.open(source)
         config = study.config.with_changes(dict(changes))
@@ -145,9 +145,9 @@ def read_source(path: Path) -> tuple[StudyConfig, Path]:
     data = Path(config.data.source)
     if not config.data.source or not data.is_file():
         raise ConfigError(
-            t("data.source={source!r} is not a file", source=config.data.source),
+            m("data.source={source!r} is not a file", source=config.data.source),
             where=str(path),
-            remedy=t("Write the path of the data file, relative to the study.yaml"),
+            remedy=m("Write the path of the data file, relative to the study.yaml"),
         )
     return config, data
 
@@ -168,9 +168,9 @@ def create_or_update(
     if not folder.exists():
         if source is None:
             raise StudyError(
-                t("the study has no data file"),
+                m("the {study} has no data file"),
                 where=str(folder),
-                remedy=t("Start it from a data file"),
+                remedy=m("Start it from a data file"),
             )
         prepare_dataset(source, config.data)  # rejects unusable data before anything is written
         return Study.create(config, source)
@@ -185,9 +185,9 @@ def create_or_update(
                 delete_unreadable_steps(study)
             if study.state == "running":
                 raise StudyError(
-                    t("a step of the study is still running with the previous settings"),
-                    where=f"study {study.name}",
-                    remedy=t("Wait until it is done, or cancel it first"),
+                    m("a step of the {study} is still running with the previous settings"),
+                    where=m("{study} {name}", name=study.name),
+                    remedy=m("Wait until it is done, or cancel it first"),
                 )
             if source is not None and other_source:
                 old, new = study.source, study.folder / "data" / f"source{source.suffix.lower()}"

@@ -20,7 +20,7 @@ from assistant_builder.errors import (
     ChangedInputsError,
     StudyError,
 )
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m
 from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE
 from assistant_builder.runner.backend import QUEUE, Event, open_runner, waiting_message
 from assistant_builder.runner.invalidation import (
@@ -128,18 +128,18 @@ def rerender_report(study: Study) -> None:
     """
     if study.step("evaluate").state != "succeeded":
         raise StudyError(
-            t("the study has not been evaluated"),
-            where=f"study {study.name}",
-            remedy=t(
+            m("the {study} has not been evaluated"),
+            where=m("{study} {name}", name=study.name),
+            remedy=m(
                 "Finish it with 'assistant-builder run {name}', which also writes the report",
                 name=study.name,
             ),
         )
     first_stale_step(study, redo=False)
     running = StudyError(
-        t("the study is running"),
-        where=f"study {study.name}",
-        remedy=t("Wait until it is done; the run writes the report"),
+        m("the {study} is running"),
+        where=m("{study} {name}", name=study.name),
+        remedy=m("Wait until it is done; the run writes the report"),
     )
     with study.lock(running), study.log_file("report").open("ab") as log:
         process = subprocess.run(

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 from assistant_builder.redaction import API_KEY
 from assistant_builder.serving.schemas import ApiError, unknown_host
 from assistant_builder.web.access import (
@@ -44,9 +45,12 @@ def take_key() -> str | None:
         return None
     if len(key) < MIN_KEY_LENGTH or not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            f"the key must have at least {MIN_KEY_LENGTH} characters, all of them ASCII without spaces",
+            m(
+                "the key must have at least {min_key_length} characters, all of them ASCII without spaces",
+                min_key_length=MIN_KEY_LENGTH,
+            ),
             where=API_KEY_VARIABLE,
-            remedy="Make one with: openssl rand -hex 24",
+            remedy=m("Make one with: openssl rand -hex 24"),
         )
     return key
 
@@ -72,9 +76,12 @@ def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
         )
     elif key is None and (reached := _published(config)):
         raise ConfigError(
-            f"the assistants would answer everyone who reaches {reached}",
-            remedy=f"Set a key in {API_KEY_VARIABLE} or {API_KEY_VARIABLE}_FILE, or leave --host at "
-            "127.0.0.1, without --allow-host and --proxy",
+            m("the assistants would answer everyone who reaches {reached}", reached=reached),
+            remedy=m(
+                "Set a key in {api_key_variable} or {api_key_variable}_FILE, or leave --host at 127.0.0.1, without "
+                "--allow-host and --proxy",
+                api_key_variable=API_KEY_VARIABLE,
+            ),
         )
     if not is_loopback(config.host):
         lines.append(

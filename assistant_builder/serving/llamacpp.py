@@ -20,6 +20,7 @@ from assistant_builder.child_process import compute_environment, python_command,
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.export.gguf import DEFAULT_TYPE, GGUF, GgufFiles, heldout_prompts
+from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts, require_llamacpp
@@ -184,10 +185,18 @@ def _write_file(files: GgufFiles, type: str, report: ProgressCallback) -> Path:
     )
     if code:
         raise ModelError(
-            f"the {type} file could not be written: {last or f'exit code {code}'}",
-            where=f"study {files.study.name}",
-            remedy=f"Try 'assistant-builder export {files.study.name} "
-            f"--arm {files.arm} --format gguf --type {type} --to DIR'",
+            m(
+                "the {type} file could not be written: {value}",
+                type=type,
+                value=last or f"exit code {code}",
+            ),
+            where=m("{study} {name}", name=files.study.name),
+            remedy=m(
+                "Try 'assistant-builder export {name} --arm {arm} --format gguf --type {type} --to DIR'",
+                name=files.study.name,
+                arm=files.arm,
+                type=type,
+            ),
         )
     return files.path(type)
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from assistant_builder.cluster.ray_client import connect, gpu_environment
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import AssistantBuilderError, install_command
+from assistant_builder.i18n import m
 from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access, digest_of
@@ -94,9 +95,12 @@ def deploy(models: ModelRegistry, config: ServingConfig, key: bytes | None) -> N
         serve.run(application(models, config, key), name=APPLICATION, route_prefix="/")
     except Exception as error:  # Ray Serve raises the errors of many layers
         raise AssistantBuilderError(
-            f"no replica started: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}",
+            m(
+                "no replica started: {value}",
+                value=(str(error).strip().splitlines() or [type(error).__name__])[-1],
+            ),
             where="serve",
-            remedy="Look at 'serve status' and the logs of the replicas",
+            remedy=m("Look at 'serve status' and the logs of the replicas"),
         ) from error
 
 
@@ -135,9 +139,12 @@ def deployed(
         from ray import serve
     except ImportError as error:
         raise AssistantBuilderError(
-            f"Ray Serve cannot be imported: {error}",
+            m("Ray Serve cannot be imported: {error}", error=error),
             where="serve",
-            remedy=f"Install it with {install_command('ray')}, on every node",
+            remedy=m(
+                "Install it with {install_command}, on every node",
+                install_command=install_command("ray"),
+            ),
         ) from error
     serve.start(http_options={"host": config.host, "port": config.port})
     try:

@@ -12,6 +12,7 @@ from assistant_builder.chat.ask import context_tokens, default_system_prompt, lo
 from assistant_builder.config import Approach
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
+from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
@@ -144,18 +145,25 @@ def select_models(
         name, colon, arm = text.partition(":")
         if colon and arm not in ARMS:
             raise ConfigError(
-                f"{arm!r} is not one of {', '.join(ARMS)}",
+                m("{arm!r} is not one of {arms}", arm=arm, arms=", ".join(ARMS)),
                 where=text,
-                remedy=f"Write NAME or NAME:{QLORA.name}",
+                remedy=m("Write NAME or NAME:{name}", name=QLORA.name),
             )
         chosen = arms.setdefault(name, [])
         trained = served_version(Study.open(name)).config.arms
         if colon and arm not in trained:
             raise ModelError(
-                f"the study trains {' and '.join(trained)} alone, and has no {arm} assistant",
-                where=f"study {name}",
-                remedy=f"Serve {name}, or train both with 'assistant-builder run "
-                f"{name} --set arms={','.join(with_arm(trained, arm))}'",
+                m(
+                    "the {study} trains {trained} alone, and has no {arm} assistant",
+                    trained=" and ".join(trained),
+                    arm=arm,
+                ),
+                where=m("{study} {name}", name=name),
+                remedy=m(
+                    "Serve {name}, or train both with 'assistant-builder run {name} --set arms={with_arm}'",
+                    name=name,
+                    with_arm=",".join(with_arm(trained, arm)),
+                ),
             )
         chosen += [
             known for known in plain_order(trained) if arm in ("", known) and known not in chosen
@@ -183,9 +191,9 @@ def select_models(
                 or not (found.adapter / "adapter_model.safetensors").is_file()
             ):
                 raise ModelError(
-                    f"the {arm} assistant is not trained yet",
-                    where=f"study {name}",
-                    remedy=f"Train it with 'assistant-builder run {name}'",
+                    m("the {arm} assistant is not trained yet", arm=arm),
+                    where=m("{study} {name}", name=name),
+                    remedy=m("Train it with 'assistant-builder run {name}'", name=name),
                 )
             assistants.append(replace(found, lookup=found.latest_lookup))
         best = recommended(study)
@@ -194,9 +202,9 @@ def select_models(
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         raise ConfigError(
-            f"two assistants would have the name {double[0]!r}",
+            m("two assistants would have the name {double!r}", double=double[0]),
             where="serve",
-            remedy="Serve them separately, or rename one of the studies",
+            remedy=m("Serve them separately, or rename one of the {studies}"),
         )
     return ModelRegistry(
         tuple(assistants), aliases, partial(select_models, wanted, recommended, approach)

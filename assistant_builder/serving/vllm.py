@@ -31,6 +31,7 @@ from assistant_builder.chat.ask import context_tokens
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import VLLM_RANKS
+from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
 from assistant_builder.inference.session import Memory, ProgressCallback, Session
@@ -78,10 +79,14 @@ def _need(name: str, study: Study, arm: str) -> _Need:
     if storage is None:
         single = method.name == "nf4" and not model.double_quant
         raise ConfigError(
-            f"vLLM quantizes a base to NF4 with double quantization, and {name} was trained over "
-            f"{method.name}{' without double quantization' if single else ''}",
-            where=f"study {study.name}",
-            remedy="Serve it on this machine or on a Ray cluster",
+            m(
+                "vLLM quantizes a base to NF4 with double quantization, and {name} was trained over {name_2}{value}",
+                name=name,
+                name_2=method.name,
+                value=" without double quantization" if single else "",
+            ),
+            where=m("{study} {name}", name=study.name),
+            remedy=m("Serve it on this machine or on a Ray cluster"),
         )
     trained = str(read_json(study.arm_folder(arm) / "summary.json", ArmSummary)["compute_dtype"])
     # vLLM supports no other dtype for adapters
@@ -111,9 +116,9 @@ def vllm_command(
     needs = {_need(name, study, arm) for name, (study, arm) in assistants.items()}
     if len(needs) > 1:
         raise ConfigError(
-            "vLLM serves one base in one storage, and these assistants need several",
+            m("vLLM serves one base in one storage, and these assistants need several"),
             where="serve",
-            remedy="Serve them separately, as in 'serve NAME:ARM' for each arm",
+            remedy=m("Serve them separately, as in 'serve NAME:ARM' for each arm"),
         )
     (need,) = needs
     folder = need.folder()
@@ -121,9 +126,13 @@ def vllm_command(
     rank = max(study.config.train.rank for study in studies)
     if rank > VLLM_RANKS[-1]:
         raise ConfigError(
-            f"vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, not {rank}",
+            m(
+                "vLLM serves adapters of rank {vllm_ranks} at most, not {rank}",
+                vllm_ranks=VLLM_RANKS[-1],
+                rank=rank,
+            ),
             where="train.rank",
-            remedy="Serve it on this machine, or export the merged model",
+            remedy=m("Serve it on this machine, or export the merged model"),
         )
     limit = context_length(folder)
     modules = [

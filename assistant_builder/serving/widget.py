@@ -30,7 +30,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import direction, language, negotiate, t, use_language
+from assistant_builder.i18n import direction, language, m, negotiate, t, use_language
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 from assistant_builder.serving.remember import remembered
@@ -422,9 +422,9 @@ def widget_assistant(models: ModelRegistry) -> tuple[str, ServedModel]:
     """The assistant that the widget asks, and its name there; raises ConfigError if there are several studies."""
     if len(models.aliases) != 1:
         raise ConfigError(
-            "the widget serves one study",
-            where="serve --widget",
-            remedy="Serve the others with another command and --port",
+            m("the widget serves one {study}"),
+            where=m("serve --widget"),
+            remedy=m("Serve the others with another command and --port"),
         )
     (name,) = models.aliases
     found = models.find(name)

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import file_hash, read_json, write_bytes, write_json
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import m
 from assistant_builder.store import object_layout as layout
 from assistant_builder.store.object_layout import LogChunk, Stamp
 from assistant_builder.store.object_store import ObjectStore
@@ -99,9 +100,9 @@ class Mirror:
         local = {name: stamp for name, stamp in files if not name.endswith(layout.STEP_LEASE)}
         if "study.yaml" not in local:  # a disk that was disconnected must not empty the store
             raise StudyError(
-                "the study's folder is missing",
+                m("the {study}'s folder is missing"),
                 where=str(self.study.folder),
-                remedy="Restore it or connect its disk, then run again",
+                remedy=m("Restore it or connect its disk, then run again"),
             )
         if not self.is_copy:
             self._write_record()
@@ -206,7 +207,8 @@ class Mirror:
     def _require_lease(self) -> None:
         if not self.may_write():
             raise StudyError(
-                "another machine has taken the study over", where=f"study {self.study.name}"
+                m("another machine has taken the {study} over"),
+                where=m("{study} {name}", name=self.study.name),
             )
 
     # downloads

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError, StoreError
+from assistant_builder.i18n import m
 from assistant_builder.store_kinds import example_urls, store_kind
 from assistant_builder.study.containment import is_plain_name, is_too_large, path_inside
 
@@ -51,9 +52,9 @@ class ObjectStore:
                 bucket = self._root.split("/")[0]
                 if self._fs.async_impl and not self._fs.exists(bucket):
                     raise StoreError(
-                        f"there is no bucket {bucket!r}",
+                        m("there is no bucket {bucket!r}", bucket=bucket),
                         where=self.url,
-                        remedy="Check executor.store, or create the bucket",
+                        remedy=m("Check executor.store, or create the bucket"),
                     ) from None
                 return {}
         start = len(self._root) + 1
@@ -68,9 +69,14 @@ class ObjectStore:
                 or is_too_large(name, info.get("size") or 0)
             ):
                 raise StoreError(
-                    f"the store contains {name[:200]!r}, which is not a file of a study",
+                    m(
+                        "the store contains {name!r}, which is not a file of a {study}",
+                        name=name[:200],
+                    ),
                     where=self.url,
-                    remedy="Remove that object, or ask whoever made the store; nothing was downloaded",
+                    remedy=m(
+                        "Remove that object, or ask whoever made the store; nothing was downloaded"
+                    ),
                 )
         return {name: _version(info) for name, info in objects.items()}
 
@@ -153,27 +159,29 @@ class ObjectStore:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(sign in type_names for sign in _NO_CREDENTIALS):
             return StoreError(
-                "the environment contains no credentials for the store",
+                m("the environment contains no credentials for the store"),
                 where=self.url,
                 remedy=store_kind(self.url).credentials_remedy,
             )
         if isinstance(error, PermissionError) or any(sign in message for sign in _REFUSED):
             return StoreError(
-                f"the store refuses the credentials: {message}",
+                m("the store refuses the credentials: {message}", message=message),
                 where=self.url,
-                remedy="Check the credentials in the environment and their permissions",
+                remedy=m("Check the credentials in the environment and their permissions"),
             )
         if "NoSuchBucket" in message or "bucket does not exist" in message:
             return StoreError(
-                "there is no such bucket",
+                m("there is no such bucket"),
                 where=self.url,
-                remedy="Check executor.store, or create the bucket",
+                remedy=m("Check executor.store, or create the bucket"),
             )
         return StoreError(
-            f"the request to the store failed: {message}",
+            m("the request to the store failed: {message}", message=message),
             where=self.url,
-            remedy="Check the network and the address (AWS_ENDPOINT_URL for S3 that is not Amazon's), then run again "
-            "to resume; the files on this machine are complete",
+            remedy=m(
+                "Check the network and the address (AWS_ENDPOINT_URL for S3 that is not Amazon's), then run again to "
+                "resume; the files on this machine are complete"
+            ),
         )
 
 
@@ -198,15 +206,25 @@ def _file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         package = store_kind(url).package
         raise StoreError(
-            f"{protocol}:// needs a library that cannot be imported: {error}",
+            m(
+                "{protocol}:// needs a library that cannot be imported: {error}",
+                protocol=protocol,
+                error=error,
+            ),
             where=url,
-            remedy=f"Install it{f' with pip install {package!r}' if package else ''}, on every machine",
+            remedy=m(
+                "Install it{value}, on every machine",
+                value=f" with pip install {package!r}" if package else "",
+            ),
         ) from error
     except ValueError as error:
         raise StoreError(
-            f"fsspec does not support {protocol}://: {error}",
+            m("fsspec does not support {protocol}://: {error}", protocol=protocol, error=error),
             where=url,
-            remedy=f"Check executor.store; examples are {', '.join(example_urls())}",
+            remedy=m(
+                "Check executor.store; examples are {example_urls}",
+                example_urls=", ".join(example_urls()),
+            ),
         ) from error
     return fs, str(fs._strip_protocol(root)).rstrip("/")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from assistant_builder.config import check_name
 from assistant_builder.errors import ConfigError, StoreError, StudyError
+from assistant_builder.i18n import m
 from assistant_builder.store.lease import Lease, StoreLeaseFile
 from assistant_builder.store.mirror import Mirror
 from assistant_builder.store.object_layout import STEP_LEASE, is_checkpoint
@@ -57,7 +58,8 @@ def fetch_study(url: str) -> Study:
         folder = studies_folder() / check_name(name)
     except ValueError as error:
         raise ConfigError(
-            f"{name!r} is not the name of a study: {error}", where="the URL"
+            m("{name!r} is not the name of a {study}: {error}", name=name, error=error),
+            where=m("the URL"),
         ) from error
     if folder.exists():
         pull_updates(Study(folder), store_url)
@@ -65,9 +67,9 @@ def fetch_study(url: str) -> Study:
     store = _store_of(store_url, name)
     if "study.yaml" not in store.versions():
         raise StoreError(
-            "there is no study there",
+            m("there is no {study} there"),
             where=store.url,
-            remedy="Check the URL: the value of executor.store, a slash, and the study's name",
+            remedy=m("Check the URL: the value of executor.store, a slash, and the {study}'s name"),
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
@@ -98,10 +100,16 @@ def pull_if_behind(mirror: Mirror) -> None:
         return
     if not mirror.is_copy:
         raise StudyError(
-            f"the store contains a study {study.name!r}, and the local study is not a copy of it",
+            m(
+                "the store contains a {study} {name!r}, and the local {study} is not a copy of it",
+                name=study.name,
+            ),
             where=store.url,
-            remedy=f"Rename the local study, then run the other one with 'assistant-builder run {store.url}'; or "
-            "choose another store or name for the local one",
+            remedy=m(
+                "Rename the local {study}, then run the other one with 'assistant-builder run {url}'; or choose "
+                "another store or name for the local one",
+                url=store.url,
+            ),
         )
     if _newest_copy(store) == mirror.copy_id:
         return
@@ -109,9 +117,11 @@ def pull_if_behind(mirror: Mirror) -> None:
         record.state == "running" and record.node is None for record in map(study.step, study.steps)
     ):
         raise StudyError(
-            "a step is still running here, and the study was resumed elsewhere",
-            where=f"study {study.name}",
-            remedy=f"Stop it with 'assistant-builder cancel {study.name}', then run again",
+            m("a step is still running here, and the {study} was resumed elsewhere"),
+            where=m("{study} {name}", name=study.name),
+            remedy=m(
+                "Stop it with 'assistant-builder cancel {name}', then run again", name=study.name
+            ),
         )
     is_local = study.config.executor.kind == "local"
     # cluster nodes download their checkpoints themselves
@@ -133,9 +143,9 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     other = lease.held_by()
     if other:
         raise StudyError(
-            f"{other} is running this study",
+            m("{other} is running this {study}", other=other),
             where=mirror.store.url,
-            remedy="Wait until it is done, or cancel it there; then run again to resume",
+            remedy=m("Wait until it is done, or cancel it there; then run again to resume"),
         )
     lease.acquire()
     try:
@@ -144,9 +154,9 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
         node = _active_node(mirror.store) if is_local else ""
         if node:
             raise StudyError(
-                f"node {node} is still running a step of it",
+                m("node {node} is still running a step of it", node=node),
                 where=mirror.store.url,
-                remedy="Run it with executor.kind=ray, which waits for that step, or cancels it",
+                remedy=m("Run it with executor.kind=ray, which waits for that step, or cancels it"),
             )
         mirror.store.write(
             _NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode()
@@ -200,9 +210,11 @@ class BackgroundSync:
             thread.join()
         if self._lost:
             raise StudyError(
-                "another machine has taken the study over",
-                where=f"study {self._mirror.study.name}",
-                remedy="This machine could not renew its lease in time; follow the study on the other machine",
+                m("another machine has taken the {study} over"),
+                where=m("{study} {name}", name=self._mirror.study.name),
+                remedy=m(
+                    "This machine could not renew its lease in time; follow the {study} on the other machine"
+                ),
             )
 
     def _renew(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import write_bytes
 from assistant_builder.config import printable
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m
 from assistant_builder.study.study import home
 
 VARIABLE = "ASSISTANT_BUILDER_TRUSTED_ADDRESSES"
@@ -50,12 +50,12 @@ def require_allowed(addresses: Mapping[str, str]) -> None:
     for key, address in not_allowed(addresses).items():
         shown = printable(address)
         raise ConfigError(
-            t(
+            m(
                 "{address} comes from a file, and you have not allowed to connect to it",
                 address=shown,
             ),
             where=key,
-            remedy=t(
+            remedy=m(
                 "If you know it, allow it with --trust-address {address}, or on the Train tab",
                 address=shlex.quote(shown),
             ),

@@ -15,7 +15,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m
 from assistant_builder.study.study import Study, studies_folder
 from assistant_builder.study.versions import refuse_to_delete, rename_versions, root_of
 
@@ -69,7 +69,7 @@ def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) 
 
 def _renamed(config: StudyConfig, given: str) -> StudyConfig:
     if not given.strip():
-        raise StudyError(t("the study has no name"), remedy=t("Write one"))
+        raise StudyError(m("the {study} has no name"), remedy=m("Write one"))
     return config.named(given)
 
 
@@ -88,9 +88,9 @@ def restore_study(deleted: DeletedStudy) -> Study:
     """Restore a deleted study; raises StudyError if it was purged, or another study has its name."""
     if not deleted.folder.is_dir():
         raise StudyError(
-            t("the study {name!r} was permanently deleted", name=deleted.name),
+            m("the {study} {name!r} was permanently deleted", name=deleted.name),
             where=str(deleted.folder),
-            remedy=t("Start a new one from its data file"),
+            remedy=m("Start a new one from its data file"),
         )
     target = _free_folder(deleted.name)
     os.rename(deleted.folder, target)
@@ -154,9 +154,9 @@ def _free_folder(name: str) -> Path:
     folder = studies_folder() / name
     if folder.exists():
         raise StudyError(
-            t("a study named {name!r} already exists", name=name),
+            m("a {study} named {name!r} already exists", name=name),
             where=str(folder),
-            remedy=t("Choose another name, or rename that study first"),
+            remedy=m("Choose another name, or rename that {study} first"),
         )
     return folder
 
@@ -164,8 +164,8 @@ def _free_folder(name: str) -> Path:
 @contextmanager
 def _locked_and_idle(study: Study, done: str) -> Iterator[None]:
     running = StudyError(
-        t("the study {name!r} is running and cannot be {done}", name=study.name, done=done),
-        remedy=t("Wait until it is done, or cancel it first"),
+        m("the {study} {name!r} is running and cannot be {done}", name=study.name, done=done),
+        remedy=m("Wait until it is done, or cancel it first"),
     )
     with study.lock(running):
         if study.state == "running":  # a step can outlive the run that held the lock

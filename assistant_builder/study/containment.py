@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m
 
 MAX_STATE_BYTES = {".json": 2**27, ".yaml": 2**27, ".md": 2**27, ".jsonl": 2**30}
 """Largest files that are read as a whole. The largest JSON file of a tokenizer has 35 MB."""
@@ -44,9 +44,9 @@ def path_inside(folder: Path, name: str) -> Path:
     path = folder
     if not is_plain_name(name):
         raise StudyError(
-            t("{name!r} is not a path that a study can contain", name=name[:200]),
+            m("{name!r} is not a path that a {study} can contain", name=name[:200]),
             where=str(folder),
-            remedy=t("Rename or remove it; if it comes from somebody else, ask them to correct it"),
+            remedy=m("Rename or remove it; if it comes from somebody else, ask them to correct it"),
         )
     for part in name.split("/"):
         path = path / part
@@ -83,9 +83,9 @@ def check_folder(folder: Path) -> None:
         ):
             if found > most:
                 raise StudyError(
-                    t(what, number=most),
+                    m(what, number=most),
                     where=str(folder),
-                    remedy=t("Delete what does not belong to it"),
+                    remedy=m("Delete what does not belong to it"),
                 )
 
 
@@ -124,17 +124,20 @@ def _check_entry(entry: os.DirEntry[str], pending: list[str]) -> None:
         pending.append(entry.path)
     elif not entry.is_file(follow_symlinks=False):
         raise StudyError(
-            t("it is no plain file, which a study cannot contain"),
+            m("it is no plain file, which a {study} cannot contain"),
             where=entry.path,
-            remedy=t("Delete it, or ask whoever made the study for its plain files"),
+            remedy=m("Delete it, or ask whoever made the {study} for its plain files"),
         )
     elif os.path.splitext(entry.name)[1] in MAX_STATE_BYTES:
         size = entry.stat(follow_symlinks=False).st_size
         if is_too_large(entry.name, size):
             raise StudyError(
-                t("the file has {size:.0f} MB, more than any that a study needs", size=size / 1e6),
+                m(
+                    "the file has {size:.0f} MB, more than any that a {study} needs",
+                    size=size / 1e6,
+                ),
                 where=entry.path,
-                remedy=t("Delete it, or ask whoever made the study for the right file"),
+                remedy=m("Delete it, or ask whoever made the {study} for the right file"),
             )
 
 
@@ -151,15 +154,15 @@ def _is_link(path: Path) -> bool:
 
 def _unreadable(folder: str, error: OSError) -> StudyError:
     return StudyError(
-        t("the folder cannot be read: {strerror}", strerror=error.strerror),
+        m("the folder cannot be read: {strerror}", strerror=error.strerror),
         where=folder,
-        remedy=t("Make it readable, or delete it"),
+        remedy=m("Make it readable, or delete it"),
     )
 
 
 def _link_error(path: Path) -> StudyError:
     return StudyError(
-        t("it is a link, which a study cannot contain"),
+        m("it is a link, which a {study} cannot contain"),
         where=str(path),
-        remedy=t("Replace it by the file or folder itself, or delete the link"),
+        remedy=m("Replace it by the file or folder itself, or delete the link"),
     )

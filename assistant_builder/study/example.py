@@ -14,7 +14,7 @@ from filelock import FileLock
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import name_and_title
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m
 from assistant_builder.study.admin import rename_tasks
 from assistant_builder.study.containment import is_plain
 from assistant_builder.study.study import Study, studies_folder
@@ -67,9 +67,9 @@ def open_example(name: str | None = None) -> Study:
             return _unpack(archive, name)
     except (FileNotFoundError, KeyError, zipfile.BadZipFile) as error:
         raise StudyError(
-            t("the finished example is missing or damaged"),
+            m("the finished example is missing or damaged"),
             where=str(example_archive()),
-            remedy=t("Install the package again"),
+            remedy=m("Install the package again"),
         ) from error
 
 

@@ -27,7 +27,7 @@ from assistant_builder.config import (
     name_and_title,
 )
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.study.containment import check_folder
 from assistant_builder.study.contents import ArmSummary, ReportChoice
 from assistant_builder.study.locks import (
@@ -115,14 +115,17 @@ class Study:
         known = self._settings.approaches
         if approach not in known:
             raise ConfigError(
-                t(
-                    "the study has only the {known} approach and not {approach}",
+                m(
+                    "the {study} has only the {known} approach and not {approach}",
                     known=known[0],
                     approach=approach,
                 ),
-                where=f"study {self.name}",
-                remedy=f"Train it with 'assistant-builder run {self.name} --set "
-                f"approaches={','.join([*known, approach])}'",
+                where=m("{study} {name}", name=self.name),
+                remedy=m(
+                    "Train it with 'assistant-builder run {name} --set approaches={value}'",
+                    name=self.name,
+                    value=",".join([*known, approach]),
+                ),
             )
         return Study(self.folder, approach)
 
@@ -156,9 +159,9 @@ class Study:
         """Raise StudyError if the folder is missing, because a write would create an incomplete one."""
         if not (self.folder / "study.yaml").is_file():
             raise StudyError(
-                t("the folder of study {name} is missing", name=self.name),
+                m("the folder of {study} {name} is missing", name=self.name),
                 where=str(self.folder),
-                remedy=t("Restore it or connect its disk, then run again to resume"),
+                remedy=m("Restore it or connect its disk, then run again to resume"),
             )
 
     # creating and opening
@@ -181,9 +184,9 @@ class Study:
         folder = studies_folder() / name
         if folder.exists():
             raise StudyError(
-                t("a study named {name!r} already exists", name=name),
+                m("a {study} named {name!r} already exists", name=name),
                 where=str(folder),
-                remedy=t(
+                remedy=m(
                     "Choose another name with --name NEW, or resume it with 'assistant-builder run {name}'",
                     name=name,
                 ),
@@ -200,9 +203,9 @@ class Study:
                 raise
         except OSError as error:
             raise StudyError(
-                t("the study cannot be created: {strerror}", strerror=error.strerror),
+                m("the {study} cannot be created: {strerror}", strerror=error.strerror),
                 where=str(folder),
-                remedy=t("Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to"),
+                remedy=m("Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to"),
             ) from error
         return cls(folder)
 
@@ -220,7 +223,7 @@ class Study:
                 else t("Create one with 'assistant-builder run FILE'")
             )
             raise StudyError(
-                t("no study named {name!r}", name=name), where=str(studies_folder()), remedy=known
+                m("no {study} named {name!r}", name=name), where=str(studies_folder()), remedy=known
             )
         return cls(folder)
 
@@ -396,7 +399,7 @@ class Study:
                 return date.fromisoformat(read_json(path, remedy=remedy)["date"])
             except (TypeError, ValueError) as error:
                 raise StudyError(
-                    t("the file contains no date"), where=str(path), remedy=remedy
+                    m("the file contains no date"), where=str(path), remedy=remedy
                 ) from error
         for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
             times = [self.step(step).started for step in steps]
@@ -421,10 +424,12 @@ class Study:
     def lock(self, taken: StudyError | None = None) -> AbstractContextManager[None]:
         """Lock the study for this process, see :func:`folder_lock`; the default error is that of a running study."""
         running = StudyError(
-            "another process runs this study",
-            where=f"study {self.name}",
-            remedy=f"Watch it with 'assistant-builder status {self.name}' or stop it with "
-            f"'assistant-builder cancel {self.name}'",
+            m("another process runs this {study}"),
+            where=m("{study} {name}", name=self.name),
+            remedy=m(
+                "Watch it with 'assistant-builder status {name}' or stop it with 'assistant-builder cancel {name}'",
+                name=self.name,
+            ),
         )
         return folder_lock(self.folder, taken or running)
 
@@ -453,7 +458,7 @@ class Study:
         record: StepRecord = read_json(path, StepRecord, remedy=remedy)
         if record.step != step:
             raise StudyError(
-                t("the status file is of another step"), where=str(path), remedy=remedy
+                m("the status file is of another step"), where=str(path), remedy=remedy
             )
         alive = record.state != "running" or (  # a cluster node renews its lease while it runs
             process_alive(record.pid, record.process_started)
@@ -631,8 +636,8 @@ class Study:
         """Raise Cancelled if the run was cancelled."""
         if self.cancel_requested:
             raise Cancelled(
-                t("cancelled on request"),
-                remedy=t("Resume with 'assistant-builder run {name}'", name=self.name),
+                m("cancelled on request"),
+                remedy=m("Resume with 'assistant-builder run {name}'", name=self.name),
             )
 
 

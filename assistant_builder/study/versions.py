@@ -20,7 +20,7 @@ from filelock import FileLock
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config.study_config import check_name, name_and_title
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.study.contents import MadeFrom
 from assistant_builder.study.study import Study, studies_folder
 
@@ -130,9 +130,9 @@ def served_version(study: Study) -> Study:
     versions = read_versions(study)
     if versions.served not in versions.names:
         raise StudyError(
-            t("{version} is no version of {root}", version=versions.served, root=study.name),
+            m("{version} is no version of {root}", version=versions.served, root=study.name),
             where=str(versions_file(study)),
-            remedy=t("Move it away: the first version is served then"),
+            remedy=m("Move it away: the first version is served then"),
         )
     return study if versions.served == study.name else Study.open(versions.served)
 
@@ -186,9 +186,9 @@ def reject(root: Study, version: str, reason: str) -> None:
         versions = _with(root, version)
         if version == versions.served:
             raise StudyError(
-                t("the version {version} is served", version=version),
-                where=f"study {root.name}",
-                remedy=t("Publish another one first, or undo"),
+                m("the version {version} is served", version=version),
+                where=m("{study} {name}", name=root.name),
+                remedy=m("Publish another one first, or undo"),
             )
         _write(root, versions, Event(time.time(), "rejected", version, reason))
 
@@ -203,9 +203,9 @@ def undo(root: Study) -> str:
         versions = read_versions(root)
         if not versions.before:
             raise StudyError(
-                t("no other version was served before"),
-                where=f"study {root.name}",
-                remedy=t("Publish a version first"),
+                m("no other version was served before"),
+                where=m("{study} {name}", name=root.name),
+                remedy=m("Publish a version first"),
             )
         *before, last = versions.before
         Study.open(last)
@@ -223,9 +223,9 @@ def _with(root: Study, version: str) -> Versions:
     versions = read_versions(root)
     if version not in versions.names:
         raise StudyError(
-            t("{version} is no version of {root}", version=version, root=root.name),
-            where=f"study {root.name}",
-            remedy=t("Its versions are {names}", names=", ".join(versions.names)),
+            m("{version} is no version of {root}", version=version, root=root.name),
+            where=m("{study} {name}", name=root.name),
+            remedy=m("Its versions are {names}", names=", ".join(versions.names)),
         )
     return versions
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
+from assistant_builder.i18n import m
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Split
 from assistant_builder.study.steps import arm_runs, split_run
@@ -146,9 +147,9 @@ def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
         first = first or hashes
         if hashes != first:
             error = EvaluationError(
-                "it has another split than the first study of the sweep",
-                where=f"study {trial.name}",
-                remedy="Delete it and run the sweep again",
+                m("it has another split than the first {study} of the sweep"),
+                where=m("{study} {name}", name=trial.name),
+                remedy=m("Delete it and run the sweep again"),
             )
             row |= {"state": "failed", "error": error.to_record()}
 

@@ -15,6 +15,7 @@ from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.data.card import inline
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
+from assistant_builder.i18n import m
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
@@ -107,8 +108,8 @@ def run_sweep(
                 write_results(sweep, errors)
                 raise Cancelled(
                     stop.what,
-                    where=f"study {trial.name}",
-                    remedy="Run the same sweep again to resume it",
+                    where=m("{study} {name}", name=trial.name),
+                    remedy=m("Run the same sweep again to resume it"),
                 ) from stop
             except (AssistantBuilderError, OSError, MemoryError) as error:
                 errors[trial.name] = translate_error(error)

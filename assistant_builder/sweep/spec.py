@@ -28,7 +28,7 @@ from assistant_builder.config import StudyConfig, option_fields
 from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
 from assistant_builder.errors import ConfigError, StudyError
-from assistant_builder.i18n import render
+from assistant_builder.i18n import joined, m, render
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
@@ -113,10 +113,11 @@ def read_grid(settings: Iterable[str]) -> Grid:
         problems.append("no setting has several values")
     if problems:
         raise ConfigError(
-            "; ".join(problems),
+            joined(problems, "; "),
             where="--set",
-            remedy="Write for example --set train.rank=8,16, and put a value that contains commas into "
-            "brackets or quotes",
+            remedy=m(
+                "Write for example --set train.rank=8,16, and put a value that contains commas into brackets or quotes"
+            ),
         )
     return Grid({key: found[0] for key, found in values.items() if len(found) == 1}, swept)
 
@@ -160,9 +161,14 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
     if wanted > MOST_STUDIES:
         counts = " × ".join(str(len(values)) for values in grid.swept.values())
         raise ConfigError(
-            f"{counts} = {wanted:,} studies, and a sweep has {MOST_STUDIES} at most",
+            m(
+                "{counts} = {wanted:,} {studies}, and a sweep has {most_studies} at most",
+                counts=counts,
+                wanted=wanted,
+                most_studies=MOST_STUDIES,
+            ),
             where="--set",
-            remedy="Sweep fewer values, for example a coarse grid first",
+            remedy=m("Sweep fewer values, for example a coarse grid first"),
         )
     trials: list[Trial] = []
     problems: list[str] = []
@@ -182,9 +188,9 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
         problems = _same(trials)
     if problems:
         raise ConfigError(
-            "; ".join(dict.fromkeys(problems)),
+            joined(dict.fromkeys(problems), "; "),
             where="--set",
-            remedy="Nothing was started. 'assistant-builder settings' lists every setting",
+            remedy=m("Nothing was started. 'assistant-builder settings' lists every setting"),
         )
     return trials
 
@@ -301,9 +307,9 @@ class Sweep:
     def locked(self) -> Iterator[None]:
         """Lock the sweep; raises StudyError if another process runs it, or its folder is not writable."""
         taken = StudyError(
-            "another process runs this sweep",
+            m("another process runs this sweep"),
             where=f"sweep {self.name}",
-            remedy="Wait until it has finished; 'assistant-builder list' shows its studies",
+            remedy=m("Wait until it has finished; 'assistant-builder list' shows its {studies}"),
         )
         with folder_lock(self.folder, taken):
             yield
@@ -333,7 +339,8 @@ def open_sweep(
     path = Path(source).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"there is no file {source}", remedy="Specify a study.yaml or a data file"
+            m("there is no file {source}", source=source),
+            remedy=m("Specify a study.yaml or a data file"),
         )
     grid = read_grid(settings)
     config, data = read_source(path)
@@ -353,9 +360,12 @@ def open_sweep(
     arms = first.arms
     if sweep.arm not in ("both", *arms):
         raise ConfigError(
-            f"the studies train {' and '.join(arms)} alone",
+            m("the {studies} train {arms} alone", arms=" and ".join(arms)),
             where=f"--arm {sweep.arm}",
-            remedy=f"Choose by --arm {arms[0]}, or have both trained with arms: [lora, qlora]",
+            remedy=m(
+                "Choose by --arm {arms}, or have both trained with arms: [lora, qlora]",
+                arms=arms[0],
+            ),
         )
     definition = _definition(sweep)
     if begun is not None:
@@ -404,9 +414,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (YamlError, UnicodeDecodeError, KeyError, TypeError):
         pass
     raise StudyError(
-        "the sweep's definition has another version or is damaged",
+        m("the sweep's definition has another version or is damaged"),
         where=str(path),
-        remedy="Choose another name with --name NEW",
+        remedy=m("Choose another name with --name NEW"),
     )
 
 
@@ -417,9 +427,13 @@ def _refuse_other(sweep: Sweep, begun: Mapping[str, Any], wanted: Mapping[str, A
     )
     if changes := changed_inputs(was, now):
         raise StudyError(
-            f"the sweep {sweep.name!r} exists with other settings ({'; '.join(changes)})",
+            m(
+                "the sweep {name!r} exists with other settings ({changes})",
+                name=sweep.name,
+                changes="; ".join(changes),
+            ),
             where=str(sweep.folder),
-            remedy="Choose another name with --name NEW, or use its settings to resume it",
+            remedy=m("Choose another name with --name NEW, or use its settings to resume it"),
         )
 
 
@@ -427,8 +441,13 @@ def _refuse_used_names(sweep: Sweep) -> None:
     taken = [trial.name for trial in sweep.trials if (studies_folder() / trial.name).exists()]
     if taken:
         raise StudyError(
-            f"{len(taken)} of the names of its {len(sweep.trials)} studies are in use "
-            f"({', '.join(taken[:5])}{', …' if len(taken) > 5 else ''})",
+            m(
+                "{taken} of the names of its {trials} {studies} are in use ({taken_2}{value})",
+                taken=len(taken),
+                trials=len(sweep.trials),
+                taken_2=", ".join(taken[:5]),
+                value=", …" if len(taken) > 5 else "",
+            ),
             where=f"sweep {sweep.name}",
-            remedy="Choose another name for the sweep with --name NEW",
+            remedy=m("Choose another name for the sweep with --name NEW"),
         )

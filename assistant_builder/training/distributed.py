@@ -29,6 +29,7 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.devices import usable_cores
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ErrorRecord, error_texts
+from assistant_builder.i18n import m
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.plan import Plan
 from assistant_builder.redaction import redact_secrets
@@ -86,13 +87,20 @@ def train_distributed(
             raise AssistantBuilderError(**error_texts(record)) from error
         rank, failure = error.get_first_failure()
         raise AssistantBuilderError(
-            f"training process {rank} of {spread.devices} exited with code {failure.exitcode}",
-            where=f"step train-{run}",
-            remedy="The likely cause is too little memory: lower train.micro_batch_size or set executor.spread=fsdp. "
-            "The next run resumes from the last checkpoint",
+            m(
+                "training process {rank} of {devices} exited with code {exitcode}",
+                rank=rank,
+                devices=spread.devices,
+                exitcode=failure.exitcode,
+            ),
+            where=m("step train-{run}", run=run),
+            remedy=m(
+                "The likely cause is too little memory: lower {train.micro_batch_size} or set executor.spread=fsdp. "
+                "The next run resumes from the last checkpoint"
+            ),
         ) from error
     if results[0] == _CANCELLED:
-        raise Cancelled("cancelled on request")
+        raise Cancelled(m("cancelled on request"))
     if results[0] == _TOO_LARGE:
         raise MicroBatchTooLarge
     return None if results[0] is None else [Path(name) for name in results[0]]

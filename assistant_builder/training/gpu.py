@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from assistant_builder.errors import AssistantBuilderError, ModelError, install_command
+from assistant_builder.i18n import m
 from assistant_builder.training.fused_lora import fuse_lora
 
 logger = logging.getLogger(__name__)
@@ -148,9 +149,12 @@ def apply_kernels(base: PreTrainedModel, kernels: Kernels) -> None:
         layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
         if not isinstance(layers, nn.ModuleList):
             raise ModelError(
-                f"models of type {base.config.model_type!r} have no list of decoder layers to compile",
+                m(
+                    "models of type {model_type!r} have no list of decoder layers to compile",
+                    model_type=base.config.model_type,
+                ),
                 where="train.kernels",
-                remedy="Set train.kernels=fused",
+                remedy=m("Set {train.kernels=fused}"),
             )
         # steps set it, because some libraries compile by default
         os.environ.pop("TORCHDYNAMO_DISABLE", None)
@@ -166,16 +170,22 @@ def _apply_liger(base: PreTrainedModel) -> None:
         )
     except ImportError as error:
         raise AssistantBuilderError(
-            f"train.kernels=liger needs liger-kernel, which cannot be imported: {error}",
+            m(
+                "{train.kernels=liger} needs liger-kernel, which cannot be imported: {error}",
+                error=error,
+            ),
             where="train.kernels",
-            remedy=f"Install it with {install_command('gpu')}, or set train.kernels=fused",
+            remedy=m(
+                "Install it with {install_command}, or set {train.kernels=fused}",
+                install_command=install_command("gpu"),
+            ),
         ) from error
     kind = base.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise ModelError(
-            f"liger-kernel does not support models of type {kind!r}",
+            m("liger-kernel does not support models of type {kind!r}", kind=kind),
             where="train.kernels",
-            remedy="Set train.kernels=fused or train.kernels=compile",
+            remedy=m("Set {train.kernels=fused} or {train.kernels=compile}"),
         )
     _apply_liger_kernel_to_instance(
         model=base, cross_entropy=False, fused_linear_cross_entropy=False

@@ -9,6 +9,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_jsonl
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import m
 from assistant_builder.planning.training_time import PaceEstimator, WorkRemaining
 from assistant_builder.study.contents import Step
 
@@ -101,9 +102,11 @@ class MetricsLog:
             return
         if not self._path.parent.is_dir():  # appending would create an incomplete study folder
             raise StudyError(
-                "the folder of the training is missing",
+                m("the folder of the training is missing"),
                 where=str(self._path.parent),
-                remedy="Restore it, or reconnect its disk, and run the study again; it resumes where it stopped",
+                remedy=m(
+                    "Restore it, or reconnect its disk, and run the {study} again; it resumes where it stopped"
+                ),
             )
         append_jsonl(self._path, event)
 

@@ -10,6 +10,7 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.data import load_split
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer, Example
 from assistant_builder.retrieval.augment import asked_otherwise, repetitions
 from assistant_builder.retrieval.grounding import (
@@ -106,22 +107,25 @@ def _refused(
     where = f"study {study.name}"
     if not too_long:
         return DataError(
-            f"no {split} row has an answer to learn",
+            m("no {split} row has an answer to learn", split=split),
             where=where,
-            remedy="Add questions with answers",
+            remedy=m("Add questions with answers"),
         )
     what = f"{len(too_long):,} of {rows:,} {split} rows are longer than the {limit:,} tokens"
     example = _longest_row(study, too_long)
     if limit == context:
         return DataError(
-            f"{what} that the base model reads: {example}",
+            m("{what} that the base model reads: {example}", what=what, example=example),
             where=where,
-            remedy="Shorten them, or choose a base model with a longer context",
+            remedy=m("Shorten them, or choose a base model with a longer context"),
         )
     return DataError(
-        f"{what} of train.max_length: {example}",
+        m("{what} of {train.max_length}: {example}", what=what, example=example),
         where=where,
-        remedy=f"Set train.max_length=auto, or at least {rounded(max(too_long.values()))}",
+        remedy=m(
+            "Set {train.max_length=auto}, or at least {rounded}",
+            rounded=rounded(max(too_long.values())),
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.devices import device_name
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import Cancelled, ConfigError, ResourceError
+from assistant_builder.i18n import m
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
@@ -106,10 +107,17 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
     if fewer is None:
         own = "" if rows == 1 else f"train.micro_batch_size, which is {rows}, or "
         raise ResourceError(
-            f"memory ran out with {rows} pair{'s' if rows > 1 else ''} per pass",
+            m(
+                "memory ran out with {rows} pair{value} per pass",
+                rows=rows,
+                value="s" if rows > 1 else "",
+            ),
             where=prepared.planned.machine.name,
-            remedy=f"Lower {own}train.max_length, set train.gradient_checkpointing=on, or choose a "
-            "smaller base model; then run again",
+            remedy=m(
+                "Lower {own}{train.max_length}, set {train.gradient_checkpointing=on}, or choose a smaller base model; "
+                "then run again",
+                own=own,
+            ),
         )
     logger.warning(
         "Memory ran out with %d pairs per pass; the training goes on with %d", rows, fewer
@@ -187,8 +195,14 @@ def _require_planned_device(machine: Machine) -> None:
     if device != machine.device:
         names = {"cpu": "the processor", "cuda": "a GPU"}
         raise ResourceError(
-            f"the training was planned for {machine.name}, but PyTorch uses {names[device]}",
-            remedy="Run it again; if the error persists, check the line 'gpu' of 'assistant-builder doctor'",
+            m(
+                "the training was planned for {name}, but PyTorch uses {names}",
+                name=machine.name,
+                names=names[device],
+            ),
+            remedy=m(
+                "Run it again; if the error persists, check the line 'gpu' of 'assistant-builder doctor'"
+            ),
         )
 
 
@@ -202,9 +216,9 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     # a process would need the whole adapter of a layer to round it
     if ARMS[arm].rounds and spread.kind == "fsdp":
         raise ConfigError(
-            f"{ARMS[arm].short} cannot be trained on sharded weights",
+            m("{short} cannot be trained on sharded weights", short=ARMS[arm].short),
             where="executor.spread",
-            remedy="Set executor.spread=ddp or executor.devices=1, or leave the arm out",
+            remedy=m("Set executor.spread=ddp or executor.devices=1, or leave the arm out"),
         )
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
@@ -269,7 +283,7 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
             raise MicroBatchTooLarge from error
         reached = trainer.state.global_step
     if trainer.broadcast_from_main(study.cancel_requested):
-        raise Cancelled("cancelled on request")
+        raise Cancelled(m("cancelled on request"))
     if early and trainer.early_stop_move(reached) == "wait":
         return None
     summary |= {

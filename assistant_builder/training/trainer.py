@@ -26,6 +26,7 @@ from trl import SFTTrainer
 from assistant_builder.child_process import memory_bytes
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, hold_in_compute_dtype
 from assistant_builder.training import checkpoints
@@ -343,9 +344,9 @@ class TwinTrainer(SFTTrainer):
         outcome = set_peft_model_state_dict(self.model, weights)
         if outcome.unexpected_keys:
             raise StudyError(
-                "the checkpoint does not match the adapters",
+                m("the checkpoint does not match the adapters"),
                 where=resume_from_checkpoint,
-                remedy="Run the study again with --redo",
+                remedy=m("{Redo}"),
             )
 
 
@@ -375,9 +376,9 @@ class _Events(TrainerCallback):
         loss, tokens, norm = trainer.end_step()
         if not math.isfinite(loss):
             raise StudyError(
-                f"the training loss is {loss} at step {step}",
+                m("the training loss is {loss} at step {step}", loss=loss, step=step),
                 where=str(trainer.plan.folder),
-                remedy="Lower train.learning_rate, or use model.compute_dtype=bfloat16",
+                remedy=m("Lower {train.learning_rate}, or use {model.compute_dtype=bfloat16}"),
             )
         plan, seconds = trainer.plan, time.monotonic() - self._step_started
         values = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
-from assistant_builder.i18n import N_, t, tc, tm, tn, translate_formatted
-from assistant_builder.ui.settings_form import use_page_labels
+from assistant_builder.errors import error_texts
+from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, translate_formatted
 from evals.report.format import count, duration, percent, size
 
 if TYPE_CHECKING:
@@ -112,29 +111,10 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
 
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
-    """Show an ``AssistantBuilderError.to_record()`` in the words of the page."""
-    where = record.get("where")
-    return callout(
-        "bad",
-        page_words(str(record["what"])),
-        t("Where: {where}", where=where) if where else "",
-        page_words(str(record.get("remedy") or "")),
-    )
-
-
-_STUDY = re.compile(r"""("[^"]*"|“[^“”]*”)|(?<![\w.'/-])([Ss])tud(y|ies)(?![\w/-]|\.\w)""")
-"""What commands and files call a study, outside of quoted text."""
-
-
-def page_words(text: str) -> str:
-    """An error message in the words of the page: settings by their labels, and studies as projects."""
-    return _STUDY.sub(_project, use_page_labels(text))
-
-
-def _project(match: re.Match[str]) -> str:
-    if match[1]:
-        return match[1]
-    return ("Project" if match[2] == "S" else "project") + ("s" if match[3] == "ies" else "")
+    """Show an ``AssistantBuilderError.to_record()`` in the language and the words of the page."""
+    texts = {key: render(text) for key, text in error_texts(record).items()}
+    where = t("Where: {where}", where=texts["where"]) if texts["where"] else ""
+    return callout("bad", texts["what"], where, texts["remedy"])
 
 
 def empty(title: str, body: str) -> Markup:
@@ -199,9 +179,10 @@ def cut(text: str, length: int = 280) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def toast(what: str, remedy: str = "") -> str:
+def toast(what: Text, remedy: Text = "") -> str:
     """Escaped text of a pop-up message; gradio would render it as HTML and fetch its images."""
-    return str(escape(page_words(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
+    shown, advice = render(what), render(remedy)
+    return str(escape(f"{shown.rstrip('.')}. {advice}" if advice else shown))
 
 
 def pop_up_titles() -> dict[str, str]:

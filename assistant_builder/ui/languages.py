@@ -15,8 +15,8 @@ from assistant_builder.i18n import (
     ENGLISH,
     language,
     languages,
+    m,
     negotiate,
-    render,
     t,
     use_language,
     use_words,
@@ -40,7 +40,7 @@ def event_error(error: BaseException) -> gr.Error:
     """An error of an event as a message with its remedy; only errors that no user can remedy are logged."""
     if isinstance(error, AssistantBuilderError | OSError | MemoryError):
         translated = translate_error(error)
-        text = toast(render(translated.what), render(translated.remedy))
+        text = toast(translated.what, translated.remedy)
     else:
         _log.error("the page failed", exc_info=error)
         text = toast(
@@ -137,7 +137,7 @@ class TranslatedBlocks(gr.Blocks):
             raise event_error(error) from error
         except Exception as error:
             refusal = StudyError(
-                t("a value of this form is of a wrong type"), remedy=t("Reload the page")
+                m("a value of this form is of a wrong type"), remedy=m("Reload the page")
             )
             raise event_error(refusal) from error
 

@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
-from assistant_builder.i18n import language, render, t
+from assistant_builder.i18n import language, m, render, t
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast
 from assistant_builder.ui.languages import event_error
@@ -98,9 +98,9 @@ class StudyView:
             self.error = error.to_record()
         except (KeyError, TypeError, ValueError, OSError) as error:
             self.error = StudyError(
-                t("its files are damaged ({error!r})", error=error),
+                m("its files are damaged ({error!r})", error=error),
                 where=str(self.study.folder),
-                remedy=t("Run it again with --redo, or remove its folder"),
+                remedy=m("{Redo}, or remove its folder"),
             ).to_record()
         return None
 

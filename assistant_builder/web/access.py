@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 from assistant_builder.web.connections import Listener
 from assistant_builder.web.passwords import PasswordHash, parse_address
 from assistant_builder.web.request_limits import Limits, TrustedProxies
@@ -180,26 +181,30 @@ def _listen_error(host: str, port: int, error: OSError | OverflowError) -> Confi
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         return ConfigError(
-            f"port {port} is in use",
+            m("port {port} is in use", port=port),
             where=server_url(host, port),
-            remedy=f"Close the other program, or choose another port with --port {port + 1}",
+            remedy=m(
+                "Close the other program, or choose another port with --port {port}", port=port + 1
+            ),
         )
     if number == errno.EACCES:
         return ConfigError(
-            f"port {port} needs administrator rights", remedy="Choose a --port above 1023"
+            m("port {port} needs administrator rights", port=port),
+            remedy=m("Choose a --port above 1023"),
         )
     if number == errno.EADDRNOTAVAIL:
         return _unknown_host_error(host)
     return ConfigError(
-        f"cannot listen at {host} port {port}: {error}", remedy="Choose another --host or --port"
+        m("cannot listen at {host} port {port}: {error}", host=host, port=port, error=error),
+        remedy=m("Choose another --host or --port"),
     )
 
 
 def _unknown_host_error(host: str) -> ConfigError:
     return ConfigError(
-        f"{host!r} is not an address of this machine",
+        m("{host!r} is not an address of this machine", host=host),
         where="--host",
-        remedy="Leave --host at 127.0.0.1, or give an address of this machine",
+        remedy=m("Leave --host at 127.0.0.1, or give an address of this machine"),
     )
 
 
@@ -246,14 +251,15 @@ class Access:
         TrustedProxies(self.proxy)
         if (self.certificate is None) != (self.key is None):
             raise ConfigError(
-                "HTTPS needs a certificate and its key", remedy="Give both --certificate and --key"
+                m("HTTPS needs a certificate and its key"),
+                remedy=m("Give both --certificate and --key"),
             )
         for file in (self.certificate, self.key):
             if file is not None and not file.is_file():
                 raise ConfigError(
-                    "the file does not exist",
+                    m("the file does not exist"),
                     where=str(file),
-                    remedy="Correct --certificate and --key",
+                    remedy=m("Correct --certificate and --key"),
                 )
         if self.user is None and self.allow_without_password:
             who = (
@@ -271,9 +277,10 @@ class Access:
             return []
         if self.user is None:
             raise ConfigError(
-                f"other machines can reach {self.host}, so the page needs a login",
-                remedy="Add --auth "
-                "USER, leave --host at 127.0.0.1, or let everyone open it with --without-password",
+                m("other machines can reach {host}, so the page needs a login", host=self.host),
+                remedy=m(
+                    "Add --auth USER, leave --host at 127.0.0.1, or let everyone open it with --without-password"
+                ),
             )
         if self.certificate is None and not self.proxy:
             return [

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, write_bytes
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 from assistant_builder.redaction import PASSWORD
 from assistant_builder.study import home
 
@@ -87,8 +88,11 @@ def store_password(user: str, password: str) -> Path:
     """Store the hash of a user's password; raises ConfigError if it is too short or the file cannot be used."""
     if len(password) < MIN_LENGTH:
         raise ConfigError(
-            f"the password has {len(password)} characters",
-            remedy=f"Use at least {MIN_LENGTH}; four random words are easy to remember",
+            m("the password has {password} characters", password=len(password)),
+            remedy=m(
+                "Use at least {min_length}; four random words are easy to remember",
+                min_length=MIN_LENGTH,
+            ),
         )
     path = password_file()
     known = _read_file(path) if path.exists() else {}
@@ -102,9 +106,9 @@ def store_password(user: str, password: str) -> Path:
         write_bytes(path, content.encode("utf-8"), mode=0o600)
     except OSError as error:
         raise ConfigError(
-            f"the password cannot be stored: {error.strerror}",
+            m("the password cannot be stored: {strerror}", strerror=error.strerror),
             where=str(path),
-            remedy="Free space, or set ASSISTANT_BUILDER_HOME to a folder you may write to",
+            remedy=m("Free space, or set ASSISTANT_BUILDER_HOME to a folder you may write to"),
         ) from error
     return path
 
@@ -125,9 +129,9 @@ def stored_password(user: str) -> PasswordHash | None:
 def _check_private(path: Path, mode: int) -> None:
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(
-            "other users of this machine can read the file",
+            m("other users of this machine can read the file"),
             where=str(path),
-            remedy=f"Run chmod 600 {path}",
+            remedy=m("Run chmod 600 {path}", path=path),
         )
 
 
@@ -140,9 +144,12 @@ def _read_file(path: Path) -> dict[str, str]:
 
 def _damaged_file_error(path: Path, user: str) -> ConfigError:
     return ConfigError(
-        "the stored passwords are damaged",
+        m("the stored passwords are damaged"),
         where=str(path),
-        remedy=f"Remove the file and store them again with 'assistant-builder password {user}'",
+        remedy=m(
+            "Remove the file and store them again with 'assistant-builder password {user}'",
+            user=user,
+        ),
     )
 
 
@@ -162,9 +169,9 @@ def take_secret(variable: str) -> str | None:
         mode, text = Path(file).stat().st_mode, Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"the file cannot be read: {getattr(error, 'strerror', None) or error}",
+            m("the file cannot be read: {value}", value=getattr(error, "strerror", None) or error),
             where=file,
-            remedy=f"Correct {variable}_FILE",
+            remedy=m("Correct {variable}_FILE", variable=variable),
         ) from error
     _check_private(Path(file), mode)
     return text.rstrip("\r\n") or None

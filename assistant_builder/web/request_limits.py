@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
 from assistant_builder.web.passwords import IPAddress, parse_address
 
 SIZE_VARIABLE, COUNT_VARIABLE = "ASSISTANT_BUILDER_MAX_UPLOAD", "ASSISTANT_BUILDER_MAX_UPLOADS"
@@ -45,13 +46,15 @@ class Limits:
         size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
         if text and size <= 0:
             raise ConfigError(
-                f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB"
+                m("{text!r} is not a size", text=text),
+                where=SIZE_VARIABLE,
+                remedy=m("Set it to e.g. 250MB"),
             )
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
             raise ConfigError(
-                f"{count!r} is not a number of files",
+                m("{number!r} is not a number of files", number=count),
                 where=COUNT_VARIABLE,
-                remedy="Set it to e.g. 100",
+                remedy=m("Set it to e.g. 100"),
             )
         return cls(file_bytes=size or cls.file_bytes, stored_files=int(count or cls.stored_files))
 
@@ -128,8 +131,9 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(parse_address(entry) or entry, strict=False)
     except ValueError:
         raise ConfigError(
-            f"{entry!r} is neither an address nor a network",
+            m("{entry!r} is neither an address nor a network", entry=entry),
             where="--proxy",
-            remedy="Give the address of the proxy, such as 127.0.0.1, or its network, such as "
-            "172.16.0.0/12",
+            remedy=m(
+                "Give the address of the proxy, such as 127.0.0.1, or its network, such as 172.16.0.0/12"
+            ),
         ) from None

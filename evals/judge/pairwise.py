@@ -28,6 +28,7 @@ from assistant_builder.chat_endpoint import (
     RetryPolicy,
 )
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import m
 from assistant_builder.redaction import JUDGE_KEY
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import require_allowed
@@ -272,9 +273,15 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
     both = [sample for sample in cells[BASELINE] if sample["item"] in shared]
     if not both:
         raise EvaluationError(
-            f"there are no answers of {BASELINE} and {CANDIDATE} to judge",
-            where=f"study {study.name}",
-            remedy=f"Keep both in eval.cells and run 'assistant-builder run {study.name}'",
+            m(
+                "there are no answers of {baseline} and {candidate} to judge",
+                baseline=BASELINE,
+                candidate=CANDIDATE,
+            ),
+            where=m("{study} {name}", name=study.name),
+            remedy=m(
+                "Keep both in {eval.cells} and run 'assistant-builder run {name}'", name=study.name
+            ),
         )
     if len(both) > config.judge_items:
         places = random.Random(config.seed).sample(range(len(both)), config.judge_items)
@@ -416,5 +423,8 @@ def _fatal_error(endpoint: ChatEndpoint, failure: EndpointError) -> EvaluationEr
     return EvaluationError(
         f"{what} ({failure})",
         where=f"judge {endpoint.host}",
-        remedy=f"{remedy}; another run continues from here. Remove eval.judge_url to run without a judge",
+        remedy=m(
+            "{remedy}; another run continues from here. Remove {eval.judge_url} to run without a judge",
+            remedy=remedy,
+        ),
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.registry import Registry
 from evals.metrics import text
 from evals.metrics.fact_recall import facts_kept
@@ -112,9 +112,14 @@ class Metric:
         else:
             return value
         raise EvaluationError(
-            f"metric {self.name!r} returned {value:g} for an answer, which is not {allowed}",
+            m(
+                "metric {name!r} returned {value:g} for an answer, which is not {allowed}",
+                name=self.name,
+                value=value,
+                allowed=allowed,
+            ),
             where="scoring",
-            remedy="Correct the metric's function, its bounds or its kind of data",
+            remedy=m("Correct the metric's function, its bounds or its kind of data"),
         )
 
 

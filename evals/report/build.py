@@ -11,7 +11,7 @@ from typing import Any
 from assistant_builder.arms import CELLS, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
@@ -296,10 +296,18 @@ def _usable(
     if primary not in usable:
         where = " and ".join(reversed(tuned))
         raise EvaluationError(
-            f"the primary metric {primary} was not scored on {f'both {where}' if len(tuned) > 1 else where}",
+            m(
+                "the primary metric {primary} was not scored on {value}",
+                primary=primary,
+                value=f"both {where}" if len(tuned) > 1 else where,
+            ),
             where=str(study.evals_folder),
-            remedy=f"Set eval.primary_metric to a scored metric ({', '.join(usable) or 'none'}), or score again with "
-            f"'assistant-builder run {study.name} --redo'",
+            remedy=m(
+                "Set {eval.primary_metric} to a scored metric ({value}), or score again with 'assistant-builder run "
+                "{name} --redo'",
+                value=", ".join(usable) or "none",
+                name=study.name,
+            ),
         )
     return usable
 

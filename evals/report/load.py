@@ -12,6 +12,7 @@ from typing import Any
 from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, Arm, headline_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import m
 from assistant_builder.study import Study
 from assistant_builder.study.contents import SampleLine, Scores
 from evals.metrics import METRICS, metric_of, score_stored
@@ -116,10 +117,19 @@ def read_cells(study: Study) -> dict[str, Cell]:
     if missing:
         needed = " and ".join(reversed(served))
         raise EvaluationError(
-            f"the report {'compares cells' if len(served) > 1 else 'is about cell'} {needed}, but "
-            f"{' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been scored",
+            m(
+                "the report {value} {needed}, but {missing} {value_2} not been scored",
+                value="compares cells" if len(served) > 1 else "is about cell",
+                needed=needed,
+                missing=" and ".join(missing),
+                value_2="has" if len(missing) == 1 else "have",
+            ),
             where=str(study.evals_folder),
-            remedy=f"Keep {needed} in eval.cells and run 'assistant-builder run {study.name}'",
+            remedy=m(
+                "Keep {needed} in {eval.cells} and run 'assistant-builder run {name}'",
+                needed=needed,
+                name=study.name,
+            ),
         )
     _refuse_contradictions(study, cells[tuned[0]], cells)
     return cells
@@ -213,7 +223,9 @@ def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) 
         raise EvaluationError(
             "the cells cannot be compared: " + "; ".join(problems),
             where=str(study.evals_folder),
-            remedy=f"Score them again with 'assistant-builder run {study.name} --redo'",
+            remedy=m(
+                "Score them again with 'assistant-builder run {name} --redo'", name=study.name
+            ),
         )
 
 

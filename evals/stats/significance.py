@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special, stats
 
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import m
 from evals.stats.draws import in_pieces
 from evals.stats.units import Floats, Units
 
@@ -67,7 +68,8 @@ def holm(p_values: Sequence[float]) -> Floats:
     p = np.asarray(p_values, dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all():
         raise EvaluationError(
-            f"p-values must lie in 0 … 1, not {p.tolist()}", remedy="Leave out what has no p-value"
+            m("p-values must lie in 0 … 1, not {tolist}", tolist=p.tolist()),
+            remedy=m("Leave out what has no p-value"),
         )
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))

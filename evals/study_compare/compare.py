@@ -11,6 +11,7 @@ from assistant_builder.arms import CELLS, LORA
 from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import m
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Provenance, Split
 from assistant_builder.study.limits import answer_limit
@@ -50,9 +51,9 @@ def shared_cell(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> str:
         if name in a and name in b:
             return name
     raise EvaluationError(
-        f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}",
+        m("the {studies} share no cell: scored are {a} and {b}", a=", ".join(a), b=", ".join(b)),
         where="compare",
-        remedy="Train the same arms in both (arms), or score the same cells (eval.cells)",
+        remedy=m("Train the same arms in both (arms), or score the same cells ({eval.cells})"),
     )
 
 
@@ -322,11 +323,19 @@ def compare_studies(a: Study, b: Study, *, tries: int = 1) -> dict[str, Any]:
     matching = match_items(cells_a[like], cells_b[like])
     if len(matching.shared) < 2:
         raise EvaluationError(
-            f"studies {a.name} and {b.name} share {len(matching.shared) or 'no'} held-out "
-            f"item{'s' if len(matching.shared) != 1 else ''}, and a comparison needs at least two",
+            m(
+                "{studies} {name} and {name_2} share {value} held-out item{value_2}, and a comparison needs at least "
+                "two",
+                name=a.name,
+                name_2=b.name,
+                value=len(matching.shared) or "no",
+                value_2="s" if len(matching.shared) != 1 else "",
+            ),
             where="compare",
-            remedy="Shared items have the same question and reference: use the same data file in both studies, with a "
-            "split column or the same data.seed and data.heldout_fraction",
+            remedy=m(
+                "Shared items have the same question and reference: use the same data file in both {studies}, with a "
+                "split column or the same {data.seed} and {data.heldout_fraction}"
+            ),
         )
     pairs = [
         (cells_a[like].by_item[one], cells_b[like].by_item[other]) for one, other in matching.shared
@@ -381,9 +390,9 @@ def _evaluated(study: Study) -> dict[str, Cell]:
     state = study.step("evaluate").state
     if state != "succeeded":
         raise EvaluationError(
-            f"study {study.name} has not been evaluated ({state})",
+            m("{study} {name} has not been evaluated ({state})", name=study.name, state=state),
             where="compare",
-            remedy=f"Finish it with 'assistant-builder run {study.name}'",
+            remedy=m("Finish it with 'assistant-builder run {name}'", name=study.name),
         )
     return read_cells(study)
 
@@ -451,9 +460,9 @@ def _compared(
         rows += with_holm(family)
     if not rows:
         raise EvaluationError(
-            "the shared items belong to a single cluster, which has no interval",
+            m("the shared items belong to a single cluster, which has no interval"),
             where="compare",
-            remedy="Compare studies that share more of their held-out items",
+            remedy=m("Compare {studies} that share more of their held-out items"),
         )
     return {
         "verdicts": sorted(verdicts, key=lambda verdict: JUDGED.index(verdict["cell"])),

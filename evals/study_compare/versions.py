@@ -15,7 +15,7 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.study import Study
 from assistant_builder.study.versions import (
     add_version,
@@ -68,9 +68,9 @@ def create_next_version(root: Study) -> tuple[Study, RetrainingPlan]:
     waiting = read_versions(root).candidate
     if waiting is not None:
         raise StudyError(
-            t("the version {version} is neither published nor rejected", version=waiting),
-            where=f"study {root.name}",
-            remedy=t("Publish or reject it first"),
+            m("the version {version} is neither published nor rejected", version=waiting),
+            where=m("{study} {name}", name=root.name),
+            remedy=m("Publish or reject it first"),
         )
     served = served_version(root)
     plan = plan_retraining(served, read_corrections(served))
@@ -149,19 +149,19 @@ def publish_version(root: Study, version: Study, *, anyway: bool = False) -> Ver
     found = version_verdict(root, version)
     if found.outcome == "not trained":
         raise StudyError(
-            t("the version {version} is not evaluated", version=version.name),
-            where=f"study {root.name}",
-            remedy=t("Finish it with 'assistant-builder run {name}'", name=version.name),
+            m("the version {version} is not evaluated", version=version.name),
+            where=m("{study} {name}", name=root.name),
+            remedy=m("Finish it with 'assistant-builder run {name}'", name=version.name),
         )
     if found.outcome != "no worse" and not anyway:
         raise StudyError(
-            t(
+            m(
                 "the version {version} is not shown to be no worse: {sentence}",
                 version=version.name,
                 sentence=found.sentence,
             ),
-            where=f"study {root.name}",
-            remedy=t("Reject it, or publish it anyway"),
+            where=m("{study} {name}", name=root.name),
+            remedy=m("Reject it, or publish it anyway"),
         )
     publish(root, version.name, found.sentence)
     return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import m
 from evals.tasks.general_knowledge import FOLDER, TASK
 
 if TYPE_CHECKING:
@@ -42,9 +43,11 @@ class ExtraTasks:
         for name in self.names:
             if name not in known:  # lm-eval would open it as a YAML file and run its functions
                 raise EvaluationError(
-                    f"lm-eval has no task {name!r}",
+                    m("lm-eval has no task {name!r}", name=name),
                     where="eval.tasks",
-                    remedy="'lm-eval ls tasks' lists the names; files are not accepted, because they can run code",
+                    remedy=m(
+                        "'lm-eval ls tasks' lists the names; files are not accepted, because they can run code"
+                    ),
                 )
             try:
                 with _empty_folder():
@@ -59,10 +62,12 @@ class ExtraTasks:
                 text = str(error.args[0] if quoted else error).strip()
                 what = text.splitlines()[0] if text else type(error).__name__
                 raise EvaluationError(
-                    f"the lm-eval task {name!r} cannot be run: {what}",
+                    m("the lm-eval task {name!r} cannot be run: {what}", name=name, what=what),
                     where="eval.tasks",
-                    remedy="Most tasks download their data from a hub; remove the task from eval.tasks to continue "
-                    "without it",
+                    remedy=m(
+                        "Most tasks download their data from a hub; remove the task from {eval.tasks} to continue "
+                        "without it"
+                    ),
                 ) from error
 
     def run(

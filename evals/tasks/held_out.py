@@ -20,6 +20,7 @@ import yaml
 from assistant_builder.atomic_io import read_json, read_jsonl, write_text
 from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.errors import EvaluationError
+from assistant_builder.i18n import m
 from assistant_builder.retrieval.answering import Look, alone, looks
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Embedding, ItemLine
@@ -64,9 +65,9 @@ def heldout_pairs(study: Study) -> list[Pair]:
     pairs = [pair for pair in pairs if pair.row not in removed]
     if not pairs:
         raise EvaluationError(
-            "every held-out question is also in the training data",
-            where=f"study {study.name}",
-            remedy="Add questions to the file, or set data.remove_leaks=never",
+            m("every held-out question is also in the training data"),
+            where=m("{study} {name}", name=study.name),
+            remedy=m("Add questions to the file, or set {data.remove_leaks=never}"),
         )
     return pairs
 

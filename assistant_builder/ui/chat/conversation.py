@@ -28,7 +28,7 @@ from assistant_builder.chat.feedback import read_corrections, record_vote, taugh
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import m, t, tn
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
@@ -340,7 +340,7 @@ class ConversationPanel:
         conversation = self.conversation(kept, name, mark)
         if not conversation.turns:
             raise ConfigError(
-                t("there is nothing to vote on"), where="chat", remedy=t("Ask in blind mode first")
+                m("there is nothing to vote on"), where="chat", remedy=m("Ask in blind mode first")
             )
         turn = conversation.turns[-1]
         sent = conversation.before(len(conversation.turns) - 1).messages(

@@ -15,7 +15,7 @@ from gradio.components import Component
 from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import m, t
 from assistant_builder.inference.chunks import SEED_LIMIT, Sampling
 from assistant_builder.inference.llamacpp import is_installed
 from assistant_builder.inference.session import BASE, SHIPPED
@@ -181,9 +181,9 @@ class ChatSettings:
             seed = int(written) if written else None
         except ValueError:
             raise ConfigError(
-                t("seed={written!r} is not an integer", written=written),
+                m("seed={written!r} is not an integer", written=written),
                 where="sampling",
-                remedy=t("Enter an integer, or leave the field empty"),
+                remedy=m("Enter an integer, or leave the field empty"),
             ) from None
         only = str(values[self.only])
         return ReplySettings(

@@ -15,7 +15,7 @@ from assistant_builder.data import Findings, load_pairs
 from assistant_builder.data.edit import AddedPair, Edits, append_pairs, write_pasted
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, m, t, tn
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import (
     UNUSED,
@@ -372,7 +372,7 @@ class NewStudyForm:
         file = next((each.file for each in self.upload.shipped if each.name == name), None)
         if file is None:
             raise DataError(
-                t("no shipped dataset {name!r}", name=name), remedy=t("Upload a file instead")
+                m("no shipped dataset {name!r}", name=name), remedy=m("Upload a file instead")
             )
         return {self.upload.file: None, **self._new(file, values)}
 
@@ -391,7 +391,7 @@ class NewStudyForm:
             pasted = load_pairs(path)
             if source is None or not pasted.pairs:
                 raise DataError(
-                    t("the pasted text contains no pair"), remedy=t("Paste question and answer")
+                    m("the pasted text contains no pair"), remedy=m("Paste question and answer")
                 )
             base, _ = self._edited(values)
             target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
@@ -429,8 +429,8 @@ class NewStudyForm:
         study = Study.open(values[picker] or "")
         if study.source is None:
             raise DataError(
-                t("the data file is not in the project's folder"),
-                remedy=t("Upload it again under New project"),
+                m("the data file is not in the project's folder"),
+                remedy=m("Upload it again under New project"),
             )
         config, form = study.config, self.upload.form.values(study.config)
         new = self._new(study.source, form, study.title, config.data.columns, base=study.name)
@@ -619,7 +619,7 @@ class NewStudyForm:
         path = values[self.source]
         findings = inspect_file(Path(path), values[self.mapping]).findings if path else None
         if findings is None:
-            raise DataError(t("there is no readable data file yet"), remedy=t("Upload one first"))
+            raise DataError(m("there is no readable data file yet"), remedy=m("Upload one first"))
         return findings
 
     def _match(self, values: Values) -> Updates:
@@ -649,14 +649,14 @@ class NewStudyForm:
     def _create(self, picker: gr.Dropdown, tabs: gr.Tabs, values: Values) -> Updates:
         if not values[self.source]:
             raise DataError(
-                t("there is no data file yet"), remedy=t("Upload one, or try the example")
+                m("there is no data file yet"), remedy=m("Upload one, or try the example")
             )
         base, columns = values[self.base], values[self.mapping]
         try:
             source, edits = self._edited(values)
             if edits and not (findings := inspect_file(source, columns).findings):
                 raise DataError(
-                    t("the edited rows cannot be read"), remedy=t("Press “Check again” to see why")
+                    m("the edited rows cannot be read"), remedy=m("Press “Check again” to see why")
                 )
             if edits and findings:
                 findings.require_start()

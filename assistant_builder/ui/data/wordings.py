@@ -22,7 +22,7 @@ from assistant_builder.data.wordings import (
 )
 from assistant_builder.drafting import SMALL_MODEL_NOTE, URL_VARIABLE, draft_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, m, t, tn
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.study import Study
@@ -248,7 +248,7 @@ def accepted_wordings(findings: Findings, lines: Sequence[Sequence[Any]]) -> lis
     found = check_wordings(findings.usable, chosen)
     if not found:
         raise DataError(
-            t("no new wording is ticked"), remedy=t("Tick the wordings to use in the first column")
+            m("no new wording is ticked"), remedy=m("Tick the wordings to use in the first column")
         )
     return found
 

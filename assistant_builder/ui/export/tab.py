@@ -25,7 +25,7 @@ from assistant_builder.export_formats import (
     file_to_ship,
     typed,
 )
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.models.bundled import EMBEDDER_BUNDLE
 from assistant_builder.serving.endpoint_process import Endpoints
 from assistant_builder.study import Study
@@ -245,7 +245,7 @@ class ExportPanel:
         job = ExportJob(Study.open(name or "").recommended, self._of(type))
         if not job.running:
             raise StudyError(
-                t("no export is running"), remedy=t("Wait until the page shows the result")
+                m("no export is running"), remedy=m("Wait until the page shows the result")
             )
         job.request_cancel()
         return gr.update(value=t("Cancelling…"))

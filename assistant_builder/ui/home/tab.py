@@ -7,7 +7,7 @@ import time
 import gradio as gr
 
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
@@ -153,7 +153,7 @@ def _restore(folder: str) -> None:
     found = next((deleted for deleted in deleted_studies() if deleted.folder.name == folder), None)
     if found is None:
         raise StudyError(
-            t("the project is permanently deleted"), remedy=t("Create a new one from its data file")
+            m("the project is permanently deleted"), remedy=m("Create a new one from its data file")
         )
     restore_study(found)
 

@@ -16,7 +16,7 @@ from assistant_builder.chat.inbox import accept, read_inbox, reject, set_state
 from assistant_builder.chat.visitor_log import log_file
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, m, t, tn
 from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.study import Study
 from assistant_builder.study import versions as versions_of
@@ -352,7 +352,7 @@ def _candidate(root: Study) -> str:
     found = read_versions(root).candidate
     if found is None:
         raise StudyError(
-            t("no new version waits for a decision"), remedy=t("Train the next version first")
+            m("no new version waits for a decision"), remedy=m("Train the next version first")
         )
     return found
 

@@ -11,7 +11,7 @@ import gradio as gr
 from assistant_builder.arms import css_variables
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.planning.advice import advise
 from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, this_machine
 from assistant_builder.planning.memory_check import measured_seconds
@@ -162,7 +162,7 @@ def study_plan(
     if plain and not plain.isdecimal():
         remedy = t("Write it like 10000, or leave it empty")
         raise ConfigError(
-            t("{strip!r} is not a number of pairs", strip=pairs.strip()), remedy=remedy
+            m("{strip!r} is not a number of pairs", strip=pairs.strip()), remedy=remedy
         )
     wanted, found = int(plain or 0), estimate_data(study, config.data)
     if not isinstance(found, DataEstimate):
@@ -206,7 +206,7 @@ def write_plan_file(plan: Plan, path: Path) -> None:
         write_text(path, page)
     except OSError as error:
         raise ConfigError(
-            t("{path} cannot be written: {strerror}", path=path, strerror=error.strerror),
+            m("{path} cannot be written: {strerror}", path=path, strerror=error.strerror),
             where="--html",
-            remedy=t("Name a file in a folder that you may write to"),
+            remedy=m("Name a file in a folder that you may write to"),
         ) from error

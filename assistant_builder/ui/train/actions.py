@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ChangedInputsError, StudyError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
@@ -87,8 +87,8 @@ def start_or_resume(
     """
     if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
         raise StudyError(
-            t("the project is already running or queued"),
-            remedy=t("Wait until it is done, or pause it first"),
+            m("the project is already running or queued"),
+            remedy=m("Wait until it is done, or pause it first"),
         )
     try:
         create_or_update(new, None, redo=replace)
