@@ -23,7 +23,7 @@ import psutil
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from assistant_builder.errors import ResourceError, StudyError
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import Text, m, t
 from assistant_builder.i18n.quantities import format_bytes
 
 MAX_BYTES = 512 * 2**20
@@ -127,7 +127,7 @@ def _repair_last_line(path: Path) -> None:
         write_bytes(path, content[:start])
 
 
-def read_json(path: Path, content: Any = dict[str, Any], *, remedy: str = "") -> Any:
+def read_json(path: Path, content: Any = dict[str, Any], *, remedy: Text = "") -> Any:
     """Read one JSON document of a type.
 
     Args:
@@ -146,7 +146,7 @@ def read_json(path: Path, content: Any = dict[str, Any], *, remedy: str = "") ->
         raise _damaged(path, _complaint(error), remedy) from error
 
 
-def read_jsonl(path: Path, content: Any = dict[str, Any], *, remedy: str = "") -> list[Any]:
+def read_jsonl(path: Path, content: Any = dict[str, Any], *, remedy: Text = "") -> list[Any]:
     """Read one JSON object per line; an incomplete last line is ignored, and a missing file has no lines.
 
     The arguments and errors are those of :func:`read_json`.
@@ -154,7 +154,7 @@ def read_jsonl(path: Path, content: Any = dict[str, Any], *, remedy: str = "") -
     return list(_iter_jsonl(path, content, remedy))
 
 
-def _iter_jsonl(path: Path, content: Any, remedy: str) -> Iterator[Any]:
+def _iter_jsonl(path: Path, content: Any, remedy: Text) -> Iterator[Any]:
     if not path.exists():
         return
     try:
@@ -183,7 +183,7 @@ class _Object(dict[str, Any]):
         self,
         entries: Mapping[str, Any] | Iterable[tuple[str, Any]],
         where: str = "",
-        remedy: str = "",
+        remedy: Text = "",
     ) -> None:  # dataclasses.asdict() copies without the other arguments
         super().__init__(entries)
         self.where, self.remedy = where, remedy
@@ -202,7 +202,7 @@ class _Object(dict[str, Any]):
         )
 
 
-def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
+def parse_json(text: bytes, content: Any, where: str, remedy: Text = "") -> Any:
     """Parse one JSON document of a type, see :func:`read_json`; ``where`` names it in errors of missing entries.
 
     Raises:
@@ -251,27 +251,27 @@ def _bounded(path: Path) -> bytes:
     return text
 
 
-def _complaint(error: Exception) -> str:
+def _complaint(error: Exception) -> Text:
     entry = (
         ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
     )
     if entry:
-        return t(
+        return m(
             "the file is damaged or of another version: {entry} is missing or of a wrong type",
             entry=entry,
         )
-    return t("the file is damaged")
+    return m("the file is damaged")
 
 
-def _damaged(path: Path, what: str, remedy: str) -> StudyError:
+def _damaged(path: Path, what: Text, remedy: Text) -> StudyError:
     return StudyError(what, where=str(path), remedy=remedy or _recreate())
 
 
-def _recreate() -> str:
-    return t("Run the study again with --redo to recreate it")
+def _recreate() -> Text:
+    return m("{Redo} to recreate it")
 
 
-def require_disk_space(folder: Path, needed: float, name: str, remedy: str) -> None:
+def require_disk_space(folder: Path, needed: float, name: str, remedy: Text) -> None:
     """Raise ResourceError if the disk of a folder, which need not exist, has fewer than the ``needed`` bytes."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free

@@ -134,9 +134,13 @@ async def _ask(url: str, name: str, key: str | None, prompts: Sequence[str]) -> 
             return await asyncio.gather(*map(draft, prompts))
         except EndpointError as error:
             keyed = (
-                f"Set {DRAFT_KEY} to the key and {URL_VARIABLE} to this URL in the environment of the program"
+                m(
+                    "Set {key} to the key and {url} to this URL in the environment of the program",
+                    key=DRAFT_KEY,
+                    url=URL_VARIABLE,
+                )
                 if error.kind == "key"
-                else "Check URL and model name, and that its server runs"
+                else m("Check URL and model name, and that its server runs")
             )
             raise EvaluationError(
                 m("the endpoint does not draft: {words}", words=error.words),

@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from assistant_builder.i18n import Message, Text, as_in_files, render, text_of
+from assistant_builder.i18n import ByPlace, Message, Text, as_in_files, m, render, text_of
 from assistant_builder.redaction import redact_secrets, terminal_text
 
 
@@ -68,6 +68,10 @@ def _redacted(text: Text) -> Text:
     return text.map(redact_secrets) if isinstance(text, Message) else redact_secrets(text)
 
 
+CHOOSE_NAME = ByPlace(m("Choose another name with --name NEW"), m("Choose another name"))
+"""What to do where a study with the name exists."""
+
+
 def install_command(extra: str) -> str:
     """How one of the package's extras is installed; the package is on no index."""
     return f"pip install -e '.[{extra}]' in the clone of Assistant Builder"
@@ -92,10 +96,16 @@ class ChangedInputsError(StudyError):
         self.step = step
         self.changes = changes
         super().__init__(
-            f"step {step!r} was finished with other inputs ({'; '.join(changes)})",
-            where=f"study {name}",
-            remedy="Keep the old result and start a new study with --name NEW, "
-            "or use --redo to run this step and all later steps again",
+            m(
+                "step {step!r} was finished with other inputs ({changes})",
+                step=step,
+                changes="; ".join(changes),
+            ),
+            where=m("{study} {name}", name=name),
+            remedy=m(
+                "Keep the old result and start a new {study} with another name, or {with_redo} to run this step and "
+                "all later steps again"
+            ),
         )
 
 

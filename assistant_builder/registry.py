@@ -92,7 +92,7 @@ class Registry(Mapping[str, Entry]):
         if name not in self:
             raise ConfigError(
                 m("{kind} {name!r} is unknown", kind=self.kind, name=name),
-                remedy=m("Choose one of {self_value}", self_value=", ".join(self)),
+                remedy=m("Choose one of {names}", names=", ".join(self)),
             )
         return self[name]
 

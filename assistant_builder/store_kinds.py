@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from assistant_builder.i18n import Text, m
 from assistant_builder.registry import Registry
 
 
@@ -29,12 +30,12 @@ class StoreKind:
         return self.label + ("" if self.shared else ", which other machines cannot use")
 
     @property
-    def credentials_remedy(self) -> str:
+    def credentials_remedy(self) -> Text:
         """Remedy for missing credentials."""
         return (
-            f"Set {self.credentials}"
+            m("Set {credentials}", credentials=self.credentials)
             if self.credentials
-            else "Set the credentials that this kind of store needs"
+            else m("Set the credentials that this kind of store needs")
         )
 
 

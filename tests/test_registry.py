@@ -70,7 +70,7 @@ def test_unknown_name_lists_the_known_ones():
     colours.register(Colour("red"))
     with pytest.raises(ConfigError, match="colour 'green' is unknown") as caught:
         colours.find("green")
-    assert "red" in caught.value.remedy
+    assert "red" in str(caught.value.remedy)
 
 
 def test_module_named_in_the_environment_registers_entries(plugin, monkeypatch: pytest.MonkeyPatch):

@@ -274,9 +274,9 @@ def add_correction(
     """
     question, answer = question.strip(), answer.strip()
     if not (question and answer):
-        what = t("the question and the better answer are empty")
+        what = m("the question and the better answer are empty")
         if question or answer:
-            what = t("the better answer is empty") if question else t("the question is empty")
+            what = m("the better answer is empty") if question else m("the question is empty")
         raise DataError(
             what, where="correction", remedy=m("Enter a question and the correct answer")
         )
@@ -385,10 +385,10 @@ def plan_retraining(study: Study, corrections: Sequence[Correction]) -> Retraini
     trained = [each for index, each in enumerate(corrections) if index not in leaking]
     left_out = [each for index, each in enumerate(corrections) if index in leaking]
     if not trained:
-        what, remedy = t("there is no correction yet"), t("Correct an answer first")
+        what, remedy = m("there is no correction yet"), m("Correct an answer first")
         if left_out:
-            what = t("no correction can be used for training: all of them answer test questions")
-            remedy = t("Correct answers to questions that are not in the test")
+            what = m("no correction can be used for training: all of them answer test questions")
+            remedy = m("Correct answers to questions that are not in the test")
         raise DataError(what, where=m("{study} {name}", name=study.name), remedy=remedy)
     answered = {casefold_normalize(each.question) for each in trained}
     replaced = [

@@ -92,14 +92,15 @@ def _raise_for_failures(record: dict[str, Any]) -> None:
     """Raise an error if studies failed; the results of the others are already printed."""
     failed = [row for row in record["studies"] if row["state"] == "failed"]
     if failed:
-        why = "; ".join(f"{row['name']}: {row['error']['what']}" for row in failed[:3])
+        why = "; ".join(f"{row['name']}: {row['error']['what']}" for row in failed[:3]) + "; …" * (
+            len(failed) > 3
+        )
         raise StudyError(
             m(
-                "{failed} of {studies_value} {studies} failed ({why}{value})",
+                "{failed} of {all} {studies} failed ({why})",
                 failed=len(failed),
-                studies_value=len(record["studies"]),
+                all=len(record["studies"]),
                 why=why,
-                value="; …" if len(failed) > 3 else "",
             ),
             where=f"sweep {record['name']}",
             remedy=m("Run the sweep again; it repeats only the {studies} that failed"),

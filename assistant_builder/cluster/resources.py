@@ -76,7 +76,8 @@ def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> Resour
             ),
             where=m("step {step}", step=step),
             remedy=m(
-                "Add a node with more memory, or choose a smaller base model. To start anyway, set {low_memory_setting}",
+                "Add a node with more memory, or choose a smaller base model. To start anyway, set "
+                "{low_memory_setting}",
                 low_memory_setting=LOW_MEMORY_SETTING,
             ),
         )
@@ -93,9 +94,9 @@ def require_node(request: ResourceRequest, nodes: Sequence[Node], step: str) -> 
     )
     raise ResourceError(
         m(
-            "it requests {describe}, which no node of the cluster has; there are nodes with {value}",
+            "it requests {describe}, which no node of the cluster has; there are nodes with {available}",
             describe=_describe(request.cpus, request.gpus, request.memory_bytes),
-            value=available or "nothing",
+            available=available or m("nothing"),
         ),
         where=m("step {step}", step=step),
         remedy=m(

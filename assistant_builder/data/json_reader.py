@@ -93,9 +93,9 @@ def read_json_text(text: str, suffix: str) -> Table:
         if not objects:
             if suffix in _JSONL_SUFFIXES or _is_mostly_json_lines(text):
                 return _read_json_lines(text)
-            what = t("the JSON is invalid: {reason}", reason=_reason(error))
+            what = m("the JSON is invalid: {reason}", reason=_reason(error))
             if isinstance(error, json.JSONDecodeError):
-                what = t(
+                what = m(
                     "the JSON is invalid at line {line}, column {column}: {reason}",
                     line=error.lineno,
                     column=error.colno,

@@ -198,11 +198,11 @@ def _require_table(table: Table, source: Path) -> None:
     ):
         return
     suffix = source.suffix.lower()
-    what = t(
+    what = m(
         "this is text in one column, and not a table with a column of questions and one of answers"
     )
     if _FORMATS.get(suffix) in ("xlsx", "parquet"):
-        what = t(
+        what = m(
             "the name ends in {suffix}, but this is a text file and not a workbook", suffix=suffix
         )
     raise DataError(what, remedy=m(_MAKE_TABLE))

@@ -26,7 +26,7 @@ from assistant_builder.data.types import (
     Table,
 )
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import language, t
+from assistant_builder.i18n import language, m
 from assistant_builder.limited_process import Limit, LimitedProcess
 
 MEMORY_BYTES = min(4 * 2**30, psutil.virtual_memory().total // 2)
@@ -91,11 +91,11 @@ class _ReadingProcess(LimitedProcess):
         self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
     ) -> DataError:
         what = {
-            "memory": t("reading the file needs more than {size} of memory", size=detail),
-            "time": t("reading the file takes longer than {seconds} seconds", seconds=detail),
-            "size": t("the content of the file is too large"),
-        }.get(limit) or t("the file cannot be read: {strerror}", strerror=detail)
-        remedy = t("Use a part of the file, or keep only the question and answer columns")
+            "memory": m("reading the file needs more than {size} of memory", size=detail),
+            "time": m("reading the file takes longer than {seconds} seconds", seconds=detail),
+            "size": m("the content of the file is too large"),
+        }.get(limit) or m("the file cannot be read: {strerror}", strerror=detail)
+        remedy = m("Use a part of the file, or keep only the question and answer columns")
         return DataError(what, where=request["path"], remedy=remedy)
 
 

@@ -21,7 +21,7 @@ from assistant_builder.study.containment import path_inside
 
 RECORD = "export.json"
 """Record of an export; written last, so that a folder without it is not an export, or not a complete one."""
-_OTHER_DISK = "Free disk space, or name a folder on another disk"
+_OTHER_DISK = m("Free disk space, or name a folder on another disk")
 _SCRATCH = ".assistant-builder-"
 
 

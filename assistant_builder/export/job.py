@@ -200,9 +200,9 @@ def _follow(
     if record is not None and record.error is not None:
         raise AssistantBuilderError(**error_texts(record.error))
     died = (
-        t("its process was ended by signal {value}", value=-process.returncode)
+        m("its process was ended by signal {value}", value=-process.returncode)
         if process.returncode < 0
-        else t("its process died")
+        else m("its process died")
     )
     raise AssistantBuilderError(
         died,

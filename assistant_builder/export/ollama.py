@@ -270,9 +270,9 @@ def create_in_ollama(folder: Path, name: str) -> None:
     if code:
         raise AssistantBuilderError(
             m(
-                "Ollama could not create {name}: {value}",
+                "Ollama could not create {name}: {reason}",
                 name=name,
-                value=last[:300] or f"exit code {code}",
+                reason=last[:300] or m("exit code {code}", code=code),
             ),
             where="--ollama",
             remedy=m(

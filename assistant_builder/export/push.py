@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import glob
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError, ConfigError, HubError
 from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.retrieval_files import FOLDER
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.models import hub
 
@@ -123,7 +123,15 @@ def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -
     from huggingface_hub import HfApi, constants
 
     files = uploaded_files(record)
-    again = f"The export is complete in {record['folder']}. {{}} Then upload it with: {_command(record, repo, public)}"
+
+    def again(remedy: Text) -> Text:
+        return m(
+            "The export is complete in {folder}. {remedy} Then upload it with: {command}",
+            folder=record["folder"],
+            remedy=remedy,
+            command=_command(record, repo, public),
+        )
+
     api = HfApi(token=_token())
     try:
         repo = api.create_repo(repo, private=not public, exist_ok=True).repo_id
@@ -132,9 +140,7 @@ def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -
             raise HubError(
                 m("the repository {repo} exists and is public", repo=repo),
                 where=constants.ENDPOINT,
-                remedy=again.format(
-                    "Make it private on its page, name another one, or pass --public."
-                ),
+                remedy=again(m("Make it private on its page, name another one, or pass --public.")),
             )
         api.upload_folder(
             repo_id=repo,
@@ -158,23 +164,35 @@ def _command(record: Mapping[str, Any], repo: str, public: bool) -> str:
     return shlex.join(words)
 
 
-def _explained(error: Exception, repo: str, again: str) -> HubError:
+def _explained(error: Exception, repo: str, again: Callable[[Text], Text]) -> HubError:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     what, remedy = {
-        401: ("the hub does not accept the token", "Log in with 'hf auth login', or set HF_TOKEN."),
-        403: (
-            f"the token may not write to {repo}",
-            "Use a token with write access, or an owner that is yours.",
+        401: (
+            m("the hub does not accept the token"),
+            m("Log in with 'hf auth login', or set HF_TOKEN."),
         ),
-        404: (f"the hub does not know {repo} or its owner", "Check the spelling of --push."),
+        403: (
+            m("the token may not write to {repo}", repo=repo),
+            m("Use a token with write access, or an owner that is yours."),
+        ),
+        404: (
+            m("the hub does not know {repo} or its owner", repo=repo),
+            m("Check the spelling of --push."),
+        ),
     }.get(status or 0, ("", ""))
     if not what:
-        reached = "refused the upload" if status else "cannot be reached"
-        what = f"the hub {reached} for {repo} ({hub.error_summary(error)})"
-        remedy = (
-            "Correct what it names." if status and status < 500 else "Check the network connection."
+        reason = hub.error_summary(error)
+        what = (
+            m("the hub refused the upload for {repo} ({reason})", repo=repo, reason=reason)
+            if status
+            else m("the hub cannot be reached for {repo} ({reason})", repo=repo, reason=reason)
         )
-    return HubError(what, where=constants.ENDPOINT, remedy=again.format(remedy))
+        remedy = (
+            m("Correct what it names.")
+            if status and status < 500
+            else m("Check the network connection.")
+        )
+    return HubError(what, where=constants.ENDPOINT, remedy=again(remedy))

@@ -188,7 +188,7 @@ def compare(
     Raises:
         EvaluationError: A loss is not finite, the tokens differ, or the sample is worse by more than the tolerance.
     """
-    remedy = "Nothing was written. Run the study again with --redo; if that does not help, export the other format"
+    remedy = m("Nothing was written. {Redo}; if that does not help, export the other format")
     if any(not math.isfinite(nll) for nll, _ in now):
         raise EvaluationError(
             m("the written model's loss is not finite"), where=where, remedy=remedy

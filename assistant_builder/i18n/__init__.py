@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import EscapeFormatter, Markup
 
 from assistant_builder.i18n.message import (  # noqa: F401 - the package's names
+    ByPlace,
     CommandWords,
     Message,
     Rows,
@@ -196,6 +197,7 @@ class _Values(dict[str, Any]):
             "study": place.study,
             "studies": place.studies,
             "redo": place.redo,
+            "with_redo": place.with_redo,
         }
         text = known[name[:1].lower() + name[1:]]
         return text[:1].upper() + text[1:] if name[:1].isupper() else text
@@ -228,6 +230,8 @@ def _shown(value: Any) -> Any:
     """A value of a message as text, if it is one of the kinds of :mod:`assistant_builder.i18n.message`."""
     if isinstance(value, Message):
         return render(value)
+    if isinstance(value, ByPlace):
+        return render(getattr(value, words().place))
     if isinstance(value, Setting):
         return words().setting(value)
     if isinstance(value, Rows):
@@ -254,7 +258,7 @@ _SETTING = re.compile(
     r"(?P<flag>--set )?(?P<key>(?:data|model|train|eval|retrieval)\.[a-z_.]*[a-z])(?:=(?P<value>.*))?"
 )
 _NAMED_BY_ALL = re.compile(
-    r"\{(?:bits|[Ss]tud(?:y|ies)|[Rr]edo|(?:--set )?(?:data|model|train|eval|retrieval)\.[^{}]*)\}"
+    r"\{(?:bits|[Ss]tud(?:y|ies)|[Rr]edo|with_redo|(?:--set )?(?:data|model|train|eval|retrieval)\.[^{}]*)\}"
 )
 """Placeholders that need no values."""
 

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 WRITTEN = 4
 """Bits of the quantized storage that texts name where no context says others."""
@@ -90,15 +90,32 @@ class Rows:
         return {"rows": list(self.numbers)}
 
 
+@dataclass(frozen=True)
+class ByPlace:
+    """A value of a message that commands and the page say in different words."""
+
+    command: Message
+    page: Message
+
+    def to_record(self) -> dict[str, Any]:
+        """The value for a file in JSON."""
+        return {"command": self.command.to_record(), "page": self.page.to_record()}
+
+
 class Words(Protocol):
     """The words of a place: how it names what commands, pages and files call differently."""
 
+    place: Literal["command", "page"]
     study: str
     studies: str
 
     @property
     def redo(self) -> str:
         """How results are replaced, a clause that begins with a verb in lower case."""
+
+    @property
+    def with_redo(self) -> str:
+        """The same as a clause to which a purpose is added: ``… to run this step again``."""
 
     def setting(self, setting: Setting) -> str:
         """A setting, with its value if it has one."""
@@ -107,6 +124,7 @@ class Words(Protocol):
 class CommandWords:
     """The words of commands and files."""
 
+    place: Literal["command", "page"] = "command"
     study, studies = "study", "studies"
 
     @property
@@ -115,6 +133,13 @@ class CommandWords:
         from assistant_builder.i18n import t
 
         return t("run the study again with --redo")
+
+    @property
+    def with_redo(self) -> str:
+        """Pass ``--redo``."""
+        from assistant_builder.i18n import t
+
+        return t("pass --redo")
 
     def setting(self, setting: Setting) -> str:
         """``train.max_length``, or ``--set train.max_length=512``."""
@@ -226,12 +251,14 @@ def _value_of(record: object) -> Any:
             isinstance(each, int) for each in numbers
         ):
             return Rows(tuple(numbers))
+        if "page" in record:
+            return ByPlace(message_from(record.get("command")), message_from(record["page"]))
         return message_from(record)
     return ""
 
 
 def _recorded(value: Any) -> Any:
-    if isinstance(value, Message | Setting | Rows):
+    if isinstance(value, Message | Setting | Rows | ByPlace):
         return value.to_record()
     if isinstance(value, str | int | float):
         return value

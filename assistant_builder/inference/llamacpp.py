@@ -374,11 +374,12 @@ class LlamaServer(RuntimeServer):
             return ModelError(what, where=self.where, remedy=m("Try again"))
         said = "it was closed" if self._log.closed else _first_error(self._log)
         reason = signal.Signals(-code).name if code < 0 else said or f"exit code {code}"
-        remedy = (
-            f"Export the file again; if that does not help, install another version of {PACKAGE}"
+        remedy = m(
+            "Export the file again; if that does not help, install another version of {package}",
+            package=PACKAGE,
         )
         if code == -signal.SIGKILL:
-            remedy = "Memory may have run out: close other programs, and try again"
+            remedy = m("Memory may have run out: close other programs, and try again")
         return ModelError(f"{what} ({reason[:300]})", where=self.where, remedy=remedy)
 
 

@@ -26,7 +26,7 @@ ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or 
 """Instruction for the user to allow a model's own Python code."""
 _SHARD = re.compile(r"[^/\\\0:]+\.safetensors")
 _LONGEST_SHOWN = 200
-_ELSEWHERE = "Choose a causal language model with safetensors weights"
+_ELSEWHERE = m("Choose a causal language model with safetensors weights")
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_REMEDY = (
-    "Give the folder of a sentence-transformers model or its hub id, or leave retrieval.embedder empty for the "
+_REMEDY = m(
+    "Give the folder of a sentence-transformers model or its hub id, or leave {retrieval.embedder} empty for the "
     "bundled one"
 )
 

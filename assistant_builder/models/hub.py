@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from assistant_builder import study
 from assistant_builder.atomic_io import file_hash
+from assistant_builder.i18n import Text, m
 from assistant_builder.models import bundled, wheel_download
 from assistant_builder.models.wheel_download import Report, no_progress
 
@@ -223,11 +224,12 @@ def available_offline() -> list[str]:
     return names + sorted(cached)
 
 
-def available_models_sentence() -> str:
+def available_models_sentence() -> Text:
     """Return a sentence with the models that are available offline, for remedies of errors."""
     names = available_offline()
     if not names:
-        return f"Available after a download with pip: {bundled.BASE_MODEL}"
+        return m("Available after a download with pip: {model}", model=bundled.BASE_MODEL)
     shown = ", ".join(names[:8])
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"Available without a hub: {shown}{more}"
+    if more := len(names[8:]):
+        return m("Available without a hub: {names} and {more} more", names=shown, more=more)
+    return m("Available without a hub: {names}", names=shown)

@@ -90,7 +90,7 @@ SECONDS = 30.0  # time limit of a request
 REPLY_BYTES = 8 * 2**20  # size limit of a reply
 MEASURE_SECONDS = 90.0  # time limit for measuring all pairs of a data file
 _BATCH_CHARACTERS = 1_000_000
-_REMEDY = "Choose another base model, or shorten the text"
+_REMEDY = m("Choose another base model, or shorten the text")
 
 
 class TemplateProcess(LimitedProcess):
@@ -125,7 +125,7 @@ class TemplateProcess(LimitedProcess):
         self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
     ) -> ModelError:
         """The error of a request that reached a limit."""
-        what = f"the base model's chat template or tokenizer {reached}"
+        what = m("the base model's chat template or tokenizer {reached}", reached=reached)
         return ModelError(what, where=self.where, remedy=_REMEDY)
 
 
@@ -265,7 +265,7 @@ def main() -> None:
         return _Worker(folder).answer
 
     def failed(request: Mapping[str, Any], reason: str) -> ModelError:
-        what = f"the base model's chat template or tokenizer failed: {reason}"
+        what = m("the base model's chat template or tokenizer failed: {reason}", reason=reason)
         return ModelError(what, where=str(folder), remedy=_REMEDY)
 
     serve_requests(prepare, failed)

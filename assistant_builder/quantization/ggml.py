@@ -142,7 +142,7 @@ def read_gguf(path: Path) -> GgufFile:
         ) from None
     except OSError as error:
         raise ModelError(
-            m("the file cannot be read: {value}", value=error.strerror or error),
+            m("the file cannot be read: {reason}", value=error.strerror or error),
             where=str(path),
             remedy=m("Name a GGUF file that you may read"),
         ) from error
@@ -451,9 +451,9 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
     if code:
         raise ModelError(
             m(
-                "llama.cpp could not quantize to {type}: {value}",
+                "llama.cpp could not quantize to {type}: {reason}",
                 type=type,
-                value=last or f"exit code {code}",
+                reason=last or m("exit code {code}", code=code),
             ),
             where=str(source),
             remedy=m("Choose another --type, or install another version of llama.cpp"),

@@ -184,7 +184,7 @@ def rule_of(path: Path) -> DeclineRule | None:
     Raises:
         StudyError: The file is damaged or of another version.
     """
-    remedy = "Run the study again with --redo to fit it again"
+    remedy = m("{Redo} to fit it again")
     record = read_json(path, RuleFile, remedy=remedy)["rule"] if path.exists() else None
     if record is None:
         return None

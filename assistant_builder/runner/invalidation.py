@@ -26,7 +26,7 @@ from assistant_builder.errors import (
     StudyError,
     error_texts,
 )
-from assistant_builder.i18n import m
+from assistant_builder.i18n import m, mn
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch
@@ -90,17 +90,18 @@ def first_stale_step(
         # a report is rendered again in seconds
         damaged = damaged_outputs(study, record) if step != "report" else []
         if damaged and not redo:
-            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             raise StudyError(
-                m(
-                    "{damaged}{more}, written by step {step!r}, is damaged, changed or missing",
-                    damaged=damaged[0],
-                    more=more,
+                mn(
+                    "{file}, written by step {step!r}, is damaged, changed or missing",
+                    "{file} and {more} more, written by step {step!r}, are damaged, changed or missing",
+                    len(damaged),
+                    file=damaged[0],
+                    more=len(damaged) - 1,
                     step=step,
                 ),
                 where=m("{study} {name}", name=study.name),
                 remedy=m(
-                    "Restore the file from a copy, or pass --redo to run this step and all later ones again"
+                    "Restore the file from a copy, or {with_redo} to run this step and all later ones again"
                 ),
             )
         if damaged:
@@ -187,15 +188,19 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
     if returncode is None:
-        what = "its process, started by an earlier run, exited without reporting a result"
+        what = m("its process, started by an earlier run, exited without reporting a result")
     elif returncode < 0:
-        what = f"its process was ended by signal {-returncode}"
+        what = m("its process was ended by signal {value}", value=-returncode)
     else:
-        what = f"its process exited with code {returncode} without reporting a result"
-    remedy = f"Run again to resume; the log is {study.log_file(step)}"
+        what = m(
+            "its process exited with code {returncode} without reporting a result",
+            returncode=returncode,
+        )
+    remedy = m("Run again to resume; the log is {log_file}", log_file=study.log_file(step))
     if returncode in _MEMORY_SIGNALS:
-        remedy = (
-            f"Most likely memory ran out: lower train.micro_batch_size or eval.batch_size. {remedy}"
+        remedy = m(
+            "Most likely memory ran out: lower {train.micro_batch_size} or {eval.batch_size}. {remedy}",
+            remedy=remedy,
         )
     error = AssistantBuilderError(what, where=m("step {step}", step=step), remedy=remedy)
     study.write_step(replace(record, state="failed", error=error.to_record()))

@@ -186,9 +186,9 @@ def _write_file(files: GgufFiles, type: str, report: ProgressCallback) -> Path:
     if code:
         raise ModelError(
             m(
-                "the {type} file could not be written: {value}",
+                "the {type} file could not be written: {reason}",
                 type=type,
-                value=last or f"exit code {code}",
+                reason=last or m("exit code {code}", code=code),
             ),
             where=m("{study} {name}", name=files.study.name),
             remedy=m(

@@ -80,10 +80,11 @@ def _need(name: str, study: Study, arm: str) -> _Need:
         single = method.name == "nf4" and not model.double_quant
         raise ConfigError(
             m(
-                "vLLM quantizes a base to NF4 with double quantization, and {name} was trained over {name_2}{value}",
+                "vLLM quantizes a base to NF4 with double quantization, and {name} was trained over {storage}",
                 name=name,
-                name_2=method.name,
-                value=" without double quantization" if single else "",
+                storage=m("{method} without double quantization", method=method.name)
+                if single
+                else method.name,
             ),
             where=m("{study} {name}", name=study.name),
             remedy=m("Serve it on this machine or on a Ray cluster"),

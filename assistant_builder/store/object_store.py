@@ -212,10 +212,9 @@ def _file_system(url: str) -> tuple[Any, str]:
                 error=error,
             ),
             where=url,
-            remedy=m(
-                "Install it{value}, on every machine",
-                value=f" with pip install {package!r}" if package else "",
-            ),
+            remedy=m("Install it with pip install {package!r}, on every machine", package=package)
+            if package
+            else m("Install it on every machine"),
         ) from error
     except ValueError as error:
         raise StoreError(

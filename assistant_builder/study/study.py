@@ -26,8 +26,14 @@ from assistant_builder.config import (
     load_config,
     name_and_title,
 )
-from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
-from assistant_builder.i18n import m, t
+from assistant_builder.errors import (
+    CHOOSE_NAME,
+    AssistantBuilderError,
+    Cancelled,
+    ConfigError,
+    StudyError,
+)
+from assistant_builder.i18n import ByPlace, m
 from assistant_builder.study.containment import check_folder
 from assistant_builder.study.contents import ArmSummary, ReportChoice
 from assistant_builder.study.locks import (
@@ -187,8 +193,12 @@ class Study:
                 m("a {study} named {name!r} already exists", name=name),
                 where=str(folder),
                 remedy=m(
-                    "Choose another name with --name NEW, or resume it with 'assistant-builder run {name}'",
-                    name=name,
+                    "{choose_name}, or {resume}",
+                    choose_name=CHOOSE_NAME,
+                    resume=ByPlace(
+                        m("resume it with 'assistant-builder run {name}'", name=name),
+                        m("open that project at the top of the page"),
+                    ),
                 ),
             )
         try:
@@ -218,9 +228,9 @@ class Study:
         if not (folder / "study.yaml").is_file() or title and cls(folder).config.title != title:
             names = [study.name for study in Study.all()]
             known = (
-                t("Existing studies: {names}", names=", ".join(names))
+                m("Existing {studies}: {names}", names=", ".join(names))
                 if names
-                else t("Create one with 'assistant-builder run FILE'")
+                else m("Create one with 'assistant-builder run FILE'")
             )
             raise StudyError(
                 m("no {study} named {name!r}", name=name), where=str(studies_folder()), remedy=known
@@ -392,8 +402,8 @@ class Study:
         """
         path = self.folder / _TEMPLATE_DATE
         if path.is_file():
-            remedy = t(
-                'Write {"date": "YYYY-MM-DD"} into it, the day on which the study was trained'
+            remedy = m(
+                'Write {"date": "YYYY-MM-DD"} into it, the day on which the {study} was trained'
             )
             try:
                 return date.fromisoformat(read_json(path, remedy=remedy)["date"])
@@ -454,7 +464,7 @@ class Study:
         path = self.status_file(step)
         if not path.exists():
             return StepRecord(step)
-        remedy = t("Run the study again with --redo to repeat that step")
+        remedy = m("{Redo} to repeat that step")
         record: StepRecord = read_json(path, StepRecord, remedy=remedy)
         if record.step != step:
             raise StudyError(

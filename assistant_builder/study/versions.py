@@ -255,11 +255,11 @@ def refuse_to_delete(study: Study) -> None:
             for name in versions.names
         )
     ):
-        what = t("the version {name!r} is published", name=study.name)
-        remedy = t("Publish another version first")
+        what = m("the version {name!r} is published", name=study.name)
+        remedy = m("Publish another version first")
         if study.name == root.name:
-            what = t("the project {name!r} has versions", name=study.name)
-            remedy = t("Delete its other versions first")
+            what = m("the project {name!r} has versions", name=study.name)
+            remedy = m("Delete its other versions first")
         raise StudyError(what, where=str(root.folder), remedy=remedy)
 
 

@@ -27,7 +27,7 @@ from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_
 from assistant_builder.config import StudyConfig, option_fields
 from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
-from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.errors import CHOOSE_NAME, ConfigError, StudyError
 from assistant_builder.i18n import joined, m, render
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
@@ -416,7 +416,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     raise StudyError(
         m("the sweep's definition has another version or is damaged"),
         where=str(path),
-        remedy=m("Choose another name with --name NEW"),
+        remedy=m("{choose_name}", choose_name=CHOOSE_NAME),
     )
 
 
@@ -433,7 +433,7 @@ def _refuse_other(sweep: Sweep, begun: Mapping[str, Any], wanted: Mapping[str, A
                 changes="; ".join(changes),
             ),
             where=str(sweep.folder),
-            remedy=m("Choose another name with --name NEW, or use its settings to resume it"),
+            remedy=m("{choose_name}, or use its settings to resume it", choose_name=CHOOSE_NAME),
         )
 
 
@@ -442,11 +442,10 @@ def _refuse_used_names(sweep: Sweep) -> None:
     if taken:
         raise StudyError(
             m(
-                "{taken} of the names of its {trials} {studies} are in use ({taken_2}{value})",
+                "{taken} of the names of its {trials} {studies} are in use ({names})",
                 taken=len(taken),
                 trials=len(sweep.trials),
-                taken_2=", ".join(taken[:5]),
-                value=", …" if len(taken) > 5 else "",
+                names=", ".join([*taken[:5], *["…"] * (len(taken) > 5)]),
             ),
             where=f"sweep {sweep.name}",
             remedy=m("Choose another name for the sweep with --name NEW"),

@@ -22,7 +22,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.devices import device_name
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import Cancelled, ConfigError, ResourceError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import m, mn
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
@@ -107,10 +107,10 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
     if fewer is None:
         own = "" if rows == 1 else f"train.micro_batch_size, which is {rows}, or "
         raise ResourceError(
-            m(
-                "memory ran out with {rows} pair{value} per pass",
+            mn(
+                "memory ran out with {count} pair per pass",
+                "memory ran out with {count} pairs per pass",
                 rows=rows,
-                value="s" if rows > 1 else "",
             ),
             where=prepared.planned.machine.name,
             remedy=m(

@@ -352,12 +352,18 @@ MAPPING_TITLE = N_("Match your columns")
 class PageWords:
     """The words of the page: settings by their labels, and studies as projects."""
 
+    place: Literal["command", "page"] = "page"
     study, studies = "project", "projects"
 
     @property
     def redo(self) -> str:
         """The box on the Train tab."""
         return t("tick “Replace results” on the Train tab and press the button there")
+
+    @property
+    def with_redo(self) -> str:
+        """The box on the Train tab."""
+        return t("tick “Replace results” on the Train tab")
 
     def setting(self, setting: Setting) -> str:
         """``data.remove_leaks=never`` is “Remove leaks” (never), a column its role under “Match your columns”."""

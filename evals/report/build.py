@@ -11,7 +11,7 @@ from typing import Any
 from assistant_builder.arms import CELLS, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import enumerated, m, t
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
@@ -294,18 +294,17 @@ def _usable(
     usable = metrics_of({**cells, **baselines}, tuned, rules.items)
     primary = rules.declared.primary_metric
     if primary not in usable:
-        where = " and ".join(reversed(tuned))
         raise EvaluationError(
             m(
-                "the primary metric {primary} was not scored on {value}",
+                "the primary metric {primary} was not scored on {cells}",
                 primary=primary,
-                value=f"both {where}" if len(tuned) > 1 else where,
+                cells=enumerated(tuned[::-1]),
             ),
             where=str(study.evals_folder),
             remedy=m(
-                "Set {eval.primary_metric} to a scored metric ({value}), or score again with 'assistant-builder run "
+                "Set {eval.primary_metric} to a scored metric ({usable}), or score again with 'assistant-builder run "
                 "{name} --redo'",
-                value=", ".join(usable) or "none",
+                usable=", ".join(usable) or m("none"),
                 name=study.name,
             ),
         )

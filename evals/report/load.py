@@ -12,7 +12,7 @@ from typing import Any
 from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, Arm, headline_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import enumerated, m, mn
 from assistant_builder.study import Study
 from assistant_builder.study.contents import SampleLine, Scores
 from evals.metrics import METRICS, metric_of, score_stored
@@ -115,14 +115,13 @@ def read_cells(study: Study) -> dict[str, Cell]:
     cells = _read({name: study.cell_folder(name) for name in CELLS if name in config.cells})
     missing = [name for name in served if name not in cells]
     if missing:
-        needed = " and ".join(reversed(served))
         raise EvaluationError(
-            m(
-                "the report {value} {needed}, but {missing} {value_2} not been scored",
-                value="compares cells" if len(served) > 1 else "is about cell",
-                needed=needed,
-                missing=" and ".join(missing),
-                value_2="has" if len(missing) == 1 else "have",
+            mn(
+                "the report needs {needed}, and {missing} has not been scored",
+                "the report needs {needed}, and {missing} have not been scored",
+                len(missing),
+                needed=(needed := enumerated(served[::-1])),
+                missing=enumerated(missing),
             ),
             where=str(study.evals_folder),
             remedy=m(
@@ -221,7 +220,7 @@ def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) 
     ]
     if problems:
         raise EvaluationError(
-            "the cells cannot be compared: " + "; ".join(problems),
+            m("the cells cannot be compared: {problems}", problems="; ".join(problems)),
             where=str(study.evals_folder),
             remedy=m(
                 "Score them again with 'assistant-builder run {name} --redo'", name=study.name

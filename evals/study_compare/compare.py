@@ -11,7 +11,7 @@ from assistant_builder.arms import CELLS, LORA
 from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import m, mn
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Provenance, Split
 from assistant_builder.study.limits import answer_limit
@@ -323,13 +323,12 @@ def compare_studies(a: Study, b: Study, *, tries: int = 1) -> dict[str, Any]:
     matching = match_items(cells_a[like], cells_b[like])
     if len(matching.shared) < 2:
         raise EvaluationError(
-            m(
-                "{studies} {name} and {name_2} share {value} held-out item{value_2}, and a comparison needs at least "
-                "two",
-                name=a.name,
-                name_2=b.name,
-                value=len(matching.shared) or "no",
-                value_2="s" if len(matching.shared) != 1 else "",
+            mn(
+                "{studies} {first} and {second} share {count} held-out item, and a comparison needs at least two",
+                "{studies} {first} and {second} share {count} held-out items, and a comparison needs at least two",
+                len(matching.shared),
+                first=a.name,
+                second=b.name,
             ),
             where="compare",
             remedy=m(

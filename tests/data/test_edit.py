@@ -291,7 +291,7 @@ def test_write_pasted_reads_text_with_and_without_header(text, suffix, pairs, tm
 def test_write_pasted_refuses_text_without_pairs(text, tmp_path):
     with pytest.raises(DataError) as caught:
         write_pasted(text, tmp_path)
-    assert "question and answer columns" in caught.value.remedy
+    assert "question and answer columns" in str(caught.value.remedy)
 
 
 def test_rejected_csv_has_byte_order_mark_and_escaped_formulas(write):

@@ -113,5 +113,5 @@ def test_decode_refuses_random_bytes(write, size, seed):
 
     with pytest.raises(DataError) as caught:
         load_pairs(write("a.csv", random.Random(seed).randbytes(size)))
-    assert caught.value.remedy
+    assert str(caught.value.remedy)
     assert os.linesep not in str(caught.value)

@@ -96,7 +96,7 @@ def test_prepare_dataset_writes_nothing_if_a_study_cannot_start(write, tmp_path,
     folder = tmp_path / "data"
     with pytest.raises(DataError) as caught:
         prepare_dataset(write("a.data", content), DataConfig(**config), folder=folder)
-    assert not folder.exists() and caught.value.remedy
+    assert not folder.exists() and str(caught.value.remedy)
     assert "\n" not in str(caught.value) and "a.data: " in str(caught.value)
 
 

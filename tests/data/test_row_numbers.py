@@ -90,7 +90,7 @@ def test_what_is_no_table_says_how_to_get_one(tmp_path: Path, name: str, content
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as error:
         load_pairs(tmp_path / name)
-    assert says in error.value.what and "into one row of a spreadsheet" in error.value.remedy
+    assert says in str(error.value.what) and "into one row of a spreadsheet" in str(error.value.remedy)
 
 
 def test_columns_are_guessed_by_their_content(tmp_path: Path):
@@ -103,12 +103,12 @@ def test_columns_are_guessed_by_their_content(tmp_path: Path):
         load_pairs(path)
     assert (
         "--set data.columns.question='Wunsch' --set data.columns.answer='Wir sagen'"
-        in error.value.remedy
+        in str(error.value.remedy)
     )
     path.write_text("a,b\n1,2\n3,4\n")
     with pytest.raises(DataError) as error:
         load_pairs(path)
-    assert "content" not in error.value.remedy
+    assert "content" not in str(error.value.remedy)
 
 
 def test_a_guess_with_an_endless_column_name_is_not_repeated(tmp_path: Path):

@@ -168,7 +168,7 @@ def test_only_accepted_drafts_are_read_and_a_second_file_is_read_whole(tmp_path:
     (tmp_path / "odd.csv").write_text("a,b\nWho?,The clerk.\n")
     with pytest.raises(DataError) as error:
         read_wordings(tmp_path / "odd.csv")
-    assert "row number" in error.value.remedy
+    assert "row number" in str(error.value.remedy)
 
 
 def test_drafts_are_questions_without_numbers_and_marks():

@@ -217,7 +217,7 @@ def test_a_file_with_another_tokenizer_is_an_error_before_scoring(
     with pytest.raises(EvaluationError, match="tokenizer differs") as caught:
         score_formats(study)
     assert (
-        "--set formats.types=[]" in caught.value.remedy
+        "--set formats.types=[]" in str(caught.value.remedy)
         and not script.answered
         and not folders(study)
     )

@@ -124,7 +124,7 @@ def test_a_name_that_is_no_repository_is_refused_before_the_export(
 ) -> None:
     with pytest.raises(ConfigError, match="--push") as caught:
         check_push(repo)
-    assert "owner/name" in caught.value.remedy and "\n" not in str(caught.value)
+    assert "owner/name" in str(caught.value.remedy) and "\n" not in str(caught.value)
 
 
 def test_the_token_is_that_of_the_environment_or_of_the_hub_s_file(

@@ -153,7 +153,7 @@ def test_unreadable_settings_are_reported_with_file_and_line() -> None:
         path.write_bytes(content)
         with pytest.raises(ConfigError) as caught:
             _ = study.config
-        assert "study.yaml" in str(caught.value) and caught.value.remedy, content
+        assert "study.yaml" in str(caught.value) and str(caught.value.remedy), content
         result = CliRunner().invoke(app, ["status", study.name])
         assert isinstance(result.exception, AssistantBuilderError)
         assert StudyView(study.name).snapshot is None

@@ -133,7 +133,7 @@ def test_answers_respect_the_token_limit_and_the_context_length() -> None:
     assert answer(session, [Message("user", "q" * 60)])[-1].tokens == 4
     with pytest.raises(ModelError, match="context length of the model is 64") as caught:
         answer(session, [Message("user", "q" * 64)])
-    assert "Clear the conversation" in caught.value.remedy
+    assert "Clear the conversation" in str(caught.value.remedy)
 
 
 def test_stop_ends_the_answer_and_keeps_its_text() -> None:

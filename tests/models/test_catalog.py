@@ -28,7 +28,7 @@ def write_model(folder: Path, config: dict[str, object] | None = None, **files: 
 def refusal(folder: Path, **options: bool) -> str:
     with pytest.raises(ModelError) as caught:
         check_folder(folder, **options)
-    assert caught.value.remedy
+    assert str(caught.value.remedy)
     return str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_unknown_names_say_what_is_at_hand(base: str, said: str):
     with pytest.raises(ModelError) as caught:
         resolve(base)
     assert said in str(caught.value)
-    assert "smollm2-135m-instruct" in caught.value.remedy
+    assert "smollm2-135m-instruct" in str(caught.value.remedy)
     assert "\n" not in str(caught.value)
 
 

@@ -176,4 +176,4 @@ def test_a_damaged_config_is_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(ModelError) as caught:
         check_folder(tmp_path)
-    assert caught.value.where and caught.value.remedy
+    assert str(caught.value.where) and str(caught.value.remedy)

@@ -84,7 +84,7 @@ def test_a_lying_header_is_refused(sound: Path, tmp_path: Path, lie: str, storag
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="not loadable") as caught:
         load_base(BaseSpec(tmp_path / "base", storage, True, "bfloat16"))
-    assert caught.value.where == str(tmp_path / "base") and caught.value.remedy
+    assert str(caught.value.where) == str(tmp_path / "base") and str(caught.value.remedy)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kilobytes"
 
 
@@ -128,7 +128,7 @@ def test_an_adapter_config_of_a_wrong_kind_is_refused(
     write_json(path, {**read_json(path), **change} if isinstance(change, dict) else change)
     with pytest.raises(ModelError) as caught:
         load_adapter(load_base(spec), tmp_path / "adapter")
-    assert caught.value.where and caught.value.remedy
+    assert str(caught.value.where) and str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("error", ["OutOfMemoryError", "AcceleratorError"])

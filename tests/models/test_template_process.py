@@ -106,7 +106,7 @@ def test_a_limit_ends_in_one_sentence(
     there = limited(processes, hostile_base(tmp_path / "base", **changes), **limits)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=said) as caught:
         there.prompt_tokens(ASKED)
-    assert caught.value.where and caught.value.remedy and len(str(caught.value)) < 2_000
+    assert str(caught.value.where) and str(caught.value.remedy) and len(str(caught.value)) < 2_000
 
 
 def test_memory_of_the_tokenizer_itself_is_limited(

@@ -126,4 +126,4 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path):
                 tmp_path, {"model_type": "none-such", "architectures": ["NoneForCausalLM"]}
             )
         )
-    assert error.value.remedy
+    assert str(error.value.remedy)

@@ -65,8 +65,8 @@ def test_arms_are_checked_separately_and_the_remedy_names_the_settings():
     with pytest.raises(ResourceError) as error:
         require_fit(plan)
     assert (
-        "QLoRA alone fits" in error.value.remedy
-        and "train.allow_low_memory=true" in error.value.remedy
+        "QLoRA alone fits" in str(error.value.remedy)
+        and "train.allow_low_memory=true" in str(error.value.remedy)
     )
     require_fit(plan_for("llama-3.3-70b-instruct", CARDS["A100 80 GB"], allow_low_memory=True))
 
@@ -196,7 +196,7 @@ def test_a_study_of_qlora_alone_needs_memory_for_qlora_alone(monkeypatch: pytest
     with pytest.raises(ResourceError, match="16-bit LoRA") as error:
         require_study_fit(study)
     assert (
-        "--set arms=qlora" in error.value.remedy and "fits the float16 twin" in error.value.remedy
+        "--set arms=qlora" in str(error.value.remedy) and "fits the float16 twin" in str(error.value.remedy)
     )
     study.write_config(study.config.with_changes({"arms": "qlora"}))
     require_study_fit(study)

@@ -196,7 +196,7 @@ def test_damaged_files_are_refused(built: Index, tmp_path: Path, damage) -> None
     damage(tmp_path)
     with pytest.raises(StudyError) as caught:
         Index.load(tmp_path)
-    assert caught.value.where and "--redo" in caught.value.remedy
+    assert str(caught.value.where) and "--redo" in str(caught.value.remedy)
 
 
 def test_limits_and_wrong_calls_are_errors(built: Index, monkeypatch: pytest.MonkeyPatch) -> None:

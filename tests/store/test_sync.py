@@ -184,7 +184,7 @@ def test_store_errors_are_one_line_with_a_remedy(
         assert (
             "\n" not in str(caught.value)
             and "canary" not in str(caught.value)
-            and caught.value.remedy
+            and str(caught.value.remedy)
         )
         return str(caught.value)
 

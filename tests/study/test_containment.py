@@ -180,7 +180,7 @@ def test_a_study_with_anything_but_plain_files_is_not_opened(
             use()
         assert (
             str(where) in str(caught.value)
-            and caught.value.remedy
+            and str(caught.value.remedy)
             and "\n" not in str(caught.value)
         )
     for words in (
@@ -337,7 +337,7 @@ def test_an_object_is_never_written_outside(
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(StoreError, match="not a file of a study") as caught:
         fetch_study("memory://of-somebody/handed-on")
-    assert "\n" not in str(caught.value) and caught.value.remedy
+    assert "\n" not in str(caught.value) and str(caught.value.remedy)
     assert (
         sorted(path for path in tmp_path.rglob("*") if home not in (path, *path.parents)) == before
     )

@@ -100,7 +100,7 @@ def test_fewer_pairs_are_recorded_when_memory_runs_out(
     chosen(train__micro_batch_size=32)
     with pytest.raises(ResourceError, match="memory ran out with 32 pairs per pass") as caught:
         training.train_arm(chosen.study, "lora")
-    assert "Lower train.micro_batch_size, which is 32" in caught.value.remedy and tried == [32]
+    assert "Lower train.micro_batch_size, which is 32" in str(caught.value.remedy) and tried == [32]
 
 
 def test_one_pair_that_does_not_fit_is_an_error(
@@ -114,7 +114,7 @@ def test_one_pair_that_does_not_fit_is_an_error(
     chosen(train__batch_size=2)
     with pytest.raises(ResourceError, match="with 1 pair per pass") as caught:
         training.train_arm(chosen.study, "lora")
-    assert "micro_batch_size" not in caught.value.remedy
+    assert "micro_batch_size" not in str(caught.value.remedy)
 
 
 def test_the_largest_batch_is_tried_before_the_first_step(

@@ -149,8 +149,8 @@ def test_a_number_that_is_too_short_for_most_rows_is_refused_with_one_that_suffi
         match=r"train rows are longer than the 96 tokens of train.max_length: row \d+ has",
     ) as refused:
         load_sequences(study, "train", prompter)
-    suffices = int(refused.value.remedy.rsplit(" ", 1)[-1])
-    assert refused.value.remedy.startswith("Set train.max_length=auto, or at least ")
+    suffices = int(str(refused.value.remedy).rsplit(" ", 1)[-1])
+    assert str(refused.value.remedy).startswith("Set train.max_length=auto, or at least ")
     study.write_config(study.config.with_changes({"train.max_length": suffices}))
     assert not load_sequences(study, "train", prompter).too_long
 

@@ -160,7 +160,7 @@ def study_plan(
         config = config.with_changes({"eval.price_per_hour": price.strip()})
     plain = pairs.strip().replace(",", "").replace("_", "").replace(" ", "")
     if plain and not plain.isdecimal():
-        remedy = t("Write it like 10000, or leave it empty")
+        remedy = m("Write it like 10000, or leave it empty")
         raise ConfigError(
             m("{strip!r} is not a number of pairs", strip=pairs.strip()), remedy=remedy
         )

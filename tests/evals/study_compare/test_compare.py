@@ -313,7 +313,7 @@ def test_studies_that_share_too_little(a: Study, b: Study, shared: int) -> None:
         EvaluationError, match="share no held-out" if not shared else "share 1 held-out"
     ) as caught:
         compare_studies(a, b)
-    assert "same data file" in caught.value.remedy
+    assert "same data file" in str(caught.value.remedy)
 
 
 def test_a_study_without_scores(a: Study, home: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_study_without_scores(a: Study, home: Path) -> None:
     for pair in ((a, fresh), (fresh, a)):
         with pytest.raises(EvaluationError, match="fresh has not been evaluated") as caught:
             compare_studies(*pair)
-        assert "run fresh" in caught.value.remedy
+        assert "run fresh" in str(caught.value.remedy)
 
 
 def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
