@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import environment_language, use_language
 from assistant_builder.redaction import terminal_json, terminal_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,13 @@ def echo(text: str, *, err: bool = False) -> None:
 
 def fail(error: AssistantBuilderError) -> NoReturn:
     """Print an error as one line to standard error, and exit with code 1."""
-    fail_with(1, str(error))
+    fail_with(1, said(error))
+
+
+def said(error: AssistantBuilderError) -> str:
+    """An error in the language of the environment."""
+    with use_language(environment_language()):
+        return str(error)
 
 
 def fail_with(code: int, message: str) -> NoReturn:

@@ -177,7 +177,7 @@ def _why_stopped(study: Study) -> str:
     errors = (run.get("error"), *(study.step(step).error for step in study.shown_steps))
     error = next(filter(None, errors), None)
     if error is not None:
-        return str(AssistantBuilderError(**error_texts(error)))
+        return output.said(AssistantBuilderError(**error_texts(error)))
     return (
         "the process ended unexpectedly: the machine was restarted, or memory ran out and the system killed it. "
         f"Resume it with 'assistant-builder run {study.name}'"

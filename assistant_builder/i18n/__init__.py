@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gettext
 import io
+import os
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,14 @@ def text_of(record: object, english: object) -> Text:
         return message_from(record)
     except ValueError:
         return str(english or "")
+
+
+def environment_language() -> str:
+    """The language of messages that the environment asks for, by the variables of gettext; without one English."""
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    locale = next(filter(None, map(os.environ.get, names)), "")
+    wanted = os.environ.get("LANGUAGE") or locale if locale not in ("", "C", "POSIX") else ""
+    return negotiate(wanted.replace(":", ",").partition(".")[0])
 
 
 def negotiate(accepted: str) -> str:

@@ -90,7 +90,9 @@ def test_what_is_no_table_says_how_to_get_one(tmp_path: Path, name: str, content
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as error:
         load_pairs(tmp_path / name)
-    assert says in str(error.value.what) and "into one row of a spreadsheet" in str(error.value.remedy)
+    assert says in str(error.value.what) and "into one row of a spreadsheet" in str(
+        error.value.remedy
+    )
 
 
 def test_columns_are_guessed_by_their_content(tmp_path: Path):
@@ -101,9 +103,8 @@ def test_columns_are_guessed_by_their_content(tmp_path: Path):
     path.write_text(f"Nr,Wunsch,Wir sagen,Thema\n{rows}")
     with pytest.raises(DataError) as error:
         load_pairs(path)
-    assert (
-        "--set data.columns.question='Wunsch' --set data.columns.answer='Wir sagen'"
-        in str(error.value.remedy)
+    assert "--set data.columns.question='Wunsch' --set data.columns.answer='Wir sagen'" in str(
+        error.value.remedy
     )
     path.write_text("a,b\n1,2\n3,4\n")
     with pytest.raises(DataError) as error:

@@ -141,7 +141,9 @@ def test_a_date_that_is_none_is_a_sentence(record: object) -> None:
     write_json(study.folder / "template_date.json", record)
     with pytest.raises(StudyError) as caught:
         _ = study.template_date
-    assert str(caught.value.where).endswith("template_date.json") and "YYYY-MM-DD" in str(caught.value.remedy)
+    assert str(caught.value.where).endswith("template_date.json") and "YYYY-MM-DD" in str(
+        caught.value.remedy
+    )
 
 
 @pytest.mark.parametrize("started", [-5.0, 10.0**20, True])

@@ -173,7 +173,11 @@ def test_error_of_an_invalid_config_names_value_and_file(tmp_path: Path, changes
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError) as error:
         load_architecture(str(tmp_path))
-    assert said in str(error.value.what) and "config.json" in str(error.value.where) and str(error.value.remedy)
+    assert (
+        said in str(error.value.what)
+        and "config.json" in str(error.value.where)
+        and str(error.value.remedy)
+    )
 
 
 def test_a_folder_with_only_a_config_is_enough(tmp_path: Path):

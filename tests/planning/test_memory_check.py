@@ -64,9 +64,8 @@ def test_arms_are_checked_separately_and_the_remedy_names_the_settings():
     assert [method.method for method in methods_over_budget(plan)] == ["lora"]
     with pytest.raises(ResourceError) as error:
         require_fit(plan)
-    assert (
-        "QLoRA alone fits" in str(error.value.remedy)
-        and "train.allow_low_memory=true" in str(error.value.remedy)
+    assert "QLoRA alone fits" in str(error.value.remedy) and "train.allow_low_memory=true" in str(
+        error.value.remedy
     )
     require_fit(plan_for("llama-3.3-70b-instruct", CARDS["A100 80 GB"], allow_low_memory=True))
 
@@ -195,8 +194,8 @@ def test_a_study_of_qlora_alone_needs_memory_for_qlora_alone(monkeypatch: pytest
     monkeypatch.setattr(memory_check, "this_machine", lambda: CARDS["A100 80 GB"])
     with pytest.raises(ResourceError, match="16-bit LoRA") as error:
         require_study_fit(study)
-    assert (
-        "--set arms=qlora" in str(error.value.remedy) and "fits the float16 twin" in str(error.value.remedy)
+    assert "--set arms=qlora" in str(error.value.remedy) and "fits the float16 twin" in str(
+        error.value.remedy
     )
     study.write_config(study.config.with_changes({"arms": "qlora"}))
     require_study_fit(study)
