@@ -324,14 +324,29 @@ def _checked(
     problems = []
     if before.ndim != 1 or before.shape != after.shape:
         problems.append(
-            f"baseline and candidate must be two lists of equal length, not {before.shape}, {after.shape}"
+            m(
+                "baseline and candidate must be two lists of equal length, not {shape}, {shape_2}",
+                shape=before.shape,
+                shape_2=after.shape,
+            )
         )
     elif len(before) < 2:
-        problems.append(f"at least two items are needed, not {len(before)}")
+        problems.append(m("at least two items are needed, not {before}", before=len(before)))
     if weight.shape != before.shape:
-        problems.append(f"weights have shape {weight.shape}, scores {before.shape}")
+        problems.append(
+            m(
+                "weights have shape {shape}, scores {shape_2}",
+                shape=weight.shape,
+                shape_2=before.shape,
+            )
+        )
     problems += [
-        f"{len(values)} {name} labels for {len(before)} items"
+        m(
+            "{values} {name} labels for {before} items",
+            values=len(values),
+            name=name,
+            before=len(before),
+        )
         for name, values in labels.items()
         if len(values) != len(before)
     ]
@@ -339,19 +354,31 @@ def _checked(
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             problems.append(
-                f"{len(bad)} values of {name} are not finite, the first at position {bad[0]}"
+                m(
+                    "{bad} values of {name} are not finite, the first at position {bad_2}",
+                    bad=len(bad),
+                    name=name,
+                    bad_2=bad[0],
+                )
             )
         elif name == "weights":
             problems += [
-                f"weights must be positive, position {position} is not"
+                m("weights must be positive, position {position} is not", position=position)
                 for position in np.flatnonzero(values <= 0)[:1]
             ]
         elif bounds and (abs(values - np.clip(values, *bounds)) > _ROUNDING).any():
-            problems.append(f"{name} has scores outside {bounds[0]} … {bounds[1]}")
+            problems.append(
+                m(
+                    "{name} has scores outside {bounds} … {bounds_2}",
+                    name=name,
+                    bounds=bounds[0],
+                    bounds_2=bounds[1],
+                )
+            )
     if not 0 <= margin < math.inf:
-        problems.append(f"the margin must be 0 or more, not {margin}")
+        problems.append(m("the margin must be 0 or more, not {margin}", margin=margin))
     if resamples < 1:
-        problems.append(f"resamples must be 1 or more, not {resamples}")
+        problems.append(m("resamples must be 1 or more, not {resamples}", resamples=resamples))
     if problems:
         raise EvaluationError(
             joined(problems, "; "),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler
 
+from assistant_builder.i18n import m
 from assistant_builder.registry import find_registry
 
 ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -68,7 +69,7 @@ class RegistryName:
         registry = find_registry(self.place)
         if name in registry and self._allows(registry[name]):
             return name
-        raise ValueError(f"it should be one of {', '.join(self.choices())}")
+        raise ValueError(m("it should be one of {choices}", choices=", ".join(self.choices())))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         return handler(Annotated[source, AfterValidator(self._check)])

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from assistant_builder.arms import TWIN_CELLS
 from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, RegistryName
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 
 METRIC_REGISTRY = "evals.metrics:METRICS"
 """Location of the registry of metrics."""
@@ -96,13 +96,18 @@ class EvalConfig(ConfigModel):
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
-                f"judge_url is not a URL: {self.judge_url!r}; an example is http://127.0.0.1:8000/v1"
+                m(
+                    "judge_url is not a URL: {judge_url!r}; an example is http://127.0.0.1:8000/v1",
+                    judge_url=self.judge_url,
+                )
             )
         if parts.username or parts.password or parts.query:
             raise ValueError(
-                "judge_url must not contain a password or key, because it is saved in study.yaml; put "
-                "the key into the environment variable ASSISTANT_BUILDER_JUDGE_KEY"
+                m(
+                    "judge_url must not contain a password or key, because it is saved in study.yaml; put the key into "
+                    "the environment variable ASSISTANT_BUILDER_JUDGE_KEY"
+                )
             )
         if not self.judge_model.strip():
-            raise ValueError("judge_url needs judge_model, the name of the model that judges")
+            raise ValueError(m("judge_url needs judge_model, the name of the model that judges"))
         return self

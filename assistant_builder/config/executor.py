@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from assistant_builder.config.base import ConfigModel
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.store_kinds import example_urls
 
 
@@ -62,14 +62,21 @@ class ExecutorConfig(ConfigModel):
             parts = urlsplit("")
         if parts.password or parts.query or parts.fragment or "::" in self.store:
             raise ValueError(
-                "store must be a plain URL without a password, key or query, because it is saved in "
-                "study.yaml; put the credentials into the environment, for S3 as AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY and, if it is not Amazon's, AWS_ENDPOINT_URL"
+                m(
+                    "store must be a plain URL without a password, key or query, because it is saved in study.yaml; "
+                    "put the credentials into the environment, for S3 as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, "
+                    "if it is not Amazon's, AWS_ENDPOINT_URL"
+                )
             )
         if (
             not parts.scheme
             or "://" not in self.store
             or not (parts.netloc + parts.path).strip("/")
         ):
-            raise ValueError(f"store is not a URL; examples are {', '.join(example_urls())}")
+            raise ValueError(
+                m(
+                    "store is not a URL; examples are {example_urls}",
+                    example_urls=", ".join(example_urls()),
+                )
+            )
         return self

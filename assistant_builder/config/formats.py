@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from assistant_builder.config.base import ConfigModel
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 from assistant_builder.quantization.ggml import GGUF_TYPES
 
 
@@ -53,8 +53,14 @@ class FormatsConfig(ConfigModel):
             raise ValueError(allowed)
         unknown = [name for name in value if not isinstance(name, str) or name not in GGUF_TYPES]
         if unknown:
-            raise ValueError(f"{shortened(unknown[0])} is no type of a GGUF file; {allowed}")
+            raise ValueError(
+                m(
+                    "{shortened} is no type of a GGUF file; {allowed}",
+                    shortened=shortened(unknown[0]),
+                    allowed=allowed,
+                )
+            )
         twice = next((name for name in value if value.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"{twice} occurs twice; {allowed}")
+            raise ValueError(m("{twice} occurs twice; {allowed}", twice=twice, allowed=allowed))
         return [name for name in GGUF_TYPES if name in value]

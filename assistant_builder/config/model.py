@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, RegistryName
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 
 QUANTIZATION_REGISTRY = "assistant_builder.quantization:METHODS"
 """Location of the registry of quantization methods."""
@@ -42,7 +42,9 @@ class ModelConfig(ConfigModel):
     def _check_compute_dtype(self) -> ModelConfig:
         if self.compute_dtype == "float32" and not self.allow_float32_compute:
             raise ValueError(
-                "float32 compute on a quantized base is slower and needs more memory without better quality: use "
-                "bfloat16, or set model.allow_float32_compute=true to permit it"
+                m(
+                    "float32 compute on a quantized base is slower and needs more memory without better quality: use "
+                    "bfloat16, or set model.allow_float32_compute=true to permit it"
+                )
             )
         return self

@@ -113,7 +113,9 @@ class ServingConfig(ConfigModel):
     @classmethod
     def _is_registered(cls, name: str) -> str:
         if name not in SERVING_BACKENDS:
-            raise ValueError(f"must be one of {', '.join(SERVING_BACKENDS)}")
+            raise ValueError(
+                m("must be one of {serving_backends}", serving_backends=", ".join(SERVING_BACKENDS))
+            )
         return name
 
     @field_validator("allow_origin")
@@ -130,7 +132,10 @@ class ServingConfig(ConfigModel):
                 or ("@" in parts.netloc or "*" in parts.netloc)
             ):
                 raise ValueError(
-                    f"{origin!r} is no origin; write it as https://example.com, without a path"
+                    m(
+                        "{origin!r} is no origin; write it as https://example.com, without a path",
+                        origin=origin,
+                    )
                 )
             found.append(f"{parts.scheme}://{parts.netloc}")
         return tuple(found)
@@ -139,7 +144,7 @@ class ServingConfig(ConfigModel):
     @classmethod
     def _is_gguf_type(cls, name: str | None) -> str | None:
         if name is not None and name not in GGUF_TYPES:
-            raise ValueError(f"must be one of {', '.join(GGUF_TYPES)}")
+            raise ValueError(m("must be one of {gguf_types}", gguf_types=", ".join(GGUF_TYPES)))
         return name
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from assistant_builder.arms import ARMS, CELLS, TWINS, compares, continued, further_arms
 from assistant_builder.config.base import BASIC, ArmName, ConfigModel
@@ -24,7 +25,7 @@ from assistant_builder.config.retrieval import RetrievalConfig
 from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import N_, joined, m, t
+from assistant_builder.i18n import N_, Message, Setting, Text, joined, m, t
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.store_kinds import store_kind
 
@@ -51,8 +52,10 @@ def check_name(name: str) -> str:
     """Return ``name`` if it is a valid folder name on every operating system, else raise ValueError."""
     if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0] in _RESERVED:
         raise ValueError(
-            "a study name is 1 to 64 of a-z 0-9 . _ - and starts with a letter or digit "
-            "(device names such as 'con' are reserved)"
+            m(
+                "a {study} name is 1 to 64 of a-z 0-9 . _ - and starts with a letter or digit (device names such as "
+                "'con' are reserved)"
+            )
         )
     return name
 
@@ -137,8 +140,12 @@ class StudyConfig(ConfigModel):
         devices, batch = self.executor.devices, self.train.batch_size
         if devices is not None and batch % devices:
             raise ValueError(
-                f"train.batch_size={batch} is not a multiple of executor.devices={devices}, among which the pairs of a "
-                "step are divided evenly"
+                m(
+                    "train.batch_size={batch} is not a multiple of executor.devices={devices}, among which the pairs "
+                    "of a step are divided evenly",
+                    batch=batch,
+                    devices=devices,
+                )
             )
         return self
 
@@ -250,7 +257,7 @@ class StudyConfig(ConfigModel):
         ``executor.kind``.
         """
         tree = self.model_dump(mode="json")
-        problems: list[str] = []
+        problems: list[Text] = []
         tree["train"] |= PRESETS.get(str(changes.get("train.preset")), {})
         for dotted, value in changes.items():
             *parents, leaf = _SHORTHANDS.get(dotted, dotted).split(".")
@@ -259,7 +266,7 @@ class StudyConfig(ConfigModel):
                 node = node.get(key) if isinstance(node, dict) else None
             open_dict = parents[-1:] == ["columns"]
             if not isinstance(node, dict) or (leaf not in node and not open_dict):
-                problems.append(f"{dotted}: no such setting{_suggestion(dotted)}")
+                problems.append(_no_such_setting(dotted))
                 continue
             node[leaf] = read_value(dotted, value) if isinstance(value, str) else value
         if problems:
@@ -373,26 +380,58 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
-        problems = []
-        found = error.errors()
-        found = [item for item in found if item["loc"][-1:] != ("literal['auto']",)]
-        for item in found[:_MAX_PROBLEMS]:
-            or_auto = item["loc"][-1:] == (
-                "constrained-int",
-            )  # pydantic reports each member of a union
-            key = ".".join(str(part)[:80] for part in item["loc"][: -or_auto or None]) or "config"
-            message = item["msg"].removeprefix("Value error, ") + (", or 'auto'" if or_auto else "")
-            if item["type"] == "extra_forbidden":
-                problems.append(f"{key}: no such setting{_suggestion(key)}")
-            elif item["type"] == "value_error" and isinstance(item["input"], dict):
-                problems.append(f"{key}: {message}")
-            else:
-                problems.append(f"{key}={_SHORT.repr(item['input'])}: {message}")
-        if len(found) > _MAX_PROBLEMS:
-            problems.append(f"and {len(found) - _MAX_PROBLEMS} more")
+        found = [item for item in error.errors() if item["loc"][-1:] != ("literal['auto']",)]
+        problems = list(map(_problem, found[:_MAX_PROBLEMS]))
+        if more := len(found[_MAX_PROBLEMS:]):
+            problems.append(m("and {more} more", more=more))
         raise ConfigError(
             joined(problems, "; "), where=where, remedy=m("Correct it and run again")
         ) from error
+
+
+_WRONG = {
+    "greater_than": N_("Input should be greater than {gt}"),
+    "greater_than_equal": N_("Input should be greater than or equal to {ge}"),
+    "less_than": N_("Input should be less than {lt}"),
+    "less_than_equal": N_("Input should be less than or equal to {le}"),
+    "literal_error": N_("Input should be {expected}"),
+    "int_type": N_("Input should be a valid integer"),
+    "int_parsing": N_("Input should be a valid integer, unable to parse string as an integer"),
+    "int_from_float": N_("Input should be a valid integer, got a number with a fractional part"),
+    "float_type": N_("Input should be a valid number"),
+    "float_parsing": N_("Input should be a valid number, unable to parse string as a number"),
+    "finite_number": N_("Input should be a finite number"),
+    "bool_type": N_("Input should be a valid boolean"),
+    "bool_parsing": N_("Input should be a valid boolean, unable to interpret input"),
+    "string_type": N_("Input should be a valid string"),
+    "list_type": N_("Input should be a valid list"),
+    "dict_type": N_("Input should be a valid dictionary"),
+    "missing": N_("Field required"),
+}
+"""The texts of pydantic by the type of a problem; their placeholders are in its context."""
+
+
+def _problem(item: ErrorDetails) -> Message:
+    """A problem that pydantic found, with the key and the value of its setting."""
+    location, context = item["loc"], item.get("ctx", {})
+    or_auto = location[-1:] == ("constrained-int",)  # pydantic reports each member of a union
+    key = ".".join(str(part)[:80] for part in location[: -or_auto or None]) or "config"
+    if item["type"] == "extra_forbidden":
+        return _no_such_setting(key)
+    if item["type"] == "value_error":
+        problem = context["error"].args[0]
+    else:
+        text = _WRONG.get(item["type"])
+        bounds = {
+            name: int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+            for name, bound in context.items()
+        }
+        problem = Message(text, bounds) if text else item["msg"]
+    if or_auto:
+        problem = m("{problem}, or 'auto'", problem=problem)
+    whole = item["type"] == "value_error" and isinstance(item["input"], dict)
+    setting = Setting(key, None if whole else _SHORT.repr(item["input"]))
+    return m("{setting}: {problem}", setting=setting, problem=problem)
 
 
 def _require_version(version: Any, where: str) -> None:
@@ -445,8 +484,9 @@ def load_config(path: Path, *, absent: Mapping[str, Any] | None = None) -> Study
     return config
 
 
-def _suggestion(dotted: str) -> str:
+def _no_such_setting(dotted: str) -> Message:
     close = difflib.get_close_matches(dotted, list(option_fields()), n=1)
     leaf_matches = [key for key in option_fields() if key.split(".")[-1] == dotted.split(".")[-1]]
-    best = leaf_matches[:1] or close
-    return f" (did you mean {best[0]}?)" if best else ""
+    if best := leaf_matches[:1] or close:
+        return m("{key}: no such setting (did you mean {best}?)", key=dotted, best=best[0])
+    return m("{key}: no such setting", key=dotted)

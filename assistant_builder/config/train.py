@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from assistant_builder.config.base import BASIC, ConfigModel
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, m
 
 QAT_TYPES = ("Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4")
 """Formats through whose rounding an adapter can be trained."""
@@ -107,6 +107,10 @@ class TrainConfig(ConfigModel):
     def _check_batch_size(self) -> TrainConfig:
         if self.batch_size % self.micro_batch:
             raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size ({self.micro_batch_size})"
+                m(
+                    "batch_size ({batch_size}) must be a multiple of micro_batch_size ({micro_batch_size})",
+                    batch_size=self.batch_size,
+                    micro_batch_size=self.micro_batch_size,
+                )
             )
         return self

@@ -199,7 +199,7 @@ def guess_columns(table: Table) -> dict[str, str] | None:
 
 def _requested_columns(names: Sequence[str], requested: Mapping[str, str]) -> dict[str, str]:
     problems = [
-        t("{role!r} is not a role (roles: {names})", role=role, names=", ".join(COLUMN_ROLES))
+        m("{role!r} is not a role (roles: {names})", role=role, names=", ".join(COLUMN_ROLES))
         for role in requested
         if role not in COLUMN_ROLES
     ]
@@ -210,19 +210,19 @@ def _requested_columns(names: Sequence[str], requested: Mapping[str, str]) -> di
             similar = [other for other in names if normalize_name(other) == normalize_name(name)]
             if len(similar) != 1:
                 problems.append(
-                    t("{role} is mapped to {name!r}, which is not a column", role=role, name=name)
+                    m("{role} is mapped to {name!r}, which is not a column", role=role, name=name)
                 )
             columns[role] = (similar or [name])[0]
     if columns.get("messages") and (columns.get("question") or columns.get("answer")):
         problems.append(
-            t(
+            m(
                 "messages is mapped together with question or answer: a row is either a pair or a "
                 "conversation"
             )
         )
     if columns.get("question") and columns.get("question") == columns.get("answer"):
         problems.append(
-            t("question and answer are both mapped to {question!r}", question=columns["question"])
+            m("question and answer are both mapped to {question!r}", question=columns["question"])
         )
     if problems:
         raise DataError(

@@ -253,9 +253,21 @@ class _Sizes:
 
         def check(name: str, value: Any) -> bool:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                problems.append(f"{name}={_shortened(value)} is not a positive integer")
+                problems.append(
+                    m(
+                        "{name}={shortened} is not a positive integer",
+                        name=name,
+                        shortened=_shortened(value),
+                    )
+                )
             elif value > (MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE):
-                problems.append(f"{name}={_shortened(value)} is more than any model has")
+                problems.append(
+                    m(
+                        "{name}={shortened} is more than any model has",
+                        name=name,
+                        shortened=_shortened(value),
+                    )
+                )
             else:
                 return True
             return False
@@ -264,7 +276,11 @@ class _Sizes:
         heads, hidden = self.numbers.get("num_attention_heads"), self.numbers.get("hidden_size")
         if heads and hidden and self.get("head_dim") is None and hidden % heads:
             problems.append(
-                f"hidden_size={hidden} is not a multiple of num_attention_heads={heads}"
+                m(
+                    "hidden_size={hidden} is not a multiple of num_attention_heads={heads}",
+                    hidden=hidden,
+                    heads=heads,
+                )
             )
         for name in ("head_dim", "num_key_value_heads"):
             value = self.get(name)
@@ -273,7 +289,11 @@ class _Sizes:
         key_value = self.get("num_key_value_heads")
         if not problems and heads and key_value and heads % key_value:
             problems.append(
-                f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value}"
+                m(
+                    "num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value}",
+                    heads=heads,
+                    key_value=key_value,
+                )
             )
         if problems:
             raise ModelError(

@@ -28,7 +28,7 @@ from assistant_builder.config import StudyConfig, option_fields
 from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
 from assistant_builder.errors import CHOOSE_NAME, ConfigError, StudyError
-from assistant_builder.i18n import joined, m, render
+from assistant_builder.i18n import Message, Text, joined, m
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
@@ -95,22 +95,33 @@ def read_grid(settings: Iterable[str]) -> Grid:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not text.strip():
-            problems.append(f"{setting!r} is not KEY=VALUE,VALUE,…")
+            problems.append(m("{setting!r} is not KEY=VALUE,VALUE,…", setting=setting))
         elif key in texts:
-            problems.append(f"{key} is given twice: write --set {key}={texts[key]},{text}")
+            problems.append(
+                m(
+                    "{key} is given twice: write --set {key}={texts},{text}",
+                    key=key,
+                    texts=texts[key],
+                    text=text,
+                )
+            )
         else:
             texts[key] = text
     values = {key: split_values(key, text) for key, text in texts.items()}
     for key, found in values.items():
         if not all(found):
             problems.append(
-                f"{key}={texts[key]} has an empty value between two commas or at an end"
+                m(
+                    "{key}={texts} has an empty value between two commas or at an end",
+                    key=key,
+                    texts=texts[key],
+                )
             )
         elif len(found) > 1 and (why := _why_not(key)):
-            problems.append(f"{key} cannot be swept: {why}")
+            problems.append(m("{key} cannot be swept: {why}", key=key, why=why))
     swept = {key: found for key, found in values.items() if len(found) > 1}
     if not swept and not problems:
-        problems.append("no setting has several values")
+        problems.append(m("no setting has several values"))
     if problems:
         raise ConfigError(
             joined(problems, "; "),
@@ -171,7 +182,7 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
             remedy=m("Sweep fewer values, for example a coarse grid first"),
         )
     trials: list[Trial] = []
-    problems: list[str] = []
+    problems: list[Text] = []
     for number, values in enumerate(itertools.product(*grid.swept.values()), start=1):
         chosen = dict(zip(grid.swept, values, strict=True))
         try:
@@ -180,15 +191,16 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
             )
         except ConfigError as error:
             # many combinations repeat the problem of one value
-            problems += render(error.what).split("; ")
+            found = error.what
+            problems += found.values.values() if isinstance(found, Message) else [found]
             continue
         tree = config.model_dump(mode="json")
         trials.append(Trial(config, {k: reduce(getitem, k.split("."), tree) for k in grid.swept}))
     if not problems:
-        problems = _same(trials)
+        problems = list(_same(trials))
     if problems:
         raise ConfigError(
-            joined(dict.fromkeys(problems), "; "),
+            joined({str(each): each for each in problems}.values(), "; "),
             where="--set",
             remedy=m("Nothing was started. 'assistant-builder settings' lists every setting"),
         )
