@@ -183,7 +183,7 @@ for path in sys.argv[2:]:
     try:
         pairs_of_file(path)
     except DataError as error:
-        print(error.what)
+        print(str(error.what))
 """
 
 

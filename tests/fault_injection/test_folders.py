@@ -165,7 +165,7 @@ def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
         Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
     ]
     for error in full:
-        assert translate_error(error).what == "the disk is full", error
+        assert str(translate_error(error).what) == "the disk is full", error
     shared = [
         RuntimeError(
             "NCCL error: unhandled system error. Last error:\nError while creating shared memory segment "
@@ -179,10 +179,10 @@ def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
     ]
     for error in shared:
         found = translate_error(error)
-        assert (found.what, found.where) == (
+        assert (str(found.what), str(found.where)) == (
             "shared memory is full",
             "/dev/shm",
-        ) and "--shm-size" in found.remedy
+        ) and "--shm-size" in str(found.remedy)
     short = [
         MemoryError(),
         OSError(12, "Cannot allocate memory"),
@@ -197,14 +197,14 @@ def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ]
     for error in short:
-        assert translate_error(error).what == "memory ran out", error
+        assert str(translate_error(error).what) == "memory ran out", error
     wrapped = StudyError("not loadable: Cannot allocate memory")
     wrapped.__cause__ = OSError(12, "Cannot allocate memory")
     assert isinstance(translate_error(wrapped), ResourceError)
     own = ResourceError("the base does not fit", remedy="choose a smaller one")
     own.__cause__ = MemoryError()
-    assert translate_error(own).remedy == "choose a smaller one"
-    assert translate_error(StudyError("as it was", remedy="do this")).remedy == "do this"
+    assert str(translate_error(own).remedy) == "choose a smaller one"
+    assert str(translate_error(StudyError("as it was", remedy="do this")).remedy) == "do this"
 
 
 def test_a_read_only_study_is_readable_but_not_run(

@@ -105,7 +105,7 @@ def ends_well(work: Callable[[], object]) -> None:
     try:
         work()
     except AssistantBuilderError as error:
-        assert error.what and error.remedy and len(error.what) < 2_000
+        assert error.what and error.remedy and len(str(error.what)) < 2_000
 
 
 def read_config_everywhere(folder: Path) -> None:
