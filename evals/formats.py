@@ -23,7 +23,7 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError, install_command
 from assistant_builder.export.gguf import GgufFiles, heldout_prompts
-from assistant_builder.i18n import N_, m
+from assistant_builder.i18n import N_, Text, m
 from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -234,7 +234,7 @@ class _FormatScoring:
             N_("{cell}: writing {types}").format(cell=arm, types=", ".join(types))
         )
 
-        def report(fraction: float, message: str) -> None:
+        def report(fraction: float, message: Text) -> None:
             nonlocal reached
             self._clock.tick(_WRITING, max(0.0, fraction - reached))
             reached = max(reached, fraction)

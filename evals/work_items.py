@@ -26,7 +26,7 @@ from assistant_builder.arms import (
     untuned_base,
 )
 from assistant_builder.atomic_io import file_hash, read_json
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import Text, m
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
@@ -342,9 +342,9 @@ class ProgressTracker:
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
         self._last = time.monotonic()
-        self.set_message(N_("Loading the base model"))
+        self.set_message(m("Loading the base model"))
 
-    def set_message(self, message: str) -> None:
+    def set_message(self, message: Text) -> None:
         """Set the message; the time since the last call is not attributed to any kind of work."""
         self._last = time.monotonic()
         self._message = message
@@ -380,4 +380,4 @@ class ProgressTracker:
     def _write(self) -> None:
         left, spent = self.left(), sum(self._seconds.values())
         done = int(100 * spent / (spent + left)) if left is not None and spent + left else 0
-        self._study.write_progress(self._step, Progress(done, 100, "%", self._message, left))
+        self._study.write_progress(self._step, Progress.saying(done, 100, "%", self._message, left))

@@ -18,7 +18,7 @@ from assistant_builder.export.export import write_export
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import EXPORT_FORMATS, ExportSpec
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
 from assistant_builder.study.steps import State
@@ -48,13 +48,13 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     configure_libraries()
-    record = JobRecord.of_process(os.getpid(), arguments.to, "Starting")
+    record = JobRecord.of_process(os.getpid(), arguments.to, m("Starting"))
     spec = ExportSpec(arguments.arm, arguments.format, arguments.type)
     job = ExportJob(Study(arguments.study, arguments.approach), spec)
 
-    def report(percent: int, message: str) -> None:
+    def report(percent: int, message: Text) -> None:
         nonlocal record
-        record = replace(record, percent=percent, message=message)
+        record = replace(record, percent=percent).saying(message)
         job.write(record)
         if job.cancel_requested:
             raise Cancelled(
@@ -86,7 +86,7 @@ def main() -> int:
         sys.stderr.write(redact_secrets(traceback.format_exc()))
         finish("failed", _translate(error, job))
         return 1
-    record = replace(record, percent=100, message="Done")
+    record = replace(record, percent=100).saying(m("Done"))
     finish("succeeded")
     return 0
 

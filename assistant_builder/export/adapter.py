@@ -21,7 +21,7 @@ from assistant_builder.export_formats import (
     LoadingContext,
     Snippet,
 )
-from assistant_builder.i18n import N_, m
+from assistant_builder.i18n import N_, Text, m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
@@ -62,7 +62,7 @@ class AdapterFormat(ExportFormat):
         """The files, and the zip of them."""
         return 2 * (int(summary["adapter_bytes"]) + OTHER_FILES_BYTES)
 
-    def write(self, source: ExportSource, folder: Path) -> list[str]:
+    def write(self, source: ExportSource, folder: Path) -> list[Text]:
         """Write ``adapter_model.safetensors`` and an ``adapter_config.json`` that names a base others can load."""
         trained = trained_adapter(source.study, source.arm)
         shutil.copyfile(trained / "adapter_model.safetensors", folder / "adapter_model.safetensors")

@@ -24,7 +24,7 @@ from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import Text, m, t, text_of, written
 from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
@@ -43,18 +43,29 @@ class JobRecord:
     started: float
     seconds: float = 0.0  # duration, once it has ended
     percent: int = 0
-    message: str = ""
+    message: str = ""  # in English
+    said: dict[str, Any] | None = None  # record of the message
     pid: int | None = None
     # start time of the process, which distinguishes it from a later one with the same id
     process_started: str | float | None = None
     error: ErrorRecord | None = None  # ``AssistantBuilderError.to_record()`` of a failed export
 
     @classmethod
-    def of_process(cls, pid: int, target: Path, message: str) -> JobRecord:
+    def of_process(cls, pid: int, target: Path, message: Text) -> JobRecord:
         """The record of a process that starts now."""
         identity = process_identity(pid)
-        record = cls("running", str(target), time.time(), message=message)
-        return replace(record, pid=pid, process_started=identity)
+        record = cls("running", str(target), time.time())
+        return replace(record, pid=pid, process_started=identity).saying(message)
+
+    def saying(self, message: Text) -> JobRecord:
+        """The record with a message."""
+        text, said = written(message)
+        return replace(self, message=text, said=said)
+
+    @property
+    def text(self) -> Text:
+        """What the export does."""
+        return text_of(self.said, self.message)
 
 
 class ExportJob:
@@ -190,7 +201,7 @@ def _follow(
         try:
             record = job.record()
             if record is not None:
-                on_progress(Progress(record.percent, 100, "%", record.message))
+                on_progress(Progress.saying(record.percent, 100, "%", record.text))
             time.sleep(0.2)
         except KeyboardInterrupt:
             job.request_cancel()

@@ -15,7 +15,7 @@ from assistant_builder.data import load_split
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import QUESTION, render
 from assistant_builder.export_formats import Snippet
-from assistant_builder.i18n import N_, m
+from assistant_builder.i18n import N_, Text, m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -163,18 +163,22 @@ def _code(module: str, names: Sequence[str]) -> str:
     return "\n".join(dict.fromkeys(found[name] for name in names)).strip("\n")
 
 
-def grounding_notes(study: Study, *, with_data: bool) -> list[str]:
+def grounding_notes(study: Study, *, with_data: bool) -> list[Text]:
     """What the user of an export of a grounded assistant must know, in sentences."""
     if not study.config.grounded:
         return []
     facts = read_json(served_index_folder(study) / RECORD, IndexRecord)["facts"] if with_data else 0
     contained = (
-        f"The folder {FOLDER}/ contains the {facts:,} question–answer pairs of the training data as plain "
-        "text: whoever has the export can read them."
+        m(
+            "The folder {folder}/ contains the {facts:,} question–answer pairs of the training data as plain text: "
+            "whoever has the export can read them.",
+            folder=FOLDER,
+            facts=facts,
+        )
         if with_data
-        else "The export contains neither the index nor any of the pairs of the study."
+        else m("The export contains neither the index nor any of the pairs of the {study}.")
     )
-    return [contained, SERVING]
+    return [contained, m(SERVING)]
 
 
 def python_snippet(folder: str, embedder: str, model: Sequence[str], system: str) -> Snippet:

@@ -115,7 +115,7 @@ def _require_online(hub_id: str) -> None:
 
 def _download(hub_id: str, revision: str | None, files: hub.Files, report: Report) -> Path:
     _require_online(hub_id)
-    report(0, 1, f"Looking up {hub_id}")
+    report(0, 1, m("Looking up {hub_id}", hub_id=hub_id))
     try:
         info = hub.model_info(hub_id, revision)
         listed = (file for file in info.siblings or [] if files.includes(file.rfilename))

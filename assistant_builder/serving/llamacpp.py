@@ -113,7 +113,7 @@ class LlamaCppSession(Session):
         path = (
             files.path(type) if files.record(type) is not None else _write_file(files, type, report)
         )
-        report(f"Loading the {type} file", 0.8)
+        report(m("Loading the {type} file", type=type), 0.8)
         model = study.config.model
         base = fetch(
             resolve(model.base, trust_remote_code=allows_code(model)),
@@ -181,7 +181,7 @@ def _write_file(files: GgufFiles, type: str, report: ProgressCallback) -> Path:
         type,
     )
     code, last = run_program(
-        command, compute_environment(), lambda: report(f"Writing the {type} file", 0.3)
+        command, compute_environment(), lambda: report(m("Writing the {type} file", type=type), 0.3)
     )
     if code:
         raise ModelError(

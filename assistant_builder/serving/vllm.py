@@ -197,7 +197,7 @@ class VllmSession(Session):
         self._look_up(study, prompter, {speaker: arm})
         shared = self._server is not None
         if self._server is None:
-            report("Starting vLLM", 0.3)
+            report(m("Starting vLLM"), 0.3)
             self._server = VllmServer(vllm_command(self._assistants, self._requested))
         self._contexts[speaker] = assistant_context(study, context_length(folder), self._requested)
         self._loaded[speaker] = self._server, prompter
