@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import subprocess
 import sys
 import time
@@ -20,10 +21,11 @@ from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.session import ChatSession
 from assistant_builder.runner import run as runs
 from assistant_builder.runner.backend import Event
+from evals.report.schema import Report
 from tests.synthetic_study import SMALL, finished_study, new_study, with_data
 
 ROOT = Path(__file__).parents[1]
-QUESTION = "How early can we turn up?"
+QUESTION = "Which number do I ring to book?"
 
 
 def child_seconds(code: str) -> float:
@@ -73,6 +75,19 @@ def test_the_tables_of_a_study_are_data_frames() -> None:
     row = contrasts.query("name == 'Q4-L16' and metric == 'exact_match'").iloc[0]
     assert row.delta == pytest.approx(means["Q4"] - means["L16"])
     assert row.ci_low < row.delta < row.ci_high
+
+
+def test_the_report_is_typed_and_a_notebook_shows_its_first_page() -> None:
+    study = ab.example()
+    verdict = study.report.verdict
+    assert isinstance(study.report, Report) and verdict.outcome == "no worse"
+    assert verdict.ci[0] < verdict.delta < verdict.ci[1]
+    page = study._repr_html_()
+    assert page.count("<") == 2 and page.startswith("<iframe srcdoc=") and "sandbox" in page
+    page = html.unescape(page)
+    assert "Is the assistant good enough?" in page and "Recommendation" in page
+    assert "<style>" in page and 'id="verdict"' not in page
+    assert ab.Study(new_study("other"))._repr_html_() == "<p>Study <b>other</b>: queued</p>"
 
 
 def test_studies_are_listed_and_opened_by_name() -> None:
@@ -175,7 +190,7 @@ def test_the_example_resumes_answers_and_serves(bundled_models: Path) -> None:
     with study.serve() as server:
         request = {"model": server.model, "messages": [{"role": "user", "content": QUESTION}]}
         url = f"{server.url}/chat/completions"
-        reply = httpx.post(url, json=request, timeout=120).raise_for_status().json()
+        reply = httpx.post(url, json=request, timeout=600).raise_for_status().json()
         assert reply["choices"][0]["message"]["content"] == answer.text
     with pytest.raises(httpx.ConnectError):
         httpx.post(url, json=request)

@@ -261,7 +261,12 @@ def test_a_report_can_fail_a_build(
     study = new_study()
     write_json(
         study.folder / "report.json",
-        {"verdict": {"outcome": outcome}, "sentence": "On your questions, so."},
+        {
+            "primary_metric": "exact_match",
+            "cells": {},
+            "verdict": {"outcome": outcome},
+            "sentence": "On your questions, so.",
+        },
     )
     (study.folder / "report.html").write_text("page")
     words = ["report", study.name, *(["--fail-if", fail_if] if fail_if else [])]
