@@ -65,8 +65,9 @@ def _cached_embedder(hub_id: str) -> Path | None:
         folder = hub.cached_snapshot(hub_id, None, hub.EMBEDDER)
     except ValueError:  # not a hub id
         return None
-    complete = folder is not None and (folder / "config.json").is_file()
-    return folder if complete and any(folder.glob("*.safetensors")) else None
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None
 
 
 def fetch_embedder(hub_id: str, report: Report = no_progress) -> Path:

@@ -112,7 +112,7 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
             mn(
                 "memory ran out with {count} pair per pass",
                 "memory ran out with {count} pairs per pass",
-                rows=rows,
+                rows,
             ),
             where=prepared.planned.machine.name,
             remedy=m(

@@ -202,10 +202,10 @@ def test_a_file_that_cannot_be_loaded_is_refused_in_one_line(path: Path, tmp_pat
 
 @needs_llamacpp
 def test_the_key_is_needed(server: LlamaServer) -> None:
-    server._headers, headers = {}, server._headers
+    server.headers, headers = {}, server.headers
     with pytest.raises(ModelError, match="API Key"):
         server.tokenize("hi")
-    server._headers = headers
+    server.headers = headers
 
 
 @needs_llamacpp
