@@ -141,14 +141,12 @@ class Declaration:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Declaration:
         """The inverse of :meth:`to_record`."""
-        names = {field.name for field in fields(cls)}
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in record.items()
-                if name in names
-            }
-        )
+        values: dict[str, Any] = {
+            field.name: tuple(value) if isinstance(value, list) else value
+            for field in fields(cls)
+            if (value := record.get(field.name, field)) is not field
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,7 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
         both = [both[place] for place in sorted(places)]
     questions = []
     for sample in both:
-        given = {cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)}
+        given: dict[str, str] = {c: answers[c][sample["item"]] for c in (BASELINE, CANDIDATE)}
         messages = judge_messages(sample, given[BASELINE], given[CANDIDATE])
         depends = [endpoint.model, endpoint.host, given, messages]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
