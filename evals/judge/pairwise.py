@@ -245,11 +245,11 @@ def judge_study(
         if on_progress is not None:
             on_progress(len(lines), len(questions))
 
+    for question in questions:
+        same = len({answer.strip() for answer in question.answers.values()}) == 1
+        if same and question.item not in lines:
+            record_line(_line(question, [], 0.0))
     todo = [question for question in questions if question.item not in lines]
-    same = [q for q in todo if len({answer.strip() for answer in q.answers.values()}) == 1]
-    for question in same:
-        record_line(_line(question, [], 0.0))
-    todo = [question for question in todo if question not in same]
     asyncio.run(_ask_all(study, endpoint, todo, record_line, report_progress))
     ordered = [lines[question.item] for question in questions]
     write_jsonl(path, ordered)
