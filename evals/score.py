@@ -15,11 +15,9 @@ from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.data import load_split
 from assistant_builder.i18n import N_, m, t
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence
@@ -72,9 +70,7 @@ class _Scoring:
 
     def __init__(self, study: Study, part: tuple[int, int] | None) -> None:
         self.study, self.config = study, study.config.eval
-        model = study.config.model
-        ref = resolve(model.base, trust_remote_code=allows_code(model))
-        self.base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+        self.base = fetch_base(study.config.model)
         self.prompter = ChatTokenizer.load(self.base, study.record_template_date())
         self.retriever: Retriever | None = None
         if study.config.grounded:

@@ -29,7 +29,6 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.i18n import Text, m
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import Progress
 from evals.cells import Variant, fidelity_pairs, in_order_of_loading
@@ -275,10 +274,7 @@ class EvaluationPlan:
         return file_hash(self._study.split_file("train"))
 
     def _adapter(self, run: str | None) -> str | None:
-        if run is None:
-            return None
-        summary = read_json(self._study.arm_folder(run) / "summary.json", ArmSummary)
-        return str(summary["adapter_sha256"])
+        return run and self._study.arm_summary(run)["adapter_sha256"]
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
