@@ -46,7 +46,7 @@ class Reply:
     phase: str = ""
     fraction: float = 0.0
     memory: Memory | None = None  # memory use of the model, once it is loaded
-    sources: tuple[dict[str, Any], ...] = ()  # facts in the prompt of a grounded answer
+    sources: tuple[Any, ...] = ()  # facts in the prompt of a grounded answer
     prompt_tokens: int | None = None  # tokens of that prompt
     declined: bool = False  # whether the question was declined instead of answered
     ahead: int = 0  # number of questions, of all users, that are answered before this one
