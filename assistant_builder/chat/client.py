@@ -47,7 +47,7 @@ class Reply:
     said: dict[str, Any] | None = None  # record of that message
     fraction: float = 0.0
     memory: Memory | None = None  # memory use of the model, once it is loaded
-    sources: tuple[dict[str, Any], ...] = ()  # facts in the prompt of a grounded answer
+    sources: tuple[Any, ...] = ()  # facts in the prompt of a grounded answer
     prompt_tokens: int | None = None  # tokens of that prompt
     declined: bool = False  # whether the question was declined instead of answered
     ahead: int = 0  # number of questions, of all users, that are answered before this one

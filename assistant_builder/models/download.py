@@ -55,6 +55,13 @@ def fetch(
     return folder
 
 
+def fetch_base(model: ModelConfig) -> Path:
+    """Return the local folder of a study's base model. Its own code is used only if it is allowed."""
+    trust = allows_code(model)
+    ref = resolve(model.base, trust_remote_code=trust)
+    return fetch(ref, revision=model.revision, trust_remote_code=trust)
+
+
 def needs_embedder_download(model: str) -> bool:
     """Return whether ``retrieval.embedder`` names a model of the hub that is not on this machine."""
     return bool(model) and not Path(model).expanduser().is_dir() and _cached_embedder(model) is None
