@@ -1,7 +1,5 @@
 """The Python API: what ``import assistant_builder`` offers, on the finished example."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys
@@ -33,7 +31,7 @@ def child_seconds(code: str) -> float:
     return time.perf_counter() - started
 
 
-def test_importing_loads_nothing_heavy_in_no_time() -> None:
+def test_importing_loads_nothing_heavy_in_no_time():
     light = "import sys, assistant_builder as ab; heavy = {'torch', 'gradio', 'pandas'}\n"
     child_seconds(
         f"{light}assert not heavy & set(sys.modules)\n"
@@ -46,7 +44,7 @@ def test_importing_loads_nothing_heavy_in_no_time() -> None:
     assert loaded - empty < 0.3
 
 
-def test_type_checkers_see_the_names_that_are_loaded_lazily() -> None:
+def test_type_checkers_see_the_names_that_are_loaded_lazily():
     tree = ast.parse((ROOT / "assistant_builder" / "__init__.py").read_text(encoding="utf-8"))
     (imported,) = [
         alias
@@ -62,7 +60,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily() -> None:
         assert (ROOT / package / "py.typed").is_file()
 
 
-def test_the_tables_of_a_study_are_data_frames() -> None:
+def test_the_tables_of_a_study_are_data_frames():
     study = ab.example()
     items, cells, contrasts = study.items_df(), study.cells_df(), study.contrasts_df()
     assert all(isinstance(table, pandas.DataFrame) for table in (items, cells, contrasts))
@@ -75,7 +73,7 @@ def test_the_tables_of_a_study_are_data_frames() -> None:
     assert row.ci_low < row.delta < row.ci_high
 
 
-def test_studies_are_listed_and_opened_by_name() -> None:
+def test_studies_are_listed_and_opened_by_name():
     assert ab.studies() == []
     with pytest.raises(StudyError, match="no study named 'support'.*Create one"):
         ab.open("support")
@@ -89,7 +87,7 @@ def test_studies_are_listed_and_opened_by_name() -> None:
         ab.open("example", approach="memory")
 
 
-def test_a_run_takes_settings_by_section_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_settings_by_section_and_resumes(monkeypatch):
     calls: list[Any] = []
 
     def run_study(study: Any, *, on_event: Callable[[Event], None], **options: Any) -> None:
@@ -119,8 +117,8 @@ def test_a_run_takes_settings_by_section_and_resumes(monkeypatch: pytest.MonkeyP
 
 
 def test_addresses_of_a_file_are_contacted_only_where_the_caller_allows_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(runs, "run_study", lambda *_, **__: None)
     url = "https://judge.example.com/v1"
     path = tmp_path / "study.yaml"
@@ -133,7 +131,7 @@ def test_addresses_of_a_file_are_contacted_only_where_the_caller_allows_them(
     assert url in caplog.text and ab.open("judged").config.eval.judge_url == url
 
 
-def test_two_studies_are_compared_by_name_or_object() -> None:
+def test_two_studies_are_compared_by_name_or_object():
     first, second = finished_study("first"), finished_study("second")
     comparison = ab.compare(ab.open(first.name), second.name)
     assert comparison["shared_items"] > 0 and comparison["verdicts"]
@@ -142,7 +140,7 @@ def test_two_studies_are_compared_by_name_or_object() -> None:
         ab.compare("first", "empty")
 
 
-def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch):
     sessions: list[ChatSession] = []
     source = {"row": 3, "question": "Opening?", "answer": "At nine.", "similarity": 0.9}
 
@@ -164,7 +162,7 @@ def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.train
 @pytest.mark.long
-def test_the_example_resumes_answers_and_serves(bundled_models: Path) -> None:
+def test_the_example_resumes_answers_and_serves(bundled_models):
     ab.example()
     events: list[Event] = []
     study = ab.run("example", on_event=events.append)

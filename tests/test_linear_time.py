@@ -1,16 +1,13 @@
 """What reads texts of others takes time in proportion to their length: twice the text, about twice the time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from assistant_builder.chat.visitor_log import mask
 from assistant_builder.config import slug
-from assistant_builder.data import csv_reader, encoding, json_reader, validate
+from assistant_builder.data import csv_reader, encoding, json_reader, load_pairs, validate
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.similarity import casefold_normalize, identifier_tokens
 from assistant_builder.data.types import RowNumbers
@@ -131,7 +128,7 @@ def seconds(read: Callable[[str], object], text: str) -> float:
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_twice_the_text_takes_twice_the_time(what: str) -> None:
+def test_twice_the_text_takes_twice_the_time(what):
     read, start, repeated, end = CASES[what]
 
     def text(size: int) -> str:
@@ -145,9 +142,7 @@ def test_twice_the_text_takes_twice_the_time(what: str) -> None:
     assert twice < 0.05 or twice < 3 * once, f"{once:.2f} s, then {twice:.2f} s"
 
 
-def test_a_number_too_long_for_python_rejects_its_row(tmp_path: Path) -> None:
-    from assistant_builder.data import load_pairs
-
+def test_a_number_too_long_for_python_rejects_its_row(tmp_path):
     path = tmp_path / "a.csv"
     turns = (
         "[{'role': 'user', 'content': 0x"
