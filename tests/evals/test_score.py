@@ -130,6 +130,7 @@ def test_everything_is_scored_carried_on_and_consistent(study, monkeypatch):
     assert contents(study) == whole  # to the last digit, whether carried on or not
 
 
+@pytest.mark.long
 def test_another_batch_size_gives_the_same_digits(study):
     changes = {
         "eval.cells": ["L16", "Q4"],

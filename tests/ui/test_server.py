@@ -325,6 +325,7 @@ def test_a_port_in_use_is_reported(site, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_it_stops_cleanly_with_streams_open(tmp_path):
     site = start_app(tmp_path)
     with site.client() as client:

@@ -197,6 +197,7 @@ def test_a_restart_ends_the_old_token_and_cookie(tmp_path):
             assert browser.get(after.url).status_code == 200
 
 
+@pytest.mark.long
 def test_the_token_goes_to_no_other_server_of_the_same_name(tmp_path):
     """``localhost`` has two addresses, and another user may listen at the one that is free."""
     app = start_app(tmp_path, "--host", "localhost")
