@@ -15,7 +15,7 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.devices import device_name
 from assistant_builder.errors import ConfigError
-from assistant_builder.export.adapter import _python
+from assistant_builder.export.adapter import ADAPTER
 from assistant_builder.export_formats import LoadingContext
 from assistant_builder.planning.memory_check import require_device
 from assistant_builder.quantization import METHODS, method_of, quantizing
@@ -138,7 +138,7 @@ def test_the_planner_counts_the_bytes_of_a_method_from_outside():
 def test_loading_instructions_name_a_storage_that_transformers_cannot_make():
     def lines(quant_type: str) -> str:
         model = StudyConfig().with_changes({"model.quant_type": quant_type}).model
-        return _python(
+        (python,) = ADAPTER.snippets(
             LoadingContext(
                 arm="qlora",
                 folder="out",
@@ -152,6 +152,7 @@ def test_loading_instructions_name_a_storage_that_transformers_cannot_make():
                 context=256,
             )
         )
+        return python.text
 
     assert "stored as INT8 by rows" in lines("int8_rows")
     assert "quantization_config" not in lines("int8_rows")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from assistant_builder.errors import EvaluationError
-from evals.compare import CORRELATED, Comparison, _correlated, paired_comparison
+from evals.compare import CORRELATED, Comparison, paired_comparison
 from evals.stats.intervals import flip_interval, item_interval
 from evals.stats.units import make_units
 
@@ -447,8 +447,12 @@ class TestSeveralLabels:
         assert [text for text in result.warnings if "each wording" in text]
 
     def test_the_level_is_divided_by_the_number_of_labels(self):
-        assert _correlated({"family": 0.6 * CORRELATED}) == ["family"]
-        assert not _correlated({"family": 0.6 * CORRELATED, "group": 0.9})
+        before, after = self.scores(by_family=0.032)
+        labels = {"family": self.family.tolist(), "wording": self.wording.tolist()}
+        for related, named in (({"family": labels["family"]}, True), (labels, False)):
+            result = paired_comparison(before, after, clusters=self.fact.tolist(), related=related)
+            assert CORRELATED / 2 < result.correlation["family"] < CORRELATED
+            assert bool(result.warnings) is named
 
     def test_independent_labels_give_no_warning(self):
         before, after = self.scores()

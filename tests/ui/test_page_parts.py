@@ -35,7 +35,7 @@ from assistant_builder.ui.data.preview import (
     unused_name,
 )
 from assistant_builder.ui.data.tab import study_data_panel
-from assistant_builder.ui.html import STYLE_SHEETS, page_words
+from assistant_builder.ui.html import STYLE_SHEETS
 from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh
 from assistant_builder.ui.tabs import TABS
@@ -454,20 +454,6 @@ def test_the_page_says_project_and_names_assistants_in_one_place():
                 assert not re.search(r"\bstud(y|ies)\b", text, re.IGNORECASE), (
                     f"{path.name}: {text}"
                 )
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("the study is running", "the project is running"),
-        ("Studies of a study's folder", "Projects of a project's folder"),
-        ("no study named 'study'", "no project named 'study'"),
-        ("see study.yaml in my-study", "see study.yaml in my-study"),
-        ('row 3, "Where can I study?", is empty', 'row 3, "Where can I study?", is empty'),
-    ],
-)
-def test_errors_of_studies_are_errors_of_projects(text, shown):
-    assert page_words(text) == shown
 
 
 def test_no_two_tabs_style_the_same_class():
