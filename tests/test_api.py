@@ -1,7 +1,5 @@
 """The Python API: what ``import assistant_builder`` offers, on the finished example."""
 
-from __future__ import annotations
-
 import ast
 import html
 import subprocess
@@ -35,7 +33,7 @@ def child_seconds(code: str) -> float:
     return time.perf_counter() - started
 
 
-def test_importing_loads_nothing_heavy_in_no_time() -> None:
+def test_importing_loads_nothing_heavy_in_no_time():
     light = "import sys, assistant_builder as ab; heavy = {'torch', 'gradio', 'pandas'}\n"
     child_seconds(
         f"{light}assert not heavy & set(sys.modules)\n"
@@ -48,7 +46,7 @@ def test_importing_loads_nothing_heavy_in_no_time() -> None:
     assert loaded - empty < 0.3
 
 
-def test_type_checkers_see_the_names_that_are_loaded_lazily() -> None:
+def test_type_checkers_see_the_names_that_are_loaded_lazily():
     tree = ast.parse((ROOT / "assistant_builder" / "__init__.py").read_text(encoding="utf-8"))
     (imported,) = [
         alias
@@ -64,7 +62,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily() -> None:
         assert (ROOT / package / "py.typed").is_file()
 
 
-def test_the_tables_of_a_study_are_data_frames() -> None:
+def test_the_tables_of_a_study_are_data_frames():
     study = ab.example()
     items, cells, contrasts = study.items_df(), study.cells_df(), study.contrasts_df()
     assert all(isinstance(table, pandas.DataFrame) for table in (items, cells, contrasts))
@@ -77,7 +75,7 @@ def test_the_tables_of_a_study_are_data_frames() -> None:
     assert row.ci_low < row.delta < row.ci_high
 
 
-def test_the_report_is_typed_and_a_notebook_shows_its_first_page() -> None:
+def test_the_report_is_typed_and_a_notebook_shows_its_first_page():
     study = ab.example()
     verdict = study.report.verdict
     assert isinstance(study.report, Report) and verdict.outcome == "no worse"
@@ -90,7 +88,7 @@ def test_the_report_is_typed_and_a_notebook_shows_its_first_page() -> None:
     assert ab.Study(new_study("other"))._repr_html_() == "<p>Study <b>other</b>: queued</p>"
 
 
-def test_studies_are_listed_and_opened_by_name() -> None:
+def test_studies_are_listed_and_opened_by_name():
     assert ab.studies() == []
     with pytest.raises(StudyError, match="no study named 'support'.*Create one"):
         ab.open("support")
@@ -104,7 +102,7 @@ def test_studies_are_listed_and_opened_by_name() -> None:
         ab.open("example", approach="memory")
 
 
-def test_a_run_takes_settings_by_section_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_settings_by_section_and_resumes(monkeypatch):
     calls: list[Any] = []
 
     def run_study(study: Any, *, on_event: Callable[[Event], None], **options: Any) -> None:
@@ -134,8 +132,8 @@ def test_a_run_takes_settings_by_section_and_resumes(monkeypatch: pytest.MonkeyP
 
 
 def test_addresses_of_a_file_are_contacted_only_where_the_caller_allows_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(runs, "run_study", lambda *_, **__: None)
     url = "https://judge.example.com/v1"
     path = tmp_path / "study.yaml"
@@ -148,7 +146,7 @@ def test_addresses_of_a_file_are_contacted_only_where_the_caller_allows_them(
     assert url in caplog.text and ab.open("judged").config.eval.judge_url == url
 
 
-def test_two_studies_are_compared_by_name_or_object() -> None:
+def test_two_studies_are_compared_by_name_or_object():
     first, second = finished_study("first"), finished_study("second")
     comparison = ab.compare(ab.open(first.name), second.name)
     assert comparison["shared_items"] > 0 and comparison["verdicts"]
@@ -157,7 +155,7 @@ def test_two_studies_are_compared_by_name_or_object() -> None:
         ab.compare("first", "empty")
 
 
-def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch):
     sessions: list[ChatSession] = []
     source = {"row": 3, "question": "Opening?", "answer": "At nine.", "similarity": 0.9}
 
@@ -179,7 +177,7 @@ def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.train
 @pytest.mark.long
-def test_the_example_resumes_answers_and_serves(bundled_models: Path) -> None:
+def test_the_example_resumes_answers_and_serves(bundled_models):
     ab.example()
     events: list[Event] = []
     study = ab.run("example", on_event=events.append)

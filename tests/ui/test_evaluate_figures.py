@@ -1,7 +1,5 @@
 """The Results tab: states, pictures, tables, and how quickly they are drawn."""
 
-from __future__ import annotations
-
 import html
 import re
 import shutil
@@ -88,7 +86,7 @@ def half_scored() -> Study:
 # states
 
 
-def test_what_comes_first_is_said() -> None:
+def test_what_comes_first_is_said():
     study = with_data(new_study())
     assert "Nothing to evaluate yet" in evaluation_state(take_snapshot(study))
     running(study, "train-lora")
@@ -99,20 +97,18 @@ def test_what_comes_first_is_said() -> None:
     assert "Trained, not evaluated" in evaluation_state(seen)
 
 
-def test_a_running_evaluation_shows_each_cell_and_what_there_is() -> None:
+def test_a_running_evaluation_shows_each_cell_and_what_there_is():
     study = half_scored()
     running(study, "evaluate", Progress(25, 100, "%", "Q4: answering the test questions", 40.0))
     said = plain(evaluation_state(take_snapshot(study)))
     assert "Q4: answering the test questions: 25 %, 40 s left" in said
     assert "Q4 Compact (QLoRA, 4-bit) running answering the test questions" in said
-    assert (
-        "L16 Full (LoRA, 16-bit) done 41 s" in said
-        and "QR QLoRA export, requantized not run yet" in said
-    )
+    assert "L16 Full (LoRA, 16-bit) done 41 s" in said
+    assert "QR QLoRA export, requantized not run yet" in said
     assert "Scored so far: 7 of 10 cells" in said
 
 
-def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_told() -> None:
+def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_told():
     study = half_scored()
     study.status_file("evaluate").unlink(missing_ok=True)
     study.write_config(study.config.with_changes({"executor": "ray"}))
@@ -135,17 +131,17 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     ("state", "words"),
     [("failed", "memory ran out"), ("cancelled", "was cancelled"), ("lost", "was interrupted")],
 )
-def test_an_evaluation_that_stopped_keeps_its_scores(state: str, words: str) -> None:
+def test_an_evaluation_that_stopped_keeps_its_scores(state, words):
     study = half_scored()
     error = {"what": "memory ran out", "where": "cell Q4", "remedy": "Lower eval.batch_size"}
-    study.write_step(StepRecord("evaluate", state=state, error=error))  # type: ignore[arg-type]
+    study.write_step(StepRecord("evaluate", state=state, error=error))
     said = plain(evaluation_state(take_snapshot(study), "RuntimeError: <b>"))
     assert words in said and "Scored so far" in said
     assert ("RuntimeError: &lt;b&gt;" in said) == (state == "failed")
     assert ("Resume" in said) == (state != "failed")
 
 
-def test_a_report_that_failed_is_told_where_its_verdict_is_missed() -> None:
+def test_a_report_that_failed_is_told_where_its_verdict_is_missed():
     study = evaluated(trained(with_data(new_study())))
     assert "but the report is missing" in plain(evaluation_state(take_snapshot(study)))
     study.write_step(StepRecord("report", state="failed", error={"what": "the disk is full"}))
@@ -153,8 +149,8 @@ def test_a_report_that_failed_is_told_where_its_verdict_is_missed() -> None:
 
 
 def test_the_sections_of_the_report_are_shown_without_its_first_page_and_the_answers(
-    finished: Snapshot, report: dict[str, Any]
-) -> None:
+    finished, report
+):
     assert evaluation_state(finished) == ""
     with use_language("de"):
         page = results_frame(report)
@@ -170,7 +166,7 @@ def test_the_sections_of_the_report_are_shown_without_its_first_page_and_the_ans
     assert set(re.findall(r'href="about:srcdoc#([^"]+)"', whole)) <= ids
 
 
-def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str, Any]) -> None:
+def test_the_conclusion_comes_with_figures_answers_and_a_button(report):
     found = conclude(report)
     shown = good_enough_card(report, found)
     said = plain(shown)
@@ -195,7 +191,7 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str
     assert specialists_title(None) == "For specialists"
 
 
-def test_three_bars_show_that_copying_is_better(report: dict[str, Any]) -> None:
+def test_three_bars_show_that_copying_is_better(report):
     found = replace(
         conclude(report),
         bars=(Bar("copy", "Copying an answer", 0.9, "90.0%"), Bar("lora", "Full", 0.5, "50.0%")),
@@ -206,15 +202,13 @@ def test_three_bars_show_that_copying_is_better(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["no worse", "worse", "inconclusive"])
-def test_four_bit_is_called_as_good_only_if_the_verdict_is_no_worse(
-    report: dict[str, Any], outcome: str
-) -> None:
+def test_four_bit_is_called_as_good_only_if_the_verdict_is_no_worse(report, outcome):
     changed = {**report, "objection": "", "verdict": {**report["verdict"], "outcome": outcome}}
     shown = four_bit_card(changed, conclude(changed))
     assert ("The compact one is as good:" in shown) == (outcome == "no worse")
 
 
-def test_a_change_after_scoring_is_not_folded(report: dict[str, Any]) -> None:
+def test_a_change_after_scoring_is_not_folded(report):
     declared = {"primary_metric": "nll_per_token", "margin": 0.03, "second_metric": "token_f1"}
     frozen = {
         "declared": declared,
@@ -234,18 +228,12 @@ def test_a_change_after_scoring_is_not_folded(report: dict[str, Any]) -> None:
     assert place < page.index("<details")
 
 
-def test_a_report_of_an_earlier_version_is_shown(report: dict[str, Any]) -> None:
-    added = (
-        "bounds",
-        "action",
-        "estimand",
-        "clustered_by",
-        "leave_one_out",
-        "uncovered",
-        "frozen",
-        "possible_harm",
-        "trained_again",
-        "seeds",
+def test_a_report_of_an_earlier_version_is_shown(report):
+    added = tuple(
+        """
+        bounds action estimand clustered_by leave_one_out uncovered frozen possible_harm
+        trained_again seeds
+    """.split()
     )
     old = {
         key: value
@@ -258,13 +246,11 @@ def test_a_report_of_an_earlier_version_is_shown(report: dict[str, Any]) -> None
     assert report_conclusion({"verdict": {}}) is None
 
 
-def test_the_rules_of_the_verdict_are_told_before_scoring(tab: EvaluateTab) -> None:
+def test_the_rules_of_the_verdict_are_told_before_scoring(tab):
     study = trained(with_data(new_study("unscored")))
     said = plain(section(tab, "evaluate").draw(StudyView(study.name))[3]["value"])
-    assert (
-        "How the verdict is reached" in said
-        and "the verdict is by loss (margin 0.03 nats per token)" in said
-    )
+    assert "How the verdict is reached" in said
+    assert "the verdict is by loss (margin 0.03 nats per token)" in said
     (study.split_file("train")).write_text("")
     assert "How the verdict" not in plain(
         section(tab, "evaluate").draw(StudyView(study.name))[3]["value"]
@@ -289,7 +275,7 @@ def section(tab: EvaluateTab, key: str) -> LiveRegion:
     return next(section for section in tab.sections() if section.key == key)
 
 
-def test_every_section_sets_all_its_components(tab: EvaluateTab, study: Study) -> None:
+def test_every_section_sets_all_its_components(tab, study):
     trained(with_data(new_study("trained")))
     half = half_scored()
     for name in (None, "nowhere", "finished", "trained", half.name):
@@ -297,7 +283,7 @@ def test_every_section_sets_all_its_components(tab: EvaluateTab, study: Study) -
             drawn(part, name)
 
 
-def test_the_button_says_what_it_will_do(tab: EvaluateTab, study: Study) -> None:
+def test_the_button_says_what_it_will_do(tab, study):
     state = section(tab, "evaluate")
     assert not state.draw(StudyView(study.name))[0]["visible"]
     for step in ("evaluate", "report"):
@@ -314,7 +300,7 @@ def test_the_button_says_what_it_will_do(tab: EvaluateTab, study: Study) -> None
     assert state.draw(StudyView(study.name))[2]["value"] == "Pausing…"
 
 
-def test_training_that_goes_on_draws_nothing_here_anew(tab: EvaluateTab, study: Study) -> None:
+def test_training_that_goes_on_draws_nothing_here_anew(tab, study):
     before = {part.key: part.mark(StudyView(study.name)) for part in tab.sections()}
     (study.arm_folder("lora") / "metrics.jsonl").write_text("")
     assert {part.key: part.mark(StudyView(study.name)) for part in tab.sections()} == before
@@ -325,7 +311,7 @@ def test_training_that_goes_on_draws_nothing_here_anew(tab: EvaluateTab, study: 
     assert changed == {"evaluate", "evaluate-conclusion", "evaluate-result", "evaluate-items"}
 
 
-def test_a_thousand_items_are_drawn_quickly(tab: EvaluateTab, study: Study) -> None:
+def test_a_thousand_items_are_drawn_quickly(tab, study):
     report = read_json(study.folder / "report.json")
     report["items"] = [{**report["items"][n % 12], "item": str(n), "row": n} for n in range(1000)]
     section(tab, "evaluate-result").draw(StudyView(study.name))  # imports what draws
