@@ -334,8 +334,7 @@ _ALONE: dict[str, str] = {
         "measured. Its adapter is served on the base in {bits} bits; merged, it is a 16-bit model."
     ),
     LORA.name: N_(
-        "Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, {bits}-bit) would be as good was not "
-        "measured."
+        "Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, {bits}-bit) would be as good was not measured."
     ),
 }
 """The reason if the study trains only one of the twins."""

@@ -216,8 +216,7 @@ def _requested_columns(names: Sequence[str], requested: Mapping[str, str]) -> di
     if columns.get("messages") and (columns.get("question") or columns.get("answer")):
         problems.append(
             m(
-                "messages is mapped together with question or answer: a row is either a pair or a "
-                "conversation"
+                "messages is mapped together with question or answer: a row is either a pair or a conversation"
             )
         )
     if columns.get("question") and columns.get("question") == columns.get("answer"):

@@ -233,8 +233,7 @@ def parse_wordings(text: str) -> list[tuple[str, str]]:
             if not lines
             else m("not every line has a question and its answer"),
             remedy=m(
-                "Write one new question per line and its answer after a tab, as copied from a "
-                "spreadsheet"
+                "Write one new question per line and its answer after a tab, as copied from a spreadsheet"
             ),
         )
     rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator))

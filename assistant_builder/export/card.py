@@ -165,8 +165,7 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
         revision = f", revision `{inline(config.model.revision)}`" if config.model.revision else ""
         return [f"The base model is {ref.hub_id}{revision}."]
     return [
-        f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is "
-        "below."
+        f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is below."
     ]
 
 

@@ -137,8 +137,7 @@ class GgufFormat(ExportFormat):
         notes = [_types_sentence(written, self.type), self._check_prompts(source, path)]
         if importance is not None:
             notes.append(
-                f"Block scales were chosen by the importance of {len(importance):,} matrices' columns on "
-                "training rows."
+                f"Block scales were chosen by the importance of {len(importance):,} matrices' columns on training rows."
             )
         return [
             *(note for note in notes if note),

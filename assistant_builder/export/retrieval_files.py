@@ -30,9 +30,8 @@ from evals.metrics.refusal import WEIGHTS_FILE
 
 FOLDER, GROUNDING, LOOKUP, TRAINED = "retrieval", "grounding.json", "lookup.py", "embedder"
 SERVING = N_(
-    "Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must "
-    "write "
-    "the facts into the prompt, in the format that README.md describes under “Facts in the prompt”."
+    "Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must write the "
+    "facts into the prompt, in the format that README.md describes under “Facts in the prompt”."
 )
 """What everyone who serves an export of a grounded assistant must know."""
 _VERSION = 1
