@@ -43,9 +43,8 @@ class AdapterFormat(ExportFormat):
     noun = N_("adapter")
     explanation = N_("the trained weights only: small, loaded on the base model")
     contents = N_(
-        "Adapter weights and settings, tokenizer and chat template, a model card with the project's numbers, "
-        "and "
-        "how to load it; as a folder and as one zip."
+        "Adapter weights and settings, tokenizer and chat template, a model card with the project's numbers, and how "
+        "to load it; as a folder and as one zip."
     )
     activity = N_("Copying the adapter")
     needs_base = True
@@ -109,10 +108,8 @@ class AdapterFormat(ExportFormat):
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What the adapter is."""
-        return (
-            "An assistant for the questions of one domain, as an adapter that is put on its base model: "
-            f"{arm_label}."
-        )
+        what = "An assistant for the questions of one domain"
+        return f"{what}, as an adapter that is put on its base model: {arm_label}."
 
     def limitation(self, arm: str) -> str:
         """The base decides what the adapter is."""

@@ -48,7 +48,7 @@ _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 def model_card(
     study: Study,
     spec: ExportSpec,
-    report: Mapping[str, Any] | None,
+    report: Any,
     rescore: Rescore,
     found: list[Snippet],
     *,
@@ -101,9 +101,7 @@ def title(study: Study, spec: ExportSpec) -> str:
     return f"{inline(study.title)}: {ARMS[spec.arm].short} {spec.export_format.noun}"
 
 
-def _metadata(
-    study: Study, spec: ExportSpec, ref: ModelRef, report: Mapping[str, Any] | None
-) -> Any:
+def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Any) -> Any:
     from huggingface_hub import ModelCardData
 
     hub_id = ref.hub_id or (ref.entry.hub_id if ref.entry else None)
@@ -120,7 +118,7 @@ def _metadata(
     )
 
 
-def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -> list[Any] | None:
+def _results(study: Study, spec: ExportSpec, report: Any) -> list[Any] | None:
     from huggingface_hub import EvalResult
 
     cell = (report or {"cells": {}})["cells"].get(spec.cell_in(study.config.model.quant_type))
@@ -165,12 +163,11 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
         revision = f", revision `{inline(config.model.revision)}`" if config.model.revision else ""
         return [f"The base model is {ref.hub_id}{revision}."]
     return [
-        f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is "
-        "below."
+        f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is below."
     ]
 
 
-def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _verdict(report: Any) -> dict[str, Any] | None:
     if report is None:
         return None
     verdict, compared = report["verdict"], is_compared(report)
@@ -234,7 +231,7 @@ def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, 
     }
 
 
-def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
+def _cells(report: Any, spec: ExportSpec) -> str:
     if report is None:
         return ""
     cells, own = report["cells"], spec.cell_in(report["config"]["model"]["quant_type"])
@@ -256,7 +253,7 @@ def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
     return table(head, rows)
 
 
-def _contrasts(report: Mapping[str, Any] | None) -> str:
+def _contrasts(report: Any) -> str:
     lead = "" if report is None else "-".join(lead_pair(report))
     rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
     effect = "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned"
@@ -272,7 +269,7 @@ def _contrasts(report: Mapping[str, Any] | None) -> str:
     return table(["Metric", effect, "95 % interval", "n"], cells) if rows else ""
 
 
-def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
+def _quality_kept(report: Any, spec: ExportSpec) -> str:
     own = None if report is None else spec.cell_in(report["config"]["model"]["quant_type"])
     row = next((row for row in (report or {}).get("exports", []) if row["cell"] == own), None)
     if row is None:

@@ -69,7 +69,7 @@ def write_export(
     force: bool,
     sample: int,
     report: Report,
-    archive: Path | None = None,
+    archive: str | Path | None = None,
     with_data: bool = False,
     importance: bool = False,
 ) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def write_export(
         )
     if archive is not None:
         report(95, m("Packing the download"))
-        _zip(target, archive, name)
+        _zip(target, Path(archive), name)
     return read_export(target) or {}
 
 

@@ -6,6 +6,7 @@ page started it, the export itself in ``files/`` and its archive.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -135,26 +136,20 @@ class ExportJob:
                 where=m("{study} {name}", name=self.study.name),
                 remedy=m("Wait until that is done"),
             )
-        words = python_command(
-            "-m",
-            "assistant_builder.export",
-            f"--study={self.study.folder}",
-            f"--approach={self.study.config.approaches[0]}",
-            f"--arm={self.spec.arm}",
-            f"--format={self.spec.format}",
-            f"--type={self.spec.type}",
-            f"--sample={sample}",
-            *(["--with-data"] if with_data else []),
-            *(["--importance"] if importance else []),
-        )
+        options: dict[str, Any] = {
+            "sample": sample,
+            "with_data": with_data,
+            "importance": importance,
+        }
+        options["force"] = force or target is None
         if target is not None:
             check_target(target, force=force)
-            words += [f"--to={target}", *(["--force"] if force else [])]
-        else:
-            words += [f"--to={self.files}", "--force"]
-            small = estimated_bytes(self.study, self.spec) <= ZIP_LIMIT
-            if small and not self.spec.export_format.zipped:
-                words += [f"--zip={self.archive}"]
+        elif not self.spec.export_format.zipped:
+            if estimated_bytes(self.study, self.spec) <= ZIP_LIMIT:
+                options["archive"] = str(self.archive)
+        words = python_command("-m", "assistant_builder.export", str(self.study.folder))
+        words += [self.study.config.approaches[0], self.spec.arm, self.spec.format, self.spec.type]
+        words += [str(target or self.files), json.dumps(options)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._cancel_file.unlink(missing_ok=True)

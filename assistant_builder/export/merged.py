@@ -204,7 +204,7 @@ def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -
     path = base / "generation_config.json"
     config = read_json_object(path) if path.is_file() else {}
     ends = prompter.stop_ids
-    written = {"pad_token_id": prompter.pad_id}
+    written: dict[str, Any] = {"pad_token_id": prompter.pad_id}
     written |= {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
     written |= {"eos_token_id": ends[0] if len(ends) == 1 else ends, "do_sample": False}
     write_object(folder / "generation_config.json", written)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,12 @@ from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.export.card import model_card
 from assistant_builder.export.export import _write_documents, loading_snippets
 from assistant_builder.export.job import ExportJob
-from assistant_builder.export.retrieval_files import FOLDER, grounding_notes, write_retrieval
+from assistant_builder.export.retrieval_files import (
+    FOLDER,
+    grounding_notes,
+    lookup_source,
+    write_retrieval,
+)
 from assistant_builder.export.verify import Rescore, _require_same_prompts
 from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.retrieval.answering import Judged, looks, settle
@@ -29,6 +35,7 @@ from assistant_builder.retrieval.index import Fact, Index
 from assistant_builder.retrieval.retriever import Retriever
 from assistant_builder.study import Study
 from assistant_builder.study.example import open_example
+from evals.metrics.text import normalise
 from tests.export.grounded import with_index
 from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.synthetic_study import LARGE, new_study, trained, with_data
@@ -91,6 +98,14 @@ def exported(study: Study, folder: Path, words: Words) -> Any:
         patch.setitem(sys.modules, "exported_lookup", module)  # its dataclass looks itself up
         spec.loader.exec_module(module)
     return module.Lookup(str(folder / FOLDER), Exported(), words)
+
+
+@pytest.mark.parametrize("text", ["£5.00 a (x)", "9am A b", "3½ C++"])
+def test_an_export_compares_answers_as_the_product_does(text, monkeypatch):
+    module = ModuleType("exported_lookup")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # its dataclass looks itself up
+    exec(lookup_source(), vars(module))
+    assert module.normalise(text) == normalise(text)
 
 
 def test_an_export_finds_and_decides_what_the_product_does(study, tmp_path):

@@ -1,5 +1,6 @@
 """The export's process: state in files, detection of its death, refusal without a trained arm."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -107,11 +108,10 @@ def test_the_page_exports_into_the_study(monkeypatch):
         job.start()
         record = job.record()
         assert record is not None and record.state == "running" and Path(record.target) == job.files
-    assert all(
-        ["-P", "-m", "assistant_builder.export"] == words[1:4] and "--force" in words
-        for words in started
-    )
-    assert "--zip" not in started[0] and "--zip" in started[1]
+    assert all(["-P", "-m", "assistant_builder.export"] == words[1:4] for words in started)
+    options = [json.loads(words[-1]) for words in started]
+    assert all(each["force"] for each in options)
+    assert "archive" not in options[0] and options[1]["archive"] == str(job.archive)
 
 
 def test_sizes_are_estimated_before_the_export():

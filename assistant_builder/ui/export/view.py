@@ -13,8 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, label
+from assistant_builder.export.adapter import QUESTION
 from assistant_builder.export.job import JobRecord
-from assistant_builder.export.retrieval_files import QUESTION, SERVING
+from assistant_builder.export.retrieval_files import SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
 from assistant_builder.i18n import N_, render, t, text_of, tm
 from assistant_builder.serving.endpoint_process import EndpointState
