@@ -67,7 +67,7 @@ def test_the_tables_of_a_study_are_data_frames():
     items, cells, contrasts = study.items_df(), study.cells_df(), study.contrasts_df()
     assert all(isinstance(table, pandas.DataFrame) for table in (items, cells, contrasts))
     assert len(items) == 176 * 4 and list(cells.index) == ["B16", "B4", "L16", "Q4"]
-    means = items.groupby("cell")["exact_match"].mean()
+    means = items[items.answerable].groupby("cell")["exact_match"].mean()
     assert means.to_dict() == pytest.approx(cells["exact_match"].to_dict())
     assert items.query("cell == 'Q4' and declined")["answer"].str.startswith("I don't").any()
     row = contrasts.query("name == 'Q4-L16' and metric == 'exact_match'").iloc[0]
