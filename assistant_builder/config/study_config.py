@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from assistant_builder.arms import ARMS, CELLS, TWINS, compares, continued, further_arms
 from assistant_builder.config.base import BASIC, ArmName, ConfigModel
@@ -411,7 +410,7 @@ _WRONG = {
 """The texts of pydantic by the type of a problem; their placeholders are in its context."""
 
 
-def _problem(item: ErrorDetails) -> Message:
+def _problem(item: Mapping[str, Any]) -> Message:
     """A problem that pydantic found, with the key and the value of its setting."""
     location, context = item["loc"], item.get("ctx", {})
     or_auto = location[-1:] == ("constrained-int",)  # pydantic reports each member of a union
