@@ -110,8 +110,9 @@ def test_messages_are_where_the_extraction_finds_them():
 
 
 def fields(text: str) -> list[str]:
-    """Placeholders and tags of a message."""
-    return sorted(re.findall(r"%?\{[^}]*\}|<[^>]*>", text))
+    """Placeholders and tags of a message; only the page's English has two words for a study."""
+    found = re.findall(r"%?\{[^}]*\}|<[^>]*>", text)
+    return sorted(each for each in found if not re.fullmatch(r"\{[Ss]tud(y|ies)\}", each))
 
 
 def translations(code: str) -> dict[tuple[str, str, str], list[str]]:
