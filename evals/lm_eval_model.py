@@ -191,9 +191,9 @@ class StudyLM(HFLM):
 
     def _all_own(self, requests: Sequence[Instance]) -> bool:
         """Whether all requests are of the study's tasks; else a request counts as a share of a document."""
-        documents = {(request.task_name, request.doc_id) for request in requests}
-        if all(task in self._own_tasks for task, _ in documents):
+        if all(request.task_name in self._own_tasks for request in requests):
             return True
+        documents = {(request.task_name, request.doc_id) for request in requests}
         self._share = len(documents) / len(requests)
         return False
 
