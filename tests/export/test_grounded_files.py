@@ -103,6 +103,7 @@ def exported(study: Study, folder: Path, words: Words) -> Any:
 @pytest.mark.parametrize("text", ["£5.00 a (x)", "9am A b", "3½ C++"])
 def test_an_export_compares_answers_as_the_product_does(text, monkeypatch):
     module = ModuleType("exported_lookup")
+    module.__file__ = "lookup.py"
     monkeypatch.setitem(sys.modules, module.__name__, module)  # its dataclass looks itself up
     exec(lookup_source(), vars(module))
     assert module.normalise(text) == normalise(text)
