@@ -218,23 +218,16 @@ def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
     try:
         return section.values(look)
     except AssistantBuilderError as error:  # a damaged file
-        gr.Warning(
-            toast(
-                render(error.what), " ".join(filter(None, map(render, (error.where, error.remedy))))
-            ),
-            title=pop_up_titles()["warning"],
-        )
-        return [gr.skip()] * len(section.outputs)
+        remedy = " ".join(filter(None, map(render, (error.where, error.remedy))))
+        text = toast(render(error.what), remedy)
     except Exception as error:
         _log.exception("the page cannot draw %s of study %s", section.key, look.name)
-        gr.Warning(
-            toast(
-                t("{key} cannot be shown: {error!r}", key=section.key, error=error),
-                t("The terminal that runs the page shows more"),
-            ),
-            title=pop_up_titles()["warning"],
+        text = toast(
+            t("{key} cannot be shown: {error!r}", key=section.key, error=error),
+            t("The terminal that runs the page shows more"),
         )
-        return [gr.skip()] * len(section.outputs)
+    gr.Warning(text, title=pop_up_titles()["warning"])
+    return [gr.skip()] * len(section.outputs)
 
 
 def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -186,8 +186,7 @@ class Corrections:
                 True,
                 label=t("Train twice as long"),
                 info=t(
-                    "Some corrections are in the training data already; the same training "
-                    "would not learn them."
+                    "Some corrections are in the training data already; the same training would not learn them."
                 ),
                 visible=False,
                 elem_id="ab-retrain-longer",
