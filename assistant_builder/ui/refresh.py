@@ -33,6 +33,7 @@ from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
     all_trained,
+    needs_study,
     picker_label,
     stamp,
     study_stamp,
@@ -150,6 +151,29 @@ def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
             body: gr.update(visible=view.study is not None),
         },
     )
+
+
+def trained_region(
+    key: str, empty: Block, body: Block, needs: str, untrained: Callable[[Study], str]
+) -> LiveRegion:
+    """The region that shows ``body`` with a trained study.
+
+    Without a study ``empty`` says what the tab ``needs``, and ``untrained`` describes it for a study without adapters.
+    """
+
+    def draw(view: StudyView) -> Updates:
+        text = untrained(view.study) if view.study else needs_study(t(needs))
+        return {
+            empty: gr.update(value=text, visible=not view.trained),
+            body: gr.update(visible=view.trained),
+        }
+
+    return LiveRegion(key, [empty, body], lambda view: f"{view.name}:{view.trained}", draw)
+
+
+def inform(text: str, title: str = "", *, seconds: int = 10) -> None:
+    """Show a pop-up message."""
+    gr.Info(toast(text), duration=seconds, title=title or pop_up_titles()["info"])
 
 
 def chosen_study(study: Study, state: str) -> dict[str, Any]:
