@@ -190,8 +190,8 @@ class UseCards:
         ]
 
     def _draw_warning(self, view: StudyView) -> Updates:
-        ready = view.served is not None and view.trained
-        return {self.warning: not_ready_warning(study_report(view.served)) if ready else ""}
+        study = view.served if view.trained else None
+        return {self.warning: not_ready_warning(study_report(study)) if study else ""}
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the cards."""

@@ -42,7 +42,7 @@ ENDPOINT_STARTS = {
 """Card about the endpoint → label of its button."""
 
 
-def not_ready_warning(report: Mapping[str, Any] | None) -> Markup:
+def not_ready_warning(report: Any) -> Markup:
     """A warning above the cards unless the report says that the assistant is good enough."""
     return fragment("export.warning", report, report_conclusion(report) if report else None)
 
