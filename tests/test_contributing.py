@@ -74,10 +74,10 @@ page = asyncio.run(built())
 titles = [block.label for block in page.demo.blocks.values() if type(block).__name__ == "Tab" and block.id in TABS]
 assert titles[-2:] == ["Inbox", "Notes"]
 region = next(region for region in page.sections if region.key == "notes")
-assert region.draw(StudyView("first")) == [""]
+assert region.values(StudyView("first")) == [""]
 import notes_tab
 notes_tab.write_notes("first", "Ask for more pairs.")
-assert region.draw(StudyView("first")) == ["Ask for more pairs."]
+assert region.values(StudyView("first")) == ["Ask for more pairs."]
 """,
 }
 PREAMBLE = """

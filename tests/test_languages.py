@@ -222,7 +222,7 @@ ALLOWED = set(
     )
 )
 """Names, formats, and labels of components that nobody sees."""
-NAMES = {"Assistant Builder", "GB", "kB", "Tmp"}
+NAMES = {"Assistant Builder", "GB", "Python", "Tmp", "kB"}
 
 
 def literals(node: ast.expr) -> Iterator[str]:

@@ -137,11 +137,6 @@ def card(title: str, *body: str) -> Markup:
     return fragment("parts.card", title, join(body))
 
 
-def tiles(entries: Iterable[tuple[str, str, str]]) -> Markup:
-    """A row of figures: (label, value, note) of each."""
-    return fragment("parts.tiles", entries)
-
-
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Collection[int] = ()
 ) -> Markup:
@@ -157,11 +152,6 @@ def bar(fraction: float, label: str) -> Markup:
 def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
     """A collapsible section."""
     return fragment("parts.fold", summary, body, opened)
-
-
-def link(url: str, text: str) -> Markup:
-    """A link that opens a new browser tab; empty unless the URL is HTTP or HTTPS."""
-    return fragment("parts.link", url, text)
 
 
 def code(text: str) -> Markup:
@@ -209,11 +199,6 @@ def copy_script() -> str:
     return _COPY.replace("COPIED", json.dumps(t("Copied"))).replace(
         "NOT_ALLOWED", json.dumps(t("Not allowed"))
     )
-
-
-def copyable(text: str, what: str) -> Markup:
-    """Preformatted text with a button that copies it; ``what`` names it for screen readers."""
-    return fragment("parts.copyable", text, what)
 
 
 def report_frame(page: str) -> Markup:

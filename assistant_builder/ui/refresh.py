@@ -33,6 +33,7 @@ from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
     all_trained,
+    needs_study,
     picker_label,
     stamp,
     study_stamp,
@@ -152,6 +153,29 @@ def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
     )
 
 
+def trained_region(
+    key: str, empty: Block, body: Block, needs: str, untrained: Callable[[Study], str]
+) -> LiveRegion:
+    """The region that shows ``body`` with a trained study.
+
+    Without a study ``empty`` says what the tab ``needs``, and ``untrained`` describes it for a study without adapters.
+    """
+
+    def draw(view: StudyView) -> Updates:
+        text = untrained(view.study) if view.study else needs_study(t(needs))
+        return {
+            empty: gr.update(value=text, visible=not view.trained),
+            body: gr.update(visible=view.trained),
+        }
+
+    return LiveRegion(key, [empty, body], lambda view: f"{view.name}:{view.trained}", draw)
+
+
+def inform(text: str, title: str = "", *, seconds: int = 10) -> None:
+    """Show a pop-up message."""
+    gr.Info(toast(text), duration=seconds, title=title or pop_up_titles()["info"])
+
+
 def chosen_study(study: Study, state: str) -> dict[str, Any]:
     """The update of the picker that chooses a study, which its list may not have yet."""
     return gr.update(choices=[(picker_label(study.title, state), study.name)], value=study.name)
@@ -218,23 +242,16 @@ def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
     try:
         return section.values(look)
     except AssistantBuilderError as error:  # a damaged file
-        gr.Warning(
-            toast(
-                render(error.what), " ".join(filter(None, map(render, (error.where, error.remedy))))
-            ),
-            title=pop_up_titles()["warning"],
-        )
-        return [gr.skip()] * len(section.outputs)
+        remedy = " ".join(filter(None, map(render, (error.where, error.remedy))))
+        text = toast(render(error.what), remedy)
     except Exception as error:
         _log.exception("the page cannot draw %s of study %s", section.key, look.name)
-        gr.Warning(
-            toast(
-                t("{key} cannot be shown: {error!r}", key=section.key, error=error),
-                t("The terminal that runs the page shows more"),
-            ),
-            title=pop_up_titles()["warning"],
+        text = toast(
+            t("{key} cannot be shown: {error!r}", key=section.key, error=error),
+            t("The terminal that runs the page shows more"),
         )
-        return [gr.skip()] * len(section.outputs)
+    gr.Warning(text, title=pop_up_titles()["warning"])
+    return [gr.skip()] * len(section.outputs)
 
 
 def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

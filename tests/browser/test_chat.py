@@ -21,9 +21,9 @@ STORED = "JSON.stringify(localStorage)"
 SERVE = """
 import os, sys
 from assistant_builder.chat.client import WorkerPool
-from assistant_builder.ui.chat import feedback
+from assistant_builder.ui.train import actions
 from assistant_builder.runner import invalidation
-feedback.start_run = lambda name: None  # nothing is trained here
+actions.start_run = lambda name: None  # nothing is trained here
 invalidation.step_inputs = lambda study, step, **_: study.step(step).inputs  # the study is made by hand, of no inputs
 from assistant_builder.ui.app import build_app
 from assistant_builder.ui.server import serve_page

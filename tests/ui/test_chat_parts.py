@@ -52,26 +52,27 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
-    assert settings.restored(name, None) == [
-        own,
-        0.0,
-        1.0,
-        256,
-        "",
-        False,
-        False,
-        False,
-        "all",
-        False,
-        False,
-    ]
-    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True, True, "qlora", True, False]
-    kept = settings.remember(name, None, *shown)
-    assert settings.restored(name, kept) == shown
-    assert settings.restored(other, kept)[0] == own
-    back = settings.remember(name, kept, own, *shown[1:])
+    start = set_to(settings, system=own, temperature=0.0, top_p=1.0, longest=256)
+    assert settings.restored(name, None) == start
+    values = set_to(
+        settings,
+        system="Be brief.",
+        temperature=0.7,
+        top_p=0.9,
+        longest=100,
+        seed="5",
+        blind=True,
+        base=True,
+        from_memory=True,
+        only="qlora",
+        figures=True,
+    )
+    kept = settings.remember(name, {**values, settings.kept: None})
+    assert settings.restored(name, kept) == values
+    assert settings.restored(other, kept)[settings.system] == own
+    back = settings.remember(name, {**values, settings.system: own, settings.kept: kept})
     assert back["systems"] == {}
-    assert settings.read(tuple(shown)) == ReplySettings(
+    assert settings.read(values) == ReplySettings(
         "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora", True
     )
 
@@ -88,9 +89,9 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
 def test_what_the_browser_sends_may_be_anything(kept):
     settings = inside_blocks(placed_settings)
     name = with_data(new_study("one", LARGE)).name
-    shown = settings.restored(name, kept)
-    assert settings.read(tuple(shown)).sampling == Sampling() and shown[5] is False
-    assert settings.remember(None, kept, *shown)["blind"] is False
+    values = settings.restored(name, kept)
+    assert settings.read(values).sampling == Sampling() and values[settings.blind] is False
+    assert settings.remember(None, {**values, settings.kept: kept})["blind"] is False
 
 
 def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:

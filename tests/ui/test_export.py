@@ -348,7 +348,7 @@ def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch):
         action="Add wordings.",
         audience=Audience("nobody", "No."),
     )
-    monkeypatch.setattr("assistant_builder.ui.export.view.conclude", lambda report: found)
+    monkeypatch.setattr("assistant_builder.ui.export.view.report_conclusion", lambda report: found)
     shown = drawn(tab, study)["use-warning"][1]
     assert "Not good enough yet" in shown
     assert "0 of 14 &lt;b&gt;" in shown

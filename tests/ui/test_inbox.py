@@ -14,6 +14,7 @@ from assistant_builder.ui.inbox import tab as tab_module
 from assistant_builder.ui.inbox.tab import InboxTab
 from assistant_builder.ui.inbox.view import SHOWN_GROUPS, groups_view, overview_view, weeks_view
 from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.train import actions
 from tests.chat.test_inbox import NOW, encode, keep
 from tests.evals.study_compare.scored_studies import each, edit, make
 from tests.ui.blocks import in_order, inside_blocks
@@ -119,9 +120,9 @@ def test_an_empty_answer_is_refused_and_loses_nothing(tab, study):
 
 def test_a_version_goes_from_answers_to_visitors_and_back(tab, study, monkeypatch):
     started: list[str] = []
-    monkeypatch.setattr(tab_module, "start_run", started.append)
+    monkeypatch.setattr(actions, "start_run", started.append)
     # the base is not downloaded here
-    monkeypatch.setattr(tab_module, "code_needing_permission", lambda model: None)
+    monkeypatch.setattr(actions, "code_needing_permission", lambda model: None)
     study.write_config(study.config.with_changes({"eval.judge_url": None}))
     assert set(drawn(tab, study)) == {"html"}, "there is nothing to train and nothing to publish"
     add_correction(study, "Who won?", "Nobody.")

@@ -133,8 +133,8 @@ def test_a_missing_or_damaged_study_is_reported():
 
 
 def test_errors_become_messages_with_their_remedy():
-    caught = event_error(StudyError("no <i>such</i> study", remedy="Choose another"))
-    assert caught.message == "no &lt;i&gt;such&lt;/i&gt; project. Choose another"
+    caught = event_error(StudyError("no <i>such</i> file", remedy="Choose another"))
+    assert caught.message == "no &lt;i&gt;such&lt;/i&gt; file. Choose another"
     assert "the page failed" in event_error(ZeroDivisionError()).message
 
 

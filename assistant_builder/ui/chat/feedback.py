@@ -23,14 +23,13 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t, tn
-from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
 from assistant_builder.ui.data.preview import unused_title
-from assistant_builder.ui.html import copy_script, error_callout, fragment, pop_up_titles, toast
-from assistant_builder.ui.refresh import QUIET, Updates, chosen_study
-from assistant_builder.ui.train.actions import start_run
+from assistant_builder.ui.html import copy_script, error_callout, fragment
+from assistant_builder.ui.refresh import QUIET, Updates, chosen_study, inform
+from assistant_builder.ui.train.actions import start_unless_asked
 from evals.report.other_results import report_lacks_votes
 
 _TO_REPORT = N_("Add the votes to the report")
@@ -135,10 +134,7 @@ class VoteBar:
 
         def write(name: str | None) -> dict[str, Any]:
             rerender_report(Study.open(name or ""))
-            gr.Info(
-                t("The votes were added to the report. See the Report tab."),
-                title=pop_up_titles()["info"],
-            )
+            inform(t("The votes were added to the report. See the Report tab."))
             return gr.update(visible=False)
 
         self.report.click(
@@ -186,8 +182,7 @@ class Corrections:
                 True,
                 label=t("Train twice as long"),
                 info=t(
-                    "Some corrections are in the training data already; the same training "
-                    "would not learn them."
+                    "Some corrections are in the training data already; the same training would not learn them."
                 ),
                 visible=False,
                 elem_id="ab-retrain-longer",
@@ -281,23 +276,16 @@ class Corrections:
         made = create_retraining_study(
             study, plan, new or self.proposed_name(study), longer=bool(longer and plan.taught)
         )
-        if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
-            # the user confirms on the Train tab
-            gr.Info(
-                toast(
-                    t(
-                        "It contacts other machines, or its model runs its own code. Check the settings here and "
-                        "press Start."
-                    )
+        if start_unless_asked(made):
+            note = retrained_note(made.title, plan, study.title)
+            inform(note, t("The new project is running"), seconds=30)
+        else:  # the user confirms on the Train tab
+            inform(
+                t(
+                    "It contacts other machines, or its model runs its own code. Check the settings here and "
+                    "press Start."
                 ),
-                duration=30,
-                title=t("The new project is not started yet"),
-            )
-        else:
-            start_run(made.name)
-            gr.Info(
-                toast(retrained_note(made.title, plan, study.title)),
-                duration=30,
-                title=t("The new project is running"),
+                t("The new project is not started yet"),
+                seconds=30,
             )
         return [chosen_study(made, "queued"), gr.Tabs(selected="train"), ""]

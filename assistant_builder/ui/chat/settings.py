@@ -115,8 +115,7 @@ class ChatSettings:
         self.system = gr.Textbox(
             label=t("System prompt"),
             info=t(
-                "Sent before the conversation to all speakers. If empty, the base model's "
-                "default is used."
+                "Sent before the conversation to all speakers. If empty, the base model's default is used."
             ),
             lines=2,
             max_lines=8,

@@ -35,8 +35,8 @@ from assistant_builder.ui.chat.view import (
     loading_view,
     sides,
 )
-from assistant_builder.ui.html import Markup, empty, pop_up_titles
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values
+from assistant_builder.ui.html import Markup, empty
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values, inform
 from assistant_builder.ui.study_snapshot import needs_study, shown_arms
 from assistant_builder.ui.train.actions import studies_ahead
 
@@ -272,10 +272,7 @@ class ChatTab:
                 asked=turn.question,
             )
             lists = self.corrections.updates(study)
-            gr.Info(
-                t("Saved. When you have corrected what you want, retrain under “Corrections”."),
-                title=pop_up_titles()["info"],
-            )
+            inform(t("Saved. When you have corrected what you want, retrain under “Corrections”."))
         return {**talk.updates(study, conversation, settings, editing=editing, note=note), **lists}
 
     def _redraw(self, values: Values, request: gr.Request) -> Updates:

@@ -428,8 +428,7 @@ def corrections_list(
         return empty(
             t("No corrections yet"),
             t(
-                "Press “Fix the answer” below an answer to write a better one, then train a new project on "
-                "them."
+                "Press “Fix the answer” below an answer to write a better one, then train a new project on them."
             ),
         )
     return fragment("chat.corrections", corrections, heldout, taught)

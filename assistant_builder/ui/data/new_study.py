@@ -201,8 +201,7 @@ def nothing_yet() -> Markup:
         t("The contents of the file are shown here"),
         t(
             "Usable pairs, rejected rows with the reason, duplicates, and the split. Nothing is stored until you "
-            "create "
-            "the project."
+            "create the project."
         ),
     )
 

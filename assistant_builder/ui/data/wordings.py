@@ -40,8 +40,7 @@ _PASTE = N_(
     "Are you open on Sundays?\tWe open at 8 on Sundays.\nCan I order by phone?\tYes, call us before noon."
 )
 _ABOUT = N_(
-    "Write another wording beside a question, or let the table be filled. Only wordings with a tick are used. "
-    "Each "
+    "Write another wording beside a question, or let the table be filled. Only wordings with a tick are used. Each "
     "becomes a row with the answer of its question, and some of them become the test."
 )
 
@@ -63,9 +62,8 @@ class WordingsForm:
                         placeholder=t(_PASTE),
                         elem_id="ab-wordings-paste",
                         info=t(
-                            "Separated by a tab, as two columns copied from a spreadsheet. "
-                            "The known question or the row number will do instead of the "
-                            "answer."
+                            "Separated by a tab, as two columns copied from a spreadsheet. The known question or the "
+                            "row number will do instead of the answer."
                         ),
                     )
                     self.use_pasted = gr.Button(

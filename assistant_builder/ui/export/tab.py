@@ -42,7 +42,14 @@ from assistant_builder.ui.export.view import (
     spec_title,
 )
 from assistant_builder.ui.html import Markup, assistants, empty
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
+from assistant_builder.ui.refresh import (
+    QUIET,
+    LiveRegion,
+    StudyView,
+    Updates,
+    is_local,
+    trained_region,
+)
 from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arms, study_report
 
 MAX_SNIPPETS = 4
@@ -311,12 +318,7 @@ class ExportTab:
             self.quality,
         ]
         return [
-            LiveRegion(
-                "export-body",
-                [self.empty, self.body],
-                lambda view: f"{view.name}:{view.trained}",
-                self._draw_body,
-            ),
+            trained_region("export-body", self.empty, self.body, EMPTY, _untrained),
             # changes only with the study and the report, so that the user's choice is kept
             LiveRegion(
                 "export-choice",
@@ -327,24 +329,6 @@ class ExportTab:
             *self.cards.sections(),
             *(panel.section() for panel in self.panels),
         ]
-
-    def _draw_body(self, view: StudyView) -> Updates:
-        text = needs_study(t(EMPTY))
-        if view.study is not None:
-            number = len(view.study.config.arms)
-            train = (
-                t("Train the assistant on the Train tab.")
-                if number == 1
-                else t("Train {who} on the Train tab.", who=assistants(number))
-            )
-            uses = t(
-                "You can then use an assistant on this computer, in Ollama, on a website and in other programs."
-            )
-            text = empty(t("Nothing to use yet"), f"{train} {uses}")
-        return {
-            self.empty: gr.update(value=text, visible=not view.trained),
-            self.body: gr.update(visible=view.trained),
-        }
 
     def _draw_choice(self, view: StudyView) -> Updates:
         study = view.served
@@ -389,6 +373,19 @@ class ExportTab:
         self.cards.wire(picker)
         for panel in self.panels:
             panel.wire(picker, self.with_data)
+
+
+def _untrained(study: Study) -> str:
+    number = len(study.config.arms)
+    train = (
+        t("Train the assistant on the Train tab.")
+        if number == 1
+        else t("Train {who} on the Train tab.", who=assistants(number))
+    )
+    uses = t(
+        "You can then use an assistant on this computer, in Ollama, on a website and in other programs."
+    )
+    return empty(t("Nothing to use yet"), f"{train} {uses}")
 
 
 def _latest(study: Study, specs: Sequence[ExportSpec]) -> ExportSpec | None:

@@ -10,18 +10,17 @@ import gradio as gr
 
 from assistant_builder.export.export import read_export
 from assistant_builder.export.job import ExportJob
-from assistant_builder.export_formats import ExportSpec, advice, estimated_bytes, shipped_file
+from assistant_builder.export_formats import ExportSpec, advice, shipped_file
 from assistant_builder.i18n import N_, t
 from assistant_builder.serving.endpoint_process import Endpoints
 from assistant_builder.study import Study
 from assistant_builder.ui.export.view import (
-    ENDPOINT_CARDS,
+    ENDPOINT_STARTS,
     endpoint_card,
-    folder_card,
+    job_card,
     not_ready_warning,
-    ollama_card,
 )
-from assistant_builder.ui.html import Markup, copy_script
+from assistant_builder.ui.html import copy_script
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
 from assistant_builder.ui.study_snapshot import log_tail, study_report
 from assistant_builder.ui.uploads import offer
@@ -37,11 +36,11 @@ class EndpointCards:
         self._starts: dict[str, gr.Button] = {}
 
     def place(self, key: str) -> None:
-        """Place one of :data:`ENDPOINT_CARDS`; the first one also stops the endpoint."""
+        """Place one of :data:`ENDPOINT_STARTS`; the first one also stops the endpoint."""
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
             self._shown[key] = gr.HTML(js_on_load=copy_script())
             self._starts[key] = gr.Button(
-                t(ENDPOINT_CARDS[key].start), variant="primary", elem_id=f"ab-use-{key}-start"
+                t(ENDPOINT_STARTS[key]), variant="primary", elem_id=f"ab-use-{key}-start"
             )
             if len(self._shown) == 1:
                 self._stop = gr.Button(
@@ -99,14 +98,8 @@ class EndpointCards:
 class JobCard:
     """A card that writes an export of the recommended assistant."""
 
-    def __init__(
-        self,
-        key: str,
-        start: str,
-        spec_of: Callable[[Study], ExportSpec],
-        view: Callable[..., Markup],
-    ) -> None:
-        self._key, self._start_label, self._spec_of, self._view = key, start, spec_of, view
+    def __init__(self, key: str, start: str, spec_of: Callable[[Study], ExportSpec]) -> None:
+        self._key, self._start_label, self._spec_of = key, start, spec_of
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
             self._shown = gr.HTML(js_on_load=copy_script())
             self._download = gr.DownloadButton(t("Download"), variant="primary", visible=False)
@@ -145,19 +138,11 @@ class JobCard:
         export = (
             read_export(Path(record.target)) if record and record.state == "succeeded" else None
         )
-        shown = self._view(
-            study.name,
-            spec,
-            record,
-            export,
-            planned=estimated_bytes(study, spec),
-            local=local,
-            grounded=study.config.grounded,
-            log=log_tail(job.log_file) if local else "",
-        )
+        log = log_tail(job.log_file) if local else ""
+        card = job_card(self._key, study, spec, record, export, log, local=local)
         start = t("Write it again") if export else t(self._start_label)
         return {
-            self._shown: shown,
+            self._shown: card,
             self._download: download_update(job, export),
             **job_buttons(job, self._start, self._cancel, start, written=bool(export)),
         }
@@ -186,12 +171,10 @@ class UseCards:
         self.endpoint = EndpointCards(endpoints)
         with gr.Row(elem_classes="ab-use"):
             self.endpoint.place("computer")
-            self.jobs = [
-                JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec, ollama_card)
-            ]
+            self.jobs = [JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec)]
             self.endpoint.place("website")
             self.endpoint.place("programs")
-            self.jobs.append(JobCard("folder", N_("Make the folder"), _folder_spec, folder_card))
+            self.jobs.append(JobCard("folder", N_("Make the folder"), _folder_spec))
 
     def sections(self) -> list[LiveRegion]:
         """The regions that follow the study."""
@@ -207,8 +190,8 @@ class UseCards:
         ]
 
     def _draw_warning(self, view: StudyView) -> Updates:
-        ready = view.served is not None and view.trained
-        return {self.warning: not_ready_warning(study_report(view.served)) if ready else ""}
+        study = view.served if view.trained else None
+        return {self.warning: not_ready_warning(study_report(study)) if study else ""}
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the cards."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -16,112 +14,54 @@ from assistant_builder.arms import ARMS, label
 from assistant_builder.export.adapter import QUESTION
 from assistant_builder.export.job import JobRecord
 from assistant_builder.export.retrieval_files import SERVING
-from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
-from assistant_builder.i18n import N_, render, t, text_of, tm
+from assistant_builder.export_formats import (
+    EXPORT_FORMATS,
+    Advice,
+    ExportSpec,
+    estimated_bytes,
+    export_specs,
+)
+from assistant_builder.i18n import N_, render, t, text_of
 from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding
+from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import (
     callout,
     card,
     fragment,
 )
-from evals.report.conclusion import conclude
-from evals.report.format import in_sentence, shown, size
+from assistant_builder.ui.study_snapshot import report_conclusion
+from evals.report.format import in_sentence, shown
 
-
-@dataclass(frozen=True)
-class EndpointCard:
-    """A card about the endpoint: title, what it is for, and the label of its button."""
-
-    title: str
-    text: str
-    start: str
-
-
-ENDPOINT_CARDS = {
-    "computer": EndpointCard(
-        N_("On this computer"),
-        N_(
-            "Programs on the computer that runs this page ask the assistant. "
-            "It stops when Assistant Builder is closed."
-        ),
-        N_("Start"),
-    ),
-    "website": EndpointCard(
-        N_("On a website"),
-        N_(
-            "A chat bubble for every page. Try it here first; for visitors, a computer that stays "
-            "on has to serve it."
-        ),
-        N_("Try it and show the steps"),
-    ),
-    "programs": EndpointCard(
-        N_("In Slack, Teams and other programs"),
-        N_(
-            "Every program for the API of OpenAI works with it: it needs an address and the name "
-            "of the model. This computer has to stay on."
-        ),
-        N_("Start it and show the address"),
-    ),
+ENDPOINT_STARTS = {
+    "computer": N_("Start"),
+    "website": N_("Try it and show the steps"),
+    "programs": N_("Start it and show the address"),
 }
+"""Card about the endpoint → label of its button."""
 
 
-def not_ready_warning(report: Mapping[str, Any] | None) -> Markup:
+def not_ready_warning(report: Any) -> Markup:
     """A warning above the cards unless the report says that the assistant is good enough."""
-    if not report:
-        return callout(
-            "warn",
-            t("Not measured yet"),
-            t("Nobody knows how good the answers are."),
-            t("Let the project run to its end before others use the assistant."),
-        )
-    with contextlib.suppress(KeyError, TypeError):  # the report of an earlier release
-        found = conclude(report)
-        if not found.ready:
-            return callout("warn", t("Not good enough yet"), found.good_enough, found.action)
-        if found.audience.who == "colleagues":
-            return callout("info", t("Before others use it"), found.audience.text)
-    return Markup("")
+    return fragment("export.warning", report, report_conclusion(report) if report else None)
 
 
 def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> Markup:
-    """One of :data:`ENDPOINT_CARDS` in the present state of the endpoint of the study ``name``."""
-    about, notes = ENDPOINT_CARDS[key], []
-    fields, chat = [(t("Address"), state.url)], ""
-    if key in ("computer", "website") and local:
-        chat = f"{state.url.removesuffix('/v1')}{PAGE_PATH}"
-    if key == "computer":
-        fields.append((t("Try it in a terminal"), curl_line(state)))
-    elif key == "website":
-        fields = [
-            (t("1. Serve it on a computer that stays on"), widget_command(name)),
-            (t("2. Give it an https address (nginx)"), PROXY_LINES),
-            (
-                t("3. Put this line into the pages"),
-                embedding("https://chat.example.com", state.token),
-            ),
-        ]
-        notes.append(
-            tm(
-                "With <code>--remember texts</code> the tab “Inbox” lists what visitors ask in vain. Tell them "
-                "that "
-                "questions are kept."
-            )
-        )
-    else:
-        fields += [(t("Model"), state.model), ("Python", python_lines(state))]
-    if not local:
-        notes.append(
-            tm(
-                "Only programs on the computer that runs this page reach this address. For others, run there: "
-                "<code>assistant-builder serve {name} --host 0.0.0.0</code>, with a key.",
-                name=name,
-            )
-        )
-    title, error = t(about.title), render(state.error)
+    """One of :data:`ENDPOINT_STARTS` in the present state of the endpoint of the study ``name``."""
     return fragment(
-        "export.endpoint", title, t(about.text), state.phase, error, chat, fields, notes
+        "export.endpoint",
+        key=key,
+        name=name,
+        state=state,
+        error=render(state.error),
+        local=local,
+        chat=f"{state.url.removesuffix('/v1')}{PAGE_PATH}",
+        curl=curl_line(state),
+        python=python_lines(state),
+        widget=widget_command(name),
+        proxy=PROXY_LINES,
+        embedding=embedding("https://chat.example.com", state.token),
     )
 
 
@@ -174,89 +114,35 @@ reply = client.chat.completions.create(model={state.model!r}, messages={_message
 print(reply.choices[0].message.content)"""
 
 
-def ollama_card(
-    name: str,
+def job_card(
+    key: str,
+    study: Study,
     spec: ExportSpec,
     record: JobRecord | None,
     export: Mapping[str, Any] | None,
-    *,
-    planned: int,
-    local: bool,
-    grounded: bool,
     log: str,
+    *,
+    local: bool,
 ) -> Markup:
-    """The card of Ollama: writes a GGUF file and shows the two commands that run it."""
-    head = fragment(
-        "export.head",
-        t("In Ollama"),
-        t(
-            "One file ({kind}, about {size}) that runs on any laptop with Ollama. This computer is not "
-            "needed for it.",
-            kind=spec_title(spec),
-            size=size(planned),
-        ),
-    )
-    if grounded:
-        head += callout("warn", t("It will not know your facts there"), t(SERVING))
-    if export is None:
-        return head + _job_state(spec, record, local=local, log=log)
-    modelfile = f"{export['folder']}/Modelfile" if local else t("Modelfile")
-    model = shlex.quote(name)
+    """The card ``ollama`` or ``folder``, which writes an export of the recommended assistant."""
+    modelfile = f"{export['folder']}/Modelfile" if export and local else t("Modelfile")
+    model = shlex.quote(study.name)
     commands = f"ollama create {model} -f {shlex.quote(modelfile)}\nollama run {model}"
-    where = t("Download the file, unpack it, and run these commands in its folder:")
-    if not local:
-        head += fragment("parts.paragraph", where)
-    return head + fragment("export.field", t("In a terminal"), commands)
-
-
-def folder_card(
-    name: str,
-    spec: ExportSpec,
-    record: JobRecord | None,
-    export: Mapping[str, Any] | None,
-    *,
-    planned: int,
-    local: bool,
-    grounded: bool,
-    log: str,
-) -> Markup:
-    """The card of the folder for IT: the complete model with its card."""
-    facts = (
-        t(
-            "Its facts are not in it: tick “Include the facts” under “All assistants and formats” to add "
-            "them."
-        )
-        if grounded
-        else ""
-    )
-    about = t(
-        "The model ({kind}, about {size}) for a server of your own, how to load it, and a card with what was "
-        "measured.",
+    state = Markup("")
+    if record is not None and record.state == "running":
+        state = fragment("export.progress", record)
+    elif record is not None:
+        state = ended_panel(spec, record, log, local=local)
+    return fragment(
+        f"export.{key}",
         kind=spec_title(spec),
-        size=size(planned),
+        planned=estimated_bytes(study, spec),
+        facts=t(SERVING) if study.config.grounded else "",
+        state=state,
+        export=export,
+        commands=commands,
+        local=local,
     )
-    head = fragment("export.head", t("As a folder for IT"), f"{about} {facts}")
-    if export is None:
-        return head + _job_state(spec, record, local=local, log=log)
-    files = t("{size} in {number} files.", size=size(export["bytes"]), number=len(export["files"]))
-    head += fragment("parts.paragraph", files)
-    return head + (fragment("export.field", t("Folder"), export["folder"]) if local else "")
-
-
-def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: str) -> Markup:
-    """The state of an export that is not finished."""
-    if record is None:
-        return Markup("")
-    if record.state == "running":
-        return fragment("export.progress", record)
-    if record.state == "succeeded":
-        return callout(
-            "warn",
-            t("The files are missing"),
-            t("They were moved or deleted."),
-            t("Press the button again."),
-        )
-    return ended_panel(spec, record, log, local=local)
 
 
 def advice_card(advice: Advice, file: str = "") -> Markup:

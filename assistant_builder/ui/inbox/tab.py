@@ -17,7 +17,6 @@ from assistant_builder.chat.visitor_log import log_file
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import N_, m, t, tn
-from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.study import Study
 from assistant_builder.study import versions as versions_of
 from assistant_builder.study.versions import read_versions, root_of, served_version, versions_file
@@ -25,14 +24,20 @@ from assistant_builder.ui.html import (
     CLICKS,
     empty,
     error_callout,
-    pop_up_titles,
     state_label,
-    toast,
 )
 from assistant_builder.ui.inbox.view import group_view, groups_view, overview_view, versions_view
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, chosen_study
+from assistant_builder.ui.refresh import (
+    QUIET,
+    LiveRegion,
+    StudyView,
+    Updates,
+    chosen_study,
+    inform,
+    trained_region,
+)
 from assistant_builder.ui.study_snapshot import needs_study, stamp
-from assistant_builder.ui.train.actions import start_run
+from assistant_builder.ui.train.actions import start_unless_asked
 from evals.study_compare.versions import (
     VersionVerdict,
     create_next_version,
@@ -120,12 +125,7 @@ class InboxTab:
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when visitors ask, and when a version changes."""
         return [
-            LiveRegion(
-                "inbox-body",
-                [self.empty, self.body],
-                lambda view: f"{view.name}:{view.trained}",
-                self._draw_body,
-            ),
+            trained_region("inbox-body", self.empty, self.body, EMPTY, _untrained),
             LiveRegion(
                 "inbox-list", self._list, _list_mark, lambda view: self._draw_list(view.study)
             ),
@@ -139,20 +139,6 @@ class InboxTab:
                 lambda view: self._draw_versions(view.study),
             ),
         ]
-
-    def _draw_body(self, view: StudyView) -> Updates:
-        text = (
-            needs_study(t(EMPTY))
-            if view.study is None
-            else empty(
-                t("No trained assistants yet"),
-                t("Visitors can ask the assistant once it is trained."),
-            )
-        )
-        return {
-            self.empty: gr.update(value=text, visible=not view.trained),
-            self.body: gr.update(visible=view.trained),
-        }
 
     def _draw_list(self, study: Study | None) -> Updates:
         if study is None:
@@ -277,7 +263,7 @@ class InboxTab:
         root = root_of(study)
         group = read_inbox(root, time.time()).group(key)
         said = decide(root, group, wordings if len(group.wordings) > 1 else None, answer)
-        gr.Info(toast(said), title=pop_up_titles()["info"])
+        inform(said)
         return {**self._draw_list(study), **self._closed(), **self._draw_versions(study)}
 
     def _accept(self, root: Study, group: Any, wordings: list[str] | None, answer: str) -> str:
@@ -299,19 +285,15 @@ class InboxTab:
     def _train(self, name: str | None) -> Updates:
         study = Study.open(name or "")
         made, _ = create_next_version(root_of(study))
-        if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
-            gr.Info(
-                toast(
-                    t(
-                        "It contacts other machines, or its model runs its own code. Open it, check its settings "
-                        "and press Start."
-                    )
+        if not start_unless_asked(made):
+            inform(
+                t(
+                    "It contacts other machines, or its model runs its own code. Open it, check its settings "
+                    "and press Start."
                 ),
-                duration=30,
-                title=t("The new version is not started yet"),
+                t("The new version is not started yet"),
+                seconds=30,
             )
-        else:
-            start_run(made.name)
         return self._draw_versions(study)
 
     def _open_version(self, name: str | None) -> list[Any]:
@@ -321,7 +303,7 @@ class InboxTab:
 
     def _change(self, change: Callable[[Study], str], name: str | None) -> Updates:
         study = Study.open(name or "")
-        gr.Info(toast(change(root_of(study))), title=pop_up_titles()["info"])
+        inform(change(root_of(study)))
         return self._draw_versions(study)
 
     def _publish(self, root: Study) -> str:
@@ -360,6 +342,12 @@ def _candidate(root: Study) -> str:
 def _with_suggestion(answer: str, event: gr.EventData) -> str:
     """The answer in the form, followed by the suggestion whose button was pressed."""
     return f"{answer}\n{event.name}".strip()
+
+
+def _untrained(study: Study) -> str:
+    return empty(
+        t("No trained assistants yet"), t("Visitors can ask the assistant once it is trained.")
+    )
 
 
 def _candidate_verdict(root: Study) -> VersionVerdict | None:

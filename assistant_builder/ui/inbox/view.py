@@ -26,8 +26,7 @@ def overview_view(inbox: Inbox) -> Markup:
             t("Nobody has asked yet"),
             t(
                 "Put the assistant on a website (tab “Use it”) and start it with “--remember texts”: what visitors ask "
-                "and "
-                "do not get answered is then listed here."
+                "and do not get answered is then listed here."
             ),
         )
     return fragment(

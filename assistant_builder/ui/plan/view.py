@@ -77,8 +77,7 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
             if plan.config.compares
             else t(
                 "Both fit. This project trains only one, so it compares nothing: select both under Arms in the "
-                "settings of "
-                "the Train tab."
+                "settings of the Train tab."
             )
         )
     )
@@ -205,8 +204,7 @@ def assumptions(plan: Plan) -> str:
     parts = [
         tn(
             "{count} pair of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, rank {rank}, "
-            "{dtype} "
-            "arithmetic.",
+            "{dtype} arithmetic.",
             "{count} pairs of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, "
             "rank {rank}, {dtype} arithmetic.",
             plan.pairs,

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ChangedInputsError, StudyError
 from assistant_builder.i18n import N_, m, t
+from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
@@ -48,6 +49,14 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
         process_identity(pid),
         before,
     )  # the child is not reaped yet, so its id is still valid
+
+
+def start_unless_asked(study: Study) -> bool:
+    """Start a new study unless the user must allow its addresses or its code first; returns whether it was started."""
+    asks = study.config.external_addresses or code_needing_permission(study.config.model)
+    if not asks:
+        start_run(study.name)
+    return not asks
 
 
 def start_phase(study: Study) -> Phase:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -289,108 +289,72 @@ def about_time(seconds: float, *, complete: bool) -> str:
     return t("about {time}", time=time) if complete else t("about {time} to train", time=time)
 
 
-def _warnings(result: PreflightResult) -> list[PreflightIssue]:
-    found = [result.too_long] if result.too_long else []
-    if needs_embedder_download(embedder := result.config.retrieval.embedder):
-        found.append(
-            PreflightIssue(
-                t("The sentence embedder {model} is not on this computer", model=embedder),
-                t("The run downloads it from the model hub."),
-            )
+def _warnings(result: PreflightResult) -> Iterator[PreflightIssue]:
+    config, data, train = result.config, result.data, result.config.train
+    once = result.wordings if data is not None else None
+    if result.too_long:
+        yield result.too_long
+    if needs_embedder_download(embedder := config.retrieval.embedder):
+        yield PreflightIssue(
+            t("The sentence embedder {model} is not on this computer", model=embedder),
+            t("The run downloads it from the model hub."),
         )
-    data, train = result.data, result.config.train
-    if data is not None:
-        if result.wordings is not None and result.wordings.occurs_once:
-            once = result.wordings
-            later = (
-                once.holds_facts_out
-                and result.config.grounded
-                and result.config.retrieval.final_index
+    if once is not None and once.occurs_once and once.remedy:
+        later = once.holds_facts_out and config.grounded and config.retrieval.final_index
+        edit = t("On the Data tab, press “Edit a copy for a new project”.")
+        texts = (once.meaning, t(ADDED_LATER) if later else "", once.remedy, edit)
+        yield PreflightIssue(once.title, " ".join(filter(None, texts)))
+    if once is not None and once.occurs_once and not config.grounded and train.preset != BY_HEART:
+        yield PreflightIssue(
+            t("The assistant will not know these answers by heart"),
+            t(
+                "Choose the preset “{preset}”, or let it look facts up: choose “grounded” under Advanced → Approach.",
+                preset=t(PRESET_LABELS[BY_HEART][0]),
+            ),
+        )
+    if data is not None and data.train < FEW_PAIRS:
+        why = t("The assistant can look few facts up, and a test on so few questions says little.")
+        if not config.grounded:
+            why = t(
+                "With fewer than {few_pairs} pairs an assistant learns the style of the answers but few facts.",
+                few_pairs=FEW_PAIRS,
             )
-            if once.remedy:
-                found.append(
-                    PreflightIssue(
-                        once.title,
-                        " ".join(
-                            (
-                                once.meaning,
-                                *([t(ADDED_LATER)] if later else []),
-                                once.remedy,
-                                t("On the Data tab, press “Edit a copy for a new project”."),
-                            )
-                        ),
-                    )
-                )
-            if not result.config.grounded and train.preset != BY_HEART:
-                found.append(
-                    PreflightIssue(
-                        t("The assistant will not know these answers by heart"),
-                        t(
-                            "Choose the preset “{preset}”, or let it look facts up: choose “grounded” under Advanced → "
-                            "Approach.",
-                            preset=t(PRESET_LABELS[BY_HEART][0]),
-                        ),
-                    )
-                )
-        if data.train < FEW_PAIRS:
-            why = (
-                t(
-                    "The assistant can look few facts up, and a test on so few questions says little."
-                )
-                if result.config.grounded
-                else t(
-                    "With fewer than {few_pairs} pairs an assistant learns the style of the answers but few facts.",
-                    few_pairs=FEW_PAIRS,
-                )
-            )
-            found.append(
-                PreflightIssue(t("Very few training pairs: {number}", number=data.train), why)
-            )
-        if data.heldout < FEW_HELDOUT:
-            found.append(
-                PreflightIssue(
-                    tn(
-                        "The test is small: {count} question",
-                        "The test is small: {count} questions",
-                        data.heldout,
-                    ),
-                    t(
-                        "With fewer than {few_heldout} questions only a large difference can be detected. Raise “Test "
-                        "share”, or add more pairs.",
-                        few_heldout=FEW_HELDOUT,
-                    ),
-                )
-            )
-        if data.validation < 2:
-            found.append(
-                PreflightIssue(
-                    t("The validation set has fewer than 2 pairs"),
-                    t(
-                        "The best checkpoint cannot be selected without validation. Raise the validation share."
-                    ),
-                )
-            )
-        if result.steps < FEW_STEPS:
-            found.append(
-                PreflightIssue(
-                    t("Only {steps} training steps", steps=result.steps),
-                    t("Raise the number of epochs, or lower the batch size."),
-                )
-            )
+        yield PreflightIssue(t("Very few training pairs: {number}", number=data.train), why)
+    if data is not None and data.heldout < FEW_HELDOUT:
+        yield PreflightIssue(
+            tn(
+                "The test is small: {count} question",
+                "The test is small: {count} questions",
+                data.heldout,
+            ),
+            t(
+                "With fewer than {few_heldout} questions only a large difference can be detected. Raise “Test "
+                "share”, or add more pairs.",
+                few_heldout=FEW_HELDOUT,
+            ),
+        )
+    if data is not None and data.validation < 2:
+        yield PreflightIssue(
+            t("The validation set has fewer than 2 pairs"),
+            t(
+                "The best checkpoint cannot be selected without validation. Raise the validation share."
+            ),
+        )
+    if data is not None and result.steps < FEW_STEPS:
+        yield PreflightIssue(
+            t("Only {steps} training steps", steps=result.steps),
+            t("Raise the number of epochs, or lower the batch size."),
+        )
     if result.needed_bytes is not None and result.needed_bytes > result.free_bytes:
-        found.append(
-            PreflightIssue(
-                t("Training will probably not fit into the free memory"),
-                t(
-                    "Close other programs, lower the micro-batch size ({micro_batch_size}) or the maximum length of a "
-                    "pair "
-                    "({max_length}), or choose a smaller base model.",
-                    micro_batch_size=train.micro_batch,
-                    max_length=result.plan.max_length if result.plan else train.max_length,
-                ),
-            )
+        yield PreflightIssue(
+            t("Training will probably not fit into the free memory"),
+            t(
+                "Close other programs, lower the micro-batch size ({micro_batch_size}) or the maximum length of a "
+                "pair ({max_length}), or choose a smaller base model.",
+                micro_batch_size=train.micro_batch,
+                max_length=result.plan.max_length if result.plan else train.max_length,
+            ),
         )
-    return found
 
 
 def make_plan(ref: ModelRef, config: StudyConfig, data: DataEstimate | None) -> Plan | None:
