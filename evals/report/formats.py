@@ -26,6 +26,7 @@ from evals.report import format as fmt
 from evals.report.format import difference, interval, level_text, number, percent, shown
 from evals.report.load import Cell, figure, read_formats, tuned_cells
 from evals.report.rules import Rules
+from evals.report.schema import Report
 from evals.stats.graphical import graphical_test, sequences_graph
 from evals.stats.intervals import LEVEL
 
@@ -300,12 +301,12 @@ def _offer(study: Study, row: Mapping[str, Any]) -> str:
     )
 
 
-def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def format_rows(report: Report) -> list[dict[str, str]]:
     """The table of files as text."""
     rows = []
-    for row in report.get("formats", ()):
+    for row in report.formats:
         metric, ends = row["metric"], {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
-        best = report["smallest_no_worse"]
+        best = report.smallest_no_worse
         smallest = best is not None and (best["name"], best["arm"]) == (row["name"], row["arm"])
         lost, gained = row["flips"]["lost"], row["flips"]["gained"]
         failed = [
@@ -339,9 +340,9 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def kl_sentence(report: Mapping[str, Any]) -> str:
+def kl_sentence(report: Report) -> str:
     """What the divergences in the table are; empty without any."""
-    items = [row["kl_items"] for row in report.get("formats", ()) if row.get("kl") is not None]
+    items = [row["kl_items"] for row in report.formats if row.get("kl") is not None]
     if not items:
         return ""
     return (

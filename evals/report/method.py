@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evals.report.load import is_compared
 from evals.report.rows_headline import export_table
+from evals.report.schema import Report
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 
@@ -310,20 +309,20 @@ _OF_COMPARISONS = frozenset(
 """Sections that compare the two assistants."""
 
 
-def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def contents(report: Report) -> list[dict[str, Any]]:
     """The table of contents, without the sections that do not apply to the report."""
-    others = [name for name in report["tasks"] if name != RETENTION]
-    alone = not is_compared(report)
+    others = [name for name in report.tasks if name != RETENTION]
+    alone = not report.compares
     left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ("alone",))}
-    if not report.get("uncovered"):
+    if not report.uncovered:
         left_out.add("uncovered")
-    if not report.get("approaches"):
+    if not report.approaches:
         left_out.add("approaches")
-    if not (report.get("formats") or report.get("formats_skipped")):
+    if not (report.formats or report.formats_skipped):
         left_out.add("formats")
     if alone and export_table(report) is None:
         left_out.add("exports")
-    if alone and not report["contrasts"]:
+    if alone and not report.contrasts:
         left_out.add("differences")
     return [
         {

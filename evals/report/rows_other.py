@@ -23,17 +23,16 @@ from evals.report.format import (
     signed,
 )
 from evals.report.items import cut, marked
-from evals.report.load import BASELINE, CANDIDATE, is_compared
+from evals.report.load import BASELINE, CANDIDATE
 from evals.report.rows_headline import OUTCOMES, reading
+from evals.report.schema import Report
 from evals.tasks.general_knowledge import TASK as RETENTION
-
-Report = Mapping[str, Any]
 
 
 def task_sections(report: Report) -> list[dict[str, Any]]:
     """Every task with its figures by cell and the differences; the retention task first."""
     found = []
-    for name, task in sorted(report["tasks"].items(), key=lambda item: item[0] != RETENTION):
+    for name, task in sorted(report.tasks.items(), key=lambda item: item[0] != RETENTION):
         metric = task["metric"] or ""
         rows = []
         for row in task["contrasts"]:
@@ -61,7 +60,7 @@ def task_sections(report: Report) -> list[dict[str, Any]]:
                 "cells": [
                     {
                         "name": cell,
-                        "label": report["cells"][cell]["label"],
+                        "label": report.cells[cell].label,
                         "value": number(value, metric),
                     }
                     for cell, value in task["cells"].items()
@@ -95,11 +94,11 @@ def declining_rows(report: Report) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "label": report["cells"][name]["label"],
+            "label": report.cells[name].label,
             "should": _share(record["declined"], record["unanswerable_items"]),
             "should_not": _share(record["false_declines"], record["answerable_items"]),
         }
-        for name, record in (report["declining"] or {"cells": {}})["cells"].items()
+        for name, record in (report.declining or {"cells": {}})["cells"].items()
     ]
 
 
@@ -112,7 +111,7 @@ def reliability_rows(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "label": report["cells"][name]["label"],
+            "label": report.cells[name].label,
             "ece": f"{cell['ece']:.3f}",
             "brier": f"{cell['brier']:.3f}",
             "n": count(cell["n"]),
@@ -127,14 +126,14 @@ def reliability_rows(report: Report) -> list[dict[str, Any]]:
                 for one in cell["bins"]
             ],
         }
-        for name, cell in (report["reliability"] or {"cells": {}})["cells"].items()
+        for name, cell in (report.reliability or {"cells": {}})["cells"].items()
     ]
 
 
 def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | None]:
     """Each training run of both arms with their difference, and mean and spread over them; nothing for a single run."""
-    seeds = report["seeds"]
-    if not seeds["spread"] or not is_compared(report):
+    seeds = report.seeds
+    if not seeds["spread"] or not report.compares:
         return [], None
     metric, spread, rows = seeds["metric"], seeds["spread"], []
     for run in seeds["runs"]:
@@ -166,7 +165,7 @@ def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | No
 
 def judge_rows(report: Report) -> list[tuple[str, str]]:
     """The judge's verdicts in numbers; empty without a judge."""
-    judge = report["judge"]
+    judge = report.judge
     if not judge:
         return []
     asked, preference, first = judge["items"], "not on record", judge["first_preferred"]
@@ -195,7 +194,7 @@ def judge_rows(report: Report) -> list[tuple[str, str]]:
 
 def vote_rows(report: Report) -> list[tuple[str, str]]:
     """The blind votes in numbers; empty without votes."""
-    votes = report["votes"]
+    votes = report.votes
     if not votes:
         return []
     whole = votes["votes"]
@@ -238,14 +237,14 @@ def fidelity_rows(report: Report) -> list[dict[str, Any]]:
             "agreement": percent(pair["top1_agreement"]),
             "loss": signed(pair["delta_nll"], 4),
         }
-        for pair in (report["fidelity"] or {"pairs": []})["pairs"]
+        for pair in (report.fidelity or {"pairs": []})["pairs"]
     ]
 
 
 def worst_items(report: Report) -> list[dict[str, Any]]:
     """The items with the largest increase of loss from LoRA to QLoRA, with both answers."""
     found = []
-    for row in report["worst"]:
+    for row in report.worst:
         first, second = row["answers"][BASELINE], row["answers"][CANDIDATE]
         runs = (None, None) if first is None or second is None else marked(cut(first), cut(second))
         found.append(
@@ -267,7 +266,7 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
 
 def flip_rows(report: Report) -> list[dict[str, Any]]:
     """Answers that change between the arms, and those that change with the scoring batch size alone."""
-    flips = report["flips"]
+    flips = report.flips
     if flips is None:
         return []
     rows = [
@@ -302,7 +301,7 @@ def flip_rows(report: Report) -> list[dict[str, Any]]:
 def power_sentences(report: Report) -> list[str]:
     """The differences that a held-out set of this size can detect."""
     lines = []
-    for entry in report["power"]:
+    for entry in report.power:
         how = shown(entry["metric"])
         seen = f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}"
         line = (
@@ -311,7 +310,7 @@ def power_sentences(report: Report) -> list[str]:
         )
         if entry["needed"]:
             target = f"{plain(entry['target'] * how.factor)} {how.unit}"
-            what = "the margin" if entry["metric"] == report["primary_metric"] else "a difference"
+            what = "the margin" if entry["metric"] == report.primary_metric else "a difference"
             if entry["needed"] > entry["units"]:
                 line += (
                     f" To detect {what} ({target}) as reliably, about {count(entry['needed'])} {entry['unit']} "
@@ -326,7 +325,7 @@ def power_sentences(report: Report) -> list[str]:
 def power_rows(report: Report) -> list[dict[str, str]]:
     """The same in numbers: standard error, detectable difference, target, and the units needed for it."""
     rows = []
-    for entry in report["power"]:
+    for entry in report.power:
         how = shown(entry["metric"])
         rows.append(
             {
@@ -344,7 +343,7 @@ def power_rows(report: Report) -> list[dict[str, str]]:
 
 def planned_sentence(report: Report) -> str:
     """The estimate made before the run, and the measured values of its assumptions; empty if not on record."""
-    entry = next((entry for entry in report["power"] if entry["planned"]), None)
+    entry = next((entry for entry in report.power if entry["planned"]), None)
     if entry is None:
         return ""
     plan = entry["planned"]
@@ -366,7 +365,7 @@ def planned_sentence(report: Report) -> str:
 
 def data_rows(report: Report) -> list[tuple[str, str]]:
     """Source, split and leaks of the data."""
-    data = report["data"]
+    data = report.data
     split, leaks = data["split"], data["leaks"]
     rows = [
         ("File", str(data["source"] or "not on record")),

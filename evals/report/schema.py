@@ -127,12 +127,12 @@ class Verdict(_HasInterval):
     not_shown: list[str] = []
     to_decline: ToDecline | None = None
     possible_harm: list[str] | None = None
-    estimand: str = "wordings"
+    estimand: str = ""
     clustered_by: list[str] = []
     leave_one_out: list[Number] | None = None
     uncovered: int = 0
     frozen: Frozen = Frozen()
-    seeds: int | None = None
+    seeds: int = 1
     trained_again: Change | None = None
     action: str = ""
     reason: str = ""
@@ -183,7 +183,7 @@ class Difference(_HasInterval):
 class OtherClaim(Difference):
     """The difference with the clusters of the claim that is not the headline."""
 
-    estimand: str = "wordings"
+    estimand: str = ""
     clustered_by: list[str] = []
 
 
@@ -649,9 +649,9 @@ class Report(Record):
 
     version: int = 1
     study: str = ""
-    primary_metric: str
+    primary_metric: str = ""
     verdict: Verdict
-    cells: dict[str, CellFigures]
+    cells: dict[str, CellFigures] = {}
     baselines: dict[str, CellFigures] = {}
     contrasts: list[Difference] = []
     identities: list[Identity] = []
@@ -714,7 +714,7 @@ class Report(Record):
         """Read a report of this or an earlier release.
 
         Raises:
-            StudyError: The file is missing, damaged, or lacks the verdict or its figures.
+            StudyError: The file is missing, damaged, or lacks the verdict.
         """
         report: Report = read_json(
             path,

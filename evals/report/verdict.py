@@ -27,9 +27,10 @@ from evals.declaration import (
 from evals.metrics import METRICS
 from evals.report import format as fmt
 from evals.report.format import interval, number, percent, plural, shown, signed_percent
-from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
+from evals.report.load import BASELINE, CANDIDATE, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 from evals.report.other_words import is_respelled
+from evals.report.schema import Report
 from evals.stats.intervals import LEVEL, look_level
 from evals.stats.seed_variance import MOST_SEEDS
 
@@ -218,9 +219,9 @@ def _harm(bound: Mapping[str, Any], value: float, *, unit: bool = True) -> str:
     return f"{amount} {how.unit}".rstrip() if unit else amount
 
 
-def basis(report: Mapping[str, Any]) -> list[str]:
+def basis(report: Report) -> list[str]:
     """What the verdict rests on: the technical claim, what it is about, and what was fixed before scoring."""
-    verdict, other = report["verdict"], report.get("other_claim")
+    verdict, other = report.verdict, report.other_claim
     if verdict["contrast"] is None:
         return []
     lines = []
@@ -240,7 +241,7 @@ def basis(report: Mapping[str, Any]) -> list[str]:
         )
         + "."
     )
-    if "grounded" in report["config"].get("approaches", ()):
+    if "grounded" in report.config.get("approaches", ()):
         lines.append(
             "Both assistants read the same facts, which were looked up: the verdict measures how well they "
             "read a fact that was found."
@@ -305,11 +306,11 @@ def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
     return f"Leaving out any one {unit}, the difference ({name}) stays between {low} and {high} {shown(metric).unit}."
 
 
-def harm_text(report: Mapping[str, Any]) -> str:
+def harm_text(report: Report) -> str:
     """The metrics whose whole interval is on the harmful side of zero, whatever the verdict is."""
-    verdict = report["verdict"]
-    if report.get("objection"):
-        return str(report["objection"])
+    verdict = report.verdict
+    if report.objection:
+        return str(report.objection)
     if "possible_harm" not in verdict:
         return ""
     if not verdict["possible_harm"]:
@@ -450,10 +451,10 @@ def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> 
     return f"Possible harm by another measure: {fmt.enumerated(against)}."
 
 
-def summary(report: Mapping[str, Any]) -> list[str]:
+def summary(report: Report) -> list[str]:
     """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped."""
-    cells, lines = report["cells"], []
-    change, seeds = report["verdict"]["perplexity_change"], report["seeds"]
+    cells, lines = report.cells, []
+    change, seeds = report.verdict.perplexity_change, report.seeds
     if change:
         low, high = change["ci"]
         lines.append(
@@ -481,26 +482,26 @@ def _short(cell: str) -> str:
     return ARMS[CELLS[cell].adapter or ""].short
 
 
-def _right_answers(report: Mapping[str, Any]) -> list[str]:
+def _right_answers(report: Report) -> list[str]:
     if is_respelled(report):  # they are no test of the assistants
         return []
-    cells, tuned = report["cells"], served_cells(arms_of(report))
+    cells, tuned = report.cells, served_cells(report.trained_arms)
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
     if any(share.get(name) is None for name in tuned):
         return ["Exact match, the share of completely right answers, was not scored."]
     total = next(
-        (row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"),
-        len(report["items"]),
+        (row["n"] for row in report.contrasts if row["metric"] == "exact_match"),
+        len(report.items),
     )
     text = "Exactly right answers: " + ", ".join(
         f"{_short(name)} {_of(share[name], total)}" for name in tuned
     )
-    untuned = ARMS[headline_arms(arms_of(report))[0]].untuned_cell
+    untuned = ARMS[headline_arms(report.trained_arms)[0]].untuned_cell
     if share.get(untuned) is not None:
         text += f", the untuned base {_of(share[untuned], total)}"
-    flips = report["flips"]
+    flips = report.flips
     if flips:
-        asked = {row["item"] for row in report["items"] if row["answerable"]}
+        asked = {row["item"] for row in report.items if row["answerable"]}
         lost, gained = (
             sum(flip["item"] in asked for flip in flips[kind]) for kind in ("lost", "gained")
         )
@@ -508,8 +509,8 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
     return [text + "."]
 
 
-def _declining(report: Mapping[str, Any]) -> list[str]:
-    cells, tuned = (report["declining"] or {"cells": {}})["cells"], tuned_cells(arms_of(report))
+def _declining(report: Report) -> list[str]:
+    cells, tuned = (report.declining or {"cells": {}})["cells"], tuned_cells(report.trained_arms)
     if not set(tuned) <= cells.keys() or not cells[tuned[0]]["unanswerable_items"]:
         return []
     if len(tuned) == 1:
@@ -527,9 +528,9 @@ def _declining(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _untuned(report: Mapping[str, Any]) -> list[str]:
+def _untuned(report: Report) -> list[str]:
     """A line if tuning beats every untuned baseline on all metrics; otherwise there is a warning instead."""
-    found = report["beats_untuned"]
+    found = report.beats_untuned
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []
     rivals = " and ".join(
@@ -537,7 +538,7 @@ def _untuned(report: Mapping[str, Any]) -> list[str]:
     )
     who = {1: "The assistant clearly beats", 2: "Both assistants clearly beat"}
     return [
-        f"{who.get(len(arms_of(report)), 'All assistants clearly beat')} {rivals} by every measure."
+        f"{who.get(len(report.trained_arms), 'All assistants clearly beat')} {rivals} by every measure."
     ]
 
 
@@ -545,9 +546,9 @@ def _of(share: float, total: int) -> str:
     return f"{round(share * total):,} of {total:,} ({percent(share)})"
 
 
-def _tuning(report: Mapping[str, Any]) -> list[str]:
-    cells, lines = report["cells"], []
-    scored = {row["name"] for row in report["contrasts"] if row["metric"] == "nll_per_token"}
+def _tuning(report: Report) -> list[str]:
+    cells, lines = report.cells, []
+    scored = {row["name"] for row in report.contrasts if row["metric"] == "nll_per_token"}
     for arm in ARMS.values():
         if f"{arm.cell}-{arm.untuned_cell}" in scored:
             before, after = (

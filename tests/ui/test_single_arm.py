@@ -43,6 +43,7 @@ from tests.synthetic_study import (
     with_data,
     with_metrics,
 )
+from tests.typed_report import as_report
 from tests.ui.blocks import inside_blocks
 
 
@@ -90,9 +91,9 @@ def test_evaluate_shows_what_tuning_changed(alone: Study) -> None:
     seen = take_snapshot(alone)
     report = seen.report
     assert report is not None
-    page = results_frame(report)
+    page = results_frame(as_report(report))
     assert "trained, alone" in page or "trained alone" in page
-    assert "Tuned − untuned" in page and not verdict_picture(report)
+    assert "Tuned − untuned" in page and not verdict_picture(as_report(report))
     assert not evaluation_state(seen)
     shown = drawn(inside_blocks(EvaluateTab), alone)
     assert shown["evaluate"][-1]["visible"] and "<iframe" in shown["evaluate-result"][1]

@@ -83,7 +83,7 @@ def _study_items(folder: Path, version: str) -> ItemSet | None:
     report, arms = study_report(study), study.config.arms
     tuned = tuned_cells(arms)
     if report is not None:
-        rows = report["items"]
+        rows = report.items
     elif all((study.cell_folder(cell) / "scores.json").is_file() for cell in served_cells(arms)):
         from evals.report.items import item_rows
         from evals.report.load import metrics_of, read_cells

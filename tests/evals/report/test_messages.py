@@ -18,6 +18,7 @@ from evals.report.render import render_html, render_markdown
 from evals.report.rows_headline import graded_rows
 from evals.report.study_facts import curves
 from tests.evals.report.synthetic_study import DECLINE, Recipe, write_study
+from tests.typed_report import as_report
 
 
 def test_differing_items_come_first() -> None:
@@ -105,7 +106,7 @@ def test_checkpointing_in_one_arm_leaves_them_twins(study: Study) -> None:
 
 
 def test_the_plan_is_graded_with_a_signed_error(report: dict[str, Any]) -> None:
-    rows = {(row["arm"], row["quantity"]): row for row in graded_rows(report)}
+    rows = {(row["arm"], row["quantity"]): row for row in graded_rows(as_report(report))}
     peak = rows["Full (LoRA, 16-bit)", "Peak memory in training"]
     assert (peak["predicted"], peak["measured"], peak["error"]) == (
         "2.6 GB",
@@ -114,11 +115,13 @@ def test_the_plan_is_graded_with_a_signed_error(report: dict[str, Any]) -> None:
     )
     assert rows["Compact (QLoRA, 4-bit)", "Adapter"]["error"] == "0.0%"
     assert "Plan and measurement" in render_html(
-        report
-    ) and "Plan and measurement" in render_markdown(report)
+        as_report(report)
+    ) and "Plan and measurement" in render_markdown(as_report(report))
     for record in report["resources"].values():
         del record["predicted"]
-    assert graded_rows(report) == [] and "Plan and measurement" not in render_html(report)
+    assert graded_rows(as_report(report)) == [] and "Plan and measurement" not in render_html(
+        as_report(report)
+    )
 
 
 def test_a_step_logged_twice_counts_once(study: Study) -> None:

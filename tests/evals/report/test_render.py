@@ -15,6 +15,7 @@ from evals.report.build import build_report
 from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, write_study
+from tests.typed_report import as_report
 
 VOID = {"meta", "br", "link", "input"}
 HOSTILE = (
@@ -59,7 +60,7 @@ def hostile() -> Study:
 
 @pytest.mark.parametrize("kind", ["study", "full", "hostile"])
 def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
-    html = render_html(build_report(request.getfixturevalue(kind)))
+    html = render_html(as_report(build_report(request.getfixturevalue(kind))))
     page = Page(html)
     policy = next(
         attrs["content"]
@@ -94,7 +95,7 @@ def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureReq
 
 
 def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:
-    page = Page(render_html(report))
+    page = Page(render_html(as_report(report)))
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     links = {str(attrs["href"]).removeprefix("#") for tag, attrs in page.tags if tag == "a"}
@@ -113,7 +114,7 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(
         {"code": "twins_differ", "level": "serious", "text": "They are no twins."},
         {"code": "leaks_left", "level": "serious", "text": "Questions leak."},
     ]
-    html = render_html(report)
+    html = render_html(as_report(report))
     shown = [
         html.index(text)
         for text in (
@@ -134,7 +135,7 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(
     ]
     assert shown == sorted(shown)
     assert report["verdict"]["action"] in "".join(Page(html).text)
-    conclusion, markdown = conclude(report), render_markdown(report)
+    conclusion, markdown = conclude(as_report(report)), render_markdown(as_report(report))
     for text in ("".join(Page(html).text), markdown):
         assert text.index(conclusion.good_enough[:40]) < text.index(conclusion.four_bit[:40])
         assert conclusion.action in text
@@ -166,9 +167,9 @@ def test_title_and_rows_are_those_that_the_user_knows(report: dict[str, Any]) ->
             "removed": True,
         }
     ]
-    plain = "".join(Page(render_html(report)).text)
+    plain = "".join(Page(render_html(as_report(report))).text)
     report["data"]["row_numbers"] = {"note": "", "starts": [[1, 700]]}
-    counted = "".join(Page(render_html(report)).text)
+    counted = "".join(Page(render_html(as_report(report))).text)
     assert (
         "Project Krumm & Linde Bäckerei" in plain
         and "How good the assistant is: Krumm & Linde Bäckerei" in plain
@@ -176,7 +177,7 @@ def test_title_and_rows_are_those_that_the_user_knows(report: dict[str, Any]) ->
     rows = [int(row) for row in re.findall(r"\brow (\d+)", plain)]
     assert {3, 9} <= {*rows}
     assert [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
-    assert render_markdown(report).startswith("Project **Krumm &amp; Linde Bäckerei**")
+    assert render_markdown(as_report(report)).startswith("Project **Krumm &amp; Linde Bäckerei**")
 
 
 def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
@@ -184,13 +185,13 @@ def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
     study.write_config(study.config.with_changes({"eval.margin": 0.08}))
     report = build_report(study)
     said = "Changed after scoring and not applied: margin, was 0.03 nats per token, now 0.08 nats per token."
-    html, markdown = render_html(report), render_markdown(report)
+    html, markdown = render_html(as_report(report)), render_markdown(as_report(report))
     assert html.index(said) < html.index("What to do") < html.index("<details")
     assert markdown.index(f"**{said}**") < markdown.index("What to do: ")
 
 
 def test_charts_say_what_they_show(report: dict[str, Any]) -> None:
-    page = Page(render_html(report))
+    page = Page(render_html(as_report(report)))
     for tag, attrs in page.tags:
         if tag == "svg" and attrs.get("role") == "img":
             assert attrs.get("aria-label") or attrs.get("aria-labelledby")
@@ -200,13 +201,13 @@ def test_charts_say_what_they_show(report: dict[str, Any]) -> None:
 
 
 def test_user_text_is_shown_as_it_is(hostile: Study) -> None:
-    text = "".join(Page(render_html(build_report(hostile))).text)
+    text = "".join(Page(render_html(as_report(build_report(hostile)))).text)
     assert "<script>alert(1)</script><img src=x onerror=alert(2)>" in text
     assert "{{ 7*7 }}" in text
 
 
 def test_both_answers_and_the_reference_are_on_the_page(report: dict[str, Any]) -> None:
-    text = "".join(Page(render_html(report)).text)
+    text = "".join(Page(render_html(as_report(report))).text)
     flip = report["flips"]["lost"][0]
     for shown in (
         flip["question"],
@@ -224,7 +225,7 @@ def test_both_answers_and_the_reference_are_on_the_page(report: dict[str, Any]) 
 def test_page_and_markdown_show_the_same_numbers(
     render: object, report_of_ten: dict[str, Any]
 ) -> None:
-    text = render(report_of_ten)  # type: ignore[operator]
+    text = render(as_report(report_of_ten))  # type: ignore[operator]
     for cell in report_of_ten["cells"].values():
         assert f"{cell['nll_per_token']:.3f}" in text
         assert f"{100 * cell['metrics']['exact_match']:.1f}%" in text
@@ -234,7 +235,7 @@ def test_page_and_markdown_show_the_same_numbers(
 
 
 def test_markdown_of_hostile_text_forms_no_markup(hostile: Study) -> None:
-    markdown = render_markdown(build_report(hostile))
+    markdown = render_markdown(as_report(build_report(hostile)))
     html = (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     )
@@ -265,7 +266,7 @@ def test_markdown_of_hostile_text_forms_no_markup(hostile: Study) -> None:
 
 @pytest.mark.parametrize("kind", ["study", "full"])
 def test_markdown_tables_hold_together(kind: str, request: pytest.FixtureRequest) -> None:
-    markdown = render_markdown(build_report(request.getfixturevalue(kind)))
+    markdown = render_markdown(as_report(build_report(request.getfixturevalue(kind))))
     html = MarkdownIt("commonmark").enable("table").render(markdown)
     assert html.count("<table>") == len(re.findall(r"^\| ---", markdown, re.M)) > 12
     assert "| ---" not in html
@@ -274,11 +275,11 @@ def test_markdown_tables_hold_together(kind: str, request: pytest.FixtureRequest
 
 def test_a_long_answer_is_cut_on_the_page_only() -> None:
     report = build_report(write_study(Recipe(answer="word " * 1000)))
-    assert "more characters)" in render_html(report)
+    assert "more characters)" in render_html(as_report(report))
     assert any(len(row["answers"]["Q4"]) == 5000 for row in report["items"])
 
 
 def test_conversations_show_their_earlier_turns(report: dict[str, Any]) -> None:
     report["items"][0] |= {"turn": 1, "context": [{"role": "user", "content": "Is it <b>lit</b>?"}]}
-    html = render_html(report)
+    html = render_html(as_report(report))
     assert "turn 2" in html and "Is it &lt;b&gt;lit&lt;/b&gt;?" in html
