@@ -352,8 +352,8 @@ def test_every_contrast_is_shown_with_its_figures(render: Render, rich: Report) 
 def test_three_questions_group_the_sections(render: Render, rich: Report) -> None:
     text = render(as_report(rich))
     marks = [
-        f'<h2 id="{anchor}">' if render is render_html else f"\n## {title}\n"
-        for (anchor, title), _ in CONTENTS
+        f'<h2 id="{group["anchor"]}">' if render is render_html else f"\n## {group['title']}\n"
+        for group in CONTENTS
     ]
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
