@@ -250,21 +250,6 @@ def _sentence(
     )
 
 
-def approach_rows(report: Report) -> list[dict[str, str]]:
-    """The table of approaches as text; empty without grounding."""
-    metric = report.approach_metric
-    return [
-        {
-            "name": row["label"],
-            "figure": number(row["metrics"].get(metric), metric),
-            "rightly": _share(row["declined_rightly"]),
-            "falsely": _share(row["declined_falsely"]),
-            "verdict": row["verdict"] or "–",
-        }
-        for row in report.approaches
-    ]
-
-
 def comparison_rows(report: Report) -> list[dict[str, str]]:
     """The comparisons between approaches as text."""
     return [

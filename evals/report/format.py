@@ -196,6 +196,11 @@ def rate(value: float | None) -> str:
     return "–" if value is None else t("{speed:,.0f} tokens/s", speed=value)
 
 
+def share(part: int, whole: int) -> str:
+    """A part of a whole: ``3 of 8 (37.5%)``."""
+    return f"{part:,} of {whole:,} ({percent(part / whole)})" if whole else "no such items"
+
+
 def share_lost(export: Mapping[str, Any]) -> str:
     """How much an export loses, in words: a small share of the loss can be a large share of the right answers."""
     share = export.get("lost_share") or 0.0

@@ -35,7 +35,9 @@ from evals.report import (
     rows_headline,
     rows_other,
 )
+from evals.report import format as fmt
 from evals.report.conclusion import conclude
+from evals.report.contrasts import HEADLINE
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
@@ -115,6 +117,10 @@ class _Templates(BaseLoader):
         return bits.in_bits(source), *rest
 
 
+_FORMATS = "count duration nats number p_value percent plain rate signed size".split()
+"""Functions of :mod:`evals.report.format` that templates have as filters."""
+
+
 @cache
 def _environment(*, bits: int) -> Environment:
     """The templates; jinja reads them on first use, in a context with these bits."""
@@ -129,11 +135,20 @@ def _environment(*, bits: int) -> Environment:
     environment.globals |= {
         "style": page_styles(environment),
         "plural": plural,
+        "share": fmt.share,
+        "shown_as": shown,
+        "headline": HEADLINE,
         "level_of": level_of,
         "nbsp": Markup("&nbsp;"),
         "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
     }
-    environment.filters |= {"value": format_value, "subscripts": subscripts, "short": short}
+    environment.filters |= {
+        **{name: getattr(fmt, name) for name in _FORMATS},
+        "two_digits": fmt.two_significant_digits,
+        "value": format_value,
+        "subscripts": subscripts,
+        "short": short,
+    }
     return environment
 
 
@@ -256,7 +271,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         ),
         "in_short": rows_headline.in_short(report),
         "power": rows_other.power_sentences(report),
-        "power_rows": rows_other.power_rows(report),
         "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
         "risk": charts.risk_chart(report.risk_coverage),
@@ -264,7 +278,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             *risk_sentences(report.risk_coverage),
             *in_conversation.sentences(report),
         ],
-        "approach_rows": approaches.approach_rows(report),
         "approach_comparisons": approaches.comparison_rows(report),
         "approach_metric": shown(report.approach_metric).label if report.approach_metric else "",
         "format_rows": formats.format_rows(report),
@@ -272,17 +285,12 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "format_kl": formats.kl_sentence(report),
         "format_metric": shown(report.primary_metric).label,
         # further measurements
-        "fidelity": rows_other.fidelity_rows(report),
         "fidelity_note": fidelity["sentence"] if fidelity else "",
         "worst": rows_other.worst_items(report),
         "flips": rows_other.flip_rows(report),
         "floor": flips["noise_floor"]["sentence"] if flips and flips["noise_floor"] else "",
         "tasks": rows_other.task_sections(report),
-        "declining": rows_other.declining_rows(report),
-        "reliability": rows_other.reliability_rows(report),
-        "judge": rows_other.judge_rows(report),
         "calibration": charts.reliability_chart(report.reliability),
-        "votes": rows_other.vote_rows(report),
         "preference": charts.preference_bar(report.judge),
         "seeds": seed_rows,
         "spread": spread,
@@ -308,7 +316,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "costs": resources,
         "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
         "graded": rows_headline.graded_rows(report),
-        "steps": rows_headline.step_rows(report),
         "data": rows_other.data_rows(report),
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }

@@ -95,18 +95,6 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def step_rows(report: Report) -> list[dict[str, str]]:
-    """Time and peak memory of each finished step of the study."""
-    return [
-        {
-            "name": step["name"],
-            "seconds": fmt.duration(step["seconds"]),
-            "memory": fmt.size(step["peak_memory_bytes"]),
-        }
-        for step in report.steps
-    ]
-
-
 def scored_at(report: Report) -> str | None:
     """The start of scoring, such as ``2026-03-01 14:05 UTC``; ``None`` if it is not on record."""
     started = min(
