@@ -13,7 +13,7 @@ from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
-from evals.report.format import difference, in_sentence, interval, number, percent, shown
+from evals.report.format import difference, interval, number, shown
 from evals.report.load import Cell, read_baselines, read_cells
 from evals.report.other_words import is_respelled
 from evals.report.rules import Rules
@@ -248,21 +248,3 @@ def _sentence(
         f"{use}: {phrase} {figure}, against {copied} for copying the best fact "
         f"({measured}): {OUTCOMES[rival['outcome']]}."
     )
-
-
-def comparison_rows(report: Report) -> list[dict[str, str]]:
-    """The comparisons between approaches as text."""
-    return [
-        {
-            "name": f"{NAMES[row['candidate']]} against {in_sentence(NAMES[row['baseline']])}",
-            "difference": difference(row["delta"], row["metric"], row),
-            "interval": interval(row, row["metric"]),
-            "p": f"{row['p_value_holm']:.2g}",
-            "outcome": OUTCOMES[row["outcome"]],
-        }
-        for row in report.approach_comparisons
-    ]
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else percent(value)

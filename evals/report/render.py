@@ -41,7 +41,7 @@ from evals.report.contrasts import HEADLINE
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
-from evals.report.load import lead_pair
+from evals.report.load import lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
 from evals.report.risk_coverage import sentences as risk_sentences
@@ -117,7 +117,7 @@ class _Templates(BaseLoader):
         return bits.in_bits(source), *rest
 
 
-_FORMATS = "count duration nats number p_value percent plain rate signed size".split()
+_FORMATS = "count difference duration in_sentence interval nats number p_value percent plain rate signed size".split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
 
 
@@ -138,6 +138,9 @@ def _environment(*, bits: int) -> Environment:
         "share": fmt.share,
         "shown_as": shown,
         "headline": HEADLINE,
+        "metrics_in": rows_headline.metrics_in,
+        "approach_names": approaches.NAMES,
+        "approach_outcomes": approaches.OUTCOMES,
         "level_of": level_of,
         "nbsp": Markup("&nbsp;"),
         "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
@@ -145,6 +148,8 @@ def _environment(*, bits: int) -> Environment:
     environment.filters |= {
         **{name: getattr(fmt, name) for name in _FORMATS},
         "two_digits": fmt.two_significant_digits,
+        "reading": rows_headline.reading,
+        "unit_note": rows_headline.unit_note,
         "value": format_value,
         "subscripts": subscripts,
         "short": short,
@@ -223,6 +228,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "report": report,
         "contents": groups_of_sections,
         "compared": compared,
+        "served": served_cells(report.trained_arms),
         "file_row": partial(file_row, RowNumbers.of_record(report.data)),
         "shown": {
             section["anchor"] for group in groups_of_sections for section in group["sections"]
@@ -256,7 +262,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "bounds": rows_headline.bound_rows(report),
         "left_out": leave_one_out_text(report.verdict),
         "harm": harm_text(report),
-        "uncovered": rows_headline.uncovered_table(report),
         "tiles": rows_headline.tiles(report),
         "table": rows_headline.metric_table(report),
         "panels": charts.interval_panels(
@@ -278,7 +283,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             *risk_sentences(report.risk_coverage),
             *in_conversation.sentences(report),
         ],
-        "approach_comparisons": approaches.comparison_rows(report),
         "approach_metric": shown(report.approach_metric).label if report.approach_metric else "",
         "format_rows": formats.format_rows(report),
         "format_chart": charts.size_chart(report.formats),
@@ -305,7 +309,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "contrast_panels": [panel for panel in panels if panel],
         "every_difference": rows_headline.every_difference(report),
         "exports": rows_headline.export_table(report),
-        "baselines": rows_headline.baseline_rows(report),
         "untuned": sorted(
             untuned, key=lambda line: bool(line["beaten"])
         ),  # unbeaten baselines first

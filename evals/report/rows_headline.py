@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +14,9 @@ from assistant_builder.planning.memory_check import plan_accuracy
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
 from evals.report import format as fmt
-from evals.report.contrasts import HEADLINE, clearly_better, clearly_worse
+from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
-from evals.report.load import lead_arm, lead_pair, served_cells
+from evals.report.load import lead_arm, lead_pair
 from evals.report.schema import Report
 from evals.report.verdict import as_row, harm_interval, level_of, number_of
 
@@ -165,31 +165,6 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def uncovered_table(report: Report) -> dict[str, Any] | None:
-    """The figures on the items whose facts were not taught, cells as rows; ``None`` if the verdict is about all."""
-    found = report.uncovered
-    if not found:
-        return None
-    metrics = [
-        name for name in METRICS if any(name in figures for figures in found["cells"].values())
-    ]
-    return {
-        "items": found["items"],
-        "metrics": [{"label": shown(name).label, "note": unit_note(name)} for name in metrics],
-        "rows": [
-            {
-                "name": name,
-                "label": report.cells[name].label,
-                "figures": [
-                    number(figures[metric], metric) if metric in figures else "–"
-                    for metric in metrics
-                ],
-            }
-            for name, figures in found["cells"].items()
-        ],
-    }
 
 
 def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
@@ -456,32 +431,17 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 
 def every_difference(report: Report) -> dict[str, Any]:
-    """All contrasts as rows and all metrics as columns, with the difference and its interval."""
-    metrics = [
-        metric for metric in METRICS if any(row["metric"] == metric for row in report.contrasts)
-    ]
-    rows = []
-    for name in dict.fromkeys(row["name"] for row in report.contrasts):
-        found = {row["metric"]: row for row in of_contrast(report, name)}
-        first = next(iter(found.values()))
-        rows.append(
-            {
-                "title": f"{first['candidate']} − {first['baseline']}",
-                "meaning": first["meaning"],
-                "headline": name == HEADLINE,
-                "figures": [
-                    {
-                        "text": difference(row["delta"], metric, row),
-                        "interval": interval(row, metric),
-                        "p": fmt.p_value(row["p_value_holm"]),
-                    }
-                    if (row := found.get(metric))
-                    else None
-                    for metric in metrics
-                ],
-            }
-        )
-    return {"metrics": [shown(metric).label for metric in metrics], "rows": rows}
+    """The contrasts by name and metric, and their metrics."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in report.contrasts:
+        rows.setdefault(row.name, {})[row.metric] = row
+    return {"metrics": metrics_in(rows.values()), "rows": rows}
+
+
+def metrics_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metrics that any of the records has, in order."""
+    names = set().union(*records)
+    return [name for name in METRICS if name in names]
 
 
 def identity_line(report: Report) -> str:
@@ -536,26 +496,3 @@ def export_table(report: Report) -> dict[str, Any] | None:
         "exact": metric != "exact_match",
         "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip(),
     }
-
-
-def baseline_rows(report: Report) -> list[dict[str, str]]:
-    """The gain of tuning over each untuned baseline on each metric."""
-    rows = []
-    for name, record in report.baselines.items():
-        for cell in served_cells(report.trained_arms):
-            for row in of_contrast(report, f"{cell}-{name}"):
-                metric = row["metric"]
-                rows.append(
-                    {
-                        "against": record["label"],
-                        "cell": cell,
-                        "arm": report.cells[cell].label,
-                        "metric": shown(metric).label,
-                        "from": number(record["metrics"].get(metric), metric),
-                        "to": number(report.cells[cell].metrics.get(metric), metric),
-                        "difference": difference(row["delta"], metric, row),
-                        "interval": interval(row, metric),
-                        "reading": reading(row),
-                    }
-                )
-    return rows
