@@ -117,7 +117,10 @@ class _Templates(BaseLoader):
         return bits.in_bits(source), *rest
 
 
-_FORMATS = "count difference duration in_sentence interval nats number p_value percent plain rate signed size".split()
+_FORMATS = (
+    "count difference duration in_sentence interval level_text nats number p_value percent plain "
+    "rate signed size"
+).split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
 
 
@@ -140,6 +143,7 @@ def _environment(*, bits: int) -> Environment:
         "headline": HEADLINE,
         "metrics_in": rows_headline.metrics_in,
         "approach_names": approaches.NAMES,
+        "format_verdicts": formats.VERDICTS,
         "approach_outcomes": approaches.OUTCOMES,
         "level_of": level_of,
         "nbsp": Markup("&nbsp;"),
@@ -284,14 +288,12 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             *in_conversation.sentences(report),
         ],
         "approach_metric": shown(report.approach_metric).label if report.approach_metric else "",
-        "format_rows": formats.format_rows(report),
         "format_chart": charts.size_chart(report.formats),
         "format_kl": formats.kl_sentence(report),
         "format_metric": shown(report.primary_metric).label,
         # further measurements
         "fidelity_note": fidelity["sentence"] if fidelity else "",
         "worst": rows_other.worst_items(report),
-        "flips": rows_other.flip_rows(report),
         "floor": flips["noise_floor"]["sentence"] if flips and flips["noise_floor"] else "",
         "tasks": rows_other.task_sections(report),
         "calibration": charts.reliability_chart(report.reliability),

@@ -144,40 +144,6 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
     return found
 
 
-def flip_rows(report: Report) -> list[dict[str, Any]]:
-    """Answers that change between the arms, and those that change with the scoring batch size alone."""
-    flips = report.flips
-    if flips is None:
-        return []
-    rows = [
-        {
-            "what": "QLoRA against LoRA",
-            "about": "Q4 against L16",
-            "floor": False,
-            "lost": count(len(flips["lost"])),
-            "gained": count(len(flips["gained"])),
-            "differs": count(flips["text_differs"]),
-            "asked": count(flips["items"]),
-            "shift": "",
-        }
-    ]
-    for name, cell in (flips["noise_floor"] or {"cells": {}})["cells"].items():
-        sizes = [count(cell[key]) for key in ("batch_size", "other_batch_size")]
-        rows.append(
-            {
-                "what": f"{report['cells'][name]['label']} against itself",
-                "floor": True,
-                "about": f"{name}, scored with batch sizes {sizes[0]} and {sizes[1]}",
-                "lost": count(cell["lost"]),
-                "gained": count(cell["gained"]),
-                "differs": count(cell["text_differs"]),
-                "asked": count(cell["items"]),
-                "shift": fmt.nats(cell["largest_nll_per_token_shift"]),
-            }
-        )
-    return rows
-
-
 def power_sentences(report: Report) -> list[str]:
     """The differences that a held-out set of this size can detect."""
     lines = []
