@@ -122,7 +122,7 @@ def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Report | No
 def _results(study: Study, spec: ExportSpec, report: Report | None) -> list[Any] | None:
     from huggingface_hub import EvalResult
 
-    cell = (report or {"cells": {}})["cells"].get(spec.cell_in(study.config.model.quant_type))
+    cell = report.cells.get(spec.cell_in(study.config.model.quant_type) or "") if report else None
     if cell is None:
         return None
     results = []
@@ -178,9 +178,13 @@ def _verdict(report: Report | None) -> dict[str, Any] | None:
         verdict.metric,
         f"{level_of(verdict)} interval",
     )
-    row = {"delta": verdict.delta, "ci_low": verdict.ci[0], "ci_high": verdict.ci[1]}
+    row: dict[str, Any] = {
+        "delta": verdict.delta,
+        "ci_low": verdict.ci[0],
+        "ci_high": verdict.ci[1],
+    }
     claim = verdict.estimand
-    facts = {"Outcome": verdict.outcome}
+    facts: dict[str, str] = {"Outcome": verdict.outcome}
     if claim in CLAIMS:
         facts["Claim"] = inline(f"{CLAIMS[claim]}{clustered_text(verdict)}", 500)
     if compared:
@@ -198,15 +202,14 @@ def _verdict(report: Report | None) -> dict[str, Any] | None:
         for bound in (bound_rows(report) if compared else ())
     ]
     head = ["Bound of the verdict", "QLoRA − LoRA", level, "Margin", "Within the margin?"]
-    warnings = (text if isinstance(text, str) else text.get("text", "") for text in report.warnings)
     return {
         # readers of the card do not have the study, so what to do about the verdict is left out
         "sentence": inline(report.sentence if compared else verdict.reason, 2000),
         "summary": [inline(line, 1000) for line in report.summary],
-        "warnings": [inline(text, 1000) for text in warnings],
+        "warnings": [inline(warning.text, 1000) for warning in report.warnings],
         "facts": _facts(facts) if compared else "",
         "bounds": table(head, bounds) if bounds else "",
-        "changed": inline(changed_text(verdict.frozen or {}), 1000),
+        "changed": inline(changed_text(verdict.frozen), 1000),
     }
 
 
@@ -271,7 +274,7 @@ def _contrasts(report: Report | None) -> str:
 
 def _quality_kept(report: Report | None, spec: ExportSpec) -> str:
     own = None if report is None else spec.cell_in(report.config["model"]["quant_type"])
-    row = next((row for row in (report or {}).get("exports", []) if row["cell"] == own), None)
+    row = next((row for row in (report.exports if report else ()) if row.cell == own), None)
     if row is None:
         return "This form was not scored on the whole held-out set."
     if row["keeps"] == "measured":

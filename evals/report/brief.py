@@ -128,8 +128,8 @@ def _answers(
         yield Example(
             row["row"],
             row["question"],
-            row["reference"],
-            row["answers"][cell],
+            row["reference"] or "",
+            row["answers"][cell] or "",
             *verdict,
             row["cluster"],
             refused,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, t, tc, tn
+from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import Audience, audience
@@ -165,7 +166,7 @@ def total(report: Report, metric: str) -> int:
     )
 
 
-def _score(report: Report, cell: Mapping[str, Any], metric: str) -> str:
+def _score(report: Report, cell: Entries, metric: str) -> str:
     """A cell's figure: the number of right answers for exact match."""
     value = cell["metrics"][metric]
     return count(round(value * total(report, metric))) if metric == EXACT else number(value, metric)
@@ -363,7 +364,7 @@ def _bars(report: Report, metric: str) -> tuple[Bar, ...]:
 _BY_READING = {"worse": "worse", "better": "better"}
 
 
-def _copied(report: Report) -> Mapping[str, Any] | None:
+def _copied(report: Report) -> Entries | None:
     """The figures of copying; with approaches those of the grounded one, which declines by a rule of its own."""
     found = next((row for row in report.approaches if row["name"] == "copy"), None)
     return found or report.baselines.get("copy")

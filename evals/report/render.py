@@ -233,7 +233,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "contents": groups_of_sections,
         "compared": compared,
         "served": served_cells(report.trained_arms),
-        "file_row": partial(file_row, RowNumbers.of_record(report.data)),
+        "file_row": partial(file_row, RowNumbers.of_record(report.data.model_dump())),
         "shown": {
             section["anchor"] for group in groups_of_sections for section in group["sections"]
         },

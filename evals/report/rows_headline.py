@@ -11,13 +11,14 @@ from assistant_builder.arms import LORA, QLORA, main_cells
 from assistant_builder.arms import label as label_of
 from assistant_builder.i18n import N_
 from assistant_builder.planning.memory_check import plan_accuracy
+from assistant_builder.study.contents import Entries
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
 from evals.report import format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import lead_arm, lead_pair
-from evals.report.schema import Report
+from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval, level_of, number_of
 
 
@@ -81,7 +82,9 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
     """The predictions of the plan compared with the measurements, with the error in percent of the measured."""
     rows = []
     for arm in report.trained_arms:
-        for grade in plan_accuracy(report.resources.get(arm, {})):
+        for grade in plan_accuracy(
+            report.resources[arm].model_dump() if arm in report.resources else {}
+        ):
             label, text_of = _GRADED[grade["quantity"]]
             rows.append(
                 {
@@ -167,14 +170,14 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
+def of_contrast(report: Report, name: str, metric: str | None = None) -> list[Difference]:
     """The entries of a contrast, optionally of one metric."""
     return [
         row for row in report.contrasts if row["name"] == name and metric in (None, row["metric"])
     ]
 
 
-def reading(row: Mapping[str, Any]) -> str:
+def reading(row: Entries) -> str:
     """The interpretation of a difference without a verdict."""
     significant = row["p_value_holm"] <= fmt.SIGNIFICANT
     if clearly_worse(row):
@@ -308,12 +311,12 @@ def tiles(report: Report) -> list[dict[str, str]]:
     found = [
         {
             "label": f"{how.label}: QLoRA minus LoRA",
-            "value": difference(verdict.delta, verdict.metric, judged),
+            "value": difference(judged["delta"], verdict.metric, judged),
             "note": f"{level_of(verdict)} interval {interval(judged, verdict['metric'])}; allowed: "
             f"{fmt.two_significant_digits(verdict['margin'] * how.factor)}",
         }
     ]
-    for row in of_contrast(report, verdict.contrast, "exact_match"):
+    for row in of_contrast(report, verdict.contrast or "", "exact_match"):
         qlora, lora = (
             number(report.cells[row[name]]["metrics"]["exact_match"], "exact_match")
             for name in ("candidate", "baseline")

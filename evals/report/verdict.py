@@ -9,6 +9,7 @@ from typing import Any
 from assistant_builder.arms import ARMS, CELLS, headline_arms
 from assistant_builder.data import load_split
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Entries
 from evals.declaration import (
     CLAIMS,
     ENOUGH_TO_DECLINE,
@@ -142,7 +143,7 @@ def harmed_bounds(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def _amount(bound: Mapping[str, Any]) -> str:
+def _amount(bound: Entries) -> str:
     return fmt.margin(bound["metric"], bound["margin"])
 
 
@@ -160,7 +161,7 @@ def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
+def as_row(bound: Entries) -> dict[str, Any]:
     """A bound in the form of a contrast's record."""
     return {
         "metric": bound["metric"],
@@ -171,7 +172,7 @@ def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def meaning(verdict: Mapping[str, Any]) -> str:
+def meaning(verdict: Entries) -> str:
     """What the outcome means for the reader, with its claim; empty without a comparison or without bounds."""
     bounds = verdict.get("bounds") or []
     if not bounds:
@@ -212,7 +213,7 @@ def meaning(verdict: Mapping[str, Any]) -> str:
     return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
 
 
-def _harm(bound: Mapping[str, Any], value: float, *, unit: bool = True) -> str:
+def _harm(bound: Entries, value: float, *, unit: bool = True) -> str:
     """An amount of harm with the precision of its interval, at least 0."""
     how = shown(bound["metric"])
     amount = f"{max(0.0, value) * how.factor:.{fmt.decimals(bound['metric'], as_row(bound))}f}"
@@ -271,7 +272,7 @@ def basis(report: Report) -> list[str]:
     ]
 
 
-def _seeds_text(needed: int | None, verdict: Mapping[str, Any]) -> str:
+def _seeds_text(needed: int | None, verdict: Entries) -> str:
     """How many training seeds would decide about 4-bit as a method; empty if another metric leaves that open."""
     if verdict["outcome"] == "inconclusive" and any(
         not bound["passed"] for bound in verdict["bounds"][1:]
@@ -290,7 +291,7 @@ def _seeds_text(needed: int | None, verdict: Mapping[str, Any]) -> str:
     )
 
 
-def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
+def leave_one_out_text(verdict: Entries) -> str:
     """How far the difference moves if any one cluster or item is left out; empty if that is not on record."""
     ends = verdict.get("leave_one_out") or []
     if len(ends) != 2 or not all(
@@ -321,7 +322,7 @@ def harm_text(report: Report) -> str:
     return f"The whole interval is on the harmful side of zero for {names}."
 
 
-def clustered_text(record: Mapping[str, Any]) -> str:
+def clustered_text(record: Entries) -> str:
     """The labels by which a comparison is clustered, as the end of a sentence."""
     if not record.get("clustered_by"):
         return ", each item counted as independent"
@@ -329,7 +330,7 @@ def clustered_text(record: Mapping[str, Any]) -> str:
     return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
 
 
-def frozen_text(frozen: Mapping[str, Any]) -> str:
+def frozen_text(frozen: Entries) -> str:
     """When metrics, margins and claim were fixed, and what was changed since."""
     if frozen["sha256"] is None and frozen["written"] is not None:
         return (
@@ -342,7 +343,7 @@ def frozen_text(frozen: Mapping[str, Any]) -> str:
     return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen))))
 
 
-def look_text(frozen: Mapping[str, Any]) -> str:
+def look_text(frozen: Entries) -> str:
     """Which look at the questions the verdict is, and what it costs; empty for the first one."""
     look = frozen["declared"].get("look", 1)
     if look == 1:
@@ -356,7 +357,7 @@ def look_text(frozen: Mapping[str, Any]) -> str:
     )
 
 
-def earlier_text(frozen: Mapping[str, Any]) -> str:
+def earlier_text(frozen: Entries) -> str:
     """Earlier uses of the same test questions on this computer; empty if there was none."""
     found = frozen.get("earlier")
     if not found:
@@ -370,7 +371,7 @@ def earlier_text(frozen: Mapping[str, Any]) -> str:
     )
 
 
-def changed_text(frozen: Mapping[str, Any]) -> str:
+def changed_text(frozen: Entries) -> str:
     """What was changed after scoring had started, with the old values; empty if nothing was."""
     changes = frozen.get("changes")
     if not changes:
@@ -415,18 +416,18 @@ def _value(name: str, declared: Mapping[str, Any]) -> str:
     return shown(value).label if value in METRICS else CLAIMS.get(str(value), str(value))
 
 
-def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
+def harm_interval(verdict: Entries) -> tuple[float, float]:
     """The interval of the harm, where positive means worse."""
     low, high = verdict["ci"]
     return (-high, -low) if verdict["higher_is_better"] else (low, high)
 
 
-def level_of(verdict: Mapping[str, Any]) -> str:
+def level_of(verdict: Entries) -> str:
     """The level of a verdict's intervals as text; those of earlier releases have none."""
     return fmt.level_text(verdict.get("level", LEVEL))
 
 
-def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> str:
+def measured_text(verdict: Entries, whose: str, other: str = "") -> str:
     """The difference of a verdict in words, with its interval, for sentences."""
     how, delta = shown(verdict["metric"]), verdict["delta"]
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1], "margin": verdict["margin"]}
@@ -510,7 +511,8 @@ def _right_answers(report: Report) -> list[str]:
 
 
 def _declining(report: Report) -> list[str]:
-    cells, tuned = (report.declining or {"cells": {}})["cells"], tuned_cells(report.trained_arms)
+    cells = report.declining.cells if report.declining else {}
+    tuned = tuned_cells(report.trained_arms)
     if not set(tuned) <= cells.keys() or not cells[tuned[0]]["unanswerable_items"]:
         return []
     if len(tuned) == 1:

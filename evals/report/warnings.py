@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
@@ -18,7 +18,7 @@ from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lo
 from evals.report.load import BASELINE, CANDIDATE, lead_pair, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
 from evals.report.other_words import is_respelled
-from evals.report.schema import Report
+from evals.report.schema import Fidelity, Report, ReportWarning
 from evals.stats.power import (
     TARGET,
     heldout_power,
@@ -101,12 +101,12 @@ def _arithmetic(report: Report) -> Iterator[Warned]:
             f"{broken[0]['text']} does not hold on {broken[0]['metric']}: it is off by {broken[0]['error']:.1e}. "
             "The figures of these cells are inconsistent. Score the study again with --redo.",
         )
-    fidelity = report.fidelity or {"pairs": [], "skipped": None}
-    if fidelity["skipped"]:
-        yield "fidelity_skipped", "note", fidelity["sentence"]
+    fidelity = report.fidelity or Fidelity()
+    if fidelity.skipped:
+        yield "fidelity_skipped", "note", fidelity.sentence
     asked = [row for row in report.items if row["answerable"]] or report["items"]  # as the recorder
     tokens = sum(row["tokens"] for row in asked)
-    for pair in fidelity["pairs"]:
+    for pair in fidelity.pairs:
         if {pair["candidate"], pair["reference"]} <= report.cells.keys() and pair.get(
             "tokens", tokens
         ) == tokens:
@@ -126,8 +126,8 @@ def _arithmetic(report: Report) -> Iterator[Warned]:
 
 def _noise(report: Report) -> Iterator[Warned]:
     flips = report.flips
-    floor = flips["noise_floor"] if flips else None
-    if not floor:
+    floor = flips.noise_floor if flips else None
+    if flips is None or floor is None:
         return
     between = len(flips["lost"]) + len(flips["gained"])
     noise = max(cell["lost"] + cell["gained"] for cell in floor["cells"].values())
@@ -241,7 +241,7 @@ def _cut(report: Report) -> Iterator[Warned]:
 
 
 def _declining(report: Report) -> Iterator[Warned]:
-    cells = (report.declining or {"cells": {}})["cells"]
+    cells = report.declining.cells if report.declining else {}
     inventing = [
         f"{label} answered {cell['unanswerable_items'] - cell['declined']:,}"
         for name, label in ((arm.cell, arm.short) for arm in ARMS.values())
@@ -448,7 +448,7 @@ def _about_training(report: Report) -> Iterator[Warned]:
         )
     for untuned, tuned in ((arm.untuned_cell, arm.cell) for arm in ARMS.values()):
         if {untuned, tuned} <= report.cells.keys() and (
-            report.cells[tuned].nll_per_token >= report.cells[untuned].nll_per_token
+            report.cells[tuned]["nll_per_token"] >= report.cells[untuned]["nll_per_token"]
         ):
             yield (
                 "tuning_did_not_help",
@@ -602,8 +602,8 @@ FIRST = 3
 
 
 def by_weight(
-    found: Sequence[Mapping[str, str]],
-) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]]:
+    found: Sequence[ReportWarning],
+) -> tuple[list[ReportWarning], list[ReportWarning]]:
     """The serious warnings for the top of a report, and the others in order of weight.
 
     Args:

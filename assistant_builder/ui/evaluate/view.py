@@ -312,7 +312,7 @@ def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -
 
 def four_bit_card(report: Report, conclusion: Conclusion) -> Markup:
     """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
-    changed = changed_text(report.verdict.frozen or {})
+    changed = changed_text(report.verdict.frozen)
     return Markup('<h3>{}</h3><p class="ab-sentence">{}</p><p>{}</p>{}').format(
         t(TWINS_TITLE),
         conclusion.four_bit,
@@ -354,7 +354,7 @@ def misses_card(report: Report, conclusion: Conclusion, numbers: RowNumbers = NO
 
 def specialists_title(report: Report | None) -> str:
     """Title of the folded part, with the number of serious warnings in it."""
-    serious = sum(entry["level"] == "serious" for entry in (report or {}).get("warnings") or [])
+    serious = sum(entry.level == "serious" for entry in (report.warnings if report else ()))
     return (
         tn("For specialists ({count} warning)", "For specialists ({count} warnings)", serious)
         if serious
