@@ -295,6 +295,8 @@ def test_an_attack_ends_in_rows_or_a_sentence(write: Write, limited: Start, name
         found = load_pairs(path)
     except DataError as error:
         expect_sentence(error)
-        assert "takes longer" not in str(error.what) and "SIG" not in str(error.what), str(error.what)
+        assert "takes longer" not in str(error.what) and "SIG" not in str(error.what), str(
+            error.what
+        )
     else:
         assert found.rows == len(found.pairs) + len(found.rejected)

@@ -302,8 +302,8 @@ def test_the_section_has_table_and_picture() -> None:
         )
     table = text[text.index("### Which file to ship") : text.index("### What the verdict rests on")]
     assert (
-        "| Q4\\_0 | Full (LoRA, 16-bit) | 91.7 MB |" in table
-        or "| Full (LoRA, 16-bit) | 92 MB |" in table
+        "| Q4\\_0 (Full (LoRA, 16-bit)) | 91.7 MB |" in table
+        or "(Full (LoRA, 16-bit)) | 92 MB |" in table
     )
     assert "88 tokens/s" in table and report["formats_sentence"].split(":")[0] in table.replace(
         "\\_", "_"
