@@ -59,7 +59,7 @@ def everything(study: Study) -> tuple[dict[str, Any], Conclusion, str]:
             good_enough_card(as_report(report), found),
             four_bit_card(as_report(report), found),
             score(found),
-            not_ready_warning(report),
+            not_ready_warning(as_report(report)),
             brief.recommendation(found),
             *brief.risks(as_report(report), found),
         ]
