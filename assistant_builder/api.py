@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict
 
 from assistant_builder.arms import plain_order, with_arm
@@ -22,7 +23,7 @@ from assistant_builder.runner.backend import Event
 from assistant_builder.runner.consent import Consent
 from assistant_builder.study import study as folders
 from assistant_builder.study.steps import State
-from evals.report.schema import CellFigures, Report
+from evals.report.schema import Report
 
 if TYPE_CHECKING:
     import pandas
@@ -31,46 +32,28 @@ if TYPE_CHECKING:
 
 
 class Source(BaseModel):
-    """A fact that the assistant read for its answer: a row of the training data.
-
-    Attributes:
-        row: Number of the row, from 0; None if the fact was added by hand.
-        question: Its question.
-        answer: Its answer.
-        similarity: Cosine similarity to the question that was asked.
-    """
+    """A fact that the assistant read for its answer: a row of the training data."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    row: int | None = None
+    row: int | None = None  # from 0; None if the fact was added by hand
     question: str
     answer: str
-    similarity: float | None = None
+    similarity: float | None = None  # cosine similarity to the question that was asked
 
 
 class Answer(BaseModel):
-    """An answer of a trained assistant.
-
-    Attributes:
-        question: What was asked.
-        arm: Who answered, such as ``qlora``.
-        text: The answer.
-        tokens: Number of its tokens.
-        seconds: Time of the answer without loading the model.
-        first_token_seconds: Time until its first token.
-        sources: The facts that were read for it, the nearest first; empty if the assistant answers from memory.
-        declined: Whether the assistant declined to answer.
-    """
+    """An answer of a trained assistant; its text is what ``str`` gives."""
 
     model_config = ConfigDict(frozen=True)
 
     question: str
-    arm: str
+    arm: str  # who answered, such as ``qlora``
     text: str
-    tokens: int
-    seconds: float
+    tokens: int  # of the answer
+    seconds: float  # without loading the model
     first_token_seconds: float
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...]  # the nearest first; empty if the assistant answers from memory
     declined: bool
 
     def __str__(self) -> str:
@@ -217,6 +200,15 @@ class Study:
         with texts_of(self.config.model.quant_type):
             return list(conclude(self.report).lines)
 
+    def _repr_html_(self) -> str:
+        """The first page of the report; the state of the study before there is one."""
+        page = self._view.report_file.with_suffix(".html")
+        if not page.is_file():
+            return str(Markup("<p>Study <b>{}</b>: {}</p>").format(self.name, self.state))
+        first, end, _ = page.read_text(encoding="utf-8").partition("</header>")
+        frame = '<iframe srcdoc="{}" sandbox style="width: 100%; height: 40em; border: 0"></iframe>'
+        return str(Markup(frame).format(first + end))
+
     def items_df(self) -> pandas.DataFrame:
         """The held-out questions with the answers: one row for each question and cell.
 
@@ -246,7 +238,10 @@ class Study:
         """The cells: one row for each, with the number of items and the mean of each metric; the index is its name."""
         import pandas
 
-        rows = {name: _flat(cell) for name, cell in self.report.cells.items()}
+        rows = {
+            name: cell.model_dump(exclude={"metrics", "seconds"}, exclude_unset=True) | cell.metrics
+            for name, cell in self.report.cells.items()
+        }
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
 
     def contrasts_df(self) -> pandas.DataFrame:
@@ -254,7 +249,10 @@ class Study:
         import pandas
 
         return pandas.DataFrame(
-            [row.model_dump(exclude_unset=True) for row in self.report.contrasts]
+            [
+                {"name": row.name, **row.model_dump(exclude_unset=True)}
+                for row in self.report.contrasts
+            ]
         )
 
     # the assistants
@@ -489,8 +487,3 @@ def _dotted(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{section}.{key}", each) for key, each in value.items())
         else:
             yield section, value
-
-
-def _flat(cell: CellFigures) -> dict[str, Any]:
-    """The figures and texts of a cell, with its metrics in line."""
-    return cell.model_dump(exclude={"metrics", "seconds"}, exclude_unset=True) | cell.metrics

@@ -62,8 +62,7 @@ class Arm:
         cell = self.cell or self.name.replace("_", "").capitalize()
         if not _CELL.fullmatch(cell):
             raise ValueError(
-                f"cell name {cell!r} of arm {self.name} must consist of letters and digits and begin with "
-                "a capital"
+                f"cell name {cell!r} of arm {self.name} must consist of letters and digits and begin with a capital"
             )
         shared = {UNQUANTIZED: "B16", None: "B4"}
         for key, value in (

@@ -28,6 +28,12 @@ class AssistantBuilderError(Exception):
         self.what, self.where, self.remedy = (_redacted(text) for text in (what, where, remedy))
         super().__init__(self.what)
 
+    @property
+    def line(self) -> Text:
+        """``where: what. remedy`` as one message."""
+        head = m("{where}: {what}", where=self.where, what=self.what) if self.where else self.what
+        return m("{what}. {remedy}", what=head, remedy=self.remedy) if self.remedy else head
+
     def __str__(self) -> str:
         """One line for a terminal: ``where: what. remedy``."""
         what, where, remedy = map(render, (self.what, self.where, self.remedy))

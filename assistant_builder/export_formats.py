@@ -28,7 +28,7 @@ from assistant_builder.arms import (
 from assistant_builder.config import ModelConfig
 from assistant_builder.config.train import QAT_TYPES
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import N_, Text, m, t
 from assistant_builder.models.base_model import base_ref
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.registry import Registry
@@ -79,7 +79,7 @@ class ExportSource:
     system: str  # system prompt of the study; empty without one
     sample: int = 0  # held-out items for checks of what is written
     # progress callback: fraction of the writing that is done, and current activity; an exception cancels the export
-    report: Callable[[float, str], None] = lambda fraction, message: None
+    report: Callable[[float, Text], None] = lambda fraction, message: None
     # whether block scales are chosen by an importance matrix, in a format that has any
     importance: bool = False
 
@@ -139,7 +139,7 @@ class ExportFormat(ABC):
         return 0
 
     @abstractmethod
-    def write(self, source: ExportSource, folder: Path) -> list[str]:
+    def write(self, source: ExportSource, folder: Path) -> list[Text]:
         """Write the weights into an empty folder and return notes for the user. Heavy libraries are imported here.
 
         Raises:
@@ -335,8 +335,7 @@ _ALONE: dict[str, str] = {
         "measured. Its adapter is served on the base in {bits} bits; merged, it is a 16-bit model."
     ),
     LORA.name: N_(
-        "Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, {bits}-bit) would be as good was not "
-        "measured."
+        "Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, {bits}-bit) would be as good was not measured."
     ),
 }
 """The reason if the study trains only one of the twins."""

@@ -22,10 +22,8 @@ from assistant_builder.arms import CELLS, TWINS, main_cells
 from assistant_builder.atomic_io import read_jsonl, write_json
 from assistant_builder.child_process import compute_environment, configure_libraries, python_command
 from assistant_builder.errors import EvaluationError
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
@@ -238,8 +236,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     configure_libraries()
     study = Study(args.study.resolve())
-    model = study.config.model
-    base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision)
+    base = fetch_base(study.config.model)
     items = read_jsonl(study.folder / "evals" / "tasks" / "items.jsonl")[: args.items]
     if args.only_score:
         score_four(study, base, items)

@@ -12,10 +12,8 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.errors import DataError
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer, Example
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import this_machine
 
 _SEED = 0
@@ -84,11 +82,7 @@ def make_job(
         ModelError: The base cannot be loaded.
     """
     steps = warmup_steps + timed_steps
-    folder = fetch(
-        resolve(config.model.base, trust_remote_code=allows_code(config.model)),
-        revision=config.model.revision,
-        trust_remote_code=allows_code(config.model),
-    )
+    folder = fetch_base(config.model)
     prompter = ChatTokenizer.load(folder)
     source = Path(config.data.source)
     longest = config.train.assumed_length  # every candidate gets the same number

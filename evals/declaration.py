@@ -27,7 +27,6 @@ from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, wri
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
 from assistant_builder.study import Study, home
-from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.steps import arm_runs
 from evals.metrics.text import normalise, words
 from evals.stats.intervals import flip_interval, look_level
@@ -141,14 +140,12 @@ class Declaration:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Declaration:
         """The inverse of :meth:`to_record`."""
-        names = {field.name for field in fields(cls)}
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in record.items()
-                if name in names
-            }
-        )
+        values: dict[str, Any] = {
+            field.name: tuple(value) if isinstance(value, list) else value
+            for field in fields(cls)
+            if (value := record.get(field.name, field)) is not field
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -473,15 +470,11 @@ def _differs(last: _Declared, line: _Declared) -> bool:
 
 
 def _adapters(study: Study) -> dict[str, str]:
-    folders = [
-        view.arm_folder(run)
+    return {
+        view.arm_folder(run).name: str(view.arm_summary(run).get("adapter_sha256"))
         for view in study.views
         for run in arm_runs(view.config.seeds, view.config.arms)
-    ]
-    return {
-        folder.name: str(read_json(folder / "summary.json", ArmSummary).get("adapter_sha256"))
-        for folder in folders
-        if (folder / "summary.json").is_file()
+        if (view.arm_folder(run) / "summary.json").is_file()
     }
 
 

@@ -38,7 +38,6 @@ from assistant_builder.retrieval.decline import (
 from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import Query, facts_of
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import answer_limit
 from evals.cells import LoadedCell, Variant, load_cells
 
@@ -152,7 +151,7 @@ def copy_rule(study: Study, retriever: Retriever) -> DeclineRule:
 def _inputs(study: Study, run: str) -> dict[str, Any]:
     folder = study.retrieval_folder
     return {
-        "adapter": read_json(study.arm_folder(run) / "summary.json", ArmSummary)["adapter_sha256"],
+        "adapter": study.arm_summary(run)["adapter_sha256"],
         "validation": file_hash(study.split_file("validation")),
         "retrieval": study.config.retrieval.model_dump(
             mode="json", exclude={"sources_in_endpoint", "final_index"}

@@ -23,13 +23,11 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError, install_command
 from assistant_builder.export.gguf import GgufFiles, heldout_prompts
-from assistant_builder.i18n import N_, m
+from assistant_builder.i18n import N_, Text, m
 from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.download import fetch
 from assistant_builder.models.gguf_convert import EXTRA, ensure_converter, extra_installed
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.decline import (
     FILE,
@@ -234,7 +232,7 @@ class _FormatScoring:
             N_("{cell}: writing {types}").format(cell=arm, types=", ".join(types))
         )
 
-        def report(fraction: float, message: str) -> None:
+        def report(fraction: float, message: Text) -> None:
             nonlocal reached
             self._clock.tick(_WRITING, max(0.0, fraction - reached))
             reached = max(reached, fraction)
@@ -430,12 +428,7 @@ class _FormatScoring:
 
     @cached_property
     def _base(self) -> Path:
-        model = self._config.model
-        return fetch(
-            resolve(model.base, trust_remote_code=allows_code(model)),
-            revision=model.revision,
-            trust_remote_code=allows_code(model),
-        )
+        return fetch_base(self._config.model)
 
     @cached_property
     def _prompter(self) -> ChatTokenizer:

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.data import load_split
-from assistant_builder.i18n import N_, t
-from assistant_builder.models.catalog import resolve
+from assistant_builder.i18n import N_, m, t
+from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence
@@ -72,9 +70,7 @@ class _Scoring:
 
     def __init__(self, study: Study, part: tuple[int, int] | None) -> None:
         self.study, self.config = study, study.config.eval
-        model = study.config.model
-        ref = resolve(model.base, trust_remote_code=allows_code(model))
-        self.base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+        self.base = fetch_base(study.config.model)
         self.prompter = ChatTokenizer.load(self.base, study.record_template_date())
         self.retriever: Retriever | None = None
         if study.config.grounded:
@@ -118,14 +114,15 @@ class _Scoring:
                 for arm in self.study.config.arms
                 for seed in range(1, self.study.config.seeds + 1)
             ]
-            message = N_("{run}: deciding on validation questions when to decline")
             self.rules = fit_rules(
                 self.study,
                 self.base,
                 self.prompter,
                 self.retriever,
                 served,
-                lambda run: self.clock.set_message(message.format(run=run)),
+                lambda run: self.clock.set_message(
+                    m("{run}: deciding on validation questions when to decline", run=run)
+                ),
             )
         with self._recorder() or nullcontext() as recorder:
             self._score_cells(recorder)
@@ -136,7 +133,7 @@ class _Scoring:
         if self.plan.judges:
             from evals.judge.pairwise import judge_study
 
-            self.clock.set_message(N_("The judge compares the answers"))
+            self.clock.set_message(m("The judge compares the answers"))
             judged = 0
 
             def on_progress(done: int, total: int) -> None:
@@ -174,15 +171,13 @@ class _Scoring:
                 if piece.variant == variant:
                     self._score(piece, cell, observer if piece.kind == "cell" else None)
             if observer is not None and variant in self.plan.read_again:
-                self.clock.set_message(
-                    N_("{cell}: next-token distributions").format(cell=cell.spec.name)
-                )
+                self.clock.set_message(m("{cell}: next-token distributions", cell=cell.spec.name))
                 self._lm(
                     cell, self.config.batch_size, lambda kind: "fidelity", observer=observer
                 ).read([(item["prompt"], item["target"]) for item in self.items], answers=False)
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
-                    self.clock.set_message(N_("{cell}: task {task}").format(cell=name, task=task))
+                    self.clock.set_message(m("{cell}: task {task}", cell=name, task=task))
                     lm = self._lm(cell, self.config.batch_size, fixed_blocks=False)
                     folder, inputs = self.plan.task_folder(name), self.plan.task_inputs(name)
                     self.extra.run(task, lm, folder, inputs, self.config.seed)
@@ -206,7 +201,7 @@ class _Scoring:
     def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
         title = {
             "cell": cell.spec.name,
-            "noise": N_("{cell} with another batch size").format(cell=cell.spec.name),
+            "noise": m("{cell} with another batch size", cell=cell.spec.name),
             "retrieval": N_("Untuned base with retrieved pairs"),
         }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
         long = "long " if self.plan.long(piece) else ""
@@ -222,12 +217,10 @@ class _Scoring:
         details: list[dict[str, Any]] = [{} for _ in self.items]
         rule, conversation = None, {}
         if piece.kind == "retrieval":
-            self.clock.set_message(N_("{cell}: searching for the pairs").format(cell=title))
+            self.clock.set_message(m("{cell}: searching for the pairs", cell=title))
             prompts, details = self._retrieval_prompts()
         self.clock.set_message(
-            N_("{cell}: scoring the reference answers and answering the test questions").format(
-                cell=title
-            )
+            m("{cell}: scoring the reference answers and answering the test questions", cell=title)
         )
         if piece.kind == "retrieval":
             pairs = [(text, item["target"]) for text, item in zip(prompts, self.items, strict=True)]
@@ -249,7 +242,7 @@ class _Scoring:
             ]
             texts, prompts = [answer.text for answer in given], [answer.prompt for answer in given]
             details = [answer.to_record() for answer in given]
-        self.clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
+        self.clock.set_message(m("{cell}: similarity of answer and reference", cell=title))
         began = time.monotonic()
         scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
@@ -290,7 +283,7 @@ class _Scoring:
         )
 
     def _copy(self) -> None:
-        self.clock.set_message(N_("Copying the nearest training answers"))
+        self.clock.set_message(m("Copying the nearest training answers"))
         if self.retriever is None:
             meaning = "the answer of the nearest training question"
             texts = [near[0].answer for near in self._neighbours]

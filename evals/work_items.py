@@ -26,10 +26,9 @@ from assistant_builder.arms import (
     untuned_base,
 )
 from assistant_builder.atomic_io import file_hash, read_json
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import Text, m
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import Progress
 from evals.cells import Variant, fidelity_pairs, in_order_of_loading
@@ -275,10 +274,7 @@ class EvaluationPlan:
         return file_hash(self._study.split_file("train"))
 
     def _adapter(self, run: str | None) -> str | None:
-        if run is None:
-            return None
-        summary = read_json(self._study.arm_folder(run) / "summary.json", ArmSummary)
-        return str(summary["adapter_sha256"])
+        return run and self._study.arm_summary(run)["adapter_sha256"]
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
@@ -342,9 +338,9 @@ class ProgressTracker:
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
         self._last = time.monotonic()
-        self.set_message(N_("Loading the base model"))
+        self.set_message(m("Loading the base model"))
 
-    def set_message(self, message: str) -> None:
+    def set_message(self, message: Text) -> None:
         """Set the message; the time since the last call is not attributed to any kind of work."""
         self._last = time.monotonic()
         self._message = message
@@ -380,4 +376,4 @@ class ProgressTracker:
     def _write(self) -> None:
         left, spent = self.left(), sum(self._seconds.values())
         done = int(100 * spent / (spent + left)) if left is not None and spent + left else 0
-        self._study.write_progress(self._step, Progress(done, 100, "%", self._message, left))
+        self._study.write_progress(self._step, Progress.saying(done, 100, "%", self._message, left))

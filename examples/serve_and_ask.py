@@ -16,7 +16,7 @@ with ab.open(name).serve() as server:
             "model": server.model,
             "messages": [{"role": "user", "content": question}],
         }
-        reply = httpx.post(f"{server.url}/chat/completions", json=request, timeout=120)
+        reply = httpx.post(f"{server.url}/chat/completions", json=request, timeout=600)
         answer = reply.raise_for_status().json()
         print(question, answer["choices"][0]["message"]["content"], sep="\n  ")
         for source in answer.get("assistant_builder", {}).get("sources", []):

@@ -1,7 +1,5 @@
 """Fixtures for every test."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import defaultdict
@@ -180,9 +178,8 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     for name, value in s3_environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class(
-        "s3"
-    ).clear_instance_cache()  # they remember address and credentials
+    # they remember address and credentials
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     s3 = fsspec.filesystem("s3")
     s3.mkdir("of-tests")
     yield "s3://of-tests/studies"

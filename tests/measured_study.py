@@ -1,7 +1,5 @@
 """Synthetic results of the evaluation in addition to scored cells."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -365,11 +363,7 @@ def with_judge(study: Study, *, items: int = 60, failures: int = 1, agree: float
     write_jsonl(study.folder / "evals" / "judge.jsonl", lines)
     write_json(
         study.folder / "evals" / "judge.json",
-        {
-            "model": "judge-7b",
-            "url_host": "127.0.0.1:8000",
-            **counts(lines),
-        },
+        {"model": "judge-7b", "url_host": "127.0.0.1:8000", **counts(lines)},
     )
     url = "http://127.0.0.1:8000/v1"
     allow_addresses([url])

@@ -1,7 +1,5 @@
 """A base model with Python code that leaves a mark when it is run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -45,12 +43,7 @@ def with_own_code(folder: Path, kind: str = "own_llama") -> Path:
     }
     path.write_text(
         json.dumps(
-            {
-                **config,
-                "model_type": kind,
-                "architectures": ["OwnForCausalLM"],
-                "auto_map": classes,
-            }
+            {**config, "model_type": kind, "architectures": ["OwnForCausalLM"], "auto_map": classes}
         ),
         encoding="utf-8",
     )

@@ -1,54 +1,20 @@
 """A folder of modules with the names of libraries, each of which leaves a mark when it is imported."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
-_MODULES = (
-    "psutil",
-    "numpy",
-    "yaml",
-    "pydantic",
-    "pydantic_core",
-    "filelock",
-    "tokenizers",
-    "safetensors",
-    "pandas",
-    "scipy",
-    "fsspec",
-    "httpx",
-    "regex",
-    "uvicorn",
-    "markupsafe",
-    "typing_extensions",
-    "sitecustomize",
-    "usercustomize",
-    "random",
-    "queue",
-    "socket",
-    "tempfile",
-    "statistics",
-    "platform",
+_MODULES = tuple(
+    """
+    psutil numpy yaml pydantic pydantic_core filelock tokenizers safetensors pandas scipy fsspec
+    httpx regex uvicorn markupsafe typing_extensions sitecustomize usercustomize random queue
+    socket tempfile statistics platform
+""".split()
 )
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "trl",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "lm_eval",
-    "sentence_transformers",
-    "huggingface_hub",
-    "ray",
-    "pip",
-    "evals",
-    "assistant_builder",
-    "exact_match",
-    "rouge",
+_PACKAGES = tuple(
+    """
+    torch transformers peft bitsandbytes trl accelerate datasets evaluate lm_eval
+    sentence_transformers huggingface_hub ray pip evals assistant_builder exact_match rouge
+""".split()
 )
 _CODE = """\
 with open({marks!r}, "a") as file:

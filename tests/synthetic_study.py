@@ -1,7 +1,5 @@
 """Study folders like those of real runs, generated without a model."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

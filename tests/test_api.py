@@ -1,8 +1,7 @@
 """The Python API: what ``import assistant_builder`` offers, on the finished example."""
 
-from __future__ import annotations
-
 import ast
+import html
 import subprocess
 import sys
 import time
@@ -20,10 +19,11 @@ from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.session import ChatSession
 from assistant_builder.runner import run as runs
 from assistant_builder.runner.backend import Event
+from evals.report.schema import Report
 from tests.synthetic_study import SMALL, finished_study, new_study, with_data
 
 ROOT = Path(__file__).parents[1]
-QUESTION = "How early can we turn up?"
+QUESTION = "Which number do I ring to book?"
 
 
 def child_seconds(code: str) -> float:
@@ -33,7 +33,7 @@ def child_seconds(code: str) -> float:
     return time.perf_counter() - started
 
 
-def test_importing_loads_nothing_heavy_in_no_time() -> None:
+def test_importing_loads_nothing_heavy_in_no_time():
     light = "import sys, assistant_builder as ab; heavy = {'torch', 'gradio', 'pandas'}\n"
     child_seconds(
         f"{light}assert not heavy & set(sys.modules)\n"
@@ -46,7 +46,7 @@ def test_importing_loads_nothing_heavy_in_no_time() -> None:
     assert loaded - empty < 0.3
 
 
-def test_type_checkers_see_the_names_that_are_loaded_lazily() -> None:
+def test_type_checkers_see_the_names_that_are_loaded_lazily():
     tree = ast.parse((ROOT / "assistant_builder" / "__init__.py").read_text(encoding="utf-8"))
     (imported,) = [
         alias
@@ -62,7 +62,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily() -> None:
         assert (ROOT / package / "py.typed").is_file()
 
 
-def test_the_tables_of_a_study_are_data_frames() -> None:
+def test_the_tables_of_a_study_are_data_frames():
     study = ab.example()
     items, cells, contrasts = study.items_df(), study.cells_df(), study.contrasts_df()
     assert all(isinstance(table, pandas.DataFrame) for table in (items, cells, contrasts))
@@ -75,7 +75,20 @@ def test_the_tables_of_a_study_are_data_frames() -> None:
     assert row.ci_low < row.delta < row.ci_high
 
 
-def test_studies_are_listed_and_opened_by_name() -> None:
+def test_the_report_is_typed_and_a_notebook_shows_its_first_page():
+    study = ab.example()
+    verdict = study.report.verdict
+    assert isinstance(study.report, Report) and verdict.outcome == "no worse"
+    assert verdict.ci[0] < verdict.delta < verdict.ci[1]
+    page = study._repr_html_()
+    assert page.count("<") == 2 and page.startswith("<iframe srcdoc=") and "sandbox" in page
+    page = html.unescape(page)
+    assert "Is the assistant good enough?" in page and "Recommendation" in page
+    assert "<style>" in page and 'id="verdict"' not in page
+    assert ab.Study(new_study("other"))._repr_html_() == "<p>Study <b>other</b>: queued</p>"
+
+
+def test_studies_are_listed_and_opened_by_name():
     assert ab.studies() == []
     with pytest.raises(StudyError, match="no study named 'support'.*Create one"):
         ab.open("support")
@@ -89,7 +102,7 @@ def test_studies_are_listed_and_opened_by_name() -> None:
         ab.open("example", approach="memory")
 
 
-def test_a_run_takes_settings_by_section_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_settings_by_section_and_resumes(monkeypatch):
     calls: list[Any] = []
 
     def run_study(study: Any, *, on_event: Callable[[Event], None], **options: Any) -> None:
@@ -119,8 +132,8 @@ def test_a_run_takes_settings_by_section_and_resumes(monkeypatch: pytest.MonkeyP
 
 
 def test_addresses_of_a_file_are_contacted_only_where_the_caller_allows_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(runs, "run_study", lambda *_, **__: None)
     url = "https://judge.example.com/v1"
     path = tmp_path / "study.yaml"
@@ -133,7 +146,7 @@ def test_addresses_of_a_file_are_contacted_only_where_the_caller_allows_them(
     assert url in caplog.text and ab.open("judged").config.eval.judge_url == url
 
 
-def test_two_studies_are_compared_by_name_or_object() -> None:
+def test_two_studies_are_compared_by_name_or_object():
     first, second = finished_study("first"), finished_study("second")
     comparison = ab.compare(ab.open(first.name), second.name)
     assert comparison["shared_items"] > 0 and comparison["verdicts"]
@@ -142,7 +155,7 @@ def test_two_studies_are_compared_by_name_or_object() -> None:
         ab.compare("first", "empty")
 
 
-def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch):
     sessions: list[ChatSession] = []
     source = {"row": 3, "question": "Opening?", "answer": "At nine.", "similarity": 0.9}
 
@@ -164,7 +177,7 @@ def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.train
 @pytest.mark.long
-def test_the_example_resumes_answers_and_serves(bundled_models: Path) -> None:
+def test_the_example_resumes_answers_and_serves(bundled_models):
     ab.example()
     events: list[Event] = []
     study = ab.run("example", on_event=events.append)
@@ -175,7 +188,7 @@ def test_the_example_resumes_answers_and_serves(bundled_models: Path) -> None:
     with study.serve() as server:
         request = {"model": server.model, "messages": [{"role": "user", "content": QUESTION}]}
         url = f"{server.url}/chat/completions"
-        reply = httpx.post(url, json=request, timeout=120).raise_for_status().json()
+        reply = httpx.post(url, json=request, timeout=600).raise_for_status().json()
         assert reply["choices"][0]["message"]["content"] == answer.text
     with pytest.raises(httpx.ConnectError):
         httpx.post(url, json=request)

@@ -1,7 +1,5 @@
 """The registry of arms: what an arm brings, and that one registered outside of the product is found everywhere."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -23,11 +21,26 @@ from assistant_builder.arms import (
     named,
     plain_order,
 )
+from assistant_builder.chat.client import WorkerPool
+from assistant_builder.chat.conversation import Conversation
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.planning.advice import to_document
+from assistant_builder.planning.plan import plan_study
 from assistant_builder.registry import PLUGIN_VARIABLE
+from assistant_builder.ui.chat.tab import ChatTab
+from assistant_builder.ui.chat.view import PaneState, pane
+from assistant_builder.ui.export.tab import ExportTab
+from assistant_builder.ui.html import arm_styles
+from assistant_builder.ui.html import arm_styles as page_styles
+from assistant_builder.ui.settings_form import study_options
+from evals.report.build import build_report, write_report
+from evals.report.render import arm_styles as report_styles
+from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, write_study
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
+from tests.texts import parts
+from tests.ui.blocks import inside_blocks
 
 PLUGIN = """
 from assistant_builder.arms import Arm, register
@@ -68,26 +81,12 @@ def plugged(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, PLUGIN_VARIABLE: "dummy_arm", "PYTHONPATH": path}
 
 
-def test_the_twins_have_their_cells_in_order() -> None:
-    assert TWINS == ("lora", "qlora") and TWIN_CELLS == (
-        "B16",
-        "B4",
-        "L16",
-        "Q4",
-        "L4",
-        "Q16",
-        "QD",
-        "QR",
-        "LM",
-        "LR",
-    )
+def test_the_twins_have_their_cells_in_order():
+    assert TWINS == ("lora", "qlora")
+    assert TWIN_CELLS == tuple("B16 B4 L16 Q4 L4 Q16 QD QR LM LR".split())
     assert StudyConfig().arms == list(TWINS) and StudyConfig().eval.cells == list(TWIN_CELLS)
-    assert plain_order(TWINS) == ("qlora", "lora") and main_cells(TWINS) == (
-        "B16",
-        "B4",
-        "L16",
-        "Q4",
-    )
+    assert plain_order(TWINS) == ("qlora", "lora")
+    assert main_cells(TWINS) == tuple("B16 B4 L16 Q4".split())
     assert (
         len({arm.color for arm in ARMS.values()})
         == len({arm.symbol for arm in ARMS.values()})
@@ -95,50 +94,39 @@ def test_the_twins_have_their_cells_in_order() -> None:
     )
 
 
-def test_an_arm_fills_in_its_cells() -> None:
+def test_an_arm_fills_in_its_cells():
     wide = Arm("dora", "DoRA", "DoRA", "#123456", storage="float16")
-    assert (wide.cell, wide.untuned_cell, wide.merged_cell, wide.dark_color) == (
-        "Dora",
-        "B16",
-        "DoraM",
-        "#123456",
+    assert (wide.cell, wide.untuned_cell, wide.merged_cell, wide.dark_color) == tuple(
+        "Dora B16 DoraM #123456".split()
     )
     narrow = Arm("eight", "8-bit", "8-bit", "#123456", storage="int8", cell="E8")
-    assert (
-        narrow.cells == ("E8", "E8B", "E8M") and narrow.base == narrow.base_storage("nf4") == "int8"
-    )
+    assert narrow.cells == ("E8", "E8B", "E8M")
+    assert narrow.base == narrow.base_storage("nf4") == "int8"
     shared = Arm("again", "Again", "again", "#123456", cell="A4")
-    assert (shared.untuned_cell, shared.base_storage("fp4"), shared.base_label) == (
-        "B4",
-        "fp4",
-        "4-bit",
-    )
+    assert shared.untuned_cell == "B4"
+    assert shared.base_storage("fp4") == "fp4"
+    assert shared.base_label == "4-bit"
 
 
 @pytest.mark.parametrize(
     "change", [{"name": "base"}, {"name": "lora-2"}, {"color": "red"}, {"cell": "../up"}]
 )
-def test_an_arm_with_an_unusable_name_or_colour_is_refused(change: dict[str, str]) -> None:
+def test_an_arm_with_an_unusable_name_or_colour_is_refused(change):
     with pytest.raises(ValueError, match="must"):
         Arm(**{"name": "fine", "label": "Fine", "short": "fine", "color": "#123456", **change})
 
 
-def test_the_headline_is_the_twins_or_the_first_arm() -> None:
+def test_the_headline_is_the_twins_or_the_first_arm():
     assert headline_arms(["lora", "qlora", "dummy"]) == TWINS
     assert headline_arms(["qlora", "dummy"]) == ("qlora",) == headline_arms(["qlora"])
     assert named(TWINS) == "16-bit LoRA and QLoRA"
 
 
-def test_page_and_report_give_an_arm_one_colour_and_one_name() -> None:
-    from assistant_builder.ui.html import arm_styles as page_styles
-    from evals.report.render import arm_styles as report_styles
-
+def test_page_and_report_give_an_arm_one_colour_and_one_name():
     for styles in (page_styles(), report_styles()):
         for arm in ARMS.values():
-            assert (
-                f"--arm-{arm.name}: {arm.color};" in styles
-                and f"--arm-{arm.name}: {arm.dark_color};" in styles
-            )
+            assert f"--arm-{arm.name}: {arm.color};" in styles
+            assert f"--arm-{arm.name}: {arm.dark_color};" in styles
     for folder in ("assistant_builder/ui/styles", "evals/report/templates"):
         for path in Path(__file__).parents[1].joinpath(folder).glob("*.css"):
             assert not any(
@@ -152,22 +140,21 @@ def test_page_and_report_give_an_arm_one_colour_and_one_name() -> None:
 
 
 @outside
-def test_outside_config_knows_it() -> None:
+def test_outside_config_knows_it():
     assert StudyConfig().arms == list(TWINS) and StudyConfig().eval.cells == list(TWIN_CELLS)
     config = StudyConfig().with_changes({"arms": "dummy,qlora,lora"})
     assert config.arms == ["lora", "qlora", "dummy"] and config.compares
     assert config.cells == [*TWIN_CELLS, "D4", "D4B", "D4M"]
     alone = StudyConfig().with_changes({"arms": "dummy"})
-    assert (
-        alone.cells == ["B4", "D4", "D4B"] and not alone.compares
-    )  # merging takes the memory of a 16-bit arm
+    # merging takes the memory of a 16-bit arm
+    assert alone.cells == ["B4", "D4", "D4B"] and not alone.compares
     with pytest.raises(ConfigError, match="lora, qlora, qat, dummy"):
         StudyConfig().with_changes({"arms": "other"})
 
 
 @outside
 @pytest.mark.parametrize("command", ["ask", "export", "serve", "sweep"])
-def test_outside_command_line_offers_it(command: str) -> None:
+def test_outside_command_line_offers_it(command):
     shown = subprocess.run(
         [sys.executable, "-m", "assistant_builder", command, "--help"],
         capture_output=True,
@@ -178,21 +165,10 @@ def test_outside_command_line_offers_it(command: str) -> None:
 
 
 @outside
-def test_outside_page_offers_it() -> None:
-    from assistant_builder.chat.client import WorkerPool
-    from assistant_builder.chat.conversation import Conversation
-    from assistant_builder.ui.chat.tab import ChatTab
-    from assistant_builder.ui.chat.view import PaneState, pane
-    from assistant_builder.ui.export.tab import ExportTab
-    from assistant_builder.ui.html import arm_styles
-    from assistant_builder.ui.settings_form import study_options
-    from tests.ui.blocks import inside_blocks
-
+def test_outside_page_offers_it():
     options = study_options()
-    assert (
-        options["arms"].choices == ("lora", "qlora", "qat", "dummy")
-        and "D4" in options["eval.cells"].choices
-    )
+    assert options["arms"].choices == ("lora", "qlora", "qat", "dummy")
+    assert "D4" in options["eval.cells"].choices
     arms = ("lora", "qlora", "dummy")
     assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
     assert "--arm-dummy: #7a3fb0" in arm_styles()
@@ -202,10 +178,7 @@ def test_outside_page_offers_it() -> None:
 
 
 @outside
-def test_outside_plan_counts_it() -> None:
-    from assistant_builder.planning.advice import to_document
-    from assistant_builder.planning.plan import plan_study
-
+def test_outside_plan_counts_it():
     document = to_document(plan_study(StudyConfig().with_changes({"arms": "lora,qlora,dummy"})))
     assert list(document["methods"]) == ["qlora", "lora", "dummy"]
     assert (
@@ -215,22 +188,17 @@ def test_outside_plan_counts_it() -> None:
 
 
 @outside
-def test_outside_report_shows_it_with_the_twins() -> None:
-    from evals.report.build import build_report, write_report
-    from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, write_study
-
+def test_outside_report_shows_it_with_the_twins():
     cells = (*ALL_CELLS, "D4", "D4B", "D4M")
     study = write_study(Recipe(cells=cells, settings={"arms": ["lora", "qlora", "dummy"]}))
     report = build_report(study)
     check_report(report)
     html = write_report(study).read_text(encoding="utf-8")
-    for shown in (
-        "Dummy (FP4)",
-        "--arm-dummy: #7a3fb0",
-        'class="mark dummy"',
-        'class="bar dummy"',
-        "D4 − L16",
-        'class="answer dummy"',
+    for shown in parts(
+        """
+        Dummy (FP4) | --arm-dummy: #7a3fb0 | class="mark dummy" | class="bar dummy" | D4 − L16
+        class="answer dummy"
+        """
     ):
         assert shown in html, shown
     assert "Dummy (FP4)" in (study.folder / "report.md").read_text(encoding="utf-8")
@@ -240,9 +208,8 @@ def check_report(report: dict[str, Any]) -> None:
     """The dummy arm is in every table; the verdict is that of the twins."""
     assert report["verdict"]["contrast"] == "Q4-L16" and report["twins"]["matched"]
     assert set(report["twins"]["work"]) == set(TWINS)
-    assert {"D4", "D4B", "D4M"} <= report["cells"].keys() and report["cells"]["D4"][
-        "label"
-    ] == "Dummy (FP4)"
+    assert {"D4", "D4B", "D4M"} <= report["cells"].keys()
+    assert report["cells"]["D4"]["label"] == "Dummy (FP4)"
     assert {"D4-L16", "D4-Q4", "D4-D4B", "D4M-D4"} <= {row["name"] for row in report["contrasts"]}
     assert list(report["resources"]) == list(report["curves"]) == ["lora", "qlora", "dummy"]
     assert {row["cell"]: row["arm"] for row in report["exports"]}.items() >= {
@@ -252,9 +219,7 @@ def check_report(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.long
-def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(
-    plugged: dict[str, str],
-) -> None:
+def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plugged):
     done = subprocess.run(
         [
             sys.executable,
@@ -281,8 +246,8 @@ def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(
 @pytest.mark.train
 @pytest.mark.long
 def test_a_third_arm_goes_from_training_to_report_answers_and_export(
-    bundled_models: Path, tmp_path: Path, plugged: dict[str, str]
-) -> None:
+    bundled_models, tmp_path, plugged
+):
     def run_json(*words: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-m", "assistant_builder", *words, "--json"],
@@ -297,15 +262,9 @@ def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     status = run_json("run", str(SMALL), "--name", "three", *sets)
-    assert [step["name"] for step in status["steps"]] == [
-        "data",
-        "data-embed",
-        "train-lora",
-        "train-qlora",
-        "train-dummy",
-        "evaluate",
-        "report",
-    ]
+    assert [
+        step["name"] for step in status["steps"]
+    ] == "data data-embed train-lora train-qlora train-dummy evaluate report".split()
     folder = Path(status["folder"])
     report = json.loads((folder / "report.json").read_text())
     check_report(report)
@@ -320,6 +279,5 @@ def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     export = run_json(
         "export", "three", "--arm", "dummy", "--to", str(tmp_path / "taken"), "--sample", "2"
     )
-    assert (
-        export["cell"] == "D4" and "Dummy (FP4)" in (tmp_path / "taken" / "README.md").read_text()
-    )
+    assert export["cell"] == "D4"
+    assert "Dummy (FP4)" in (tmp_path / "taken" / "README.md").read_text()

@@ -1,11 +1,8 @@
 """The bits of a storage in labels and sentences, in every language, in plans, exports and on the page."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -18,7 +15,11 @@ from assistant_builder.planning.hardware import CARDS
 from assistant_builder.planning.plan import plan_study
 from assistant_builder.quantization import METHODS, texts_of
 from assistant_builder.study import Study
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.plan.view import plan_panel, plan_text
+from assistant_builder.ui.settings_form import make_component, study_options
+from tests.ui.blocks import inside_blocks
 
 CALLED_4_BIT = re.compile(r"(?<![\w.])4[- ][Bb]its?\b")
 
@@ -32,20 +33,17 @@ CALLED_4_BIT = re.compile(r"(?<![\w.])4[- ][Bb]its?\b")
         ("fr", "Compact (QLoRA, 8 bits)", "fichier 4 bits"),
     ],
 )
-def test_labels_name_the_bits_of_the_storage_in_every_language(
-    language: str, compact: str, rounded: str
-) -> None:
+def test_labels_name_the_bits_of_the_storage_in_every_language(language, compact, rounded):
     with use_language(language), texts_of("int8"):
         assert label(QLORA.name) == compact
         assert rounded in label(QAT.name)  # the file of the arm qat is in 4 bits in any study
-        assert not CALLED_4_BIT.search(t("{bits}-bit is no worse")) and "8" in t(
-            "{bits}-bit is no worse"
-        )
+        assert not CALLED_4_BIT.search(t("{bits}-bit is no worse"))
+        assert "8" in t("{bits}-bit is no worse")
         assert "4" in t("The base model had been rounded to {bits} bits before.", bits=4)
     assert "4" in label(QLORA.name)
 
 
-def test_values_are_left_as_they_are() -> None:
+def test_values_are_left_as_they_are():
     with use_bits(8):
         assert t("Compare with {name}", name="4-bit") == "Compare with 4-bit"
         assert t("{bits}-bit is worse") == "8-bit is worse"
@@ -54,7 +52,7 @@ def test_values_are_left_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("machine", [None, "A100 80 GB"])
-def test_a_plan_of_int8_counts_half_and_never_says_4_bit(machine: str | None) -> None:
+def test_a_plan_of_int8_counts_half_and_never_says_4_bit(machine):
     config = StudyConfig().with_changes({"model.quant_type": "int8"})
     plan = plan_study(config, machine=CARDS[machine] if machine else None)
     linear = {module.name for module in plan.architecture.linear()}
@@ -88,7 +86,7 @@ def test_a_plan_of_int8_counts_half_and_never_says_4_bit(machine: str | None) ->
         )
 
 
-def test_a_cpu_plan_of_int8_says_where_memory_is_saved() -> None:
+def test_a_cpu_plan_of_int8_says_where_memory_is_saved():
     plan, default = (
         plan_study(StudyConfig().with_changes({"model.quant_type": name}))
         for name in ("int8", "nf4")
@@ -96,25 +94,20 @@ def test_a_cpu_plan_of_int8_says_where_memory_is_saved() -> None:
     if plan.machine.device != "cpu":
         pytest.skip("this machine has a GPU")
     assert any("saves memory in chat and evaluation only" in text for text in warnings(plan))
-    assert (
-        plan.qlora.inference_bytes < default.qlora.inference_bytes
-    )  # NF4 is dequantized for the chat
+    # NF4 is dequantized for the chat
+    assert plan.qlora.inference_bytes < default.qlora.inference_bytes
     assert plan.lora.inference_bytes == default.lora.inference_bytes
 
 
-def test_the_requantized_cell_is_the_export_of_the_study_s_own_storage() -> None:
+def test_the_requantized_cell_is_the_export_of_the_study_s_own_storage():
     narrow, wide = ExportSpec("qlora", "prequantized"), ExportSpec("lora", "prequantized", "INT8")
-    assert (narrow.cell_in("nf4"), narrow.cell_in("int8"), narrow.cell_in("fp4")) == (
-        "QR",
-        None,
-        None,
-    )
+    assert narrow.cell_in("nf4") == "QR"
+    assert narrow.cell_in("int8") is None
+    assert narrow.cell_in("fp4") is None
     assert (wide.cell_in("nf4"), wide.cell_in("int8")) == (None, "LR")
-    assert (
-        ExportSpec("qlora", "adapter").cell_in("int8") == "Q4"
-        and narrow.cell == "QR"
-        and wide.cell is None
-    )
+    assert ExportSpec("qlora", "adapter").cell_in("int8") == "Q4"
+    assert narrow.cell == "QR"
+    assert wide.cell is None
     for quant_type, expected in (
         ("nf4", ["prequantized"]),
         ("int8", ["prequantized"]),
@@ -123,24 +116,16 @@ def test_the_requantized_cell_is_the_export_of_the_study_s_own_storage() -> None
         assert [format.name for format in formats_of_cell("lora", "LR", quant_type)] == expected
 
 
-def test_the_page_offers_int8_with_a_description_and_names_the_bits_of_the_chosen_study(
-    home: Any,
-) -> None:
+def test_the_page_offers_int8_with_a_description_and_names_the_bits_of_the_chosen_study(home):
     import gradio as gr
-
-    from assistant_builder.ui.app import build_app
-    from assistant_builder.ui.languages import TranslatedBlocks
-    from assistant_builder.ui.settings_form import make_component, study_options
-    from tests.ui.blocks import inside_blocks
 
     with use_language("de"), use_bits(8):
         choices = dict(
             (name, text)
             for text, name in make_component(study_options()["model.quant_type"]).choices
         )
-    assert choices["nf4"].startswith("nf4: 4 Bit") and choices["int8"].startswith(
-        "int8: 8 Bit, LLM.int8"
-    )
+    assert choices["nf4"].startswith("nf4: 4 Bit")
+    assert choices["int8"].startswith("int8: 8 Bit, LLM.int8")
     assert inside_blocks(build_app).demo.picker.elem_id == "ab-picker"
     for name, quant_type in (("narrow", "nf4"), ("wide", "int8")):
         Study.create(StudyConfig(name=name).with_changes({"model.quant_type": quant_type}))

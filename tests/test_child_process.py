@@ -1,7 +1,5 @@
 """Child processes: the environment of those that compute."""
 
-from __future__ import annotations
-
 import platform
 import re
 import subprocess
@@ -34,9 +32,7 @@ def has_huge_pages() -> bool:
 @pytest.mark.skipif(
     sys.platform != "linux" or not has_huge_pages(), reason="needs huge pages and glibc 2.35"
 )
-def test_a_process_that_computes_has_its_memory_in_huge_pages(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_process_that_computes_has_its_memory_in_huge_pages(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     done = subprocess.run(
         python_command("-c", _ALLOCATED),
@@ -49,7 +45,7 @@ def test_a_process_that_computes_has_its_memory_in_huge_pages(
     assert found and int(found[1]) > 32_000
 
 
-def test_tunables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tunables_of_the_user_are_kept(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
     assert compute_environment()["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
 
@@ -63,9 +59,7 @@ def test_tunables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"PYTORCH_CUDA_ALLOC_CONF": "own"}, ""),
     ],
 )
-def test_segments_of_gpu_memory_can_grow_unless_the_user_sets_it(
-    own: dict[str, str], expected: str
-) -> None:
+def test_segments_of_gpu_memory_can_grow_unless_the_user_sets_it(own, expected):
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     environment = {
         key: value for key, value in compute_environment().items() if key not in names
@@ -80,9 +74,7 @@ def test_segments_of_gpu_memory_can_grow_unless_the_user_sets_it(
     assert done.stdout.strip() == expected
 
 
-def test_the_peak_memory_is_known_without_the_module_resource(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_peak_memory_is_known_without_the_module_resource(monkeypatch):
     assert peak_memory_bytes("cpu") > 10**6
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     info = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=5_000_000))

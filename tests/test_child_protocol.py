@@ -1,7 +1,5 @@
 """The protocol of child processes: requests, events, death, and the end of a parent."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 
@@ -30,7 +28,7 @@ def child() -> Iterator[Child]:
     child.end()
 
 
-def test_requests_are_answered_by_events(child: Child) -> None:
+def test_requests_are_answered_by_events(child):
     events = child.events()
     assert next(events) == {"event": "ready"}
     for text in ("größer\n", "half a pair \udc00"):
@@ -39,7 +37,7 @@ def test_requests_are_answered_by_events(child: Child) -> None:
     assert child.running
 
 
-def test_the_last_words_of_a_process_that_dies_are_kept(child: Child) -> None:
+def test_the_last_words_of_a_process_that_dies_are_kept(child):
     child.send({"op": "die"})
     assert [event["event"] for event in child.events()] == ["ready"]
     assert (child.process.returncode, child.last_words) == (1, "out of luck")
@@ -47,7 +45,7 @@ def test_the_last_words_of_a_process_that_dies_are_kept(child: Child) -> None:
     assert not child.running
 
 
-def test_a_process_ends_with_its_standard_input(child: Child) -> None:
+def test_a_process_ends_with_its_standard_input(child):
     events = child.events()
     next(events)
     began = time.monotonic()
@@ -55,14 +53,14 @@ def test_a_process_ends_with_its_standard_input(child: Child) -> None:
     assert child.process.returncode == 0 and time.monotonic() - began < 30
 
 
-def test_closing_its_events_kills_a_process(child: Child) -> None:
+def test_closing_its_events_kills_a_process(child):
     events = child.events()
     next(events)
     events.close()
     assert not child.running
 
 
-def test_a_line_that_is_too_long_ends_a_process(child: Child) -> None:
+def test_a_line_that_is_too_long_ends_a_process(child):
     child.send({"op": "echo", "text": "x" * 1000})
     lines = list(child.lines(100))
     assert len(lines[-1]) == 100 and not child.running

@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -29,7 +26,7 @@ SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"he
 TOLD = "100 held-out answers in 20 clusters show a difference of"
 
 
-def test_data_check_reports_the_power_of_the_held_out_set() -> None:
+def test_data_check_reports_the_power_of_the_held_out_set():
     shown = CliRunner().invoke(app, ["data", "check", str(FERRIES)])
     assert shown.exit_code == 0
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("power: ")]
@@ -37,18 +34,16 @@ def test_data_check_reports_the_power_of_the_held_out_set() -> None:
         "power"
     ]
     assert (power["items"], power["clusters"]) == (352, 135)
-    assert (
-        f"{100 * power['minimum_detectable']:.1f} points" in line
-        and f"need {power['items_needed']:,}." in line
-    )
+    assert f"{100 * power['minimum_detectable']:.1f} points" in line
+    assert f"need {power['items_needed']:,}." in line
 
 
-def test_data_check_uses_the_settings() -> None:
+def test_data_check_uses_the_settings():
     words = ["data", "check", str(FERRIES), "--json", "--set", "data.max_heldout=40"]
     assert json.loads(CliRunner().invoke(app, words).stdout)["power"]["items"] <= 40
 
 
-def test_data_check_reports_no_power_if_no_study_can_start(tmp_path: Path) -> None:
+def test_data_check_reports_no_power_if_no_study_can_start(tmp_path):
     file = tmp_path / "one.csv"
     file.write_text("question,answer\nWhat is it?,A thing.\n", encoding="utf-8")
     checked = CliRunner().invoke(app, ["data", "check", str(file), "--json"])
@@ -58,9 +53,7 @@ def test_data_check_reports_no_power_if_no_study_can_start(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_run_reports_the_power_before_training(
-    kept: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_reports_the_power_before_training(kept, as_json, monkeypatch):
     seen: list[str] = []
 
     def run_study(
@@ -88,19 +81,15 @@ def test_run_reports_the_power_before_training(
     assert ("The verdict is by exact match." in seen) == bool(told)
     assert seen.index("data runs") + 2 * bool(told) < seen.index("train-lora runs")
     if as_json:
-        assert (
-            json.loads(done.stdout)["name"] == "told"
-            and done.stderr == ""
-            and "The conclusion." not in seen
-        )
+        assert json.loads(done.stdout)["name"] == "told"
+        assert done.stderr == ""
+        assert "The conclusion." not in seen
     else:
         assert seen[-2] == "The conclusion." and seen[-1].startswith("Report: ")
 
 
 @pytest.mark.parametrize("look_up", [True, False])
-def test_ask_tells_sources_and_declining_and_asks_without_facts(
-    look_up: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up, monkeypatch):
     source = {"row": 3, "question": "Opening \x1b[2Jtime?", "answer": "At nine.", "similarity": 0.9}
 
     def stream(
@@ -125,7 +114,7 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(
 
 
 @pytest.mark.parametrize("level", ["ERROR", "WARNING"])
-def test_the_terminal_shows_only_errors_of_libraries_and_logs_show_warnings(level: str) -> None:
+def test_the_terminal_shows_only_errors_of_libraries_and_logs_show_warnings(level):
     code = f"""
 import logging, sys, warnings
 from assistant_builder import child_process, cli
@@ -166,9 +155,7 @@ cli.main()
             assert text in done.stderr
 
 
-def test_progress_without_a_terminal_is_a_line_for_each_tenth(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_progress_without_a_terminal_is_a_line_for_each_tenth(capsys):
     with run_display() as display:
         for names in (["rivers"], ["rivers"], []):
             display(
@@ -194,7 +181,8 @@ def test_progress_without_a_terminal_is_a_line_for_each_tenth(
             display(Event("evaluate", "running", Progress(done, 100, "%", "Scoring L16")))
     shown = capsys.readouterr()
     lines = shown.err.splitlines()
-    assert shown.out == "" and lines[:4] == [
+    assert shown.out == ""
+    assert lines[:4] == [
         "queue: waits for study rivers",
         "data: already done",
         "train-lora: started",
@@ -211,16 +199,14 @@ def test_progress_without_a_terminal_is_a_line_for_each_tenth(
     ]
 
 
-def test_progress_in_a_terminal_is_a_bar(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_in_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     with run_display() as display:
         display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
     assert " 50 %" in (shown := capsys.readouterr().err) and "train-lora: started" not in shown
 
 
-def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_and_report_end_with_the_conclusion(monkeypatch):
     study = finished_study()
     monkeypatch.setattr(
         "assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study
@@ -237,9 +223,8 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
     assert run.exit_code == 0, run.exception
     assert run.stdout.splitlines() == [*lines, f"Report: {study.folder / 'report.html'}"]
     shown = CliRunner().invoke(app, ["report", study.name])
-    assert (
-        shown.stdout == f"{study.folder / 'report.html'}\n" and shown.stderr.splitlines() == lines
-    )
+    assert shown.stdout == f"{study.folder / 'report.html'}\n"
+    assert shown.stderr.splitlines() == lines
     assert CliRunner().invoke(app, ["report", study.name, "--format", "json"]).stderr == ""
 
 
@@ -254,14 +239,17 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
         ("worse", None, 0),
     ],
 )
-def test_a_report_can_fail_a_build(
-    outcome: str, fail_if: str | None, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_can_fail_a_build(outcome, fail_if, code, monkeypatch):
     monkeypatch.setattr("assistant_builder.api.Study.conclusion", [])
     study = new_study()
     write_json(
         study.folder / "report.json",
-        {"verdict": {"outcome": outcome}, "sentence": "On your questions, so."},
+        {
+            "primary_metric": "exact_match",
+            "cells": {},
+            "verdict": {"outcome": outcome},
+            "sentence": "On your questions, so.",
+        },
     )
     (study.folder / "report.html").write_text("page")
     words = ["report", study.name, *(["--fail-if", fail_if] if fail_if else [])]
@@ -287,9 +275,7 @@ def test_a_report_can_fail_a_build(
         ([], "worse", 0),
     ],
 )
-def test_a_comparison_can_fail_a_build(
-    outcomes: list[str], fail_if: str, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_comparison_can_fail_a_build(outcomes, fail_if, code, monkeypatch):
     comparison = {
         "verdicts": [{"outcome": outcome} for outcome in outcomes],
         "sentence": "52 items in both studies.",
@@ -311,7 +297,7 @@ def write_faq(path: Path, number: int = 40) -> Path:
     return path
 
 
-def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path: Path) -> None:
+def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path):
     file, runner = write_faq(tmp_path / "faq.csv"), CliRunner()
     shown = runner.invoke(app, ["data", "check", str(file)]).stdout
     assert "Each answer occurs once. The assistant is trained on all of them" in shown
@@ -319,11 +305,10 @@ def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path
     counted = json.loads(runner.invoke(app, ["data", "check", str(file), "--json"]).stdout)[
         "wordings"
     ]
-    assert counted["occurs_once"] and (counted["facts"], counted["test"], counted["respelled"]) == (
-        40,
-        0,
-        8,
-    )
+    assert counted["occurs_once"]
+    assert counted["facts"] == 40
+    assert counted["test"] == 0
+    assert counted["respelled"] == 8
     more = tmp_path / "more.csv"
     more.write_text(
         "question,answer\n"
@@ -343,21 +328,16 @@ def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path
     assert refused.exit_code == 1 and "1 match no row of faq.csv" in str(refused.exception)
 
 
-def test_drafts_of_an_endpoint_are_used_only_when_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drafts_of_an_endpoint_are_used_only_when_accepted(tmp_path, monkeypatch):
     file, drafts, runner = write_faq(tmp_path / "faq.csv", 5), tmp_path / "drafts.csv", CliRunner()
     with judge_server(lambda texts: "1. How dear is it?\n2. Price please, clerk?") as server:
-        monkeypatch.setenv(
-            "ASSISTANT_BUILDER_DRAFT_KEY", "canary"
-        )  # of no known URL: it is not sent
+        # of no known URL: it is not sent
+        monkeypatch.setenv("ASSISTANT_BUILDER_DRAFT_KEY", "canary")
         words = ["data", "draft", str(file), "--to", str(drafts), "--url"]
         done = runner.invoke(app, [*words, server.url, "--model", "m"])
-        assert (
-            done.exit_code == 0
-            and "2 drafts in" in done.stdout
-            and "sends the questions" in done.stderr
-        )
+        assert done.exit_code == 0
+        assert "2 drafts in" in done.stdout
+        assert "sends the questions" in done.stderr
         assert len(server.bodies) == 5 and not any("canary" in str(head) for head in server.headers)
     words = ["data", "add-wordings", str(file), str(drafts), "--to", str(tmp_path / "new.jsonl")]
     assert runner.invoke(app, words).exit_code == 1
@@ -382,9 +362,7 @@ def test_drafts_of_an_endpoint_are_used_only_when_accepted(
         (200, {"choices": "private page"}),
     ],
 )
-def test_an_address_that_is_no_endpoint_shows_nothing_of_its_pages(
-    tmp_path: Path, reply: Any
-) -> None:
+def test_an_address_that_is_no_endpoint_shows_nothing_of_its_pages(tmp_path, reply):
     file, drafts = write_faq(tmp_path / "faq.csv", 1), tmp_path / "drafts.csv"
     with judge_server(lambda texts: reply) as server:
         done = CliRunner().invoke(
@@ -395,22 +373,18 @@ def test_an_address_that_is_no_endpoint_shows_nothing_of_its_pages(
     assert not drafts.exists() or "private" not in drafts.read_text(encoding="utf-8-sig")
 
 
-def test_a_new_file_takes_over_the_settings_of_a_study(tmp_path: Path) -> None:
+def test_a_new_file_takes_over_the_settings_of_a_study(tmp_path):
     file = write_faq(tmp_path / "faq.csv")
     new_study("old", file, train__epochs="7", data__columns__group="missing")
     study = open_or_create(
         str(file), name="old-2", changes={"train.rank": "8"}, redo=False, like="old"
     )
     config = study.config
-    assert (config.name, config.train.epochs, config.train.rank, config.data.columns) == (
-        "old-2",
-        7,
-        8,
-        {},
-    )
-    assert (
-        config.data.source == str(file)
-        and open_or_create("old-2", name="old-3", changes={}, redo=False).config.train.epochs == 7
-    )
+    assert config.name == "old-2"
+    assert config.train.epochs == 7
+    assert config.train.rank == 8
+    assert config.data.columns == {}
+    assert config.data.source == str(file)
+    assert open_or_create("old-2", name="old-3", changes={}, redo=False).config.train.epochs == 7
     with pytest.raises(ConfigError, match="--from old takes over settings for a data file"):
         open_or_create("old-2", name="old-4", changes={}, redo=False, like="old")

@@ -1,7 +1,5 @@
 """The recipes of CONTRIBUTING.md: each module is written to a folder, named as a plugin, and found in the product."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -93,12 +91,12 @@ def help_of(command):
 """
 
 
-def test_every_recipe_is_checked() -> None:
+def test_every_recipe_is_checked():
     assert RECIPES.keys() == CHECKS.keys()
 
 
 @pytest.mark.parametrize("module", CHECKS)
-def test_recipe_adds_its_entry(module: str, tmp_path: Path, home: Path) -> None:
+def test_recipe_adds_its_entry(module, tmp_path, home):
     (tmp_path / f"{module}.py").write_text(RECIPES[module], encoding="utf-8")
     light = (
         ""

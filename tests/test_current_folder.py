@@ -1,7 +1,5 @@
 """No process imports code from the current folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -14,6 +12,7 @@ import httpx
 import pytest
 
 from assistant_builder.chat.client import ChatWorker, worker_command
+from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.data import Message
 from assistant_builder.doctor import diagnose
 from assistant_builder.export.job import export_to
@@ -68,9 +67,7 @@ def cli(*words: str) -> str:
 
 @pytest.mark.train
 @pytest.mark.long
-def test_a_study_is_run_reported_again_and_exported(
-    bundled_models: Path, shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_is_run_reported_again_and_exported(bundled_models, shadows, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}
     settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
@@ -84,9 +81,7 @@ def test_a_study_is_run_reported_again_and_exported(
 
 @pytest.mark.long
 @pytest.mark.train
-def test_a_trained_study_answers_chats_and_serves(
-    shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trained_study_answers_chats_and_serves(shadows, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = tiny_study(tiny_base(tmp_path / "base"), "shadowed")
     answer = json.loads(
@@ -119,9 +114,7 @@ def test_a_trained_study_answers_chats_and_serves(
     assert found.status_code == 200 and shadows.run == []
 
 
-def test_a_wheel_is_fetched(
-    tmp_path: Path, shadows: Shadows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wheel_is_fetched(tmp_path, shadows, monkeypatch):
     write_wheel(tmp_path / "links")
     monkeypatch.delenv("ASSISTANT_BUILDER_WHEELS", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -132,7 +125,7 @@ def test_a_wheel_is_fetched(
 
 
 @pytest.mark.long
-def test_plan_and_doctor_use_the_installed_libraries(tmp_path: Path, shadows: Shadows) -> None:
+def test_plan_and_doctor_use_the_installed_libraries(tmp_path, shadows):
     folder = tmp_path / "pythia"
     folder.mkdir()
     (folder / "config.json").write_text(
@@ -156,7 +149,7 @@ def test_plan_and_doctor_use_the_installed_libraries(tmp_path: Path, shadows: Sh
 @pytest.mark.parametrize(
     "step", ["data", "data-embed", "train-lora", "evaluate", "score-1", "report"]
 )
-def test_every_step_starts_without_the_current_folder(step: str, shadows: Shadows) -> None:
+def test_every_step_starts_without_the_current_folder(step, shadows):
     words = step_command(new_study(), step)
     looked = subprocess.run(
         [*words[: words.index("-m")], "-c", "import sys; print(sys.flags.safe_path, sys.path[0])"],
@@ -168,10 +161,8 @@ def test_every_step_starts_without_the_current_folder(step: str, shadows: Shadow
 
 
 def test_descendants_skip_the_current_folder_and_keep_the_users_path(
-    tmp_path: Path, shadows: Shadows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.child_process import python_command, python_environment
-
+    tmp_path, shadows, monkeypatch
+):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "of_the_user.py").write_text("", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(tmp_path / "own"), "", str(ROOT)]))
@@ -181,7 +172,7 @@ def test_descendants_skip_the_current_folder_and_keep_the_users_path(
     assert shadows.run == [] and "PYTHONSAFEPATH" not in os.environ
 
 
-def test_spawned_processes_skip_the_current_folder(tmp_path: Path, shadows: Shadows) -> None:
+def test_spawned_processes_skip_the_current_folder(tmp_path, shadows):
     """Torchrun's launcher spawns the training processes, which inherit the flag of the step."""
     script = tmp_path / "spawning.py"
     script.write_text(
@@ -200,19 +191,9 @@ def test_spawned_processes_skip_the_current_folder(tmp_path: Path, shadows: Shad
     assert shadows.run == []
 
 
-def test_python_m_removes_the_current_folder_from_its_path(
-    tmp_path: Path, shadows: Shadows
-) -> None:
+def test_python_m_removes_the_current_folder_from_its_path(tmp_path, shadows):
     # the package cannot protect its own import, so the folder contains no package of that name
-    for name in (
-        "assistant_builder",
-        "random",
-        "queue",
-        "socket",
-        "tempfile",
-        "statistics",
-        "platform",
-    ):
+    for name in tuple("assistant_builder random queue socket tempfile statistics platform".split()):
         for path in (shadows.folder / name, shadows.folder / f"{name}.py"):
             path.rename(tmp_path / path.name) if path.exists() else None
     done = subprocess.run(
@@ -225,7 +206,7 @@ def test_python_m_removes_the_current_folder_from_its_path(
     assert shadows.run == []
 
 
-def test_python_processes_are_started_with_the_safe_path_flag() -> None:
+def test_python_processes_are_started_with_the_safe_path_flag():
     """Starting Python by its path would omit ``-P``; tasks of a cluster get a command that contains it."""
     started = {
         path.relative_to(ROOT).as_posix()

@@ -4,8 +4,6 @@ Each case runs in its own process with a fake nvidia-smi on its PATH, a fake dri
 selects GPUs like CUDA.
 """
 
-from __future__ import annotations
-
 import _ctypes
 import json
 import os
@@ -159,9 +157,8 @@ class Fake:
         (folder / "python/torch/__init__.py").write_text(TORCH, encoding="utf-8")
         (folder / "python/bitsandbytes/__init__.py").write_text("", encoding="utf-8")
         (folder / "python/bitsandbytes/functional.py").write_text(BITSANDBYTES, encoding="utf-8")
-        (folder / "lib/libcuda.so.1").symlink_to(
-            Path(_ctypes.__file__)
-        )  # any library that can be loaded
+        # any library that can be loaded
+        (folder / "lib/libcuda.so.1").symlink_to(Path(_ctypes.__file__))
 
     def smi(
         self, cards: Sequence[Card] = (), *, code: int = 0, hangs: bool = False, **shown: str
@@ -227,14 +224,12 @@ def fake(tmp_path: Path) -> Fake:
     return Fake(tmp_path)
 
 
-def test_one_gpu(fake: Fake) -> None:
+def test_one_gpu(fake):
     fake.smi([A100])
     found = fake.ask([A100])
-    assert (found["name"], found["device"], found["devices"]) == (
-        "NVIDIA A100-SXM4-80GB",
-        "cuda",
-        1,
-    )
+    assert found["name"] == "NVIDIA A100-SXM4-80GB"
+    assert found["device"] == "cuda"
+    assert found["devices"] == 1
     assert (found["mebibytes"], found["free"], found["bfloat16"]) == (81920, 81020, True)
     assert found["ok"] and found["doctor"] == "NVIDIA A100-SXM4-80GB, 86 GB, bfloat16"
     assert found["backend"] == "bitsandbytes works on CUDA 13.0"
@@ -254,9 +249,7 @@ def test_one_gpu(fake: Fake) -> None:
         ({}, A100["name"], 81020),
     ],
 )
-def test_the_gpu_that_torch_uses_first_is_planned_for(
-    fake: Fake, variables: dict[str, str], name: str, free: int
-) -> None:
+def test_the_gpu_that_torch_uses_first_is_planned_for(fake, variables, name, free):
     fake.smi([T4, A100])
     found = fake.ask([T4, A100], variables=variables)
     assert (found["name"], found["devices"], found["free"]) == (name, 1, free)
@@ -264,7 +257,7 @@ def test_the_gpu_that_torch_uses_first_is_planned_for(
 
 
 @pytest.mark.parametrize("shown", ["", "-1"])
-def test_hidden_gpus_are_not_planned_for(fake: Fake, shown: str) -> None:
+def test_hidden_gpus_are_not_planned_for(fake, shown):
     fake.smi([A100])
     found = fake.ask([A100], variables={"CUDA_VISIBLE_DEVICES": shown})
     assert found["device"] == "cpu"
@@ -272,7 +265,7 @@ def test_hidden_gpus_are_not_planned_for(fake: Fake, shown: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["[N/A]", "[Not Supported]", "[Insufficient Permissions]"])
-def test_torch_measures_memory_that_nvidia_smi_does_not_report(fake: Fake, value: str) -> None:
+def test_torch_measures_memory_that_nvidia_smi_does_not_report(fake, value):
     fake.smi([A100], memory_total=value, memory_free=value, compute_cap=value)
     found = fake.ask([A100])
     assert (found["device"], found["mebibytes"], found["free"]) == ("cuda", 81920, 81020)
@@ -281,20 +274,20 @@ def test_torch_measures_memory_that_nvidia_smi_does_not_report(fake: Fake, value
 @pytest.mark.parametrize(
     "broken", [{"code": 9}, {"hangs": True}, {}], ids=["fails", "hangs", "silent"]
 )
-def test_gpus_are_found_without_nvidia_smi(fake: Fake, broken: dict[str, Any]) -> None:
+def test_gpus_are_found_without_nvidia_smi(fake, broken):
     fake.smi(**broken)
     found = fake.ask([A100])
     assert (found["name"], found["free"]) == (A100["name"], 81020)
 
 
 @pytest.mark.parametrize("shown", [None, "MIG-dddd0000-4444"])
-def test_a_mig_partition_has_its_own_memory(fake: Fake, shown: str | None) -> None:
+def test_a_mig_partition_has_its_own_memory(fake, shown):
     fake.smi([A100])  # nvidia-smi lists only the complete GPU
     found = fake.ask([MIG], variables={"CUDA_VISIBLE_DEVICES": shown} if shown else {})
     assert (found["mebibytes"], found["free"], found["devices"]) == (9728, 9715, 1)
 
 
-def test_an_amd_gpu(fake: Fake) -> None:
+def test_an_amd_gpu(fake):
     found = fake.ask([MI300, MI300], build="hip", variables={"HIP_VISIBLE_DEVICES": "1"})
     # the CUDA library replaces the driver folder of AMD
     assert (found["name"], found["device"], found["devices"]) == (MI300["name"], "cuda", 1)
@@ -302,12 +295,12 @@ def test_an_amd_gpu(fake: Fake) -> None:
     assert found["backend"] == "bitsandbytes works on ROCm 13.0"
 
 
-def test_a_gpu_that_torch_cannot_use_is_not_planned_for(fake: Fake) -> None:
+def test_a_gpu_that_torch_cannot_use_is_not_planned_for(fake):
     fake.smi([A100])
     found = fake.ask([A100], build=None)
-    assert (
-        found["device"] == "cpu" and not found["ok"] and "CUDA_VISIBLE_DEVICES=" in found["remedy"]
-    )
+    assert found["device"] == "cpu"
+    assert not found["ok"]
+    assert "CUDA_VISIBLE_DEVICES=" in found["remedy"]
     assert found["doctor"] == (
         "NVIDIA A100-SXM4-80GB cannot be used by PyTorch: this build of PyTorch supports only "
         "the CPU; models run on the CPU"
@@ -316,7 +309,7 @@ def test_a_gpu_that_torch_cannot_use_is_not_planned_for(fake: Fake) -> None:
     assert found["device"] == "cpu" and "driver on your system is too old" in found["doctor"]
 
 
-def test_a_gpu_without_kernels_in_the_torch_build_is_not_used(fake: Fake) -> None:
+def test_a_gpu_without_kernels_in_the_torch_build_is_not_used(fake):
     fake.smi([K80])
     found = fake.ask([K80])
     assert found["device"] == "cpu" and not found["ok"]
@@ -330,7 +323,7 @@ def test_a_gpu_without_kernels_in_the_torch_build_is_not_used(fake: Fake) -> Non
     assert (found["name"], found["devices"], found["ok"]) == (A100["name"], 1, False)
 
 
-def test_equal_gpus_train_together(fake: Fake) -> None:
+def test_equal_gpus_train_together(fake):
     other = {**A100, "uuid": "eeee0000-5555", "used": 40000}
     fake.smi([A100, other, T4])
     found = fake.ask([A100, other, T4])

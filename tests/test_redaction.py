@@ -1,7 +1,5 @@
 """A canary for a token: steps run with it, and a hub repeats it in its errors, and it is found nowhere."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -42,9 +40,8 @@ class Repeating(BaseHTTPRequestHandler):
         sent = self.headers.get("Authorization", "")
         self.asked.append(sent)
         body = f"no: {sent}".encode()
-        self.send_response(
-            418, f"refused {sent}"
-        )  # the reason stands in the first line of what the library raises
+        # the reason stands in the first line of what the library raises
+        self.send_response(418, f"refused {sent}")
         self.send_header("X-Error-Message", f"refused {sent}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -97,7 +94,7 @@ def assert_nowhere(home: Path, *done: subprocess.CompletedProcess[str]) -> None:
         assert not path.is_file() or b"canary" not in path.read_bytes().lower(), path
 
 
-def test_a_hub_that_repeats_the_token_gets_it_into_no_answer(home: Path, hub: str) -> None:
+def test_a_hub_that_repeats_the_token_gets_it_into_no_answer(home, hub):
     home.mkdir()
     planned = command(home, hub, "plan", "me/echo")
     assert planned.returncode == 1 and MASK in planned.stderr
@@ -106,9 +103,7 @@ def test_a_hub_that_repeats_the_token_gets_it_into_no_answer(home: Path, hub: st
 
 
 @pytest.mark.parametrize(("base", "code"), [("me/echo", 1), ("smollm2-135m-instruct", 0)])
-def test_a_step_writes_no_token(
-    bundled_models: Path, home: Path, hub: str, base: str, code: int
-) -> None:
+def test_a_step_writes_no_token(bundled_models, home, hub, base, code):
     study = Study.create(StudyConfig().with_changes({"name": "told", "model.base": base}), FERRIES)
     done = command(home, hub, "step", "data", "--study", str(study.folder))
     assert done.returncode == code, done.stderr
@@ -120,7 +115,7 @@ def test_a_step_writes_no_token(
     assert_nowhere(study.folder, done)
 
 
-def test_tokens_are_taken_out_of_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tokens_are_taken_out_of_errors(monkeypatch, tmp_path):
     file = tmp_path / "token"
     file.write_text("my-own-token\n", encoding="utf-8")
     monkeypatch.setenv("HF_TOKEN_PATH", str(file))
@@ -142,7 +137,7 @@ HOSTILE = (
 )
 
 
-def test_a_terminal_gets_nothing_that_moves_hides_or_reorders_text() -> None:
+def test_a_terminal_gets_nothing_that_moves_hides_or_reorders_text():
     for shown in (
         terminal_text(HOSTILE),
         str(ModelError(HOSTILE, where=HOSTILE, remedy=HOSTILE)),
@@ -156,7 +151,7 @@ def test_a_terminal_gets_nothing_that_moves_hides_or_reorders_text() -> None:
         assert terminal_text(text) == terminal_json(text) == text
 
 
-def test_the_command_line_prints_through_one_module() -> None:
+def test_the_command_line_prints_through_one_module():
     """Otherwise a command could forget to escape what somebody else wrote."""
     printing = {"print", "typer.echo", "typer.secho", "click.echo", "sys.stdout", "sys.stderr"}
     for path in sorted((ROOT / "assistant_builder" / "cli").glob("*.py")):
@@ -165,7 +160,7 @@ def test_the_command_line_prints_through_one_module() -> None:
         assert path.name == "output.py" or not printing & names, path.name
 
 
-def test_every_secret_of_the_product_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_secret_of_the_product_is_known(monkeypatch):
     """All names of keys and passwords in the code are in the one list, from which errors and children are made."""
     sources = (
         path

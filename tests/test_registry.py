@@ -1,7 +1,5 @@
 """Registries: look-up, duplicates, entries that a module outside the product registers."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +50,7 @@ def test_name_that_is_taken_is_refused_and_the_same_entry_is_not():
 
 
 def test_builtin_entries_precede_those_of_plugins_and_are_imported_at_the_first_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path, monkeypatch
 ):
     (tmp_path / "builtin_colours.py").write_text(
         "from tests.test_registry import Colour\nRED = Colour('red')\n"
@@ -73,7 +71,7 @@ def test_unknown_name_lists_the_known_ones():
     assert "red" in str(caught.value.remedy)
 
 
-def test_module_named_in_the_environment_registers_entries(plugin, monkeypatch: pytest.MonkeyPatch):
+def test_module_named_in_the_environment_registers_entries(plugin, monkeypatch):
     colours: Registry[Colour] = Registry("colour")
     monkeypatch.setattr(registry, "COLOURS", colours, raising=False)
     plugin(

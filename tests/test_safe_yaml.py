@@ -1,7 +1,5 @@
 """Settings that came from elsewhere: what YAML can do beyond names and values is refused, in a sentence."""
 
-from __future__ import annotations
-
 import pytest
 
 from assistant_builder.config import StudyConfig, check_name, load_config

@@ -1,7 +1,5 @@
 """Kinds of stores: what a URL stands for, and one that a module outside the product registers."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -55,17 +53,15 @@ print(json.dumps({
         ("gs://bucket/x", "gs", True),
     ],
 )
-def test_a_url_has_a_kind(url: str, name: str, shared: bool) -> None:
+def test_a_url_has_a_kind(url, name, shared):
     kind = store_kind(url)
     assert (kind.name, kind.shared) == (name, shared)
-    assert (
-        url.partition("://")[0] in kind.schemes
-        and kind.label
-        and kind.credentials_remedy.startswith("Set ")
-    )
+    assert url.partition("://")[0] in kind.schemes
+    assert kind.label
+    assert kind.credentials_remedy.startswith("Set ")
 
 
-def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes() -> None:
+def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes():
     from fsspec.registry import known_implementations
 
     schemes = [scheme for kind in STORE_KINDS.values() for scheme in kind.schemes]
@@ -76,7 +72,7 @@ def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes() -> None:
         assert addresses["executor.store"].endswith(f"{kind.example} ({kind.help})")
 
 
-def test_a_memory_store_is_not_offered_as_an_example() -> None:
+def test_a_memory_store_is_not_offered_as_an_example():
     assert example_urls() == ["s3://bucket/folder", "file:///shared/studies"]
     output = (
         StudyConfig()
@@ -86,7 +82,7 @@ def test_a_memory_store_is_not_offered_as_an_example() -> None:
     assert "which other machines cannot use" in output
 
 
-def test_a_missing_library_is_named_with_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_the_package(monkeypatch):
     def missing(url: str) -> None:
         raise ImportError("no s3fs")
 
@@ -97,9 +93,7 @@ def test_a_missing_library_is_named_with_the_package(monkeypatch: pytest.MonkeyP
         assert remedy in str(caught.value.remedy)
 
 
-def test_a_kind_from_outside_is_in_settings_page_and_command_line(
-    tmp_path: Path, home: Path
-) -> None:
+def test_a_kind_from_outside_is_in_settings_page_and_command_line(tmp_path, home):
     (tmp_path / "vault_plugin.py").write_text(KIND)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
     environment = {**os.environ, PLUGIN_VARIABLE: "vault_plugin", "PYTHONPATH": path}
@@ -108,9 +102,7 @@ def test_a_kind_from_outside_is_in_settings_page_and_command_line(
     )
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
-    assert (
-        shown["examples"][-1] == "vault://shelf/studies"
-        and "vault://shelf/studies" in shown["wrong"]
-    )
+    assert shown["examples"][-1] == "vault://shelf/studies"
+    assert "vault://shelf/studies" in shown["wrong"]
     assert "(vault of the company)" in shown["page"] and "(vault of the company)" in done.stderr
     assert shown["credentials"] == "Set VAULT_TOKEN"

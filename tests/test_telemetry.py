@@ -1,7 +1,5 @@
 """The product sends no telemetry and works without a network."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -55,7 +53,7 @@ def child(
     )
 
 
-def test_telemetry_of_libraries_is_disabled(home: Path) -> None:
+def test_telemetry_of_libraries_is_disabled(home):
     code = """
         import assistant_builder, json, os
         from gradio.analytics import analytics_enabled
@@ -106,7 +104,7 @@ def can_cut() -> bool:
 
 
 @pytest.mark.long
-def test_the_page_and_a_step_work_without_a_network(bundled_models: Path, home: Path) -> None:
+def test_the_page_and_a_step_work_without_a_network(bundled_models, home):
     """All network calls of Python are monitored, and the network is disabled if the system permits it."""
     up = (
         "import subprocess\nsubprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
@@ -120,7 +118,7 @@ def test_the_page_and_a_step_work_without_a_network(bundled_models: Path, home: 
     assert record["asked"] == []
 
 
-def test_the_guard_detects_a_request(home: Path) -> None:
+def test_the_guard_detects_a_request(home):
     code = (
         GUARD
         + "import httpx\ntry:\n    httpx.get('https://example.com')\nexcept Exception: pass\nprint(asked)"
@@ -129,6 +127,6 @@ def test_the_guard_detects_a_request(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradio", "huggingface_hub"])
-def test_importing_the_product_does_not_import_the_libraries(name: str, home: Path) -> None:
+def test_importing_the_product_does_not_import_the_libraries(name, home):
     code = f"import assistant_builder, sys\nassert {name!r} not in sys.modules"
     assert child(code, home).returncode == 0

@@ -1,7 +1,5 @@
 """The built wheel in an environment of its own: what is in it, and that it works without the repository."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -96,7 +94,7 @@ def examples(folder: Path, home: Path) -> list[Path]:
     return files[2:]
 
 
-def test_the_wheel_has_the_product_and_its_examples_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_product_and_its_examples_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"assistant_builder", "evals"}
     kept = {"data.jsonl", "data.csv", "study.yaml", "study.zip", "README.md"}  # no screenshots
@@ -117,16 +115,14 @@ def test_the_wheel_has_the_product_and_its_examples_and_nothing_else(wheel: Path
     )
 
 
-def test_developers_tools_are_not_imported_by_the_product() -> None:
+def test_developers_tools_are_not_imported_by_the_product():
     tools = re.compile(r"^\s*(?:from|import) (?:benchmarks|tests)\b", re.MULTILINE)
     for path in [*ROOT.glob("assistant_builder/**/*.py"), *ROOT.glob("evals/**/*.py")]:
         assert not tools.search(path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.long
-def test_the_installed_program_checks_itself_and_an_example(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_the_installed_program_checks_itself_and_an_example(installed, tmp_path):
     doctor = json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "doctor", "--json"))
     assert {check["name"] for check in doctor["checks"] if check["ok"]} >= {
         "python",
@@ -146,9 +142,7 @@ def test_the_installed_program_checks_itself_and_an_example(
 
 @pytest.mark.train
 @pytest.mark.long
-def test_the_example_study_runs_from_the_wheel(
-    installed: Path, bundled_models: Path, short_base: Path
-) -> None:
+def test_the_example_study_runs_from_the_wheel(installed, bundled_models, short_base):
     home = bundled_models.parent
     study = examples(installed, home)[0].with_name("study.yaml")
     changes = {

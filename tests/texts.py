@@ -1,7 +1,5 @@
 """Texts of pages, and tables of short texts."""
 
-from __future__ import annotations
-
 import re
 
 

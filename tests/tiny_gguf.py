@@ -1,7 +1,5 @@
 """A GGUF file small enough to be written and loaded in a test: two layers, bytes for tokens, no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

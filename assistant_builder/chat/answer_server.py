@@ -52,7 +52,7 @@ from assistant_builder.error_translation import (
     translate_error,
 )
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import Text, m, t, written
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import Session
 from assistant_builder.study import Study, run_marker
@@ -157,8 +157,9 @@ class Server:
         if not self._session.ready(arm):
             self._emit("state", identity, state="loading")
 
-        def report(phase: str, fraction: float) -> None:
-            self._emit("loading", identity, phase=phase, fraction=fraction)
+        def report(phase: Text, fraction: float) -> None:
+            text, said = written(phase)
+            self._emit("loading", identity, phase=text, said=said, fraction=fraction)
 
         self._emit("memory", identity, **asdict(self._session.load(arm, report)))
 

@@ -110,6 +110,12 @@ def context_tokens(study: Study, limit: int, requested: int | None = None) -> in
     return requested or min(limit, max(MIN_CONTEXT, pair_limit(study) + longest_answer(study)))
 
 
+def assistant_context(study: Study, limit: int, requested: int | None) -> int:
+    """Tokens of a prompt with its facts and of its answer; arguments as of :func:`context_tokens`."""
+    facts = pair_limit(study) if study.config.grounded else 0
+    return min(limit, context_tokens(study, limit, requested) + facts)
+
+
 def longest_answer(study: Study) -> int:
     """Most tokens of an answer where a user sets no limit: those of the data's longest answer, but at least 256."""
     return max(answer_limit(study), Sampling().max_new_tokens)

@@ -17,7 +17,7 @@ from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.child_protocol import Child
 from assistant_builder.data import Message
-from assistant_builder.i18n import t
+from assistant_builder.i18n import Text, t, text_of
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
@@ -43,13 +43,19 @@ class Reply:
     first_token_seconds: float | None = None
     seconds: float = 0.0  # time since the start of the answer
     error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed answer
-    phase: str = ""
+    phase: str = ""  # of loading, in English
+    said: dict[str, Any] | None = None  # record of that message
     fraction: float = 0.0
     memory: Memory | None = None  # memory use of the model, once it is loaded
-    sources: tuple[dict[str, Any], ...] = ()  # facts in the prompt of a grounded answer
+    sources: tuple[Any, ...] = ()  # facts in the prompt of a grounded answer
     prompt_tokens: int | None = None  # tokens of that prompt
     declined: bool = False  # whether the question was declined instead of answered
     ahead: int = 0  # number of questions, of all users, that are answered before this one
+
+    @property
+    def doing(self) -> Text:
+        """The phase of loading."""
+        return text_of(self.said, self.phase)
 
     @property
     def finished(self) -> bool:

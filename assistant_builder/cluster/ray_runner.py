@@ -178,7 +178,9 @@ class _Run:
         if self._study.step(step).state == "running":
             self._on_event(Event(step, "running", self._study.progress(step)))
         else:
-            self._on_event(Event(step, "queued", Progress(0, 0, "nodes", "waits for a free node")))
+            self._on_event(
+                Event(step, "queued", Progress.saying(0, 0, "nodes", m("waits for a free node")))
+            )
 
     def _handle_end(self, step: str, result: TaskResult) -> None:
         self._in_flight.discard(step)

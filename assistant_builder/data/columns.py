@@ -156,14 +156,14 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> Co
 def automatic_roles(names: Sequence[str]) -> dict[str, str]:
     """Role → column, by the names alone; without question and answer if no column is named so."""
     try:
-        found = map_columns(names, None).columns
+        roles = map_columns(names, None).columns
     except DataError:
-        found = {
+        roles = {
             role: next((name for name in names if normalize_name(name) in known), None)
             for role, known in _OTHER_NAMES.items()
             if role not in ("context", "messages")
         }
-    return {role: name for role, name in found.items() if name}
+    return {role: name for role, name in roles.items() if name}
 
 
 def guess_columns(table: Table) -> dict[str, str] | None:
@@ -181,15 +181,15 @@ def guess_columns(table: Table) -> dict[str, str] | None:
         for name, found in texts.items()
         if len(set(found)) * 2 > len(rows) and not all(_NUMBER.fullmatch(text) for text in found)
     }
-    asked = {
+    shares = {
         name: sum(text.rstrip().endswith(_QUESTION_MARKS) for text in texts[name])
         / len(texts[name])
         for name in words
     }
     if len(words) < 2:
         return None
-    question = max(asked, key=lambda name: asked[name])
-    if asked[question] < _LEAST_ASKED:
+    question = max(shares, key=lambda name: shares[name])
+    if shares[question] < _LEAST_ASKED:
         if len(words) > 2:
             return None
         question = min(words, key=lambda name: words[name])
@@ -216,8 +216,7 @@ def _requested_columns(names: Sequence[str], requested: Mapping[str, str]) -> di
     if columns.get("messages") and (columns.get("question") or columns.get("answer")):
         problems.append(
             m(
-                "messages is mapped together with question or answer: a row is either a pair or a "
-                "conversation"
+                "messages is mapped together with question or answer: a row is either a pair or a conversation"
             )
         )
     if columns.get("question") and columns.get("question") == columns.get("answer"):
@@ -274,18 +273,18 @@ def _map_single(
 ) -> None:
     if role in columns:
         return
-    found = [free[name] for name in known if name in free and free[name] not in columns.values()]
-    if found:
-        columns[role] = found[0]
+    matches = [free[name] for name in known if name in free and free[name] not in columns.values()]
+    if matches:
+        columns[role] = matches[0]
         notes.append(
             t(
                 "{role} is {column!r}, the more common name; not used: {others}",
                 role=role,
-                column=found[0],
-                others=", ".join(map(repr, found[1:])),
+                column=matches[0],
+                others=", ".join(map(repr, matches[1:])),
             )
-            if found[1:]
-            else t("{role} is {column!r}", role=role, column=found[0])
+            if matches[1:]
+            else t("{role} is {column!r}", role=role, column=matches[0])
         )
 
 
@@ -298,13 +297,13 @@ def _map_context(columns: dict[str, str], free: dict[str, str], notes: list[str]
         if normalize_name(columns["question"]) == "instruction"
         else ["context"]
     )
-    found = [free[name] for name in names if name in free and free[name] not in columns.values()]
-    if found:
-        columns["context"] = found[0]
+    matches = [free[name] for name in names if name in free and free[name] not in columns.values()]
+    if matches:
+        columns["context"] = matches[0]
         notes.append(
             t(
                 "column {found!r} is appended to the question (disable with data.columns.context='')",
-                found=found[0],
+                found=matches[0],
             )
         )
 

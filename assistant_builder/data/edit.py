@@ -38,8 +38,7 @@ ROW_TITLE, PROBLEM_TITLE = N_("Row"), N_("Problem")
 _MAX_RAW_CHARACTERS = 500
 NO_NUMBERS = RowNumbers()
 _PASTE_REMEDY = N_(
-    "Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON "
-    "Lines"
+    "Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON Lines"
 )
 
 

@@ -20,8 +20,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins wit
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16, big-endian, with byte order mark"),
 )
 _SAVE_AS_UTF8 = N_(
-    "Save the file as UTF-8 (in Excel: 'CSV UTF-8'; in a shell: iconv -f ENCODING -t UTF-8 FILE > NEW) and try "
-    "again"
+    "Save the file as UTF-8 (in Excel: 'CSV UTF-8'; in a shell: iconv -f ENCODING -t UTF-8 FILE > NEW) and try again"
 )
 _CONTROLS = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MULTIBYTE = re.compile(

@@ -38,6 +38,7 @@ from assistant_builder.data.types import (
     Pair,
     RawRow,
     RejectedRow,
+    SplitName,
     Table,
     has_visible_text,
     is_empty,
@@ -402,7 +403,7 @@ def _parse_pair(
         _optional_text(cells, role, changes) for role in ("group", "cluster", "family")
     )
     splits, booleans = t("not train, validation or heldout (or test)"), t("neither true nor false")
-    split = _optional_value(cells, "split", parse_split, splits)
+    split: SplitName | None = _optional_value(cells, "split", parse_split, splits)
     answerable = _optional_value(cells, "answerable", parse_bool, booleans) is not False
     return Pair(raw.row, messages, group, cluster, split, answerable, family)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -186,7 +186,7 @@ class Findings:
             found = list(getattr(self, kind))[:MAX_LISTED]
             if kind in ("over_long", "too_long"):
                 return [{"row": row, "tokens": tokens[row]} for row in found]
-            return [asdict(entry) if is_dataclass(entry) else entry for entry in found]
+            return [entry if isinstance(entry, int | str) else asdict(entry) for entry in found]
 
         return {
             "source": Path(dataset.source).name,
@@ -391,8 +391,7 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
     elif len(usable) < _SMALL_DATASET:
         title = tn("Only {count} usable pair", "Only {count} usable pairs", len(usable))
         detail = t(
-            "A test of this size can only detect large differences; several hundred pairs give a more precise "
-            "result."
+            "A test of this size can only detect large differences; several hundred pairs give a more precise result."
         )
         yield _problem("warning", title, detail)
     rejected = [entry for entry in findings.rejected if entry.row not in findings.too_long]

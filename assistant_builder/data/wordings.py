@@ -233,8 +233,7 @@ def parse_wordings(text: str) -> list[tuple[str, str]]:
             if not lines
             else m("not every line has a question and its answer"),
             remedy=m(
-                "Write one new question per line and its answer after a tab, as copied from a "
-                "spreadsheet"
+                "Write one new question per line and its answer after a tab, as copied from a spreadsheet"
             ),
         )
     rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator))
@@ -371,12 +370,12 @@ def draft_prompt(pair: Pair, number: int) -> str:
 
 def parse_drafts(reply: str, pair: Pair, number: int) -> list[Wording]:
     """The questions of a model's reply, at most ``number``."""
-    found = []
+    wordings = []
     for line in reply.splitlines():
         text = line.strip().lstrip("-*•0123456789.) ").strip().strip("\"“”'«»").strip()
         if len(text.split()) > 1 and not text.endswith(":") and not _ECHO.search(text):
-            found.append(Wording(pair.row, text))
-    return found[:number]
+            wordings.append(Wording(pair.row, text))
+    return wordings[:number]
 
 
 def pairs_to_word(pairs: Sequence[Pair]) -> list[Pair]:

@@ -1,8 +1,11 @@
-"""``python -m assistant_builder.export``: write one export in a separate process, with its state in ``status.json``."""
+"""Write one export in a separate process, with its state in ``status.json``; :class:`ExportJob` starts it.
+
+The arguments are study folder, approach, arm, format, type, target, and options of :func:`write_export` as JSON.
+"""
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import sys
 import time
@@ -10,15 +13,13 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from assistant_builder.arms import ARMS
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ResourceError
 from assistant_builder.export.export import write_export
 from assistant_builder.export.job import ExportJob, JobRecord
-from assistant_builder.export.verify import DEFAULT_SAMPLE
-from assistant_builder.export_formats import EXPORT_FORMATS, ExportSpec
-from assistant_builder.i18n import m
+from assistant_builder.export_formats import ExportSpec
+from assistant_builder.i18n import Text, m
 from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
 from assistant_builder.study.steps import State
@@ -26,35 +27,14 @@ from assistant_builder.study.steps import State
 
 def main() -> int:
     """Export; exit code 0 done, 1 failed, 3 cancelled."""
-    parser = argparse.ArgumentParser(prog="python -m assistant_builder.export", description=__doc__)
-    parser.add_argument("--study", type=Path, required=True, help="the study's folder")
-    parser.add_argument("--approach", help="the approach of the assistant; default: the main one")
-    parser.add_argument("--arm", choices=list(ARMS), required=True)
-    parser.add_argument("--format", choices=list(EXPORT_FORMATS), required=True)
-    parser.add_argument(
-        "--type", default="", help="type of the weights; default: that of the format"
-    )
-    parser.add_argument("--to", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--force", action="store_true", help="replace files in it")
-    parser.add_argument("--zip", type=Path, help="an archive to write as well")
-    parser.add_argument(
-        "--with-data", action="store_true", help="with the index of a grounded assistant"
-    )
-    parser.add_argument(
-        "--importance", action="store_true", help="choose block scales by an importance matrix"
-    )
-    parser.add_argument(
-        "--sample", type=int, default=DEFAULT_SAMPLE, help="held-out items to score again"
-    )
-    arguments = parser.parse_args()
+    study, approach, arm, format, type, target, options = sys.argv[1:]
     configure_libraries()
-    record = JobRecord.of_process(os.getpid(), arguments.to, "Starting")
-    spec = ExportSpec(arguments.arm, arguments.format, arguments.type)
-    job = ExportJob(Study(arguments.study, arguments.approach), spec)
+    record = JobRecord.of_process(os.getpid(), Path(target), m("Starting"))
+    job = ExportJob(Study(Path(study), approach), ExportSpec(arm, format, type))  # type: ignore[arg-type]
 
-    def report(percent: int, message: str) -> None:
+    def report(percent: int, message: Text) -> None:
         nonlocal record
-        record = replace(record, percent=percent, message=message)
+        record = replace(record, percent=percent).saying(message)
         job.write(record)
         if job.cancel_requested:
             raise Cancelled(
@@ -68,17 +48,7 @@ def main() -> int:
         job.write(replace(record, state=state, seconds=seconds, error=failure))
 
     try:
-        write_export(
-            job.study,
-            job.spec,
-            arguments.to,
-            force=arguments.force,
-            sample=arguments.sample,
-            report=report,
-            archive=arguments.zip,
-            with_data=arguments.with_data,
-            importance=arguments.importance,
-        )
+        write_export(job.study, job.spec, Path(target), report=report, **json.loads(options))
     except Cancelled as stop:
         finish("cancelled", stop)
         return 3
@@ -86,7 +56,7 @@ def main() -> int:
         sys.stderr.write(redact_secrets(traceback.format_exc()))
         finish("failed", _translate(error, job))
         return 1
-    record = replace(record, percent=100, message="Done")
+    record = replace(record, percent=100).saying(m("Done"))
     finish("succeeded")
     return 0
 

@@ -21,7 +21,7 @@ from assistant_builder.export_formats import (
     LoadingContext,
     Snippet,
 )
-from assistant_builder.i18n import N_, m
+from assistant_builder.i18n import N_, Text, m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
@@ -43,9 +43,8 @@ class AdapterFormat(ExportFormat):
     noun = N_("adapter")
     explanation = N_("the trained weights only: small, loaded on the base model")
     contents = N_(
-        "Adapter weights and settings, tokenizer and chat template, a model card with the project's numbers, "
-        "and "
-        "how to load it; as a folder and as one zip."
+        "Adapter weights and settings, tokenizer and chat template, a model card with the project's numbers, and how "
+        "to load it; as a folder and as one zip."
     )
     activity = N_("Copying the adapter")
     needs_base = True
@@ -62,7 +61,7 @@ class AdapterFormat(ExportFormat):
         """The files, and the zip of them."""
         return 2 * (int(summary["adapter_bytes"]) + OTHER_FILES_BYTES)
 
-    def write(self, source: ExportSource, folder: Path) -> list[str]:
+    def write(self, source: ExportSource, folder: Path) -> list[Text]:
         """Write ``adapter_model.safetensors`` and an ``adapter_config.json`` that names a base others can load."""
         trained = trained_adapter(source.study, source.arm)
         shutil.copyfile(trained / "adapter_model.safetensors", folder / "adapter_model.safetensors")
@@ -109,10 +108,8 @@ class AdapterFormat(ExportFormat):
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What the adapter is."""
-        return (
-            "An assistant for the questions of one domain, as an adapter that is put on its base model: "
-            f"{arm_label}."
-        )
+        what = "An assistant for the questions of one domain"
+        return f"{what}, as an adapter that is put on its base model: {arm_label}."
 
     def limitation(self, arm: str) -> str:
         """The base decides what the adapter is."""

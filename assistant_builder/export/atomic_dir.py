@@ -146,9 +146,9 @@ def _translate(error: OSError, target: Path) -> AssistantBuilderError:
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:
     """Name and bytes of every file, largest first; a name is the path in the folder."""
-    found = [
+    files = [
         {"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
         for path in folder.rglob("*")
         if path.is_file()
     ]
-    return sorted(found, key=lambda entry: (-int(str(entry["bytes"])), str(entry["name"])))
+    return sorted(files, key=lambda entry: (-int(str(entry["bytes"])), str(entry["name"])))

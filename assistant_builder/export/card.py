@@ -15,7 +15,7 @@ from assistant_builder.export.adapter import render
 from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
-from assistant_builder.i18n import bits, t
+from assistant_builder.i18n import Text, bits, m, t, written
 from assistant_builder.i18n.quantities import format_bytes, format_duration
 from assistant_builder.models.base_model import base_ref
 from assistant_builder.models.catalog import ModelRef
@@ -80,7 +80,7 @@ def model_card(
         cells=_cells(report, spec),
         contrasts=_contrasts(report),
         kept=_quality_kept(report, spec),
-        rescore=rescore_sentences(rescore),
+        rescore=[written(text)[0] for text in rescore_sentences(rescore)],
         snippet=fenced(found[0].text, found[0].language),
         settings=table(
             ["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]
@@ -164,8 +164,7 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
         revision = f", revision `{inline(config.model.revision)}`" if config.model.revision else ""
         return [f"The base model is {ref.hub_id}{revision}."]
     return [
-        f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is "
-        "below."
+        f"The base model is a folder named {inline(ref.name)} on the machine where the study ran; its hash is below."
     ]
 
 
@@ -293,52 +292,84 @@ def _quality_kept(report: Report | None, spec: ExportSpec) -> str:
     return f"This form {phrase} of the assistant that was judged ({row['measured']}){change}."
 
 
-def rescore_sentences(rescore: Rescore) -> list[str]:
+def rescore_sentences(rescore: Rescore) -> list[Text]:
     """The result of the verification, in sentences."""
     if rescore.outcome == "not measured" and rescore.reason:
-        return [f"Warning: these files were not scored again, because {rescore.reason}."]
+        return [
+            m(
+                "Warning: these files were not scored again, because {reason}.",
+                reason=rescore.reason,
+            )
+        ]
     if rescore.outcome == "not measured":
         return [
-            "These files were not scored again: the study has no scores of this adapter to compare with."
+            m(
+                "These files were not scored again: the {study} has no scores of this adapter to compare with."
+            )
         ]
     assert rescore.largest_move is not None and rescore.nll_per_token is not None
     assert rescore.measured_nll_per_token is not None
-    lines = [
-        f"After writing, the files were loaded with the public libraries alone and scored on {rescore.items} held-out "
-        f"items: loss {rescore.nll_per_token:.4f} nats per token, {rescore.measured_nll_per_token:.4f} in the "
-        f"evaluation (cell {rescore.cell}, {rescore.compute_dtype} arithmetic)."
+    lines: list[Text] = [
+        m(
+            "After writing, the files were loaded with the public libraries alone and scored on {items} held-out "
+            "items: loss {nll_per_token:.4f} nats per token, {measured_nll_per_token:.4f} in the evaluation (cell "
+            "{cell}, {compute_dtype} arithmetic).",
+            items=rescore.items,
+            nll_per_token=rescore.nll_per_token,
+            measured_nll_per_token=rescore.measured_nll_per_token,
+            cell=rescore.cell,
+            compute_dtype=rescore.compute_dtype,
+        )
     ]
     if rescore.batch_dependent:
         lines.append(
-            "The base of this adapter rounds its inputs by what else is in their batch, so that single items "
-            f"move (here by up to {rescore.largest_move:.2g} nats per token) and another loss is no error."
+            m(
+                "The base of this adapter rounds its inputs by what else is in their batch, so that single items move "
+                "(here by up to {largest_move:.2g} nats per token) and another loss is no error.",
+                largest_move=rescore.largest_move,
+            )
         )
     elif rescore.lossy:
         lines.append(
-            "These weights are rounded to fewer than 16 bits, so that another loss is no error; what it costs "
-            f"in answers, the {rescore.items} items do not say."
+            m(
+                "These weights are rounded to fewer than 16 bits, so that another loss is no error; what it costs in "
+                "answers, the {items} items do not say.",
+                items=rescore.items,
+            )
         )
     elif rescore.outcome == "as measured":
         lines.append(
-            "No item moved at all."
+            m("No item moved at all.")
             if rescore.largest_move == 0
-            else f"No item moved by more than {rescore.largest_move:.2g} nats per token; "
-            f"{plain(rescore.tolerance)} is the tolerance."
+            else m(
+                "No item moved by more than {largest_move:.2g} nats per token; {plain} is the tolerance.",
+                largest_move=rescore.largest_move,
+                plain=plain(rescore.tolerance),
+            )
         )
     else:
         lines.append(
-            f"Warning: {rescore.moved} of {rescore.items} items moved by more than {plain(rescore.tolerance)} "
-            f"nats per token, item {inline(rescore.largest_item)} by {rescore.largest_move:.3f}. On other "
-            "hardware than the evaluation's that happens; on the same it should not."
+            m(
+                "Warning: {moved} of {items} items moved by more than {plain} nats per token, item {inline} by "
+                "{largest_move:.3f}. On other hardware than the evaluation's that happens; on the same it should not.",
+                moved=rescore.moved,
+                items=rescore.items,
+                plain=plain(rescore.tolerance),
+                inline=inline(rescore.largest_item),
+                largest_move=rescore.largest_move,
+            )
         )
     if rescore.largest_activation is not None:
         fits = rescore.largest_activation < FLOAT16_MAX
         lines.append(
-            f"The largest value between two layers was {rescore.largest_activation:,.0f}: "
-            + (
-                "float16 arithmetic, which ends at 65,504, is safe too."
+            m(
+                "The largest value between two layers was {largest:,.0f}: {consequence}",
+                largest=rescore.largest_activation,
+                consequence=m("float16 arithmetic, which ends at 65,504, is safe too.")
                 if fits
-                else "beyond 65,504, where float16 arithmetic overflows. Compute in bfloat16 or float32."
+                else m(
+                    "beyond 65,504, where float16 arithmetic overflows. Compute in bfloat16 or float32."
+                ),
             )
         )
     return lines

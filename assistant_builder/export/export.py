@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -46,7 +46,7 @@ from assistant_builder.export_formats import (
     base_name,
     require_trained,
 )
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import Text, m, written
 from assistant_builder.models.base_model import base_ref, fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
 from assistant_builder.models.checkpoint_dir import context_length
@@ -56,7 +56,7 @@ from assistant_builder.study.limits import answer_limit, pair_limit
 from evals.report import schema
 
 VERSION = 1
-Report = Callable[[int, str], None]
+Report = Callable[[int, Text], None]
 """Progress callback: percent done and current activity; may raise Cancelled."""
 _LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
 
@@ -69,7 +69,7 @@ def write_export(
     force: bool,
     sample: int,
     report: Report,
-    archive: Path | None = None,
+    archive: str | Path | None = None,
     with_data: bool = False,
     importance: bool = False,
 ) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def write_export(
             scratch / RECORD, {**record, "archive": zipped, "files": describe_files(scratch)}
         )
     if archive is not None:
-        report(95, t("Packing the download"))
-        _zip(target, archive, name)
+        report(95, m("Packing the download"))
+        _zip(target, Path(archive), name)
     return read_export(target) or {}
 
 
@@ -134,14 +134,14 @@ def _write_files(
     with_data: bool,
     importance: bool,
 ) -> dict[str, Any]:
-    report(0, t("Looking for the base model"))
+    report(0, m("Looking for the base model"))
     base = fetch_base(study.config.model)
     prompter = ChatTokenizer.load(base, study.record_template_date())
     system = default_system_prompt(study)
     match = match_family(prompter, system)
     report(_LOADED, spec.export_format.activity)
 
-    def write_report(fraction: float, message: str) -> None:
+    def write_report(fraction: float, message: Text) -> None:
         report(_LOADED + round((_WRITTEN - _LOADED) * fraction), message)
 
     names = title(study, spec), base, base_name(study)[0]
@@ -153,16 +153,16 @@ def _write_files(
     if with_data:
         write_retrieval(study, spec.arm, folder, prompter, context_length(base))
     notes += grounding_notes(study, with_data=with_data)
-    report(_WRITTEN, t("Loading what was written"))
+    report(_WRITTEN, m("Loading what was written"))
 
     def tick(done: int, total: int) -> None:
         report(
             _READ_BACK + (_SCORED - _READ_BACK) * done // total,
-            t("Scoring it again: {done} of {total} items", done=done, total=total),
+            m("Scoring it again: {done} of {total} items", done=done, total=total),
         )
 
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
-    report(_SCORED, t("Writing the model card"))
+    report(_SCORED, m("Writing the model card"))
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
     record = _write_documents(
         study,
@@ -188,7 +188,7 @@ def _write_documents(
     found: Rescore,
     *,
     template: str | None,
-    notes: list[str],
+    notes: Sequence[Text],
     dated: date | None,
     with_data: bool,
 ) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _write_documents(
     paragraphs = [
         f"# How to load {title(study, spec)}",
         *hints,
-        *map(inline, notes),
+        *(inline(written(note)[0]) for note in notes),
         *(f"## {way.title}\n\n{fenced(way.text, way.language)}" for way in ways),
     ]
     (folder / "LOADING.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
@@ -216,6 +216,7 @@ def _write_documents(
     if data_card.is_file():
         described = data_card.read_text(encoding="utf-8")
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
+    said = [written(sentence) for sentence in (*rescore_sentences(found), *notes)]
     return {
         "version": VERSION,
         "study": study.name,
@@ -228,7 +229,8 @@ def _write_documents(
         **({"with_data": with_data} if study.config.grounded else {}),
         "chat_template": template,
         "rescore": asdict(found),
-        "sentences": [*rescore_sentences(found), *notes],
+        "sentences": [text for text, _ in said],
+        "said": [record for _, record in said],
     }
 
 
@@ -294,6 +296,7 @@ class ExportRecord(TypedDict, total=False):
     chat_template: str | None
     rescore: _Rescored
     sentences: list[str]
+    said: list[dict[str, Any] | None]  # records of these messages
     archive: str | None
     files: Required[list[_ExportedFile]]
     type: str

@@ -50,7 +50,7 @@ from assistant_builder.export_formats import (
     base_parameters,
     require_trained,
 )
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import N_, Text, m, t
 from assistant_builder.inference import llamacpp
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -121,7 +121,7 @@ class GgufFormat(ExportFormat):
         """The merged model twice in 16 bits: as safetensors and as GGUF."""
         return 4 * base_parameters(summary)
 
-    def write(self, source: ExportSource, folder: Path) -> list[str]:
+    def write(self, source: ExportSource, folder: Path) -> list[Text]:
         """Write the GGUF file and the Modelfile."""
         work = folder / _WORK
         work.mkdir()
@@ -129,7 +129,7 @@ class GgufFormat(ExportFormat):
         importance = write_float16_gguf(source, work / "merged", full, source.report)
         path = folder / gguf_name(source.study.name, source.arm, self.type)
 
-        def report(fraction: float, message: str) -> None:
+        def report(fraction: float, message: Text) -> None:
             source.report(_CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message)
 
         written = quantize(full, path, self.type, report, importance=importance)
@@ -137,30 +137,33 @@ class GgufFormat(ExportFormat):
         notes = [_types_sentence(written, self.type), self._check_prompts(source, path)]
         if importance is not None:
             notes.append(
-                f"Block scales were chosen by the importance of {len(importance):,} matrices' columns on "
-                "training rows."
+                m(
+                    "Block scales were chosen by the importance of {importance:,} matrices' columns on training rows.",
+                    importance=len(importance),
+                )
             )
         return [
             *(note for note in notes if note),
             *write_modelfile(source, folder, f"./{path.name}"),
         ]
 
-    def _check_prompts(self, source: ExportSource, path: Path) -> str:
+    def _check_prompts(self, source: ExportSource, path: Path) -> Text:
         if not llamacpp.is_installed():
-            return (
-                f"Tokenizer and chat template of the file were not checked, because {llamacpp.PACKAGE} is not "
-                "installed."
+            return m(
+                "Tokenizer and chat template of the file were not checked, because {package} is not installed.",
+                package=llamacpp.PACKAGE,
             )
-        source.report(_QUANTIZED, t("Checking tokenizer and chat template in llama.cpp"))
+        source.report(_QUANTIZED, m("Checking tokenizer and chat template in llama.cpp"))
         conversations = {
             str(item["item"]): messages
             for item, messages in heldout_prompts(source.study, source.sample)
         }
         with llamacpp.LlamaServer(path) as server:
             llamacpp.check_prompts(server, source.prompter, conversations)
-        return (
-            f"In llama.cpp, tokenizer and chat template of the file give exactly the study's prompts on "
-            f"{len(conversations)} held-out items."
+        return m(
+            "In llama.cpp, tokenizer and chat template of the file give exactly the {study}'s prompts on "
+            "{conversations} held-out items.",
+            conversations=len(conversations),
         )
 
     def record(self, folder: Path) -> dict[str, Any]:
@@ -261,7 +264,7 @@ def write_float16_gguf(
     """
     from assistant_builder.models.loading import pick_device, resolve_compute_dtype
 
-    report(0.0, t("Merging adapter and base"))
+    report(0.0, m("Merging adapter and base"))
     merged.mkdir()
     write_merged_weights(source.study, source.arm, source.base, merged)
     # its Modelfile leaves a BOS token to the file's tokenizer
@@ -385,7 +388,7 @@ class GgufFiles:
                 )
             for place, type in enumerate(types):
 
-                def within(fraction: float, message: str, place: int = place) -> None:
+                def within(fraction: float, message: Text, place: int = place) -> None:
                     report(_CONVERTED + (1 - _CONVERTED) * (place + fraction) / len(types), message)
 
                 made = Path(work) / self.path(type).name

@@ -12,7 +12,7 @@ from typing import Any
 
 from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import ModelError
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import Importance, Report
 from assistant_builder.retrieval.grounding import Grounder, grounded_pairs, read_contexts
@@ -107,7 +107,7 @@ def importance_matrix(
     try:
         with torch.no_grad():
             for place, ids in enumerate(rows):
-                report(place / len(rows), t("Measuring the importance matrix on training rows"))
+                report(place / len(rows), m("Measuring the importance matrix on training rows"))
                 model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
     finally:
         for hook in hooks:

@@ -6,6 +6,7 @@ page started it, the export itself in ``files/`` and its archive.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -24,7 +25,7 @@ from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import Text, m, t, text_of, written
 from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
@@ -43,18 +44,29 @@ class JobRecord:
     started: float
     seconds: float = 0.0  # duration, once it has ended
     percent: int = 0
-    message: str = ""
+    message: str = ""  # in English
+    said: dict[str, Any] | None = None  # record of the message
     pid: int | None = None
     # start time of the process, which distinguishes it from a later one with the same id
     process_started: str | float | None = None
     error: ErrorRecord | None = None  # ``AssistantBuilderError.to_record()`` of a failed export
 
     @classmethod
-    def of_process(cls, pid: int, target: Path, message: str) -> JobRecord:
+    def of_process(cls, pid: int, target: Path, message: Text) -> JobRecord:
         """The record of a process that starts now."""
         identity = process_identity(pid)
-        record = cls("running", str(target), time.time(), message=message)
-        return replace(record, pid=pid, process_started=identity)
+        record = cls("running", str(target), time.time())
+        return replace(record, pid=pid, process_started=identity).saying(message)
+
+    def saying(self, message: Text) -> JobRecord:
+        """The record with a message."""
+        text, said = written(message)
+        return replace(self, message=text, said=said)
+
+    @property
+    def text(self) -> Text:
+        """What the export does."""
+        return text_of(self.said, self.message)
 
 
 class ExportJob:
@@ -124,26 +136,20 @@ class ExportJob:
                 where=m("{study} {name}", name=self.study.name),
                 remedy=m("Wait until that is done"),
             )
-        words = python_command(
-            "-m",
-            "assistant_builder.export",
-            f"--study={self.study.folder}",
-            f"--approach={self.study.config.approaches[0]}",
-            f"--arm={self.spec.arm}",
-            f"--format={self.spec.format}",
-            f"--type={self.spec.type}",
-            f"--sample={sample}",
-            *(["--with-data"] if with_data else []),
-            *(["--importance"] if importance else []),
-        )
+        options: dict[str, Any] = {
+            "sample": sample,
+            "with_data": with_data,
+            "importance": importance,
+        }
+        options["force"] = force or target is None
         if target is not None:
             check_target(target, force=force)
-            words += [f"--to={target}", *(["--force"] if force else [])]
-        else:
-            words += [f"--to={self.files}", "--force"]
-            small = estimated_bytes(self.study, self.spec) <= ZIP_LIMIT
-            if small and not self.spec.export_format.zipped:
-                words += [f"--zip={self.archive}"]
+        elif not self.spec.export_format.zipped:
+            if estimated_bytes(self.study, self.spec) <= ZIP_LIMIT:
+                options["archive"] = str(self.archive)
+        words = python_command("-m", "assistant_builder.export", str(self.study.folder))
+        words += [self.study.config.approaches[0], self.spec.arm, self.spec.format, self.spec.type]
+        words += [str(target or self.files), json.dumps(options)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._cancel_file.unlink(missing_ok=True)
@@ -190,7 +196,7 @@ def _follow(
         try:
             record = job.record()
             if record is not None:
-                on_progress(Progress(record.percent, 100, "%", record.message))
+                on_progress(Progress.saying(record.percent, 100, "%", record.text))
             time.sleep(0.2)
         except KeyboardInterrupt:
             job.request_cancel()

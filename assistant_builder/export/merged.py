@@ -29,7 +29,7 @@ from assistant_builder.export_formats import (
     Snippet,
     base_parameters,
 )
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import N_, Text, m, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config, read_json_object
 from assistant_builder.study import Study
@@ -57,7 +57,7 @@ class MergedFormat(ExportFormat):
         """Two bytes for each parameter of the base."""
         return 2 * base_parameters(summary) + OTHER_FILES_BYTES
 
-    def write(self, source: ExportSource, folder: Path) -> list[str]:
+    def write(self, source: ExportSource, folder: Path) -> list[Text]:
         """Write weights, ``generation_config.json`` and Modelfile."""
         write_merged_weights(source.study, source.arm, source.base, folder)
         write_generation_config(source.base, folder, source.prompter)
@@ -129,7 +129,7 @@ class MergedFormat(ExportFormat):
         return AutoModelForCausalLM.from_pretrained(folder, **options)
 
 
-def write_modelfile(source: ExportSource, folder: Path, weights: str = ".") -> list[str]:
+def write_modelfile(source: ExportSource, folder: Path, weights: str = ".") -> list[Text]:
     """Write the Modelfile over ``weights``, a path from its folder; return what it leaves out, in sentences."""
     match = match_family(source.prompter, source.system)
     varied = not source.system and any(
@@ -204,7 +204,7 @@ def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -
     path = base / "generation_config.json"
     config = read_json_object(path) if path.is_file() else {}
     ends = prompter.stop_ids
-    written = {"pad_token_id": prompter.pad_id}
+    written: dict[str, Any] = {"pad_token_id": prompter.pad_id}
     written |= {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
     written |= {"eos_token_id": ends[0] if len(ends) == 1 else ends, "do_sample": False}
     write_object(folder / "generation_config.json", written)

@@ -19,7 +19,7 @@ from assistant_builder.child_process import run_program
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.export.adapter import render
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.models.chat_template import ChatTokenizer
 
 Turns = Sequence[tuple[str, str]]
@@ -182,17 +182,24 @@ def modelfile(
     )
 
 
-def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) -> list[str]:
+def omitted_values(match: Match | None, prompter: ChatTokenizer, system: str) -> list[Text]:
     """One line for each value that the Modelfile omits because Ollama cannot parse it, with the remedy."""
     shown, stops = _model_values(match, prompter, system)
-    sentences = []
+    sentences: list[Text] = []
     if shown and (why := _parse_problem(shown)):
         sentences.append(
-            f"The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt "
-            "with each question."
+            m(
+                "The Modelfile has no SYSTEM command: in the system prompt {why}. Send the system prompt with each "
+                "question.",
+                why=why,
+            )
         )
     sentences += [
-        f"The Modelfile has no stop for the token {ascii(stop)[:_SHOWN]}: in it {why}. Give the stop with each request."
+        m(
+            "The Modelfile has no stop for the token {ascii}: in it {why}. Give the stop with each request.",
+            ascii=ascii(stop)[:_SHOWN],
+            why=why,
+        )
         for stop in stops
         if (why := _parse_problem(stop))
     ]

@@ -29,7 +29,7 @@ from assistant_builder.export_formats import (
     Snippet,
     base_parameters,
 )
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, Text, m, t
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.quantization.method import TransformersConfig
 
@@ -93,7 +93,7 @@ class PrequantizedFormat(MergedFormat):
         """The merged model in 16 bits."""
         return 2 * base_parameters(summary)
 
-    def write(self, source: ExportSource, folder: Path) -> list[str]:
+    def write(self, source: ExportSource, folder: Path) -> list[Text]:
         """Merge, quantize, and write weights, ``config.json`` and ``generation_config.json``."""
         from transformers import AutoModelForCausalLM
 
@@ -109,7 +109,7 @@ class PrequantizedFormat(MergedFormat):
         work = folder / _WORK
         work.mkdir()
         write_merged_weights(source.study, source.arm, source.base, work)
-        source.report(0.5, f"Quantizing to {self.type}")
+        source.report(0.5, m("Quantizing to {type}", type=self.type))
         # quantized from float16, as in training: weights rounded to bfloat16 before give other 4-bit weights
         model = AutoModelForCausalLM.from_pretrained(
             work,

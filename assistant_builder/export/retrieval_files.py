@@ -15,7 +15,7 @@ from assistant_builder.data import load_split
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import QUESTION, render
 from assistant_builder.export_formats import Snippet
-from assistant_builder.i18n import N_, m
+from assistant_builder.i18n import N_, Text, m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -30,9 +30,8 @@ from evals.metrics.refusal import WEIGHTS_FILE
 
 FOLDER, GROUNDING, LOOKUP, TRAINED = "retrieval", "grounding.json", "lookup.py", "embedder"
 SERVING = N_(
-    "Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must "
-    "write "
-    "the facts into the prompt, in the format that README.md describes under “Facts in the prompt”."
+    "Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must write the "
+    "facts into the prompt, in the format that README.md describes under “Facts in the prompt”."
 )
 """What everyone who serves an export of a grounded assistant must know."""
 _VERSION = 1
@@ -142,39 +141,43 @@ def _code(module: str, names: Sequence[str]) -> str:
     """Source of top-level functions, classes and constants of a module, with their comments and docstrings."""
     text = inspect.getsource(importlib.import_module(module))
     lines = text.splitlines()
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     body = ast.parse(text).body
     for place, node in enumerate(body):
         definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
-        kept = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+        defined = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             parts = (part for target in targets for part in ast.walk(target))
-            kept = [part.id for part in parts if isinstance(part, ast.Name)]
+            defined = [part.id for part in parts if isinstance(part, ast.Name)]
         start = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
         after = body[place + 1] if place + 1 < len(body) else None
         described = (
             not definition and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         )
         end = (after if described and after is not None else node).end_lineno
-        found |= dict.fromkeys(
-            kept, ("\n\n" if definition else "") + "\n".join(lines[start - 1 : end])
+        sources |= dict.fromkeys(
+            defined, ("\n\n" if definition else "") + "\n".join(lines[start - 1 : end])
         )
-    return "\n".join(dict.fromkeys(found[name] for name in names)).strip("\n")
+    return "\n".join(dict.fromkeys(sources[name] for name in names)).strip("\n")
 
 
-def grounding_notes(study: Study, *, with_data: bool) -> list[str]:
+def grounding_notes(study: Study, *, with_data: bool) -> list[Text]:
     """What the user of an export of a grounded assistant must know, in sentences."""
     if not study.config.grounded:
         return []
     facts = read_json(served_index_folder(study) / RECORD, IndexRecord)["facts"] if with_data else 0
     contained = (
-        f"The folder {FOLDER}/ contains the {facts:,} question–answer pairs of the training data as plain "
-        "text: whoever has the export can read them."
+        m(
+            "The folder {folder}/ contains the {facts:,} question–answer pairs of the training data as plain text: "
+            "whoever has the export can read them.",
+            folder=FOLDER,
+            facts=facts,
+        )
         if with_data
-        else "The export contains neither the index nor any of the pairs of the study."
+        else m("The export contains neither the index nor any of the pairs of the {study}.")
     )
-    return [contained, SERVING]
+    return [contained, m(SERVING)]
 
 
 def python_snippet(folder: str, embedder: str, model: Sequence[str], system: str) -> Snippet:

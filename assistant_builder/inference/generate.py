@@ -157,7 +157,7 @@ def generate_with_transformers(
 ) -> Iterator[int]:
     """Generate tokens with transformers' ``generate``, for models that do not support packing."""
     import torch
-    from transformers import LogitsProcessor, StoppingCriteria
+    from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
     from assistant_builder.inference.padded_batch import greedy
 
@@ -179,7 +179,10 @@ def generate_with_transformers(
     prompt = torch.tensor([list(ids)], device=model.device)
     processors = [Certainty(), *sampling_processors(sampling)]
 
-    more = {"logits_processor": processors, "stopping_criteria": [StopRequested()]}
+    more = {
+        "logits_processor": processors,
+        "stopping_criteria": StoppingCriteriaList([StopRequested()]),
+    }
 
     def generate() -> None:
         mask, pad, stop = torch.ones_like(prompt), prompter.pad_id, prompter.stop_ids

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import Text, m
 from assistant_builder.inference.chunks import Chunk, Finish, Sampling
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
 from assistant_builder.inference.grounded import Generation, Grounded
@@ -43,7 +43,7 @@ class Memory:
     shared: bool = False  # whether the base is that of another assistant, without more memory
 
 
-ProgressCallback = Callable[[str, float], None]
+ProgressCallback = Callable[[Text, float], None]
 """Progress callback of loading: current phase, and fraction that is done."""
 
 
@@ -78,7 +78,7 @@ class Session(abc.ABC):
                 remedy=m("Ask {speakers}", speakers=" or ".join(self._speakers)),
             )
         if speaker not in self._memory:
-            report(t("Waiting for the other model to load"), 0.0)
+            report(m("Waiting for the other model to load"), 0.0)
             with self._loading:  # it changes the default dtype of the process
                 shared = self._load(speaker, report)
                 self._memory[speaker] = self._measure(speaker, shared=shared)
@@ -217,14 +217,14 @@ class ChatSession(Session):
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
         if speaker in self._loaded:
             return speaker == BASE
-        report(t("Starting PyTorch"), 0.05)
+        report(m("Starting PyTorch"), 0.05)
         from assistant_builder.models.loading import load_arm
 
         if speaker != BASE:
             kind = ARMS[speaker].base_label
             if ARMS[speaker].storage is None:
                 kind = f"{METHODS[self._study.config.model.quant_type].bits}-bit"
-            report(t("Reading the {kind} base", kind=kind), 0.4)
+            report(m("Reading the {kind} base", kind=kind), 0.4)
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
             self._look_up(self._study, prompter, {speaker: speaker})

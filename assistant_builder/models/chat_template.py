@@ -62,7 +62,7 @@ def with_date(template: str, day: date) -> str:
 
 def _quoted(text: str) -> str:
     escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
-    return f"'{text.translate(str.maketrans(escapes))}'"
+    return f"'{''.join(escapes.get(character, character) for character in text)}'"
 
 
 PLAIN_TEMPLATE = (  # for base models without a chat template, after their BOS token

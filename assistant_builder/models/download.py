@@ -55,6 +55,13 @@ def fetch(
     return folder
 
 
+def fetch_base(model: ModelConfig) -> Path:
+    """Return the local folder of a study's base model. Its own code is used only if it is allowed."""
+    trust = allows_code(model)
+    ref = resolve(model.base, trust_remote_code=trust)
+    return fetch(ref, revision=model.revision, trust_remote_code=trust)
+
+
 def needs_embedder_download(model: str) -> bool:
     """Return whether ``retrieval.embedder`` names a model of the hub that is not on this machine."""
     return bool(model) and not Path(model).expanduser().is_dir() and _cached_embedder(model) is None
@@ -65,8 +72,9 @@ def _cached_embedder(hub_id: str) -> Path | None:
         folder = hub.cached_snapshot(hub_id, None, hub.EMBEDDER)
     except ValueError:  # not a hub id
         return None
-    complete = folder is not None and (folder / "config.json").is_file()
-    return folder if complete and any(folder.glob("*.safetensors")) else None
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None
 
 
 def fetch_embedder(hub_id: str, report: Report = no_progress) -> Path:
@@ -115,7 +123,7 @@ def _require_online(hub_id: str) -> None:
 
 def _download(hub_id: str, revision: str | None, files: hub.Files, report: Report) -> Path:
     _require_online(hub_id)
-    report(0, 1, f"Looking up {hub_id}")
+    report(0, 1, m("Looking up {hub_id}", hub_id=hub_id))
     try:
         info = hub.model_info(hub_id, revision)
         listed = (file for file in info.siblings or [] if files.includes(file.rfilename))

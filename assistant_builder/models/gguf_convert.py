@@ -127,7 +127,7 @@ def convert_checkpoint(
 
     def poll() -> None:
         done = target.stat().st_size if target.is_file() else 0
-        report(min(done / expected, 1.0), "Writing a GGUF file with llama.cpp's converter")
+        report(min(done / expected, 1.0), m("Writing a GGUF file with llama.cpp's converter"))
 
     try:
         script, written = str(tools / _SCRIPT), ("--outfile", str(target), "--outtype", "f16")

@@ -48,7 +48,7 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
     """
     from gguf import GGUFReader
 
-    report(0, 1, "Reading the model file")
+    report(0, 1, m("Reading the model file"))
     reader = GGUFReader(source)
     read = re.compile(r"(general|llama|tokenizer)(\.|$)").match
     metadata = {name: field.contents() for name, field in reader.fields.items() if read(name)}
@@ -171,7 +171,7 @@ def _write_weights(
             values = halves.swapaxes(1, 2).reshape(rows, columns)
         name = f"model.layers.{front[1]}.{_LAYER[kind]}" if front else _OUTER[kind]
         weights[f"{name}.{suffix}"] = np.ascontiguousarray(values, dtype=np.float16)
-        report(done, len(reader.tensors), "Turning the weights into float16")
+        report(done, len(reader.tensors), m("Turning the weights into float16"))
     target = folder / "model.safetensors"
     save_file(weights, target, metadata={"format": "pt"})
     target.chmod(0o644)  # safetensors writes it for its owner only

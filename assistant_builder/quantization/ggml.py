@@ -33,12 +33,12 @@ from assistant_builder.child_process import (
     without_secrets,
 )
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
 
 Importance = Mapping[str, "NDArray[Any]"]
 """Name of a matrix → weight of each column, shape ``[columns]``: the mean square of what it is multiplied by."""
-Report = Callable[[float, str], None]
+Report = Callable[[float, Text], None]
 """Progress callback: fraction done and current activity; an exception from it cancels the work."""
 FALLBACK_TYPE = "F16"
 """Type of a matrix whose rows are no multiple of the block of any other type that it could have."""
@@ -359,7 +359,7 @@ def _with_numpy(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for done, tensor in enumerate(reader.tensors):
-            report(done / len(reader.tensors), f"Quantizing to {type}")
+            report(done / len(reader.tensors), m("Quantizing to {type}", type=type))
             weights = importance.get(tensor.name)
             writer.write_tensor_data(_stored(tensor, chosen[tensor.name], weights))
     finally:
@@ -445,7 +445,7 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
 
     def poll() -> None:
         done = target.stat().st_size if target.is_file() else 0
-        report(min(done / expected, 1.0), f"Quantizing to {type} with llama.cpp")
+        report(min(done / expected, 1.0), m("Quantizing to {type} with llama.cpp", type=type))
 
     code, last = run_program(command, without_secrets(compute_environment()), poll)
     if code:

@@ -377,9 +377,9 @@ class Index:
         out = [position for row in exclude for position in self.positions.get(row, ())]
         cosines[out], bm25[out] = -np.inf, 0.0
         depth, asked = max(DEPTH, k), self._asked.get(query.key, ())
+        answers, subjects = self._answers, self._subjects
         while True:
-            how = {"subjects": self._subjects, "asked": asked}
-            ranked = rank(cosines, bm25, self._answers, depth, **how)
+            ranked = rank(cosines, bm25, answers, depth, subjects=subjects, asked=asked)
             chosen = self._choose(ranked, k, distinct)
             if len(chosen) == k or depth >= len(self.facts):
                 break

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from assistant_builder.i18n import Text, m
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, State
 
@@ -33,10 +34,11 @@ class Event:
     reused: bool = False  # whether the step was already done and is not run again
 
 
-def waiting_message(queued_behind: list[str]) -> str:
+def waiting_message(queued_behind: list[str]) -> Text:
     """``waits for study rivers and 2 more``; empty if no study runs before."""
-    more = f" and {len(queued_behind) - 1} more" if len(queued_behind) > 1 else ""
-    return f"waits for study {queued_behind[0]}{more}" if queued_behind else ""
+    if more := len(queued_behind[1:]):
+        return m("waits for {study} {name} and {more} more", name=queued_behind[0], more=more)
+    return m("waits for {study} {name}", name=queued_behind[0]) if queued_behind else ""
 
 
 class Runner(Protocol):

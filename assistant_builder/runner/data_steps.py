@@ -9,7 +9,7 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import SplitName, load_split, prepare_dataset
-from assistant_builder.i18n import t
+from assistant_builder.i18n import Text, m, t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch, needs_embedder_download
@@ -29,8 +29,8 @@ def prepare_data(study: Study) -> Iterable[Path]:
     config = study.config
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
 
-    def report(done: int, total: int, message: str) -> None:
-        study.write_progress("data", Progress(done, total, "bytes", message))
+    def report(done: int, total: int, message: Text) -> None:
+        study.write_progress("data", Progress.saying(done, total, "bytes", message))
         study.raise_if_cancelled()
 
     day = study.record_template_date()
@@ -42,7 +42,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
     )
     if needs_embedder_download(config.retrieval.embedder):
         Embedder.download(config.retrieval.embedder, report)
-    study.write_progress("data", Progress(0, 1, "file", t("Reading and checking the data")))
+    study.write_progress("data", Progress.saying(0, 1, "file", m("Reading and checking the data")))
     source = study.source
     assert source is not None  # step_inputs raises without one
     process = TemplateProcess(folder)
@@ -66,7 +66,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
         )
     finally:
         process.close()
-    study.write_progress("data", Progress(1, 1, "file", t("Data ready")))
+    study.write_progress("data", Progress.saying(1, 1, "file", m("Data ready")))
     splits = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl")
     names = (*splits, "findings.json", "split.json", LENGTHS)
     return [study.folder / "data" / name for name in names]
@@ -80,14 +80,14 @@ def embed_data(study: Study) -> Iterable[Path]:
     config = study.config.data
     data = study.folder / "data"
 
-    def report(done: int, total: int, message: str) -> None:
-        study.write_progress("data-embed", Progress(done, total, "questions", message))
+    def report(done: int, total: int, message: Text) -> None:
+        study.write_progress("data-embed", Progress.saying(done, total, "questions", message))
         study.raise_if_cancelled()
 
-    def reporting(message: str) -> Callable[[int, int], None]:
+    def reporting(message: Text) -> Callable[[int, int], None]:
         return lambda done, total: report(done, total, message)
 
-    report(0, 1, t("Loading the sentence embedder"))
+    report(0, 1, m("Loading the sentence embedder"))
     embedder = Embedder.load(report)
     heldout = load_split(data, "heldout")
     seen: tuple[SplitName, ...] = ("train", "validation")

@@ -68,8 +68,9 @@ def _progress_bars(progress: Progress) -> Callable[[Event], None]:
                 "eta": _time_left(event),
             }
         if event.step not in tasks:
-            new = {"mark": MARKS["running"], "message": "", "eta": ""}
-            tasks[event.step] = progress.add_task(event.step, total=None, **new)
+            tasks[event.step] = progress.add_task(
+                event.step, total=None, mark=MARKS["running"], message="", eta=""
+            )
         if fields:
             progress.update(tasks[event.step], mark=MARKS[event.state], **fields)
 

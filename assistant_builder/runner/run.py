@@ -160,5 +160,5 @@ def _report_queue(
     study.raise_if_cancelled()
     if queued_behind and study.queued_behind != queued_behind:
         study.write_run_record("queued", queued_behind=queued_behind)
-    progress = Progress(0, 0, "runs", waiting_message(queued_behind))
+    progress = Progress.saying(0, 0, "runs", waiting_message(queued_behind))
     on_event(Event(QUEUE, "queued" if queued_behind else "succeeded", progress))

@@ -12,6 +12,8 @@ from typing import Literal, cast
 from assistant_builder.child_process import compute_environment, configure_libraries, python_command
 from assistant_builder.child_protocol import Child, Events, end_with_standard_input
 from assistant_builder.config import Approach
+from assistant_builder.errors import AssistantBuilderError, error_texts
+from assistant_builder.i18n import Text, m
 from assistant_builder.serving.auth import API_KEY_VARIABLE
 from assistant_builder.study import Study
 
@@ -29,7 +31,7 @@ class EndpointState:
     phase: Phase = "off"
     url: str = ""  # with ``/v1``, while it runs
     model: str = ""  # name of the model in a request
-    error: str = ""  # last line of its output, if it failed
+    error: Text = ""  # if it failed
     token: str = ""  # public token of the widget, while it runs
 
 
@@ -78,10 +80,14 @@ class Endpoints:
             self.stop(name)
 
     def _follow(self, name: str, child: Child) -> None:
+        error: Text = ""
         for event in child.events():
+            if event["event"] == "failed":
+                error = AssistantBuilderError(**error_texts(event["error"])).line
+                continue
             url, model, token = event["url"], event["model"], event["token"]
             self._record(name, child, EndpointState("running", url, model, token=token))
-        error = child.last_words or "its process ended"
+        error = error or child.last_words or m("its process ended")
         self._record(name, child, EndpointState("failed", error=error))
 
     def _record(self, name: str, child: Child, state: EndpointState) -> None:
@@ -123,7 +129,9 @@ def main() -> int:
             announce=announce,
         )
     except Exception as error:
-        print(translate_error(error), file=sys.stderr)
+        translated = translate_error(error)
+        print(translated, file=sys.stderr)
+        events.emit("failed", error=translated.to_record())
         return 1
     return 0
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.answer_server import run_models
-from assistant_builder.chat.ask import context_tokens
+from assistant_builder.chat.ask import assistant_context
 from assistant_builder.child_process import compute_environment, python_command, run_program
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ModelError
@@ -25,17 +25,14 @@ from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts, require_llamacpp
 from assistant_builder.inference.session import Memory, ProgressCallback, Session
-from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.download import fetch_base
 from assistant_builder.serving.engine import start_worker
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ReportChoice
-from assistant_builder.study.limits import pair_limit
 
 SLOTS = 4
 """Questions to one assistant that are answered at a time by default."""
@@ -113,17 +110,10 @@ class LlamaCppSession(Session):
         path = (
             files.path(type) if files.record(type) is not None else _write_file(files, type, report)
         )
-        report(f"Loading the {type} file", 0.8)
-        model = study.config.model
-        base = fetch(
-            resolve(model.base, trust_remote_code=allows_code(model)),
-            revision=model.revision,
-            trust_remote_code=allows_code(model),
-        )
+        report(m("Loading the {type} file", type=type), 0.8)
+        base = fetch_base(study.config.model)
         prompter = ChatTokenizer.load(base, study.template_date)
-        limit = context_length(base)
-        facts = pair_limit(study) if study.config.grounded else 0
-        context = min(limit, context_tokens(study, limit, self._requested) + facts)
+        context = assistant_context(study, context_length(base), self._requested)
         server = LlamaServer(path, context=context, slots=self._slots)
         try:
             items = heldout_prompts(study, _CHECKED)
@@ -168,20 +158,16 @@ class LlamaCppSession(Session):
 
 def _write_file(files: GgufFiles, type: str, report: ProgressCallback) -> Path:
     """Write a file in a process, which needs PyTorch, and whose memory is free afterwards."""
-    command = python_command(
-        "-m",
-        "assistant_builder.export.gguf",
-        "--study",
-        str(files.study.folder),
-        "--approach",
-        files.study.approach or files.study.config.approaches[0],
-        "--arm",
-        files.arm,
-        "--types",
-        type,
-    )
+    options = {
+        "--study": str(files.study.folder),
+        "--approach": files.study.approach or files.study.config.approaches[0],
+        "--arm": files.arm,
+        "--types": type,
+    }
+    words = [word for option in options.items() for word in option]
+    command = python_command("-m", "assistant_builder.export.gguf", *words)
     code, last = run_program(
-        command, compute_environment(), lambda: report(f"Writing the {type} file", 0.3)
+        command, compute_environment(), lambda: report(m("Writing the {type} file", type=type), 0.3)
     )
     if code:
         raise ModelError(

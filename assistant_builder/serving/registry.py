@@ -14,10 +14,8 @@ from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
-from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch
-from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.download import fetch_base
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.build import lookup_stamp
@@ -248,9 +246,7 @@ def is_long(messages: Sequence[Message]) -> bool:
 
 def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimits:
     """The limits of a study's assistants; reads the tokenizer of its base."""
-    model = study.config.model
-    ref = resolve(model.base, trust_remote_code=allows_code(model))
-    folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
+    folder = fetch_base(study.config.model)
     # two processes, so that a prompt of megabytes, which takes seconds, does not delay short ones
     processes = [TemplateProcess(folder) for _ in range(2)]
     short, long = (LimitedChatTokenizer(process, study.template_date) for process in processes)

@@ -12,6 +12,7 @@ from typing import Any
 
 from assistant_builder.arms import ARMS
 from assistant_builder.chat.answer_server import run_models
+from assistant_builder.i18n import m
 from assistant_builder.inference.session import (
     ProgressCallback,
     Session,
@@ -36,7 +37,7 @@ class SharedSession(Session):
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
         if speaker in self._loaded:
             return True
-        report("Starting PyTorch", 0.05)
+        report(m("Starting PyTorch"), 0.05)
         from assistant_builder.models.chat_template import ChatTokenizer
         from assistant_builder.models.loading import arm_spec, load_adapter, load_arm, load_base
 
@@ -53,7 +54,7 @@ class SharedSession(Session):
             if not ARMS[arm].rounds
         }
         spec = specs[speaker]
-        report(f"Reading the {METHODS[spec.storage].bits}-bit base", 0.4)
+        report(m("Reading the {bits_value}-bit base", bits_value=METHODS[spec.storage].bits), 0.4)
         base = load_base(spec)
         # all at once: weights that are prepared for inference accept no further adapter
         models: dict[str, Any] = {}

@@ -20,14 +20,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.answer_server import run_models
-from assistant_builder.chat.ask import context_tokens
+from assistant_builder.chat.ask import assistant_context
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import VLLM_RANKS
@@ -36,10 +36,9 @@ from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
 from assistant_builder.inference.session import Memory, ProgressCallback, Session
 from assistant_builder.inference.vllm import PROGRAM, VllmServer, require_vllm
-from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch
+from assistant_builder.models.download import fetch_base
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import METHODS
 from assistant_builder.serving.engine import start_worker
@@ -47,32 +46,13 @@ from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
-from assistant_builder.study.limits import pair_limit
 
 SLOTS = 64
 """Questions to one assistant that are answered at a time by default: vLLM computes them in one batch."""
 
 
-@dataclass(frozen=True)
-class _Need:
-    """What vLLM must load for an assistant."""
-
-    base: str
-    revision: str | None
-    trust: bool
-    storage: tuple[str, ...]  # arguments
-    dtype: str
-
-    def folder(self) -> Path:
-        """The checkpoint of the base; raises ModelError if it is not available."""
-        return fetch(
-            resolve(self.base, trust_remote_code=self.trust),
-            revision=self.revision,
-            trust_remote_code=self.trust,
-        )
-
-
-def _need(name: str, study: Study, arm: str) -> _Need:
+def _need(name: str, study: Study, arm: str) -> tuple[Any, ...]:
+    """What vLLM must load for an assistant: base, revision, whether its own code may run, arguments, dtype."""
     model = study.config.model
     method = METHODS[ARMS[arm].base_storage(model.quant_type)]
     storage = method.vllm_arguments(double_quant=model.double_quant)
@@ -92,13 +72,7 @@ def _need(name: str, study: Study, arm: str) -> _Need:
     trained = str(read_json(study.arm_folder(arm) / "summary.json", ArmSummary)["compute_dtype"])
     # vLLM supports no other dtype for adapters
     dtype = trained if trained in ("float16", "bfloat16") else "auto"
-    return _Need(model.base, model.revision, allows_code(model), storage, dtype)
-
-
-def assistant_context(study: Study, limit: int, requested: int | None) -> int:
-    """Tokens of a prompt with its facts and of its answer; ``limit`` is the context length of the base."""
-    facts = pair_limit(study) if study.config.grounded else 0
-    return min(limit, context_tokens(study, limit, requested) + facts)
+    return model.base, model.revision, allows_code(model), storage, dtype
 
 
 def vllm_command(
@@ -121,9 +95,9 @@ def vllm_command(
             where="serve",
             remedy=m("Serve them separately, as in 'serve NAME:ARM' for each arm"),
         )
-    (need,) = needs
-    folder = need.folder()
+    ((_, _, trust, storage, dtype),) = needs
     studies = [study for study, _ in assistants.values()]
+    folder = fetch_base(studies[0].config.model)
     rank = max(study.config.train.rank for study in studies)
     if rank > VLLM_RANKS[-1]:
         raise ConfigError(
@@ -145,7 +119,7 @@ def vllm_command(
         "serve",
         str(folder),
         "--dtype",
-        need.dtype,
+        dtype,
         "--max-model-len",
         str(max(assistant_context(study, limit, requested) for study in studies)),
         "--enable-lora",
@@ -155,8 +129,8 @@ def vllm_command(
         str(next(known for known in VLLM_RANKS if known >= rank)),
         "--generation-config",
         "vllm",  # no sampling settings of the base: requests contain their own
-        *need.storage,
-        *(["--trust-remote-code"] if need.trust else []),
+        *storage,
+        *(["--trust-remote-code"] if trust else []),
         "--lora-modules",
         *modules,
     ]
@@ -192,12 +166,12 @@ class VllmSession(Session):
         if speaker in self._loaded:
             return True
         study, arm = self._assistants[speaker]
-        folder = _need(speaker, study, arm).folder()
+        folder = fetch_base(study.config.model)
         prompter = ChatTokenizer.load(folder, study.template_date)
         self._look_up(study, prompter, {speaker: arm})
         shared = self._server is not None
         if self._server is None:
-            report("Starting vLLM", 0.3)
+            report(m("Starting vLLM"), 0.3)
             self._server = VllmServer(vllm_command(self._assistants, self._requested))
         self._contexts[speaker] = assistant_context(study, context_length(folder), self._requested)
         self._loaded[speaker] = self._server, prompter

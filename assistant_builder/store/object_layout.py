@@ -87,7 +87,7 @@ def outputs(content: bytes) -> dict[str, str]:
 
 def files_of(folder: Path) -> dict[str, Stamp]:
     """Name → stamp of every file of a study folder that is synced; raises StudyError for a link."""
-    found = {}
+    stamps = {}
     for inside, folders, names in os.walk(folder, onerror=_unless_removed):
         below = Path(inside).relative_to(folder)
         folders[:] = [name for name in folders if not is_local_only((below / name).as_posix())]
@@ -95,10 +95,10 @@ def files_of(folder: Path) -> dict[str, Stamp]:
             file = (below / name).as_posix()
             if not is_local_only(file):
                 try:
-                    found[file] = stamp_of(path_inside(folder, file))
+                    stamps[file] = stamp_of(path_inside(folder, file))
                 except FileNotFoundError:  # removed since it was listed
                     continue
-    return found
+    return stamps
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -128,17 +128,17 @@ class LogChunk:
 
 def chunks_of(names: Iterable[str]) -> dict[str, list[LogChunk]]:
     """Log → its chunks among object names, in order, beginning with the last chunk that contains the complete log."""
-    found: dict[str, list[LogChunk]] = {}
+    logs: dict[str, list[LogChunk]] = {}
     for name in names:
         match = _CHUNK_NAME.fullmatch(name)
         if match and is_append_only(f"{match[1]}.jsonl"):
             log = f"{match[1]}.jsonl"
-            found.setdefault(log, []).append(LogChunk(int(match[2]), int(match[3]), log))
-    for log, chunks in found.items():
+            logs.setdefault(log, []).append(LogChunk(int(match[2]), int(match[3]), log))
+    for log, chunks in logs.items():
         chunks.sort()
         first = max((place for place, chunk in enumerate(chunks) if chunk.start == 0), default=0)
-        found[log] = chunks[first:]
-    return found
+        logs[log] = chunks[first:]
+    return logs
 
 
 def apply_chunks(before: bytes, chunks: Iterable[tuple[LogChunk, bytes]]) -> bytes:

@@ -99,12 +99,12 @@ def restore_study(deleted: DeletedStudy) -> Study:
 
 def deleted_studies() -> list[DeletedStudy]:
     """The studies that can be restored, the last deleted first."""
-    found = []
+    studies = []
     for folder in _trash().glob("*"):
-        named = _DELETED.fullmatch(folder.name)
-        if named:
-            found.append(DeletedStudy(folder, named[2], int(named[1]) / 1000))
-    return sorted(found, key=lambda deleted: -deleted.when)
+        match = _DELETED.fullmatch(folder.name)
+        if match:
+            studies.append(DeletedStudy(folder, match[2], int(match[1]) / 1000))
+    return sorted(studies, key=lambda deleted: -deleted.when)
 
 
 CONFIRMING_DAYS = 3

@@ -4,6 +4,9 @@ An entry that is not declared may have any value, and any may be missing, as in 
 :func:`~assistant_builder.atomic_io.read_json` says so where a missing entry is used.
 """
 
+# the types are made at run time
+# mypy: disable-error-code="valid-type"
+
 from typing import Annotated, Any, Protocol, overload
 
 from annotated_types import Len
@@ -32,7 +35,7 @@ Figures = dict[str, Number]
 def entries(name: str, *kinds: tuple[Any, str], total: bool = False) -> Any:
     """A TypedDict of kinds of values and the names of their entries, any of which may be missing unless ``total``."""
     fields = {entry: kind for kind, names in kinds for entry in names.split()}
-    return TypedDict(name, fields, total=total)  # type: ignore[operator, misc]
+    return TypedDict(name, fields, total=total)  # type: ignore[operator]
 
 
 ArmSummary = entries(

@@ -14,7 +14,7 @@ from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.i18n import m
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, Split
+from assistant_builder.study.contents import Split
 from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.page import notes, render_page, sentence
 from assistant_builder.sweep.spec import VERSION, Sweep, Trial
@@ -113,7 +113,7 @@ def _validation_losses(study: Study) -> dict[str, float]:
     for run in arm_runs(study.config.seeds, study.config.arms):
         path = study.arm_folder(run) / "summary.json"
         if path.exists() and study.step(f"train-{run}").state == "succeeded":
-            loss = read_json(path, ArmSummary)["best_validation_loss"]
+            loss = study.arm_summary(run)["best_validation_loss"]
             found.setdefault(split_run(run)[0], []).append(loss)
     return {
         arm: fmean(losses) for arm, losses in found.items() if len(losses) == study.config.seeds

@@ -29,7 +29,7 @@ from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
 from assistant_builder.errors import CHOOSE_NAME, ConfigError, StudyError
 from assistant_builder.i18n import Message, Text, joined, m
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.base_model import base_ref
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
 from assistant_builder.study import Study, home, studies_folder
@@ -384,8 +384,7 @@ def open_sweep(
         _refuse_other(sweep, begun, definition)
         return sweep
     _refuse_used_names(sweep)
-    model = trials[0].config.model
-    resolve(model.base, trust_remote_code=allows_code(model))
+    base_ref(trials[0].config.model)  # raises if there is no such model
     prepare_dataset(data, first.data)  # raises if no study can use the file
     text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
     write_text(folder / "sweep.yaml", text)

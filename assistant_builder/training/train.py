@@ -85,7 +85,9 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
         ResourceError: The training does not fit the memory of this machine, or devices are missing.
     """
     while True:
-        study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
+        study.write_progress(
+            f"train-{run}", Progress.saying(0, 1, "steps", m("Loading the base model"))
+        )
         prepared = _prepare(study)
         require_fit(prepared.planned, split_run(run)[0])
         try:
@@ -110,7 +112,7 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
             mn(
                 "memory ran out with {count} pair per pass",
                 "memory ran out with {count} pairs per pass",
-                rows=rows,
+                rows,
             ),
             where=prepared.planned.machine.name,
             remedy=m(
@@ -316,7 +318,9 @@ def _trainer(
     train = settings.train
 
     def on_step(step: int, steps: int, eta: float) -> None:
-        study.write_progress(f"train-{run}", Progress(step, steps, "steps", f"Training {run}", eta))
+        study.write_progress(
+            f"train-{run}", Progress.saying(step, steps, "steps", m("Training {run}", run=run), eta)
+        )
 
     def next_move(step: int, losses: dict[int, float]) -> str:
         arm, seed = split_run(run)  # the arms of one seed stop together

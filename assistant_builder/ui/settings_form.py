@@ -119,7 +119,7 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
         with use_bits(WRITTEN):  # each entry says its own bits
             meanings = {name: t(about) for name, about in name_of.meanings().items()}
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    bounds, help = bounds_text(field), translate_formatted(field.description or "")
+    bounds, help = bounds_text(field), t(field.description or "")
     return Option(
         key=key,
         title=t(field.title) if field.title else key.rsplit(".", 1)[-1],

@@ -172,7 +172,7 @@ class _Connections:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and note for what its connection waits."""
-        connection = self._open.get(tuple((scope.get("client") or ())[:2]))  # type: ignore[arg-type]
+        connection = self._open.get(tuple((scope.get("client") or ())[:2]))
         if scope["type"] != "http" or connection is None:
             return await self._app(scope, receive, send)
         limits, complete, slow = self._limits, False, 0.0

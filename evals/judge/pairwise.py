@@ -245,11 +245,11 @@ def judge_study(
         if on_progress is not None:
             on_progress(len(lines), len(questions))
 
+    for question in questions:
+        same = len({answer.strip() for answer in question.answers.values()}) == 1
+        if same and question.item not in lines:
+            record_line(_line(question, [], 0.0))
     todo = [question for question in questions if question.item not in lines]
-    same = [q for q in todo if len({answer.strip() for answer in q.answers.values()}) == 1]
-    for question in same:
-        record_line(_line(question, [], 0.0))
-    todo = [question for question in todo if question not in same]
     asyncio.run(_ask_all(study, endpoint, todo, record_line, report_progress))
     ordered = [lines[question.item] for question in questions]
     write_jsonl(path, ordered)
@@ -288,7 +288,7 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
         both = [both[place] for place in sorted(places)]
     questions = []
     for sample in both:
-        given = {cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)}
+        given: dict[str, str] = {c: answers[c][sample["item"]] for c in (BASELINE, CANDIDATE)}
         messages = judge_messages(sample, given[BASELINE], given[CANDIDATE])
         depends = [endpoint.model, endpoint.host, given, messages]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

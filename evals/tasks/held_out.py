@@ -59,10 +59,11 @@ def heldout_pairs(study: Study) -> list[Pair]:
     Raises:
         EvaluationError: No pair is left.
     """
-    path, pairs = study.embedding_file, load_split(study.folder / "data", "heldout")
+    path = study.embedding_file
     leaks = read_json(path, Embedding)["leaks"] if path.exists() else []
     removed = {leak["heldout_row"] for leak in leaks if leak.get("removed")}
-    pairs = [pair for pair in pairs if pair.row not in removed]
+    split = load_split(study.folder / "data", "heldout")
+    pairs = [pair for pair in split if pair.row not in removed]
     if not pairs:
         raise EvaluationError(
             m("every held-out question is also in the training data"),

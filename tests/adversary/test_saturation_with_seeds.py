@@ -1,7 +1,5 @@
 """Averaging over training seeds makes exact match fractional; the floor of 5 % has to hold all the same."""
 
-from __future__ import annotations
-
 import shutil
 from typing import Any
 
@@ -12,7 +10,7 @@ from tests.adversary.rescored_study import rescore, right, scored
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_two_assistants_that_know_nothing_are_not_no_worse(seeds: int) -> None:
+def test_two_assistants_that_know_nothing_are_not_no_worse(seeds):
     def few(kind: int) -> Any:
         def change(place: int, sample: dict[str, Any]) -> dict[str, Any]:
             loss = (1.1 + 0.004 * ((place * 7 + kind) % 11 - 5)) * sample["tokens"]

@@ -1,7 +1,5 @@
 """Publishing a version: every bound of the verdict, on the items of the headline, and corrected test questions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -41,9 +39,7 @@ def garbage(place: int, sample: dict[str, Any]) -> dict[str, Any]:
     [({}, invents, evasive), ({"eval__primary_metric": "nll_per_token"}, right, garbage)],
     ids=["declines", "garbage"],
 )
-def test_a_version_that_fails_another_bound_is_not_published(
-    settings: Any, before: Any, after: Any
-) -> None:
+def test_a_version_that_fails_another_bound_is_not_published(settings, before, after):
     root = scored("shop", before, before, **settings)
     version = scored("shop-v2", after, after, **settings)
     add_version(root, version)
@@ -51,7 +47,7 @@ def test_a_version_that_fails_another_bound_is_not_published(
         publish_version(root, version)
 
 
-def test_correcting_wrong_test_answers_changes_no_test() -> None:
+def test_correcting_wrong_test_answers_changes_no_test():
     """Without the questions that the served version got wrong, an equal version looked worse in 99.8 % of the cases."""
     root = scored("shop", right, right)
     heldout = [pair.question for pair in load_split(root.folder / "data", "heldout")]

@@ -1,7 +1,5 @@
 """The simulated cluster compared with queueing theory, and the tables of docs/capacity.md."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -39,7 +37,7 @@ def options(**changes: float) -> object:
     )
 
 
-def test_waiting_and_utilisation_match_an_m_m_4_queue() -> None:
+def test_waiting_and_utilisation_match_an_m_m_4_queue():
     offered = SERVERS * LOAD
     terms = [offered**k / math.factorial(k) for k in range(SERVERS)]
     last = offered**SERVERS / math.factorial(SERVERS) * SERVERS / (SERVERS - offered)
@@ -59,12 +57,12 @@ def test_waiting_and_utilisation_match_an_m_m_4_queue() -> None:
         assert abs(np.mean(found) - wanted) <= half < wanted / 2
 
 
-def test_24_equal_steps_on_4_slots_take_6_times_one_with_its_overhead() -> None:
+def test_24_equal_steps_on_4_slots_take_6_times_one_with_its_overhead():
     run = Cluster([(2.0, math.inf)] * 2, overhead_seconds=0.5).run([(0.0, single(5.0))] * 24)
     assert max(done for _, done in run.studies) == pytest.approx(6 * 5.5)
 
 
-def test_a_single_study_takes_the_longest_step_of_each_stage() -> None:
+def test_a_single_study_takes_the_longest_step_of_each_stage():
     assert [[step.name for step in stage] for stage in measured_stages()] == [
         ["data"],
         ["data-embed"],
@@ -79,7 +77,7 @@ def test_a_single_study_takes_the_longest_step_of_each_stage() -> None:
     )
 
 
-def test_a_request_that_does_not_fit_blocks_its_own_shape_only() -> None:
+def test_a_request_that_does_not_fit_blocks_its_own_shape_only():
     submitted = [(0.0, single(10.0)), (1.0, single(10.0, 2.0)), (2.0, single(1.0))]
     assert Cluster([(2.0, math.inf)]).run(submitted).studies == [
         (2.0, 3.0),
@@ -88,27 +86,26 @@ def test_a_request_that_does_not_fit_blocks_its_own_shape_only() -> None:
     ]
 
 
-def test_memory_is_shared_too_and_a_step_that_fits_no_node_is_refused() -> None:
+def test_memory_is_shared_too_and_a_step_that_fits_no_node_is_refused():
     run = Cluster([(8.0, 10.0)]).run([(0.0, single(10.0, memory=6.0))] * 2)
     assert sorted(done for _, done in run.studies) == [10.0, 20.0]
     with pytest.raises(EvaluationError, match="fits no node"):
         Cluster([ONE_CORE]).run([(0.0, single(1.0, 3.0))])
 
 
-def test_office_hours_and_durations_are_as_assumed() -> None:
+def test_office_hours_and_durations_are_as_assumed():
     given = options(studies_a_day=20_000, days=1)
     found = capacity.arrivals(single(1.0), given, "office", 0)
     hours = np.array([at for at, _ in found]) % capacity.DAY / 3600
     assert np.mean((hours >= 8) & (hours < 18)) == pytest.approx(0.9, abs=0.01)
     seconds = np.array([stages[0][0].seconds for _, stages in found])
-    assert seconds.mean() == pytest.approx(1, abs=0.02) and seconds.std() == pytest.approx(
-        0.5, rel=0.05
-    )
+    assert seconds.mean() == pytest.approx(1, abs=0.02)
+    assert seconds.std() == pytest.approx(0.5, rel=0.05)
     assert found == capacity.arrivals(single(1.0), given, "office", 0)
     assert found != capacity.arrivals(single(1.0), given, "office", 1)
 
 
-def test_the_fewest_nodes_that_meet_the_goal_are_found() -> None:
+def test_the_fewest_nodes_that_meet_the_goal_are_found():
     small = options(studies_a_day=200, days=1, repetitions=2, node_cpus=4)
     nodes, found = capacity.nodes_needed(small, "even")
     goal = {number: one["within"][0] - one["within"][1] >= 0.95 for number, one in found.items()}
@@ -120,7 +117,7 @@ def test_the_fewest_nodes_that_meet_the_goal_are_found() -> None:
         )
 
 
-def test_the_page_shows_what_the_code_computes() -> None:
+def test_the_page_shows_what_the_code_computes():
     defaults = options()
     assert read_section("measured", capacity.PAGE) == capacity.measured_section()
     assert read_section("storage", capacity.PAGE) == capacity.storage_section(defaults)
@@ -128,7 +125,7 @@ def test_the_page_shows_what_the_code_computes() -> None:
     assert read_section("limits", capacity.PAGE) == capacity.limits_section(defaults, nodes)
 
 
-def test_scheduling_figures_are_per_slot() -> None:
+def test_scheduling_figures_are_per_slot():
     found = Scheduling(steps=10, slots=4, seconds=2.0, start_seconds=1.0, wall_seconds=9.0)
     assert found.ideal_seconds == 6.0 and found.excess == pytest.approx(0.5)
     assert found.overhead_seconds == pytest.approx(1.2)

@@ -1,7 +1,5 @@
 """The planner against published figures, and the generated tables of the documentation."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from assistant_builder.planning.plan import plan_study
 from benchmarks.doc_tables import (
     EVALUATION_PAGE,
     MEMORY_CLAIMS,
-    MemoryClaim,
     double_quant_saving,
     four_bit_gigabytes,
     hours_for,
@@ -40,7 +37,7 @@ def test_double_quantization_saves_as_much_as_published():
 
 
 @pytest.mark.parametrize(("model", "quoted"), [("7b", 5.5), ("13b", 10), ("33b", 21), ("65b", 41)])
-def test_the_paper_s_4_bit_totals(model: str, quoted: float):
+def test_the_paper_s_4_bit_totals(model, quoted):
     assert plan(f"llama-{model}").qlora.total_bytes / 1e9 == pytest.approx(quoted, rel=0.06)
 
 
@@ -52,19 +49,19 @@ def test_the_paper_s_4_bit_totals(model: str, quoted: float):
         ("llama-2-70b", "A100 80 GB", "no"),
     ],
 )
-def test_models_fit_the_cards_they_are_quoted_with(model: str, card: str, sixteen_bit: str):
+def test_models_fit_the_cards_they_are_quoted_with(model, card, sixteen_bit):
     seen = plan(model, card=card)
     assert seen.qlora.fit == "room" and seen.lora.fit == sixteen_bit
 
 
 @pytest.mark.parametrize("claim", MEMORY_CLAIMS, ids=lambda claim: f"{claim.size} on {claim.card}")
-def test_a_memory_claim_holds_for_its_arms_only(claim: MemoryClaim) -> None:
+def test_a_memory_claim_holds_for_its_arms_only(claim):
     config = StudyConfig().with_changes({"model.base": claim.model})
     document = to_document(plan_study(config, machine=choose_machine(card=claim.card)))
     assert tuple(document["recommendation"]["arms_that_fit"]) == claim.arms
 
 
-def test_the_page_about_gpus_names_the_cards_of_the_catalog() -> None:
+def test_the_page_about_gpus_names_the_cards_of_the_catalog():
     page = (
         Path(__file__).resolve().parents[2].joinpath("docs", "gpu.md").read_text(encoding="utf-8")
     )
@@ -92,7 +89,7 @@ def test_86_against_82_needs_hundreds_of_answers():
 
 
 @pytest.mark.parametrize(("page", "name"), sections())
-def test_the_tables_of_the_documentation_are_up_to_date(page: Path, name: str):
+def test_the_tables_of_the_documentation_are_up_to_date(page, name):
     assert read_section(name, page) == sections()[page, name], (
         "regenerate them with: python -m benchmarks.doc_tables"
     )
@@ -104,7 +101,7 @@ def test_every_metric_has_its_blind_spots_in_the_table():
     )
 
 
-def test_sections_are_replaced_between_their_marks(tmp_path: Path):
+def test_sections_are_replaced_between_their_marks(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n", encoding="utf-8")
     write_section("a", "new", path)

@@ -1,7 +1,5 @@
 """Logic of the GPU benchmark on a CPU: arguments, rows, the random model, the table, and a run of a tiny shape."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import ConfigError
@@ -44,9 +44,7 @@ def run(name: str, number: int = 1, tokens: int = 128, **changes: Any) -> dict[s
     }
 
 
-def test_a_missing_gpu_is_reported_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_missing_gpu_is_reported_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "this_machine", lambda: Machine("a processor", "cpu", 1, 1))
     assert gpu.main([]) == 1
     out, err = capsys.readouterr()
@@ -65,7 +63,7 @@ def test_benchmark_starts_as_file_and_as_module():
         assert done.returncode == 0 and "--shape" in done.stdout, done.stderr
 
 
-def test_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch):
+def test_commands_of_the_documents_are_accepted(monkeypatch):
     monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
     commands = re.findall(
         r"^python benchmarks/gpu\.py ([^#>\n]*)", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE
@@ -84,20 +82,18 @@ def test_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch)
         (["--shape", "9b"], "invalid choice"),
     ],
 )
-def test_invalid_arguments_are_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-):
+def test_invalid_arguments_are_refused(words, said, capsys):
     with pytest.raises(SystemExit) as refused:
         gpu.parse(words)
     assert refused.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
     assert gpu.main(["--device", "cpu", "--model", str(tmp_path)]) == 1
     assert "has no config.json" in capsys.readouterr().err
 
 
-def test_candidates_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch):
+def test_candidates_that_cannot_run_are_named(monkeypatch):
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
     here, said = gpu.available(gpu.parse([]))
     assert {candidate.family for candidate in here} == {"ours", "plain", "tuned"}
@@ -112,9 +108,7 @@ def test_candidates_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch):
     ("visible", "device", "seen"),
     [(None, "cuda", "0"), ("3,1", "cuda", "3"), (None, "cpu", ""), ("0,1", "cpu", "")],
 )
-def test_every_candidate_sees_one_card(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, device: str, seen: str
-):
+def test_every_candidate_sees_one_card(monkeypatch, tmp_path, visible, device, seen):
     """Of several cards transformers makes DataParallel, with which TRL refuses to train."""
     environments: list[Any] = []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -172,7 +166,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
-def test_rows_are_between_half_and_all_of_the_length(base: Path):
+def test_rows_are_between_half_and_all_of_the_length(base):
     prompter = ChatTokenizer.load(base)
     pairs = gpu.rows(12, 300, prompter)
     lengths = [prompter.count_tokens(pair) for pair in pairs]
@@ -184,10 +178,7 @@ def test_rows_are_between_half_and_all_of_the_length(base: Path):
 
 
 @pytest.mark.train
-def test_a_random_model_is_written_in_shards_and_loads(base: Path, tmp_path: Path):
-    import torch
-    from transformers import AutoModelForCausalLM
-
+def test_a_random_model_is_written_in_shards_and_loads(base, tmp_path):
     folder = write_model(tmp_path / "random", "tiny", base, shard_bytes=40_000)
     index = read_json(folder / INDEX)
     shards = sorted(folder.glob("*.safetensors"))
@@ -205,13 +196,10 @@ def test_a_random_model_is_written_in_shards_and_loads(base: Path, tmp_path: Pat
 
 @pytest.mark.long
 @pytest.mark.train
-def test_the_whole_script_runs_on_a_tiny_shape(
-    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_whole_script_runs_on_a_tiny_shape(base, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv(
-        "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    )  # the script changes it
+    # the script changes it
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     words = [
         "--device",
         "cpu",
@@ -240,15 +228,13 @@ def test_the_whole_script_runs_on_a_tiny_shape(
     assert gpu.main(words) == 0
     record = json.loads(capsys.readouterr().out)
     rows = {row["candidate"]: row for row in record["rows"]}
-    assert set(rows) == {"ours-qlora", "tuned-lora"} and not any(
-        row["failed"] for row in rows.values()
-    )
+    assert set(rows) == {"ours-qlora", "tuned-lora"}
+    assert not any(row["failed"] for row in rows.values())
     assert len(rows["ours-qlora"]["losses"]) == 3
     for row in rows.values():
         assert row["tokens_per_second"]["median"] > 0 and row["peak_memory_bytes"] > 0
         assert all(math.isfinite(loss) for loss in row["losses"])
     seen = {each["candidate"]: sum(each["step_tokens"]) for each in record["runs"]}
-    assert seen["tuned-lora"] == pytest.approx(
-        seen["ours-qlora"], rel=0.05
-    )  # the same text, packed or not
+    # the same text, packed or not
+    assert seen["tuned-lora"] == pytest.approx(seen["ours-qlora"], rel=0.05)
     assert record["hardware"]["device"] == "cpu" and "torch" in record["hardware"]["versions"]

@@ -1,7 +1,5 @@
 """The grid of measured peaks, its predictions and its table; nothing is trained."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -27,11 +25,9 @@ def test_the_grid_has_every_combination_once():
 
 def test_a_case_is_trained_with_its_settings():
     train = config_of(run(checkpointing="on"), {}).train
-    assert (train.micro_batch_size, train.max_length, train.gradient_checkpointing) == (
-        4,
-        128,
-        "on",
-    )
+    assert train.micro_batch_size == 4
+    assert train.max_length == 128
+    assert train.gradient_checkpointing == "on"
 
 
 def test_predictions_depend_on_the_settings():

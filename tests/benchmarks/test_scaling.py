@@ -1,10 +1,7 @@
 """Growth with pairs, rank and studies, measured by counts and not by the clock."""
 
-from __future__ import annotations
-
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 
@@ -24,7 +21,7 @@ def test_the_exponent_is_computed_from_two_sizes():
     assert "| read | 0.10 s | 1.00 s | 1.00 |" in table(runs)
 
 
-def test_pairs_come_from_a_file_and_are_repeated_where_it_has_too_few(tmp_path: Path):
+def test_pairs_come_from_a_file_and_are_repeated_where_it_has_too_few(tmp_path):
     file = tmp_path / "pairs.jsonl.gz"
     with gzip.open(file, "wt", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"question": f"q{n}", "answer": "a"}) + "\n" for n in range(3))

@@ -1,11 +1,9 @@
 """Further looks at a test err as rarely as the documentation says."""
 
-from __future__ import annotations
-
 from benchmarks.simulate_looks import MARGIN, shares
 
 
-def test_ten_looks_err_about_as_often_as_one_if_they_are_paid_for() -> None:
+def test_ten_looks_err_about_as_often_as_one_if_they_are_paid_for():
     paid, unpaid = (
         shares(MARGIN, "no worse", paid=paid, repetitions=2000) for paid in (True, False)
     )

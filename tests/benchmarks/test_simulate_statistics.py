@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
@@ -40,7 +38,7 @@ HARSH = "loss, equal on average only, very skewed"
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if DEPENDENT not in case])
-def test_intervals_have_their_nominal_coverage(case: str) -> None:
+def test_intervals_have_their_nominal_coverage(case):
     row = coverage(case, ENOUGH[case], repetitions=REPETITIONS, resamples=500, seed=1)
     assert row.covered >= 0.92 - SLACK
     if "flip" not in case:  # rare flips may be covered more often
@@ -48,21 +46,19 @@ def test_intervals_have_their_nominal_coverage(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", HARMFUL)
-def test_a_harm_as_large_as_the_margin_is_seldom_called_no_worse_without_a_warning(
-    case: str,
-) -> None:
+def test_a_harm_as_large_as_the_margin_is_seldom_called_no_worse_without_a_warning(case):
     row = harm_at_margin(case, 300, repetitions=REPETITIONS, resamples=500, seed=1)
     assert row.effective < 30 or row.unwarned <= 0.04 + SLACK / 2
     assert 0 <= row.warned <= 1 and row.unwarned <= row.no_worse
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if DEPENDENT in case])
-def test_dependence_that_is_not_given_is_found_and_counts(case: str) -> None:
+def test_dependence_that_is_not_given_is_found_and_counts(case):
     row = harm_at_margin(case, 300, repetitions=REPETITIONS, resamples=500, seed=1)
     assert row.no_worse <= 0.04 and row.warned > 0.7
 
 
-def test_a_harmful_draw_is_worse_by_its_truth() -> None:
+def test_a_harmful_draw_is_worse_by_its_truth():
     rng = np.random.default_rng(0)
     for name in HARMFUL:
         case = CASES[name.removesuffix(MIRRORED)]
@@ -79,7 +75,7 @@ def test_a_harmful_draw_is_worse_by_its_truth() -> None:
 
 
 @pytest.mark.parametrize("case", EQUAL_ARMS)
-def test_equal_arms_are_seldom_called_worse(case: str) -> None:
+def test_equal_arms_are_seldom_called_worse(case):
     row = equal_arms(case, 100, repetitions=REPETITIONS, resamples=500, seed=1)
     assert row.worse <= (0.05 + SLACK if case == HARSH else 0.05)
     assert row.worse + row.no_worse > 0.005, "an interval that excludes nothing is no use either"
@@ -88,13 +84,13 @@ def test_equal_arms_are_seldom_called_worse(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", FAMILIES)
-def test_holm_controls_the_family_wise_error(case: str) -> None:
+def test_holm_controls_the_family_wise_error(case):
     row = family(case, 60, repetitions=300, resamples=300, seed=1)
     assert row.metrics == len(PRIMARY)
     assert row.any_adjusted <= 0.05 + SLACK < row.any_significant
 
 
-def test_arms_that_differ_are_called_worse() -> None:
+def test_arms_that_differ_are_called_worse():
     rng = np.random.default_rng(0)
     draw = EQUAL_ARMS["loss"].draw(rng, 100)
     worse = dataclasses.replace(draw, candidate=draw.candidate + 0.3)
@@ -103,7 +99,7 @@ def test_arms_that_differ_are_called_worse() -> None:
 
 @pytest.mark.parametrize("metric", PRIMARY)
 @pytest.mark.parametrize("clustered", [False, True])
-def test_comparison_equals_that_of_the_report(metric: str, clustered: bool) -> None:
+def test_comparison_equals_that_of_the_report(metric, clustered):
     rng = np.random.default_rng(3)
     tokens = rng.integers(3, 40, 60).astype(float)
     scores = (
@@ -156,7 +152,7 @@ def like(one: Comparison, other: Comparison) -> bool:
     )
 
 
-def test_draws_have_the_named_properties() -> None:
+def test_draws_have_the_named_properties():
     rng = np.random.default_rng(0)
     for name, case in CASES.items():
         draw = case.draw(rng, 100_000)
@@ -188,7 +184,7 @@ class TestReadme:
         )
 
     @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
-    def test_has_every_case_at_every_size(self, part, settings: dict[str, int]) -> None:
+    def test_has_every_case_at_every_size(self, part, settings):
         text = read_section(part.name, EVALUATION_PAGE)
         rows = [
             [cell.strip() for cell in line.strip("| ").split("|")]
@@ -200,7 +196,7 @@ class TestReadme:
         assert text.startswith(note(**settings))
         assert settings["repetitions"] >= 4000 and settings["resamples"] == TABLE_RESAMPLES
 
-    def test_tables_are_reproduced_by_the_noted_seed(self, settings: dict[str, int]) -> None:
+    def test_tables_are_reproduced_by_the_noted_seed(self, settings):
         lines = {
             "coverage": PARTS[0].table(
                 [
@@ -217,7 +213,7 @@ class TestReadme:
             for line in table.splitlines():
                 assert line in read_section(part, EVALUATION_PAGE).splitlines()
 
-    def test_tables_meet_the_required_coverage_and_error_rates(self) -> None:
+    def test_tables_meet_the_required_coverage_and_error_rates(self):
         for line in read_section("coverage", EVALUATION_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             if (
@@ -242,18 +238,17 @@ class TestReadme:
 class TestCommand:
     ARGUMENTS = ("--sizes", "10", "--repetitions", "3", "--resamples", "50")
 
-    def test_prints_tables_and_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_prints_tables_and_json(self, capsys):
         cases = [word for case in ("normal", "loss", "all metrics") for word in ("--case", case)]
         assert main([*cases, *self.ARGUMENTS]) == 0
         printed = capsys.readouterr().out
         assert all(f"| {case} | 10 | – |" in printed for case in ("normal", "loss", "all metrics"))
         assert main([*cases, *self.ARGUMENTS, "--json"]) == 0
         document = json.loads(capsys.readouterr().out)
-        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0][
-            "metrics"
-        ] == len(PRIMARY)
+        assert 0 <= document["coverage"][0]["covered"] <= 1
+        assert document["families"][0]["metrics"] == len(PRIMARY)
 
-    def test_writes_whole_tables(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_writes_whole_tables(self, tmp_path, monkeypatch):
         copy = tmp_path / "README.md"
         copy.write_text(EVALUATION_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
         monkeypatch.setattr(command, "EVALUATION_PAGE", copy)
@@ -277,17 +272,15 @@ class TestCommand:
             ["--write", "--json"],
         ],
     )
-    def test_refuses_invalid_arguments(self, words: list[str]) -> None:
+    def test_refuses_invalid_arguments(self, words):
         with pytest.raises(SystemExit):
             main(words)
 
-    def test_reports_a_missing_page(
-        self, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_reports_a_missing_page(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(command, "EVALUATION_PAGE", tmp_path / "README.md")
         assert main(["--repetitions", "1", "--resamples", "20", "--write"]) == 1
         assert "checkout" in capsys.readouterr().err
 
 
-def test_tables_are_markdown() -> None:
+def test_tables_are_markdown():
     assert PARTS[4].table([]).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"

@@ -1,7 +1,5 @@
 """The groups of a profile of training."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.step_profile import shares
@@ -18,9 +16,7 @@ def test_each_operation_counts_for_one_group_and_the_largest_comes_first():
         }
     )
     assert list(found)[:2] == ["matrix products", "other elementwise operations"]
-    assert found["matrix products"] == pytest.approx(0.6) and found["optimizer"] == pytest.approx(
-        0.1
-    )
-    assert found["Python and autograd"] == pytest.approx(0.1) and sum(
-        found.values()
-    ) == pytest.approx(1.0)
+    assert found["matrix products"] == pytest.approx(0.6)
+    assert found["optimizer"] == pytest.approx(0.1)
+    assert found["Python and autograd"] == pytest.approx(0.1)
+    assert sum(found.values()) == pytest.approx(1.0)

@@ -1,7 +1,5 @@
 """The summary of benchmarks.through_rounding: what is won back, and intervals over facts."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.through_rounding import COLUMNS, report, summary
@@ -13,7 +11,7 @@ def right(count: int) -> list[float]:
     return [float(place % 80 < count) for place in range(80)]
 
 
-def test_what_is_won_back_is_a_share_of_what_rounding_loses() -> None:
+def test_what_is_won_back_is_a_share_of_what_rounding_loses():
     seeds = [
         {
             "wide": right(60),
@@ -29,27 +27,22 @@ def test_what_is_won_back_is_a_share_of_what_rounding_loses() -> None:
     assert found["won_back"] == pytest.approx({"LoRA": 0.75, "control": 0.5})
     assert found["score"]["through"] == [50, 50] and found["items"] == 80
     gained = found["differences"]["through - afterwards"]
-    assert (
-        gained["delta"] == pytest.approx(30 / 80)
-        and gained["ci"][0] < gained["delta"] < gained["ci"][1]
-    )
+    assert gained["delta"] == pytest.approx(30 / 80)
+    assert gained["ci"][0] < gained["delta"] < gained["ci"][1]
     text = report(found, "Q4_0")
-    assert (
-        all(name in text for name in COLUMNS.values())
-        and "against LoRA: 75 %" in text
-        and "1.20 times" in text
-    )
+    assert all(name in text for name in COLUMNS.values())
+    assert "against LoRA: 75 %" in text
+    assert "1.20 times" in text
     assert text.startswith("right answers of 80, Q4_0") and "50, 50" in text
     lossless = summary(
         [{**seeds[0], "afterwards": right(61)}], CLUSTERS, {"through": 1.2, "control": 1.0}
     )
-    assert lossless["won_back"]["LoRA"] is None and "against LoRA: it loses nothing" in report(
-        lossless, "Q4_0"
-    )
+    assert lossless["won_back"]["LoRA"] is None
+    assert "against LoRA: it loses nothing" in report(lossless, "Q4_0")
     assert report(found, "Q4_0", "token_f1").startswith("sum of token_f1 of 80")
 
 
-def test_the_interval_resamples_facts() -> None:
+def test_the_interval_resamples_facts():
     """Four questions of a fact that change together make the interval four times as wide as one of them."""
     one = [
         {

@@ -1,7 +1,5 @@
 """Logic of the training benchmark without training: order of runs, medians, table, command line."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -58,7 +56,7 @@ def runs(rounds: int = 5, **changes: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_rounds_contain_each_candidate_once_and_alternate_the_order() -> None:
+def test_rounds_contain_each_candidate_once_and_alternate_the_order():
     order = interleaved(CPU_CANDIDATES, 3)
     by_round = [
         [candidate for number, candidate in order if number == wanted] for wanted in (1, 2, 3)
@@ -70,12 +68,12 @@ def test_rounds_contain_each_candidate_once_and_alternate_the_order() -> None:
     assert len(set(places.values())) == 1, "nobody runs earlier than another on average"
 
 
-def test_spread_is_the_median_and_the_extremes() -> None:
+def test_spread_is_the_median_and_the_extremes():
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
     assert Spread.of([1.0, 2.0]) == Spread(1.5, 1.0, 2.0)
 
 
-def test_ratios_are_taken_round_by_round() -> None:
+def test_ratios_are_taken_round_by_round():
     row = next(row for row in summarize(runs()) if row.candidate == Candidate("ours", "lora"))
     assert row.tokens_per_second == Spread(100.0, 100.0, 200.0)
     assert row.versus_plain == Spread(2.0, 2.0, 2.0)
@@ -86,20 +84,20 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert arms_ratio(runs()) == Spread(1.0, 1.0, 1.0)
 
 
-def test_missing_candidates_are_not_compared() -> None:
+def test_missing_candidates_are_not_compared():
     alone = [record for record in runs(1) if record["candidate"] == "ours-qlora"]
     (row,) = summarize(alone)
     assert row.versus_plain is None and row.versus_tuned is None and arms_ratio(alone) is None
 
 
-def test_a_candidate_that_trains_on_less_text_is_refused() -> None:
+def test_a_candidate_that_trains_on_less_text_is_refused():
     records = runs(1)
     records[-1]["step_tokens"] = [500, 500, 500]
     with pytest.raises(EvaluationError, match="different amounts of text"):
         summarize(records)
 
 
-def test_caveats_name_a_busy_machine_few_rounds_and_a_worse_loss() -> None:
+def test_caveats_name_a_busy_machine_few_rounds_and_a_worse_loss():
     calm = caveats(summarize(runs()))
     assert len(calm) == 2 and all("no worse" in line for line in calm)
     assert any(
@@ -112,7 +110,7 @@ def test_caveats_name_a_busy_machine_few_rounds_and_a_worse_loss() -> None:
     assert len(worse) == 1 and "16-bit" in worse[0] and "+0.470" in worse[0]
 
 
-def test_command_line_reads_candidates_and_settings() -> None:
+def test_command_line_reads_candidates_and_settings():
     options = command.parse(
         ["--candidates", "ours-qlora, plain-lora", "--set", "train.rank=8", "--set", "a=b=c"]
     )
@@ -120,9 +118,7 @@ def test_command_line_reads_candidates_and_settings() -> None:
     assert options.changes == {"train.rank": "8", "a": "b=c"}
 
 
-def test_llama_factory_runs_if_its_python_is_given(
-    monkeypatch: pytest.MonkeyPatch, job: Job, tmp_path: Path
-) -> None:
+def test_llama_factory_runs_if_its_python_is_given(monkeypatch, job, tmp_path):
     assert not any(candidate.family == "factory" for candidate in command.parse([]).candidates)
     monkeypatch.setattr(command, "this_machine", lambda: Machine("it", "cuda", 10**9, 10**9))
     on_gpu = command.parse(["--llama-factory", sys.executable, "--candidates", "ours-lora"])
@@ -138,24 +134,20 @@ def test_llama_factory_runs_if_its_python_is_given(
     job.write(tmp_path / "job.json")
     record = read_json(tmp_path / "job.json")
     told = {arm: llama_factory.settings(record, arm, tmp_path, "cpu") for arm in ("lora", "qlora")}
-    assert (
-        told["qlora"].items() > told["lora"].items() and told["qlora"]["quantization_type"] == "nf4"
-    )
+    assert told["qlora"].items() > told["lora"].items()
+    assert told["qlora"]["quantization_type"] == "nf4"
     size = told["lora"]["per_device_train_batch_size"] * told["lora"]["gradient_accumulation_steps"]
     assert (size, told["lora"]["lora_rank"]) == (job.train.batch_size, job.train.rank)
     third = Candidate("factory", "lora")
     records = [*runs(), *(run(third, number) for number in range(1, 6))]
     rows = summarize(records)
-    assert [row.candidate.name for row in rows][:4] == [
-        "plain-lora",
-        "tuned-lora",
-        "ours-lora",
-        "factory-lora",
-    ]
+    assert [row.candidate.name for row in rows][
+        :4
+    ] == "plain-lora tuned-lora ours-lora factory-lora".split()
     assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
 
 
-def test_stopwatch_record_round_trip() -> None:
+def test_stopwatch_record_round_trip():
     from benchmarks.stopwatch import Stopwatch
 
     one, other = Stopwatch("cpu"), Stopwatch("cpu")
@@ -177,18 +169,14 @@ def test_stopwatch_record_round_trip() -> None:
         ["--llama-factory", "/nowhere"],
     ],
 )
-def test_invalid_arguments_exit_with_2(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_arguments_exit_with_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.parse(words)
     assert stopped.value.code == 2
     assert words[0] in capsys.readouterr().err
 
 
-def test_an_error_is_one_line_and_exit_code_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_an_error_is_one_line_and_exit_code_1(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         "sys.argv", ["bench", "--set", "train.rnak=8", "--out", str(tmp_path / "out")]
     )
@@ -197,9 +185,7 @@ def test_an_error_is_one_line_and_exit_code_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_candidates_run_in_the_environment_of_the_products_steps(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_candidates_run_in_the_environment_of_the_products_steps(monkeypatch, tmp_path):
     started: list[dict[str, Any]] = []
 
     def start(words: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -213,9 +199,7 @@ def test_candidates_run_in_the_environment_of_the_products_steps(
     assert started == [compute_environment()] * len(CPU_CANDIDATES)
 
 
-def test_a_failed_run_names_the_candidate_and_shows_its_last_words(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_failed_run_names_the_candidate_and_shows_its_last_words(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(EvaluationError, match="plain-lora ended with code 1"):
         command._run(tmp_path / "job.json", CPU_CANDIDATES[0], 1)
@@ -227,41 +211,35 @@ def job(bundled_models: Path) -> Job:
     return make_job(config, warmup_steps=1, timed_steps=2, validation_pairs=8)
 
 
-def test_a_job_has_as_many_distinct_pairs_as_its_steps_need(job: Job, tmp_path: Path) -> None:
-    assert (
-        job.steps == 3 and len({pair.row for pair in job.pairs}) == 48 and len(job.validation) == 8
-    )
+def test_a_job_has_as_many_distinct_pairs_as_its_steps_need(job, tmp_path):
+    assert job.steps == 3
+    assert len({pair.row for pair in job.pairs}) == 48
+    assert len(job.validation) == 8
     assert not {pair.row for pair in job.pairs} & {pair.row for pair in job.validation}
     job.write(tmp_path / "job.json")
     read = Job.read(tmp_path / "job.json")
-    assert (read.model, read.train, read.folder, read.steps) == (
-        job.model,
-        job.train,
-        job.folder,
-        job.steps,
-    )
+    assert read.model == job.model
+    assert read.train == job.train
+    assert read.folder == job.folder
+    assert read.steps == job.steps
     assert [pair.messages for pair in read.pairs] == [pair.messages for pair in job.pairs]
     assert [pair.messages for pair in read.validation] == [pair.messages for pair in job.validation]
     assert job.with_seed(7).train.seed == 7 and job.with_seed(7).pairs == job.pairs
 
 
-def test_too_few_pairs_are_refused_with_a_remedy(bundled_models: Path) -> None:
+def test_too_few_pairs_are_refused_with_a_remedy(bundled_models):
     config = StudyConfig().with_changes({"data.source": str(FERRIES)})
     with pytest.raises(AssistantBuilderError, match="--steps"):
         make_job(config, warmup_steps=1, timed_steps=500, validation_pairs=8)
 
 
-def test_results_are_written_atomically(job: Job, tmp_path: Path) -> None:
+def test_results_are_written_atomically(job, tmp_path):
     records = runs(2)
     command.write(tmp_path / "new" / "out", job, records, summarize(records))
     record = read_json(tmp_path / "new" / "out" / "bench.json")
     assert len(record["runs"]) == 12 and len(record["summary"]) == 6
-    assert (
-        record["summary"][2]["candidate"] == "ours-lora"
-        and record["summary"][2]["versus_plain"]["median"] == 2.0
-    )
-    assert (
-        record["machine"]["packages"]["trl"]
-        and record["train"]["rank"] == 16
-        and record["differences"]
-    )
+    assert record["summary"][2]["candidate"] == "ours-lora"
+    assert record["summary"][2]["versus_plain"]["median"] == 2.0
+    assert record["machine"]["packages"]["trl"]
+    assert record["train"]["rank"] == 16
+    assert record["differences"]

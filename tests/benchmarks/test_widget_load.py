@@ -1,7 +1,5 @@
 """The checks of the widget's load test: what each of them notices, without a server."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +9,8 @@ import httpx
 import pytest
 
 from assistant_builder.chat.visitor_log import VisitorLog, log_file, opened
+from assistant_builder.data import Message
+from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
 from benchmarks.scripted_worker import UNKNOWN, answer_to
 from benchmarks.widget_checks import Load, Sample, checks, later
@@ -75,7 +75,7 @@ def load(study: Study) -> Load:
     return found
 
 
-def test_a_load_without_faults_passes(load: Load, study: Study) -> None:
+def test_a_load_without_faults_passes(load, study):
     assert [check for check in checks(load, study) if not check.passed] == []
     assert later(load) == pytest.approx((0.01, 0.01))
 
@@ -127,21 +127,19 @@ def grown(field: str, value: int) -> Callable[[Load], None]:
         (lambda load: setattr(load, "code", 1), "errors of the server"),
     ],
 )
-def test_each_fault_is_noticed(
-    load: Load, study: Study, damage: Callable[[Load], None], name: str
-) -> None:
+def test_each_fault_is_noticed(load, study, damage, name):
     damage(load)
     assert any(name in check.name for check in checks(load, study) if not check.passed)
 
 
-def test_a_question_that_is_not_kept_is_noticed(load: Load, study: Study) -> None:
+def test_a_question_that_is_not_kept_is_noticed(load, study):
     with opened(log_file(study)) as connection:
         connection.execute("DELETE FROM question WHERE id = 'q-1'")
     assert any("in the log" in check.name for check in checks(load, study) if not check.passed)
 
 
 @pytest.mark.parametrize("id", ["q-1", "q-unread"])
-def test_a_question_that_is_kept_twice_is_noticed(load: Load, study: Study, id: str) -> None:
+def test_a_question_that_is_kept_twice_is_noticed(load, study, id):
     with opened(log_file(study)) as connection:
         names = [
             row[1] for row in connection.execute("PRAGMA table_info(question)") if row[1] != "id"
@@ -154,14 +152,14 @@ def test_a_question_that_is_kept_twice_is_noticed(load: Load, study: Study, id: 
     assert any("in the log" in check.name for check in checks(load, study) if not check.passed)
 
 
-def test_questions_by_which_answers_are_known_are_no_visitor_s(load: Load, study: Study) -> None:
+def test_questions_by_which_answers_are_known_are_no_visitor_s(load, study):
     log = VisitorLog(log_file(study), "texts", 90)
     log.asked("q-before", NOBODY, "library-lora", "When?", "At nine.", declined=False)
     log.close()
     assert not any("in the log" in check.name for check in checks(load, study) if not check.passed)
 
 
-def test_what_is_masked_in_the_log_is_no_fault(load: Load, study: Study) -> None:
+def test_what_is_masked_in_the_log_is_no_fault(load, study):
     log = VisitorLog(log_file(study), "texts", 90)
     told = asked(load, answer="Ring 0161 496 0000 or write to help@shop.example.", id="q-masked")
     left = asked(load, answer="Ring 0161 49", id="", left=True, ended=False)
@@ -172,16 +170,15 @@ def test_what_is_masked_in_the_log_is_no_fault(load: Load, study: Study) -> None
     assert not any("in the log" in name for name in failed)
 
 
-def test_an_answer_of_a_study_to_another_question_is_noticed() -> None:
+def test_an_answer_of_a_study_to_another_question_is_noticed():
     known = Known({"When?": "At nine.", "Where?": "Here."})
     assert known.question() == "When?" and known.question() == "Where?"
-    assert not known.wrong(Question(["When?"], answer="At nine.")) and not known.wrong(
-        Question(["When?"], answer="9")
-    )
+    assert not known.wrong(Question(["When?"], answer="At nine."))
+    assert not known.wrong(Question(["When?"], answer="9"))
     assert known.wrong(Question(["When?"], answer="Here.")) and known.wrong(Question(["When?"]))
 
 
-def test_a_conversation_is_sent_as_the_widget_sends_it() -> None:
+def test_a_conversation_is_sent_as_the_widget_sends_it():
     assert Question(["a", "b"], ["A"]).messages() == [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "A"},
@@ -189,11 +186,9 @@ def test_a_conversation_is_sent_as_the_widget_sends_it() -> None:
     ]
 
 
-def test_the_script_stops_when_asked() -> None:
+def test_the_script_stops_when_asked():
     import threading
 
-    from assistant_builder.data import Message
-    from assistant_builder.inference.chunks import Sampling
     from benchmarks.scripted_worker import ScriptedSession
 
     stop = threading.Event()
@@ -205,7 +200,7 @@ def test_the_script_stops_when_asked() -> None:
     assert [chunk.finish for chunk in chunks] == ["cancelled"]
 
 
-def test_addresses_and_questions_are_not_repeated() -> None:
+def test_addresses_and_questions_are_not_repeated():
     site = Site("", "", "", Scripted(), httpx.AsyncClient())
     found = [site.new() for _ in range(2_000)]
     assert len({each.address for each in found}) == len({each.text for each in found}) == 2_000

@@ -1,7 +1,5 @@
 """Fixtures: a served page, and a browser that records requests to other hosts."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

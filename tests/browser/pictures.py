@@ -5,8 +5,6 @@ The study is the one in ``ASSISTANT_BUILDER_HOME`` (after ``make demo``); both a
 picture of the inbox shows simulated visitors of the finished example (after ``assistant-builder example``).
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 import sys

@@ -1,12 +1,10 @@
 """axe-core on every step of a study in each of its states: nothing serious, in light and in dark, wide and narrow."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from assistant_builder.study.steps import Progress, StepRecord
 from tests.browser.serving import Site, tabs_of
@@ -80,14 +78,7 @@ FINISHED = {"finished": STATES["finished"]}
         pytest.param(390, "dark", "en", FINISHED, marks=pytest.mark.long),
     ],
 )
-def test_no_serious_violation(
-    browser: Browser,
-    stocked: Site,
-    width: int,
-    scheme: Any,
-    language: str,
-    states: dict[str, tuple[str, ...]],
-) -> None:
+def test_no_serious_violation(browser, stocked, width, scheme, language, states):
     """Every place as it comes; a finished study in the dark, on a narrow window and in another language, too."""
     context = browser.new_context(
         viewport={"width": width or 1280, "height": 900}, color_scheme=scheme, locale=language

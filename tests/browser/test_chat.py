@@ -1,15 +1,12 @@
 """Talking to both assistants on the page, with a worker process that needs no model."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from assistant_builder.atomic_io import write_text
 from tests.browser.serving import Site, free_port, start_site
@@ -46,9 +43,8 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 write_text(
                     study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers"
                 )
-        study.write_config(
-            study.config.with_changes({"eval.judge_url": None})
-        )  # else it is not started unasked
+        # else it is not started unasked
+        study.write_config(study.config.with_changes({"eval.judge_url": None}))
         new_study("untrained")
     site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
     yield site
@@ -69,7 +65,7 @@ def ask(page: Page, question: str) -> None:
 
 
 @pytest.mark.long
-def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> None:
+def test_both_answer_one_question_with_their_speed(page, chat):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     show_figures(page)
     ask(page, "When does the <b>library</b> open?")
@@ -88,7 +84,7 @@ def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> No
 
 
 @pytest.mark.long
-def test_an_answer_is_stopped_and_what_came_stays(page: Page, chat: Site) -> None:
+def test_an_answer_is_stopped_and_what_came_stays(page, chat):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     ask(page, "long story")
     expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:story")
@@ -100,7 +96,7 @@ def test_an_answer_is_stopped_and_what_came_stays(page: Page, chat: Site) -> Non
 
 
 @pytest.mark.long
-def test_each_window_has_its_own_conversation(page: Page, chat: Site, browser: Browser) -> None:
+def test_each_window_has_its_own_conversation(page, chat, browser):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     ask(page, "my secret")
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:secret")
@@ -113,7 +109,7 @@ def test_each_window_has_its_own_conversation(page: Page, chat: Site, browser: B
 
 
 @pytest.mark.long
-def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Site) -> None:
+def test_a_crash_is_told_and_the_next_question_is_answered(page, chat):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     ask(page, "kill")
     expect(page.locator("#ab-pane-qlora")).to_contain_text("memory ran out")
@@ -123,7 +119,7 @@ def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Sit
 
 @pytest.mark.long
 @pytest.mark.parametrize(("width", "height"), [(1366, 700), (390, 844)])
-def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, height: int) -> None:
+def test_the_question_box_stays_in_view(page, chat, width, height):
     page.set_viewport_size({"width": width, "height": height})
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     expect(page.locator("#ab-question textarea")).to_be_in_viewport(ratio=1)
@@ -158,7 +154,7 @@ def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, heig
 
 
 @pytest.mark.long
-def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
+def test_one_assistant_can_be_shown_alone(page, chat):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     page.locator("#ab-only").get_by_text("Compact", exact=True).click()
     expect(page.locator("#ab-side-b")).to_be_hidden()
@@ -172,7 +168,7 @@ def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
 
 
 @pytest.mark.long
-def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> None:
+def test_an_untrained_study_has_nobody_to_talk_to(page, chat):
     page.goto(f"{chat.start_url}&study=untrained&tab=chat")
     expect(page.locator("#ab-tabs [data-tab-id=chat]")).to_be_disabled()
     expect(page.get_by_role("tab", name="Data", selected=True)).to_be_visible()
@@ -180,7 +176,7 @@ def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> Non
 
 
 @pytest.mark.long
-def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -> None:
+def test_a_blind_vote_tells_who_is_who_only_afterwards(page, chat):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     expect(page.locator("#ab-ready")).to_contain_text("loaded")
     show_figures(page)
@@ -244,7 +240,7 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
 
 
 @pytest.mark.long
-def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) -> None:
+def test_a_reload_in_mid_chat_keeps_what_was_finished(page, chat):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     page.locator("#ab-chat-options").get_by_text("Options").click()
     page.locator("#ab-system textarea").press_sequentially("Be a bird.")
@@ -266,7 +262,7 @@ def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) ->
 
 
 @pytest.mark.long
-def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Site) -> None:
+def test_an_earlier_question_is_edited_and_an_answer_copied(page, chat):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     for question in ("one", "two", "three"):
@@ -278,9 +274,8 @@ def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Si
     expect(page.locator("#ab-question textarea")).to_have_value("two")
     ask(page, "zwei")
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:zwei ✓")
-    expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(
-        ["zwei", "one"]
-    )  # newest first in the markup
+    # newest first in the markup
+    expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(["zwei", "one"])
     expect(page.locator("#ab-editing")).to_be_hidden()
     page.get_by_role("button", name="Copy answer 2 of Full").click()
     expect(page.get_by_role("button", name="Copy answer 2 of Full")).to_have_text("Copied")
@@ -288,9 +283,7 @@ def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Si
 
 
 @pytest.mark.long
-def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
-    page: Page, chat: Site, tmp_path: Path
-) -> None:
+def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(page, chat, tmp_path):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     expect(page.locator("#ab-pane-base")).to_be_hidden()
     page.locator("#ab-chat-options").get_by_text("Options").click()
@@ -309,7 +302,7 @@ def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
 
 
 @pytest.mark.long
-def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, chat: Site) -> None:
+def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page, chat):
     page.goto(f"{chat.start_url}&study=spare&tab=chat")
     ask(page, "Where do bicycles go?")
     page.get_by_role("button", name="Fix the answer 1 of Full").click()
@@ -328,11 +321,9 @@ def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, ch
     expect(page.locator("#ab-tabs [data-tab-id=train]")).to_have_attribute("aria-selected", "true")
     source = chat.home / "studies" / "spare-corrected" / "data" / "source.jsonl"
     last = json.loads(source.read_text("utf-8").splitlines()[-1])
-    assert (last["question"], last["answer"], last["split"]) == (
-        "Where do bicycles go?",
-        "Behind the house.",
-        "train",
-    )
+    assert last["question"] == "Where do bicycles go?"
+    assert last["answer"] == "Behind the house."
+    assert last["split"] == "train"
 
 
 def tab_to(page: Page, name: str, *, most: int = 80) -> None:
@@ -358,9 +349,7 @@ def focused(page: Page) -> str:
 
 
 @pytest.mark.long
-def test_the_keyboard_alone_goes_from_the_file_to_the_chat(
-    page: Page, chat: Site, tmp_path: Path
-) -> None:
+def test_the_keyboard_alone_goes_from_the_file_to_the_chat(page, chat, tmp_path):
     file = tmp_path / "towers.csv"
     file.write_text(
         "question,answer\n"

@@ -1,15 +1,10 @@
 """Editing data in a browser: pasted pairs, an edited cell, and a study created with unsaved edits."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import Page, expect
 
 from assistant_builder.data import load_pairs
 from assistant_builder.study import Study
-from tests.browser.serving import Site
 
 pytestmark = pytest.mark.browser
 
@@ -26,9 +21,7 @@ def edit_cell(page: Page, *, row: int, column: int) -> None:
 
 
 @pytest.mark.long
-def test_other_wordings_are_pasted_looked_over_and_used(
-    page: Page, at_site: Site, tmp_path: Path
-) -> None:
+def test_other_wordings_are_pasted_looked_over_and_used(page, at_site, tmp_path):
     file = tmp_path / "bakery.csv"
     rows = "".join(
         f"What does loaf {n * 7919} cost?,It is {n} crowns today.\n" for n in range(1, 31)
@@ -54,7 +47,7 @@ def test_other_wordings_are_pasted_looked_over_and_used(
 
 
 @pytest.mark.long
-def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Site) -> None:
+def test_a_study_is_created_from_pasted_and_edited_pairs(page, at_site):
     page.goto(f"{at_site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.get_by_role("button", name="Or paste pairs").click()

@@ -1,7 +1,5 @@
 """The documentation site: it asks no other host, and its search answers what a new user asks."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import os
@@ -12,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
 
 from tests.documents.blocks import ROOT
 
@@ -56,7 +53,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.long
-def test_no_page_asks_another_host(page: Page, url: str) -> None:
+def test_no_page_asks_another_host(page, url):
     for source in sorted((ROOT / "docs").glob("*.md")):
         page.goto(url + source.with_suffix(".html").name, wait_until="networkidle")
         assert page.locator("article h1").count() == 1
@@ -64,7 +61,7 @@ def test_no_page_asks_another_host(page: Page, url: str) -> None:
 
 
 @pytest.mark.long
-def test_search_finds_what_a_new_user_asks(page: Page, url: str) -> None:
+def test_search_finds_what_a_new_user_asks(page, url):
     page.goto(url)
     query = page.locator("input[name=query]")
     missed = {}
@@ -82,7 +79,7 @@ def test_search_finds_what_a_new_user_asks(page: Page, url: str) -> None:
     assert not missed
 
 
-def test_every_page_is_one_click_away(page: Page, url: str) -> None:
+def test_every_page_is_one_click_away(page, url):
     page.goto(url)
     links = page.locator("nav.md-nav--primary a.md-nav__link").evaluate_all(
         "links => links.map(a => a.href)"

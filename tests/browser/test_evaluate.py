@@ -1,7 +1,5 @@
 """The Evaluate and Report tabs in a real browser: pictures, answers, another study, printing, dark and narrow."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -45,7 +43,7 @@ def open_at(page: Page, site: Site, name: str, tab: str, more: str = "") -> None
 
 
 @pytest.mark.long
-def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site: Site) -> None:
+def test_a_finished_evaluation_is_read_from_verdict_to_words(page, at_site):
     study = with_hostile_answers(
         evaluated(trained(with_data(new_study("looked-at", eval__bootstrap_resamples=400))))
     )
@@ -79,7 +77,7 @@ def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site
 
 
 @pytest.mark.long
-def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) -> None:
+def test_the_result_is_short_and_its_button_leads_on(page, at_site):
     """Fewer than 350 words and 1,500 pixels until something is unfolded."""
     finished_study(
         "short", LARGE, eval__primary_metric="exact_match", eval__bootstrap_resamples=400
@@ -100,7 +98,7 @@ def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) 
 
 
 @pytest.mark.long
-def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> None:
+def test_an_evaluation_is_followed_and_cancelled(page, at_site):
     study = evaluated(trained(with_data(new_study("scoring"))))
     (study.cell_folder("Q4") / "scores.json").rename(study.folder / "later.json")
     running(study, "evaluate", Progress(40, 100, "%", "Q4: answering the test questions", 90.0))
@@ -118,7 +116,7 @@ def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> N
 
 
 @pytest.mark.long
-def test_the_report_prints_a_copy_of_itself(page: Page, at_site: Site) -> None:
+def test_the_report_prints_a_copy_of_itself(page, at_site):
     study = evaluated(trained(with_data(new_study("printed"))))
     for ending in ("html", "md", "json"):
         (study.folder / f"report.{ending}").write_text(

@@ -1,7 +1,5 @@
 """The page over HTTPS: with its own certificate, and behind HAProxy as the TLS endpoint."""
 
-from __future__ import annotations
-
 import datetime
 import ipaddress
 import socket
@@ -146,7 +144,7 @@ def log_in_upload_and_log_out(browser: Browser, url: str) -> None:
     assert outside == [] and failures == []
 
 
-def test_the_page_with_its_own_certificate(app: App, pem: Path, browser: Browser) -> None:
+def test_the_page_with_its_own_certificate(app, pem, browser):
     assert app.url.startswith("https://") and app.url in app.log.read_text(encoding="utf-8")
     assert "unencrypted" not in app.log.read_text(encoding="utf-8")
     with app.logged_in(verify=ssl.create_default_context(cafile=str(pem))) as client:
@@ -157,11 +155,11 @@ def test_the_page_with_its_own_certificate(app: App, pem: Path, browser: Browser
     log_in_upload_and_log_out(browser, app.url)
 
 
-def test_the_page_behind_a_tls_proxy(proxied: str, browser: Browser) -> None:
+def test_the_page_behind_a_tls_proxy(proxied, browser):
     log_in_upload_and_log_out(browser, proxied)
 
 
-def test_attempts_are_counted_for_each_client_of_the_proxy(proxied: str, pem: Path) -> None:
+def test_attempts_are_counted_for_each_client_of_the_proxy(proxied, pem):
     """By the address that the proxy saw; headers of the client are ignored."""
     trust = ssl.create_default_context(cafile=str(pem))
 

@@ -1,7 +1,5 @@
 """From a visitor's question to the next version: the bubble, the inbox, the verdict, and the bubble again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -10,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from assistant_builder.chat.visitor_log import log_file, opened
 from assistant_builder.models import bundled
 from assistant_builder.study import Study
 from assistant_builder.study.versions import add_version, read_versions
-from tests.browser.serving import Site, free_port, serving
+from tests.browser.serving import free_port, serving
 from tests.browser.test_accessibility import serious
 from tests.chat.test_inbox import keep
 from tests.evals.study_compare.scored_studies import make
@@ -38,7 +36,7 @@ def asked(study: Study) -> None:
 
 
 @pytest.mark.long
-def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_site: Site) -> None:
+def test_the_keyboard_answers_a_group_and_publishes_a_version(page, at_site):
     study = make("library")
     asked(study)
     page.goto(f"{at_site.start_url}&study=library&tab=inbox")
@@ -57,9 +55,8 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
     page.get_by_role("button", name="Is there parking?").click()
     expect(page.locator("#ab-answer-text textarea")).to_have_value("")
     page.get_by_role("button", name="Copy into the answer").click()
-    expect(page.locator("#ab-answer-text textarea")).to_have_value(
-        "Two weeks."
-    )  # what the visitor suggested
+    # what the visitor suggested
+    expect(page.locator("#ab-answer-text textarea")).to_have_value("Two weeks.")
     page.locator("#ab-answer-close").click()
     expect(page.locator("#ab-answer")).to_be_hidden()
     add_version(study, make("library-v2"))
@@ -73,9 +70,7 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
 
 @pytest.mark.long
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_nothing_in_the_inbox_keeps_anyone_out(
-    browser: Browser, at_site: Site, width: int, scheme: str
-) -> None:
+def test_nothing_in_the_inbox_keeps_anyone_out(browser, at_site, width, scheme):
     study = make(f"hall-{width}")
     asked(study)
     context = browser.new_context(viewport={"width": width, "height": 900})
@@ -130,8 +125,8 @@ def ask(page: Page, question: str) -> str:
 @pytest.mark.train
 @pytest.mark.timeout(1800)
 def test_a_visitors_question_is_answered_by_the_next_version(
-    browser: Browser, page: Page, tmp_path: Path, model_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    browser, page, tmp_path, model_cache, monkeypatch
+):
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
     for bundle in bundled.BUNDLES:

@@ -1,7 +1,5 @@
 """Hostile text on every tab of the page runs no script and causes no request."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator
@@ -130,7 +128,7 @@ def nothing_ran(page: Page) -> None:
 
 
 @pytest.mark.long
-def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
+def test_no_tab_runs_or_fetches_anything(watched, hostile):
     page = watched
     shown = 0
     for tab in tabs_of(page, hostile.start_url, "planted", TABS):
@@ -145,7 +143,7 @@ def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
 
 
 @pytest.mark.long
-def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
+def test_a_conversation_runs_and_fetches_nothing(watched, hostile):
     page = watched
     page.goto(f"{hostile.start_url}&study=planted&tab=chat")
     page.locator("#ab-question textarea").fill(ALL)
@@ -160,7 +158,7 @@ def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -
 
 
 @pytest.mark.long
-def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
+def test_an_upload_runs_and_fetches_nothing(watched, hostile):
     page = watched
     page.goto(f"{hostile.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
@@ -171,9 +169,7 @@ def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> Non
 
 
 @pytest.mark.long
-def test_the_report_and_the_cards_contain_nothing_executable(
-    watched: Page, hostile: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_report_and_the_cards_contain_nothing_executable(watched, hostile, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(hostile.home))
     study, page = Study.open("planted"), watched
     page.goto((study.folder / "report.html").as_uri())
@@ -192,8 +188,7 @@ def test_the_report_and_the_cards_contain_nothing_executable(
         ),
     ]
     for text in texts:
-        page.set_content(
-            MarkdownIt("commonmark").enable("table").render(text)
-        )  # keeps HTML, as some sites do
+        # keeps HTML, as some sites do
+        page.set_content(MarkdownIt("commonmark").enable("table").render(text))
         page.wait_for_timeout(200)
         nothing_ran(page)

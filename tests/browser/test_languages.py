@@ -1,13 +1,11 @@
 """The page in the language of the browser, and in one that is chosen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
-from tests.browser.serving import Site, tabs_of
+from tests.browser.serving import tabs_of
 from tests.browser.test_accessibility import serious
 from tests.synthetic_study import finished_study
 
@@ -23,7 +21,7 @@ def german(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.mark.long
-def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) -> None:
+def test_home_data_and_chat_are_german(german, at_site):
     finished_study("fertig")
     page = german.new_page()
     page.goto(at_site.start_url)
@@ -38,15 +36,9 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
         if tab == "data":
             assert page.title() == "fertig · Daten · Assistant Builder"
             titles = page.locator("#ab-tabs [role=tab]").all_inner_texts()
-            assert [title.strip("✓ ") for title in titles[:7]] == [
-                "Daten",
-                "Plan",
-                "Training",
-                "Ergebnis",
-                "Chat",
-                "Bericht",
-                "Verwenden",
-            ]
+            assert [
+                title.strip("✓ ") for title in titles[:7]
+            ] == "Daten Plan Training Ergebnis Chat Bericht Verwenden".split()
             expect(page.locator("#ab-data")).to_contain_text("Brauchbare Paare")
         elif tab == "evaluate":
             expect(page.locator("#ab-conclusion")).to_contain_text("Ist er gut genug?")
@@ -62,9 +54,7 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
 
 
 @pytest.mark.long
-def test_a_chosen_language_stays_and_does_not_reach_open_windows(
-    german: BrowserContext, at_site: Site
-) -> None:
+def test_a_chosen_language_stays_and_does_not_reach_open_windows(german, at_site):
     """A window keeps its language: what is drawn later is in that of the page."""
     first, second = german.new_page(), german.new_page()
     first.goto(at_site.start_url)

@@ -1,15 +1,12 @@
 """The login in a browser, and the page behind it under its content security policy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import expect
 
-from tests.browser.serving import ROOT, START_SECONDS, App, Site, guarded_app, log_in
+from tests.browser.serving import ROOT, START_SECONDS, App, guarded_app, log_in
 
 pytestmark = pytest.mark.browser
 SLOW = 240_000
@@ -27,7 +24,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 @pytest.mark.long
-def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None:
+def test_login_work_and_logout(guarded, page, tmp_path):
     """The page fixture checks for requests to other hosts; this test, that the policy blocks nothing of the page."""
     blocked: list[str] = []
     page.on(
@@ -64,9 +61,7 @@ def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None
 
 
 @pytest.mark.long
-def test_a_link_from_another_site_keeps_the_login(
-    guarded: App, browser: Browser, tmp_path: Path
-) -> None:
+def test_a_link_from_another_site_keeps_the_login(guarded, browser, tmp_path):
     """The browser does not send the strict cookie with the link; the page reloads itself and then it does."""
     context = browser.new_context()
     page = context.new_page()
@@ -97,10 +92,8 @@ def test_a_link_from_another_site_keeps_the_login(
 @pytest.mark.parametrize(
     ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)]
 )
-def test_without_a_login_the_page_asks_for_its_token(
-    browser: Browser, site: Site, width: int, scheme: str
-) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+def test_without_a_login_the_page_asks_for_its_token(browser, site, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page, token = context.new_page(), site.start_url.partition("token=")[2]
     problems: list[str] = []
     page.on(
@@ -143,7 +136,7 @@ def test_without_a_login_the_page_asks_for_its_token(
 
 
 @pytest.mark.long
-def test_an_expired_session_leads_to_the_login(guarded: App, page: Page) -> None:
+def test_an_expired_session_leads_to_the_login(guarded, page):
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)

@@ -1,7 +1,5 @@
 """The page in a browser: start time, home screen, tabs, valid and invalid uploads, and hostile text."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time
@@ -10,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from assistant_builder.study.steps import Progress
 from tests.browser.serving import Site, free_port, serving, tabs_of
@@ -44,7 +42,7 @@ def processor_seconds() -> float:
 
 
 @pytest.mark.long
-def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
+def test_the_page_opens_in_under_four_seconds(page, site):
     page.goto(site.start_url)
     page.get_by_role("button", name="New project from my file").wait_for()
     took = []
@@ -57,7 +55,7 @@ def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
 
 
 @pytest.mark.long
-def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) -> None:
+def test_an_idle_window_draws_nothing_and_asks_seldom(page, site):
     """Gradio's loader leaves a clock that runs with every frame; a poll every second would be no idling either."""
     page.add_init_script("""window.frames_ = 0;
         const original = window.requestAnimationFrame.bind(window);
@@ -69,9 +67,8 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) ->
     )
     page.goto(site.start_url)
     page.wait_for_function("window.abArrived")
-    patience = (
-        time.monotonic() + 90
-    )  # the page polls every second for 15 s after the last change, on any machine
+    # the page polls every second for 15 s after the last change, on any machine
+    patience = time.monotonic() + 90
     while len(polls) < 2 or polls[-1] - polls[-2] < 3 or page.evaluate("window.frames_") > 3:
         assert time.monotonic() < patience, "the page never became idle"
         page.evaluate("window.frames_ = 0")
@@ -83,7 +80,7 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) ->
 
 
 @pytest.mark.long
-def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: Path) -> None:
+def test_the_first_visit_offers_an_upload_and_the_example(page, tmp_path):
     with serving(tmp_path / "first", free_port()) as site:
         page.goto(site.start_url)
         expect(
@@ -101,13 +98,12 @@ def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: 
 
 
 @pytest.mark.long
-def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: Path) -> None:
+def test_one_click_opens_a_finished_example_to_chat_with(page, tmp_path):
     with serving(tmp_path / "example", free_port()) as site:
         page.goto(site.start_url)
         page.get_by_role("button", name="Open a finished example").click()
-        expect(page.locator("#ab-question textarea")).to_be_visible(
-            timeout=120_000
-        )  # the server has just started
+        # the server has just started
+        expect(page.locator("#ab-question textarea")).to_be_visible(timeout=120_000)
         expect(page.locator("#ab-examples button").first).to_contain_text("?")
         page.wait_for_function(
             "location.search.includes('study=example') && location.search.includes('tab=chat')"
@@ -125,7 +121,7 @@ def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: P
 
 
 @pytest.mark.long
-def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site: Site) -> None:
+def test_a_study_is_renamed_duplicated_deleted_and_restored(page, at_site):
     new_study("first-name")
     page.goto(at_site.start_url)
     page.get_by_label("More for first-name").click()
@@ -155,7 +151,7 @@ def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site:
 
 
 @pytest.mark.long
-def test_a_finished_study_has_a_score_and_opens_its_chat(page: Page, at_site: Site) -> None:
+def test_a_finished_study_has_a_score_and_opens_its_chat(page, at_site):
     finished_study("scored", eval__primary_metric="exact_match")
     page.goto(at_site.start_url)
     expect(page.locator(".ab-entry").filter(has_text="scored")).to_contain_text("75 % right")
@@ -167,9 +163,7 @@ def test_a_finished_study_has_a_score_and_opens_its_chat(page: Page, at_site: Si
 
 
 @pytest.mark.long
-def test_a_study_is_created_from_a_file_and_survives_a_reload(
-    page: Page, site: Site, tmp_path: Path
-) -> None:
+def test_a_study_is_created_from_a_file_and_survives_a_reload(page, site, tmp_path):
     file = tmp_path / "Tower Heights.csv"
     file.write_text(some_pairs(40) + ",an answer without its question\n")
     upload(page, site, file)
@@ -195,7 +189,7 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
 
 
-def test_the_example_loads_with_one_click(page: Page, site: Site) -> None:
+def test_the_example_loads_with_one_click(page, site):
     page.goto(f"{site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.get_by_role("button", name="Try the example").click()
@@ -213,9 +207,7 @@ def test_the_example_loads_with_one_click(page: Page, site: Site) -> None:
         ("one.csv", b"question,answer\nWhat?,That.\n", "cannot start"),
     ],
 )
-def test_a_bad_file_is_refused_with_the_remedy(
-    page: Page, site: Site, tmp_path: Path, name: str, content: bytes, said: str
-) -> None:
+def test_a_bad_file_is_refused_with_the_remedy(page, site, tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     upload(page, site, tmp_path / name)
     found = page.locator("#ab-found")
@@ -227,9 +219,7 @@ def test_a_bad_file_is_refused_with_the_remedy(
 
 
 @pytest.mark.long
-def test_guessed_columns_are_asked_about_and_can_be_changed(
-    page: Page, site: Site, tmp_path: Path
-) -> None:
+def test_guessed_columns_are_asked_about_and_can_be_changed(page, site, tmp_path):
     file = tmp_path / "odd.csv"
     file.write_text(some_pairs(30).replace("question,answer", "stem,key"))
     upload(page, site, file)
@@ -247,7 +237,7 @@ def test_guessed_columns_are_asked_about_and_can_be_changed(
 
 
 @pytest.mark.long
-def test_hostile_text_is_shown_as_text(page: Page, at_site: Site, tmp_path: Path) -> None:
+def test_hostile_text_is_shown_as_text(page, at_site, tmp_path):
     file = tmp_path / "hostile.jsonl"
     rows = [
         {"question": f"{n} {HOSTILE}", "answer": f"{HOSTILE} {n}", HOSTILE: "x"} for n in range(30)
@@ -267,7 +257,7 @@ def test_hostile_text_is_shown_as_text(page: Page, at_site: Site, tmp_path: Path
 
 
 @pytest.mark.long
-def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) -> None:
+def test_all_tabs_of_a_finished_study_have_content(page, at_site):
     study = finished_study("finished")
     page.goto(f"{at_site.start_url}&study=finished&tab=train")
     expect(page.locator("#ab-run")).to_contain_text("60 of 60")
@@ -301,9 +291,7 @@ def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None
 
 
 @pytest.mark.long
-def test_studies_and_tabs_are_addresses_and_entries_of_the_history(
-    page: Page, at_site: Site
-) -> None:
+def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page, at_site):
     finished_study("rivers")
     page.goto(at_site.start_url)
     page.get_by_role("link", name="Open rivers").first.click()
@@ -336,7 +324,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(
 
 
 @pytest.mark.long
-def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
+def test_a_run_is_followed_and_paused(page, at_site):
     study = with_metrics(with_data(new_study("under-way")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
     page.goto(f"{at_site.start_url}&study=under-way&tab=train")
@@ -350,7 +338,7 @@ def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
 
 
 @pytest.mark.long
-def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page: Page, at_site: Site) -> None:
+def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page, at_site):
     study = with_metrics(with_data(new_study("charted")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
     page.goto(f"{at_site.start_url}&study=charted&tab=train")
@@ -372,7 +360,7 @@ def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page: Page, at_site:
 
 
 @pytest.mark.long
-def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
+def test_two_tabs_on_one_study_show_the_same(page, at_site):
     study = with_metrics(with_data(new_study("shared")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
     other = page.context.new_page()
@@ -387,12 +375,9 @@ def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
 
 
 @pytest.mark.long
-def test_a_restart_of_the_server_loses_nothing(
-    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = (
-        browser.new_context().new_page()
-    )  # not the fixture's page: requests to a stopped server fail
+def test_a_restart_of_the_server_loses_nothing(browser, tmp_path, monkeypatch):
+    # not the fixture's page: requests to a stopped server fail
+    page = browser.new_context().new_page()
     port = free_port()
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "restart"))
     with serving(tmp_path / "restart", port) as site:
@@ -414,7 +399,7 @@ def test_a_restart_of_the_server_loses_nothing(
 
 
 @pytest.mark.long
-def test_the_page_fits_a_narrow_window(page: Page, at_site: Site) -> None:
+def test_the_page_fits_a_narrow_window(page, at_site):
     finished_study("narrow")
     page.set_viewport_size({"width": 420, "height": 900})
     for tab in tabs_of(page, at_site.start_url, "narrow", TABS, width=420):

@@ -1,12 +1,10 @@
 """The report as a file in a browser: on paper, on a narrow screen, in the dark, and inside the app's frame."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from assistant_builder.ui.report.tab import report_frame
 from evals.report.build import build_report
@@ -51,7 +49,7 @@ def report(home: Path) -> str:
     return render_html(with_additions(build_report(write_study(recipe)), LONG))
 
 
-def test_the_report_prints_on_a4(page: Page, report: str, tmp_path: Path) -> None:
+def test_the_report_prints_on_a4(page, report, tmp_path):
     page.emulate_media(media="print")
     page.set_viewport_size({"width": A4, "height": 900})
     page.set_content(report)
@@ -67,7 +65,7 @@ def test_the_report_prints_on_a4(page: Page, report: str, tmp_path: Path) -> Non
     assert re.search(rb"/MediaBox\s*\[0 0 59[45][.\d]* 84[12]", pdf), "A4 in points"
 
 
-def test_the_first_page_is_one_sheet(page: Page, report: str) -> None:
+def test_the_first_page_is_one_sheet(page, report):
     """The outline of the PDF names the page of each heading: that after the first page is on the second, at its top."""
     page.set_content(report)
     pdf = page.pdf(prefer_css_page_size=True, outline=True, tagged=True)
@@ -84,8 +82,8 @@ def test_the_first_page_is_one_sheet(page: Page, report: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (380, "light")])
-def test_the_report_fits_its_window(page: Page, report: str, width: int, scheme: str) -> None:
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def test_the_report_fits_its_window(page, report, width, scheme):
+    page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     page.set_content(report)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -99,7 +97,7 @@ def test_the_report_fits_its_window(page: Page, report: str, width: int, scheme:
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-def test_the_marks_of_the_charts_are_where_they_should_be(page: Page, report: str) -> None:
+def test_the_marks_of_the_charts_are_where_they_should_be(page, report):
     page.set_content(report)
     lane = page.locator("#waterfall .interval-row.step .lane").first
     bar, box = lane.locator("rect").bounding_box(), lane.bounding_box()
@@ -124,7 +122,7 @@ def test_the_marks_of_the_charts_are_where_they_should_be(page: Page, report: st
         )
 
 
-def test_links_of_the_report_stay_in_the_frame_of_the_app(page: Page, report: str) -> None:
+def test_links_of_the_report_stay_in_the_frame_of_the_app(page, report):
     page.set_content(f"<h1>The app</h1>{report_frame(report)}")
     frame = page.frames[1]
     frame.get_by_role("link", name="Exports", exact=True).click()

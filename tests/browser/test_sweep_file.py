@@ -1,9 +1,7 @@
 """The page of a sweep as a file in a browser: the chart is drawn under its content policy, and nothing is asked."""
 
-from __future__ import annotations
-
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from assistant_builder.sweep import open_sweep, run_sweep
 from tests.sweep.simulated_runs import Scenario, pretend
@@ -12,9 +10,7 @@ from tests.synthetic_study import SMALL
 pytestmark = pytest.mark.browser
 
 
-def test_the_chart_is_drawn_from_the_file_alone(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_chart_is_drawn_from_the_file_alone(page, monkeypatch):
     pretend(Scenario(validation={2: 0.8}, failing={3}), monkeypatch)
     settings = ["train.rank=4,8,16", "data.heldout_fraction=0.5", "eval.bootstrap_resamples=400"]
     sweep = open_sweep(str(SMALL), name="drawn", settings=settings, prune="off")

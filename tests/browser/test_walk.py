@@ -1,14 +1,12 @@
 """The walk of a user with a spreadsheet, from home to a useful answer, a correction, and the answer after it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import openpyxl
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, expect
 
 from assistant_builder.models import bundled
 from assistant_builder.study import Study
@@ -110,8 +108,8 @@ def walk_site(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> It
 
 
 def test_from_a_spreadsheet_to_a_useful_answer_and_a_correction(
-    page: Page, walk_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    page, walk_site, tmp_path, monkeypatch
+):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(walk_site.home))
     book = openpyxl.Workbook()
     for row in (("Frage", "Antwort"), *NURSERY):
@@ -130,9 +128,8 @@ def test_from_a_spreadsheet_to_a_useful_answer_and_a_correction(
     clicks += 2  # the box, and the file
     expect(page.locator("#ab-once")).to_contain_text("once")
     click(page.locator("#ab-create"))
-    expect(page.locator("#ab-strip")).to_contain_text(
-        "Grün"
-    )  # gradio leaves the ampersand out of a file's name
+    # gradio leaves the ampersand out of a file's name
+    expect(page.locator("#ab-strip")).to_contain_text("Grün")
     study = only_study(walk_site, ())
     # so that a test run trains one assistant, for a few steps, and scores what the walk looks at
     study.write_config(

@@ -1,13 +1,11 @@
 """From an upload to an exported assistant, with four real layers, on a study of two steps."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from assistant_builder.models import bundled
 from tests.browser.serving import Site, free_port, serving
@@ -30,9 +28,7 @@ def real_sites(
 
 
 @pytest.mark.long
-def test_from_upload_to_a_file_to_hand_on(
-    page: Page, real_sites: tuple[Site, Site], short_base: Path, tmp_path: Path
-) -> None:
+def test_from_upload_to_a_file_to_hand_on(page, real_sites, short_base, tmp_path):
     """The server that began it is killed while an arm is trained; the other one shows the same and goes on with it."""
     site, other = real_sites
     file = tmp_path / "towers.csv"
@@ -114,6 +110,5 @@ def test_from_upload_to_a_file_to_hand_on(
     assert any(name.endswith("model.safetensors") for name in names)
     assert any(name.endswith("README.md") for name in names)
     study = site.home / "studies" / "towers"
-    assert (study / "report.json").is_file() and len(
-        (study / "votes.jsonl").read_text().splitlines()
-    ) == 1
+    assert (study / "report.json").is_file()
+    assert len((study / "votes.jsonl").read_text().splitlines()) == 1

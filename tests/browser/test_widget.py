@@ -1,7 +1,5 @@
 """The chat bubble on a page of another origin, and the page of the server."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import expect
 
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
@@ -74,7 +72,7 @@ def site(
     return origin
 
 
-def test_the_keyboard_alone_asks_stops_and_closes(page: Page, site: str) -> None:
+def test_the_keyboard_alone_asks_stops_and_closes(page, site):
     page.goto(site)
     expect(page.get_by_role("button", name="Ask a question")).to_be_visible()
     page.keyboard.press("Tab")
@@ -108,7 +106,7 @@ def test_the_keyboard_alone_asks_stops_and_closes(page: Page, site: str) -> None
     expect(page.get_by_role("log")).not_to_contain_text("library-lora:hello")
 
 
-def test_a_new_conversation_begins_empty_while_an_answer_is_written(page: Page, site: str) -> None:
+def test_a_new_conversation_begins_empty_while_an_answer_is_written(page, site):
     page.goto(site)
     page.get_by_role("button", name="Ask a question").click()
     box, log = page.get_by_label("Your question"), page.get_by_role("log")
@@ -128,12 +126,11 @@ def test_a_new_conversation_begins_empty_while_an_answer_is_written(page: Page, 
     expect(log).not_to_contain_text("talk")
 
 
-def test_a_page_of_an_origin_that_is_not_allowed_shows_nothing(browser: Browser, site: str) -> None:
+def test_a_page_of_an_origin_that_is_not_allowed_shows_nothing(browser, site):
     page = browser.new_page()
     with page.expect_console_message(lambda message: "Assistant:" in message.text):
-        page.goto(
-            f"{site.replace('127.0.0.1', 'localhost')}/index.html"
-        )  # the same files, another origin
+        # the same files, another origin
+        page.goto(f"{site.replace('127.0.0.1', 'localhost')}/index.html")
     assert page.get_by_role("button").count() == 0
     page.close()
 
@@ -142,9 +139,7 @@ def test_a_page_of_an_origin_that_is_not_allowed_shows_nothing(browser: Browser,
     ("scheme", "width", "path"),
     [("light", 1280, "index.html"), ("dark", 390, "index.html"), ("light", 390, "arabic.html")],
 )
-def test_nothing_keeps_anyone_out(
-    browser: Browser, site: str, scheme: Any, width: int, path: str
-) -> None:
+def test_nothing_keeps_anyone_out(browser, site, scheme, width, path):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{site}/{path}")
@@ -160,9 +155,7 @@ def test_nothing_keeps_anyone_out(
     context.close()
 
 
-def test_the_page_of_the_server_is_the_same_chat(
-    page: Page, site: str, website: tuple[Path, str]
-) -> None:
+def test_the_page_of_the_server_is_the_same_chat(page, site, website):
     page.goto(f"{(website[0] / 'served.txt').read_text()}/chat")
     page.get_by_role("textbox").fill("hello")
     page.get_by_role("textbox").press("Enter")

@@ -1,7 +1,5 @@
 """A chat worker without models whose assistants repeat the question."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Conversations: the record in the browser, prompts, votes and exports."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -29,7 +27,7 @@ def turn(question: str = "Why?", **changes: Any) -> Turn:
     return Turn(question, **{"answers": answers, **changes})
 
 
-def test_a_conversation_survives_the_round_trip_to_the_browser() -> None:
+def test_a_conversation_survives_the_round_trip_to_the_browser():
     held = Conversation(
         (
             turn(system="Be brief.", sampling=Sampling(temperature=0.7, seed=4)),
@@ -54,7 +52,7 @@ def test_a_conversation_survives_the_round_trip_to_the_browser() -> None:
         {"answers": {"lora": {"text": "x", "seconds": "soon"}}},
     ],
 )
-def test_invalid_turns_are_dropped(damage: dict[str, Any]) -> None:
+def test_invalid_turns_are_dropped(damage):
     good, bad = (
         Conversation((turn(),)).to_record()[0],
         Conversation((turn("other"),)).to_record()[0],
@@ -64,7 +62,7 @@ def test_invalid_turns_are_dropped(damage: dict[str, Any]) -> None:
     assert conversation_from_record({"turns": 1}) == Conversation()
 
 
-def test_each_model_receives_only_its_own_answers() -> None:
+def test_each_model_receives_only_its_own_answers():
     asked_base = turn("Two?", answers={**turn().answers, BASE: Answer("I think")})
     held = Conversation((turn("One?"), asked_base, Turn("unanswered"), turn("secret", blind=True)))
     assert held.messages("lora", "Three?", system="S", alone=False) == [
@@ -82,13 +80,13 @@ def test_each_model_receives_only_its_own_answers() -> None:
     ]
 
 
-def test_a_blind_question_is_sent_without_earlier_turns() -> None:
+def test_a_blind_question_is_sent_without_earlier_turns():
     held = Conversation((turn("One?"),))
     sent = [held.messages(arm, "Two?", system="S", alone=True) for arm in ("qlora", "lora")]
     assert sent[0] == sent[1] == [Message("system", "S"), Message("user", "Two?")]
 
 
-def test_votable_turns() -> None:
+def test_votable_turns():
     blind = turn(blind=True)
     assert blind.hidden and blind.votable and not blind.identical
     assert not turn().votable and not turn(blind=True, vote="tie").votable
@@ -99,7 +97,7 @@ def test_votable_turns() -> None:
     assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).identical
 
 
-def test_long_conversations_drop_their_first_turns() -> None:
+def test_long_conversations_drop_their_first_turns():
     held = Conversation()
     for number in range(MAX_TURNS + 3):
         held = held.with_turn(turn(str(number)))
@@ -107,7 +105,7 @@ def test_long_conversations_drop_their_first_turns() -> None:
     assert [found.question for found in held.before(2).turns] == ["3", "4"]
 
 
-def test_exports_hide_the_sides_before_the_vote() -> None:
+def test_exports_hide_the_sides_before_the_vote():
     hidden, voted = (
         turn(blind=True, sides=("lora", "qlora")),
         turn(blind=True, sides=("lora", "qlora"), vote="a"),
@@ -120,7 +118,7 @@ def test_exports_hide_the_sides_before_the_vote() -> None:
     assert "Blind vote: Full (LoRA, 16-bit)" in as_markdown("s", Conversation((voted,)))
 
 
-def test_markdown_fences_hostile_text() -> None:
+def test_markdown_fences_hostile_text():
     text = "```\n# heading\n![x](http://evil/x.png)\n````"
     said = as_markdown("s", Conversation((turn(answers={"lora": Answer(text)}),)))
     assert f"`````text\n{text}\n`````" in said

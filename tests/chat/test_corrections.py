@@ -1,9 +1,6 @@
 """Corrected answers, and the new study that is trained on them without leaking held-out questions."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -35,7 +32,7 @@ def study() -> Study:
 
 
 def pairs(study: Study, split: str) -> list[tuple[str, str]]:
-    return [(pair.question, pair.answer) for pair in load_split(study.folder / "data", split)]  # type: ignore[arg-type]
+    return [(pair.question, pair.answer) for pair in load_split(study.folder / "data", split)]
 
 
 def rerun(study: Study) -> Study:
@@ -50,7 +47,7 @@ def retrained(study: Study) -> Study:
     return rerun(create_retraining_study(study, plan, "again"))
 
 
-def test_corrections_are_added_replaced_and_removed(study: Study) -> None:
+def test_corrections_are_added_replaced_and_removed(study):
     add_correction(study, NEW, "By the gate.", wrong="No idea.", arm="lora")
     second = add_correction(study, "متى؟", "غدا")
     add_correction(study, "where can i park a bicycle", "By the north gate.")
@@ -69,17 +66,15 @@ def test_corrections_are_added_replaced_and_removed(study: Study) -> None:
         ("Q", "same ", "is identical to the assistant's answer"),
     ],
 )
-def test_corrections_without_effect_are_rejected(
-    study: Study, question: str, answer: str, said: str
-) -> None:
+def test_corrections_without_effect_are_rejected(study, question, answer, said):
     with pytest.raises(DataError, match=said):
         add_correction(study, question, answer, wrong="same")
     assert read_corrections(study) == []
 
 
 @pytest.mark.parametrize("source", [SMALL, LARGE])
-def test_a_new_study_keeps_the_split_and_trains_on_the_corrections(source: object) -> None:
-    study = with_data(new_study(source=source, train__rank=4, data__max_train=20))  # type: ignore[arg-type]
+def test_a_new_study_keeps_the_split_and_trains_on_the_corrections(source):
+    study = with_data(new_study(source=source, train__rank=4, data__max_train=20))
     add_correction(study, NEW, "By the gate.")
     new = retrained(study)
     assert pairs(new, "heldout") == pairs(study, "heldout")
@@ -90,7 +85,7 @@ def test_a_new_study_keeps_the_split_and_trains_on_the_corrections(source: objec
     assert systems == {pair.system for pair in load_split(study.folder / "data", "train")}
 
 
-def test_a_corrected_training_question_gets_the_better_answer_only(study: Study) -> None:
+def test_a_corrected_training_question_gets_the_better_answer_only(study):
     question = pairs(study, "train")[0][0]
     add_correction(study, question.upper(), "Better.")
     new = retrained(study)
@@ -101,9 +96,7 @@ def test_a_corrected_training_question_gets_the_better_answer_only(study: Study)
     assert answers == ["Better."]
 
 
-def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(
-    study: Study,
-) -> None:
+def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(study):
     question = pairs(study, "heldout")[0][0]
     add_correction(study, question + "??", "Better.")
     assert heldout_matches(study, [question, NEW]).keys() == {0}
@@ -115,12 +108,12 @@ def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(
     assert "Better." not in [answer for _, answer in pairs(new, "train")]
 
 
-def test_without_corrections_there_is_nothing_to_train(study: Study) -> None:
+def test_without_corrections_there_is_nothing_to_train(study):
     with pytest.raises(DataError, match="no correction yet"):
         plan_retraining(study, [])
 
 
-def test_an_existing_name_is_rejected_and_a_title_makes_one(study: Study) -> None:
+def test_an_existing_name_is_rejected_and_a_title_makes_one(study):
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study))
     with pytest.raises(StudyError, match="already exists"):
@@ -129,12 +122,12 @@ def test_an_existing_name_is_rejected_and_a_title_makes_one(study: Study) -> Non
     assert (made.name, made.title) == ("gruen-soehne-corrected", "Grün & Söhne (corrected)")
 
 
-def test_the_new_study_records_its_origin(study: Study) -> None:
+def test_the_new_study_records_its_origin(study):
     add_correction(study, NEW, "By the gate.")
     assert parent_study(retrained(study)) == study.name and parent_study(study) is None
 
 
-def test_a_correction_that_the_training_data_have_is_found(study: Study) -> None:
+def test_a_correction_that_the_training_data_have_is_found(study):
     question, answer = next((q, a) for q, a in pairs(study, "train") if len(a.split()) > 3)
     found = taught_pair(study, question.upper() + "??", f" {answer.rstrip('.')} ")
     assert found is not None and found.same_question and found.question == question
@@ -148,14 +141,14 @@ def test_a_correction_that_the_training_data_have_is_found(study: Study) -> None
     assert [one.question for one in plan.taught] == [question] and len(plan.trained) == 2
 
 
-def test_corrections_that_were_trained_already_can_be_trained_longer(study: Study) -> None:
+def test_corrections_that_were_trained_already_can_be_trained_longer(study):
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study))
     longer = create_retraining_study(study, plan, "longer", longer=True)
     assert longer.config.train.epochs == 2 * study.config.train.epochs
 
 
-def test_the_answers_of_other_adapters_are_not_shown_as_the_present_ones(study: Study) -> None:
+def test_the_answers_of_other_adapters_are_not_shown_as_the_present_ones(study):
     add_correction(study, NEW, "By the gate.", wrong="No idea.", arm="lora", asked="And where?")
     new = retrained(study)
     (before,) = corrections_asked_again(new, "first")
@@ -163,13 +156,11 @@ def test_the_answers_of_other_adapters_are_not_shown_as_the_present_ones(study: 
     save_asked_again(new, "first", [replace(before, after="by the gate")])
     (asked,) = corrections_asked_again(new, "first")
     assert asked.is_right and asked.is_changed
-    assert (
-        corrections_asked_again(new, "second")[0].after is None
-        and corrections_asked_again(study, "first") == []
-    )
+    assert corrections_asked_again(new, "second")[0].after is None
+    assert corrections_asked_again(study, "first") == []
 
 
-def test_wordings_and_declines_are_trained_as_such(study: Study) -> None:
+def test_wordings_and_declines_are_trained_as_such(study):
     add_correction(study, NEW, "By the gate.", cluster="bicycles")
     add_correction(study, "Where do bicycles go?", "By the gate.", cluster="bicycles")
     add_correction(study, "Who won the cup?", "I don't know.", answerable=False)
@@ -178,7 +169,7 @@ def test_wordings_and_declines_are_trained_as_such(study: Study) -> None:
     assert (won.question, won.answerable, won.cluster) == ("Who won the cup?", False, None)
 
 
-def test_a_question_to_decline_is_right_when_it_is_declined(study: Study) -> None:
+def test_a_question_to_decline_is_right_when_it_is_declined(study):
     add_correction(study, "Who won the cup?", "I don't know.", answerable=False)
     new = retrained(study)
     (asked,) = corrections_asked_again(new, "first")
@@ -186,9 +177,7 @@ def test_a_question_to_decline_is_right_when_it_is_declined(study: Study) -> Non
     assert not replace(asked, after="The home team.").is_right
 
 
-def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_training(
-    tmp_path: Path,
-) -> None:
+def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_training(tmp_path):
     source = tmp_path / "sheet.csv"
     source.write_text(
         "question,answer\n" + "".join(f'"{pair.question}","{pair.answer}"\n' for pair in sheet())
@@ -204,9 +193,8 @@ def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_train
     plan = plan_retraining(study, read_corrections(study))
     assert not plan.left_out and plan.replaced == (original.row,)
     again = rerun(create_retraining_study(study, plan, "again"))
-    assert len(pairs(again, "train")) == 101 and ("Where may I sing?", "In the cellar.") in pairs(
-        again, "train"
-    )
+    assert len(pairs(again, "train")) == 101
+    assert ("Where may I sing?", "In the cellar.") in pairs(again, "train")
     assert all(
         pair.respelled
         for split in ("validation", "heldout")

@@ -1,7 +1,5 @@
 """The inbox: groups of what was declined or voted down, and answers that become corrections."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -71,14 +69,12 @@ def study() -> Study:
     return made
 
 
-def test_what_waits_is_grouped_by_meaning_the_most_frequent_first(study: Study) -> None:
+def test_what_waits_is_grouped_by_meaning_the_most_frequent_first(study):
     inbox = inbox_of(study)
     assert [group.count for group in inbox.groups] == [3, 1] and inbox.ungrouped == 0
     refund, won = inbox.groups
-    assert (
-        refund.wordings == ("Do I get a refund?", "How long does a refund take?")
-        and refund.problem == "declined"
-    )
+    assert refund.wordings == ("Do I get a refund?", "How long does a refund take?")
+    assert refund.problem == "declined"
     assert refund.suggestions == ("Two weeks.",) and "Two years." in refund.answers
     assert won.wordings == ("Who won?",) and inbox.group("q-2") == refund
     assert inbox.whole == Overview(6, 3, 1, 1) and inbox.whole.answered == pytest.approx(2 / 6)
@@ -86,7 +82,7 @@ def test_what_waits_is_grouped_by_meaning_the_most_frequent_first(study: Study) 
         inbox.group("q-9")
 
 
-def test_equal_questions_are_grouped_before_any_is_embedded(study: Study) -> None:
+def test_equal_questions_are_grouped_before_any_is_embedded(study):
     inbox = read_inbox(study, NOW)
     assert [group.wordings for group in inbox.groups] == [
         ("Do I get a refund?",),
@@ -96,17 +92,15 @@ def test_equal_questions_are_grouped_before_any_is_embedded(study: Study) -> Non
     assert inbox.groups[0].count == 2 and inbox.ungrouped == 3
 
 
-def test_a_wording_is_embedded_once_and_again_by_another_embedder(study: Study) -> None:
+def test_a_wording_is_embedded_once_and_again_by_another_embedder(study):
     seen: list[str] = []
 
     def counting(texts: Sequence[str]) -> Any:
         seen.extend(texts)
         return encode(texts)
 
-    assert (
-        group_by_meaning(study, counting, "one") == 3
-        and group_by_meaning(study, counting, "one") == 0
-    )
+    assert group_by_meaning(study, counting, "one") == 3
+    assert group_by_meaning(study, counting, "one") == 0
     keep(
         study,
         *[("x", "y", False, None)] * 6,
@@ -117,9 +111,7 @@ def test_a_wording_is_embedded_once_and_again_by_another_embedder(study: Study) 
     assert group_by_meaning(study, counting, "two") == 4 and len(seen) == 8
 
 
-def test_more_questions_than_can_be_linked_join_the_nearest_group(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_more_questions_than_can_be_linked_join_the_nearest_group(monkeypatch):
     monkeypatch.setattr("assistant_builder.chat.inbox._LINKED", 4)
     vectors = np.eye(3)[[0, 0, 1, 1, 0, 1, 2, 2, 0]]
     first, second, *_ = numbers = meanings(vectors).tolist()
@@ -130,7 +122,7 @@ def test_more_questions_than_can_be_linked_join_the_nearest_group(
     assert meanings(vectors[:1]).tolist() == [0] and meanings(vectors[:0]).tolist() == []
 
 
-def test_one_answer_corrects_every_wording_and_nothing_else(study: Study) -> None:
+def test_one_answer_corrects_every_wording_and_nothing_else(study):
     groups = inbox_of(study).groups
     assert read_corrections(study) == [], "what visitors wrote is used only once it is accepted"
     assert accept(study, groups[0], "Within two weeks.") == 2
@@ -153,7 +145,7 @@ def test_one_answer_corrects_every_wording_and_nothing_else(study: Study) -> Non
     assert len(inbox_of(study).groups) == 1
 
 
-def test_an_answer_is_for_the_most_frequent_wordings_unless_others_are_chosen() -> None:
+def test_an_answer_is_for_the_most_frequent_wordings_unless_others_are_chosen():
     study = new_study("many")
     keep(study, *[(f"A refund of {number} cents?", "No idea.", True, None) for number in range(30)])
     (group,) = inbox_of(study).groups
@@ -161,29 +153,24 @@ def test_an_answer_is_for_the_most_frequent_wordings_unless_others_are_chosen() 
     assert len(read_corrections(study)) == MOST_WORDINGS and inbox_of(study).groups == ()
 
 
-def test_corrections_go_to_the_version_that_is_served(study: Study) -> None:
+def test_corrections_go_to_the_version_that_is_served(study):
     served = new_study("help-v2")
     accept(study, inbox_of(study).groups[1], "Nobody.", corrected=served)
-    assert read_corrections(study) == [] and [each.answer for each in read_corrections(served)] == [
-        "Nobody."
-    ]
+    assert read_corrections(study) == []
+    assert [each.answer for each in read_corrections(served)] == ["Nobody."]
 
 
-def test_rejected_questions_become_questions_to_decline(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejected_questions_become_questions_to_decline(study, monkeypatch):
     monkeypatch.setattr("assistant_builder.chat.inbox.load_split", lambda folder, split: [])
     assert reject(study, inbox_of(study).groups[1]) == 1
     (made,) = read_corrections(study)
-    assert (
-        made.question == "Who won?"
-        and not made.answerable
-        and made.answer.startswith("I can't answer")
-    )
+    assert made.question == "Who won?"
+    assert not made.answerable
+    assert made.answer.startswith("I can't answer")
     assert [group.count for group in inbox_of(study).groups] == [3]
 
 
-def test_a_group_for_later_comes_last(study: Study) -> None:
+def test_a_group_for_later_comes_last(study):
     set_state(study, inbox_of(study).groups[0], "later")
     assert [(group.count, group.later) for group in inbox_of(study).groups] == [
         (1, False),
@@ -191,7 +178,7 @@ def test_a_group_for_later_comes_last(study: Study) -> None:
     ]
 
 
-def test_counts_are_kept_by_week_without_texts() -> None:
+def test_counts_are_kept_by_week_without_texts():
     study = new_study("silent")
     assert read_inbox(study, NOW) == Inbox() and Overview().answered is None
     keep(study, ("a", "b", True, None), ("c", "d", False, 1), ("e", "f", False, -1), kept="counts")
@@ -202,7 +189,7 @@ def test_counts_are_kept_by_week_without_texts() -> None:
     assert not inbox.has_texts and inbox.groups == () and inbox.whole.asked == 3
 
 
-def test_erasing_a_visitor_erases_the_embeddings_of_what_only_that_one_asked(study: Study) -> None:
+def test_erasing_a_visitor_erases_the_embeddings_of_what_only_that_one_asked(study):
     inbox_of(study)
 
     def kept() -> set[str]:
@@ -214,7 +201,7 @@ def test_erasing_a_visitor_erases_the_embeddings_of_what_only_that_one_asked(stu
     assert kept() == {"do i get a refund", "how long does a refund take"}
 
 
-def test_an_inbox_of_100_000_conversations_opens_in_two_seconds() -> None:
+def test_an_inbox_of_100_000_conversations_opens_in_two_seconds():
     study = new_study("crowd")
     with opened(log_file(study)) as connection:
         connection.executemany(
@@ -244,9 +231,7 @@ HOSTILE = "Pay\x9b2J \u202ereversed\u2066 😀\x1b]0;title\x07\u2028q-9  99  dec
 
 
 @pytest.mark.parametrize("words", [(), ("--json",), ("--later", "q-0")])
-def test_the_command_line_shows_what_visitors_wrote_as_text(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_shows_what_visitors_wrote_as_text(words, monkeypatch):
     made = new_study("shown")
     keep(
         made,
@@ -262,9 +247,7 @@ def test_the_command_line_shows_what_visitors_wrote_as_text(
     )
 
 
-def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(study, monkeypatch):
     inbox_of(study)
     monkeypatch.setattr("assistant_builder.chat.inbox.group_with_embedder", lambda study: None)
     shown = CliRunner().invoke(app, ["inbox", "help"]).output
@@ -281,15 +264,11 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_the_command_lists_answers_exports_and_erases(
-    study: Study, bundled_models: object, tmp_path: Any
-) -> None:
+def test_the_command_lists_answers_exports_and_erases(study, bundled_models, tmp_path):
     listed = cli("help")
     assert listed.returncode == 0, listed.stderr
-    assert (
-        "6 questions: 3 declined, 1 voted down" in listed.stdout
-        and "Do I get a refund?" in listed.stdout
-    )
+    assert "6 questions: 3 declined, 1 voted down" in listed.stdout
+    assert "Do I get a refund?" in listed.stdout
     document = json.loads(cli("help", "--json").stdout)
     assert document["overview"]["asked"] == 6 and document["groups"]
     key = document["groups"][0]["key"]

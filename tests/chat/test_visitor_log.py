@@ -1,7 +1,5 @@
 """What visitors asked: masking, retention, erasing, kills, a full disk, and what is not kept."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -40,7 +38,7 @@ def filled(kept: visitor_log.Kept, path: Path, days: int = 90) -> VisitorLog:
     return log
 
 
-def test_texts_are_kept_masked_and_on_request_alone() -> None:
+def test_texts_are_kept_masked_and_on_request_alone():
     study = new_study("help")
     filled("counts", log_file(study))
     first, second = read_questions(study)
@@ -55,7 +53,7 @@ def test_texts_are_kept_masked_and_on_request_alone() -> None:
     assert json.loads(to_jsonl([first]))["question"] == "Mail [e-mail]?"
 
 
-def test_a_visitor_is_exported_and_erased_alone() -> None:
+def test_a_visitor_is_exported_and_erased_alone():
     study = new_study("help")
     assert read_questions(study) == [] and erase(study, "ann") == 0
     filled("texts", log_file(study))
@@ -66,7 +64,7 @@ def test_a_visitor_is_exported_and_erased_alone() -> None:
     assert b"shop" not in log_file(study).read_bytes()
 
 
-def test_a_visitor_whose_name_identifies_them_is_kept_under_another(home: Path) -> None:
+def test_a_visitor_whose_name_identifies_them_is_kept_under_another(home):
     study = new_study("help")
     log = VisitorLog(log_file(study), "counts", 90)
     names = ["ann@shop.example", "bob@shop.example", "+49 151 23456789", "customer-17"]
@@ -82,7 +80,7 @@ def test_a_visitor_whose_name_identifies_them_is_kept_under_another(home: Path) 
     assert read_questions(study) == []
 
 
-def test_the_log_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_is_bounded(monkeypatch):
     """Long texts are cut, without half of a number at the end, and of many questions the latest are kept."""
     study = new_study("help")
     monkeypatch.setattr(visitor_log, "MAX_QUESTIONS", 20)
@@ -96,13 +94,12 @@ def test_the_log_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.id for each in kept] == [f"q-{number}" for number in range(40, 60)]
     longest = visitor_log.MAX_QUESTION + visitor_log.MAX_ANSWER
     assert all(len((each.question or "") + (each.answer or "")) <= longest for each in kept)
-    assert (kept[0].question or "").endswith("x [number]") and len(
-        kept[0].suggestion or ""
-    ) <= visitor_log.MAX_QUESTION
+    assert (kept[0].question or "").endswith("x [number]")
+    assert len(kept[0].suggestion or "") <= visitor_log.MAX_QUESTION
     assert log_file(study).stat().st_size < 10**7
 
 
-def test_a_text_that_cannot_be_masked_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_cannot_be_masked_is_not_kept(monkeypatch):
     study, said = new_study("help"), list[str]()
     log = VisitorLog(log_file(study), "texts", 90, said.append)
 
@@ -119,7 +116,7 @@ def test_a_text_that_cannot_be_masked_is_not_kept(monkeypatch: pytest.MonkeyPatc
     assert len(said) == 1 and "ValueError" in said[0] and "odd" not in said[0]
 
 
-def test_old_questions_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_questions_are_deleted(monkeypatch):
     study, now = new_study("help"), time.time()
     monkeypatch.setattr(time, "time", lambda: now - 10 * 86_400)
     filled("counts", log_file(study))
@@ -131,7 +128,7 @@ def test_old_questions_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_questions(study) == []
 
 
-def test_a_clock_that_was_ahead_deletes_no_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_was_ahead_deletes_no_question(monkeypatch):
     study, now = new_study("help"), time.time()
     for clock in (-3, -2, -1, 0, 100, 100.1, 0.1, 100.2, 1, -20_000, 1.1):
         monkeypatch.setattr(time, "time", lambda clock=clock: now + clock * 86_400)
@@ -139,9 +136,7 @@ def test_a_clock_that_was_ahead_deletes_no_question(monkeypatch: pytest.MonkeyPa
     assert [each.time for each in read_questions(study)] == [pytest.approx(now - 3 * 86_400)] * 2
 
 
-def test_a_disk_that_is_full_is_said_once_and_loses_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_is_said_once_and_loses_nothing_else(tmp_path, monkeypatch):
     said: list[str] = []
 
     def full(path: Path) -> None:
@@ -162,7 +157,7 @@ def test_a_disk_that_is_full_is_said_once_and_loses_nothing_else(
     connection.close()
 
 
-def test_what_was_written_survives_a_kill(home: Path) -> None:
+def test_what_was_written_survives_a_kill(home):
     study = new_study("help")
     code = f"""
 import sys, time
@@ -178,14 +173,13 @@ for number in range(10**6):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     ids = [each.id for each in read_questions(study)]
-    assert ids == [
-        f"q-{number:07}" for number in range(len(ids))
-    ]  # a prefix: nothing in the middle is missing
+    # a prefix: nothing in the middle is missing
+    assert ids == [f"q-{number:07}" for number in range(len(ids))]
     filled("texts", log_file(study))
     assert len(read_questions(study)) == len(ids) + 2
 
 
-def test_two_servers_write_to_one_study() -> None:
+def test_two_servers_write_to_one_study():
     study = new_study("help")
     logs = [VisitorLog(log_file(study), "counts", 90) for _ in range(2)]
     for number in range(200):
@@ -195,7 +189,7 @@ def test_two_servers_write_to_one_study() -> None:
     assert len(read_questions(study)) == 200
 
 
-def test_a_damaged_file_and_one_of_a_later_release_are_named() -> None:
+def test_a_damaged_file_and_one_of_a_later_release_are_named():
     study = new_study("help")
     log_file(study).write_bytes(b"no database" * 100)
     with pytest.raises(StudyError, match="cannot be read"):

@@ -1,7 +1,5 @@
 """Blind votes: records, counting and the test of a preference, which may be read after each vote."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
@@ -54,7 +52,7 @@ def cast(study: Study, vote: Choice, question: str, **changes: Any) -> None:
     record_vote(study, asked(question, **changes), [Message("user", question)], vote)
 
 
-def test_a_vote_is_recorded_completely_in_one_line(study: Study) -> None:
+def test_a_vote_is_recorded_completely_in_one_line(study):
     cast(study, "a", "متى يفتح؟")
     (line,) = votes_file(study).read_text(encoding="utf-8").splitlines()
     record = json.loads(line)
@@ -77,7 +75,7 @@ def test_a_vote_is_recorded_completely_in_one_line(study: Study) -> None:
     assert read_votes(study)[0].winner == "lora"
 
 
-def test_votes_for_sides_are_counted_for_arms(study: Study) -> None:
+def test_votes_for_sides_are_counted_for_arms(study):
     cast(study, "a", "1")
     cast(study, "a", "2", sides=("qlora", "lora"))
     cast(study, "b", "3", sides=("qlora", "lora"))
@@ -86,9 +84,7 @@ def test_votes_for_sides_are_counted_for_arms(study: Study) -> None:
     assert tally(study) == Tally(candidate=1, baseline=2, ties=1, both_bad=1, p_value=1.0)
 
 
-def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_count(
-    study: Study,
-) -> None:
+def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_count(study):
     cast(study, "a", "1")
     cast(study, "b", "1", sides=("lora", "qlora"))  # the sides are revealed by now
     cast(study, "b", "1", qlora="five")
@@ -99,7 +95,7 @@ def test_votes_on_other_adapters_and_second_votes_on_the_same_answers_do_not_cou
     assert counted_votes(read_votes(study), {}) == []
 
 
-def test_invalid_votes_are_rejected(study: Study) -> None:
+def test_invalid_votes_are_rejected(study):
     refused = [
         asked(qlora="sixteen"),
         replace(asked(), vote="tie"),
@@ -113,14 +109,14 @@ def test_invalid_votes_are_rejected(study: Study) -> None:
     assert tally(study).both_bad == 1
 
 
-def test_a_damaged_file_is_reported(study: Study) -> None:
+def test_a_damaged_file_is_reported(study):
     votes_file(study).write_text('{"time": 1}\n')
     with pytest.raises(StudyError, match="line 1 is damaged"):
         tally(study)
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(7, 9), (0, 6), (12, 1), (5, 5)])
-def test_the_evidence_averages_the_likelihood_over_all_shares(wins: int, losses: int) -> None:
+def test_the_evidence_averages_the_likelihood_over_all_shares(wins, losses):
     averaged, _ = quad(lambda share: share**wins * (1 - share) ** losses, 0, 1)
     assert log_evidence(wins, losses, 0.5) == pytest.approx(
         math.log(averaged / 0.5 ** (wins + losses))
@@ -128,7 +124,7 @@ def test_the_evidence_averages_the_likelihood_over_all_shares(wins: int, losses:
     assert vote_p_value(wins, losses) == pytest.approx(min(1, 0.5 ** (wins + losses) / averaged))
 
 
-def test_looking_after_each_of_200_votes_finds_no_preference_in_19_of_20_studies() -> None:
+def test_looking_after_each_of_200_votes_finds_no_preference_in_19_of_20_studies():
     wins = np.cumsum(np.random.default_rng(0).integers(0, 2, (2000, 200)), axis=1)
     cutoffs = [
         {won for won in range(n + 1) if vote_p_value(won, n - won) <= 0.05} for n in range(1, 201)
@@ -137,7 +133,7 @@ def test_looking_after_each_of_200_votes_finds_no_preference_in_19_of_20_studies
     assert 0 < found <= 0.05 * 2000
 
 
-def test_the_tally_sentence() -> None:
+def test_the_tally_sentence():
     assert tally_sentence(Tally()) == "No votes yet."
     shown = Tally(7, 9, 4, 0, p_value=vote_p_value(7, 9))
     assert tally_sentence(shown) == "Compact 7, Full 9, 4 the same: no preference shown, p = 1.00."

@@ -1,7 +1,5 @@
 """The chat worker and its client, with a fake session."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import queue
@@ -53,7 +51,7 @@ def last(exchange: ReplyStream) -> dict[str, Reply]:
     return list(exchange)[-1]
 
 
-def test_both_arms_answer_the_same_question(worker: ChatWorker) -> None:
+def test_both_arms_answer_the_same_question(worker):
     replies = last(ask(worker, "hello wörld 🚢"))
     assert replies["qlora"].text == "qlora:hello qlora:wörld qlora:🚢 ✓"
     assert replies["lora"].text == "lora:hello lora:wörld lora:🚢 ✓"
@@ -62,7 +60,7 @@ def test_both_arms_answer_the_same_question(worker: ChatWorker) -> None:
     assert not worker.busy
 
 
-def test_the_arms_answer_at_the_same_time(worker: ChatWorker) -> None:
+def test_the_arms_answer_at_the_same_time(worker):
     exchange = ask(worker, "long talk")
     for replies in exchange:
         if all(reply.tokens > 3 for reply in replies.values()):
@@ -71,11 +69,10 @@ def test_the_arms_answer_at_the_same_time(worker: ChatWorker) -> None:
     exchange.stop()
 
 
-def test_models_can_be_loaded_before_a_question(worker: ChatWorker) -> None:
+def test_models_can_be_loaded_before_a_question(worker):
     states = list(worker.load(("qlora", "base")))
-    assert (
-        states[-1]["qlora"].phase == "Teaching the parrot" and states[-1]["qlora"].fraction == 1.0
-    )
+    assert states[-1]["qlora"].phase == "Teaching the parrot"
+    assert states[-1]["qlora"].fraction == 1.0
     assert {reply.state for reply in states[-1].values()} == {"loaded"}
     assert states[-1]["qlora"].memory == Memory(269_000_000, 19_500_000)
     assert states[-1]["base"].memory == Memory(269_000_000, 0, shared=True)
@@ -85,7 +82,7 @@ def test_models_can_be_loaded_before_a_question(worker: ChatWorker) -> None:
     assert again[-1]["base"].text == "base:hello ✓" and again[-1]["base"].memory is not None
 
 
-def test_stop_keeps_the_text_so_far(worker: ChatWorker) -> None:
+def test_stop_keeps_the_text_so_far(worker):
     exchange = ask(worker, "long talk")
     for replies in exchange:
         if all(reply.tokens > 2 for reply in replies.values()):
@@ -95,13 +92,13 @@ def test_stop_keeps_the_text_so_far(worker: ChatWorker) -> None:
     assert replies["qlora"].tokens < 6000
 
 
-def test_two_questions_at_once_do_not_mix(worker: ChatWorker) -> None:
+def test_two_questions_at_once_do_not_mix(worker):
     first, second = ask(worker, "one two"), ask(worker, "three")
     assert last(second)["lora"].text == "lora:three ✓"
     assert last(first)["lora"].text == "lora:one lora:two ✓"
 
 
-def test_waiting_questions_report_their_queue_position(worker: ChatWorker) -> None:
+def test_waiting_questions_report_their_queue_position(worker):
     first, second, third = (
         ask(worker, question, ("lora",)) for question in ("long talk", "two", "three")
     )
@@ -112,7 +109,7 @@ def test_waiting_questions_report_their_queue_position(worker: ChatWorker) -> No
     assert last(third)["lora"].ahead == 0
 
 
-def test_a_question_can_be_stopped_while_it_waits(worker: ChatWorker) -> None:
+def test_a_question_can_be_stopped_while_it_waits(worker):
     first, second = ask(worker, "long talk", ("lora",)), ask(worker, "next", ("lora",))
     second.stop()
     first.stop()
@@ -120,7 +117,7 @@ def test_a_question_can_be_stopped_while_it_waits(worker: ChatWorker) -> None:
     assert last(second)["lora"].text == ""
 
 
-def test_an_error_is_reported_with_its_remedy_and_the_worker_survives(worker: ChatWorker) -> None:
+def test_an_error_is_reported_with_its_remedy_and_the_worker_survives(worker):
     reply = last(ask(worker, "refuse"))["qlora"]
     assert reply.state == "failed"
     assert reply.error == {
@@ -134,24 +131,24 @@ def test_an_error_is_reported_with_its_remedy_and_the_worker_survives(worker: Ch
     assert last(ask(worker, "again"))["lora"].state == "stop"
 
 
-def test_a_crash_is_reported_and_the_next_question_restarts_the_process(worker: ChatWorker) -> None:
+def test_a_crash_is_reported_and_the_next_question_restarts_the_process(worker):
     reply = last(ask(worker, "die"))["lora"]
     assert reply.error is not None
     assert reply.error["what"] == "the chat process ended with exit code 7: out of luck"
     assert last(ask(worker, "still there?"))["lora"].text.startswith("lora:still")
 
 
-def test_a_killed_process_is_reported_as_out_of_memory(worker: ChatWorker) -> None:
+def test_a_killed_process_is_reported_as_out_of_memory(worker):
     error = last(ask(worker, "kill"))["qlora"].error
     assert error is not None and "memory" in error["what"] and "ask again" in error["remedy"]
 
 
-def test_a_process_that_needs_a_restart_finishes_its_pending_requests(worker: ChatWorker) -> None:
+def test_a_process_that_needs_a_restart_finishes_its_pending_requests(worker):
     under_way = ask(worker, "one two three four five", ("lora",))
     error = last(ask(worker, "starve", ("qlora",)))["qlora"].error
-    assert (
-        error is not None and error["what"] == "memory ran out" and "ask again" in error["remedy"]
-    )
+    assert error is not None
+    assert error["what"] == "memory ran out"
+    assert "ask again" in error["remedy"]
     process = worker._child.process
     assert last(under_way)["lora"].text.endswith("lora:five \u2713")
     assert process is not None and process.wait(timeout=10) == 0
@@ -210,7 +207,7 @@ def wrapped(cause: Exception) -> ResourceError:
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error: Exception) -> None:
+def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error):
     numbers = itertools.count(1)
     asked: queue.Queue[str | None] = queue.Queue()
     events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -253,7 +250,7 @@ def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error: Exception) 
     assert not thread.is_alive()
 
 
-def test_an_idle_process_ends_when_a_run_starts(command: list[str]) -> None:
+def test_an_idle_process_ends_when_a_run_starts(command):
     pool = WorkerPool(command)
     study = new_study("running")
     worker = pool.worker(study)
@@ -262,13 +259,12 @@ def test_an_idle_process_ends_when_a_run_starts(command: list[str]) -> None:
     assert process is not None and process.poll() is None
     with machine_lock(study, waiting=lambda names: None):
         assert process.wait(timeout=10) == 0
-    assert (
-        last(ask(worker, "two"))["lora"].text == "lora:two \u2713"
-    )  # a question restarts the process
+    # a question restarts the process
+    assert last(ask(worker, "two"))["lora"].text == "lora:two \u2713"
     pool.close()
 
 
-def test_a_run_does_not_interrupt_a_pending_answer(worker: ChatWorker) -> None:
+def test_a_run_does_not_interrupt_a_pending_answer(worker):
     under_way = ask(worker, "long talk", ("lora",))
     next(replies for replies in under_way if replies["lora"].tokens)
     process = worker._child.process
@@ -281,13 +277,13 @@ def test_a_run_does_not_interrupt_a_pending_answer(worker: ChatWorker) -> None:
     assert last(under_way)["lora"].state == "cancelled"
 
 
-def test_a_command_without_the_protocol_is_reported(tmp_path: Path) -> None:
+def test_a_command_without_the_protocol_is_reported(tmp_path):
     worker = ChatWorker([sys.executable, "-c", "raise SystemExit('no such study')"])
     error = last(ask(worker, "hello"))["lora"].error
     assert error is not None and "no such study" in error["what"]
 
 
-def test_an_idle_process_ends_and_is_started_again(tmp_path: Path) -> None:
+def test_an_idle_process_ends_and_is_started_again(tmp_path):
     worker = ChatWorker(parrot_command(tmp_path, 0.2))
     assert last(ask(worker, "one"))["lora"].state == "stop"
     process = worker._child.process
@@ -297,7 +293,7 @@ def test_an_idle_process_ends_and_is_started_again(tmp_path: Path) -> None:
     worker.close()
 
 
-def test_the_process_ends_with_the_page(command: list[str]) -> None:
+def test_the_process_ends_with_the_page(command):
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -317,7 +313,7 @@ def test_the_process_ends_with_the_page(command: list[str]) -> None:
     process.stdout.close()
 
 
-def test_closing_ends_pending_answers(worker: ChatWorker) -> None:
+def test_closing_ends_pending_answers(worker):
     exchange = ask(worker, "long talk")
     replies = next(reply for reply in exchange if reply["lora"].tokens)
     assert not replies["lora"].finished
@@ -328,7 +324,7 @@ def test_closing_ends_pending_answers(worker: ChatWorker) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_unreadable_requests_are_skipped(command: list[str]) -> None:
+def test_unreadable_requests_are_skipped(command):
     lines = 'nonsense\n{"op": "dance", "id": "1"}\n{"op":"stop","id":"9"}\n' + json.dumps(
         {"op": "ask", "id": "2", "arm": "lora", "messages": [], "sampling": {"temperature": -1}}
     )
@@ -340,20 +336,18 @@ def test_unreadable_requests_are_skipped(command: list[str]) -> None:
     assert "temperature" in events[0]["error"]["what"]
 
 
-def test_sampling_reports_all_problems_together() -> None:
+def test_sampling_reports_all_problems_together():
     with pytest.raises(ConfigError, match=r"max_new_tokens=0.*temperature=9.*top_p=0.*seed=-1"):
         Sampling(max_new_tokens=0, temperature=9, top_p=0, seed=-1)
 
 
 @pytest.mark.parametrize("code", [-9, -11, 0, 1])
-def test_every_exit_has_a_remedy(code: int) -> None:
+def test_every_exit_has_a_remedy(code):
     record = exit_error(code, "last words")
     assert record["what"] and record["remedy"]
 
 
-def test_the_pool_keeps_one_process_and_renews_it_when_a_file_changes_that_it_reads(
-    tmp_path: Path,
-) -> None:
+def test_the_pool_keeps_one_process_and_renews_it_when_a_file_changes_that_it_reads(tmp_path):
     pool = WorkerPool()
     study = Study(tmp_path / "one")
     write_text(study.folder / "study.yaml", "name: one\n")
@@ -377,7 +371,7 @@ def test_the_pool_keeps_one_process_and_renews_it_when_a_file_changes_that_it_re
     pool.close()
 
 
-def test_neither_side_of_the_page_imports_torch() -> None:
+def test_neither_side_of_the_page_imports_torch():
     check = textwrap.dedent("""
         import sys
         import assistant_builder.chat.client, assistant_builder.chat.answer_server

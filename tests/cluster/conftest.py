@@ -1,7 +1,5 @@
 """A Ray cluster of three nodes on this machine, and steps that only sleep."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

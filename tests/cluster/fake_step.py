@@ -5,8 +5,6 @@ have started; ``deaf``: ignore a cancellation; ``after``: file of the study that
 the other arm; ``broken``: fail.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Environment variables of steps and replicas on a cluster node."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -41,9 +39,7 @@ def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
     return actor
 
 
-def test_node_environment_passes_on_permission_for_remote_code(
-    actor: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_node_environment_passes_on_permission_for_remote_code(actor, tmp_path, monkeypatch):
     from assistant_builder.models.remote_code import VARIABLE, allow_code
 
     monkeypatch.setenv(VARIABLE, "[]")
@@ -53,13 +49,11 @@ def test_node_environment_passes_on_permission_for_remote_code(
     TaskRegistryClient(Study.open("library")).start(
         "train-lora", ["-m", "evals"], ResourceRequest(1.0), 0
     )
-    assert (
-        json.loads(actor.environments[0][VARIABLE]) == [str(tmp_path)]
-        and VARIABLE not in actor.environments[1]
-    )
+    assert json.loads(actor.environments[0][VARIABLE]) == [str(tmp_path)]
+    assert VARIABLE not in actor.environments[1]
 
 
-def test_steps_without_gpu_request_see_no_gpu(actor: Actor) -> None:
+def test_steps_without_gpu_request_see_no_gpu(actor):
     keeper = TaskRegistryClient(new_study())
     for gpus in (0.0, 0.5, 2.0):
         keeper.start("train-lora", ["-m", "evals"], ResourceRequest(1.0, gpus), 0)
@@ -70,7 +64,7 @@ def test_steps_without_gpu_request_see_no_gpu(actor: Actor) -> None:
     assert seen == ["", "as Ray sets it", "as Ray sets it"]
 
 
-def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path) -> None:
+def test_replicas_without_gpu_request_see_no_gpu(tmp_path):
     pytest.importorskip("ray.serve")
     from assistant_builder.config.serving import ServingConfig
     from assistant_builder.serving.ray_serve import application
@@ -85,15 +79,14 @@ def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path) -> None:
         ]
         return variables
 
-    assert environment(0.0)[
-        "CUDA_VISIBLE_DEVICES"
-    ] == "" and "CUDA_VISIBLE_DEVICES" not in environment(1.0)
+    assert environment(0.0)["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in environment(1.0)
 
 
 @pytest.mark.skipif(
     os.name != "posix" or os.getuid() != 0, reason="starts a process of another user"
 )
-def test_auto_joins_no_cluster_of_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_joins_no_cluster_of_another_user(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)

@@ -1,7 +1,5 @@
 """Studies that cannot run on a cluster are refused in one line with a remedy; no cluster is needed."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from dataclasses import replace
@@ -28,7 +26,7 @@ LARGE = Node("10.0.0.1", 8, 0, 64 * 10**9)
 SMALL = Node("10.0.0.2", 2, 1, 10**9)
 
 
-def test_missing_ray_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     study = new_study("without", executor__kind="ray")
     with pytest.raises(AssistantBuilderError, match=r"needs Ray.*pip install -e '\.\[ray\]'"):
@@ -36,7 +34,7 @@ def test_missing_ray_is_reported_with_the_install_command(monkeypatch: pytest.Mo
     assert study.state == "failed"
 
 
-def test_unreachable_address_is_reported_at_once() -> None:
+def test_unreachable_address_is_reported_at_once():
     pytest.importorskip("ray")
     with socket.socket() as taken:  # bound but not listening
         taken.bind(("127.0.0.1", 0))
@@ -48,9 +46,7 @@ def test_unreachable_address_is_reported_at_once() -> None:
             run_study(study)
 
 
-def test_too_large_request_is_refused_with_the_available_nodes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_too_large_request_is_refused_with_the_available_nodes(monkeypatch):
     require_node(ResourceRequest(8, 0, 60 * 10**9), [SMALL, LARGE], "train-lora")
     for request, words in (
         (ResourceRequest(9), "9 CPUs"),
@@ -68,7 +64,7 @@ def test_too_large_request_is_refused_with_the_available_nodes(
         run_study(study)
 
 
-def test_requested_memory_is_the_planned_or_the_configured_memory(bundled_models: object) -> None:
+def test_requested_memory_is_the_planned_or_the_configured_memory(bundled_models):
     study = with_data(new_study("planned", executor__kind="ray", executor__train_cpus=2))
     request = resources_for_step(study, "train-qlora-2", [replace(SMALL, gpus=0), LARGE])
     planned = step_memory(study, "train-qlora", LARGE.memory_bytes)
@@ -103,7 +99,7 @@ def test_requested_memory_is_the_planned_or_the_configured_memory(bundled_models
     assert resources_for_step(study, "evaluate", [SMALL]) == ResourceRequest(1, 1)
 
 
-def test_executor_shorthand_and_executor_is_no_input(bundled_models: object) -> None:
+def test_executor_shorthand_and_executor_is_no_input(bundled_models):
     short = StudyConfig.model_validate({"executor": "ray"})
     assert short == StudyConfig().with_changes({"executor": "ray"}) and short.executor.kind == "ray"
     other = short.with_changes({"executor.address": "10.0.0.1:6379", "executor": "local"})

@@ -1,7 +1,5 @@
 """The endpoint on a Ray cluster with autoscaled replicas."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time
@@ -54,8 +52,8 @@ def url(nodes: Nodes, studies: list[Study]) -> Iterator[str]:
 
 
 def test_a_published_version_replaces_the_served_one_without_losing_an_answer(
-    nodes: Nodes, studies: list[Study], tmp_path: Path
-) -> None:
+    nodes, studies, tmp_path
+):
     from ray import serve
 
     version = tiny_study(tmp_path / "base", "one-v2", seed=3)
@@ -84,12 +82,10 @@ def test_a_published_version_replaces_the_served_one_without_losing_an_answer(
         finally:
             stop.set()
             following.join()
-    assert (
-        before != after
-        and answers[0] == before
-        and answers[-1] == after
-        and {*answers} == {before, after}
-    )
+    assert before != after
+    assert answers[0] == before
+    assert answers[-1] == after
+    assert {*answers} == {before, after}
     serve.shutdown()
 
 
@@ -100,9 +96,7 @@ def replicas() -> int:
     return found.get("RUNNING", 0)
 
 
-def test_streaming_two_adapters_autoscaling_and_authentication(
-    url: str, studies: list[Study]
-) -> None:
+def test_streaming_two_adapters_autoscaling_and_authentication(url, studies):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=url, api_key=KEY, timeout=300, max_retries=5)
     expected = {

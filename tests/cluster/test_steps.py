@@ -1,7 +1,5 @@
 """Steps on a real Ray cluster: parallel, waiting, lost, cancelled and resumed; scheduling overhead."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -45,7 +43,7 @@ def on_other_node(study: Study, nodes: Nodes) -> tuple[str, str] | None:
     return None
 
 
-def test_trainings_run_in_parallel_and_later_steps_wait(sleeping: Make) -> None:
+def test_trainings_run_in_parallel_and_later_steps_wait(sleeping):
     study = sleeping("at-once", seeds=2)
     for step in TRAINS:
         configure_step(study, step, meets="lora qlora lora-2 qlora-2")
@@ -53,9 +51,8 @@ def test_trainings_run_in_parallel_and_later_steps_wait(sleeping: Make) -> None:
         configure_step(study, step, sleep=4)
     run_study(study)
     records = {step: study.step(step) for step in study.shown_steps}
-    assert {record.state for record in records.values()} == {
-        "succeeded"
-    } and study.state == "succeeded"
+    assert {record.state for record in records.values()} == {"succeeded"}
+    assert study.state == "succeeded"
     began = {step: record.started or 0 for step, record in records.items()}
     ended = {step: began[step] + record.seconds for step, record in records.items()}
     assert min(began[step] for step in SCORES) >= max(ended[step] for step in TRAINS)
@@ -71,7 +68,7 @@ def test_trainings_run_in_parallel_and_later_steps_wait(sleeping: Make) -> None:
     assert str(records["evaluate"].node) in CliRunner().invoke(app, ["status", study.name]).stdout
 
 
-def test_an_arm_that_waits_for_the_other_is_started_again(sleeping: Make) -> None:
+def test_an_arm_that_waits_for_the_other_is_started_again(sleeping):
     study = sleeping("twins")
     configure_step(study, "train-lora", after="arms/qlora/train-qlora.made")
     configure_step(study, "train-qlora", sleep=3)
@@ -80,19 +77,18 @@ def test_an_arm_that_waits_for_the_other_is_started_again(sleeping: Make) -> Non
     assert (starts(study, "train-lora"), starts(study, "train-qlora")) == (2, 1)
 
 
-def test_if_one_arm_fails_the_other_finishes(sleeping: Make) -> None:
+def test_if_one_arm_fails_the_other_finishes(sleeping):
     study = sleeping("broken")
     configure_step(study, "train-lora", broken=1)
     configure_step(study, "train-qlora", sleep=3)
     with pytest.raises(AssistantBuilderError, match="train-lora: it is broken. Mend it"):
         run_study(study)
-    assert (
-        study.step("train-qlora").state == "succeeded" and study.step("evaluate").state == "queued"
-    )
+    assert study.step("train-qlora").state == "succeeded"
+    assert study.step("evaluate").state == "queued"
     assert study.state == "failed"
 
 
-def test_a_step_of_a_lost_node_is_resumed_elsewhere(nodes: Nodes, sleeping: Make) -> None:
+def test_a_step_of_a_lost_node_is_resumed_elsewhere(nodes, sleeping):
     study = sleeping("lost", seeds=2)
     for step in TRAINS:
         configure_step(study, step, sleep=8)
@@ -106,17 +102,15 @@ def test_a_step_of_a_lost_node_is_resumed_elsewhere(nodes: Nodes, sleeping: Make
     assert study.state == "succeeded" and starts(study, step) == 2
     assert study.step(step).node != node
     slept = [record["start"] for record in read_jsonl(study.step_folder(step) / f"{step}.slept")]
-    assert (
-        len(slept) == 80 and slept == sorted(slept) and slept.count(1) >= 5
-    )  # carried on, one writer after the other
+    # carried on, one writer after the other
+    assert len(slept) == 80 and slept == sorted(slept) and slept.count(1) >= 5
 
 
-def test_cancelling_frees_the_cluster_within_ten_seconds(nodes: Nodes, sleeping: Make) -> None:
+def test_cancelling_frees_the_cluster_within_ten_seconds(nodes, sleeping):
     import ray
 
-    study = sleeping(
-        "cancelled", seeds=3
-    )  # six trainings on four processors: two wait in Ray's queue
+    # six trainings on four processors: two wait in Ray's queue
+    study = sleeping("cancelled", seeds=3)
     trains = [step for step in study.steps if step.startswith("train-")]
     for step in trains:
         configure_step(study, step, sleep=600, deaf=1)
@@ -151,7 +145,7 @@ run_study(Study.open(sys.argv[1]))
 """
 
 
-def test_a_new_run_finds_the_steps_of_a_killed_run(sleeping: Make) -> None:
+def test_a_new_run_finds_the_steps_of_a_killed_run(sleeping):
     study = sleeping("found")
     for step in TRAINS[:2]:
         configure_step(study, step, sleep=12)
@@ -168,8 +162,8 @@ def test_a_new_run_finds_the_steps_of_a_killed_run(sleeping: Make) -> None:
 
 
 def test_workers_import_nothing_from_the_current_folder_of_the_driver(
-    nodes: Nodes, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    nodes, tmp_path_factory, monkeypatch
+):
     import ray
 
     shadows = Shadows(tmp_path_factory.mktemp("driver") / "handed-on")
@@ -200,7 +194,7 @@ def seconds_without_ray() -> float:
     return time.monotonic() - began
 
 
-def test_scheduling_overhead_of_24_steps_on_4_slots(nodes: Nodes) -> None:
+def test_scheduling_overhead_of_24_steps_on_4_slots(nodes):
     shares = []
     while len(shares) < 3 and not (
         shares and shares[-1] < 1.15

@@ -1,7 +1,5 @@
 """A study in a store on nodes without a shared path: each step works in a temporary folder."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +15,7 @@ from assistant_builder.runner.run import run_study
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 from assistant_builder.study.addresses import allow_addresses
-from tests.cluster.conftest import Background, Nodes, wait_until
+from tests.cluster.conftest import Background, wait_until
 from tests.cluster.test_steps import TRAINS, configure_step, on_other_node, starts
 from tests.export.tiny import tiny_base
 from tests.fault_injection.study import differences, outcome, run, small_study, start
@@ -34,8 +32,8 @@ LONG = {
 
 
 def test_a_step_of_a_lost_node_is_resumed_through_the_store(
-    nodes: Nodes, sleeping: Make, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    nodes, sleeping, bucket, tmp_path, monkeypatch
+):
     study = sleeping("stored", seeds=2, executor__store=bucket)
     for step in TRAINS:
         configure_step(study, step, sleep=12)
@@ -64,9 +62,7 @@ def test_a_step_of_a_lost_node_is_resumed_through_the_store(
     assert other.state == "succeeded" and starts(other, step) == 2
 
 
-def test_cancelling_reaches_nodes_without_shared_path(
-    nodes: Nodes, sleeping: Make, bucket: str
-) -> None:
+def test_cancelling_reaches_nodes_without_shared_path(nodes, sleeping, bucket):
     import ray
 
     study = sleeping("stored-cancelled", seeds=3, executor__store=bucket)
@@ -104,13 +100,8 @@ def whole_checkpoints(step: psutil.Process) -> list[Path]:
 
 @pytest.mark.train
 def test_nodes_without_shared_path_give_identical_bytes_after_a_kill(
-    nodes: Nodes,
-    bucket: str,
-    bundled_models: Path,
-    node_homes: Path,
-    model_cache: Path,
-    tmp_path: Path,
-) -> None:
+    nodes, bucket, bundled_models, node_homes, model_cache, tmp_path
+):
     for home in node_homes.iterdir():
         if not (home / "models").exists():
             (home / "models").symlink_to(model_cache / "models")
@@ -148,9 +139,8 @@ def test_nodes_without_shared_path_give_identical_bytes_after_a_kill(
         step.resume()
         step.wait(60)  # it must not continue to write
         again = wait_until(lambda: training(study, going))
-        assert again.cmdline()[-1] != folder and whole_checkpoints(
-            again
-        )  # brought there before it began
+        # brought there before it began
+        assert again.cmdline()[-1] != folder and whole_checkpoints(again)
         output, _ = going.communicate()
         assert going.returncode == 0, output
         assert study.step("train-lora").node and study.step("train-lora").pid == again.pid

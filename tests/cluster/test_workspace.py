@@ -3,8 +3,6 @@
 The nodes are threads; ``tests/cluster/test_stored.py`` uses a real cluster.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -79,14 +77,11 @@ def nodes_in_threads(
     monkeypatch.setattr(ray_runner, "TaskRegistryClient", Threads)
     monkeypatch.setattr(tasks, "GRACE_SECONDS", 2.0)
     monkeypatch.setattr(workspace, "_PULL_SECONDS", 0.5)
-    monkeypatch.setattr(
-        locks, "STALE_SECONDS", 5.0
-    )  # a lease is seen here a while after it was renewed
+    # a lease is seen here a while after it was renewed
+    monkeypatch.setattr(locks, "STALE_SECONDS", 5.0)
 
 
-def test_run_downloads_node_results_and_another_machine_resumes(
-    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_downloads_node_results_and_another_machine_resumes(memory, tmp_path, monkeypatch):
     study = new_study("nodes", executor__kind="ray", executor__store=memory)
     checkpoint = "arms/lora/checkpoints/checkpoint-1/complete.json"
     configure_step(study, TRAIN, sleep=5)
@@ -94,31 +89,25 @@ def test_run_downloads_node_results_and_another_machine_resumes(
     (study.folder / checkpoint).write_text("{}")
     with_metrics(study, "lora", 1)  # without metrics it would start from the beginning
     run = Background(study)
-    wait_until(
-        lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running"
-    )  # in a folder no node sees
+    # in a folder no node sees
+    wait_until(lambda: len(slept(study)) >= 5 and study.step(TRAIN).state == "running")
     record = study.step(TRAIN)
-    assert (
-        record.state == "running"
-        and record.node == "10.0.0.1 (01234567)"
-        and record.pid is not None
-    )
+    assert record.state == "running"
+    assert record.node == "10.0.0.1 (01234567)"
+    assert record.pid is not None
     os.kill(record.pid, signal.SIGKILL)
     error = run.wait()
     assert isinstance(error, AssistantBuilderError) and "ended by signal 9" in str(error)
     assert study.step("train-qlora").state == "succeeded"
-    assert (
-        not (study.folder / checkpoint).exists()
-        and ObjectStore(f"{memory}/nodes").read(checkpoint) == b"{}"
-    )
+    assert not (study.folder / checkpoint).exists()
+    assert ObjectStore(f"{memory}/nodes").read(checkpoint) == b"{}"
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     other = open_or_create(f"{memory}/nodes", name=None, changes={}, redo=False)
     run_study(other)
-    assert other.state == "succeeded" and (starts(other, TRAIN), starts(other, "train-qlora")) == (
-        2,
-        1,
-    )
+    assert other.state == "succeeded"
+    assert starts(other, TRAIN) == 2
+    assert starts(other, "train-qlora") == 1
     assert len(slept(other)) == 50 and slept(other).count(1) >= 5
     assert not [
         name for name in ObjectStore(f"{memory}/nodes").versions() if name.endswith(".lease.json")
@@ -130,7 +119,7 @@ def test_run_downloads_node_results_and_another_machine_resumes(
     assert (alone.folder, alone.state) == (study.folder, "succeeded")
 
 
-def test_cancelling_reaches_a_node_through_the_store(memory: str) -> None:
+def test_cancelling_reaches_a_node_through_the_store(memory):
     study = new_study("stopped", executor__kind="ray", executor__store=memory)
     configure_step(study, TRAIN, sleep=600)
     run = Background(study)
@@ -146,7 +135,7 @@ def test_cancelling_reaches_a_node_through_the_store(memory: str) -> None:
     assert study.state == "succeeded"
 
 
-def test_changed_settings_apply_after_a_run_on_nodes(memory: str) -> None:
+def test_changed_settings_apply_after_a_run_on_nodes(memory):
     study = new_study("changed", executor__kind="ray", executor__store=memory)
     run_study(study)
     study.write_config(study.config.with_changes({"train.rank": 4}))
@@ -156,7 +145,7 @@ def test_changed_settings_apply_after_a_run_on_nodes(memory: str) -> None:
     assert b"rank: 4" in (ObjectStore(f"{memory}/changed").read("study.yaml") or b"")
 
 
-def test_a_restarted_training_finds_no_old_checkpoint(memory: str) -> None:
+def test_a_restarted_training_finds_no_old_checkpoint(memory):
     study = new_study("anew", executor__kind="ray", executor__store=memory)
     store, old = ObjectStore(f"{memory}/anew"), "arms/lora/checkpoints/checkpoint-1/complete.json"
     configure_step(study, TRAIN, sleep=1)
@@ -166,7 +155,7 @@ def test_a_restarted_training_finds_no_old_checkpoint(memory: str) -> None:
     assert store.read(old) is None and store.read("arms/lora/train-lora.made")
 
 
-def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str) -> None:
+def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory):
     study = new_study("parts", executor__kind="ray", executor__store=memory)
     assert study.shards == ("score-1", "score-2")
     configure_step(study, "score-2", broken=1)
@@ -181,10 +170,8 @@ def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str
     before = [starts(study, part) for part in study.shards]
     study.write_config(study.config.with_changes({"executor.evaluate_tasks": 4}))
     run_study(study)  # settings of the executor make no step stale
-    assert (
-        study.state == "succeeded"
-        and [starts(study, part) for part in ("score-1", "score-2")] == before
-    )
+    assert study.state == "succeeded"
+    assert [starts(study, part) for part in ("score-1", "score-2")] == before
     assert not study.status_file("score-3").exists()
     study.delete_step_outputs("evaluate", scores=False)
     assert study.shown_steps == study.steps and study.step_folder("evaluate").is_dir()
@@ -192,9 +179,7 @@ def test_shards_run_before_the_evaluation_and_are_ignored_afterwards(memory: str
     assert study.step("score-1").state == "queued"  # a part that cannot be read costs nothing
 
 
-def test_evaluation_waits_for_shards_of_an_earlier_run(
-    memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_waits_for_shards_of_an_earlier_run(memory, monkeypatch):
     monkeypatch.setattr(Threads, "left_over", {"score-3": None})
     study = new_study("strangers", executor__kind="ray", executor__store=memory)
     run = Background(study)
@@ -208,9 +193,7 @@ def test_evaluation_waits_for_shards_of_an_earlier_run(
 
 
 @pytest.mark.parametrize("away", [1, 2, 3])
-def test_a_short_store_outage_does_not_end_the_run(
-    memory: str, away: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_store_outage_does_not_end_the_run(memory, away, monkeypatch):
     study = new_study("away", executor__kind="ray", executor__store=memory)
     asked, whole = [], Mirror.push
 
@@ -225,17 +208,15 @@ def test_a_short_store_outage_does_not_end_the_run(
     assert study.state == "succeeded" and len(asked) > 2 + away
 
 
-def test_without_a_store_nodes_use_the_shared_folder() -> None:
+def test_without_a_store_nodes_use_the_shared_folder():
     study = new_study("shared", executor__kind="ray")
     run_study(study)
-    assert (
-        study.state == "succeeded"
-        and study.step(TRAIN).node
-        and not list(study.folder.rglob("*.lease.json"))
-    )
+    assert study.state == "succeeded"
+    assert study.step(TRAIN).node
+    assert not list(study.folder.rglob("*.lease.json"))
 
 
-def test_a_step_that_runs_on_a_node_is_not_run_locally(memory: str) -> None:
+def test_a_step_that_runs_on_a_node_is_not_run_locally(memory):
     study = new_study("elsewhere", executor__store=memory)
     backend = StoreLeaseFile(ObjectStore(f"{memory}/elsewhere"), "arms/lora/train-lora.lease.json")
     lease = Lease(backend, "x", "10.0.0.2")

@@ -1,7 +1,5 @@
 """Small data files, pairs and datasets."""
 
-from __future__ import annotations
-
 import io
 import json
 import random

@@ -1,13 +1,11 @@
 """Chat formats and the order of turns."""
 
-from __future__ import annotations
-
 import json
 import re
 
 import pytest
 
-from assistant_builder.data import load_pairs
+from assistant_builder.data import Pair, load_pairs
 from tests.data.samples import jsonl
 
 TURNS = [
@@ -52,22 +50,18 @@ def load_one(write, record):
 def test_load_pairs_reads_every_chat_format(write, record):
     (found,) = load_one(write, record).pairs
     assert [(m.role, m.content) for m in found.messages] == TURNS
-    assert (found.question, found.answer, found.system, found.turns) == (
-        "Hello?",
-        "No.",
-        "Be kind.",
-        2,
-    )
+    assert found.question == "Hello?"
+    assert found.answer == "No."
+    assert found.system == "Be kind."
+    assert found.turns == 2
     assert found.compared_question == "Hello?\nMore?"
 
 
 def test_load_pairs_reads_a_conversation_in_a_csv_cell(write):
     cell = json.dumps(messages(*TURNS)).replace('"', '""')
     found = load_pairs(write("a.csv", f'id,messages\n1,"{cell}"\n'))
-    assert (
-        found.pairs[0].turns == 2
-        and found.columns["question"] == found.columns["messages"] == "messages"
-    )
+    assert found.pairs[0].turns == 2
+    assert found.columns["question"] == found.columns["messages"] == "messages"
 
 
 def test_parse_turns_joins_content_parts_and_knows_the_developer_role(write):
@@ -149,8 +143,6 @@ def test_load_pairs_rejects_invalid_conversations_with_the_reason(write, record,
 
 
 def test_pair_to_record_and_from_record_are_inverse(write):
-    from assistant_builder.data import Pair
-
     (found,) = load_one(
         write, {"messages": messages(*TURNS), "group": "g", "cluster": 3, "answerable": False}
     ).pairs

@@ -1,7 +1,5 @@
 """Mapping of columns to roles."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -58,11 +56,9 @@ def test_map_columns_lists_the_columns_if_none_is_found():
 def test_map_columns_prefers_the_requested_columns_in_any_spelling():
     names = ["question", "answer", "Better Answer", "focus"]
     roles = map_columns(names, {"answer": "better_answer", "group": "focus"})
-    assert (roles["question"], roles["answer"], roles["group"]) == (
-        "question",
-        "Better Answer",
-        "focus",
-    )
+    assert roles["question"] == "question"
+    assert roles["answer"] == "Better Answer"
+    assert roles["group"] == "focus"
 
 
 def messages(*turns):
@@ -75,11 +71,9 @@ def test_map_columns_reports_every_mistake_of_a_request():
             ["question", "answer"], {"group": "fokus", "topic": "question", "answer": "answr"}
         )
     text = str(caught.value)
-    assert (
-        "group is mapped to 'fokus'" in text
-        and "'topic' is not a role" in text
-        and "'answr'" in text
-    )
+    assert "group is mapped to 'fokus'" in text
+    assert "'topic' is not a role" in text
+    assert "'answr'" in text
     assert "The columns are: question, answer" in text
     with pytest.raises(DataError, match="both mapped to 'question'"):
         map_columns(["question", "answer"], {"question": "question", "answer": "question"})
@@ -172,9 +166,8 @@ def test_load_pairs_appends_alpaca_input_to_the_instruction(write):
     ]
     found = load_pairs(write("a.json", json.dumps(records)))
     assert [p.question for p in found.pairs] == ["Shorten this.\n\nA long text.", "Say hello."]
-    assert found.columns["context"] == "input" and any(
-        "appended to the question" in note for note in found.notes
-    )
+    assert found.columns["context"] == "input"
+    assert any("appended to the question" in note for note in found.notes)
     bare = load_pairs(write("b.json", json.dumps(records)), columns={"context": ""})
     assert bare.pairs[0].question == "Shorten this."
     dolly = [

@@ -1,7 +1,5 @@
 """Separators, quoting and broken rows of CSV and TSV files."""
 
-from __future__ import annotations
-
 import pytest
 
 from assistant_builder.data import load_pairs
@@ -35,10 +33,8 @@ def test_read_csv_detects_the_separator_in_text_full_of_commas(write):
 
 def test_read_csv_uses_the_declared_separator(write):
     found = load_pairs(write("a.csv", "sep=;\nquestion;answer\na, b;c d\n"))
-    assert (
-        asked(found) == [("a, b", "c d")]
-        and "the first line declares the separator ';'" in found.notes
-    )
+    assert asked(found) == [("a, b", "c d")]
+    assert "the first line declares the separator ';'" in found.notes
 
 
 def test_read_csv_refuses_an_ambiguous_separator(write):
@@ -66,9 +62,8 @@ def test_read_csv_detects_backslash_and_single_quotes(write):
     assert asked(found)[0] == ('Say "no", please', "C:\\\\temp, ok")
     assert 'quotes inside cells are escaped as \\"' in found.notes
     found = load_pairs(write("b.csv", "'question','answer'\n'a, b','c d'\n"))
-    assert asked(found) == [("a, b", "c d")] and any(
-        "single quotes" in note for note in found.notes
-    )
+    assert asked(found) == [("a, b", "c d")]
+    assert any("single quotes" in note for note in found.notes)
 
 
 def test_read_csv_reads_tsv_with_literal_quotes(write):
@@ -86,10 +81,8 @@ def test_read_csv_rejects_too_many_and_too_few_cells(write):
         (2, "too many cells: 3, the header has 2 (line 3; quote a cell that contains a comma)"),
         (3, "too few cells: 1, the header has 2 (line 4)"),
     ]
-    assert asked(found) == [("a b", "c d"), ("e f", "g h")] and [p.row for p in found.pairs] == [
-        1,
-        4,
-    ]
+    assert asked(found) == [("a b", "c d"), ("e f", "g h")]
+    assert [p.row for p in found.pairs] == [1, 4]
     assert found.rejected[0].record == "what, then,so be it"
 
 
@@ -117,9 +110,8 @@ def test_read_csv_rejects_inner_quotes_that_are_not_doubled(write):
 
 def test_read_csv_accepts_blank_lines_and_any_line_end(write):
     found = load_pairs(write("a.csv", b"\nquestion,answer\r\r\na b,c d\r\r\n\r\r\ne f,g h"))
-    assert [p.row for p in found.pairs] == [1, 2] and any(
-        "blank lines" in note for note in found.notes
-    )
+    assert [p.row for p in found.pairs] == [1, 2]
+    assert any("blank lines" in note for note in found.notes)
     assert len(load_pairs(write("b.csv", b"question,answer\ra b,c d\re f,g h\r")).pairs) == 2
 
 

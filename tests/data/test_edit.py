@@ -1,7 +1,5 @@
 """Changes to data files: appended pairs, pasted text, edited rows and rejected rows as CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -119,14 +117,7 @@ def test_append_pairs_sets_split_and_system_prompt_of_new_rows(write, tmp_path):
     ]
     append_pairs(write("a.jsonl", jsonl(rows)), NEW, tmp_path / "more.jsonl")
     found = load_pairs(tmp_path / "more.jsonl").pairs
-    assert [pair.split for pair in found] == [
-        "train",
-        "train",
-        "validation",
-        "heldout",
-        "train",
-        "train",
-    ]
+    assert [pair.split for pair in found] == "train train validation heldout train train".split()
     assert {pair.system for pair in found} == {"Be kind."}
     # new rows must get no split where no other row has one, or the other rows would be rejected
     append_pairs(
@@ -236,12 +227,9 @@ def test_apply_edits_replaces_only_edited_cells(table, tmp_path):
     assert rows[1].cells == {"question": "Why?", "answer": "=SUM"}
     assert rows[2].cells["tags"] == ["c"]
     write_rows(rows, tmp_path / "b.jsonl")
-    assert [pair.answer for pair in load_pairs(tmp_path / "b.jsonl").pairs] == [
-        "3.50",
-        "=SUM",
-        "غدا",
-        "This.",
-    ]
+    assert [
+        pair.answer for pair in load_pairs(tmp_path / "b.jsonl").pairs
+    ] == "3.50 =SUM غدا This.".split()
 
 
 def test_apply_edits_adds_and_removes_rows_and_keeps_hidden_ones(table):

@@ -1,7 +1,5 @@
 """Detection of text encodings."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

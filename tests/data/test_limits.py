@@ -1,7 +1,5 @@
 """Files that would need too much memory or time are refused."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os
@@ -152,9 +150,8 @@ def test_load_pairs_refuses_or_rejects_deep_nesting(write, text):
     refused(write("deep.json", text.encode()), "nested|none of|invalid|rows")
     row = f'{{"question": "a", "answer": {text}}}\n{{"question": "c", "answer": "d"}}\n'
     found = pairs_of_file(write("deep.jsonl", row.encode()))
-    assert [pair.row for pair in found.pairs] == [2] and [
-        rejection.row for rejection in found.rejected
-    ] == [1]
+    assert [pair.row for pair in found.pairs] == [2]
+    assert [rejection.row for rejection in found.rejected] == [1]
 
 
 def test_exceeds_max_depth_counts_without_recursion():
@@ -189,9 +186,8 @@ for path in sys.argv[2:]:
 
 def test_load_pairs_at_the_limits_needs_less_than_two_gigabytes(tmp_path, write):
     member = gzip.compress(b"a" * 8 * MIB)
-    paths = [
-        write("bomb.csv.gz", gzip.compress(b"question,answer\n") + member * 200)
-    ]  # 1.6 GB in 1.6 MB
+    # 1.6 GB in 1.6 MB
+    paths = [write("bomb.csv.gz", gzip.compress(b"question,answer\n") + member * 200)]
     paths.append(
         write(
             "bomb.parquet",

@@ -1,14 +1,11 @@
 """File types, formats and the conversion of rows to pairs."""
 
-from __future__ import annotations
-
 import datetime
 import gzip
 import io
 import json
 import random
 import zipfile
-from pathlib import Path
 
 import openpyxl
 import pyarrow as pa
@@ -92,9 +89,8 @@ def test_load_pairs_reads_json_by_column_by_key_and_single_objects(write):
 def test_load_pairs_reads_concatenated_json_objects(write):
     text = "\n".join(json.dumps(row, indent=1) for row in ROWS)
     found = load_pairs(write("a.jsonl", text))
-    assert [p.row for p in found.pairs] == [1, 2, 3, 4] and any(
-        "one after another" in note for note in found.notes
-    )
+    assert [p.row for p in found.pairs] == [1, 2, 3, 4]
+    assert any("one after another" in note for note in found.notes)
     with pytest.raises(DataError, match="none of the 17 lines"):
         load_pairs(write("b.jsonl", text + "\n{"))
 
@@ -176,17 +172,9 @@ def test_read_xlsx_returns_displayed_text(write):
     out = io.BytesIO()
     book.save(out)
     found = load_pairs(write("a.xlsx", out.getvalue()))
-    assert [p.answer for p in found.pairs] == [
-        "3",
-        "3",
-        "2.5",
-        "0.3",
-        "1e-07",
-        "TRUE",
-        "2024-05-01",
-        "2024-05-01 13:30:00",
-        "25%",
-    ]
+    assert [
+        p.answer for p in found.pairs
+    ] == "3 | 3 | 2.5 | 0.3 | 1e-07 | TRUE | 2024-05-01 | 2024-05-01 13:30:00 | 25%".split(" | ")
 
 
 def test_read_xlsx_reads_first_sheet_with_blank_and_ragged_rows(write):
@@ -316,7 +304,7 @@ def test_load_pairs_refuses_a_header_without_rows(write):
         load_pairs(write("a.csv", "just one line of prose"))
 
 
-def test_load_pairs_refuses_missing_files_and_folders(tmp_path: Path):
+def test_load_pairs_refuses_missing_files_and_folders(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_pairs(tmp_path / "absent.csv")
     with pytest.raises(DataError, match="a folder"):
@@ -364,9 +352,8 @@ def test_load_pairs_does_not_read_a_broken_json_line_as_header(write, tmp_path):
     again = tmp_path / "again.jsonl"
     write_rows(load_rows(path)[0].rows, again)
     for found in (load_pairs(path), load_pairs(again)):
-        assert [pair.row for pair in found.pairs] == [2] and [
-            row.row for row in found.rejected
-        ] == [1, 3, 4]
+        assert [pair.row for pair in found.pairs] == [2]
+        assert [row.row for row in found.rejected] == [1, 3, 4]
 
 
 def asked(found):

@@ -1,7 +1,5 @@
 """Files whose answers occur once: every fact is trained, and the test asks in other words or respelled questions."""
 
-from __future__ import annotations
-
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -22,32 +20,22 @@ from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.wordings import Wording, add_wordings, count_wordings
 from tests.data.samples import jsonl, pair
+from tests.texts import parts
 
 CARDS = Path(__file__).parents[2] / "datasets_cards"
-THINGS = [
-    "printers",
-    "study rooms",
-    "lockers",
-    "e-readers",
-    "sewing machines",
-    "projectors",
-    "board games",
-    "globes",
-    "record players",
-    "microscopes",
-]
-ASKED = [
-    "How much are the {}?",
-    "Where do I find the {}?",
-    "Who may borrow the {}?",
-    "When are the {} free?",
-    "How long may I keep the {}?",
-    "Do children pay for the {}?",
-    "Can I book the {} by phone?",
-    "What if I break one of the {}?",
-    "Are the {} for members alone?",
-    "How many {} are there?",
-]
+THINGS = parts(
+    """
+    printers | study rooms | lockers | e-readers | sewing machines | projectors | board games
+    globes | record players | microscopes
+    """
+)
+ASKED = parts(
+    """
+    How much are the {}? | Where do I find the {}? | Who may borrow the {}? | When are the {} free?
+    How long may I keep the {}? | Do children pay for the {}? | Can I book the {} by phone?
+    What if I break one of the {}? | Are the {} for members alone? | How many {} are there?
+    """
+)
 
 
 def sheet(**others: object) -> list[Pair]:
@@ -94,9 +82,7 @@ def rows_of(pairs: tuple[Pair, ...]) -> list[int]:
     return [p.row for p in pairs]
 
 
-def test_all_facts_of_a_sheet_are_trained_and_respelled_questions_fill_test_and_validation() -> (
-    None
-):
+def test_all_facts_of_a_sheet_are_trained_and_respelled_questions_fill_test_and_validation():
     rows = sheet()
     split = split_pairs(rows, DataConfig())
     assert rows_of(split.train) == rows_of(tuple(rows)) and split.leaks == ()
@@ -115,20 +101,19 @@ def test_all_facts_of_a_sheet_are_trained_and_respelled_questions_fill_test_and_
     assert split_pairs(rows, DataConfig()).hashes() == split.hashes()
 
 
-def test_ten_typed_wordings_are_the_test() -> None:
+def test_ten_typed_wordings_are_the_test():
     rows = sheet()
     other = typed(rows)
     split = split_pairs([*rows, *other], DataConfig())
-    assert rows_of(split.train) == rows_of(tuple(rows)) and rows_of(split.heldout) == rows_of(
-        tuple(other)
-    )
+    assert rows_of(split.train) == rows_of(tuple(rows))
+    assert rows_of(split.heldout) == rows_of(tuple(other))
     assert all(p.respelled is not None for p in split.validation) and len(split.validation) == 10
     count = count_wordings(split.to_record())
     assert count is not None and (count.test, count.known, count.respelled) == (10, 10, 0)
     assert "asks 10 questions in other words" in count.meaning and not count.remedy
 
 
-def test_many_wordings_are_validation_too() -> None:
+def test_many_wordings_are_validation_too():
     rows = sheet()
     other = [
         pair(201 + i, f"Word {i} about {p.question}", p.answer) for i, p in enumerate(rows[:45])
@@ -138,27 +123,25 @@ def test_many_wordings_are_validation_too() -> None:
     assert len(split.heldout) == 29 and len(split.validation) == 12 and not split.copies
 
 
-def test_a_single_other_wording_is_trained() -> None:
+def test_a_single_other_wording_is_trained():
     rows = sheet()
     split = split_pairs([*rows, *typed(rows, 1)], DataConfig())
     assert len(split.train) == 101 and all(p.respelled for p in split.heldout)
 
 
-def test_wordings_that_repeat_training_leave_a_respelled_test() -> None:
+def test_wordings_that_repeat_training_leave_a_respelled_test():
     rows = sheet()
     again = [
         pair(201 + i, rows[i].question.replace("?", "??"), rows[i].answer, group=f"g{i}")
         for i in range(10)
     ]
     split = split_pairs([*rows, *again], DataConfig())
-    assert (
-        split.leaks_removed == 10
-        and len(split.train) == 100
-        and all(p.respelled for p in split.heldout)
-    )
+    assert split.leaks_removed == 10
+    assert len(split.train) == 100
+    assert all(p.respelled for p in split.heldout)
 
 
-def test_questions_to_decline_are_drawn_by_their_share() -> None:
+def test_questions_to_decline_are_drawn_by_their_share():
     rows = [*sheet(), *declines(20)]
     split = split_pairs(rows, DataConfig())
     asked = [
@@ -168,13 +151,13 @@ def test_questions_to_decline_are_drawn_by_their_share() -> None:
     assert asked == [14, 2, 4] and sum(p.answerable for p in split.train) == 100
 
 
-def test_a_short_answer_or_a_conversation_is_no_other_wording() -> None:
+def test_a_short_answer_or_a_conversation_is_no_other_wording():
     short = [pair(401 + i, f"Is question {i} of yes and no?", "Yes.") for i in range(6)]
     split = split_pairs([*sheet(), *short], DataConfig())
     assert len(split.train) == 106
 
 
-def test_rows_that_a_group_ties_to_an_only_wording_are_trained() -> None:
+def test_rows_that_a_group_ties_to_an_only_wording_are_trained():
     rows = [pair(p.row, p.question, p.answer, group=p.question.split()[-1]) for p in sheet()]
     other = [
         pair(p.row, p.question, p.answer, group=p.question.split()[-1].lower()) for p in typed(rows)
@@ -189,35 +172,32 @@ def test_rows_that_a_group_ties_to_an_only_wording_are_trained() -> None:
     }
 
 
-def test_a_given_test_is_honoured_and_validation_takes_no_fact() -> None:
+def test_a_given_test_is_honoured_and_validation_takes_no_fact():
     rows = sheet(split="train")
     test = [*typed(rows, 14, split="heldout"), *declines(split="heldout")]
     split = split_pairs([*rows, *test], DataConfig())
-    assert rows_of(split.train) == rows_of(tuple(rows)) and rows_of(split.heldout) == rows_of(
-        tuple(test)
-    )
+    assert rows_of(split.train) == rows_of(tuple(rows))
+    assert rows_of(split.heldout) == rows_of(tuple(test))
     assert split.cut == ("validation",) and len(split.validation) == 10
     assert split.to_record()["respelled"] == {"validation": 10}
     given = split_pairs([*rows, *typed(rows, 14, split="validation")], DataConfig())
-    assert (
-        rows_of(given.validation) == list(range(201, 215))
-        and len(given.heldout) == 20
-        and len(given.train) == 100
-    )
+    assert rows_of(given.validation) == list(range(201, 215))
+    assert len(given.heldout) == 20
+    assert len(given.train) == 100
 
 
-def test_a_given_test_without_answers_gets_respelled_questions() -> None:
+def test_a_given_test_without_answers_gets_respelled_questions():
     split = split_pairs([*sheet(split="train"), *declines(split="heldout")], DataConfig())
     assert [p.answerable for p in split.heldout].count(False) == 10 and len(split.heldout) == 30
 
 
-def test_limits_hold_for_respelled_questions() -> None:
+def test_limits_hold_for_respelled_questions():
     split = split_pairs(sheet(), DataConfig(max_train=40, max_heldout=5))
     assert (len(split.train), len(split.heldout), len(split.validation)) == (40, 5, 4)
     assert {p.respelled for p in (*split.heldout, *split.validation)} <= set(rows_of(split.train))
 
 
-def test_typed_wordings_become_the_test_of_a_file_that_gives_only_training(tmp_path: Path) -> None:
+def test_typed_wordings_become_the_test_of_a_file_that_gives_only_training(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(
         jsonl([{"question": p.question, "answer": p.answer, "split": "train"} for p in sheet()])
@@ -231,7 +211,7 @@ def test_typed_wordings_become_the_test_of_a_file_that_gives_only_training(tmp_p
     assert rows_of(split.heldout) == [101, 102] and len(split.train) == 100
 
 
-def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path: Path) -> None:
+def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path):
     source = tmp_path / "a.csv"
     source.write_text(
         "question,answer\n" + "".join(f'"{p.question}","{p.answer}"\n' for p in sheet())
@@ -240,9 +220,8 @@ def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path: Path) 
     [first, *_] = load_split(tmp_path / "data", "heldout")
     assert first == Pair(first.row, first.messages, split="heldout", respelled=first.respelled)
     numbers = RowNumbers.of_record(read_json(tmp_path / "data" / "findings.json"))
-    assert first.respelled is not None and numbers.shown(first.row) == numbers.shown(
-        first.respelled
-    )
+    assert first.respelled is not None
+    assert numbers.shown(first.row) == numbers.shown(first.respelled)
     assert numbers.shown(1) == 2  # the header is row 1 of a spreadsheet
 
 
@@ -256,9 +235,7 @@ def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path: Path) 
         ("thimble-row-library/data.csv", {}, "1c4c4012ca695bed"),
     ],
 )
-def test_data_with_several_wordings_are_split_as_before(
-    name: str, columns: dict[str, str], digest: str
-) -> None:
+def test_data_with_several_wordings_are_split_as_before(name, columns, digest):
     split = split_pairs(
         check_pairs(load_pairs(CARDS / name, columns=columns)).usable, DataConfig(columns=columns)
     )

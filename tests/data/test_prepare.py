@@ -1,7 +1,5 @@
 """Preparation of a data file: what is written to the study's data folder."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +12,11 @@ from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.errors import DataError
 from tests.data.samples import WordCounter, jsonl, words
 
-FILES = {
-    "train.jsonl",
-    "validation.jsonl",
-    "heldout.jsonl",
-    "rejected.jsonl",
-    "findings.json",
-    "card.md",
-    "split.json",
-}
+FILES = set(
+    """
+    train.jsonl validation.jsonl heldout.jsonl rejected.jsonl findings.json card.md split.json
+""".split()
+)
 
 
 def records(count):

@@ -1,7 +1,5 @@
 """Files are read in a process with limits: the same results, and one sentence where a limit is reached."""
 
-from __future__ import annotations
-
 import decimal
 import io
 import os
@@ -101,7 +99,7 @@ SAMPLES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("read", [load_pairs, load_rows, read_table])
-def test_errors_name_the_file(write: Write, read: Callable[[Path], object]) -> None:
+def test_errors_name_the_file(write, read):
     path = write("page.csv", b"<html>")
     with pytest.raises(DataError, match="web page") as caught:
         read(path)
@@ -109,12 +107,11 @@ def test_errors_name_the_file(write: Write, read: Callable[[Path], object]) -> N
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_the_results_are_those_of_the_readers(write: Write, name: str) -> None:
+def test_the_results_are_those_of_the_readers(write, name):
     path = write(name, SAMPLES[name])
     there, here = load_pairs(path, system="Brief."), pairs_of_file(path, system="Brief.")
-    here = replace(
-        here, first_rows=tuple(map(to_json_safe, here.first_rows))
-    )  # a decimal number becomes text
+    # a decimal number becomes text
+    here = replace(here, first_rows=tuple(map(to_json_safe, here.first_rows)))
     assert replace(there, first_rows=tuple(map(to_json_safe, there.first_rows))) == here
     assert [row.record for row in there.rejected] == [row.record for row in here.rejected]
     for found, own in (
@@ -125,7 +122,7 @@ def test_the_results_are_those_of_the_readers(write: Write, name: str) -> None:
     assert load_rows(path)[1] == rows_of_file(path)[1]
 
 
-def test_messages_are_in_the_language_of_the_caller(write: Write) -> None:
+def test_messages_are_in_the_language_of_the_caller(write):
     path = write("odd.csv", SAMPLES["odd.csv"])
     with use_language("de"):
         found = load_pairs(path)
@@ -133,9 +130,7 @@ def test_messages_are_in_the_language_of_the_caller(write: Write) -> None:
     assert found.notes != load_pairs(path).notes
 
 
-def test_a_relative_path_and_a_missing_file(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_and_a_missing_file(write, tmp_path, monkeypatch):
     write("a.csv", "question,answer\nq,a\n")
     monkeypatch.chdir(tmp_path)
     assert load_pairs("a.csv").source == "a.csv"
@@ -145,7 +140,7 @@ def test_a_relative_path_and_a_missing_file(
 
 
 @pytest.mark.parametrize("cell", ["XFD1048576", "XFD200000", "ZZZ2", "A1048577", "AAAA1"])
-def test_a_far_cell_is_refused_before_rows_are_padded(write: Write, cell: str) -> None:
+def test_a_far_cell_is_refused_before_rows_are_padded(write, cell):
     row = cell.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     sheet = SHEET.format(
         QUESTIONS.rpartition("<row")[0] + f'<row r="{row}"><c r="{cell}"><v>1</v></c></row>', ""
@@ -154,7 +149,7 @@ def test_a_far_cell_is_refused_before_rows_are_padded(write: Write, cell: str) -
     refused(write("far.xlsx", data), "cells|columns|rows|damaged")
 
 
-def test_a_file_that_needs_too_much_memory_is_a_sentence(write: Write, limited: Start) -> None:
+def test_a_file_that_needs_too_much_memory_is_a_sentence(write, limited):
     limited(memory=3 * 2**27)
     refused(
         write("rows.json", "[" + "[]," * 6_000_000 + "[]]"), "needs more than 0.375 GB of memory"
@@ -162,7 +157,7 @@ def test_a_file_that_needs_too_much_memory_is_a_sentence(write: Write, limited: 
     assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
 
 
-def test_a_file_that_takes_too_long_is_a_sentence(write: Write, limited: Start) -> None:
+def test_a_file_that_takes_too_long_is_a_sentence(write, limited):
     """The library that reads workbooks needs 44 seconds for this number format, and holds the interpreter."""
     limited(seconds=2.0)
     path = write("format.xlsx", in_workbook("xl/styles.xml", STYLES.format("[" * 300_000).encode()))
@@ -176,7 +171,7 @@ def test_a_file_that_takes_too_long_is_a_sentence(write: Write, limited: Start) 
     assert len(load_pairs(path).pairs) == 1, "a changed file is"
 
 
-def test_a_crash_of_a_library_is_a_sentence(write: Write, limited: Start) -> None:
+def test_a_crash_of_a_library_is_a_sentence(write, limited):
     process = limited()
     path = write("format.xlsx", in_workbook("xl/styles.xml", STYLES.format("[" * 300_000).encode()))
 
@@ -194,15 +189,11 @@ def test_a_crash_of_a_library_is_a_sentence(write: Write, limited: Start) -> Non
     assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
 
 
-def test_the_process_gets_no_secrets(
-    write: Write, limited: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in (
-        "HF_TOKEN",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_PROFILE",
-        "SOME_API_KEY",
-        "ASSISTANT_BUILDER_DRAFT_KEY",
+def test_the_process_gets_no_secrets(write, limited, monkeypatch):
+    for name in tuple(
+        """
+        HF_TOKEN AWS_SECRET_ACCESS_KEY AWS_PROFILE SOME_API_KEY ASSISTANT_BUILDER_DRAFT_KEY
+    """.split()
     ):
         monkeypatch.setenv(name, "canary")
     process = limited()
@@ -288,7 +279,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_ends_in_rows_or_a_sentence(write: Write, limited: Start, name: str) -> None:
+def test_an_attack_ends_in_rows_or_a_sentence(write, limited, name):
     limited(memory=3 * 2**29, seconds=120.0)
     path = write(name, ATTACKS[name]())
     try:

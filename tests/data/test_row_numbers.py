@@ -1,10 +1,7 @@
 """Row numbers as a spreadsheet program shows them, and files that are no tables."""
 
-from __future__ import annotations
-
 import io
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -16,29 +13,24 @@ from assistant_builder.errors import DataError
 from tests.data.samples import xlsx_bytes
 
 
-def test_rows_of_a_sheet_have_the_numbers_of_the_sheet(tmp_path: Path):
+def test_rows_of_a_sheet_have_the_numbers_of_the_sheet(tmp_path):
     path = tmp_path / "faq.xlsx"
     rows = [["Our FAQ"], [], ["question", "answer"], ["Open?", "At ten."], ["Open?", "At ten."]]
     path.write_bytes(xlsx_bytes(rows))
     findings = check_pairs(load_pairs(path))
     numbers = findings.dataset.numbers
-    assert [numbers.shown(pair.row) for pair in findings.dataset.pairs] == [
-        4,
-        5,
-    ] and "sheet 'Pairs'" in numbers.note
+    assert [numbers.shown(pair.row) for pair in findings.dataset.pairs] == [4, 5]
+    assert "sheet 'Pairs'" in numbers.note
     assert numbers.in_text(findings.left_out[0].reason) == "an exact duplicate of row 4"
     assert numbers.row_of(5) == 2 and findings.to_record()["rejected"] == []
 
 
-def test_blank_lines_of_a_csv_count_as_rows_of_the_sheet(tmp_path: Path):
+def test_blank_lines_of_a_csv_count_as_rows_of_the_sheet(tmp_path):
     path = tmp_path / "faq.csv"
     path.write_text('question,answer\n"Open\nnow?",At ten.\n\nWho?,Me.\nWhere?,Here.\n')
     table = read_table(path)
-    assert [table.numbers.shown(row.row) for row in table.rows] == [
-        2,
-        4,
-        5,
-    ] and "header is row 1" in table.numbers.note
+    assert [table.numbers.shown(row.row) for row in table.rows] == [2, 4, 5]
+    assert "header is row 1" in table.numbers.note
     assert [table.numbers.row_of(shown) for shown in (2, 4, 5)] == [1, 2, 3]
 
 
@@ -50,7 +42,7 @@ def test_messages_are_renumbered_but_quoted_text_is_not():
     assert RowNumbers().in_text("row 3") == "row 3"
 
 
-def test_an_edited_copy_keeps_the_numbers_of_the_sheet(tmp_path: Path):
+def test_an_edited_copy_keeps_the_numbers_of_the_sheet(tmp_path):
     path = tmp_path / "faq.csv"
     path.write_text("question,answer\nOpen?,At ten.\nWho?,\n")
     table = read_table(path)
@@ -59,11 +51,9 @@ def test_an_edited_copy_keeps_the_numbers_of_the_sheet(tmp_path: Path):
     rows, edits = apply_edits(table, [2], [["3", "", "Who?", "Me."]])
     write_rows(rows, tmp_path / "copy.jsonl", table.numbers)
     copy = load_pairs(tmp_path / "copy.jsonl")
-    assert (
-        edits.cells == 1
-        and [pair.row for pair in copy.pairs] == [2, 3]
-        and copy.pairs[1].answer == "Me."
-    )
+    assert edits.cells == 1
+    assert [pair.row for pair in copy.pairs] == [2, 3]
+    assert copy.pairs[1].answer == "Me."
 
 
 def word_document() -> bytes:
@@ -86,16 +76,15 @@ def word_document() -> bytes:
         ("faq.docx", word_document(), "this is a Word document"),
     ],
 )
-def test_what_is_no_table_says_how_to_get_one(tmp_path: Path, name: str, content: bytes, says: str):
+def test_what_is_no_table_says_how_to_get_one(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as error:
         load_pairs(tmp_path / name)
-    assert says in str(error.value.what) and "into one row of a spreadsheet" in str(
-        error.value.remedy
-    )
+    assert says in str(error.value.what)
+    assert "into one row of a spreadsheet" in str(error.value.remedy)
 
 
-def test_columns_are_guessed_by_their_content(tmp_path: Path):
+def test_columns_are_guessed_by_their_content(tmp_path):
     path = tmp_path / "faq.csv"
     rows = "".join(
         f"{n},Was kostet Brot {n}?,Es kostet {n} Euro am Samstag.,Preise\n" for n in range(9)
@@ -112,7 +101,7 @@ def test_columns_are_guessed_by_their_content(tmp_path: Path):
     assert "content" not in str(error.value.remedy)
 
 
-def test_a_guess_with_an_endless_column_name_is_not_repeated(tmp_path: Path):
+def test_a_guess_with_an_endless_column_name_is_not_repeated(tmp_path):
     path = tmp_path / "faq.csv"
     rows = "".join(f"Who rows boat {row}?,Otto rows boat {row}.\n" for row in range(9))
     path.write_text(f"question,{'9' * 9_000}\n{rows}")

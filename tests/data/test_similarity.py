@@ -1,7 +1,5 @@
 """Text normalization and near-duplicate search."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Splits: units, limits, given splits, leaks and frozen files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
@@ -142,9 +140,8 @@ def test_split_pairs_needs_three_pairs():
 def test_split_pairs_with_limits_keeps_groups_and_the_held_out_set():
     pairs = [pair(i, words(6, i), group=f"g{i // 4}") for i in range(400)]
     split = split_pairs(pairs, DataConfig(max_train=50, max_heldout=30))
-    assert (len(split.train), len(split.heldout)) == (48, 28) and len(split.validation) in range(
-        1, 7
-    )
+    assert (len(split.train), len(split.heldout)) == (48, 28)
+    assert len(split.validation) in range(1, 7)
     assert all(sum(p.group == q.group for q in split.train) == 4 for p in split.train)
     other = split_pairs(pairs, DataConfig(max_train=100, max_heldout=30))
     assert rows_of(other)["heldout"] == rows_of(split)["heldout"]
@@ -176,19 +173,16 @@ def test_split_pairs_uses_a_given_split_unchanged():
 
 def test_split_pairs_draws_what_a_given_split_lacks():
     split = split_pairs(given_split(*["train"] * 20, *["heldout"] * 4), DataConfig())
-    assert [len(split.pairs(name)) for name in SPLITS] == [18, 2, 4] and split.cut == (
-        "validation",
-    )
+    assert [len(split.pairs(name)) for name in SPLITS] == [18, 2, 4]
+    assert split.cut == ("validation",)
     assert (
         "the file has no validation rows, so validation takes 2 rows from training" in split.notes
     )
     split = split_pairs(given_split(*["train"] * 20, *["validation"] * 4), DataConfig())
     assert [len(split.pairs(name)) for name in SPLITS] == [16, 4, 4] and split.cut == ("heldout",)
     split = split_pairs(given_split(*["train"] * 20), DataConfig())
-    assert [len(split.pairs(name)) for name in SPLITS] == [14, 2, 4] and split.cut == (
-        "heldout",
-        "validation",
-    )
+    assert [len(split.pairs(name)) for name in SPLITS] == [14, 2, 4]
+    assert split.cut == ("heldout", "validation")
 
 
 def test_split_pairs_draws_no_group_of_the_given_splits():
@@ -197,9 +191,8 @@ def test_split_pairs_draws_no_group_of_the_given_splits():
     for seed in range(6):
         split = split_pairs(pairs, DataConfig(seed=seed))
         inside = {p.group for p in split.validation}
-        assert not inside & {p.group for p in split.train} and not inside & {
-            p.group for p in split.heldout
-        }
+        assert not inside & {p.group for p in split.train}
+        assert not inside & {p.group for p in split.heldout}
     assert split.to_record()["units"]["straddling"] == ["g0", "g1", "g2"]
 
 
@@ -237,27 +230,20 @@ def test_split_pairs_removes_leaks_of_a_given_split_only_on_request(remove, rows
     split = split_pairs(leaking(), DataConfig(remove_leaks=remove))
     assert [p.row for p in split.heldout] == rows
     exact, near = split.leaks
-    assert (exact.heldout_row, exact.other_row, exact.split, exact.kind) == (
-        1,
-        11,
-        "train",
-        "exact",
-    )
-    assert (near.heldout_row, near.other_row, near.split, near.kind) == (
-        2,
-        21,
-        "validation",
-        "near",
-    )
-    assert near.similarity == pytest.approx(12 / 13, abs=1e-3) and near.removed is (
-        remove == "always"
-    )
+    assert exact.heldout_row == 1
+    assert exact.other_row == 11
+    assert exact.split == "train"
+    assert exact.kind == "exact"
+    assert near.heldout_row == 2
+    assert near.other_row == 21
+    assert near.split == "validation"
+    assert near.kind == "near"
+    assert near.similarity == pytest.approx(12 / 13, abs=1e-3)
+    assert near.removed is (remove == "always")
     record = split.to_record()
     assert record["leaks_removed"] == (2 if remove == "always" else 0)
-    assert (
-        record["leaks"][0]["other_question"] == QUESTION.format("")
-        and record["remove_leaks"] == remove
-    )
+    assert record["leaks"][0]["other_question"] == QUESTION.format("")
+    assert record["remove_leaks"] == remove
     assert any("2 test questions found in" in note for note in split.notes)
 
 
@@ -312,12 +298,10 @@ def test_find_embedding_leaks_returns_the_nearest_pair():
     (leak,) = find_embedding_leaks(
         [pair(9001, "x"), pair(9002, "y")], others, heldout, outside, 0.99
     )
-    assert (leak.heldout_row, leak.other_row, leak.split, leak.kind) == (
-        9001,
-        5,
-        "train",
-        "embedding",
-    )
+    assert leak.heldout_row == 9001
+    assert leak.other_row == 5
+    assert leak.split == "train"
+    assert leak.kind == "embedding"
     assert find_embedding_leaks([pair(1, "x")], [], heldout[:1], outside[:0], 0.9) == []
 
 

@@ -1,7 +1,5 @@
 """Checks of pairs and their messages."""
 
-from __future__ import annotations
-
 import json
 import time
 
@@ -68,9 +66,8 @@ def test_check_pairs_reports_reworded_copies_as_near_duplicates():
         pair(3, "Who is it?"),
     ]
     found = check_pairs(dataset(pairs))
-    assert [(n.row, n.of, n.similarity) for n in found.near_duplicates] == [
-        (2, 1, 1.0)
-    ] and found.conflicts == ()
+    assert [(n.row, n.of, n.similarity) for n in found.near_duplicates] == [(2, 1, 1.0)]
+    assert found.conflicts == ()
 
 
 def test_check_pairs_finds_conflicts_of_one_system_prompt_and_one_turn():

@@ -1,7 +1,5 @@
 """Wordings of facts: a file whose answers occur once, further wordings, and the split that holds wordings out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -49,10 +47,8 @@ def test_a_file_whose_answers_occur_once_says_what_a_test_can_show():
     count = counted(split_pairs(faq(), DataConfig()))
     assert count.occurs_once and count.title == "Each answer occurs once"
     assert (count.facts, count.single, count.test, count.respelled) == (71, 71, 0, 14)
-    assert (
-        "trained on all of them" in count.meaning
-        and "nothing is tested in other words" in count.meaning
-    )
+    assert "trained on all of them" in count.meaning
+    assert "nothing is tested in other words" in count.meaning
     assert "about ten questions" in count.remedy
 
 
@@ -121,9 +117,7 @@ def test_pasted_wordings_are_matched_by_answer_question_or_row():
 
 
 @pytest.mark.parametrize("columns", [{}, {"group": "", "cluster": ""}])
-def test_accepted_wordings_become_rows_of_the_cluster_of_their_fact(
-    tmp_path: Path, columns: dict[str, str]
-):
+def test_accepted_wordings_become_rows_of_the_cluster_of_their_fact(tmp_path, columns):
     source = write_faq(tmp_path / "faq.csv", 30)
     mapped = add_wordings(
         source,
@@ -141,22 +135,19 @@ def test_accepted_wordings_become_rows_of_the_cluster_of_their_fact(
     assert counted(split).known == len(split.heldout) > 5
 
 
-def test_conversations_and_given_splits_take_wordings_too(tmp_path: Path):
+def test_conversations_and_given_splits_take_wordings_too(tmp_path):
     source = tmp_path / "chat.jsonl"
     turns = '[{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "At ten."}]'
     source.write_text(f'{{"messages": {turns}, "split": "test"}}\n')
     mapped = add_wordings(source, [Wording(1, "When can I come?")], tmp_path / "more.jsonl")
     old, new = load_pairs(tmp_path / "more.jsonl", columns=mapped).pairs
-    assert (new.question, new.answer, new.split, old.split) == (
-        "When can I come?",
-        "At ten.",
-        "train",
-        "heldout",
+    assert (new.question, new.answer, new.split, old.split) == tuple(
+        "When can I come? | At ten. | train | heldout".split(" | ")
     )
     assert new.cluster == old.cluster
 
 
-def test_only_accepted_drafts_are_read_and_a_second_file_is_read_whole(tmp_path: Path):
+def test_only_accepted_drafts_are_read_and_a_second_file_is_read_whole(tmp_path):
     pairs = faq(3)
     write_drafts(tmp_path / "drafts.csv", pairs, [Wording(1, "=Open?"), Wording(2, "How much?")])
     assert read_wordings(tmp_path / "drafts.csv") == []  # nobody has looked at them

@@ -1,7 +1,5 @@
 """The shell blocks of the documents, and the marks before them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

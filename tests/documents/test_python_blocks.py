@@ -1,12 +1,9 @@
 """The Python blocks of the page on Python run in order, and print what the page shows."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import io
 import shutil
-from pathlib import Path
 
 import pandas
 import pytest
@@ -35,8 +32,8 @@ def output_of(code: str, names: dict[str, object]) -> str:
 @pytest.mark.train
 @pytest.mark.long
 def test_the_blocks_run_in_order_and_print_what_the_page_shows(
-    bundled_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    bundled_models, tmp_path, monkeypatch
+):
     shutil.copyfile(SMALL, tmp_path / "support.csv")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "run_study", write_synthetic_results)

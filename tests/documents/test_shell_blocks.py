@@ -4,8 +4,6 @@ Those that make show what it would do; those that train get synthetic results, a
 base model for two steps. :mod:`tests.documents.programs` has the details.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -15,6 +13,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
+from assistant_builder.atomic_io import write_json
 from tests.documents.blocks import PAGES, REASONS, ROOT, SHELL, TRAINS, Block, fenced, shell_blocks
 from tests.documents.programs import BASE, install
 from tests.export.tiny import tiny_base
@@ -75,7 +74,7 @@ def run(block: Block, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_shell_blocks_are_tagged_and_their_marks_are_known(page: Path) -> None:
+def test_shell_blocks_are_tagged_and_their_marks_are_known(page):
     blocks = list(fenced(page))
     for block in blocks:
         if block.language in SHELL:
@@ -91,7 +90,7 @@ def test_shell_blocks_are_tagged_and_their_marks_are_known(page: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("block", shell_blocks(""), ids=lambda block: block.id)
-def test_block_runs(block: Block, folder: Path) -> None:
+def test_block_runs(block, folder):
     shutil.copytree(tiny_folder(folder.parent), folder / "my-model")
     for name in ("support", "faq"):
         if re.search(rf"\b{name}\b(?!\.)", block.text):
@@ -101,18 +100,15 @@ def test_block_runs(block: Block, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_blocks_that_train_run_on_a_tiny_base(
-    folder: Path, home: Path, bundled_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_that_train_run_on_a_tiny_base(folder, home, bundled_models, monkeypatch):
     base = tiny_base(folder / "my-model")
     monkeypatch.setenv(BASE, str(base))
     bundled = bundled_models / "smollm2-135m-instruct"
     bundled.unlink()
     bundled.symlink_to(base)
     (folder / "drafts.csv").unlink()
-    blocks = {
-        block.text: block for block in shell_blocks(TRAINS)
-    }  # README and quick start have one in common
+    # README and quick start have one in common
+    blocks = {block.text: block for block in shell_blocks(TRAINS)}
     assert len(blocks) >= 4
     for block in sorted(
         blocks.values(), key=lambda block: block.page.name != "python.md"
@@ -122,8 +118,6 @@ def test_blocks_that_train_run_on_a_tiny_base(
 
 def tiny_folder(parent: Path) -> Path:
     """A folder with the config.json of a model."""
-    from assistant_builder.atomic_io import write_json
-
     folder = parent / "config-only"
     folder.mkdir()
     write_json(

@@ -1,7 +1,5 @@
 """Studies with two approaches: their files, their comparison, and the recommended approach."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -67,7 +65,7 @@ def answer(view: Study, name: str, right: int) -> None:
     write_json(folder / "scores.json", {"cell": name, "items": len(samples)})
 
 
-def test_each_approach_has_its_own_files() -> None:
+def test_each_approach_has_its_own_files():
     study = new_study(approaches=["grounded", "memory"])
     grounded, memory = study.views
     assert (grounded.config.approaches, memory.config.approaches) == (["grounded"], ["memory"])
@@ -79,23 +77,17 @@ def test_each_approach_has_its_own_files() -> None:
         == memory.arm_folder("lora-2+memory")
     )
     assert memory.cell_folder("L16") == study.folder / "evals+memory" / "L16"
-    assert [step for step in study.steps if step.startswith("train-")] == [
-        "train-lora",
-        "train-qlora",
-        "train-lora+memory",
-        "train-qlora+memory",
-    ]
+    assert [
+        step for step in study.steps if step.startswith("train-")
+    ] == "train-lora train-qlora train-lora+memory train-qlora+memory".split()
     assert study.of_run("qlora+memory").config.approaches == ["memory"]
     assert study.of_run("qlora").config.approaches == ["grounded"]
-    assert new_study("other", approaches=["memory", "grounded"]).steps[2:6] == (
-        "train-lora",
-        "train-qlora",
-        "train-lora+facts",
-        "train-qlora+facts",
+    assert new_study("other", approaches=["memory", "grounded"]).steps[2:6] == tuple(
+        "train-lora train-qlora train-lora+facts train-qlora+facts".split()
     )
 
 
-def test_a_step_seen_through_its_approach_is_the_same_step() -> None:
+def test_a_step_seen_through_its_approach_is_the_same_step():
     study = trained(new_study(approaches=["grounded", "memory"]).of_approach("memory"))
     assert study.step("train-lora").step == "train-lora+memory"
     plain = Study.open(study.name)
@@ -103,13 +95,13 @@ def test_a_step_seen_through_its_approach_is_the_same_step() -> None:
     assert plain.step("train-lora").state == "queued"
 
 
-def test_an_approach_that_is_not_trained_is_an_error_with_the_command_that_adds_it() -> None:
+def test_an_approach_that_is_not_trained_is_an_error_with_the_command_that_adds_it():
     with pytest.raises(ConfigError, match="approaches=memory,grounded"):
         new_study(approaches=["memory"]).of_approach("grounded")
 
 
 @pytest.mark.parametrize("main", ["grounded", "memory"])
-def test_the_better_approach_is_recommended_and_all_are_compared(main: str) -> None:
+def test_the_better_approach_is_recommended_and_all_are_compared(main):
     study = both(
         {"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9},
         main=main,
@@ -117,14 +109,9 @@ def test_the_better_approach_is_recommended_and_all_are_compared(main: str) -> N
     write_report(study)
     report = read_json(study.folder / "report.json")
     assert report["recommended_approach"] == report["approach"] == "grounded"
-    assert [row["name"] for row in report["approaches"]] == [
-        "copy",
-        "base+facts",
-        "lora",
-        "qlora",
-        "lora+facts",
-        "qlora+facts",
-    ]
+    assert [
+        row["name"] for row in report["approaches"]
+    ] == "copy base+facts lora qlora lora+facts qlora+facts".split()
     outcomes = {row["name"]: row["outcome"] for row in report["approach_comparisons"]}
     assert outcomes["qlora+facts-copy"] == outcomes["qlora+facts-qlora"] == "better"
     assert outcomes["qlora-copy"] == "worse"
@@ -146,14 +133,13 @@ def test_the_better_approach_is_recommended_and_all_are_compared(main: str) -> N
         assert "how well they read a fact that was found" in " ".join(text.split())
 
 
-def test_memory_is_recommended_where_it_is_better() -> None:
+def test_memory_is_recommended_where_it_is_better():
     study = both(
         {"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4},
         formats__types=["Q8_0"],
     )
-    assert recommended(study).config.approaches == [
-        "memory"
-    ]  # its files are scored, before there is a report
+    # its files are scored, before there is a report
+    assert recommended(study).config.approaches == ["memory"]
     with_formats(study.of_approach("memory"), {("lora", "Q8_0"): 0})
     write_report(study)
     assert study.recommended.config.approaches == ["memory"]
@@ -163,14 +149,14 @@ def test_memory_is_recommended_where_it_is_better() -> None:
     assert (study.folder / "report+facts.html").is_file()
 
 
-def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() -> None:
+def test_a_test_about_other_subjects_does_not_decide_between_the_approaches():
     study = both(
         {"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4}
     )
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
     asked = reports["grounded"]["taught"]["items"]
     assert reports["grounded"]["taught"]["covered"] == asked > 0
-    add_approaches(study, reports)  # type: ignore[arg-type]
+    add_approaches(study, reports)
     reports["memory"]["baselines"]["copy"]["metrics"]["exact_match"] = (
         0.9  # not what the comparisons are made with
     )
@@ -180,7 +166,7 @@ def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() ->
     )
     for report in reports.values():
         report["taught"]["covered"] = asked // 2 - 1
-    assert add_approaches(study, reports) == "grounded"  # type: ignore[arg-type]
+    assert add_approaches(study, reports) == "grounded"
     found = reports["grounded"]
     assert found["approach_sentence"].endswith("Use it if your users will ask about such subjects.")
     assert "from memory is better on this test" in found["approach_sentence"]
@@ -189,21 +175,21 @@ def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() ->
     )
 
 
-def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive() -> None:
+def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive():
     same = dict.fromkeys(("copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"), 7)
     study = both(same, main="memory")
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
-    assert add_approaches(study, reports) == "memory"  # type: ignore[arg-type]
+    assert add_approaches(study, reports) == "memory"
 
 
-def test_a_report_from_memory_alone_does_not_mention_approaches() -> None:
+def test_a_report_from_memory_alone_does_not_mention_approaches():
     report = read_json(finished_study().folder / "report.json")
     assert not [key for key in report if "approach" in key]
     assert "Ways of building" not in render_html(as_report(report))
     assert not [line for line in report["basis"] if "a fact that was found" in line]
 
 
-def test_settings_from_before_the_choice_mean_memory() -> None:
+def test_settings_from_before_the_choice_mean_memory():
     study = new_study()
     text = (study.folder / "study.yaml").read_text(encoding="utf-8")
     assert "approaches:\n- memory\n" in text
@@ -213,7 +199,7 @@ def test_settings_from_before_the_choice_mean_memory() -> None:
     assert study.config.approaches == ["memory"]
 
 
-def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
+def test_the_facts_in_a_prompt_are_listed_with_the_answers():
     study = both({"lora+facts": 9, "qlora+facts": 9})
     for cell in CELLS:
         folder = study.cell_folder(cell)
@@ -231,7 +217,7 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
     assert "The wicker one." in render_markdown(as_report(report))
 
 
-def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fact() -> None:
+def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fact():
     study = both({"copy": 8, "lora+facts": 9, "qlora+facts": 9})
     counts = {
         "items": 9,
@@ -268,11 +254,9 @@ def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fac
     assert report["conversation"]["follow_ups"] is None
     words = report["not_verbatim"]
     assert (words["shown"], words["right"], words["answers"]) == (0, 0, answers)
-    assert (
-        words["generated"] >= 2
-        and words["own_words"]
-        and words["validation"] == {"shown": 40, "verbatim": 38}
-    )
+    assert words["generated"] >= 2
+    assert words["own_words"]
+    assert words["validation"] == {"shown": 40, "verbatim": 38}
     for text in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert (
             "8 are answered exactly right alone, and 8 and 7 after 1 and 4 questions about something else"

@@ -1,7 +1,5 @@
 """The untuned baselines: which training pairs are near, and how they enter a prompt."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ class Letters:
 
 def ask(row: int, *texts: str) -> Pair:
     roles = ("user", "assistant") * (len(texts) // 2)
-    return Pair(row, tuple(Message(role, text) for role, text in zip(roles, texts, strict=True)))  # type: ignore[arg-type]
+    return Pair(row, tuple(Message(role, text) for role, text in zip(roles, texts, strict=True)))
 
 
 TRAINING = [
@@ -38,14 +36,12 @@ TRAINING = [
 ]
 
 
-def test_the_nearest_questions_come_first_and_equal_ones_in_file_order() -> None:
-    (found, other) = nearest(["aaa", "d"], TRAINING, Letters())  # type: ignore[arg-type]
+def test_the_nearest_questions_come_first_and_equal_ones_in_file_order():
+    (found, other) = nearest(["aaa", "d"], TRAINING, Letters())
     assert [(near.row, near.answer) for near in found] == [(5, "four"), (9, "five"), (1, "one")]
     assert found[0].cosine == pytest.approx(1.0) and found[2].cosine < 1
-    assert (other[0].row, other[0].answer) == (
-        2,
-        "three",
-    )  # a later turn of a conversation counts as a question
+    # a later turn of a conversation counts as a question
+    assert (other[0].row, other[0].answer) == (2, "three")
     assert len(other) == RETRIEVED
 
 
@@ -58,7 +54,7 @@ def near(row: int, text: str) -> Neighbour:
     return Neighbour(row, f"Question {row}?", text, 0.5)
 
 
-def test_retrieved_pairs_precede_the_question_the_nearest_last(prompter: ChatTokenizer) -> None:
+def test_retrieved_pairs_precede_the_question_the_nearest_last(prompter):
     pair = Pair(
         7,
         (
@@ -76,7 +72,7 @@ def test_retrieved_pairs_precede_the_question_the_nearest_last(prompter: ChatTok
     assert prompt.endswith(item["prompt"][item["prompt"].index("Who rows?") :])
 
 
-def test_pairs_that_do_not_fit_are_left_out_the_farthest_first(prompter: ChatTokenizer) -> None:
+def test_pairs_that_do_not_fit_are_left_out_the_farthest_first(prompter):
     (item,) = build_items([ask(7, "Who rows?", "Otto.")], prompter)
     alone = sum(map(len, prompter.split_ids(item["prompt"], item["target"])))
     long = [near(1, "Anna."), near(2, "word " * 400)]
@@ -86,7 +82,7 @@ def test_pairs_that_do_not_fit_are_left_out_the_farthest_first(prompter: ChatTok
     assert none == (item["prompt"], [])
 
 
-def test_similar_questions_are_grouped_also_over_others() -> None:
+def test_similar_questions_are_grouped_also_over_others():
     angles = np.deg2rad([0, 30, 60, 170, 300, 302])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     groups = similar_questions(vectors)

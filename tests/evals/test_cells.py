@@ -1,15 +1,20 @@
 """The ten cells on the first layers of the bundled model, with adapters that change something."""
 
-from __future__ import annotations
-
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
 
 from assistant_builder.arms import CELLS, TWIN_CELLS
 from assistant_builder.config import StudyConfig
+from assistant_builder.inference.prepacked_linear import prepack
+from assistant_builder.models.loading import BaseSpec, add_adapter, load_adapter, load_base
+from assistant_builder.models.lora_layers import merge, quantize
 from assistant_builder.study import Study
+from evals.cells import Variant, load_cells
 
 pytestmark = pytest.mark.train
 
@@ -22,10 +27,6 @@ def folder(short_base: Path) -> Path:
 @pytest.fixture
 def study(folder: Path, compute_dtype: str) -> Study:
     """A study whose adapters hold random values; nothing was trained."""
-    import torch
-
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-
     study = Study.create(StudyConfig(name="cells").with_changes({"train.rank": 4}))
     for seed, arm in enumerate(("lora", "qlora")):
         model = add_adapter(
@@ -40,28 +41,16 @@ def study(folder: Path, compute_dtype: str) -> Study:
 
 
 def logits_of(model: Any) -> Any:
-    import torch
-
     with torch.no_grad():
         return model(input_ids=torch.tensor([[1, 500, 900, 77, 4000]])).logits
 
 
 def all_logits(study: Study, folder: Path, cells: tuple[str, ...] = TWIN_CELLS) -> dict[str, Any]:
-    from evals.cells import Variant, load_cells
-
     wanted = [Variant(CELLS[name]) for name in cells]
     return {cell.spec.name: logits_of(cell.model) for cell in load_cells(study, folder, wanted)}
 
 
-def test_cells_share_their_base_and_use_their_own_adapter(
-    study: Study, folder: Path, compute_dtype: str
-) -> None:
-    import torch
-
-    from assistant_builder.inference.prepacked_linear import prepack
-    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from evals.cells import Variant, load_cells
-
+def test_cells_share_their_base_and_use_their_own_adapter(study, folder, compute_dtype):
     wanted = [Variant(CELLS[name]) for name in ("B16", "B4", "L16", "Q4", "L4", "Q16")]
     logits, seconds = {}, {}
     for cell in load_cells(study, folder, wanted):
@@ -76,7 +65,7 @@ def test_cells_share_their_base_and_use_their_own_adapter(
         ("B16", "float16", None),
         ("B4", "nf4", None),
     ):
-        model = load_base(BaseSpec(folder, storage, True, compute_dtype, hold=True))  # type: ignore[arg-type]
+        model = load_base(BaseSpec(folder, storage, True, compute_dtype, hold=True))
         if arm:
             model = load_adapter(model, study.arm_folder(arm) / "adapter")
         prepack(model, batches=True)  # in float32 it sums in another order
@@ -85,24 +74,14 @@ def test_cells_share_their_base_and_use_their_own_adapter(
 
 
 @pytest.mark.long
-def test_merged_cells_are_what_their_exports_give_back(
-    study: Study, folder: Path, compute_dtype: str, tmp_path: Path
-) -> None:
+def test_merged_cells_are_what_their_exports_give_back(study, folder, compute_dtype, tmp_path):
     """Save a merged model as a float16 checkpoint, load it as a user would, in 16 and in 4 bits: the same logits."""
-    import shutil
-
-    import torch
-
-    from assistant_builder.inference.prepacked_linear import prepack
-    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from assistant_builder.models.lora_layers import merge
-
     found = all_logits(study, folder, ("LM", "LR", "QD", "QR"))
     for arm, storage, merged, requantized in (
         ("lora", "float16", "LM", "LR"),
         ("qlora", "nf4", "QD", "QR"),
     ):
-        base = load_base(BaseSpec(folder, storage, True, compute_dtype))  # type: ignore[arg-type]
+        base = load_base(BaseSpec(folder, storage, True, compute_dtype))
         model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
         export = tmp_path / merged
         shutil.copytree(folder, export)
@@ -119,13 +98,13 @@ def test_merged_cells_are_what_their_exports_give_back(
             metadata={"format": "pt"},
         )
         for cell, kind in ((merged, "float16"), (requantized, "nf4")):
-            again = load_base(BaseSpec(export, kind, True, compute_dtype, hold=True))  # type: ignore[arg-type]
+            again = load_base(BaseSpec(export, kind, True, compute_dtype, hold=True))
             prepack(again, batches=True)
             assert torch.equal(found[cell], logits_of(again)), cell
 
 
 @pytest.mark.long
-def test_merging_changes_no_more_than_rounding(study: Study, folder: Path) -> None:
+def test_merging_changes_no_more_than_rounding(study, folder):
     """In float32 arithmetic a merged model answers as the adapter beside its base does; quantizing it does not."""
     study.write_config(study.config.with_changes({"eval.compute_dtype": "float32"}))
     logits = all_logits(study, folder)
@@ -141,30 +120,20 @@ def test_merging_changes_no_more_than_rounding(study: Study, folder: Path) -> No
 
 
 @pytest.mark.long
-def test_cells_of_one_kind_take_the_memory_they_would_when_served(
-    study: Study, folder: Path
-) -> None:
-    from evals.cells import Variant, load_cells
-
+def test_cells_of_one_kind_take_the_memory_they_would_when_served(study, folder):
     wanted = [Variant(CELLS[name]) for name in TWIN_CELLS]
     size = {cell.spec.name: cell.base_bytes for cell in load_cells(study, folder, wanted)}
     assert size["L16"] == size["B16"] == size["Q16"] == size["LM"] == size["QD"]
     assert size["Q4"] == size["B4"] == size["L4"] == size["LR"] == size["QR"]
-    linear = 4 * (
-        2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
-    )  # weights of four layers; the embeddings stay wide
+    # weights of four layers; the embeddings stay wide
+    linear = 4 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
     assert size["L16"] - size["Q4"] == pytest.approx((2 - 0.52) * linear, rel=0.02)
 
 
 def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(
-    study: Study, folder: Path, compute_dtype: str
-) -> None:
+    study, folder, compute_dtype
+):
     """Its weights start on the 4-bit levels themselves; those of a merged LoRA lie anywhere between two levels."""
-    import torch
-    from bitsandbytes.nn import Linear4bit
-
-    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from assistant_builder.models.lora_layers import merge, quantize
 
     def levels(model: Any) -> Any:
         packed = torch.cat(
@@ -179,7 +148,7 @@ def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(
     before = levels(load_base(BaseSpec(folder, "nf4", True, compute_dtype)))
     kept = {}
     for arm, storage in (("qlora", "nf4"), ("lora", "float16")):
-        base = load_base(BaseSpec(folder, storage, True, compute_dtype))  # type: ignore[arg-type]
+        base = load_base(BaseSpec(folder, storage, True, compute_dtype))
         model = merge(load_adapter(base, study.arm_folder(arm) / "adapter"))
         quantize(model, "nf4", double_quant=True, compute_dtype=getattr(torch, compute_dtype))
         kept[arm] = float((levels(model) == before).double().mean())

@@ -1,7 +1,5 @@
 """What is declared before scoring, how it is resolved from the data, and what a later change shows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -51,23 +49,23 @@ NEW_FACTS = [
 ]
 
 
-def test_facts_are_strata_of_their_new_wordings_and_clusters_of_the_other_claim() -> None:
+def test_facts_are_strata_of_their_new_wordings_and_clusters_of_the_other_claim():
     found = declared([*WORDINGS, DECLINE], TAUGHT)
     assert (found.estimand, found.clusters, found.items) == ("wordings", (), "covered")
     assert found.other_clusters == ("family", "cluster")
 
 
-def test_new_facts_are_clustered_by_group_and_all_items_count() -> None:
+def test_new_facts_are_clustered_by_group_and_all_items_count():
     found = declared(NEW_FACTS, TAUGHT)
     assert (found.estimand, found.clusters, found.items) == ("facts", ("group", "cluster"), "all")
 
 
-def test_half_of_the_answerable_items_decide_on_the_claim() -> None:
+def test_half_of_the_answerable_items_decide_on_the_claim():
     assert declared([*WORDINGS[:6], *NEW_FACTS, DECLINE], TAUGHT).estimand == "wordings"
     assert declared([*WORDINGS[:5], *NEW_FACTS, DECLINE], TAUGHT).estimand == "facts"
 
 
-def test_without_a_cluster_column_the_answer_is_the_fact() -> None:
+def test_without_a_cluster_column_the_answer_is_the_fact():
     taught = [pair(1, "a", "The fare is 9 crowns."), pair(2, "b", "It leaves at noon.")]
     asked = [
         pair(3, "c", "the fare is 9 crowns"),
@@ -81,12 +79,12 @@ def test_without_a_cluster_column_the_answer_is_the_fact() -> None:
     assert heldout.labels(("answer",), [3, 4])["answer"] == ["fare is 9 crowns", None]
 
 
-def test_a_cluster_that_was_not_taught_is_not_covered_by_a_shared_answer() -> None:
+def test_a_cluster_that_was_not_taught_is_not_covered_by_a_shared_answer():
     taught = [pair(1, "is a open", "Yes.", cluster="a")]
     assert not HeldOut.of([pair(2, "is b open", "Yes.", cluster="b")], taught).covered
 
 
-def test_declines_are_never_covered() -> None:
+def test_declines_are_never_covered():
     taught = [pair(1, "x", "I do not know.", answerable=False)]
     assert not HeldOut.of([DECLINE], taught).covered
 
@@ -99,16 +97,14 @@ def test_declines_are_never_covered() -> None:
         (60, "nll_per_token", "token_f1", None),
     ],
 )
-def test_the_metric_follows_the_length_of_the_answers(
-    length: int, primary: str, second: str, margin: float | None
-) -> None:
+def test_the_metric_follows_the_length_of_the_answers(length, primary, second, margin):
     training = [pair(row, "q", " ".join(["word"] * length)) for row in range(5)]
     found = declared([pair(9, "q", "word")], training)
     assert (found.primary_metric, found.second_metric, found.margin) == (primary, second, margin)
     assert found.second_margin == (0.05 if primary == "nll_per_token" else None)
 
 
-def test_settings_override_what_the_data_suggest() -> None:
+def test_settings_override_what_the_data_suggest():
     found = declared(
         WORDINGS,
         TAUGHT,
@@ -117,16 +113,14 @@ def test_settings_override_what_the_data_suggest() -> None:
         estimand="facts",
         decline_margin=0.01,
     )
-    assert (found.primary_metric, found.margin, found.second_metric) == (
-        "nll_per_token",
-        0.02,
-        "exact_match",
-    )
+    assert found.primary_metric == "nll_per_token"
+    assert found.margin == 0.02
+    assert found.second_metric == "exact_match"
     assert (found.estimand, found.clusters, found.items) == ("facts", ("family", "cluster"), "all")
     assert found.decline_margin == 0.01
 
 
-def test_metric_margins_and_claim_are_explained_in_a_sentence() -> None:
+def test_metric_margins_and_claim_are_explained_in_a_sentence():
     assert explain(declared(WORDINGS, TAUGHT), 7) == (
         "Answers have a median of 7 words: the verdict is by exact match (margin 5 points); the bounds of loss "
         "(margin 3% of what tuning gains) and false declines (margin 5 points) must hold as well; the claim "
@@ -145,7 +139,7 @@ def test_metric_margins_and_claim_are_explained_in_a_sentence() -> None:
     )
 
 
-def test_the_hash_covers_every_field_and_survives_the_file() -> None:
+def test_the_hash_covers_every_field_and_survives_the_file():
     found = declared(WORDINGS, TAUGHT)
     again = Declaration.from_record(found.to_record())
     assert again == found and again.sha256 == found.sha256
@@ -163,11 +157,11 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 def write_split(study: Study, heldout: list[Pair]) -> None:
     files = {"train": TAUGHT, "heldout": heldout}
     for split, pairs in files.items():
-        write_jsonl(study.split_file(split), [each.to_record() for each in pairs])  # type: ignore[arg-type]
+        write_jsonl(study.split_file(split), [each.to_record() for each in pairs])
     write_json(
         study.folder / "data" / "split.json",
         {"hashes": {split: file_hash(study.split_file(split)) for split in files}},
-    )  # type: ignore[arg-type]
+    )
 
 
 def change(study: Study, **settings: Any) -> None:
@@ -176,7 +170,7 @@ def change(study: Study, **settings: Any) -> None:
     )
 
 
-def test_what_is_frozen_stays_and_later_changes_are_listed(study: Study) -> None:
+def test_what_is_frozen_stays_and_later_changes_are_listed(study):
     freeze(study)
     change(study, margin=0.3, estimand="facts")
     freeze(study)
@@ -192,7 +186,7 @@ def test_what_is_frozen_stays_and_later_changes_are_listed(study: Study) -> None
     assert "primary_metric" not in found
 
 
-def test_what_was_frozen_is_explained_even_if_the_settings_changed(study: Study) -> None:
+def test_what_was_frozen_is_explained_even_if_the_settings_changed(study):
     before = explain_study(study)
     assert before.startswith(
         "Answers have a median of 2 words: the verdict is by exact match (margin 5 points)"
@@ -202,7 +196,7 @@ def test_what_was_frozen_is_explained_even_if_the_settings_changed(study: Study)
     assert explain_study(study) == before
 
 
-def test_other_held_out_questions_are_declared_anew(study: Study) -> None:
+def test_other_held_out_questions_are_declared_anew(study):
     freeze(study)
     change(study, margin=0.3)
     write_split(study, WORDINGS[:5])
@@ -211,7 +205,7 @@ def test_other_held_out_questions_are_declared_anew(study: Study) -> None:
     assert read_json(study.folder / "declaration.json")["declared"]["margin"] == 0.3
 
 
-def test_a_study_that_was_scored_before_has_no_declaration(study: Study) -> None:
+def test_a_study_that_was_scored_before_has_no_declaration(study):
     assert frozen(study, HeldOut.read(study)) is None
 
 
@@ -219,7 +213,7 @@ def look(study: Study) -> int:
     return Rules.of(study).declared.look
 
 
-def test_a_test_that_shares_questions_with_an_earlier_one_is_a_further_look(study: Study) -> None:
+def test_a_test_that_shares_questions_with_an_earlier_one_is_a_further_look(study):
     freeze(study)
     write_split(study, [*WORDINGS, *NEW_FACTS])
     freeze(study)
@@ -230,8 +224,8 @@ def test_a_test_that_shares_questions_with_an_earlier_one_is_a_further_look(stud
 
 
 def test_the_same_questions_in_other_rows_are_no_further_look_and_neither_is_one_that_two_tests_share(
-    study: Study,
-) -> None:
+    study,
+):
     freeze(study)
     write_split(
         study,
@@ -249,7 +243,7 @@ def test_the_same_questions_in_other_rows_are_no_further_look_and_neither_is_one
     assert look(study) == 1
 
 
-def test_a_declaration_that_is_changed_or_deleted_gives_back_no_look(study: Study) -> None:
+def test_a_declaration_that_is_changed_or_deleted_gives_back_no_look(study):
     freeze(study)
     write_split(study, [*WORDINGS, *NEW_FACTS])
     freeze(study)
@@ -261,7 +255,7 @@ def test_a_declaration_that_is_changed_or_deleted_gives_back_no_look(study: Stud
     assert look(study) == 2
 
 
-def test_an_adapter_that_is_trained_again_is_a_further_use_of_the_test(study: Study) -> None:
+def test_an_adapter_that_is_trained_again_is_a_further_use_of_the_test(study):
     def trained(digest: str) -> list[dict[str, Any]]:
         write_json(study.arm_folder("lora") / "summary.json", {"adapter_sha256": digest})
         freeze(study)
@@ -274,7 +268,7 @@ def test_an_adapter_that_is_trained_again_is_a_further_use_of_the_test(study: St
     assert len(trained("third")) == 2
 
 
-def test_types_of_files_are_remembered_in_the_order_of_their_choice(study: Study) -> None:
+def test_types_of_files_are_remembered_in_the_order_of_their_choice(study):
     for types in (["Q8_0"], ["BF16"], ["Q4_0"], ["Q8_0"]):
         study.write_config(study.config.with_changes({"formats.types": types}))
         freeze(study)
@@ -287,7 +281,7 @@ def test_types_of_files_are_remembered_in_the_order_of_their_choice(study: Study
     assert levels == pytest.approx([0.95, 0.975, 0.9875, 0.99375])
 
 
-def test_right_declines_are_judged_where_equal_assistants_can_pass() -> None:
+def test_right_declines_are_judged_where_equal_assistants_can_pass():
     assert [enough_to_decline(0.1, look) for look in (1, 2, 5)] == [
         40,
         *sorted(enough_to_decline(0.1, look) for look in (2, 5)),

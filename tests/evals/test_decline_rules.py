@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from assistant_builder.data import Message, load_split
@@ -35,10 +31,10 @@ def retriever(study: Study, without: str = "") -> Retriever:
         [pair for pair in load_split(study.folder / "data", "train") if pair.answer != without],
         FakeEmbedder(),
     )
-    return Retriever(study, index, FakeEmbedder(), Grounder(Words(), 3, 1000))  # type: ignore[arg-type]
+    return Retriever(study, index, FakeEmbedder(), Grounder(Words(), 3, 1000))
 
 
-def test_a_fact_is_withheld_in_all_its_wordings(study: Study) -> None:
+def test_a_fact_is_withheld_in_all_its_wordings(study):
     asked = ValidationQuestions(study, retriever(study))
     known = [pair for pair in load_split(study.folder / "data", "validation") if pair.answerable]
     withheld = [
@@ -51,19 +47,18 @@ def test_a_fact_is_withheld_in_all_its_wordings(study: Study) -> None:
         pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == ANSWERABLE
     ] == known
     for each, found in withheld:
-        assert found.sources and not any(
-            supports(hit.fact, facts_of(each)[-1]) for hit in found.sources
-        )
+        assert found.sources
+        assert not any(supports(hit.fact, facts_of(each)[-1]) for hit in found.sources)
 
 
-def test_questions_to_decline_are_those_of_validation_and_training(study: Study) -> None:
+def test_questions_to_decline_are_those_of_validation_and_training(study):
     asked = ValidationQuestions(study, retriever(study))
     expected = [
         pair
         for split in ("validation", "train")
         for pair in load_split(study.folder / "data", split)
         if not pair.answerable
-    ]  # type: ignore[arg-type]
+    ]
     found = [
         pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == TO_DECLINE
     ]
@@ -76,7 +71,7 @@ def test_questions_to_decline_are_those_of_validation_and_training(study: Study)
     )
 
 
-def test_a_question_without_a_fact_in_the_index_should_be_declined(study: Study) -> None:
+def test_a_question_without_a_fact_in_the_index_should_be_declined(study):
     lost = next(pair for pair in load_split(study.folder / "data", "validation") if pair.answerable)
     asked = ValidationQuestions(study, retriever(study, lost.answer))
     kinds = {
@@ -85,7 +80,7 @@ def test_a_question_without_a_fact_in_the_index_should_be_declined(study: Study)
     assert kinds == {TO_DECLINE}
 
 
-def test_held_out_questions_change_no_rule(study: Study) -> None:
+def test_held_out_questions_change_no_rule(study):
     def fitted() -> object:
         asked = ValidationQuestions(study, retriever(study))
         return asked.fit([found_alone(found.evidence) for found in asked.found], 0.04)
@@ -96,28 +91,17 @@ def test_held_out_questions_change_no_rule(study: Study) -> None:
     assert fitted() == before is not None
 
 
-def test_the_data_decide_how_to_decline() -> None:
+def test_the_data_decide_how_to_decline():
     declined = pair(1, "Who?", "Not in the handbook.", answerable=False)
     assert decline_sentence([declined, pair(2, "When?", "At nine.")]) == "Not in the handbook."
     assert decline_sentence([pair(2, "When?", "At nine.")]) == SENTENCE
 
 
-def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined(
-    tmp_path: Path,
-) -> None:
+def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined(tmp_path):
     things = [
         f"{color} {thing}"
         for color in ("red", "green", "amber")
-        for thing in (
-            "kettle",
-            "ladder",
-            "anchor",
-            "violin",
-            "lantern",
-            "raft",
-            "saddle",
-            "compass",
-        )
+        for thing in tuple("kettle ladder anchor violin lantern raft saddle compass".split())
     ]
     lines = [
         "question,answer",

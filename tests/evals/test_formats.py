@@ -147,9 +147,7 @@ def folders(study: Study) -> tuple[str, ...]:
     )
 
 
-def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(
-    study: Study, script: Script
-) -> None:
+def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(study, script):
     assert study.config.formats.types == ["Q8_0", "Q4_0"]  # largest first
     found = score_formats(study)
     assert folders(study) == NAMES and len(found) == 8
@@ -160,20 +158,17 @@ def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(
     assert [sample["item"] for sample in samples] == [sample["item"] for sample in cell]
     assert samples[0]["answer"] == "At nine." and "exact_match" in samples[0]["metrics"]
     scores = read_json(format_folder(study, "qlora", "Q4_0") / "scores.json")
-    assert (scores["bytes"], scores["tokens_per_second"], scores["first_token_seconds"]) == (
-        92,
-        80.0,
-        0.2,
-    )
+    assert scores["bytes"] == 92
+    assert scores["tokens_per_second"] == 80.0
+    assert scores["first_token_seconds"] == 0.2
     assert (scores["resident_bytes"], scores["load_seconds"]) == (123_000_000, 0.4)
-    assert scores["prompts_checked"] == len(cell) and (scores["kl"], scores["kl_items"]) == (
-        0.004,
-        20,
-    )
+    assert scores["prompts_checked"] == len(cell)
+    assert scores["kl"] == 0.004
+    assert scores["kl_items"] == 20
     assert study.progress("formats") is not None
 
 
-def test_only_what_is_missing_is_scored(study: Study, script: Script) -> None:
+def test_only_what_is_missing_is_scored(study, script):
     score_formats(study)
     script.loaded.clear()
     shutil.rmtree(format_folder(study, "lora", "Q4_0"))
@@ -190,7 +185,7 @@ def test_only_what_is_missing_is_scored(study: Study, script: Script) -> None:
     assert folders(study) == ("lora-Q8_0", "qlora-Q8_0") and len(script.loaded) == 3
 
 
-def test_a_runtime_that_dies_loses_nothing(study: Study, script: Script) -> None:
+def test_a_runtime_that_dies_loses_nothing(study, script):
     items = len(read_jsonl(study.cell_folder("L16") / "samples.jsonl"))
     script.dies_after = items + 3
     with pytest.raises(ModelError, match="llama.cpp ended"):
@@ -201,7 +196,7 @@ def test_a_runtime_that_dies_loses_nothing(study: Study, script: Script) -> None
     assert folders(study) == NAMES and script.loaded.count("library-lora-Q8_0.gguf") == 1
 
 
-def test_a_cancelled_step_keeps_the_scored_files(study: Study, script: Script) -> None:
+def test_a_cancelled_step_keeps_the_scored_files(study, script):
     score_formats(study)
     shutil.rmtree(format_folder(study, "qlora", "Q4_0"))
     study.request_cancel()
@@ -210,20 +205,16 @@ def test_a_cancelled_step_keeps_the_scored_files(study: Study, script: Script) -
     assert folders(study) == NAMES[:2] + NAMES[3:]
 
 
-def test_a_file_with_another_tokenizer_is_an_error_before_scoring(
-    study: Study, script: Script
-) -> None:
+def test_a_file_with_another_tokenizer_is_an_error_before_scoring(study, script):
     script.differs = True
     with pytest.raises(EvaluationError, match="tokenizer differs") as caught:
         score_formats(study)
-    assert (
-        "--set formats.types=[]" in str(caught.value.remedy)
-        and not script.answered
-        and not folders(study)
-    )
+    assert "--set formats.types=[]" in str(caught.value.remedy)
+    assert not script.answered
+    assert not folders(study)
 
 
-def test_a_model_that_cannot_be_converted_leaves_a_reason(study: Study, script: Script) -> None:
+def test_a_model_that_cannot_be_converted_leaves_a_reason(study, script):
     script.refuses = "llama.cpp's converter failed: unknown architecture"
     (path,) = score_formats(study)
     assert "unknown architecture" in read_json(path)["reason"]
@@ -239,9 +230,7 @@ def finished(study: Study) -> Study:
     return study
 
 
-def test_without_the_extra_the_step_is_skipped_until_it_is_installed(
-    study: Study, script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_extra_the_step_is_skipped_until_it_is_installed(study, script, monkeypatch):
     monkeypatch.setattr(step, "extra_installed", lambda: False)
     monkeypatch.setattr(invalidation, "extra_installed", lambda: False)
     assert score_formats(study) == []
@@ -250,49 +239,35 @@ def test_without_the_extra_the_step_is_skipped_until_it_is_installed(
         in read_json(study.format_scores_folder / "skipped.json")["reason"]
     )
     finished(study)
-    assert (
-        study.state == "succeeded"
-        and study.step("formats").skipped
-        and not queue_if_stale(study, "formats")
-    )
+    assert study.state == "succeeded"
+    assert study.step("formats").skipped
+    assert not queue_if_stale(study, "formats")
     monkeypatch.setattr(invalidation, "extra_installed", lambda: True)
     assert first_stale_step(study, redo=False) is None and queue_if_stale(study, "formats")
 
 
-def test_the_step_is_one_of_the_study_s(study: Study, script: Script) -> None:
-    assert study.steps == (
-        "data",
-        "data-embed",
-        "train-lora",
-        "train-qlora",
-        "evaluate",
-        "formats",
-        "report",
+def test_the_step_is_one_of_the_study_s(study, script):
+    assert study.steps == tuple(
+        "data data-embed train-lora train-qlora evaluate formats report".split()
     )
     assert "formats" not in steps_of(study.config.with_changes({"formats.types": "[]"}))
     outputs = {str(path.relative_to(study.folder)): "damaged" for path in score_formats(study)}
     finished(study)
     inputs = step_inputs(study, "formats")
-    assert (
-        inputs["lora adapter"]
-        and inputs["formats.types"] == ["Q8_0", "Q4_0"]
-        and inputs["held-out items"]
-    )
+    assert inputs["lora adapter"]
+    assert inputs["formats.types"] == ["Q8_0", "Q4_0"]
+    assert inputs["held-out items"]
     study.write_step(StepRecord("formats", state="succeeded", inputs=inputs, outputs=outputs))
     assert "formats.importance" not in inputs  # it answers from memory
     study.write_config(study.config.with_changes({"formats.importance": "on"}))
-    assert (
-        step_inputs(study, "formats")["formats.importance"]
-        and step_inputs(study, "report")["formats.importance"]
-    )
+    assert step_inputs(study, "formats")["formats.importance"]
+    assert step_inputs(study, "report")["formats.importance"]
     assert first_stale_step(study, redo=True) == "formats"
     invalidation.delete_stale_steps(study, redo=True)
     assert not study.format_scores_folder.exists() and study.step("evaluate").state == "succeeded"
 
 
-def test_a_type_that_cannot_be_written_is_refused_before_training(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_type_that_cannot_be_written_is_refused_before_training(study, monkeypatch):
     monkeypatch.setattr("assistant_builder.models.gguf_convert.extra_installed", lambda: True)
     monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
     check_tasks(study)
@@ -301,7 +276,7 @@ def test_a_type_that_cannot_be_written_is_refused_before_training(
         check_tasks(study)
 
 
-def test_an_older_study_has_no_such_step(study: Study) -> None:
+def test_an_older_study_has_no_such_step(study):
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
     at = lines.index("formats:")
@@ -312,9 +287,7 @@ def test_an_older_study_has_no_such_step(study: Study) -> None:
 @pytest.mark.train
 @pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed")
 @pytest.mark.long
-def test_a_file_is_written_and_answers_in_llama_cpp(
-    short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_written_and_answers_in_llama_cpp(short_base, converter, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = scored(
         tiny_study(
@@ -333,8 +306,6 @@ def test_a_file_is_written_and_answers_in_llama_cpp(
         assert found["kl_items"] == 6 and (
             0 < found["kl"] < 0.01 if arm == "lora" else found["kl"] > 0.01
         ), arm
-        assert (
-            found["tensor_types"]["Q8_0"] > 20
-            and found["items"] == 6
-            and found["resident_bytes"] > 1e6
-        )
+        assert found["tensor_types"]["Q8_0"] > 20
+        assert found["items"] == 6
+        assert found["resident_bytes"] > 1e6

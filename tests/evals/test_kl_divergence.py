@@ -1,7 +1,5 @@
 """Fidelity: next-token distributions of cells, compared while they are scored, and those of files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +94,15 @@ def two_cells(study: Study) -> Study:
     return study
 
 
-def test_cells_are_compared_while_they_are_read(two_cells: Study, base: Path) -> None:
+def test_cells_are_compared_while_they_are_read(two_cells, base):
     record, expected = observe(two_cells, base), divergences(base, ITEMS)
     (pair,) = record["pairs"]
-    assert (
-        record["inputs"] == {"of": "these"}
-        and record["skipped"] is None
-        and pair["name"] == "Q4-L16"
-    )
+    assert record["inputs"] == {"of": "these"}
+    assert record["skipped"] is None
+    assert pair["name"] == "Q4-L16"
     assert pair["tokens"] == sum(map(len, expected))
-    assert (
-        pair["kl_mean"] == pytest.approx(float(torch.cat(expected).mean()), rel=1e-3)
-        and pair["kl_mean"] > 0.01
-    )
+    assert pair["kl_mean"] == pytest.approx(float(torch.cat(expected).mean()), rel=1e-3)
+    assert pair["kl_mean"] > 0.01
     lines = read_jsonl(two_cells.evals_folder / "fidelity.jsonl")
     assert [line["item"] for line in lines] == ["1", "2", "9", "40"]
     for line, item in zip(lines, expected, strict=True):
@@ -119,7 +113,7 @@ def test_cells_are_compared_while_they_are_read(two_cells: Study, base: Path) ->
     }
 
 
-def test_items_that_are_asked_twice_have_the_same_line(two_cells: Study, base: Path) -> None:
+def test_items_that_are_asked_twice_have_the_same_line(two_cells, base):
     observe(two_cells, base, [*ITEMS, {**ITEMS[1], "item": "again"}])
     lines = {
         line["item"]: line["pairs"]
@@ -128,9 +122,7 @@ def test_items_that_are_asked_twice_have_the_same_line(two_cells: Study, base: P
     assert lines["again"] == lines["2"] != lines["1"]
 
 
-def test_a_small_disk_compares_some_items(
-    two_cells: Study, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_disk_compares_some_items(two_cells, base, monkeypatch):
     prompter = ChatTokenizer.load(base)
     whole = (
         4
@@ -146,9 +138,7 @@ def test_a_small_disk_compares_some_items(
 
 
 @pytest.mark.parametrize("fault", ["no space for one", "full meanwhile"])
-def test_a_full_disk_skips_the_comparison_and_says_so(
-    two_cells: Study, base: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_skips_the_comparison_and_says_so(two_cells, base, fault, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -162,9 +152,7 @@ def test_a_full_disk_skips_the_comparison_and_says_so(
     assert not (two_cells.evals_folder / "fidelity.jsonl").exists()
 
 
-def test_stored_distributions_give_the_divergence_of_whole_logits(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_distributions_give_the_divergence_of_whole_logits(base, monkeypatch):
     prompter, (model, other) = ChatTokenizer.load(base), models(base)
     reference = kl_divergence.ReferenceDistributions(model, prompter, ITEMS, 3)
     assert reference.items == 4 and reference.mean_kl(model) == pytest.approx(0, abs=1e-6)

@@ -1,24 +1,27 @@
 """Scores and answers of a model of two layers, and of the first layers of the bundled model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from assistant_builder.data import Message, Pair
+from assistant_builder.inference import batch_scorer
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.loading import BaseSpec, load_base
+from evals import lm_eval_model
+from evals.lm_eval_model import StudyLM
+from evals.tasks.held_out import build_items
 from tests.export.tiny import tiny_base
+from tests.texts import parts
 
 pytestmark = pytest.mark.train
-ANSWERS = [
-    "Otto.",
-    "It has seven masts and a blue hull.",
-    "Ask at the quay.",
-    "No.",
-    "At noon, from pier two.",
-]
+ANSWERS = parts(
+    """
+    Otto. | It has seven masts and a blue hull. | Ask at the quay. | No. | At noon, from pier two.
+    """
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +43,6 @@ def pairs() -> list[Pair]:
 
 
 def score(model: Any, prompter: ChatTokenizer, batch_size: int) -> list[Any]:
-    from evals.lm_eval_model import StudyLM
-    from evals.tasks.held_out import build_items
-
     class Request:
         task_name, idx = "own_nll", 0
 
@@ -59,7 +59,7 @@ def score(model: Any, prompter: ChatTokenizer, batch_size: int) -> list[Any]:
         tick=lambda kind, items: ticks.append(items),
     )
     items = build_items(pairs(), prompter)
-    results = lm.loglikelihood([Request(item) for item in items])  # type: ignore[arg-type, misc]
+    results = lm.loglikelihood([Request(item) for item in items])
     assert sum(ticks) == len(items)
     scores = [lm.targets[(item["prompt"], item["target"])] for item in items]
     assert [score.tokens for score in scores] == [item["tokens"] for item in items]
@@ -67,11 +67,7 @@ def score(model: Any, prompter: ChatTokenizer, batch_size: int) -> list[Any]:
     return scores
 
 
-def test_scores_equal_the_models_own_loss_and_hold_across_batch_sizes(folder: Path) -> None:
-    import torch
-
-    from assistant_builder.models.loading import BaseSpec, load_base
-
+def test_scores_equal_the_models_own_loss_and_hold_across_batch_sizes(folder):
     prompter = ChatTokenizer.load(folder)
     model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
     one, many = score(model, prompter, 1), score(model, prompter, 4)
@@ -91,10 +87,7 @@ def test_scores_equal_the_models_own_loss_and_hold_across_batch_sizes(folder: Pa
     assert [s.nll for s in many] == [s.nll for s in score(model, prompter, 4)]  # to the last digit
 
 
-def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path) -> None:
-    from assistant_builder.models.loading import BaseSpec, load_base
-    from evals.lm_eval_model import StudyLM
-
+def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder):
     prompter = ChatTokenizer.load(folder)
     model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
 
@@ -116,7 +109,7 @@ def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path
             max_new_tokens=6,
             tick=lambda kind, items: None,
         )
-        answers.append(lm.generate_until([Request(prompt) for prompt in prompts]))  # type: ignore[misc]
+        answers.append(lm.generate_until([Request(prompt) for prompt in prompts]))
     assert answers[0] == answers[1] and all(answers[0])
     assert lm.finishes == dict.fromkeys(prompts, "length"), (
         "a model with random weights does not end in 6 tokens"
@@ -135,12 +128,8 @@ def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path
 
 
 def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(
-    short_base: Path, compute_dtype: str
-) -> None:
-    from assistant_builder.models.loading import BaseSpec, load_base
-    from evals.lm_eval_model import StudyLM
-    from evals.tasks.held_out import build_items
-
+    short_base, compute_dtype
+):
     prompter = ChatTokenizer.load(short_base)
     model = load_base(BaseSpec(short_base, "float16", True, compute_dtype, hold=True))
     items = build_items(
@@ -173,8 +162,6 @@ def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_siz
 
 def greedy(model: Any, prompter: ChatTokenizer, prompt: str, length: int) -> str:
     """What transformers generates after one prompt."""
-    import torch
-
     ids = torch.tensor([prompter.split_ids(prompt, "")[0]])
     with torch.no_grad():
         output = model.generate(
@@ -189,22 +176,17 @@ def greedy(model: Any, prompter: ChatTokenizer, prompt: str, length: int) -> str
 
 
 @pytest.mark.parametrize("way", ["packed", "padded"])
-def test_answers_are_those_of_transformers_one_at_a_time(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
-    from assistant_builder.inference import batch_scorer
-    from assistant_builder.models.loading import BaseSpec, load_base
-    from evals import lm_eval_model
-
+def test_answers_are_those_of_transformers_one_at_a_time(folder, monkeypatch, way):
     monkeypatch.setattr(lm_eval_model, "supports_packing", lambda model: way == "packed")
     monkeypatch.setattr(batch_scorer, "ROUND", 7)
     prompter = ChatTokenizer.load(folder)
     model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
-    questions = (
-        "What is 2 + 2?",
-        "Name the capital of France in one word.",
-        "Hi",
-        "Count from one to thirty.",
+    questions = tuple(
+        parts(
+            """
+        What is 2 + 2? | Name the capital of France in one word. | Hi | Count from one to thirty.
+        """
+        )
     )
     prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
     done: list[float] = []
@@ -220,10 +202,7 @@ def test_answers_are_those_of_transformers_one_at_a_time(
     assert sum(done) == len(prompts)
 
 
-def test_the_librarys_own_kernels_agree_but_for_rounding(folder: Path) -> None:
-    from assistant_builder.models.loading import BaseSpec, load_base
-    from evals.lm_eval_model import StudyLM
-
+def test_the_librarys_own_kernels_agree_but_for_rounding(folder):
     prompter = ChatTokenizer.load(folder)
     model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
     prompt = prompter.text([Message("user", "Name the days of the week.")], prompt=True)

@@ -1,21 +1,16 @@
 """Embeddings for metrics: computed once where they are kept."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 
 from assistant_builder.models.embedding import Embedder
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 
 
-def test_references_are_embedded_once_and_answers_each_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_references_are_embedded_once_and_answers_each_time(monkeypatch):
     encoded: list[list[str]] = []
     loaded: list[int] = []
 
@@ -32,9 +27,7 @@ def test_references_are_embedded_once_and_answers_each_time(
         for answers in (["a", "b"], ["ab", "b"])
     ]
     assert [[scores["similarity"] for scores in each] for each in found] == [[0.0, 1.0], [1.0, 1.0]]
-    assert (
-        encoded.count(["ab", "abc"]) == 1
-        and ["a", "b"] in encoded
-        and ["ab", "b"] in encoded
-        and len(loaded) == 1
-    )
+    assert encoded.count(["ab", "abc"]) == 1
+    assert ["a", "b"] in encoded
+    assert ["ab", "b"] in encoded
+    assert len(loaded) == 1

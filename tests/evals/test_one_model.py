@@ -1,7 +1,5 @@
 """While a base is loaded, nothing of the model before it is in memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ from assistant_builder.models import loading
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from evals.cells import Variant
+from evals.decline_rules import fit_rules
+from evals.score import score_study
 from tests.evals.test_decline_rules import retriever
 from tests.export.tiny import tiny_base, tiny_study
 
@@ -43,11 +43,7 @@ def study_of(tmp_path: Path, **changes: Any) -> tuple[Study, Path]:
 
 
 @pytest.mark.long
-def test_scoring_has_one_model_in_memory(
-    tmp_path: Path, bundled_models: Path, request: pytest.FixtureRequest
-) -> None:
-    from evals.score import score_study
-
+def test_scoring_has_one_model_in_memory(tmp_path, bundled_models, request):
     study, _ = study_of(
         tmp_path,
         eval__retention=True,
@@ -62,11 +58,7 @@ def test_scoring_has_one_model_in_memory(
     assert alive == [0] * 4  # two shared bases, two merged models
 
 
-def test_fitting_the_rules_has_one_model_in_memory(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    from evals.decline_rules import fit_rules
-
+def test_fitting_the_rules_has_one_model_in_memory(tmp_path, request):
     study, base = study_of(tmp_path, approaches=["grounded"])
     study.retrieval_folder.mkdir(exist_ok=True)
     alive: list[int] = request.getfixturevalue("alive")

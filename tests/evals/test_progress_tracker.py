@@ -1,7 +1,5 @@
 """How far an evaluation says it is."""
 
-from __future__ import annotations
-
 import pytest
 
 from assistant_builder.config import StudyConfig
@@ -15,7 +13,7 @@ def study() -> Study:
     return Study.create(StudyConfig(name="clock"))
 
 
-def test_what_was_timed_tells_what_is_left(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_timed_tells_what_is_left(study, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("evals.work_items.time.monotonic", lambda: now[0])
     clock = ProgressTracker(study, {"likelihood": 20, "answers": 20})
@@ -29,14 +27,11 @@ def test_what_was_timed_tells_what_is_left(study: Study, monkeypatch: pytest.Mon
     assert clock.left() == pytest.approx(10 * 0.5 + 16 * 2.0)
     progress = study.progress("evaluate")
     assert progress is not None and progress.message == "answering"
-    assert progress.done == int(100 * 13 / (13 + 37)) and progress.eta_seconds == pytest.approx(
-        37.0
-    )
+    assert progress.done == int(100 * 13 / (13 + 37))
+    assert progress.eta_seconds == pytest.approx(37.0)
 
 
-def test_time_between_two_kinds_of_work_belongs_to_neither(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_between_two_kinds_of_work_belongs_to_neither(study, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("evals.work_items.time.monotonic", lambda: now[0])
     clock = ProgressTracker(study, {"likelihood": 2})
@@ -47,7 +42,7 @@ def test_time_between_two_kinds_of_work_belongs_to_neither(
     assert clock.left() == pytest.approx(1.0)
 
 
-def test_it_stops_when_asked(study: Study) -> None:
+def test_it_stops_when_asked(study):
     clock = ProgressTracker(study, {"likelihood": 2})
     study.request_cancel()
     with pytest.raises(Cancelled):

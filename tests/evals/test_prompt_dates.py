@@ -1,7 +1,5 @@
 """Training, scoring, answering and exporting a study on different days: one date in all prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -10,9 +8,14 @@ import pytest
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
+from assistant_builder.export.export import write_export
+from assistant_builder.export_formats import export_specs
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.loading import load_arm
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
+from assistant_builder.training.train import _prepare
+from evals.score import _Scoring
 from tests.export.tiny import tiny_base, tiny_study
 from tests.models.mocked_days import LLAMA32, calendar
 
@@ -39,8 +42,6 @@ def forget_when(study: Study) -> None:
 
 
 def prompts_of_training(study: Study) -> list[str]:
-    from assistant_builder.training.train import _prepare
-
     prepared = _prepare(study, None)
     return [
         prepared.prompter.decode_with_special_tokens(example.input_ids)
@@ -49,14 +50,10 @@ def prompts_of_training(study: Study) -> list[str]:
 
 
 def prompts_of_scoring(study: Study) -> list[str]:
-    from evals.score import _Scoring
-
     return [item["prompt"] for item in _Scoring(study, None).items]
 
 
-def test_training_resumed_on_another_day_and_scoring_see_the_same_date(
-    base: Path, today: Callable[[date], None]
-) -> None:
+def test_training_resumed_on_another_day_and_scoring_see_the_same_date(base, today):
     today(DAYS[0])
     study = tiny_study(base)
     forget_when(study)
@@ -68,13 +65,7 @@ def test_training_resumed_on_another_day_and_scoring_see_the_same_date(
     assert all("Today Date: 02 Mar 2026" in text for text in prompts_of_scoring(study))
 
 
-def test_answers_and_exports_have_the_date_of_training(
-    base: Path, tmp_path: Path, today: Callable[[date], None]
-) -> None:
-    from assistant_builder.export.export import write_export
-    from assistant_builder.export_formats import export_specs
-    from assistant_builder.models.loading import load_arm
-
+def test_answers_and_exports_have_the_date_of_training(base, tmp_path, today):
     today(DAYS[0])
     study = tiny_study(base)
     forget_when(study)

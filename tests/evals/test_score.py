@@ -1,7 +1,5 @@
 """The evaluation step on a model of two layers, with adapters that change something."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -10,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from assistant_builder.atomic_io import read_json, read_jsonl, write_json
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
 from assistant_builder.errors import Cancelled, EvaluationError
+from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 from assistant_builder.study import Study
+from evals.score import score_study
+from evals.work_items import ProgressTracker
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
 
@@ -28,11 +30,6 @@ def base(bundled_models: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def study(base: Path) -> Study:
     """A study with data and adapters of random values; nothing was trained."""
-    import torch
-
-    from assistant_builder.atomic_io import file_hash
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-
     study = with_data(
         new_study(
             "scored",
@@ -75,12 +72,7 @@ def contents(study: Study) -> dict[str, object]:
 
 
 @pytest.mark.long
-def test_everything_is_scored_carried_on_and_consistent(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from evals.score import score_study
-    from evals.work_items import ProgressTracker
-
+def test_everything_is_scored_carried_on_and_consistent(study, monkeypatch):
     calls = []
 
     def stop_in_the_middle(clock: ProgressTracker, kind: str, items: float) -> None:
@@ -106,9 +98,8 @@ def test_everything_is_scored_carried_on_and_consistent(
         finishes = [
             sample["finish"] for sample in read_jsonl(study.cell_folder(name) / "samples.jsonl")
         ]
-        assert set(finishes) <= {"stop", "length"} and cell["cut_answers"] == finishes.count(
-            "length"
-        )
+        assert set(finishes) <= {"stop", "length"}
+        assert cell["cut_answers"] == finishes.count("length")
     for name in ("L16", "Q4"):
         loss = cells[name]["nll_per_token"]
         assert read_json(study.cell_folder(name, seed=2) / "scores.json")["nll_per_token"] != loss
@@ -119,22 +110,17 @@ def test_everything_is_scored_carried_on_and_consistent(
     assert [pair["name"] for pair in fidelity["pairs"]] == ["B4-B16", "L4-L16", "Q4-Q16", "Q4-L16"]
     for pair in fidelity["pairs"]:
         rise = cells[pair["candidate"]]["nll_per_token"] - cells[pair["reference"]]["nll_per_token"]
-        assert pair["delta_nll"] == pytest.approx(
-            rise, abs=1e-12
-        )  # the very distributions that were scored
-        assert (
-            0 < pair["kl_median"] <= pair["kl_p99"] <= pair["kl_max"]
-            and 0 < pair["top1_agreement"] < 1
-        )
+        # the very distributions that were scored
+        assert pair["delta_nll"] == pytest.approx(rise, abs=1e-12)
+        assert 0 < pair["kl_median"] <= pair["kl_p99"] <= pair["kl_max"]
+        assert 0 < pair["top1_agreement"] < 1
 
     copied = read_jsonl(study.folder / "evals" / "baselines" / "copy" / "samples.jsonl")
     training = {record["row"]: record for record in read_jsonl(study.split_file("train"))}
     for sample in copied:
         (near,) = sample["neighbours"]
-        assert (
-            sample["answer"] == training[near["row"]]["messages"][-1]["content"]
-            and sample["nll"] is None
-        )
+        assert sample["answer"] == training[near["row"]]["messages"][-1]["content"]
+        assert sample["nll"] is None
     retrieved = read_jsonl(study.folder / "evals" / "baselines" / "retrieval" / "samples.jsonl")
     assert all(len(sample["neighbours"]) == 3 and sample["nll"] > 0 for sample in retrieved)
 
@@ -144,9 +130,8 @@ def test_everything_is_scored_carried_on_and_consistent(
     assert contents(study) == whole  # to the last digit, whether carried on or not
 
 
-def test_another_batch_size_gives_the_same_digits(study: Study) -> None:
-    from evals.score import score_study
-
+@pytest.mark.long
+def test_another_batch_size_gives_the_same_digits(study):
     changes = {
         "eval.cells": ["L16", "Q4"],
         "eval.noise_floor": False,
@@ -166,9 +151,7 @@ def test_another_batch_size_gives_the_same_digits(study: Study) -> None:
 
 
 @pytest.mark.long
-def test_an_unavailable_task_is_reported_before_scoring(study: Study) -> None:
-    from evals.score import score_study
-
+def test_an_unavailable_task_is_reported_before_scoring(study):
     study.write_config(study.config.with_changes({"eval.tasks": ["no_such_task"]}))
     with pytest.raises(EvaluationError, match="no_such_task"):
         score_study(study)
@@ -176,11 +159,7 @@ def test_an_unavailable_task_is_reported_before_scoring(study: Study) -> None:
 
 
 @pytest.mark.long
-def test_the_tasks_run_from_the_shell_with_lm_eval_itself(
-    study: Study, base: Path, tmp_path: Path
-) -> None:
-    from evals.score import score_study
-
+def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study, base, tmp_path):
     study.write_config(
         study.config.with_changes(
             {

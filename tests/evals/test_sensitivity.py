@@ -1,18 +1,22 @@
 """Damage done on purpose is seen: by training on shuffled answers, and by a cruder storage of the base."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.data import load_split
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.loading import BaseSpec, load_base
 from assistant_builder.study import Study
+from assistant_builder.training.train import train_arm
+from evals.cells import Variant, load_cells
 from evals.compare import Comparison, paired_comparison
+from evals.lm_eval_model import StudyLM
+from evals.tasks.held_out import build_items
 from tests.synthetic_study import LARGE, new_study, with_data
 
 pytestmark = pytest.mark.train
@@ -41,9 +45,6 @@ def study(folder: Path) -> Study:
 
 
 def scores_of(study: Study, model: Any, prompter: ChatTokenizer) -> list[Any]:
-    from evals.lm_eval_model import StudyLM
-    from evals.tasks.held_out import build_items
-
     items = build_items(load_split(study.folder / "data", "heldout"), prompter)
     lm = StudyLM(
         model,
@@ -70,13 +71,7 @@ def harm(study: Study, baseline: list[Any], candidate: list[Any]) -> Comparison:
 
 
 @pytest.mark.long
-def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(
-    study: Study, folder: Path
-) -> None:
-    from assistant_builder.arms import CELLS
-    from assistant_builder.training.train import train_arm
-    from evals.cells import Variant, load_cells
-
+def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(study, folder):
     shuffled = Study(study.folder.with_name("shuffled"))
     shutil.copytree(study.folder, shuffled.folder)
     pairs = read_jsonl(shuffled.split_file("train"))
@@ -112,11 +107,7 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(
 
 
 @pytest.mark.long
-def test_quantized_bases_are_worse_than_float16(
-    study: Study, folder: Path, compute_dtype: str
-) -> None:
-    from assistant_builder.models.loading import BaseSpec, load_base
-
+def test_quantized_bases_are_worse_than_float16(study, folder, compute_dtype):
     prompter = ChatTokenizer.load(folder)
     scores = {
         kind: scores_of(

@@ -1,7 +1,5 @@
 """A study that trains QLoRA alone, from the data file to the export, by the commands; and its twin, added later."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -52,37 +50,27 @@ def told(*words: str) -> Any:
 
 
 @pytest.mark.long
-def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(
-    bundled_models: Path, tmp_path: Path
-) -> None:
+def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models, tmp_path):
     values = {**QUICK, "arms": "qlora", "model.base": str(tiny_base(tmp_path / "base"))}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     status = told("run", str(SMALL), "--name", "alone", *sets)
     assert status["state"] == "succeeded"
-    assert [step["name"] for step in status["steps"]] == [
-        "data",
-        "data-embed",
-        "train-qlora",
-        "evaluate",
-        "report",
-    ]
+    assert [
+        step["name"] for step in status["steps"]
+    ] == "data data-embed train-qlora evaluate report".split()
     study = Study.open("alone")
     assert not study.arm_folder("lora").exists()
 
     report = json.loads(command("report", "alone", "--format", "json").stdout)
-    assert set(report["cells"]) == {"B4", "Q4"} and report["baselines"].keys() == {
-        "copy",
-        "retrieval",
-    }
+    assert set(report["cells"]) == {"B4", "Q4"}
+    assert report["baselines"].keys() == {"copy", "retrieval"}
     assert report["verdict"]["outcome"] == "inconclusive" and "alone" in report["verdict"]["reason"]
     assert (
         read_json(study.folder / "evals" / "baselines" / "retrieval" / "scores.json")["base"]
         == "4-bit"
     )
-    assert (
-        not (study.folder / "evals" / "noise").exists()
-        and not (study.folder / "evals" / "fidelity.json").exists()
-    )
+    assert not (study.folder / "evals" / "noise").exists()
+    assert not (study.folder / "evals" / "fidelity.json").exists()
     assert Path(command("report", "alone").stdout.strip()).is_file()
 
     assert set(told("ask", "alone", "Where are the maps?")["answers"]) == {"qlora"}
@@ -107,9 +95,8 @@ def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(
         )
     }
     status = told("run", "alone", "--set", "arms=lora,qlora")
-    assert status["state"] == "succeeded" and "train-lora" in {
-        step["name"] for step in status["steps"]
-    }
+    assert status["state"] == "succeeded"
+    assert "train-lora" in {step["name"] for step in status["steps"]}
     assert before == {name: (study.folder / name).read_bytes() for name in before}
     report = read_json(study.folder / "report.json")
     assert report["verdict"]["delta"] is not None and "reason" not in report["verdict"]

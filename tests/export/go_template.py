@@ -1,7 +1,5 @@
 """As much of Go's text/template as our Modelfiles use, so that a template can be rendered as Ollama would."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

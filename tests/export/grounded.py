@@ -1,7 +1,5 @@
 """Grounded studies without a run: an index over their training pairs, and a rule that looks at the similarity alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from assistant_builder.atomic_io import write_json

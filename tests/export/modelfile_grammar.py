@@ -1,19 +1,9 @@
 """The grammar of Ollama's Modelfiles, as ``ParseFile`` and ``unquote`` of its ``parser/parser.go`` have it."""
 
-from __future__ import annotations
-
-_COMMANDS = (
-    "from",
-    "license",
-    "template",
-    "system",
-    "adapter",
-    "draft",
-    "renderer",
-    "parser",
-    "parameter",
-    "message",
-    "requires",
+_COMMANDS = tuple(
+    """
+    from license template system adapter draft renderer parser parameter message requires
+""".split()
 )
 _BREAKS, _SPACES = "\r\n", " \t"
 

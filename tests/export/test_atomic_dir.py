@@ -1,7 +1,5 @@
 """Where an export goes: whole or not at all, and nothing of the user's is lost."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 
@@ -24,14 +22,14 @@ def content(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir() if path.name != RECORD}
 
 
-def test_a_new_folder_appears_atomically(tmp_path: Path) -> None:
+def test_a_new_folder_appears_atomically(tmp_path):
     fill(tmp_path / "a" / "b", {"x": "1"})
     assert content(tmp_path / "a" / "b") == {"x": "1"}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o755
 
 
-def test_an_empty_folder_is_filled_where_it_is(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_where_it_is(tmp_path):
     target = tmp_path / "mounted"
     target.mkdir()
     before = target.stat().st_ino
@@ -40,7 +38,7 @@ def test_an_empty_folder_is_filled_where_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_failure_leaves_nothing(exists: bool, tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing(exists, tmp_path):
     target = tmp_path / "out"
     if exists:
         target.mkdir()
@@ -50,7 +48,7 @@ def test_a_failure_leaves_nothing(exists: bool, tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == ([target] if exists else [])
 
 
-def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"is not empty \(mine\.txt"):
         fill(tmp_path, {"x": "1"})
@@ -60,7 +58,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path: Path) -> No
         fill(tmp_path / "file", {"x": "1"}, force=True)
 
 
-def test_force_removes_a_folder_that_the_new_export_does_not_have(tmp_path: Path) -> None:
+def test_force_removes_a_folder_that_the_new_export_does_not_have(tmp_path):
     target = tmp_path / "out"
     fill(target, {"x": "1", "facts/a": "private", "facts/b": "private"})
     assert (target / "facts").stat().st_mode & 0o777 == 0o755
@@ -75,7 +73,7 @@ def test_force_removes_a_folder_that_the_new_export_does_not_have(tmp_path: Path
     assert content(target) == {"x": "5"}
 
 
-def test_a_record_names_no_file_outside_the_export(tmp_path: Path) -> None:
+def test_a_record_names_no_file_outside_the_export(tmp_path):
     fill(tmp_path / "out", {"x": "1"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
@@ -90,7 +88,7 @@ def test_a_record_names_no_file_outside_the_export(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "x").read_text() == "2" and (tmp_path / "out" / RECORD).exists()
 
 
-def test_force_replaces_an_earlier_export_and_keeps_all_else(tmp_path: Path) -> None:
+def test_force_replaces_an_earlier_export_and_keeps_all_else(tmp_path):
     fill(tmp_path / "out", {"x": "1", "old": "1"})
     with pytest.raises(ConfigError, match="holds an earlier export"):
         fill(tmp_path / "out", {"x": "2"})
@@ -99,7 +97,7 @@ def test_force_replaces_an_earlier_export_and_keeps_all_else(tmp_path: Path) -> 
     assert content(tmp_path / "out") == {"x": "2", "new": "2", "mine.txt": "mine"}
 
 
-def test_a_record_cannot_have_files_elsewhere_removed(tmp_path: Path) -> None:
+def test_a_record_cannot_have_files_elsewhere_removed(tmp_path):
     (tmp_path / "precious").write_text("mine")
     target = tmp_path / "out"
     target.mkdir()
@@ -110,7 +108,7 @@ def test_a_record_cannot_have_files_elsewhere_removed(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_a_full_disk_is_reported_before_and_while_writing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_and_while_writing(tmp_path):
     with (
         pytest.raises(ResourceError, match="the export needs 1e.09 GB of disk space; .* are free"),
         atomic_directory(tmp_path / "a", force=False, needed=10**18),
@@ -129,7 +127,7 @@ def test_a_full_disk_is_reported_before_and_while_writing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+def test_what_a_killed_export_left_is_removed(tmp_path):
     left = tmp_path / ".assistant-builder-999999999-abc"
     left.mkdir()
     (left / "model.safetensors").write_text("half")

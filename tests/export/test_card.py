@@ -1,7 +1,5 @@
 """The model card: metadata that the hub reads, numbers that the report has, and no text that escapes."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from dataclasses import replace
@@ -39,15 +37,13 @@ def card_of(study: Study, spec: ExportSpec, rescore: Rescore = SCORED) -> ModelC
     return ModelCard(model_card(study, spec, report, rescore, ways))
 
 
-def test_metadata_and_numbers_are_the_reports_own() -> None:
+def test_metadata_and_numbers_are_the_reports_own():
     study = finished_study()
     report = read_json(study.folder / "report.json")
     for spec in export_specs(TWINS):
         data = card_of(study, spec).data
-        assert (
-            data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
-            and data.license == "apache-2.0"
-        )
+        assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+        assert data.license == "apache-2.0"
         assert data.library_name == {"adapter": "peft", "gguf": "gguf"}.get(
             spec.format, "transformers"
         )
@@ -63,14 +59,12 @@ def test_metadata_and_numbers_are_the_reports_own() -> None:
     assert report["sentence"] in text
     assert f"| Held-out answers | {report['verdict']['n']} |" in text
     claim = report["basis"][0].removeprefix("The verdict is about ").split(";")[0].rstrip(".")
-    assert (
-        f"| Outcome | {report['verdict']['outcome']} |" in text and f"| Claim | {claim} |" in text
-    )
+    assert f"| Outcome | {report['verdict']['outcome']} |" in text
+    assert f"| Claim | {claim} |" in text
     assert "| False declines (points, lower is better) |" in text
     assert "| LM (this one) |" in text and "L16 (this one)" not in text
-    assert report["warnings"] and all(
-        inline(warning["text"], 1000) in text for warning in report["warnings"]
-    )
+    assert report["warnings"]
+    assert all(inline(warning["text"], 1000) in text for warning in report["warnings"])
     assert "went through a 4-bit GGUF file" in text and "[DATA.md](DATA.md)" in text
     assert "No item moved by more than 0.01 nats per token" in text
     moved = replace(SCORED, outcome="moved", moved=1, largest_move=0.05)
@@ -94,32 +88,27 @@ def test_metadata_and_numbers_are_the_reports_own() -> None:
     report["sentence"] = "<script>x</script> ![x](http://evil.invalid/x.png)\n---\nlicense: mit"
     write_json(study.folder / "report.json", report)
     hostile = card_of(study, ExportSpec("lora", "adapter"))
-    assert (
-        "<script>" not in hostile.text
-        and "![x](" not in hostile.text
-        and hostile.data.license == "apache-2.0"
-    )
+    assert "<script>" not in hostile.text
+    assert "![x](" not in hostile.text
+    assert hostile.data.license == "apache-2.0"
 
 
-def test_before_the_evaluation_the_card_claims_nothing() -> None:
+def test_before_the_evaluation_the_card_claims_nothing():
     study = trained(with_data(new_study(data__system="|-\n  ```\n  <b>Not a heading")))
     card = card_of(study, ExportSpec("qlora", "adapter"), Rescore("not measured"))
     assert card.data.eval_results is None
-    assert (
-        "written before the evaluation of the study" in card.text
-        and "were not scored again" in card.text
-    )
-    assert (
-        "```\\n<b>Not a heading" in card.text
-    )  # the system prompt stays inside a string of the Python lines
+    assert "written before the evaluation of the study" in card.text
+    assert "were not scored again" in card.text
+    # the system prompt stays inside a string of the Python lines
+    assert "```\\n<b>Not a heading" in card.text
 
 
-def test_the_data_card_goes_along_without_examples() -> None:
+def test_the_data_card_goes_along_without_examples():
     text = "# Data\n\n## Splits\n\n10\n\n## Examples from training\n\nsecret\n\n## Notes\n\nkept\n"
     assert shareable_data_card(text) == "# Data\n\n## Splits\n\n10\n\n## Notes\n\nkept\n"
 
 
-def test_names_and_prompts_add_no_words_to_the_commands() -> None:
+def test_names_and_prompts_add_no_words_to_the_commands():
     base = LoadingContext(
         arm="lora",
         folder="--host=0.0.0.0; touch a",
@@ -145,11 +134,9 @@ def test_names_and_prompts_add_no_words_to_the_commands() -> None:
         for line in text
     ]
     words = {word for command in commands for word in command}
-    assert (
-        "./--host=0.0.0.0; touch a" in words
-        and "./--trust-remote-code" in words
-        and "b; touch c" in words
-    )
+    assert "./--host=0.0.0.0; touch a" in words
+    assert "./--trust-remote-code" in words
+    assert "b; touch c" in words
     assert not words & {"touch", "a", "c", "d", "e", "--trust-remote-code", "--host=0.0.0.0"}
     (body,) = {json.loads(word)["messages"][0]["content"] for word in words if word.startswith("{")}
     assert body == base.system
@@ -175,15 +162,14 @@ def verdict(outcome: str, low: float, high: float) -> dict[str, Any]:
         (verdict("no worse", -0.03, -0.01), "qlora", "qlora"),
     ],
 )
-def test_which_export_is_advised(report: dict[str, Any] | None, adapter: str, merged: str) -> None:
+def test_which_export_is_advised(report, adapter, merged):
     found = advice(report)
     assert (found.adapter, found.merged) == (adapter, merged)
 
 
-def test_kinds_are_parsed() -> None:
-    assert (
-        parse_export("qlora", "merged").cell == "QD" and parse_export("lora", "merged").cell == "LM"
-    )
+def test_kinds_are_parsed():
+    assert parse_export("qlora", "merged").cell == "QD"
+    assert parse_export("lora", "merged").cell == "LM"
     with pytest.raises(ValueError, match="'dora' is not one of qlora, lora"):
         parse_export("dora", "merged")
     with pytest.raises(

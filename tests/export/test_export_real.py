@@ -1,7 +1,5 @@
 """Exports of a tiny model by the real code: loaded with the libraries alone, they are what was measured."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -13,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import EvaluationError, ModelError, StudyError
 from assistant_builder.export.export import loading_snippets, read_export, write_export
+from assistant_builder.export.job import export_to
 from assistant_builder.export_formats import ExportSpec, export_specs
+from assistant_builder.models import lora_layers
+from assistant_builder.models.loading import BaseSpec, base_spec, load_adapter, load_base
 from assistant_builder.study import Study
 from tests.export.tiny import scored, tiny_base, tiny_study
 from tests.export.upload_hub import upload_hub
@@ -29,8 +32,6 @@ pytestmark = pytest.mark.train
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads that wait for one another cost such a small model more than they save, also in the children."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -124,9 +125,7 @@ def exported(
 
 @pytest.mark.long
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
-def test_an_export_is_what_was_measured_and_its_lines_run(
-    spec: ExportSpec, study: Study, base: Path, exported: dict[str, Exported]
-) -> None:
+def test_an_export_is_what_was_measured_and_its_lines_run(spec, study, base, exported):
     found = exported[spec.name]
     rescore = found.record["rescore"]
     assert found.failure == "" and (rescore["cell"], rescore["items"]) == (spec.cell or "L16", 4)
@@ -144,9 +143,7 @@ def test_an_export_is_what_was_measured_and_its_lines_run(
 
 
 @pytest.mark.long
-def test_an_export_in_8_bits_says_so(exported: dict[str, Exported]) -> None:
-    from safetensors.torch import load_file
-
+def test_an_export_in_8_bits_says_so(exported):
     folder, record = exported[SPECS[-1].name].folder, exported[SPECS[-1].name].record
     assert record["type"] == "INT8" and record["rescore"]["cell"] == "L16"
     assert read_json(folder / "config.json")["quantization_config"]["load_in_8bit"] is True
@@ -158,13 +155,7 @@ def test_an_export_in_8_bits_says_so(exported: dict[str, Exported]) -> None:
     assert stored == {"torch.int8"}
 
 
-def test_a_merged_qlora_contains_the_dequantized_base(
-    study: Study, base: Path, tmp_path: Path
-) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
+def test_a_merged_qlora_contains_the_dequantized_base(study, base, tmp_path):
     from assistant_builder.models.lora_layers import merge
 
     export(study, ExportSpec("qlora", "merged"), tmp_path / "out")
@@ -184,14 +175,12 @@ def test_a_merged_qlora_contains_the_dequantized_base(
     assert all(torch.equal(written[name], cell[name]) for name in moved)
 
 
-def test_a_merged_config_is_read_by_old_and_new_readers(study: Study, tmp_path: Path) -> None:
+def test_a_merged_config_is_read_by_old_and_new_readers(study, tmp_path):
     export(study, ExportSpec("lora", "merged"), tmp_path / "out")
     config = read_json(tmp_path / "out" / "config.json")
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100_000
-    assert (
-        config["dtype"] == config["torch_dtype"] == "float16"
-        and "quantization_config" not in config
-    )
+    assert config["dtype"] == config["torch_dtype"] == "float16"
+    assert "quantization_config" not in config
     tokenizer = read_json(tmp_path / "out" / "tokenizer_config.json")
     assert tokenizer["chat_template"] == (tmp_path / "out" / "chat_template.jinja").read_text()
     assert tokenizer["add_bos_token"] is False
@@ -199,27 +188,26 @@ def test_a_merged_config_is_read_by_old_and_new_readers(study: Study, tmp_path: 
     assert "<|im_start|>user" in (tmp_path / "out" / "Modelfile").read_text()
 
 
-def test_the_archive_of_an_adapter_contains_all_files(study: Study, tmp_path: Path) -> None:
+def test_the_archive_of_an_adapter_contains_all_files(study, tmp_path):
     record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "out" / record["archive"]) as archive:
         names = {name.removeprefix("tiny-lora-adapter/") for name in archive.namelist()}
-    assert {
-        "adapter_model.safetensors",
-        "adapter_config.json",
-        "tokenizer.json",
-        "README.md",
-        "LOADING.md",
-        "DATA.md",
-    } <= names
+    assert (
+        set(
+            """
+        adapter_model.safetensors adapter_config.json tokenizer.json README.md LOADING.md
+        DATA.md
+    """.split()
+        )
+        <= names
+    )
     assert (
         read_json(tmp_path / "out" / "adapter_config.json")["base_model_name_or_path"]
         == "tiny-llama"
     )
 
 
-def test_a_qlora_merged_into_the_original_weights_is_noticed(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_qlora_merged_into_the_original_weights_is_noticed(study, tmp_path, monkeypatch):
     """The mistake that most tools make."""
     monkeypatch.setattr(
         "evals.cells.base_of", lambda study, folder, base: _base_of(study, folder, "float16")
@@ -233,18 +221,10 @@ def test_a_qlora_merged_into_the_original_weights_is_noticed(
 
 
 def _base_of(study: Study, folder: Path, base: str) -> Any:
-    from assistant_builder.models.loading import base_spec
-
     return base_spec(study.config.model, folder, "float16")
 
 
-def test_weights_beyond_float16_are_refused(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from assistant_builder.models import lora_layers
-
+def test_weights_beyond_float16_are_refused(study, tmp_path, monkeypatch):
     def merged(adapted: Any) -> Any:
         model = merge(adapted)
         model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.inf
@@ -259,7 +239,7 @@ def test_weights_beyond_float16_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_that_changed_since_training_is_refused(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_changed_since_training_is_refused(base, tmp_path):
     study = tiny_study(base)
     with (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").open("ab") as file:
         file.write(b"x")
@@ -268,7 +248,7 @@ def test_an_adapter_that_changed_since_training_is_refused(base: Path, tmp_path:
             export(study, spec, tmp_path / "out")
 
 
-def test_scores_of_an_earlier_adapter_are_not_compared_with(base: Path, tmp_path: Path) -> None:
+def test_scores_of_an_earlier_adapter_are_not_compared_with(base, tmp_path):
     study = tiny_study(base)
     record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
     assert record["rescore"]["outcome"] == "not measured"
@@ -281,19 +261,15 @@ def test_scores_of_an_earlier_adapter_are_not_compared_with(base: Path, tmp_path
     ids=lambda spec: spec.name,
 )
 def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
-    study: Study, spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
+    study, spec, tmp_path, monkeypatch
+):
     def short(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("evals.lm_eval_model.StudyLM.score_targets", short)
     record = export(study, spec, tmp_path / "out")
-    assert (
-        record["rescore"]["outcome"] == "not measured"
-        and "memory ran out" in record["rescore"]["reason"]
-    )
+    assert record["rescore"]["outcome"] == "not measured"
+    assert "memory ran out" in record["rescore"]["reason"]
     assert list((tmp_path / "out").glob("*.safetensors"))
     assert (
         "Warning: these files were not scored again" in (tmp_path / "out" / "README.md").read_text()
@@ -301,9 +277,7 @@ def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
 
 
 @pytest.mark.long
-def test_the_command_exports_and_tells(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_exports_and_tells(study, tmp_path, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
     words = [
         sys.executable,
@@ -326,24 +300,20 @@ def test_the_command_exports_and_tells(
     assert document["folder"] == str(tmp_path / "out") and document["rescore"]["items"] == 2
     assert document == {**(read_export(tmp_path / "out") or {})}
     again = subprocess.run(words, capture_output=True, text=True)
-    assert (
-        again.returncode == 1 and again.stdout == "" and "holds an earlier export" in again.stderr
-    )
+    assert again.returncode == 1
+    assert again.stdout == ""
+    assert "holds an earlier export" in again.stderr
     (tmp_path / "out" / "mine.txt").write_text("mine")
     forced = subprocess.run([*words, "--force"], capture_output=True, text=True)
     assert forced.returncode == 0, forced.stderr
-    assert first.stderr == "" and {
-        line.partition(":")[0] for line in forced.stderr.splitlines()
-    } == {"export"}
-    assert (
-        "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
-    )
+    assert first.stderr == ""
+    assert {line.partition(":")[0] for line in forced.stderr.splitlines()} == {"export"}
+    assert "held-out items" in forced.stdout
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.long
-def test_the_command_uploads_to_the_hub_of_the_environment(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_uploads_to_the_hub_of_the_environment(study, tmp_path, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
     with upload_hub("hf_canaryCANARYcanaryCANARYcanary1234") as hub:
         done = subprocess.run(
@@ -375,16 +345,12 @@ def test_the_command_uploads_to_the_hub_of_the_environment(
         for file in document["files"]
         if file["name"] != document["archive"]
     }
-    assert (
-        b"library_name: peft" in hub.files["me/tiny"]["README.md"]
-        and "canary" not in done.stdout + done.stderr
-    )
+    assert b"library_name: peft" in hub.files["me/tiny"]["README.md"]
+    assert "canary" not in done.stdout + done.stderr
 
 
 @pytest.mark.long
-def test_a_failure_in_the_child_reaches_the_command(base: Path, home: Path, tmp_path: Path) -> None:
-    from assistant_builder.export.job import export_to
-
+def test_a_failure_in_the_child_reaches_the_command(base, home, tmp_path):
     study = scored(tiny_study(base), base)
     path = study.cell_folder("L16") / "samples.jsonl"
     write_jsonl(path, [{**sample, "nll": sample["nll"] - 5.0} for sample in read_jsonl(path)])

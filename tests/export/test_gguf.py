@@ -1,13 +1,14 @@
 """Exports to GGUF: one file that llama.cpp loads, with the weights that were measured."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
@@ -35,7 +36,7 @@ LINEAR = 4 * 7
 """Matrices of the base with four layers."""
 
 
-def test_a_type_makes_a_format_of_its_own() -> None:
+def test_a_type_makes_a_format_of_its_own():
     study = finished_study()
     summary = {"total_parameters": 139_000_000, "trainable_parameters": 4_000_000}
     sizes = [EXPORT_FORMATS["gguf"].of_type(type).estimated_bytes(summary) for type in GGUF_TYPES]
@@ -49,9 +50,7 @@ def test_a_type_makes_a_format_of_its_own() -> None:
     assert GGUF.of_type("BF16").lossy is False and GGUF.lossy is True
 
 
-def test_without_the_extra_nothing_is_started(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_the_extra_nothing_is_started(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     study = finished_study()
     for arm in ("lora", "qlora"):
@@ -66,9 +65,7 @@ def test_without_the_extra_nothing_is_started(
 
 @pytest.mark.long
 @pytest.mark.train
-def test_a_model_that_the_converter_does_not_know_is_refused_in_one_line(
-    converter: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_the_converter_does_not_know_is_refused_in_one_line(converter, tmp_path):
     base = tiny_base(tmp_path / "base")  # its tokenizer is in no list of the converter's
     with pytest.raises(ModelError, match="llama.cpp's converter failed") as caught:
         convert_checkpoint(base, tmp_path / "out.gguf")
@@ -95,20 +92,15 @@ def export(study: Study, type: str, target: Path, **more: Any) -> dict[str, Any]
 
 @pytest.mark.train
 @pytest.mark.long
-def test_an_export_has_one_file_that_the_modelfile_names(
-    study: Study, short_base: Path, tmp_path: Path
-) -> None:
+def test_an_export_has_one_file_that_the_modelfile_names(study, short_base, tmp_path):
     scored(study, short_base)
     record = export(study, "BF16", tmp_path / "full")
-    assert (
-        record["rescore"]["outcome"] in ("as measured", "moved")
-        and record["rescore"]["lossy"] is False
-    )
+    assert record["rescore"]["outcome"] in ("as measured", "moved")
+    assert record["rescore"]["lossy"] is False
     assert record["tensor_types"]["BF16"] == LINEAR + 1
     small = export(study, "Q4_0", tmp_path / "small")
-    assert (
-        small["tensor_types"] == {"Q4_0": LINEAR, "F32": 9, "Q8_0": 1} and small["type"] == "Q4_0"
-    )
+    assert small["tensor_types"] == {"Q4_0": LINEAR, "F32": 9, "Q8_0": 1}
+    assert small["type"] == "Q4_0"
     assert small["rescore"]["lossy"] and small["rescore"]["items"] == 4
     path = only_gguf(tmp_path / "small")
     assert path.name == "tiny-lora-Q4_0.gguf"
@@ -127,10 +119,7 @@ def test_an_export_has_one_file_that_the_modelfile_names(
 
 @pytest.mark.long
 @pytest.mark.train
-def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
+def test_the_weights_are_those_of_the_merged_export(study, tmp_path):
     write_export(
         study,
         parse_export("lora", "merged"),
@@ -147,9 +136,7 @@ def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path
 
 @pytest.mark.long
 @pytest.mark.train
-def test_files_of_a_study_are_written_together_and_once(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_a_study_are_written_together_and_once(study, monkeypatch):
     files = GgufFiles(study, "lora")
     assert files.record("Q8_0") is None
 
@@ -164,9 +151,8 @@ def test_files_of_a_study_are_written_together_and_once(
     left = files.folder / ".lora-killed"
     left.mkdir()
     found = files.ensure(["Q8_0", "Q4_0"])
-    assert (
-        not left.exists() and {type: read_gguf(path).path for type, path in found.items()} == found
-    )
+    assert not left.exists()
+    assert {type: read_gguf(path).path for type, path in found.items()} == found
     for type, path in found.items():
         record = files.record(type)
         assert record is not None and record["sha256"] == file_hash(path) and record["type"] == type
@@ -177,9 +163,7 @@ def test_files_of_a_study_are_written_together_and_once(
     assert files.record("Q4_0") is None
 
 
-def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypatch, tmp_path):
     monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
     monkeypatch.setattr("assistant_builder.export.gguf.require_extra", lambda *_: None)
     study = finished_study()
@@ -194,25 +178,22 @@ def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(
 @pytest.mark.long
 @pytest.mark.train
 @pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
-def test_a_k_quant_is_written_by_the_program_on_the_path(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_k_quant_is_written_by_the_program_on_the_path(study, tmp_path, monkeypatch):
     program = tmp_path / "bin" / "llama-quantize"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\n[ "$3" = Q4_K_M ] && cp "$1" "$2"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     record = export(study, "Q4_K_M", tmp_path / "out")
-    assert (
-        record["type"] == "Q4_K_M" and only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
-    )
+    assert record["type"] == "Q4_K_M"
+    assert only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
 
 
 @pytest.mark.parametrize(
     ("format", "type"),
     [("adapter", None), ("merged", None), ("gguf", "BF16"), ("gguf", "Q8_0"), ("gguf", "Q4_K_M")],
 )
-def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) -> None:
+def test_an_importance_matrix_needs_block_scales(format, type):
     study, spec = finished_study(), parse_export("lora", format, type)
     with pytest.raises(
         ConfigError, match="--importance: an export as .* takes no importance matrix"
@@ -225,9 +206,8 @@ def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) 
     )
     study.write_config(study.config.with_changes({"formats.importance": True}))
     assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
-    study.write_config(
-        study.config.with_changes({"formats.importance": "false"})
-    )  # as earlier versions wrote it
+    # as earlier versions wrote it
+    study.write_config(study.config.with_changes({"formats.importance": "false"}))
     assert study.config.formats.importance == "off"
     assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=True)
     assert not uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
@@ -235,10 +215,7 @@ def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) 
 
 @pytest.mark.train
 @pytest.mark.long
-def test_an_importance_matrix_lowers_the_weighted_error(
-    study: Study, short_base: Path, tmp_path: Path
-) -> None:
-    import numpy as np
+def test_an_importance_matrix_lowers_the_weighted_error(study, short_base, tmp_path):
     from gguf import GGUFReader, dequantize
 
     prompter = ChatTokenizer.load(short_base)
@@ -246,9 +223,8 @@ def test_an_importance_matrix_lowers_the_weighted_error(
     assert 0 < len(rows) <= ROWS and max(map(len, rows)) <= pair_limit(study)
     found = importance_matrix(short_base, "llama", rows, "float32", lambda fraction, message: None)
     assert len(found) == LINEAR and all((weights > 0).all() for weights in found.values())
-    assert np.array_equal(
-        found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"]
-    )  # they have the same inputs
+    # they have the same inputs
+    assert np.array_equal(found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"])
     assert found["blk.0.ffn_down.weight"].shape == (
         GGUFReader(GgufFiles(study, "lora").ensure(["BF16"])["BF16"])
         .fields["llama.feed_forward_length"]
@@ -270,9 +246,8 @@ def test_an_importance_matrix_lowers_the_weighted_error(
         errors = [(weights * (full[name] - values[name]) ** 2).sum() for values in (before, after)]
         assert errors[1] < errors[0], name
     record = export(study, "Q4_0", tmp_path / "out")  # as the files of the study
-    assert record["importance"] is True and any(
-        "importance of" in line for line in record["sentences"]
-    )
+    assert record["importance"] is True
+    assert any("importance of" in line for line in record["sentences"])
     assert only_gguf(tmp_path / "out").read_bytes() == path.read_bytes()
     study.write_config(study.config.with_changes({"formats.importance": "off"}))
     assert export(study, "Q5_1", tmp_path / "other", importance=True)["importance"] is True
@@ -281,9 +256,7 @@ def test_an_importance_matrix_lowers_the_weighted_error(
 
 @pytest.mark.long
 @pytest.mark.train
-def test_files_are_written_without_a_matrix_that_cannot_be_measured(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_written_without_a_matrix_that_cannot_be_measured(study, tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise NotMeasured("its importance matrix cannot be measured")
 
@@ -301,7 +274,7 @@ def test_files_are_written_without_a_matrix_that_cannot_be_measured(
 
 @pytest.mark.long
 @pytest.mark.train
-def test_a_cancelled_export_leaves_nothing(study: Study, tmp_path: Path) -> None:
+def test_a_cancelled_export_leaves_nothing(study, tmp_path):
     def report(percent: int, message: str) -> None:
         if "Quantizing" in message:
             raise Cancelled("stop")

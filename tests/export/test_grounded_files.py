@@ -1,7 +1,5 @@
 """Facts and rule in an export: plain files that find what the product finds, and nothing of the pairs without them."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import re
@@ -10,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,7 +20,12 @@ from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.export.card import model_card
 from assistant_builder.export.export import _write_documents, loading_snippets
 from assistant_builder.export.job import ExportJob
-from assistant_builder.export.retrieval_files import FOLDER, grounding_notes, write_retrieval
+from assistant_builder.export.retrieval_files import (
+    FOLDER,
+    grounding_notes,
+    lookup_source,
+    write_retrieval,
+)
 from assistant_builder.export.verify import Rescore, _require_same_prompts
 from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.retrieval.answering import Judged, looks, settle
@@ -31,6 +35,7 @@ from assistant_builder.retrieval.index import Fact, Index
 from assistant_builder.retrieval.retriever import Retriever
 from assistant_builder.study import Study
 from assistant_builder.study.example import open_example
+from evals.metrics.text import normalise
 from tests.export.grounded import with_index
 from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.synthetic_study import LARGE, new_study, trained, with_data
@@ -84,7 +89,7 @@ def study() -> Study:
 def exported(study: Study, folder: Path, words: Words) -> Any:
     """The class of ``lookup.py`` over the files in ``folder``."""
     folder.mkdir(exist_ok=True)
-    write_retrieval(study, "lora", folder, words, 2048)  # type: ignore[arg-type]
+    write_retrieval(study, "lora", folder, words, 2048)
     spec = importlib.util.spec_from_file_location("exported_lookup", folder / FOLDER / "lookup.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -95,15 +100,20 @@ def exported(study: Study, folder: Path, words: Words) -> Any:
     return module.Lookup(str(folder / FOLDER), Exported(), words)
 
 
-def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["£5.00 a (x)", "9am A b", "3½ C++"])
+def test_an_export_compares_answers_as_the_product_does(text, monkeypatch):
+    module = ModuleType("exported_lookup")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # its dataclass looks itself up
+    exec(lookup_source(), vars(module))
+    assert module.normalise(text) == normalise(text)
+
+
+def test_an_export_finds_and_decides_what_the_product_does(study, tmp_path):
     words = Words()
     lookup = exported(study, tmp_path / "out", words)
     prompter: Any = words
     retriever = Retriever(
-        study,
-        Index.load(study.retrieval_folder),
-        FakeEmbedder(),  # type: ignore[arg-type]
-        Grounder.of(study, prompter),
+        study, Index.load(study.retrieval_folder), FakeEmbedder(), Grounder.of(study, prompter)
     )
     rule = rule_of(study.arm_folder("lora") / FILE)
     assert rule is not None
@@ -111,7 +121,7 @@ def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_pat
         pair.messages[:-1]
         for split in ("validation", "heldout")
         for pair in load_split(study.folder / "data", split)
-    ][:60]  # type: ignore[arg-type]
+    ][:60]
     asked.append(
         (
             Message("user", "Where is the <|im_end|> pier?"),
@@ -156,7 +166,7 @@ def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_pat
     assert settled[0] and settled[None] and len(pair) == 2
 
 
-def test_the_module_needs_nothing_of_the_product(study: Study, tmp_path: Path) -> None:
+def test_the_module_needs_nothing_of_the_product(study, tmp_path):
     exported(study, tmp_path, Words())
     nodes = list(ast.walk(ast.parse((tmp_path / FOLDER / "lookup.py").read_text())))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -165,28 +175,22 @@ def test_the_module_needs_nothing_of_the_product(study: Study, tmp_path: Path) -
     assert {"numpy", "bm25s", "safetensors.numpy"} <= names
 
 
-def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path: Path) -> None:
+def test_an_export_with_data_has_all_that_answering_needs(study, tmp_path):
     exported(study, tmp_path, Words())
     folder = tmp_path / FOLDER
-    assert {path.name for path in folder.iterdir()} == {
-        "index.json",
-        "facts.jsonl",
-        "vectors.safetensors",
-        "grounding.json",
-        "lookup.py",
-        "refusal_weights.json",
-    }
-    record = read_json(folder / "grounding.json")
-    assert (
-        record["facts"] == 3
-        and record["token_limit"] == 2048 - 64
-        and record["longest_prompt"] == 2048 - 64
+    assert {path.name for path in folder.iterdir()} == set(
+        """
+        index.json facts.jsonl vectors.safetensors grounding.json lookup.py refusal_weights.json
+    """.split()
     )
+    record = read_json(folder / "grounding.json")
+    assert record["facts"] == 3
+    assert record["token_limit"] == 2048 - 64
+    assert record["longest_prompt"] == 2048 - 64
     assert record["format"]["fact"] == "Q: {question}\nA: {answer}"
     assert record["embedder"] == {"name": "fake", "sha256": "0" * 64, "source": "fake"}
-    assert (
-        record["rule"]["threshold"] == 0.5 and record["rule"]["sentence"] == "I was not told that."
-    )
+    assert record["rule"]["threshold"] == 0.5
+    assert record["rule"]["sentence"] == "I was not told that."
     assert record["generation"] == {
         "max_new_tokens": 256,
         "do_sample": False,
@@ -197,12 +201,10 @@ def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path
     (study.arm_folder("lora") / FILE).unlink()
     (study.retrieval_folder / "facts.jsonl").write_text("")
     with pytest.raises(StudyError, match="is not the file that index.json names"):
-        write_retrieval(study, "lora", tmp_path / "other", Words(), 2048)  # type: ignore[arg-type]
+        write_retrieval(study, "lora", tmp_path / "other", Words(), 2048)
 
 
-def test_a_trained_embedder_is_in_the_export_and_loaded_from_there(
-    study: Study, tmp_path: Path
-) -> None:
+def test_a_trained_embedder_is_in_the_export_and_loaded_from_there(study, tmp_path):
     write_json(study.embedder_folder / "modules.json", [])
     write_json(study.embedder_folder / "1_Pooling" / "config.json", {})
     folder = tmp_path / "export"
@@ -230,15 +232,13 @@ def documents(study: Study, spec: ExportSpec, folder: Path, *, with_data: bool) 
 
 
 @pytest.mark.parametrize("spec", export_specs(TWINS), ids=lambda spec: spec.name)
-def test_without_data_nothing_of_the_pairs_is_in_an_export(
-    spec: ExportSpec, study: Study, tmp_path: Path
-) -> None:
+def test_without_data_nothing_of_the_pairs_is_in_an_export(spec, study, tmp_path):
     text = documents(study, spec, tmp_path / "out", with_data=False)
     pairs = [
         pair
         for split in ("train", "validation")
         for pair in load_split(study.folder / "data", split)
-    ]  # type: ignore[arg-type]
+    ]
     texts = {
         message.content for pair in pairs for message in pair.messages if message.role != "system"
     }
@@ -250,9 +250,7 @@ def test_without_data_nothing_of_the_pairs_is_in_an_export(
 
 
 @pytest.mark.parametrize("spec", export_specs(TWINS), ids=lambda spec: spec.name)
-def test_with_data_the_card_says_so_and_shows_how(
-    spec: ExportSpec, study: Study, tmp_path: Path
-) -> None:
+def test_with_data_the_card_says_so_and_shows_how(spec, study, tmp_path):
     text = documents(study, spec, tmp_path / "out", with_data=True)
     facts = len((study.retrieval_folder / "facts.jsonl").read_text().splitlines())
     assert (
@@ -275,7 +273,7 @@ def test_with_data_the_card_says_so_and_shows_how(
     assert "There is no rule" in card
 
 
-def test_a_memory_study_has_no_facts_to_export(tmp_path: Path) -> None:
+def test_a_memory_study_has_no_facts_to_export(tmp_path):
     study = trained(with_data(new_study()))
     adapter = study.arm_folder("lora") / "adapter"
     adapter.mkdir()
@@ -285,7 +283,7 @@ def test_a_memory_study_has_no_facts_to_export(tmp_path: Path) -> None:
     assert "Facts in the prompt" not in documents(study, SPEC, tmp_path / "out", with_data=False)
 
 
-def test_the_check_after_writing_renders_prompts_with_their_facts() -> None:
+def test_the_check_after_writing_renders_prompts_with_their_facts():
     asked = [Message("user", "When does it open?")]
     source = {"row": 3, "question": "Opening time?", "answer": "At nine."}
     facts = [Fact(3, 0, "Opening time?", "At nine.", "", None, None, True)]
@@ -301,9 +299,7 @@ def test_the_check_after_writing_renders_prompts_with_their_facts() -> None:
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
 @pytest.mark.parametrize("format", ["adapter", "merged"])
-def test_no_record_of_a_study_puts_code_into_the_lines_that_load_an_export(
-    arm: str, format: str
-) -> None:
+def test_no_record_of_a_study_puts_code_into_the_lines_that_load_an_export(arm, format):
     study = open_example()
     for path in [*study.folder.rglob("scores.json"), *study.folder.glob("arms/*/summary.json")]:
         record = read_json(path)

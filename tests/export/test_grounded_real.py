@@ -1,7 +1,5 @@
 """The lines of a grounded export's card, run without the product: they answer as the product does."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -97,20 +95,17 @@ print("answers", json.dumps([lookup.ask(messages, generate) for messages in {ask
 
 @pytest.mark.long
 @pytest.mark.parametrize("form", ["adapter", "merged"])
-def test_the_cards_lines_answer_as_the_product(
-    form: str, study: Study, base: Path, bundled_models: Path, tmp_path: Path
-) -> None:
+def test_the_cards_lines_answer_as_the_product(form, study, base, bundled_models, tmp_path):
     spec, folder = ExportSpec("lora", form), tmp_path / "out"
     record = export(study, spec, folder, with_data=True)
-    assert record["with_data"] and {
+    assert record["with_data"]
+    assert {
         f"retrieval/{name}"
-        for name in (
-            "index.json",
-            "facts.jsonl",
-            "vectors.safetensors",
-            "grounding.json",
-            "lookup.py",
-            "refusal_weights.json",
+        for name in tuple(
+            """
+            index.json facts.jsonl vectors.safetensors grounding.json lookup.py
+            refusal_weights.json
+        """.split()
         )
     } == {entry["name"] for entry in record["files"] if "/" in entry["name"]}
     known = next(
@@ -136,9 +131,7 @@ def test_the_cards_lines_answer_as_the_product(
     assert plain["sources"] == [] and not plain["declined"] and plain["text"] != found[0]["text"]
 
 
-def test_an_export_without_data_is_checked_and_holds_no_pair(
-    study: Study, base: Path, tmp_path: Path
-) -> None:
+def test_an_export_without_data_is_checked_and_holds_no_pair(study, base, tmp_path):
     from assistant_builder.retrieval.retriever import Retriever
 
     scored(study, base, Retriever.load(study, ChatTokenizer.load(base)))

@@ -1,7 +1,6 @@
 """The export's process: state in files, detection of its death, refusal without a trained arm."""
 
-from __future__ import annotations
-
+import json
 import os
 import time
 from pathlib import Path
@@ -39,10 +38,10 @@ def record_of(**more: object) -> JobRecord:
         "process_started": process.create_time(),
         **more,
     }
-    return JobRecord(**values)  # type: ignore[arg-type]
+    return JobRecord(**values)
 
 
-def test_an_untrained_study_cannot_be_exported(tmp_path: Path) -> None:
+def test_an_untrained_study_cannot_be_exported(tmp_path):
     study = with_data(new_study())
     for spec in export_specs(TWINS):
         with pytest.raises(StudyError, match="is not trained yet"):
@@ -69,12 +68,12 @@ def test_an_untrained_study_cannot_be_exported(tmp_path: Path) -> None:
         ["--arm", "lora", "--format", "gguf", "--type", "Q9"],
     ],
 )
-def test_a_wrong_call_is_exit_code_2(wrong: list[str], tmp_path: Path) -> None:
+def test_a_wrong_call_is_exit_code_2(wrong, tmp_path):
     result = CliRunner().invoke(app, ["export", "library", *wrong, "--to", str(tmp_path)])
     assert result.exit_code == 2 and "is not one of" in result.output
 
 
-def test_a_folder_that_must_stay_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_folder_that_must_stay_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     job = ExportJob(with_adapters(finished_study()), SPEC)
     with pytest.raises(ConfigError, match="is not empty"):
@@ -82,7 +81,7 @@ def test_a_folder_that_must_stay_is_refused_before_anything_starts(tmp_path: Pat
     assert job.record() is None
 
 
-def test_a_dead_process_is_lost_and_a_living_one_bars_a_second(tmp_path: Path) -> None:
+def test_a_dead_process_is_lost_and_a_living_one_bars_a_second(tmp_path):
     job = ExportJob(with_adapters(finished_study()), SPEC)
     assert job.record() is None and not job.running
     job.write(record_of(percent=40))
@@ -96,7 +95,7 @@ def test_a_dead_process_is_lost_and_a_living_one_bars_a_second(tmp_path: Path) -
     assert job.record() is None
 
 
-def test_the_page_exports_into_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_exports_into_the_study(monkeypatch):
     started: list[list[str]] = []
 
     class Process:
@@ -109,14 +108,13 @@ def test_the_page_exports_into_the_study(monkeypatch: pytest.MonkeyPatch) -> Non
         job.start()
         record = job.record()
         assert record is not None and record.state == "running" and Path(record.target) == job.files
-    assert all(
-        ["-P", "-m", "assistant_builder.export"] == words[1:4] and "--force" in words
-        for words in started
-    )
-    assert "--zip" not in started[0] and "--zip" in started[1]
+    assert all(["-P", "-m", "assistant_builder.export"] == words[1:4] for words in started)
+    options = [json.loads(words[-1]) for words in started]
+    assert all(each["force"] for each in options)
+    assert "archive" not in options[0] and options[1]["archive"] == str(job.archive)
 
 
-def test_sizes_are_estimated_before_the_export() -> None:
+def test_sizes_are_estimated_before_the_export():
     study = finished_study()
     assert estimated_bytes(study, ExportSpec("lora", "merged")) == pytest.approx(
         269_000_000, rel=0.04

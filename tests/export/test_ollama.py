@@ -1,7 +1,5 @@
 """Modelfiles: every known family's Go template gives the very prompts of its chat template, or there is none."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -111,7 +109,7 @@ def prompter(template: str, bos: str | None = None, eos: str = "</s>") -> ChatTo
 
 @pytest.mark.parametrize("system", ["", "Answer for the ferries.\n\nBe brief."])
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_known_family_is_rendered_to_the_letter(name: str, system: str) -> None:
+def test_a_known_family_is_rendered_to_the_letter(name, system):
     template, bos, eos, family = KNOWN[name]
     asked = prompter(template, bos, eos)
     match = match_family(asked, system)
@@ -123,23 +121,22 @@ def test_a_known_family_is_rendered_to_the_letter(name: str, system: str) -> Non
     assert match.adds_bos == (bos is not None and name not in ("SmolLM2", "Phi-3"))
     for talk in TALKS:
         before = [Message("system", system)] if system else []
-        wanted = asked.text([*before, *(Message(role, text) for role, text in talk)], prompt=True)  # type: ignore[arg-type]
+        wanted = asked.text([*before, *(Message(role, text) for role, text in talk)], prompt=True)
         wanted = wanted.removeprefix(bos) if match.adds_bos and bos else wanted
         instruction = [("system", match.system)] if match.system else []
         assert render(match.family.go_template(), [*instruction, *talk]) == wanted
 
 
-def test_the_models_own_default_becomes_the_system_prompt() -> None:
+def test_the_models_own_default_becomes_the_system_prompt():
     match = match_family(prompter(SMOLLM2, "<|im_start|>", "<|im_end|>"), "")
     assert match is not None and match.system == "You are SmolLM"
     dated = match_family(prompter(LLAMA31, "<|begin_of_text|>", "<|eot_id|>"), "Be brief.")
     assert dated is not None and dated.system is not None
-    assert dated.system.startswith("Cutting Knowledge Date") and dated.system.endswith(
-        "\n\nBe brief."
-    )
+    assert dated.system.startswith("Cutting Knowledge Date")
+    assert dated.system.endswith("\n\nBe brief.")
 
 
-def test_an_unknown_family_is_reported_and_not_guessed() -> None:
+def test_an_unknown_family_is_reported_and_not_guessed():
     loop = LOOP + "{{ '<<' + message['role'] + '>>' + message['content'] }}{% endfor %}"
     odd = prompter(loop + GENERATE + "<<go>>{% endif %}")
     assert match_family(odd, "Be brief.") is None
@@ -148,7 +145,7 @@ def test_an_unknown_family_is_reported_and_not_guessed() -> None:
     assert parse(text) == [("from", "."), ("system", "Be brief."), *GREEDY, ("stop", "</s>")]
 
 
-def test_the_modelfile_contains_all_that_ollama_needs() -> None:
+def test_the_modelfile_contains_all_that_ollama_needs():
     asked = prompter(SMOLLM2, "<|im_start|>", "<|im_end|>")
     match = match_family(asked, 'Say """hello""".')
     assert match is not None
@@ -186,7 +183,7 @@ ODD = (
         " ",
     ],
 )
-def test_an_end_token_writes_no_commands(end: str) -> None:
+def test_an_end_token_writes_no_commands(end):
     text = modelfile(None, prompter(ODD, eos=end), system="Be brief.", title="odd", varied=False)
     first, system, temperature, penalty, *stops = parse(text)
     assert [first, system, temperature, penalty] == [
@@ -203,7 +200,7 @@ def test_an_end_token_writes_no_commands(end: str) -> None:
     st.text(st.sampled_from(list('"" \t\r\nxYZ#\u200c')), min_size=1, max_size=12),
     st.text(st.sampled_from(list('"\r\n x')), max_size=12),
 )
-def test_every_value_is_read_back_as_it_is_or_left_out(system: str, end: str, title: str) -> None:
+def test_every_value_is_read_back_as_it_is_or_left_out(system, end, title):
     text = modelfile(None, prompter(ODD, eos=end), system=system, title=title, varied=False)
     found = parse(text)
     assert [name for name, _ in found if name not in ("system", "stop")] == [
@@ -218,7 +215,7 @@ def test_every_value_is_read_back_as_it_is_or_left_out(system: str, end: str, ti
         assert count == (0 if omitted in text or not values[name] else 1)
 
 
-def test_a_system_prompt_that_ollama_cannot_parse_is_reported() -> None:
+def test_a_system_prompt_that_ollama_cannot_parse_is_reported():
     for system, why in (
         ('Quote:\n"""\nADAPTER ./evil', "three quotation marks"),
         ("Zero\u200cwidth.", r"U\+200C"),
@@ -226,24 +223,20 @@ def test_a_system_prompt_that_ollama_cannot_parse_is_reported() -> None:
         match = match_family(prompter(LLAMA3, "<|begin_of_text|>", "<|eot_id|>"), system)
         assert match is not None
         text = modelfile(match, prompter(LLAMA3), system=system, title="ferries", varied=False)
-        assert [name for name, _ in parse(text)] == [
-            "from",
-            "template",
-            "temperature",
-            "repeat_penalty",
-            "stop",
-        ]
+        assert [
+            name for name, _ in parse(text)
+        ] == "from template temperature repeat_penalty stop".split()
         assert re.search(
             f"# The Modelfile has no SYSTEM command: .*{why}.* with each question", text
         )
 
 
-def test_a_nearly_right_template_is_no_match() -> None:
+def test_a_nearly_right_template_is_no_match():
     """One line break less than ChatML has."""
     assert match_family(prompter(QWEN3.replace("<|im_end|>\n'", "<|im_end|>'")), "") is None
     assert isinstance(match_family(prompter(QWEN3), ""), Match)
 
 
-def test_families_stop_at_their_end_of_turn() -> None:
+def test_families_stop_at_their_end_of_turn():
     for family in FAMILIES:
         assert family.stops and all(stop in family.assistant[1] for stop in family.stops)

@@ -1,7 +1,5 @@
 """``export --ollama`` with a program that stands in for Ollama: checked before the export, run in its folder."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -67,9 +65,7 @@ def export(*words: str, format: str = "gguf") -> Result:
     )
 
 
-def test_the_model_is_created_in_the_folder_of_the_export(
-    folder: Path, program: Path, tmp_path: Path
-) -> None:
+def test_the_model_is_created_in_the_folder_of_the_export(folder, program, tmp_path):
     done = export("--ollama", "support:q8")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "asked").read_text().splitlines() == [
@@ -86,9 +82,7 @@ def test_the_model_is_created_in_the_folder_of_the_export(
     assert document["ollama"] == {"name": "support"} and document["folder"] == str(folder)
 
 
-def test_without_the_option_the_command_is_printed_alone(
-    folder: Path, program: Path, tmp_path: Path
-) -> None:
+def test_without_the_option_the_command_is_printed_alone(folder, program, tmp_path):
     done = export()
     assert "ollama create library -f Modelfile" in done.stdout and not (tmp_path / "asked").exists()
     assert "ollama" not in json.loads(export("--json").stdout)
@@ -103,9 +97,7 @@ def test_without_the_option_the_command_is_printed_alone(
     assert not [line for line in summary_lines(adapter) if "ollama" in line]
 
 
-def test_without_the_program_nothing_is_exported(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_program_nothing_is_exported(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     done = export("--ollama", "support")
     assert isinstance(done.exception, ConfigError) and not (tmp_path / "exported").exists()
@@ -118,31 +110,27 @@ def test_without_the_program_nothing_is_exported(
 @pytest.mark.parametrize(
     "name", ["", "-f", "--help", "a b", "a;rm", "../x", "n\nx", "n\x1b", "x" * 300]
 )
-def test_a_name_that_no_model_can_have_is_refused(name: str, program: Path) -> None:
+def test_a_name_that_no_model_can_have_is_refused(name, program):
     with pytest.raises(ConfigError, match="cannot be the name of a model"):
         require_ollama(name)
     assert require_ollama("me/support-1.0_b:q4") == str(program)
 
 
-def test_other_formats_are_a_wrong_call(folder: Path, program: Path, tmp_path: Path) -> None:
+def test_other_formats_are_a_wrong_call(folder, program, tmp_path):
     for format in ("adapter", "merged"):
         done = export("--ollama", "support", format=format)
         assert done.exit_code == 2 and "needs --format gguf" in done.output
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_refusal_keeps_the_export(folder: Path, program: Path) -> None:
+def test_a_refusal_keeps_the_export(folder, program):
     program.write_text(
         "#!/bin/sh\necho transferring\necho 'Error: could not connect to the server' >&2\nexit 1\n"
     )
     done = export("--ollama", "support")
     assert type(done.exception) is AssistantBuilderError
     text = str(done.exception)
-    assert (
-        "Ollama could not create support: Error: could not connect to the server" in text
-        and "\n" not in text
-    )
-    assert (
-        text.endswith(f"cd '{folder}' && ollama create support -f Modelfile")
-        and (folder / "Modelfile").exists()
-    )
+    assert "Ollama could not create support: Error: could not connect to the server" in text
+    assert "\n" not in text
+    assert text.endswith(f"cd '{folder}' && ollama create support -f Modelfile")
+    assert (folder / "Modelfile").exists()

@@ -1,7 +1,5 @@
 """An export format that a module outside the product registers: on the page, in the report, and exported."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.registry import PLUGIN_VARIABLE
+from tests.export.tiny import scored, tiny_base, tiny_study
 from tests.synthetic_study import finished_study
 
 FORMAT = """
@@ -86,14 +85,12 @@ def run(environment: dict[str, str], *words: str) -> str:
 
 
 @pytest.mark.long
-def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> None:
+def test_page_report_and_help_show_the_format(environment):
     study = finished_study()
     shown = json.loads(run(environment, "-c", PAGE))
     assert shown["choices"][-1] == ["Digest: the name of the base in a text file", "digest"]
-    assert (
-        "Digest: <b>" in shown["advice"]
-        and "LR: Whole model, quantized, Digest" in shown["keeping"]
-    )
+    assert "Digest: <b>" in shown["advice"]
+    assert "LR: Whole model, quantized, Digest" in shown["keeping"]
     assert "One text file." in shown["panel"] and "4.32 kB" in shown["panel"]
     report = json.loads((study.folder / "report.json").read_text())
     assert {row["cell"]: row["formats"] for row in report["exports"]} == {
@@ -115,9 +112,7 @@ def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> No
 
 @pytest.mark.long
 @pytest.mark.train
-def test_the_command_writes_and_describes_it(environment: dict[str, str], tmp_path: Path) -> None:
-    from tests.export.tiny import scored, tiny_base, tiny_study
-
+def test_the_command_writes_and_describes_it(environment, tmp_path):
     base = tiny_base(tmp_path / "base")
     study = scored(tiny_study(base), base)
     out = tmp_path / "out"
@@ -134,16 +129,12 @@ def test_the_command_writes_and_describes_it(environment: dict[str, str], tmp_pa
         str(out),
     ]
     record = json.loads(run(environment, *words, "--json"))
-    assert (record["format"], record["cell"], record["rescore"]["outcome"]) == (
-        "digest",
-        "LR",
-        "not measured",
-    )
+    assert record["format"] == "digest"
+    assert record["cell"] == "LR"
+    assert record["rescore"]["outcome"] == "not measured"
     assert (out / "digest.txt").read_text() == str(base.name) and (out / "tokenizer.json").is_file()
     card = (out / "README.md").read_text()
-    assert (
-        "A digest of Full (LoRA, 16-bit)" in card
-        and "cannot be scored" in card
-        and "cat ./digest.txt" in card
-    )
+    assert "A digest of Full (LoRA, 16-bit)" in card
+    assert "cannot be scored" in card
+    assert "cat ./digest.txt" in card
     assert "A digest answers no questions." in (out / "LOADING.md").read_text()

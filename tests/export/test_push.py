@@ -1,7 +1,5 @@
 """Uploads to a hub on this machine: what is uploaded, for whom, and errors in one line that keep the export."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +61,7 @@ def record_of(folder: Path) -> dict[str, Any]:
     return record
 
 
-def test_an_export_is_uploaded_to_a_private_repository(hub: UploadHub, folder: Path) -> None:
+def test_an_export_is_uploaded_to_a_private_repository(hub, folder):
     pushed = push_export(record_of(folder), REPO)
     assert (pushed["repo"], pushed["url"], pushed["private"]) == (
         REPO,
@@ -80,7 +78,7 @@ def test_an_export_is_uploaded_to_a_private_repository(hub: UploadHub, folder: P
     assert push_export(record_of(folder), REPO) == pushed  # once more, to a repository that exists
 
 
-def test_a_public_repository_needs_the_option(hub: UploadHub, folder: Path) -> None:
+def test_a_public_repository_needs_the_option(hub, folder):
     assert push_export(record_of(folder), REPO, public=True)["private"] is False
     hub.files.clear()
     with pytest.raises(HubError, match="exists and is public"):
@@ -88,11 +86,10 @@ def test_a_public_repository_needs_the_option(hub: UploadHub, folder: Path) -> N
     assert not hub.files
 
 
-def test_pairs_are_named_before_they_are_uploaded(hub: UploadHub, tmp_path: Path) -> None:
+def test_pairs_are_named_before_they_are_uploaded(hub, tmp_path):
     plain = upload_lines(record_of(written(tmp_path / "plain")), REPO, public=False)
-    assert plain[0].startswith("Uploading 2 files (") and plain[0].endswith(
-        "to me/library (private):"
-    )
+    assert plain[0].startswith("Uploading 2 files (")
+    assert plain[0].endswith("to me/library (private):")
     assert [line.split() for line in plain[1:]] == [
         ["adapter_model.safetensors", "36", "bytes"],
         ["README.md", "20", "bytes"],
@@ -119,17 +116,15 @@ def test_pairs_are_named_before_they_are_uploaded(hub: UploadHub, tmp_path: Path
         "https://huggingface.co/me/library",
     ],
 )
-def test_a_name_that_is_no_repository_is_refused_before_the_export(
-    repo: str, hub: UploadHub
-) -> None:
+def test_a_name_that_is_no_repository_is_refused_before_the_export(repo, hub):
     with pytest.raises(ConfigError, match="--push") as caught:
         check_push(repo)
     assert "owner/name" in str(caught.value.remedy) and "\n" not in str(caught.value)
 
 
 def test_the_token_is_that_of_the_environment_or_of_the_hub_s_file(
-    hub: UploadHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    hub, folder, tmp_path, monkeypatch
+):
     check_push(REPO)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ConfigError, match="there is no token"):
@@ -141,9 +136,7 @@ def test_the_token_is_that_of_the_environment_or_of_the_hub_s_file(
     assert push_export(record_of(folder), REPO)["private"]
 
 
-def test_a_hub_that_is_switched_off_is_noticed_before_the_export(
-    hub: UploadHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_is_switched_off_is_noticed_before_the_export(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         check_push(REPO)
@@ -153,19 +146,15 @@ def refusal(folder: Path, repo: str = REPO) -> str:
     with pytest.raises(HubError) as caught:
         push_export(record_of(folder), repo)
     text = str(caught.value)
-    assert (
-        "\n" not in text
-        and "canary" not in text.lower()
-        and f"The export is complete in {folder}" in text
-    )
+    assert "\n" not in text
+    assert "canary" not in text.lower()
+    assert f"The export is complete in {folder}" in text
     assert f"hf upload {repo} {folder} . --private" in text and "--exclude 'notes [1].txt'" in text
     assert record_of(folder)["files"]
     return text
 
 
-def test_refusals_say_what_to_do_and_keep_the_export(
-    hub: UploadHub, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refusals_say_what_to_do_and_keep_the_export(hub, folder, monkeypatch):
     assert "the token may not write to you/library" in refusal(folder, "you/library")
     hub.refuse_commit = 400
     assert "the quota of me is used up" in refusal(folder) or "refused the upload" in refusal(
@@ -175,9 +164,7 @@ def test_refusals_say_what_to_do_and_keep_the_export(
     assert "does not accept the token" in refusal(folder)
 
 
-def test_a_hub_out_of_reach_keeps_the_export(
-    hub: UploadHub, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_out_of_reach_keeps_the_export(hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9: the hub cannot be reached" in refusal(folder)
 
@@ -203,14 +190,12 @@ def exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return started
 
 
-def test_the_command_lists_and_uploads(hub: UploadHub, exported: list[str]) -> None:
+def test_the_command_lists_and_uploads(hub, exported):
     done = export("--push", REPO)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert (
-        any(line.startswith("Uploading 2 files") for line in lines)
-        and "adapter_model.safetensors" in done.stdout
-    )
+    assert any(line.startswith("Uploading 2 files") for line in lines)
+    assert "adapter_model.safetensors" in done.stdout
     assert lines[-1] == f"Uploaded (private): {hub.endpoint}/{REPO}" and TOKEN not in done.output
     (document,) = [json.loads(export("--push", REPO, "--json").stdout)]
     assert document["pushed"] == {
@@ -227,17 +212,11 @@ def test_the_command_lists_and_uploads(hub: UploadHub, exported: list[str]) -> N
     [(["--push", "library"], "has no owner"), (["--push", REPO], "there is no token")],
 )
 def test_nothing_is_exported_for_an_upload_that_cannot_be(
-    words: list[str],
-    problem: str,
-    hub: UploadHub,
-    exported: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    words, problem, hub, exported, monkeypatch
+):
     monkeypatch.delenv("HF_TOKEN")
     done = export(*words)
-    assert (
-        isinstance(done.exception, AssistantBuilderError)
-        and problem in str(done.exception)
-        and not exported
-    )
+    assert isinstance(done.exception, AssistantBuilderError)
+    assert problem in str(done.exception)
+    assert not exported
     assert export("--public").exit_code == 2 and not exported

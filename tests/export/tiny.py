@@ -1,7 +1,5 @@
 """A base model small enough to be made, tuned, merged and loaded in a test: two layers, bytes for tokens."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

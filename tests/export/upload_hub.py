@@ -1,7 +1,5 @@
 """A model hub on the loopback interface that speaks as much of the hub's protocol as an upload needs."""
 
-from __future__ import annotations
-
 import base64
 import json
 import threading

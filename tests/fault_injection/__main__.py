@@ -1,7 +1,5 @@
 """``python -m tests.fault_injection``: inject faults, print counts and lost results; exit code 1 if any were lost."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Fixtures of the fault tests: a small disk, read-only folders, a process with limits, and bit flips."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

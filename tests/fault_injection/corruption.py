@@ -1,7 +1,5 @@
 """Seeded bit flips and truncations of a study's files: each must be detected, and ``--redo`` must repair it."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil
@@ -14,11 +12,11 @@ from assistant_builder.runner.invalidation import damaged_outputs, first_stale_s
 from assistant_builder.study import Study
 from tests.fault_injection.study import Row, copy_of, differences, run
 
-REPAIRED = (
-    "arms/qlora/adapter/adapter_model.safetensors",
-    "arms/lora/status.json",
-    "evals/Q4/samples.jsonl",
-    "evals/status.json",
+REPAIRED = tuple(
+    """
+    arms/qlora/adapter/adapter_model.safetensors arms/lora/status.json evals/Q4/samples.jsonl
+    evals/status.json
+""".split()
 )
 """Files that are damaged one after the other and rebuilt with ``--redo``."""
 

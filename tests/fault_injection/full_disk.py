@@ -1,7 +1,5 @@
 """A disk that fills up in training, evaluation or report: the error names it, and the run resumes with free space."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import subprocess

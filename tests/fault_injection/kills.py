@@ -3,8 +3,6 @@
 After some of the kills a file of a checkpoint is damaged too, as a machine that loses its power may leave it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -1,7 +1,5 @@
 """The small study of fault injection, its results, and the table of injected faults."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Sequence

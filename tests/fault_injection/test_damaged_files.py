@@ -1,7 +1,5 @@
 """Damaged files are detected and named, and --redo rebuilds them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -62,7 +60,7 @@ def trained_twin(study: Study) -> Path:
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
-def test_a_damaged_adapter_is_refused_and_retrained_with_redo(harm: str, no_inputs: None) -> None:
+def test_a_damaged_adapter_is_refused_and_retrained_with_redo(harm, no_inputs):
     study = new_study()
     adapter = trained_twin(study)
     assert first_stale_step(study, redo=False) is None
@@ -79,7 +77,7 @@ def test_a_damaged_adapter_is_refused_and_retrained_with_redo(harm: str, no_inpu
     assert first_stale_step(study, redo=True) == "train-lora"
 
 
-def test_a_damaged_report_is_rendered_again_without_redo(no_inputs: None) -> None:
+def test_a_damaged_report_is_rendered_again_without_redo(no_inputs):
     study = new_study()
     path = study.folder / "report.json"
     write_json(path, {"version": 1})
@@ -92,9 +90,7 @@ def test_a_damaged_report_is_rendered_again_without_redo(no_inputs: None) -> Non
     assert invalidation.queue_if_stale(study, "report") and study.step("report").state == "queued"
 
 
-def test_a_damaged_status_file_is_reported_everywhere_and_repaired_by_redo(
-    no_inputs: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_status_file_is_reported_everywhere_and_repaired_by_redo(no_inputs, monkeypatch):
     monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
     for content in (
         '{"step": "data',
@@ -119,9 +115,7 @@ def test_a_damaged_status_file_is_reported_everywhere_and_repaired_by_redo(
         assert study.step("train-lora").state == "succeeded"  # kept, unless the data change
 
 
-def test_a_damaged_status_file_of_a_late_step_is_repaired(
-    no_inputs: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_status_file_of_a_late_step_is_repaired(no_inputs, monkeypatch):
     monkeypatch.setattr(LocalRunner, "run_steps", lambda self, study, on_event: None)
     study = new_study()
     write_text(study.status_file("evaluate"), "{")
@@ -129,7 +123,7 @@ def test_a_damaged_status_file_of_a_late_step_is_repaired(
     assert study.step("evaluate").state == "queued"
 
 
-def test_damaged_progress_and_run_records_are_ignored() -> None:
+def test_damaged_progress_and_run_records_are_ignored():
     study = with_data(new_study())
     for content in ("{", "[]", "7", '{"state": "dancing"}'):
         write_text(study.folder / "run.json", content)
@@ -139,7 +133,7 @@ def test_damaged_progress_and_run_records_are_ignored() -> None:
         assert "Resume" in run_panel(take_snapshot(study), "")
 
 
-def test_unreadable_settings_are_reported_with_file_and_line() -> None:
+def test_unreadable_settings_are_reported_with_file_and_line():
     study = new_study()
     path = study.folder / "study.yaml"
     whole = path.read_bytes()
@@ -159,7 +153,7 @@ def test_unreadable_settings_are_reported_with_file_and_line() -> None:
         assert StudyView(study.name).snapshot is None
 
 
-def test_appended_lines_are_atomic(tmp_path: Path) -> None:
+def test_appended_lines_are_atomic(tmp_path):
     path = tmp_path / "votes.jsonl"
     append_jsonl(path, {"vote": 1})
     with path.open("ab") as file:
@@ -181,15 +175,14 @@ write_json(Path(sys.argv[1]), {"served": "b"})
 """
 
 
-def test_what_killed_writers_leave_is_removed_by_the_next_write(tmp_path: Path) -> None:
+def test_what_killed_writers_leave_is_removed_by_the_next_write(tmp_path):
     path = tmp_path / "versions.json"
     write_json(path, {"served": "a"})
     for _ in range(2):
         killed = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
         assert killed.returncode == -9
-    assert len(list(tmp_path.iterdir())) == 2 and read_json(path) == {
-        "served": "a"
-    }  # the second removed the first
+    # the second removed the first
+    assert len(list(tmp_path.iterdir())) == 2 and read_json(path) == {"served": "a"}
     running = tmp_path / f".versions.json.{atomic_io._HOST}-{os.getpid()}-abcdefgh"
     others = [
         tmp_path / name
@@ -207,9 +200,7 @@ def test_what_killed_writers_leave_is_removed_by_the_next_write(tmp_path: Path) 
     assert {*tmp_path.iterdir()} == {path, running, others[0], others[1], others[3]}
 
 
-def test_files_are_bounded_in_size_and_depth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_bounded_in_size_and_depth(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     for content in (
         "[" * 100 + "]" * 100,
@@ -254,7 +245,7 @@ def metrics(path: Path, losses: dict[int, float]) -> Path:
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", CHECKPOINT_MARKER]
 )
-def test_training_never_resumes_from_a_damaged_checkpoint(tmp_path: Path, name: str) -> None:
+def test_training_never_resumes_from_a_damaged_checkpoint(tmp_path, name):
     told = metrics(tmp_path / "metrics.jsonl", {2: 3.0, 4: 2.0})
     root = tmp_path / "checkpoints"
     checkpoint(root, 2)
@@ -264,7 +255,7 @@ def test_training_never_resumes_from_a_damaged_checkpoint(tmp_path: Path, name: 
     assert checkpoints.resume_step(root, told) == 2
 
 
-def test_training_resumes_before_a_damaged_best_checkpoint(tmp_path: Path) -> None:
+def test_training_resumes_before_a_damaged_best_checkpoint(tmp_path):
     told = metrics(tmp_path / "metrics.jsonl", {2: 1.0, 4: 2.0})
     root = tmp_path / "checkpoints"
     best = checkpoint(root, 2)
@@ -274,7 +265,7 @@ def test_training_resumes_before_a_damaged_best_checkpoint(tmp_path: Path) -> No
     assert checkpoints.resume_step(root, told) == 0
 
 
-def test_training_resumes_where_its_metrics_end(tmp_path: Path) -> None:
+def test_training_resumes_where_its_metrics_end(tmp_path):
     root = tmp_path / "checkpoints"
     checkpoint(root, 2)
     checkpoint(root, 4)
@@ -282,7 +273,7 @@ def test_training_resumes_where_its_metrics_end(tmp_path: Path) -> None:
     assert checkpoints.resume_step(root, tmp_path / "none.jsonl") == 0
 
 
-def test_settings_of_another_version_are_refused_with_one_error() -> None:
+def test_settings_of_another_version_are_refused_with_one_error():
     study = new_study()
     path = study.folder / "study.yaml"
     text = path.read_text(encoding="utf-8")
@@ -299,7 +290,7 @@ def test_settings_of_another_version_are_refused_with_one_error() -> None:
     assert study.config.version == 1
 
 
-def test_steps_of_an_older_release_are_kept_without_redo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_an_older_release_are_kept_without_redo(monkeypatch):
     study = new_study()
     monkeypatch.setattr(invalidation, "step_inputs", lambda *_, **__: {"code": "0.2.0"})
     for step in study.steps:
@@ -309,7 +300,7 @@ def test_steps_of_an_older_release_are_kept_without_redo(monkeypatch: pytest.Mon
     assert study.state == "succeeded"
 
 
-def test_a_status_file_with_unknown_keys_is_of_another_version() -> None:
+def test_a_status_file_with_unknown_keys_is_of_another_version():
     study = new_study()
     study.write_step(StepRecord("data", "succeeded"))
     record = read_json(study.status_file("data"))

@@ -1,7 +1,5 @@
 """Studies that are read-only, removed or run twice, and full disks."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -44,9 +42,7 @@ def refused(
     return output.err
 
 
-def test_a_step_on_a_full_disk_reports_it(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_on_a_full_disk_reports_it(small_disk, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     study.reserve_disk_space()
@@ -67,9 +63,7 @@ def test_a_step_on_a_full_disk_reports_it(
     assert run_as_step(study, "data", lambda: []) == 0
 
 
-def test_a_step_that_finishes_on_a_full_disk_is_done(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_finishes_on_a_full_disk_is_done(small_disk, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     study.reserve_disk_space()
@@ -81,23 +75,18 @@ def test_a_step_that_finishes_on_a_full_disk_is_done(
     assert run_as_step(study, "data", work) == 0 and study.step("data").state == "succeeded"
 
 
-def test_a_run_on_a_full_disk_ends_with_an_error(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_on_a_full_disk_ends_with_an_error(small_disk, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = new_study()
     fill(small_disk)
     with pytest.raises(ResourceError, match="the disk is full.*Free space"):
         run_study(study)
     assert study.state in ("queued", "failed")
-    assert {path.name for path in study.folder.rglob(".*.*")} <= {
-        ".lock"
-    }  # no half-written file is left
+    # no half-written file is left
+    assert {path.name for path in study.folder.rglob(".*.*")} <= {".lock"}
 
 
-def test_a_report_on_a_full_disk_keeps_the_old_one(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_on_a_full_disk_keeps_the_old_one(small_disk, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(small_disk))
     study = finished_study()
     study.reserve_disk_space()
@@ -108,16 +97,14 @@ def test_a_report_on_a_full_disk_keeps_the_old_one(
     fill(small_disk)
     assert run_as_step(study, "report", lambda: [write_report(study)]) == 1
     error = study.step("report").error
-    assert (
-        error is not None
-        and error["what"] == "the disk is full"
-        and study.step("report").state == "failed"
-    )
+    assert error is not None
+    assert error["what"] == "the disk is full"
+    assert study.step("report").state == "failed"
     assert {name: (study.folder / name).read_bytes() for name in before} == before
     assert not list(study.folder.glob(".report*"))
 
 
-def test_a_run_reports_that_an_orphaned_step_died(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reports_that_an_orphaned_step_died(monkeypatch):
     study = new_study()
     monkeypatch.setattr(Study, "steps", ("data",))
     monkeypatch.setattr("assistant_builder.runner.local_runner._POLL_SECONDS", 0.01)
@@ -138,7 +125,7 @@ def test_a_run_reports_that_an_orphaned_step_died(monkeypatch: pytest.MonkeyPatc
     assert study.state == "failed"
 
 
-def test_a_file_that_grows_too_large_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_file_that_grows_too_large_is_left_as_it_was(tmp_path):
     path = tmp_path / "metrics.jsonl"
     append_jsonl(path, {"step": 1})
     result = python(
@@ -151,12 +138,11 @@ def test_a_file_that_grows_too_large_is_left_as_it_was(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))",
     )
     assert result.stdout.split() == ["True", "True"], result.stderr
-    assert read_jsonl(path) == [{"step": 1}] and [found.name for found in tmp_path.iterdir()] == [
-        "metrics.jsonl"
-    ]
+    assert read_jsonl(path) == [{"step": 1}]
+    assert [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
+def test_library_errors_of_full_disk_and_memory_are_translated():
     full = [
         OSError(28, "No space left on device", "/somewhere"),
         RuntimeError("PytorchStreamWriter failed writing file data/17: file write failed"),
@@ -179,10 +165,9 @@ def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
     ]
     for error in shared:
         found = translate_error(error)
-        assert (str(found.what), str(found.where)) == (
-            "shared memory is full",
-            "/dev/shm",
-        ) and "--shm-size" in str(found.remedy)
+        assert str(found.what) == "shared memory is full"
+        assert str(found.where) == "/dev/shm"
+        assert "--shm-size" in str(found.remedy)
     short = [
         MemoryError(),
         OSError(12, "Cannot allocate memory"),
@@ -207,9 +192,7 @@ def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
     assert str(translate_error(StudyError("as it was", remedy="do this")).remedy) == "do this"
 
 
-def test_a_read_only_study_is_readable_but_not_run(
-    read_only: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_study_is_readable_but_not_run(read_only, capsys, monkeypatch):
     study = finished_study()
     lock(study.folder, read_only)
     with pytest.raises(StudyError, match="is not writable.*Make the folder writable"):
@@ -221,14 +204,12 @@ def test_a_read_only_study_is_readable_but_not_run(
     other = new_study("other")
     lock(other.folder, read_only)
     line = refused(capsys, monkeypatch, "run", other.name)
-    assert (
-        "is not writable" in line
-        and str(other.folder) in line
-        and "Make the folder writable" in line
-    )
+    assert "is not writable" in line
+    assert str(other.folder) in line
+    assert "Make the folder writable" in line
 
 
-def test_a_removed_study_is_not_recreated_by_its_step() -> None:
+def test_a_removed_study_is_not_recreated_by_its_step():
     study = new_study()
     log = MetricsLog(study.arm_folder("lora") / "metrics.jsonl", step=0, work=WorkRemaining(4, 400))
     study.arm_folder("lora").mkdir(parents=True)
@@ -252,7 +233,7 @@ def test_a_removed_study_is_not_recreated_by_its_step() -> None:
     new_study()  # its name is free
 
 
-def test_a_run_reports_that_its_study_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reports_that_its_study_was_removed(monkeypatch):
     study = new_study()
     runner = "assistant_builder.runner.local_runner.LocalRunner"
     monkeypatch.setattr(f"{runner}.run_steps", lambda *_: shutil.rmtree(study.folder))
@@ -261,9 +242,7 @@ def test_a_run_reports_that_its_study_was_removed(monkeypatch: pytest.MonkeyPatc
     assert not study.folder.exists()
 
 
-def test_a_second_run_is_refused_and_changes_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_is_refused_and_changes_nothing(capsys, monkeypatch):
     study = new_study()
     before = (study.folder / "study.yaml").read_bytes()
     with FileLock(study.folder / ".lock"):
@@ -277,7 +256,7 @@ def test_a_second_run_is_refused_and_changes_nothing(
     assert study.step("data").state == "queued"
 
 
-def test_settings_cannot_change_while_a_step_outlives_its_run() -> None:
+def test_settings_cannot_change_while_a_step_outlives_its_run():
     study = new_study()
     running(study, "train-lora")
     with pytest.raises(StudyError, match="still running with the previous settings"):
@@ -285,9 +264,7 @@ def test_settings_cannot_change_while_a_step_outlives_its_run() -> None:
     assert open_or_create(study.name, name=None, changes={}, redo=False).name == study.name
 
 
-def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(monkeypatch):
     """The settings were changed in the file while the step was running."""
     study = new_study()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -321,7 +298,7 @@ def test_a_step_that_outlived_its_run_with_other_settings_is_run_again(
     assert made == ["data"] and study.step("data").inputs == {"rank": 8}
 
 
-def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
+def test_a_run_outlives_the_page_that_started_it(home):
     """The server is killed; the run has its own session and continues to its end."""
     study = new_study()
     server = subprocess.Popen(
@@ -351,7 +328,7 @@ def test_a_run_outlives_the_page_that_started_it(home: Path) -> None:
     assert (home / "done.txt").read_text() == "done"
 
 
-def test_the_end_of_a_run_is_recorded_atomically() -> None:
+def test_the_end_of_a_run_is_recorded_atomically():
     study = new_study()
     study.write_run_record("failed", StudyError("w", remedy="r"))
     assert read_json(study.folder / "run.json")["error"]["remedy"] == "r"

@@ -1,7 +1,5 @@
 """A study that is killed repeatedly has the same bytes and scores as an undisturbed one."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ def undisturbed(
 
 @pytest.mark.train
 @pytest.mark.slow
-def test_kills_in_every_step_lose_nothing(undisturbed: tuple[Study, dict[str, Any]]) -> None:
+def test_kills_in_every_step_lose_nothing(undisturbed):
     # `python -m tests.fault_injection` does the same with the bundled model, and more often
     told: list[str] = []
     row = kill_every_step(*undisturbed, 1, told.append)
@@ -47,9 +45,7 @@ def test_kills_in_every_step_lose_nothing(undisturbed: tuple[Study, dict[str, An
 
 @pytest.mark.train
 @pytest.mark.slow
-def test_a_full_disk_in_training_is_reported_and_training_resumes(
-    undisturbed: tuple[Study, dict[str, Any]],
-) -> None:
+def test_a_full_disk_in_training_is_reported_and_training_resumes(undisturbed):
     row = full_disk(*undisturbed, 1, 0, lambda line: None)
     if row.missed and "mounted" in row.missed[0]:
         pytest.skip(row.missed[0])
@@ -58,14 +54,12 @@ def test_a_full_disk_in_training_is_reported_and_training_resumes(
 
 @pytest.mark.train
 @pytest.mark.slow
-def test_every_damaged_file_of_a_real_study_is_detected(
-    undisturbed: tuple[Study, dict[str, Any]],
-) -> None:
+def test_every_damaged_file_of_a_real_study_is_detected(undisturbed):
     row = damage_files(*undisturbed, 60, 0)
     assert row.injected == 60 and row.lost == [], table([row])
 
 
-def test_differences_from_the_undisturbed_run_are_named() -> None:
+def test_differences_from_the_undisturbed_run_are_named():
     study = finished_study()
     wanted = outcome(study)
     assert differences(study, wanted) == []
@@ -75,7 +69,7 @@ def test_differences_from_the_undisturbed_run_are_named() -> None:
     assert differences(study, wanted) == ["L16 is missing", "Q4 differs from the undisturbed run"]
 
 
-def test_triggers_depend_on_the_seed_and_end_with_the_process() -> None:
+def test_triggers_depend_on_the_seed_and_end_with_the_process():
     study = finished_study()
     names = [
         [training_trigger(study, "lora", draw).name for _ in range(8)]
@@ -86,7 +80,7 @@ def test_triggers_depend_on_the_seed_and_end_with_the_process() -> None:
     assert Trigger("now", lambda: True).wait(lambda: True) is True
 
 
-def test_the_table_counts_and_names_what_was_lost() -> None:
+def test_the_table_counts_and_names_what_was_lost():
     row = Row("SIGKILL")
     row.add(True, "")
     row.add(False, "report: too late")

@@ -1,9 +1,6 @@
 """Memory that runs out in loading, training and chat is reported with a remedy, and the next attempt works."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 
@@ -78,7 +75,7 @@ print(json.dumps(found))
 
 @pytest.mark.train
 @pytest.mark.long
-def test_memory_runs_out_in_loading_training_and_chat(bundled_models: Path) -> None:
+def test_memory_runs_out_in_loading_training_and_chat(bundled_models):
     small_study("short", train__max_steps=1, train__evaluations=1, train__sample_answers=0)
     found = {}
     for part in (SHORT, AGAIN):  # as steps are: each try in a process of its own

@@ -1,7 +1,5 @@
 """Detection of live and dead processes does not depend on the clock or on process ids alone."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -24,7 +22,7 @@ from assistant_builder.ui.train.view import run_panel
 from tests.synthetic_study import new_study
 
 
-def test_a_clock_that_is_set_back_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_ends_no_run(monkeypatch):
     study = new_study()
     study.write_run_record("running")
     study.write_step(
@@ -47,9 +45,7 @@ def test_a_clock_that_is_set_back_ends_no_run(monkeypatch: pytest.MonkeyPatch) -
         assert [ticket.study.name for ticket in active_tickets()] == [study.name]
 
 
-def test_a_clock_set_back_in_a_step_gives_no_negative_times(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_clock_set_back_in_a_step_gives_no_negative_times(monkeypatch):
     study, now = new_study(), time.time
 
     def work() -> list[Path]:
@@ -63,7 +59,7 @@ def test_a_clock_set_back_in_a_step_gives_no_negative_times(
     assert "-" not in str(run_panel(take_snapshot(study), "")).split("<p>")[-1]
 
 
-def test_changes_of_files_with_future_times_are_detected() -> None:
+def test_changes_of_files_with_future_times_are_detected():
     study = new_study()
     path = study.folder / "study.yaml"
     os.utime(path, (now := time.time() + 86_400, now))
@@ -75,7 +71,7 @@ def test_changes_of_files_with_future_times_are_detected() -> None:
     assert list_studies().entries[0].model == "qwen3-0.6b" != entry.model
 
 
-def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:
+def test_a_reused_process_id_does_not_revive_a_dead_process():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         mark = process_identity(process.pid)
         assert process_alive(process.pid, mark)
@@ -113,13 +109,13 @@ def test_a_reused_process_id_does_not_revive_a_dead_process() -> None:
         assert active_tickets() == []
 
 
-def test_records_of_older_versions_with_a_start_time_are_readable() -> None:
+def test_records_of_older_versions_with_a_start_time_are_readable():
     process = psutil.Process()
     assert process_alive(process.pid, process.create_time())
     assert not process_alive(process.pid, process.create_time() - 10)
 
 
-def test_a_zombie_is_dead() -> None:
+def test_a_zombie_is_dead():
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     mark = process_identity(process.pid)
     deadline = time.monotonic() + 60

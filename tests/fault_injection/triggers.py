@@ -1,7 +1,5 @@
 """Moments of fault injection, defined by the files that a step has written and not by the clock."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Needs ``pip install '.[fuzz]'`` (atheris has no wheels for every system). An inp
 ``--artifacts`` and ends the run with another exit code than 0; ``--replay FILE`` runs it again.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Valid inputs of every target, from which fuzzing and mutation start."""
 
-from __future__ import annotations
-
 import functools
 import gzip
 import io

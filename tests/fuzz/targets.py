@@ -4,8 +4,6 @@ A reader returns records or raises an :class:`AssistantBuilderError` with cause,
 by hypothesis (``tests/fuzz/test_readers.py``) and the coverage-guided fuzzer (``python -m tests.fuzz``).
 """
 
-from __future__ import annotations
-
 import io
 import json
 import tempfile

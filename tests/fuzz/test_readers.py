@@ -1,7 +1,5 @@
 """The readers on invalid and mutated bytes for a few seconds; ``python -m tests.fuzz`` runs longer."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

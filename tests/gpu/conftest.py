@@ -4,8 +4,6 @@ Every case uses the command line, the process of a step, or the files of a study
 cases do not share memory.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

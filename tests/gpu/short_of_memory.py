@@ -4,8 +4,6 @@ On a GPU the limit is real (``torch.cuda.set_per_process_memory_fraction``). On 
 of memory raise what they raise on a GPU: loading a base, the backward pass, distributions over the vocabulary.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import runpy
@@ -41,7 +39,7 @@ def limit(device: str, spare_bytes: int) -> None:
         )
     else:
         AutoModelForCausalLM.from_pretrained = ran_out
-        torch.Tensor.backward = ran_out  # type: ignore[method-assign]
+        torch.Tensor.backward = ran_out
         torch.log_softmax = ran_out
 
 

@@ -1,7 +1,5 @@
 """Loss curves of both arms on the device, compared with a CPU in float32."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -51,18 +49,15 @@ def references(
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_loss_of_twenty_steps_matches_the_cpu(
-    references: dict[str, tuple[Study, Study]], arm: str, dtype: str, tmp_path: Path, tell
-) -> None:
+def test_loss_of_twenty_steps_matches_the_cpu(references, arm, dtype, tmp_path, tell):
     begun, whole = references[arm]
     study = copy_of(begun, tmp_path)
     change(study, model__compute_dtype=dtype)
     step(study, f"train-{arm}")
     ours, theirs = events(study, arm), events(whole, arm)
     assert [event["step"] for event in ours] == list(range(1, STEPS + 1))
-    assert [event["tokens"] for event in ours] == [
-        event["tokens"] for event in theirs
-    ]  # the same pairs a step
+    # the same pairs a step
+    assert [event["tokens"] for event in ours] == [event["tokens"] for event in theirs]
     assert theirs[-1]["loss"] < theirs[0]["loss"] - 10 * TOLERANCE[dtype], (
         "nothing was learnt that could differ"
     )
@@ -98,7 +93,7 @@ def finite_adapter(study: Study, arm: str) -> bool:
     return bool(adapter) and all(bool(value.isfinite().all()) for value in adapter.values())
 
 
-def test_stored_bytes_of_the_base_match_the_plan(trained: Study) -> None:
+def test_stored_bytes_of_the_base_match_the_plan(trained):
     """The plan omits only the small tables of 4-bit layers."""
     for arm in ARMS:
         summary = read_json(trained.arm_folder(arm) / "summary.json")

@@ -1,10 +1,7 @@
 """The device as doctor and planner describe it."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +10,7 @@ from tests.gpu.conftest import DEVICE, cards, cli
 pytestmark = pytest.mark.gpu
 
 
-def test_doctor_names_the_card(bundled_models: Path) -> None:
+def test_doctor_names_the_card(bundled_models):
     checks = {check["name"]: check for check in json.loads(cli("doctor", "--json"))["checks"]}
     assert checks["quantization nf4"]["ok"], checks["quantization nf4"]
     if DEVICE == "cuda":
@@ -25,7 +22,7 @@ def test_doctor_names_the_card(bundled_models: Path) -> None:
         assert checks["gpu"]["value"].startswith("none")
 
 
-def test_the_plan_is_made_for_the_card(bundled_models: Path) -> None:
+def test_the_plan_is_made_for_the_card(bundled_models):
     machine = json.loads(cli("plan", "smollm2-135m-instruct", "--json"))["machine"]
     assert machine["device"] == DEVICE
     assert 0 < machine["free_bytes"] <= machine["memory_bytes"]
@@ -44,17 +41,14 @@ def test_the_plan_is_made_for_the_card(bundled_models: Path) -> None:
 
 
 @pytest.mark.usefixtures("cuda", "two_devices")
-def test_the_plan_follows_the_visible_card(
-    bundled_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_follows_the_visible_card(bundled_models, monkeypatch):
     """The plan uses the card of the training, or all visible cards if they are equal."""
     import torch
 
     last = cards() - 1
     properties = torch.cuda.get_device_properties(last)
-    monkeypatch.setenv(
-        "CUDA_VISIBLE_DEVICES", str(last)
-    )  # for the child process; this one has its cards already
+    # for the child process; this one has its cards already
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(last))
     machine = json.loads(cli("plan", "smollm2-135m-instruct", "--json"))["machine"]
     assert machine["memory_bytes"] == pytest.approx(properties.total_memory, rel=0.05)
 

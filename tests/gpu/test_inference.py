@@ -1,7 +1,5 @@
 """Answers of the trained assistants on the command line, the endpoint, and vLLM if it is installed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal
@@ -15,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 
-from assistant_builder.study import Study
 from tests.gpu.conftest import ARMS, cli, environment
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
@@ -25,7 +22,7 @@ LONG = "Which of these days is it? " + "Monday, Tuesday, Wednesday. " * 40
 
 
 @pytest.mark.parametrize("question", [QUESTION, LONG], ids=["short", "long"])
-def test_both_arms_answer(trained: Study, question: str, tell) -> None:
+def test_both_arms_answer(trained, question, tell):
     answers = json.loads(cli("ask", trained.name, question, "--json"))["answers"]
     assert set(answers) == set(ARMS)
     for arm, answer in answers.items():
@@ -72,7 +69,7 @@ def completion(url: str, model: str, seconds: float = 120, **more: Any) -> dict[
     return found
 
 
-def test_the_endpoint_replies(trained: Study) -> None:
+def test_the_endpoint_replies(trained):
     with server([trained.name, "--port", "0"]) as told:
         for arm in ARMS:
             reply = completion(told["url"], f"{trained.name}-{arm}")
@@ -82,7 +79,7 @@ def test_the_endpoint_replies(trained: Study) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("cuda")
-def test_vllm_serves_the_same_adapters(trained: Study, tell) -> None:
+def test_vllm_serves_the_same_adapters(trained, tell):
     if shutil.which("vllm") is None:
         pytest.skip("vllm is not installed")
     began = time.monotonic()

@@ -4,8 +4,6 @@ bitsandbytes picks other kernels for one row, for some dozens and for hundreds (
 ``backends/cuda/ops.py``), so that a fault in one of them shows in prompts of one length alone.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +31,7 @@ def load(model_cache: Path) -> Callable[[str, str, str], Any]:
         key = (storage, dtype, device)
         if key not in loaded:
             folder = model_cache / "models" / "smollm2-135m-instruct"
-            loaded[key] = load_base(BaseSpec(folder, storage, True, dtype, device=device))  # type: ignore[arg-type]
+            loaded[key] = load_base(BaseSpec(folder, storage, True, dtype, device=device))
         return loaded[key]
 
     return get
@@ -70,9 +68,7 @@ def one_by_one(model: Any, ids: Any) -> Any:
 
 @pytest.mark.parametrize("rows", [1, 64, 512])
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_logits_match_the_cpu(
-    load: Callable[[str, str, str], Any], storage: str, rows: int, dtype: str, tell
-) -> None:
+def test_logits_match_the_cpu(load, storage, rows, dtype, tell):
     expected = log_probabilities(load(storage, "float32", "cpu"), rows)
     found, usual = (
         float(
@@ -89,7 +85,7 @@ def test_logits_match_the_cpu(
     assert found < TIMES * usual
 
 
-def test_4bit_weights_match_the_cpu(load: Callable[[str, str, str], Any]) -> None:
+def test_4bit_weights_match_the_cpu(load):
     """4-bit values quantized on the device are equal, except for values halfway between two levels."""
     import torch
     from bitsandbytes.nn import Linear4bit

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from assistant_builder.runner.step_process import step_command
-from assistant_builder.study import Study
 from tests.gpu.conftest import environment, log_end, new_study, short_of_memory, start, step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
@@ -19,7 +17,7 @@ MEGABYTE = 2**20
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_training_out_of_memory_names_a_remedy(base: Path, tmp_path: Path, arm: str) -> None:
+def test_training_out_of_memory_names_a_remedy(base, tmp_path, arm):
     study = new_study(
         "large",
         base,
@@ -40,7 +38,7 @@ def test_training_out_of_memory_names_a_remedy(base: Path, tmp_path: Path, arm: 
     step(study, f"train-{arm}")  # with its memory back it runs as if nothing had been
 
 
-def test_chat_keeps_the_loaded_arm(trained: Study, tmp_path: Path) -> None:
+def test_chat_keeps_the_loaded_arm(trained, tmp_path):
     words = short_of_memory(
         [sys.executable, "-m", "assistant_builder.serving.chat", "--study", str(trained.folder)],
         loads=1,

@@ -1,9 +1,6 @@
 """Planned against measured peak memory of training the bundled model, on rows that all have the full length."""
 
-from __future__ import annotations
-
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +18,7 @@ WORKSPACES = 128 * 2**20
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(("rows", "tokens"), SHAPES)
-def test_planned_peak_is_within_the_known_error(
-    bundled_models: Path, arm: str, rows: int, tokens: int, tell
-) -> None:
+def test_planned_peak_is_within_the_known_error(bundled_models, arm, rows, tokens, tell):
     runs: list[dict[str, Any]] = []
     measure_all(
         [{"arm": arm, "batch": rows, "length": tokens, "checkpointing": "off"}], {}, runs.append

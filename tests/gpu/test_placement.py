@@ -1,7 +1,5 @@
 """Placement of models by the processes of a training: one card each, and with FSDP no complete model on a card."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from functools import partial
@@ -77,14 +75,12 @@ def train(study: Study, arm: str, spread: ParallelStrategy, folder: Path) -> lis
 @pytest.mark.usefixtures("two_devices")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_process_uses_its_own_card(
-    arm: str, kind: str, base: Path, bundled_models: Path, tmp_path: Path, tell
-) -> None:
+def test_every_process_uses_its_own_card(arm, kind, base, bundled_models, tmp_path, tell):
     """Uses the bundled base, because with four layers an unsharded block is as large as the model."""
     alone = new_study("alone", BUNDLED if DEVICE == "cuda" else base)
     shared = copy_of(alone, tmp_path / "shared")
     step(alone, f"train-{arm}")
-    notes = train(shared, arm, ParallelStrategy(kind, 2), tmp_path / "notes")  # type: ignore[arg-type]
+    notes = train(shared, arm, ParallelStrategy(kind, 2), tmp_path / "notes")
     assert [note["local_rank"] for note in notes] == [0, 1]
     summary = read_json(shared.arm_folder(arm) / "summary.json")
     assert (summary["devices"], summary["spread"], summary["device"]) == (2, kind, DEVICE)
@@ -106,9 +102,8 @@ def test_every_process_uses_its_own_card(
             f"{note['peak'][own] / 1e6:.0f} MB meanwhile; the base has {note['model_bytes'] / 1e6:.0f} MB"
         )
         if kind == "ddp":
-            assert (
-                note["devices"] == [f"cuda:{own}"] and note["allocated"][own] >= note["model_bytes"]
-            )
+            assert note["devices"] == [f"cuda:{own}"]
+            assert note["allocated"][own] >= note["model_bytes"]
         else:
             assert note["peak"][own] < note["model_bytes"], "the whole model lay on one card"
     one, two = ([event["loss"] for event in events(study, arm)] for study in (alone, shared))
@@ -117,7 +112,7 @@ def test_every_process_uses_its_own_card(
 
 @pytest.mark.usefixtures("cuda", "two_devices")
 @pytest.mark.parametrize("arm", ARMS)
-def test_one_device_on_a_machine_with_two(base: Path, tmp_path: Path, arm: str) -> None:
+def test_one_device_on_a_machine_with_two(base, tmp_path, arm):
     """A single process that sees two cards uses one of them without DataParallel."""
     study = new_study("one", base)
     hidden = copy_of(study, tmp_path / "hidden")
@@ -135,7 +130,7 @@ def test_one_device_on_a_machine_with_two(base: Path, tmp_path: Path, arm: str) 
     )
 
 
-def test_hidden_cards_are_not_used(base: Path) -> None:
+def test_hidden_cards_are_not_used(base):
     """An empty CUDA_VISIBLE_DEVICES selects the CPU in plan and training."""
     study = new_study("hidden", base, train__max_steps=2, model__compute_dtype="float32")
     step(study, "train-qlora", **ON_THE_CPU)

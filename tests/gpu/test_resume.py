@@ -1,9 +1,6 @@
 """A training that is killed on the device and resumed ends like an uninterrupted one."""
 
-from __future__ import annotations
-
 import time
-from pathlib import Path
 
 import pytest
 
@@ -26,9 +23,7 @@ HALF = 60
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_resumed_training_matches_an_uninterrupted_one(
-    base: Path, tmp_path: Path, arm: str, tell
-) -> None:
+def test_resumed_training_matches_an_uninterrupted_one(base, tmp_path, arm, tell):
     """Equal bytes or, if kernels are not deterministic, equal loss curves within rounding."""
     calm = new_study(
         "calm", base, train__max_steps=2 * HALF, train__dropout=0.05, train__batch_size=4

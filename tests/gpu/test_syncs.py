@@ -1,8 +1,5 @@
 """The CPU does not wait for the GPU inside a micro-batch: CUDA itself refuses what would."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +11,7 @@ from tests.training.test_determinism import trainer
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
 
 
-def test_micro_batches_do_not_wait_for_the_gpu(
-    cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_micro_batches_do_not_wait_for_the_gpu(cuda, tmp_path, monkeypatch):
     step, watched = TwinTrainer.training_step, []
 
     def without_syncs(self: TwinTrainer, *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,5 @@
 """Batches of padded sequences, and batch-invariant linear layers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -17,11 +15,11 @@ from assistant_builder.inference.batch_invariant import (
 from assistant_builder.inference.padded_batch import LENGTH, batches, padded
 
 
-def test_the_padded_length_depends_only_on_the_length() -> None:
+def test_the_padded_length_depends_only_on_the_length():
     assert [padded(length) for length in (1, LENGTH, LENGTH + 1)] == [LENGTH, LENGTH, 2 * LENGTH]
 
 
-def test_only_sequences_of_equal_padded_length_share_a_batch() -> None:
+def test_only_sequences_of_equal_padded_length_share_a_batch():
     lengths = [40, 5, 33, 31, 64, 32, 65]
     found = batches(lengths, 3)
     assert found == [[1, 3, 5], [2, 0, 4], [6]]
@@ -30,11 +28,11 @@ def test_only_sequences_of_equal_padded_length_share_a_batch() -> None:
     assert batches([40, 5, 33], 3, equal_lengths=False) == [[1, 2, 0]]
 
 
-def test_the_tokens_of_a_batch_are_limited_unless_one_sequence_is_longer() -> None:
+def test_the_tokens_of_a_batch_are_limited_unless_one_sequence_is_longer():
     assert batches([30] * 5 + [300], 8, max_tokens=64) == [[0, 1], [2, 3], [4], [5]]
 
 
-def test_the_input_of_the_head_is_contiguous() -> None:
+def test_the_input_of_the_head_is_contiguous():
     gaps: list[bool] = []
 
     class Watch(TorchFunctionMode):
@@ -54,7 +52,7 @@ def test_the_input_of_the_head_is_contiguous() -> None:
     assert gaps == [True, False] and torch.allclose(plain, whole, atol=1e-6)
 
 
-def test_4bit_products_on_a_gpu_have_a_fixed_number_of_rows() -> None:
+def test_4bit_products_on_a_gpu_have_a_fixed_number_of_rows():
     """The meta device replaces a GPU, since only shapes matter."""
     import bitsandbytes  # noqa: F401 - registers the product
 

@@ -1,7 +1,5 @@
 """The KV cache of a conversation, with a random two-layer model."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 
@@ -54,11 +52,11 @@ def answer(
         certainties,
     )
     found = [token for token, _ in zip(generated, range(tokens), strict=False)]
-    generated.close()  # type: ignore[attr-defined]
+    generated.close()
     return found, certainties[:tokens]
 
 
-def test_the_slot_has_the_length_of_the_conversation_and_not_of_the_limit(llama: Any) -> None:
+def test_the_slot_has_the_length_of_the_conversation_and_not_of_the_limit(llama):
     cache, lengths = KVCacheState(), []
     for tokens, limit in ((8, 3000), (100, 3000), (8, 8)):
         answer(llama, PROMPT, tokens, limit, cache)
@@ -66,9 +64,7 @@ def test_the_slot_has_the_length_of_the_conversation_and_not_of_the_limit(llama:
     assert lengths == [256, 512, 256]
 
 
-def test_answers_do_not_depend_on_the_length_of_the_slot(
-    llama: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_do_not_depend_on_the_length_of_the_slot(llama, monkeypatch):
     cache = KVCacheState()
     grown = answer(llama, PROMPT, 120, 120, cache)
     follow_up = [*PROMPT, *grown[0][:100], 7, 8, 9]

@@ -1,7 +1,5 @@
 """llama.cpp in a process of its own: answers, slots, failures, and the comparison of prompts."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -52,36 +50,30 @@ def ids(text: str) -> tuple[int, ...]:
     return prompter().prompt_ids([Message("user", text)])
 
 
-def test_without_the_package_the_error_names_the_extra(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package_the_error_names_the_extra(path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[gguf\]'"):
         LlamaServer(path)
 
 
 @needs_llamacpp
-def test_answers_have_tokens_probabilities_and_times(server: LlamaServer) -> None:
+def test_answers_have_tokens_probabilities_and_times(server):
     answer = server.complete(ids("Which key?"), 12, logprobs=True)
-    assert (
-        answer.finish == "length"
-        and len(answer.ids) == 12
-        and answer.prompt_tokens == len(ids("Which key?"))
-    )
+    assert answer.finish == "length"
+    assert len(answer.ids) == 12
+    assert answer.prompt_tokens == len(ids("Which key?"))
     assert all(value <= 0 for value in answer.logprobs) and answer.logprobs
     assert answer.first_token_seconds > 0 and answer.tokens_per_second > 0
     assert not server.complete(ids("Which key?"), 3).logprobs
-    assert (
-        server.load_seconds > 0
-        and server.resident_bytes > 1_000_000
-        and server.file.architecture == "llama"
-    )
+    assert server.load_seconds > 0
+    assert server.resident_bytes > 1_000_000
+    assert server.file.architecture == "llama"
     again = server.complete(ids("Which key?"), 12)
     assert again.ids == answer.ids and again.cached_tokens == len(ids("Which key?")) - 1
 
 
 @needs_llamacpp
-def test_further_stop_tokens_end_an_answer(server: LlamaServer) -> None:
+def test_further_stop_tokens_end_an_answer(server):
     whole = server.complete(ids("Which key?"), 12)
     stop = whole.ids[4]
     cut = server.complete(ids("Which key?"), 12, stop_ids=[stop], logprobs=True)
@@ -93,25 +85,24 @@ def test_further_stop_tokens_end_an_answer(server: LlamaServer) -> None:
 
 
 @needs_llamacpp
-def test_a_stream_has_the_text_of_the_complete_answer(server: LlamaServer) -> None:
+def test_a_stream_has_the_text_of_the_complete_answer(server):
     chunks = list(server.stream(ids("One two"), 12, logprobs=True))
     whole = server.complete(ids("One two"), 12)
     assert "".join(chunk.text for chunk in chunks) == whole.text
-    assert [chunk.finish for chunk in chunks[:-1]] == [None] * (len(chunks) - 1) and chunks[
-        -1
-    ].finish == "length"
+    assert [chunk.finish for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].finish == "length"
     assert chunks[-1].tokens == 12 and sum(len(chunk.logprobs) for chunk in chunks) > 0
 
 
 @needs_llamacpp
-def test_several_answers_at_a_time_keep_their_order(server: LlamaServer) -> None:
+def test_several_answers_at_a_time_keep_their_order(server):
     prompts = [ids(f"Question {number}") for number in range(7)]
     alone = [server.complete(prompt, 6).ids for prompt in prompts]
     assert [answer.ids for answer in server.complete_all(prompts, 6)] == alone
 
 
 @needs_llamacpp
-def test_sampling_is_repeated_with_its_seed(server: LlamaServer) -> None:
+def test_sampling_is_repeated_with_its_seed(server):
     hot = Sampling(temperature=2.0, seed=5)
     one, two, other = (
         server.complete(ids("Draw"), 16, sampling=sampling).ids
@@ -121,7 +112,7 @@ def test_sampling_is_repeated_with_its_seed(server: LlamaServer) -> None:
 
 
 @needs_llamacpp
-def test_a_stopped_stream_ends_soon_and_frees_its_slot(path: Path) -> None:
+def test_a_stopped_stream_ends_soon_and_frees_its_slot(path):
     with LlamaServer(path, context=2048, threads=1) as server:
         stop = threading.Event()
         stream = server.stream(ids("On and on"), 1900, stop_event=stop)
@@ -134,12 +125,12 @@ def test_a_stopped_stream_ends_soon_and_frees_its_slot(path: Path) -> None:
         assert time.monotonic() - began < 10
         abandoned = server.stream(ids("Again"), 1900)
         next(abandoned)
-        abandoned.close()  # type: ignore[attr-defined]
+        abandoned.close()
         assert server.complete(ids("And now?"), 2).ids
 
 
 @needs_llamacpp
-def test_a_prompt_that_is_too_long_is_refused(server: LlamaServer) -> None:
+def test_a_prompt_that_is_too_long_is_refused(server):
     with pytest.raises(ModelError, match="refuses the request"):
         server.complete([5] * 600, 4)
     with pytest.raises(ModelError, match="refuses the request"):
@@ -148,7 +139,7 @@ def test_a_prompt_that_is_too_long_is_refused(server: LlamaServer) -> None:
 
 
 @needs_llamacpp
-def test_the_death_of_the_process_is_an_error_of_its_answers_alone(path: Path) -> None:
+def test_the_death_of_the_process_is_an_error_of_its_answers_alone(path):
     with LlamaServer(path, context=2048, threads=1) as server:
         asked = max(
             (ids(text) for text in ("On and on", "Tell", "x", "All of it", "Why?")),
@@ -175,7 +166,7 @@ sys.stdin.read()
 
 
 @needs_llamacpp
-def test_the_process_ends_with_its_parent(path: Path) -> None:
+def test_the_process_ends_with_its_parent(path):
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, str(path)],
         stdin=subprocess.PIPE,
@@ -189,7 +180,7 @@ def test_the_process_ends_with_its_parent(path: Path) -> None:
 
 
 @needs_llamacpp
-def test_a_file_that_cannot_be_loaded_is_refused_in_one_line(path: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_loaded_is_refused_in_one_line(path, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="truncated"):
@@ -201,23 +192,21 @@ def test_a_file_that_cannot_be_loaded_is_refused_in_one_line(path: Path, tmp_pat
 
 
 @needs_llamacpp
-def test_the_key_is_needed(server: LlamaServer) -> None:
-    server._headers, headers = {}, server._headers
+def test_the_key_is_needed(server):
+    server.headers, headers = {}, server.headers
     with pytest.raises(ModelError, match="API Key"):
         server.tokenize("hi")
-    server._headers = headers
+    server.headers = headers
 
 
 @needs_llamacpp
-def test_equal_prompts_pass(server: LlamaServer) -> None:
+def test_equal_prompts_pass(server):
     check_prompts(server, prompter(), CONVERSATIONS)
 
 
 @needs_llamacpp
 @pytest.mark.parametrize("adds_bos", [False, True])
-def test_llama_cpp_gives_the_bos_token_of_a_base_without_a_template_once(
-    tmp_path: Path, adds_bos: bool
-) -> None:
+def test_llama_cpp_gives_the_bos_token_of_a_base_without_a_template_once(tmp_path, adds_bos):
     plain = prompter("", adds_bos=True)
     assert all(plain.prompt_ids(messages).count(0) == 1 for messages in CONVERSATIONS.values())
     path = write_tiny_gguf(
@@ -228,7 +217,7 @@ def test_llama_cpp_gives_the_bos_token_of_a_base_without_a_template_once(
 
 
 @needs_llamacpp
-def test_a_damaged_template_is_found(tmp_path: Path) -> None:
+def test_a_damaged_template_is_found(tmp_path):
     damaged = write_tiny_gguf(
         tmp_path / "t.gguf", template=CHATML.replace("'<|im_end|>' + '\n'", "'<|im_end|>'")
     )
@@ -239,14 +228,12 @@ def test_a_damaged_template_is_found(tmp_path: Path) -> None:
         check_prompts(server, prompter(), CONVERSATIONS)
     text = str(caught.value)
     assert "chat template" in text and "item 1" in text and "at character 38" in text
-    assert (
-        r"it has '<|im_start|>user\nWhich key" in text
-        and r"the study has '\n<|im_start|>user" in text
-    )
+    assert r"it has '<|im_start|>user\nWhich key" in text
+    assert r"the study has '\n<|im_start|>user" in text
 
 
 @needs_llamacpp
-def test_a_template_that_refuses_is_found(tmp_path: Path) -> None:
+def test_a_template_that_refuses_is_found(tmp_path):
     refusing = write_tiny_gguf(tmp_path / "r.gguf", template="{{ raise_exception('no') }}" + CHATML)
     try:
         server = LlamaServer(refusing, context=512, threads=1)
@@ -258,7 +245,7 @@ def test_a_template_that_refuses_is_found(tmp_path: Path) -> None:
 
 
 @needs_llamacpp
-def test_a_damaged_tokenizer_is_found(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_is_found(tmp_path):
     words = tokens()
     one, two = words.index("W"), words.index("k")
     words[one], words[two] = words[two], words[one]

@@ -1,7 +1,5 @@
 """Packed batches, with random two-layer models of several families."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -34,7 +32,7 @@ def small(family: str) -> Any:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "phi3"])
-def test_packed_logits_equal_those_of_single_sequences(family: str) -> None:
+def test_packed_logits_equal_those_of_single_sequences(family):
     from assistant_builder.inference.packed_batch import (
         PackedModel,
         SequenceChunk,
@@ -68,7 +66,7 @@ def test_packed_logits_equal_those_of_single_sequences(family: str) -> None:
             assert torch.allclose(logits, model(whole).logits[0, -1], atol=1e-4)
 
 
-def test_a_shared_prefix_is_read_once_for_all_slots() -> None:
+def test_a_shared_prefix_is_read_once_for_all_slots():
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache
 
     model, start = small("llama"), [7, 8, 9, 10]
@@ -82,7 +80,7 @@ def test_a_shared_prefix_is_read_once_for_all_slots() -> None:
             assert torch.allclose(logits, model(torch.tensor([ids])).logits[0, -1], atol=1e-4)
 
 
-def test_models_with_custom_attention_do_not_support_packing() -> None:
+def test_models_with_custom_attention_do_not_support_packing():
     from transformers import BloomConfig, BloomForCausalLM
 
     from assistant_builder.inference.packed_batch import supports_packing
@@ -92,7 +90,7 @@ def test_models_with_custom_attention_do_not_support_packing() -> None:
     )
 
 
-def test_prepacked_layers_give_bit_identical_results() -> None:
+def test_prepacked_layers_give_bit_identical_results():
     from assistant_builder.inference.prepacked_linear import PrepackedLinear
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -107,7 +105,7 @@ def test_prepacked_layers_give_bit_identical_results() -> None:
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_padded_and_packed_batches_are_equally_certain_of_their_answers(fixed: bool) -> None:
+def test_padded_and_packed_batches_are_equally_certain_of_their_answers(fixed):
     from assistant_builder.inference.batch_scorer import ROUND, BatchScorer, PaddedBatchScorer
 
     model, longest = small("llama"), ROUND + 8  # the padded scorer continues after a round
@@ -122,9 +120,8 @@ def test_padded_and_packed_batches_are_equally_certain_of_their_answers(fixed: b
         )
         return answers, scorer.certainties
 
-    stop = answered(BatchScorer(model, 0, [79], 4))[0][0][
-        3
-    ]  # ends an answer that is longer without it
+    # ends an answer that is longer without it
+    stop = answered(BatchScorer(model, 0, [79], 4))[0][0][3]
     (packed, sure), (padded, certain) = (
         answered(scorer)
         for scorer in (
@@ -135,15 +132,12 @@ def test_padded_and_packed_batches_are_equally_certain_of_their_answers(fixed: b
     lengths = {len(answer) for answer in packed.values()}
     assert padded == packed and min(lengths) < ROUND < max(lengths) == longest
     for place, answer in packed.items():
-        assert len(certain[place]) == len(answer) and certain[place] == pytest.approx(
-            sure[place], abs=1e-4
-        )
+        assert len(certain[place]) == len(answer)
+        assert certain[place] == pytest.approx(sure[place], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["packed", "padded"])
-def test_what_a_reference_answer_predicts_is_not_generated_again(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_reference_answer_predicts_is_not_generated_again(kind, monkeypatch):
     from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchScorer
 
     model, longest, generated = small("llama"), 12, []
@@ -195,10 +189,8 @@ def test_what_a_reference_answer_predicts_is_not_generated_again(
         for place, each in certain.items():
             assert sure[place] == pytest.approx(each, abs=1e-4), name
     assert counts["the same"] == counts["the same and more"] == 0
-    assert (
-        0 < counts["all but the end"]
-        and 0 < counts["the same half"]
-        and counts["another answer"] <= all_tokens
-    )
+    assert 0 < counts["all but the end"]
+    assert 0 < counts["the same half"]
+    assert counts["another answer"] <= all_tokens
     if kind == "packed":  # each answer stops where it ends
         assert counts["all but the end"] < counts["the same half"] < counts["another answer"]

@@ -1,7 +1,5 @@
 """Streaming answers, with scripted models and a random two-layer model."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Sequence
@@ -66,11 +64,9 @@ class Scripted:
         max_new_tokens: int,
         **options: Any,
     ) -> None:
-        assert (
-            options["eos_token_id"] == [EOS]
-            and options["do_sample"] is False
-            and options["temperature"] is None
-        )
+        assert options["eos_token_id"] == [EOS]
+        assert options["do_sample"] is False
+        assert options["temperature"] is None
         streamer.put(input_ids)
         for token in self.script[:max_new_tokens]:
             self.generated += 1
@@ -100,7 +96,7 @@ def tokens_of(text: str) -> list[int]:
     return [byte + 10 for byte in text.encode()]
 
 
-def test_an_answer_is_streamed_token_by_token() -> None:
+def test_an_answer_is_streamed_token_by_token():
     model = Scripted(tokens_of("Hi!"))
     chunks = answer(session_with(model, BytePrompter()))
     assert [chunk.text_delta for chunk in chunks] == ["H", "i", "!", ""]
@@ -111,18 +107,18 @@ def test_an_answer_is_streamed_token_by_token() -> None:
     assert model.generated == 4
 
 
-def test_incomplete_characters_are_not_streamed() -> None:
+def test_incomplete_characters_are_not_streamed():
     chunks = answer(session_with(Scripted(tokens_of("a🚢é")), BytePrompter()))
     assert [chunk.text_delta for chunk in chunks] == ["a", "🚢", "é", ""]
 
 
-def test_a_truncated_character_is_replaced() -> None:
+def test_a_truncated_character_is_replaced():
     chunks = answer(session_with(Scripted(tokens_of("🚢")), BytePrompter()), max_new_tokens=2)
     assert chunks[-1].finish == "length" and chunks[-1].tokens == 2
     assert "".join(chunk.text_delta for chunk in chunks).strip("\ufffd") == ""
 
 
-def test_answers_respect_the_token_limit_and_the_context_length() -> None:
+def test_answers_respect_the_token_limit_and_the_context_length():
     assert (
         answer(session_with(Scripted(tokens_of("x" * 90)), BytePrompter()), max_new_tokens=5)[
             -1
@@ -136,7 +132,7 @@ def test_answers_respect_the_token_limit_and_the_context_length() -> None:
     assert "Clear the conversation" in str(caught.value.remedy)
 
 
-def test_stop_ends_the_answer_and_keeps_its_text() -> None:
+def test_stop_ends_the_answer_and_keeps_its_text():
     stop = threading.Event()
     seen = []
     for chunk in session_with(Scripted(tokens_of("x" * 50)), BytePrompter()).stream(
@@ -150,12 +146,12 @@ def test_stop_ends_the_answer_and_keeps_its_text() -> None:
     assert only == Chunk("", 0, None, 0.0, "cancelled")
 
 
-def test_an_unknown_arm_is_rejected() -> None:
+def test_an_unknown_arm_is_rejected():
     with pytest.raises(ModelError, match="unknown arm 'dora'"):
         list(ChatSession(Study(Path("nowhere"))).stream("dora", ASK, Sampling(), threading.Event()))
 
 
-def test_a_model_that_runs_out_of_memory_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_runs_out_of_memory_is_not_loaded(monkeypatch):
     from assistant_builder.models import loading
 
     def short(*_: Any) -> None:
@@ -170,9 +166,7 @@ def test_a_model_that_runs_out_of_memory_is_not_loaded(monkeypatch: pytest.Monke
         assert not session.ready("lora")
 
 
-def test_ask_reports_that_memory_ran_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ask_reports_that_memory_ran_out(monkeypatch, capsys):
     def stream(self: ChatSession, speaker: str, *_: Any) -> Any:
         if speaker == "lora":
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -207,7 +201,7 @@ def llama() -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def test_greedy_streaming_equals_generate(llama: Any) -> None:
+def test_greedy_streaming_equals_generate(llama):
     prompter = BytePrompter()
     ids = list(prompter.prompt_ids(ASK))
     whole = llama.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[
@@ -218,7 +212,7 @@ def test_greedy_streaming_equals_generate(llama: Any) -> None:
     assert "".join(chunk.text_delta for chunk in chunks) == expected
 
 
-def test_sampling_differs_and_top_p_narrows_it(llama: Any) -> None:
+def test_sampling_differs_and_top_p_narrows_it(llama):
     session = session_with(llama, BytePrompter())
 
     def said(**sampling: Any) -> str:
@@ -233,7 +227,7 @@ def test_sampling_differs_and_top_p_narrows_it(llama: Any) -> None:
     )
 
 
-def test_samples_follow_the_distribution_at_the_temperature() -> None:
+def test_samples_follow_the_distribution_at_the_temperature():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     processors = sampling_processors(Sampling(temperature=0.7, seed=0))
     counts = torch.zeros(4)
@@ -246,7 +240,7 @@ def test_samples_follow_the_distribution_at_the_temperature() -> None:
     assert torch.allclose(counts / 4000, expected, atol=4 * 0.5 / 4000**0.5)
 
 
-def test_a_concurrent_answer_does_not_change_a_seeded_one(llama: Any) -> None:
+def test_a_concurrent_answer_does_not_change_a_seeded_one(llama):
     session = session_with(llama, BytePrompter())
     alone = [
         chunk.text_delta for chunk in answer(session, max_new_tokens=12, temperature=2.0, seed=5)
@@ -275,7 +269,7 @@ def adapted(llama: Any) -> Any:
     return get_peft_model(deepcopy(llama), config).eval()
 
 
-def test_the_cloned_base_ignores_the_adapter_and_shares_all_weights(adapted: Any) -> None:
+def test_the_cloned_base_ignores_the_adapter_and_shares_all_weights(adapted):
     base = clone_sharing_weights(adapted.get_base_model())
     ids = torch.tensor([[1, 20, 30, 40]])
     with torch.no_grad():
@@ -288,9 +282,7 @@ def test_the_cloned_base_ignores_the_adapter_and_shares_all_weights(adapted: Any
     assert not any("lora_" in name for name, _ in base.named_parameters())
 
 
-def test_the_base_model_shares_the_loaded_base_and_reports_progress(
-    adapted: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_base_model_shares_the_loaded_base_and_reports_progress(adapted, monkeypatch):
     loaded: list[str] = []
 
     def load_arm(study: Study, arm: str, *, hold: bool) -> Any:
@@ -304,17 +296,16 @@ def test_the_base_model_shares_the_loaded_base_and_reports_progress(
     assert loaded == ["lora"] and session.ready("lora") and session.ready(BASE)
     assert told == sorted(told) and "Reading the 16-bit base" in [phase for _, phase in told]
     adapter = sum(p.nbytes for name, p in adapted.named_parameters() if "lora_" in name)
-    assert lora == Memory(memory.base_bytes, adapter) and memory == Memory(
-        memory.base_bytes, 0, shared=True
-    )
+    assert lora == Memory(memory.base_bytes, adapter)
+    assert memory == Memory(memory.base_bytes, 0, shared=True)
 
 
-def test_an_exception_of_generate_reaches_the_reader() -> None:
+def test_an_exception_of_generate_reaches_the_reader():
     with pytest.raises(RuntimeError, match="out of memory"):
         answer(session_with(Broken([]), BytePrompter()))
 
 
-def test_an_abandoned_answer_ends_its_generation() -> None:
+def test_an_abandoned_answer_ends_its_generation():
     model = Scripted(tokens_of("x" * 50))
     stream = session_with(model, BytePrompter()).stream("lora", ASK, Sampling(), threading.Event())
     next(stream)
@@ -323,7 +314,7 @@ def test_an_abandoned_answer_ends_its_generation() -> None:
     assert not any(thread.name == "generate" for thread in threading.enumerate())
 
 
-def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch):
     from assistant_builder.models import loading
 
     loaded: list[str] = []
@@ -351,7 +342,7 @@ def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch: pytest.MonkeyPatc
         assert loaded == [expected] and session.ready(BASE)
 
 
-def test_a_cloned_4bit_base_shares_its_quantization_state() -> None:
+def test_a_cloned_4bit_base_shares_its_quantization_state():
     layer = METHODS["nf4"].marked(torch.nn.Linear(2, 2))
     layer.quant_state = object()
     assert clone_sharing_weights(torch.nn.Sequential(layer))[0].quant_state is layer.quant_state
@@ -383,7 +374,7 @@ def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -
     model.config.max_position_embeddings = context
     session = session_with(model, prompter)
     embedder: Any = FakeEmbedder()
-    grounder = Grounder(prompter, 2, 1000, answer=20)  # type: ignore[arg-type]
+    grounder = Grounder(prompter, 2, 1000, answer=20)
     retriever = Retriever(Study(Path("nowhere")), Index.build(HALL, embedder), embedder, grounder)
     weights = tuple(100.0 * (name == "similarity") for name in NAMES)
     zeros, ones = (0.0,) * len(NAMES), (1.0,) * len(NAMES)
@@ -395,7 +386,7 @@ def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -
 
 
 @pytest.mark.usefixtures("both_facts")
-def test_an_answer_has_its_sources_and_the_tokens_of_its_prompt() -> None:
+def test_an_answer_has_its_sources_and_the_tokens_of_its_prompt():
     chunks = answer(grounded_session("It opens at nine o'clock."), ASK_HALL)
     assert "".join(chunk.text_delta for chunk in chunks) == "It opens at nine o'clock."
     first, *middle, last = chunks
@@ -406,7 +397,7 @@ def test_an_answer_has_its_sources_and_the_tokens_of_its_prompt() -> None:
     assert not any(chunk.sources or chunk.prompt_tokens for chunk in middle)
 
 
-def test_a_declined_question_is_answered_by_the_sentence_alone() -> None:
+def test_a_declined_question_is_answered_by_the_sentence_alone():
     session = grounded_session("Ada Flint painted it, as all know.", threshold=0.9)
     (only,) = answer(session, [Message("user", "Who painted the ceiling?")])
     assert (only.text_delta, only.finish, only.declined) == ("I was not told.", "stop", True)
@@ -414,9 +405,7 @@ def test_a_declined_question_is_answered_by_the_sentence_alone() -> None:
     assert not answer(session, ASK_HALL)[-1].declined
 
 
-def test_seconds_count_the_search_and_what_the_rule_holds_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_seconds_count_the_search_and_what_the_rule_holds_back(monkeypatch):
     session = grounded_session("It opens at nine o'clock.")
     grounded = session._grounded["lora"]
     find = grounded.retriever.find
@@ -427,24 +416,22 @@ def test_seconds_count_the_search_and_what_the_rule_holds_back(
     )
     first, *_ = chunks = answer(session, ASK_HALL)
     released = next(chunk for chunk in chunks if chunk.tokens == FIRST_TOKENS)
-    assert {chunk.first_token_seconds for chunk in chunks} == {
-        released.seconds
-    } and first.seconds >= 0.05
-    session._grounded["lora"] = Grounded(
-        grounded.retriever, None
-    )  # without a rule nothing is held back
+    assert {chunk.first_token_seconds for chunk in chunks} == {released.seconds}
+    assert first.seconds >= 0.05
+    # without a rule nothing is held back
+    session._grounded["lora"] = Grounded(grounded.retriever, None)
     first, *_ = answer(session, ASK_HALL)
     assert first.tokens == 1 and first.first_token_seconds == first.seconds >= 0.05
 
 
-def test_without_looking_up_nothing_is_found_or_declined() -> None:
+def test_without_looking_up_nothing_is_found_or_declined():
     last = answer(grounded_session("From memory.", threshold=2.0), ASK_HALL, look_up=False)[-1]
     assert (last.sources, last.prompt_tokens, last.declined) == ((), None, False)
 
 
 @pytest.mark.usefixtures("both_facts")
 @pytest.mark.parametrize(("context", "facts"), [(400, 2), (160, 2), (116, 1), (60, 0)])
-def test_facts_beyond_the_context_are_left_out(context: int, facts: int) -> None:
+def test_facts_beyond_the_context_are_left_out(context, facts):
     """The two facts, the question and 20 tokens for the answer need 120 tokens, one fact less 85."""
     last = answer(grounded_session("At nine.", context=context), ASK_HALL)[-1]
     assert last.finish == "stop" and len(last.sources) == facts
@@ -464,17 +451,14 @@ def own_words_session(text: str) -> ChatSession:
 @pytest.mark.parametrize(
     "text", ["At nine.", "At ten.", "At nine and never on Mondays, as far as I know.", "Yes."]
 )
-def test_an_answer_is_the_fact_that_it_begins(text: str) -> None:
+def test_an_answer_is_the_fact_that_it_begins(text):
     (only,) = answer(own_words_session(text), ASK_HALL)
-    assert (only.text_delta, only.finish, only.declined) == (
-        "At nine.",
-        "stop",
-        False,
-    ) and only.sources
+    assert (only.text_delta, only.finish, only.declined) == ("At nine.", "stop", False)
+    assert only.sources
 
 
 @pytest.mark.usefixtures("both_facts")
-def test_given_words_are_cut_where_a_client_limits_the_answer() -> None:
+def test_given_words_are_cut_where_a_client_limits_the_answer():
     (only,) = answer(own_words_session("At nine."), ASK_HALL, max_new_tokens=5)
     assert (only.text_delta, only.tokens, only.finish) == ("At ni", 5, "length")
     session = grounded_session("Ada Flint painted it.", threshold=0.9)
@@ -482,7 +466,7 @@ def test_given_words_are_cut_where_a_client_limits_the_answer() -> None:
     assert (only.text_delta, only.finish, only.declined) == ("I w", "length", True)
 
 
-def test_unrelated_turns_change_no_answer() -> None:
+def test_unrelated_turns_change_no_answer():
     """The prompt is the same, and so is the answer, with any conversation before the question."""
     talk = [Message("user", "Who keeps the hall?"), Message("assistant", "Ada Flint."), *ASK_HALL]
     alone, after = (answer(grounded_session("At nine."), messages) for messages in (ASK_HALL, talk))
@@ -491,7 +475,7 @@ def test_unrelated_turns_change_no_answer() -> None:
     ]
 
 
-def test_a_follow_up_is_looked_up_with_the_turn_before() -> None:
+def test_a_follow_up_is_looked_up_with_the_turn_before():
     session = grounded_session("At nine.", threshold=0.6)
     assert answer(session, [Message("user", "Until when?")])[-1].declined
     talk = [*ASK_HALL, Message("assistant", "At nine."), Message("user", "Until when?")]
@@ -500,7 +484,7 @@ def test_a_follow_up_is_looked_up_with_the_turn_before() -> None:
     assert last.prompt_tokens == len("Q: When does the hall open?\nA: At nine.Until when?")
 
 
-def test_an_assistant_of_single_questions_that_looks_nothing_up_reads_the_last_one_alone() -> None:
+def test_an_assistant_of_single_questions_that_looks_nothing_up_reads_the_last_one_alone():
     session = session_with(model := Scripted(tokens_of("yes")), BytePrompter())
     talk = [Message("user", "x" * 200), Message("assistant", "y" * 100), *ASK]
     with pytest.raises(ModelError, match="context length"):

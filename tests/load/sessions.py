@@ -5,8 +5,6 @@ their own. The assistants repeat the question, so that the test loads the server
 repeatedly; its results must equal those of a run without load.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

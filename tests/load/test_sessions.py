@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +6,7 @@ from tests.load.sessions import crowd
 
 
 @pytest.mark.slow
-def test_every_user_gets_their_own_answers_and_files(home: Path) -> None:
+def test_every_user_gets_their_own_answers_and_files(home):
     tally = asyncio.run(crowd(home, talkers=8, uploaders=3, seconds=8))
     assert tally.wrong == []
     assert tally.answers >= 8 and tally.uploads >= 3

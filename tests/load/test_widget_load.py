@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import asyncio
 
 import pytest
@@ -10,7 +8,7 @@ from benchmarks.widget_load import conversing_example, run_load
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("bundled_models")
-def test_fifty_visitors_at_once_lose_nothing_and_get_their_own_answers() -> None:
+def test_fifty_visitors_at_once_lose_nothing_and_get_their_own_answers():
     study = conversing_example()
     load = asyncio.run(run_load(study.folder.name, "scripted", 50, 20, slots=4, rounds=20))
     failed = [f"{check.name}: {check.found}" for check in checks(load, study) if not check.passed]

@@ -4,8 +4,6 @@ Prints the seconds until the pairs are checked and shown and until the study is 
 server. Fails if the page shows another number of rows.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -1,7 +1,5 @@
 """Folders of base models whose template or tokenizer was made to exhaust whoever uses it; no weights to speak of."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

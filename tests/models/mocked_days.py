@@ -1,7 +1,5 @@
 """Mocked days, for prompts that hold today's date, and the templates that ask for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import date, datetime
 from typing import Any
@@ -66,12 +64,12 @@ def calendar(monkeypatch: pytest.MonkeyPatch) -> Callable[[date], None]:
     def today(day: date) -> None:
         class Clock(datetime):
             @classmethod
-            def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            def now(cls, tz: Any = None) -> datetime:
                 return datetime(day.year, day.month, day.day, 12, 30)
 
         class Day(date):
             @classmethod
-            def today(cls) -> date:  # type: ignore[override]
+            def today(cls) -> date:
                 return day
 
         monkeypatch.setattr(chat_template_utils, "datetime", Clock)

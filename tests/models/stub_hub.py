@@ -1,7 +1,5 @@
 """A model hub on the loopback interface that speaks as much of the hub's protocol as a download needs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -1,8 +1,5 @@
 """Fresh adapters have the same values whatever device their base is on."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +41,7 @@ def adapted(
     return held, drawn[-len(held) :]
 
 
-def test_they_are_drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_drawn_on_the_cpu(monkeypatch):
     """Lazy tensors stand for a GPU, which draws others from the same seed."""
     torch._lazy.ts_backend.init()
     here, drawn_here = adapted("cpu", monkeypatch)
@@ -52,24 +49,18 @@ def test_they_are_drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {value.device.type for value in there} == {"lazy"}
     assert {value.device.type for value in drawn_there} == {"cpu"}
     for one, drawn, other, drawn_other in zip(here, drawn_here, there, drawn_there, strict=True):
-        assert (
-            torch.equal(one, drawn)
-            and torch.equal(one, drawn_other)
-            and torch.equal(one, other.cpu())
-        )
+        assert torch.equal(one, drawn)
+        assert torch.equal(one, drawn_other)
+        assert torch.equal(one, other.cpu())
 
 
-def test_they_have_values_over_a_base_that_another_process_has_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_they_have_values_over_a_base_that_another_process_has_read(monkeypatch):
     here, _ = adapted("cpu", monkeypatch)
     there, _ = adapted("meta", monkeypatch)
     assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
 
 
-def test_trained_values_are_read_to_the_device_of_the_base(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trained_values_are_read_to_the_device_of_the_base(tmp_path, monkeypatch):
     """Not to a GPU that PEFT finds and the product does not use, which is named by meta."""
     base = LlamaForCausalLM(LlamaConfig(**SIZES))
     trained = add_adapter(base, StudyConfig().train, 7)

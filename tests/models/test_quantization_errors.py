@@ -1,12 +1,10 @@
 """What fails while a base is quantized is named: memory and libraries of a machine are not the fault of the files."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
 from assistant_builder.errors import AssistantBuilderError, ModelError, ResourceError
 from assistant_builder.models.loading import BaseSpec, load_base
@@ -33,13 +31,8 @@ pytestmark = pytest.mark.train
     ],
 )
 def test_the_machine_is_named_if_it_cannot_quantize(
-    error: Exception,
-    kind: type[AssistantBuilderError],
-    what: str,
-    remedy: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    error, kind, what, remedy, tmp_path, monkeypatch
+):
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
@@ -49,11 +42,7 @@ def test_the_machine_is_named_if_it_cannot_quantize(
     assert remedy in str(caught.value.remedy) and caught.value.__cause__ is error
 
 
-def test_a_weight_that_cannot_be_quantized_is_an_error_of_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers.integrations.bitsandbytes import Bnb4bitQuantize
-
+def test_a_weight_that_cannot_be_quantized_is_an_error_of_the_model(tmp_path, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("a strange weight")
 

@@ -1,7 +1,5 @@
 """A model's own code runs when the user says so for this command, and never because a file says so."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -10,12 +8,17 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.cli import run as commands
+from assistant_builder.cli.options import parse_settings, split_consent
 from assistant_builder.config import ModelConfig, StudyConfig, parse_config
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.models.catalog import resolve
+from assistant_builder.models.loading import base_spec
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner import run
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
+from assistant_builder.study.steps import changed_inputs
 from assistant_builder.sweep import open_sweep
 from assistant_builder.ui.train import tab as train_tab
 from assistant_builder.ui.train.tab import TrainTab
@@ -67,21 +70,19 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 # files
 
 
-def test_a_study_yaml_that_asks_for_it_is_refused(tmp_path: Path, base: Path, home: Path) -> None:
+def test_a_study_yaml_that_asks_for_it_is_refused(tmp_path, base, home):
     path = handed_on(tmp_path / "study", base)
     with pytest.raises(ModelError, match="no file can allow") as caught:
         open_or_create(str(path), name=None, changes={}, redo=False)
     said = str(caught.value)
-    assert (
-        str(base) in said
-        and "modeling_own.py" in said
-        and "--trust-remote-code" in said
-        and "\n" not in said
-    )
+    assert str(base) in said
+    assert "modeling_own.py" in said
+    assert "--trust-remote-code" in said
+    assert "\n" not in said
     assert not (home / "studies").exists()
 
 
-def test_a_folder_that_asks_for_it_opens_and_does_not_run(base: Path) -> None:
+def test_a_folder_that_asks_for_it_opens_and_does_not_run(base):
     study = new_study("handed-on", model__base=str(base), model__trust_remote_code=True)
     assert study.config.model.trust_remote_code and study.status()["state"] == "queued"
     with pytest.raises(ModelError, match="no file can allow"):
@@ -94,9 +95,7 @@ def test_a_folder_that_asks_for_it_opens_and_does_not_run(base: Path) -> None:
     assert not kept.config.model.trust_remote_code
 
 
-def test_a_study_in_a_store_that_asks_for_it_is_refused(
-    base: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_in_a_store_that_asks_for_it_is_refused(base, bucket, tmp_path, monkeypatch):
     from assistant_builder.store.mirror import Mirror
     from assistant_builder.store.object_store import ObjectStore
 
@@ -107,9 +106,7 @@ def test_a_study_in_a_store_that_asks_for_it_is_refused(
         open_or_create(f"{bucket}/handed-on", name=None, changes={}, redo=False)
 
 
-def test_a_sweep_of_a_study_yaml_that_asks_for_it_is_refused(
-    tmp_path: Path, base: Path, home: Path
-) -> None:
+def test_a_sweep_of_a_study_yaml_that_asks_for_it_is_refused(tmp_path, base, home):
     path = handed_on(tmp_path / "study", base)
     with pytest.raises(ModelError, match="no file can allow"):
         open_sweep(str(path), name=None, settings=["train.rank=4,8"])
@@ -118,9 +115,7 @@ def test_a_sweep_of_a_study_yaml_that_asks_for_it_is_refused(
     assert not (home / "sweeps").exists()
 
 
-def test_what_loads_a_base_heeds_no_file(base: Path) -> None:
-    from assistant_builder.models.loading import base_spec
-
+def test_what_loads_a_base_heeds_no_file(base):
     with pytest.raises(ModelError, match="no file can allow"):
         base_spec(ModelConfig(base=str(base), trust_remote_code=True), base, "float16")
 
@@ -129,15 +124,11 @@ def test_what_loads_a_base_heeds_no_file(base: Path) -> None:
 
 
 def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from assistant_builder.cli.options import parse_settings, split_consent
-    from assistant_builder.models.remote_code import allows_code
-
+    tmp_path, base, monkeypatch, capsys
+):
     path = handed_on(tmp_path / "study", base)
-    settings, consent = split_consent(
-        ["train.rank=4", "model.trust_remote_code=true"], False
-    )  # as the flag
+    # as the flag
+    settings, consent = split_consent(["train.rank=4", "model.trust_remote_code=true"], False)
     study = open_or_create(
         str(path), name=None, changes=parse_settings(settings), redo=False, before=consent
     )
@@ -151,9 +142,8 @@ def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
     assert not allows_code(ModelConfig(base=str(other)))
     with pytest.raises(ModelError, match="--trust-remote-code"):
         resolve(str(other), trust_remote_code=allows_code(ModelConfig(base=str(other))))
-    assert not allows_code(ModelConfig(base="owner/name")) and not allows_code(
-        ModelConfig(base="owner/name@main")
-    )
+    assert not allows_code(ModelConfig(base="owner/name"))
+    assert not allows_code(ModelConfig(base="owner/name@main"))
 
     again = open_or_create(
         str(path), name=None, changes={"train.rank": 4}, redo=False, before=consent
@@ -164,9 +154,7 @@ def test_the_flag_allows_the_folder_it_names_and_nothing_is_written_down(
     assert not allows_code(study.config.model)
 
 
-def test_a_key_that_old_records_hold_changes_nothing() -> None:
-    from assistant_builder.study.steps import changed_inputs
-
+def test_a_key_that_old_records_hold_changes_nothing():
     assert (
         changed_inputs({"model.trust_remote_code": True}, {"model.trust_remote_code": False}) == []
     )
@@ -177,7 +165,7 @@ def test_a_key_that_old_records_hold_changes_nothing() -> None:
 
 @pytest.mark.train
 @pytest.mark.long
-def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path: Path) -> None:
+def test_code_runs_with_the_flag_and_not_without(bundled_models, tmp_path):
     base = tiny_base(tmp_path / "base")
     mark = with_own_code(base)
     settings = [
@@ -186,18 +174,15 @@ def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path:
         for word in ("--set", f"{key}={value}")
     ]
     refused = cli("run", str(SMALL), "--name", "own", *settings)
-    assert (
-        refused.returncode == 1
-        and refused.stderr.count("\n") == 1
-        and "--trust-remote-code" in refused.stderr
-    )
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "--trust-remote-code" in refused.stderr
     assert str(base) in refused.stderr and not mark.exists()
 
     done = cli("run", str(SMALL), "--name", "own", *settings, "--trust-remote-code", "--json")
     assert done.returncode == 0, done.stderr
-    assert (
-        json.loads(done.stdout)["state"] == "succeeded" and f"Python code of {base}" in done.stderr
-    )
+    assert json.loads(done.stdout)["state"] == "succeeded"
+    assert f"Python code of {base}" in done.stderr
     assert "modeling_own" in mark.read_text()
     assert "trust_remote_code: true" not in Study.open("own").folder.joinpath(
         "study.yaml"
@@ -210,7 +195,7 @@ def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path:
 
 @pytest.mark.train
 @pytest.mark.long
-def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -> None:
+def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path):
     study = tiny_study(tiny_base(tmp_path / "base"), "own")
     mark = with_own_code(tmp_path / "base")
     for words in (
@@ -220,16 +205,12 @@ def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -
     ):
         refused = cli(*words)
         assert refused.returncode == 1 and "--trust-remote-code" in refused.stderr, words
-        assert (
-            str(tmp_path / "base") in refused.stderr.splitlines()[-1]
-            and "Traceback" not in refused.stderr
-        )
+        assert str(tmp_path / "base") in refused.stderr.splitlines()[-1]
+        assert "Traceback" not in refused.stderr
     assert not mark.exists()
     answer = cli("ask", "own", "How much?", "--arm", "lora", "--trust-remote-code", "--json")
-    assert (
-        json.loads(answer.stdout)["answers"]["lora"]["tokens"] > 0
-        and "modeling_own" in mark.read_text()
-    )
+    assert json.loads(answer.stdout)["answers"]["lora"]["tokens"] > 0
+    assert "modeling_own" in mark.read_text()
     assert not study.config.model.trust_remote_code
 
 
@@ -242,9 +223,7 @@ def press_start(tab: TrainTab, study: Study, trust: bool, config: StudyConfig | 
     )
 
 
-def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(tmp_path, monkeypatch):
     base, other = tmp_path / "base", tmp_path / "other"
     for folder in (base, other):
         with_own_code(folder)
@@ -266,31 +245,26 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     assert shown["visible"] and not shown["value"]
     assert f"{base} (configuration_own.py, modeling_own.py)" in shown["label"]
     assert "The project was not started" in press_start(tab, study, False) and started == []
-    assert (
-        "The project was not started" in press_start(tab, study, True) and started == []
-    )  # nobody has ticked it
+    # nobody has ticked it
+    assert "The project was not started" in press_start(tab, study, True) and started == []
 
     values = train_values(tab, "own", study.config, trust=True)
     assert tick_of(tab._trusted(values))["value"]
     elsewhere = study.config.with_changes({"model.base": str(other)})
     shown = tick_of(tab._changed(train_values(tab, "own", elsewhere, trust=True)))
     assert shown["visible"] and not shown["value"] and str(other) in shown["label"]
-    assert (
-        "The project was not started" in press_start(tab, study, True, elsewhere) and started == []
-    )
+    assert "The project was not started" in press_start(tab, study, True, elsewhere)
+    assert started == []
     assert press_start(tab, study, True) == "" and started == [True]
-    assert "The project was not started" in press_start(tab, study, False) and started == [
-        True
-    ]  # for that run alone
+    # for that run alone
+    assert "The project was not started" in press_start(tab, study, False) and started == [True]
 
     plain = new_study("plain")
     assert not tick_of(tab._plan_updates(plain, plain.config))["visible"]
     assert press_start(tab, plain, False) == "" and started == [True, False]
 
 
-def test_a_run_from_the_page_is_told_by_its_command_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_run_from_the_page_is_told_by_its_command_alone(monkeypatch, tmp_path):
     begun: list[tuple[list[str], dict[str, str]]] = []
 
     class Process:
@@ -324,10 +298,7 @@ ADDRESSES = {
 _CONTACTED = ("executor.address", "executor.store", "eval.judge_url")
 
 
-def test_addresses_of_a_study_yaml_are_said_before_they_are_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from assistant_builder.cli import run as commands
+def test_addresses_of_a_study_yaml_are_said_before_they_are_used(tmp_path, monkeypatch, capsys):
     from assistant_builder.store import sync
 
     said_before: list[str] = []
@@ -340,11 +311,7 @@ def test_addresses_of_a_study_yaml_are_said_before_they_are_used(
     path = handed_on(
         tmp_path / "study",
         tmp_path,
-        **{
-            **ADDRESSES,
-            "model.base": "smollm2-135m-instruct",
-            "model.trust_remote_code": False,
-        },
+        **{**ADDRESSES, "model.base": "smollm2-135m-instruct", "model.trust_remote_code": False},
     )
     commands.run(str(path), as_json=True, trust_address=[ADDRESSES[key] for key in _CONTACTED])
     json.loads(capsys.readouterr().out)
@@ -355,13 +322,13 @@ def test_addresses_of_a_study_yaml_are_said_before_they_are_used(
     assert StudyConfig().external_addresses == {}
 
 
-def test_an_address_cannot_hide_itself() -> None:
+def test_an_address_cannot_hide_itself():
     config = parse_config({"executor": {"kind": "ray", "address": "good\r\x1b[2K\u202ebad:1"}})
     said = config.external_addresses["executor.address"]
     assert said.isprintable() and "\\x1b[2K\\u202ebad:1" in said
 
 
-def test_the_page_shows_addresses_where_a_run_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_addresses_where_a_run_is_started(monkeypatch):
     tab, study = (
         inside_blocks(TrainTab),
         new_study("far", **{key.replace(".", "__"): value for key, value in ADDRESSES.items()}),

@@ -1,7 +1,5 @@
 """What people are shown of training sequences is what training takes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -20,12 +18,10 @@ def prompter(model_cache: Path) -> ChatTokenizer:
 
 def pair(*contents: str) -> Pair:
     roles = ("user", "assistant")
-    return Pair(1, tuple(Message(roles[at % 2], text) for at, text in enumerate(contents)))  # type: ignore[arg-type]
+    return Pair(1, tuple(Message(roles[at % 2], text) for at, text in enumerate(contents)))
 
 
-def test_segments_spell_the_training_sequence_and_mark_what_is_learned(
-    prompter: ChatTokenizer,
-) -> None:
+def test_segments_spell_the_training_sequence_and_mark_what_is_learned(prompter):
     asked = pair("متى يفتح <|im_end|>؟", "في الثامنة")
     (shown,) = render(prompter, asked)
     (turn,) = prompter.turns(asked)
@@ -38,13 +34,11 @@ def test_segments_spell_the_training_sequence_and_mark_what_is_learned(
         "<|im_start|>",
         "<|im_end|>",
     }
-    assert (
-        shown.learned == len(turn.answer_ids)
-        and shown.tokens == len(turn.prompt_ids) + shown.learned
-    )
+    assert shown.learned == len(turn.answer_ids)
+    assert shown.tokens == len(turn.prompt_ids) + shown.learned
 
 
-def test_lengths_are_those_of_the_turns(prompter: ChatTokenizer) -> None:
+def test_lengths_are_those_of_the_turns(prompter):
     pairs = [
         pair("Who?", "Otto."),
         pair("Hi", "Hello, you.", "And 12?", "\n\n7"),
@@ -58,7 +52,7 @@ def test_lengths_are_those_of_the_turns(prompter: ChatTokenizer) -> None:
     assert prompter.lengths([]) == []
 
 
-def test_a_model_that_is_not_here_is_not_fetched(home: Path) -> None:
+def test_a_model_that_is_not_here_is_not_fetched(home):
     assert local_model_folder(ModelConfig()) is None
     assert local_model_folder(ModelConfig(base="nobody/no-such-model")) is None
     assert local_model_folder(ModelConfig(base="no such model")) is None

@@ -1,9 +1,7 @@
 """A layer that another one replaces is freed at once, so that a model is never in memory twice."""
 
-from __future__ import annotations
-
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from assistant_builder.config import TrainConfig
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
@@ -61,8 +60,6 @@ class LiveBytes(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("llama")
     AutoModelForCausalLM.from_config(
@@ -132,9 +129,7 @@ def load_whole(model: Any) -> None:
     ],
     ids=["hold", "hold-adapted", "dequantize", "merge", "merge-nf4", "round", "quantize"],
 )
-def test_a_transition_needs_a_few_layers_more_than_the_larger_model(
-    folder: Path, make: Callable[[Path], Any], change: Callable[[Any], Any], most: int
-) -> None:
+def test_a_transition_needs_a_few_layers_more_than_the_larger_model(folder, make, change, most):
     """At most so many bytes for each weight of the largest layer; the model itself has 72 of them."""
     model = make(folder)
     live = LiveBytes(model)

@@ -4,8 +4,6 @@
 pretend CUDA; the device of its lazy tensors will do, as no code here knows that one either.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,13 +56,13 @@ def gemma() -> Any:
     return moved(Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=16)))
 
 
-def test_devices_may_not_be_mixed_here() -> None:
+def test_devices_may_not_be_mixed_here():
     with pytest.raises(Exception, match="same device"):
         torch.empty(3, device=DEVICE) + torch.empty(3)
 
 
 @pytest.mark.parametrize("make", [llama, gemma])
-def test_rows_are_read_where_the_model_is(make: Any) -> None:
+def test_rows_are_read_where_the_model_is(make):
     model = make()
     rows, slots = PackedModel(model, 0), SlottedKVCache(3, 128)
     step = rows.prepare_prefill(
@@ -78,7 +76,7 @@ def test_rows_are_read_where_the_model_is(make: Any) -> None:
     assert {tensor.device for pair in others.stored for tensor in pair} == {DEVICE}
 
 
-def test_a_padded_batch_is_computed_where_the_model_is() -> None:
+def test_a_padded_batch_is_computed_where_the_model_is():
     batch = LeftPadding(0)(
         [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 2], "labels": [1, 2]}]
     )
@@ -91,7 +89,7 @@ def test_a_padded_batch_is_computed_where_the_model_is() -> None:
     )
 
 
-def test_the_loss_is_computed_where_the_logits_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_computed_where_the_logits_are(monkeypatch):
     monkeypatch.setitem(memory.LOSS_ROWS, DEVICE.type, 4)
     logits = torch.empty(10, 128, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
     loss = cpu_kernels.ChunkedCrossEntropySum.apply(

@@ -1,10 +1,7 @@
 """Prompts of a study hold one date, however many days pass; templates without a date are left as they are."""
 
-from __future__ import annotations
-
 import shutil
 from datetime import date, datetime
-from pathlib import Path
 
 import pytest
 from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -43,9 +40,7 @@ def rendered(template: str) -> str:
         (SMOLLM3, "Today Date: 02 March 2026\n"),
     ],
 )
-def test_two_renderings_on_two_days_are_equal(
-    template: str, written: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_renderings_on_two_days_are_equal(template, written, monkeypatch):
     today = calendar(monkeypatch)
     today(MONDAY)
     undated = rendered(template)
@@ -60,12 +55,12 @@ def test_two_renderings_on_two_days_are_equal(
 @pytest.mark.parametrize(
     "form", ["%d %b %Y", "%-d. %-m. %y", "%A, %B %e", "100%% %%d %j", "%F %T %p", "%c|%x|%X"]
 )
-def test_every_directive_is_written_as_python_writes_it(form: str) -> None:
+def test_every_directive_is_written_as_python_writes_it(form):
     text = _compile_jinja_template(with_date("{{ strftime_now(form) }}", MONDAY)).render(form=form)
     assert text == datetime(2026, 3, 2).strftime(form)
 
 
-def test_text_around_the_date_stays_as_it_is() -> None:
+def test_text_around_the_date_stays_as_it_is():
     called = "{# strftime_now #}"
     for text in (
         f"\n\n  {{%- if true %}}x{{% endif %}}\n{called}\n y",
@@ -77,13 +72,11 @@ def test_text_around_the_date_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     "template", [TEMPLATE, PLAIN_TEMPLATE, "{{ date_string }}{{ messages[0].content }}"]
 )
-def test_a_template_without_a_date_keeps_its_bytes(template: str) -> None:
+def test_a_template_without_a_date_keeps_its_bytes(template):
     assert not asks_for_date(template) and with_date(template, MONDAY) == template
 
 
-def test_a_template_that_takes_the_date_from_a_variable_writes_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_template_that_takes_the_date_from_a_variable_writes_its_own(monkeypatch):
     fixed = LLAMA32.replace("strftime_now is defined", "false").replace(
         'strftime_now("%d %b %Y")', "''"
     )
@@ -92,9 +85,7 @@ def test_a_template_that_takes_the_date_from_a_variable_writes_its_own(
     assert "Today Date: 26 Jul 2024" in text
 
 
-def test_prompts_of_a_study_keep_the_date_of_its_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_of_a_study_keep_the_date_of_its_first_step(tmp_path, monkeypatch):
     small_prompter(template=LLAMA32).tokenizer.save_pretrained(str(tmp_path / "base"))
     today, study = calendar(monkeypatch), new_study()
     today(MONDAY)
@@ -109,7 +100,7 @@ def test_prompts_of_a_study_keep_the_date_of_its_first_step(
     assert ChatTokenizer.load(tmp_path / "base").prompt_ids(TALK) != first
 
 
-def test_a_study_of_before_has_the_day_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_of_before_has_the_day_of_its_training(monkeypatch):
     calendar(monkeypatch)(FRIDAY)
     study = new_study()
     done(study, "data", 1.0)
@@ -123,9 +114,7 @@ def test_a_study_of_before_has_the_day_of_its_training(monkeypatch: pytest.Monke
     assert study.template_date == date(2026, 2, 20)
 
 
-def test_a_study_to_be_compared_takes_the_date_of_the_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_study_to_be_compared_takes_the_date_of_the_other(monkeypatch):
     today, first, second = calendar(monkeypatch), new_study(), new_study("second")
     today(MONDAY)
     first.record_template_date()
@@ -136,21 +125,18 @@ def test_a_study_to_be_compared_takes_the_date_of_the_other(
 
 
 @pytest.mark.parametrize("record", [[], {}, {"date": 5}, {"date": "soon"}, {"date": None}, "x", 7])
-def test_a_date_that_is_none_is_a_sentence(record: object) -> None:
+def test_a_date_that_is_none_is_a_sentence(record):
     study = new_study()
     write_json(study.folder / "template_date.json", record)
     with pytest.raises(StudyError) as caught:
         _ = study.template_date
-    assert str(caught.value.where).endswith("template_date.json") and "YYYY-MM-DD" in str(
-        caught.value.remedy
-    )
+    assert str(caught.value.where).endswith("template_date.json")
+    assert "YYYY-MM-DD" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("started", [-5.0, 10.0**20, True])
-def test_a_start_that_is_none_counts_for_nothing(
-    started: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_that_is_none_counts_for_nothing(started, monkeypatch):
     calendar(monkeypatch)(FRIDAY)
     study = new_study()
-    study.write_step(StepRecord("data", state="succeeded", started=started, seconds=1.0))  # type: ignore[arg-type]
+    study.write_step(StepRecord("data", state="succeeded", started=started, seconds=1.0))
     assert study.template_date in (FRIDAY, date.fromtimestamp(1))

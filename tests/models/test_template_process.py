@@ -1,7 +1,5 @@
 """The process that renders and tokenizes within limits: the same results, and one sentence where a limit is reached."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time
@@ -47,19 +45,16 @@ def processes() -> Iterator[list[TemplateProcess]]:
 def limited(
     processes: list[TemplateProcess], folder: Path, day: date | None = None, **limits: float
 ) -> LimitedChatTokenizer:
-    processes.append(TemplateProcess(folder, **limits))  # type: ignore[arg-type]
+    processes.append(TemplateProcess(folder, **limits))
     return LimitedChatTokenizer(processes[-1], day)
 
 
-def test_results_are_those_of_the_prompter(
-    processes: list[TemplateProcess], tmp_path: Path
-) -> None:
+def test_results_are_those_of_the_prompter(processes, tmp_path):
     folder, day = hostile_base(tmp_path / "base", template=LLAMA32), date(2026, 3, 2)
     own, there = ChatTokenizer.load(folder, day), limited(processes, folder, day)
     assert there.chat_template() == own.tokenizer.chat_template
-    assert there.prompt_ids(ASKED) == own.prompt_ids(ASKED) and there.prompt_tokens(ASKED) == len(
-        own.prompt_ids(ASKED)
-    )
+    assert there.prompt_ids(ASKED) == own.prompt_ids(ASKED)
+    assert there.prompt_tokens(ASKED) == len(own.prompt_ids(ASKED))
     assert [there.count_tokens(pair) for pair in PAIRS] == [
         own.count_tokens(pair) for pair in PAIRS
     ]
@@ -72,9 +67,7 @@ def test_results_are_those_of_the_prompter(
     assert other.prompt_ids(ASKED) == later != own.prompt_ids(ASKED)
 
 
-def test_lengths_are_measured_in_portions(
-    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lengths_are_measured_in_portions(processes, tmp_path, monkeypatch):
     folder = hostile_base(tmp_path / "base")
     monkeypatch.setattr(template_process, "_BATCH_CHARACTERS", 100)
     monkeypatch.setattr(template_process, "MAX_MEASURED_PAIRS", 20)
@@ -96,34 +89,25 @@ def test_lengths_are_measured_in_portions(
         ({"template": FAILING}, {}, "refuses the conversation: xxx"),
     ],
 )
-def test_a_limit_ends_in_one_sentence(
-    processes: list[TemplateProcess],
-    tmp_path: Path,
-    changes: dict[str, object],
-    limits: dict[str, float],
-    said: str,
-) -> None:
-    there = limited(processes, hostile_base(tmp_path / "base", **changes), **limits)  # type: ignore[arg-type]
+def test_a_limit_ends_in_one_sentence(processes, tmp_path, changes, limits, said):
+    there = limited(processes, hostile_base(tmp_path / "base", **changes), **limits)
     with pytest.raises(ModelError, match=said) as caught:
         there.prompt_tokens(ASKED)
     assert str(caught.value.where) and str(caught.value.remedy) and len(str(caught.value)) < 2_000
 
 
-def test_memory_of_the_tokenizer_itself_is_limited(
-    processes: list[TemplateProcess], tmp_path: Path
-) -> None:
+def test_memory_of_the_tokenizer_itself_is_limited(processes, tmp_path):
     there = limited(
         processes, hostile_base(tmp_path / "base", normalizer=multiplying()), memory=2**30
     )
     with pytest.raises(ModelError, match="needed more than 1 GB of memory"):
-        there.prompt_tokens(
-            [Message("user", "q" * 3_000)]
-        )  # Rust ends the process where it gets no memory
+        # Rust ends the process where it gets no memory
+        there.prompt_tokens([Message("user", "q" * 3_000)])
 
 
 def test_the_resident_set_is_watched_where_the_system_limits_nothing(
-    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    processes, tmp_path, monkeypatch
+):
     monkeypatch.setattr(limited_process, "_resident", lambda process: 2**40)
     there = limited(processes, hostile_base(tmp_path / "base", template=ENDLESS))
     with pytest.raises(ModelError, match="needed more than 2 GB of memory"):
@@ -131,8 +115,8 @@ def test_the_resident_set_is_watched_where_the_system_limits_nothing(
 
 
 def test_after_a_limit_the_next_request_is_answered_and_the_same_one_refused_at_once(
-    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    processes, tmp_path, monkeypatch
+):
     template = ENDLESS.replace(
         "{% for i", "{% if 'loop' in messages[0]['content'] %}{% for i", 1
     ).replace(TEMPLATE, "{% endif %}" + TEMPLATE)
@@ -150,9 +134,7 @@ def test_after_a_limit_the_next_request_is_answered_and_the_same_one_refused_at_
     assert time.monotonic() - began > 1.0
 
 
-def test_a_result_that_is_too_long_is_not_read(
-    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_that_is_too_long_is_not_read(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(template_process, "REPLY_BYTES", 1_000)
     there = limited(processes, hostile_base(tmp_path / "base"))
     with pytest.raises(ModelError, match="gave too long a result"):
@@ -160,9 +142,7 @@ def test_a_result_that_is_too_long_is_not_read(
     assert there.prompt_tokens(ASKED) > 5
 
 
-def test_it_ends_when_nobody_asks_and_starts_again(
-    processes: list[TemplateProcess], tmp_path: Path
-) -> None:
+def test_it_ends_when_nobody_asks_and_starts_again(processes, tmp_path):
     there = limited(processes, hostile_base(tmp_path / "base"), idle_seconds=0.2)
     assert there.prompt_tokens(ASKED) > 5
     first = processes[0]._child.process
@@ -170,7 +150,7 @@ def test_it_ends_when_nobody_asks_and_starts_again(
     assert there.prompt_tokens(ASKED) > 5
 
 
-def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
+def test_it_ends_with_who_started_it(tmp_path):
     process = TemplateProcess(hostile_base(tmp_path / "base"))
     assert LimitedChatTokenizer(process).prompt_tokens(ASKED) > 5
     child = process._child.process
@@ -179,9 +159,7 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     assert child.wait(10) == 0
 
 
-def test_closing_while_it_answers_ends_it_after_the_answer(
-    processes: list[TemplateProcess], tmp_path: Path
-) -> None:
+def test_closing_while_it_answers_ends_it_after_the_answer(processes, tmp_path):
     there = limited(processes, hostile_base(tmp_path / "base", template=ENDLESS), seconds=2.0)
     found: list[BaseException] = []
 
@@ -200,9 +178,7 @@ def test_closing_while_it_answers_ends_it_after_the_answer(
     assert len(found) == 1 and processes[0]._child.process.poll() is not None
 
 
-def test_no_module_of_the_current_folder_runs(
-    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_module_of_the_current_folder_runs(processes, tmp_path, monkeypatch):
     folder, here = hostile_base(tmp_path / "base"), tmp_path / "here"
     here.mkdir()
     for name in ("psutil", "transformers", "tokenizers", "json"):
@@ -213,16 +189,12 @@ def test_no_module_of_the_current_folder_runs(
     assert not (here / "ran").exists()
 
 
-def test_a_folder_without_a_tokenizer_is_a_sentence(
-    processes: list[TemplateProcess], tmp_path: Path
-) -> None:
+def test_a_folder_without_a_tokenizer_is_a_sentence(processes, tmp_path):
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         limited(processes, tmp_path).chat_template()
 
 
-def test_it_gets_no_secrets(
-    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_gets_no_secrets(processes, tmp_path, monkeypatch):
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "SOME_API_KEY"):
         monkeypatch.setenv(name, "canary")
     limited(processes, hostile_base(tmp_path / "base")).chat_template()
@@ -231,7 +203,7 @@ def test_it_gets_no_secrets(
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads Linux's own account")
-def test_the_system_holds_the_limit(processes: list[TemplateProcess], tmp_path: Path) -> None:
+def test_the_system_holds_the_limit(processes, tmp_path):
     limited(processes, hostile_base(tmp_path / "base"), memory=2**30).chat_template()
     child = processes[0]._child.process
     assert child is not None

@@ -1,12 +1,12 @@
 """Module lists of every family against the models that transformers builds on the meta device."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import FAMILIES, build
@@ -36,9 +36,6 @@ UNUSUAL = {"attention_bias": True, "mlp_bias": True}
 
 
 def parameters_by_module(config: dict) -> dict[str, int]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     kind = config["model_type"]
     rest = {key: value for key, value in config.items() if key != "model_type"}
     with torch.device("meta"):
@@ -59,7 +56,7 @@ def planned_parameters(config: dict) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_every_module_of_a_tiny_model(kind: str):
+def test_every_module_of_a_tiny_model(kind):
     extra = EXPERTS if FAMILIES[kind].experts else {}
     for tied in (False, True):
         config = {
@@ -73,9 +70,7 @@ def test_every_module_of_a_tiny_model(kind: str):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_omitted_config_values_have_the_defaults_of_transformers(kind: str):
-    from transformers import AutoConfig
-
+def test_omitted_config_values_have_the_defaults_of_transformers(kind):
     one = {"model_type": kind, "num_hidden_layers": 1}
     assert planned_parameters(one) == parameters_by_module(one)
     assert len(build({"model_type": kind}).blocks) == AutoConfig.for_model(kind).num_hidden_layers
@@ -106,7 +101,7 @@ def write_config(folder: Path, config: dict) -> str:
 
 
 @pytest.mark.train
-def test_an_unknown_family_is_built_from_its_own_code(tmp_path: Path):
+def test_an_unknown_family_is_built_from_its_own_code(tmp_path):
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
     architecture = load_architecture(write_config(tmp_path, config))[1]
     assert architecture.parameters == 124_439_808  # the published count
@@ -119,7 +114,7 @@ def test_an_unknown_family_is_built_from_its_own_code(tmp_path: Path):
 
 
 @pytest.mark.train
-def test_an_unknown_architecture_is_refused(tmp_path: Path):
+def test_an_unknown_architecture_is_refused(tmp_path):
     with pytest.raises(ModelError, match="cannot build this architecture") as error:
         load_architecture(
             write_config(

@@ -1,7 +1,5 @@
 """Refusal of trainings that cannot fit, predicted against measured values, and corrections from finished runs."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,13 +62,12 @@ def test_arms_are_checked_separately_and_the_remedy_names_the_settings():
     assert [method.method for method in methods_over_budget(plan)] == ["lora"]
     with pytest.raises(ResourceError) as error:
         require_fit(plan)
-    assert "QLoRA alone fits" in str(error.value.remedy) and "train.allow_low_memory=true" in str(
-        error.value.remedy
-    )
+    assert "QLoRA alone fits" in str(error.value.remedy)
+    assert "train.allow_low_memory=true" in str(error.value.remedy)
     require_fit(plan_for("llama-3.3-70b-instruct", CARDS["A100 80 GB"], allow_low_memory=True))
 
 
-def test_memory_in_use_by_other_programs_causes_a_warning_only(monkeypatch: pytest.MonkeyPatch):
+def test_memory_in_use_by_other_programs_causes_a_warning_only(monkeypatch):
     study = new_study()
     busy = replace(LAPTOP, free_bytes=10**9)
     monkeypatch.setattr(memory_check, "this_machine", lambda: busy)
@@ -80,7 +77,7 @@ def test_memory_in_use_by_other_programs_causes_a_warning_only(monkeypatch: pyte
     assert memory_note(study) == ""
 
 
-def test_a_run_is_refused_before_any_download(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_refused_before_any_download(monkeypatch):
     study = new_study()
     study.write_config(study.config.with_changes({"model.base": "llama-3.3-70b-instruct"}))
     monkeypatch.setattr(memory_check, "this_machine", lambda: LAPTOP)
@@ -93,13 +90,13 @@ def test_a_run_is_refused_before_any_download(monkeypatch: pytest.MonkeyPatch):
     require_study_fit(study)
 
 
-def test_a_trained_study_can_be_scored_with_little_memory(monkeypatch: pytest.MonkeyPatch):
+def test_a_trained_study_can_be_scored_with_little_memory(monkeypatch):
     study = trained(new_study())
     monkeypatch.setattr(memory_check, "this_machine", lambda: sized(LAPTOP, 10**8))
     require_study_fit(study)
 
 
-def test_counted_lengths_replace_the_assumed_ones(monkeypatch: pytest.MonkeyPatch):
+def test_counted_lengths_replace_the_assumed_ones(monkeypatch):
     study = new_study()
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     monkeypatch.setattr(memory_check, "this_machine", lambda: sized(LAPTOP, 4e9))
@@ -120,7 +117,7 @@ def test_an_unknown_base_is_reported_by_the_step_that_downloads_it():
     assert memory_note(study) == ""
 
 
-def test_the_memory_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch):
     limit, none = tmp_path / "memory.max", tmp_path / "none"
     none.write_text("max\n", encoding="ascii")
     limit.write_text("2000000000\n", encoding="ascii")
@@ -140,9 +137,7 @@ def test_the_memory_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pyt
     ],
 )
 @pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit"])
-def test_a_paged_optimizer_is_refused_with_fsdp(
-    optimizer: str, base: str, spread: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_paged_optimizer_is_refused_with_fsdp(optimizer, base, spread, says, monkeypatch):
     study = new_study(
         "paged", model__base=base, executor__spread=spread, train__optimizer=optimizer
     )
@@ -164,7 +159,7 @@ def test_a_paged_optimizer_is_refused_with_fsdp(
     require_study_fit(study)
 
 
-def test_a_paged_optimizer_is_allowed_with_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paged_optimizer_is_allowed_with_ddp(monkeypatch):
     study = new_study("paged", train__optimizer="paged_adamw_8bit")
     for devices in (1, 8):
         machine = replace(CARDS["A100 80 GB"], devices=devices)
@@ -176,9 +171,7 @@ def test_a_paged_optimizer_is_allowed_with_ddp(monkeypatch: pytest.MonkeyPatch) 
     ("setting", "value"),
     [("optimizer", "paged_adamw_8bit"), ("kernels", "liger"), ("kernels", "compile")],
 )
-def test_settings_that_need_a_gpu_are_refused_without_one(
-    setting: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_that_need_a_gpu_are_refused_without_one(setting, value, monkeypatch):
     study = new_study(f"gpu-{setting}-{value}".replace("_", "-"), **{f"train__{setting}": value})
     monkeypatch.setattr(memory_check, "this_machine", lambda: LAPTOP)
     with pytest.raises(
@@ -189,23 +182,20 @@ def test_settings_that_need_a_gpu_are_refused_without_one(
     require_device(study.config, "cuda")
 
 
-def test_a_study_of_qlora_alone_needs_memory_for_qlora_alone(monkeypatch: pytest.MonkeyPatch):
+def test_a_study_of_qlora_alone_needs_memory_for_qlora_alone(monkeypatch):
     study = new_study(model__base="llama-3.3-70b-instruct")
     monkeypatch.setattr(memory_check, "this_machine", lambda: CARDS["A100 80 GB"])
     with pytest.raises(ResourceError, match="16-bit LoRA") as error:
         require_study_fit(study)
-    assert "--set arms=qlora" in str(error.value.remedy) and "fits the float16 twin" in str(
-        error.value.remedy
-    )
+    assert "--set arms=qlora" in str(error.value.remedy)
+    assert "fits the float16 twin" in str(error.value.remedy)
     study.write_config(study.config.with_changes({"arms": "qlora"}))
     require_study_fit(study)
     assert memory_note(study) == ""
-    assert (
-        where_both_fit(study) == "B200 180 GB"
-    )  # the only card of the catalog that holds 141 GB of weights
-    study.write_config(
-        study.config.with_changes({"executor.devices": 4})
-    )  # a report may be written anywhere
+    # the only card of the catalog that holds 141 GB of weights
+    assert where_both_fit(study) == "B200 180 GB"
+    # a report may be written anywhere
+    study.write_config(study.config.with_changes({"executor.devices": 4}))
     assert where_both_fit(study) == "B200 180 GB"
     study.write_config(study.config.with_changes({"executor.devices": "null"}))
     monkeypatch.setattr(memory_check, "this_machine", lambda: LAPTOP)
@@ -262,7 +252,7 @@ def test_errors_of_a_plan_are_signed_and_relative_to_the_measured_values():
     assert plan_accuracy({"peak_memory_bytes": 100}) == []  # a run without a plan
 
 
-def test_correction_is_the_median_over_the_runs(home: Path):
+def test_correction_is_the_median_over_the_runs(home):
     for number, peak in enumerate((2_600_000_000, 3_000_000_000, 9_900_000_000)):
         run_of(home / "studies" / f"s{number}", "lora", peak_memory_bytes=peak)
     seen = load_measured_runs(PARAMETERS)
@@ -270,21 +260,21 @@ def test_correction_is_the_median_over_the_runs(home: Path):
     assert seen.speed[("cpu", "lora")] == pytest.approx(2e11)
 
 
-def test_damaged_and_unplanned_runs_are_ignored(home: Path):
+def test_damaged_and_unplanned_runs_are_ignored(home):
     run_of(home / "studies" / "old", "lora", predicted=None)
     (home / "studies" / "old" / "arms" / "qlora").mkdir()
     (home / "studies" / "old" / "arms" / "qlora" / "summary.json").write_text("{")
     assert load_measured_runs(PARAMETERS) == MeasuredRuns()
 
 
-def test_other_model_sizes_and_short_runs_are_ignored(home: Path):
+def test_other_model_sizes_and_short_runs_are_ignored(home):
     run_of(home / "studies" / "large", "lora", total_parameters=8_000_000_000)
     assert load_measured_runs(PARAMETERS) == MeasuredRuns()
     run_of(home / "studies" / "short", "lora", train_seconds=5.0)
     assert load_measured_runs(PARAMETERS).speed == {} and load_measured_runs(PARAMETERS).runs == 1
 
 
-def test_corrections_apply_to_this_machine_only(home: Path):
+def test_corrections_apply_to_this_machine_only(home):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu", flops=1e11)
     plan = replace(
@@ -295,7 +285,7 @@ def test_corrections_apply_to_this_machine_only(home: Path):
     assert replace(plan, machine=CARDS["L4 24 GB"]).lora.factor == 1.0
 
 
-def test_the_recorded_prediction_is_uncorrected(home: Path):
+def test_the_recorded_prediction_is_uncorrected(home):
     run_of(home / "studies" / "s", "lora")
     here = replace(this_machine(), device="cpu")
     plan = replace(
@@ -312,7 +302,7 @@ def test_the_largest_batch_has_the_most_positions():
     assert largest_batch([[(10, 5), (12, 4)]]) == Batch(2, 12, 9, 5, padded=True)
 
 
-def test_a_run_is_planned_from_its_sequences(tmp_path: Path, home: Path):
+def test_a_run_is_planned_from_its_sequences(tmp_path, home):
     entry = CATALOG["smollm2-135m-instruct"]
     write_json(tmp_path / "config.json", {**entry.config, "architectures": ["LlamaForCausalLM"]})
     config = StudyConfig().with_changes(

@@ -1,7 +1,5 @@
 """Memory, fit, advice and time of a plan against hand-computed figures and invariants."""
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess
@@ -84,9 +82,8 @@ def test_the_logits_are_the_peak_of_a_small_model_with_a_large_vocabulary():
 
 def test_only_target_modules_have_adapters():
     plan = plan_for("llama-3-8b", train__target_modules="q_proj, v_proj")
-    assert plan.lora.trained_parameters == 32 * 16 * (
-        (4096 + 4096) + (4096 + 1024)
-    )  # peft's 6.8 million
+    # peft's 6.8 million
+    assert plan.lora.trained_parameters == 32 * 16 * ((4096 + 4096) + (4096 + 1024))
     with pytest.raises(ModelError, match="q_proj"):
         plan_for("llama-3-8b", train__target_modules="wq").qlora  # noqa: B018 - computed at access
 
@@ -100,9 +97,7 @@ def test_only_target_modules_have_adapters():
         ("llama-3.3-70b-instruct", "RTX 4090 24 GB", "neither"),
     ],
 )
-def test_float16_is_recommended_if_it_fits_comfortably_else_qlora(
-    model: str, card: str, method: str
-):
+def test_float16_is_recommended_if_it_fits_comfortably_else_qlora(model, card, method):
     small = {"train__micro_batch_size": 1}
     advice = advise(plan_for(model, card, **small))
     assert advice.method == method and "GB" in advice.why
@@ -171,12 +166,12 @@ def test_experts_stay_16_bit_with_a_warning():
         ("8g", 8 * 10**9),
     ],
 )
-def test_parsing_of_memory(text: str, size: int):
+def test_parsing_of_memory(text, size):
     assert parse_memory(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-3GB", "0GB", "12 parsecs"])
-def test_invalid_memory_is_refused(text: str):
+def test_invalid_memory_is_refused(text):
     with pytest.raises(ConfigError):
         parse_memory(text)
 
@@ -203,7 +198,7 @@ def test_a_card_is_found_by_a_part_of_its_name():
         ("NVIDIA T400 4GB", None, 0),
     ],
 )
-def test_peak_of_a_card_by_driver_name(name: str, card: str | None, share: float) -> None:
+def test_peak_of_a_card_by_driver_name(name, card, share):
     assert hardware._peak_flops(name) == pytest.approx(CARDS[card].flops * share if card else 0.0)
 
 
@@ -216,11 +211,9 @@ def test_time_is_proportional_to_work_and_cost_to_time():
     plan = plan_for("llama-3-8b")
     once = plan.qlora
     thrice = plan.with_changes({"train.epochs": 3 * plan.config.train.epochs}).qlora
-    assert (
-        once.seconds
-        and thrice.seconds
-        and thrice.seconds == pytest.approx(3 * once.seconds, rel=0.001)
-    )
+    assert once.seconds
+    assert thrice.seconds
+    assert thrice.seconds == pytest.approx(3 * once.seconds, rel=0.001)
     assert once.cost(2.0) == pytest.approx(once.seconds / 1800)
     plain = plan.with_changes({"train.gradient_checkpointing": "off"}).lora.work.flops
     again = plan.with_changes({"train.gradient_checkpointing": "on"}).lora.work.flops
@@ -247,10 +240,8 @@ def test_plan_command_prints_one_json_document_without_torch():
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert {"model", "parameters", "methods", "recommendation"} <= document.keys()
-    assert (
-        set(document["methods"]) == {"qlora", "lora"}
-        and document["recommendation"]["method"] == "qlora"
-    )
+    assert set(document["methods"]) == {"qlora", "lora"}
+    assert document["recommendation"]["method"] == "qlora"
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 3  # processor time: what else runs does not count
 
@@ -267,11 +258,9 @@ def test_a_cpu_dequantizes_weights_only_if_they_fit():
     assert roomy.lora.dequantized and roomy.qlora.dequantized
     assert roomy.qlora.weights_bytes < roomy.qlora.activations.dequantized
     assert roomy.qlora.total_bytes == pytest.approx(roomy.lora.total_bytes, rel=0.01)
-    assert (
-        tight.lora.fit == "no" != tight.qlora.fit
-        and not tight.qlora.dequantized
-        and not tight.lora.dequantized
-    )
+    assert tight.lora.fit == "no" != tight.qlora.fit
+    assert not tight.qlora.dequantized
+    assert not tight.lora.dequantized
     assert not plan_for("qwen3-8b", "A100 80 GB").qlora.dequantized
 
 
@@ -281,21 +270,19 @@ def head_of(plan: Plan, supervised: int) -> int:
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b-instruct", "gemma-3-4b-it"])
-def test_loss_memory_of_a_gpu_counts_the_rows_of_a_float32_chunk(model: str) -> None:
+def test_loss_memory_of_a_gpu_counts_the_rows_of_a_float32_chunk(model):
     plan = plan_for(model)
     assert plan.machine.device == "cuda"
     vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
-    logits = (
-        2 * 2 * vocabulary + 2 * hidden
-    )  # bytes of a supervised position: two copies, and its row of the last norm
+    # bytes of a supervised position: two copies, and its row of the last norm
+    logits = 2 * 2 * vocabulary + 2 * hidden
     for supervised in (100, 512):  # one chunk: three times float32
         assert head_of(plan, supervised) - head_of(plan, supervised - 1) == logits + 12 * vocabulary
-    assert (
-        head_of(plan, 1024) - head_of(plan, 512) == 512 * logits
-    )  # a second chunk takes the place of the first
+    # a second chunk takes the place of the first
+    assert head_of(plan, 1024) - head_of(plan, 512) == 512 * logits
 
 
-def test_loss_memory_of_a_cpu_counts_eight_rows() -> None:
+def test_loss_memory_of_a_cpu_counts_eight_rows():
     here = Machine("a processor", "cpu", 24 * 10**9, 24 * 10**9)
     plan = replace(plan_for("llama-3.2-1b-instruct"), machine=here)
     vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
@@ -307,15 +294,14 @@ def test_loss_memory_of_a_cpu_counts_eight_rows() -> None:
         )
 
 
-def test_loading_needs_the_stored_base_and_one_16_bit_tensor() -> None:
+def test_loading_needs_the_stored_base_and_one_16_bit_tensor():
     plan = plan_for("llama-3.1-8b-instruct")
     embedding = 2 * 128_256 * 4096
     for method in (plan.qlora, plan.lora):
         assert method.loading_bytes == PROCESS_BYTES["cuda"] + method.weights_bytes + embedding
         assert method.loading_host_bytes == 0 and "loading" not in method.parts
-    half = plan.with_changes(
-        {"model.compute_dtype": "float16"}
-    )  # nothing is cast, and so the largest 4-bit one counts
+    # nothing is cast, and so the largest 4-bit one counts
+    half = plan.with_changes({"model.compute_dtype": "float16"})
     assert (
         half.qlora.loading_bytes
         == PROCESS_BYTES["cuda"] + half.qlora.weights_bytes + 2 * 4096 * 14_336
@@ -323,7 +309,7 @@ def test_loading_needs_the_stored_base_and_one_16_bit_tensor() -> None:
     assert half.lora.loading_bytes == PROCESS_BYTES["cuda"] + half.lora.weights_bytes
 
 
-def test_loading_determines_the_peak_if_training_needs_less() -> None:
+def test_loading_determines_the_peak_if_training_needs_less():
     tiny = {
         "train__max_length": 32,
         "train__micro_batch_size": 1,
@@ -338,12 +324,11 @@ def test_loading_determines_the_peak_if_training_needs_less() -> None:
     )
     assert qlora["total_bytes"] == qlora["loading_bytes"] > trained
     plan = plan_for("gemma-3-1b-it", **tiny)
-    assert (
-        sum(plan.qlora.parts.values()) == plan.qlora.total_bytes and plan.qlora.parts["loading"] > 0
-    )
+    assert sum(plan.qlora.parts.values()) == plan.qlora.total_bytes
+    assert plan.qlora.parts["loading"] > 0
 
 
-def test_sharded_loading_needs_main_memory_for_the_base() -> None:
+def test_sharded_loading_needs_main_memory_for_the_base():
     alone = plan_for("llama-3.3-70b-instruct")
     plan = replace(alone, shards=4)
     for before, method, copies in ((alone.qlora, plan.qlora, 4), (alone.lora, plan.lora, 1)):
@@ -358,7 +343,7 @@ def test_sharded_loading_needs_main_memory_for_the_base() -> None:
     assert not any("main memory" in text for text in warnings(alone))
 
 
-def test_advice_if_only_qlora_fits_names_a_card_and_the_setting_for_qlora_alone() -> None:
+def test_advice_if_only_qlora_fits_names_a_card_and_the_setting_for_qlora_alone():
     config = StudyConfig().with_changes({"model.base": "llama-3-70b"})
     plan = plan_study(config, machine=choose_machine("80GB"))
     said = advise(plan)
@@ -369,7 +354,7 @@ def test_advice_if_only_qlora_fits_names_a_card_and_the_setting_for_qlora_alone(
     assert replace(plan, machine=card).lora.fit != "no"
 
 
-def test_a_study_of_one_arm_is_planned_for_that_arm_alone() -> None:
+def test_a_study_of_one_arm_is_planned_for_that_arm_alone():
     plan = plan_for("llama-3.3-70b-instruct", arms=["qlora"])
     assert [method.method for method in plan.arms] == ["qlora"]
     card = replace(plan, machine=CARDS["A100 80 GB"])

@@ -1,17 +1,20 @@
 """The planned bytes against tiny models that are built, quantized, adapted and run as in training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, core_model_loading
 
 from assistant_builder.config import StudyConfig
+from assistant_builder.models import loading
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import Batch, ComputeSettings, activations
 from assistant_builder.planning.plan import Lengths, Plan
+from assistant_builder.training.collate import locate_supervised, summed_nll
+from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 
 pytestmark = pytest.mark.train
 SIZES = {
@@ -37,9 +40,6 @@ MODELS = {
 
 @pytest.fixture(scope="module", params=MODELS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param])
@@ -66,8 +66,6 @@ def plan_of(folder: Path, config: StudyConfig) -> Plan:
 
 
 def adapted(folder: Path, config: StudyConfig, storage: str) -> tuple[Any, int]:
-    from assistant_builder.models import loading
-
     spec = loading.BaseSpec(folder, storage, config.model.double_quant, "bfloat16")
     base = loading.load_base(spec)
     size = loading.model_bytes(base)
@@ -75,7 +73,7 @@ def adapted(folder: Path, config: StudyConfig, storage: str) -> tuple[Any, int]:
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_bytes_of_base_and_adapters_equal_the_plan(folder: Path, double_quant: bool):
+def test_bytes_of_base_and_adapters_equal_the_plan(folder, double_quant):
     config = settings(folder, model__double_quant=double_quant)
     plan = plan_of(folder, config)
     arms: tuple[tuple[Any, str], ...] = (("qlora", "nf4"), ("lora", "float16"))
@@ -89,10 +87,6 @@ def test_bytes_of_base_and_adapters_equal_the_plan(folder: Path, double_quant: b
 
 def saved_bytes(model: Any, batch: Batch) -> int:
     """Bytes of the distinct tensors that autograd keeps for the backward pass, the model's own weights left out."""
-    import torch
-
-    from assistant_builder.training.collate import locate_supervised, summed_nll
-
     owned = {
         value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]
     }
@@ -126,20 +120,9 @@ def saved_bytes(model: Any, batch: Batch) -> int:
 
 @pytest.mark.parametrize(
     ("storage", "padded", "dropout"),
-    [
-        ("nf4", False, 0.05),
-        ("nf4", True, 0.0),
-        ("float16", True, 0.05),
-        ("int8", False, 0.05),
-    ],
+    [("nf4", False, 0.05), ("nf4", True, 0.0), ("float16", True, 0.05), ("int8", False, 0.05)],
 )
-def test_saved_activations_of_the_blocks_equal_the_plan(
-    folder: Path, storage: str, padded: bool, dropout: float
-):
-    import torch
-
-    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
-
+def test_saved_activations_of_the_blocks_equal_the_plan(folder, storage, padded, dropout):
     config = settings(folder, train__dropout=dropout)
     model, _ = adapted(folder, config, storage)
     fuse_cpu_kernels(model.train(), torch.bfloat16)
@@ -157,13 +140,8 @@ def test_saved_activations_of_the_blocks_equal_the_plan(
 
 
 @pytest.mark.parametrize("storage", ["nf4", "float16", "int8"])
-def test_a_mixture_trains_with_default_settings_and_its_adapters_load(tmp_path: Path, storage: str):
+def test_a_mixture_trains_with_default_settings_and_its_adapters_load(tmp_path, storage):
     """PEFT means fused experts by 'all-linear' too, and refuses to put adapters on them together with dropout."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from assistant_builder.models import loading
-
     torch.manual_seed(0)
     built = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("qwen3_moe", **SIZES, **MODELS["qwen3_moe"])
@@ -192,12 +170,8 @@ def test_a_mixture_trains_with_default_settings_and_its_adapters_load(tmp_path: 
         assert torch.equal(model.eval()(input_ids=ids).logits, again(input_ids=ids).logits)
 
 
-def test_a_4_bit_base_is_loaded_one_tensor_at_a_time(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_4_bit_base_is_loaded_one_tensor_at_a_time(folder, monkeypatch):
     """What the plan's peak of loading rests on: transformers quantizes a tensor before it reads the next."""
-    from transformers import core_model_loading
-
     pools: list[object] = []
     read = core_model_loading.spawn_materialize
 

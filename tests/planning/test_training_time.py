@@ -1,11 +1,8 @@
 """Time estimates from the first steps of synthetic runs whose duration is known."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,9 +65,8 @@ def test_no_estimate_before_the_fifth_step():
 
 
 def test_batches_of_different_lengths_do_not_bias_the_estimate():
-    lengths = [100] * 5 + random.Random(0).choices(
-        range(200, 1200), k=45
-    )  # the first pool happens to be short
+    # the first pool happens to be short
+    lengths = [100] * 5 + random.Random(0).choices(range(200, 1200), k=45)
     events = list(run_of(lengths))
     assert extrapolated_seconds(events[:5], ahead_of(lengths)) == pytest.approx(
         taken(lengths), rel=0.1
@@ -95,18 +91,16 @@ def test_remaining_time_decreases_to_the_final_validation():
         pace.add(event)
         if event["event"] == "step" and event["step"] > 10:  # a validation has been measured
             left.append(pace.remaining_seconds())
-    assert left == sorted(left, reverse=True) and left[-1] == pytest.approx(
-        VALIDATION + SAMPLES, rel=0.1
-    )
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == pytest.approx(VALIDATION + SAMPLES, rel=0.1)
 
 
-def test_metrics_log_estimates_the_remaining_time(tmp_path: Path):
+def test_metrics_log_estimates_the_remaining_time(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl", step=0, work=WorkRemaining(100, 100_000))
     for step in range(1, 6):
         left = log.record_step(step, tokens=200, seconds=2.0, values={})
-    assert left == pytest.approx(
-        0.01 * 99_000, rel=0.01
-    )  # 0.01 s a token, though the clock has hardly moved
+    # 0.01 s a token, though the clock has hardly moved
+    assert left == pytest.approx(0.01 * 99_000, rel=0.01)
     again = MetricsLog(tmp_path / "metrics.jsonl", step=5, work=WorkRemaining(100, 100_000))
     assert again.record_step(6, tokens=1000, seconds=10.0, values={}) == pytest.approx(
         0.01 * 98_000, rel=0.01

@@ -42,15 +42,9 @@ BLOCK = 512
 """Bytes to which the caching allocator rounds up (c10/cuda/CUDACachingAllocator.h, ``kMinBlockSize``)."""
 ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
-NO_KERNEL = {
-    "empty",
-    "empty_like",
-    "empty_strided",
-    "new_empty",
-    "new_empty_strided",
-    "detach",
-    "lift_fresh",
-}
+NO_KERNEL = set(
+    "empty empty_like empty_strided new_empty new_empty_strided detach lift_fresh".split()
+)
 """Operators that start no kernel, other than views."""
 READS = {"nonzero", "masked_select", "_unique2", "equal"}
 """Operators whose result the host needs before it can go on."""
@@ -163,12 +157,9 @@ class Ledger(TorchDispatchMode):
         there = any(each.device.type == "cuda" for each in results)
         if (used or there) and not func.is_view and name not in NO_KERNEL:
             self.kernels[name] += 1
-        if used and name in PRODUCTS | ATTENTION | {
-            "linear",
-            "matmul",
-            "gemm_4bit",
-            "int8_linear_matmul",
-        }:
+        if used and name in PRODUCTS | ATTENTION | set(
+            "linear matmul gemm_4bit int8_linear_matmul".split()
+        ):
             self.products.update(
                 (name, each.dtype) for each in tensors[: 2 if name in PRODUCTS else 1]
             )
@@ -448,10 +439,8 @@ def move(model: Any, ledger: Ledger, moved: dict[int, Any] | None = None) -> Any
             ledger.see(fresh)
             if isinstance(value, torch.nn.Parameter):
                 fresh = torch.nn.Parameter(fresh, requires_grad=value.requires_grad)
-            known[id(value)] = (
-                fresh,
-                value,
-            )  # the original is kept: its identity could be given to another one
+            # the original is kept: its identity could be given to another one
+            known[id(value)] = (fresh, value)
         return known[id(value)][0]
 
     for layer in model.modules():

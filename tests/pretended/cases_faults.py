@@ -3,8 +3,6 @@
 Each fault is a change of the source of one function. Several revert a fix of a fault that the GPU path once had.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 import textwrap
@@ -258,9 +256,7 @@ FAULTS = {
     list(dict.fromkeys(fault.scenario for fault in FAULTS.values()))[:-1],
     ids=lambda scenario: scenario.__name__,
 )
-def test_without_a_fault_nothing_is_noticed(
-    scenario: Callable[[Ledger, Path], list[str]], tmp_path: Path
-) -> None:
+def test_without_a_fault_nothing_is_noticed(scenario, tmp_path):
     with pretend_cuda(cases_peaks.CARD_80) as ledger:
         assert not scenario(ledger, tmp_path)
 
@@ -268,7 +264,7 @@ def test_without_a_fault_nothing_is_noticed(
 @pytest.mark.parametrize(
     "name", [name for name, fault in FAULTS.items() if fault.scenario is not loop]
 )
-def test_a_fault_is_noticed(name: str, tmp_path: Path) -> None:
+def test_a_fault_is_noticed(name, tmp_path):
     with pretend_cuda(cases_peaks.CARD_80) as ledger, put_in(FAULTS[name]):
         try:
             found = FAULTS[name].scenario(ledger, tmp_path)
@@ -279,11 +275,11 @@ def test_a_fault_is_noticed(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.scenario is loop])
-def test_a_fault_of_the_loop_is_noticed(name: str, tmp_path: Path) -> None:
+def test_a_fault_of_the_loop_is_noticed(name, tmp_path):
     with put_in(FAULTS[name]):
         seen = cases_trainer.trained(tiny_base(tmp_path / "base"), tmp_path)
     assert [event for event in seen.events if event.startswith("micro-batch: ")]
 
 
-def test_there_are_twelve() -> None:
+def test_there_are_twelve():
     assert len(FAULTS) >= 12 and padded_batch.supervised_logits is batch_scorer.supervised_logits

@@ -105,9 +105,7 @@ def traced(
         ("llama-3-70b", "qlora", 4, 1024, True, True),
     ],
 )
-def test_the_planned_peak_is_the_one_of_the_step(
-    name: str, arm: str, rows: int, length: int, checkpointing: bool, padded: bool
-) -> None:
+def test_the_planned_peak_is_the_one_of_the_step(name, arm, rows, length, checkpointing, padded):
     answer = length // 2
     batch = Batch(rows, length, rows * answer, answer, padded=padded)
     with pretend_cuda(CARD_80) as ledger:
@@ -124,7 +122,7 @@ def test_the_planned_peak_is_the_one_of_the_step(
 
 
 @pytest.mark.parametrize("arm", list(STORAGE))
-def test_both_arms_of_an_8b_train_on_24_gb(arm: str) -> None:
+def test_both_arms_of_an_8b_train_on_24_gb(arm):
     """The settings that the plan chooses for a card of 24 GB, with all layers, and from loading to the second step."""
     length, answer = 512, 256
     batch = Batch(1, length, answer, answer)
@@ -152,7 +150,7 @@ def test_both_arms_of_an_8b_train_on_24_gb(arm: str) -> None:
     assert predicted == pytest.approx(peak, rel=KNOWN_ERROR)
 
 
-def test_holding_merging_and_rounding_need_few_weights_more_than_the_model() -> None:
+def test_holding_merging_and_rounding_need_few_weights_more_than_the_model():
     """From loading a float16 base of 8B widths to the rounded model that is served.
 
     What is needed in addition to the model does not depend on the number of layers, so that four show it.
@@ -184,7 +182,7 @@ def test_holding_merging_and_rounding_need_few_weights_more_than_the_model() -> 
     assert FLOAT16_8B + max(needed.values()) + PROGRAM < 24e9
 
 
-def test_merging_a_quantized_base_and_quantizing_it_again_need_the_float16_model() -> None:
+def test_merging_a_quantized_base_and_quantizing_it_again_need_the_float16_model():
     with (
         pretend_cuda() as ledger,
         mock.patch(
@@ -248,7 +246,7 @@ class Arms:
             patch.stop()
 
 
-def test_the_evaluation_has_one_base_on_the_card(tmp_path: Path) -> None:
+def test_the_evaluation_has_one_base_on_the_card(tmp_path):
     """The float16 base, the 4-bit base and a merged model, with questions that are scored and answered."""
     from evals.cells import Variant, load_cells
 
@@ -267,7 +265,7 @@ def test_the_evaluation_has_one_base_on_the_card(tmp_path: Path) -> None:
         assert arms.before == [0] * 3
 
 
-def test_chat_and_server_hold_both_assistants_of_an_8b_on_24_gb(tmp_path: Path) -> None:
+def test_chat_and_server_hold_both_assistants_of_an_8b_on_24_gb(tmp_path):
     """Both assistants, and the base that shares the weights of one; the layers that are not traced are added."""
     from assistant_builder.inference.packed_batch import bytes_per_token
     from assistant_builder.inference.session import ChatSession
@@ -323,7 +321,7 @@ def test_chat_and_server_hold_both_assistants_of_an_8b_on_24_gb(tmp_path: Path) 
     assert whole + PROGRAM < 24e9
 
 
-def test_the_cache_of_answers_follows_the_free_memory() -> None:
+def test_the_cache_of_answers_follows_the_free_memory():
     with pretend_cuda(CARD_80) as ledger:
         assert max_cache_bytes(torch.device("cuda")) == 39 << 30
         taken = torch.empty(60 << 30, dtype=torch.uint8, device="cuda")

@@ -1,7 +1,5 @@
 """Training steps, scoring, answers, merging and rounding of every family over every storage, on the pretended card."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -28,7 +26,7 @@ ONE_EACH = [PAIRS[row * len(STORAGES) + row % len(STORAGES)] for row in range(le
 SEQUENCES = [(list(range(5, 5 + count)), list(range(9, 14))) for count in (12, 20, 31)]
 
 
-def test_the_pairs_have_every_family_storage_and_dtype_with_each_other() -> None:
+def test_the_pairs_have_every_family_storage_and_dtype_with_each_other():
     for first, second in ((0, 1), (0, 2), (1, 2)):
         values = [{pair[place] for pair in PAIRS} for place in (first, second)]
         assert len({(pair[first], pair[second]) for pair in PAIRS}) == len(values[0]) * len(
@@ -37,9 +35,7 @@ def test_the_pairs_have_every_family_storage_and_dtype_with_each_other() -> None
 
 
 @pytest.mark.parametrize(("kind", "storage", "dtype"), PAIRS, ids=str)
-def test_a_step_stays_on_the_card_in_its_dtype_and_reads_nothing(
-    kind: str, storage: str, dtype: torch.dtype
-) -> None:
+def test_a_step_stays_on_the_card_in_its_dtype_and_reads_nothing(kind, storage, dtype):
     with pretend_cuda(capability=shapes.CAPABILITIES[dtype]) as ledger:
         model = shapes.base(ledger, shapes.tiny(kind), storage, dtype, kind)
         ledger.start()
@@ -56,9 +52,7 @@ def test_a_step_stays_on_the_card_in_its_dtype_and_reads_nothing(
 
 
 @pytest.mark.parametrize(("kind", "storage", "dtype"), ONE_EACH, ids=str)
-def test_scores_answers_and_merged_weights_stay_on_the_card(
-    kind: str, storage: str, dtype: torch.dtype
-) -> None:
+def test_scores_answers_and_merged_weights_stay_on_the_card(kind, storage, dtype):
     with pretend_cuda(capability=shapes.CAPABILITIES[dtype]) as ledger, values_on_the_host(ledger):
         model = shapes.base(ledger, shapes.tiny(kind), storage, dtype, kind)
         trained = shapes.ready_to_answer(shapes.adapted(model, TrainConfig(rank=4, alpha=8), dtype))
@@ -92,7 +86,7 @@ def test_scores_answers_and_merged_weights_stay_on_the_card(
         ("NF4", "fused"),
     ],
 )
-def test_training_through_rounding_reads_nothing(kind: str, kernels: str) -> None:
+def test_training_through_rounding_reads_nothing(kind, kernels):
     with pretend_cuda() as ledger:
         model = shapes.base(ledger, shapes.TINY, "float16", torch.bfloat16)
         trained = shapes.adapted(
@@ -104,7 +98,7 @@ def test_training_through_rounding_reads_nothing(kind: str, kernels: str) -> Non
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_a_sampled_answer_stays_on_the_card(storage: str) -> None:
+def test_a_sampled_answer_stays_on_the_card(storage):
     with pretend_cuda() as ledger:
         model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
         trained = shapes.ready_to_answer(shapes.adapted(model, TrainConfig(rank=4), torch.bfloat16))
@@ -112,7 +106,7 @@ def test_a_sampled_answer_stays_on_the_card(storage: str) -> None:
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_fused_adapters_start_fewer_kernels_than_plain_ones(storage: str) -> None:
+def test_fused_adapters_start_fewer_kernels_than_plain_ones(storage):
     counts = {}
     for kernels in ("fused", "plain"):
         with pretend_cuda() as ledger:

@@ -3,8 +3,6 @@
 They must be registered before torch is imported, so the cases run in a process of their own (:func:`command`).
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """Bases of any size on the pretended card, stored as the product stores them, with adapters; and training steps."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import replace
 from typing import Any

@@ -1,13 +1,10 @@
 """The GPU path on a CUDA device that torch only pretends (``card.py``): each file of cases in a process of its own."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,14 +51,12 @@ def runs(
 
 @pytest.mark.long
 @pytest.mark.parametrize("cases", FILES, ids=lambda path: path.stem)
-def test_the_gpu_path_on_a_pretended_card(cases: Path, runs: dict[Path, Any]) -> None:
+def test_the_gpu_path_on_a_pretended_card(cases, runs):
     done = runs[cases].result()
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-4_000:]}"
 
 
-def test_what_the_card_lacks_is_said_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_card_lacks_is_said_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(guard.sys, "platform", "linux")
     monkeypatch.setattr(guard.importlib.metadata, "version", lambda name: "2.13.0")
     monkeypatch.setattr(guard, "_torch", lambda: tmp_path)

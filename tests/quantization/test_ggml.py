@@ -1,7 +1,5 @@
 """GGUF files: refused where they are damaged, and quantized as llama.cpp would."""
 
-from __future__ import annotations
-
 import os
 import struct
 from pathlib import Path
@@ -31,7 +29,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "source.gguf")
 
 
-def test_a_header_is_read(source: Path) -> None:
+def test_a_header_is_read(source):
     found = read_gguf(source)
     assert found.architecture == "llama" and found.metadata["llama.block_count"] == LAYERS
     assert found.tensor_types == {"F16": MATRICES + 1, "F32": 2 * LAYERS + 1}
@@ -60,7 +58,7 @@ def test_a_header_is_read(source: Path) -> None:
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, 0) + b"\0" * 64, "no architecture"),
     ],
 )
-def test_a_hostile_file_is_refused_in_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_hostile_file_is_refused_in_one_line(content, reason, tmp_path):
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=reason) as caught:
@@ -69,7 +67,7 @@ def test_a_hostile_file_is_refused_in_one_line(content: bytes, reason: str, tmp_
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_refused(share: float, source: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(share, source, tmp_path):
     content = source.read_bytes()
     path = tmp_path / "cut.gguf"
     path.write_bytes(content[: int(share * len(content))])
@@ -81,9 +79,7 @@ def test_a_truncated_file_is_refused(share: float, source: Path, tmp_path: Path)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 255)), min_size=1, max_size=8)
 )
-def test_no_damage_of_the_header_raises_anything_else(
-    changes: list[tuple[int, int]], source: Path
-) -> None:
+def test_no_damage_of_the_header_raises_anything_else(changes, source):
     content = bytearray(source.read_bytes())
     for place, value in changes:
         content[place] = value
@@ -96,7 +92,7 @@ def test_no_damage_of_the_header_raises_anything_else(
 
 
 @pytest.mark.parametrize("type", OWN)
-def test_weights_are_rounded_once(type: str, source: Path, tmp_path: Path) -> None:
+def test_weights_are_rounded_once(type, source, tmp_path):
     from gguf import GGUFReader, dequantize
 
     written = quantize(source, tmp_path / "out.gguf", type)
@@ -149,16 +145,14 @@ def test_weights_are_rounded_once(type: str, source: Path, tmp_path: Path) -> No
         ("blk.0.ssm_conv1d.weight", (64, 64), "F16", True, 0, "F16"),
     ],
 )
-def test_types_follow_llama_cpp(
-    name: str, shape: tuple[int, ...], type: str, tied: bool, experts: int, expected: str
-) -> None:
+def test_types_follow_llama_cpp(name, shape, type, tied, experts, expected):
     assert (
         tensor_type(GgufTensor(name, shape, type, 0), "Q4_0", tied=tied, experts=experts)
         == expected
     )
 
 
-def test_widths_that_are_no_multiple_of_a_block_stay_in_16_bits(tmp_path: Path) -> None:
+def test_widths_that_are_no_multiple_of_a_block_stay_in_16_bits(tmp_path):
     source = write_tiny_gguf(tmp_path / "narrow.gguf", width=48)
     written = quantize(source, tmp_path / "out.gguf", "Q4_0")
     assert {tensor.name for tensor in written.tensors if tensor.type == "Q4_0"} == {
@@ -167,7 +161,7 @@ def test_widths_that_are_no_multiple_of_a_block_stay_in_16_bits(tmp_path: Path) 
     assert written.tensor_types["F16"] == 6 * LAYERS + 1
 
 
-def test_a_cancelled_file_is_removed(source: Path, tmp_path: Path) -> None:
+def test_a_cancelled_file_is_removed(source, tmp_path):
     def cancel(fraction: float, message: str) -> None:
         if fraction > 0.5:
             raise Cancelled("stop")
@@ -177,9 +171,7 @@ def test_a_cancelled_file_is_removed(source: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_k_quants_need_llama_cpp(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k_quants_need_llama_cpp(source, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for write in (
@@ -199,9 +191,7 @@ def test_k_quants_need_llama_cpp(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
-def test_k_quants_are_written_by_the_program_on_the_path(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k_quants_are_written_by_the_program_on_the_path(source, tmp_path, monkeypatch):
     program = tmp_path / "llama-quantize"
     program.write_text(
         '#!/bin/sh\n[ "$3" = Q6_K ] && cp "$1" "$2" || { echo "bad type"; exit 3; }\n'

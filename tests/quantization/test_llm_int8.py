@@ -1,17 +1,20 @@
 """The storage ``int8``: the values, products and gradients of bitsandbytes' LLM.int8, in training and evaluation."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
+from bitsandbytes.nn import Linear8bitLt
 from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.inference.session import clone_sharing_weights
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base, model_bytes
 from assistant_builder.models.lora_layers import (
     TwinLoraLinear,
@@ -23,6 +26,7 @@ from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import plan_study
 from assistant_builder.quantization import METHODS, method_of
 from assistant_builder.quantization.bitsandbytes import OUTLIER
+from assistant_builder.training.trainer import TwinTrainer
 from tests.export.tiny import tiny_base
 from tests.training.test_determinism import trainer
 
@@ -58,9 +62,7 @@ def quantized(model: nn.Module) -> dict[str, Any]:
     return {name: layer for name, layer in model.named_modules() if method_of(layer).name == "int8"}
 
 
-def test_the_values_of_a_loaded_base_are_those_of_bitsandbytes(base: Path) -> None:
-    from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
-
+def test_the_values_of_a_loaded_base_are_those_of_bitsandbytes(base):
     stored = quantized(load_base(BaseSpec(base, "int8", True, "float32")))
     wide = dict(load_base(BaseSpec(base, "float16", True, "float32")).named_modules())
     assert len(stored) == 14
@@ -80,16 +82,14 @@ def test_the_values_of_a_loaded_base_are_those_of_bitsandbytes(base: Path) -> No
         )
 
 
-def test_a_row_of_zeros_stays_zero() -> None:
+def test_a_row_of_zeros_stays_zero():
     layer = int8_layer(plain_layer(bias=False))
     assert not INT8.dequantize(layer)[3].any() and INT8.dequantize(layer).isfinite().all()
     assert not layer.eval()(inputs())[..., 3].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_evaluation_computes_what_the_library_s_own_layer_does(dtype: torch.dtype) -> None:
-    from bitsandbytes.nn import Linear8bitLt
-
+def test_evaluation_computes_what_the_library_s_own_layer_does(dtype):
     plain = plain_layer()
     own = Linear8bitLt(plain.in_features, plain.out_features, has_fp16_weights=False, threshold=6.0)
     own.load_state_dict(plain.state_dict())
@@ -104,7 +104,7 @@ def test_evaluation_computes_what_the_library_s_own_layer_does(dtype: torch.dtyp
     assert (found.float() - weights_alone).abs().max() > 1e-3  # the inputs are rounded too
 
 
-def test_columns_with_an_outlier_are_not_rounded() -> None:
+def test_columns_with_an_outlier_are_not_rounded():
     plain = plain_layer(bias=False).eval()
     layer, rounded = int8_layer(plain), int8_layer(plain)
     rounded.state.threshold = (
@@ -119,7 +119,7 @@ def test_columns_with_an_outlier_are_not_rounded() -> None:
         assert apart(layer(x)) < 0.02 and apart(layer(x)) < apart(rounded(x)) / 2
 
 
-def test_the_result_of_a_row_depends_on_its_batch() -> None:
+def test_the_result_of_a_row_depends_on_its_batch():
     """What the description says; it is so in every deployment of LLM.int8."""
     layer, x = int8_layer(plain_layer(bias=False).eval()), inputs()
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_the_result_of_a_row_depends_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_in_training_are_those_of_the_dequantized_weight(dtype: torch.dtype) -> None:
+def test_gradients_in_training_are_those_of_the_dequantized_weight(dtype):
     """Also after an evaluation, which with the 4-bit types of bitsandbytes changes the layout of the weight."""
     layer, weight = int8_layer(plain_layer()), INT8.dequantize(int8_layer(plain_layer()), dtype)
     values = layer.weight.data.clone()
@@ -145,7 +145,7 @@ def test_gradients_in_training_are_those_of_the_dequantized_weight(dtype: torch.
         assert torch.equal(layer.weight.data, values)
 
 
-def test_the_gradient_of_rounded_products_passes_the_rounding_unchanged() -> None:
+def test_the_gradient_of_rounded_products_passes_the_rounding_unchanged():
     """``MatMul8bitLt``, which a GPU trains with; evaluation mode runs it on the CPU."""
     layer, x = int8_layer(plain_layer(bias=False)).eval(), inputs().requires_grad_()
     result = layer(x)
@@ -156,7 +156,7 @@ def test_the_gradient_of_rounded_products_passes_the_rounding_unchanged() -> Non
     )
 
 
-def test_a_cpu_evaluates_the_stored_layers_and_trains_with_dequantized_ones(base: Path) -> None:
+def test_a_cpu_evaluates_the_stored_layers_and_trains_with_dequantized_ones(base):
     spec = BaseSpec(base, "int8", True, "float32", hold=True)
     model = load_base(spec)
     assert len(quantized(model)) == 14  # not dequantized: that would not round the inputs
@@ -169,9 +169,7 @@ def test_a_cpu_evaluates_the_stored_layers_and_trains_with_dequantized_ones(base
         assert not quantized(model) and torch.equal(model(input_ids=ids).logits, trained)
 
 
-def test_clones_share_the_stored_weights(base: Path) -> None:
-    from assistant_builder.inference.session import clone_sharing_weights
-
+def test_clones_share_the_stored_weights(base):
     model = load_base(BaseSpec(base, "int8", True, "float32"))
     clone = clone_sharing_weights(model)
     for one, other in zip(quantized(model).values(), quantized(clone).values(), strict=True):
@@ -183,9 +181,7 @@ def test_clones_share_the_stored_weights(base: Path) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_base_occupies_the_planned_bytes_about_half_of_float16(
-    tmp_path: Path, bias: bool
-) -> None:
+def test_a_base_occupies_the_planned_bytes_about_half_of_float16(tmp_path, bias):
     if bias:
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -220,7 +216,7 @@ def test_a_base_occupies_the_planned_bytes_about_half_of_float16(
     assert INT8.weight_bytes(4096, 4096, double_quant=True) == 4096 * 4096 + 4 * 4096
 
 
-def test_a_base_that_fsdp_would_shard_is_refused(base: Path) -> None:
+def test_a_base_that_fsdp_would_shard_is_refused(base):
     with pytest.raises(ConfigError, match="stored as int8 cannot be sharded") as refused:
         load_base(BaseSpec(base, "int8", True, "float32", sharded=True))
     assert "executor.spread=ddp" in str(refused.value.remedy)
@@ -233,24 +229,19 @@ def test_a_base_that_fsdp_would_shard_is_refused(base: Path) -> None:
         }
     )
     plan = plan_study(config)  # before anything is trained, and only for arms that are stored so
-    assert plan.shards == 2 and "stored as int8 cannot be sharded" in str(
-        refusal(plan, "lora", "qlora")
-    )
+    assert plan.shards == 2
+    assert "stored as int8 cannot be sharded" in str(refusal(plan, "lora", "qlora"))
     assert "int8" in str(refusal(plan)) and refusal(plan, "lora") is None
 
 
-def test_doctor_notices_wrong_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_notices_wrong_products(monkeypatch):
     INT8.check("cpu")
     monkeypatch.setattr(torch.ops.bitsandbytes, "int8_mixed_scaled_mm", lambda a, *_: (a, None))
     with pytest.raises(RuntimeError, match="differ from the original"):
         INT8.check("cpu")
 
 
-def test_predictions_are_nearer_to_float16_than_those_of_nf4(
-    short_base: Path, compute_dtype: str
-) -> None:
-    from assistant_builder.models.chat_template import ChatTokenizer
-
+def test_predictions_are_nearer_to_float16_than_those_of_nf4(short_base, compute_dtype):
     text = "Thread the needle from the front, then turn the hand wheel until the needle is at its highest position."
     ids = torch.tensor([ChatTokenizer.load(short_base).tokenizer(text)["input_ids"]])
     found = {}
@@ -274,11 +265,7 @@ def test_predictions_are_nearer_to_float16_than_those_of_nf4(
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
-def test_an_interrupted_training_resumes_to_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.training.trainer import TwinTrainer
-
+def test_an_interrupted_training_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     how: dict[str, Any] = {
         "storage": "int8",
         "dtype": "float32",
@@ -315,13 +302,12 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
     assert resumed.start == 2
     resumed.run()
     wanted, found = adapters(undisturbed), adapters(resumed)
-    assert wanted.keys() == found.keys() and all(
-        torch.equal(found[name], value) for name, value in wanted.items()
-    )
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
     assert any(not torch.equal(before[name], value) for name, value in wanted.items())
 
 
-def test_twins_have_the_same_adapters_over_float16_and_int8(base: Path) -> None:
+def test_twins_have_the_same_adapters_over_float16_and_int8(base):
     train = StudyConfig().train
     wide, narrow = (
         dict(
@@ -332,21 +318,16 @@ def test_twins_have_the_same_adapters_over_float16_and_int8(base: Path) -> None:
         for storage in ("float16", "int8")
     )
     layers = [name for name, layer in wide.items() if isinstance(layer, TwinLoraLinear)]
-    assert layers and layers == [
-        name for name, layer in narrow.items() if isinstance(layer, TwinLoraLinear)
-    ]
+    assert layers
+    assert layers == [name for name, layer in narrow.items() if isinstance(layer, TwinLoraLinear)]
     for name in layers:
         for part in ("lora_A", "lora_B"):
             one, other = (getattr(side[name], part)["default"].weight for side in (wide, narrow))
             assert one.dtype == other.dtype == torch.float32 and torch.equal(one, other)
 
 
-def test_a_merged_model_that_is_quantized_again_is_the_int8_export(
-    base: Path, tmp_path: Path
-) -> None:
+def test_a_merged_model_that_is_quantized_again_is_the_int8_export(base, tmp_path):
     """The cells LR and QR in a study over int8, and the folder that ``export --format prequantized`` would write."""
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
     for storage in ("float16", "int8"):
         model = merge(
             add_adapter(load_base(BaseSpec(base, storage, True, "float32")), StudyConfig().train, 0)

@@ -1,7 +1,5 @@
 """Block scales by a weighted squared error: never worse than those of the package gguf, in the same layout."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -44,7 +42,7 @@ def matrix(seed: int, *, columns: int = 4 * BLOCK, scale: float = 0.05) -> tuple
 
 
 @pytest.mark.parametrize("kind", WEIGHTED_TYPES)
-def test_the_error_of_no_block_is_above_the_plain_one(kind: str) -> None:
+def test_the_error_of_no_block_is_above_the_plain_one(kind):
     for seed, scale in enumerate((1.0, 0.05, 1e-3, 1e-6, 1000.0)):
         rows, weights = matrix(seed, scale=scale)
         own, plain = both(rows, kind, weights)
@@ -59,9 +57,7 @@ def test_the_error_of_no_block_is_above_the_plain_one(kind: str) -> None:
     values=st.lists(st.floats(-60000, 60000, width=16), min_size=BLOCK, max_size=BLOCK),
     weights=st.lists(st.floats(0, 1e6, width=32), min_size=BLOCK, max_size=BLOCK),
 )
-def test_no_values_and_weights_raise_the_error(
-    kind: str, values: list[float], weights: list[float]
-) -> None:
+def test_no_values_and_weights_raise_the_error(kind, values, weights):
     rows, column_weights = np.array([values], np.float32), np.array(weights)
     own, plain = both(rows, kind, column_weights)
     if np.isfinite(plain).all():
@@ -73,7 +69,7 @@ def test_no_values_and_weights_raise_the_error(
 
 
 @pytest.mark.parametrize("kind", WEIGHTED_TYPES)
-def test_equal_weights_are_plain_least_squares(kind: str) -> None:
+def test_equal_weights_are_plain_least_squares(kind):
     rows, _ = matrix(3)
     ones = quantize_weighted(rows, kind, np.ones(rows.shape[1]))
     assert np.array_equal(ones, quantize_weighted(rows, kind, np.full(rows.shape[1], 7.5)))
@@ -88,7 +84,7 @@ def test_equal_weights_are_plain_least_squares(kind: str) -> None:
     ).all()
 
 
-def test_the_scale_of_a_block_is_close_to_the_best_of_all() -> None:
+def test_the_scale_of_a_block_is_close_to_the_best_of_all():
     """Every scale of float16 within the range that is searched, on ten blocks."""
     rows, weights = matrix(5, columns=BLOCK)
     for row in rows[:10]:
@@ -108,7 +104,7 @@ def test_the_scale_of_a_block_is_close_to_the_best_of_all() -> None:
         assert own <= 1.6 * best
 
 
-def test_columns_without_weight_do_not_count() -> None:
+def test_columns_without_weight_do_not_count():
     rows = np.full((1, BLOCK), 0.1, np.float32)
     rows[0, 0], weights = 8.0, np.ones(BLOCK)
     weights[0] = 0

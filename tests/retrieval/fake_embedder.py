@@ -1,7 +1,5 @@
 """An embedder without a model: a text's vector is the sum of fixed random vectors of its words."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from assistant_builder.atomic_io import write_json
@@ -67,13 +63,11 @@ def fact(answer: str, question: str = "When is the shop open?") -> Fact:
         ("How old is the cat on the Copper Wren?", ["old", "cat", "copper", "wren"]),
     ],
 )
-def test_content_words_are_no_function_words_of_four_languages(
-    question: str, words: list[str]
-) -> None:
+def test_content_words_are_no_function_words_of_four_languages(question, words):
     assert content_words(question) == words
 
 
-def test_a_question_is_looked_up_alone_whatever_was_asked_before() -> None:
+def test_a_question_is_looked_up_alone_whatever_was_asked_before():
     question = "Which captain commands the Copper Wren?"
     first, second = looks(
         talk("Do you rent bikes?", "Is there a bus?", question), conversations=False
@@ -82,19 +76,17 @@ def test_a_question_is_looked_up_alone_whatever_was_asked_before() -> None:
     assert first.messages == alone(talk(question)) == tuple(talk(question))
 
 
-def test_a_short_question_is_looked_up_again_with_the_turn_before() -> None:
+def test_a_short_question_is_looked_up_again_with_the_turn_before():
     first, second = looks(
         talk("Do you rent bikes?", "When is the café open?", "And on Mondays?"), conversations=False
     )
     assert first == looks(talk("And on Mondays?"), conversations=False)[0]
     assert second is not None and second.messages == first.messages
-    assert (second.query.question, second.query.history) == (
-        "And on Mondays?",
-        "When is the café open?",
-    )
+    assert second.query.question == "And on Mondays?"
+    assert second.query.history == "When is the café open?"
 
 
-def test_the_turn_before_may_be_a_follow_up_itself() -> None:
+def test_the_turn_before_may_be_a_follow_up_itself():
     _, second = looks(
         talk("Is there a bus?", "When is the café open?", "And on Mondays?", "Until when?"),
         conversations=False,
@@ -102,7 +94,7 @@ def test_the_turn_before_may_be_a_follow_up_itself() -> None:
     assert second is not None and second.query.history == "When is the café open?\nAnd on Mondays?"
 
 
-def test_assistants_of_conversations_read_earlier_turns() -> None:
+def test_assistants_of_conversations_read_earlier_turns():
     asked = talk("When is the café open?", "And on Mondays?")
     first, second = looks(asked, conversations=True)
     assert first == Look.of(asked) and second is not None and second.messages == alone(asked)
@@ -118,14 +110,14 @@ def settled(question: str, first: float, second: float | None) -> int | None:
     return settle(rule(), question, Judged(first, fact(SHOP)), taken)
 
 
-def test_the_second_look_answers_where_the_first_declines() -> None:
+def test_the_second_look_answers_where_the_first_declines():
     assert settled("And on Mondays?", 0.2, 0.8) == 1
     assert settled("And on Mondays?", 0.2, 0.7) is None  # the second look has its own threshold
     assert settled("And on Mondays?", 0.2, None) is None
     assert settled("And on Mondays?", 0.6, None) == 0
 
 
-def test_an_answer_is_replaced_only_by_a_fact_of_the_same_words_or_far_more_certainty() -> None:
+def test_an_answer_is_replaced_only_by_a_fact_of_the_same_words_or_far_more_certainty():
     assert settled("And the shop?", 0.6, 0.8) == 0
     assert settled("And a hut?", 0.6, 0.8) == 1
     assert settled("From what time?", 0.6, 0.99) == 1
@@ -133,20 +125,20 @@ def test_an_answer_is_replaced_only_by_a_fact_of_the_same_words_or_far_more_cert
     assert settled("And a hut at night?", 0.6, 0.7) == 1
 
 
-def test_a_fact_with_the_words_of_the_question_needs_less_confidence() -> None:
+def test_a_fact_with_the_words_of_the_question_needs_less_confidence():
     assert settled("And a hut?", 0.2, 0.7) == 1
     assert settled("And a hut?", 0.2, 0.6) is None
     assert settled("Until when?", 0.2, 0.7) is None
 
 
-def test_the_second_look_is_not_taken_without_need() -> None:
+def test_the_second_look_is_not_taken_without_need():
     def never() -> Judged:
         raise AssertionError
 
     assert settle(rule(), "Which old captain commands it?", Judged(0.6, fact(SHOP)), never) == 0
 
 
-def test_without_a_fact_in_the_prompt_nothing_is_answered() -> None:
+def test_without_a_fact_in_the_prompt_nothing_is_answered():
     assert settle(rule(), "When is the shop open?", Judged(0.9, None), None) is None
     assert settle(rule(), "Where?", Judged(0.2, None), lambda: Judged(0.9, None)) is None
 
@@ -163,24 +155,23 @@ def test_without_a_fact_in_the_prompt_nothing_is_answered() -> None:
         ("", SHOP),
     ],
 )
-def test_an_answer_is_given_in_the_words_of_the_fact_that_it_begins(text: str, chosen: str) -> None:
+def test_an_answer_is_given_in_the_words_of_the_fact_that_it_begins(text, chosen):
     assert own_words(text, [SHOP, HUT]) == chosen
 
 
-def test_a_fact_is_chosen_as_soon_as_only_one_is_left() -> None:
+def test_a_fact_is_chosen_as_soon_as_only_one_is_left():
     tea = ["The tea hut at Fennick sells pasties.", "The tea hut at Harl Point sells flapjack."]
     assert own_words("The tea hut at", tea, complete=False) is None
     assert own_words("The tea hut at Ha", tea, complete=False) is None  # the word may go on
     assert own_words("The tea hut at Harl P", tea, complete=False) == tea[1]
-    assert (
-        own_words("The tea hut in Fennick", tea, complete=False) == tea[0]
-    )  # neither goes on so: the better one
+    # neither goes on so: the better one
+    assert own_words("The tea hut in Fennick", tea, complete=False) == tea[0]
     assert own_words("Ten", tea, complete=False) is None
     assert own_words("Ten pasties", tea, complete=False) == tea[0]
     assert own_words("Yes", ["No.", "Yes."]) == "Yes."
 
 
-def test_a_changed_number_is_not_verbatim() -> None:
+def test_a_changed_number_is_not_verbatim():
     assert is_verbatim("the shop is open from 8 to 12", [HUT, SHOP])
     assert not is_verbatim("The shop is open from 8 to 13.", [HUT, SHOP])
 
@@ -195,9 +186,7 @@ def test_a_changed_number_is_not_verbatim() -> None:
         (None, False),
     ],
 )
-def test_one_conversation_among_thousands_of_rows_makes_no_assistant_of_conversations(
-    split: Any, reads: bool
-) -> None:
+def test_one_conversation_among_thousands_of_rows_makes_no_assistant_of_conversations(split, reads):
     study = new_study("spoken")
     if split is not None:
         write_json(study.folder / "data" / "split.json", split)

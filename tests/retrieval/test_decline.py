@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +51,7 @@ def fitted(seed: int = 0, count: int = 200, target: float = 0.05, gap: float = 0
     return rule
 
 
-def test_the_rule_declines_what_was_not_found() -> None:
+def test_the_rule_declines_what_was_not_found():
     rule, rng = fitted(), np.random.default_rng(1)
     assert np.mean([rule.declines(each) for each in evidence(rng, 0.4, 500)]) > 0.7
     assert np.mean([rule.declines(each) for each in evidence(rng, 0.8, 500)]) < 0.08
@@ -62,25 +59,22 @@ def test_the_rule_declines_what_was_not_found() -> None:
 
 
 @pytest.mark.parametrize(("target", "count"), [(0.02, 200), (0.05, 200), (0.2, 200), (0.05, 40)])
-def test_the_expected_share_of_false_declines_stays_at_the_target(
-    target: float, count: int
-) -> None:
+def test_the_expected_share_of_false_declines_stays_at_the_target(target, count):
     shares = []
     for seed in range(60):  # even where the evidence hardly tells the two apart
         rule, rng = fitted(seed, count, target, gap=0.1), np.random.default_rng(seed + 1000)
         shares.append(np.mean([rule.declines(each) for each in evidence(rng, 0.5, 300)]))
         assert rule.guaranteed and (rule.declined + 1) / (rule.answerable + 1) <= target
-    assert (
-        np.mean(shares) <= target + 2 * np.std(shares) / len(shares) ** 0.5
-    )  # two standard errors
+    # two standard errors
+    assert np.mean(shares) <= target + 2 * np.std(shares) / len(shares) ** 0.5
 
 
-def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it() -> None:
+def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it():
     rule = fitted(count=20, target=0.04)
     assert not rule.guaranteed and rule.answerable == 20 and rule.declined == 0
 
 
-def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule() -> None:
+def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule():
     rng = np.random.default_rng(0)
     assert fit([], [], [], target=0.04, sentence="") is None
     assert (
@@ -92,9 +86,7 @@ def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule() -> None:
 
 
 @pytest.mark.parametrize(("count", "share"), [(100, 0.5), (60, 0.5), (30, 1 / 3), (10, 1 / 7)])
-def test_withheld_and_real_questions_count_equally_unless_there_are_few(
-    count: int, share: float
-) -> None:
+def test_withheld_and_real_questions_count_equally_unless_there_are_few(count, share):
     """Evidence that is constant within each kind, so that the weights of the kinds decide the bias of the rest."""
 
     def at(similarity: float, number: int) -> list[Evidence]:
@@ -112,7 +104,7 @@ def test_withheld_and_real_questions_count_equally_unless_there_are_few(
     assert rule.confidence(at(1.0, 1)[0]) == pytest.approx(1 / (1 + share), abs=0.03)
 
 
-def test_an_answer_is_grounded_if_it_begins_as_a_fact() -> None:
+def test_an_answer_is_grounded_if_it_begins_as_a_fact():
     def grounded(text: str) -> float:
         return evidence_of(FOUND, text, [-0.1], ["It is red."]).grounded
 
@@ -121,14 +113,14 @@ def test_an_answer_is_grounded_if_it_begins_as_a_fact() -> None:
     assert grounded("It is red.") == 0, "what the data say to decline is no answer"
 
 
-def test_only_the_first_tokens_count() -> None:
+def test_only_the_first_tokens_count():
     sure, late = [-0.1] * FIRST_TOKENS, [-9.0] * 5
     assert evidence_of(FOUND, "The ferry leaves at nine", sure, ()) == evidence_of(
         FOUND, "The ferry leaves at nine", sure + late, ()
     )
 
 
-def test_a_rule_survives_its_file(tmp_path: Path) -> None:
+def test_a_rule_survives_its_file(tmp_path):
     rule, path = fitted(), tmp_path / "decline.json"
     assert rule_of(path) is None
     write_json(path, {"inputs": {}, "rule": rule.to_record()})
@@ -149,11 +141,11 @@ def test_a_rule_survives_its_file(tmp_path: Path) -> None:
             rule_of(path)
 
 
-def test_equal_evidence_gives_an_equal_rule() -> None:
+def test_equal_evidence_gives_an_equal_rule():
     assert fitted() == fitted() and fitted() != replace(fitted(), threshold=0.0)
 
 
-def test_the_threshold_leaves_room_for_harder_wordings() -> None:
+def test_the_threshold_leaves_room_for_harder_wordings():
     """Answerable questions of validation are easy to tell; harder ones are nearer to those with a withheld fact."""
     rule, rng = fitted(gap=0.8), np.random.default_rng(1)
     assert np.mean([rule.declines(each) for each in evidence(rng, 0.65, 500)]) < 0.1
@@ -161,7 +153,7 @@ def test_the_threshold_leaves_room_for_harder_wordings() -> None:
 
 
 @pytest.mark.parametrize("scores", [[], [0.4] * 5, [0.1 * step for step in range(20)]])
-def test_there_is_always_a_rule_that_declines_what_is_far(scores: list[float]) -> None:
+def test_there_is_always_a_rule_that_declines_what_is_far(scores):
     rule = far_from_everything(scores, target=0.04, sentence="No.")
 
     def at(score: float) -> Evidence:
@@ -170,7 +162,7 @@ def test_there_is_always_a_rule_that_declines_what_is_far(scores: list[float]) -
     assert rule.declines(at(0.02)) and not rule.declines(at(1.9))
 
 
-def test_few_second_looks_of_questions_to_decline_are_answered() -> None:
+def test_few_second_looks_of_questions_to_decline_are_answered():
     rng = np.random.default_rng(2)
     known, unknown, second = (evidence(rng, mean, 200) for mean in (0.8, 0.4, 0.55))
     rule = fit(

@@ -1,7 +1,5 @@
 """The index that an assistant is served with, and the recommended approach."""
 
-from __future__ import annotations
-
 import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json
@@ -40,7 +38,7 @@ def others(study: Study) -> list[Pair]:
 NEW = pair(9001, "Where does the new barge moor?", "At the stone quay behind the mill.")
 
 
-def test_answers_that_training_lacks_are_added_for_serving_alone() -> None:
+def test_answers_that_training_lacks_are_added_for_serving_alone():
     study = indexed()
     before = {
         path.name: file_hash(path) for path in study.retrieval_folder.iterdir() if path.is_file()
@@ -57,26 +55,26 @@ def test_answers_that_training_lacks_are_added_for_serving_alone() -> None:
     assert answers_added(study) == 1
 
 
-def test_other_wordings_of_what_was_taught_are_not_added() -> None:
+def test_other_wordings_of_what_was_taught_are_not_added():
     study = indexed()
     assert write_final_index(study, others(study), FakeEmbedder()) == []
     assert served_index_folder(study) == study.retrieval_folder
     assert answers_added(study) == 0
 
 
-def test_the_setting_keeps_the_measured_index() -> None:
+def test_the_setting_keeps_the_measured_index():
     study = indexed(retrieval__final_index=False)
     assert write_final_index(study, [NEW], FakeEmbedder()) == []
 
 
-def test_an_outdated_final_index_is_removed() -> None:
+def test_an_outdated_final_index_is_removed():
     study = indexed()
     write_final_index(study, [NEW], FakeEmbedder())
     write_final_index(study, others(study), FakeEmbedder())
     assert served_index_folder(study) == study.retrieval_folder
 
 
-def test_questions_to_decline_are_no_answers() -> None:
+def test_questions_to_decline_are_no_answers():
     study = indexed()
     declined = pair(9002, "May I bring a whale?", "I cannot say that.", answerable=False)
     assert write_final_index(study, [declined], FakeEmbedder()) == []
@@ -90,20 +88,18 @@ def test_questions_to_decline_are_no_answers() -> None:
         (0, {"1": 0, "3": 0, "5": 0}, "grounded"),
     ],
 )
-def test_the_recall_of_the_facts_in_a_prompt_decides(
-    covered: int, hits: dict[str, int], approach: str
-) -> None:
+def test_the_recall_of_the_facts_in_a_prompt_decides(covered, hits, approach):
     found = recommend({"covered": covered, "hits": hits}, facts=4)
     assert found.approach == approach
     if covered:
         assert f"{hits['3']} of {covered}" in found.why
 
 
-def test_pairs_without_an_index_are_answered_from_memory() -> None:
+def test_pairs_without_an_index_are_answered_from_memory():
     assert recommend(None, facts=4).approach == "memory"
 
 
-def test_a_study_with_the_other_approach_is_told_how_to_compare_both() -> None:
+def test_a_study_with_the_other_approach_is_told_how_to_compare_both():
     study = indexed()
     assert "suits" in recommended_approach(study) and "--set" not in recommended_approach(study)
     study.write_config(StudyConfig.of_approach(study.config, "memory"))

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +40,7 @@ class Words:
 
 
 def grounder(count: int = 3, limit: int = 1000) -> Grounder:
-    return Grounder(Words(), count, limit)  # type: ignore[arg-type]
+    return Grounder(Words(), count, limit)
 
 
 def index() -> Index:
@@ -58,7 +56,7 @@ def context(row: int, tmp_path: Path) -> list[Hit]:
     return read_contexts(tmp_path, "train")[(row, 0)]
 
 
-def test_the_nearest_fact_is_next_to_the_question() -> None:
+def test_the_nearest_fact_is_next_to_the_question():
     facts = [facts_of(each)[0] for each in PAIRS[:2]]
     asked = [Message("system", "Be brief."), Message("user", "And now?")]
     system, question = with_facts(asked, facts)
@@ -70,7 +68,7 @@ def test_the_nearest_fact_is_next_to_the_question() -> None:
     assert [message.role for message in with_facts(asked[1:], facts)] == ["system", "user"]
 
 
-def test_far_facts_are_dropped_before_the_question_is() -> None:
+def test_far_facts_are_dropped_before_the_question_is():
     facts = [facts_of(each)[0] for each in PAIRS[:4]]
     asked = [Message("user", "one two three four five")]
     whole, kept = grounder(4).ground(asked, facts)
@@ -81,7 +79,7 @@ def test_far_facts_are_dropped_before_the_question_is() -> None:
     assert (none, kept) == (asked, [])
 
 
-def test_a_long_question_keeps_its_facts_within_the_context() -> None:
+def test_a_long_question_keeps_its_facts_within_the_context():
     facts = [facts_of(each)[0] for each in PAIRS[:4]]
     asked = [Message("user", "word " * 900)]
     assert grounder(3).ground(asked, facts)[1] == facts[:3]
@@ -90,7 +88,7 @@ def test_a_long_question_keeps_its_facts_within_the_context() -> None:
     assert grounder(3).ground(asked, facts, 905) == (asked, [])
 
 
-def test_a_query_is_the_last_question_with_its_history() -> None:
+def test_a_query_is_the_last_question_with_its_history():
     talk = [
         Message("system", "x"),
         Message("user", "Is there a hall?"),
@@ -102,7 +100,7 @@ def test_a_query_is_the_last_question_with_its_history() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_training_prompts_hold_a_supporting_fact(seed: int, tmp_path: Path) -> None:
+def test_training_prompts_hold_a_supporting_fact(seed, tmp_path):
     for row in (1, 2, 3, 4):
         target, hits = facts_of(PAIRS[row - 1])[0], context(row, tmp_path)
         assert all(hit.fact.row != row for hit in hits)
@@ -114,13 +112,13 @@ def test_training_prompts_hold_a_supporting_fact(seed: int, tmp_path: Path) -> N
     assert alone in training_facts(alone, context(4, tmp_path), 2, seed)
 
 
-def test_another_wording_comes_before_the_own_pair(tmp_path: Path) -> None:
+def test_another_wording_comes_before_the_own_pair(tmp_path):
     target, hits = facts_of(PAIRS[0])[0], context(1, tmp_path)
     own = [target in training_facts(target, hits, 2, seed) for seed in range(200)]
     assert 0.1 < sum(own) / len(own) < 0.3
 
 
-def test_the_nearest_wordings_are_left_out_in_half_of_the_training_turns(tmp_path: Path) -> None:
+def test_the_nearest_wordings_are_left_out_in_half_of_the_training_turns(tmp_path):
     wordings = [
         pair(row, "When does the hall open?" + " please" * row, "It opens at nine.", cluster="open")
         for row in range(1, 41)
@@ -142,24 +140,19 @@ def test_the_nearest_wordings_are_left_out_in_half_of_the_training_turns(tmp_pat
     assert 0.25 < changed / len(wordings) < 0.75
 
 
-def test_validation_prompts_hold_what_was_found_and_a_supporting_fact(tmp_path: Path) -> None:
+def test_validation_prompts_hold_what_was_found_and_a_supporting_fact(tmp_path):
     contexts = {(row, 0): context(row, tmp_path) for row in (1, 4)}
     first, alone = grounded_pairs([PAIRS[0], PAIRS[3]], contexts, grounder(2), None, 1000)
     assert "Opening time of the hall?" in first.messages[0].content, "another wording"
     assert "When does the hall open?" not in first.messages[0].content
     shown = alone.messages[0].content
-    assert (
-        shown.startswith("Q: Who keeps the hall?\nA: Ada Flint keeps it.")
-        and shown.count("Q:") == 2
-    )
+    assert shown.startswith("Q: Who keeps the hall?\nA: Ada Flint keeps it.")
+    assert shown.count("Q:") == 2
     assert list(grounded_pairs([PAIRS[3]], contexts, grounder(2), None, 1000)) == [alone]
 
 
 @pytest.mark.parametrize("seed", [None, *range(8)])
-def test_far_facts_are_dropped_from_a_training_row_and_the_supporting_one_never(
-    seed: int | None,
-    tmp_path: Path,
-) -> None:
+def test_far_facts_are_dropped_from_a_training_row_and_the_supporting_one_never(seed, tmp_path):
     target, hits = facts_of(PAIRS[0])[0], context(1, tmp_path)
     facts = training_facts(target, hits, 3, seed)
     (whole,) = grounded_pairs(PAIRS[:1], {(1, 0): hits}, grounder(), seed, 1000)
@@ -171,9 +164,8 @@ def test_far_facts_are_dropped_from_a_training_row_and_the_supporting_one_never(
             for fact in dict.fromkeys([*facts, target])
             if f"Q: {fact.question}\n" in row.messages[0].content
         ]
-        assert (
-            any(supports(fact, target) for fact in shown) and row.messages[1:] == PAIRS[0].messages
-        )
+        assert any(supports(fact, target) for fact in shown)
+        assert row.messages[1:] == PAIRS[0].messages
         assert Words().count_tokens(row) <= longest or len(shown) == 1, (
             "only a row with one fact may be too long"
         )
@@ -185,7 +177,7 @@ def test_far_facts_are_dropped_from_a_training_row_and_the_supporting_one_never(
         )
 
 
-def test_questions_to_decline_are_not_trained(tmp_path: Path) -> None:
+def test_questions_to_decline_are_not_trained(tmp_path):
     context(1, tmp_path)
     contexts = read_contexts(tmp_path, "train")
     grounded = list(grounded_pairs(PAIRS, contexts, grounder(), 0, 1000))
@@ -193,30 +185,25 @@ def test_questions_to_decline_are_not_trained(tmp_path: Path) -> None:
     assert not any("I don't know" in each.messages[0].content for each in grounded)
 
 
-def test_each_turn_of_a_conversation_has_its_own_facts() -> None:
+def test_each_turn_of_a_conversation_has_its_own_facts():
     talk = pair(
         9, "When does the hall open?", "It opens at nine.", "Who keeps it?", "Ada Flint keeps it."
     )
     first, second = grounded_pairs([talk], {}, grounder(), 0, 1000)
     assert [message.role for message in first.messages] == ["system", "user", "assistant"]
-    assert [message.role for message in second.messages] == [
-        "system",
-        "user",
-        "assistant",
-        "user",
-        "assistant",
-    ]
-    assert (
-        "Ada Flint" not in first.messages[0].content and "Ada Flint" in second.messages[0].content
-    )
+    assert [
+        message.role for message in second.messages
+    ] == "system user assistant user assistant".split()
+    assert "Ada Flint" not in first.messages[0].content
+    assert "Ada Flint" in second.messages[0].content
 
 
-def test_a_study_without_an_index_says_what_to_do(tmp_path: Path) -> None:
+def test_a_study_without_an_index_says_what_to_do(tmp_path):
     with pytest.raises(StudyError, match="no index"):
         read_contexts(tmp_path, "train")
 
 
-def test_a_prompt_has_only_facts_that_are_nearly_as_good_as_the_best(tmp_path: Path) -> None:
+def test_a_prompt_has_only_facts_that_are_nearly_as_good_as_the_best(tmp_path):
     facts = [facts_of(each)[0] for each in PAIRS]
     hits = [
         Hit(facts[4], 0.9, 0.0, 0.95),

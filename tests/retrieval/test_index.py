@@ -1,7 +1,5 @@
 """The index: what it contains, what a search returns, and that its files are checked."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -37,7 +35,7 @@ PAIRS = [
 def search(built: Index, *questions: str, k: int = 3, **options: object) -> list[list[Hit]]:
     queries = [Query(question) for question in questions]
     vectors = FakeEmbedder().encode([query.text for query in queries])
-    return built.search(queries, vectors, k, **options)  # type: ignore[arg-type]
+    return built.search(queries, vectors, k, **options)
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def rows(hits: list[Hit]) -> list[int]:
     return [hit.fact.row for hit in hits]
 
 
-def test_every_assistant_turn_is_a_fact_with_its_history(built: Index) -> None:
+def test_every_assistant_turn_is_a_fact_with_its_history(built):
     assert len(built.facts) == 8
     first, second = facts_of(PAIRS[5])
     assert first == Fact(6, 0, "Hello", "Good morning.", "", "greeting", None, True)
@@ -59,14 +57,14 @@ def test_every_assistant_turn_is_a_fact_with_its_history(built: Index) -> None:
     assert [fact.answerable for fact in built.facts].count(False) == 1
 
 
-def test_a_question_finds_its_own_fact_first(built: Index) -> None:
+def test_a_question_finds_its_own_fact_first(built):
     found = search(built, *(pair.question for pair in PAIRS if pair.turns == 1))
     assert [hits[0].fact.row for hits in found] == [1, 2, 3, 4, 5, 7]
     assert all(hits[0].similarity > 0.9 and hits[0].bm25 > 0 for hits in found)
     assert all(hits[0].score > hits[1].score for hits in found)
 
 
-def test_distinct_keeps_the_best_of_equal_answers(built: Index) -> None:
+def test_distinct_keeps_the_best_of_equal_answers(built):
     hits = search(built, "What time is the first boat?", k=8)[0]
     assert rows(hits)[0] == 2 and 1 not in rows(hits)
     assert len({hit.fact.answer_key for hit in hits}) == len(hits) == 7
@@ -74,7 +72,7 @@ def test_distinct_keeps_the_best_of_equal_answers(built: Index) -> None:
     assert sorted(rows(everything)) == [1, 2, 3, 4, 5, 6, 6, 7]
 
 
-def test_excluded_rows_are_not_returned_but_still_make_words_common(built: Index) -> None:
+def test_excluded_rows_are_not_returned_but_still_make_words_common(built):
     asked = "When does the first ferry leave?", "May I bring a dog?"
     first, second = search(built, *asked, k=8, exclude=[{1, 2}, ()])
     assert not {1, 2} & set(rows(first)) and rows(second)[0] == 4
@@ -87,7 +85,7 @@ def test_excluded_rows_are_not_returned_but_still_make_words_common(built: Index
     assert search(built, asked[0], exclude=[{pair.row for pair in PAIRS}]) == [[]]
 
 
-def test_a_rare_code_is_found_by_its_words() -> None:
+def test_a_rare_code_is_found_by_its_words():
     pairs = [
         pair(
             row,
@@ -100,9 +98,7 @@ def test_a_rare_code_is_found_by_its_words() -> None:
     assert hits[0].fact.row == 137 and hits[0].bm25 > hits[1].bm25
 
 
-def test_searches_do_not_depend_on_the_batch_and_ties_are_in_file_order(
-    built: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_searches_do_not_depend_on_the_batch_and_ties_are_in_file_order(built, monkeypatch):
     asked = [pair.question for pair in PAIRS] * 5
     together = search(built, *asked, k=5)
     assert together == search(built, *asked, k=5)
@@ -115,7 +111,7 @@ def test_searches_do_not_depend_on_the_batch_and_ties_are_in_file_order(
     assert rows(search(twins, "Same?", k=9)[0]) == list(range(9, 0, -1))
 
 
-def test_many_facts_with_one_answer_do_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_facts_with_one_answer_do_not_hide_the_others(monkeypatch):
     monkeypatch.setattr(index, "DEPTH", 5)
     many = [pair(row, f"Is it open on day {row}?", "Yes, it is open.") for row in range(50)]
     built = Index.build(
@@ -124,7 +120,7 @@ def test_many_facts_with_one_answer_do_not_hide_the_others(monkeypatch: pytest.M
     assert sorted(rows(search(built, "Is it open on day 7?")[0])) == [7, 90, 91]
 
 
-def test_history_is_part_of_the_query() -> None:
+def test_history_is_part_of_the_query():
     pairs = [
         pair(
             1,
@@ -143,15 +139,13 @@ def test_history_is_part_of_the_query() -> None:
     ]
     built = Index.build(pairs, FakeEmbedder())
     query = Query("How heavy is it?", "Do you sell the pine shelf?")
-    assert (
-        Query("Why?", "One?\nTwo?").text == "Why?\nWhy?\nWhy?\nTwo?\nOne?"
-        and Query("Alone?").text == "Alone?"
-    )
+    assert Query("Why?", "One?\nTwo?").text == "Why?\nWhy?\nWhy?\nTwo?\nOne?"
+    assert Query("Alone?").text == "Alone?"
     hits = built.search([query], FakeEmbedder().encode([query.text]), 1)[0]
     assert hits[0].fact.answer == "It weighs ten kilos."
 
 
-def test_a_saved_index_is_loaded_as_it_was(built: Index, tmp_path: Path) -> None:
+def test_a_saved_index_is_loaded_as_it_was(built, tmp_path):
     files = built.save(tmp_path / "retrieval")
     assert [path.name for path in files] == ["facts.jsonl", "vectors.safetensors", "index.json"]
     content = [path.read_bytes() for path in files]
@@ -191,7 +185,7 @@ def _change_record(folder: Path, **fields: object) -> None:
         lambda folder: _change_record(folder, dimensions=3),
     ],
 )
-def test_damaged_files_are_refused(built: Index, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_files_are_refused(built, tmp_path, damage):
     built.save(tmp_path)
     damage(tmp_path)
     with pytest.raises(StudyError) as caught:
@@ -199,7 +193,7 @@ def test_damaged_files_are_refused(built: Index, tmp_path: Path, damage) -> None
     assert str(caught.value.where) and "--redo" in str(caught.value.remedy)
 
 
-def test_limits_and_wrong_calls_are_errors(built: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_and_wrong_calls_are_errors(built, monkeypatch):
     with pytest.raises(DataError, match="no training pair"):
         Index.build([], FakeEmbedder())
     with pytest.raises(ValueError, match="1 queries with vectors"):
@@ -214,14 +208,14 @@ def test_limits_and_wrong_calls_are_errors(built: Index, monkeypatch: pytest.Mon
         Index.build(PAIRS, FakeEmbedder())
 
 
-def test_questions_without_known_words_and_facts_without_words_are_searched(built: Index) -> None:
+def test_questions_without_known_words_and_facts_without_words_are_searched(built):
     hits = search(built, "¿¡!?", "", "zzz")
     assert all(len(found) == 3 and all(hit.bm25 == 0 for hit in found) for found in hits)
     signs = Index.build([pair(1, "?", "!"), pair(2, "…", "?!")], FakeEmbedder())
     assert len(search(signs, "What?")[0]) == 2
 
 
-def test_loading_and_searching_needs_no_torch(built: Index, tmp_path: Path) -> None:
+def test_loading_and_searching_needs_no_torch(built, tmp_path):
     built.save(tmp_path)
     code = (
         "import sys, numpy\nfrom pathlib import Path\nfrom assistant_builder.retrieval.index import Index, Query\n"
@@ -239,7 +233,7 @@ def test_loading_and_searching_needs_no_torch(built: Index, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
-def test_an_answer_that_says_what_the_question_means_is_found() -> None:
+def test_an_answer_that_says_what_the_question_means_is_found():
     pairs = [
         pair(1, "Is that possible at all?", "Wheelchair users board by the ramp."),
         pair(2, "Is that possible with a bicycle?", "Yes, it is."),
@@ -248,7 +242,7 @@ def test_an_answer_that_says_what_the_question_means_is_found() -> None:
     assert rows(hits)[0] == 1
 
 
-def test_cosines_are_exact_in_every_order_of_the_sums() -> None:
+def test_cosines_are_exact_in_every_order_of_the_sums():
     rng = np.random.default_rng(1)
     left, right = (
         index.on_grid(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

@@ -1,7 +1,5 @@
 """Terms, BM25, and the order of answers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -22,11 +20,11 @@ from assistant_builder.retrieval.ranking import SHARPNESS, WORD_WEIGHT, highest,
         ("?!", []),
     ],
 )
-def test_words_have_no_case_accents_and_signs(text: str, expected: list[str]) -> None:
+def test_words_have_no_case_accents_and_signs(text, expected):
     assert bare_words(text) == expected
 
 
-def test_bm25_prefers_rare_terms_and_short_texts() -> None:
+def test_bm25_prefers_rare_terms_and_short_texts():
     model = Bm25(
         [terms(text) for text in ("the ferry", "the dog on the ferry in the rain", "the cat", "")]
     )
@@ -36,7 +34,7 @@ def test_bm25_prefers_rare_terms_and_short_texts() -> None:
     assert not model.scores(terms("zebra")).any() and not Bm25([[], []]).scores(["ferry"]).any()
 
 
-def test_highest_has_ties_in_order_of_position_at_any_depth() -> None:
+def test_highest_has_ties_in_order_of_position_at_any_depth():
     scores = np.array([1, 3, 2, 3, 0, 2, 2], dtype=np.float32)
     everything = [1, 3, 2, 5, 6, 0, 4]
     for depth in range(1, 9):
@@ -44,7 +42,7 @@ def test_highest_has_ties_in_order_of_position_at_any_depth() -> None:
     assert highest(scores, 9, above=0).tolist() == everything[:-1]
 
 
-def test_terms_are_short_words_and_character_4_grams() -> None:
+def test_terms_are_short_words_and_character_4_grams():
     assert terms("The ferries, E-44") == ["the", "ferr", "erri", "rrie", "ries", "e", "44"]
 
 
@@ -68,14 +66,14 @@ def ranked(
     return found.positions.tolist(), found.scores.tolist()
 
 
-def test_words_decide_between_facts_of_nearly_the_same_similarity() -> None:
+def test_words_decide_between_facts_of_nearly_the_same_similarity():
     rarest = float(np.log(2 + 2 * 3))
     order, scores = ranked([0.9, 0.6, 0.55], [0.0, 0.0, rarest], [0, 1, 2])
     assert order == [0, 2, 1]
     assert scores == pytest.approx([0.9, 0.55 + WORD_WEIGHT, 0.6], abs=1e-6)
 
 
-def test_an_answer_has_the_mean_of_its_best_wording_and_of_its_best_five() -> None:
+def test_an_answer_has_the_mean_of_its_best_wording_and_of_its_best_five():
     none = [0.0] * 8
     order, scores = ranked([0.8, 0.6, 0.75], none[:3], [0, 0, 1])
     assert order == [0, 1, 2] or order == [2, 0, 1]
@@ -86,14 +84,14 @@ def test_an_answer_has_the_mean_of_its_best_wording_and_of_its_best_five() -> No
     assert scores == pytest.approx([0.8] * 8, abs=1e-6), "what else has the answer does not count"
 
 
-def test_the_wordings_of_each_subject_of_an_answer_are_averaged_apart() -> None:
+def test_the_wordings_of_each_subject_of_an_answer_are_averaged_apart():
     cosines, none, answers = [0.9, 0.2, 0.2, 0.7], [0.0] * 4, [0, 0, 0, 1]
     assert ranked(cosines, none, answers)[0][0] == 3
     order, scores = ranked(cosines, none, answers, subjects=[0, 1, 2, 3])
     assert order[0] == 0 and scores == pytest.approx([0.9, 0.9, 0.9, 0.7], abs=1e-6)
 
 
-def test_a_wording_that_is_the_question_itself_is_not_averaged() -> None:
+def test_a_wording_that_is_the_question_itself_is_not_averaged():
     cosines, none, answers = [0.9, 0.2, 0.2, 0.7], [0.0] * 4, [0, 0, 0, 1]
     order, scores = ranked(cosines, none, answers, asked=(0,))
     assert order[0] == 0 and scores[0] == pytest.approx(0.9, abs=1e-6)
@@ -102,12 +100,12 @@ def test_a_wording_that_is_the_question_itself_is_not_averaged() -> None:
     )
 
 
-def test_facts_left_out_are_not_ranked_and_ties_are_in_order() -> None:
+def test_facts_left_out_are_not_ranked_and_ties_are_in_order():
     assert ranked([-np.inf, 0.5, 0.5], [0.0, 1.0, 1.0], [0, 1, 2])[0] == [1, 2]
     assert ranked([0.5] * 4, [0.0] * 4, [0, 1, 2, 3], depth=2)[0] == [0, 1]
 
 
-def test_shares_are_over_the_answers_that_count() -> None:
+def test_shares_are_over_the_answers_that_count():
     answers, counted = np.array([0, 0, 1, 2]), np.array([True, True, True, False])
     found = rank(np.array([0.5, 0.5, 0.5, 0.9], np.float32), np.zeros(4, np.float32), answers)
     total = log_total(found, answers, counted)

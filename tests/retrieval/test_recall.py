@@ -1,7 +1,5 @@
 """Recall at k on validation questions, and the files that a study gets."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -44,7 +42,7 @@ def measured(*pairs: Pair) -> Recall:
     return recall_at_k(index, pairs, vectors)
 
 
-def test_a_hit_has_the_same_cluster_or_without_one_the_same_answer() -> None:
+def test_a_hit_has_the_same_cluster_or_without_one_the_same_answer():
     recall = measured(
         pair(11, "When is the first ferry?", "Six o'clock.", cluster="first"),
         pair(12, "May dogs travel with me?", "dogs travel free of charge"),
@@ -60,7 +58,7 @@ def test_a_hit_has_the_same_cluster_or_without_one_the_same_answer() -> None:
     assert recall.recall[1] == pytest.approx(2 / 3)
 
 
-def test_misses_name_what_was_found_instead() -> None:
+def test_misses_name_what_was_found_instead():
     asked = pair(
         16,
         "Hello",
@@ -76,20 +74,17 @@ def test_misses_name_what_was_found_instead() -> None:
     assert (miss["row"], miss["question"][:10], miss["history"]) == (16, "Which pier", "Hello")
     assert miss["expected"] == "Nine crowns it is." and len(miss["found"]) == 3
     assert miss["found"][0]["answer"] == "The mail boat uses pier two."
-    assert record["recall"]["3"] == 0.0 and record["hits"] == {
-        "1": 0,
-        "3": 0,
-        "5": miss["rank"] is not None,
-    }
+    assert record["recall"]["3"] == 0.0
+    assert record["hits"] == {"1": 0, "3": 0, "5": miss["rank"] is not None}
 
 
-def test_without_covered_questions_there_is_no_share() -> None:
+def test_without_covered_questions_there_is_no_share():
     recall = measured(pair(14, "Who is the captain?", "Captain Marl is.", cluster="captain"))
     assert recall.covered == 0 and recall.recall == {1: None, 3: None, 5: None}
     assert "not measured" in lookup_view(recall.to_record())
 
 
-def test_a_training_question_is_searched_without_its_own_row() -> None:
+def test_a_training_question_is_searched_without_its_own_row():
     index = Index.build(
         [*TRAINING, pair(6, "first boat time", "It leaves at six.", cluster="first")],
         FakeEmbedder(),
@@ -130,15 +125,11 @@ def _run(study: Study) -> StepRecord:
     return record
 
 
-def test_the_step_returns_the_index_and_its_recall(study: Study) -> None:
+def test_the_step_returns_the_index_and_its_recall(study):
     names = [
         f"retrieval/{name}"
-        for name in (
-            "facts.jsonl",
-            "vectors.safetensors",
-            "index.json",
-            "recall.json",
-            "contexts.jsonl",
+        for name in tuple(
+            "facts.jsonl vectors.safetensors index.json recall.json contexts.jsonl".split()
         )
     ]
     assert list(study.step("data-embed").outputs) == ["data/embedding.json", *names]
@@ -150,7 +141,7 @@ def test_the_step_returns_the_index_and_its_recall(study: Study) -> None:
     )
 
 
-def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> None:
+def test_nothing_of_held_out_and_validation_reaches_the_index(study):
     """Other held-out and validation answers give the same index, byte for byte."""
     names = ("facts.jsonl", "vectors.safetensors", "index.json")
     before = [(study.retrieval_folder / name).read_bytes() for name in names]
@@ -158,8 +149,8 @@ def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> N
     measured = [(study.retrieval_folder / name).read_bytes() for name in of_validation]
     split = read_json(study.folder / "data" / "split.json")
     for name in ("heldout", "validation"):
-        path = study.split_file(name)  # type: ignore[arg-type]
-        pairs = load_split(study.folder / "data", name)  # type: ignore[arg-type]
+        path = study.split_file(name)
+        pairs = load_split(study.folder / "data", name)
         poisoned = [
             pair(each.row, f"poison {each.question}", "poison " * 4, group=each.group)
             for each in pairs
@@ -175,9 +166,7 @@ def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> N
     assert not any(b"poison" in content for content in before)
 
 
-def test_respelled_questions_are_no_leaks_and_say_nothing_about_recall(
-    home: Path, tmp_path: Path, embedder: FakeEmbedder
-) -> None:
+def test_respelled_questions_are_no_leaks_and_say_nothing_about_recall(home, tmp_path, embedder):
     source = tmp_path / "sheet.csv"
     source.write_text(
         "question,answer\n" + "".join(f'"{each.question}","{each.answer}"\n' for each in sheet())
@@ -188,64 +177,53 @@ def test_respelled_questions_are_no_leaks_and_say_nothing_about_recall(
     assert read_json(study.retrieval_folder / "recall.json")["questions"] == 0
     found = read_contexts(study.retrieval_folder, "validation")
     rows = {pair.row: pair.respelled for pair in load_split(study.folder / "data", "validation")}
-    assert (
-        len(found) == 10
-        and sum(hits[0].fact.row == rows[row] for (row, _), hits in found.items()) > 5
-    )
+    assert len(found) == 10
+    assert sum(hits[0].fact.row == rows[row] for (row, _), hits in found.items()) > 5
 
 
-def test_questions_are_embedded_once_and_as_without_an_index(
-    home: Path, embedder: FakeEmbedder
-) -> None:
+def test_questions_are_embedded_once_and_as_without_an_index(home, embedder):
     study = with_data(new_study())
     list(data_steps.embed_data(study))
     data = study.folder / "data"
-    pairs = [each for name in ("heldout", "train", "validation") for each in load_split(data, name)]  # type: ignore[arg-type]
+    pairs = [each for name in ("heldout", "train", "validation") for each in load_split(data, name)]
     asked = [each.compared_question for each in pairs]
     answers = {fact.answer for each in load_split(data, "train") for fact in facts_of(each)}
-    assert embedder.embedded[: len(asked)] == asked and set(
-        embedder.embedded[len(asked) :]
-    ) == answers - set(asked)
+    assert embedder.embedded[: len(asked)] == asked
+    assert set(embedder.embedded[len(asked) :]) == answers - set(asked)
 
 
-def test_a_study_without_an_index_is_not_stale_and_a_changed_index_is_damaged(study: Study) -> None:
+def test_a_study_without_an_index_is_not_stale_and_a_changed_index_is_damaged(study):
     record = study.step("data-embed")
     study.write_step(StepRecord("data", state="succeeded", inputs=step_inputs(study, "data")))
-    assert (
-        first_stale_step(study, redo=False) is None and first_stale_step(study, redo=True) is None
-    )
+    assert first_stale_step(study, redo=False) is None
+    assert first_stale_step(study, redo=True) is None
     study.delete_step_outputs("data-embed")
     assert not study.retrieval_folder.exists()
     old = {"data/embedding.json": record.outputs["data/embedding.json"]}
     study.write_step(StepRecord("data-embed", state="succeeded", inputs=record.inputs, outputs=old))
-    assert first_stale_step(study, redo=False) is None and "Looking up" not in study_data_panel(
-        study
-    )
+    assert first_stale_step(study, redo=False) is None
+    assert "Looking up" not in study_data_panel(study)
     _run(study)
     (study.retrieval_folder / "facts.jsonl").write_text("")
     assert first_stale_step(study, redo=True) == "data-embed"
 
 
-def test_rename_delete_and_restore_keep_the_index(study: Study) -> None:
+def test_rename_delete_and_restore_keep_the_index(study):
     renamed = rename_study(study, "renamed")
     assert Index.load(renamed.retrieval_folder).facts
     restored = restore_study(delete_study(renamed))
     assert Index.load(restored.retrieval_folder).facts
 
 
-def test_too_many_answers_leave_a_study_without_an_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_answers_leave_a_study_without_an_index(tmp_path, monkeypatch):
     folder = tmp_path / "retrieval"
     assert len(write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {})) == 5
     monkeypatch.setattr(build, "MAX_FACTS", 4)
-    assert (
-        write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {}) == []
-        and not folder.exists()
-    )
+    assert write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {}) == []
+    assert not folder.exists()
 
 
-def test_known_vectors_are_not_embedded_again(tmp_path: Path) -> None:
+def test_known_vectors_are_not_embedded_again(tmp_path):
     embedder = FakeEmbedder()
     known = dict(zip(["May dogs travel?"], np.eye(64, dtype=np.float32), strict=False))
     write_index(tmp_path, TRAINING, [], embedder, known)
@@ -258,7 +236,7 @@ def test_known_vectors_are_not_embedded_again(tmp_path: Path) -> None:
 # the Data tab
 
 
-def test_the_page_says_how_often_the_answer_is_found(study: Study) -> None:
+def test_the_page_says_how_often_the_answer_is_found(study):
     record = read_json(study.retrieval_folder / "recall.json")
     panel = study_data_panel(study)
     assert (
@@ -269,7 +247,7 @@ def test_the_page_says_how_often_the_answer_is_found(study: Study) -> None:
     assert lookup_view(None) == ""
 
 
-def test_texts_of_misses_are_escaped() -> None:
+def test_texts_of_misses_are_escaped():
     record = measured(
         pair(
             16,
@@ -287,7 +265,7 @@ def test_texts_of_misses_are_escaped() -> None:
 
 
 @pytest.mark.train
-def test_the_bundled_embedder_finds_other_wordings(bundled_models: Path) -> None:
+def test_the_bundled_embedder_finds_other_wordings(bundled_models):
     embedder = embedding.Embedder.load()
     index = Index.build(TRAINING, embedder)
     assert index.embedder["name"] == "all-minilm-l6-v2" and len(index.embedder["sha256"]) == 64

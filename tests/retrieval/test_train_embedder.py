@@ -1,9 +1,5 @@
 """Training the sentence embedder on the questions of a study."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -41,8 +37,8 @@ def facts_with(wordings: int, answers: int) -> list[Fact]:
     [(3, 4, LEAST_STEPS), (5, 75, 93), (3, 4000, MOST_STEPS), (5, 1, 0)],
 )
 def test_every_question_has_another_wording_or_spelling_and_answers_of_a_batch_differ(
-    wordings: int, answers: int, steps: int
-) -> None:
+    wordings, answers, steps
+):
     found = list(batches(facts_with(wordings, answers), 0))
     assert len(found) == steps and all(1 < len(batch) <= BATCH for batch in found)
     for batch in found:
@@ -53,7 +49,7 @@ def test_every_question_has_another_wording_or_spelling_and_answers_of_a_batch_d
 
 
 @pytest.mark.parametrize(("twice", "trains"), [(5, True), (4, False)])
-def test_most_facts_must_have_other_wordings(twice: int, trains: bool) -> None:
+def test_most_facts_must_have_other_wordings(twice, trains):
     others = [
         fact
         for answer in range(10 - twice)
@@ -68,7 +64,7 @@ def test_most_facts_must_have_other_wordings(twice: int, trains: bool) -> None:
     )
 
 
-def test_things_that_share_an_answer_are_not_wordings_of_one_fact() -> None:
+def test_things_that_share_an_answer_are_not_wordings_of_one_fact():
     shared = [
         fact
         for number, (thing, answer) in enumerate([("a", "Yes."), ("b", "Yes."), ("c", "No.")] * 2)
@@ -82,7 +78,7 @@ def test_things_that_share_an_answer_are_not_wordings_of_one_fact() -> None:
     assert {asked.split()[1] for batch in found for asked, *_ in batch} == {"a", "b", "c"}
 
 
-def test_questions_to_decline_are_not_trained() -> None:
+def test_questions_to_decline_are_not_trained():
     facts = facts_with(2, 3) + facts_of(
         pair(90, "Who will win?", "I cannot say.", answerable=False)
     )
@@ -91,7 +87,7 @@ def test_questions_to_decline_are_not_trained() -> None:
 
 @pytest.mark.long
 @pytest.mark.train
-def test_a_trained_embedder_knows_a_name_of_the_data(tmp_path: Path) -> None:
+def test_a_trained_embedder_knows_a_name_of_the_data(tmp_path):
     names = {
         "Aldermoor": "the dawn lane swim",
         "Birchfold": "the pensioners' class",

@@ -1,7 +1,5 @@
 """Local runs and steps import no code or library of stores and clusters."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -35,7 +33,7 @@ print(json.dumps({"state": study.state, "loaded": loaded}))
 
 
 @pytest.mark.long
-def test_a_local_run_imports_no_store_or_cluster_code(bundled_models: Path) -> None:
+def test_a_local_run_imports_no_store_or_cluster_code(bundled_models):
     """The run creates a study, plans its memory, waits in the queue, runs all steps and resumes."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL],
@@ -50,7 +48,7 @@ def test_a_local_run_imports_no_store_or_cluster_code(bundled_models: Path) -> N
     assert all(Study.open("local").log_file(step).exists() for step in Study.open("local").steps)
 
 
-def test_a_step_process_imports_no_store_or_cluster_code() -> None:
+def test_a_step_process_imports_no_store_or_cluster_code():
     code = (
         "import sys\n"
         "import assistant_builder.cli, evals.__main__, assistant_builder.runner.data_steps\n"
@@ -63,5 +61,5 @@ def test_a_step_process_imports_no_store_or_cluster_code() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-def test_every_kind_of_executor_has_a_runner() -> None:
-    assert RUNNERS.keys() == {*ExecutorConfig.model_fields["kind"].annotation.__args__}  # type: ignore[union-attr]
+def test_every_kind_of_executor_has_a_runner():
+    assert RUNNERS.keys() == {*ExecutorConfig.model_fields["kind"].annotation.__args__}

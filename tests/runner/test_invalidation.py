@@ -1,7 +1,5 @@
 """Studies with one arm: steps and cells, and adding or removing an arm."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +36,7 @@ def finished(**changes: object) -> Study:
     return recorded(reported(evaluated(trained(with_data(new_study(**changes))))))
 
 
-def test_arms_are_normalized_to_one_order() -> None:
+def test_arms_are_normalized_to_one_order():
     both = StudyConfig().with_changes({"arms": "[qlora, lora]"})
     assert both == StudyConfig() and both.arms == ["lora", "qlora"]
     for text in ("qlora", "[qlora]", "qlora,qlora"):
@@ -48,47 +46,34 @@ def test_arms_are_normalized_to_one_order() -> None:
             StudyConfig().with_changes({"arms": text})
 
 
-def test_a_study_has_the_steps_of_its_arms() -> None:
+def test_a_study_has_the_steps_of_its_arms():
     assert new_study("both").steps == BOTH
     assert new_study("alone", arms=["qlora"]).steps == ALONE
-    assert new_study("seeds", arms=["qlora"], seeds=2).steps == (
-        "data",
-        "data-embed",
-        "train-qlora",
-        "train-qlora-2",
-        "evaluate",
-        "report",
+    assert new_study("seeds", arms=["qlora"], seeds=2).steps == tuple(
+        "data data-embed train-qlora train-qlora-2 evaluate report".split()
     )
 
 
-def test_cells_of_the_16_bit_base_require_the_lora_arm() -> None:
+def test_cells_of_the_16_bit_base_require_the_lora_arm():
     config = StudyConfig()
     assert config.cells == config.eval.cells
     assert config.with_changes({"arms": "qlora"}).cells == ["B4", "Q4"]
-    assert set(config.with_changes({"arms": "lora"}).cells) == {
-        "B16",
-        "B4",
-        "L16",
-        "L4",
-        "LM",
-        "LR",
-    }
+    assert set(config.with_changes({"arms": "lora"}).cells) == set("B16 B4 L16 L4 LM LR".split())
 
 
-def test_studies_without_the_arms_setting_do_not_become_stale() -> None:
+def test_studies_without_the_arms_setting_do_not_become_stale():
     study = finished()
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
     at = lines.index("arms:")
-    path.write_text(
-        "\n".join([*lines[:at], *lines[at + 3 :]]) + "\n"
-    )  # the key and its two entries
+    # the key and its two entries
+    path.write_text("\n".join([*lines[:at], *lines[at + 3 :]]) + "\n")
     assert "arms" not in path.read_text() and load_config(path) == study.config
     assert not any("arms" in key for step in study.steps for key in step_inputs(study, step))
     assert first_stale_step(study, redo=False) is None
 
 
-def test_adding_an_arm_keeps_the_trained_arm_and_its_scores() -> None:
+def test_adding_an_arm_keeps_the_trained_arm_and_its_scores():
     study = finished(arms=["qlora"])
     open_or_create(study.name, name=None, changes={"arms": "lora,qlora"}, redo=False)
     assert study.steps == BOTH
@@ -98,7 +83,7 @@ def test_adding_an_arm_keeps_the_trained_arm_and_its_scores() -> None:
     assert (study.cell_folder("Q4") / "scores.json").is_file()
 
 
-def test_removing_an_arm_requires_redo() -> None:
+def test_removing_an_arm_requires_redo():
     study = finished()
     with pytest.raises(ChangedInputsError, match="lora adapter"):
         open_or_create(study.name, name=None, changes={"arms": "qlora"}, redo=False)
@@ -109,18 +94,17 @@ def test_removing_an_arm_requires_redo() -> None:
     assert study.step("evaluate").state == "queued"
 
 
-def test_with_early_stopping_arms_depend_on_each_other() -> None:
+def test_with_early_stopping_arms_depend_on_each_other():
     study = finished(arms=["qlora"], train__early_stopping=True)
     assert "stops with" in step_inputs(study, "train-qlora")
     with pytest.raises(ChangedInputsError, match="stops with"):
         open_or_create(study.name, name=None, changes={"arms": "lora,qlora"}, redo=False)
     both = StudyConfig().with_changes({"train.early_stopping": True})
-    assert "stops with" not in step_inputs(
-        study, "train-qlora", config=both
-    )  # as in records of before
+    # as in records of before
+    assert "stops with" not in step_inputs(study, "train-qlora", config=both)
 
 
-def test_a_single_arm_stops_early_on_its_own() -> None:
+def test_a_single_arm_stops_early_on_its_own():
     stale = {1: 1.0, 2: 1.1, 3: 1.2}
     assert early_stop_decision(stale, [], 3, 10, patience=2) == "stop"
     assert early_stop_decision({1: 1.0, 2: 0.9, 3: 0.8}, [], 3, 10, patience=2) == "train"
@@ -131,7 +115,7 @@ def test_a_single_arm_stops_early_on_its_own() -> None:
     assert early_stop_decision(stale, [stale, {1: 1.0}], 3, 10, patience=2) == "wait"
 
 
-def test_the_embedder_of_assistants_without_facts_is_not_trained() -> None:
+def test_the_embedder_of_assistants_without_facts_is_not_trained():
     study = with_data(new_study(approaches=["memory"]))
     for approaches, read in (
         (["memory"], False),
@@ -144,7 +128,7 @@ def test_the_embedder_of_assistants_without_facts_is_not_trained() -> None:
         ) == read
 
 
-def test_only_what_a_step_reads_of_looking_up_makes_it_stale() -> None:
+def test_only_what_a_step_reads_of_looking_up_makes_it_stale():
     study = finished()
 
     def inputs(step: str, **changes: Any) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The queue of runs on a machine, and the priority of computing processes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -61,12 +59,12 @@ def never(names: list[str]) -> None:
 
 def wait_until(condition: object) -> None:
     deadline = time.monotonic() + 10
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def test_runs_are_executed_in_order_of_arrival() -> None:
+def test_runs_are_executed_in_order_of_arrival():
     studies = [new_study(name) for name in ("one", "two", "three")]
     order: list[str] = []
     at_once: list[int] = []
@@ -93,16 +91,14 @@ def test_runs_are_executed_in_order_of_arrival() -> None:
     for thread in threads:
         thread.join(10)
     assert order == ["one", "two", "three"] and at_once == [1, 1, 1]
-    assert (
-        reported["one"] == []
-        and reported["two"][0] == ["one"]
-        and reported["three"][0] == ["one", "two"]
-    )
+    assert reported["one"] == []
+    assert reported["two"][0] == ["one"]
+    assert reported["three"][0] == ["one", "two"]
     assert reported["two"][-1] == reported["three"][-1] == []
     assert active_tickets() == [] and not list(queue_folder().glob("[0-9]*"))
 
 
-def test_tickets_of_dead_runs_are_ignored_and_removed() -> None:
+def test_tickets_of_dead_runs_are_ignored_and_removed():
     with living() as process:
         left = ticket(4, new_study("dead"), process)
     with machine_lock(new_study("next"), waiting=never):
@@ -112,7 +108,7 @@ def test_tickets_of_dead_runs_are_ignored_and_removed() -> None:
         assert [taken.study.name for taken in active_tickets()] == ["last"]
 
 
-def test_a_step_that_outlived_its_run_blocks_the_queue() -> None:
+def test_a_step_that_outlived_its_run_blocks_the_queue():
     orphaned, other = new_study("orphaned"), new_study("other")
     with living() as process:
         ticket(1, orphaned, process)
@@ -136,7 +132,7 @@ def test_a_step_that_outlived_its_run_blocks_the_queue() -> None:
     assert reported[0] == ["orphaned"]
 
 
-def test_run_with_now_does_not_wait_but_blocks_later_runs() -> None:
+def test_run_with_now_does_not_wait_but_blocks_later_runs():
     first, second, third = (new_study(name) for name in ("first", "second", "third"))
     with living() as process:
         ticket(1, first, process)
@@ -156,9 +152,7 @@ def test_run_with_now_does_not_wait_but_blocks_later_runs() -> None:
         assert [taken.study.name for taken in active_tickets()] == ["first"]
 
 
-def test_a_waiting_run_is_shown_as_queued_and_can_be_cancelled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_waiting_run_is_shown_as_queued_and_can_be_cancelled(monkeypatch):
     monkeypatch.setattr(
         LocalRunner, "run_steps", lambda self, study, on_event: pytest.fail("it ran")
     )
@@ -181,7 +175,7 @@ def test_a_waiting_run_is_shown_as_queued_and_can_be_cancelled(
     assert study.step("data").state == "succeeded"  # outputs are deleted only when the run proceeds
 
 
-def test_a_run_that_died_in_the_queue_is_lost() -> None:
+def test_a_run_that_died_in_the_queue_is_lost():
     study = new_study()
     study.write_run_record("queued", queued_behind=["other"])
     assert study.state == "queued" and study.queued_behind == ["other"]
@@ -191,7 +185,7 @@ def test_a_run_that_died_in_the_queue_is_lost() -> None:
     assert study.state == "lost" and study.queued_behind == []
 
 
-def test_cancel_command_accepts_only_running_and_queued_studies() -> None:
+def test_cancel_command_accepts_only_running_and_queued_studies():
     study = new_study()
     refused = CliRunner().invoke(app, ["cancel", study.name])
     assert isinstance(refused.exception, StudyError) and not study.cancel_requested
@@ -203,7 +197,7 @@ def test_cancel_command_accepts_only_running_and_queued_studies() -> None:
     assert CliRunner().invoke(app, ["cancel", study.name]).exit_code == 0 and study.cancel_requested
 
 
-def test_status_command_lists_the_studies_ahead() -> None:
+def test_status_command_lists_the_studies_ahead():
     assert waiting_message([]) == ""
     assert waiting_message(["a"]) == "waits for study a"
     assert waiting_message(["a", "b", "c"]) == "waits for study a and 2 more"
@@ -216,21 +210,19 @@ def session_niceness(pid: int) -> str | None:
     return said[-1] if said else None
 
 
-def test_computing_processes_have_low_priority() -> None:
+def test_computing_processes_have_low_priority():
     with living(own_session=True) as process:
         before = process.nice()
         lower_priority(process.pid)
         assert process.nice() == max(before, 10)
         lower_priority(process.pid)
         assert process.nice() == max(before, 10)
-        assert session_niceness(process.pid) in (
-            None,
-            "10",
-        )  # niceness alone counts in its session only
+        # niceness alone counts in its session only
+        assert session_niceness(process.pid) in (None, "10")
     lower_priority(process.pid)  # it has ended
 
 
-def test_lower_priority_does_not_change_another_session() -> None:
+def test_lower_priority_does_not_change_another_session():
     before = session_niceness(os.getpid())
     with living() as process:
         lower_priority(process.pid)

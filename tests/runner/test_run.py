@@ -1,7 +1,5 @@
 """The command line on a real study of a few steps, from the data file to the report."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -51,24 +49,17 @@ def refused(*words: str) -> str:
 
 @pytest.mark.long
 @pytest.mark.train
-def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: Path) -> None:
-    values = {
-        **QUICK,
-        "model.base": str(tiny_base(tmp_path / "base")),
-    }  # the browser test goes the way with a real one
+def test_run_from_file_to_report_and_run_again(bundled_models, tmp_path):
+    # the browser test goes the way with a real one
+    values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}
     settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     first = cli("run", str(SMALL), "--name", "tiny", *settings, "--json")
     assert first.returncode == 0, first.stderr
     document = json.loads(first.stdout)
     assert document["state"] == "succeeded"
-    assert [step["name"] for step in document["steps"]] == [
-        "data",
-        "data-embed",
-        "train-lora",
-        "train-qlora",
-        "evaluate",
-        "report",
-    ]
+    assert [
+        step["name"] for step in document["steps"]
+    ] == "data data-embed train-lora train-qlora evaluate report".split()
     folder = Path(document["folder"])
     assert not (folder / "embedder").exists()  # nothing is looked up
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -78,9 +69,8 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
     assert set(report["baselines"]) == {"copy", "retrieval"}
     assert report["identities"] and all(entry["error"] <= 1e-12 for entry in report["identities"])
     assert report["tasks"]["ab_retention"]["cells"].keys() >= {"B16", "L16", "Q4"}
-    assert len(report["fidelity"]["pairs"]) == 4 and report["flips"]["noise_floor"][
-        "cells"
-    ].keys() == {"L16", "Q4"}
+    assert len(report["fidelity"]["pairs"]) == 4
+    assert report["flips"]["noise_floor"]["cells"].keys() == {"L16", "Q4"}
     headline = next(
         row
         for row in report["contrasts"]
@@ -115,15 +105,11 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
 
     scored = {path: path.stat().st_mtime_ns for path in (folder / "evals").rglob("scores.json")}
     more = json.loads(cli("run", "tiny", "--set", "seeds=2", "--json").stdout)
-    assert [step["name"] for step in more["steps"]][2:6] == [
-        "train-lora",
-        "train-qlora",
-        "train-lora-2",
-        "train-qlora-2",
-    ]
-    assert {
-        path: path.stat().st_mtime_ns for path in scored
-    } == scored  # existing scores were reused
+    assert [step["name"] for step in more["steps"]][
+        2:6
+    ] == "train-lora train-qlora train-lora-2 train-qlora-2".split()
+    # existing scores were reused
+    assert {path: path.stat().st_mtime_ns for path in scored} == scored
     report = json.loads(cli("report", "tiny", "--format", "json").stdout)
     assert [run["training_seed"] for run in report["seeds"]["runs"]] == [0, 1]
     assert len({run["L16"] for run in report["seeds"]["runs"]}) == 2 and report["seeds"]["spread"]
@@ -154,9 +140,7 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
         (b"question,answer\nWhat is it?,A thing.\n", "usable"),
     ],
 )
-def test_bad_files_are_refused_in_one_line_without_creating_a_study(
-    home: Path, content: bytes, says: str
-) -> None:
+def test_bad_files_are_refused_in_one_line_without_creating_a_study(home, content, says):
     file = home.parent / "pairs.csv"
     file.write_bytes(content)
     assert says in refused("run", str(file))
@@ -164,7 +148,7 @@ def test_bad_files_are_refused_in_one_line_without_creating_a_study(
 
 
 @pytest.mark.long
-def test_unknown_models_names_and_settings_are_refused_in_one_line(home: Path) -> None:
+def test_unknown_models_names_and_settings_are_refused_in_one_line(home):
     assert "smollm2-135m-instruct" in refused("run", str(SMALL), "--set", "model.base=smollm9")
     assert "no study named" in refused("run", "nowhere")
     assert "did you mean train.rank" in refused("run", str(SMALL), "--set", "train.rnk=8")
@@ -174,7 +158,7 @@ def test_unknown_models_names_and_settings_are_refused_in_one_line(home: Path) -
     assert not (home / "studies").exists() or not any((home / "studies").iterdir())
 
 
-def test_data_check_exit_codes(home: Path) -> None:
+def test_data_check_exit_codes(home):
     good = cli("data", "check", str(SMALL), "--json")
     assert good.returncode == 0
     document = json.loads(good.stdout)
@@ -182,16 +166,14 @@ def test_data_check_exit_codes(home: Path) -> None:
     one = home.parent / "one.csv"
     one.write_text("question,answer\nWhat is it?,A thing.\n", encoding="utf-8")
     bad = cli("data", "check", str(one), "--json")
-    assert (
-        bad.returncode == 1
-        and json.loads(bad.stdout)["usable"] == 1
-        and bad.stderr.count("\n") == 1
-    )
+    assert bad.returncode == 1
+    assert json.loads(bad.stdout)["usable"] == 1
+    assert bad.stderr.count("\n") == 1
 
 
 @pytest.mark.train
 @pytest.mark.long
-def test_a_run_with_both_approaches(bundled_models: Path, tmp_path: Path) -> None:
+def test_a_run_with_both_approaches(bundled_models, tmp_path):
     values = {
         **QUICK,
         "approaches": "grounded,memory",
@@ -207,27 +189,19 @@ def test_a_run_with_both_approaches(bundled_models: Path, tmp_path: Path) -> Non
     first = cli("run", str(SMALL), "--name", "both", *settings, "--json")
     assert first.returncode == 0, first.stderr
     document = json.loads(first.stdout)
-    assert [step["name"] for step in document["steps"]] == [
-        "data",
-        "data-embed",
-        "train-lora",
-        "train-qlora",
-        "train-lora+memory",
-        "train-qlora+memory",
-        "evaluate",
-        "report",
-    ]
+    assert (
+        [step["name"] for step in document["steps"]]
+        == """
+        data data-embed train-lora train-qlora train-lora+memory train-qlora+memory evaluate
+        report
+    """.split()
+    )
     folder = Path(document["folder"])
     assert (folder / "embedder").is_dir()
     report = json.loads(cli("report", "both", "--format", "json").stdout)
-    assert [row["name"] for row in report["approaches"]] == [
-        "copy",
-        "base+facts",
-        "lora",
-        "qlora",
-        "lora+facts",
-        "qlora+facts",
-    ]
+    assert [
+        row["name"] for row in report["approaches"]
+    ] == "copy base+facts lora qlora lora+facts qlora+facts".split()
     assert report["recommended_approach"] in ("grounded", "memory")
     hashes = {
         json.loads((folder / "arms" / run / "summary.json").read_text(encoding="utf-8"))[

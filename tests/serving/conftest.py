@@ -1,7 +1,5 @@
 """A server of the real app, whose assistants repeat the question (tests/chat/fake_worker.py)."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ LONGEST = 50
 def models(folder: Path) -> ModelRegistry:
     """Both assistants of one study and one of another."""
     named = [("library-qlora", "qlora"), ("library-lora", "lora"), ("ferries-qlora", "qlora")]
-    assistants = tuple(ServedModel(name, folder, arm, 1_700_000_000) for name, arm in named)  # type: ignore[arg-type]
+    assistants = tuple(ServedModel(name, folder, arm, 1_700_000_000) for name, arm in named)
     return ModelRegistry(assistants, {"library": "library-lora", "ferries": "ferries-qlora"})
 
 

@@ -5,8 +5,6 @@ It follows ``vllm/entrypoints/openai/cli_args.py`` and ``completion/serving.py``
 is written to the file ``requests.jsonl`` of the arm's folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json
@@ -37,12 +35,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vllm serve")
     parser.add_argument("command", choices=["serve"])
     parser.add_argument("model", type=Path)
-    for text in (
-        "--dtype",
-        "--generation-config",
-        "--quantization",
-        "--uds",
-        "--uvicorn-log-level",
+    for text in tuple(
+        "--dtype --generation-config --quantization --uds --uvicorn-log-level".split()
     ):
         parser.add_argument(text)
     for number in ("--max-model-len", "--max-loras", "--max-lora-rank"):
@@ -126,9 +120,8 @@ def main() -> None:
     if SETTINGS["text"] == "crash":
         print("CUDA is not available", file=sys.stderr)
         sys.exit(1)
-    subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)  # engine"]
-    )  # as vLLM's engine core
+    # as vLLM's engine core
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # engine"])
     time.sleep(0.3)
     app = Starlette(
         routes=[

@@ -1,7 +1,5 @@
 """The process of the page's chat: PyTorch's assistants, and the file to ship in llama.cpp."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator
@@ -55,7 +53,7 @@ def said(session: PageSession, speaker: str) -> str:
     )
 
 
-def test_the_file_that_the_report_names_answers() -> None:
+def test_the_file_that_the_report_names_answers():
     study = finished_study()
     report = json.loads(study.report_file.read_text())
     write_json(study.report_file, {**report, "smallest_no_worse": {"name": "Q4_0", "arm": "qlora"}})
@@ -67,7 +65,7 @@ def test_the_file_that_the_report_names_answers() -> None:
     assert session._file is not None and session._file.closed
 
 
-def test_without_a_file_that_is_no_worse_it_is_that_of_the_recommended_assistant() -> None:
+def test_without_a_file_that_is_no_worse_it_is_that_of_the_recommended_assistant():
     study = finished_study()
     report = json.loads(study.report_file.read_text())
     write_json(
@@ -79,7 +77,7 @@ def test_without_a_file_that_is_no_worse_it_is_that_of_the_recommended_assistant
     assert File.made == [("lora", "Q8_0")]
 
 
-def test_the_assistants_are_asked_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_assistants_are_asked_in_pytorch(monkeypatch):
     monkeypatch.setattr(
         ChatSession,
         "stream",

@@ -1,17 +1,14 @@
 """The endpoint over a real socket and a real worker process, with assistants that repeat the question."""
 
-from __future__ import annotations
-
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.cluster.conftest import wait_until
-from tests.serving.conftest import LONGEST, Served
+from tests.serving.conftest import LONGEST
 
 
 def events(response: httpx.Response) -> list[Any]:
@@ -27,7 +24,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return dict(found)
 
 
-def test_every_assistant_is_listed_and_found(served: Served) -> None:
+def test_every_assistant_is_listed_and_found(served):
     listed = httpx.get(f"{served.url}/v1/models").json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == [
@@ -45,7 +42,7 @@ def test_every_assistant_is_listed_and_found(served: Served) -> None:
     assert missing.status_code == 404 and error_of(missing)["code"] == "model_not_found"
 
 
-def test_an_answer_says_who_gave_it_and_what_it_took(served: Served) -> None:
+def test_an_answer_says_who_gave_it_and_what_it_took(served):
     answer = served.ask("hello you", model="library").json()
     assert answer["object"] == "chat.completion" and answer["id"].startswith("chatcmpl-")
     assert answer["model"] == "library-lora"
@@ -56,7 +53,7 @@ def test_an_answer_says_who_gave_it_and_what_it_took(served: Served) -> None:
     assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
 
 
-def test_a_system_prompt_of_the_request_replaces_that_of_the_study(served: Served) -> None:
+def test_a_system_prompt_of_the_request_replaces_that_of_the_study(served):
     turns = [
         {"role": "developer", "content": "One two three."},
         {"role": "user", "content": "hello"},
@@ -64,7 +61,7 @@ def test_a_system_prompt_of_the_request_replaces_that_of_the_study(served: Serve
     assert served.ask(messages=turns).json()["usage"]["prompt_tokens"] == 4
 
 
-def test_a_stream_comes_in_pieces_and_ends_with_its_usage(served: Served) -> None:
+def test_a_stream_comes_in_pieces_and_ends_with_its_usage(served):
     with served.stream(
         "one two three four five six", stream_options={"include_usage": True}
     ) as response:
@@ -83,7 +80,7 @@ def test_a_stream_comes_in_pieces_and_ends_with_its_usage(served: Served) -> Non
     assert {event["id"] for event in (first, *pieces, end, used)} == {first["id"]}
 
 
-def test_a_stop_text_ends_the_answer_before_it_and_frees_the_assistant(served: Served) -> None:
+def test_a_stop_text_ends_the_answer_before_it_and_frees_the_assistant(served):
     with served.stream("long talk of many words", stop=["never", "a:of library"]) as response:
         *pieces, end = events(response)
     text = "".join(piece["choices"][0]["delta"]["content"] for piece in pieces)
@@ -92,7 +89,7 @@ def test_a_stop_text_ends_the_answer_before_it_and_frees_the_assistant(served: S
     wait_until(lambda: not served.worker.busy)
 
 
-def test_two_assistants_answer_at_once_and_do_not_mix(served: Served) -> None:
+def test_two_assistants_answer_at_once_and_do_not_mix(served):
     with (
         served.stream("long first") as one,
         served.stream("long second", model="ferries-qlora") as other,
@@ -149,9 +146,7 @@ def test_two_assistants_answer_at_once_and_do_not_mix(served: Served) -> None:
         ({"best_of": 3}, "best_of", "not supported here"),
     ],
 )
-def test_what_is_not_supported_is_refused_in_openais_shape(
-    served: Served, body: dict[str, Any], param: str | None, says: str
-) -> None:
+def test_what_is_not_supported_is_refused_in_openais_shape(served, body, param, says):
     asked = {"model": "library-lora", "messages": [{"role": "user", "content": "hello"}], **body}
     refused = httpx.post(
         f"{served.url}/v1/chat/completions",
@@ -164,9 +159,9 @@ def test_what_is_not_supported_is_refused_in_openais_shape(
     assert param is None or param in error["param"]
 
 
-def test_what_changes_nothing_may_be_sent(served: Served) -> None:
+def test_what_changes_nothing_may_be_sent(served):
     answer = served.ask(
-        [{"type": "text", "text": "hello "}, {"type": "text", "text": "you"}],  # type: ignore[arg-type]
+        [{"type": "text", "text": "hello "}, {"type": "text", "text": "you"}],
         n=1,
         stream=False,
         temperature=0.7,
@@ -190,7 +185,7 @@ def test_what_changes_nothing_may_be_sent(served: Served) -> None:
     assert answer.status_code == 200 and "library-lora:you" in answer.text, answer.text
 
 
-def test_what_is_no_json_or_no_route_is_refused_in_openais_shape(served: Served) -> None:
+def test_what_is_no_json_or_no_route_is_refused_in_openais_shape(served):
     address = f"{served.url}/v1/chat/completions"
     for content in (b"{", b"", b"[" * 100_000, b"7"):
         refused = httpx.post(address, content=content, headers={"Content-Type": "application/json"})
@@ -200,19 +195,19 @@ def test_what_is_no_json_or_no_route_is_refused_in_openais_shape(served: Served)
     assert httpx.get(f"{served.url}/docs").status_code == 404
 
 
-def test_an_unknown_model_error_lists_the_available_models(served: Served) -> None:
+def test_an_unknown_model_error_lists_the_available_models(served):
     refused = served.ask(model="gpt-5")
     assert refused.status_code == 404 and error_of(refused)["code"] == "model_not_found"
     assert "library-qlora, library-lora, ferries-qlora" in error_of(refused)["message"]
 
 
-def test_a_prompt_that_is_too_long_is_refused_before_it_is_asked(served: Served) -> None:
+def test_a_prompt_that_is_too_long_is_refused_before_it_is_asked(served):
     assert served.ask("w " * (LONGEST - 2)).status_code == 200
     refused = served.ask("w " * (LONGEST - 1))
     assert refused.status_code == 400 and error_of(refused)["code"] == "context_length_exceeded"
 
 
-def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
+def test_a_request_that_is_too_large_is_refused(served):
     refused = served.ask("w" * 4_000_001)
     assert refused.status_code == 413 and "4 MB" in error_of(refused)["message"]
 
@@ -224,7 +219,7 @@ def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
     assert refused.status_code == 413
 
 
-def test_a_website_whose_server_passes_questions_on_is_answered(served: Served) -> None:
+def test_a_website_whose_server_passes_questions_on_is_answered(served):
     """As the line of nginx on the tab "Use it" does: the browser's headers are passed on, except Origin."""
     body = {"model": "library-lora", "messages": [{"role": "user", "content": "hello"}]}
     answer = httpx.post(
@@ -249,15 +244,13 @@ def test_a_website_whose_server_passes_questions_on_is_answered(served: Served) 
         ({"Host": "localhost:8000"}, 200),
     ],
 )
-def test_other_names_and_pages_of_others_are_refused(
-    served: Served, headers: dict[str, str], status: int
-) -> None:
+def test_other_names_and_pages_of_others_are_refused(served, headers, status):
     answer = httpx.get(f"{served.url}/v1/models", headers=headers)
     assert answer.status_code == status
     assert status == 200 or error_of(answer)["type"] == "invalid_request_error"
 
 
-def test_an_answer_that_fails_has_a_status_and_the_next_is_given(served: Served) -> None:
+def test_an_answer_that_fails_has_a_status_and_the_next_is_given(served):
     failed = served.ask("refuse")
     assert failed.status_code == 503 and "no trained adapter" in error_of(failed)["message"]
     assert error_of(failed)["type"] == "server_error"
@@ -269,9 +262,7 @@ def test_an_answer_that_fails_has_a_status_and_the_next_is_given(served: Served)
     assert served.ask().status_code == 200
 
 
-def test_a_process_that_dies_during_a_stream_is_reported_in_it(
-    serve: Callable[..., Served],
-) -> None:
+def test_a_process_that_dies_during_a_stream_is_reported_in_it(serve):
     served = serve()
     with served.stream("long talk") as response:
         lines = filter(None, response.iter_lines())
@@ -287,9 +278,7 @@ def test_a_process_that_dies_during_a_stream_is_reported_in_it(
     wait_until(lambda: httpx.get(f"{served.url}/health").status_code == 200)
 
 
-def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(
-    serve: Callable[..., Served],
-) -> None:
+def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(serve):
     served = serve(waiting=1)
     with served.stream("long talk") as first:
         lines = first.iter_lines()
@@ -298,14 +287,10 @@ def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(
             httpx.post(
                 f"{served.url}/v1/chat/completions",
                 timeout=0.5,
-                json={
-                    "model": "library",
-                    "messages": [{"role": "user", "content": "hello"}],
-                },
+                json={"model": "library", "messages": [{"role": "user", "content": "hello"}]},
             )
-        wait_until(
-            lambda: served.engine._open["library-lora"] == 1
-        )  # its client went, so its place is free
+        # its client went, so its place is free
+        wait_until(lambda: served.engine._open["library-lora"] == 1)
         waiting = httpx.Client(timeout=60)
         with pytest.raises(httpx.ReadTimeout):
             waiting.post(
@@ -329,7 +314,7 @@ def test_a_full_queue_is_refused_and_waiting_ends_when_the_client_goes(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_ends_its_answer(serve: Callable[..., Served], stream: bool) -> None:
+def test_a_client_that_goes_ends_its_answer(serve, stream):
     served = serve()
     body = {
         "model": "library",
@@ -352,7 +337,7 @@ def _nothing() -> Any:
     return nullcontext()
 
 
-def test_a_key_is_asked_for_where_there_is_one(serve: Callable[..., Served]) -> None:
+def test_a_key_is_asked_for_where_there_is_one(serve):
     key = "k" * 24
     served = serve(key=key)
     for headers in (
@@ -375,9 +360,7 @@ def test_a_key_is_asked_for_where_there_is_one(serve: Callable[..., Served]) -> 
     assert health.json() == {"status": "ok"}
 
 
-def test_failed_model_loads_are_reported(
-    serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_model_loads_are_reported(serve, capfd):
     served = serve([sys.executable, "-c", "raise SystemExit('no such study')"])
     wait_until(lambda: "no such study" in capfd.readouterr().err)
     wait_until(lambda: httpx.get(f"{served.url}/health").json() == {"status": "failed"})

@@ -1,7 +1,5 @@
 """An endpoint as a child process: found when ready, stopped by a button, and gone with its parent."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time
@@ -52,7 +50,7 @@ def endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpo
     endpoints.close()
 
 
-def test_it_is_found_when_ready_and_ends_when_stopped(endpoints: Endpoints, tmp_path: Path) -> None:
+def test_it_is_found_when_ready_and_ends_when_stopped(endpoints, tmp_path):
     study = new_study("x")
     assert endpoints.state("x") == EndpointState()
     endpoints.start(study, "lora")
@@ -67,14 +65,14 @@ def test_it_is_found_when_ready_and_ends_when_stopped(endpoints: Endpoints, tmp_
     endpoints.stop("x")
 
 
-def test_the_reason_of_a_failed_start_is_kept(tmp_path: Path) -> None:
+def test_the_reason_of_a_failed_start_is_kept(tmp_path):
     endpoints = Endpoints(fake_endpoint(tmp_path, fails=True))
     endpoints.start(new_study("x"), "lora")
     wait_for(lambda: endpoints.state("x").phase == "failed")
     assert endpoints.state("x").error == "no memory left"
 
 
-def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_it_ends_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -92,7 +90,7 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_its_command_serves_the_chosen_assistant() -> None:
+def test_its_command_serves_the_chosen_assistant():
     assert endpoint_process.endpoint_command(new_study("x"), "lora")[-2:] == [
         "assistant_builder.serving.endpoint_process",
         "x:lora",

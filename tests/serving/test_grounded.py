@@ -1,8 +1,7 @@
 """What the endpoint says about facts that were looked up, and what it keeps."""
 
-from __future__ import annotations
-
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -43,8 +42,6 @@ run_server(Grounded(), idle_seconds=60)
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    import sys
-
     script = tmp_path_factory.mktemp("worker") / "grounded.py"
     script.write_text(WORKER, encoding="utf-8")
     return [sys.executable, str(script)]
@@ -73,9 +70,7 @@ def open_(serve: Callable[..., Served], command: list[str]) -> Served:
     return grounded(serve, command, sources=True)
 
 
-def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(
-    discreet: Served,
-) -> None:
+def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(discreet):
     whole = discreet.ask("where").json()
     assert whole["assistant_builder"] == {"declined": False, "sources": []}
     assert whole["choices"][0]["message"]["content"] == "It is behind the door."
@@ -88,7 +83,7 @@ def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(
         assert SECRET not in text and "night bell" not in text
 
 
-def test_sources_are_sent_where_the_study_allows_it(open_: Served) -> None:
+def test_sources_are_sent_where_the_study_allows_it(open_):
     expected = {"declined": False, "sources": [SOURCE]}
     assert open_.ask("where").json()["assistant_builder"] == expected
     assert open_.ask("unknown").json()["assistant_builder"] == {
@@ -98,12 +93,11 @@ def test_sources_are_sent_where_the_study_allows_it(open_: Served) -> None:
     assert open_.ask("where", stop="door").json()["assistant_builder"] == expected
     with open_.stream("where", stop="door") as response:
         *pieces, end = events(response)
-    assert end["assistant_builder"] == expected and not any(
-        "assistant_builder" in piece for piece in pieces
-    )
+    assert end["assistant_builder"] == expected
+    assert not any("assistant_builder" in piece for piece in pieces)
 
 
-def test_usage_counts_the_facts_in_the_prompt(discreet: Served) -> None:
+def test_usage_counts_the_facts_in_the_prompt(discreet):
     expected = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46}
     assert discreet.ask("where").json()["usage"] == expected
     assert discreet.ask("where", stop="door").json()["usage"]["prompt_tokens"] == 40
@@ -111,7 +105,7 @@ def test_usage_counts_the_facts_in_the_prompt(discreet: Served) -> None:
         assert events(response)[-1]["usage"] == expected
 
 
-def test_an_assistant_that_looks_nothing_up_answers_as_before(served: Served) -> None:
+def test_an_assistant_that_looks_nothing_up_answers_as_before(served):
     whole = served.ask("hello you").json()
     assert whole.keys() == {"id", "object", "created", "model", "choices", "usage"}
     assert whole["usage"]["prompt_tokens"] == 4
@@ -122,7 +116,7 @@ def test_an_assistant_that_looks_nothing_up_answers_as_before(served: Served) ->
         )
 
 
-def test_the_study_says_whether_facts_are_looked_up_and_shown() -> None:
+def test_the_study_says_whether_facts_are_looked_up_and_shown():
     with_adapters("plain")
     with_adapters("hall", approaches=["grounded"])
     with_adapters("open", approaches=["grounded"], retrieval__sources_in_endpoint=True)

@@ -1,7 +1,5 @@
 """A base whose template or tokenizer was made to exhaust the server: a sentence, and others are answered meanwhile."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import threading
@@ -14,9 +12,13 @@ import httpx
 import pytest
 import uvicorn
 
+from assistant_builder import child_protocol
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.config.serving import ServingConfig
+from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
+from assistant_builder.models import template_process
+from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import (
@@ -47,7 +49,7 @@ except AssistantBuilderError as error:
 """
 
 
-def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_path: Path) -> None:
+def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_path):
     with_data(new_study(model__base=str(hostile_base(tmp_path / "base", normalizer=multiplying()))))
     reply = str(watched(COUNT))
     assert "tokenizer" in reply and "Choose another base model" in reply
@@ -56,8 +58,6 @@ def test_twenty_characters_that_become_millions_of_tokens_are_a_sentence(tmp_pat
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server of one assistant over a base whose template never ends where it is asked to, and of a sound one."""
-    from assistant_builder.models import template_process
-
     monkeypatch.setattr(template_process, "SECONDS", 3.0)
     template = ENDLESS.replace(
         "{% for i", "{% if 'loop' in messages[-1]['content'] %}{% for i", 1
@@ -95,7 +95,7 @@ def ask(url: str, model: str, content: str, timeout: float = 40) -> httpx.Respon
 
 
 @pytest.mark.long
-def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
+def test_others_are_answered_while_a_template_does_not_end(url):
     assert ask(url, "sound-lora", "hello").status_code == 200
     found: list[httpx.Response | Exception] = []
 
@@ -105,9 +105,8 @@ def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
         except httpx.HTTPError as error:
             found.append(error)
 
-    threads = [
-        threading.Thread(target=loop, args=(number,), daemon=True) for number in range(60)
-    ]  # more than anyio's
+    # more than anyio's
+    threads = [threading.Thread(target=loop, args=(number,), daemon=True) for number in range(60)]
     for thread in threads:
         thread.start()
     time.sleep(0.5)
@@ -122,16 +121,11 @@ def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
     ] * len(threads), found
     assert all(
         "took longer than 3 seconds" in answer.json()["error"]["message"] for answer in found
-    )  # type: ignore[union-attr]
+    )
     assert ask(url, "hostile-lora", "hello").status_code == 200
 
 
-def test_the_first_request_finds_the_process_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder import child_protocol
-    from assistant_builder.data import Message
-
+def test_the_first_request_finds_the_process_started(tmp_path, monkeypatch):
     started: list[object] = []
     popen: Callable[..., object] = subprocess.Popen
 
@@ -148,7 +142,7 @@ def test_the_first_request_finds_the_process_started(
     assert limits.count([Message("user", "hello " * 20_000)]) > 20_000 and started == [1, 1]
 
 
-def test_an_unreadable_tokenizer_is_reported_at_the_start(tmp_path: Path) -> None:
+def test_an_unreadable_tokenizer_is_reported_at_the_start(tmp_path):
     base = hostile_base(tmp_path / "base")
     (base / "tokenizer.json").write_text("[" * 100_000)
     study = with_data(new_study(model__base=str(base)))
@@ -156,9 +150,7 @@ def test_an_unreadable_tokenizer_is_reported_at_the_start(tmp_path: Path) -> Non
         study_prompt_limits(study)
 
 
-def test_the_data_step_fails_with_a_sentence(tmp_path: Path) -> None:
-    from assistant_builder.runner.data_steps import prepare_data
-
+def test_the_data_step_fails_with_a_sentence(tmp_path):
     study = new_study(model__base=str(hostile_base(tmp_path / "base", template=LONG_STRING)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="Choose another base model"):

@@ -1,7 +1,5 @@
 """The endpoint over GGUF files in llama.cpp, asked by OpenAI's own client."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -33,7 +31,7 @@ needs_llamacpp = pytest.mark.skipif(
 QUESTION = "Which key opens <|im_end|> the gate?"
 
 
-def test_the_smallest_file_that_is_no_worse_is_served() -> None:
+def test_the_smallest_file_that_is_no_worse_is_served():
     study = finished_study()
     assert served_type(study, "lora") == "Q8_0"
     report = json.loads(study.report_file.read_text())
@@ -41,7 +39,7 @@ def test_the_smallest_file_that_is_no_worse_is_served() -> None:
     assert (served_type(study, "lora"), served_type(study, "qlora")) == ("Q4_0", "Q8_0")
 
 
-def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_extra(monkeypatch):
     from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
     from assistant_builder.serving.registry import ModelRegistry
 
@@ -85,7 +83,7 @@ def answer(
 
 
 @needs_llamacpp
-def test_an_answer_is_streamed_as_from_pytorch(session: TinySession) -> None:
+def test_an_answer_is_streamed_as_from_pytorch(session):
     chunks = answer(session, QUESTION, max_new_tokens=12)
     server, tokenizer = session._loaded["one"]
     whole = server.complete(
@@ -99,7 +97,7 @@ def test_an_answer_is_streamed_as_from_pytorch(session: TinySession) -> None:
 
 
 @needs_llamacpp
-def test_an_answer_can_be_stopped(session: TinySession) -> None:
+def test_an_answer_can_be_stopped(session):
     session.load("one")
     stop = threading.Event()
     stream = session.stream("one", [Message("user", QUESTION)], Sampling(max_new_tokens=400), stop)
@@ -110,7 +108,7 @@ def test_an_answer_can_be_stopped(session: TinySession) -> None:
 
 
 @needs_llamacpp
-def test_a_process_that_died_is_started_again(session: TinySession) -> None:
+def test_a_process_that_died_is_started_again(session):
     first = answer(session, QUESTION, max_new_tokens=4)
     psutil.Process(session._loaded["one"][0]._process.pid).kill()
     session._loaded["one"][0]._process.wait()
@@ -160,7 +158,7 @@ def url(short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.mark.long
 @needs_llamacpp
 @pytest.mark.train
-def test_a_standard_client_is_answered(url: str, short_base: Path) -> None:
+def test_a_standard_client_is_answered(url, short_base):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
     assert [model.id for model in client.models.list()] == ["one-lora"]

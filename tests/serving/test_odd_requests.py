@@ -1,7 +1,5 @@
 """Any JSON in any field of a request: answered or refused, never a failure of the server."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator
@@ -93,9 +91,7 @@ def request(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("field", [*ChatRequest.model_fields, "unknown"])
-def test_any_json_in_any_field(
-    served: Served, failures: list[logging.LogRecord], field: str
-) -> None:
+def test_any_json_in_any_field(served, failures, field):
     @PROFILE
     @given(ODD)
     def odd(value: Any) -> None:
@@ -105,9 +101,7 @@ def test_any_json_in_any_field(
 
 
 @pytest.mark.parametrize("field", [*ChatMessage.model_fields, "unknown"])
-def test_any_json_in_any_field_of_a_message(
-    served: Served, failures: list[logging.LogRecord], field: str
-) -> None:
+def test_any_json_in_any_field_of_a_message(served, failures, field):
     @PROFILE
     @given(ODD, st.lists(TURNS, max_size=2))
     def odd(value: Any, before: list[Any]) -> None:
@@ -120,9 +114,7 @@ def test_any_json_in_any_field_of_a_message(
     odd()
 
 
-def test_any_json_in_the_parts_of_a_message(
-    served: Served, failures: list[logging.LogRecord]
-) -> None:
+def test_any_json_in_the_parts_of_a_message(served, failures):
     @settings(PROFILE, max_examples=60)
     @given(PARTS)
     def odd(parts: list[Any]) -> None:
@@ -134,9 +126,7 @@ def test_any_json_in_the_parts_of_a_message(
 @pytest.mark.parametrize(
     ("field", "model"), [("stream_options", StreamOptions), ("response_format", TextFormat)]
 )
-def test_any_json_below_a_field(
-    served: Served, failures: list[logging.LogRecord], field: str, model: type[Any]
-) -> None:
+def test_any_json_below_a_field(served, failures, field, model):
     @PROFILE
     @given(
         st.fixed_dictionaries(
@@ -165,7 +155,7 @@ def test_any_json_below_a_field(
         '{"messages": ' + '{"a":' * 3000 + "1" + "}" * 3001,
     ],
 )
-def test_odd_documents(served: Served, failures: list[logging.LogRecord], content: str) -> None:
+def test_odd_documents(served, failures, content):
     failures.clear()
     answer = httpx.post(
         f"{served.url}/v1/chat/completions",

@@ -1,11 +1,8 @@
 """The parts of the endpoint that need no server."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -47,7 +44,7 @@ def with_adapters(name: str, **changes: object) -> Study:
 # who is served
 
 
-def test_a_study_brings_both_arms_and_its_name_means_the_better_one() -> None:
+def test_a_study_brings_both_arms_and_its_name_means_the_better_one():
     with_adapters("library")
     with_adapters("ferries")
     models = select_models(["library", "ferries:lora"], lambda study: "qlora")
@@ -62,7 +59,7 @@ def test_a_study_brings_both_arms_and_its_name_means_the_better_one() -> None:
     ]
 
 
-def test_what_cannot_be_served_is_refused() -> None:
+def test_what_cannot_be_served_is_refused():
     with pytest.raises(StudyError, match="no study named"):
         select_models(["nowhere"], lambda study: "qlora")
     study = with_adapters("library")
@@ -86,7 +83,7 @@ def asked(*turns: tuple[str, str], **body: object) -> ChatRequest:
     return ChatRequest.model_validate({"model": "m", "messages": messages, **body})
 
 
-def test_the_studys_system_prompt_stands_in_where_there_is_none() -> None:
+def test_the_studys_system_prompt_stands_in_where_there_is_none():
     hello = Message("user", "hello")
     assert asked().conversation("Be brief.") == [Message("system", "Be brief."), hello]
     assert asked().conversation("") == [hello]
@@ -94,17 +91,15 @@ def test_the_studys_system_prompt_stands_in_where_there_is_none() -> None:
     assert own.conversation("Be brief.") == [Message("system", "Rhyme."), hello]
 
 
-def test_answers_are_greedy_unless_the_request_says_otherwise() -> None:
+def test_answers_are_greedy_unless_the_request_says_otherwise():
     assert asked().sampling(300).temperature == 0 and asked().sampling(300).max_new_tokens == 300
     result = asked(
         temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9
     ).sampling(300)
-    assert (result.temperature, result.top_p, result.seed, result.max_new_tokens) == (
-        0.5,
-        0.9,
-        2**32 - 1,
-        9,
-    )
+    assert result.temperature == 0.5
+    assert result.top_p == 0.9
+    assert result.seed == 2**32 - 1
+    assert result.max_new_tokens == 9
 
 
 @given(
@@ -112,9 +107,7 @@ def test_answers_are_greedy_unless_the_request_says_otherwise() -> None:
     st.lists(st.text("abc", min_size=1, max_size=3), max_size=3),
     st.lists(st.integers(0, 30), max_size=6),
 )
-def test_a_text_is_cut_at_the_first_stop_however_it_comes(
-    text: str, stops: list[str], steps: list[int]
-) -> None:
+def test_a_text_is_cut_at_the_first_stop_however_it_comes(text, stops, steps):
     whole = text[
         : min([place for stop in stops if (place := text.find(stop)) >= 0], default=len(text))
     ]
@@ -132,7 +125,7 @@ def test_a_text_is_cut_at_the_first_stop_however_it_comes(
 # who may ask
 
 
-def test_other_machines_need_a_key() -> None:
+def test_other_machines_need_a_key():
     assert check_access(ServingConfig(), None) == []
     with pytest.raises(ConfigError, match=f"everyone who reaches 0.0.0.0.*{API_KEY_VARIABLE}"):
         check_access(ServingConfig(host="0.0.0.0"), None)
@@ -140,7 +133,7 @@ def test_other_machines_need_a_key() -> None:
     assert "unencrypted" in warning
 
 
-def test_a_key_comes_from_the_environment_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_comes_from_the_environment_and_leaves_it(monkeypatch):
     assert take_key() is None
     monkeypatch.setenv(API_KEY_VARIABLE, " sixteen-letters! ")
     assert take_key() == "sixteen-letters!" and API_KEY_VARIABLE not in os.environ
@@ -150,9 +143,7 @@ def test_a_key_comes_from_the_environment_and_leaves_it(monkeypatch: pytest.Monk
             take_key()
 
 
-def test_a_key_comes_from_a_file_that_is_its_owners_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_key_comes_from_a_file_that_is_its_owners_alone(monkeypatch, tmp_path):
     file = tmp_path / "key"
     monkeypatch.setenv(f"{API_KEY_VARIABLE}_FILE", str(file))
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -177,7 +168,7 @@ def run(*words: str) -> tuple[int, str]:
     ) else done.output
 
 
-def test_the_command_refuses_before_anything_is_loaded() -> None:
+def test_the_command_refuses_before_anything_is_loaded():
     with_adapters("library")
     assert "no study named 'nowhere'" in run("nowhere")[1]
     assert "min_replicas=3 is more than max_replicas=2" in run("library", "--min-replicas", "3")[1]
@@ -188,7 +179,7 @@ def test_the_command_refuses_before_anything_is_loaded() -> None:
     assert "everyone who reaches 0.0.0.0" in run("library", "--host", "0.0.0.0")[1]
 
 
-def test_every_option_of_the_server_is_one_of_the_command() -> None:
+def test_every_option_of_the_server_is_one_of_the_command():
     result = run("--help")[1]
     for key, field in ServingConfig.model_fields.items():
         assert f"--{key.replace('_', '-')}" in result, key
@@ -198,7 +189,7 @@ def test_every_option_of_the_server_is_one_of_the_command() -> None:
 # how much is read
 
 
-def test_the_context_follows_from_the_studies_and_the_model() -> None:
+def test_the_context_follows_from_the_studies_and_the_model():
     study = new_study("library", train__max_length=512)
     longer = new_study("longer", train__max_length=6000, eval__max_new_tokens=700)
     assert context_tokens(study, 131_072) == MIN_CONTEXT > 512 + 256
@@ -206,10 +197,8 @@ def test_the_context_follows_from_the_studies_and_the_model() -> None:
     short = new_study("short", train__max_length=6000, eval__max_new_tokens=64)
     assert context_tokens(short, 131_072) == 6000 + Sampling().max_new_tokens
     assert context_tokens(longer, 2048) == context_tokens(study, 2048) == 2048
-    assert (
-        context_tokens(study, 131_072, 100_000) == 100_000
-        and context_tokens(longer, 8192, 1024) == 1024
-    )
+    assert context_tokens(study, 131_072, 100_000) == 100_000
+    assert context_tokens(longer, 8192, 1024) == 1024
     with pytest.raises(
         ConfigError,
         match="--context 9000 exceeds the context length of the base model .8192 tokens",
@@ -230,14 +219,14 @@ def test_the_context_follows_from_the_studies_and_the_model() -> None:
         ({"text_config": {"max_position_embeddings": 9}}, None, 9),
     ],
 )
-def test_what_a_model_reads(tmp_path: Path, config: object, tokenizer: object, length: int) -> None:
+def test_what_a_model_reads(tmp_path, config, tokenizer, length):
     write_json(tmp_path / "config.json", config)
     if tokenizer is not None:
         write_json(tmp_path / "tokenizer_config.json", tokenizer)
     assert context_length(tmp_path) == length
 
 
-def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path: Path) -> None:
+def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path):
     served = models(tmp_path)
     engine = Engine(served, dict.fromkeys(served.ids, limits()), 4, ChatWorker([]))
     for words, most in (
@@ -253,9 +242,7 @@ def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("gpus", "shown"), [(0.0, ""), (1.0, None)])
-def test_replicas_without_gpu_request_see_no_gpu(
-    tmp_path: Path, gpus: float, shown: str | None
-) -> None:
+def test_replicas_without_gpu_request_see_no_gpu(tmp_path, gpus, shown):
     pytest.importorskip("ray.serve")
     from assistant_builder.serving.ray_serve import application
 
@@ -265,7 +252,7 @@ def test_replicas_without_gpu_request_see_no_gpu(
     assert options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES") == shown
 
 
-def test_the_published_version_is_served_under_the_names_of_the_first_study() -> None:
+def test_the_published_version_is_served_under_the_names_of_the_first_study():
     first, version = with_adapters("shop"), with_adapters("shop-v2")
     models = select_models(["shop"], lambda study: "lora")
     add_version(first, version)
@@ -282,7 +269,7 @@ def test_the_published_version_is_served_under_the_names_of_the_first_study() ->
     )
 
 
-def test_a_rule_or_index_is_published_by_the_evaluation_that_made_it() -> None:
+def test_a_rule_or_index_is_published_by_the_evaluation_that_made_it():
     study = with_adapters("hall", approaches=["grounded"])
     models = select_models(["hall"], lambda study: "lora")
     seen = [(models.published, models.latest() == models)]
@@ -305,9 +292,7 @@ def test_a_rule_or_index_is_published_by_the_evaluation_that_made_it() -> None:
     assert models.latest().published == models.latest().published
 
 
-def test_serve_warns_that_an_assistant_without_a_rule_declines_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_serve_warns_that_an_assistant_without_a_rule_declines_nothing(monkeypatch):
     started: list[Any] = []
     monkeypatch.setattr(
         "assistant_builder.cli.serve.SERVING_BACKENDS",
@@ -336,7 +321,7 @@ def test_serve_warns_that_an_assistant_without_a_rule_declines_nothing(
     assert warnings() == "" and len(started) == 5
 
 
-def test_a_study_with_one_arm_brings_that_one_under_both_names() -> None:
+def test_a_study_with_one_arm_brings_that_one_under_both_names():
     study = with_adapters("alone", arms=["qlora"])
     models = select_models(["alone"], lambda study: "lora")
     assert models.ids == ["alone-qlora"] and models.aliases == {"alone": "alone-qlora"}

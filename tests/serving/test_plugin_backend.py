@@ -1,7 +1,5 @@
 """A serving backend that a module outside the product registers: in the settings, in the help, and started by name."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -42,7 +40,7 @@ def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess
     )
 
 
-def test_settings_and_help_list_it_and_the_command_starts_it(environment: dict[str, str]) -> None:
+def test_settings_and_help_list_it_and_the_command_starts_it(environment):
     code = (
         "import json; from assistant_builder.config.serving import ServingConfig as C; "
         "print(json.dumps([C.model_json_schema()['properties']['backend']['enum'], C(backend='moon').backend]))"
@@ -66,7 +64,5 @@ def test_settings_and_help_list_it_and_the_command_starts_it(environment: dict[s
         "--port",
         "9",
     )
-    assert (
-        done.stdout.strip() == "['library-lora'] 9 None False"
-        and "sends everything to the moon" in done.stderr
-    )
+    assert done.stdout.strip() == "['library-lora'] 9 None False"
+    assert "sends everything to the moon" in done.stderr

@@ -1,7 +1,5 @@
 """A server that others reach: what it answers without a key, and behind nginx, Caddy and HAProxy as documented."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -129,9 +127,7 @@ def ask(client: httpx.Client, study: Study, **headers: str) -> httpx.Response:
         {"allow_origin": ()},
     ],
 )
-def test_without_a_key_a_widget_is_all_that_is_served(
-    publish: Callable[..., Served], study: Study, settings: dict[str, Any]
-) -> None:
+def test_without_a_key_a_widget_is_all_that_is_served(publish, study, settings):
     served = publish(**settings)
     with httpx.Client(base_url=served.url, timeout=60) as client:
         for headers in ({}, {"x-forwarded-for": "127.0.0.1"}, {"host": "localhost"}):
@@ -147,7 +143,7 @@ def test_without_a_key_a_widget_is_all_that_is_served(
         assert client.get("/health").status_code in (200, 503)
 
 
-def test_no_way_to_write_a_path_leads_past_the_widget(publish: Callable[..., Served]) -> None:
+def test_no_way_to_write_a_path_leads_past_the_widget(publish):
     port = port_of(publish().url)
     for trick in TRICKS:
         for method in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PROPFIND"):
@@ -175,9 +171,7 @@ def test_no_way_to_write_a_path_leads_past_the_widget(publish: Callable[..., Ser
         {"CF-Connecting-IP": "::1"},
     ],
 )
-def test_what_a_proxy_passed_on_is_never_taken_for_a_program_here(
-    served: Served, headers: dict[str, str]
-) -> None:
+def test_what_a_proxy_passed_on_is_never_taken_for_a_program_here(served, headers):
     assert httpx.get(f"{served.url}/v1/models").status_code == 200
     refused = httpx.get(f"{served.url}/v1/models", headers=headers)
     assert refused.status_code == 401 and "API_KEY" in refused.json()["error"]["message"]
@@ -198,12 +192,12 @@ def test_what_a_proxy_passed_on_is_never_taken_for_a_program_here(
         "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx-forwarded-for:",
     ],
 )
-def test_odd_hosts_are_no_local_name(served: Served, head: str) -> None:
+def test_odd_hosts_are_no_local_name(served, head):
     status, content = raw(port_of(served.url), f"{head}\r\nConnection: close")
     assert status in (0, 400, 401, 421) and b"library" not in content
 
 
-def test_a_server_that_others_reach_needs_a_key_or_has_a_widget() -> None:
+def test_a_server_that_others_reach_needs_a_key_or_has_a_widget():
     for settings in ({"proxy": "127.0.0.1"}, {"allow_host": (NAME,)}, {"host": "0.0.0.0"}):
         with pytest.raises(ConfigError, match="ASSISTANT_BUILDER_API_KEY"):
             check_access(ServingConfig(**settings), None)
@@ -228,9 +222,7 @@ def two_questions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_questions")
-def test_visitors_are_counted_by_what_the_proxy_saw(
-    publish: Callable[..., Served], study: Study
-) -> None:
+def test_visitors_are_counted_by_what_the_proxy_saw(publish, study):
     served = publish(proxy="127.0.0.1, 10.0.0.0/8")
 
     def statuses(*requests: list[str]) -> list[int]:
@@ -406,24 +398,19 @@ backend app
         yield
 
 
-def test_the_page_shows_the_documented_lines() -> None:
+def test_the_page_shows_the_documented_lines():
     assert block("nginx").strip() == PROXY_LINES
     assert all(f" {path}" in block("caddy") for path in widget.PATHS)
     line = re.search(r"<script.*</script>", block("php"))
-    assert line and line[0] == widget.embedding(f"https://{NAME}", "site-\u2026").replace(
-        "&#34;", '"'
-    )
+    assert line
+    assert line[0] == widget.embedding(f"https://{NAME}", "site-\u2026").replace("&#34;", '"')
 
 
 @pytest.mark.usefixtures("two_questions")
 @pytest.mark.parametrize("proxy", [nginx, caddy])
 def test_the_documented_lines_pass_the_widget_on_and_nothing_else(
-    publish: Callable[..., Served],
-    study: Study,
-    tmp_path: Path,
-    certificate: tuple[Path, Path],
-    proxy: Any,
-) -> None:
+    publish, study, tmp_path, certificate, proxy
+):
     served, port = publish(allow_host=(NAME,), proxy="127.0.0.1"), free_port()
     with (
         proxy(tmp_path, port, port_of(served.url), certificate),
@@ -436,10 +423,8 @@ def test_the_documented_lines_pass_the_widget_on_and_nothing_else(
     ):
         extensions = {"sni_hostname": NAME}
         script = client.get("/widget.js", extensions=extensions)
-        assert (
-            script.status_code == 200
-            and script.headers["cross-origin-resource-policy"] == "cross-origin"
-        )
+        assert script.status_code == 200
+        assert script.headers["cross-origin-resource-policy"] == "cross-origin"
         page = client.get("/chat", extensions=extensions)
         assert widget.site_token(study) in page.text
         content = json.dumps({"site": widget.site_token(study), **QUESTION})
@@ -451,9 +436,8 @@ def test_the_documented_lines_pass_the_widget_on_and_nothing_else(
 
         assert post("/widget/start").json()["title"] == "library"
         answer = post("/widget/ask", origin=f"https://{NAME}")
-        assert answer.status_code == 200 and "library-lora:hello" in answer.text.replace(
-            '"}\n\ndata: {"text": "', ""
-        )
+        assert answer.status_code == 200
+        assert "library-lora:hello" in answer.text.replace('"}\n\ndata: {"text": "', "")
         # a visitor who names other addresses stays the same visitor
         assert (
             post(
@@ -502,11 +486,8 @@ def test_the_documented_lines_pass_the_widget_on_and_nothing_else(
 
 @pytest.mark.usefixtures("two_questions")
 def test_without_the_documented_lines_a_proxy_still_opens_the_widget_alone(
-    publish: Callable[..., Served],
-    study: Study,
-    tmp_path: Path,
-    certificate: tuple[Path, Path],
-) -> None:
+    publish, study, tmp_path, certificate
+):
     """HAProxy passes everything on, and appends a line of X-Forwarded-For to those of the visitor."""
     served, port = publish(allow_host=(NAME,), proxy="127.0.0.1"), free_port()
     with (
@@ -533,10 +514,8 @@ def test_without_the_documented_lines_a_proxy_still_opens_the_widget_alone(
 
 
 def test_an_endpoint_without_a_key_stays_closed_behind_a_proxy_that_nobody_named(
-    serve: Callable[..., Served],
-    tmp_path: Path,
-    certificate: tuple[Path, Path],
-) -> None:
+    serve, tmp_path, certificate
+):
     served, port = serve(app=make_app), free_port()
     assert httpx.get(f"{served.url}/v1/models").status_code == 200
     with haproxy(tmp_path, port, port_of(served.url), certificate):

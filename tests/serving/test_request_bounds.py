@@ -1,12 +1,9 @@
 """Requests of a size or a form that would stop the server: refused at once, with the name of the field."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -80,9 +77,7 @@ def post(served: Served, content: Any, path: str = "/v1/chat/completions") -> ht
         ({"modalities": ["text"] * 300_000}, "modalities"),
     ],
 )
-def test_a_field_that_is_too_large_is_named_at_once(
-    served: Served, fields: dict[str, Any], param: str | None
-) -> None:
+def test_a_field_that_is_too_large_is_named_at_once(served, fields, param):
     content = json.dumps({"model": "library-lora", "messages": [QUESTION], **fields}).encode()
     began = time.process_time()
     refused = post(served, content)
@@ -105,11 +100,11 @@ def test_a_field_that_is_too_large_is_named_at_once(
         {"n": 1},
     ],
 )
-def test_the_largest_values_are_answered(served: Served, fields: dict[str, Any]) -> None:
+def test_the_largest_values_are_answered(served, fields):
     assert served.ask(**fields).status_code == 200
 
 
-def test_stops_of_the_largest_size_cost_little() -> None:
+def test_stops_of_the_largest_size_cost_little():
     stops, began, text = (
         StopSequenceFilter(["a" * (MAX_STOP - 1) + end for end in "bcde"]),
         time.process_time(),
@@ -142,7 +137,7 @@ def test_stops_of_the_largest_size_cost_little() -> None:
     ],
     ids=lambda content: content[:12].hex(),
 )
-def test_odd_documents_are_refused_at_once(served: Served, content: bytes) -> None:
+def test_odd_documents_are_refused_at_once(served, content):
     for path in ("/v1/chat/completions", "/v1/feedback"):
         began = time.process_time()
         refused = post(served, content, path)
@@ -150,7 +145,7 @@ def test_odd_documents_are_refused_at_once(served: Served, content: bytes) -> No
         assert time.process_time() - began < PROMPT_SECONDS
 
 
-def test_others_are_answered_while_one_sends_large_fields(served: Served) -> None:
+def test_others_are_answered_while_one_sends_large_fields(served):
     """The attack that stopped the endpoint: a stop text of 0.9 MB, now again and again."""
     over = threading.Event()
 
@@ -195,14 +190,14 @@ def test_others_are_answered_while_one_sends_large_fields(served: Served) -> Non
         "GET /v1/models HTTP/1.1\r\nHost: localhost" + "\r\nX: y" * 12_000,
     ],
 )
-def test_odd_requests_of_http_do_no_harm(served: Served, head: str) -> None:
+def test_odd_requests_of_http_do_no_harm(served, head):
     status, content = raw(port_of(served.url), f"{head}\r\nConnection: close", b"zz\r\n0\r\n\r\n")
     assert status < 500 and len(content) < 100_000
     assert served.ask().status_code == 200
 
 
 @pytest.mark.parametrize("size", [b"FFFFFFFFFFFFFFFF", b"-5", b"0x10", b"7fffffff"])
-def test_chunks_that_lie_end_the_connection(served: Served, size: bytes) -> None:
+def test_chunks_that_lie_end_the_connection(served, size):
     with socket.create_connection(("127.0.0.1", port_of(served.url)), timeout=3) as connection:
         connection.sendall(
             b"POST /v1/feedback HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -214,7 +209,7 @@ def test_chunks_that_lie_end_the_connection(served: Served, size: bytes) -> None
     assert served.ask().status_code == 200
 
 
-def test_many_small_streams_that_nobody_reads_leave_the_server_usable(served: Served) -> None:
+def test_many_small_streams_that_nobody_reads_leave_the_server_usable(served):
     body = json.dumps({"model": "library-lora", "messages": [QUESTION], "stream": True}).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -231,9 +226,7 @@ def test_many_small_streams_that_nobody_reads_leave_the_server_usable(served: Se
         time.sleep(0.1)
 
 
-def test_a_client_does_not_fill_the_log_of_the_server(
-    served: Served, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_does_not_fill_the_log_of_the_server(served, capfd, monkeypatch):
     monkeypatch.setattr("assistant_builder.web.connections._alike_lines", AlikeLines())
     for _ in range(30):
         raw(port_of(served.url), "GET\r\nX")
@@ -245,9 +238,7 @@ def test_a_client_does_not_fill_the_log_of_the_server(
     assert len(capfd.readouterr().err) < 4_000
 
 
-def test_a_user_of_the_api_fills_no_log(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Served]
-) -> None:
+def test_a_user_of_the_api_fills_no_log(tmp_path, monkeypatch, serve):
     log = VisitorLog(tmp_path / "visitors.db", "texts", 90)
     monkeypatch.setattr(
         "assistant_builder.serving.app.open_logs", lambda models, config: {"library-lora": log}

@@ -1,7 +1,5 @@
 """A real server over a base of two layers, asked by OpenAI's own client."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -29,9 +27,8 @@ pytestmark = pytest.mark.train
 @pytest.fixture
 def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Study]:
     """Two studies over one base, each with adapters of its own."""
-    monkeypatch.setenv(
-        "OMP_NUM_THREADS", "1"
-    )  # in a model as small as this threads wait for one another
+    # in a model as small as this threads wait for one another
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     base = tiny_base(tmp_path / "base")
     return [tiny_study(base, "one"), tiny_study(base, "two", seed=2, system="Answer in one word.")]
 
@@ -65,9 +62,7 @@ def url(studies: list[Study]) -> Iterator[str]:
 
 
 @pytest.mark.long
-def test_a_standard_client_is_answered_by_several_adapters_at_once(
-    url: str, studies: list[Study]
-) -> None:
+def test_a_standard_client_is_answered_by_several_adapters_at_once(url, studies):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
     assert tuple(model.id for model in client.models.list()) == MODELS
@@ -88,7 +83,7 @@ def test_a_standard_client_is_answered_by_several_adapters_at_once(
     expected: dict[str, dict[str, Any]] = {
         f"{study.name}-{arm}": answer
         for study, arms in zip(studies, (["qlora", "lora"], ["qlora"]), strict=True)
-        for arm, answer in ask_arms(study, QUESTION, arms).items()  # type: ignore[arg-type]
+        for arm, answer in ask_arms(study, QUESTION, arms).items()
     }
     assert len({answer["text"] for answer in expected.values()}) == 3, (
         "the adapters say different things"
@@ -119,7 +114,7 @@ def test_a_standard_client_is_answered_by_several_adapters_at_once(
     assert whole.usage.prompt_tokens == len(prompter.prompt_ids([Message("user", QUESTION)]))
 
 
-def test_assistants_of_one_base_hold_its_weights_once(studies: list[Study]) -> None:
+def test_assistants_of_one_base_hold_its_weights_once(studies):
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     session = SharedSession(

@@ -1,8 +1,5 @@
 """A server follows the published version: no answer is lost or mixed, and the old version ends."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -72,9 +69,7 @@ def text(served: Served, question: str = "hello you") -> str:
 
 
 @pytest.mark.long
-def test_requests_go_to_the_published_version_and_answers_that_run_are_finished(
-    versions: Versions, serve: Callable[..., Served]
-) -> None:
+def test_requests_go_to_the_published_version_and_answers_that_run_are_finished(versions, serve):
     served = serve(switch=versions.switch)
     assert text(served).startswith("shop:hello shop:you")
     (old,) = versions.workers["shop"]
@@ -96,9 +91,7 @@ def test_requests_go_to_the_published_version_and_answers_that_run_are_finished(
     wait_until(lambda: not versions.workers["shop-v2"][0].running, 30)
 
 
-def test_undo_does_not_wait_for_a_long_answer(
-    versions: Versions, serve: Callable[..., Served]
-) -> None:
+def test_undo_does_not_wait_for_a_long_answer(versions, serve):
     served = serve(switch=versions.switch)
     with served.stream("long talk") as answer:  # a minute
         words = answer.iter_lines()
@@ -113,9 +106,7 @@ def test_undo_does_not_wait_for_a_long_answer(
     wait_until(lambda: not versions.workers["shop"][0].running, 30)
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one(
-    versions: Versions, serve: Callable[..., Served], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one(versions, serve, capsys):
     served = serve(switch=versions.switch)
     assert text(served).startswith("shop:")
     publish(versions.root, "shop-v3")
@@ -126,9 +117,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one(
     wait_until(lambda: text(served).startswith("shop-v2:"), 30)
 
 
-def test_a_new_rule_of_the_served_study_is_loaded(
-    versions: Versions, serve: Callable[..., Served]
-) -> None:
+def test_a_new_rule_of_the_served_study_is_loaded(versions, serve):
     select = versions.select
 
     def grounded() -> ModelRegistry:
@@ -147,9 +136,7 @@ def test_a_new_rule_of_the_served_study_is_loaded(
     assert text(served).startswith("shop:") and versions.workers["shop"][-1] is not old
 
 
-def test_the_widget_keeps_its_token_and_its_visitors_over_versions(
-    versions: Versions, serve: Callable[..., Served]
-) -> None:
+def test_the_widget_keeps_its_token_and_its_visitors_over_versions(versions, serve):
     site = "https://shop.example"
     served = serve(
         switch=versions.switch,

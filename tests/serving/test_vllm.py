@@ -1,7 +1,5 @@
 """The endpoint over vLLM; a program with its options and protocol takes its place (tests/serving/fake_vllm.py)."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -97,17 +95,15 @@ def command(*words: str, context: int | None = None) -> list[str]:
 
 
 @pytest.mark.train
-def test_the_command_has_base_storage_adapters_and_rank(base: Path) -> None:
+def test_the_command_has_base_storage_adapters_and_rank(base):
     study = with_adapters("library", model__base=str(base), train__rank=24)
     with_adapters("ferries", model__base=str(base), train__rank=4)
     found = command("library:qlora", "ferries:qlora")
     options = dict(zip(found[3::2], found[4::2], strict=False))
     assert found[:3] == ["vllm", "serve", str(base)] and options["--dtype"] == "bfloat16"
     assert found[found.index("--quantization") + 1] == "bitsandbytes"
-    assert (
-        found[found.index("--max-lora-rank") + 1] == "32"
-        and found[found.index("--max-loras") + 1] == "2"
-    )
+    assert found[found.index("--max-lora-rank") + 1] == "32"
+    assert found[found.index("--max-loras") + 1] == "2"
     assert [json.loads(text) for text in found[found.index("--lora-modules") + 1 :]] == [
         {
             "name": f"{name}-qlora",
@@ -121,7 +117,7 @@ def test_the_command_has_base_storage_adapters_and_rank(base: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.train
-def test_vllm_and_the_local_backend_read_as_much(tmp_path: Path) -> None:
+def test_vllm_and_the_local_backend_read_as_much(tmp_path):
     base = tiny_base(tmp_path / "base")
     with_adapters("library", model__base=str(base), train__max_length=700)
     with_adapters("ferries", model__base=str(base), train__max_length=6000)
@@ -149,9 +145,7 @@ def test_vllm_and_the_local_backend_read_as_much(tmp_path: Path) -> None:
 
 
 @pytest.mark.train
-def test_what_vllm_cannot_serve_is_refused(
-    base: Path, monkeypatch: pytest.MonkeyPatch, vllm: Callable[..., None]
-) -> None:
+def test_what_vllm_cannot_serve_is_refused(base, monkeypatch, vllm):
     study = with_adapters("library", model__base=str(base))
     assert "need several" in run("library", "--backend", "vllm")[1]
     assert (
@@ -178,16 +172,14 @@ def test_what_vllm_cannot_serve_is_refused(
 
 
 @pytest.mark.train
-def test_vllm_gets_the_tokens_of_the_studys_prompt(base: Path, vllm: Callable[..., None]) -> None:
+def test_vllm_gets_the_tokens_of_the_studys_prompt(base, vllm):
     vllm(text="A brass one, 7 € äöü.")
     one, other = (tiny_study(base, name, system=SYSTEM) for name in ("one", "other"))
     with session(one, other) as asked:
         chunks = answer(asked, "one-lora", sampling=Sampling())
         assert "".join(chunk.text_delta for chunk in chunks) == "A brass one, 7 € äöü."
-        assert (chunks[-1].finish, chunks[-1].tokens) == (
-            "stop",
-            len("A brass one, 7 € äöü.".encode()),
-        )
+        assert chunks[-1].finish == "stop"
+        assert chunks[-1].tokens == len("A brass one, 7 € äöü.".encode())
         assert len(chunks) > 10 and chunks[-1].first_token_seconds
         (body,) = requests(one)
         prompter = ChatTokenizer.load(base, one.template_date)
@@ -203,20 +195,16 @@ def test_vllm_gets_the_tokens_of_the_studys_prompt(base: Path, vllm: Callable[..
         )[-1]
         assert (last.finish, last.tokens) == ("length", 3)
         (body,) = requests(other)
-        assert (body["temperature"], body["top_p"], body["seed"], body["max_tokens"]) == (
-            0.7,
-            0.9,
-            5,
-            3,
-        )
+        assert body["temperature"] == 0.7
+        assert body["top_p"] == 0.9
+        assert body["seed"] == 5
+        assert body["max_tokens"] == 3
         with pytest.raises(ModelError, match="context length of the model is 2048"):
             answer(asked, "one-lora", "long " * 500)
 
 
 @pytest.mark.train
-def test_facts_are_looked_up_and_unlikely_answers_are_declined(
-    base: Path, bundled_models: Path, vllm: Callable[..., None]
-) -> None:
+def test_facts_are_looked_up_and_unlikely_answers_are_declined(base, bundled_models, vllm):
     from assistant_builder.models.embedding import Embedder
 
     study = tiny_study(base, "hall", approaches=["grounded"], train__max_length=1500)
@@ -227,9 +215,8 @@ def test_facts_are_looked_up_and_unlikely_answers_are_declined(
     with session(study) as asked:
         last = answer(asked, "hall-lora", known, Sampling())[-1]
         assert not last.declined and last.sources[0]["question"] == known
-        assert requests(study)[0]["logprobs"] == 1 and last.prompt_tokens == len(
-            requests(study)[0]["prompt"]
-        )
+        assert requests(study)[0]["logprobs"] == 1
+        assert last.prompt_tokens == len(requests(study)[0]["prompt"])
         (only,) = answer(
             asked, "hall-lora", "Who painted the ceiling of the Sistine Chapel?", Sampling()
         )
@@ -237,9 +224,7 @@ def test_facts_are_looked_up_and_unlikely_answers_are_declined(
 
 
 @pytest.mark.train
-def test_an_answer_that_is_stopped_ends_vllms_computation(
-    base: Path, vllm: Callable[..., None]
-) -> None:
+def test_an_answer_that_is_stopped_ends_vllms_computation(base, vllm):
     vllm(text="x" * 200, seconds=0.05)
     study, stop = tiny_study(base, "one"), threading.Event()
     with session(study) as asked:
@@ -256,13 +241,11 @@ def test_an_answer_that_is_stopped_ends_vllms_computation(
 
 
 @pytest.mark.train
-def test_a_vllm_that_died_is_started_again_and_one_that_cannot_start_says_why(
-    base: Path, vllm: Callable[..., None]
-) -> None:
+def test_a_vllm_that_died_is_started_again_and_one_that_cannot_start_says_why(base, vllm):
     vllm(text="x" * 100, seconds=0.05)
     with session(tiny_study(base, "one")) as asked:
         asked.load("one-lora")
-        guard = psutil.Process(asked._server._process.pid)  # type: ignore[union-attr]
+        guard = psutil.Process(asked._server._process.pid)
         others = guard.children(recursive=True)
         stream = asked.stream(
             "one-lora", [Message("user", QUESTION)], Sampling(), threading.Event()
@@ -275,7 +258,7 @@ def test_a_vllm_that_died_is_started_again_and_one_that_cannot_start_says_why(
         assert not asked.ready("one-lora")
         vllm(text="Again.")
         assert "".join(chunk.text_delta for chunk in answer(asked, "one-lora")) == "Again."
-        folder = asked._server._folder  # type: ignore[union-attr]
+        folder = asked._server._folder
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
     vllm(text="crash")
@@ -283,7 +266,7 @@ def test_a_vllm_that_died_is_started_again_and_one_that_cannot_start_says_why(
         VllmServer(command("one:lora"))
 
 
-def test_without_vllm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="pip install vllm vllm-bnb-plugin"):
         VllmServer(["vllm", "serve", "x"])
@@ -329,13 +312,10 @@ def wait_for(url: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.train
-def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(
-    base: Path, vllm: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base, vllm, monkeypatch):
     openai = pytest.importorskip("openai")
-    monkeypatch.setenv(
-        "ASSISTANT_BUILDER_API_KEY", key := "a-key-of-16-characters"
-    )  # else the widget alone is served
+    # else the widget alone is served
+    monkeypatch.setenv("ASSISTANT_BUILDER_API_KEY", key := "a-key-of-16-characters")
     vllm(text="A brass key.")
     study = tiny_study(base, "one", system=SYSTEM)
     with served("one:lora", "--widget", "--remember", "texts") as (ready, process):
@@ -369,7 +349,7 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(
 
 @pytest.mark.long
 @pytest.mark.train
-def test_vllm_ends_with_a_server_that_is_killed(base: Path, vllm: Callable[..., None]) -> None:
+def test_vllm_ends_with_a_server_that_is_killed(base, vllm):
     tiny_study(base, "one")
     with served("one:lora") as (ready, process):
         wait_for(ready["url"])

@@ -61,7 +61,7 @@ def site(
     made: list[widget.Widget] = []
 
     def build(*words: Any) -> Any:
-        made.append(make_app(*words))  # type: ignore[arg-type]
+        made.append(make_app(*words))
         return made[0]
 
     served = serve(key=KEY, config=config, app=build)
@@ -97,12 +97,11 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
 
 
-def test_a_page_of_the_site_asks_without_a_key(site: Visitor) -> None:
+def test_a_page_of_the_site_asks_without_a_key(site):
     answer = site.ask("hello you")
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert (
-        answer.headers["access-control-allow-origin"] == SITE and answer.headers["vary"] == "Origin"
-    )
+    assert answer.headers["access-control-allow-origin"] == SITE
+    assert answer.headers["vary"] == "Origin"
     *pieces, end = events(answer)
     assert (
         "".join(piece["text"] for piece in pieces) == "library-lora:hello library-lora:you \u2713"
@@ -114,15 +113,12 @@ def test_a_page_of_the_site_asks_without_a_key(site: Visitor) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    [
-        "https://other.example",
-        "http://shop.example",
-        "https://shop.example:444",
-        "null",
-        "https://shop.example.evil.example",
-    ],
+    """
+        https://other.example http://shop.example https://shop.example:444 null
+        https://shop.example.evil.example
+    """.split(),
 )
-def test_a_page_of_another_origin_gets_nothing(site: Visitor, origin: str) -> None:
+def test_a_page_of_another_origin_gets_nothing(site, origin):
     for path in ("/widget/ask", "/widget/start"):
         refused = site.post(
             path, {"messages": [{"role": "user", "content": "hello"}]}, origin=origin
@@ -136,7 +132,7 @@ def test_a_page_of_another_origin_gets_nothing(site: Visitor, origin: str) -> No
     assert nobody.status_code == 403
 
 
-def test_the_token_is_needed_and_opens_nothing_else(site: Visitor) -> None:
+def test_the_token_is_needed_and_opens_nothing_else(site):
     wrong = httpx.post(
         f"{site.url}/widget/ask", content=json.dumps({"site": "x"}), headers={"origin": SITE}
     )
@@ -173,13 +169,13 @@ def test_the_token_is_needed_and_opens_nothing_else(site: Visitor) -> None:
         ([{"role": "user", "content": "x" * 70_000}], 413),
     ],
 )
-def test_what_visitors_may_not_send_is_refused(site: Visitor, messages: Any, status: int) -> None:
+def test_what_visitors_may_not_send_is_refused(site, messages, status):
     refused = site.post("/widget/ask", {"messages": messages})
     assert refused.status_code == status and refused.headers["access-control-allow-origin"] == SITE
     assert refused.json()["error"]["message"] and not site.line
 
 
-def test_a_visitor_who_asks_too_often_waits(site: Visitor) -> None:
+def test_a_visitor_who_asks_too_often_waits(site):
     for _ in range(4):
         assert site.ask("hello").status_code == 200
     refused = site.ask("hello")
@@ -192,7 +188,7 @@ def test_a_visitor_who_asks_too_often_waits(site: Visitor) -> None:
     assert site.ask("hello", **{"x-forwarded-for": "203.0.113.9, 198.51.100.8"}).status_code == 429
 
 
-def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
+def test_visitors_wait_in_a_queue_with_their_place(site):
     """One is answered, two wait, and a fourth is asked to come again; the two are answered when the first leaves."""
 
     def body(question: str) -> str:
@@ -213,7 +209,7 @@ def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
             next(lines)
             for number in (1, 2):
                 waiting.append(pool.submit(ask, number))
-                wait_until(lambda number=number: site.line == number + 1)  # type: ignore[misc]
+                wait_until(lambda number=number: site.line == number + 1)
             refused = site.ask("hello", **{"x-forwarded-for": "198.51.100.9"})
             assert refused.status_code == 429 and refused.headers["retry-after"]
         answers = [each.result() for each in waiting]
@@ -225,7 +221,7 @@ def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
     wait_until(lambda: not site.line)
 
 
-def test_a_visitor_who_leaves_frees_the_assistant_and_the_place(site: Visitor) -> None:
+def test_a_visitor_who_leaves_frees_the_assistant_and_the_place(site):
     body = json.dumps({"site": site.token, "messages": [{"role": "user", "content": LONG}]})
     with httpx.stream(
         "POST", f"{site.url}/widget/ask", timeout=60, content=body, headers={"origin": SITE}
@@ -237,41 +233,35 @@ def test_a_visitor_who_leaves_frees_the_assistant_and_the_place(site: Visitor) -
     wait_until(lambda: not site.app._visitors._open)
 
 
-def test_an_error_of_the_assistant_reaches_the_visitor_as_an_event(site: Visitor) -> None:
+def test_an_error_of_the_assistant_reaches_the_visitor_as_an_event(site):
     *_, last = events(site.ask("bug"))
     assert "error" in last and "Traceback" not in last["error"]
     wait_until(lambda: not site.line)
 
 
-def test_the_start_has_texts_in_the_language_of_the_page(site: Visitor) -> None:
+def test_the_start_has_texts_in_the_language_of_the_page(site):
     german = site.post("/widget/start", {"language": "de-AT"}).json()
-    assert (
-        german["texts"]["send"] == "Senden"
-        and german["language"] == "de"
-        and german["direction"] == "ltr"
-    )
+    assert german["texts"]["send"] == "Senden"
+    assert german["language"] == "de"
+    assert german["direction"] == "ltr"
     english = site.post("/widget/start", {"language": "xx"}).json()
     assert english["texts"]["send"] == "Send" and english["contact"] == "Write to help@shop.example"
     assert english["title"] == "library"
 
 
-def test_script_and_page_are_small_and_ask_nobody_else(site: Visitor) -> None:
+def test_script_and_page_are_small_and_ask_nobody_else(site):
     script, page = httpx.get(f"{site.url}/widget.js"), httpx.get(f"{site.url}/chat")
-    assert (
-        len(script.content) <= 20 * 1024
-        and script.headers["cross-origin-resource-policy"] == "cross-origin"
-    )
+    assert len(script.content) <= 20 * 1024
+    assert script.headers["cross-origin-resource-policy"] == "cross-origin"
     assert script.text.count("https://") == script.text.count("https://HOST") == 1
-    assert (
-        f'data-site="{site.token}"' in page.text
-        and "default-src 'none'" in page.headers["content-security-policy"]
-    )
+    assert f'data-site="{site.token}"' in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
     assert KEY not in page.text + script.text
     assert httpx.post(f"{site.url}/chat").status_code == 405
     assert httpx.get(f"{site.url}/widget.js", headers={"host": "evil.example"}).status_code == 421
 
 
-def test_forgotten_addresses_do_not_grow(limits: widget.Limits) -> None:
+def test_forgotten_addresses_do_not_grow(limits):
     now = [0.0]
     visitors = widget.VisitorLimits(
         widget.Limits(questions=1, seconds=10, open=1, addresses=5), lambda: now[0]
@@ -291,7 +281,7 @@ def test_forgotten_addresses_do_not_grow(limits: widget.Limits) -> None:
         visitors.enter("49")
 
 
-def test_a_question_that_waits_is_not_overtaken() -> None:
+def test_a_question_that_waits_is_not_overtaken():
     async def run() -> list[str]:
         line, order = widget.Line(1, 5), []
 
@@ -309,7 +299,7 @@ def test_a_question_that_waits_is_not_overtaken() -> None:
     assert asyncio.run(run()) == ["a", "b", "c", "d"]
 
 
-def test_a_place_is_told_when_it_changes_and_not_missed_while_it_is_told() -> None:
+def test_a_place_is_told_when_it_changes_and_not_missed_while_it_is_told():
     """Those before a slow visitor leave while it is told its place; others behind it come and go."""
 
     async def run() -> list[int]:
@@ -345,9 +335,7 @@ def test_a_place_is_told_when_it_changes_and_not_missed_while_it_is_told() -> No
     assert asyncio.run(asyncio.wait_for(wait(), 5)) == [1]
 
 
-def test_a_full_queue_costs_no_question_of_the_visitor(
-    site: Visitor, limits: widget.Limits
-) -> None:
+def test_a_full_queue_costs_no_question_of_the_visitor(site, limits):
     tickets = [site.app._line.join() for _ in range(limits.waiting + 1)]
     for _ in range(limits.questions + 1):
         refused = site.ask("hello")
@@ -357,9 +345,7 @@ def test_a_full_queue_costs_no_question_of_the_visitor(
     assert site.ask("hello").status_code == 200
 
 
-def test_the_tokens_of_a_refused_question_are_not_counted(
-    site: Visitor, limits: widget.Limits, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tokens_of_a_refused_question_are_not_counted(site, limits, monkeypatch):
     prepared: list[str] = []
     prepare = site.served.engine.prepare
 
@@ -374,13 +360,13 @@ def test_the_tokens_of_a_refused_question_are_not_counted(
     assert len(prepared) == limits.questions
 
 
-def test_a_question_that_cannot_be_prepared_leaves_its_place(site: Visitor) -> None:
-    assert (
-        site.ask("word " * 60).status_code == 400 and not site.line and not site.app._visitors._open
-    )
+def test_a_question_that_cannot_be_prepared_leaves_its_place(site):
+    assert site.ask("word " * 60).status_code == 400
+    assert not site.line
+    assert not site.app._visitors._open
 
 
-def test_the_widget_serves_one_study(study: Study) -> None:
+def test_the_widget_serves_one_study(study):
     several = ModelRegistry(
         one_study(study).assistants * 2, {"library": "library-lora", "other": "library-lora"}
     )
@@ -390,21 +376,16 @@ def test_the_widget_serves_one_study(study: Study) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    [
-        "*",
-        "https://*",
-        "example.com",
-        "https://example.com/shop",
-        "ftp://example.com",
-        "https://a@example.com",
-    ],
+    """
+        * https://* example.com https://example.com/shop ftp://example.com https://a@example.com
+    """.split(),
 )
-def test_what_is_no_origin_is_refused(origin: str) -> None:
+def test_what_is_no_origin_is_refused(origin):
     with pytest.raises(ValueError, match="no origin"):
         ServingConfig(widget=True, allow_origin=(origin,))
 
 
-def test_origins_are_compared_as_browsers_write_them() -> None:
+def test_origins_are_compared_as_browsers_write_them():
     assert ServingConfig(widget=True, allow_origin=("HTTPS://Shop.Example/",)).allow_origin == (
         SITE,
     )
@@ -412,12 +393,12 @@ def test_origins_are_compared_as_browsers_write_them() -> None:
         ServingConfig(allow_origin=(SITE,))
 
 
-def test_without_the_option_its_paths_are_not_served(served: Served) -> None:
+def test_without_the_option_its_paths_are_not_served(served):
     for path in ("/widget.js", "/chat"):
         assert httpx.get(f"{served.url}{path}").status_code == 404
 
 
-def test_origins_without_the_widget_are_refused_in_one_line() -> None:
+def test_origins_without_the_widget_are_refused_in_one_line():
     new_study("alone")
     result = subprocess.run(
         [sys.executable, "-m", "assistant_builder", "serve", "alone", "--allow-origin", SITE],
@@ -437,13 +418,13 @@ def remembering(
     made: list[widget.Widget] = []
 
     def build(*words: Any) -> Any:
-        made.append(make_app(*words))  # type: ignore[arg-type]
+        made.append(make_app(*words))
         return made[0]
 
     return Visitor(serve(key=KEY, config=config, app=build), widget.site_token(study), made[0])
 
 
-def test_questions_votes_and_suggestions_are_kept(remembering: Visitor, study: Study) -> None:
+def test_questions_votes_and_suggestions_are_kept(remembering, study):
     assert remembering.post("/widget/start", {}).json()["feedback"] == "texts"
     body = {"visitor": "tab-1", "messages": [{"role": "user", "content": "decline"}]}
     *_, end = events(remembering.post("/widget/ask", body))
@@ -459,11 +440,9 @@ def test_questions_votes_and_suggestions_are_kept(remembering: Visitor, study: S
         False,
         -1,
     )
-    assert (
-        kept.visitor == "tab-1"
-        and kept.suggestion == "Ask [e-mail]."
-        and kept.model == "library-lora"
-    )
+    assert kept.visitor == "tab-1"
+    assert kept.suggestion == "Ask [e-mail]."
+    assert kept.model == "library-lora"
     for wrong in ({"id": end["id"], "vote": 5}, {"vote": 1}, {"id": "x", "suggestion": "y" * 3000}):
         assert remembering.post("/widget/feedback", wrong).status_code == 400
     assert (
@@ -477,22 +456,18 @@ def test_questions_votes_and_suggestions_are_kept(remembering: Visitor, study: S
 @pytest.mark.parametrize(
     "body", ['{"site": "\u00e9"}', '{"site": "\ud800"}', "[" * 60_000, '["list"]', "\u0000"]
 )
-def test_odd_bodies_are_refused_and_reach_the_page(site: Visitor, body: str) -> None:
+def test_odd_bodies_are_refused_and_reach_the_page(site, body):
     for path in ("/widget/ask", "/widget/start", "/widget/feedback"):
         refused = httpx.post(
             f"{site.url}{path}",
             content=body.encode(errors="surrogatepass"),
             headers={"origin": SITE},
         )
-        assert (
-            refused.status_code in (400, 401)
-            and refused.headers["access-control-allow-origin"] == SITE
-        )
+        assert refused.status_code in (400, 401)
+        assert refused.headers["access-control-allow-origin"] == SITE
 
 
-def test_half_a_surrogate_pair_is_refused_and_the_log_goes_on(
-    remembering: Visitor, study: Study
-) -> None:
+def test_half_a_surrogate_pair_is_refused_and_the_log_goes_on(remembering, study):
     asked = [{"role": "user", "content": "hello"}]
     for path, body in (
         ("/widget/ask", {"visitor": "\ud800", "messages": asked}),
@@ -504,9 +479,7 @@ def test_half_a_surrogate_pair_is_refused_and_the_log_goes_on(
     wait_until(lambda: len(read_questions(study)) == 1)
 
 
-def test_other_programs_vote_with_the_id_of_a_completion(
-    remembering: Visitor, study: Study
-) -> None:
+def test_other_programs_vote_with_the_id_of_a_completion(remembering, study):
     header = {"authorization": f"Bearer {KEY}"}
     body = {"model": "library", "user": "crm", "messages": [{"role": "user", "content": "hello"}]}
     answer = httpx.post(f"{remembering.url}/v1/chat/completions", json=body, headers=header).json()
@@ -528,7 +501,7 @@ def test_other_programs_vote_with_the_id_of_a_completion(
     assert read_questions(study)[1].answer == "library-lora:hello \u2713"
 
 
-def test_nothing_is_kept_without_the_option(site: Visitor, study: Study) -> None:
+def test_nothing_is_kept_without_the_option(site, study):
     *_, end = events(site.ask("hello"))
     assert "id" not in end and site.post("/widget/start", {}).json()["feedback"] == "nothing"
     assert site.post("/widget/feedback", {"id": "q-1", "vote": 1}).status_code == 204
@@ -542,11 +515,10 @@ def test_nothing_is_kept_without_the_option(site: Visitor, study: Study) -> None
     assert not log_file(study).exists()
 
 
-def test_earlier_turns_of_a_long_conversation_are_accepted(site: Visitor, study: Study) -> None:
+def test_earlier_turns_of_a_long_conversation_are_accepted(site, study):
     conversation = [
         {"role": role, "content": words}
         for role, words in (("user", "word " * 40), ("assistant", "word " * 40), ("user", "hello"))
     ]
-    assert events(site.post("/widget/ask", {"messages": conversation}))[-1][
-        "end"
-    ]  # its prompt has the question alone
+    # its prompt has the question alone
+    assert events(site.post("/widget/ask", {"messages": conversation}))[-1]["end"]

@@ -1,11 +1,8 @@
 """Leases: one holder at a time."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -24,16 +21,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "TAKEOVER_SECONDS", 0.3)
 
 
-def test_a_free_lease_is_acquired_at_once_and_released(tmp_path: Path) -> None:
+def test_a_free_lease_is_acquired_at_once_and_released(tmp_path):
     path = tmp_path / "step.lease.json"
     lease = Lease(SharedLeaseFile(path), "one", "node")
     began = time.monotonic()
     lease.acquire()
-    assert (
-        time.monotonic() - began < 0.2
-        and is_lease_fresh(path)
-        and read_json(path)["holder"] == "one"
-    )
+    assert time.monotonic() - began < 0.2
+    assert is_lease_fresh(path)
+    assert read_json(path)["holder"] == "one"
     written = path.stat().st_ino
     time.sleep(0.03)
     assert lease.renew() and path.stat().st_ino != written
@@ -41,7 +36,7 @@ def test_a_free_lease_is_acquired_at_once_and_released(tmp_path: Path) -> None:
     assert not path.exists() and not is_lease_fresh(path)
 
 
-def test_a_takeover_waits_for_the_previous_holder(tmp_path: Path) -> None:
+def test_a_takeover_waits_for_the_previous_holder(tmp_path):
     path = tmp_path / "step.lease.json"
     one, two = (Lease(SharedLeaseFile(path), name, "node") for name in ("one", "two"))
     one.acquire()
@@ -57,9 +52,7 @@ def test_a_takeover_waits_for_the_previous_holder(tmp_path: Path) -> None:
     assert one.attempt == 1  # a released lease is not a lost one
 
 
-def test_held_by_finds_only_holders_that_renew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_by_finds_only_holders_that_renew(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "STALE_SECONDS", 0.4)
     one, two = (
         Lease(SharedLeaseFile(tmp_path / "study.lease.json"), name, f"node {name}")
@@ -84,7 +77,7 @@ def test_held_by_finds_only_holders_that_renew(
     assert two.held_by() == "" and time.monotonic() - began < 0.3  # by now it is old at first sight
 
 
-def test_renewal_does_not_recreate_a_missing_study(tmp_path: Path) -> None:
+def test_renewal_does_not_recreate_a_missing_study(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
     path = folder / "step.lease.json"
@@ -96,7 +89,7 @@ def test_renewal_does_not_recreate_a_missing_study(tmp_path: Path) -> None:
     assert not lease.renew() and not folder.exists()
 
 
-def test_state_of_a_step_on_a_node_follows_its_lease() -> None:
+def test_state_of_a_step_on_a_node_follows_its_lease():
     study = new_study()
     study.write_step(
         StepRecord(

@@ -1,7 +1,5 @@
 """Sync of a study folder with its store; an interrupted sync never looks finished."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -111,7 +109,7 @@ def require_honest(study: Study) -> None:
             assert file_hash(marker.parent / name) == digest
 
 
-def test_a_copy_contains_all_but_local_files(tmp_path: Path) -> None:
+def test_a_copy_contains_all_but_local_files(tmp_path):
     study = trained(new_study(), "weights")
     study.request_cancel()
     study.write_run_record("running")
@@ -138,16 +136,15 @@ def test_a_copy_contains_all_but_local_files(tmp_path: Path) -> None:
     assert store.changed == before  # nothing is put twice
 
 
-def test_metrics_are_stored_in_chunks_and_restored_exactly(tmp_path: Path) -> None:
+def test_metrics_are_stored_in_chunks_and_restored_exactly(tmp_path):
     study = new_study()
     mirror = Mirror(study, ObjectStore(URL))
     path = study.arm_folder("lora") / "metrics.jsonl"
     for step in range(5):
         append_jsonl(path, {"event": "step", "step": step})
         mirror.push()
-    path.write_bytes(
-        b"".join(path.read_bytes().splitlines(keepends=True)[:2])
-    )  # as after a resume from there
+    # as after a resume from there
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
     mirror.push()
     append_jsonl(path, {"event": "step", "step": 2, "again": True})
     Mirror(study, ObjectStore(URL)).push()  # another process resumes
@@ -156,7 +153,7 @@ def test_metrics_are_stored_in_chunks_and_restored_exactly(tmp_path: Path) -> No
     assert contents(fetched(tmp_path))[f"{ARM}/metrics.jsonl"] == path.read_bytes()
 
 
-def test_an_interrupted_push_never_looks_finished(tmp_path: Path) -> None:
+def test_an_interrupted_push_never_looks_finished(tmp_path):
     """A finished training is pushed, then the same training with another result."""
     for changes in itertools.count():
         fsspec.filesystem("memory").store.clear()
@@ -188,7 +185,7 @@ def test_an_interrupted_push_never_looks_finished(tmp_path: Path) -> None:
             return
 
 
-def test_pull_brings_an_outdated_copy_up_to_date(tmp_path: Path) -> None:
+def test_pull_brings_an_outdated_copy_up_to_date(tmp_path):
     ours = new_study()
     checkpoint(ours, 2, "ours")
     append_jsonl(ours.folder / "votes.jsonl", {"vote": 1})
@@ -211,7 +208,7 @@ def test_pull_brings_an_outdated_copy_up_to_date(tmp_path: Path) -> None:
     require_honest(ours)
 
 
-def test_pull_downloads_only_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_downloads_only_changed_files(tmp_path, monkeypatch):
     study = trained(new_study(), "weights")
     mirror = Mirror(study, ObjectStore(URL))
     mirror.push()
@@ -225,7 +222,7 @@ def test_pull_downloads_only_changed_files(tmp_path: Path, monkeypatch: pytest.M
     assert fetches == ["data/card.md"]
 
 
-def test_a_copy_without_lease_uploads_nothing() -> None:
+def test_a_copy_without_lease_uploads_nothing():
     study = new_study()
     mirror = Mirror(study, ObjectStore(URL))
     mirror.push()
@@ -236,7 +233,7 @@ def test_a_copy_without_lease_uploads_nothing() -> None:
     assert "data/card.md" not in mirror.store.versions()
 
 
-def test_pull_keeps_local_changes_of_the_user(tmp_path: Path) -> None:
+def test_pull_keeps_local_changes_of_the_user(tmp_path):
     study = new_study("library")
     write_text(study.folder / "data" / "source.csv", "question,answer\n")
     mirror = Mirror(study, ObjectStore(URL))

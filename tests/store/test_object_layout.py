@@ -1,7 +1,5 @@
 """Append-only logs in numbered chunks."""
 
-from __future__ import annotations
-
 import random
 
 from assistant_builder.store.object_layout import (
@@ -31,7 +29,7 @@ def read(objects: dict[str, bytes]) -> bytes:
     return apply_chunks(b"", [(part, objects[part.name]) for part in parts])
 
 
-def test_chunks_restore_a_log_that_was_truncated() -> None:
+def test_chunks_restore_a_log_that_was_truncated():
     dice = random.Random(0)
     objects: dict[str, bytes] = {}
     lines: list[bytes] = []
@@ -48,29 +46,26 @@ def test_chunks_restore_a_log_that_was_truncated() -> None:
     assert len(chunks_of(objects)[LOG]) <= FULL_CHUNK_EVERY
 
 
-def test_a_chunk_contains_only_new_lines() -> None:
+def test_a_chunk_contains_only_new_lines():
     objects: dict[str, bytes] = {}
     assert put(objects, b"one\ntwo\n") == 8 and put(objects, b"one\ntwo\n") == 0
     assert put(objects, b"one\ntwo\nthree\n") == 6
-    assert (
-        put(objects, b"one\ntwice\n") == 6 and read(objects) == b"one\ntwice\n"
-    )  # "tw" is no line that stays
+    # "tw" is no line that stays
+    assert put(objects, b"one\ntwice\n") == 6 and read(objects) == b"one\ntwice\n"
     assert list(objects) == [
         f"arms/lora-2/metrics/{name}.jsonl" for name in ("000001-0", "000002-8", "000003-4")
     ]
     assert put(objects, b"") == 0 and read(objects) == b""
 
 
-def test_files_that_can_be_made_again_are_not_synced() -> None:
-    assert is_local_only("formats/demo-lora-Q8_0.gguf") and is_local_only(
-        "formats+memory/demo-lora-Q8_0.json"
-    )
-    assert is_local_only("exports/lora-merged/files/model.safetensors") and not is_local_only(
-        "evals/status.json"
-    )
+def test_files_that_can_be_made_again_are_not_synced():
+    assert is_local_only("formats/demo-lora-Q8_0.gguf")
+    assert is_local_only("formats+memory/demo-lora-Q8_0.json")
+    assert is_local_only("exports/lora-merged/files/model.safetensors")
+    assert not is_local_only("evals/status.json")
 
 
-def test_other_names_are_not_chunks() -> None:
+def test_other_names_are_not_chunks():
     assert (
         chunks_of(
             ["data/source/000001-0.jsonl", "arms/lora/metrics/1-0.jsonl", "arms/lora/metrics.jsonl"]

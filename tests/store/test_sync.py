@@ -1,13 +1,10 @@
 """Studies that are synced with a store while they run: lost machines are replaced by others."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -40,13 +37,8 @@ def opened(source: str) -> Study:
 @pytest.mark.parametrize("where", ["memory", "bucket"])
 @pytest.mark.long
 def test_a_study_survives_the_loss_of_its_worker_and_machine(
-    where: str,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    sleeping_steps: None,
-    quick_leases: None,
-) -> None:
+    where, request, tmp_path, monkeypatch, sleeping_steps, quick_leases
+):
     url = request.getfixturevalue(where)
     study = new_study("survives", executor__store=url)
     configure_step(study, TRAIN, sleep=3)
@@ -69,10 +61,8 @@ def test_a_study_survives_the_loss_of_its_worker_and_machine(
     third = opened(f"{url}/survives/")
     run_study(third)
     assert third.state == "succeeded" and starts(third, TRAIN) == 2
-    assert (
-        third.config.executor.store == url
-        and ObjectStore(f"{url}/survives").read(".lease.json") is None
-    )
+    assert third.config.executor.store == url
+    assert ObjectStore(f"{url}/survives").read(".lease.json") is None
 
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))  # the first is back
     assert opened("survives").state == study.state == "succeeded" and len(slept(study)) == 30
@@ -83,13 +73,7 @@ def test_a_study_survives_the_loss_of_its_worker_and_machine(
     ]
 
 
-def test_a_second_machine_is_refused(
-    memory: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    sleeping_steps: None,
-    quick_leases: None,
-) -> None:
+def test_a_second_machine_is_refused(memory, tmp_path, monkeypatch, sleeping_steps, quick_leases):
     study = new_study("once", executor__store=memory)
     store = ObjectStore(f"{memory}/once")
     configure_step(study, TRAIN, sleep=600)
@@ -100,17 +84,14 @@ def test_a_second_machine_is_refused(
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     with pytest.raises(StudyError, match=f"{socket.gethostname()} is running this study"):
         run_study(opened(f"{memory}/once"))
-    Lease(
-        StoreLeaseFile(store, ".lease.json"), "another", "another machine"
-    ).acquire()  # as after a long silence
+    # as after a long silence
+    Lease(StoreLeaseFile(store, ".lease.json"), "another", "another machine").acquire()
     assert "taken the study over" in str(run.wait(60))
     assert study.step(TRAIN).state == "cancelled"
 
 
 @pytest.mark.long
-def test_a_store_outage_stops_no_step(
-    memory: str, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
-) -> None:
+def test_a_store_outage_stops_no_step(memory, monkeypatch, sleeping_steps, quick_leases):
     study = new_study("away", executor__store=memory)
     configure_step(study, TRAIN, sleep=2)
     run = Background(study)
@@ -123,19 +104,15 @@ def test_a_store_outage_stops_no_step(
         patch.setattr(mirrors.Mirror, "push", fail)
         assert isinstance(run.wait(60), StoreError)
     assert all(study.step(step).state == "succeeded" for step in study.steps)
-    assert study.run_record() is not None and study.run_record()["state"] == "failed"  # type: ignore[index]
+    assert study.run_record() is not None and study.run_record()["state"] == "failed"
     run_study(study)
     assert starts(study, TRAIN) == 1
     assert b"succeeded" in (ObjectStore(f"{memory}/away").read("report.status.json") or b"")
 
 
 def test_another_study_of_the_same_name_is_not_overwritten(
-    memory: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    sleeping_steps: None,
-    quick_leases: None,
-) -> None:
+    memory, tmp_path, monkeypatch, sleeping_steps, quick_leases
+):
     run_study(new_study("library", executor__store=memory))
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     other = new_study("library", executor__store=memory)
@@ -150,42 +127,31 @@ def test_another_study_of_the_same_name_is_not_overwritten(
 
 @pytest.mark.parametrize(
     "url",
-    [
-        "s3://key:canary-secret@bucket/folder",
-        "s3://bucket/folder?token=canary-secret",
-        "s3://bucket#canary-secret",
-        "simplecache::s3://canary-secret",
-        "bucket/canary-secret",
-        "s3://",
-    ],
+    """
+        s3://key:canary-secret@bucket/folder s3://bucket/folder?token=canary-secret
+        s3://bucket#canary-secret simplecache::s3://canary-secret bucket/canary-secret s3://
+    """.split(),
 )
-def test_invalid_urls_and_urls_with_secrets_are_refused_without_repeating_them(
-    url: str, memory: str
-) -> None:
+def test_invalid_urls_and_urls_with_secrets_are_refused_without_repeating_them(url, memory):
     with pytest.raises(ConfigError, match="store (must be a plain URL|is not a URL)") as caught:
         StudyConfig().with_changes({"executor.store": url})
     assert "canary-secret" not in str(caught.value)
     if "://" in url:
         result = CliRunner().invoke(app, ["run", f"{url}/library"])
-        assert result.exit_code == 1 and "canary-secret" not in result.output + str(
-            result.exception
-        )
+        assert result.exit_code == 1
+        assert "canary-secret" not in result.output + str(result.exception)
 
 
-def test_store_errors_are_one_line_with_a_remedy(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_errors_are_one_line_with_a_remedy(bucket, monkeypatch):
     from s3fs import S3FileSystem
 
     def error_of(url: str) -> str:
         S3FileSystem.clear_instance_cache()  # it remembers address and credentials
         with pytest.raises(StoreError) as caught:
             opened(url)
-        assert (
-            "\n" not in str(caught.value)
-            and "canary" not in str(caught.value)
-            and str(caught.value.remedy)
-        )
+        assert "\n" not in str(caught.value)
+        assert "canary" not in str(caught.value)
+        assert str(caught.value.remedy)
         return str(caught.value)
 
     assert "there is no study there" in error_of(f"{bucket}/nobody")

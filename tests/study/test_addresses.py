@@ -1,7 +1,5 @@
 """An address that comes from a file is contacted only after the user has typed or allowed it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -61,9 +59,8 @@ class Stranger:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # closed before
-            self._socket.shutdown(
-                socket.SHUT_RDWR
-            )  # wakes the thread, whose accept would go on listening
+            # wakes the thread, whose accept would go on listening
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
@@ -108,9 +105,7 @@ def handed_on(stranger: Stranger, kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_address_of_a_file_is_refused_in_one_sentence(
-    kind: str, stranger: Stranger, tmp_path: Path
-) -> None:
+def test_an_address_of_a_file_is_refused_in_one_sentence(kind, stranger, tmp_path):
     path = handed_on(stranger, kind, tmp_path / "study")
     for words in (
         ["run", str(path)],
@@ -125,9 +120,7 @@ def test_an_address_of_a_file_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_address_of_a_study_folder_is_refused_wherever_it_would_be_contacted(
-    kind: str, stranger: Stranger
-) -> None:
+def test_an_address_of_a_study_folder_is_refused_wherever_it_would_be_contacted(kind, stranger):
     study = new_study("handed-on")
     study.write_config(study.config.with_changes(addresses_of(stranger, kind)))  # as it came
     for use in (
@@ -159,7 +152,7 @@ def test_an_address_of_a_study_folder_is_refused_wherever_it_would_be_contacted(
     assert stranger.connections == 0
 
 
-def test_serving_on_a_cluster_asks_too(stranger: Stranger) -> None:
+def test_serving_on_a_cluster_asks_too(stranger):
     study = evaluated(trained(with_data(new_study("served"))))
     for arm in study.config.arms:
         (study.arm_folder(arm) / "adapter").mkdir()
@@ -172,7 +165,7 @@ def test_serving_on_a_cluster_asks_too(stranger: Stranger) -> None:
     assert stranger.connections == 0
 
 
-def test_the_option_allows_and_is_remembered(stranger: Stranger, tmp_path: Path) -> None:
+def test_the_option_allows_and_is_remembered(stranger, tmp_path):
     path = handed_on(stranger, "ray", tmp_path / "study")
     address = f"127.0.0.1:{stranger.port}"
     other = CliRunner().invoke(app, ["run", str(path), "--trust-address", "127.0.0.1:1"])
@@ -186,7 +179,7 @@ def test_the_option_allows_and_is_remembered(stranger: Stranger, tmp_path: Path)
     assert "no Ray cluster answers" in str(again.exception)
 
 
-def test_an_address_that_the_user_typed_is_allowed(stranger: Stranger, tmp_path: Path) -> None:
+def test_an_address_that_the_user_typed_is_allowed(stranger, tmp_path):
     typed = {
         "executor.store": "s3://own/studies",
         "eval.judge_url": "'http://own.example/v1'",
@@ -216,9 +209,7 @@ def test_an_address_that_the_user_typed_is_allowed(stranger: Stranger, tmp_path:
     assert not_allowed({"executor.store": f"file://{tmp_path}/"}) == {}
 
 
-def test_a_store_cannot_name_further_addresses(
-    stranger: Stranger, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_cannot_name_further_addresses(stranger, bucket, tmp_path, monkeypatch):
     from assistant_builder.store.mirror import Mirror
     from assistant_builder.store.object_store import ObjectStore
 
@@ -232,7 +223,7 @@ def test_a_store_cannot_name_further_addresses(
     assert stranger.connections == 0
 
 
-def test_own_addresses_need_no_permission() -> None:
+def test_own_addresses_need_no_permission():
     assert not_allowed({"executor.address": "auto", "executor.store": "memory://x"}) == {}
     assert (
         not_allowed(
@@ -259,7 +250,7 @@ def test_own_addresses_need_no_permission() -> None:
         "\x00",
     ],
 )
-def test_a_damaged_file_allows_nothing(content: str, home: Path) -> None:
+def test_a_damaged_file_allows_nothing(content, home):
     home.mkdir()
     addresses_file().write_text(content)
     assert not_allowed({"eval.judge_url": "http://x"})
@@ -268,15 +259,13 @@ def test_a_damaged_file_allows_nothing(content: str, home: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
-def test_a_file_that_others_can_write_allows_nothing() -> None:
+def test_a_file_that_others_can_write_allows_nothing():
     allow_addresses(["http://x"])
     addresses_file().chmod(0o666)
     assert not_allowed({"eval.judge_url": "http://x"})
 
 
-def test_a_node_of_the_cluster_is_told_what_is_allowed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_node_of_the_cluster_is_told_what_is_allowed(monkeypatch, tmp_path):
     allow_addresses(["http://own/v1"])
     told = address_environment(
         {"eval.judge_url": "http://own/v1", "executor.store": "s3://of-somebody"}
@@ -284,14 +273,13 @@ def test_a_node_of_the_cluster_is_told_what_is_allowed(
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "node"))
     assert not_allowed({"eval.judge_url": "http://own/v1"})
     monkeypatch.setenv(VARIABLE, told[VARIABLE])
-    assert not not_allowed({"eval.judge_url": "http://own/v1"}) and not_allowed(
-        {"executor.store": "s3://of-somebody"}
-    )
+    assert not not_allowed({"eval.judge_url": "http://own/v1"})
+    assert not_allowed({"executor.store": "s3://of-somebody"})
 
 
 @pytest.mark.skipif(not hasattr(pty, "openpty"), reason="no terminals")
 @pytest.mark.parametrize("answer", ["n", "", "y"])
-def test_at_a_terminal_the_user_is_asked(answer: str, stranger: Stranger, tmp_path: Path) -> None:
+def test_at_a_terminal_the_user_is_asked(answer, stranger, tmp_path):
     path = handed_on(stranger, "ray", tmp_path / "study")
     stranger.close()
     ours, theirs = pty.openpty()
@@ -314,9 +302,7 @@ def test_at_a_terminal_the_user_is_asked(answer: str, stranger: Stranger, tmp_pa
     assert (b"no Ray cluster answers" in said) is (answer == "y") is addresses_file().exists()
 
 
-def test_the_page_starts_no_run_before_the_checkbox_is_ticked(
-    stranger: Stranger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_starts_no_run_before_the_checkbox_is_ticked(stranger, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr(
         "assistant_builder.ui.train.actions.start_run",
@@ -334,25 +320,21 @@ def test_the_page_starts_no_run_before_the_checkbox_is_ticked(
         return shown[tab.connect]
 
     asked = tick_of(tab._plan_updates(study, study.config))
-    assert (
-        asked["visible"]
-        and not asked["value"]
-        and f"http://127.0.0.1:{stranger.port}/v1" in asked["label"]
-    )
+    assert asked["visible"]
+    assert not asked["value"]
+    assert f"http://127.0.0.1:{stranger.port}/v1" in asked["label"]
     refused = str(tab._start(values)[tab.message])
-    assert (
-        "The project was not started" in refused
-        and f"127.0.0.1:{stranger.port}" in refused
-        and not started
-    )
+    assert "The project was not started" in refused
+    assert f"127.0.0.1:{stranger.port}" in refused
+    assert not started
     tab._allowed(values)
     assert "The project was not started" in str(tab._start(values)[tab.message])
     other = study.config.with_changes({"eval.judge_url": "http://other.example/v1"})
     assert not tick_of(tab._allowed(ticked))["visible"]
     shown = tick_of(tab._changed(train_values(tab, "handed-on", other)))
-    assert (
-        shown["visible"] and "other.example" in shown["label"] and "127.0.0.1" not in shown["label"]
-    )
+    assert shown["visible"]
+    assert "other.example" in shown["label"]
+    assert "127.0.0.1" not in shown["label"]
     again = tab._start(train_values(tab, "handed-on", other))
     assert "The project was not started" in str(again[tab.message])
     assert str(tab._start(values)[tab.message]) == "" and started == ["handed-on"]

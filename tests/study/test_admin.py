@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import time
 from pathlib import Path
 
@@ -37,7 +35,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_renamed_study_keeps_its_results(home: Path) -> None:
+def test_a_renamed_study_keeps_its_results(home):
     study = finished_study("before")
     write_text(
         study.folder / "evals" / "tasks" / "before_nll.yaml",
@@ -54,9 +52,7 @@ def test_a_renamed_study_keeps_its_results(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "error"), [("taken", StudyError), ("", StudyError)])
-def test_an_invalid_or_used_name_changes_nothing(
-    home: Path, name: str, error: type[Exception]
-) -> None:
+def test_an_invalid_or_used_name_changes_nothing(home, name, error):
     study, _ = new_study("mine"), new_study("taken")
     before = everything(home)
     for change in (rename_study, duplicate_study):
@@ -65,12 +61,12 @@ def test_an_invalid_or_used_name_changes_nothing(
     assert everything(home) == before
 
 
-def test_renaming_to_the_same_name_changes_nothing(home: Path) -> None:
+def test_renaming_to_the_same_name_changes_nothing(home):
     study = new_study("mine")
     assert rename_study(study, " mine ").folder == study.folder
 
 
-def test_a_duplicate_has_data_and_settings_but_no_results(home: Path) -> None:
+def test_a_duplicate_has_data_and_settings_but_no_results(home):
     study = finished_study("first")
     study.write_config(study.config.with_changes({"train.rank": 4}))
     copy = duplicate_study(study, "second")
@@ -80,7 +76,7 @@ def test_a_duplicate_has_data_and_settings_but_no_results(home: Path) -> None:
     assert {copy.step(step).state for step in copy.steps} == {"queued"}
 
 
-def test_a_deleted_study_is_restored_completely(home: Path) -> None:
+def test_a_deleted_study_is_restored_completely(home):
     study = finished_study("dear")
     before = everything(study.folder)
     delete_study(study)
@@ -94,14 +90,14 @@ def test_a_deleted_study_is_restored_completely(home: Path) -> None:
     assert deleted_studies() == []
 
 
-def test_the_same_name_can_be_deleted_twice(home: Path) -> None:
+def test_the_same_name_can_be_deleted_twice(home):
     for _ in range(2):
         delete_study(new_study("again"))
         time.sleep(0.002)
     assert [deleted.name for deleted in deleted_studies()] == ["again", "again"]
 
 
-def test_a_running_study_is_neither_renamed_nor_deleted(home: Path) -> None:
+def test_a_running_study_is_neither_renamed_nor_deleted(home):
     study = new_study("busy")
     running(study, "train-lora")
     with FileLock(new_study("locked").folder / ".lock"):
@@ -113,7 +109,7 @@ def test_a_running_study_is_neither_renamed_nor_deleted(home: Path) -> None:
     assert names() == ["busy", "locked"]
 
 
-def test_old_deleted_studies_are_purged(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_deleted_studies_are_purged(home, monkeypatch):
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now - (KEPT_DAYS + 1) * 86_400)
     old = delete_study(new_study("old"))
@@ -128,9 +124,7 @@ def test_old_deleted_studies_are_purged(home: Path, monkeypatch: pytest.MonkeyPa
         restore_study(old)
 
 
-def test_a_clock_that_was_ahead_deletes_no_study(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_was_ahead_deletes_no_study(home, monkeypatch):
     now, day = time.time(), 86_400
     for later in (0, 1, 2):  # used for days before
         monkeypatch.setattr("time.time", lambda later=later: now + later * day)
@@ -151,12 +145,11 @@ def test_a_clock_that_was_ahead_deletes_no_study(
     assert restore_study(deleted).name == "study2"
 
 
-def test_any_name_is_accepted_and_shown() -> None:
+def test_any_name_is_accepted_and_shown():
     study = new_study()
     copy = duplicate_study(study, "Krumm & Linde Bäckerei")
-    assert copy.name == "krumm-linde-baeckerei" and copy.config.title == copy.config.shown_name == (
-        "Krumm & Linde Bäckerei"
-    )
+    assert copy.name == "krumm-linde-baeckerei"
+    assert copy.config.title == copy.config.shown_name == ("Krumm & Linde Bäckerei")
     assert Study.open("Krumm & Linde Bäckerei").folder == copy.folder
     assert picker_label(copy.title, "queued").startswith("Krumm & Linde Bäckerei")
     assert "Krumm &amp; Linde Bäckerei" in study_strip(take_snapshot(copy))

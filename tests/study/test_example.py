@@ -1,16 +1,16 @@
 """The finished example: the archive is a finished study, and opening it never replaces a study."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from assistant_builder.atomic_io import read_json
+from assistant_builder.chat.ask import ask_arms
 from assistant_builder.config import load_config
 from assistant_builder.errors import StudyError
 from assistant_builder.runner import invalidation
@@ -29,9 +29,7 @@ QUESTION, ANSWER = (
 )
 
 
-def test_the_example_is_finished_and_no_step_is_stale(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_is_finished_and_no_step_is_stale(home, monkeypatch):
     study = open_example()
     assert study.name == "example" and study.state == "succeeded"
     assert {study.step(step).state for step in study.steps} == {"succeeded"}
@@ -39,16 +37,15 @@ def test_the_example_is_finished_and_no_step_is_stale(
     monkeypatch.setattr(invalidation, "base_model_identity", lambda model: recorded)
     assert first_stale_step(study, redo=False) is None, "make it again with 'make example'"
     assert all(not invalidation.damaged_outputs(study, study.step(step)) for step in study.steps)
-    settings = load_config(
-        example_folder() / "study.yaml"
-    )  # the data and settings of the repository are those packed
+    # the data and settings of the repository are those packed
+    settings = load_config(example_folder() / "study.yaml")
     assert (
         first_stale_step(study, redo=False, config=settings, source=example_folder() / "data.csv")
         is None
     )
 
 
-def test_the_report_of_the_example_says_that_it_is_good_enough(home: Path) -> None:
+def test_the_report_of_the_example_says_that_it_is_good_enough(home):
     study = open_example()
     report = read_json(study.folder / "report.json")
     assert conclude(as_report(report)).ready and report["provenance"]["hardware"]["cpu"]
@@ -56,7 +53,7 @@ def test_the_report_of_the_example_says_that_it_is_good_enough(home: Path) -> No
     assert (study.folder / "report.md").stat().st_size > 10_000
 
 
-def test_the_archive_is_small_and_names_no_folder_of_a_machine() -> None:
+def test_the_archive_is_small_and_names_no_folder_of_a_machine():
     assert example_archive().stat().st_size <= MOST_BYTES
     folders = re.compile(rb"(?:/(?:home|root|tmp|work|Users|var|opt|mnt)/|[A-Z]:\\\\)[\w.-]")
     with zipfile.ZipFile(example_archive()) as archive:
@@ -77,7 +74,7 @@ def test_the_archive_is_small_and_names_no_folder_of_a_machine() -> None:
     ]
 
 
-def test_a_second_call_opens_the_same_study_under_any_name(home: Path) -> None:
+def test_a_second_call_opens_the_same_study_under_any_name(home):
     first = open_example()
     (first.folder / "votes.jsonl").write_text("{}\n", encoding="utf-8")
     assert open_example().folder == first.folder and open_example("example").folder == first.folder
@@ -86,7 +83,7 @@ def test_a_second_call_opens_the_same_study_under_any_name(home: Path) -> None:
     assert len(Study.all()) == 1
 
 
-def test_two_clicks_at_once_open_one_study(home: Path) -> None:
+def test_two_clicks_at_once_open_one_study(home):
     with ThreadPoolExecutor() as threads:
         assert {study.name for study in threads.map(lambda _: open_example(), range(4))} == {
             "example"
@@ -94,7 +91,7 @@ def test_two_clicks_at_once_open_one_study(home: Path) -> None:
     assert len(Study.all()) == 1
 
 
-def test_another_study_of_the_name_is_kept(home: Path) -> None:
+def test_another_study_of_the_name_is_kept(home):
     own = new_study("example")
     before = (own.folder / "study.yaml").read_bytes()
     with pytest.raises(StudyError, match="already exists"):
@@ -108,9 +105,7 @@ def test_another_study_of_the_name_is_kept(home: Path) -> None:
     assert (own.folder / "study.yaml").read_bytes() == before and own.state == "queued"
 
 
-def test_a_missing_or_damaged_archive_is_reported(
-    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_or_damaged_archive_is_reported(home, monkeypatch, tmp_path):
     for content in (None, b"no archive"):
         archive = tmp_path / "study.zip"
         if content is not None:
@@ -121,10 +116,7 @@ def test_a_missing_or_damaged_archive_is_reported(
     assert Study.all() == []
 
 
-def test_a_rounded_adapter_is_recorded_with_its_new_hash(home: Path) -> None:
-    import numpy as np
-    from safetensors.numpy import load_file, save_file
-
+def test_a_rounded_adapter_is_recorded_with_its_new_hash(home):
     study = open_example()
     weights = study.arm_folder("lora") / "adapter" / "adapter_model.safetensors"
     stored = load_file(weights)
@@ -139,9 +131,7 @@ def test_a_rounded_adapter_is_recorded_with_its_new_hash(home: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.train
-def test_the_example_answers_a_question_that_it_was_not_trained_on(bundled_models: Path) -> None:
-    from assistant_builder.chat.ask import ask_arms
-
+def test_the_example_answers_a_question_that_it_was_not_trained_on(bundled_models):
     study = open_example()
     assert first_stale_step(study, redo=False) is None, "the base model is that of the archive"
     answers = ask_arms(study, QUESTION, study.config.arms)

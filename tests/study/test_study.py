@@ -1,7 +1,5 @@
 """The study folder: creation, atomic writes, records and states."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -26,10 +24,9 @@ def study(home: Path) -> Study:
     return Study.create(StudyConfig(name="one"), source)
 
 
-def test_a_study_is_self_contained_and_its_name_is_unique(study: Study, home: Path) -> None:
-    assert study.source is not None and study.source.read_text(encoding="utf-8").endswith(
-        "What?,That.\n"
-    )
+def test_a_study_is_self_contained_and_its_name_is_unique(study, home):
+    assert study.source is not None
+    assert study.source.read_text(encoding="utf-8").endswith("What?,That.\n")
     with pytest.raises(StudyError, match="already exists"):
         Study.create(StudyConfig(name="one"))
     with pytest.raises(StudyError, match="Existing studies: one"):
@@ -39,13 +36,13 @@ def test_a_study_is_self_contained_and_its_name_is_unique(study: Study, home: Pa
     assert [path.name for path in (home / "studies").iterdir()] == ["one"]
 
 
-def test_a_failed_creation_leaves_nothing(home: Path) -> None:
+def test_a_failed_creation_leaves_nothing(home):
     with pytest.raises(StudyError):
         Study.create(StudyConfig(name="one"), home / "missing.csv")
     assert list((home / "studies").iterdir()) == []
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
@@ -54,7 +51,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_only_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
+def test_only_an_incomplete_last_line_is_ignored(tmp_path):
     path = tmp_path / "log.jsonl"
     append_jsonl(path, {"text": "a\u2028b"})
     with path.open("a", encoding="utf-8") as file:
@@ -65,7 +62,7 @@ def test_only_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
         read_jsonl(path)
 
 
-def test_a_running_step_with_a_dead_process_is_lost(study: Study) -> None:
+def test_a_running_step_with_a_dead_process_is_lost(study):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = psutil.Process(process.pid).create_time()
     study.write_step(StepRecord("train-lora", "running", pid=process.pid, process_started=started))
@@ -87,13 +84,13 @@ def test_a_running_step_with_a_dead_process_is_lost(study: Study) -> None:
     assert study.step("evaluate").state == "queued"
 
 
-def test_a_damaged_status_file_is_reported(study: Study) -> None:
+def test_a_damaged_status_file_is_reported(study):
     write_text(study.folder / "data" / "status.json", '{"step": "data", "colour": 3}')
     with pytest.raises(StudyError, match="damaged or of another version"):
         study.step("data")
 
 
-def test_the_state_of_a_study_follows_its_steps(study: Study) -> None:
+def test_the_state_of_a_study_follows_its_steps(study):
     assert study.state == "queued"
     study.write_run_record("running")
     assert study.state == "running" and study.status()["dashboard"] == ""
@@ -108,7 +105,7 @@ def test_the_state_of_a_study_follows_its_steps(study: Study) -> None:
     assert study.state == "failed" and study.status()["dashboard"] == ""
 
 
-def test_deleting_the_data_step_keeps_the_data_file(home: Path) -> None:
+def test_deleting_the_data_step_keeps_the_data_file(home):
     file = home.parent / "pairs.jsonl"
     file.write_text('{"question": "What?", "answer": "That."}\n', encoding="utf-8")
     study = Study.create(StudyConfig(name="lines"), file)
@@ -119,23 +116,21 @@ def test_deleting_the_data_step_keeps_the_data_file(home: Path) -> None:
     assert study.source is not None and study.source.read_bytes() == file.read_bytes()
 
 
-def test_changed_inputs_are_listed() -> None:
+def test_changed_inputs_are_listed():
     assert changed_inputs({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": "x" * 99}) == [
         "b: 2 -> 3",
         "d: none -> xxxxxxxxxxxx…",
     ]
 
 
-def test_a_step_records_its_result(study: Study) -> None:
+def test_a_step_records_its_result(study):
     made = study.folder / "made.txt"
     made.write_text("x", encoding="utf-8")
     assert run_as_step(study, "data", lambda: [made]) == 0
     record = study.step("data")
-    assert (
-        record.state == "succeeded"
-        and set(record.outputs) == {"made.txt"}
-        and record.peak_memory_bytes
-    )
+    assert record.state == "succeeded"
+    assert set(record.outputs) == {"made.txt"}
+    assert record.peak_memory_bytes
 
     def stop() -> None:
         raise Cancelled("asked to")
@@ -158,7 +153,7 @@ def test_a_step_records_its_result(study: Study) -> None:
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] in ("1", "True")  # gradio writes the other
 
 
-def test_studies_of_one_folder_and_approach_are_equal(tmp_path: Path) -> None:
+def test_studies_of_one_folder_and_approach_are_equal(tmp_path):
     study = new_study("seen", approaches=["grounded", "memory"])
     views = [study, Study(study.folder), *study.views, *study.views, Study(tmp_path)]
     assert study == views[1] and study.views == study.views and len(set(views)) == 4

@@ -1,7 +1,5 @@
 """Which version of a published assistant is served."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys
@@ -36,35 +34,29 @@ def root() -> Study:
     return first
 
 
-def test_a_study_alone_is_its_only_version() -> None:
+def test_a_study_alone_is_its_only_version():
     study = new_study("shop")
-    assert (
-        served_version(study) is study
-        and root_of(study) is study
-        and not versions_file(study).exists()
-    )
+    assert served_version(study) is study
+    assert root_of(study) is study
+    assert not versions_file(study).exists()
     assert read_versions(study).candidate is None and next_name(study) == "shop-v2"
     with pytest.raises(StudyError, match="no other version"):
         undo(study)
 
 
-def test_the_published_version_is_served_until_it_is_undone(root: Study) -> None:
+def test_the_published_version_is_served_until_it_is_undone(root):
     second = Study.open("shop-v2")
     assert read_versions(root).candidate == "shop-v2"
-    assert (
-        served_version(root).name == "shop"
-        and root_of(second).name == "shop"
-        and next_name(root) == "shop-v3"
-    )
+    assert served_version(root).name == "shop"
+    assert root_of(second).name == "shop"
+    assert next_name(root) == "shop-v3"
     publish(root, "shop-v2", "no worse")
     assert served_version(root).name == "shop-v2" and read_versions(root).candidate is None
     assert served_version(second).name == "shop-v2", "a later version stands for itself"
     publish(root, "shop-v2")
-    assert (
-        undo(root) == "shop"
-        and served_version(root).name == "shop"
-        and read_versions(root).before == ()
-    )
+    assert undo(root) == "shop"
+    assert served_version(root).name == "shop"
+    assert read_versions(root).before == ()
     assert [event.action for event in read_versions(root).events] == [
         "created",
         "published",
@@ -72,21 +64,19 @@ def test_the_published_version_is_served_until_it_is_undone(root: Study) -> None
     ]
 
 
-def test_undo_goes_back_version_by_version(root: Study) -> None:
+def test_undo_goes_back_version_by_version(root):
     add_version(root, new_study("shop-v3"))
     publish(root, "shop-v2")
     publish(root, "shop-v3")
     assert (undo(root), undo(root)) == ("shop-v2", "shop")
 
 
-def test_a_rejected_version_stays_with_its_reason(root: Study) -> None:
+def test_a_rejected_version_stays_with_its_reason(root):
     reject(root, "shop-v2", "worse by 3 points")
     found = read_versions(root)
-    assert (
-        found.reason("shop-v2") == "worse by 3 points"
-        and found.candidate is None
-        and found.served == "shop"
-    )
+    assert found.reason("shop-v2") == "worse by 3 points"
+    assert found.candidate is None
+    assert found.served == "shop"
     assert Study.open("shop-v2") and found.reason("shop") is None
     publish(root, "shop-v2", "after all")
     assert read_versions(root).reason("shop-v2") is None
@@ -97,7 +87,7 @@ def test_a_rejected_version_stays_with_its_reason(root: Study) -> None:
             change(root, "other")
 
 
-def test_the_served_version_and_the_first_one_are_not_deleted(root: Study) -> None:
+def test_the_served_version_and_the_first_one_are_not_deleted(root):
     with pytest.raises(StudyError, match="has versions"):
         delete_study(root)
     publish(root, "shop-v2")
@@ -110,7 +100,7 @@ def test_the_served_version_and_the_first_one_are_not_deleted(root: Study) -> No
     delete_study(root)
 
 
-def test_versions_survive_renaming(root: Study) -> None:
+def test_versions_survive_renaming(root):
     publish(root, "shop-v2")
     second = rename_study(Study.open("shop-v2"), "spring")
     assert served_version(root).name == "spring" and root_of(second).name == "shop"
@@ -119,7 +109,7 @@ def test_versions_survive_renaming(root: Study) -> None:
     assert undo(store) == "store"
 
 
-def test_a_version_whose_first_study_is_gone_stands_for_itself(root: Study) -> None:
+def test_a_version_whose_first_study_is_gone_stands_for_itself(root):
     second = Study.open("shop-v2")
     write_json(second.folder / "made_from.json", {"study": "shop", "version_of": "gone"})
     assert root_of(second).name == "shop-v2"
@@ -131,14 +121,14 @@ def test_a_version_whose_first_study_is_gone_stands_for_itself(root: Study) -> N
         read_versions(root)
 
 
-def test_the_next_version_of_a_titled_study_has_a_title() -> None:
+def test_the_next_version_of_a_titled_study_has_a_title():
     study = new_study("shop", title="Corner Shop")
     assert next_name(study) == "Corner Shop (version 2)"
     new_study("corner-shop-version-2")
     assert next_name(study) == "Corner Shop (version 3)"
 
 
-def test_of_two_changes_at_a_time_none_is_lost(root: Study) -> None:
+def test_of_two_changes_at_a_time_none_is_lost(root):
     def change(number: int) -> None:
         for _ in range(15):
             reject(root, "shop-v2", f"reason {number}")
@@ -162,7 +152,7 @@ while True:
 
 
 @pytest.mark.long
-def test_a_process_killed_while_it_publishes_leaves_one_version_or_the_other(root: Study) -> None:
+def test_a_process_killed_while_it_publishes_leaves_one_version_or_the_other(root):
     rng = random.Random(7)
     served = []
     for _ in range(25):
@@ -184,7 +174,7 @@ def test_a_process_killed_while_it_publishes_leaves_one_version_or_the_other(roo
 
 
 @pytest.mark.parametrize("named", ["private", "../private", "Private", "private/", "/private"])
-def test_a_study_from_elsewhere_serves_and_changes_no_other_study(named: str) -> None:
+def test_a_study_from_elsewhere_serves_and_changes_no_other_study(named):
     private, theirs = new_study("private"), new_study("handed-on")
     write_json(
         versions_file(theirs),
@@ -216,14 +206,11 @@ def test_a_study_from_elsewhere_serves_and_changes_no_other_study(named: str) ->
         assert root_of(private) == private
 
 
-def test_a_renamed_first_study_keeps_its_versions(root: Study) -> None:
+def test_a_renamed_first_study_keeps_its_versions(root):
     publish(root, "shop-v2")
     renamed = rename_study(root, "store")
-    assert (
-        served_version(renamed).name == "shop-v2" and root_of(Study.open("shop-v2")).name == "store"
-    )
+    assert served_version(renamed).name == "shop-v2"
+    assert root_of(Study.open("shop-v2")).name == "store"
     rename_study(Study.open("shop-v2"), "store-v2")
-    assert served_version(renamed).name == "store-v2" and read_versions(renamed).names == (
-        "store",
-        "store-v2",
-    )
+    assert served_version(renamed).name == "store-v2"
+    assert read_versions(renamed).names == ("store", "store-v2")

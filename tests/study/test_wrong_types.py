@@ -4,8 +4,6 @@ Each file of two finished studies is replaced in turn, and each of its entries; 
 then called again. The other study is read as before.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -331,7 +329,7 @@ def attack(path: Path, content: str, found: dict[str, tuple[Reader, bool]]) -> l
     return failed
 
 
-def test_every_state_file_is_read_by_something(attacked: Path, readers_of: Any) -> None:
+def test_every_state_file_is_read_by_something(attacked, readers_of):
     unread = [file for file in files_of(attacked) if not readers_of(file)]
     assert unread == []
 
@@ -345,9 +343,7 @@ def test_every_state_file_is_read_by_something(attacked: Path, readers_of: Any) 
     ],
     ids=repr,
 )
-def test_documents_of_a_wrong_type(
-    attacked: Path, readers_of: Any, document: Any, slow: bool
-) -> None:
+def test_documents_of_a_wrong_type(attacked, readers_of, document, slow):
     failed = []
     for file in files_of(attacked):
         found = readers_of(file)
@@ -385,7 +381,7 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 @pytest.mark.parametrize(
     "stride", [pytest.param(7, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
 )
-def test_entries_of_a_wrong_type(attacked: Path, readers_of: Any, stride: int) -> None:
+def test_entries_of_a_wrong_type(attacked, readers_of, stride):
     failed, cases = [], 0
     for file in files_of(attacked):
         path = attacked / file

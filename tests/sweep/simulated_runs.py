@@ -1,7 +1,5 @@
 """Sweeps whose studies are made up instead of trained: what :func:`run_study` would leave, by a scenario."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable

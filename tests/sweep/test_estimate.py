@@ -1,7 +1,5 @@
 """What a sweep says it will take before it starts."""
 
-from __future__ import annotations
-
 import pytest
 
 from assistant_builder.data import prepare_dataset
@@ -18,7 +16,7 @@ def opened(*settings: str) -> Sweep:
     return open_sweep(str(SMALL), name="cost", settings=["train.rank=1,64", *settings], prune="off")
 
 
-def test_every_training_is_counted_and_planned_with_its_own_settings() -> None:
+def test_every_training_is_counted_and_planned_with_its_own_settings():
     sweep = opened()
     found = estimate(sweep)
     pairs = len(prepare_dataset(SMALL, sweep.trials[0].config.data).split.train)
@@ -32,11 +30,11 @@ def test_every_training_is_counted_and_planned_with_its_own_settings() -> None:
     )
 
 
-def test_more_seeds_are_more_trainings() -> None:
+def test_more_seeds_are_more_trainings():
     assert estimate(opened("seeds=3")).trainings == 12
 
 
-def test_what_is_done_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_counted_again(monkeypatch):
     pretend(Scenario(), monkeypatch)
     sweep = opened()
     done(with_data(create_or_update(sweep.trials[1].config, sweep.data)), "train-lora", 3.0)
@@ -48,7 +46,7 @@ def test_what_is_done_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert estimate(sweep).sentence() == "All 2 studies are done."
 
 
-def test_with_the_tokenizer_here_the_lengths_are_measured(bundled_models: object) -> None:
+def test_with_the_tokenizer_here_the_lengths_are_measured(bundled_models):
     found = estimate(opened())
     assert not found.assumed and "guessed" not in found.sentence()
     guessed = 2 * sum(

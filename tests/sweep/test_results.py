@@ -1,7 +1,5 @@
 """That a winner by luck is not taken for better: studies that are all equally good, over and over."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -32,17 +30,14 @@ def comparisons(scores: np.ndarray, chosen: int) -> list[dict[str, Any]]:
     return rows
 
 
-def test_equal_studies_rarely_differ_and_choosing_by_the_held_out_questions_would_be_chance() -> (
-    None
-):
+def test_equal_studies_rarely_differ_and_choosing_by_the_held_out_questions_would_be_chance():
     luck = np.random.default_rng(8)
     wrong, unadjusted, by_heldout = 0, 0, 0
     for _ in range(TRIALS):
         item = luck.normal(1.0, 0.5, ITEMS)
         scores = item + luck.normal(0.0, 0.2, (STUDIES, ITEMS))
-        rows = comparisons(
-            scores, chosen=int(luck.integers(STUDIES))
-        )  # validation knows nothing: all are equal
+        # validation knows nothing: all are equal
+        rows = comparisons(scores, chosen=int(luck.integers(STUDIES)))
         wrong += any(row["outcome"] != "not told apart" for row in judged(rows))
         unadjusted += any(row["p_value"] <= 0.05 for row in rows)
         by_heldout += any(
@@ -64,7 +59,7 @@ def test_equal_studies_rarely_differ_and_choosing_by_the_held_out_questions_woul
         (0.2, False, 0.06, "not told apart"),
     ],
 )
-def test_outcome_of_a_comparison(delta: float, higher: bool, p_value: float, says: str) -> None:
+def test_outcome_of_a_comparison(delta, higher, p_value, says):
     row = {
         "p_value": p_value,
         "delta": delta,

@@ -3,11 +3,8 @@
 One split for all: what a study takes from the first, and when it makes its own.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,12 +25,11 @@ from tests.sweep.simulated_runs import Scenario, pretend, rows
 from tests.synthetic_study import SMALL, new_study, with_data
 
 RANKS = "train.rank=1,2,4,8"
-FIXED = (
-    "data.heldout_fraction=0.5",
-    "eval.bootstrap_resamples=400",
-    "eval.primary_metric=nll_per_token",
-    "eval.margin=0.03",
-    "eval.estimand=wordings",
+FIXED = tuple(
+    """
+    data.heldout_fraction=0.5 eval.bootstrap_resamples=400 eval.primary_metric=nll_per_token
+    eval.margin=0.03 eval.estimand=wordings
+""".split()
 )
 
 
@@ -54,9 +50,7 @@ def scenario(monkeypatch: pytest.MonkeyPatch) -> Scenario:
     )
 
 
-def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(
-    scenario: Scenario,
-) -> None:
+def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(scenario):
     sweep = opened()
     record = run_sweep(sweep)
     assert record == read_json(sweep.folder / "sweep.json") and record["state"] == "succeeded"
@@ -92,40 +86,32 @@ def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(
     assert "(Holm over 6 tests)" in record["sentence"] and "may be as good" in record["sentence"]
 
 
-def test_all_others_may_be_worse_and_there_may_be_one_other_only(scenario: Scenario) -> None:
+def test_all_others_may_be_worse_and_there_may_be_one_other_only(scenario):
     scenario.heldout = {1: 0.5, 2: 0.3, 4: 0.4}
     assert "all 3 others are clearly worse (Holm" in run_sweep(opened())["sentence"]
     pair = run_sweep(opened("train.rank=1,2", name="pair"))
-    assert (
-        "the other one is clearly worse" in pair["sentence"]
-        and "may be as good" not in pair["sentence"]
-    )
+    assert "the other one is clearly worse" in pair["sentence"]
+    assert "may be as good" not in pair["sentence"]
 
 
-def test_one_arm_alone_can_decide(scenario: Scenario) -> None:
+def test_one_arm_alone_can_decide(scenario):
     record = run_sweep(opened(arm="qlora"))
-    assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and len(
-        record["comparisons"]
-    ) == 3
+    assert {row["cell"] for row in record["comparisons"]} == {"Q4"}
+    assert len(record["comparisons"]) == 3
     assert rows(record, "validation_loss")[3] == pytest.approx(0.91)
-    assert (
-        "Selected by QLoRA's validation loss" in record["sentence"]
-        and "(Holm over 3 tests)" in record["sentence"]
-    )
+    assert "Selected by QLoRA's validation loss" in record["sentence"]
+    assert "(Holm over 3 tests)" in record["sentence"]
 
 
-def test_a_better_study_that_validation_missed_is_named_and_not_selected(
-    scenario: Scenario,
-) -> None:
+def test_a_better_study_that_validation_missed_is_named_and_not_selected(scenario):
     scenario.heldout = {1: 0.5, 2: -0.3, 4: 0.5}
     record = run_sweep(opened())
     assert record["selected"] == "ranks-3"
-    assert (
-        "Validation missed ranks-2" in record["sentence"] and "too optimistic" in record["sentence"]
-    )
+    assert "Validation missed ranks-2" in record["sentence"]
+    assert "too optimistic" in record["sentence"]
 
 
-def test_studies_share_the_split_and_one_that_does_not_is_out(scenario: Scenario) -> None:
+def test_studies_share_the_split_and_one_that_does_not_is_out(scenario):
     sweep = opened()
     run_sweep(sweep)
     hashes = [
@@ -136,13 +122,12 @@ def test_studies_share_the_split_and_one_that_does_not_is_out(scenario: Scenario
     split = studies_folder() / "ranks-4" / "data" / "split.json"
     write_json(split, {**read_json(split), "hashes": {**hashes[0], "heldout": "0" * 64}})
     record = run_sweep(sweep)
-    assert (
-        rows(record, "state")[4] == "failed" and "another split" in rows(record, "error")[4]["what"]
-    )
+    assert rows(record, "state")[4] == "failed"
+    assert "another split" in rows(record, "error")[4]["what"]
     assert "ranks-4" not in {row["study"] for row in record["comparisons"]}
 
 
-def test_it_resumes_and_a_failed_study_does_not_end_it(scenario: Scenario) -> None:
+def test_it_resumes_and_a_failed_study_does_not_end_it(scenario):
     scenario.failing, scenario.cancelled = {1}, {3}
     with pytest.raises(Cancelled, match="Run the same sweep again"):
         run_sweep(opened())
@@ -153,55 +138,48 @@ def test_it_resumes_and_a_failed_study_does_not_end_it(scenario: Scenario) -> No
     assert any("1 study failed" in note for note in record["notes"])
     scenario.failing, scenario.cancelled, scenario.ran = set(), set(), []
     record = run_sweep(opened())
-    assert (
-        scenario.ran == [1, 3, 4]
-        and record["state"] == "succeeded"
-        and record["selected"] == "ranks-3"
-    )
+    assert scenario.ran == [1, 3, 4]
+    assert record["state"] == "succeeded"
+    assert record["selected"] == "ranks-3"
     scenario.ran = []
     assert run_sweep(opened()) == record and scenario.ran == []
 
 
-def test_all_may_fail(scenario: Scenario) -> None:
+def test_all_may_fail(scenario):
     scenario.failing = {1, 2, 3, 4}
     record = run_sweep(opened())
     assert (record["state"], record["selected"], record["comparisons"]) == ("failed", None, [])
     assert record["sentence"] == "No study has finished, so none is selected."
 
 
-def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario: Scenario) -> None:
+def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario):
     scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
     sweep = opened(prune="median")
     record = run_sweep(sweep)
-    assert (
-        list(rows(record, "state").values()) == ["succeeded"] * 3 + ["stopped"]
-        and record["state"] == "succeeded"
-    )
+    assert list(rows(record, "state").values()) == ["succeeded"] * 3 + ["stopped"]
+    assert record["state"] == "succeeded"
     stopped = rows(record, "stopped")[4]
     assert stopped == {"run": "lora", "share": 0.5, "loss": 2.5, "compared_with": 3}
     assert Study.open("ranks-4").cancel_requested, (
         "an ordinary study that was paused: it can be carried on"
     )
-    assert len(record["comparisons"]) == 4 and any(
-        "stopped early" in note for note in record["notes"]
-    )
+    assert len(record["comparisons"]) == 4
+    assert any("stopped early" in note for note in record["notes"])
     scenario.ran = []
     assert run_sweep(opened(prune="median")) == record and scenario.ran == []
 
 
-def test_without_pruning_the_same_study_runs_to_its_end(scenario: Scenario) -> None:
+def test_without_pruning_the_same_study_runs_to_its_end(scenario):
     scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
     assert set(rows(run_sweep(opened()), "state").values()) == {"succeeded"}
 
 
-def test_what_was_begun_is_not_mixed_with_anything_else(scenario: Scenario, tmp_path: Path) -> None:
+def test_what_was_begun_is_not_mixed_with_anything_else(scenario, tmp_path):
     sweep = opened()
     tree = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
-    assert (
-        tree["sweep"] == {"train.rank": [1, 2, 4, 8]}
-        and tree["arm"] == "both"
-        and tree["prune"] == "off"
-    )
+    assert tree["sweep"] == {"train.rank": [1, 2, 4, 8]}
+    assert tree["arm"] == "both"
+    assert tree["prune"] == "off"
     assert "rank" not in tree["study"]["train"] and tree["study"]["data"]["heldout_fraction"] == 0.5
     for settings, more, says in (
         (("train.rank=1,2,4,16",), {}, r"sweep.train.rank: \[1, 2, 4, 8\] -> \[1, 2, 4, 16\]"),
@@ -220,7 +198,7 @@ def test_what_was_begun_is_not_mixed_with_anything_else(scenario: Scenario, tmp_
         opened()
 
 
-def test_what_cannot_start_is_refused_and_leaves_nothing(home: Path) -> None:
+def test_what_cannot_start_is_refused_and_leaves_nothing(home):
     new_study("ranks-2")
     with pytest.raises(
         StudyError, match=r"1 of the names of its 4 studies are in use \(ranks-2\).*--name NEW"
@@ -244,27 +222,25 @@ def test_what_cannot_start_is_refused_and_leaves_nothing(home: Path) -> None:
     assert not (home / "sweeps").exists()
 
 
-def test_one_process_runs_a_sweep(scenario: Scenario) -> None:
+def test_one_process_runs_a_sweep(scenario):
     sweep = opened()
     with sweep.locked(), pytest.raises(StudyError, match="another process runs this sweep"):
         run_sweep(sweep)
 
 
-def test_a_study_yaml_names_the_sweep(scenario: Scenario, tmp_path: Path) -> None:
+def test_a_study_yaml_names_the_sweep(scenario, tmp_path):
     (tmp_path / "rows.csv").write_bytes(SMALL.read_bytes())
     (tmp_path / "study.yaml").write_text(
         "name: library\ndata: {source: rows.csv, heldout_fraction: 0.4}\n"
     )
     sweep = open_sweep(str(tmp_path / "study.yaml"), name=None, settings=[RANKS])
-    assert sweep.name == "library" and [trial.name for trial in sweep.trials][::3] == [
-        "library-1",
-        "library-4",
-    ]
+    assert sweep.name == "library"
+    assert [trial.name for trial in sweep.trials][::3] == ["library-1", "library-4"]
     assert {trial.config.data.heldout_fraction for trial in sweep.trials} == {0.4}
     json.dumps(run_sweep(sweep))
 
 
-def test_a_sweep_of_studies_with_one_arm_goes_by_that_arm(scenario: Scenario) -> None:
+def test_a_sweep_of_studies_with_one_arm_goes_by_that_arm(scenario):
     with pytest.raises(ConfigError, match="train qlora alone"):
         opened(RANKS, "arms=qlora", arm="lora")
     sweep = opened(RANKS, "arms=qlora")
@@ -272,24 +248,20 @@ def test_a_sweep_of_studies_with_one_arm_goes_by_that_arm(scenario: Scenario) ->
     assert yaml.safe_load((sweep.folder / "sweep.yaml").read_text())["study"]["arms"] == ["qlora"]
     record = run_sweep(sweep)
     assert record["selected"] == "ranks-3"
-    assert {row["cell"] for row in record["comparisons"]} == {"Q4"} and set(
-        rows(record, "heldout")[3]
-    ) == {"Q4"}
+    assert {row["cell"] for row in record["comparisons"]} == {"Q4"}
+    assert set(rows(record, "heldout")[3]) == {"Q4"}
     with pytest.raises(ConfigError, match="arms cannot be swept"):
         opened("arms=lora,qlora", name="other")
 
 
-def test_the_definition_of_a_sweep_of_both_arms_is_as_before_there_was_a_choice() -> None:
+def test_the_definition_of_a_sweep_of_both_arms_is_as_before_there_was_a_choice():
     assert "arms" not in yaml.safe_load((opened().folder / "sweep.yaml").read_text())["study"]
 
 
-DATA = (
-    "train.jsonl",
-    "validation.jsonl",
-    "heldout.jsonl",
-    "rejected.jsonl",
-    "findings.json",
-    "split.json",
+DATA = tuple(
+    """
+    train.jsonl validation.jsonl heldout.jsonl rejected.jsonl findings.json split.json
+""".split()
 )
 
 
@@ -317,7 +289,7 @@ def sweep() -> Sweep:
     return sweep
 
 
-def test_the_others_take_the_split_as_it_was_frozen(sweep: Sweep) -> None:
+def test_the_others_take_the_split_as_it_was_frozen(sweep):
     first, study = (
         sweep.study(sweep.trials[0]),
         create_or_update(sweep.trials[1].config, sweep.data),
@@ -331,28 +303,24 @@ def test_the_others_take_the_split_as_it_was_frozen(sweep: Sweep) -> None:
     assert (study.embedder_folder / "1_Pooling" / "config.json").read_text(encoding="utf-8") == "{}"
     for step in ("data", "data-embed"):
         record = study.step(step)
-        assert (
-            record.state == "succeeded"
-            and record.seconds == 0
-            and not damaged_outputs(study, record)
-        )
+        assert record.state == "succeeded"
+        assert record.seconds == 0
+        assert not damaged_outputs(study, record)
         assert record.inputs == step_inputs(study, step), "so that running the study keeps it"
     card = (study.folder / "data" / "card.md").read_text()
     assert "# one\\_more-2\n" in card and "pretty_name: one_more-2" in card and "more-1" not in card
     assert (study.folder / "provenance.json").is_file()
-    assert (
-        study.template_date == first.template_date
-        and (study.folder / "template_date.json").is_file()
-    )
+    assert study.template_date == first.template_date
+    assert (study.folder / "template_date.json").is_file()
 
 
-def test_what_would_be_made_from_other_inputs_is_not_taken(sweep: Sweep) -> None:
+def test_what_would_be_made_from_other_inputs_is_not_taken(sweep):
     study = create_or_update(sweep.trials[1].config.with_changes({"data.seed": 5}), sweep.data)
     take_split(sweep, study)
     assert study.step("data").state == "queued" and not study.split_file("heldout").exists()
 
 
-def test_a_damaged_split_is_not_passed_on_and_a_begun_one_not_overwritten(sweep: Sweep) -> None:
+def test_a_damaged_split_is_not_passed_on_and_a_begun_one_not_overwritten(sweep):
     first, study = (
         sweep.study(sweep.trials[0]),
         create_or_update(sweep.trials[1].config, sweep.data),

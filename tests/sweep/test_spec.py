@@ -1,7 +1,5 @@
 """What ``--set key=a,b`` stands for, and what is refused before anything starts."""
 
-from __future__ import annotations
-
 import pytest
 
 from assistant_builder.config import StudyConfig
@@ -28,7 +26,7 @@ def refused(*settings: str) -> str:
     return str(error.value)
 
 
-def test_every_combination_is_a_study_of_its_own() -> None:
+def test_every_combination_is_a_study_of_its_own():
     found = trials("train.rank=8,16,64", "train.learning_rate=1e-4,2e-4", "train.epochs=2")
     assert [trial.name for trial in found] == [f"grid-{number}" for number in range(1, 7)]
     assert [tuple(trial.settings.values()) for trial in found] == [
@@ -44,7 +42,7 @@ def test_every_combination_is_a_study_of_its_own() -> None:
     assert label(found[1].settings) == "train.rank=8, train.learning_rate=0.0002"
 
 
-def test_commas_within_brackets_and_quotes_do_not_divide() -> None:
+def test_commas_within_brackets_and_quotes_do_not_divide():
     key = "train.target_modules"
     assert split_values(key, "all-linear,[q_proj, v_proj]") == ("all-linear", "q_proj, v_proj")
     assert split_values("train.rank", "8, 16") == ("8", "16")
@@ -61,7 +59,7 @@ def test_commas_within_brackets_and_quotes_do_not_divide() -> None:
         ]
 
 
-def test_all_problems_are_reported_together() -> None:
+def test_all_problems_are_reported_together():
     said = refused("train.rank=0,8", "train.learning_rate=1e-4,fast", "train.epochs=0")
     assert all(
         key in said for key in ("train.rank=0", "train.learning_rate='fast'", "train.epochs=0")
@@ -108,15 +106,15 @@ def test_all_problems_are_reported_together() -> None:
         (["eval.cells=Q4,L16"], "brackets or quotes"),
     ],
 )
-def test_what_is_refused(settings: list[str], says: str) -> None:
+def test_what_is_refused(settings, says):
     assert says in refused(*settings)
 
 
-def test_a_combination_may_hold_what_its_values_alone_could_not() -> None:
+def test_a_combination_may_hold_what_its_values_alone_could_not():
     assert len(trials("train.batch_size=12,24", "train.micro_batch_size=4,6")) == 4
 
 
-def test_too_many_studies_are_counted_and_refused() -> None:
+def test_too_many_studies_are_counted_and_refused():
     many = ",".join(str(rank) for rank in range(1, 52))
     said = refused(f"train.rank={many}", "train.epochs=1,2")
     assert f"51 × 2 = 102 studies, and a sweep has {MOST_STUDIES} at most" in said

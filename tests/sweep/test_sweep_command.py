@@ -1,10 +1,7 @@
 """``assistant-builder sweep``: what it prints, and how it ends."""
 
-from __future__ import annotations
-
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -34,15 +31,12 @@ def call(
     return (int(ended.value.code or 0), *capfd.readouterr())
 
 
-def test_it_prints_the_estimate_and_then_the_results(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_it_prints_the_estimate_and_then_the_results(monkeypatch, capfd):
     pretend(Scenario(validation={2: 0.5}), monkeypatch)
     code, out, _ = call(monkeypatch, capfd, *WORDS, "--prune", "off")
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith(
-        "tool: 2 studies to run, 4 trainings, planned at about "
-    )
+    assert code == 0
+    assert lines[0].startswith("tool: 2 studies to run, 4 trainings, planned at about ")
     assert lines[1:3] == ["tool-1: train.rank=4", "tool-2: train.rank=8"]
     assert "tool-2 *" in out and "Selected by the mean validation loss of both arms: tool-2" in out
     assert lines[-1].startswith("Sweep: ") and lines[-1].endswith("sweep.html")
@@ -52,18 +46,14 @@ def test_it_prints_the_estimate_and_then_the_results(
     assert call(monkeypatch, capfd, *WORDS)[1].startswith("tool: All 2 studies are done.\n")
 
 
-def test_failed_studies_are_reported_after_the_results(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_studies_are_reported_after_the_results(monkeypatch, capfd):
     pretend(Scenario(failing={2}), monkeypatch)
     code, out, err = call(monkeypatch, capfd, *WORDS, "--prune", "off", "--json")
     assert code == 1 and json.loads(out)["selected"] == "tool-1" and len(err.splitlines()) == 1
     assert "1 of 2 studies failed (tool-2: memory ran out)" in err and "Run the sweep again" in err
 
 
-def test_an_invalid_call_is_reported_in_one_line_and_starts_nothing(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_call_is_reported_in_one_line_and_starts_nothing(home, monkeypatch, capfd):
     pretend(Scenario(), monkeypatch)
     assert call(monkeypatch, capfd, *WORDS, "--arm", "dora")[0] == 2
     assert call(monkeypatch, capfd, *WORDS, "--prune", "luck")[0] == 2

@@ -1,7 +1,5 @@
 """``sweep.html``, from the results of made-up studies."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -9,14 +7,10 @@ import pytest
 from markupsafe import escape
 
 from assistant_builder.sweep import open_sweep, run_sweep
-from assistant_builder.sweep.page import (
-    comparison_rows,
-    ordered,
-    render_page,
-    study_rows,
-)
+from assistant_builder.sweep.page import comparison_rows, ordered, render_page, study_rows
 from tests.sweep.simulated_runs import Scenario, pretend
 from tests.synthetic_study import SMALL
+from tests.texts import parts
 
 
 @pytest.fixture
@@ -25,26 +19,22 @@ def record(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     pretend(
         Scenario(validation={1: 1.4, 2: 0.9, 4: 1.2}, heldout={1: 0.5}, failing={3}), monkeypatch
     )
-    settings = [
-        "train.rank=8,64",
-        "train.target_modules=all-linear,<b>[q]",
-        "data.heldout_fraction=0.5",
-        "eval.bootstrap_resamples=400",
-        "eval.primary_metric=nll_per_token",
-        "eval.margin=0.03",
-        "eval.estimand=wordings",
-    ]
+    settings = """
+        train.rank=8,64 train.target_modules=all-linear,<b>[q] data.heldout_fraction=0.5
+        eval.bootstrap_resamples=400 eval.primary_metric=nll_per_token eval.margin=0.03
+        eval.estimand=wordings
+    """.split()
     return run_sweep(open_sweep(str(SMALL), name="look", settings=settings, prune="off"))
 
 
-def test_a_sweep_in_which_nothing_finished_has_a_page_too(record: dict[str, Any]) -> None:
+def test_a_sweep_in_which_nothing_finished_has_a_page_too(record):
     for row in record["studies"]:
         row |= {"state": "failed", "heldout": {}}
     record |= {"selected": None, "comparisons": []}
     assert "look-1" in render_page(record)
 
 
-def test_the_page_fetches_nothing_and_escapes_what_it_is_given(record: dict[str, Any]) -> None:
+def test_the_page_fetches_nothing_and_escapes_what_it_is_given(record):
     page = render_page(record)
     assert "default-src 'none'" in page and not re.search(r"<(?:link|img|iframe|script)\b", page)
     assert "&lt;b&gt;[q]" in page and "<b>[q]" not in page
@@ -53,28 +43,23 @@ def test_the_page_fetches_nothing_and_escapes_what_it_is_given(record: dict[str,
         assert escape(note) in page
 
 
-def test_the_table_has_the_chosen_one_first_and_what_failed_last(record: dict[str, Any]) -> None:
+def test_the_table_has_the_chosen_one_first_and_what_failed_last(record):
     assert [row["name"] for row in ordered(record)] == ["look-2", "look-4", "look-1", "look-3"]
     columns, rows = study_rows(record)
-    assert columns == [
-        "study",
-        "train.rank",
-        "train.target_modules",
-        "validation loss",
-        "held-out loss, 16-bit LoRA",
-        "held-out loss, QLoRA",
-    ]
-    assert rows[0][:4] == ["look-2 *", "8", "<b>[q]", "0.905"] and rows[3][3:] == [
-        "failed",
-        "–",
-        "–",
-    ]
+    assert columns == parts(
+        """
+        study | train.rank | train.target_modules | validation loss | held-out loss, 16-bit LoRA
+        held-out loss, QLoRA
+        """
+    )
+    assert rows[0][:4] == ["look-2 *", "8", "<b>[q]", "0.905"]
+    assert rows[3][3:] == ["failed", "–", "–"]
     assert [float(text) for text in rows[2][4:]] == pytest.approx(
         [record["studies"][0]["heldout"][cell] for cell in ("L16", "Q4")], abs=5e-4
     )
 
 
-def test_the_table_of_tests_follows_the_studies(record: dict[str, Any]) -> None:
+def test_the_table_of_tests_follows_the_studies(record):
     columns, rows = comparison_rows(record)
     assert columns[2] == "difference from look-2" and {len(row) for row in rows} == {len(columns)}
     arms = ("16-bit LoRA", "QLoRA")

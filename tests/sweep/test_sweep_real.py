@@ -1,7 +1,5 @@
 """A real sweep of two studies of a few steps, from the command line to its page, and again."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -55,7 +53,7 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.train
 @pytest.mark.long
-def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base: str) -> None:
+def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base):
     quick = {
         **QUICK,
         "model.base": base,
@@ -72,13 +70,7 @@ def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(ba
         for step in range(1, 9):
             append_jsonl(
                 study.arm_folder("lora") / "metrics.jsonl",
-                {
-                    "event": "validation",
-                    "step": step,
-                    "steps": 8,
-                    "loss": 0.5,
-                    "best": True,
-                },
+                {"event": "validation", "step": step, "steps": 8, "loss": 0.5, "best": True},
             )
         done(study, "train-lora", 1.0)
     last = sweep.trials[3]
@@ -86,16 +78,14 @@ def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(ba
     sweep_run.run_trial(sweep, last, study, lambda event: None, lambda study: None)
     stopped = sweep.stopped["hopeless-4"]
     assert stopped["run"] == "lora" and 0.25 <= stopped["share"] < 1 and stopped["loss"] > 0.5
-    assert (
-        study.step("train-lora").state == "cancelled"
-        and study.step("train-qlora").state == "queued"
-    )
+    assert study.step("train-lora").state == "cancelled"
+    assert study.step("train-qlora").state == "queued"
     assert study.state == "cancelled" and 2 <= len(curve_of(study.arm_folder("lora"))) < 8
 
 
 @pytest.mark.train
 @pytest.mark.long
-def test_two_studies_are_trained_compared_and_kept(home: Path, base: str) -> None:
+def test_two_studies_are_trained_compared_and_kept(home, base):
     quick = {**QUICK, "model.base": base}
     words = [
         "sweep",
@@ -110,10 +100,8 @@ def test_two_studies_are_trained_compared_and_kept(home: Path, base: str) -> Non
     assert record["state"] == "succeeded" and record["selected"] in ("tiny-1", "tiny-2")
     one, two = record["studies"]
     assert record["selected"] == min((one, two), key=lambda row: row["validation_loss"])["name"]
-    assert (
-        one["validation_losses"].keys() == {"lora", "qlora"}
-        and one["validation_losses"] != two["validation_losses"]
-    )
+    assert one["validation_losses"].keys() == {"lora", "qlora"}
+    assert one["validation_losses"] != two["validation_losses"]
     splits = [
         json.loads((home / "studies" / row["name"] / "data" / "split.json").read_text())
         for row in (one, two)

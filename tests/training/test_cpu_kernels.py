@@ -1,14 +1,30 @@
 """The fast arithmetic of training on a CPU gives the losses and gradients of the plain one; on tiny models."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from assistant_builder.config import TrainConfig
+from assistant_builder.inference.padded_batch import supervised_logits
+from assistant_builder.models.chat_template import Example
+from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+from assistant_builder.models.lora_layers import ADAPTER_LAYERS, train_through_rounding
+from assistant_builder.planning.memory import LOSS_ROWS
+from assistant_builder.training.collate import TrainingCollator, summed_nll, to_dataset
+from assistant_builder.training.cpu_kernels import (
+    ChunkedCrossEntropySum,
+    EagerShortAttention,
+    _rms_norms,
+    fuse_cpu_kernels,
+    sample_dropout_indices,
+)
 
 pytestmark = pytest.mark.train
 SIZES = {
@@ -38,9 +54,6 @@ TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
 
 @pytest.fixture(scope="module", params=MODELS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(0)
     sizes = {
         key: value
@@ -58,10 +71,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def adapted(
     folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainConfig = TRAIN
 ) -> Any:
-    import torch
-
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-
     model = add_adapter(load_base(BaseSpec(folder, storage, True, dtype, hold=hold)), train, 0)
     generator = torch.Generator().manual_seed(1)
     for name, value in model.named_parameters():
@@ -71,9 +80,6 @@ def adapted(
 
 
 def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:
-    from assistant_builder.models.chat_template import Example
-    from assistant_builder.training.collate import TrainingCollator, to_dataset
-
     examples = [
         Example(
             tuple(3 + (7 * n + i * i) % 250 for i in range(n)), tuple(i >= n // 2 for i in range(n))
@@ -85,10 +91,7 @@ def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:
 
 def plain(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
     """Loss and gradients as a training script computes them."""
-    import torch
     import torch.nn.functional as F  # noqa: N812
-
-    from assistant_builder.inference.padded_batch import supervised_logits
 
     model.zero_grad()
     loss = F.cross_entropy(*supervised_logits(model, inputs), reduction="sum")
@@ -100,11 +103,6 @@ def plain(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
 
 def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
     """The same by the trainer's way."""
-    import torch
-
-    from assistant_builder.training.collate import summed_nll
-    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
-
     if not any(getattr(layer, "group", None) for layer in model.modules()):
         fuse_cpu_kernels(model, dtype)
     model.zero_grad()
@@ -119,11 +117,7 @@ def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
     ("storage", "hold"),
     [("float16", True), ("float16", False), ("nf4", True), ("nf4", False), ("int8", False)],
 )
-def test_losses_and_gradients_are_those_of_the_plain_forward(
-    folder: Path, storage: str, hold: bool
-) -> None:
-    import torch
-
+def test_losses_and_gradients_are_those_of_the_plain_forward(folder, storage, hold):
     model = adapted(folder, storage, "float32", hold=hold)
     wanted, gradients = plain(model, batch())
     loss, ours = fused(model, batch(), torch.float32)
@@ -131,9 +125,7 @@ def test_losses_and_gradients_are_those_of_the_plain_forward(
     assert gradients.norm() > 0 and (ours - gradients).norm() / gradients.norm() < 1e-4
 
 
-def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(folder: Path) -> None:
-    import torch
-
+def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(folder):
     wide, narrow, ours = (
         adapted(folder, "float16", dtype, hold=True)
         for dtype in ("float32", "bfloat16", "bfloat16")
@@ -154,9 +146,7 @@ def test_in_bfloat16_the_gradients_are_as_near_to_float32_as_the_plain_ones(fold
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_dequantized_weights_change_no_bit(folder: Path, storage: str) -> None:
-    import torch
-
+def test_dequantized_weights_change_no_bit(folder, storage):
     train = TRAIN.model_copy(update={"dropout": 0.1})
     found = []
     for hold in (False, True):
@@ -166,11 +156,7 @@ def test_dequantized_weights_change_no_bit(folder: Path, storage: str) -> None:
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
-def test_evaluation_and_checkpointing_use_the_same_arithmetic(folder: Path) -> None:
-    import torch
-
-    from assistant_builder.training.collate import summed_nll
-
+def test_evaluation_and_checkpointing_use_the_same_arithmetic(folder):
     train = TRAIN.model_copy(update={"dropout": 0.1})
     model = adapted(folder, "nf4", "float32", hold=True, train=train)
     torch.manual_seed(5)
@@ -186,13 +172,7 @@ def test_evaluation_and_checkpointing_use_the_same_arithmetic(folder: Path) -> N
     assert (again - gradients).norm() / gradients.norm() < 1e-5
 
 
-def test_norms_are_recognised_by_their_results() -> None:
-    import torch
-    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-    from assistant_builder.training.cpu_kernels import _rms_norms
-
+def test_norms_are_recognised_by_their_results():
     class ShiftedRMSNorm(LlamaRMSNorm):
         def forward(self, hidden_states: Any) -> Any:
             return super().forward(hidden_states) + 1
@@ -207,11 +187,7 @@ def test_norms_are_recognised_by_their_results() -> None:
     assert all(torch.equal(scale, torch.ones(8)) for scale, _ in found.values())
 
 
-def test_dropout_indices_have_the_probability_and_no_pattern() -> None:
-    import torch
-
-    from assistant_builder.training.cpu_kernels import sample_dropout_indices
-
+def test_dropout_indices_have_the_probability_and_no_pattern():
     torch.manual_seed(3)
     count, p = 1_000_000, 0.05
     places = sample_dropout_indices(count, p)
@@ -230,12 +206,6 @@ def test_dropout_indices_have_the_probability_and_no_pattern() -> None:
 
 def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple[Any, Any]:
     """An adapted linear layer, and the PEFT model it is in."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from assistant_builder.models.lora_layers import ADAPTER_LAYERS
-
     torch.manual_seed(0)
     config = LoraConfig(r=2, lora_alpha=4, lora_dropout=dropout, target_modules=["down_proj"])
     config._register_custom_module(ADAPTER_LAYERS)
@@ -254,29 +224,22 @@ def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple
 
 
 def fuse_it(model: Any, dtype: Any) -> None:
-    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
-
     fuse_cpu_kernels(model, dtype)
 
 
-def test_dropout_scales_the_kept_values() -> None:
+def test_dropout_scales_the_kept_values():
     """Over many draws the adapter's mean output is that without dropout."""
-    import torch
-
     layer, model = one_layer(8, 6, dropout=0.3, dtype=torch.float32)
     layer.lora_B["default"].weight.data.normal_()
     fuse_it(model.train(), torch.float32)
     x = torch.randn(1, 8)
     many = layer(x.expand(40_000, 8)).mean(0)
     kept = layer.eval()(x)[0]
-    assert torch.allclose(many, kept, atol=0.05) and not torch.allclose(
-        kept, layer.base_layer(x)[0], atol=0.2
-    )
+    assert torch.allclose(many, kept, atol=0.05)
+    assert not torch.allclose(kept, layer.base_layer(x)[0], atol=0.2)
 
 
-def test_the_gradient_of_the_input_has_the_dropout_of_the_forward_pass() -> None:
-    import torch
-
+def test_the_gradient_of_the_input_has_the_dropout_of_the_forward_pass():
     layer, model = one_layer(8, 6, dropout=0.5, dtype=torch.float32)
     layer.lora_B["default"].weight.data.normal_()
     fuse_it(model.train(), torch.float32)
@@ -295,10 +258,8 @@ def test_the_gradient_of_the_input_has_the_dropout_of_the_forward_pass() -> None
     assert (gradient * along).sum().item() == pytest.approx(rise, abs=1e-3)
 
 
-def test_barely_trained_adapters_keep_their_output() -> None:
+def test_barely_trained_adapters_keep_their_output():
     """Added after the base's output was rounded, a tenth of a rounding step is lost; added before, it counts."""
-    import torch
-
     layer, model = one_layer(64, 512, dropout=0.0, dtype=torch.bfloat16)
     layer.lora_B["default"].weight.data.normal_(0, 2e-5)
     x = torch.randn(256, 64).to(torch.bfloat16)
@@ -316,12 +277,8 @@ def test_barely_trained_adapters_keep_their_output() -> None:
 
 
 @pytest.mark.parametrize("rounds", [False, True])
-def test_outputs_are_those_of_the_adapters_after_every_write(rounds: bool) -> None:
+def test_outputs_are_those_of_the_adapters_after_every_write(rounds):
     """The fused weight is written once a step; between steps it is the same."""
-    import torch
-
-    from assistant_builder.models.lora_layers import train_through_rounding
-
     layer, model = one_layer(64, 32, dropout=0.0, dtype=torch.float32)
     if rounds:
         train_through_rounding(model, "Q8_0")
@@ -354,11 +311,8 @@ def test_outputs_are_those_of_the_adapters_after_every_write(rounds: bool) -> No
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 2, 9), (3, 6, 6, 5), (1, 4, 1, 33)])
-def test_short_attention_is_attention(shape: tuple[int, int, int, int]) -> None:
-    import torch
+def test_short_attention_is_attention(shape):
     import torch.nn.functional as F  # noqa: N812
-
-    from assistant_builder.training.cpu_kernels import EagerShortAttention
 
     rows, heads, shared, length = shape
     generator = torch.Generator().manual_seed(0)
@@ -381,11 +335,8 @@ def test_short_attention_is_attention(shape: tuple[int, int, int, int]) -> None:
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_the_loss_is_cross_entropy() -> None:
-    import torch
+def test_the_loss_is_cross_entropy():
     import torch.nn.functional as F  # noqa: N812
-
-    from assistant_builder.training.cpu_kernels import ChunkedCrossEntropySum
 
     logits = (
         5 * torch.randn((19, 300), generator=torch.Generator().manual_seed(0))
@@ -399,12 +350,7 @@ def test_the_loss_is_cross_entropy() -> None:
     )
 
 
-def test_the_loss_uses_as_many_rows_at_once_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from assistant_builder.planning.memory import LOSS_ROWS
-    from assistant_builder.training.cpu_kernels import ChunkedCrossEntropySum
-
+def test_the_loss_uses_as_many_rows_at_once_as_planned(monkeypatch):
     rows: list[int] = []
     softmax = torch.log_softmax
 

@@ -3,8 +3,6 @@
 What a GPU would do is shown on the CPU, with a plan that names the GPU: torch's switch is the same for both.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path
@@ -92,28 +90,22 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
 @pytest.mark.parametrize(("device", "expected"), [("cuda", True), ("cpu", False)])
-def test_a_gpus_steps_are_deterministic(
-    tmp_path: Path, asked: list[bool], device: str, expected: bool
-) -> None:
+def test_a_gpus_steps_are_deterministic(tmp_path, asked, device, expected):
     made = trainer(tmp_path, device)
     made.run()
     assert asked == [expected] * STEPS
-    assert (
-        not torch.are_deterministic_algorithms_enabled()
-    )  # validation and samples may do what they like
+    # validation and samples may do what they like
+    assert not torch.are_deterministic_algorithms_enabled()
     assert made.state.global_step == STEPS
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
-def test_a_model_without_deterministic_algorithms_is_trained(
-    tmp_path: Path, asked: list[bool], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_without_deterministic_algorithms_is_trained(tmp_path, asked, caplog):
     made = trainer(tmp_path, "cuda")
 
     def put(*_: Any) -> None:
-        torch.zeros(4).put_(
-            torch.tensor([0]), torch.ones(1)
-        )  # torch has no deterministic algorithm for it
+        # torch has no deterministic algorithm for it
+        torch.zeros(4).put_(torch.tensor([0]), torch.ones(1))
 
     made.model.get_input_embeddings().register_forward_hook(put)
     with caplog.at_level(logging.WARNING):
@@ -123,7 +115,7 @@ def test_a_model_without_deterministic_algorithms_is_trained(
     assert all(value.grad is None for value in made.model.parameters())
 
 
-def test_another_failure_is_not_mistaken_for_missing_algorithms(tmp_path: Path) -> None:
+def test_another_failure_is_not_mistaken_for_missing_algorithms(tmp_path):
     made = trainer(tmp_path, "cuda")
 
     def fail(*_: Any) -> None:
@@ -136,9 +128,7 @@ def test_another_failure_is_not_mistaken_for_missing_algorithms(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
-def test_cublas_is_set_before_cuda_starts(
-    monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
-) -> None:
+def test_cublas_is_set_before_cuda_starts(monkeypatch, own, expected):
     monkeypatch.setattr(os, "environ", {"CUBLAS_WORKSPACE_CONFIG": own} if own else {})
     configure_libraries()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == expected

@@ -1,7 +1,5 @@
 """What a training on GPUs needs, tested without one: devices, sharded loading, float16, vision towers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,13 +7,34 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors import safe_open
+from torch._dynamo import eval_frame
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    TrainingArguments,
+)
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
+from assistant_builder.models import loading
+from assistant_builder.models.chat_template import Example
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import ParallelStrategy, adapted_modules, adapter_parameters
+from assistant_builder.quantization import bitsandbytes
 from assistant_builder.study import Study
+from assistant_builder.training import distributed
+from assistant_builder.training.sft_config import TrainingRun, sft_arguments
+from assistant_builder.training.train import train_in_process
+from assistant_builder.training.trainer import TwinTrainer
 from tests.export.tiny import tiny_base
+from tests.training import test_determinism
+from tests.training.test_determinism import trainer
 from tests.training.test_distributed import a_study, launch
 
 pytestmark = pytest.mark.train
@@ -26,14 +45,7 @@ def base(tmp_path: Path) -> Path:
     return tiny_base(tmp_path / "base")
 
 
-def test_a_rank_selects_its_gpu_before_it_loads_the_base(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from assistant_builder.models import loading
-    from assistant_builder.training.train import train_in_process
-
+def test_a_rank_selects_its_gpu_before_it_loads_the_base(base, monkeypatch):
     class Loaded(Exception):
         pass
 
@@ -55,13 +67,7 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(
     assert calls == [1, "load"]
 
 
-def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from tests.training import test_determinism
-
+def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(tmp_path, monkeypatch):
     class Loaded(Exception):
         pass
 
@@ -74,13 +80,8 @@ def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(
         test_determinism.trainer(tmp_path, "cuda")
 
 
-def test_processes_wait_until_one_has_read_a_large_base(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_wait_until_one_has_read_a_large_base(base, monkeypatch):
     """NCCL gives up after 10 minutes by default; with FSDP rank 0 alone reads the weights."""
-    from assistant_builder.training import distributed
-    from tests.training.test_determinism import trainer
-
     assert trainer(base.parent, "cpu").args.ddp_timeout >= 3600
     given: list[Any] = []
     monkeypatch.setattr(distributed, "PartialState", lambda **how: given.append(how))
@@ -92,21 +93,9 @@ def test_processes_wait_until_one_has_read_a_large_base(
 
 @pytest.mark.parametrize(
     ("storage", "rank", "place"),
-    [
-        ("float16", 0, "cpu"),
-        ("float16", 1, "meta"),
-        ("nf4", 0, "cpu"),
-        ("nf4", 1, "cpu"),
-    ],
+    [("float16", 0, "cpu"), ("float16", 1, "meta"), ("nf4", 0, "cpu"), ("nf4", 1, "cpu")],
 )
-def test_a_base_to_be_sharded_is_not_loaded_onto_one_gpu(
-    base: Path, monkeypatch: pytest.MonkeyPatch, storage: Any, rank: int, place: str
-) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from assistant_builder.models import loading
-
+def test_a_base_to_be_sharded_is_not_loaded_onto_one_gpu(base, monkeypatch, storage, rank, place):
     class Spied(BaseException):
         """No error of loading, which would be translated."""
 
@@ -129,17 +118,7 @@ def test_a_base_to_be_sharded_is_not_loaded_onto_one_gpu(
     assert sharded.value.args[0] == {"": place}
 
 
-def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-    from bitsandbytes.nn import Linear4bit
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers.integrations.bitsandbytes import Bnb4bitQuantize
-
-    from assistant_builder.models import loading
-    from assistant_builder.quantization import bitsandbytes
-
+def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(base, monkeypatch):
     asked: list[str] = []
 
     make = bitsandbytes.quantizer_on
@@ -182,10 +161,6 @@ def test_4_bit_weights_to_be_sharded_are_quantized_one_at_a_time_on_the_gpu(
 
 def one_step(study: Study, arm: str = "lora") -> Any:
     """Train one step; return the first moments of the optimizer, a tenth of the gradients."""
-    import torch
-
-    from assistant_builder.training.train import train_in_process
-
     train_in_process(study, arm, ParallelStrategy())
     state = torch.load(
         study.arm_folder(arm) / "checkpoints" / "checkpoint-1" / "optimizer.pt", weights_only=True
@@ -193,11 +168,7 @@ def one_step(study: Study, arm: str = "lora") -> Any:
     return torch.cat([entry["exp_avg"].flatten() for entry in state["state"].values()])
 
 
-def test_one_process_with_two_visible_gpus_uses_one(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import TrainingArguments
-
+def test_one_process_with_two_visible_gpus_uses_one(base, monkeypatch):
     class SeesTwo:
         """What transformers finds out about the devices, with a second GPU."""
 
@@ -222,12 +193,8 @@ def test_one_process_with_two_visible_gpus_uses_one(
     assert one_step(seeing).equal(wanted)
 
 
-def test_float16_gradients_are_those_of_float32(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_float16_gradients_are_those_of_float32(base, monkeypatch):
     """In a step of many tokens, whose shares of the loss have gradients that float16 alone rounds to zero."""
-    from assistant_builder.training.trainer import TwinTrainer
-
     compute = TwinTrainer.compute_loss
 
     def share_of_many(
@@ -244,11 +211,8 @@ def test_float16_gradients_are_those_of_float32(
 
 
 @pytest.mark.long
-def test_a_step_whose_float16_gradients_overflow_is_skipped(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_whose_float16_gradients_overflow_is_skipped(base, monkeypatch):
     from assistant_builder.training import trainer
-    from assistant_builder.training.train import train_in_process
 
     monkeypatch.setattr(trainer, "LOSS_SCALE", 2.0**40)
     study = a_study("steep", base, "float16", train__max_steps=40, train__epochs=20)
@@ -260,17 +224,13 @@ def test_a_step_whose_float16_gradients_overflow_is_skipped(
     ]
     norms = [event["grad_norm"] for event in steps]
     skipped = next(place for place, norm in enumerate(norms) if norm is not None)
-    assert (
-        5 < skipped < 35 and norms[skipped:].count(None) <= 1
-    )  # a larger gradient may overflow at the last scale
+    # a larger gradient may overflow at the last scale
+    assert 5 < skipped < 35 and norms[skipped:].count(None) <= 1
     assert steps[-1]["loss"] < steps[0]["loss"]
 
 
 def base_that_sees(folder: Path) -> Path:
     """A Gemma 3 of two layers with a vision tower of two layers, over the tiny base's tokenizer."""
-    import torch
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
     tiny_base(folder)
     torch.manual_seed(0)
     text = {
@@ -310,9 +270,7 @@ def base_that_sees(folder: Path) -> Path:
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Path) -> None:
-    from safetensors import safe_open
-
+def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path):
     base = base_that_sees(tmp_path / "base")
     study = a_study("seen", base, "float32", train__max_steps=2)
     launch([study], ParallelStrategy("ddp", 2))
@@ -349,14 +307,9 @@ def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Pat
     ],
 )
 def test_the_fused_optimizer_is_not_used_if_steps_may_be_skipped(
-    tmp_path: Path, device: str, dtype: str, optimizer: str
-) -> None:
+    tmp_path, device, dtype, optimizer
+):
     """It always counts as a step, and the learning rate would go on where float16 overflowed."""
-    import torch
-
-    from assistant_builder.models.chat_template import Example
-    from assistant_builder.training.sft_config import TrainingRun, sft_arguments
-
     example = Example((1, 2), (False, True))
     plan = TrainingRun(
         TrainConfig(),
@@ -375,11 +328,7 @@ def test_the_fused_optimizer_is_not_used_if_steps_may_be_skipped(
 
 
 @pytest.mark.parametrize(("kernels", "stance"), [("compile", "force_eager"), ("plain", "default")])
-def test_sample_answers_do_not_run_compiled_layers(
-    monkeypatch: pytest.MonkeyPatch, kernels: str, stance: str
-) -> None:
-    from torch._dynamo import eval_frame
-
+def test_sample_answers_do_not_run_compiled_layers(monkeypatch, kernels, stance):
     from assistant_builder.training import trainer
 
     stances: list[str] = []

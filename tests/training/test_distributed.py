@@ -1,7 +1,5 @@
 """Two processes that share a training, over gloo on this machine, compute what one process computes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -12,14 +10,20 @@ from typing import Any
 
 import psutil
 import pytest
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.tensor import DTensor
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.config import StudyConfig
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.runner.step_process import run_as_step, step_command
 from assistant_builder.study import Study
 from assistant_builder.training import checkpoints
+from assistant_builder.training.distributed import train_distributed
+from assistant_builder.training.train import train_in_process
+from assistant_builder.training.trainer import TwinTrainer
 from tests.export.tiny import tiny_base
 from tests.training.conftest import SMALL
 
@@ -56,8 +60,6 @@ def a_study(name: str, base: Path, dtype: str, **changes: Any) -> Study:
 
 def train_all(folders: list[str], spread: ParallelStrategy) -> None:
     """What each process does: both arms of each study, one after the other."""
-    from assistant_builder.training.train import train_in_process
-
     for folder in folders:
         for arm in ("lora", "qlora"):
             train_in_process(Study(Path(folder)), arm, spread)
@@ -65,10 +67,6 @@ def train_all(folders: list[str], spread: ParallelStrategy) -> None:
 
 def train_sharded(folders: list[str], spread: ParallelStrategy) -> list[float]:
     """The same; returns the share of the decoder blocks' weights that this process holds, at each checkpoint."""
-    from torch.distributed.tensor import DTensor
-
-    from assistant_builder.training.trainer import TwinTrainer
-
     shares: list[float] = []
     save = TwinTrainer._save_optimizer_and_scheduler
 
@@ -89,8 +87,6 @@ def train_sharded(folders: list[str], spread: ParallelStrategy) -> list[float]:
 def launch(
     studies: list[Study], spread: ParallelStrategy, work: Callable[..., Any] = train_all
 ) -> dict[int, Any]:
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     config = LaunchConfig(
         1,
         1,
@@ -137,7 +133,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(400)
 @pytest.mark.long
-def test_ddp_gives_the_loss_curve_of_one_process(base: Path) -> None:
+def test_ddp_gives_the_loss_curve_of_one_process(base):
     """With dropout, whose draws do not depend on which process makes them."""
     alone = {dtype: a_study(f"alone-{dtype}", base, dtype) for dtype in TOLERANCE}
     shared = {dtype: a_study(f"shared-{dtype}", base, dtype) for dtype in TOLERANCE}
@@ -147,11 +143,9 @@ def test_ddp_gives_the_loss_curve_of_one_process(base: Path) -> None:
         for arm in ("lora", "qlora"):
             assert_same_curves(alone[dtype], shared[dtype], arm, tolerance)
             summary = read_json(shared[dtype].arm_folder(arm) / "summary.json")
-            assert (summary["devices"], summary["spread"], summary["compute_dtype"]) == (
-                2,
-                "ddp",
-                dtype,
-            )
+            assert summary["devices"] == 2
+            assert summary["spread"] == "ddp"
+            assert summary["compute_dtype"] == dtype
             asked = [
                 event["question"]
                 for event in read_jsonl(shared[dtype].arm_folder(arm) / "metrics.jsonl")
@@ -162,15 +156,14 @@ def test_ddp_gives_the_loss_curve_of_one_process(base: Path) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.long
-def test_fsdp_gives_the_loss_curve_of_one_process(base: Path) -> None:
+def test_fsdp_gives_the_loss_curve_of_one_process(base):
     """4-bit weights in words of the compute dtype; without dropout, which the plain arithmetic draws otherwise."""
     alone = a_study("alone", base, "bfloat16", train__dropout=0)
     shared = a_study("shared", base, "bfloat16", train__dropout=0)
     train_all([str(alone.folder)], ParallelStrategy())
     shares = launch([shared], ParallelStrategy("fsdp", 2), train_sharded)
-    assert len(shares) == 2 and all(
-        share == pytest.approx(0.5, abs=0.01) for each in shares.values() for share in each
-    )
+    assert len(shares) == 2
+    assert all(share == pytest.approx(0.5, abs=0.01) for each in shares.values() for share in each)
     for arm in ("lora", "qlora"):
         assert_same_curves(alone, shared, arm, TOLERANCE["bfloat16"])
     one, two = (
@@ -188,9 +181,7 @@ def test_fsdp_gives_the_loss_curve_of_one_process(base: Path) -> None:
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("spread", ["ddp", "fsdp"])
-def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(
-    base: Path, spread: str
-) -> None:
+def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(base, spread):
     changes = {"executor__devices": 2, "executor__spread": spread}
     calm, killed = (a_study(name, base, "float32", **changes) for name in ("calm", "killed"))
     assert subprocess.run(step_command(calm, "train-qlora"), check=False).returncode == 0
@@ -214,11 +205,7 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(
 
 
 @pytest.mark.long
-def test_a_failure_of_one_process_is_reported_in_one_line(base: Path) -> None:
-    from assistant_builder.errors import AssistantBuilderError
-    from assistant_builder.training.distributed import train_distributed
-    from assistant_builder.training.train import train_in_process
-
+def test_a_failure_of_one_process_is_reported_in_one_line(base):
     study = a_study("broken", base, "float32", executor__devices=2)
     (study.folder / "data" / "validation.jsonl").write_text("{", encoding="utf-8")
     with pytest.raises(AssistantBuilderError) as raised:

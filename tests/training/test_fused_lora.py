@@ -1,17 +1,37 @@
 """Adapters fused as on a GPU give the losses and gradients of the plain ones, over every storage; on tiny models."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, OlmoConfig, OlmoForCausalLM
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
+from assistant_builder.models.lora_layers import train_through_rounding
+from assistant_builder.planning.load_architecture import architecture_from_folder
+from assistant_builder.planning.memory import (
+    ComputeSettings,
+    ParallelStrategy,
+    adapted_modules,
+    adapter_input_bytes,
+)
+from assistant_builder.quantization import METHODS
+from assistant_builder.quantization.method import QuantizationMethod
+from assistant_builder.study import Study
+from assistant_builder.training import trainer
+from assistant_builder.training.collate import summed_nll
+from assistant_builder.training.fused_lora import SharedInputLora, fuse_lora
+from assistant_builder.training.gpu import apply_gpu_kernels
+from assistant_builder.training.train import train_in_process
 from tests.export.tiny import tiny_base
+from tests.training import test_determinism
 from tests.training.test_cpu_kernels import MODELS, SIZES, adapted, batch, plain
+from tests.training.test_distributed import a_study, assert_same_curves, launch
+from tests.training.test_gpu_kernels import liger
 
 pytestmark = pytest.mark.train
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
@@ -29,9 +49,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saved(kind: str, path: Path) -> Path:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **MODELS[kind]))
     model.to(torch.float16).save_pretrained(path)
@@ -41,10 +58,6 @@ def saved(kind: str, path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A storage of a plugin: 8 bits with a scale for each row, multiplied by torch's own functions."""
-    import torch
-
-    from assistant_builder.quantization import METHODS
-    from assistant_builder.quantization.method import QuantizationMethod
 
     class RowsLinear(torch.nn.Linear):
         def forward(self, x: Any) -> Any:
@@ -76,8 +89,6 @@ def storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout zeroes every third value, in the plain layers and in the fused ones."""
-    import torch
-    from torch import nn
 
     def mask(x: Any) -> Any:
         return (torch.arange(x.numel()) % 3 != 0).view(x.shape)
@@ -93,11 +104,6 @@ def same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fused(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
     """Loss and gradients as on a GPU."""
-    import torch
-
-    from assistant_builder.training.collate import summed_nll
-    from assistant_builder.training.fused_lora import fuse_lora
-
     fuse_lora(model)
     model.zero_grad()
     loss = summed_nll(model, inputs)
@@ -117,8 +123,8 @@ def assert_same(model: Any, tolerance: float = 1e-5) -> None:
 @pytest.mark.parametrize("storage", ["float16", "nf4", "fp4", "rows"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_losses_and_gradients_are_those_of_the_plain_adapters(
-    folder: Path, storage: str, dropout: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    folder, storage, dropout, monkeypatch
+):
     same_masks(monkeypatch)
     assert_same(
         adapted(
@@ -134,10 +140,8 @@ def test_losses_and_gradients_are_those_of_the_plain_adapters(
 @pytest.mark.parametrize("kind", ["Q4_0", "NF4"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_arm_that_is_trained_through_rounding_has_the_plain_losses_and_gradients(
-    folder: Path, kind: str, dropout: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.models.lora_layers import train_through_rounding
-
+    folder, kind, dropout, monkeypatch
+):
     same_masks(monkeypatch)
     model = adapted(
         folder,
@@ -151,9 +155,7 @@ def test_the_arm_that_is_trained_through_rounding_has_the_plain_losses_and_gradi
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_in_16_bits_gradients_are_as_near_to_float32_as_the_plain_ones(
-    llama: Path, dtype: str
-) -> None:
+def test_in_16_bits_gradients_are_as_near_to_float32_as_the_plain_ones(llama, dtype):
     wide, narrow, ours = (
         adapted(llama, "nf4", each, hold=False) for each in ("float32", dtype, dtype)
     )
@@ -170,14 +172,7 @@ def test_in_16_bits_gradients_are_as_near_to_float32_as_the_plain_ones(
     assert far["ours"] < 1.2 * far["plain"]
 
 
-def test_layers_that_share_an_input_are_one_function_with_one_mask(
-    llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from assistant_builder.training.collate import summed_nll
-    from assistant_builder.training.fused_lora import SharedInputLora, fuse_lora
-
+def test_layers_that_share_an_input_are_one_function_with_one_mask(llama, monkeypatch):
     masks: list[Any] = []
     groups: list[int] = []
     dropout, apply = torch.native_dropout, SharedInputLora.apply
@@ -205,13 +200,7 @@ def test_layers_that_share_an_input_are_one_function_with_one_mask(
 
 @pytest.mark.parametrize("storage", ["float16", "nf4", "rows"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_only_the_input_the_mask_and_products_of_rank_are_saved(
-    llama: Path, storage: str, dropout: float
-) -> None:
-    import torch
-
-    from assistant_builder.training.fused_lora import fuse_lora
-
+def test_only_the_input_the_mask_and_products_of_rank_are_saved(llama, storage, dropout):
     model = adapted(
         llama, storage, "bfloat16", hold=False, train=TRAIN.model_copy(update={"dropout": dropout})
     )
@@ -237,11 +226,7 @@ def test_only_the_input_the_mask_and_products_of_rank_are_saved(
     assert x.grad.isfinite().all()
 
 
-def test_adapters_are_cast_again_only_after_a_step(llama: Path) -> None:
-    import torch
-
-    from assistant_builder.training.fused_lora import fuse_lora
-
+def test_adapters_are_cast_again_only_after_a_step(llama):
     model = adapted(llama, "float16", "bfloat16", hold=False)
     fuse_lora(model)
     group = model.get_base_model().model.layers[0].mlp.up_proj.group
@@ -257,11 +242,7 @@ def test_adapters_are_cast_again_only_after_a_step(llama: Path) -> None:
     )
 
 
-def test_an_output_that_is_not_used_gets_no_gradient(llama: Path) -> None:
-    import torch
-
-    from assistant_builder.training.fused_lora import fuse_lora
-
+def test_an_output_that_is_not_used_gets_no_gradient(llama):
     model = adapted(llama, "nf4", "float32", hold=False)
     attention, x = (
         model.get_base_model().model.layers[0].self_attn,
@@ -278,9 +259,7 @@ def test_an_output_that_is_not_used_gets_no_gradient(llama: Path) -> None:
     assert attention.v_proj.lora_B["default"].weight.grad is None
 
 
-def test_checkpointing_draws_the_same_masks_again(llama: Path) -> None:
-    import torch
-
+def test_checkpointing_draws_the_same_masks_again(llama):
     train = TRAIN.model_copy(update={"dropout": 0.2})
     model = adapted(llama, "nf4", "float32", hold=False, train=train)
     torch.manual_seed(5)
@@ -303,20 +282,8 @@ def test_checkpointing_draws_the_same_masks_again(llama: Path) -> None:
         ("plain", False, "sdpa", False),
     ],
 )
-def test_what_each_setting_fuses(
-    llama: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kernels: Any,
-    sharded: bool,
-    attention: str,
-    grouped: bool,
-) -> None:
+def test_what_each_setting_fuses(llama, monkeypatch, kernels, sharded, attention, grouped):
     """liger replaces the function of a block that calls gate and up; it calls them with one input, too."""
-    import torch
-    from torch import nn
-
-    from assistant_builder.training.gpu import apply_gpu_kernels
-    from tests.training.test_gpu_kernels import liger
 
     def replace(model: Any, **_: Any) -> None:
         for layer in model.model.layers:
@@ -344,11 +311,6 @@ def test_what_each_setting_fuses(
 
 def fused_in_each_process(folders: list[str], spread: Any) -> None:
     """What each process does: train one arm with the function for GPUs in place of that for CPUs."""
-    from assistant_builder.study import Study
-    from assistant_builder.training import trainer
-    from assistant_builder.training.fused_lora import fuse_lora
-    from assistant_builder.training.train import train_in_process
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "fuse_cpu_kernels", lambda model, dtype: fuse_lora(model))
         for folder in folders:
@@ -357,10 +319,8 @@ def fused_in_each_process(folders: list[str], spread: Any) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
-    from assistant_builder.planning.memory import ParallelStrategy
+def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     from tests.export.tiny import tiny_base
-    from tests.training.test_distributed import a_study, assert_same_curves, launch
 
     base = tiny_base(tmp_path / "base")
     alone, shared = (a_study(name, base, "float32") for name in ("alone", "shared"))
@@ -370,17 +330,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_a_block_saves_what_the_plan_counts(llama: Path, dropout: float) -> None:
-    import torch
-
-    from assistant_builder.planning.load_architecture import architecture_from_folder
-    from assistant_builder.planning.memory import (
-        ComputeSettings,
-        adapted_modules,
-        adapter_input_bytes,
-    )
-    from assistant_builder.training.fused_lora import fuse_lora
-
+def test_a_block_saves_what_the_plan_counts(llama, dropout):
     train = TRAIN.model_copy(update={"dropout": dropout})
     model = adapted(llama, "nf4", "bfloat16", hold=False, train=train)
     fuse_lora(model)
@@ -418,27 +368,16 @@ def test_a_block_saves_what_the_plan_counts(llama: Path, dropout: float) -> None
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])  # the plan names the GPU, see test_determinism
-def test_a_model_that_clips_its_projections_in_place_is_trained(
-    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-    from transformers import OlmoConfig, OlmoForCausalLM
-
-    from tests.training import test_determinism
-
+def test_a_model_that_clips_its_projections_in_place_is_trained(device, tmp_path, monkeypatch):
     def olmo(folder: Path) -> Path:
         sizes = read_json(tiny_base(folder) / "config.json")
         sizes = {
             key: sizes[key]
-            for key in (
-                "vocab_size",
-                "hidden_size",
-                "intermediate_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "bos_token_id",
-                "eos_token_id",
-                "pad_token_id",
+            for key in tuple(
+                """
+                vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+                bos_token_id eos_token_id pad_token_id
+            """.split()
             )
         }
         OlmoForCausalLM(OlmoConfig(**sizes, clip_qkv=0.5)).to(torch.float16).save_pretrained(folder)

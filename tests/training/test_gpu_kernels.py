@@ -1,7 +1,5 @@
 """Other people's kernels: applied to the model and nothing else of it, or refused in a sentence. No GPU is needed."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -40,7 +38,7 @@ def liger(
     monkeypatch.setitem(sys.modules, patches.__name__, patches)
 
 
-def test_liger_changes_the_model_but_not_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_liger_changes_the_model_but_not_the_loss(monkeypatch):
     base, seen = model(), []
     liger(monkeypatch, {"llama": None}, lambda **given: seen.append(given))
     apply_kernels(base, "liger")
@@ -49,7 +47,7 @@ def test_liger_changes_the_model_but_not_the_loss(monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 1
 
 
-def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_liger_without_the_model_or_the_package_is_refused(monkeypatch):
     liger(monkeypatch, {"qwen2": None}, lambda **given: None)
     with pytest.raises(ModelError, match="'llama'.*train.kernels=fused"):
         apply_kernels(model(), "liger")
@@ -63,9 +61,7 @@ def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.M
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor"
 )  # the compiler looks at it everywhere
-def test_every_decoder_layer_is_compiled_for_rows_of_any_length(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch):
     from torch._dynamo.testing import CompileCounter
 
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")

@@ -4,20 +4,23 @@ What the step would read is recorded on the CPU, with a plan that names the GPU.
 works on the CPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from assistant_builder.atomic_io import read_jsonl
+from assistant_builder.models import loading
+from assistant_builder.models.lora_layers import train_through_rounding
 from assistant_builder.training import collate
+from assistant_builder.training.cpu_kernels import FusedLoraGroup
+from assistant_builder.training.gpu import ATTENTION, apply_gpu_kernels
 from assistant_builder.training.trainer import TwinTrainer, _Events
+from tests.training import test_determinism
 from tests.training.test_cpu_kernels import MODELS, SIZES, batch
 from tests.training.test_determinism import trainer
 
@@ -25,15 +28,11 @@ pytestmark = [
     pytest.mark.train,
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning"),
 ]
-READS = {
-    "_local_scalar_dense",
-    "nonzero",
-    "masked_select",
-    "equal",
-    "is_nonzero",
-    "unique_dim",
-    "_unique2",
-}
+READS = set(
+    """
+    _local_scalar_dense nonzero masked_select equal is_nonzero unique_dim _unique2
+""".split()
+)
 
 
 class Recorder(TorchDispatchMode):
@@ -59,7 +58,7 @@ class Recorder(TorchDispatchMode):
         self.events.append(f"{name} ends")
 
 
-def test_the_recorder_sees_what_a_gpu_would_wait_for() -> None:
+def test_the_recorder_sees_what_a_gpu_would_wait_for():
     x, mask = torch.arange(4.0), torch.tensor([True, False, True, False])
     reads = {
         "item": lambda: x[0].item(),
@@ -136,9 +135,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
         ("nf4", {"train.batch_size": 1, "train.micro_batch_size": 1}),  # one row, without padding
     ],
 )
-def test_a_step_reads_from_the_gpu_once_at_its_end(
-    tmp_path: Path, recorder: Recorder, storage: str, changes: dict[str, Any]
-) -> None:
+def test_a_step_reads_from_the_gpu_once_at_its_end(tmp_path, recorder, storage, changes):
     made = trainer(
         tmp_path,
         "cuda",
@@ -153,6 +150,7 @@ def test_a_step_reads_from_the_gpu_once_at_its_end(
             steps.append([])
         steps[-1].append(event)
     micro = made.args.gradient_accumulation_steps
+    # loss, tokens and norm are one tensor: one copy
     expected = [
         "step begins",
         *["micro-batch begins", "micro-batch ends"] * micro,
@@ -160,12 +158,12 @@ def test_a_step_reads_from_the_gpu_once_at_its_end(
         "tolist",
         "end ends",
         "step ends",
-    ]  # loss, tokens and norm are one tensor: one copy
+    ]
     assert steps[0] == steps[1] == expected
     assert steps[2][: len(expected) - 1] == expected[:-1]  # then it validates
 
 
-def test_the_values_of_a_step_are_one_copy_from_the_gpu(tmp_path: Path) -> None:
+def test_the_values_of_a_step_are_one_copy_from_the_gpu(tmp_path):
     made = trainer(tmp_path, "cpu")
     made._counted, made._grad_norm = (
         torch.tensor([0.1, 7.0], dtype=torch.float64),
@@ -176,14 +174,8 @@ def test_the_values_of_a_step_are_one_copy_from_the_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("optimizer", ["fused", "bitsandbytes"])
 @pytest.mark.parametrize("rounds", [False, True])
-def test_steps_use_the_adapters_of_the_last_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, rounds: bool
-) -> None:
+def test_steps_use_the_adapters_of_the_last_step(tmp_path, monkeypatch, optimizer, rounds):
     """Optimizers of GPUs write to the parameters without a new version, by which casts and rounded weights are kept."""
-    from assistant_builder.models import loading
-    from assistant_builder.models.lora_layers import train_through_rounding
-    from tests.training import test_determinism
-
     if rounds:
 
         def add_adapter(*given: Any) -> Any:
@@ -238,12 +230,8 @@ def test_steps_use_the_adapters_of_the_last_step(
     assert losses["fused"][-1] < losses["fused"][0]
 
 
-def test_on_a_cpu_every_step_uses_the_adapters_of_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_cpu_every_step_uses_the_adapters_of_the_last(tmp_path, monkeypatch):
     """The fused weights are written once a step, with the losses of writing them at every use."""
-    from assistant_builder.training.cpu_kernels import FusedLoraGroup
-
     written = FusedLoraGroup.adapters_changed
     losses = {}
     for when, changed in (
@@ -268,11 +256,7 @@ def test_on_a_cpu_every_step_uses_the_adapters_of_the_last(
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])  # and with windows
 @pytest.mark.parametrize("lengths", [(12, 20, 19), (24, 24, 24), (40,)])
-def test_masks_without_reads_are_those_of_transformers(kind: str, lengths: tuple[int, ...]) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from assistant_builder.training.gpu import ATTENTION, apply_gpu_kernels
-
+def test_masks_without_reads_are_those_of_transformers(kind, lengths):
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(kind, **SIZES, **MODELS[kind])

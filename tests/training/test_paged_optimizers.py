@@ -1,7 +1,5 @@
 """The state of a paged optimizer is paged again after a resume."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,9 +77,7 @@ def resumed(optimizer: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [32, 8])
-def test_the_state_is_paged_again_and_the_next_steps_are_the_same(
-    bits: int, allocated: list[Any], tmp_path: Path
-) -> None:
+def test_the_state_is_paged_again_and_the_next_steps_are_the_same(bits, allocated, tmp_path):
     before = parameters()
     optimizer = made(bits, before)
     for seed in range(2):
@@ -106,7 +102,7 @@ def test_the_state_is_paged_again_and_the_next_steps_are_the_same(
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_an_optimizer_that_is_not_paged_is_restored_as_before(tmp_path: Path) -> None:
+def test_an_optimizer_that_is_not_paged_is_restored_as_before(tmp_path):
     before, after = parameters(), parameters()
     optimizer, again = (torch.optim.AdamW(values) for values in (before, after))
     for value in before:

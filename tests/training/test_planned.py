@@ -1,18 +1,18 @@
 """All processes of a training use one plan, and only the kind of device that was planned."""
 
-from __future__ import annotations
-
 import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from assistant_builder.errors import ResourceError
 from assistant_builder.models import loading
 from assistant_builder.planning import memory_check
 from assistant_builder.planning.hardware import Machine
+from assistant_builder.runner import step_process
 from assistant_builder.study import Study
 from assistant_builder.training import distributed
 from assistant_builder.training import train as training_train
@@ -36,9 +36,7 @@ def seeing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_check, "with_speed", lambda given: given)
 
 
-def test_every_process_uses_the_plan_of_the_first(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_process_uses_the_plan_of_the_first(study, monkeypatch):
     handed: list[tuple[Any, ...]] = []
     trained: list[Any] = []
     monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
@@ -64,9 +62,7 @@ def test_every_process_uses_the_plan_of_the_first(
 @pytest.mark.parametrize(
     ("planned", "seen"), [(replace(ROOMY, name="a card", device="cuda"), "cpu"), (ROOMY, "cuda")]
 )
-def test_a_training_on_another_device_than_planned_is_refused(
-    study: Study, monkeypatch: pytest.MonkeyPatch, planned: Machine, seen: str
-) -> None:
+def test_a_training_on_another_device_than_planned_is_refused(study, monkeypatch, planned, seen):
     study.write_config(study.config.with_changes({"executor.devices": 1}))
     seeing(planned, monkeypatch)
     monkeypatch.setattr(loading, "pick_device", lambda: seen)
@@ -77,9 +73,7 @@ def test_a_training_on_another_device_than_planned_is_refused(
         training_train.train_arm(study, "lora")
 
 
-def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(study, monkeypatch):
     new = Machine("a new card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True)
     old = replace(new, name="an old card", bfloat16=False)
     seeing(replace(new, cards=(new, old)), monkeypatch)
@@ -87,18 +81,11 @@ def test_gpus_of_which_one_lacks_bfloat16_use_one_dtype(
     monkeypatch.setattr(distributed, "train_distributed", lambda *given: handed.append(given))
     training_train.train_arm(study, "lora")
     assert handed[0][4].compute_dtype == "float16"
-    assert (
-        handed[0][4].config.model.compute_dtype == "float16"
-    )  # or each process would ask its own card
+    # or each process would ask its own card
+    assert handed[0][4].config.model.compute_dtype == "float16"
 
 
-def test_a_step_that_shares_the_gpu_reports_the_memory_of_its_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import torch
-
-    from assistant_builder.runner import step_process
-
+def test_a_step_that_shares_the_gpu_reports_the_memory_of_its_process(monkeypatch):
     allocated = 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: allocated)

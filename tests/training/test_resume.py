@@ -1,19 +1,17 @@
 """A run that is killed or cancelled ends with the same adapter, byte for byte, as one that was not."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.runner.data_steps import prepare_data
+from assistant_builder.runner.run import run_study
 from assistant_builder.runner.step_process import run_as_step, step_command
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 from assistant_builder.training import checkpoints
@@ -56,19 +54,13 @@ def adapter(study: Study) -> str:
 
 
 @pytest.mark.long
-def test_killed_and_cancelled_runs_resume_to_the_same_bytes(
-    small_study: Study, tmp_path: Path
-) -> None:
+def test_killed_and_cancelled_runs_resume_to_the_same_bytes(small_study, tmp_path):
     """On a base of two layers, whose trainings start sooner; tests.fault_injection kills those of the bundled one."""
     half = 60
     base = str(tiny_base(tmp_path / "base"))
     small_study.write_config(
         small_study.config.with_changes(
-            {
-                "model.base": base,
-                "train.max_steps": 2 * half,
-                "train.epochs": 100,
-            }
+            {"model.base": base, "train.max_steps": 2 * half, "train.epochs": 100}
         )
     )
     assert run_as_step(small_study, "data", lambda: prepare_data(small_study)) == 0
@@ -77,9 +69,8 @@ def test_killed_and_cancelled_runs_resume_to_the_same_bytes(
         shutil.copytree(small_study.folder, copy.folder)
     assert start(small_study, "train-qlora").wait() == 0
     undisturbed = read_json(small_study.arm_folder("qlora") / "summary.json")
-    assert undisturbed["steps"] == 2 * half and undisturbed["adapter_sha256"] == adapter(
-        small_study
-    )
+    assert undisturbed["steps"] == 2 * half
+    assert undisturbed["adapter_sha256"] == adapter(small_study)
 
     killed = copies["killed"]
     process = start(killed, "train-qlora")
@@ -91,9 +82,8 @@ def test_killed_and_cancelled_runs_resume_to_the_same_bytes(
     assert start(killed, "train-qlora").wait() == 0
     assert adapter(killed) == adapter(small_study)
 
-    cancelled = copies[
-        "cancelled"
-    ]  # and without sample answers: what is shown changes no byte of the adapter
+    # and without sample answers: what is shown changes no byte of the adapter
+    cancelled = copies["cancelled"]
     cancelled.write_config(cancelled.config.with_changes({"train.sample_answers": 0}))
     process = start(cancelled, "train-qlora")
     wait_for(lambda: steps_done(cancelled) >= 1, process)
@@ -113,7 +103,7 @@ def test_killed_and_cancelled_runs_resume_to_the_same_bytes(
     assert events(cancelled) == [event for event in wanted if event[0] != "sample"]
 
 
-def test_an_incomplete_checkpoint_is_not_used(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_not_used(tmp_path):
     for step in (2, 4, 6):
         folder = checkpoints.checkpoint_folder(tmp_path, step)
         folder.mkdir()
@@ -127,10 +117,8 @@ def test_an_incomplete_checkpoint_is_not_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> None:
+def test_both_arms_stop_early_together(small_study, tmp_path):
     """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
-    from assistant_builder.runner.run import run_study
-
     config = small_study.config.with_changes(
         {
             "arms": "lora,qlora,qat",

@@ -1,7 +1,5 @@
 """Which validation questions are asked as training goes; what they leave behind is tested with resuming."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ def pair(row: int, question: str = "How tall is it?") -> Pair:
     return Pair(row, (Message("user", question), Message("assistant", f"It is {row} metres tall.")))
 
 
-def test_questions_are_evenly_spaced(prompter: ChatTokenizer) -> None:
+def test_questions_are_evenly_spaced(prompter):
     chosen = choose_samples([pair(row) for row in range(1, 13)], prompter, 3, 128)
     assert [asked.row for asked in chosen] == [1, 5, 9]
     assert chosen[0].question == "How tall is it?" and chosen[0].reference == "It is 1 metres tall."
@@ -34,19 +32,19 @@ def test_questions_are_evenly_spaced(prompter: ChatTokenizer) -> None:
     assert choose_samples([], prompter, 3, 128) == choose_samples([pair(1)], prompter, 0, 128) == []
 
 
-def test_a_question_beyond_max_length_is_not_used(prompter: ChatTokenizer) -> None:
+def test_a_question_beyond_max_length_is_not_used(prompter):
     pairs = [pair(1, "Is it tall? " * 100), pair(2)]
     assert [asked.row for asked in choose_samples(pairs, prompter, 3, 128)] == [2]
 
 
-def test_the_first_question_of_a_conversation_is_used(prompter: ChatTokenizer) -> None:
+def test_the_first_question_of_a_conversation_is_used(prompter):
     later = (Message("user", "And wide?"), Message("assistant", "No."))
     talk = Pair(4, (Message("system", "Be brief."), *pair(4).messages, *later))
     (asked,) = choose_samples([talk], prompter, 1, 128)
     assert (asked.question, asked.reference) == ("How tall is it?", "It is 4 metres tall.")
 
 
-def test_samples_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
+def test_samples_after_the_resumed_step_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, step=0, work=WorkRemaining(4, 400))
     for step in (2, 4):
@@ -58,9 +56,7 @@ def test_samples_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
     assert [line["answer"] for line in read_jsonl(path) if line["event"] == "sample"] == ["after 2"]
 
 
-def test_random_states_of_other_gpus_are_not_read(
-    prompter: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_random_states_of_other_gpus_are_not_read(prompter, monkeypatch):
     """A process that shares a training has one of the GPUs; torch's default is to read the state of all."""
 
     class Model(torch.nn.Module):

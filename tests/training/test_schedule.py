@@ -1,7 +1,5 @@
 """Steps, order, validations and the joint early stop: pure functions."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,10 +16,10 @@ from assistant_builder.training.schedule import (
 
 
 def train(**changes: object) -> TrainConfig:
-    return TrainConfig(**{"batch_size": 4, "micro_batch_size": 2, "epochs": 2.0, **changes})  # type: ignore[arg-type]
+    return TrainConfig(**{"batch_size": 4, "micro_batch_size": 2, "epochs": 2.0, **changes})
 
 
-def test_steps_cover_the_epochs_and_obey_the_limit() -> None:
+def test_steps_cover_the_epochs_and_obey_the_limit():
     assert total_steps(train(), 10) == 5
     assert total_steps(train(epochs=0.5), 10) == 2
     assert total_steps(train(max_steps=3), 10) == 3
@@ -29,7 +27,7 @@ def test_steps_cover_the_epochs_and_obey_the_limit() -> None:
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(0, 5))
-def test_each_epoch_trains_on_every_pair_once(lengths: list[int], seed: int) -> None:
+def test_each_epoch_trains_on_every_pair_once(lengths, seed):
     settings = train(seed=seed, epochs=3.0)
     order = sample_order(lengths, settings)
     assert len(order) == total_steps(settings, len(lengths)) * settings.batch_size
@@ -40,7 +38,7 @@ def test_each_epoch_trains_on_every_pair_once(lengths: list[int], seed: int) -> 
     assert order == sample_order(lengths, settings)
 
 
-def test_order_depends_on_the_seed_and_groups_similar_lengths() -> None:
+def test_order_depends_on_the_seed_and_groups_similar_lengths():
     lengths = [(index * 37) % 101 for index in range(128)]
     order = sample_order(lengths, train(epochs=1.0))
     assert order != sample_order(lengths, train(epochs=1.0, seed=1))
@@ -54,7 +52,7 @@ def test_order_depends_on_the_seed_and_groups_similar_lengths() -> None:
 
 
 @given(st.integers(1, 500), st.integers(1, 40))
-def test_validations_are_evenly_spaced_and_end_the_run(steps: int, evaluations: int) -> None:
+def test_validations_are_evenly_spaced_and_end_the_run(steps, evaluations):
     at = validation_steps(train(evaluations=evaluations), steps)
     assert at[-1] == steps and at[0] >= 1
     assert len(at) == min(evaluations, steps)
@@ -63,22 +61,20 @@ def test_validations_are_evenly_spaced_and_end_the_run(steps: int, evaluations: 
 
 
 @given(st.integers(1, 500), st.integers(1, 40))
-def test_samples_are_taken_at_some_validations(steps: int, evaluations: int) -> None:
+def test_samples_are_taken_at_some_validations(steps, evaluations):
     settings = train(evaluations=evaluations)
     at, validations = sample_steps(settings, steps), validation_steps(settings, steps)
-    assert (
-        set(at) <= set(validations)
-        and at[-1] == steps
-        and len(at) == len(set(at)) == min(8, len(validations))
-    )
+    assert set(at) <= set(validations)
+    assert at[-1] == steps
+    assert len(at) == len(set(at)) == min(8, len(validations))
 
 
-def test_best_step_takes_the_earliest_of_equals() -> None:
+def test_best_step_takes_the_earliest_of_equals():
     assert best_step({}) is None
     assert best_step({10: 1.0, 20: 0.5, 30: 0.5}) == 20
 
 
-def test_stale_needs_patience_validations_without_improvement() -> None:
+def test_stale_needs_patience_validations_without_improvement():
     losses = {1: 1.0, 2: 0.8, 3: 0.9, 4: 0.85}
     assert not is_stale(losses, 3, patience=2)
     assert is_stale(losses, 4, patience=2)
@@ -119,9 +115,7 @@ def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[i
     ),
     st.integers(1, 3),
 )
-def test_the_twins_stop_at_the_same_step(
-    curves: tuple[list[float], list[float]], patience: int
-) -> None:
+def test_the_twins_stop_at_the_same_step(curves, patience):
     lora, qlora = curves
     stops = run_jointly(lora, qlora, patience)
     assert stops[0] == stops[1]

@@ -1,7 +1,5 @@
 """Training takes whole rows: each answer with its end token, and with the grounded approach with its fact."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,27 +79,23 @@ def supervised(example: Example) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("approach", ["grounded", "memory"])
-def test_every_answer_is_whole_and_every_grounded_prompt_has_its_fact(
-    approach: str,
-    tmp_path: Path,
-    base: Path,
-) -> None:
+def test_every_answer_is_whole_and_every_grounded_prompt_has_its_fact(approach, tmp_path, base):
     study = prepared(tmp_path, base, rows(), approaches=[approach])
     prompter = ChatTokenizer.load(base)
     for split in ("train", "validation"):
-        found = load_sequences(study, split, prompter)  # type: ignore[arg-type]
-        assert not found.too_long and len({pair.row for pair in found.pairs}) == len(
+        found = load_sequences(study, split, prompter)
+        assert not found.too_long
+        assert len({pair.row for pair in found.pairs}) == len(
             load_split(study.folder / "data", split)
-        )  # type: ignore[arg-type]
+        )
         for pair, example in zip(found.pairs, found.examples, strict=True):
             learned = supervised(example)
             assert learned[-1] == prompter.eos_id and 40 <= len(learned) <= 350
             assert prompter.decode(learned) == pair.answer
             prompt = prompter.decode_with_special_tokens(example.input_ids[: -len(learned)])
             assert (f"A: {pair.answer}" in prompt) == (approach == "grounded")
-        assert found.longest % 32 == 0 and found.longest - 32 < max(
-            len(e.input_ids) for e in found.examples
-        ) <= (found.longest)
+        assert found.longest % 32 == 0
+        assert found.longest - 32 < max(len(e.input_ids) for e in found.examples) <= (found.longest)
     assert answer_limit(study) == 448, "a quarter more than 350, in steps of 32"
     assert answer_limit(study) >= 1.25 * 350
     before = pair_limit(study)
@@ -110,9 +104,7 @@ def test_every_answer_is_whole_and_every_grounded_prompt_has_its_fact(
     assert pair_limit(study) == 1440 and pair_limit(Study(study.folder)) == 1440
 
 
-def test_rows_that_a_number_is_too_short_for_are_left_out_and_named(
-    tmp_path: Path, base: Path
-) -> None:
+def test_rows_that_a_number_is_too_short_for_are_left_out_and_named(tmp_path, base):
     study = prepared(tmp_path, base, rows(), approaches=["grounded"], train__max_length=640)
     prompter = ChatTokenizer.load(base)
     found = load_sequences(study, "train", prompter)
@@ -138,10 +130,7 @@ def test_rows_that_a_number_is_too_short_for_are_left_out_and_named(
     assert left_out_note(study, "lora") == ""
 
 
-def test_a_number_that_is_too_short_for_most_rows_is_refused_with_one_that_suffices(
-    tmp_path: Path,
-    base: Path,
-) -> None:
+def test_a_number_that_is_too_short_for_most_rows_is_refused_with_one_that_suffices(tmp_path, base):
     study = prepared(tmp_path, base, rows(), approaches=["memory"], train__max_length=96)
     prompter = ChatTokenizer.load(base)
     with pytest.raises(
@@ -155,7 +144,7 @@ def test_a_number_that_is_too_short_for_most_rows_is_refused_with_one_that_suffi
     assert not load_sequences(study, "train", prompter).too_long
 
 
-def test_an_unchanged_limit_gives_the_same_tokens_as_the_data(tmp_path: Path, base: Path) -> None:
+def test_an_unchanged_limit_gives_the_same_tokens_as_the_data(tmp_path, base):
     study = prepared(tmp_path, base, rows(), approaches=["grounded"])
     prompter = ChatTokenizer.load(base)
     auto = load_sequences(study, "train", prompter).examples
@@ -165,9 +154,7 @@ def test_an_unchanged_limit_gives_the_same_tokens_as_the_data(tmp_path: Path, ba
     assert load_sequences(study, "train", prompter).examples == auto
 
 
-def test_rows_beyond_the_context_are_refused_by_number_before_training(
-    tmp_path: Path, base: Path
-) -> None:
+def test_rows_beyond_the_context_are_refused_by_number_before_training(tmp_path, base):
     fits, beyond = CONTEXT // 2 - 200, CONTEXT // 2 + 100  # its fact repeats question and answer
     records = [
         *rows(),
@@ -176,9 +163,8 @@ def test_rows_beyond_the_context_are_refused_by_number_before_training(
     ]
     study = prepared(tmp_path, base, records, approaches=["grounded"])
     findings = read_json(study.folder / "data" / "findings.json")
-    assert [entry["row"] for entry in findings["rejected"]] == [len(records)] and findings[
-        "too_long"
-    ] == 1
+    assert [entry["row"] for entry in findings["rejected"]] == [len(records)]
+    assert findings["too_long"] == 1
     assert (
         "tokens, and at most 2,048 fit in the model's context" in findings["rejected"][0]["reason"]
     )
@@ -191,10 +177,9 @@ def test_rows_beyond_the_context_are_refused_by_number_before_training(
         app, ["data", "check", str(study.source), "--set", f"model.base={base}", "--json"]
     )
     checked = json.loads(shown.stdout)
-    assert (checked["too_long"], checked["usable"]) == (
-        1,
-        len(records) - 1,
-    ) and shown.exit_code == 0
+    assert checked["too_long"] == 1
+    assert checked["usable"] == len(records) - 1
+    assert shown.exit_code == 0
     assert checked["details"]["too_long"][0]["row"] == len(records)
     (problem,) = [
         each for each in checked["problems"] if "longer than the model reads" in each["title"]
@@ -224,7 +209,7 @@ def test_rows_beyond_the_context_are_refused_by_number_before_training(
     )
 
 
-def test_settings_of_earlier_versions_have_the_same_inputs(tmp_path: Path, base: Path) -> None:
+def test_settings_of_earlier_versions_have_the_same_inputs(tmp_path, base):
     study = prepared(tmp_path, base, rows(), train__max_length=512, eval__max_new_tokens=64)
     assert step_inputs(study, "data")["train.max_length"] == 512
     assert (pair_limit(study), answer_limit(study)) == (512, 64)

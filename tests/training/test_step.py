@@ -1,7 +1,5 @@
 """An optimizer step: its loss is the mean over all supervised tokens, and adapters stay in float32."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,8 @@ import pytest
 import torch
 
 from assistant_builder.atomic_io import read_jsonl
+from assistant_builder.training import trainer as module
+from assistant_builder.training.trainer import TwinTrainer
 from tests.training.test_determinism import trainer
 
 
@@ -43,7 +43,7 @@ def trained(folder: Path, micro: int) -> tuple[float, dict[str, Any], float]:
     return read_jsonl(folder / "metrics.jsonl")[0]["loss"], adapters, total / tokens
 
 
-def test_micro_batches_do_not_change_the_step(tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_the_step(tmp_path):
     loss, adapters, expected = trained(tmp_path / "whole", 4)
     assert loss == pytest.approx(expected, rel=1e-5)
     for micro in (1, 2):
@@ -55,11 +55,7 @@ def test_micro_batches_do_not_change_the_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["float16", "nf4", "int8"])
-def test_adapters_stay_in_float32_to_the_last_bit(
-    tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.training import trainer as module
-
+def test_adapters_stay_in_float32_to_the_last_bit(tmp_path, storage, monkeypatch):
     started: dict[str, Any] = {}
     arguments = module.sft_arguments
 
@@ -81,11 +77,7 @@ def test_adapters_stay_in_float32_to_the_last_bit(
         assert value.dtype == torch.float32 and torch.equal(value, started[name]), name
 
 
-def test_every_micro_batch_has_dropout_of_its_own_that_a_second_run_repeats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.training.trainer import TwinTrainer
-
+def test_every_micro_batch_has_dropout_of_its_own_that_a_second_run_repeats(tmp_path, monkeypatch):
     seeds: list[int] = []
     compute_loss = TwinTrainer.compute_loss
 

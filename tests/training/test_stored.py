@@ -1,9 +1,6 @@
 """A training that is killed goes on on another machine, from its study's store alone, to the undisturbed bytes."""
 
-from __future__ import annotations
-
 import subprocess
-from pathlib import Path
 
 import psutil
 import pytest
@@ -36,12 +33,8 @@ def losses(study: Study) -> list[tuple[str, int, float]]:
 
 @pytest.mark.long
 def test_another_machine_resumes_to_the_same_bytes(
-    bucket: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    bundled_models: Path,
-    quick_leases: None,
-) -> None:
+    bucket, tmp_path, monkeypatch, bundled_models, quick_leases
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = small_study("killed", str(tiny_base(tmp_path / "base")), executor__store=bucket, **LONG)
     store = ObjectStore(f"{bucket}/killed")

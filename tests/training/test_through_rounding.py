@@ -1,18 +1,36 @@
 """Training through the rounding of a format: what the model computes is the file, and A and B get LoRA's gradient."""
 
-from __future__ import annotations
-
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import StudyConfig, TrainConfig
+from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
+from assistant_builder.models.lora_layers import (
+    ADAPTER_LAYERS,
+    CastOnUseLinear,
+    RoundedWeight,
+    merge,
+    round_linear,
+    train_through_rounding,
+)
+from assistant_builder.models.rounding import rounded
+from assistant_builder.planning.hardware import Machine
+from assistant_builder.planning.plan import plan_study
 from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
 from assistant_builder.study.steps import needed_before, steps_of
+from assistant_builder.training import cpu_kernels
+from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
+from assistant_builder.training.sft_config import twin
 from tests.export.tiny import tiny_base
 from tests.training.test_cpu_kernels import MODELS, SIZES, batch, fused, plain
 from tests.training.test_resume import start, wait_for
@@ -26,9 +44,6 @@ TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
     scope="module", params=["llama", "qwen2"]
 )  # tied, and with biases and a head of its own
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param])
@@ -40,11 +55,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def model_of(folder: Path, kind: str | None, dtype: str = "float32", dropout: float = 0.0) -> Any:
     """A model with an adapter, which is trained through the rounding of a format."""
-    import torch
-
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-    from assistant_builder.models.lora_layers import train_through_rounding
-
     train = TRAIN.model_copy(update={"dropout": dropout})
     model = add_adapter(load_base(BaseSpec(folder, "float16", True, dtype)), train, 0)
     generator = torch.Generator().manual_seed(1)
@@ -57,19 +67,12 @@ def model_of(folder: Path, kind: str | None, dtype: str = "float32", dropout: fl
 
 
 def logits(model: Any) -> Any:
-    import torch
-
     with torch.no_grad():
         return model(input_ids=torch.arange(3, 43)[None]).logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_model_computes_what_its_merged_and_rounded_file_does(folder: Path, kind: str) -> None:
-    import torch
-
-    from assistant_builder.models.lora_layers import merge, round_linear
-    from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
-
+def test_the_model_computes_what_its_merged_and_rounded_file_does(folder, kind):
     through, merged, unrounded = (
         model_of(folder, kind),
         merge(model_of(folder, None)),
@@ -84,14 +87,7 @@ def test_the_model_computes_what_its_merged_and_rounded_file_does(folder: Path, 
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_fused_step_has_the_losses_and_gradients_of_the_plain_one(
-    folder: Path, dropout: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-    from torch import nn
-
-    from assistant_builder.training import cpu_kernels
-
+def test_the_fused_step_has_the_losses_and_gradients_of_the_plain_one(folder, dropout, monkeypatch):
     def dropped(count: int, p: float) -> Any:  # the same positions for every layer and both ways
         return torch.arange(0, count, 3)
 
@@ -110,10 +106,8 @@ def test_the_fused_step_has_the_losses_and_gradients_of_the_plain_one(
     assert gradients.norm() > 0 and (ours - gradients).norm() / gradients.norm() < 1e-4
 
 
-def test_the_gradient_of_one_layer_is_that_of_lora() -> None:
+def test_the_gradient_of_one_layer_is_that_of_lora():
     """For one layer and a loss that is linear in its output, rounding changes the output, and not the gradient."""
-    import torch
-
     found = []
     for kind in (None, "Q4_0"):
         layer, along = one_layer(kind), torch.ones(48)
@@ -128,14 +122,11 @@ def test_the_gradient_of_one_layer_is_that_of_lora() -> None:
             )
         )
     assert not torch.allclose(found[0][0], found[1][0], atol=1e-3)
-    assert torch.allclose(found[0][1], found[1][1], atol=1e-5) and torch.allclose(
-        found[0][2], found[1][2], atol=1e-5
-    )
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+    assert torch.allclose(found[0][2], found[1][2], atol=1e-5)
 
 
-def test_a_changed_adapter_is_rounded_again() -> None:
-    import torch
-
+def test_a_changed_adapter_is_rounded_again():
     layer, x = one_layer("Q4_0"), torch.randn(3, 64)
     with torch.no_grad():
         before = layer(x)
@@ -146,18 +137,10 @@ def test_a_changed_adapter_is_rounded_again() -> None:
     merged = layer.base_layer.weight.float() + layer.scaling["default"] * (
         layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     )
-    from assistant_builder.models.rounding import rounded
-
     assert torch.allclose(after, x @ rounded(merged.half(), "Q4_0").T, atol=1e-5)
 
 
 def one_layer(kind: str | None) -> Any:
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from torch import nn
-
-    from assistant_builder.models.lora_layers import ADAPTER_LAYERS, CastOnUseLinear, RoundedWeight
-
     torch.manual_seed(2)
     base = nn.Sequential(nn.Linear(64, 48, bias=False).half())
     base[0].__class__ = CastOnUseLinear
@@ -171,9 +154,7 @@ def one_layer(kind: str | None) -> Any:
     return layer
 
 
-def test_it_continues_lora_for_half_the_epochs_at_half_the_rate_and_waits_for_it() -> None:
-    from assistant_builder.training.sft_config import twin
-
+def test_it_continues_lora_for_half_the_epochs_at_half_the_rate_and_waits_for_it():
     config = StudyConfig().with_changes(
         {
             "arms": "lora,qlora,qat",
@@ -184,12 +165,10 @@ def test_it_continues_lora_for_half_the_epochs_at_half_the_rate_and_waits_for_it
         }
     )
     plain, through = twin(config, 2)["lora"].train, twin(config, 2)["qat"].train
-    assert (through.epochs, through.max_steps, through.learning_rate, through.seed) == (
-        2,
-        3,
-        plain.learning_rate / 2,
-        plain.seed,
-    )
+    assert through.epochs == 2
+    assert through.max_steps == 3
+    assert through.learning_rate == plain.learning_rate / 2
+    assert through.seed == plain.seed
     assert twin(config)["lora"].train == config.train == twin(config)["qlora"].train
     steps = steps_of(config)
     assert needed_before("train-qat-2+memory", steps) == [
@@ -199,15 +178,11 @@ def test_it_continues_lora_for_half_the_epochs_at_half_the_rate_and_waits_for_it
     ]
     assert needed_before("train-qlora", steps) == ["data", "data-embed"]
     alone = config.with_changes({"arms": "qat"})
-    assert twin(alone)["qat"].train == alone.train and needed_before(
-        "train-qat", steps_of(alone)
-    ) == ["data", "data-embed"]
+    assert twin(alone)["qat"].train == alone.train
+    assert needed_before("train-qat", steps_of(alone)) == ["data", "data-embed"]
 
 
-def test_the_plan_counts_the_rounded_weights_and_the_shorter_training() -> None:
-    from assistant_builder.planning.hardware import Machine
-    from assistant_builder.planning.plan import plan_study
-
+def test_the_plan_counts_the_rounded_weights_and_the_shorter_training():
     machine = Machine("a laptop", "cpu", 16 * 10**9, 12 * 10**9)
     methods = plan_study(
         StudyConfig().with_changes({"arms": "lora,qlora,qat"}), machine=machine
@@ -218,11 +193,7 @@ def test_the_plan_counts_the_rounded_weights_and_the_shorter_training() -> None:
 
 
 @pytest.mark.long
-def test_it_resumes_to_the_same_bytes_and_changes_no_byte_of_lora(
-    small_study: Study, tmp_path: Path
-) -> None:
-    import shutil
-
+def test_it_resumes_to_the_same_bytes_and_changes_no_byte_of_lora(small_study, tmp_path):
     small_study.write_config(
         small_study.config.with_changes(
             {

@@ -1,20 +1,38 @@
 """The arms differ in how the frozen base is stored, and in nothing else; on the real NF4 model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import has_avx512bf16
 
 from assistant_builder.config import StudyConfig
+from assistant_builder.inference.padded_batch import LeftPadding, supervised_logits
+from assistant_builder.models.chat_template import Example
+from assistant_builder.models.loading import (
+    BaseSpec,
+    add_adapter,
+    count_parameters,
+    load_base,
+    model_bytes,
+)
+from assistant_builder.models.lora_layers import (
+    CastOnUseLinear,
+    dequantize_to_compute_dtype,
+    hold_in_compute_dtype,
+    train_through_rounding,
+)
+from assistant_builder.training.collate import to_dataset
 from assistant_builder.training.sft_config import twin
+from tests.export.tiny import tiny_base
 
 pytestmark = pytest.mark.train
 
 
-def test_twin_replaces_one_field() -> None:
+def test_twin_replaces_one_field():
     arms = twin(StudyConfig().with_changes({"train.rank": 8}))
     lora, qlora = (arms[arm].model_dump() for arm in ("lora", "qlora"))
     assert {key for key in lora if lora[key] != qlora[key]} == {"base_storage"}
@@ -25,8 +43,6 @@ def test_twin_replaces_one_field() -> None:
 @pytest.fixture(scope="module")
 def adapted(model_cache: Path, compute_dtype: str) -> Iterator[dict[str, Any]]:
     """Both arms' real models with fresh adapters, as training starts with them."""
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-
     train = StudyConfig().train
     folder = model_cache / "models" / "smollm2-135m-instruct"
     yield {
@@ -40,14 +56,10 @@ def adapted(model_cache: Path, compute_dtype: str) -> Iterator[dict[str, Any]]:
 
 
 def batch() -> Any:
-    import torch
-
     return torch.arange(40, dtype=torch.long).reshape(2, 20) * 311 % 49_000
 
 
 def gradients(model: Any) -> Any:
-    import torch
-
     torch.manual_seed(7)
     model.zero_grad()
     model.train()
@@ -58,12 +70,7 @@ def gradients(model: Any) -> Any:
 
 
 @pytest.mark.long
-def test_only_the_storage_of_the_linear_layers_differs(adapted: dict[str, Any]) -> None:
-    import torch
-    from bitsandbytes.nn import Linear4bit
-
-    from assistant_builder.models.lora_layers import CastOnUseLinear
-
+def test_only_the_storage_of_the_linear_layers_differs(adapted):
     lora, qlora = (dict(adapted[arm].named_modules()) for arm in ("lora", "qlora"))
     assert lora.keys() == qlora.keys()
     stored = {name for name, layer in qlora.items() if isinstance(layer, Linear4bit)}
@@ -86,9 +93,7 @@ def test_only_the_storage_of_the_linear_layers_differs(adapted: dict[str, Any]) 
                 assert value.requires_grad == other[key].requires_grad
 
 
-def test_adapters_start_equal_and_in_float32(adapted: dict[str, Any]) -> None:
-    import torch
-
+def test_adapters_start_equal_and_in_float32(adapted):
     trained = [
         {n: p for n, p in adapted[arm].named_parameters() if p.requires_grad}
         for arm in ("lora", "qlora")
@@ -98,11 +103,7 @@ def test_adapters_start_equal_and_in_float32(adapted: dict[str, Any]) -> None:
         assert value.dtype == torch.float32 and torch.equal(value, trained[1][name])
 
 
-def test_every_module_has_the_same_output_dtype(
-    adapted: dict[str, Any], compute_dtype: str
-) -> None:
-    import torch
-
+def test_every_module_has_the_same_output_dtype(adapted, compute_dtype):
     found: dict[str, dict[str, Any]] = {}
     for arm, model in adapted.items():
         dtypes: dict[str, Any] = {}
@@ -125,11 +126,7 @@ def test_every_module_has_the_same_output_dtype(
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_gradients_after_an_evaluation_equal_those_before(
-    adapted: dict[str, Any], arm: str
-) -> None:
-    import torch
-
+def test_gradients_after_an_evaluation_equal_those_before(adapted, arm):
     model = adapted[arm]
     before = gradients(model)
     with torch.no_grad():
@@ -138,14 +135,8 @@ def test_gradients_after_an_evaluation_equal_those_before(
 
 
 @pytest.mark.long
-def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache: Path) -> None:
+def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache):
     """What loading switches off; where the library no longer does it, this says so and the workaround can go."""
-    import torch
-    from bitsandbytes.nn import Linear4bit
-    from bitsandbytes.nn.modules import has_avx512bf16
-
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-
     if not has_avx512bf16():
         return  # the kernel in question does not exist on this processor
     folder = model_cache / "models" / "smollm2-135m-instruct"
@@ -164,16 +155,9 @@ def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache: Pat
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])
-def test_weights_in_the_compute_dtype_change_no_bit(
-    model_cache: Path, compute_dtype: str, arm: str
-) -> None:
-    import torch
-
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
-
+def test_weights_in_the_compute_dtype_change_no_bit(model_cache, compute_dtype, arm):
     folder = model_cache / "models" / "smollm2-135m-instruct"
-    storage = twin(StudyConfig())[arm].base_storage  # type: ignore[index]
+    storage = twin(StudyConfig())[arm].base_storage
     model = add_adapter(
         load_base(BaseSpec(folder, storage, True, compute_dtype)), StudyConfig().train, 0
     )
@@ -186,18 +170,8 @@ def test_weights_in_the_compute_dtype_change_no_bit(
     assert torch.equal(cast, gradients(model))
 
 
-def test_a_gpu_holds_float16_weights_and_no_others(tmp_path: Path) -> None:
+def test_a_gpu_holds_float16_weights_and_no_others(tmp_path):
     """Their bytes do not change; 4-bit weights, and those that a format is rounded from, stay as they are."""
-    import torch
-
-    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base, model_bytes
-    from assistant_builder.models.lora_layers import (
-        CastOnUseLinear,
-        hold_in_compute_dtype,
-        train_through_rounding,
-    )
-    from tests.export.tiny import tiny_base
-
     base, train = tiny_base(tmp_path / "base"), StudyConfig().train
 
     def held(
@@ -228,11 +202,7 @@ def test_a_gpu_holds_float16_weights_and_no_others(tmp_path: Path) -> None:
     assert held("float16", torch.bfloat16, rounds=True) == ({torch.float16}, False)
 
 
-def test_parameters_and_bytes_of_a_4bit_base_are_counted(
-    adapted: dict[str, Any], compute_dtype: str
-) -> None:
-    from assistant_builder.models.loading import count_parameters, model_bytes
-
+def test_parameters_and_bytes_of_a_4bit_base_are_counted(adapted, compute_dtype):
     bases = {arm: adapted[arm].get_base_model() for arm in adapted}
     frozen = {
         arm: sum(p.numel() for p in adapted[arm].parameters() if p.requires_grad) for arm in adapted
@@ -242,25 +212,16 @@ def test_parameters_and_bytes_of_a_4bit_base_are_counted(
     assert counts["lora"] == counts["qlora"] == 134_515_008
     stored = {arm: model_bytes(base) - 4 * frozen[arm] for arm, base in bases.items()}
     linear = 106_168_320
-    wide = (counts["lora"] - linear) * (
-        4 if compute_dtype == "float32" else 2
-    )  # embeddings and norms
+    # embeddings and norms
+    wide = (counts["lora"] - linear) * (4 if compute_dtype == "float32" else 2)
     assert stored["lora"] == wide + 2 * linear
-    in_4_bits = (
-        linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8
-    )  # a scale of 8 bits a block, one of 32 for 256 of them
+    # a scale of 8 bits a block, one of 32 for 256 of them
+    in_4_bits = linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8
     tables = 210 * 4 * (16 + 256)  # of each layer: its 4-bit levels, and those of its scales
     assert stored["qlora"] == pytest.approx(wide + in_4_bits + tables, rel=1e-5)
 
 
-def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache: Path) -> None:
-    import torch
-
-    from assistant_builder.inference.padded_batch import LeftPadding, supervised_logits
-    from assistant_builder.models.chat_template import Example
-    from assistant_builder.models.loading import BaseSpec, load_base
-    from assistant_builder.training.collate import to_dataset
-
+def test_loss_over_supervised_positions_equals_the_plain_loss(model_cache):
     folder = model_cache / "models" / "smollm2-135m-instruct"
     model = load_base(BaseSpec(folder, "float16", True, "float32"))
     examples = [

@@ -1,7 +1,5 @@
 """Building parts of the page in a test."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar

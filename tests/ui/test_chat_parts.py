@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,18 +28,14 @@ from tests.synthetic_study import LARGE, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 
-def test_the_browser_keeps_under_one_key_across_starts_and_only_the_owner_reads_it(
-    home: Path,
-) -> None:
+def test_the_browser_keeps_under_one_key_across_starts_and_only_the_owner_reads_it(home):
     one, other = (inside_blocks(lambda: browser_state("talks", {})) for _ in range(2))
     assert one.secret == other.secret and one.storage_key == other.storage_key
     assert stat.S_IMODE((home / "browser.key").stat().st_mode) == 0o600
     assert one.secret not in one.storage_key
 
 
-def test_servers_with_other_homes_have_other_entries(
-    home: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_servers_with_other_homes_have_other_entries(home, tmp_path, monkeypatch):
     one = inside_blocks(lambda: browser_state("talks", {}))
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "other"))
     assert inside_blocks(lambda: browser_state("talks", {})).storage_key != one.storage_key
@@ -53,7 +48,7 @@ def placed_settings() -> ChatSettings:
     return settings
 
 
-def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> None:
+def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
@@ -90,7 +85,7 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
         {"only": ["x"]},
     ],
 )
-def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
+def test_what_the_browser_sends_may_be_anything(kept):
     settings = inside_blocks(placed_settings)
     name = with_data(new_study("one", LARGE)).name
     shown = settings.restored(name, kept)
@@ -108,7 +103,7 @@ def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:
     return {getattr(settings, name): value for name, value in values.items()}
 
 
-def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
+def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn():
     settings = inside_blocks(placed_settings)
     assert settings.read(set_to(settings)).sampling_with_seed() == Sampling(9)
     assert settings.read(set_to(settings, temperature=0.5, seed="3")).sampling_with_seed().seed == 3
@@ -125,20 +120,17 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
         settings.read(set_to(settings, seed="many"))
 
 
-def test_the_file_is_not_asked_in_blind_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_not_asked_in_blind_mode(monkeypatch):
     """Its answer is that of one of the two assistants, and would give it away."""
     monkeypatch.setattr(settings_module, "is_installed", lambda: True)
     settings = inside_blocks(placed_settings)
-    assert settings.read(set_to(settings, base=True, shipped=True)).also == (
-        "shipped",
-        "base",
-    )
+    assert settings.read(set_to(settings, base=True, shipped=True)).also == ("shipped", "base")
     assert settings.read(set_to(settings, blind=True, base=True, shipped=True)).also == ("base",)
     monkeypatch.setattr(settings_module, "is_installed", lambda: False)
     assert settings.read(set_to(settings, shipped=True)).also == ()
 
 
-def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
+def test_only_a_grounded_study_is_asked_without_looking_up():
     tab = inside_blocks(lambda: ChatTab(WorkerPool()))
     memory, grounded = (
         with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded")
@@ -152,7 +144,7 @@ def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
         assert settings.sampling.look_up is not visible
 
 
-def test_conversations_are_kept_by_study_and_adapters() -> None:
+def test_conversations_are_kept_by_study_and_adapters():
     talk = inside_blocks(lambda: ConversationPanel(WorkerPool(), VoteBar()))
     held = Conversation((Turn("Why?", {"lora": Answer("So.")}),))
     kept: Any = None
@@ -169,7 +161,7 @@ def test_conversations_are_kept_by_study_and_adapters() -> None:
     assert "s3" not in talk.stored_with(kept, "s3", "mark", Conversation())
 
 
-def test_editing_tells_what_it_replaces() -> None:
+def test_editing_tells_what_it_replaces():
     held = Conversation((Turn("1"), Turn("2"), Turn("3")))
     assert "question 3. Sending it replaces the old question." in editing_notice(2, held)
     assert "and the question after it" in editing_notice(1, held)
@@ -192,7 +184,7 @@ class Answers:
         return [{arm: Reply("answering", "By")}, {arm: Reply("stop", "By the gate. ", 3)}]
 
 
-def test_after_retraining_each_corrected_question_is_asked_once() -> None:
+def test_after_retraining_each_corrected_question_is_asked_once():
     study, pool = with_data(new_study()), Answers()
     add_correction(study, "Where can I park?", "By the gate.", wrong="No idea.", arm="lora")
     add_correction(
@@ -200,7 +192,7 @@ def test_after_retraining_each_corrected_question_is_asked_once() -> None:
     )
     new = create_retraining_study(study, plan_retraining(study, read_corrections(study)), "again")
     trained(with_data(new))
-    tab = inside_blocks(lambda: ChatTab(pool))  # type: ignore[arg-type]
+    tab = inside_blocks(lambda: ChatTab(pool))
     *_, shown = tab._ask_again("again", "again:adapters")
     assert pool.asked == [("lora", "Where can I park?"), ("qlora", "Is there a lift?")]
     assert "1 of 2 answered as you corrected them" in shown and "Not changed" in shown

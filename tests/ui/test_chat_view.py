@@ -1,7 +1,5 @@
 """The panes of the chat: what they tell, and in blind mode do not tell."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any
@@ -32,7 +30,7 @@ from assistant_builder.ui.chat.view import (
     speed_line,
     taught_note,
 )
-from tests.texts import plain
+from tests.texts import parts, plain
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
 
@@ -41,7 +39,7 @@ def said(*turns: Turn, **changes: Any) -> PaneState:
     return PaneState(Conversation(turns), **changes)
 
 
-def test_text_of_users_and_models_stays_text() -> None:
+def test_text_of_users_and_models_stays_text():
     error = {"what": HOSTILE, "where": HOSTILE, "remedy": HOSTILE}
     shown = [
         pane("b", said(Turn(HOSTILE, {"lora": Answer(HOSTILE)}))),
@@ -68,7 +66,7 @@ def test_text_of_users_and_models_stays_text() -> None:
         assert not re.search(r"<[^>]*\son\w+=", markup)
 
 
-def test_the_speed_line_tells_how_it_went() -> None:
+def test_the_speed_line_tells_how_it_went():
     answer = Answer("text", "stop", 10, 2.0, 0.25)
     assert speed_line(answer) == "5.0 tokens/s · first token 0.25 s · 10 tokens"
     assert speed_line(replace(answer, ending="length")).endswith("cut at the maximum length")
@@ -76,7 +74,7 @@ def test_the_speed_line_tells_how_it_went() -> None:
     assert speed_line(Answer("")) == speed_line(None) == ""
 
 
-def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
+def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held():
     stored = (110_000_000, 19_500_000)
     assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
     assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith(
@@ -89,7 +87,7 @@ def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
     assert "shares the base of Full" in memory_line("base", None, None)
 
 
-def test_a_pane_shows_what_it_is_waiting_for() -> None:
+def test_a_pane_shows_what_it_is_waiting_for():
     asked = Turn("Why?")
 
     def live(reply: Reply) -> str:
@@ -141,36 +139,32 @@ def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("sides", [("qlora", "lora"), ("lora", "qlora")])
-def test_nothing_tells_the_sides_apart_before_the_vote(
-    fast: Reply, slow: Reply, sides: tuple[str, str]
-) -> None:
+def test_nothing_tells_the_sides_apart_before_the_vote(fast, slow, sides):
     one, other = hidden_panes(fast, slow, sides)
     assert one == other
     assert not re.search("lora|bit|tokens/s|MB|bytes", one, re.IGNORECASE)
 
 
-def test_both_answers_are_whole_once_both_have_come() -> None:
+def test_both_answers_are_whole_once_both_have_come():
     replies = {"qlora": Reply("stop", "long answer", 2), "lora": Reply("stop", "short", 1)}
     assert equalize_pace(replies) == replies
     base = {"base": Reply("answering", "free to run ahead", 4)}
     assert equalize_pace({**replies, "lora": Reply("waiting"), **base})["base"] == base["base"]
 
 
-def test_the_vote_gives_name_and_colour_back() -> None:
+def test_the_vote_gives_name_and_colour_back():
     answers = {"qlora": Answer("4", "stop", 1, 1.0, 0.1), "lora": Answer("16", "stop", 1, 1.0, 0.1)}
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
     before, after = (
         pane("a", said(shown, blind=True, figures=True))
         for shown in (turn, replace(turn, vote="a"))
     )
-    assert (
-        "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
-    )
-    assert (
-        "Full (LoRA, 16-bit) · your choice" in after
-        and "tokens/s" in after
-        and 'data-action="correct"' in after
-    )
+    assert "LoRA" not in before
+    assert "tokens/s" not in before
+    assert 'data-action="correct"' not in before
+    assert "Full (LoRA, 16-bit) · your choice" in after
+    assert "tokens/s" in after
+    assert 'data-action="correct"' in after
     assert "A was Full (LoRA, 16-bit), B was Compact (QLoRA, 4-bit). You preferred Full" in plain(
         reveal_view(replace(turn, vote="a"))
     )
@@ -178,9 +172,7 @@ def test_the_vote_gives_name_and_colour_back() -> None:
 
 @pytest.mark.parametrize("vote", ["b", "tie", None])
 @pytest.mark.parametrize("sides", [("qlora", "lora"), ("lora", "qlora")])
-def test_answers_stand_under_their_own_name_when_blind_mode_is_off(
-    sides: tuple[str, str], vote: Any
-) -> None:
+def test_answers_stand_under_their_own_name_when_blind_mode_is_off(sides, vote):
     blind = Turn(
         "Blind?", {"qlora": Answer("by Q"), "lora": Answer("by L")}, sides, blind=True, vote=vote
     )
@@ -193,7 +185,7 @@ def test_answers_stand_under_their_own_name_when_blind_mode_is_off(
         )
 
 
-def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:
+def test_one_assistant_is_shown_alone_except_in_blind_mode():
     def visible(**changes: Any) -> list[str]:
         shown = said(only="lora", **changes)
         return [side for side in ("a", "b", "base") if shown.is_visible(side)]
@@ -203,13 +195,10 @@ def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:
     assert "did not answer" in pane("a", said(Turn("Why?", {"lora": Answer("x")})))
 
 
-def test_the_base_and_the_file_have_panes_if_they_are_asked() -> None:
-    assert [side for side in sides() if said().is_visible(side, ("base", "shipped"))] == [
-        "a",
-        "b",
-        "shipped",
-        "base",
-    ]
+def test_the_base_and_the_file_have_panes_if_they_are_asked():
+    assert [
+        side for side in sides() if said().is_visible(side, ("base", "shipped"))
+    ] == "a b shipped base".split()
     assert [side for side in sides() if said().is_visible(side, ())] == ["a", "b"]
     shown = pane(
         "shipped", said(Turn("Why?", {"shipped": Answer("So."), "lora": Answer("Because.")}))
@@ -217,14 +206,13 @@ def test_the_base_and_the_file_have_panes_if_they_are_asked() -> None:
     assert "As shipped" in shown and "So." in shown and "Because." not in shown
 
 
-def test_speed_and_memory_are_behind_a_switch() -> None:
+def test_speed_and_memory_are_behind_a_switch():
     turn = Turn("Why?", {"lora": Answer("Because.", "stop", 10, 2.0, 0.25)})
-    assert "tokens/s" not in pane("b", said(turn)) and "tokens/s" in pane(
-        "b", said(turn, figures=True)
-    )
+    assert "tokens/s" not in pane("b", said(turn))
+    assert "tokens/s" in pane("b", said(turn, figures=True))
 
 
-def test_a_correction_is_written_in_the_bubble() -> None:
+def test_a_correction_is_written_in_the_bubble():
     turns = (
         Turn("One?", {"lora": Answer("1"), "qlora": Answer("1")}),
         Turn("Two?", {"lora": Answer("3")}),
@@ -240,14 +228,14 @@ def test_a_correction_is_written_in_the_bubble() -> None:
     assert "<form" not in pane("b", said(hidden, blind=True, editing=(0, "lora")))
 
 
-def test_a_correction_that_is_trained_already_says_so_in_the_bubble() -> None:
+def test_a_correction_that_is_trained_already_says_so_in_the_bubble():
     corrected = {("Two?", "3"): CorrectedAnswer("2", TaughtPair(7, "Two?", True))}
     shown = pane("b", said(Turn("Two?", {"lora": Answer("3")}), corrected=corrected))
     assert "Your correction" in shown and "in the training data already (row 7)" in shown
     assert "for “And two?”" in taught_note(TaughtPair(7, "And two?", False))
 
 
-def test_corrected_questions_are_shown_before_and_after() -> None:
+def test_corrected_questions_are_shown_before_and_after():
     made = Correction("now", "Q?", "Right.", "Wrong.", "lora")
     shown = plain(
         asked_again_view(
@@ -265,7 +253,7 @@ def test_corrected_questions_are_shown_before_and_after() -> None:
     assert asked_again_view([]) == ""
 
 
-def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
+def test_sources_are_text_and_are_shown_after_a_blind_vote():
     source = {"row": 7, "question": HOSTILE, "answer": HOSTILE, "similarity": 0.9}
     answers = {
         "qlora": Answer("4", sources=(source,)),
@@ -282,7 +270,7 @@ def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
     assert "ab-sources" not in pane("a", said(Turn("Why?", {"qlora": Answer("From memory.")})))
 
 
-def test_loading_ahead_tells_how_far_it_is() -> None:
+def test_loading_ahead_tells_how_far_it_is():
     loading = loading_view(
         {"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)}
     )
@@ -291,16 +279,15 @@ def test_loading_ahead_tells_how_far_it_is() -> None:
     assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
 
 
-def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
+def test_corrections_are_listed_and_what_becomes_of_them_told():
     made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
     shown = corrections_list([made, replace(made, question="Two")], {1})
     assert "&lt;b&gt;" in shown and shown.count("a test question") == 1
     note = retrained_note("new", RetrainingPlan((made,), (made,), (4, 5)), "Old")
-    for part in (
-        "1 additional correction",
-        "2 answers",
-        "1 correction of test questions",
-        "Compare it with Old",
+    for part in parts(
+        """
+        1 additional correction | 2 answers | 1 correction of test questions | Compare it with Old
+        """
     ):
         assert part in note
 
@@ -309,7 +296,7 @@ def asked(row: int, question: str, answer: str, **more: Any) -> Pair:
     return Pair(row, (Message("user", question), Message("assistant", answer)), **more)
 
 
-def test_examples_are_questions_whose_answers_were_taught() -> None:
+def test_examples_are_questions_whose_answers_were_taught():
     training = [asked(n, f"q{n}?", f"a{n}") for n in range(9)]
     validation = [asked(20 + n, f"v{n}?", f"a{n // 2}") for n in range(9)] + [
         asked(40, "new?", "unknown")

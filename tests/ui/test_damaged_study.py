@@ -1,9 +1,5 @@
 """The page on a study whose files cannot be read."""
 
-from __future__ import annotations
-
-import pytest
-
 from assistant_builder.atomic_io import write_text
 from assistant_builder.ui.app import build_app
 from assistant_builder.ui.refresh import LiveRegion, StudyView, page_versions
@@ -12,7 +8,7 @@ from tests.synthetic_study import evaluated, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks, train_values, wired_train_tab
 
 
-def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_study_can_be_run_again(monkeypatch):
     started: list[tuple[str, bool]] = []
     monkeypatch.setattr(
         train_tab, "start_run", lambda name, redo, now: started.append((name, redo))
@@ -27,7 +23,7 @@ def test_a_damaged_study_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> No
     assert started == [(study.name, True)]
 
 
-def test_the_page_can_be_polled_with_damaged_settings() -> None:
+def test_the_page_can_be_polled_with_damaged_settings():
     study = new_study()
     page = inside_blocks(build_app)
     write_text(study.folder / "study.yaml", "{")
@@ -35,7 +31,7 @@ def test_the_page_can_be_polled_with_damaged_settings() -> None:
     assert whole and len(parts) == len(page.sections)
 
 
-def test_the_page_of_a_study_with_the_report_of_an_earlier_release_is_drawn() -> None:
+def test_the_page_of_a_study_with_the_report_of_an_earlier_release_is_drawn():
     page = inside_blocks(build_app)
     study = evaluated(trained(with_data(new_study())))
     write_text(study.folder / "report.json", '{"version": 1}')

@@ -1,7 +1,5 @@
 """The Data tab without a browser: row editor, labels of settings, lengths, and the data of a study."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -60,11 +58,11 @@ def file(tmp_path: Path) -> Path:
         ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
     ],
 )
-def test_messages_name_settings_by_their_labels(text: str, shown: str) -> None:
+def test_messages_name_settings_by_their_labels(text, shown):
     assert use_page_labels(text) == shown
 
 
-def test_the_editor_shows_rows_left_out_first_and_counts_hidden_rows(file: Path) -> None:
+def test_the_editor_shows_rows_left_out_first_and_counts_hidden_rows(file):
     first = editor_view(file, {}, None, "")
     assert first.numbers == [401, 403] and "empty" in first.lines[0][1]
     assert first.counts == {"left out": 2, "worth a look": 2, "all": 403}
@@ -74,14 +72,14 @@ def test_the_editor_shows_rows_left_out_first_and_counts_hidden_rows(file: Path)
     assert editor_view(file, {}, "all", "nowhere").note == "No such row."
 
 
-def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file: Path) -> None:
+def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file):
     view = editor_view(file, {}, None, "")
     view.lines[0][3] = "Because."
     held = EditorRows(str(file), view.numbers).to_text()
     before = file.read_bytes()
     edited, edits = edited_file(file, {}, held, view.lines)
     assert edits.cells == 1 and edited != file and file.read_bytes() == before
-    assert inspect_file(edited, {}).findings.dataset.rows == 403  # type: ignore[union-attr]
+    assert inspect_file(edited, {}).findings.dataset.rows == 403
     for stale in (
         EditorRows("elsewhere", view.numbers).to_text(),
         NO_ROWS.to_text(),
@@ -92,7 +90,7 @@ def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file: Pat
     assert "left-out" in (left_out_download(edited, {}, "pairs") or "")
 
 
-def test_learned_text_is_marked_by_more_than_colour() -> None:
+def test_learned_text_is_marked_by_more_than_colour():
     shown = RenderedSequence(
         (Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE)),
         700,
@@ -109,30 +107,26 @@ def test_learned_text_is_marked_by_more_than_colour() -> None:
     )
 
 
-def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
+def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit():
     lengths = sorted([*range(20, 600), 9_000])
     bars = bins(lengths, 512)
     assert sum(number for _, _, number in bars) == len(lengths)
     assert 512 in {high for _, high, _ in bars} and bars[-1][1] is None
     short = bins([5, 6, 7], 512)
-    assert (
-        sum(number for _, _, number in short) == 3
-        and short[-1][1] is not None
-        and short[-1][1] < 512
-    )
+    assert sum(number for _, _, number in short) == 3
+    assert short[-1][1] is not None
+    assert short[-1][1] < 512
     assert bins([1], 32) == [(1, 1, 1)]
     text = lengths_view(
         Lengths(6_000, tuple(lengths), tuple(lengths)), 64, 512, {7: 600, 12: 9_000}
     )
-    assert (
-        "2 rows are longer than the model reads. Row 12 has 9,000 tokens" in plain(text)
-        and "limit 512" in text
-    )
+    assert "2 rows are longer than the model reads. Row 12 has 9,000 tokens" in plain(text)
+    assert "limit 512" in text
     assert "581 of the 6,000 pairs" in plain(text)
     assert lengths_view(Lengths(0, (), ()), 64, 512, {}) == ""
 
 
-def test_the_power_is_described_in_plain_words() -> None:
+def test_the_power_is_described_in_plain_words():
     power = {
         "items": 100,
         "clusters": 100,
@@ -146,7 +140,7 @@ def test_the_power_is_described_in_plain_words() -> None:
     assert "too small" in power_view({**power, "minimum_detectable": 1.3})
 
 
-def test_leaks_and_unknown_columns_are_shown_with_examples() -> None:
+def test_leaks_and_unknown_columns_are_shown_with_examples():
     leak = {
         "heldout_row": 3,
         "other_row": 9,
@@ -164,26 +158,26 @@ def test_leaks_and_unknown_columns_are_shown_with_examples() -> None:
     assert "too few" in brief_view({"usable": 1, "rows": 4, "can_start": False})
 
 
-def test_a_file_without_known_columns_shows_its_first_rows(tmp_path: Path) -> None:
+def test_a_file_without_known_columns_shows_its_first_rows(tmp_path):
     (tmp_path / "odd.csv").write_text("stem,key\nWhat?,That.\n")
     assert inspect_file(tmp_path / "odd.csv", {}).peek == (("What?", "That."),)
 
 
-def test_a_file_without_rows_asks_for_rows_and_not_for_columns(tmp_path: Path) -> None:
+def test_a_file_without_rows_asks_for_rows_and_not_for_columns(tmp_path):
     (tmp_path / "head.csv").write_text("question,answer\n")
     seen = inspect_file(tmp_path / "head.csv", {})
     assert seen.columns == () and seen.error is not None
     assert "Add at least a few" in unreadable_view(seen.error, seen.columns)
 
 
-def test_the_system_prompt_of_the_study_applies_to_rows_without_one() -> None:
+def test_the_system_prompt_of_the_study_applies_to_rows_without_one():
     pair = Pair(1, (Message("user", "q"), Message("assistant", "a")))
     briefed = with_system(pair, "Be brief.")
     assert briefed.system == "Be brief."
     assert with_system(briefed, "Other.") is briefed and with_system(pair, None) is pair
 
 
-def test_a_study_shows_only_training_rows_and_reports_a_missing_model() -> None:
+def test_a_study_shows_only_training_rows_and_reports_a_missing_model():
     study = with_data(new_study())
     text, lengths = study_template_preview(study, 3)
     heldout = [

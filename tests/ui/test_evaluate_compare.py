@@ -1,7 +1,5 @@
 """The study set against another one, on the page."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -50,7 +48,7 @@ def b() -> Study:
     return study
 
 
-def test_verdicts_differences_and_figures_are_shown(a: Study, b: Study) -> None:
+def test_verdicts_differences_and_figures_are_shown(a, b):
     record = compare_studies(a, b)
     said = plain(comparison_view(record))
     assert "wide compared with narrow" in said and "12 test questions in both" in said
@@ -62,9 +60,7 @@ def test_verdicts_differences_and_figures_are_shown(a: Study, b: Study) -> None:
     assert "No recorded setting or file differs" in plain(comparison_tables(compare_studies(a, a)))
 
 
-def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistants(
-    a: Study, b: Study
-) -> None:
+def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistants(a, b):
     record = compare_studies(a, b)
     loss, scores, declines = comparison_panels(record)
     assert [row["label"] for row in declines["rows"]] == [
@@ -88,7 +84,7 @@ def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistan
     assert comparison_panels(per_byte)[0]["unit"] == "nats per byte"
 
 
-def test_answers_that_changed_stand_side_by_side(a: Study, b: Study) -> None:
+def test_answers_that_changed_stand_side_by_side(a, b):
     items = shared_items(a, b)
     assert items.pair == ("A:Q4", "B:Q4") and items.cells["B:Q4"] == "B · wide · Q4"
     changed = filter_items(items, ItemFilter(*items.pair, show="different"))
@@ -97,7 +93,7 @@ def test_answers_that_changed_stand_side_by_side(a: Study, b: Study) -> None:
     assert filter_items(items, ItemFilter("A:L16", "B:L16", show="different")) == []
 
 
-def test_the_study_it_was_made_from_is_proposed_first(a: Study, b: Study) -> None:
+def test_the_study_it_was_made_from_is_proposed_first(a, b):
     third = make("third")
     other = make("other-data", train__rank=8)
     edit(other, each(lambda sample: {"reference": "elsewhere"}))
@@ -122,23 +118,19 @@ def choices(panel: CompareStudiesPanel, name: str | None) -> list[Any]:
     return list(section.draw(StudyView(name)))
 
 
-def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel, a: Study) -> None:
+def test_only_studies_with_shared_items_are_on_offer(panel, a):
     note, body, _ = choices(panel, a.name)
     assert "No other project has been evaluated yet" in note["value"] and not body["visible"]
     stranger = make("stranger")
     edit(stranger, each(lambda sample: {"reference": "elsewhere"}))
     note, body, _ = choices(panel, a.name)
-    assert (
-        "No other project has the same test questions" in note["value"]
-        and "stranger" in note["value"]
-    )
+    assert "No other project has the same test questions" in note["value"]
+    assert "stranger" in note["value"]
     make("wide", train__rank=64)
     note, body, other = choices(panel, a.name)
-    assert (
-        body["visible"]
-        and other["value"] == "wide"
-        and other["choices"] == [("wide  ·  12 shared items", "wide")]
-    )
+    assert body["visible"]
+    assert other["value"] == "wide"
+    assert other["choices"] == [("wide  ·  12 shared items", "wide")]
     assert "stranger" in note["value"]
     fresh = with_data(new_study("fresh", LARGE))
     assert "Not evaluated yet" in choices(panel, fresh.name)[0]["value"]
@@ -146,20 +138,16 @@ def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel,
     assert "narrow" not in no_comparison_note("x", ["y"])
 
 
-def test_comparing_says_that_it_is_at_it_and_then_what_it_found(
-    panel: CompareStudiesPanel, a: Study, b: Study
-) -> None:
+def test_comparing_says_that_it_is_at_it_and_then_what_it_found(panel, a, b):
     first, last = list(panel._compare("wide", "narrow"))
     assert "Comparing wide with narrow" in first[1] and not first[-1]["interactive"]
-    assert (
-        last[0] == ("narrow", "wide")
-        and "wide compared with narrow" in last[1]
-        and last[2]["visible"]
-    )
+    assert last[0] == ("narrow", "wide")
+    assert "wide compared with narrow" in last[1]
+    assert last[2]["visible"]
     assert last[-1]["interactive"] and len(first) == len(last) == 5 + len(panel.browser.outputs)
 
 
-def test_what_cannot_be_compared_says_why(panel: CompareStudiesPanel, a: Study) -> None:
+def test_what_cannot_be_compared_says_why(panel, a):
     with_data(new_study("fresh", LARGE))
     *_, last = panel._compare("narrow", "fresh")
     assert "has not been evaluated" in last[1] and last[0] is None and last[-1]["interactive"]
@@ -167,9 +155,7 @@ def test_what_cannot_be_compared_says_why(panel: CompareStudiesPanel, a: Study) 
     assert "Choose a project" in only[1]
 
 
-def test_the_list_follows_other_studies_and_the_result_its_own(
-    panel: CompareStudiesPanel, a: Study
-) -> None:
+def test_the_list_follows_other_studies_and_the_result_its_own(panel, a):
     before = [section.mark(StudyView(a.name)) for section in panel.sections()]
     make("wide", train__rank=64)
     after = [section.mark(StudyView(a.name)) for section in panel.sections()]

@@ -1,7 +1,5 @@
 """Looking through held-out items: choosing, marking words, turning pages."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any
@@ -87,7 +85,7 @@ def items() -> ItemSet:
     return make_item_set(ROWS, NAMES, ("L16", "Q4"))
 
 
-def test_rows_are_those_of_the_users_file(items: ItemSet) -> None:
+def test_rows_are_those_of_the_users_file(items):
     after_a_title = replace(items, numbers=RowNumbers("", ((1, 1), (3, 2))))
     row = items.rows[2]
     assert "Row 3" in item_view(items, row, WISH, "nothing")
@@ -104,7 +102,7 @@ def rows_of(items: ItemSet, **wish: Any) -> list[int]:
     return [row["row"] for row in filter_items(items, ItemFilter("L16", "Q4", **wish))]
 
 
-def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items: ItemSet) -> None:
+def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items):
     assert rows_of(items) == [1, 2, 3, 4, 5]
     assert list(items.cells) == ["L16", "Q4"] and items.metrics == ("nll_per_token", "exact_match")
 
@@ -119,16 +117,16 @@ def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items: Ite
         ("unanswerable", [4]),
     ],
 )
-def test_items_are_filtered(items: ItemSet, show: Any, found: list[int]) -> None:
+def test_items_are_filtered(items, show, found):
     assert rows_of(items, show=show) == found
     assert count_by_choice(items, "L16", "Q4")[show] == len(found)
 
 
-def test_flips_turn_round_with_the_cells(items: ItemSet) -> None:
+def test_flips_turn_round_with_the_cells(items):
     assert [row["row"] for row in filter_items(items, ItemFilter("Q4", "L16", "lost"))] == [1]
 
 
-def test_the_worst_come_first_and_the_unscored_last(items: ItemSet) -> None:
+def test_the_worst_come_first_and_the_unscored_last(items):
     assert rows_of(items, order="worst") == [4, 3, 2, 1, 5]
     assert rows_of(items, order="best") == [1, 2, 3, 4, 5]
     assert rows_of(items, order="worst", metric="exact_match")[0] == 3
@@ -146,7 +144,7 @@ def test_the_worst_come_first_and_the_unscored_last(items: ItemSet) -> None:
         ("  ", [1, 2, 3, 4, 5]),
     ],
 )
-def test_items_are_searched(items: ItemSet, search: str, found: list[int]) -> None:
+def test_items_are_searched(items, search, found):
     assert rows_of(items, search=search) == found
 
 
@@ -154,7 +152,7 @@ def scored() -> Study:
     return evaluated(trained(with_data(new_study())))
 
 
-def test_relations_are_those_of_the_report() -> None:
+def test_relations_are_those_of_the_report():
     study = scored()
     cells, found = read_cells(study), study_items(study)
     assert found is not None
@@ -165,7 +163,7 @@ def test_relations_are_those_of_the_report() -> None:
             )
 
 
-def test_items_are_there_as_soon_as_both_assistants_are_scored() -> None:
+def test_items_are_there_as_soon_as_both_assistants_are_scored():
     study = scored()
     found = study_items(study)
     assert found is not None and len(found.rows) == 12 and set(found.metrics) <= set(METRICS)
@@ -176,7 +174,7 @@ def test_items_are_there_as_soon_as_both_assistants_are_scored() -> None:
 # drawing
 
 
-def test_words_are_marked_by_more_than_colour(items: ItemSet) -> None:
+def test_words_are_marked_by_more_than_colour(items):
     row = item(
         1,
         "opens at nine on the pier",
@@ -190,7 +188,7 @@ def test_words_are_marked_by_more_than_colour(items: ItemSet) -> None:
     assert "<mark" not in item_view(items, row, WISH, "nothing")
 
 
-def test_scores_and_differences_are_shown_with_their_direction(items: ItemSet) -> None:
+def test_scores_and_differences_are_shown_with_their_direction(items):
     said = re.sub(r"<[^>]+>", "", item_view(items, ROWS[0], WISH, "nothing"))
     assert "0.500 → 0.800 +0.300 ▼ worse" in said and "100.0% → 0.0% −100.0 ▼ worse" in said
     assert "correct → wrong" in said
@@ -198,7 +196,7 @@ def test_scores_and_differences_are_shown_with_their_direction(items: ItemSet) -
 
 
 @pytest.mark.parametrize("marks", ["each other", "the reference", "nothing"])
-def test_text_stays_text(items: ItemSet, marks: Any) -> None:
+def test_text_stays_text(items, marks):
     row = item(
         1,
         HOSTILE,
@@ -212,14 +210,14 @@ def test_text_stays_text(items: ItemSet, marks: Any) -> None:
     assert "<img" not in drawn and "<script" not in drawn
 
 
-def test_right_to_left_answers_keep_their_direction(items: ItemSet) -> None:
+def test_right_to_left_answers_keep_their_direction(items):
     drawn = item_view(
         items, item(1, "שלום עולם", "שלום לך", question="מה שלומך?"), WISH, "each other"
     )
     assert drawn.count('dir="auto"') == 4 and '<mark class="ab-own">עולם</mark>' in drawn
 
 
-def test_a_page_holds_ten_items() -> None:
+def test_a_page_holds_ten_items():
     many = make_item_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
     rows = filter_items(many, WISH)
     assert [
@@ -233,7 +231,7 @@ def test_a_page_holds_ten_items() -> None:
 # the browser
 
 
-def test_turning_pages_stays_within_the_items() -> None:
+def test_turning_pages_stays_within_the_items():
     many = make_item_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
     browser = inside_blocks(lambda: ItemBrowser(lambda key: many if key else None, "ab-some"))
     opened = dict(zip(map(id, browser.outputs), browser.open_values(many), strict=True))
@@ -253,7 +251,7 @@ def test_turning_pages_stays_within_the_items() -> None:
     assert ("Correct → wrong (23)", "lost") in show["choices"]
 
 
-def test_a_cell_that_is_gone_changes_nothing() -> None:
+def test_a_cell_that_is_gone_changes_nothing():
     study = scored()
     browser = inside_blocks(
         lambda: ItemBrowser(lambda key: study_items(Study.open(key)), "ab-some")
@@ -264,7 +262,7 @@ def test_a_cell_that_is_gone_changes_nothing() -> None:
     assert len(answer) == 6 and all("value" not in part for part in answer)
 
 
-def test_empty_answers_are_told() -> None:
+def test_empty_answers_are_told():
     study = scored()
     path = study.cell_folder("Q4") / "samples.jsonl"
     write_jsonl(path, [{**sample, "answer": ""} for sample in read_jsonl(path)])

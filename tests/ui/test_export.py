@@ -1,7 +1,5 @@
 """The tab “Use it”: its cards, each state of an export drawn from its files, and a reload that finds it again."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shlex
@@ -76,7 +74,7 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
     (job.files / "model.safetensors").write_bytes(b"0" * 1000)
     (job.files / "Modelfile").write_text("FROM .")
     (job.files / "README.md").write_text("# Card <b>of</b> it")
-    rescore = Rescore(outcome, cell=spec.cell, items=20)  # type: ignore[arg-type]
+    rescore = Rescore(outcome, cell=spec.cell, items=20)
     sha = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
     write_json(
         job.files / "export.json",
@@ -95,33 +93,27 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
     return job
 
 
-def test_before_training_the_tab_says_what_to_do() -> None:
+def test_before_training_the_tab_says_what_to_do():
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, new_study())
-    assert (
-        "Train both assistants" in shown["export-body"][1]["value"]
-        and not shown["export-body"][2]["visible"]
-    )
+    assert "Train both assistants" in shown["export-body"][1]["value"]
+    assert not shown["export-body"][2]["visible"]
     assert all(shown[f"export-{spec.name}"][1] == "" for spec in export_specs())
 
 
-def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
+def test_every_state_is_drawn_and_the_latest_is_chosen():
     study = finished_study(eval__primary_metric="nll_per_token", eval__margin=0.03)
     tab = inside_blocks(ExportTab)
     ready = drawn(tab, study)
     assert chosen(ready) == ("lora", "adapter")  # as advised: 4-bit was worse
     _, state, start, cancel, download, *_ = ready["export-lora-merged"]
-    assert (
-        "About <b>275 MB</b>" in state
-        and start["visible"]
-        and not cancel["visible"]
-        and not download["visible"]
-    )
+    assert "About <b>275 MB</b>" in state
+    assert start["visible"]
+    assert not cancel["visible"]
+    assert not download["visible"]
     assert "into the original weights it would be another" in ready["export-qlora-merged"][1]
-    assert (
-        "+0.016" in ready["export-choice"][-1]
-        and "Full (LoRA, 16-bit)" in ready["export-choice"][-2]
-    )
+    assert "+0.016" in ready["export-choice"][-1]
+    assert "Full (LoRA, 16-bit)" in ready["export-choice"][-2]
 
     job = ExportJob(study, SPEC)
     record_of(job, percent=62, message="Scoring it again: 8 of 20 items")
@@ -131,11 +123,9 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
         spec == SPEC for spec in export_specs()
     ]
     _, state, start, cancel, download, *_ = busy["export-lora-merged"]
-    assert (
-        "62 %: Scoring it again: 8 of 20 items" in state
-        and not start["visible"]
-        and cancel["visible"]
-    )
+    assert "62 %: Scoring it again: 8 of 20 items" in state
+    assert not start["visible"]
+    assert cancel["visible"]
     assert busy["export-lora-merged"][0] != ready["export-lora-merged"][0]
 
     record_of(
@@ -150,7 +140,7 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     assert "No files were written" in drawn(tab, study)["export-lora-merged"][1]
 
 
-def test_only_a_grounded_study_offers_its_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_grounded_study_offers_its_facts(monkeypatch):
     started: list[tuple[str, bool]] = []
     monkeypatch.setattr(
         ExportJob, "start", lambda job, *, with_data: started.append((job.study.name, with_data))
@@ -168,22 +158,18 @@ def test_only_a_grounded_study_offers_its_facts(monkeypatch: pytest.MonkeyPatch)
     assert started == [("memory", False)] * 2 + [("grounded", True), ("grounded", False)]
 
 
-def test_a_finished_export_is_told_offered_and_explained() -> None:
+def test_a_finished_export_is_told_offered_and_explained():
     study = finished_study()
     tab = inside_blocks(ExportTab)
     job = finish(study, SPEC)
     _, state, start, _, download, *ways, command = drawn(tab, study)["export-lora-merged"]
-    assert (
-        "its scores match the evaluation" in state
-        and "scored &lt;i&gt;again" in state
-        and str(job.files) in state
-    )
+    assert "its scores match the evaluation" in state
+    assert "scored &lt;i&gt;again" in state
+    assert str(job.files) in state
     assert "# Card &lt;b&gt;of&lt;/b&gt;" in state
-    assert (
-        download["visible"]
-        and download["value"].endswith(job.archive.name)
-        and start["value"] == "Export again"
-    )
+    assert download["visible"]
+    assert download["value"].endswith(job.archive.name)
+    assert start["value"] == "Export again"
     assert [way["visible"] for way in ways] == [True, True, True, False]
     assert str(job.files) in ways[0]["value"] and "ollama create library" in ways[1]["value"]
     assert (
@@ -204,9 +190,7 @@ def test_a_finished_export_is_told_offered_and_explained() -> None:
     assert "The export is missing" in gone[1] and not gone[4]["visible"]
 
 
-def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeypatch):
     study = finished_study()
     report = study.folder / "report.json"
     write_json(
@@ -219,10 +203,8 @@ def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(
     )
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, study)
-    assert (
-        chosen(shown) == ("qlora", "gguf")
-        and "The smallest file is &lt;Q4_0&gt;." in shown["export-choice"][-2]
-    )
+    assert chosen(shown) == ("qlora", "gguf")
+    assert "The smallest file is &lt;Q4_0&gt;." in shown["export-choice"][-2]
     *_, command, type = shown["export-qlora-gguf"]
     assert type == "Q4_0" and "--format gguf --type Q4_0 --to library-qlora-gguf-Q4_0" in command
     assert shown["export-lora-gguf"][-1] == "Q8_0" and "--type" not in shown["export-lora-gguf"][-2]
@@ -231,9 +213,9 @@ def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
     panel = next(panel for panel in tab.panels if panel.spec.name == "qlora-gguf")
     state, *_, command, type = in_order(panel._choose(study.name, "BF16", HERE), panel.outputs)
-    assert (
-        "Compact (QLoRA, 4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
-    )
+    assert "Compact (QLoRA, 4-bit), GGUF BF16" in state
+    assert type == "BF16"
+    assert "--type BF16" in command
     for name in ("BF16", "Q8_0"):
         panel._start(study.name, False, name)
     assert started == ["qlora-gguf-BF16", "qlora-gguf"]
@@ -260,32 +242,24 @@ class OneEndpoint:
         self.started.clear()
 
 
-def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs() -> None:
+def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
     study = finished_study()
     tab = inside_blocks(ExportTab)
     cards, endpoints = tab.cards.endpoint, OneEndpoint()
-    cards._endpoints = endpoints  # type: ignore[assignment]
+    cards._endpoints = endpoints
     before = drawn(tab, study)["use-endpoint"]
-    assert "4321" not in str(before) and [update["visible"] for update in before[4:]] == [
-        True,
-        True,
-        True,
-        False,
-    ]
-    started = cards._start(study.name, HERE)  # type: ignore[arg-type]
+    assert "4321" not in str(before)
+    assert [update["visible"] for update in before[4:]] == [True, True, True, False]
+    started = cards._start(study.name, HERE)
     computer, website, programs, *buttons = in_order(started, cards.outputs)
     assert endpoints.started == [("library", "lora")], "the assistant that the report recommends"
     assert [update["visible"] for update in buttons] == [False, False, False, True]
     assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
-    assert (
-        'href="http://127.0.0.1:4321/chat"' in website
-        and "proxy_pass http://127.0.0.1:8000" in website
-    )
-    assert (
-        "chat.example.com/widget.js" in website
-        and "site-x" in website
-        and "serve library --widget" in website
-    )
+    assert 'href="http://127.0.0.1:4321/chat"' in website
+    assert "proxy_pass http://127.0.0.1:8000" in website
+    assert "chat.example.com/widget.js" in website
+    assert "site-x" in website
+    assert "serve library --widget" in website
     assert "Open the chat" not in in_order(cards.updates(study.name, local=False), cards.outputs)[1]
     assert "OpenAI(base_url=" in programs and "Only programs on the computer" not in programs
     assert drawn(tab, study)["use-endpoint"][0] != before[0]
@@ -293,17 +267,17 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs() -
         "Only programs on the computer"
         in in_order(cards.updates(study.name, local=False), cards.outputs)[0]
     )
-    ended = cards._end(study.name, HERE)  # type: ignore[arg-type]
+    ended = cards._end(study.name, HERE)
     assert "curl" not in in_order(ended, cards.outputs)[0]
 
 
-def test_the_lines_of_the_endpoint_are_valid() -> None:
+def test_the_lines_of_the_endpoint_are_valid():
     name, *words = shlex.split(curl_line(STATE))
     assert name == "curl" and words[0] == "http://127.0.0.1:4321/v1/chat/completions"
     assert json.loads(words[-1])["model"] == "library"
     ast.parse(python_lines(STATE))
     words = shlex.split(widget_command("krumm-linde"))
-    get_command(app).commands[words[1]].make_context(words[1], words[2:])  # type: ignore[attr-defined]
+    get_command(app).commands[words[1]].make_context(words[1], words[2:])
     failed = endpoint_card(
         "computer", EndpointState("failed", error="<b>no</b> memory"), "x", local=True
     )
@@ -312,9 +286,7 @@ def test_the_lines_of_the_endpoint_are_valid() -> None:
 
 
 @pytest.mark.parametrize(("key", "name"), [("ollama", "lora-gguf"), ("folder", "lora-merged")])
-def test_the_cards_of_files_write_and_offer_them(
-    key: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cards_of_files_write_and_offer_them(key, name, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
     study, tab = finished_study(), inside_blocks(ExportTab)
@@ -322,7 +294,7 @@ def test_the_cards_of_files_write_and_offer_them(
     spec = card._spec_of(study)
     _, shown, download, start, cancel = drawn(tab, study)[f"use-{key}"]
     assert spec.name == name and "about" in shown and start["visible"] and not download["visible"]
-    card._begin(study.name, HERE)  # type: ignore[arg-type]
+    card._begin(study.name, HERE)
     assert started == [name]
     job = ExportJob(study, spec)
     record_of(job, percent=40, message="Merging")
@@ -341,25 +313,21 @@ def test_the_cards_of_files_write_and_offer_them(
     assert download["visible"] and start["value"] == "Write it again" and not cancel["visible"]
     assert f"{job.files}" in shown
     if key == "ollama":
-        assert (
-            f"ollama create library -f {job.files}/Modelfile" in shown
-            and "ollama run library" in shown
-        )
+        assert f"ollama create library -f {job.files}/Modelfile" in shown
+        assert "ollama run library" in shown
     assert str(study.folder.parent) not in str(drawn(tab, study, local=False)[f"use-{key}"][1:])
 
 
-def test_no_path_of_the_server_is_shown_on_another_machine() -> None:
+def test_no_path_of_the_server_is_shown_on_another_machine():
     study, tab = finished_study(), inside_blocks(ExportTab)
     finish(study, SPEC)
     assert str(study.folder) in str(drawn(tab, study)["export-lora-merged"])
     far = drawn(tab, study, local=False)["export-lora-merged"]
-    assert (
-        str(study.folder.parent) not in str([far[1], *far[5:]])
-        and "library-lora-merged" in far[5]["value"]
-    )
+    assert str(study.folder.parent) not in str([far[1], *far[5:]])
+    assert "library-lora-merged" in far[5]["value"]
 
 
-def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_facts_up() -> None:
+def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_facts_up():
     study, tab = (
         trained(with_data(new_study("facts", approaches=["grounded"]))),
         inside_blocks(ExportTab),
@@ -371,9 +339,7 @@ def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_fac
     )
 
 
-def test_the_tab_warns_if_the_report_does_not_say_good_enough(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch):
     assert "Not measured yet" in not_ready_warning(None)
     study, tab = finished_study(), inside_blocks(ExportTab)
     found = SimpleNamespace(
@@ -384,9 +350,9 @@ def test_the_tab_warns_if_the_report_does_not_say_good_enough(
     )
     monkeypatch.setattr("assistant_builder.ui.export.view.conclude", lambda report: found)
     shown = drawn(tab, study)["use-warning"][1]
-    assert (
-        "Not good enough yet" in shown and "0 of 14 &lt;b&gt;" in shown and "Add wordings." in shown
-    )
+    assert "Not good enough yet" in shown
+    assert "0 of 14 &lt;b&gt;" in shown
+    assert "Add wordings." in shown
     found.ready, found.audience = (
         True,
         Audience("colleagues", "For customers not yet: 3 were wrong."),

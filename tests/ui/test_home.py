@@ -1,7 +1,5 @@
 """The home screen: the list of studies and the actions on them."""
 
-from __future__ import annotations
-
 import os
 import re
 import time
@@ -47,7 +45,7 @@ def press(screen: HomeScreen, action: str, name: str = "") -> list[Any]:
     return in_order(updates, [picker, tabs, *dialog, screen.welcome, screen.list])
 
 
-def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
+def test_summaries_contain_state_verdict_and_size(home):
     finished_study("done", eval__primary_metric="exact_match")
     running(with_data(new_study("busy")), "train-lora", Progress(29, 60, "steps"))
     entries = {entry.name: entry for entry in list_studies().entries}
@@ -67,15 +65,14 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     assert "Chat with done" in shown and "Chat with busy" not in shown
 
 
-def test_projects_are_shown_by_their_titles(home: Path, screen: HomeScreen) -> None:
+def test_projects_are_shown_by_their_titles(home, screen):
     study = duplicate_study(new_study("other"), "Krumm & Linde Bäckerei")
     shown = study_list_view(list_studies(), time.time())
     assert shown.count("krumm-linde-baeckerei") == shown.count('data-name="krumm') + shown.count(
         "study=krumm"
     )
-    assert (
-        ">Krumm &amp; Linde Bäckerei</a>" in shown and "Rename Krumm &amp; Linde Bäckerei" in shown
-    )
+    assert ">Krumm &amp; Linde Bäckerei</a>" in shown
+    assert "Rename Krumm &amp; Linde Bäckerei" in shown
     picked = press(screen, "open", study.name)[0]
     assert picked["choices"] == [("Krumm & Linde Bäckerei  ·  not run yet", study.name)]
     assert press(screen, "rename", study.name)[3]["value"] == "Krumm & Linde Bäckerei"
@@ -85,14 +82,14 @@ def test_projects_are_shown_by_their_titles(home: Path, screen: HomeScreen) -> N
     assert "“Krumm &amp; Linde Bäckerei” was deleted." in gone
 
 
-def test_the_last_changed_study_comes_first(home: Path) -> None:
+def test_the_last_changed_study_comes_first(home):
     for name in ("old", "new"):
         new_study(name)
     os.utime(Study.open("old").folder / "study.yaml", (1e9, 1e9))
     assert [entry.name for entry in list_studies().entries] == ["new", "old"]
 
 
-def test_a_change_is_detected_and_a_damaged_study_does_not_affect_others(home: Path) -> None:
+def test_a_change_is_detected_and_a_damaged_study_does_not_affect_others(home):
     study = new_study("mine")
     new_study("other")
     assert {entry.state for entry in list_studies().entries} == {"queued"}
@@ -103,7 +100,7 @@ def test_a_change_is_detected_and_a_damaged_study_does_not_affect_others(home: P
     }
 
 
-def test_listing_two_hundred_studies_is_fast(home: Path) -> None:
+def test_listing_two_hundred_studies_is_fast(home):
     for number in range(200):
         new_study(f"study-{number}")
     list_studies()
@@ -112,35 +109,33 @@ def test_listing_two_hundred_studies_is_fast(home: Path) -> None:
     assert time.process_time() - began < 0.5
 
 
-def test_a_recent_deletion_has_an_undo_button(home: Path) -> None:
+def test_a_recent_deletion_has_an_undo_button(home):
     delete_study(new_study("gone"))
     studies = list_studies()
     assert studies.undo is not None and studies.undo.name == "gone"
-    assert "Undo" in study_list_view(studies, 0.0) and "Restore" not in study_list_view(
-        studies, 0.0
-    )
+    assert "Undo" in study_list_view(studies, 0.0)
+    assert "Restore" not in study_list_view(studies, 0.0)
     later = StudyList((), None, studies.deleted)
-    assert "Undo" not in study_list_view(later, 0.0) and "Restore gone" in study_list_view(
-        later, 0.0
-    )
+    assert "Undo" not in study_list_view(later, 0.0)
+    assert "Restore gone" in study_list_view(later, 0.0)
     assert UNDO_SECONDS > 60
 
 
-def test_names_are_escaped() -> None:
+def test_names_are_escaped():
     shown = study_list_view(
         StudyList((StudySummary("x", "<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0
     )
     assert "<b>" not in shown and "&lt;b&gt;" in shown
 
 
-def test_every_button_names_its_action_and_study() -> None:
+def test_every_button_names_its_action_and_study():
     entries = (StudySummary("one", "One", "succeeded"), StudySummary("two", "Two", "failed"))
     shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     labels = re.findall(r'aria-label="([^"]+)"', shown)
     assert len(labels) == len(set(labels)) == 10
 
 
-def test_a_card_is_a_link_to_the_tab_of_its_state() -> None:
+def test_a_card_is_a_link_to_the_tab_of_its_state():
     entries = (
         StudySummary("one", "One", "succeeded"),
         StudySummary("two", "Two", "failed"),
@@ -154,18 +149,15 @@ def test_a_card_is_a_link_to_the_tab_of_its_state() -> None:
     ]
 
 
-def test_a_score_is_neither_rounded_to_all_nor_to_none(home: Path) -> None:
+def test_a_score_is_neither_rounded_to_all_nor_to_none(home):
     found = summarize(finished_study(eval__primary_metric="exact_match")).conclusion
     assert found is not None
-    assert [score(replace(found, share=share)) for share in (0.001, 0.937, 0.999, 1.0)] == [
-        "1 % right",
-        "94 % right",
-        "99 % right",
-        "100 % right",
-    ]
+    assert [
+        score(replace(found, share=share)) for share in (0.001, 0.937, 0.999, 1.0)
+    ] == "1 % right | 94 % right | 99 % right | 100 % right".split(" | ")
 
 
-def test_the_first_visit_shows_an_introduction() -> None:
+def test_the_first_visit_shows_an_introduction():
     assert "<h2>" in welcome_view(True) and "<h2>" not in welcome_view(False)
     assert all("Open a finished example" in welcome_view(first) for first in (True, False))
 
@@ -181,11 +173,11 @@ def test_the_first_visit_shows_an_introduction() -> None:
         (86_400 * 70, "2 months ago"),
     ],
 )
-def test_ago(seconds: float, expected: str) -> None:
+def test_ago(seconds, expected):
     assert ago(seconds) == expected
 
 
-def test_a_study_opens_on_the_tab_of_its_state(screen: HomeScreen) -> None:
+def test_a_study_opens_on_the_tab_of_its_state(screen):
     new_study("fresh")
     running(with_data(new_study("busy")), "train-lora")
     finished_study("done")
@@ -201,9 +193,7 @@ def test_a_study_opens_on_the_tab_of_its_state(screen: HomeScreen) -> None:
     assert screen._opens("new", "") == (NEW_STUDY, "data")
 
 
-def test_rename_and_duplicate_ask_for_a_name_first(
-    screen: HomeScreen, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rename_and_duplicate_ask_for_a_name_first(screen, monkeypatch):
     reported: list[str] = []
     monkeypatch.setattr(home_module, "rerender_report", lambda study: reported.append(study.name))
     finished_study("one")
@@ -217,7 +207,7 @@ def test_rename_and_duplicate_ask_for_a_name_first(
     assert {study.name for study in Study.all()} == {"two", "two-2"} and reported == ["two"]
 
 
-def test_delete_and_restore(screen: HomeScreen) -> None:
+def test_delete_and_restore(screen):
     new_study("one")
     press(screen, "delete", "one")
     assert Study.all() == []
@@ -229,15 +219,13 @@ def test_delete_and_restore(screen: HomeScreen) -> None:
         press(screen, "delete", "../..")
 
 
-def test_one_button_opens_the_finished_example(screen: HomeScreen) -> None:
+def test_one_button_opens_the_finished_example(screen):
     assert [screen._opens("example", "") for _ in range(2)] == [("example", "chat")] * 2
     entry = summarize(Study.open("example"))
     assert entry.state == "succeeded" and entry.conclusion is not None
 
 
-def test_one_button_trains_the_data_of_the_example(
-    screen: HomeScreen, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_button_trains_the_data_of_the_example(screen, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr(home_module, "start_run", started.append)
     for expected in ("example-trained-here", "example-trained-here-2"):

@@ -1,7 +1,5 @@
 """Base models that try to exhaust memory: the preview shows an error and the memory of the page does not grow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -32,14 +30,12 @@ def seen(folder: Path, tmp_path: Path) -> str:
     ("changes", "message"),
     [({"template": LONG_STRING}, "chat template"), ({"normalizer": multiplying()}, "tokenizer")],
 )
-def test_the_memory_of_the_page_does_not_grow(
-    changes: dict[str, object], message: str, tmp_path: Path
-) -> None:
-    found = seen(hostile_base(tmp_path / "base", **changes), tmp_path)  # type: ignore[arg-type]
+def test_the_memory_of_the_page_does_not_grow(changes, message, tmp_path):
+    found = seen(hostile_base(tmp_path / "base", **changes), tmp_path)
     assert message in found and "Choose another base model" in found
     assert "Who rows 0?" in found, "the rows are still shown"
 
 
-def test_a_valid_model_is_shown_with_its_template(tmp_path: Path) -> None:
+def test_a_valid_model_is_shown_with_its_template(tmp_path):
     found = seen(hostile_base(tmp_path / "base", template=TEMPLATE), tmp_path)
     assert "&lt;|im_start|&gt;" in found and "Choose another" not in found

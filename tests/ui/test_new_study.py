@@ -1,7 +1,5 @@
 """A new study from a small FAQ spreadsheet: columns, other wordings, name and system prompt, without a browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_pairs
+from assistant_builder.data.wordings import Wording
 from assistant_builder.study import Study
 from assistant_builder.ui.data import new_study as module
 from assistant_builder.ui.data.columns import MAX_COLUMNS, choose_roles, column_note, shown_columns
@@ -58,12 +57,9 @@ def loaded(form: NewStudyForm, file: Path) -> dict[Any, Any]:
     return {**values, **form._load_file(values)}
 
 
-def test_columns_are_guessed_and_asked_about(form: NewStudyForm, file: Path) -> None:
+def test_columns_are_guessed_and_asked_about(form, file):
     shown, header = loaded(form, file), form.header
-    assert shown[form.mapping] == {
-        "question": "Kundenfrage / Wunsch",
-        "answer": "Unsere Antwort",
-    }
+    assert shown[form.mapping] == {"question": "Kundenfrage / Wunsch", "answer": "Unsere Antwort"}
     assert "40 of 40 rows can be used" in shown[form.upload.brief]
     assert shown[form.upload.name] == "Krumm & Linde"
     assert (
@@ -79,12 +75,12 @@ def test_columns_are_guessed_and_asked_about(form: NewStudyForm, file: Path) -> 
     assert "Which column is the question" in column_note(Inspection(None, ("a", "b")), 2)
 
 
-def test_every_event_sets_components_that_it_names(form: NewStudyForm, file: Path) -> None:
+def test_every_event_sets_components_that_it_names(form, file):
     shown = form._load_file({**values_of(form), form.upload.file: str(file)})
     assert shown.keys() <= set(form._outputs) and form._clear().keys() <= set(form._outputs)
 
 
-def test_a_role_belongs_to_one_column() -> None:
+def test_a_role_belongs_to_one_column():
     names = ("frage", "antwort", "notiz")
     for _ in range(2):  # a browser can send one choice twice
         mapping, cleared = choose_roles(names, names, ["question", "answer", "question"], 2)
@@ -93,24 +89,22 @@ def test_a_role_belongs_to_one_column() -> None:
     known = ("question", "answer", "group")
     assert choose_roles(known, known, ["question", "answer", ""], 2)[0] == {"group": ""}
     many = [f"c{n}" for n in range(20)]
-    assert (
-        "c19" in shown_columns(many, {"answer": "c19"})
-        and len(shown_columns(many, {})) == MAX_COLUMNS
-    )
+    assert "c19" in shown_columns(many, {"answer": "c19"})
+    assert len(shown_columns(many, {})) == MAX_COLUMNS
 
 
-def test_a_role_is_moved_to_another_column(form: NewStudyForm, file: Path) -> None:
+def test_a_role_is_moved_to_another_column(form, file):
     shown = loaded(form, file)
     chosen = ["question", "answer", "question", *[""] * (MAX_COLUMNS - 3)]
     values = {**shown, **dict(zip(form.header.roles, chosen, strict=True))}
     for _ in range(2):
-        moved = form._remap(values, SimpleNamespace(target=form.header.roles[2]))  # type: ignore[arg-type]
+        moved = form._remap(values, SimpleNamespace(target=form.header.roles[2]))
         assert moved[form.mapping] == {"question": "Sprache", "answer": "Unsere Antwort"}
         assert moved[form.header.roles[0]]["value"] == ""
         assert form.header.roles[2] not in moved
 
 
-def test_wordings_are_offered_looked_over_and_used(form: NewStudyForm, file: Path) -> None:
+def test_wordings_are_offered_looked_over_and_used(form, file):
     shown, extra = loaded(form, file), form.wordings
     assert "Each answer occurs once" in shown[form.once]
     assert "about ten questions" in shown[form.once]
@@ -132,11 +126,7 @@ def test_wordings_are_offered_looked_over_and_used(form: NewStudyForm, file: Pat
     assert undone[form.source] == str(file) and "40 of 40" in undone[form.upload.brief]
 
 
-def test_drafts_are_not_ticked(
-    form: NewStudyForm, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.data.wordings import Wording
-
+def test_drafts_are_not_ticked(form, file, monkeypatch):
     monkeypatch.setattr(
         "assistant_builder.ui.data.wordings.draft_wordings",
         lambda pairs, number, **options: [Wording(pairs[0].row, "Wie teuer?")],
@@ -165,12 +155,11 @@ def create(
     return made[picker], made[tabs], made[form.upload.message]
 
 
-def test_any_name_creates_a_study_and_leads_to_train(form: NewStudyForm, file: Path) -> None:
+def test_any_name_creates_a_study_and_leads_to_train(form, file):
     shown = loaded(form, file)
     made = create(form, "Krumm & Linde Bäckerei", None, shown)
-    assert made[0]["value"] == "krumm-linde-baeckerei" and made[0]["choices"][0][0].startswith(
-        "Krumm & Linde Bäckerei"
-    )
+    assert made[0]["value"] == "krumm-linde-baeckerei"
+    assert made[0]["choices"][0][0].startswith("Krumm & Linde Bäckerei")
     assert made[1].selected == "train" and made[2] == ""
     config = Study.open("krumm-linde-baeckerei").config
     assert config.title == "Krumm & Linde Bäckerei"
@@ -179,7 +168,7 @@ def test_any_name_creates_a_study_and_leads_to_train(form: NewStudyForm, file: P
     assert again[0]["value"] == "krumm-linde-baeckerei-2"
 
 
-def test_a_copy_for_a_new_study_keeps_the_settings(form: NewStudyForm, file: Path) -> None:
+def test_a_copy_for_a_new_study_keeps_the_settings(form, file):
     new_study(
         "old",
         file,
@@ -192,9 +181,8 @@ def test_a_copy_for_a_new_study_keeps_the_settings(form: NewStudyForm, file: Pat
     assert shown[picker] is None
     assert shown[form.base] == "old" and shown[form.upload.name] == "old-2"
     create(form, "old-2", "old", {**values_of(form), **shown})
-    assert (
-        Study.open("old-2").config.train.epochs == 7 and not Study.open("old-2").config.data.system
-    )
+    assert Study.open("old-2").config.train.epochs == 7
+    assert not Study.open("old-2").config.data.system
 
 
 @pytest.mark.parametrize(
@@ -216,23 +204,21 @@ def test_a_copy_for_a_new_study_keeps_the_settings(form: NewStudyForm, file: Pat
         ("", "", "", ""),
     ],
 )
-def test_the_system_prompt_follows_two_questions(
-    called: str, whom: str, before: str, after: str
-) -> None:
+def test_the_system_prompt_follows_two_questions(called, whom, before, after):
     assert system_prompt(called, whom, before) == after
 
 
-def test_three_rows_are_no_good_news(tmp_path: Path) -> None:
+def test_three_rows_are_no_good_news(tmp_path):
     path = tmp_path / "few.csv"
     path.write_text(
         "question,answer\nWho?,The clerk.\nWhere?,On the pier.\nWhen?,At half past nine.\n"
     )
-    record: Callable[..., Any] = inspect_file(path, {}).findings.to_record  # type: ignore[union-attr]
+    record: Callable[..., Any] = inspect_file(path, {}).findings.to_record
     said = brief_view(record())
     assert "3 of 3 rows" in said and "ab-warn" in said and "too few for a useful assistant" in said
 
 
-def test_documents_reach_the_page(form: NewStudyForm, tmp_path: Path) -> None:
+def test_documents_reach_the_page(form, tmp_path):
     path = tmp_path / "faq.pdf"
     path.write_bytes(b"%PDF-1.7")
     assert ".pdf" in module.FILE_TYPES and ".docx" in module.FILE_TYPES

@@ -1,7 +1,5 @@
 """Requests for unknown events or with unexpected values: the response is 4xx and the page keeps working."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator
@@ -43,14 +41,12 @@ def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
 @pytest.mark.long
 @pytest.mark.parametrize("path", [PREDICT, JOIN])
 @pytest.mark.parametrize("number", [-1, 99_999, 10**30, None, "0", 1.0, True, [], {}, "\ud800"])
-def test_an_event_that_does_not_exist_is_not_found(
-    inside: httpx.Client, path: str, number: Any
-) -> None:
+def test_an_event_that_does_not_exist_is_not_found(inside, path, number):
     answer = send(inside, path, {"data": [], "fn_index": number, "session_hash": "odd"})
     assert 400 <= answer.status_code < 500, answer.text
 
 
-def test_a_javascript_only_event_is_not_found(inside: httpx.Client) -> None:
+def test_a_javascript_only_event_is_not_found(inside):
     javascript_only = [
         event for event in inside.get("/config").json()["dependencies"] if not event["backend_fn"]
     ]
@@ -84,12 +80,12 @@ def test_a_javascript_only_event_is_not_found(inside: httpx.Client) -> None:
         '{"session_hash": "' + "x" * 5000 + '", "data": [], "fn_index": 0, "event_id": "a"}',
     ],
 )
-def test_unexpected_bodies_are_refused(inside: httpx.Client, path: str, body: str) -> None:
+def test_unexpected_bodies_are_refused(inside, path, body):
     answer = send(inside, path, body)
     assert 400 <= answer.status_code < 500, answer.text
 
 
-def test_too_few_values_are_refused(inside: httpx.Client) -> None:
+def test_too_few_values_are_refused(inside):
     for event in events(inside):
         if event["inputs"]:
             for path in (PREDICT, JOIN):
@@ -102,7 +98,7 @@ def test_too_few_values_are_refused(inside: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
-def test_unexpected_values_cause_no_server_error(inside: httpx.Client, value: Any) -> None:
+def test_unexpected_values_cause_no_server_error(inside, value):
     direct = [event for event in events(inside) if event["queue"] is False]
     assert direct
     for event in direct:
@@ -154,9 +150,7 @@ def tracebacks(site: App) -> int:
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(5, marks=pytest.mark.long)])
-def test_no_event_fails_at_values_of_a_wrong_type(
-    site: App, inside: httpx.Client, count: int
-) -> None:
+def test_no_event_fails_at_values_of_a_wrong_type(site, inside, count):
     before, failed, wrong = tracebacks(site), {}, (None, "x", 5, [], {"a": 1})
     for number, event in enumerate(events(inside)):
         some = [wrong[(number + further) % len(wrong)] for further in range(count)]
@@ -167,9 +161,7 @@ def test_no_event_fails_at_values_of_a_wrong_type(
 
 
 @pytest.mark.long
-def test_no_event_fails_at_one_wrong_value_among_right_ones(
-    site: App, inside: httpx.Client
-) -> None:
+def test_no_event_fails_at_one_wrong_value_among_right_ones(site, inside):
     before, failed = tracebacks(site), {}
     shown = {
         part["id"]: part["props"].get("value")
@@ -186,16 +178,15 @@ def test_no_event_fails_at_one_wrong_value_among_right_ones(
             {"data": right, "event_data": data}
             for data in (None, 5, {}, {"turn": "x", "action": {}})
         ]
-        some = random.Random(event["api_name"]).sample(
-            odd, min(3, len(odd))
-        )  # all of them take a quarter of an hour
+        # all of them take a quarter of an hour
+        some = random.Random(event["api_name"]).sample(odd, min(3, len(odd)))
         failed[event["api_name"]] = attack(inside, event, some)
     assert {name: texts for name, texts in failed.items() if texts} == {}
     assert tracebacks(site) == before
 
 
 @pytest.mark.parametrize("versions", ["[", "null", "[]", "7", '{"parts": 3}', "{}", "[" * 100_000])
-def test_invalid_versions_redraw_the_page(inside: httpx.Client, versions: str) -> None:
+def test_invalid_versions_redraw_the_page(inside, versions):
     follow = next(event for event in events(inside) if event["api_name"] == "follow")
     body = {"data": [None, versions], "fn_index": follow["id"], "session_hash": "odd"}
     answer = send(inside, PREDICT, body)
@@ -205,7 +196,7 @@ def test_invalid_versions_redraw_the_page(inside: httpx.Client, versions: str) -
 @pytest.mark.parametrize(
     "study", ["\ud800", "%ED%A0%80", "..%2F..", "%00", "x" * 5000, "no-such", "a&study=b"]
 )
-def test_polling_with_unexpected_names(inside: httpx.Client, study: str) -> None:
+def test_polling_with_unexpected_names(inside, study):
     query = (
         study.encode("utf-8", errors="surrogatepass").decode("latin-1")
         if study == "\ud800"
@@ -214,9 +205,7 @@ def test_polling_with_unexpected_names(inside: httpx.Client, study: str) -> None
     assert inside.get(f"/pulse?study={query}").status_code < 500
 
 
-def test_a_stream_of_an_unknown_window_ends_without_a_traceback(
-    site: App, inside: httpx.Client
-) -> None:
+def test_a_stream_of_an_unknown_window_ends_without_a_traceback(site, inside):
     before = site.log.read_text(encoding="utf-8").count("Traceback")
     answer = inside.get("/gradio_api/queue/data", params={"session_hash": "unknown"})
     assert answer.status_code == 200 and '"session_not_found": true' in answer.text

@@ -1,9 +1,6 @@
 """The Plan tab: the plan of a study on several machines as chart, tables, text and HTML file."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
 
 import pytest
 
@@ -55,14 +52,14 @@ def test_the_layer_table_contains_all_parameters():
     assert len(rows) < 20
 
 
-def test_the_file_is_self_contained(tmp_path: Path):
+def test_the_file_is_self_contained(tmp_path):
     write_plan_file(plan_for("llama-3.3-70b-instruct", "A100 80 GB"), tmp_path / "plan.html")
     page = (tmp_path / "plan.html").read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page and "model.layers.*.mlp.down_proj" in page
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="http', page)
 
 
-def test_a_hostile_model_name_is_shown_as_text(tmp_path: Path):
+def test_a_hostile_model_name_is_shown_as_text(tmp_path):
     plan = plan_for("qwen3-0.6b")
     hostile = Plan(
         "<img src=x onerror=alert(1)>",
@@ -89,13 +86,13 @@ def test_the_panel_warns_of_embeddings_that_dominate():
     assert "embeddings, which" not in plan_panel(plan_for("llama-3.1-8b-instruct"))
 
 
-def test_a_study_is_planned_from_its_own_data(home: Path):
+def test_a_study_is_planned_from_its_own_data(home):
     plan = study_plan(with_data(new_study()))
     assert not plan.lengths.assumed and 10 < plan.pairs < 200
     assert plan.machine.is_local
 
 
-def test_after_five_steps_the_measured_speed_is_used(home: Path):
+def test_after_five_steps_the_measured_speed_is_used(home):
     study = with_data(new_study())
     for step in range(1, 8):
         append_jsonl(
@@ -117,7 +114,7 @@ def test_after_five_steps_the_measured_speed_is_used(home: Path):
     assert study_plan(study, "L4 24 GB").measured == {}, "another machine has its own speed"
 
 
-def test_inputs_of_the_user_take_precedence(home: Path):
+def test_inputs_of_the_user_take_precedence(home):
     study = new_study()
     plan = study_plan(study, "A100 80 GB", "40GB", "3.5", "10,000")
     assert (plan.memory_bytes, plan.price_per_hour(), plan.pairs) == (40_000_000_000, 3.5, 10_000)
@@ -127,12 +124,12 @@ def test_inputs_of_the_user_take_precedence(home: Path):
 @pytest.mark.parametrize(
     ("field", "text"), [("memory", "lots"), ("price", "cheap"), ("pairs", "many")]
 )
-def test_an_invalid_input_is_refused(home: Path, field: str, text: str):
+def test_an_invalid_input_is_refused(home, field, text):
     with pytest.raises(ConfigError, match=text):
         study_plan(new_study(), **{field: text})
 
 
-def test_the_tab_draws_a_study_and_shows_errors(home: Path):
+def test_the_tab_draws_a_study_and_shows_errors(home):
     new_study("library")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")
@@ -144,7 +141,7 @@ def test_the_tab_draws_a_study_and_shows_errors(home: Path):
     assert refused[tab.chart]["visible"] is False
 
 
-def test_the_tab_reports_an_unknown_model(home: Path):
+def test_the_tab_reports_an_unknown_model(home):
     new_study("library", model__base="qwen9-1b")
     tab = inside_blocks(PlanTab)
     section = next(section for section in tab.sections() if section.key == "plan")

@@ -1,7 +1,5 @@
 """Polling: the version of the page changes exactly when something must be redrawn."""
 
-from __future__ import annotations
-
 import json
 
 from starlette.requests import Request
@@ -21,7 +19,7 @@ def drawn(name: str | None) -> str:
     return str(json.loads(refresh(SECTIONS, name, "")[0])["whole"])
 
 
-def test_the_polled_version_is_the_drawn_one_until_the_study_changes() -> None:
+def test_the_polled_version_is_the_drawn_one_until_the_study_changes():
     study = new_study("rivers")
     before = polled("study=rivers")
     assert before == drawn("rivers") and len(before) < 20
@@ -30,7 +28,7 @@ def test_the_polled_version_is_the_drawn_one_until_the_study_changes() -> None:
     assert polled("study=rivers") == drawn("rivers")
 
 
-def test_home_new_missing_and_equal_studies_have_different_versions() -> None:
+def test_home_new_missing_and_equal_studies_have_different_versions():
     for name in ("rivers", "lakes"):
         new_study(name)
     pulses = {
@@ -44,11 +42,11 @@ def test_home_new_missing_and_equal_studies_have_different_versions() -> None:
     assert polled() == drawn(None) and polled("study=missing") == drawn("missing")
 
 
-def test_an_invalid_name_is_treated_like_a_missing_study() -> None:
+def test_an_invalid_name_is_treated_like_a_missing_study():
     assert len(polled("study=..%2F..%2Fetc")) == len(polled("study=%00")) == len(polled())
 
 
-def test_the_version_of_a_damaged_study_changes_when_it_is_repaired() -> None:
+def test_the_version_of_a_damaged_study_changes_when_it_is_repaired():
     study = new_study("rivers")
     valid = (study.folder / "study.yaml").read_text("utf-8")
     (study.folder / "study.yaml").write_text("{", "utf-8")

@@ -1,7 +1,5 @@
 """The Report tab: making the report again, and what is said while it is made."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +33,7 @@ def done_but_report(study: Study) -> Study:
     return study
 
 
-def test_what_happens_to_the_report_is_said(study: Study) -> None:
+def test_what_happens_to_the_report_is_said(study):
     assert report_state(take_snapshot(study)) == ""
     running(study, "report")
     assert "is being written" in report_state(take_snapshot(study))
@@ -53,7 +51,7 @@ def test_what_happens_to_the_report_is_said(study: Study) -> None:
     assert "earlier evaluation" in report_state(take_snapshot(study))
 
 
-def test_every_section_sets_all_its_components(study: Study) -> None:
+def test_every_section_sets_all_its_components(study):
     tab = inside_blocks(ReportTab)
     fresh = with_data(new_study("fresh"))
     for name in (None, "nowhere", fresh.name, study.name):

@@ -1,7 +1,5 @@
 """The server over HTTP: login, routes, files, uploads, start and shutdown."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -28,9 +26,8 @@ ADDRESS = "/gradio_api/file="
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     limits = {"ASSISTANT_BUILDER_MAX_UPLOAD": "200kB", "ASSISTANT_BUILDER_MAX_UPLOADS": "30"}
     folder = tmp_path_factory.mktemp("server")
-    (folder / "secret.txt").write_text(
-        "not for the page", encoding="utf-8"
-    )  # in the working folder of the server
+    # in the working folder of the server
+    (folder / "secret.txt").write_text("not for the page", encoding="utf-8")
     site = start_app(folder, "--auth", USER, ASSISTANT_BUILDER_PASSWORD=PASSWORD, **limits)
     yield site
     site.process.send_signal(signal.SIGINT)
@@ -47,16 +44,13 @@ def upload(client: httpx.Client, *files: tuple[str, bytes], **options: Any) -> h
     return client.post("/gradio_api/upload", files=[("files", file) for file in files], **options)
 
 
-def test_every_route_needs_a_login(site: App) -> None:
+def test_every_route_needs_a_login(site):
     with site.client() as client:
-        for path in (
-            "/config",
-            "/gradio_api/info",
-            "/assets/x.js",
-            "/theme.css",
-            "/gradio_api/startup-events",
-            "/gradio_api/heartbeat/x",
-            "/gradio_api/queue/data?session_hash=x",
+        for path in tuple(
+            """
+            /config /gradio_api/info /assets/x.js /theme.css /gradio_api/startup-events
+            /gradio_api/heartbeat/x /gradio_api/queue/data?session_hash=x
+        """.split()
         ):
             assert client.get(path).status_code == 401, path
         assert upload(client, ("a.csv", b"a")).status_code == 401
@@ -64,58 +58,41 @@ def test_every_route_needs_a_login(site: App) -> None:
         assert client.get("/", headers=HTML).headers["location"] == "/login"
 
 
-def test_the_page_and_its_security_headers(inside: httpx.Client) -> None:
+def test_the_page_and_its_security_headers(inside):
     page = inside.get("/", headers=HTML)
-    assert (
-        page.status_code == 200
-        and "window.gradio_config" in page.text
-        and "ab-session" in page.text
-    )
+    assert page.status_code == 200
+    assert "window.gradio_config" in page.text
+    assert "ab-session" in page.text
     assert page.text.index("requestFrame") < page.text.index("window.gradio_config"), (
         "before all scripts of gradio"
     )
     assert int(page.headers["content-length"]) == len(page.content)
     policy = page.headers["content-security-policy"]
     assert "frame-ancestors 'none'" in policy and "http" not in policy and "*" not in policy
-    assert (
-        page.headers["x-content-type-options"] == "nosniff"
-        and page.headers["cache-control"] == "no-store"
-    )
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["cache-control"] == "no-store"
     assert page.headers["referrer-policy"] == "same-origin" and "server" not in page.headers
     assert inside.get("/config").json()["username"] == "ann"
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "/monitoring",
-        "/monitoring/summary",
-        "/gradio_api/proxy=https://x.hf.space/",
-        "/gradio_api/vibe-code",
-        "/gradio_api/file=http://127.0.0.1:1/",
-        "/gradio_api/token",
-        "/gradio_api/deep_link?session_hash=x",
-        "/docs",
-        "/gradio_api/dev/reload",
-        "/gradio_api/runs",
-        "/openapi.json",
-        "/gradio_api/openapi.json",
-        "/gradio_api/mcp",
-        "/gradio_api/startup-events",
-        "/gradio_api/custom_component/a/client/b/c",
-        "/pwa_icon",
-        "/redoc",
-        "/gradio_api/run-history/records",
-        "/gradio_api/call/x",
-        "/gradio_api/stream/a/b/1/playlist-file",
-    ],
+    """
+        /monitoring /monitoring/summary /gradio_api/proxy=https://x.hf.space/
+        /gradio_api/vibe-code /gradio_api/file=http://127.0.0.1:1/ /gradio_api/token
+        /gradio_api/deep_link?session_hash=x /docs /gradio_api/dev/reload /gradio_api/runs
+        /openapi.json /gradio_api/openapi.json /gradio_api/mcp /gradio_api/startup-events
+        /gradio_api/custom_component/a/client/b/c /pwa_icon /redoc
+        /gradio_api/run-history/records /gradio_api/call/x
+        /gradio_api/stream/a/b/1/playlist-file
+    """.split(),
 )
-def test_unused_routes_are_not_found(inside: httpx.Client, path: str) -> None:
+def test_unused_routes_are_not_found(inside, path):
     assert inside.get(path).status_code == 404
     assert inside.post(path, json={}).status_code == 404
 
 
-def test_no_other_file_of_the_machine_is_served(inside: httpx.Client, site: App) -> None:
+def test_no_other_file_of_the_machine_is_served(inside, site):
     mine = upload(inside, ("mine.csv", b"question,answer\n")).json()[0]
     assert inside.get(ADDRESS + mine).text == "question,answer\n"
     folder = site.folder() / "files"
@@ -162,7 +139,7 @@ def test_no_other_file_of_the_machine_is_served(inside: httpx.Client, site: App)
                 ), written
 
 
-def test_a_file_named_in_a_value_is_not_copied(inside: httpx.Client, site: App) -> None:
+def test_a_file_named_in_a_value_is_not_copied(inside, site):
     """Gradio would copy a file that an output names from the working folder or the temporary folder."""
     config = inside.get("/config").json()
     named = {"path": str(site.log.parent / "secret.txt"), "meta": {"_type": "gradio.FileData"}}
@@ -179,9 +156,7 @@ def test_a_file_named_in_a_value_is_not_copied(inside: httpx.Client, site: App) 
             assert answer.status_code == 403 and "not uploaded here" in answer.text
 
 
-def test_upload_paths_are_unguessable_and_inside_the_folder(
-    inside: httpx.Client, site: App
-) -> None:
+def test_upload_paths_are_unguessable_and_inside_the_folder(inside, site):
     names = [
         "a.csv",
         "../../b.csv",
@@ -213,7 +188,7 @@ def kept(site: App) -> set[str]:
     }
 
 
-def test_refused_uploads_leave_no_file(inside: httpx.Client, site: App) -> None:
+def test_refused_uploads_leave_no_file(inside, site):
     before = kept(site)
     large = upload(inside, ("large.csv", b"x" * 300_000))
     assert large.status_code == 413 and "larger than 200 kB" in large.text
@@ -264,7 +239,7 @@ def _break_off(client: httpx.Client, site: App) -> None:
             time.sleep(0.05)
 
 
-def test_the_number_of_stored_uploads_is_limited(inside: httpx.Client, site: App) -> None:
+def test_the_number_of_stored_uploads_is_limited(inside, site):
     answers = [upload(inside, (f"{number}.csv", b"x")) for number in range(31)]
     full = [answer for answer in answers if answer.status_code != 200]
     assert full and {answer.status_code for answer in full} == {507} and "Try again" in full[0].text
@@ -277,7 +252,7 @@ def test_the_number_of_stored_uploads_is_limited(inside: httpx.Client, site: App
         os.utime(folder, (time.time() - 7200,) * 2) if folder.exists() else None
 
 
-def test_streams_end_with_the_session(site: App) -> None:
+def test_streams_end_with_the_session(site):
     with site.logged_in() as client, site.client() as other:
         other.cookies = client.cookies
         with client.stream("GET", "/gradio_api/heartbeat/x") as heart:
@@ -288,7 +263,7 @@ def test_streams_end_with_the_session(site: App) -> None:
             assert "".join(news) == "" and time.monotonic() - began < 10
 
 
-def test_the_password_is_not_stored_or_logged(site: App) -> None:
+def test_the_password_is_not_stored_or_logged(site):
     with site.client() as client:
         client.post("/login", data={"username": PASSWORD, "password": "canary-typed"})
         client.get(f"/?password={PASSWORD}")
@@ -300,7 +275,7 @@ def test_the_password_is_not_stored_or_logged(site: App) -> None:
         assert not path.is_file() or b"canary" not in path.read_bytes(), path
 
 
-def test_it_listens_on_localhost_only(site: App) -> None:
+def test_it_listens_on_localhost_only(site):
     port = int(site.url.rpartition(":")[2])
     found = psutil.Process(site.process.pid).net_connections()
     assert [tuple(entry.laddr) for entry in found if entry.status == "LISTEN"] == [
@@ -335,24 +310,23 @@ def run_app(folder: Path, *words: str, **environment: str) -> subprocess.Complet
         (["--host", "no-such-host.invalid", "--auth", "ann"], "not an address of this machine"),
     ],
 )
-def test_a_refused_start_prints_one_line(tmp_path: Path, words: list[str], message: str) -> None:
+def test_a_refused_start_prints_one_line(tmp_path, words, message):
     given = {"ASSISTANT_BUILDER_PASSWORD": "x"} if "no-such-host.invalid" in words else {}
     done = run_app(tmp_path, "--port", "0", *words, **given)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_port_in_use_is_reported(site: App, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(site, tmp_path):
     port = site.url.rpartition(":")[2]
     done = run_app(tmp_path, "--port", port)
-    assert (
-        done.returncode == 1
-        and f"port {port} is in use" in done.stderr
-        and "Traceback" not in done.stderr
-    )
+    assert done.returncode == 1
+    assert f"port {port} is in use" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_it_stops_cleanly_with_streams_open(tmp_path):
     site = start_app(tmp_path)
     with site.client() as client:
         client.get(site.start_url)
@@ -365,9 +339,7 @@ def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_folder_of_a_killed_server_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_a_killed_server_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
         "import os, sys\nfrom assistant_builder.ui.uploads import server_folder\n"

@@ -3,8 +3,6 @@
 Users share the studies, but each login has its own windows and uploads.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re
@@ -44,7 +42,7 @@ def demo() -> gr.Blocks:
     return inside_blocks(build)
 
 
-def test_the_state_of_a_window_does_not_grow_with_its_events(demo: gr.Blocks) -> None:
+def test_the_state_of_a_window_does_not_grow_with_its_events(demo):
     (function,) = demo.fns
     counts = []
 
@@ -70,7 +68,7 @@ def test_the_state_of_a_window_does_not_grow_with_its_events(demo: gr.Blocks) ->
     )
 
 
-def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> None:
+def test_old_closed_windows_are_deleted_and_open_ones_kept(demo):
     windows = BoundedStateHolder()
     windows.set_blocks(demo)
     for number in range(3 * MAX_CLOSED_WINDOWS):
@@ -85,37 +83,28 @@ def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> N
 
 
 PRIVATE_PARTS = {
-    "gradio.Blocks": (
-        "fns",
-        "state_holder",
-        "has_launched",
-        "is_running",
-        "upload_file_set",
-        "process_api",
-        "preprocess_data",
-        "call_function",
+    "gradio.Blocks": tuple(
+        """
+        fns state_holder has_launched is_running upload_file_set process_api preprocess_data
+        call_function
+    """.split()
     ),
-    "gradio.queueing.Queue": (
-        "pending_event_ids_session",
-        "pending_messages_per_session",
-        "close",
-        "sleep_when_free",
-        "progress_update_sleep_when_free",
+    "gradio.queueing.Queue": tuple(
+        """
+        pending_event_ids_session pending_messages_per_session close sleep_when_free
+        progress_update_sleep_when_free
+    """.split()
     ),
     "gradio.routes.App": ("state_holder", "stop_event"),
-    "gradio.state_holder.StateHolder": (
-        "blocks",
-        "session_data",
-        "time_last_used",
-        "lock",
-        "update",
+    "gradio.state_holder.StateHolder": tuple(
+        "blocks session_data time_last_used lock update".split()
     ),
     "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),
 }
 """Class of gradio → attributes that ``ui/gradio_internals.py`` uses without a promise of gradio."""
 
 
-def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
+def test_gradio_still_has_the_private_parts_in_use(demo):
     async def mounted() -> dict[str, Any]:
         outer = FastAPI()
         gr.mount_gradio_app(outer, demo.queue(), path="/")
@@ -147,7 +136,7 @@ def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
             )
 
 
-def test_no_other_module_of_the_page_uses_private_parts() -> None:
+def test_no_other_module_of_the_page_uses_private_parts():
     folder = Path(gradio_internals.__file__).parent
     private = re.compile(r"(?<!self)(?<!cls)(?<!super\(\))\._(?!_|replace\b)[a-z]\w*")
     uses = [
@@ -199,9 +188,7 @@ def join(client: httpx.Client, window: str) -> httpx.Response:
     return client.post("/gradio_api/queue/join", json=body)
 
 
-def test_a_window_answers_only_the_login_that_opened_it(
-    people: tuple[httpx.Client, httpx.Client],
-) -> None:
+def test_a_window_answers_only_the_login_that_opened_it(people):
     one, other = people
     assert follow(one, WINDOW).status_code == 200
     joined = join(one, WINDOW)
@@ -230,16 +217,14 @@ def test_a_window_answers_only_the_login_that_opened_it(
     assert follow(one, WINDOW).status_code == 200
 
 
-def test_a_reload_opens_a_new_window_and_the_old_one_remains(
-    people: tuple[httpx.Client, httpx.Client],
-) -> None:
+def test_a_reload_opens_a_new_window_and_the_old_one_remains(people):
     one, other = people
     assert one.get("/", headers={"accept": "text/html"}).status_code == 200
     assert follow(one, "before").status_code == follow(one, "after").status_code == 200
     assert follow(one, "before").status_code == 200 and follow(other, "own").status_code == 200
 
 
-def test_a_window_is_not_available_to_the_next_login(site: ServedApp) -> None:
+def test_a_window_is_not_available_to_the_next_login(site):
     with site.logged_in() as client:
         assert follow(client, "evening").status_code == 200
         client.post("/logout")
@@ -248,7 +233,7 @@ def test_a_window_is_not_available_to_the_next_login(site: ServedApp) -> None:
         assert follow(later, "evening").status_code == 403
 
 
-def test_an_upload_belongs_to_its_login(people: tuple[httpx.Client, httpx.Client]) -> None:
+def test_an_upload_belongs_to_its_login(people):
     one, other = people
     place = upload(one, params={"upload_id": "progress"})
     assert one.get(FILE + place).text == "question,answer\na,b\n"
@@ -276,9 +261,7 @@ def test_an_upload_belongs_to_its_login(people: tuple[httpx.Client, httpx.Client
     assert one.get(FILE + place).status_code == 200
 
 
-def test_downloads_and_studies_are_shared(
-    site: ServedApp, people: tuple[httpx.Client, httpx.Client]
-) -> None:
+def test_downloads_and_studies_are_shared(site, people):
     one, other = people
     offered = site.folder() / "files" / "0a1b2c" / "report.html"
     offered.parent.mkdir()
@@ -292,7 +275,7 @@ def test_downloads_and_studies_are_shared(
 
 
 @pytest.mark.long
-def test_without_a_password_nothing_has_an_owner(tmp_path: Path) -> None:
+def test_without_a_password_nothing_has_an_owner(tmp_path):
     app = start_app(tmp_path, "--without-password")
     try:
         with app.client() as one, app.client() as other:

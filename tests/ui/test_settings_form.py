@@ -1,7 +1,5 @@
 """Settings on the page: every field of the config has a component, and every value survives the round trip."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -71,7 +69,7 @@ def changed_config() -> StudyConfig:
     return StudyConfig.model_validate(tree)
 
 
-def test_every_option_of_the_config_is_described() -> None:
+def test_every_option_of_the_config_is_described():
     options = study_options()
     assert set(options) == set(option_fields()) - HIDDEN_KEYS
     for option in options.values():
@@ -79,7 +77,7 @@ def test_every_option_of_the_config_is_described() -> None:
         assert option.kind not in ("choice", "choices") or option.choices
 
 
-def test_every_option_of_the_config_is_on_the_page() -> None:
+def test_every_option_of_the_config_is_on_the_page():
     train, data = inside_blocks(lambda: (TrainTab(), DataTab()))
     shown = set(train.form.components)
     assert shown == set(study_options()) - {"name", "title", *FIXED_KEYS}
@@ -91,7 +89,7 @@ def test_every_option_of_the_config_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("config", [StudyConfig(), changed_config()], ids=["defaults", "changed"])
-def test_every_value_survives_the_form(config: StudyConfig) -> None:
+def test_every_value_survives_the_form(config):
     shown = {
         key: option.to_widget(get_value(config, key)) for key, option in study_options().items()
     }
@@ -100,7 +98,7 @@ def test_every_value_survives_the_form(config: StudyConfig) -> None:
 
 
 @pytest.mark.parametrize("config", [StudyConfig(), changed_config()], ids=["defaults", "changed"])
-def test_every_value_survives_gradio(config: StudyConfig) -> None:
+def test_every_value_survives_gradio(config):
     form = OptionForm({"model.base": [("Small", "smollm2-135m-instruct")]})
     inside_blocks(lambda: form.show(study_options()))
     values = form.values(config)
@@ -108,7 +106,7 @@ def test_every_value_survives_gradio(config: StudyConfig) -> None:
     assert form.read(sent, StudyConfig()) == config
 
 
-def test_components_start_at_the_defaults_of_the_config() -> None:
+def test_components_start_at_the_defaults_of_the_config():
     options = study_options()
     shown = inside_blocks(lambda: {key: make_component(option) for key, option in options.items()})
     for key, option in options.items():
@@ -116,7 +114,7 @@ def test_components_start_at_the_defaults_of_the_config() -> None:
         assert shown[key].label == option.title
 
 
-def test_all_problems_are_reported_together() -> None:
+def test_all_problems_are_reported_together():
     shown = {
         "train.rank": 0,
         "train.epochs": None,
@@ -128,14 +126,14 @@ def test_all_problems_are_reported_together() -> None:
     assert all(key in str(caught.value.what) for key in shown)
 
 
-def test_a_whole_float_is_accepted_as_an_integer() -> None:
+def test_a_whole_float_is_accepted_as_an_integer():
     assert read_form({"train.rank": 8.0, "data.max_train": "50"}, StudyConfig()).train.rank == 8
     with pytest.raises(ConfigError, match="max_train"):
         read_form({"data.max_train": "many"}, StudyConfig())
 
 
 @pytest.mark.parametrize("key", ["train.max_length", "eval.max_new_tokens"])
-def test_a_limit_is_a_number_or_follows_the_data(key: str) -> None:
+def test_a_limit_is_a_number_or_follows_the_data(key):
     config, option = StudyConfig(), study_options()[key]
     assert get_value(config, key) == option.to_widget("auto") == "auto" and "auto: " in option.help
     for shown, value in (
@@ -157,13 +155,13 @@ def test_a_limit_is_a_number_or_follows_the_data(key: str) -> None:
         assert str(refused.value).count(key) == 1
 
 
-def test_unchanged_values_are_kept() -> None:
+def test_unchanged_values_are_kept():
     config = StudyConfig().with_changes({"data.system": "''"})
     assert config.data.system is not None
     assert read_form({"data.system": ""}, config).data.system == config.data.system
 
 
-def test_presets_have_labels_and_every_value_is_shown() -> None:
+def test_presets_have_labels_and_every_value_is_shown():
     for name, values in PRESETS.items():
         assert dict(zip(preset_keys(), preset_values(name), strict=True)) == values
         config = StudyConfig().with_changes({"train.preset": name})
@@ -171,10 +169,8 @@ def test_presets_have_labels_and_every_value_is_shown() -> None:
         assert len(rows) == len(values)
         for key, row in zip(values, rows, strict=True):
             option = study_options()[f"train.{key}"]
-            assert (
-                escape(option.title) in row
-                and escape(option_fields()[f"train.{key}"][0].description) in row
-            )
+            assert escape(option.title) in row
+            assert escape(option_fields()[f"train.{key}"][0].description) in row
             cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
             assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
     assert set(PRESET_LABELS) == set(study_options()["train.preset"].choices)
@@ -183,7 +179,7 @@ def test_presets_have_labels_and_every_value_is_shown() -> None:
     assert all(isinstance(update, dict) for update in preset_values("custom"))
 
 
-def test_a_value_that_differs_from_its_preset_is_highlighted() -> None:
+def test_a_value_that_differs_from_its_preset_is_highlighted():
     table = preset_table(StudyConfig().with_changes({"train.preset": "quick", "train.rank": 12}))
     assert re.findall(r"<em[^>]*>(.*?)</em>", table) == ["12"]
     assert "<em" not in preset_table(
@@ -191,7 +187,7 @@ def test_a_value_that_differs_from_its_preset_is_highlighted() -> None:
     )
 
 
-def test_bounds_are_described_in_words() -> None:
+def test_bounds_are_described_in_words():
     fields = {key: field for key, (field, _) in option_fields().items()}
     assert bounds_text(fields["data.heldout_fraction"]) == "above 0, below 0.9"
     assert bounds_text(fields["train.rank"]) == "at least 1, at most 1024"
@@ -199,12 +195,12 @@ def test_bounds_are_described_in_words() -> None:
     assert "Above 0, below 0.9." in study_options()["data.heldout_fraction"].help
 
 
-def test_the_step_of_a_number_depends_on_its_default() -> None:
+def test_the_step_of_a_number_depends_on_its_default():
     options = study_options()
     assert number_step(options["train.learning_rate"]) == pytest.approx(1e-4)
     assert number_step(options["train.weight_decay"]) == 0.01
     assert number_step(options["train.rank"]) == 1
 
 
-def test_flat_names_every_option() -> None:
+def test_flat_names_every_option():
     assert list(flat(StudyConfig())) == list(study_options())

@@ -1,13 +1,12 @@
 """The page of a study that trains one arm: every tab, without the other arm."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import (
     Answer,
     Conversation,
@@ -21,11 +20,7 @@ from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.chat.view import PaneState, pane
 from assistant_builder.ui.evaluate.item_filters import comparable_studies, shared_items, study_items
 from assistant_builder.ui.evaluate.tab import EvaluateTab
-from assistant_builder.ui.evaluate.view import (
-    evaluation_state,
-    results_frame,
-    verdict_picture,
-)
+from assistant_builder.ui.evaluate.view import evaluation_state, results_frame, verdict_picture
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.view import summarize
 from assistant_builder.ui.plan.tab import study_plan
@@ -36,13 +31,7 @@ from assistant_builder.ui.train.preflight import preflight_card, run_preflight
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import run_panel
 from evals.study_compare import compare_studies
-from tests.synthetic_study import (
-    LARGE,
-    finished_study,
-    new_study,
-    with_data,
-    with_metrics,
-)
+from tests.synthetic_study import LARGE, finished_study, new_study, with_data, with_metrics
 from tests.typed_report import as_report
 from tests.ui.blocks import inside_blocks
 
@@ -58,7 +47,7 @@ def alone() -> Study:
     return finished_study("alone", LARGE, arms=["qlora"])
 
 
-def test_strip_and_training_show_the_one_arm(alone: Study) -> None:
+def test_strip_and_training_show_the_one_arm(alone):
     seen = take_snapshot(alone)
     assert list(seen.arms) == ["qlora"] and seen.trained and all_trained(alone)
     for shown in (study_strip(seen), run_panel(seen, "")):
@@ -67,17 +56,15 @@ def test_strip_and_training_show_the_one_arm(alone: Study) -> None:
     assert "ab-arm-qlora" in run_panel(take_snapshot(half), "") and not take_snapshot(half).trained
 
 
-def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
+def test_before_a_start_it_is_planned_and_described_by_the_one_arm():
     study = new_study("fresh", arms=["qlora"])
     seen = run_preflight(study, study.config)
     assert seen.plan is not None and seen.needed_bytes == seen.plan.qlora.expected_bytes
     assert seen.training_seconds == seen.plan.qlora.seconds
     card = preflight_card(seen)
-    assert (
-        "in one training run" in card
-        and "so nothing is compared" in card
-        and "last run" not in card
-    )
+    assert "in one training run" in card
+    assert "so nothing is compared" in card
+    assert "last run" not in card
     assert "The Q4_0 file of the last run answers worse" in preflight_card(
         replace(seen, losing="Q4_0")
     )
@@ -87,7 +74,7 @@ def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
     assert tab.settings.form.components["arms"].value == ["lora", "qlora"]
 
 
-def test_evaluate_shows_what_tuning_changed(alone: Study) -> None:
+def test_evaluate_shows_what_tuning_changed(alone):
     seen = take_snapshot(alone)
     report = seen.report
     assert report is not None
@@ -101,12 +88,12 @@ def test_evaluate_shows_what_tuning_changed(alone: Study) -> None:
     assert "ab-intervals" not in shown["evaluate-conclusion"][3]
 
 
-def test_answers_are_read_beside_those_of_the_untuned_base(alone: Study) -> None:
+def test_answers_are_read_beside_those_of_the_untuned_base(alone):
     items = study_items(alone)
     assert items is not None and items.pair == ("B4", "Q4") and set(items.cells) == {"B4", "Q4"}
 
 
-def test_two_studies_are_compared_in_what_both_have(alone: Study) -> None:
+def test_two_studies_are_compared_in_what_both_have(alone):
     both = finished_study("both", LARGE)
     record = compare_studies(both, alone)
     assert [found["cell"] for found in record["verdicts"]] == ["Q4"]
@@ -119,20 +106,17 @@ def test_two_studies_are_compared_in_what_both_have(alone: Study) -> None:
     assert shared_items(other, alone).pair == ("A:B4", "B:B4")
 
 
-def test_export_offers_the_one_arm(alone: Study) -> None:
+def test_export_offers_the_one_arm(alone):
     shown = drawn(inside_blocks(ExportTab), alone)
     arm, form = shown["export-choice"][1:3]
-    assert [value for _, value in arm["choices"]] == ["qlora"] and (arm["value"], form) == (
-        "qlora",
-        "adapter",
-    )
-    assert (
-        not shown["export-lora-adapter"][2]["visible"]
-        and shown["export-qlora-adapter"][2]["visible"]
-    )
+    assert [value for _, value in arm["choices"]] == ["qlora"]
+    assert arm["value"] == "qlora"
+    assert form == "adapter"
+    assert not shown["export-lora-adapter"][2]["visible"]
+    assert shown["export-qlora-adapter"][2]["visible"]
 
 
-def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) -> None:
+def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
     arms = alone.config.arms
     talk = Conversation(
         (Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, default_sides(arms)),)
@@ -141,9 +125,8 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) 
     assert "Compact (QLoRA, 4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
     base = pane("base", shown)
     assert "untuned (4-bit)" in base and "16-bit" not in base
-    assert "untuned (4-bit)" in as_markdown("alone", talk, arms) and "16-bit" not in as_markdown(
-        "alone", talk, arms
-    )
+    assert "untuned (4-bit)" in as_markdown("alone", talk, arms)
+    assert "16-bit" not in as_markdown("alone", talk, arms)
     assert "Full (LoRA, 16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
     settings = tab.settings.read(
@@ -155,11 +138,9 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) 
 
 
 def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class
-    from assistant_builder.chat.client import WorkerPool
-
     return ChatTab(WorkerPool(["false"]))
 
 
-def test_home_says_that_nothing_was_compared(alone: Study) -> None:
+def test_home_says_that_nothing_was_compared(alone):
     found = summarize(alone).conclusion
     assert found is not None and "without its 16-bit twin" in found.four_bit

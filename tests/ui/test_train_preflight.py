@@ -1,11 +1,8 @@
 """Ready or not: what a start would be, what speaks against it, and how long it would take."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -67,36 +64,33 @@ def whats(notes: tuple[PreflightIssue, ...]) -> list[str]:
     return [note.what for note in notes]
 
 
-def test_a_good_study_is_ready_with_its_figures() -> None:
+def test_a_good_study_is_ready_with_its_figures():
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
     assert seen.errors == seen.warnings == ()
-    assert (seen.data.train, seen.data.validation, seen.data.heldout) == (420, 168, 352)  # type: ignore[union-attr]
+    assert (seen.data.train, seen.data.validation, seen.data.heldout) == (420, 168, 352)
     said = plain(preflight_card(seen))
-    assert (
-        "Fits this computer, about" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
-    )
+    assert "Fits this computer, about" in said
+    assert "micro-batch 8 × 2" in said
+    assert "16 pairs" in said
     assert "Steps 79 in each of 2 training runs" in said and "a rough estimate" in said
     assert "Proceed" not in said
 
 
-def test_the_estimate_before_and_after_the_data_step_are_of_a_kind() -> None:
+def test_the_estimate_before_and_after_the_data_step_are_of_a_kind():
     study = new_study("ferries", LARGE)
     before = estimate_data(study, study.config.data)
     after = estimate_data(with_data(study), study.config.data)
     assert isinstance(before, DataEstimate) and isinstance(after, DataEstimate)
-    assert (before.train, before.validation, before.heldout) == (
-        after.train,
-        after.validation,
-        after.heldout,
-    )
+    assert before.train == after.train
+    assert before.validation == after.validation
+    assert before.heldout == after.heldout
     other = estimate_data(study, study.config.data.model_copy(update={"max_train": 10}))
-    assert (
-        isinstance(other, DataEstimate) and other.train == 10
-    )  # what the form says, not what was split
+    # what the form says, not what was split
+    assert isinstance(other, DataEstimate) and other.train == 10
 
 
-def test_the_rule_of_the_verdict_is_shown_before_the_start() -> None:
+def test_the_rule_of_the_verdict_is_shown_before_the_start():
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
     said = plain(preflight_card(seen))
@@ -109,36 +103,31 @@ def test_the_rule_of_the_verdict_is_shown_before_the_start() -> None:
     assert not run_preflight(study, study.config.with_changes({"arms": ["qlora"]})).rule
 
 
-def test_little_data_is_warned_of() -> None:
+def test_little_data_is_warned_of():
     study = new_study()  # 48 pairs
     seen = run_preflight(study, study.config)
     said = " ".join(whats(seen.warnings))
     assert not seen.errors
-    assert (
-        "Very few training pairs" in said
-        and "The test is small" in said
-        and "training steps" in said
-    )
+    assert "Very few training pairs" in said
+    assert "The test is small" in said
+    assert "training steps" in said
     assert "Very few training pairs" in preflight_card(seen)
 
 
-def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_would_not_fit_is_warned_of(monkeypatch):
     study = new_study("ferries", LARGE)
     busy = replace(CARDS["T4 16 GB"], free_bytes=1_000_000_000)
     for module in (preflight, planner):
         monkeypatch.setattr(module, "this_machine", lambda: busy)
     seen = run_preflight(study, study.config)
-    assert not seen.errors and whats(seen.warnings) == [
-        "Training will probably not fit into the free memory"
-    ]
+    assert not seen.errors
+    assert whats(seen.warnings) == ["Training will probably not fit into the free memory"]
     assert seen.needed_bytes is not None and seen.needed_bytes > 1e9
     assert f"≈ {size(float(f'{seen.needed_bytes:.1e}'))}" in preflight_card(seen)
     assert f"{size(1e9)} free" in preflight_card(seen)
 
 
-def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(
-    monkeypatch: pytest.MonkeyPatch, begun: list[tuple[str, bool, bool]]
-) -> None:
+def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(monkeypatch, begun):
     tab, study = wired_train_tab(), new_study("ferries", LARGE)
     tiny = CARDS["T4 16 GB"].with_memory(500_000_000)
     for module in (preflight, planner):
@@ -148,14 +137,14 @@ def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(
     assert press_start(tab, study, train__allow_low_memory=True) == "" and len(begun) == 1
 
 
-def test_what_is_trained_is_not_refused_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_trained_is_not_refused_for_memory(monkeypatch):
     study = trained(new_study("ferries", LARGE))
     monkeypatch.setattr(planner, "this_machine", lambda: CARDS["T4 16 GB"].with_memory(500_000_000))
     assert not run_preflight(study, study.config.with_changes({"eval.margin": 0.05})).errors
     assert run_preflight(study, study.config.with_changes({"train.rank": 8})).errors
 
 
-def test_memory_is_that_of_the_longest_pair_there_is() -> None:
+def test_memory_is_that_of_the_longest_pair_there_is():
     study = new_study("ferries", LARGE)
 
     def needed(base: str, longest: float) -> int:
@@ -170,7 +159,7 @@ def test_memory_is_that_of_the_longest_pair_there_is() -> None:
     assert make_plan(resolve("nobody/nothing"), study.config, None) is None  # would ask the hub
 
 
-def test_errors_forbid_a_start(tmp_path: Path) -> None:
+def test_errors_forbid_a_start(tmp_path):
     study = new_study()
     config = study.config.with_changes(
         {"model.base": "smollm9", "data.columns.question": "nowhere"}
@@ -183,7 +172,7 @@ def test_errors_forbid_a_start(tmp_path: Path) -> None:
     assert "Not ready" in card and "&lt;b&gt;bad" in card and "Effective batch" not in card
 
 
-def test_the_queue_is_told_before_one_joins_it() -> None:
+def test_the_queue_is_told_before_one_joins_it():
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
     assert "Project rivers is first" in plain(preflight_card(seen, before=["rivers"]))
@@ -213,7 +202,7 @@ def press_start(
     return str(tab._start(values)[tab.message])
 
 
-def test_warnings_do_not_stop_a_start_and_errors_do(begun: list[tuple[str, bool, bool]]) -> None:
+def test_warnings_do_not_stop_a_start_and_errors_do(begun):
     tab, study = wired_train_tab(), new_study()
     assert "Not ready" in press_start(tab, study, model__base="smollm9")
     assert begun == [] and study.config.model.base == BASE
@@ -221,7 +210,7 @@ def test_warnings_do_not_stop_a_start_and_errors_do(begun: list[tuple[str, bool,
     assert press_start(tab, study, now=True) == "" and begun == [("library", False, True)]
 
 
-def test_invalid_settings_start_nothing(begun: list[tuple[str, bool, bool]]) -> None:
+def test_invalid_settings_start_nothing(begun):
     tab, study = wired_train_tab(), new_study()
     values = train_values(tab, study.name, study.config)
     values[tab.form.components["train.rank"]] = 0
@@ -229,14 +218,14 @@ def test_invalid_settings_start_nothing(begun: list[tuple[str, bool, bool]]) -> 
     assert "train.rank=0" in message and "not valid" in message and begun == []
 
 
-def test_what_is_carried_on_is_not_asked_again(begun: list[tuple[str, bool, bool]]) -> None:
+def test_what_is_carried_on_is_not_asked_again(begun):
     tab, study = wired_train_tab(), new_study()
     study.write_step(StepRecord("data", state="cancelled"))
     study.write_run_record("cancelled")
     assert press_start(tab, study) == "" and begun == [("library", False, False)]
 
 
-def test_a_test_without_known_answers_is_told_before_training(tmp_path: Path) -> None:
+def test_a_test_without_known_answers_is_told_before_training(tmp_path):
     file = tmp_path / "faq.csv"
     file.write_text(
         "question,answer\n"
@@ -249,7 +238,7 @@ def test_a_test_without_known_answers_is_told_before_training(tmp_path: Path) ->
         assert "trained on all of them" in plain(preflight_card(seen))
 
 
-def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path: Path) -> None:
+def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path):
     file = tmp_path / "faq.csv"
     file.write_text(
         "question,answer\n"
@@ -273,9 +262,7 @@ def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path: Path)
         assert ("by_heart" in [name for _, name in cards]) is offered
 
 
-def test_a_download_without_a_hub_is_told_before_the_start(
-    monkeypatch: pytest.MonkeyPatch, begun: list[tuple[str, bool, bool]]
-) -> None:
+def test_a_download_without_a_hub_is_told_before_the_start(monkeypatch, begun):
     tab, study = wired_train_tab(), new_study("ferries", LARGE)
     config = study.config.with_changes({"model.base": "qwen3-8b"})
     for status, errors in ((HubStatus(False, "no route"), 1), (HubStatus(True), 0)):
@@ -291,36 +278,32 @@ def test_a_download_without_a_hub_is_told_before_the_start(
     monkeypatch.setattr(preflight, "check_hub", lambda seconds: HubStatus(False, "no route"))
     assert "cannot be reached" in press_start(tab, study, model__base="qwen3-8b") and begun == []
     labels = {value: label for label, value in model_choices()}
-    assert labels[BASE].endswith("on this computer") and labels["qwen3-8b"].endswith(
-        "download 16.4 GB"
-    )
+    assert labels[BASE].endswith("on this computer")
+    assert labels["qwen3-8b"].endswith("download 16.4 GB")
     assert "downloaded from the hub first: 16.4 GB" in model_note(config.model)
 
 
-def test_a_changed_value_of_a_preset_makes_it_custom() -> None:
+def test_a_changed_value_of_a_preset_makes_it_custom():
     values = {**PRESETS["balanced"], "epochs": 25.0}
     shown = [values[key] for key in preset_keys()]
-    assert (
-        _switch_preset("balanced", *shown) == "custom"
-        and _switch_preset("custom", *shown) == "custom"
-    )
+    assert _switch_preset("balanced", *shown) == "custom"
+    assert _switch_preset("custom", *shown) == "custom"
     same = [PRESETS["balanced"][key] for key in preset_keys()]
     assert _switch_preset("balanced", *same) == "balanced"
 
 
-def test_presets_are_cards_with_their_time() -> None:
+def test_presets_are_cards_with_their_time():
     study = new_study("ferries", LARGE)
     cards = dict((name, label) for label, name in preset_choices(preset_times(study, study.config)))
-    assert all("about" in cards[name] for name in PRESETS) and cards["balanced"].startswith(
-        "Balanced\nabout "
-    )
+    assert all("about" in cards[name] for name in PRESETS)
+    assert cards["balanced"].startswith("Balanced\nabout ")
     assert "about" not in cards["custom"] and "recommended start" in cards["balanced"]
 
 
 # time
 
 
-def test_scoring_takes_what_it_took_in_the_last_run_on_this_machine() -> None:
+def test_scoring_takes_what_it_took_in_the_last_run_on_this_machine():
     assert scoring_seconds(BASE) is None
     study = finished_study()
     assert scoring_seconds(BASE) is None  # it does not say where it ran
@@ -328,15 +311,13 @@ def test_scoring_takes_what_it_took_in_the_last_run_on_this_machine() -> None:
     assert scoring_seconds(BASE) is None  # elsewhere
     provenance(study)
     answers = len((study.folder / "data" / "heldout.jsonl").read_text().splitlines())
-    assert (
-        scoring_seconds(BASE) == pytest.approx(164 / (answers * 10))
-        and scoring_seconds("other") is None
-    )
+    assert scoring_seconds(BASE) == pytest.approx(164 / (answers * 10))
+    assert scoring_seconds("other") is None
     (study.folder / "study.yaml").write_text("nonsense: [")
     assert scoring_seconds(BASE) is None  # a damaged study tells nothing
 
 
-def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds() -> None:
+def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds():
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
     plan = seen.plan
@@ -345,13 +326,12 @@ def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds() -> None
     thrice = replace(seen, config=study.config.with_changes({"seeds": 3}), scoring=0.5)
     assert thrice.training_seconds == pytest.approx(3 * seen.training_seconds)
     assert thrice.scoring_seconds == pytest.approx(0.5 * 352 * 10)
-    assert "to score" in plain(preflight_card(thrice)) and "a rough estimate" in plain(
-        preflight_card(seen)
-    )
+    assert "to score" in plain(preflight_card(thrice))
+    assert "a rough estimate" in plain(preflight_card(seen))
     assert "known after the first run" in plain(preflight_card(replace(seen, plan=None)))
 
 
-def test_the_time_left_counts_what_has_not_begun() -> None:
+def test_the_time_left_counts_what_has_not_begun():
     study = with_data(new_study())
     running(study, "train-lora")
     assert time_left(take_snapshot(study), None, 20) is None
@@ -362,21 +342,19 @@ def test_the_time_left_counts_what_has_not_begun() -> None:
     assert time_left(seen, 0.5, 20) == TimeRemaining(90.0 + 180.0 + 0.5 * 20 * 10, complete=True)
 
 
-def test_the_time_left_of_a_trained_study_is_that_of_scoring() -> None:
+def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     study = trained(with_data(new_study()))
     running(study, "evaluate", Progress(1, 2, "cells", "Scoring", 33.0))
     assert time_left(take_snapshot(study), None, 20) == TimeRemaining(33.0, complete=True)
     assert train_tab._time_remaining(take_snapshot(study)) == TimeRemaining(33.0, complete=True)
 
 
-def test_facts_in_prompts_take_memory_and_time() -> None:
+def test_facts_in_prompts_take_memory_and_time():
     study = new_study("ferries", LARGE)
     plain, grounded = (
         run_preflight(study, study.config.with_changes({"approaches": approaches})).plan
         for approaches in (["memory"], ["grounded"])
     )
     assert plain is not None and grounded is not None
-    assert (
-        grounded.lora.total_bytes > plain.lora.total_bytes
-        and grounded.lora.seconds > plain.lora.seconds
-    )  # type: ignore[operator]
+    assert grounded.lora.total_bytes > plain.lora.total_bytes
+    assert grounded.lora.seconds > plain.lora.seconds

@@ -1,7 +1,5 @@
 """What the planner selects on the page before the user does, shown with its reason and open to change."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -33,30 +31,23 @@ def study() -> Study:
     return new_study("ferries", LARGE, **{"train.max_length": 2048})
 
 
-def test_where_it_fits_nothing_is_changed_and_that_is_said(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-):
+def test_where_it_fits_nothing_is_changed_and_that_is_said(study, monkeypatch):
     on(monkeypatch, CARDS["A100 80 GB"])
     seen = recommend_settings(study)
-    assert (
-        seen is not None
-        and seen.changes == {}
-        and seen.config == study.config == starting_config(study)
-    )
+    assert seen is not None
+    assert seen.changes == {}
+    assert seen.config == study.config == starting_config(study)
     said = recommendation_note(seen, study.config)
     for words in ("The settings fit into memory", "Recommended: Full (LoRA, 16-bit)", "A100 80 GB"):
         assert words in said
 
 
-def test_where_memory_is_short_what_costs_least_is_selected(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-):
+def test_where_memory_is_short_what_costs_least_is_selected(study, monkeypatch):
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     on(monkeypatch, CARDS["T4 16 GB"].with_memory(1_500_000_000))
     seen = recommend_settings(study)
-    assert seen is not None and set(seen.changes) == {
-        "train.micro_batch_size"
-    }  # no result changes with it
+    # no result changes with it
+    assert seen is not None and set(seen.changes) == {"train.micro_batch_size"}
     assert "no" in (seen.before.lora.fit, seen.before.qlora.fit)
     assert "no" not in (seen.after.lora.fit, seen.after.qlora.fit)
     chosen = seen.changes["train.micro_batch_size"]
@@ -72,7 +63,7 @@ def test_where_memory_is_short_what_costs_least_is_selected(
     assert "You have changed" in recommendation_note(seen, mine)
 
 
-def test_what_has_been_started_keeps_its_settings(study: Study, monkeypatch: pytest.MonkeyPatch):
+def test_what_has_been_started_keeps_its_settings(study, monkeypatch):
     study.write_config(study.config.with_changes({"train.gradient_checkpointing": "off"}))
     on(monkeypatch, CARDS["T4 16 GB"].with_memory(1_500_000_000))
     assert not_started(study) and starting_config(study) != study.config
@@ -80,7 +71,7 @@ def test_what_has_been_started_keeps_its_settings(study: Study, monkeypatch: pyt
     assert not not_started(study) and starting_config(study) == study.config
 
 
-def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.MonkeyPatch):
+def test_another_base_is_selected_for_anew(study, monkeypatch):
     on(monkeypatch, replace(CARDS["RTX 3060 12 GB"], free_bytes=6_000_000_000))
     settings = inside_blocks(TrainSettings)
     large = study.config.with_changes({"model.base": "qwen3-1.7b", "train.micro_batch_size": 16})
@@ -93,10 +84,8 @@ def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.Mon
         return dict(zip(PLANNED_KEYS, in_order(updates, components), strict=True))
 
     seen = recommend_settings(study, large)
-    assert (
-        seen is not None
-        and told(large)["train.micro_batch_size"] == seen.config.train.micro_batch_size
-    )
+    assert seen is not None
+    assert told(large)["train.micro_batch_size"] == seen.config.train.micro_batch_size
     assert told(study.config) == {
         key: getattr(study.config.train, key.partition(".")[2]) for key in PLANNED_KEYS
     }
@@ -104,7 +93,7 @@ def test_another_base_is_selected_for_anew(study: Study, monkeypatch: pytest.Mon
     assert notes.keys() == set(settings.notes) and "GB" in str(notes[settings.selected])
 
 
-def test_a_base_of_unknown_shape_is_left_alone(study: Study):
+def test_a_base_of_unknown_shape_is_left_alone(study):
     assert (
         recommend_settings(study, study.config.with_changes({"model.base": "nobody/nothing"}))
         is None

@@ -1,14 +1,10 @@
 """The limits of the upload route."""
 
-from __future__ import annotations
-
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
-import pytest
 from starlette.requests import Request
 
 from assistant_builder.ui.uploads import Uploads
@@ -17,10 +13,8 @@ from assistant_builder.web.request_limits import Limits
 BODY = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.csv"\r\n\r\nquestion\r\n--x--\r\n'
 
 
-def test_uploads_at_a_time_are_counted_before_the_next_one_is_admitted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uploads: Any = Uploads(tmp_path, Limits(stored_files=2), SimpleNamespace(upload_file_set=set()))  # type: ignore[arg-type]
+def test_uploads_at_a_time_are_counted_before_the_next_one_is_admitted(tmp_path, monkeypatch):
+    uploads: Any = Uploads(tmp_path, Limits(stored_files=2), SimpleNamespace(upload_file_set=set()))
     has_space, statuses = uploads._has_space, []
 
     def slow(size: int) -> bool:

@@ -1,7 +1,5 @@
 """The HTML of the page: its contents, and the escaping of text from files."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -50,7 +48,7 @@ from assistant_builder.ui.train.view import (
     samples_card,
 )
 from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
-from tests.texts import plain
+from tests.texts import parts, plain
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
 
@@ -87,19 +85,19 @@ def failed_study() -> Study:
         report_frame(HOSTILE),
     ],
 )
-def test_text_from_files_is_escaped(markup: str) -> None:
+def test_text_from_files_is_escaped(markup):
     assert "<img" not in markup and "<script" not in markup
     assert '" onload=' not in markup
 
 
-def test_a_report_cannot_run_scripts() -> None:
-    assert re.search(r'sandbox="([^"]*)"', report_frame("<p>")).group(1).split() == ["allow-popups"]  # type: ignore[union-attr]
+def test_a_report_cannot_run_scripts():
+    assert re.search(r'sandbox="([^"]*)"', report_frame("<p>")).group(1).split() == ["allow-popups"]
 
 
 # the study
 
 
-def test_the_strip_shows_state_time_and_progress() -> None:
+def test_the_strip_shows_state_time_and_progress():
     study = with_metrics(with_data(new_study("rivers")), "lora", 27)
     running(study, "train-lora", Progress(27, 60, "steps", "training", 99.0))
     said = plain(study_strip(take_snapshot(study)))
@@ -108,7 +106,7 @@ def test_the_strip_shows_state_time_and_progress() -> None:
     assert picker_label("rivers", "lost") == "rivers  ·  interrupted"
 
 
-def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_line() -> None:
+def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_line():
     done, new = (
         study_strip(take_snapshot(study)) for study in (finished_study("done"), new_study("new"))
     )
@@ -119,16 +117,15 @@ def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_lin
             study_strip(take_snapshot(Study.open("done")), replace(conclusion, ready=ready))
         )
         assert all(word in shown for word in words), shown
-    assert "Ready:" in done and all(
-        f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export")
-    )
+    assert "Ready:" in done
+    assert all(f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export"))
     assert "ab-steps" not in done and "ab-steps" not in new and "Ready:" not in new
     assert re.findall('data-tab="([a-z]+)"', new) == ["train"], (
         "what to press is in view, also above a long preview"
     )
 
 
-def test_an_unfinished_run_can_be_resumed() -> None:
+def test_an_unfinished_run_can_be_resumed():
     study = with_data(new_study())
     study.write_step(StepRecord("train-lora", state="running", pid=1, process_started=0.0))
     study.write_run_record("running")
@@ -142,7 +139,7 @@ def test_an_unfinished_run_can_be_resumed() -> None:
     assert "Not trained yet" in plain(run_panel(take_snapshot(new_study("other")), ""))
 
 
-def test_a_waiting_study_names_the_studies_ahead() -> None:
+def test_a_waiting_study_names_the_studies_ahead():
     study = new_study()
     study.write_run_record("queued", queued_behind=["rivers", HOSTILE])
     seen = take_snapshot(study)
@@ -171,7 +168,7 @@ def test_a_waiting_study_names_the_studies_ahead() -> None:
         ("", ""),
     ],
 )
-def test_a_study_on_a_cluster_links_its_dashboard(url: str, shown: str) -> None:
+def test_a_study_on_a_cluster_links_its_dashboard(url, shown):
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora")
     study.write_run_record("running", dashboard=url)
@@ -179,7 +176,7 @@ def test_a_study_on_a_cluster_links_its_dashboard(url: str, shown: str) -> None:
     assert shown in said and ("<a " in said) == bool(shown) and "<img" not in said
 
 
-def test_a_running_study_shows_step_and_remaining_time() -> None:
+def test_a_running_study_shows_step_and_remaining_time():
     study = with_metrics(with_data(new_study()), "lora", 30)
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
     seen = take_snapshot(study)
@@ -189,7 +186,7 @@ def test_a_running_study_shows_step_and_remaining_time() -> None:
     assert "is shown after training has started" in plain(run_panel(seen, "", None))
 
 
-def test_a_step_on_a_cluster_names_its_node() -> None:
+def test_a_step_on_a_cluster_names_its_node():
     study = with_metrics(with_data(new_study()), "lora", 30)
     assert " Node " not in plain(run_panel(take_snapshot(study), ""))
     running(study, "train-lora")
@@ -201,7 +198,7 @@ def test_a_step_on_a_cluster_names_its_node() -> None:
 # sample answers
 
 
-def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
+def test_sample_answers_of_the_arms_are_shown_side_by_side():
     study = with_data(new_study())
     for arm, steps in (("lora", (15, 30)), ("qlora", (15,))):
         study.arm_folder(arm).mkdir(parents=True)
@@ -237,32 +234,27 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
     assert samples_card(take_snapshot(new_study("none")).arms) == ""
 
 
-def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
+def test_a_failure_shows_what_where_remedy_and_the_log():
     study = failed_study()
     said = run_panel(take_snapshot(study), log_tail(study.log_file("train-lora")))
-    assert (
-        "memory ran out at step 23" in said
-        and "arm lora" in said
-        and "Lower “Micro-batch size”" in said
-    )
+    assert "memory ran out at step 23" in said
+    assert "arm lora" in said
+    assert "Lower “Micro-batch size”" in said
     assert "RuntimeError: no memory &lt;b&gt;" in said
     assert log_tail(study.log_file("train-lora"), lines=2) == "RuntimeError: no memory <b>"
     assert log_tail(study.log_file("report")) == ""
 
 
-def test_both_arms_show_their_figures(finished: Snapshot) -> None:
+def test_both_arms_show_their_figures(finished):
     said = plain(run_panel(finished, ""))
-    for figure in (
-        "60 of 60",
-        "301 tokens/s",
-        "1.9 GB",
-        "Compact (QLoRA, 4-bit)",
-        "Full (LoRA, 16-bit)",
+    for figure in parts(
+        """
+        60 of 60 | 301 tokens/s | 1.9 GB | Compact (QLoRA, 4-bit) | Full (LoRA, 16-bit)
+        """
     ):
         assert figure in said
-    assert "110 MB" in plain(resources_table(finished)) and "269 MB" in plain(
-        resources_table(finished)
-    )
+    assert "110 MB" in plain(resources_table(finished))
+    assert "269 MB" in plain(resources_table(finished))
 
 
 # settings
@@ -290,24 +282,22 @@ ODD_SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", ODD_SETTINGS)
-def test_the_command_line_gives_the_same_study(changes: dict[str, Any]) -> None:
+def test_the_command_line_gives_the_same_study(changes):
     config = StudyConfig().with_changes(changes)
     said = command_lines("rivers", config, source="my file.csv", redo=True, now=True)
     button, _, whole = said.partition("\n\n# the same from the data file\n")
     assert button == "assistant-builder run rivers --redo --now"
     program, command, source, *words = shlex.split(whole)
-    assert (program, command, source, words[:2]) == (
-        "assistant-builder",
-        "run",
-        "my file.csv",
-        ["--name", "rivers"],
-    )
+    assert program == "assistant-builder"
+    assert command == "run"
+    assert source == "my file.csv"
+    assert words[:2] == ["--name", "rivers"]
     assert words[2::2] == ["--set"] * (len(words[2:]) // 2)
     given = dict(word.split("=", 1) for word in words[3::2])
     assert StudyConfig().with_changes(given) == config
 
 
-def test_a_catalogued_model_has_a_note() -> None:
+def test_a_catalogued_model_has_a_note():
     assert "apache-2.0" in model_note(ModelConfig(base="smollm2-135m-instruct"))
     assert "terms must be accepted" in model_note(ModelConfig(base="llama-3.1-8b-instruct"))
     assert model_note(ModelConfig(base="someone/else")) == "It is downloaded from the hub first."
@@ -316,7 +306,7 @@ def test_a_catalogued_model_has_a_note() -> None:
 # data
 
 
-def test_findings_and_split_are_shown(finished: Snapshot) -> None:
+def test_findings_and_split_are_shown(finished):
     record = {
         "rows": 10,
         "usable": 8,
@@ -331,12 +321,10 @@ def test_findings_and_split_are_shown(finished: Snapshot) -> None:
         ],
     }
     said = plain(findings_view(record))
-    assert (
-        "Usable pairs 8 80%" in said
-        and "2 rows odd" in said
-        and "semicolons" in said
-        and "11 …" in said
-    )
+    assert "Usable pairs 8 80%" in said
+    assert "2 rows odd" in said
+    assert "semicolons" in said
+    assert "11 …" in said
     counts = {"train": 70, "validation": 10, "heldout": 20}
     split = {"counts": counts, "clusters": {"heldout": 5}, "notes": ["by group"]}
     power = {
@@ -348,15 +336,13 @@ def test_findings_and_split_are_shown(finished: Snapshot) -> None:
         "items_needed": 3925,
     }
     said = plain(split_view(split, power))
-    assert (
-        "20%, 5 clusters" in said
-        and "By group" in said
-        and "28.0 points" in said
-        and "3,925" in said
-    )
+    assert "20%, 5 clusters" in said
+    assert "By group" in said
+    assert "28.0 points" in said
+    assert "3,925" in said
 
 
-def test_rejected_rows_show_reason_and_content() -> None:
+def test_rejected_rows_show_reason_and_content():
     said = plain(rejected_view([RejectedRow(7, "the answer is empty", {"question": "Why?"})], 9))
     assert "1 of 9 rows left out" in said and "7 the answer is empty" in said and "Why?" in said
     assert rejected_view([], 9) == ""
@@ -365,7 +351,7 @@ def test_rejected_rows_show_reason_and_content() -> None:
 # figures and marks
 
 
-def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished: Snapshot) -> None:
+def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished):
     figure = loss_figure(finished.arms)
     assert [trace.name for trace in figure.data] == [
         "Compact (QLoRA, 4-bit), training",
@@ -376,7 +362,7 @@ def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished: Snapshot) 
     assert "http" not in figure.to_json()
 
 
-def test_points_are_downsampled_and_repeated_steps_counted_once() -> None:
+def test_points_are_downsampled_and_repeated_steps_counted_once():
     points = [{"step": step, "loss": 1.0} for step in range(5_000)]
     kept = downsample(points)
     assert len(kept) <= MAX_POINTS + 1 and kept[-1] is points[-1] and kept[0] is points[0]
@@ -384,7 +370,7 @@ def test_points_are_downsampled_and_repeated_steps_counted_once() -> None:
     assert [(event["step"], event["loss"]) for event in again] == [(1, 3), (2, 4)]
 
 
-def test_the_version_changes_only_with_the_files() -> None:
+def test_the_version_changes_only_with_the_files():
     study = with_data(new_study())
     before = study_stamp(study)
     assert study_stamp(study) == before

@@ -3,8 +3,6 @@
 Clients that disconnect during a request or its response leave no traceback in the log.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -27,6 +25,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from assistant_builder.web.access import listen
+from assistant_builder.web.connections import ConnectionLimits, limited_config, mark_trusted
 from tests.browser.serving import (
     PASSWORD,
     PATIENCE_SECONDS,
@@ -36,6 +36,7 @@ from tests.browser.serving import (
     free_port,
     guarded_app,
 )
+from tests.browser.test_https import make_pem
 
 HALF_HEADER = b"GET /login HTTP/1.1\r\nHost: localhost\r\nX-Wait: "
 HALF_LOGIN = (
@@ -87,7 +88,7 @@ def all_close(connections: Sequence[socket.socket], seconds: float) -> bool:
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", ["/login", "/active"])
-def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None:
+def test_the_connection_of_a_login_is_trusted(tmp_path, path):
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
         cookie = "; ".join(f"{name}={value}" for name, value in inside.cookies.items())
         parts = urlsplit(app.url)
@@ -113,7 +114,7 @@ def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None
     "beginning", [HALF_HEADER, HALF_LOGIN, b""], ids=["header", "body", "nothing"]
 )
 @pytest.mark.slow
-def test_idle_connections_do_not_lock_out_logged_in_users(tmp_path: Path, beginning: bytes) -> None:
+def test_idle_connections_do_not_lock_out_logged_in_users(tmp_path, beginning):
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
         with held(app.url, [beginning] * MANY) as attack:
             began = time.monotonic()
@@ -188,9 +189,7 @@ HALF_POST = b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\
     "beginning", [HALF_HEADER, HALF_POST, b""], ids=["header", "body", "nothing"]
 )
 @pytest.mark.slow
-def test_idle_connections_do_not_lock_out_clients_with_a_key(
-    endpoint: str, beginning: bytes
-) -> None:
+def test_idle_connections_do_not_lock_out_clients_with_a_key(endpoint, beginning):
     with held(endpoint, [beginning] * MANY) as attack:
         began = time.monotonic()
         answer = httpx.get(
@@ -201,9 +200,7 @@ def test_idle_connections_do_not_lock_out_clients_with_a_key(
 
 
 @pytest.mark.parametrize(("proxy", "closed"), [("127.0.0.1", 0), ("", 36)])
-def test_visitors_behind_the_proxy_of_the_endpoint_are_not_one_client(
-    tmp_path: Path, proxy: str, closed: int
-) -> None:
+def test_visitors_behind_the_proxy_of_the_endpoint_are_not_one_client(tmp_path, proxy, closed):
     with (
         serving_endpoint(tmp_path, proxy) as (url, _),
         held(url, [HALF_HEADER] * 100) as connections,
@@ -217,8 +214,6 @@ def test_visitors_behind_the_proxy_of_the_endpoint_are_not_one_client(
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """``/in``: lets the request in, and reads its body; ``/much``: an answer of 16 MB."""
-    from assistant_builder.web.connections import mark_trusted
-
     if scope["type"] == "lifespan":
         while (await receive())["type"] != "lifespan.shutdown":
             await send({"type": "lifespan.startup.complete"})
@@ -246,9 +241,6 @@ def limited(
     proxy: str = "", *, options: dict[str, Any] | None = None, **limits: Any
 ) -> Iterator[str]:
     """A server of :func:`app` whose limits are short."""
-    from assistant_builder.web.access import listen
-    from assistant_builder.web.connections import ConnectionLimits, limited_config
-
     short: dict[str, Any] = {
         "header_seconds": 1.5,
         "body_seconds": 1.5,
@@ -293,7 +285,7 @@ def dribble(connection: socket.socket, piece: bytes, seconds: float, pause: floa
     return time.monotonic() - began
 
 
-def test_slow_headers_are_closed_also_after_a_first_request() -> None:
+def test_slow_headers_are_closed_also_after_a_first_request():
     with (
         limited() as url,
         held(url, [b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n", b"GET / HTTP"]) as both,
@@ -302,7 +294,7 @@ def test_slow_headers_are_closed_also_after_a_first_request() -> None:
             assert dribble(connection, b"X-A: b\r\n", 15) < 15
 
 
-def test_bodies_below_the_minimum_rate_are_closed() -> None:
+def test_bodies_below_the_minimum_rate_are_closed():
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\nConnection: close\r\n\r\n"
     with limited() as url, held(url, [head, head]) as (slow, steady):
         for _ in range(9):  # 250 bytes a second, over three intervals
@@ -314,7 +306,7 @@ def test_bodies_below_the_minimum_rate_are_closed() -> None:
         assert steady.recv(65536).endswith(b"900")
 
 
-def test_an_endless_header_is_closed() -> None:
+def test_an_endless_header_is_closed():
     with (
         limited(header_seconds=60.0, header_bytes=10_000) as url,
         held(url, [b"GET / HTTP/1.1\r\n"]) as (endless,),
@@ -323,7 +315,7 @@ def test_an_endless_header_is_closed() -> None:
 
 
 @pytest.mark.long
-def test_a_response_that_is_not_read_is_closed() -> None:
+def test_a_response_that_is_not_read_is_closed():
     with limited() as url, held(url, [b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n"]) as (deaf,):
         time.sleep(8)
         received = b""
@@ -333,7 +325,7 @@ def test_a_response_that_is_not_read_is_closed() -> None:
         assert 0 < len(received) < 256 * 65536
 
 
-def test_the_longest_waiting_untrusted_connection_of_a_client_is_closed() -> None:
+def test_the_longest_waiting_untrusted_connection_of_a_client_is_closed():
     upload = b"POST /in HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\n"
     patient = {"header_seconds": 60.0, "body_seconds": 60.0}
     with limited(**patient) as url, held(url, [upload]) as (inside,):
@@ -351,13 +343,13 @@ def test_the_longest_waiting_untrusted_connection_of_a_client_is_closed() -> Non
 @pytest.mark.parametrize(
     ("proxy", "left"), [("127.0.0.1", 8), ("127.0.0.0/8", 8), ("*", 8), ("127.0.0.2", 5)]
 )
-def test_the_limit_per_client_does_not_apply_to_a_proxy(proxy: str, left: int) -> None:
+def test_the_limit_per_client_does_not_apply_to_a_proxy(proxy, left):
     with limited(proxy, header_seconds=60.0) as url, held(url, [HALF_HEADER] * 12) as connections:
         time.sleep(0.5)
         assert sum(not is_closed(connection) for connection in connections) == left
 
 
-def test_the_client_with_the_most_connections_loses_one_at_the_total_limit() -> None:
+def test_the_client_with_the_most_connections_loses_one_at_the_total_limit():
     """Other addresses of the loopback stand for other clients."""
     with limited(header_seconds=60.0, waiting=6) as url, held(url, [HALF_HEADER] * 2) as few:
         parts = urlsplit(url)
@@ -376,13 +368,11 @@ def test_the_client_with_the_most_connections_loses_one_at_the_total_limit() -> 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from tests.browser.test_https import make_pem
-
     file = make_pem(tmp_path_factory.mktemp("certificate"))
     return {"ssl_certfile": file, "ssl_keyfile": file}
 
 
-def test_unfinished_handshakes_are_counted_and_closed(certificate: dict[str, Any]) -> None:
+def test_unfinished_handshakes_are_counted_and_closed(certificate):
     with limited(options=certificate) as url, held(url, [b"\x16\x03\x01"] * 8) as attack:
         time.sleep(0.3)
         assert sum(is_closed(connection) for connection in attack) == 3
@@ -393,9 +383,7 @@ def test_unfinished_handshakes_are_counted_and_closed(certificate: dict[str, Any
         assert all_close(attack, 20)
 
 
-def test_a_request_sent_with_the_end_of_the_handshake_is_answered(
-    certificate: dict[str, Any],
-) -> None:
+def test_a_request_sent_with_the_end_of_the_handshake_is_answered(certificate):
     context = ssl.create_default_context(cafile=str(certificate["ssl_certfile"]))
     with limited(options=certificate, waiting_per_client=64, waiting=64) as url:
         parts = urlsplit(url)
@@ -411,9 +399,8 @@ def test_a_request_sent_with_the_end_of_the_handshake_is_answered(
                         raw.sendall(out.read())
                         into.write(raw.recv(65536))
                 side.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-                raw.sendall(
-                    out.read()
-                )  # the last message of the handshake and the request in one piece
+                # the last message of the handshake and the request in one piece
+                raw.sendall(out.read())
                 answer = b""
                 while b"\r\n\r\n" not in answer:
                     into.write(raw.recv(65536))
@@ -422,9 +409,7 @@ def test_a_request_sent_with_the_end_of_the_handshake_is_answered(
                 assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_non_tls_connections_cause_no_traceback(
-    certificate: dict[str, Any], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_non_tls_connections_cause_no_traceback(certificate, capfd):
     with (
         limited(options=certificate) as url,
         held(url, [b"GET / HTTP/1.1\r\n\r\n", b""]) as (plain, gone),
@@ -435,18 +420,10 @@ def test_non_tls_connections_cause_no_traceback(
     assert "Traceback" not in capfd.readouterr().err
 
 
-PATHS = [
-    "/login",
-    "/logout",
-    "/active",
-    "/gradio_api/queue/join",
-    "/gradio_api/run/predict",
-    "/gradio_api/cancel",
-    "/gradio_api/reset",
-    "/gradio_api/upload",
-    "/pulse",
-    "/",
-]
+PATHS = """
+    /login /logout /active /gradio_api/queue/join /gradio_api/run/predict /gradio_api/cancel
+    /gradio_api/reset /gradio_api/upload /pulse /
+""".split()
 KINDS = ["application/x-www-form-urlencoded", "application/json", "multipart/form-data; boundary=b"]
 COMPLETIONS = "/v1/chat/completions"
 
@@ -476,7 +453,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 @pytest.mark.long
-def test_disconnecting_clients_of_the_page_cause_no_traceback(page: App) -> None:
+def test_disconnecting_clients_of_the_page_cause_no_traceback(page):
     with page.logged_in() as client:
         cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
         for path in PATHS:
@@ -500,7 +477,7 @@ def test_disconnecting_clients_of_the_page_cause_no_traceback(page: App) -> None
     assert "Traceback" not in said and "ERROR" not in said, said[-3000:]
 
 
-def test_disconnecting_clients_of_the_endpoint_cause_no_traceback(tmp_path: Path) -> None:
+def test_disconnecting_clients_of_the_endpoint_cause_no_traceback(tmp_path):
     with serving_endpoint(tmp_path) as (url, log):
         key = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         for path in (COMPLETIONS, "/v1/models", "/health", "/"):

@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 import os
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +14,7 @@ from assistant_builder.web.passwords import (
 )
 
 
-def test_a_hash_matches_only_its_password() -> None:
+def test_a_hash_matches_only_its_password():
     kept = PasswordHash.of("pass wörd")
     assert kept.matches("pass wörd") and not kept.matches("pass word") and not kept.matches("")
     assert PasswordHash.of("pass wörd").digest != kept.digest, "each has a salt of its own"
@@ -36,12 +33,12 @@ def test_a_hash_matches_only_its_password() -> None:
         "scrypt$15$8$3$c2FsdHNhbHQ=$AA==",
     ],
 )
-def test_invalid_or_too_expensive_hashes_are_rejected(text: str) -> None:
+def test_invalid_or_too_expensive_hashes_are_rejected(text):
     with pytest.raises(ValueError):
         PasswordHash.from_text(text)
 
 
-def test_stored_passwords_are_hashes_readable_only_by_their_owner(home: Path) -> None:
+def test_stored_passwords_are_hashes_readable_only_by_their_owner(home):
     store_password("ann", "correct horse")
     store_password("bob", "battery staple")
     content = password_file().read_text(encoding="utf-8")
@@ -54,7 +51,7 @@ def test_stored_passwords_are_hashes_readable_only_by_their_owner(home: Path) ->
     assert stored_password("eve") is None
 
 
-def test_a_password_file_readable_by_others_is_rejected() -> None:
+def test_a_password_file_readable_by_others_is_rejected():
     store_password("ann", "correct horse")
     password_file().chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
@@ -62,20 +59,20 @@ def test_a_password_file_readable_by_others_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"ann": 3}', '{"ann": "plain"}'])
-def test_a_damaged_password_file_is_reported(content: str) -> None:
+def test_a_damaged_password_file_is_reported(content):
     store_password("ann", "correct horse")
     password_file().write_text(content, encoding="utf-8")
     with pytest.raises(Exception, match="damaged"):
         stored_password("ann")
 
 
-def test_a_short_password_is_rejected() -> None:
+def test_a_short_password_is_rejected():
     with pytest.raises(ConfigError, match="7 characters"):
         store_password("ann", "1234567")
     assert not password_file().exists()
 
 
-def test_child_processes_do_not_inherit_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_processes_do_not_inherit_the_password(monkeypatch):
     monkeypatch.setenv(PASSWORD_VARIABLE, "correct horse")
     assert take_secret(PASSWORD_VARIABLE) == "correct horse"
     assert PASSWORD_VARIABLE not in os.environ and take_secret(PASSWORD_VARIABLE) is None

@@ -1,7 +1,5 @@
 """The start token in the page's address: who gets in with it, and who does not."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +23,7 @@ def enter(site: Site, query: str = "", **options: Any) -> None:
     assert answer.status_code == 303 and len(answer.headers.get_list("set-cookie")) == 1
 
 
-def test_the_address_opens_the_page_and_loses_the_token(site: Site) -> None:
+def test_the_address_opens_the_page_and_loses_the_token(site):
     answer = site.ask("GET", f"/?study=demo&token={TOKEN}&tab=chat", headers=HTML)
     assert (answer.status_code, answer.headers["location"]) == (303, "/?study=demo&tab=chat")
     cookie = answer.headers["set-cookie"]
@@ -41,13 +39,11 @@ def test_the_address_opens_the_page_and_loses_the_token(site: Site) -> None:
     "path", [*PLACES, "//", "/%2e/", "/%2e%2e/", "/login%3F", "/?x", "/static/x.svg", "/%3Ftoken"]
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"])
-def test_without_the_token_nothing_is_reached(site: Site, method: str, path: str) -> None:
+def test_without_the_token_nothing_is_reached(site, method, path):
     answer = site.ask(method, path)
-    assert (
-        answer.status_code == 401
-        and site.reached.scopes == []
-        and "set-cookie" not in answer.headers
-    )
+    assert answer.status_code == 401
+    assert site.reached.scopes == []
+    assert "set-cookie" not in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -78,7 +74,7 @@ def test_without_the_token_nothing_is_reached(site: Site, method: str, path: str
         {"params": {"token": TOKEN, "access_token": TOKEN}},
     ],
 )
-def test_the_token_counts_in_no_other_place(site: Site, sent: dict[str, Any]) -> None:
+def test_the_token_counts_in_no_other_place(site, sent):
     for method in ("POST", "PUT"):
         for path in ("/gradio_api/run/predict", "/gradio_api/upload", "/"):
             assert site.ask(method, path, **sent).status_code in (401, 429)
@@ -88,12 +84,12 @@ def test_the_token_counts_in_no_other_place(site: Site, sent: dict[str, Any]) ->
 @pytest.mark.parametrize(
     "path", ["/config", "/gradio_api/queue/data", "/login", "/index.html", "/%3f"]
 )
-def test_only_the_address_of_the_page_takes_the_token(site: Site, path: str) -> None:
+def test_only_the_address_of_the_page_takes_the_token(site, path):
     answer = site.ask("GET", path, params={"token": TOKEN}, headers=HTML)
     assert "set-cookie" not in answer.headers and site.reached.scopes == []
 
 
-def test_a_browser_without_the_token_is_told_where_it_is(site: Site) -> None:
+def test_a_browser_without_the_token_is_told_where_it_is(site):
     first = site.ask("GET", "/?study=demo", headers=HTML)
     assert (first.status_code, first.headers["location"]) == (303, "/login?next=study%3Ddemo")
     form = site.ask("GET", first.headers["location"], headers=HTML)
@@ -111,7 +107,7 @@ def test_a_browser_without_the_token_is_told_where_it_is(site: Site) -> None:
         f"http://127.0.0.1:7860/?study=a&token={TOKEN}&tab=chat",
     ],
 )
-def test_the_token_or_the_whole_address_is_pasted(site: Site, typed: str) -> None:
+def test_the_token_or_the_whole_address_is_pasted(site, typed):
     answer = site.ask("POST", "/login", data={"token": typed, "next": "study=demo"}, headers=HTML)
     assert (answer.status_code, answer.headers["location"]) == (303, "/?study=demo")
     assert site.ask("GET", "/", headers=HTML).text == "inside"
@@ -121,7 +117,7 @@ def test_the_token_or_the_whole_address_is_pasted(site: Site, typed: str) -> Non
 @pytest.mark.parametrize(
     "typed", ["", " ", "x", TOKEN[:-1], f"?token={TOKEN[:-1]}", "é" * 50, "\ud800", TOKEN * 2]
 )
-def test_a_wrong_token_is_refused(site: Site, typed: str) -> None:
+def test_a_wrong_token_is_refused(site, typed):
     data = {"token": typed.encode("utf-8", errors="surrogatepass")}
     answer = site.ask("POST", "/login", data=data, headers=HTML)
     assert answer.status_code == 401 and "This token is wrong" in answer.text and site.cookies == {}
@@ -131,9 +127,7 @@ def test_a_wrong_token_is_refused(site: Site, typed: str) -> None:
     assert answer.status_code == 401 and "This token is wrong" in answer.text and site.cookies == {}
 
 
-def test_guesses_are_slowed_down_and_keep_the_owner_not_out(
-    site: Site, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_guesses_are_slowed_down_and_keep_the_owner_not_out(site, caplog):
     guesses = [
         lambda: site.ask("GET", "/?token=a", headers=HTML),
         lambda: site.ask("POST", "/login", data={"token": "a"}),
@@ -148,7 +142,7 @@ def test_guesses_are_slowed_down_and_keep_the_owner_not_out(
     assert site.ask("GET", "/config").text == "inside"
 
 
-def test_a_second_window_keeps_the_session_of_the_first(site: Site) -> None:
+def test_a_second_window_keeps_the_session_of_the_first(site):
     enter(site)
     held = dict(site.cookies)
     for query in (f"token={TOKEN}", "token=of-the-last-start"):
@@ -158,7 +152,7 @@ def test_a_second_window_keeps_the_session_of_the_first(site: Site) -> None:
     assert site.cookies == held and site.ask("GET", "/config").text == "inside"
 
 
-def test_a_cookie_of_another_start_leads_to_the_explanation(site: Site) -> None:
+def test_a_cookie_of_another_start_leads_to_the_explanation(site):
     before = Site("another-token")
     answer = before.ask("GET", "/?token=another-token", headers=HTML)
     site.cookies = dict(before.cookies)
@@ -173,7 +167,7 @@ def test_a_cookie_of_another_start_leads_to_the_explanation(site: Site) -> None:
     assert site.cookies != before.cookies
 
 
-def test_a_planted_cookie_is_not_taken_over(site: Site) -> None:
+def test_a_planted_cookie_is_not_taken_over(site):
     site.cookies = {"assistant-builder-7860": "planted" * 6}
     enter(site)
     assert "planted" not in site.cookies["assistant-builder-7860"]
@@ -183,7 +177,7 @@ def test_a_planted_cookie_is_not_taken_over(site: Site) -> None:
     assert thief.ask("GET", "/config").status_code == 401
 
 
-def test_the_browser_is_remembered_for_thirty_days_of_use() -> None:
+def test_the_browser_is_remembered_for_thirty_days_of_use():
     site = Site(TOKEN)
     site.login.sessions = type(site.sessions)(30 * 86_400.0, 30 * 86_400.0, site.clock)
     enter(site)
@@ -193,7 +187,7 @@ def test_the_browser_is_remembered_for_thirty_days_of_use() -> None:
     assert site.ask("GET", "/config").status_code == 401
 
 
-def test_ports_and_host_names_have_cookies_of_their_own(site: Site) -> None:
+def test_ports_and_host_names_have_cookies_of_their_own(site):
     """Two pages whose port is forwarded (``ssh -L 8001:localhost:7860``) share the cookies of ``localhost``."""
     enter(site, url="http://localhost:8001")
     assert list(site.cookies) == ["assistant-builder-8001"]
@@ -217,7 +211,7 @@ def test_ports_and_host_names_have_cookies_of_their_own(site: Site) -> None:
         {"sec-fetch-site": "cross-site"},
     ],
 )
-def test_other_sites_get_nothing_even_with_the_token(site: Site, headers: dict[str, str]) -> None:
+def test_other_sites_get_nothing_even_with_the_token(site, headers):
     """DNS rebinding, and requests of a page that has learned the token."""
     for method, path in (("GET", f"/?token={TOKEN}"), ("POST", "/login"), ("GET", "/config")):
         answer = site.ask(method, path, headers={**HTML, **BEARER, **headers})
@@ -225,7 +219,7 @@ def test_other_sites_get_nothing_even_with_the_token(site: Site, headers: dict[s
     assert site.reached.scopes == []
 
 
-def test_a_link_with_the_token_on_another_site_opens_the_page(site: Site) -> None:
+def test_a_link_with_the_token_on_another_site_opens_the_page(site):
     """A terminal in a browser; the strict cookie is sent after the reload."""
     link = {
         **HTML,
@@ -240,7 +234,7 @@ def test_a_link_with_the_token_on_another_site_opens_the_page(site: Site) -> Non
     assert site.ask("GET", "/", headers=HTML).text == "inside"
 
 
-def test_a_program_sends_the_token_as_a_header(site: Site) -> None:
+def test_a_program_sends_the_token_as_a_header(site):
     for scheme in ("Bearer", "bearer"):
         answer = site.ask(
             "POST", "/gradio_api/queue/join", headers={"authorization": f"{scheme} {TOKEN}"}
@@ -250,7 +244,7 @@ def test_a_program_sends_the_token_as_a_header(site: Site) -> None:
     assert len(sessions) == 1, "its windows and uploads are its own in all requests"
 
 
-def test_a_proxy_that_has_a_password_of_its_own_is_no_guess(site: Site) -> None:
+def test_a_proxy_that_has_a_password_of_its_own_is_no_guess(site):
     """A browser sends the name and password of the proxy with each request."""
     basic = {**HTML, "authorization": "Basic YW5uOmE="}
     for _ in range(2 * FREE_ATTEMPTS):
@@ -259,7 +253,7 @@ def test_a_proxy_that_has_a_password_of_its_own_is_no_guess(site: Site) -> None:
     assert site.ask("GET", "/", headers=basic).text == "inside"
 
 
-def test_websockets_need_the_token(site: Site) -> None:
+def test_websockets_need_the_token(site):
     wrong: list[list[tuple[bytes, bytes]]] = [
         [],
         [(b"cookie", f"assistant-builder-7860={TOKEN}".encode())],
@@ -273,12 +267,11 @@ def test_websockets_need_the_token(site: Site) -> None:
     assert len(site.reached.scopes) == 1
 
 
-def test_every_start_has_a_token_of_its_own() -> None:
+def test_every_start_has_a_token_of_its_own():
     one, other = Access(), Access()
     assert one.token != other.token and len(one.token) == 48
-    assert one.start_url == f"http://127.0.0.1:7860/?token={one.token}" and one.token not in repr(
-        one
-    )
+    assert one.start_url == f"http://127.0.0.1:7860/?token={one.token}"
+    assert one.token not in repr(one)
     assert (
         Access(user="ann").start_url
         == Access(allow_without_password=True).start_url
@@ -286,6 +279,6 @@ def test_every_start_has_a_token_of_its_own() -> None:
     )
 
 
-def test_opening_the_page_to_everyone_causes_a_warning() -> None:
+def test_opening_the_page_to_everyone_causes_a_warning():
     (warning,) = Access(allow_without_password=True).check()
     assert warning.startswith("every user of this machine can read") and "run code" in warning

@@ -16,7 +16,7 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, defa
 from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
 from assistant_builder.data import Pair
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n import N_, t, tn, translate_formatted
+from assistant_builder.i18n import N_, render, t, tn
 from assistant_builder.inference.session import BASE, SHIPPED, Memory
 from assistant_builder.ui.html import empty, error_callout, fold, fragment, table
 from evals.report.format import size
@@ -179,7 +179,7 @@ def _status(reply: Reply) -> str:
     if reply.text or reply.finished:
         return ""
     if reply.state == "loading" and reply.phase:
-        return f"{translate_formatted(reply.phase)}…"
+        return f"{render(reply.doing)}…"
     if reply.state == "waiting" and reply.ahead:
         return tn(
             "Waiting: {count} question before this one…",
@@ -331,7 +331,7 @@ def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> M
     shares = [1.0 if reply.finished else reply.fraction for reply in replies.values()]
     phases = [
         f"{title_of(speaker, arms)}: "
-        + translate_formatted(reply.phase or _STATUS_TEXTS.get(reply.state, "")).rstrip("…")
+        + (render(reply.doing) or t(_STATUS_TEXTS.get(reply.state, ""))).rstrip("…")
         for speaker, reply in replies.items()
         if not reply.finished
     ]

@@ -12,7 +12,7 @@ from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import N_, t, tc, tm, tn, translate_formatted
+from assistant_builder.i18n import N_, render, t, tc, tm, tn
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.item_filters import (
@@ -174,7 +174,7 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     for step, progress in going.items():
         eta = progress.eta_seconds
         left = "" if eta is None else ", " + t("{time} left", time=duration(eta))
-        what = translate_formatted(progress.message) if progress.message else t("Scoring")
+        what = render(progress.text) if progress.message else t("Scoring")
         parts += [
             callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),
             bar(progress.done / progress.total, step_title(step)),

@@ -7,15 +7,17 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, label
+from assistant_builder.export.adapter import QUESTION
 from assistant_builder.export.job import JobRecord
-from assistant_builder.export.retrieval_files import QUESTION, SERVING
+from assistant_builder.export.retrieval_files import SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
-from assistant_builder.i18n import N_, t, tm, translate_formatted
+from assistant_builder.i18n import N_, render, t, text_of, tm
 from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding
 from assistant_builder.ui.evaluate.view import exports_card
@@ -118,7 +120,7 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
                 name=name,
             )
         )
-    title, error = t(about.title), translate_formatted(state.error)
+    title, error = t(about.title), render(state.error)
     return fragment(
         "export.endpoint", title, t(about.text), state.phase, error, chat, fields, notes
     )
@@ -359,7 +361,10 @@ def finished_panel(
         title=spec_title(spec),
         tone=tone,
         verdict=verdict,
-        sentences=" ".join(map(translate_formatted, export["sentences"])),
+        sentences=" ".join(
+            render(text_of(record, text))
+            for text, record in zip_longest(export["sentences"], export.get("said", ()))
+        ),
         export=export,
         seconds=record.seconds,
         current=current,

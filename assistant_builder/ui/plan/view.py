@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from assistant_builder.arms import LORA, QLORA, label
-from assistant_builder.i18n import N_, localize, t, tn, translate_formatted
+from assistant_builder.i18n import N_, localize, t, tn
 from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan, names_bits
@@ -86,7 +86,7 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
     title = t(
         "{verdict} on {machine}",
         verdict=t(found, assistant=label(advice.method)),
-        machine=translate_formatted(plan.machine.name),
+        machine=plan.machine.title,
     )
     return callout(tone, title, t(advice.why), remedy)
 

@@ -33,7 +33,7 @@ from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.export_formats import file_to_train_for
-from assistant_builder.i18n import language, render, t, tn, translate_formatted
+from assistant_builder.i18n import language, render, t, tn
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import (
@@ -614,7 +614,7 @@ def preset_table(config: StudyConfig) -> Markup:
     rows = []
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
-        meaning = translate_formatted(option_fields()[f"train.{key}"][0].description or "")
+        meaning = t(option_fields()[f"train.{key}"][0].description or "")
         values = [f"{values[key]:g}" for values in PRESETS.values()]
         differs = now != PRESETS.get(config.train.preset, {}).get(key, now)
         rows.append((t(option.title), meaning, values, f"{now:g}", differs))

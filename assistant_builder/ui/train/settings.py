@@ -12,7 +12,7 @@ import gradio as gr
 from assistant_builder.arms import ARMS, QLORA, label
 from assistant_builder.config import BY_HEART, PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import t, translate_formatted
+from assistant_builder.i18n import t
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.catalog import CATALOG, resolve, weight_bytes
 from assistant_builder.models.hub import available_offline
@@ -261,10 +261,10 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
         "{needed} of the {free} that are free on {machine}",
         needed=_needed(selection.after),
         free=size(selection.after.memory_bytes),
-        machine=translate_formatted(machine.name),
+        machine=machine.title,
     )
     if selection.changes:
-        title = t("Settings selected for {machine}", machine=translate_formatted(machine.name))
+        title = t("Settings selected for {machine}", machine=machine.title)
         chosen = ", ".join(
             t(
                 "{setting} {value} instead of {before}",

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from assistant_builder.config import ModelConfig, StudyConfig, read_value
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import N_, localize, t, translate_formatted
+from assistant_builder.i18n import N_, localize, m, render, t
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.download import download_bytes
 from assistant_builder.ui.html import (
@@ -68,7 +68,7 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     number = [step.step for step in snapshot.steps].index(record.step) + 1
     progress = snapshot.progress.get(record.step)
     shows_progress = progress is not None and not record.step.startswith("train-")
-    message = translate_formatted(progress.message) if progress and shows_progress else ""
+    message = render(progress.text) if progress and shows_progress else ""
     if record.node:
         message += " " + t("(on {node})", node=record.node)
     remaining = (
@@ -112,10 +112,10 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
             lines.append(
                 (
                     t("Now"),
-                    translate_formatted(
-                        progress.message
+                    render(
+                        progress.text
                         if progress and progress.message
-                        else N_("loading the base model")
+                        else m("loading the base model")
                     ),
                 )
             )

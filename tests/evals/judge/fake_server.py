@@ -1,7 +1,5 @@
 """A small HTTP server that judges as an OpenAI-compatible one would, for tests."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping

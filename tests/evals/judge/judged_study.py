@@ -1,7 +1,5 @@
 """A study with answers to judge, and what judging left in its folder."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl

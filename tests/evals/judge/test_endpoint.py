@@ -1,7 +1,5 @@
 """The judge's endpoint failing in every way, and what it tells no one."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging
@@ -10,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,7 +21,7 @@ from tests.evals.judge.judged_study import everything_on_disk, lines_of, make_st
 KEY = "sk-test-4f6e1c0de"
 
 
-def test_errors_of_the_server_are_tried_again(home: Path) -> None:
+def test_errors_of_the_server_are_tried_again(home):
     seen: Counter[str] = Counter()
     lock = threading.Lock()
 
@@ -42,7 +39,7 @@ def test_errors_of_the_server_are_tried_again(home: Path) -> None:
     assert set(seen.values()) == {3}
 
 
-def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) -> None:
+def test_what_fails_for_good_is_counted_and_asked_again_next_time(home):
     study, broken = make_study(30), {"Question 9?", "Question 13?"}
 
     def judge(texts: Texts) -> Reply:
@@ -50,12 +47,10 @@ def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) ->
 
     with judge_server(judge) as server:
         record = run(study, server.url)
-        assert (record["wins"], record["losses"], record["ties"], record["failures"]) == (
-            9,
-            9,
-            10,
-            2,
-        )
+        assert record["wins"] == 9
+        assert record["losses"] == 9
+        assert record["ties"] == 10
+        assert record["failures"] == 2
         orders = lines_of(study)["9"]["orders"]
         assert [order["error"] for order in orders] == [
             "HTTP 503",
@@ -67,7 +62,7 @@ def test_what_fails_for_good_is_counted_and_asked_again_next_time(home: Path) ->
         assert len(server.asked) - before == 4
 
 
-def test_an_item_without_reply_in_time_fails_alone(home: Path) -> None:
+def test_an_item_without_reply_in_time_fails_alone(home):
     with judge_server(
         lambda texts: None if texts["question"] == "Question 4?" else honest(texts)
     ) as server:
@@ -77,7 +72,7 @@ def test_an_item_without_reply_in_time_fails_alone(home: Path) -> None:
     assert sum(texts["question"] == "Question 4?" for texts in server.asked) == 2
 
 
-def test_a_reply_that_drips_is_not_waited_for_longer(home: Path) -> None:
+def test_a_reply_that_drips_is_not_waited_for_longer(home):
     def drip() -> Iterator[bytes]:
         for _ in range(50):
             time.sleep(0.1)
@@ -91,7 +86,7 @@ def test_a_reply_that_drips_is_not_waited_for_longer(home: Path) -> None:
     assert record["failures"] == 2 and time.monotonic() - began < 3
 
 
-def test_an_endpoint_that_only_hangs_is_given_up(home: Path) -> None:
+def test_an_endpoint_that_only_hangs_is_given_up(home):
     study = make_study(60)
     with (
         judge_server(lambda texts: None) as server,
@@ -102,7 +97,7 @@ def test_an_endpoint_that_only_hangs_is_given_up(home: Path) -> None:
     assert not (study.folder / "evals" / "judge.json").exists()
 
 
-def test_an_endpoint_that_goes_away_keeps_what_it_said(home: Path) -> None:
+def test_an_endpoint_that_goes_away_keeps_what_it_said(home):
     study, calls = make_study(60), itertools.count()
     with judge_server(lambda texts: honest(texts) if next(calls) < 20 else (500, b"")) as server:
         with pytest.raises(EvaluationError, match="another run continues from here"):
@@ -124,7 +119,7 @@ def test_an_endpoint_that_goes_away_keeps_what_it_said(home: Path) -> None:
         (400, "max_tokens is not supported", "eval.judge_model"),
     ],
 )
-def test_a_refusal_stops_after_one_call(home: Path, status: int, message: str, remedy: str) -> None:
+def test_a_refusal_stops_after_one_call(home, status, message, remedy):
     with judge_server(lambda texts: (status, {"error": {"message": message}})) as server:
         with pytest.raises(EvaluationError, match=message) as caught:
             run(make_study(60), server.url)
@@ -133,7 +128,7 @@ def test_a_refusal_stops_after_one_call(home: Path, status: int, message: str, r
     assert str(caught.value.where) == f"judge {server.url.split('/')[2]}"
 
 
-def test_a_refused_item_later_on_fails_alone(home: Path) -> None:
+def test_a_refused_item_later_on_fails_alone(home):
     def judge(texts: Texts) -> Reply:
         return (400, b"too long") if texts["question"] == "Question 4?" else honest(texts)
 
@@ -141,7 +136,7 @@ def test_a_refused_item_later_on_fails_alone(home: Path) -> None:
         assert run(make_study(), server.url)["failures"] == 1
 
 
-def test_an_unreachable_endpoint_is_said_at_once(home: Path) -> None:
+def test_an_unreachable_endpoint_is_said_at_once(home):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         with pytest.raises(EvaluationError, match="cannot be reached") as caught:
@@ -149,7 +144,7 @@ def test_an_unreachable_endpoint_is_said_at_once(home: Path) -> None:
     assert "eval.judge_url" in str(caught.value.remedy)
 
 
-def test_answers_must_be_there(home: Path) -> None:
+def test_answers_must_be_there(home):
     study = make_study(3)
     write_jsonl(
         study.cell_folder("Q4") / "samples.jsonl",
@@ -165,12 +160,7 @@ def test_answers_must_be_there(home: Path) -> None:
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_is_sent_and_appears_nowhere(
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_the_key_is_sent_and_appears_nowhere(home, monkeypatch, caplog, capfd):
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", f" {KEY}\n")
     caplog.set_level(logging.DEBUG)
     study = make_study(6)
@@ -188,7 +178,7 @@ def test_the_key_is_sent_and_appears_nowhere(
     assert KEY not in str(caught.value) + everything_on_disk(study)
 
 
-def test_a_key_that_cannot_be_sent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_cannot_be_sent(home, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", "schlüssel-42")
     with pytest.raises(EvaluationError, match="cannot be sent") as caught:
         run(make_study(3), "http://127.0.0.1:9/v1")

@@ -1,7 +1,5 @@
 """Answers with another meaning are not exactly right."""
 
-from __future__ import annotations
-
 import pytest
 
 from evals.metrics.text import exact_match
@@ -33,7 +31,7 @@ from evals.metrics.text import exact_match
         ("10 mg", "10 µg"),
     ],
 )
-def test_another_value_is_another_answer(answer: str, reference: str) -> None:
+def test_another_value_is_another_answer(answer, reference):
     assert exact_match(answer, reference) == 0
 
 
@@ -41,5 +39,5 @@ def test_another_value_is_another_answer(answer: str, reference: str) -> None:
     ("answer", "reference"),
     [("0.5 mg", ".5 mg"), ("9 am", "9am"), ("£5.00", "£5"), ("5.0", "5"), ("1,000", "1000")],
 )
-def test_the_same_value_in_another_notation_is_right(answer: str, reference: str) -> None:
+def test_the_same_value_in_another_notation_is_right(answer, reference):
     assert exact_match(answer, reference) == 1

@@ -1,19 +1,21 @@
 """Which facts a text holds, and which of them an answer keeps."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lm_eval import evaluate
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.study import Study
 from evals.metrics import Context, score_answer
 from evals.metrics.fact_recall import facts_kept, find_facts
+from evals.tasks.held_out import build_items, write_tasks
 
 
 def found(text: str, kind: str | None = None) -> set[str]:
@@ -69,7 +71,7 @@ def found(text: str, kind: str | None = None) -> set[str]:
         ("5 m and 5", {"5 m"}),
     ],
 )
-def test_numbers(text: str, numbers: set[str]) -> None:
+def test_numbers(text, numbers):
     assert found(text, "number") == numbers
     assert not found(text, "code")
 
@@ -91,11 +93,11 @@ def test_numbers(text: str, numbers: set[str]) -> None:
         ("no code at 5 kg, 10am-5pm, 5mg-10mg", set()),
     ],
 )
-def test_codes(text: str, codes: set[str]) -> None:
+def test_codes(text, codes):
     assert found(text, "code") == codes
 
 
-def test_a_number_in_a_code_is_no_number() -> None:
+def test_a_number_in_a_code_is_no_number():
     assert find_facts("B12 under ISO-9001, release 2.4.1, at https://a.org/77") == {
         fact for fact in find_facts("B12 ISO-9001 2.4.1 a.org/77") if fact.kind == "code"
     }
@@ -136,11 +138,11 @@ def test_a_number_in_a_code_is_no_number() -> None:
         ("Er sieht den Hund im Garten.", {"Hund", "Garten"}),
     ],
 )
-def test_terms(text: str, terms: set[str]) -> None:
+def test_terms(text, terms):
     assert found(text, "term") == terms
 
 
-def test_list_numbers_are_no_facts_but_a_lone_number_is() -> None:
+def test_list_numbers_are_no_facts_but_a_lone_number_is():
     assert found("1. Bring a letter.\n2. Pay 9 crowns.") == {"9 crown"}
     assert found("12. That is the number of seats.") == {"12"}
 
@@ -190,11 +192,11 @@ def test_list_numbers_are_no_facts_but_a_lone_number_is() -> None:
         ("Anything", "", None),
     ],
 )
-def test_facts_kept(answer: str, reference: str, share: float | None) -> None:
+def test_facts_kept(answer, reference, share):
     assert facts_kept(answer, reference) == share
 
 
-def test_facts_of_the_question_do_not_count() -> None:
+def test_facts_of_the_question_do_not_count():
     question = "Who commands the Copper Wren?"
     reference = "Captain Dunstan Reeve commands the Copper Wren."
     assert facts_kept(question, reference, question) == 0
@@ -206,7 +208,7 @@ def test_facts_of_the_question_do_not_count() -> None:
     )
 
 
-def test_unanswerable_items_have_no_facts_to_keep() -> None:
+def test_unanswerable_items_have_no_facts_to_keep():
     scores = [
         score_answer("Ask Nell.", "Ask Nell Garrity.", Context(answerable=each))
         for each in (True, False)
@@ -229,17 +231,11 @@ WORDS = st.sampled_from(
 )
 @example("Saguenay-Lac-St.-Jean")
 @settings(deadline=None, max_examples=400)
-def test_a_text_keeps_all_of_its_own_facts(text: str) -> None:
+def test_a_text_keeps_all_of_its_own_facts(text):
     assert facts_kept(text, text) == (1.0 if find_facts(text) else None)
 
 
-def test_lm_eval_averages_over_the_items_that_hold_a_fact() -> None:
-    from lm_eval import evaluate
-    from lm_eval.api.model import LM
-    from lm_eval.tasks import TaskManager
-
-    from evals.tasks.held_out import build_items, write_tasks
-
+def test_lm_eval_averages_over_the_items_that_hold_a_fact():
     class Plain:
         """Stands in for the prompter of a model."""
 
@@ -259,9 +255,9 @@ def test_lm_eval_averages_over_the_items_that_hold_a_fact() -> None:
             ["It costs 9 crowns.", "Ask at the desk.", "At 10:30, from Harl Point."], start=1
         )
     ]
-    written = write_tasks(Study.create(StudyConfig(name="facts")), build_items(pairs, Plain()))  # type: ignore[arg-type]
+    written = write_tasks(Study.create(StudyConfig(name="facts")), build_items(pairs, Plain()))
 
-    class Clock(LM):  # type: ignore[misc]
+    class Clock(LM):
         def generate_until(self, requests: Any) -> list[str]:
             return ["It is at 10:30."] * len(requests)
 

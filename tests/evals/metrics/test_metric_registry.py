@@ -1,7 +1,5 @@
 """The registry of metrics, and a metric that a module outside the product registers."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -85,18 +83,14 @@ def items() -> list[dict[str, Any]]:
 # the registry
 
 
-def test_every_metric_is_described_and_has_one_way_to_be_computed() -> None:
-    assert list(METRICS) == [
-        "nll_per_token",
-        "exact_match",
-        "token_f1",
-        "rouge_l",
-        "chrf",
-        "facts_kept",
-        "similarity",
-        "false_decline",
-        "right_decline",
-    ]
+def test_every_metric_is_described_and_has_one_way_to_be_computed():
+    assert (
+        list(METRICS)
+        == """
+        nll_per_token exact_match token_f1 rouge_l chrf facts_kept similarity false_decline
+        right_decline
+    """.split()
+    )
     assert all(
         metric.explanation and metric.blind_spots and metric.unit for metric in METRICS.values()
     )
@@ -114,7 +108,7 @@ def test_every_metric_is_described_and_has_one_way_to_be_computed() -> None:
     ]
 
 
-def test_registry_is_a_leaf_that_loads_no_scientific_library() -> None:
+def test_registry_is_a_leaf_that_loads_no_scientific_library():
     code = (
         "import sys, assistant_builder.config\n"
         "assert 'evals' not in sys.modules\n"
@@ -133,9 +127,7 @@ def test_registry_is_a_leaf_that_loads_no_scientific_library() -> None:
         ("binary", 0.5, "0 or 1"),
     ],
 )
-def test_score_that_the_description_does_not_allow_is_refused(
-    data: Any, value: float, allowed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_score_that_the_description_does_not_allow_is_refused(data, value, allowed, monkeypatch):
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     METRICS.register(
         Metric("odd", "Odd", "Odd.", score=lambda answer, reference, context: value, data=data)
@@ -144,7 +136,7 @@ def test_score_that_the_description_does_not_allow_is_refused(
         score_answer("Nine.", "Nine.")
 
 
-def test_metrics_that_need_a_model_score_all_answers_at_once() -> None:
+def test_metrics_that_need_a_model_score_all_answers_at_once():
     import numpy as np
 
     class Embedder:
@@ -163,7 +155,7 @@ def test_metrics_that_need_a_model_score_all_answers_at_once() -> None:
     assert score_answers(["same"], ["same"], resources, embedder=False) == [{}]
 
 
-def test_metric_that_cannot_be_primary_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metric_that_cannot_be_primary_is_no_choice(monkeypatch):
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     METRICS.register(Metric("aside", "Aside", "An aside.", can_be_primary=False))
     assert "aside" not in study_options()["eval.primary_metric"].choices
@@ -174,7 +166,7 @@ def test_metric_that_cannot_be_primary_is_no_choice(monkeypatch: pytest.MonkeyPa
         parse_config({"eval": {"primary_metric": "aside"}})
 
 
-def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed() -> None:
+def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed():
     row = {
         "name": "Q4-L16",
         "metric": NAME,
@@ -191,28 +183,26 @@ def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed() -> Non
 # a metric of a plugin
 
 
-def test_plugin_metric_is_a_primary_metric_and_brings_its_margin(plugin: None) -> None:
+def test_plugin_metric_is_a_primary_metric_and_brings_its_margin(plugin):
     config = StudyConfig().with_changes({"eval.primary_metric": NAME})
     declared = declare(config, HeldOut({}, frozenset()), [])
-    assert (declared.primary_metric, declared.margin, declared.second_metric) == (
-        NAME,
-        0.25,
-        "nll_per_token",
-    )
+    assert declared.primary_metric == NAME
+    assert declared.margin == 0.25
+    assert declared.second_metric == "nll_per_token"
     chosen = config.with_changes({"eval.margin": 0.1})
     assert declare(chosen, HeldOut({}, frozenset()), []).margin == 0.1
     assert study_options()["eval.primary_metric"].choices[-1] == NAME
     assert study_options()["eval.primary_metric"].kind == "choice"
 
 
-def test_unknown_primary_metric_is_refused_with_the_names() -> None:
+def test_unknown_primary_metric_is_refused_with_the_names():
     with pytest.raises(
         ConfigError, match=f"eval.primary_metric='{NAME}': it should be one of auto, nll_per_token"
     ):
         StudyConfig().with_changes({"eval.primary_metric": NAME})
 
 
-def test_plugin_metric_is_computed_when_answers_are_scored(plugin: None) -> None:
+def test_plugin_metric_is_computed_when_answers_are_scored(plugin):
     texts = ["Nine crowns.", "nine crowns", "I do not know."]
     samples = [
         sample_record(item, answer=text, target=None, scores={}, taught=())
@@ -229,7 +219,7 @@ def test_plugin_metric_is_computed_when_answers_are_scored(plugin: None) -> None
     assert f"metric: {NAME}" in (tasks.folder / f"{tasks.generation}.yaml").read_text()
 
 
-def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(plugin: None) -> None:
+def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(plugin):
     study = evaluated(
         trained(with_data(new_study("capital", eval__primary_metric=NAME, eval__margin=None)))
     )
@@ -246,11 +236,9 @@ def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(pl
     answerable = [sample for sample in stored if sample["answerable"]]
     share = sum(sample["answer"][0].isupper() for sample in answerable) / len(answerable)
     assert report["cells"]["Q4"]["metrics"][NAME] == pytest.approx(share)
-    assert (report["primary_metric"], report["verdict"]["metric"], report["verdict"]["margin"]) == (
-        NAME,
-        NAME,
-        0.25,
-    )
+    assert report["primary_metric"] == NAME
+    assert report["verdict"]["metric"] == NAME
+    assert report["verdict"]["margin"] == 0.25
     rows = [row for row in report["contrasts"] if row["metric"] == NAME]
     assert {"Q4-L16", "Q4-B4"} <= {row["name"] for row in rows}
     for file in ("report.md", "report.html"):
@@ -277,7 +265,7 @@ def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(pl
     assert LABEL in compared.stdout, compared.output
 
 
-def test_built_in_metrics_of_stored_answers_are_not_computed_again(plugin: None) -> None:
+def test_built_in_metrics_of_stored_answers_are_not_computed_again(plugin):
     study = finished_study()
     before = read_json(study.folder / "report.json")["cells"]["Q4"]["metrics"]
     write_report(Study.open(study.name))

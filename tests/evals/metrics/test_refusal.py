@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import random
 
@@ -24,7 +22,7 @@ NAMES = list(dict.fromkeys(row["set"] for row in LABELLED))
 SETS = {name: [row for row in LABELLED if row["set"] == name] for name in NAMES}
 
 
-def test_the_labelled_answers_are_of_both_kinds() -> None:
+def test_the_labelled_answers_are_of_both_kinds():
     assert len({row["answer"] for row in LABELLED}) == len(LABELLED)
     counts = {
         name: (sum(row["declined"] for row in rows), len(rows)) for name, rows in SETS.items()
@@ -45,7 +43,7 @@ def test_the_labelled_answers_are_of_both_kinds() -> None:
         assert (sum(declined), len(declined)) == (10, 20)
 
 
-def test_classifier_was_not_fitted_to_the_labelled_answers() -> None:
+def test_classifier_was_not_fitted_to_the_labelled_answers():
     trained = {
         row["answer"] for row in [*training_rows(), *phrased_rows()] if len(row["answer"]) > 25
     }
@@ -53,19 +51,19 @@ def test_classifier_was_not_fitted_to_the_labelled_answers() -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "de", "es", "fr", "it"])
-def test_training_has_both_kinds_in_each_language(language: str) -> None:
+def test_training_has_both_kinds_in_each_language(language):
     declined = [row["declined"] for row in training_rows() if row["language"] == language]
     assert min(sum(declined), len(declined) - sum(declined)) >= 150
 
 
 @pytest.mark.parametrize("name", ["first", "fresh", "indirect", "varied"])
-def test_recogniser_agrees_with_the_labels_of_development(name: str) -> None:
+def test_recogniser_agrees_with_the_labels_of_development(name):
     found = agreement(SETS[name])
     assert found.recognised >= 0.7 * found.refusals
     assert found.false_positives <= 1
 
 
-def test_a_decline_in_the_datas_own_words_is_recognised_in_any_language() -> None:
+def test_a_decline_in_the_datas_own_words_is_recognised_in_any_language():
     taught = ["To se v jízdním řádu nepíše; zeptejte se na molu."]
     assert is_refusal("To se v jízdním řádu nepíše, zeptejte se na molu.", taught)
     assert not is_refusal("To se v jízdním řádu nepíše, zeptejte se na molu.")
@@ -82,12 +80,12 @@ def test_a_decline_in_the_datas_own_words_is_recognised_in_any_language() -> Non
         "Mi dispiace, non posso rispondere a questa domanda.",
     ],
 )
-def test_plain_declines_of_each_language(answer: str) -> None:
+def test_plain_declines_of_each_language(answer):
     assert is_refusal(answer)
     assert is_refusal(f"{answer} Thank you for your question.")
 
 
-def test_quotations_are_not_the_assistants_own_words() -> None:
+def test_quotations_are_not_the_assistants_own_words():
     assert sentences("Say „Ich weiß es nicht“ twice. «No lo sé.» Done.") == [
         'say  "  twice.',
         '"  done.',
@@ -96,7 +94,7 @@ def test_quotations_are_not_the_assistants_own_words() -> None:
     assert sentences(" ... ") == sentences("") == []
 
 
-def test_each_sentence_more_needs_more_evidence() -> None:
+def test_each_sentence_more_needs_more_evidence():
     classifier = shipped_classifier()
     one, more = (
         classifier.log_odds("I don't know."),
@@ -105,25 +103,21 @@ def test_each_sentence_more_needs_more_evidence() -> None:
     assert one - more == pytest.approx(1.386, abs=0.001)
 
 
-def test_numbers_are_one_word() -> None:
+def test_numbers_are_one_word():
     assert features("in 1987.") == features("in 12.") != features("in may.")
     assert max(features("in 1987.")) < BUCKETS
 
 
-def test_weights_are_read_as_they_were_written() -> None:
+def test_weights_are_read_as_they_were_written():
     text = WEIGHTS_FILE.read_text(encoding="utf-8")
     assert Classifier.from_json(text).to_json().splitlines()[1:4] == text.splitlines()[1:4]
     assert Classifier.from_json(Classifier.from_json(text).to_json()) == shipped_classifier()
     assert len(shipped_classifier().weights) == BUCKETS
-    assert len(text) < 200_000 and set(json.loads(text)) == {
-        "intercept",
-        "threshold",
-        "unit",
-        "weights",
-    }
+    assert len(text) < 200_000
+    assert set(json.loads(text)) == set("intercept threshold unit weights".split())
 
 
-def test_the_same_rows_give_the_same_weights() -> None:
+def test_the_same_rows_give_the_same_weights():
     rows = random.Random(1).sample(training_rows(), 120)
     fitted = fit(rows)
     assert fitted == fit(rows)
@@ -133,7 +127,7 @@ def test_the_same_rows_give_the_same_weights() -> None:
     assert sum(score > threshold for score in others) <= 0.02 * len(others) + 1
 
 
-def test_agreement_equals_the_statistics_libraries() -> None:
+def test_agreement_equals_the_statistics_libraries():
     found = agreement(SETS["blind"])
     said = [is_refusal(row["answer"]) for row in SETS["blind"]]
     labels = [row["declined"] for row in SETS["blind"]]
@@ -148,16 +142,14 @@ def test_agreement_equals_the_statistics_libraries() -> None:
     assert (found.recognised, found.false_positives) == (square[0][0], square[0][1])
 
 
-def test_kappa_is_no_better_than_chance_for_a_blind_recogniser(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_kappa_is_no_better_than_chance_for_a_blind_recogniser(monkeypatch):
     monkeypatch.setattr("benchmarks.refusal_agreement.is_refusal", lambda answer: True)
     found = agreement(SETS["first"])
     assert (found.share, found.kappa, found.false_positives) == (0.5, 0.0, 25)
     assert agreement(SETS["indirect"]).kappa is None
 
 
-def test_the_command_prints_counts_a_reader_can_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_counts_a_reader_can_check(capsys):
     main(["--wrong"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| first | en | ") and " of 25 | 0 of 25 | " in lines[2]
@@ -185,7 +177,7 @@ def test_the_command_prints_counts_a_reader_can_check(capsys: pytest.CaptureFixt
         "I DON'T KNOW!",
     ],
 )
-def test_more_declines(answer: str) -> None:
+def test_more_declines(answer):
     assert is_refusal(answer)
 
 
@@ -202,5 +194,5 @@ def test_more_declines(answer: str) -> None:
         "The data do not leave the building.",
     ],
 )
-def test_answers_that_only_sound_like_declines(answer: str) -> None:
+def test_answers_that_only_sound_like_declines(answer):
     assert not is_refusal(answer)

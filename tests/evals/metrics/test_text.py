@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import random
 import subprocess
 import sys
@@ -29,7 +27,7 @@ def random_pairs(count: int = 200) -> list[tuple[str, str]]:
     ]
 
 
-def test_rouge_and_chrf_equal_their_libraries_on_200_pairs() -> None:
+def test_rouge_and_chrf_equal_their_libraries_on_200_pairs():
     rouge, chr_f = RougeScorer(["rougeL"], use_stemmer=False), CHRF()
     for answer, reference in random_pairs():
         expected = rouge.score(reference, answer)["rougeL"].fmeasure
@@ -38,7 +36,7 @@ def test_rouge_and_chrf_equal_their_libraries_on_200_pairs() -> None:
         assert chrf(answer, reference) == pytest.approx(expected, abs=1e-12)
 
 
-def test_token_f1_and_exact_match_equal_squads_script_on_200_pairs() -> None:
+def test_token_f1_and_exact_match_equal_squads_script_on_200_pairs():
     from lm_eval.tasks.qasper.metrics import (
         f1_abstractive,
         normalize_answer,
@@ -79,13 +77,13 @@ def test_token_f1_and_exact_match_equal_squads_script_on_200_pairs() -> None:
         ("The", "the"),
     ],
 )
-def test_normalise(text: str, plain: str) -> None:
+def test_normalise(text, plain):
     assert normalise(text) == plain
 
 
 @given(st.text(max_size=60))
 @settings(deadline=None)
-def test_normalise_is_stable_and_never_empties_a_text(text: str) -> None:
+def test_normalise_is_stable_and_never_empties_a_text(text):
     once = normalise(text)
     assert bool(once) == bool(unicodedata.normalize("NFKC", text).strip())
     assert exact_match(once.upper(), once) == exact_match(once, once) == 1
@@ -93,7 +91,7 @@ def test_normalise_is_stable_and_never_empties_a_text(text: str) -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 @settings(deadline=None)
-def test_scores_are_shares_and_a_text_equals_itself(answer: str, reference: str) -> None:
+def test_scores_are_shares_and_a_text_equals_itself(answer, reference):
     scores = score_answer(answer, reference)
     assert set(scores) - {"facts_kept"} == {"exact_match", "token_f1", "rouge_l", "chrf"}
     assert scores.get("facts_kept") == facts_kept(answer, reference)
@@ -102,7 +100,7 @@ def test_scores_are_shares_and_a_text_equals_itself(answer: str, reference: str)
     assert token_f1(answer, reference) == pytest.approx(token_f1(reference, answer))
 
 
-def test_token_f1_by_hand() -> None:
+def test_token_f1_by_hand():
     assert token_f1("the ferry leaves at noon", "ferry leaves noon today") == pytest.approx(
         2 * 3 / (4 + 4)
     )
@@ -110,7 +108,7 @@ def test_token_f1_by_hand() -> None:
     assert token_f1("noon noon", "noon") == pytest.approx(2 / 3)
 
 
-def test_scripts_without_spaces_score_by_character() -> None:
+def test_scripts_without_spaces_score_by_character():
     assert words("東京は3時") == ["東", "京", "は", "3", "時"]
     assert words("東京tower9です ok") == ["東", "京", "tower9", "で", "す", "ok"]
     assert words("ที่นี่") == ["ที่", "นี่"]
@@ -128,18 +126,18 @@ def test_scripts_without_spaces_score_by_character() -> None:
         ("แมวนอนอยู่", "แมว"),
     ],
 )
-def test_other_scripts_score_fully_and_partly(text: str, part: str) -> None:
+def test_other_scripts_score_fully_and_partly(text, part):
     for metric in (token_f1, rouge_l, chrf):
         assert metric(text, text) == pytest.approx(1.0)
         assert 0 < metric(part, text) < 1
 
 
-def test_accented_words_are_whole_words() -> None:
+def test_accented_words_are_whole_words():
     assert rouge_l("cafe", "café") == 0
     assert rouge_l("cafe\u0301", "café") == 1
 
 
-def test_empty_answers_score_zero() -> None:
+def test_empty_answers_score_zero():
     assert score_answer("", "Nine crowns.") == {
         "exact_match": 0.0,
         "token_f1": 0.0,
@@ -148,12 +146,12 @@ def test_empty_answers_score_zero() -> None:
     }
 
 
-def test_a_partial_metric_is_left_out_where_the_reference_has_nothing_for_it() -> None:
+def test_a_partial_metric_is_left_out_where_the_reference_has_nothing_for_it():
     assert "facts_kept" not in score_answer("It costs 9 crowns.", "Ask at the desk.")
     assert score_answer("It costs 9 crowns.", "It costs 9 crowns on Monday.")["facts_kept"] == 0.5
 
 
-def test_scoring_and_statistics_import_no_torch() -> None:
+def test_scoring_and_statistics_import_no_torch():
     code = (
         "import sys, evals.metrics.refusal, evals.compare, evals.stats.power\n"
         "evals.metrics.score_answer('a cat', 'cat')\n"

@@ -1,7 +1,5 @@
 """What a report says beside the cells, as the page gets it: written down by hand, so that every number is known."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

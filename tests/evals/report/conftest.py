@@ -1,7 +1,5 @@
 """Studies to report on, and reports on them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import cache

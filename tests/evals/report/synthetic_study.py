@@ -1,7 +1,5 @@
 """A study folder written by hand, as a finished run would leave it, without training anything."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import random
@@ -15,16 +13,15 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
 from tests.measured_study import with_everything
+from tests.texts import parts
 
-TOWNS = (
-    "Aldermoor",
-    "Brisk Haven",
-    "Cotterby",
-    "Dunmarsh",
-    "Eskerling",
-    "Farrow Point",
-    "Gannet Rock",
-    "Hollin Bay",
+TOWNS = tuple(
+    parts(
+        """
+    Aldermoor | Brisk Haven | Cotterby | Dunmarsh | Eskerling | Farrow Point | Gannet Rock
+    Hollin Bay
+    """
+    )
 )
 FACTS = (
     ("lamp", "red oil lamp", "green oil lamp"),

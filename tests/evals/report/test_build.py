@@ -1,7 +1,5 @@
 """report.json: the contract's keys, the arithmetic, the verdict in words, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -11,12 +9,13 @@ import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import Study, home
+from assistant_builder.study import home
 from evals.declaration import freeze
 from evals.report.build import build_report, write_report
 from evals.report.render import render_html, render_markdown
 from evals.report.schema import VERSION
 from tests.evals.report.synthetic_study import Recipe, write_study
+from tests.texts import parts
 from tests.typed_report import as_report
 
 
@@ -26,21 +25,14 @@ def contrast(report: dict[str, Any], name: str, metric: str) -> dict[str, Any]:
     )
 
 
-def test_contract_keys(report: dict[str, Any]) -> None:
-    assert {
-        "version",
-        "study",
-        "primary_metric",
-        "verdict",
-        "cells",
-        "contrasts",
-        "resources",
-    } <= report.keys()
-    assert (report["version"], report["study"], report["primary_metric"]) == (
-        VERSION,
-        "lighthouses",
-        "nll_per_token",
+def test_contract_keys(report):
+    assert (
+        set("version study primary_metric verdict cells contrasts resources".split())
+        <= report.keys()
     )
+    assert report["version"] == VERSION
+    assert report["study"] == "lighthouses"
+    assert report["primary_metric"] == "nll_per_token"
     assert {"outcome", "metric", "margin", "delta", "ci"} <= report["verdict"].keys()
     assert set(report["cells"]) == {"B16", "B4", "L16", "Q4"}
     for cell in report["cells"].values():
@@ -49,17 +41,13 @@ def test_contract_keys(report: dict[str, Any]) -> None:
     for row in report["contrasts"]:
         assert {"name", "metric", "delta", "ci_low", "ci_high", "p_value", "n"} <= row.keys()
         assert row["ci_low"] <= row["delta"] <= row["ci_high"]
-    wanted = {
-        "base_bytes",
-        "adapter_bytes",
-        "peak_memory_bytes",
-        "train_seconds",
-        "tokens_per_second",
-    }
+    wanted = set(
+        "base_bytes adapter_bytes peak_memory_bytes train_seconds tokens_per_second".split()
+    )
     assert all(wanted <= report["resources"][arm].keys() for arm in ("lora", "qlora"))
 
 
-def test_loss_is_weighted_by_tokens(study: Study) -> None:
+def test_loss_is_weighted_by_tokens(study):
     cell = build_report(study)["cells"]["Q4"]
     rows = [
         row for row in read_jsonl(study.cell_folder("Q4") / "samples.jsonl") if row["answerable"]
@@ -69,27 +57,14 @@ def test_loss_is_weighted_by_tokens(study: Study) -> None:
     assert cell["perplexity"] == pytest.approx(math.exp(cell["nll_per_token"]))
 
 
-def test_every_contrast_is_the_difference_of_the_figures_shown(
-    report_of_ten: dict[str, Any],
-) -> None:
+def test_every_contrast_is_the_difference_of_the_figures_shown(report_of_ten):
     names = {row["name"] for row in report_of_ten["contrasts"]}
-    assert names == {
-        "Q4-L16",
-        "L4-L16",
-        "Q4-L4",
-        "B4-B16",
-        "Q16-Q4",
-        "QD-Q4",
-        "QR-QD",
-        "QR-Q4",
-        "LM-L16",
-        "LR-LM",
-        "LR-L16",
-        "Q4-LR",
-        "QR-LR",
-        "L16-B16",
-        "Q4-B4",
-    }
+    assert names == set(
+        """
+        Q4-L16 L4-L16 Q4-L4 B4-B16 Q16-Q4 QD-Q4 QR-QD QR-Q4 LM-L16 LR-LM LR-L16 Q4-LR QR-LR
+        L16-B16 Q4-B4
+    """.split()
+    )
     for row in report_of_ten["contrasts"]:
         figures = [
             report_of_ten["cells"][row[role]]["metrics"][row["metric"]]
@@ -104,7 +79,7 @@ def test_every_contrast_is_the_difference_of_the_figures_shown(
         assert contrast(report_of_ten, "Q4-L16", metric)["delta"] == pytest.approx(parts, abs=1e-12)
 
 
-def test_holm_adjusts_within_a_contrast(report: dict[str, Any]) -> None:
+def test_holm_adjusts_within_a_contrast(report):
     rows = [row for row in report["contrasts"] if row["name"] == "Q4-L16"]
     assert len(rows) == 7
     assert all(
@@ -113,7 +88,7 @@ def test_holm_adjusts_within_a_contrast(report: dict[str, Any]) -> None:
     )
 
 
-def test_a_rebuilt_report_is_the_same(study: Study) -> None:
+def test_a_rebuilt_report_is_the_same(study):
     assert build_report(study) == build_report(study)
 
 
@@ -136,14 +111,14 @@ def test_a_rebuilt_report_is_the_same(study: Study) -> None:
         (Recipe(harm=0.02, harm_noise=0.5), "inconclusive", "the result is inconclusive"),
     ],
 )
-def test_verdict_in_words(recipe: Recipe, outcome: str, words: str) -> None:
+def test_verdict_in_words(recipe, outcome, words):
     report = build_report(write_study(recipe))
     assert report["verdict"]["outcome"] == outcome
     assert words in report["sentence"]
     assert "200 held-out questions" in report["sentence"]
 
 
-def test_another_metric_beyond_its_margin_makes_the_verdict_worse() -> None:
+def test_another_metric_beyond_its_margin_makes_the_verdict_worse():
     report = build_report(write_study(Recipe(flips=0.25)))
     primary, second, declines = report["verdict"]["bounds"]
     assert primary["passed"] and declines["passed"] and not second["passed"]
@@ -154,19 +129,18 @@ def test_another_metric_beyond_its_margin_makes_the_verdict_worse() -> None:
     )
 
 
-def test_possible_harm_is_named_unadjusted_beside_a_reassuring_verdict() -> None:
+def test_possible_harm_is_named_unadjusted_beside_a_reassuring_verdict():
     settings = {"eval.primary_metric": "exact_match", "eval.margin": 0.5}
     report = build_report(write_study(Recipe(flips=0.3, settings=settings)))
     verdict = report["verdict"]
-    assert verdict["outcome"] == "no worse" and {"exact_match", "token_f1"} <= set(
-        verdict["possible_harm"]
-    )
+    assert verdict["outcome"] == "no worse"
+    assert {"exact_match", "token_f1"} <= set(verdict["possible_harm"])
     assert report["objection"].startswith("Possible harm by another measure: token F1")
     assert report["sentence"].endswith(report["objection"])
     assert 'class="verdict mixed"' in render_html(as_report(report))
 
 
-def test_a_bound_that_is_not_shown_makes_the_verdict_inconclusive() -> None:
+def test_a_bound_that_is_not_shown_makes_the_verdict_inconclusive():
     report = build_report(write_study(Recipe(flips=0.0, settings={"eval.decline_margin": 0.01})))
     assert report["verdict"]["outcome"] == "inconclusive"
     assert [bound["passed"] for bound in report["verdict"]["bounds"]] == [True, True, False]
@@ -180,7 +154,7 @@ def test_a_bound_that_is_not_shown_makes_the_verdict_inconclusive() -> None:
     )
 
 
-def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
+def test_what_was_changed_after_scoring_is_shown_at_the_verdict():
     study = write_study(Recipe(flips=0.0))
     assert "may have been chosen afterwards" in " ".join(build_report(study)["basis"])
     freeze(study)
@@ -203,7 +177,7 @@ def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
     assert "were used 1 time before on this computer" in " ".join(build_report(study)["basis"])
 
 
-def test_a_test_that_grew_after_it_was_seen_is_judged_at_the_level_of_a_second_look() -> None:
+def test_a_test_that_grew_after_it_was_seen_is_judged_at_the_level_of_a_second_look():
     first, other, grown = (
         write_study(Recipe(name=name, towns=towns, flips=0.02))
         for name, towns in (("first", 4), ("again", 4), ("grown", 8))
@@ -236,7 +210,7 @@ def test_a_test_that_grew_after_it_was_seen_is_judged_at_the_level_of_a_second_l
     assert width["second"] > width["alone"]
 
 
-def test_the_questions_that_are_asked_for_are_counted_at_the_level_of_the_next_look() -> None:
+def test_the_questions_that_are_asked_for_are_counted_at_the_level_of_the_next_look():
     verdict = build_report(
         write_study(Recipe(clustered=False, harm=0.0, harm_noise=0.3, flips=0.0))
     )["verdict"]
@@ -250,7 +224,7 @@ def test_the_questions_that_are_asked_for_are_counted_at_the_level_of_the_next_l
     assert 1.25 * at_this_level < asked_for < 1.45 * at_this_level + 10
 
 
-def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained() -> None:
+def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained():
     report = build_report(write_study(Recipe(settings={"eval.margin": None})))
     gain = report["cells"]["B16"]["nll_per_token"] - report["cells"]["L16"]["nll_per_token"]
     tuned = contrast(report, "L16-B16", "nll_per_token")
@@ -260,7 +234,7 @@ def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained() -> None:
     assert 0.8 * 0.03 * gain < report["verdict"]["margin"] < 0.03 * gain
 
 
-def test_questions_to_decline_and_uncovered_ones_are_no_part_of_the_headline(study: Study) -> None:
+def test_questions_to_decline_and_uncovered_ones_are_no_part_of_the_headline(study):
     report = build_report(study)
     assert contrast(report, "Q4-L16", "exact_match")["n"] == 200
     assert contrast(report, "Q4-L16", "right_decline")["n"] == 8
@@ -272,14 +246,12 @@ def test_questions_to_decline_and_uncovered_ones_are_no_part_of_the_headline(stu
     record["hashes"]["train"] = file_hash(study.split_file("train"))
     write_json(study.folder / "data" / "split.json", record)
     fewer = build_report(study)
-    assert (
-        fewer["verdict"]["n"] == 175
-        and fewer["uncovered"]["items"] == fewer["verdict"]["uncovered"] == 25
-    )
+    assert fewer["verdict"]["n"] == 175
+    assert fewer["uncovered"]["items"] == fewer["verdict"]["uncovered"] == 25
     assert fewer["uncovered"]["cells"]["Q4"].keys() >= {"nll_per_token", "exact_match"}
 
 
-def test_the_headline_about_facts_from_the_samples_by_another_route() -> None:
+def test_the_headline_about_facts_from_the_samples_by_another_route():
     """The difference and its interval by statsmodels, from samples.jsonl alone."""
     import statsmodels.api as sm
 
@@ -318,12 +290,11 @@ def test_the_headline_about_facts_from_the_samples_by_another_route() -> None:
     )
     low, high = fit.conf_int()[0]
     assert verdict["delta"] == pytest.approx(fit.params[0], abs=1e-12)
-    assert verdict["ci"] == pytest.approx(
-        [low, high], abs=1e-3
-    )  # statsmodels has CR1, 200 / 199 apart
+    # statsmodels has CR1, 200 / 199 apart
+    assert verdict["ci"] == pytest.approx([low, high], abs=1e-3)
 
 
-def test_share_as_primary_metric() -> None:
+def test_share_as_primary_metric():
     settings = {"eval.primary_metric": "exact_match", "eval.margin": 0.02}
     report = build_report(write_study(Recipe(flips=0.2, settings=settings)))
     assert report["verdict"]["outcome"] == "worse"
@@ -332,7 +303,7 @@ def test_share_as_primary_metric() -> None:
     assert report["verdict"]["perplexity_change"] is None
 
 
-def test_few_items_are_called_few() -> None:
+def test_few_items_are_called_few():
     report = build_report(write_study(Recipe(towns=1, clustered=False, unanswerable=0)))
     assert "25 held-out questions (too few for a firm verdict)" in report["sentence"]
     assert any(
@@ -341,7 +312,7 @@ def test_few_items_are_called_few() -> None:
     )
 
 
-def test_a_missing_headline_cell_is_refused() -> None:
+def test_a_missing_headline_cell_is_refused():
     study = write_study(Recipe(cells=("B16", "L16")))
     with pytest.raises(
         EvaluationError, match="Q4 has not been scored.*assistant-builder run lighthouses"
@@ -350,21 +321,21 @@ def test_a_missing_headline_cell_is_refused() -> None:
     assert not (study.folder / "report.json").exists()
 
 
-def test_cells_scored_on_other_items_are_refused(study: Study) -> None:
+def test_cells_scored_on_other_items_are_refused(study):
     path = study.cell_folder("Q4") / "samples.jsonl"
     write_jsonl(path, read_jsonl(path)[:-3])
     with pytest.raises(EvaluationError, match="Q4 lacks 3 items of L16.*--redo"):
         build_report(study)
 
 
-def test_scores_that_contradict_the_samples_are_refused(study: Study) -> None:
+def test_scores_that_contradict_the_samples_are_refused(study):
     path = study.cell_folder("B4") / "scores.json"
     write_json(path, {**read_json(path), "nll_per_token": 9.0})
     with pytest.raises(EvaluationError, match="scores.json of B4 contradicts its samples"):
         build_report(study)
 
 
-def test_an_unscored_primary_metric_is_refused() -> None:
+def test_an_unscored_primary_metric_is_refused():
     study = write_study(
         Recipe(metrics=("exact_match",), settings={"eval.primary_metric": "similarity"})
     )
@@ -381,7 +352,7 @@ def test_an_unscored_primary_metric_is_refused() -> None:
         Recipe(clustered=False, metrics=("exact_match", "chrf")),
     ],
 )
-def test_less_than_everything_still_makes_a_report(recipe: Recipe) -> None:
+def test_less_than_everything_still_makes_a_report(recipe):
     study = write_study(recipe)
     for path in ("provenance.json", "data/findings.json", "data/split.json", "data/embedding.json"):
         (study.folder / path).unlink()
@@ -390,17 +361,16 @@ def test_less_than_everything_still_makes_a_report(recipe: Recipe) -> None:
             (study.arm_folder(arm) / file).unlink()
     path = write_report(study)
     page, text = path.read_text(), (study.folder / "report.md").read_text()
-    for said in (
-        "no provenance record",
-        "no curves",
-        "time and memory are unknown",
-        "this cannot be shown",
+    for said in parts(
+        """
+        no provenance record | no curves | time and memory are unknown | this cannot be shown
+        """
     ):
         assert said in page
     assert "time and memory are unknown" in text
 
 
-def test_a_metric_that_only_some_items_carry(study: Study) -> None:
+def test_a_metric_that_only_some_items_carry(study):
     for cell in ("L16", "Q4"):
         path = study.cell_folder(cell) / "samples.jsonl"
         rows = read_jsonl(path)
@@ -420,7 +390,7 @@ def test_a_metric_that_only_some_items_carry(study: Study) -> None:
     )
 
 
-def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
+def test_rounding_beyond_a_metrics_bounds_is_taken_back(study):
     path = study.cell_folder("Q4") / "samples.jsonl"
     rows = read_jsonl(path)
     rows[0]["metrics"]["similarity"] = 1.0000001
@@ -428,7 +398,7 @@ def test_rounding_beyond_a_metrics_bounds_is_taken_back(study: Study) -> None:
     assert build_report(study)["cells"]["Q4"]["metrics"]["similarity"] <= 1
 
 
-def test_power_reports_the_detectable_difference(report: dict[str, Any]) -> None:
+def test_power_reports_the_detectable_difference(report):
     loss, exact = report["power"]
     row = contrast(report, "Q4-L16", "nll_per_token")
     assert loss["detectable"] == pytest.approx(
@@ -438,7 +408,7 @@ def test_power_reports_the_detectable_difference(report: dict[str, Any]) -> None
     assert exact["target"] == 0.02 and exact["needed"] > 200
 
 
-def test_leaks_left_in_are_a_serious_warning() -> None:
+def test_leaks_left_in_are_a_serious_warning():
     report = build_report(write_study(Recipe(leaks=2)))
     leaks = report["data"]["leaks"]
     assert (leaks["text"], leaks["embedding"], leaks["removed"], leaks["left"]) == (0, 2, 0, 1)
@@ -448,7 +418,7 @@ def test_leaks_left_in_are_a_serious_warning() -> None:
     )
 
 
-def test_all_files_are_rendered_from_the_json(study: Study) -> None:
+def test_all_files_are_rendered_from_the_json(study):
     path = write_report(study)
     report = json.loads((study.folder / "report.json").read_text())
     assert path == study.folder / "report.html"

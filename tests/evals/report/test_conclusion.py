@@ -1,7 +1,5 @@
 """The conclusion of a report: the sentences that the report's top and the command line show."""
 
-from __future__ import annotations
-
 import shlex
 from typing import Any
 
@@ -10,6 +8,7 @@ from typer.main import get_command
 
 from assistant_builder.arms import LORA, QLORA
 from assistant_builder.cli import app
+from evals.report.build import build_report
 from evals.report.conclusion import conclude
 from tests.evals.report.synthetic_study import Recipe, write_study
 from tests.typed_report import as_report
@@ -123,9 +122,10 @@ def items(
 COLLEAGUES = "For colleagues who notice a wrong answer, yes. For customers not yet:"
 
 
-def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -> None:
+def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
     found = conclude(as_report(report()))
-    assert found.ready and found.good_enough == (
+    assert found.ready
+    assert found.good_enough == (
         f"{COLLEAGUES} it made up an answer to 10 of 20 questions that it should decline. "
         "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
@@ -174,9 +174,7 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -
         (0.3, 100, 10, "No, it is not ready yet."),
     ],
 )
-def test_customers_are_given_what_is_seldom_wrong_and_declines(
-    lora: float, to_decline: int, made_up: int, said: str
-) -> None:
+def test_customers_are_given_what_is_seldom_wrong_and_declines(lora, to_decline, made_up, said):
     made = report(lora=lora, qlora=lora)
     found = conclude(
         as_report(
@@ -187,19 +185,17 @@ def test_customers_are_given_what_is_seldom_wrong_and_declines(
     assert found.audience.who == {"Y": "customers", "F": "colleagues", "N": "nobody"}[said[0]]
 
 
-def test_customers_are_not_given_what_declines_two_in_five_of_their_questions() -> None:
+def test_customers_are_not_given_what_declines_two_in_five_of_their_questions():
     made = report(lora=0.93, qlora=0.93)
     shy = items(lora=0.93, qlora=0.93, to_decline=100, made_up=0)
     for item in shy[:200]:
         item["declined"] = {cell: item["row"] % 5 < 2 for cell in item["declined"]}
     found = conclude(as_report({**made, "items": shy})).audience
-    assert (
-        found.who == "colleagues"
-        and "it declined 80 of 200 questions that it should answer" in found.text
-    )
+    assert found.who == "colleagues"
+    assert "it declined 80 of 200 questions that it should answer" in found.text
 
 
-def test_questions_of_one_fact_are_not_evidence_for_customers() -> None:
+def test_questions_of_one_fact_are_not_evidence_for_customers():
     made = report(lora=0.93, qlora=0.93)
     alone = items(lora=0.93, qlora=0.93, to_decline=100, made_up=0)
     assert conclude(as_report({**made, "items": alone})).audience.who == "customers"
@@ -222,7 +218,7 @@ def test_questions_of_one_fact_are_not_evidence_for_customers() -> None:
         ("worse", "Copying the best fact is better (160 right; declined rightly: 10)."),
     ],
 )
-def test_the_comparison_with_copying(against_copy: str, words: str) -> None:
+def test_the_comparison_with_copying(against_copy, words):
     found = conclude(as_report(report(against_copy=against_copy)))
     assert words in found.good_enough and found.ready == (against_copy != "worse")
 
@@ -252,13 +248,11 @@ def test_the_comparison_with_copying(against_copy: str, words: str) -> None:
         ),
     ],
 )
-def test_the_four_bit_one_is_as_good_only_if_the_verdict_is_no_worse(
-    changes: dict[str, Any], sentence: str
-) -> None:
+def test_the_four_bit_one_is_as_good_only_if_the_verdict_is_no_worse(changes, sentence):
     assert conclude(as_report(report(**changes))).four_bit == sentence
 
 
-def test_possible_harm_by_another_measure_is_not_as_good() -> None:
+def test_possible_harm_by_another_measure_is_not_as_good():
     found = conclude(
         as_report(
             {**report(outcome="no worse"), "objection": "Possible harm by another measure: loss."}
@@ -267,7 +261,7 @@ def test_possible_harm_by_another_measure_is_not_as_good() -> None:
     assert "as good" not in found.four_bit and "possibly by another" in found.four_bit
 
 
-def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse() -> None:
+def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse():
     found = conclude(as_report(report(outcome="no worse")))
     assert found.sentences[0].startswith("The recommended assistant (Compact) answered 178 of 200")
     assert found.commands[0] == 'assistant-builder ask help "When do you open?" --arm qlora'
@@ -293,9 +287,7 @@ def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse() -> No
         ),
     ],
 )
-def test_what_to_do_has_a_command_that_exists(
-    changes: dict[str, Any], action: str, command: str
-) -> None:
+def test_what_to_do_has_a_command_that_exists(changes, action, command):
     found = conclude(as_report(report(**changes)))
     assert found.action.startswith(action) and found.commands[0] == command
     for line in found.commands:
@@ -304,7 +296,7 @@ def test_what_to_do_has_a_command_that_exists(
         get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined] - raises for a wrong call
 
 
-def test_the_figures_are_those_of_the_sentences() -> None:
+def test_the_figures_are_those_of_the_sentences():
     found = conclude(as_report(report()))
     assert [(figure.value, figure.what) for figure in found.figures] == [
         ("180 of 200", "right"),
@@ -313,12 +305,11 @@ def test_the_figures_are_those_of_the_sentences() -> None:
         ("10 of 20", "declined rightly"),
     ]
     assert (found.share, found.next_tab, found.arm) == (0.9, "chat", "lora")
-    assert found.sentences[0].startswith(
-        "The recommended assistant"
-    ) and found.good_enough.endswith(found.rival)
+    assert found.sentences[0].startswith("The recommended assistant")
+    assert found.good_enough.endswith(found.rival)
 
 
-def test_copying_that_is_better_is_drawn_beside_the_assistants() -> None:
+def test_copying_that_is_better_is_drawn_beside_the_assistants():
     assert conclude(as_report(report(against_copy="no worse"))).bars == ()
     found = conclude(as_report(report(copy=0.95, against_copy="worse")))
     assert found.rival == "Copying the best fact is better (190 right; declined rightly: 10)."
@@ -330,13 +321,13 @@ def test_copying_that_is_better_is_drawn_beside_the_assistants() -> None:
     ]
 
 
-def test_too_few_right_answers_are_not_ready() -> None:
+def test_too_few_right_answers_are_not_ready():
     found = conclude(as_report(report(lora=0.0, qlora=0.0)))
     assert not found.ready and found.next_tab == "data"
     assert found.good_enough.startswith("No, it is not ready yet. The ")
 
 
-def test_long_answers_are_judged_by_their_metric() -> None:
+def test_long_answers_are_judged_by_their_metric():
     made = report()
     for each in (*made["cells"].values(), made["approaches"][0]):
         each["metrics"] |= {"token_f1": 0.7, "exact_match": 0.0}
@@ -350,7 +341,7 @@ def test_long_answers_are_judged_by_their_metric() -> None:
     assert found.audience.text == f"{COLLEAGUES} whether a long answer is right was not measured."
 
 
-def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked() -> None:
+def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked():
     made = report()
     made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
     found = conclude(as_report({**made, "added_answers": 1}))
@@ -363,12 +354,8 @@ def test_two_approaches_are_named_and_figures_from_before_added_answers_are_mark
     )
 
 
-def test_a_study_from_memory_has_no_words_of_looking_up() -> None:
-    from evals.report.build import build_report
-
+def test_a_study_from_memory_has_no_words_of_looking_up():
     lines = conclude(as_report(build_report(write_study(Recipe())))).lines
-    assert (
-        "200 new questions" in lines[0]
-        and "fact" not in lines[0]
-        and "looked up" not in " ".join(lines)
-    )
+    assert "200 new questions" in lines[0]
+    assert "fact" not in lines[0]
+    assert "looked up" not in " ".join(lines)

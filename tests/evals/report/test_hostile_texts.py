@@ -1,7 +1,5 @@
 """A study with HTML, Markdown, JavaScript and terminal codes in every text: its reports and the page stay text."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re
@@ -16,6 +14,8 @@ from markdown_it import MarkdownIt
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.study import Study
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.refresh import StudyView
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
 
 EVIL = "evil.invalid"
@@ -46,17 +46,7 @@ ALL = " ".join(PLANTED) + ESCAPES
 SETTING = " ".join(" ".join(PLANTED).split())
 """study.yaml takes no control characters."""
 PLAIN = "words " * 8
-URLS = (
-    "src",
-    "href",
-    "data",
-    "poster",
-    "action",
-    "formaction",
-    "xlink:href",
-    "background",
-    "content",
-)
+URLS = tuple("src href data poster action formaction xlink:href background content".split())
 
 
 class Elements(HTMLParser):
@@ -158,18 +148,18 @@ def shown(study: Study, file: str) -> str:
     return (study.folder / file).read_text(encoding="utf-8")
 
 
-def test_the_planted_texts_are_in_the_reports(studies: tuple[Study, Study]) -> None:
+def test_the_planted_texts_are_in_the_reports(studies):
     for file in ("report.html", "report.md", "report.json"):
         assert shown(studies[0], file).count("window.bad") > 5, file
 
 
-def test_no_text_makes_an_element_of_the_html_report(studies: tuple[Study, Study]) -> None:
+def test_no_text_makes_an_element_of_the_html_report(studies):
     hostile, plain = (Elements(shown(study, "report.html")) for study in studies)
     assert hostile.live == [] and hostile.kinds - plain.kinds == set()
 
 
 @pytest.mark.parametrize("file", ["report.md", "data/card.md"])
-def test_no_text_makes_an_element_of_the_markdown(studies: tuple[Study, Study], file: str) -> None:
+def test_no_text_makes_an_element_of_the_markdown(studies, file):
     """Rendered with HTML let through, as a site might."""
     render = MarkdownIt("commonmark").enable("table").render
     hostile, plain = (
@@ -181,16 +171,11 @@ def test_no_text_makes_an_element_of_the_markdown(studies: tuple[Study, Study], 
 
 
 @pytest.mark.parametrize("file", ["report.md", "report.html", "data/card.md"])
-def test_no_text_commands_a_terminal(studies: tuple[Study, Study], file: str) -> None:
+def test_no_text_commands_a_terminal(studies, file):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown(studies[0], file))
 
 
-def test_no_text_makes_an_element_of_the_page(
-    studies: tuple[Study, Study], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.ui.app import build_app
-    from assistant_builder.ui.refresh import StudyView
-
+def test_no_text_makes_an_element_of_the_page(studies, monkeypatch):
     def drawn(sections: Any, study: Study) -> str:
         look, texts = StudyView(study.name), []
         for section in sections:

@@ -1,7 +1,5 @@
 """HTML of a report as Markdown."""
 
-from __future__ import annotations
-
 import pytest
 
 from evals.report.markdown import to_markdown
@@ -36,7 +34,7 @@ from evals.report.markdown import to_markdown
         ),
     ],
 )
-def test_elements_have_their_markdown(html: str, markdown: str) -> None:
+def test_elements_have_their_markdown(html, markdown):
     assert to_markdown(f"<html><head><title>no</title></head><body>{html}</body></html>") == (
         f"{markdown}\n"
     )

@@ -3,11 +3,8 @@
 Blind votes in the report.
 """
 
-from __future__ import annotations
-
 import math
 import os
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +36,7 @@ from tests.typed_report import as_report
 # fidelity
 
 
-def test_fidelity_is_the_files_with_labels(full: Study) -> None:
+def test_fidelity_is_the_files_with_labels(full):
     fidelity = build_report(full)["fidelity"]
     wanted = read_json(full.folder / "evals" / "fidelity.json")["pairs"]
     assert [
@@ -49,13 +46,11 @@ def test_fidelity_is_the_files_with_labels(full: Study) -> None:
     assert (
         "by 0.0470 nats on average (median 0.0103, 99th percentile 0.5170)" in fidelity["sentence"]
     )
-    assert (
-        "it is 0.0690 nats" in fidelity["sentence"]
-        and "the same at 93.8% of the positions" in fidelity["sentence"]
-    )
+    assert "it is 0.0690 nats" in fidelity["sentence"]
+    assert "the same at 93.8% of the positions" in fidelity["sentence"]
 
 
-def test_fidelity_that_was_skipped_or_is_off(full: Study) -> None:
+def test_fidelity_that_was_skipped_or_is_off(full):
     write_json(
         full.folder / "evals" / "fidelity.json",
         {"pairs": [], "skipped": "both bases do not fit", "inputs": {}},
@@ -73,7 +68,7 @@ def test_fidelity_that_was_skipped_or_is_off(full: Study) -> None:
     assert "fidelity_skipped" not in {entry["code"] for entry in report["warnings"]}
 
 
-def test_the_worst_items_are_those_that_lost_most(full: Study) -> None:
+def test_the_worst_items_are_those_that_lost_most(full):
     worst = build_report(full)["worst"]
     before, after = ({s["item"]: s for s in samples_of(full, cell)} for cell in ("L16", "Q4"))
     increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}
@@ -94,7 +89,7 @@ def test_the_worst_items_are_those_that_lost_most(full: Study) -> None:
 # noise floor
 
 
-def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
+def test_noise_floor_counts_what_other_batches_change(full):
     report = build_report(full)
     floor = report["flips"]["noise_floor"]
     again = {
@@ -123,7 +118,7 @@ def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
     assert build_report(full)["flips"]["noise_floor"] is None
 
 
-def test_a_second_scoring_of_other_items_is_refused(full: Study) -> None:
+def test_a_second_scoring_of_other_items_is_refused(full):
     path = full.cell_folder("noise/Q4") / "samples.jsonl"
     write_jsonl(path, read_jsonl(path)[1:])
     with pytest.raises(EvaluationError, match="Q4 with another batch size lacks 1 items of L16"):
@@ -133,7 +128,7 @@ def test_a_second_scoring_of_other_items_is_refused(full: Study) -> None:
 # tasks
 
 
-def test_tasks_are_paired_by_document(full: Study) -> None:
+def test_tasks_are_paired_by_document(full):
     task = build_report(full)["tasks"]["ab_retention"]
     right = {
         cell: {
@@ -160,9 +155,7 @@ def test_tasks_are_paired_by_document(full: Study) -> None:
     assert "tuning made it forget" in task["sentence"] and "On 120 questions" in task["sentence"]
 
 
-def test_forgotten_documents_are_listed_those_of_both_arms_first(
-    full_report: dict[str, Any],
-) -> None:
+def test_forgotten_documents_are_listed_those_of_both_arms_first(full_report):
     task = full_report["tasks"]["ab_retention"]
     forgotten = [set(task["flips"][name]["lost"]) for name in ("L16-B16", "Q4-B4")]
     both, either = forgotten[0] & forgotten[1], forgotten[0] | forgotten[1]
@@ -173,7 +166,7 @@ def test_forgotten_documents_are_listed_those_of_both_arms_first(
     assert entry["chosen"]["B16"] == entry["document"]["answer"] != entry["chosen"]["L16"]
 
 
-def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full: Study) -> None:
+def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full):
     with_tasks(full, "arc_made_up", 40)
     for cell, level in (("B16", 9.0), ("L16", 12.0), ("Q4", 12.5)):
         lines = [
@@ -195,12 +188,10 @@ def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full: Study) 
     tasks = build_report(full)["tasks"]
     assert list(tasks) == ["ab_retention", "wiki", "arc_made_up"]
     wiki = tasks["wiki"]
-    assert (wiki["label"], wiki["metric"], wiki["flips"], wiki["listed"]) == (
-        "wiki",
-        "word_perplexity",
-        {},
-        [],
-    )
+    assert wiki["label"] == "wiki"
+    assert wiki["metric"] == "word_perplexity"
+    assert wiki["flips"] == {}
+    assert wiki["listed"] == []
     assert [row["name"] for row in wiki["contrasts"]] == ["L16-B16", "Q4-L16"]
     assert not wiki["contrasts"][0]["higher_is_better"]
     assert "worse after tuning" in wiki["sentence"] and "forget" not in wiki["sentence"]
@@ -213,7 +204,7 @@ def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full: Study) 
     )
 
 
-def test_only_documents_of_every_cell_are_compared(full: Study) -> None:
+def test_only_documents_of_every_cell_are_compared(full):
     path = full.cell_folder("B4") / "tasks" / "ab_retention.jsonl"
     write_jsonl(path, read_jsonl(path)[:100])
     task = build_report(full)["tasks"]["ab_retention"]
@@ -226,7 +217,7 @@ def test_only_documents_of_every_cell_are_compared(full: Study) -> None:
         )
 
 
-def test_a_task_without_numbers_has_an_error(full: Study) -> None:
+def test_a_task_without_numbers_has_an_error(full):
     task = build_report(with_failed_task(full))["tasks"]["arc_easy"]
     assert (task["items"], task["cells"], task["contrasts"]) == (0, {}, [])
     assert (
@@ -238,7 +229,7 @@ def test_a_task_without_numbers_has_an_error(full: Study) -> None:
 # reliability
 
 
-def test_reliability_bins_hold_equal_counts_of_the_questions_to_answer(full: Study) -> None:
+def test_reliability_bins_hold_equal_counts_of_the_questions_to_answer(full):
     found = build_report(full)["reliability"]
     assert found["metric"] == "exact_match"
     for cell, record in found["cells"].items():
@@ -262,7 +253,7 @@ def test_reliability_bins_hold_equal_counts_of_the_questions_to_answer(full: Stu
 
 
 @pytest.mark.parametrize(("towns", "bins"), [(8, 10), (3, 5), (2, 3), (1, None)])
-def test_fewer_items_fill_fewer_bins(towns: int, bins: int | None) -> None:
+def test_fewer_items_fill_fewer_bins(towns, bins):
     found = reliability(read_cells(write_study(Recipe(towns=towns, unanswerable=0))))
     if bins is None:
         assert found is None
@@ -271,7 +262,7 @@ def test_fewer_items_fill_fewer_bins(towns: int, bins: int | None) -> None:
         assert min(each["n"] for each in found["cells"]["L16"]["bins"]) >= 15
 
 
-def test_where_hardly_anything_matches_exactly_half_the_words_will_do(study: Study) -> None:
+def test_where_hardly_anything_matches_exactly_half_the_words_will_do(study):
     for cell in ("L16", "Q4"):
         path = study.cell_folder(cell) / "samples.jsonl"
         rows = read_jsonl(path)
@@ -285,7 +276,7 @@ def test_where_hardly_anything_matches_exactly_half_the_words_will_do(study: Stu
     )
 
 
-def test_no_curve_without_probabilities(study: Study) -> None:
+def test_no_curve_without_probabilities(study):
     path = study.cell_folder("Q4") / "samples.jsonl"
     write_jsonl(path, [{**row, "mean_probability": None} for row in read_jsonl(path)])
     assert build_report(study)["reliability"] is None
@@ -294,13 +285,11 @@ def test_no_curve_without_probabilities(study: Study) -> None:
 # seeds
 
 
-def test_spread_over_seeds(full_report: dict[str, Any]) -> None:
+def test_spread_over_seeds(full_report):
     seeds = full_report["seeds"]
-    assert (seeds["count"], seeds["metric"], [run["seed"] for run in seeds["runs"]]) == (
-        3,
-        "nll_per_token",
-        [1, 2, 3],
-    )
+    assert seeds["count"] == 3
+    assert seeds["metric"] == "nll_per_token"
+    assert [run["seed"] for run in seeds["runs"]] == [1, 2, 3]
     deltas = [run["delta"] for run in seeds["runs"]]
     for run in seeds["runs"]:
         assert run["delta"] == pytest.approx(run["Q4"] - run["L16"], abs=1e-12)
@@ -326,7 +315,7 @@ def test_spread_over_seeds(full_report: dict[str, Any]) -> None:
     assert "Every seed gives the same verdict: no worse." in seeds["sentence"]
 
 
-def test_a_difference_larger_than_the_spread_is_called_larger() -> None:
+def test_a_difference_larger_than_the_spread_is_called_larger():
     study = write_study(Recipe(harm=0.1, seeds=3))
     with_seeds(study, 3, move=lambda run, cell: 0.001 * run)
     report = build_report(study)
@@ -334,13 +323,11 @@ def test_a_difference_larger_than_the_spread_is_called_larger() -> None:
     assert report["seeds"]["sentence"] in report["summary"]
 
 
-def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(report: dict[str, Any]) -> None:
+def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(report):
     seeds = report["seeds"]
     assert (seeds["count"], seeds["spread"], len(seeds["runs"])) == (1, None, 1)
-    assert (
-        seeds["runs"][0]["delta"] == report["verdict"]["delta"]
-        and seeds["runs"][0]["ci"] == report["verdict"]["ci"]
-    )
+    assert seeds["runs"][0]["delta"] == report["verdict"]["delta"]
+    assert seeds["runs"][0]["ci"] == report["verdict"]["ci"]
     assert "not the variation of training" in seeds["sentence"]
     assert "seeds: 3 in study.yaml" in seeds["sentence"] and "--set seeds=3" in seeds["sentence"]
     assert any(entry["text"] == seeds["sentence"] for entry in report["warnings"])
@@ -349,7 +336,7 @@ def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(report: dict
 # judge
 
 
-def test_the_judges_preference(full: Study) -> None:
+def test_the_judges_preference(full):
     judge = build_report(full)["judge"]
     outcomes = [line["outcome"] for line in read_jsonl(full.folder / "evals" / "judge.jsonl")]
     points = [
@@ -373,7 +360,7 @@ def test_the_judges_preference(full: Study) -> None:
     )
 
 
-def test_without_clusters_the_judge_is_tested_by_the_sign_test() -> None:
+def test_without_clusters_the_judge_is_tested_by_the_sign_test():
     study = write_study(full_recipe(clustered=False, judge=False))
     assert build_report(study)["judge"] is None
     judge = build_report(with_judge(study, failures=0, agree=1.0))["judge"]
@@ -384,14 +371,9 @@ def test_without_clusters_the_judge_is_tested_by_the_sign_test() -> None:
 
 @pytest.mark.parametrize(
     ("change", "key", "empty"),
-    [
-        ({"eval.judge_url": None}, "judge", None),
-        ({"eval.retention": False}, "tasks", {}),
-    ],
+    [({"eval.judge_url": None}, "judge", None), ({"eval.retention": False}, "tasks", {})],
 )
-def test_what_is_switched_off_is_left_out(
-    full: Study, change: dict[str, object], key: str, empty: object
-) -> None:
+def test_what_is_switched_off_is_left_out(full, change, key, empty):
     full.write_config(full.config.with_changes(change))
     assert build_report(full)[key] == empty
 
@@ -411,19 +393,17 @@ def vote(study: Study) -> None:
         record_vote(study, turn, [Message("user", turn.question)], choice)
 
 
-def test_votes_are_added_up_with_their_test_and_interval() -> None:
+def test_votes_are_added_up_with_their_test_and_interval():
     study = finished_study()
     assert votes(study) is None
     vote(study)
     found = votes(study)
     assert found is not None
-    assert (found["votes"], found["qlora"], found["lora"], found["ties"], found["both_bad"]) == (
-        6,
-        3,
-        1,
-        1,
-        1,
-    )
+    assert found["votes"] == 6
+    assert found["qlora"] == 3
+    assert found["lora"] == 1
+    assert found["ties"] == 1
+    assert found["both_bad"] == 1
     assert found["p_value"] == 1.0
     likelihood = [math.comb(4, 3) * share**3 * (1 - share) for share in found["ci"]]
     assert likelihood == pytest.approx([0.05 / 5] * 2), (
@@ -445,9 +425,7 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(
-    unchanged: None,
-) -> None:
+def test_votes_come_into_the_report_afterwards_without_making_the_study_look_changed(unchanged):
     study = finished_study()
     report = read_json(study.folder / "report.json")
     assert report["votes"] is None
@@ -468,16 +446,15 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
         assert "Compact 3, Full 1" in said and "Chose the answer on the left" in said
 
 
-def test_a_renamed_study_has_its_report_written_again_under_its_new_name(unchanged: None) -> None:
+def test_a_renamed_study_has_its_report_written_again_under_its_new_name(unchanged):
     study = rename_study(finished_study("before"), "after")
     assert read_json(study.folder / "report.json")["study"] == "before"
     rerender_report(study)
-    assert (
-        read_json(study.folder / "report.json")["study"] == "after" and study.state == "succeeded"
-    )
+    assert read_json(study.folder / "report.json")["study"] == "after"
+    assert study.state == "succeeded"
 
 
-def test_no_report_of_scores_that_are_not_there_or_no_longer_fit(unchanged: None) -> None:
+def test_no_report_of_scores_that_are_not_there_or_no_longer_fit(unchanged):
     study = finished_study()
     before = (study.folder / "report.html").read_bytes()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,5 @@
 """Reports of files whose answers occur once: what was asked in other words decides, and respelled questions do not."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -86,45 +84,34 @@ def write(path: Path, pairs: list[Any]) -> Path:
 
 @pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
 @pytest.mark.parametrize("right", [20, 12, 0])
-def test_a_test_of_respelled_questions_judges_nobody(
-    tmp_path: Path, right: int, metric: str
-) -> None:
+def test_a_test_of_respelled_questions_judges_nobody(tmp_path, right, metric):
     study = scored(
         write(tmp_path / "sheet.jsonl", sheet()), right=right, eval__primary_metric=metric
     )
     report, found, text = everything(study)
     assert not found.tested and found.ready and found.share is None and found.next_tab == "data"
-    assert (
-        found.audience.text == NOTHING
-        and found.audience.who == "colleagues"
-        and found.figures == ()
-    )
-    assert found.good_enough == NOTHING and found.four_bit.endswith(
-        "are those of your file, respelled."
-    )
-    assert (
-        "ten questions as people would ask them" in found.action
-        and "not tested in other words" in text
-    )
+    assert found.audience.text == NOTHING
+    assert found.audience.who == "colleagues"
+    assert found.figures == ()
+    assert found.good_enough == NOTHING
+    assert found.four_bit.endswith("are those of your file, respelled.")
+    assert "ten questions as people would ask them" in found.action
+    assert "not tested in other words" in text
     assert not re.search(r"\b0 of 20", text) and "not ready" not in text
     assert all(
         "not ready" not in (study.folder / f"report.{ending}").read_text().lower()
         for ending in ("md", "html")
     )
     assert "On your 20 respelled questions" in report["sentence"]
-    assert (
-        "about questions of training, respelled" in report["basis"][0]
-        and "other_claim" not in report
-    )
+    assert "about questions of training, respelled" in report["basis"][0]
+    assert "other_claim" not in report
     assert not any("right answers" in line for line in report["summary"])
     codes = [warning["code"] for warning in report["warnings"]]
     assert "respelled" in codes and "not_better_than_copy" not in codes
     assert report["taught"] == {"items": 20, "covered": 20}
 
 
-def test_right_declines_are_told_of_a_test_that_asks_nothing_else_in_other_words(
-    tmp_path: Path,
-) -> None:
+def test_right_declines_are_told_of_a_test_that_asks_nothing_else_in_other_words(tmp_path):
     rows = [*sheet(split="train"), *declines(10, split="heldout")]
     study = scored(
         write(tmp_path / "sheet.jsonl", rows),
@@ -142,7 +129,7 @@ def test_right_declines_are_told_of_a_test_that_asks_nothing_else_in_other_words
     ]
 
 
-def test_ten_typed_wordings_are_what_the_report_counts(tmp_path: Path) -> None:
+def test_ten_typed_wordings_are_what_the_report_counts(tmp_path):
     rows = sheet()
     source = write(tmp_path / "sheet.jsonl", rows)
     columns = add_wordings(
@@ -181,9 +168,7 @@ def kept_back() -> list[Any]:
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
-def test_thirty_questions_kept_back_and_ten_unanswerable_ones_are_the_figures(
-    tmp_path: Path, metric: str
-) -> None:
+def test_thirty_questions_kept_back_and_ten_unanswerable_ones_are_the_figures(tmp_path, metric):
     source = write(tmp_path / "sheet.jsonl", kept_back())
     study = scored(source, right=26, declined=4, eval__primary_metric=metric)
     report, found, text = everything(study)
@@ -197,7 +182,7 @@ def test_thirty_questions_kept_back_and_ten_unanswerable_ones_are_the_figures(
     assert "Nothing was tested" not in json.dumps(report)
 
 
-def test_a_short_answer_that_several_rows_share_names_no_fact(tmp_path: Path) -> None:
+def test_a_short_answer_that_several_rows_share_names_no_fact(tmp_path):
     training = [
         pair(1, "May I eat here?", "No."),
         pair(2, "May I sing here?", "No."),

@@ -1,10 +1,7 @@
 """report.html and report.md: self-contained, well-formed, and deaf to whatever the data file holds."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
@@ -15,6 +12,7 @@ from evals.report.build import build_report
 from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, write_study
+from tests.texts import parts
 from tests.typed_report import as_report
 
 VOID = {"meta", "br", "link", "input"}
@@ -59,7 +57,7 @@ def hostile() -> Study:
 
 
 @pytest.mark.parametrize("kind", ["study", "full", "hostile"])
-def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+def test_the_page_runs_and_fetches_nothing(kind, request):
     html = render_html(as_report(build_report(request.getfixturevalue(kind))))
     page = Page(html)
     policy = next(
@@ -68,20 +66,7 @@ def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureReq
         if attrs.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy is not None and policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
-    forbidden = {
-        "script",
-        "img",
-        "iframe",
-        "object",
-        "embed",
-        "link",
-        "form",
-        "base",
-        "video",
-        "audio",
-        "image",
-        "use",
-    }
+    forbidden = set("script img iframe object embed link form base video audio image use".split())
     assert not forbidden & {tag for tag, _ in page.tags}
     for tag, attrs in page.tags:
         assert not [
@@ -94,7 +79,7 @@ def test_the_page_runs_and_fetches_nothing(kind: str, request: pytest.FixtureReq
     assert "url(" not in style and "@import" not in style
 
 
-def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:
+def test_links_inside_the_page_lead_somewhere(report):
     page = Page(render_html(as_report(report)))
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
@@ -104,9 +89,7 @@ def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:
     assert len(sections) > 25 and sections <= links
 
 
-def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(
-    report: dict[str, Any],
-) -> None:
+def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(report):
     report["warnings"] = [
         {"code": "not_better_than_copy", "level": "serious", "text": "Copying is as good."},
         {"code": "compute_dtype", "level": "note", "text": "Computed in bfloat16."},
@@ -117,20 +100,13 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(
     html = render_html(as_report(report))
     shown = [
         html.index(text)
-        for text in (
-            "Is the assistant good enough?",
-            'class="sentence"',
-            "What did 4-bit cost?",
-            'class="outcome"',
-            "What it means",
-            "<dt>What to do",
-            "They are no twins.",
-            "Questions leak.",
-            "The base was 4-bit.",
-            "<summary>2 more warnings</summary>",
-            "Copying is as good.",
-            "Computed in bfloat16.",
-            'class="tiles"',
+        for text in parts(
+            """
+            Is the assistant good enough? | class="sentence" | What did 4-bit cost?
+            class="outcome" | What it means | <dt>What to do | They are no twins. | Questions leak.
+            The base was 4-bit. | <summary>2 more warnings</summary> | Copying is as good.
+            Computed in bfloat16. | class="tiles"
+            """
         )
     ]
     assert shown == sorted(shown)
@@ -153,7 +129,7 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(
     )
 
 
-def test_title_and_rows_are_those_that_the_user_knows(report: dict[str, Any]) -> None:
+def test_title_and_rows_are_those_that_the_user_knows(report):
     report["config"]["title"] = "Krumm & Linde Bäckerei"
     report["data"]["leaks"]["listed"] = [
         {
@@ -170,17 +146,15 @@ def test_title_and_rows_are_those_that_the_user_knows(report: dict[str, Any]) ->
     plain = "".join(Page(render_html(as_report(report))).text)
     report["data"]["row_numbers"] = {"note": "", "starts": [[1, 700]]}
     counted = "".join(Page(render_html(as_report(report))).text)
-    assert (
-        "Project Krumm & Linde Bäckerei" in plain
-        and "How good the assistant is: Krumm & Linde Bäckerei" in plain
-    )
+    assert "Project Krumm & Linde Bäckerei" in plain
+    assert "How good the assistant is: Krumm & Linde Bäckerei" in plain
     rows = [int(row) for row in re.findall(r"\brow (\d+)", plain)]
     assert {3, 9} <= {*rows}
     assert [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
     assert render_markdown(as_report(report)).startswith("Project **Krumm &amp; Linde Bäckerei**")
 
 
-def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
+def test_a_change_after_scoring_is_shown_at_the_verdict(study):
     freeze(study)
     study.write_config(study.config.with_changes({"eval.margin": 0.08}))
     report = build_report(study)
@@ -190,23 +164,22 @@ def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
     assert markdown.index(f"**{said}**") < markdown.index("What to do: ")
 
 
-def test_charts_say_what_they_show(report: dict[str, Any]) -> None:
+def test_charts_say_what_they_show(report):
     page = Page(render_html(as_report(report)))
     for tag, attrs in page.tags:
         if tag == "svg" and attrs.get("role") == "img":
             assert attrs.get("aria-label") or attrs.get("aria-labelledby")
-    assert (
-        sum(tag == "polyline" for tag, _ in page.tags) == 6
-    )  # two arms: training, validation, calibration
+    # two arms: training, validation, calibration
+    assert sum(tag == "polyline" for tag, _ in page.tags) == 6
 
 
-def test_user_text_is_shown_as_it_is(hostile: Study) -> None:
+def test_user_text_is_shown_as_it_is(hostile):
     text = "".join(Page(render_html(as_report(build_report(hostile)))).text)
     assert "<script>alert(1)</script><img src=x onerror=alert(2)>" in text
     assert "{{ 7*7 }}" in text
 
 
-def test_both_answers_and_the_reference_are_on_the_page(report: dict[str, Any]) -> None:
+def test_both_answers_and_the_reference_are_on_the_page(report):
     text = "".join(Page(render_html(as_report(report))).text)
     flip = report["flips"]["lost"][0]
     for shown in (
@@ -222,10 +195,8 @@ def test_both_answers_and_the_reference_are_on_the_page(report: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
-def test_page_and_markdown_show_the_same_numbers(
-    render: object, report_of_ten: dict[str, Any]
-) -> None:
-    text = render(as_report(report_of_ten))  # type: ignore[operator]
+def test_page_and_markdown_show_the_same_numbers(render, report_of_ten):
+    text = render(as_report(report_of_ten))
     for cell in report_of_ten["cells"].values():
         assert f"{cell['nll_per_token']:.3f}" in text
         assert f"{100 * cell['metrics']['exact_match']:.1f}%" in text
@@ -234,38 +205,22 @@ def test_page_and_markdown_show_the_same_numbers(
             assert f"{row['delta']:+.3f}".replace("-", "−") in text
 
 
-def test_markdown_of_hostile_text_forms_no_markup(hostile: Study) -> None:
+def test_markdown_of_hostile_text_forms_no_markup(hostile):
     markdown = render_markdown(as_report(build_report(hostile)))
     html = (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     )
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     tags = set(re.findall(r"<([a-z0-9]+)", html))
-    assert tags <= {
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "p",
-        "ul",
-        "ol",
-        "li",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "strong",
-        "br",
-        "blockquote",
-    }
+    assert tags <= set(
+        "h1 h2 h3 h4 p ul ol li table thead tbody tr th td strong br blockquote".split()
+    )
     assert "href" not in html
     assert not re.search(r"(?<!\\)https?://|(?<!\\)www\.", markdown.replace("https\\://", ""))
 
 
 @pytest.mark.parametrize("kind", ["study", "full"])
-def test_markdown_tables_hold_together(kind: str, request: pytest.FixtureRequest) -> None:
+def test_markdown_tables_hold_together(kind, request):
     markdown = render_markdown(as_report(build_report(request.getfixturevalue(kind))))
     html = MarkdownIt("commonmark").enable("table").render(markdown)
     assert html.count("<table>") == len(re.findall(r"^\| ---", markdown, re.M)) > 12
@@ -273,13 +228,13 @@ def test_markdown_tables_hold_together(kind: str, request: pytest.FixtureRequest
     assert not re.search(r"<p>\|", html), "a row outside its table"
 
 
-def test_a_long_answer_is_cut_on_the_page_only() -> None:
+def test_a_long_answer_is_cut_on_the_page_only():
     report = build_report(write_study(Recipe(answer="word " * 1000)))
     assert "more characters)" in render_html(as_report(report))
     assert any(len(row["answers"]["Q4"]) == 5000 for row in report["items"])
 
 
-def test_conversations_show_their_earlier_turns(report: dict[str, Any]) -> None:
+def test_conversations_show_their_earlier_turns(report):
     report["items"][0] |= {"turn": 1, "context": [{"role": "user", "content": "Is it <b>lit</b>?"}]}
     html = render_html(as_report(report))
     assert "turn 2" in html and "Is it &lt;b&gt;lit&lt;/b&gt;?" in html

@@ -1,7 +1,5 @@
 """What was measured beside the cells, on the page and in the Markdown: every number, and what is said without them."""
 
-from __future__ import annotations
-
 import html
 import re
 import time
@@ -20,6 +18,7 @@ from evals.report.verdict import meaning
 from tests.evals.report.additions import with_additions
 from tests.evals.report.synthetic_study import Recipe, write_study
 from tests.evals.report.test_render import HOSTILE, Page
+from tests.texts import parts
 from tests.typed_report import as_report
 
 Report = dict[str, Any]
@@ -53,7 +52,7 @@ both = pytest.mark.parametrize("render", [render_html, render_markdown])
 
 
 @both
-def test_the_bounds_of_the_verdict(render: Render, rich: Report) -> None:
+def test_the_bounds_of_the_verdict(render, rich):
     rich["verdict"] |= {
         "leave_one_out": [0.0211, 0.0342],
         "seeds": 3,
@@ -109,7 +108,7 @@ def test_the_bounds_of_the_verdict(render: Render, rich: Report) -> None:
 
 
 @both
-def test_questions_about_facts_that_were_not_taught(render: Render, rich: Report) -> None:
+def test_questions_about_facts_that_were_not_taught(render, rich):
     assert "facts that were not taught" not in shown(render, rich)
     rich["uncovered"] = {
         "items": 1,
@@ -138,7 +137,7 @@ def test_questions_about_facts_that_were_not_taught(render: Render, rich: Report
         ("inconclusive", "neither that 4-bit is as good nor that it is worse."),
     ],
 )
-def test_what_the_verdict_means(outcome: str, said: str) -> None:
+def test_what_the_verdict_means(outcome, said):
     bounds = [
         {
             "metric": "nll_per_token",
@@ -160,7 +159,7 @@ def test_what_the_verdict_means(outcome: str, said: str) -> None:
 
 
 @both
-def test_fidelity(render: Render, rich: Report) -> None:
+def test_fidelity(render, rich):
     text = shown(render, rich)
     for pair in rich["fidelity"]["pairs"]:
         assert f"{pair['reference']} → {pair['candidate']}" in text and pair["label"] in text
@@ -170,14 +169,13 @@ def test_fidelity(render: Render, rich: Report) -> None:
 
 
 @both
-def test_flips_are_listed_with_the_noise_floor(render: Render, rich: Report) -> None:
+def test_flips_are_listed_with_the_noise_floor(render, rich):
     text = shown(render, rich)
-    for said in (
-        "Full (LoRA, 16-bit) against itself",
-        "L16, scored with batch sizes 32 and 7",
-        "0.0081",
-        "0.0123",
-        "Another batch size alone changes 5 of 208 answers.",
+    for said in parts(
+        """
+        Full (LoRA, 16-bit) against itself | L16, scored with batch sizes 32 and 7 | 0.0081 | 0.0123
+        Another batch size alone changes 5 of 208 answers.
+        """
     ):
         assert said in text
     assert (
@@ -190,7 +188,7 @@ def test_flips_are_listed_with_the_noise_floor(render: Render, rich: Report) -> 
 
 
 @both
-def test_worst_items(render: Render, rich: Report) -> None:
+def test_worst_items(render, rich):
     text = shown(render, rich)
     assert "+7.25 nats over 14 tokens, +0.518 per token" in text and "0.3100" in text
     assert len(re.findall(r"nats over 14 tokens", text)) == 10
@@ -198,57 +196,45 @@ def test_worst_items(render: Render, rich: Report) -> None:
 
 
 @both
-def test_tasks(render: Render, rich: Report) -> None:
+def test_tasks(render, rich):
     text = shown(render, rich)
-    for said in (
-        "62.5%",
-        "58.3%",
-        "53.3%",
-        "−4.2",
-        "−8.0 to −0.4",
-        "0.040",
-        "Tuning forgot 2 of 120.",
-        "Which lamp?",
-        "B16: Accra; L16: Quito",
-        "21.500",
-        "25.000",
-        "Cannot be shown: Which lamp? its data set cannot be had",
+    for said in parts(
+        """
+        62.5% | 58.3% | 53.3% | −4.2 | −8.0 to −0.4 | 0.040 | Tuning forgot 2 of 120. | Which lamp?
+        B16: Accra; L16: Quito | 21.500 | 25.000
+        Cannot be shown: Which lamp? its data set cannot be had
+        """
     ):
         assert said in text
     assert text.index("62.5%") < text.index("21.500")
 
 
 @both
-def test_reliability(render: Render, rich: Report) -> None:
+def test_reliability(render, rich):
     text = shown(render, rich)
-    for said in (
-        "ECE 0.088",
-        "Brier score 0.194",
-        "ECE 0.092",
-        "20% to 40%",
-        "25.0%",
-        "14.0% to 40.0%",
-        "the answer equals the reference",
+    for said in parts(
+        """
+        ECE 0.088 | Brier score 0.194 | ECE 0.092 | 20% to 40% | 25.0% | 14.0% to 40.0%
+        the answer equals the reference
+        """
     ):
         assert said in text
 
 
 @both
-def test_seeds(render: Render, rich: Report) -> None:
+def test_seeds(render, rich):
     text = shown(render, rich)
-    for said in (
-        "Seed 2",
-        "0.910 (sd 0.010)",
-        "0.940 (sd 0.010)",
-        "+0.030 (sd 0.002)",
-        "+0.025 to +0.035",
-        "Luck of training moves an arm by 0.010.",
+    for said in parts(
+        """
+        Seed 2 | 0.910 (sd 0.010) | 0.940 (sd 0.010) | +0.030 (sd 0.002) | +0.025 to +0.035
+        Luck of training moves an arm by 0.010.
+        """
     ):
         assert said in text
 
 
 @both
-def test_one_seed_has_the_sentence_for_a_single_training(render: Render, rich: Report) -> None:
+def test_one_seed_has_the_sentence_for_a_single_training(render, rich):
     rich["seeds"] |= {
         "count": 1,
         "spread": None,
@@ -260,21 +246,19 @@ def test_one_seed_has_the_sentence_for_a_single_training(render: Render, rich: R
 
 
 @both
-def test_judge(render: Render, rich: Report) -> None:
+def test_judge(render, rich):
     text = shown(render, rich)
-    for said in (
-        "20 of 60 (33.3%)",
-        "26 of 60 (43.3%)",
-        "12 of 60 (20.0%), 9 of them",
-        "2 of 60 (3.3%)",
-        "44.8% (95% interval 33.0% to 57.0%), p = 0.461",
-        "56.1%",
+    for said in parts(
+        """
+        20 of 60 (33.3%) | 26 of 60 (43.3%) | 12 of 60 (20.0%), 9 of them | 2 of 60 (3.3%)
+        44.8% (95% interval 33.0% to 57.0%), p = 0.461 | 56.1%
+        """
     ):
         assert said in text
 
 
 @both
-def test_sources(render: Render, rich: Report) -> None:
+def test_sources(render, rich):
     text = shown(render, rich)
     for said in (
         "+0.060",
@@ -288,50 +272,43 @@ def test_sources(render: Render, rich: Report) -> None:
         assert said in text
     for row in rich["exports"]:
         assert row["how"] in text
-    for said in (
-        "+0.051",
-        "+0.034 to +0.068",
-        "no, it loses some quality",
-        "inconclusive",
-        "269 MB",
-        "64.0%",
-        "0.951",
-        "margin of 0.03 nats per token",
+    for said in parts(
+        """
+        +0.051 | +0.034 to +0.068 | no, it loses some quality | inconclusive | 269 MB | 64.0%
+        0.951 | margin of 0.03 nats per token
+        """
     ):
         assert said in text
 
 
 @both
-def test_untuned_baselines_are_listed_with_the_cells(render: Render, rich: Report) -> None:
+def test_untuned_baselines_are_listed_with_the_cells(render, rich):
     text = shown(render, rich)
-    for said in (
-        "the nearest training answer",
-        "61.2",
-        "1.654",
-        "5.23",
-        "LoRA does not beat copying.",
-        "−0.810 to −0.690",
+    for said in parts(
+        """
+        the nearest training answer | 61.2 | 1.654 | 5.23 | LoRA does not beat copying.
+        −0.810 to −0.690
+        """
     ):
         assert said in text
 
 
 @both
-def test_cost(render: Render, rich: Report) -> None:
+def test_cost(render, rich):
     assert NOT_MEASURED["cost"] in shown(render, rich)
     rich["config"]["eval"]["price_per_hour"] = 2.0
     text = shown(render, rich)
     assert NOT_MEASURED["cost"] not in text
-    for said in (
-        "Cost of training, at 2 an hour",
-        "0.079",
-        "2.35 s",
-        "2 min 21 s, 2 min 24 s, 2 min 27 s",
+    for said in parts(
+        """
+        Cost of training, at 2 an hour | 0.079 | 2.35 s | 2 min 21 s, 2 min 24 s, 2 min 27 s
+        """
     ):
         assert said in text
 
 
 @both
-def test_every_contrast_is_shown_with_its_figures(render: Render, rich: Report) -> None:
+def test_every_contrast_is_shown_with_its_figures(render, rich):
     text = shown(render, rich)
     for row in rich["contrasts"]:
         assert f"{row['candidate']} − {row['baseline']}" in text
@@ -349,7 +326,7 @@ def test_every_contrast_is_shown_with_its_figures(render: Render, rich: Report) 
 
 
 @both
-def test_three_questions_group_the_sections(render: Render, rich: Report) -> None:
+def test_three_questions_group_the_sections(render, rich):
     text = render(as_report(rich))
     marks = [
         f'<h2 id="{group["anchor"]}">' if render is render_html else f"\n## {group['title']}\n"
@@ -377,15 +354,13 @@ def test_three_questions_group_the_sections(render: Render, rich: Report) -> Non
         ("power", [], "power"),
     ],
 )
-def test_what_was_not_measured_is_said(
-    render: Render, rich: Report, key: str, empty: Any, said: str
-) -> None:
+def test_what_was_not_measured_is_said(render, rich, key, empty, said):
     rich[key] = empty
     assert NOT_MEASURED[said] in shown(render, rich)
 
 
 @both
-def test_why_fidelity_was_skipped_is_said(render: Render, rich: Report) -> None:
+def test_why_fidelity_was_skipped_is_said(render, rich):
     rich["fidelity"] = {
         "skipped": "no memory",
         "pairs": [],
@@ -395,7 +370,7 @@ def test_why_fidelity_was_skipped_is_said(render: Render, rich: Report) -> None:
 
 
 @both
-def test_a_report_of_cells_alone_says_what_is_missing(render: Render, plain: Report) -> None:
+def test_a_report_of_cells_alone_says_what_is_missing(render, plain):
     text = shown(render, plain)
     for key, said in NOT_MEASURED.items():
         assert (said in text) == (
@@ -403,7 +378,7 @@ def test_a_report_of_cells_alone_says_what_is_missing(render: Render, plain: Rep
         ), key
 
 
-def test_hostile_text_stays_text_on_the_page(plain: Report) -> None:
+def test_hostile_text_stays_text_on_the_page(plain):
     page = Page(render_html(as_report(with_additions(plain, HOSTILE))))
     text = "".join(page.text)
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
@@ -412,36 +387,20 @@ def test_hostile_text_stays_text_on_the_page(plain: Report) -> None:
         assert any(attrs.get("id") == place for _, attrs in page.tags)
 
 
-def test_hostile_text_forms_no_markup(plain: Report) -> None:
+def test_hostile_text_forms_no_markup(plain):
     markdown = render_markdown(as_report(with_additions(plain, HOSTILE)))
     rendered = (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     )
     tags = set(re.findall(r"<([a-z0-9]+)", rendered))
-    assert tags <= {
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "p",
-        "ul",
-        "ol",
-        "li",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "strong",
-        "br",
-        "blockquote",
-    }
+    assert tags <= set(
+        "h1 h2 h3 h4 p ul ol li table thead tbody tr th td strong br blockquote".split()
+    )
     assert "href" not in rendered and "&lt;script&gt;alert(1)" in rendered
 
 
 @both
-def test_method_and_glossary(render: Render, plain: Report) -> None:
+def test_method_and_glossary(render, plain):
     text = shown(render, plain)
     for entry in FORMULAS:
         assert entry.name in text
@@ -454,7 +413,7 @@ def test_method_and_glossary(render: Render, plain: Report) -> None:
     assert terms == sorted(terms) and len(terms) == len(set(terms))
 
 
-def test_subscripts() -> None:
+def test_subscripts():
     assert subscripts("w_i t_{G−1} x") == [
         ("w", False),
         ("i", True),
@@ -465,7 +424,7 @@ def test_subscripts() -> None:
     assert subscripts("no low ones") == [("no low ones", False)]
 
 
-def test_rendering_takes_less_than_a_second(rich: Report) -> None:
+def test_rendering_takes_less_than_a_second(rich):
     assert len(rich["items"]) == 208
     render_html(as_report(rich))
     for render in (render_html, render_markdown):

@@ -1,7 +1,5 @@
 """The comparison of two cells by the rules of a study: what its items have in common."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -54,9 +52,7 @@ def cell(lost: set[int], names: list[str] | None = None) -> Cell:
 
 
 @pytest.mark.parametrize("renamed", [False, True])
-def test_wordings_that_are_lost_in_groups_of_similar_questions_widen_the_interval(
-    renamed: bool,
-) -> None:
+def test_wordings_that_are_lost_in_groups_of_similar_questions_widen_the_interval(renamed):
     names = [f"shared {place}" for place in range(FACTS * WORDINGS)] if renamed else None
     before, after = cell(set(), names), cell({*range(0, 5), *range(50, 55)}, names)
     found, chosen = rules(), list(before.by_item)
@@ -67,7 +63,7 @@ def test_wordings_that_are_lost_in_groups_of_similar_questions_widen_the_interva
     assert grouped.harm[2] > unaware.harm[2] + 0.01
 
 
-def test_facts_that_are_lost_whole_are_no_correlation_in_a_claim_about_these_facts() -> None:
+def test_facts_that_are_lost_whole_are_no_correlation_in_a_claim_about_these_facts():
     before, after = cell(set()), cell({*range(0, 10), *range(50, 60)})
     found = rules().compare(before, after, "exact_match", list(before.by_item))
     assert not [text for text in found.warnings if "alike" in text]

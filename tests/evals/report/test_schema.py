@@ -1,7 +1,5 @@
 """The typed report: what opens, what does not, and its shipped JSON schema."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import StudyError
-from assistant_builder.study import Study
 from evals.report.build import write_report
 from evals.report.schema import SCHEMA, VERSION, Report, schema_text
 
@@ -26,7 +23,7 @@ def written(path: Path, record: Any) -> Path:
     return path / "report.json"
 
 
-def test_a_report_is_read_as_it_was_written(full: Study) -> None:
+def test_a_report_is_read_as_it_was_written(full):
     write_report(full)
     path = full.folder / "report.json"
     report = Report.load(path)
@@ -36,7 +33,7 @@ def test_a_report_is_read_as_it_was_written(full: Study) -> None:
     assert report.model_dump(mode="json", exclude_unset=True) == read_json(path)
 
 
-def test_every_entry_of_a_report_is_declared(full: Study) -> None:
+def test_every_entry_of_a_report_is_declared(full):
     write_report(full)
     report = Report.load(full.folder / "report.json")
     assert not report.model_extra and not report.verdict.model_extra
@@ -45,7 +42,7 @@ def test_every_entry_of_a_report_is_declared(full: Study) -> None:
         assert listed and not any(row.model_extra for row in listed)
 
 
-def test_missing_entries_have_defaults_and_unknown_ones_are_kept(tmp_path: Path) -> None:
+def test_missing_entries_have_defaults_and_unknown_ones_are_kept(tmp_path):
     report = Report.load(written(tmp_path, {**LEAST, "of_the_future": [1]}))
     assert report.version == 1 and report.verdict.bounds == [] and report.flips is None
     assert set(report.trained_arms) == {"qlora", "lora"}
@@ -61,20 +58,18 @@ def test_missing_entries_have_defaults_and_unknown_ones_are_kept(tmp_path: Path)
         ({"cells": {"Q4": {"items": "3"}}}, "cells.Q4.items"),
     ],
 )
-def test_a_broken_file_names_the_entry_and_what_to_do(
-    tmp_path: Path, change: dict[str, Any], entry: str
-) -> None:
+def test_a_broken_file_names_the_entry_and_what_to_do(tmp_path, change, entry):
     with pytest.raises(StudyError, match=f"{entry} is missing or of a wrong type.*Delete the file"):
         Report.load(written(tmp_path, {**LEAST, **change}))
 
 
-def test_rows_of_items_are_not_copied() -> None:
+def test_rows_of_items_are_not_copied():
     rows = [{"item": "a", "of_the_future": 1}]
     report = Report.model_validate({**LEAST, "items": rows})
     assert report.items[0] is rows[0]
 
 
-def test_the_shipped_schema_is_that_of_the_types() -> None:
+def test_the_shipped_schema_is_that_of_the_types():
     assert SCHEMA.read_text(encoding="utf-8") == schema_text(), (
         "write it again: python -m evals.report.schema"
     )

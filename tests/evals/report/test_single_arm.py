@@ -1,7 +1,5 @@
 """The report of a study that trains one arm: what is shown, what is not compared, and that nothing is empty."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any
@@ -32,27 +30,23 @@ def rows_of(html: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arm", "cells", "lead"), [("qlora", {"B4", "Q4"}, "Q4-B4"), ("lora", None, "L16-B16")]
 )
-def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(
-    arm: str, cells: set[str] | None, lead: str
-):
+def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(arm, cells, lead):
     report = read_json(finished(arms=[arm]).folder / "report.json")
     assert report["config"]["arms"] == [arm]
     assert cells is None or set(report["cells"]) == cells
     verdict = report["verdict"]
     assert verdict["outcome"] == "inconclusive"
-    assert (
-        verdict["delta"] is None and verdict["ci"] == [None, None] and verdict["contrast"] is None
-    )
+    assert verdict["delta"] is None
+    assert verdict["ci"] == [None, None]
+    assert verdict["contrast"] is None
     assert "alone" in verdict["reason"] and "--set arms=lora,qlora" in verdict["action"]
     assert report["sentence"] == f"{verdict['reason']} {verdict['action']}"
     rows = {row["metric"]: row for row in report["contrasts"] if row["name"] == lead}
     assert rows["nll_per_token"]["ci_high"] < 0 < rows["exact_match"]["ci_low"]
     assert not any(row["name"] == "Q4-L16" for row in report["contrasts"])
     assert set(report["resources"]) == set(report["curves"]) == {arm}
-    assert report["tasks"]["ab_retention"]["contrasts"] and report["baselines"].keys() == {
-        "copy",
-        "retrieval",
-    }
+    assert report["tasks"]["ab_retention"]["contrasts"]
+    assert report["baselines"].keys() == {"copy", "retrieval"}
     assert (
         report["flips"]
         is report["fidelity"]
@@ -61,9 +55,8 @@ def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(
         is report["attribution"]
         is None
     )
-    assert report["not_compared"] and not any(
-        entry["code"].startswith("twins") for entry in report["warnings"]
-    )
+    assert report["not_compared"]
+    assert not any(entry["code"].startswith("twins") for entry in report["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -78,9 +71,7 @@ def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(
     ids=str,
 )
 @pytest.mark.parametrize("source", [SMALL, LARGE], ids=lambda path: path.parent.name)
-def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(
-    source: Any, changes: dict[str, Any]
-):
+def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(source, changes):
     report = read_json(finished(source, arms=["qlora"], **changes).folder / "report.json")
     html, markdown = render_html(as_report(report)), render_markdown(as_report(report))
     for section in COMPARING:
@@ -90,11 +81,9 @@ def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(
     assert not re.search(r"\|\n(?:\| ?-+:? ?)+\|\n\n", markdown)  # a head without rows
     for text in (html, markdown):
         body = text.split("What it is")[0]
-        assert (
-            "Not compared" in text
-            and "Full (LoRA, 16-bit)" not in text
-            and "What did 4-bit cost" not in text
-        )
+        assert "Not compared" in text
+        assert "Full (LoRA, 16-bit)" not in text
+        assert "What did 4-bit cost" not in text
         assert not re.search(r"\bNone\b(?! of )", body) and "nan" not in body.split()
     targets = set(re.findall(r'href="#([\w-]+)"', html))
     assert targets <= set(re.findall(r'id="([\w-]+)"', html))
@@ -123,17 +112,13 @@ def test_the_report_of_both_arms_does_not_mention_the_choice():
         ("", "executor.spread=fsdp"),
     ],
 )
-def test_the_action_names_a_machine_for_the_twin(
-    place: str, words: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_action_names_a_machine_for_the_twin(place, words, monkeypatch):
     monkeypatch.setattr(contrasts, "where_both_fit", lambda study: place)
     study = evaluated(trained(with_data(new_study("alone", arms=["qlora"]))))
     action = build_report(study)["verdict"]["action"]
-    assert (
-        words in action
-        and "QLoRA as it is trained here is kept" in action
-        and "--redo" not in action
-    )
+    assert words in action
+    assert "QLoRA as it is trained here is kept" in action
+    assert "--redo" not in action
     study.write_config(study.config.with_changes({"train.early_stopping": True}))
     action = build_report(study)["verdict"]["action"]
     assert "--redo" in action and "early stop" in action
@@ -142,11 +127,9 @@ def test_the_action_names_a_machine_for_the_twin(
 def test_several_seeds_show_the_spread_of_the_one_arm():
     report = read_json(finished(arms=["qlora"], seeds=3).folder / "report.json")
     seeds = report["seeds"]
-    assert (
-        seeds["count"] == 3
-        and set(seeds["spread"]) == {"Q4"}
-        and "Over 3 training seeds" in seeds["sentence"]
-    )
+    assert seeds["count"] == 3
+    assert set(seeds["spread"]) == {"Q4"}
+    assert "Over 3 training seeds" in seeds["sentence"]
     html = render_html(as_report(report))
     section = html.split('<section id="seeds">')[1].split("</section>")[0]
     assert section.count('class="mark qlora"') == 3 and "Q4&nbsp;" not in section

@@ -1,13 +1,11 @@
 """The sentence of the verdict."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from evals.report.verdict import verdict_sentence
 
 
-def test_the_digits_that_are_printed_decide() -> None:
+def test_the_digits_that_are_printed_decide():
     """An interval that ends 0.004 points beyond the margin is not printed as one that ends at it."""
 
     def verdict(end: float, outcome: str) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def test_the_digits_that_are_printed_decide() -> None:
     assert "95% interval −4.996 to 3.000" in inside and "95% interval −5.004 to 3.000" in outside
 
 
-def test_what_was_not_tested_is_said_with_the_verdict() -> None:
+def test_what_was_not_tested_is_said_with_the_verdict():
     bound = {
         "metric": "exact_match",
         "margin": 0.05,

@@ -1,7 +1,5 @@
 """Permutation test of residual correlation, and the influence of single clusters."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -13,14 +11,14 @@ from evals.stats.cluster_checks import (
 from evals.stats.units import make_units
 
 
-def test_families_whose_facts_are_alike_are_found() -> None:
+def test_families_whose_facts_are_alike_are_found():
     rng = np.random.default_rng(0)
     family = np.repeat(np.arange(10), 5)
     residuals = rng.normal(0, 1, 10)[family] + rng.normal(0, 1, 50)
     assert correlation_p_value(residuals, family.tolist()) < 0.01
 
 
-def test_the_false_positive_rate_is_nominal() -> None:
+def test_the_false_positive_rate_is_nominal():
     rng = np.random.default_rng(1)
     family = np.repeat(np.arange(10), [1, 2, 3, 4, 5, 5, 6, 7, 8, 9]).tolist()
     found = [
@@ -30,7 +28,7 @@ def test_the_false_positive_rate_is_nominal() -> None:
     assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.085
 
 
-def test_opposite_residuals_are_no_correlation() -> None:
+def test_opposite_residuals_are_no_correlation():
     residuals = np.array([1.0, -1.0] * 10)
     assert correlation_p_value(residuals, np.repeat(np.arange(10), 2).tolist()) == pytest.approx(
         1.0
@@ -38,7 +36,7 @@ def test_opposite_residuals_are_no_correlation() -> None:
 
 
 @pytest.mark.parametrize("labels", [list(range(6)), [None] * 6, ["a"] * 6])
-def test_labels_that_group_nothing_or_everything_show_nothing(labels: list[object]) -> None:
+def test_labels_that_group_nothing_or_everything_show_nothing(labels):
     assert correlation_p_value(np.arange(6.0), labels) == 1.0
 
 
@@ -51,7 +49,7 @@ class TestLabelsThatCrossTheClusters:
         values = shared + rng.normal(0, 1, 200)
         return values - values.mean()
 
-    def test_differences_alike_by_wording_are_found(self) -> None:
+    def test_differences_alike_by_wording_are_found(self):
         rng = np.random.default_rng(0)
         found = [
             crossed_correlation_p_value(
@@ -61,7 +59,7 @@ class TestLabelsThatCrossTheClusters:
         ]
         assert max(found) < 0.05
 
-    def test_the_false_positive_rate_is_nominal(self) -> None:
+    def test_the_false_positive_rate_is_nominal(self):
         rng = np.random.default_rng(1)
         found = [
             crossed_correlation_p_value(
@@ -72,12 +70,12 @@ class TestLabelsThatCrossTheClusters:
         assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.085
 
     @pytest.mark.parametrize("labels", [[None] * 200, list(range(200)), unit.tolist()])
-    def test_labels_that_join_no_clusters_show_nothing(self, labels: list[object]) -> None:
+    def test_labels_that_join_no_clusters_show_nothing(self, labels):
         residuals = self.residuals(np.random.default_rng(2), by_wording=1.0)
         assert crossed_correlation_p_value(residuals, self.unit, labels) == 1.0
 
 
-def test_leaving_one_cluster_out() -> None:
+def test_leaving_one_cluster_out():
     units = make_units(np.array([1.0, 1.0, 1.0, 1.0, 11.0]), np.ones(5), ["a", "a", "b", "b", "c"])
     assert units.delta == 3.0
     assert leave_one_out_range(units) == (1.0, pytest.approx(13 / 3))

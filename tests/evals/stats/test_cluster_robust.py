@@ -1,7 +1,5 @@
 """Cluster-robust standard errors against plain matrix algebra, statsmodels' formula and simulation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -24,9 +22,8 @@ def by_matrices(
     """CR2 and its Satterthwaite degrees of freedom from the full matrices of items (Pustejovsky and Tipton, 2018)."""
     n = len(differences)
     root = np.sqrt(weights)
-    x = root[
-        :, None
-    ]  # weighted least squares of a constant: sqrt(w) y = sqrt(w) b + e, e with equal variances
+    # weighted least squares of a constant: sqrt(w) y = sqrt(w) b + e, e with equal variances
+    x = root[:, None]
     hat = x @ x.T / weights.sum()
     left = np.eye(n) - hat
     residuals = left @ (root * differences)
@@ -44,7 +41,7 @@ def by_matrices(
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cr2_equals_the_matrix_formula(weighted: bool) -> None:
+def test_cr2_equals_the_matrix_formula(weighted):
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(7), [1, 2, 3, 4, 9, 1, 12])
     weights = rng.integers(1, 40, len(labels)).astype(float) if weighted else np.ones(len(labels))
@@ -55,7 +52,7 @@ def test_cr2_equals_the_matrix_formula(weighted: bool) -> None:
     )
 
 
-def test_clusters_of_equal_weight_have_the_usual_error() -> None:
+def test_clusters_of_equal_weight_have_the_usual_error():
     rng = np.random.default_rng(4)
     units = make_units(rng.normal(0, 1, 60), np.ones(60), (np.arange(60) // 5).tolist())
     means = units.sums / 5
@@ -67,13 +64,13 @@ def test_clusters_of_equal_weight_have_the_usual_error() -> None:
     )
 
 
-def test_a_giant_cluster_leaves_few_degrees_of_freedom() -> None:
+def test_a_giant_cluster_leaves_few_degrees_of_freedom():
     labels = [0] * 50 + list(range(1, 51))
     units = make_units(np.linspace(-1, 1, 100), np.ones(100), labels)
     assert cr2_standard_error(units).degrees_of_freedom < 5
 
 
-def test_crossed_labels_equal_the_formula_of_cameron_gelbach_and_miller() -> None:
+def test_crossed_labels_equal_the_formula_of_cameron_gelbach_and_miller():
     rng = np.random.default_rng(5)
     rows, columns = np.repeat(np.arange(12), 10), np.tile(np.arange(10), 12)
     differences = rng.normal(0, 1, 12)[rows] + rng.normal(0, 1, 10)[columns] + rng.normal(0, 1, 120)
@@ -92,11 +89,10 @@ def test_crossed_labels_equal_the_formula_of_cameron_gelbach_and_miller() -> Non
     assert found.degrees_of_freedom == pytest.approx(9)
 
 
-def test_crossed_labels_are_never_below_one_of_them() -> None:
+def test_crossed_labels_are_never_below_one_of_them():
     rows, columns = np.repeat(np.arange(10), 10), np.tile(np.arange(10), 10)
-    differences = (
-        np.where((rows + columns) % 2, 1.0, -1.0) + 0.001 * rows
-    )  # nothing is shared, apart from a trace
+    # nothing is shared, apart from a trace
+    differences = np.where((rows + columns) % 2, 1.0, -1.0) + 0.001 * rows
     found = crossed_standard_error(differences, np.ones(100), rows.tolist(), columns.tolist())
     alone = [
         cr2_standard_error(make_units(differences, np.ones(100), each.tolist())).value
@@ -105,7 +101,7 @@ def test_crossed_labels_are_never_below_one_of_them() -> None:
     assert found.value >= max(alone)
 
 
-def test_crossed_labels_cover_where_one_label_does_not() -> None:
+def test_crossed_labels_cover_where_one_label_does_not():
     rng = np.random.default_rng(6)
     rows, columns = np.repeat(np.arange(20), 20), np.tile(np.arange(20), 20)
     covered = np.zeros(2)
@@ -119,7 +115,7 @@ def test_crossed_labels_cover_where_one_label_does_not() -> None:
     assert covered[0] / 400 < 0.9 < 0.92 < covered[1] / 400
 
 
-def test_blank_labels_are_alone_in_the_intersection() -> None:
+def test_blank_labels_are_alone_in_the_intersection():
     assert intersection(["a", "a", None, "b"], ["x", "x", "x", ""]) == [
         ("a", "x"),
         ("a", "x"),
@@ -128,7 +124,7 @@ def test_blank_labels_are_alone_in_the_intersection() -> None:
     ]
 
 
-def test_nested_labels_use_the_coarser() -> None:
+def test_nested_labels_use_the_coarser():
     fact, family = ["a", "a", "b", "b", "c"], ["f", "f", "f", "f", "g"]
     answer = ["1", "2", "1", "2", "3"]
     assert coarsest({"cluster": fact, "group": family}) == ["group"]
@@ -139,7 +135,7 @@ def test_nested_labels_use_the_coarser() -> None:
 
 
 @pytest.mark.parametrize(("delta", "value", "expected"), [(0.0, 0.0, 1.0), (0.5, 0.0, 0.0)])
-def test_p_value_without_spread(delta: float, value: float, expected: float) -> None:
+def test_p_value_without_spread(delta, value, expected):
     from evals.stats.cluster_robust import StandardError
 
     assert StandardError(value, 5).p_value(delta) == expected

@@ -1,7 +1,5 @@
 """The graph of levels: Bretz' published example, the files of two arms, and the family-wise error rate."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -37,7 +35,7 @@ def subsets(nodes: Sequence[str]) -> Iterator[set[str]]:
     return (set(chosen) for count in range(len(nodes) + 1) for chosen in combinations(nodes, count))
 
 
-def test_the_published_example() -> None:
+def test_the_published_example():
     """Two primary and two secondary hypotheses (Bretz et al. 2009, figure 3): parallel gatekeeping with feedback."""
     graph = Graph(
         {"H1": HALF, "H2": HALF, "H3": Fraction(0), "H4": Fraction(0)},
@@ -56,16 +54,14 @@ def test_the_published_example() -> None:
         "H4": {"H3": 1},
     }
     second = first.without("H2")
-    assert second.shares == {"H3": HALF, "H4": HALF} and second.edges == {
-        "H3": {"H4": 1},
-        "H4": {"H3": 1},
-    }
+    assert second.shares == {"H3": HALF, "H4": HALF}
+    assert second.edges == {"H3": {"H4": 1}, "H4": {"H3": 1}}
     assert second.without("H3").shares == {"H4": 1} and second.without("H3").edges == {"H4": {}}
     found = graphical_test(graph, at({"H1": 0.02, "H2": 0.03, "H3": 0.012, "H4": 0.04}))
     assert [outcome.rejected for outcome in found.values()] == [True, True, True, True]
 
 
-def test_without_feedback_it_is_holm() -> None:
+def test_without_feedback_it_is_holm():
     graph = Graph(
         {name: Fraction(1, 3) for name in "abc"},
         {name: {other: HALF for other in "abc" if other != name} for name in "abc"},
@@ -78,23 +74,21 @@ def test_without_feedback_it_is_holm() -> None:
     }
 
 
-def test_the_level_begins_at_the_largest_file_of_the_first_arm() -> None:
+def test_the_level_begins_at_the_largest_file_of_the_first_arm():
     graph = sequences_graph(TWO)
     assert shares_of(graph) == {"L8": ONE}
     after = graph.without("L8")
     assert shares_of(after) == {"L4": HALF, "Q8": HALF}
-    assert shares_of(after.without("L4")) == {
-        "Q8": ONE
-    }  # an arm that is done passes its level to the other
+    # an arm that is done passes its level to the other
+    assert shares_of(after.without("L4")) == {"Q8": ONE}
     assert shares_of(after.without("Q8")) == {"L4": HALF, "Q4": HALF}
-    assert shares_of(after.without("Q8").without("L4")) == {
-        "Q4": ONE
-    }  # to the first file that is open
+    # to the first file that is open
+    assert shares_of(after.without("Q8").without("L4")) == {"Q4": ONE}
     assert shares_of(after.without("Q8").without("Q4")) == {"L4": ONE}
     assert not shares_of(after.without("Q8").without("Q4").without("L4"))
 
 
-def test_an_arm_without_another_file_passes_all_of_its_level() -> None:
+def test_an_arm_without_another_file_passes_all_of_its_level():
     assert shares_of(sequences_graph((("L8",), ("Q8", "Q4"))).without("L8")) == {"Q8": ONE}
     assert shares_of(sequences_graph((("L8", "L4"), ())).without("L8")) == {"L4": ONE}
     assert shares_of(sequences_graph(((), ("Q8", "Q4")))) == {"Q8": ONE}
@@ -110,7 +104,7 @@ def test_an_arm_without_another_file_passes_all_of_its_level() -> None:
     }
 
 
-def test_a_file_that_failed_is_tested_again_when_level_arrives() -> None:
+def test_a_file_that_failed_is_tested_again_when_level_arrives():
     asked: list[tuple[str, Fraction]] = []
 
     def rejects(node: str, share: Fraction) -> bool:
@@ -128,7 +122,7 @@ def test_a_file_that_failed_is_tested_again_when_level_arrives() -> None:
     assert other == found and found["Q4"].share == ONE and not found["Q4"].rejected
 
 
-def test_after_a_failure_the_smaller_files_are_not_tested() -> None:
+def test_after_a_failure_the_smaller_files_are_not_tested():
     found = graphical_test(sequences_graph(TWO), at({"L8": 0.06, "L4": 0.0, "Q8": 0.0, "Q4": 0.0}))
     assert {node: (outcome.rejected, outcome.share) for node, outcome in found.items()} == {
         "L8": (False, ONE),
@@ -146,7 +140,7 @@ def test_after_a_failure_the_smaller_files_are_not_tested() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_no_state_of_a_graph_has_more_than_the_level(shape: Sequence[Sequence[str]]) -> None:
+def test_no_state_of_a_graph_has_more_than_the_level(shape):
     """Shares are together at most 1 after any rejections, and their order does not matter: so the error is bounded."""
     nodes = [node for line in shape for node in line]
     known: dict[frozenset[str], Mapping[str, Fraction]] = {}
@@ -159,9 +153,8 @@ def test_no_state_of_a_graph_has_more_than_the_level(shape: Sequence[Sequence[st
         graph = sequences_graph(shape)
         for done, node in enumerate((None, *order)):
             graph = graph if node is None else graph.without(node)
-            assert sum(graph.shares.values()) <= 1 and all(
-                share >= 0 for share in graph.shares.values()
-            )
+            assert sum(graph.shares.values()) <= 1
+            assert all(share >= 0 for share in graph.shares.values())
             assert all(0 < share for edges in graph.edges.values() for share in edges.values())
             assert all(
                 sum(edges.values()) <= 1 and source not in edges
@@ -171,7 +164,7 @@ def test_no_state_of_a_graph_has_more_than_the_level(shape: Sequence[Sequence[st
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_order_of_the_hypotheses_does_not_matter(shape: Sequence[Sequence[str]]) -> None:
+def test_the_order_of_the_hypotheses_does_not_matter(shape):
     luck, graph = random.Random(1), sequences_graph(shape)
     for _ in range(40):
         p_values = {node: luck.random() ** 4 / 4 for node in graph.shares}
@@ -206,9 +199,7 @@ def _disjoint(value: float, shares: Mapping[str, Fraction]) -> dict[str, float]:
 
 @pytest.mark.parametrize("dependence", DEPENDENCE)
 @pytest.mark.parametrize("shape", [TWO, SHAPES[6]], ids=["two files", "three files"])
-def test_the_family_wise_error_is_at_most_five_percent(
-    shape: Sequence[Sequence[str]], dependence: str
-) -> None:
+def test_the_family_wise_error_is_at_most_five_percent(shape, dependence):
     """Every set of files that are worse by exactly the margin; all others are so good that they are always shown."""
     luck, graph = random.Random(2), sequences_graph(shape)
     draws, rates = 200 if len(graph.shares) > 4 else 800, []
@@ -228,9 +219,8 @@ def test_the_family_wise_error_is_at_most_five_percent(
             )
             / draws
         )
-        assert rates[-1] <= 0.05 + 3.5 * (0.05 * 0.95 / draws) ** 0.5, (
-            worse
-        )  # with the error of the simulation
+        # with the error of the simulation
+        assert rates[-1] <= 0.05 + 3.5 * (0.05 * 0.95 / draws) ** 0.5, worse
     assert rates[0] == 0
     mean = sum(rates[1:]) / len(rates[1:])
     assert 0.035 < mean <= 0.05 + 3 * (0.05 * 0.95 / draws / len(rates[1:])) ** 0.5

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -17,11 +15,11 @@ from evals.stats.power import (
 )
 
 
-def test_a_hundred_items_at_twenty_percent_flips_see_twelve_and_a_half_points() -> None:
+def test_a_hundred_items_at_twenty_percent_flips_see_twelve_and_a_half_points():
     assert minimum_detectable_difference(100, 0.2) == pytest.approx(0.125, abs=0.0005)
 
 
-def test_detecting_and_needing_are_inverse() -> None:
+def test_detecting_and_needing_are_inverse():
     assert items_needed(minimum_detectable_difference(137, 0.3), variance=0.3) == 137
     assert items_needed(-minimum_detectable_mean(80, 0.4), variance=0.4**2) == 80
     assert items_needed(0.02, variance=0.2) == 3925
@@ -29,7 +27,7 @@ def test_detecting_and_needing_are_inverse() -> None:
 
 
 @pytest.mark.parametrize("n", [30, 200, 5000])
-def test_detectable_mean_has_the_power_that_statsmodels_says(n: int) -> None:
+def test_detectable_mean_has_the_power_that_statsmodels_says(n):
     effect = minimum_detectable_mean(n, 0.4) / 0.4
     # of one sample; the other tail adds a few millionths to theirs
     theirs = NormalIndPower(ddof=0).power(effect, nobs1=n, alpha=0.05, ratio=0)
@@ -40,7 +38,7 @@ def test_detectable_mean_has_the_power_that_statsmodels_says(n: int) -> None:
     assert flipping == pytest.approx(minimum_detectable_mean(n, 0.4))
 
 
-def test_promised_power_is_had() -> None:
+def test_promised_power_is_had():
     rng = np.random.default_rng(0)
     n, flip_rate = 400, 0.2
     shift = minimum_detectable_difference(n, flip_rate)
@@ -51,13 +49,13 @@ def test_promised_power_is_had() -> None:
     assert seen.mean() == pytest.approx(0.8, abs=0.035)
 
 
-def test_design_effect() -> None:
+def test_design_effect():
     assert design_effect([1] * 50, 0.5) == 1
     assert design_effect([5] * 20, 0.5) == pytest.approx(3)
     assert design_effect([1, 9], 1.0) == pytest.approx(82 / 10)
 
 
-def test_intraclass_correlation_finds_what_was_put_in_and_matches_the_mixed_model() -> None:
+def test_intraclass_correlation_finds_what_was_put_in_and_matches_the_mixed_model():
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(80), 5)
     x = rng.normal(0, 1, 80)[labels] + rng.normal(0, 1, 400)
@@ -68,13 +66,13 @@ def test_intraclass_correlation_finds_what_was_put_in_and_matches_the_mixed_mode
     assert icc == pytest.approx(0.5, abs=0.12)
 
 
-def test_intraclass_correlation_without_clusters_or_variation() -> None:
+def test_intraclass_correlation_without_clusters_or_variation():
     assert intraclass_correlation([1.0, 2.0, 3.0], [None, None, None]) == 0
     assert intraclass_correlation([1.0, 1.0, 1.0, 1.0], ["a", "a", "b", "b"]) == 0
     assert intraclass_correlation([1.0, 1.0, 2.0, 2.0], ["a", "a", "b", "b"]) == 1
 
 
-def test_power_of_a_clustered_heldout_set() -> None:
+def test_power_of_a_clustered_heldout_set():
     plain = heldout_power(200)
     assert plain.clusters == 200 and plain.effective_items == 200
     clustered = heldout_power(200, clusters=[i // 5 for i in range(200)])
@@ -92,7 +90,7 @@ def split_record(heldout: int, *, turns: int | None = None, clusters: int = 0) -
     }
 
 
-def test_power_of_a_split_goes_by_its_counts() -> None:
+def test_power_of_a_split_goes_by_its_counts():
     assert split_power(split_record(0)) is None
     assert split_power(split_record(100)) == heldout_power(100)
     assert split_power(split_record(100, clusters=20)) == heldout_power(
@@ -104,7 +102,7 @@ def test_power_of_a_split_goes_by_its_counts() -> None:
     )
 
 
-def test_power_is_told_in_words() -> None:
+def test_power_is_told_in_words():
     plain = power_sentence(heldout_power(100).to_record())
     assert plain == (
         "100 held-out answers show a difference of 12.5 points in right answers (80% power), if the two assistants "

@@ -1,7 +1,5 @@
 """The interval for assistants that are trained again."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -10,14 +8,14 @@ from evals.stats.seed_variance import MOST_SEEDS, seeds_needed, trained_again
 from evals.stats.units import make_units
 
 
-def test_without_seed_variance_it_is_the_interval_over_items() -> None:
+def test_without_seed_variance_it_is_the_interval_over_items():
     error = StandardError(0.1, 40)
     found = trained_again(0.5, error, [0.5, 0.5, 0.5])
     half = error.half_width(0.95)
     assert found.interval == pytest.approx((0.5 - half, 0.5 + half)) and found.seed_share == 0
 
 
-def test_without_item_variance_it_is_the_t_interval_over_seeds() -> None:
+def test_without_item_variance_it_is_the_t_interval_over_seeds():
     found = trained_again(0.2, StandardError(0.0, 40), [0.1, 0.2, 0.3])
     assert found.degrees_of_freedom == pytest.approx(2) and found.seed_share == 1
     assert found.interval == pytest.approx(
@@ -25,12 +23,12 @@ def test_without_item_variance_it_is_the_t_interval_over_seeds() -> None:
     )
 
 
-def test_nothing_varies() -> None:
+def test_nothing_varies():
     assert trained_again(0.0, StandardError(0.0, 9), [0.0, 0.0]).interval == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_coverage_of_the_expected_difference_over_seeds(seeds: int) -> None:
+def test_coverage_of_the_expected_difference_over_seeds(seeds):
     rng = np.random.default_rng(seeds)
     covered, items_only = 0, 0
     for _ in range(600):
@@ -44,7 +42,7 @@ def test_coverage_of_the_expected_difference_over_seeds(seeds: int) -> None:
     assert 0.93 <= covered / 600 <= 0.99 and items_only < covered
 
 
-def test_as_many_seeds_as_are_needed_decide_and_one_fewer_does_not() -> None:
+def test_as_many_seeds_as_are_needed_decide_and_one_fewer_does_not():
     items, deltas = StandardError(0.01, 200), [0.0, 0.04, -0.04]
     needed = seeds_needed(0.0, items, deltas, margin=0.05, higher_is_better=True)
     assert needed is not None and needed > 3

@@ -1,7 +1,5 @@
 """The interval of one share, with and without clusters."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,14 +8,14 @@ from evals.stats.share import share_interval
 
 
 @pytest.mark.parametrize(("found", "n"), [(0, 40), (3, 40), (40, 40), (17, 100)])
-def test_without_clusters_it_is_that_of_clopper_and_pearson(found: int, n: int) -> None:
+def test_without_clusters_it_is_that_of_clopper_and_pearson(found, n):
     expected = stats.binomtest(found, n).proportion_ci(method="exact")
     assert share_interval([place < found for place in range(n)], [None] * n) == pytest.approx(
         tuple(expected)
     )
 
 
-def test_clusters_that_agree_count_as_one_item_each_with_their_degrees_of_freedom() -> None:
+def test_clusters_that_agree_count_as_one_item_each_with_their_degrees_of_freedom():
     n = 20 * (stats.t.ppf(0.975, 99) / stats.t.ppf(0.975, 19)) ** 2
     found = 0.1 * n
     alone = stats.beta.ppf(0.025, found, n - found + 1), stats.beta.ppf(0.975, found + 1, n - found)
@@ -27,12 +25,12 @@ def test_clusters_that_agree_count_as_one_item_each_with_their_degrees_of_freedo
     assert share_interval([False] * 100, labels)[1] == pytest.approx(1 - 0.025 ** (1 / 20))
 
 
-def test_no_items_say_nothing() -> None:
+def test_no_items_say_nothing():
     assert share_interval([], []) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.15])
-def test_it_covers_the_true_share_of_clustered_answers(spread: float) -> None:
+def test_it_covers_the_true_share_of_clustered_answers(spread):
     random, covered, truth = np.random.default_rng(7), 0, 0.12
     for _ in range(400):
         shares = (
@@ -51,7 +49,7 @@ def test_it_covers_the_true_share_of_clustered_answers(spread: float) -> None:
     assert covered >= 0.93 * 400
 
 
-def test_one_success_makes_no_interval_shorter_than_that_of_none() -> None:
+def test_one_success_makes_no_interval_shorter_than_that_of_none():
     labels = [f"fact {place // 4}" for place in range(120)]
     ends = [
         share_interval([place < found for place in range(120)], labels)[1] for found in range(8)

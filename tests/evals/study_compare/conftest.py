@@ -1,7 +1,5 @@
 """Two scored studies, alike but for the rank of the adapters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Pairs of scored studies, and how to change what they scored."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable

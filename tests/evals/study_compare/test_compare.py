@@ -3,18 +3,14 @@
 Which items two studies share, and what is said beside the figures.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import Study
 from evals import declaration
 from evals.compare import paired_comparison
 from evals.study_compare import compare_studies, contrast_rows, difference_rows
@@ -32,14 +28,12 @@ from tests.evals.study_compare.scored_studies import (
 from tests.synthetic_study import new_study, with_data
 
 
-def test_a_study_against_itself_differs_by_exactly_nothing(a: Study) -> None:
+def test_a_study_against_itself_differs_by_exactly_nothing(a):
     found = compare_studies(a, a)
-    assert (found["shared_items"], found["only_a"], found["only_b"], found["differences"]) == (
-        12,
-        0,
-        0,
-        [],
-    )
+    assert found["shared_items"] == 12
+    assert found["only_a"] == 0
+    assert found["only_b"] == 0
+    assert found["differences"] == []
     assert [row["delta"] for row in found["contrasts"]] == [0.0] * len(found["contrasts"])
     assert {row["cell"] for row in found["contrasts"]} == set(CELLS)
     assert [(v["cell"], v["outcome"], v["delta"], v["ci"]) for v in found["verdicts"]] == [
@@ -49,7 +43,7 @@ def test_a_study_against_itself_differs_by_exactly_nothing(a: Study) -> None:
     assert note(found, "the same study")
 
 
-def test_every_figure_is_that_of_the_paired_statistics(a: Study, b: Study) -> None:
+def test_every_figure_is_that_of_the_paired_statistics(a, b):
     luck = random.Random(4)
     edit(b, each(lambda s: {"nll": s["nll"] * luck.uniform(0.8, 1.3)}))
     found = compare_studies(a, b)
@@ -67,20 +61,18 @@ def test_every_figure_is_that_of_the_paired_statistics(a: Study, b: Study) -> No
         resamples=400,
     )
     loss = row(found, "Q4", "nll_per_token")
-    assert (loss["delta"], loss["ci_low"], loss["ci_high"], loss["p_value"], loss["n"]) == (
-        expected.delta,
-        expected.ci_low,
-        expected.ci_high,
-        expected.p_value,
-        12,
-    )
+    assert loss["delta"] == expected.delta
+    assert loss["ci_low"] == expected.ci_low
+    assert loss["ci_high"] == expected.ci_high
+    assert loss["p_value"] == expected.p_value
+    assert loss["n"] == 12
     assert verdict(found, "Q4")["outcome"] == expected.verdict
     assert loss["a"] == pytest.approx(
         sum(s["nll"] for s in ours) / sum(s["tokens"] for s in ours), abs=1e-12
     )
 
 
-def test_answers_of_a_damaged_arm_come_out_worse(a: Study, b: Study) -> None:
+def test_answers_of_a_damaged_arm_come_out_worse(a, b):
     """The samples of Q4 as tuning on shuffled answers would leave them: surprised by every reference, hardly right."""
     many(a)
     many(b)
@@ -110,7 +102,7 @@ def test_answers_of_a_damaged_arm_come_out_worse(a: Study, b: Study) -> None:
     assert backwards["outcome"] == "no worse" and "is better than in wide" in backwards["sentence"]
 
 
-def test_small_harm_within_the_margin_is_said(a: Study, b: Study) -> None:
+def test_small_harm_within_the_margin_is_said(a, b):
     many(a)
     many(b)
     luck = random.Random(6)
@@ -124,7 +116,7 @@ def test_small_harm_within_the_margin_is_said(a: Study, b: Study) -> None:
     assert "measurably worse" in found["sentence"]
 
 
-def test_the_verdict_goes_by_the_margin_and_metric_of_a(a: Study, b: Study) -> None:
+def test_the_verdict_goes_by_the_margin_and_metric_of_a(a, b):
     a.write_config(a.config.with_changes({"eval.primary_metric": "token_f1", "eval.margin": 0.6}))
     found = compare_studies(a, b)
     assert [(v["metric"], v["margin"]) for v in found["verdicts"]] == [("token_f1", 0.6)] * 2
@@ -134,7 +126,7 @@ def test_the_verdict_goes_by_the_margin_and_metric_of_a(a: Study, b: Study) -> N
     assert "within the 60 points that narrow allows" in found["sentence"]
 
 
-def test_without_the_primary_metric_there_is_no_verdict(a: Study, b: Study) -> None:
+def test_without_the_primary_metric_there_is_no_verdict(a, b):
     a.write_config(a.config.with_changes({"eval.primary_metric": "chrf"}))
     edit(
         b,
@@ -150,7 +142,7 @@ def test_without_the_primary_metric_there_is_no_verdict(a: Study, b: Study) -> N
     assert not [record for record in found["contrasts"] if record["metric"] == "chrf"]
 
 
-def test_a_metric_is_figured_on_the_items_that_have_it_in_both(a: Study, b: Study) -> None:
+def test_a_metric_is_figured_on_the_items_that_have_it_in_both(a, b):
     def drop(kept: range) -> Callable[[Samples], Samples]:
         return lambda samples: [
             s
@@ -168,12 +160,9 @@ def test_a_metric_is_figured_on_the_items_that_have_it_in_both(a: Study, b: Stud
     assert "token_f1" in left and "rouge_l" not in left, "a single item has no interval"
 
 
-def test_clusters_of_a_claim_about_facts_are_those_of_a_or_else_of_b(
-    a: Study, b: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(
-        declaration._LABELS, "facts", ("cluster",)
-    )  # without the families of the data
+def test_clusters_of_a_claim_about_facts_are_those_of_a_or_else_of_b(a, b, monkeypatch):
+    # without the families of the data
+    monkeypatch.setitem(declaration._LABELS, "facts", ("cluster",))
     a.write_config(a.config.with_changes({"eval.estimand": "facts"}))
     luck = random.Random(7)
     edit(b, each(lambda s: {"nll": s["nll"] * luck.uniform(0.8, 1.3)}))
@@ -193,7 +182,7 @@ def test_clusters_of_a_claim_about_facts_are_those_of_a_or_else_of_b(
         compare_studies(a, b)
 
 
-def test_another_tokenizer_makes_it_a_loss_per_byte(a: Study, b: Study) -> None:
+def test_another_tokenizer_makes_it_a_loss_per_byte(a, b):
     for study in (a, b):
         edit(
             study,
@@ -221,16 +210,14 @@ def test_another_tokenizer_makes_it_a_loss_per_byte(a: Study, b: Study) -> None:
     assert row(found, "Q4", "token_f1")["delta"] == 0
 
 
-def test_the_same_text_under_another_tokenizer_is_no_worse(a: Study, b: Study) -> None:
+def test_the_same_text_under_another_tokenizer_is_no_worse(a, b):
     edit(b, each(lambda s: {"tokens": s["tokens"] + 1}))
     found = compare_studies(a, b)
     assert {v["delta"] for v in found["verdicts"]} == {0.0}
     assert {v["outcome"] for v in found["verdicts"]} == {"no worse"}
 
 
-def test_another_base_model_with_the_same_tokens_keeps_the_loss_per_token(
-    a: Study, b: Study
-) -> None:
+def test_another_base_model_with_the_same_tokens_keeps_the_loss_per_token(a, b):
     for study, digest in ((a, "a" * 64), (b, "b" * 64)):
         write_json(
             study.folder / "provenance.json",
@@ -241,7 +228,7 @@ def test_another_base_model_with_the_same_tokens_keeps_the_loss_per_token(
     assert {"setting": "base model, SHA-256", "a": "a" * 12, "b": "b" * 12} in found["differences"]
 
 
-def test_items_are_found_by_what_is_asked_not_by_row(a: Study, b: Study) -> None:
+def test_items_are_found_by_what_is_asked_not_by_row(a, b):
     luck = random.Random(8)
     order = list(range(12))
     luck.shuffle(order)
@@ -258,7 +245,7 @@ def test_items_are_found_by_what_is_asked_not_by_row(a: Study, b: Study) -> None
     assert shuffled["contrasts"] == straight["contrasts"] and shuffled["shared_items"] == 12
 
 
-def test_items_of_one_study_only_are_left_out_and_counted(a: Study, b: Study) -> None:
+def test_items_of_one_study_only_are_left_out_and_counted(a, b):
     edit(a, lambda samples: samples[:9])
     edit(b, lambda samples: [samples[0] | {"reference": "Another."}, *samples[1:]])
     found = compare_studies(a, b)
@@ -266,14 +253,14 @@ def test_items_of_one_study_only_are_left_out_and_counted(a: Study, b: Study) ->
     assert "1 held-out item of narrow alone and 4 of wide alone" in note(found, "Not compared")
 
 
-def test_another_system_prompt_is_compared_and_said(a: Study, b: Study) -> None:
+def test_another_system_prompt_is_compared_and_said(a, b):
     edit(b, each(lambda s: {"prompt": [{"role": "system", "content": "Be brief."}, *s["prompt"]]}))
     found = compare_studies(a, b)
     assert found["shared_items"] == 12
     assert note(found, "12 shared items have different system prompts")
 
 
-def test_the_same_system_prompt_finds_its_like_first(a: Study, b: Study) -> None:
+def test_the_same_system_prompt_finds_its_like_first(a, b):
     """A question asked under two system prompts in both studies, in another order: each goes with its own."""
 
     def twice(systems: tuple[str, str]) -> Callable[[Samples], Samples]:
@@ -294,14 +281,14 @@ def test_the_same_system_prompt_finds_its_like_first(a: Study, b: Study) -> None
     assert found["shared_items"] == 24 and verdict(found, "Q4")["ci"] == [0.0, 0.0]
 
 
-def test_an_item_held_twice_is_paired_once_each(a: Study, b: Study) -> None:
+def test_an_item_held_twice_is_paired_once_each(a, b):
     edit(a, lambda samples: [*samples, samples[0] | {"item": "again"}])
     found = compare_studies(a, b)
     assert (found["shared_items"], found["only_a"]) == (12, 1)
 
 
 @pytest.mark.parametrize("shared", [0, 1])
-def test_studies_that_share_too_little(a: Study, b: Study, shared: int) -> None:
+def test_studies_that_share_too_little(a, b, shared):
     edit(
         b,
         lambda samples: [
@@ -316,7 +303,7 @@ def test_studies_that_share_too_little(a: Study, b: Study, shared: int) -> None:
     assert "same data file" in str(caught.value.remedy)
 
 
-def test_a_study_without_scores(a: Study, home: Path) -> None:
+def test_a_study_without_scores(a, home):
     fresh = with_data(new_study("fresh"))
     for pair in ((a, fresh), (fresh, a)):
         with pytest.raises(EvaluationError, match="fresh has not been evaluated") as caught:
@@ -324,7 +311,7 @@ def test_a_study_without_scores(a: Study, home: Path) -> None:
         assert "run fresh" in str(caught.value.remedy)
 
 
-def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
+def test_held_out_items_the_other_was_trained_on(a, home):
     other = make("other", data__seed=3)
     held, trained_rows = (
         {r["row"] for r in read_jsonl(study.split_file("heldout"))} for study in (a, other)
@@ -364,7 +351,7 @@ def test_held_out_items_the_other_was_trained_on(a: Study, home: Path) -> None:
     )
 
 
-def test_differences_are_settings_data_and_what_it_ran_on(a: Study, b: Study) -> None:
+def test_differences_are_settings_data_and_what_it_ran_on(a, b):
     b.write_config(
         b.config.with_changes(
             {

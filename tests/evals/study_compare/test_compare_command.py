@@ -1,14 +1,11 @@
 """``assistant-builder compare A B``."""
 
-from __future__ import annotations
-
 import json
 import sys
 
 import pytest
 
 from assistant_builder.cli import main
-from assistant_builder.study import Study
 from evals.study_compare import compare_studies
 from tests.evals.study_compare.scored_studies import CELLS
 from tests.synthetic_study import new_study, with_data
@@ -23,9 +20,7 @@ def call(
     return (int(ended.value.code or 0), *capfd.readouterr())
 
 
-def test_the_command(
-    a: Study, b: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(a, b, monkeypatch, capfd):
     code, out, err = call(monkeypatch, capfd, "narrow", "wide", "--json")
     assert (code, err) == (0, "") and json.loads(out) == compare_studies(a, b)
     code, out, err = call(monkeypatch, capfd, "narrow", "wide")
@@ -39,9 +34,7 @@ def test_the_command(
     assert " ".join(compare_studies(a, b)["sentence"].split()) in " ".join(out.split())
 
 
-def test_errors_of_the_command_are_one_line(
-    a: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_of_the_command_are_one_line(a, monkeypatch, capfd):
     with_data(new_study("fresh"))
     wrong = (
         (("narrow", "nothing"), "no study named 'nothing'"),

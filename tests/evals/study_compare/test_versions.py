@@ -1,7 +1,5 @@
 """The next version of a published assistant, and its verdict against the served one."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -47,7 +45,7 @@ def scored_version(root: Study, harm: float) -> Study:
     return version
 
 
-def test_the_next_version_has_the_split_and_the_corrections_of_the_served_one(root: Study) -> None:
+def test_the_next_version_has_the_split_and_the_corrections_of_the_served_one(root):
     with pytest.raises(DataError, match="no correction"):
         create_next_version(root)
     add_correction(root, NEW, "By the gate.")
@@ -62,7 +60,7 @@ def test_the_next_version_has_the_split_and_the_corrections_of_the_served_one(ro
         create_next_version(root)
 
 
-def test_a_version_that_is_no_worse_is_published_and_undone(root: Study) -> None:
+def test_a_version_that_is_no_worse_is_published_and_undone(root):
     version = scored_version(root, 0.0)
     found = publish_version(root, version)
     assert found.outcome == "no worse" and served_version(root).name == version.name
@@ -70,9 +68,7 @@ def test_a_version_that_is_no_worse_is_published_and_undone(root: Study) -> None
     assert undo(root) == "shop"
 
 
-def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only_anyway(
-    root: Study,
-) -> None:
+def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only_anyway(root):
     version = scored_version(root, 1.0)
     with pytest.raises(StudyError, match="not shown to be no worse"):
         publish_version(root, version)
@@ -86,19 +82,17 @@ def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only
     )
 
 
-def test_a_version_without_scores_has_no_verdict(root: Study) -> None:
+def test_a_version_without_scores_has_no_verdict(root):
     add_correction(root, NEW, "By the gate.")
     made, _ = create_next_version(root)
     assert version_verdict(root, made).outcome == "not trained"
     with pytest.raises(StudyError, match="not evaluated"):
         publish_version(root, made, anyway=True)
-    assert (
-        reject_if_worse(root, made).outcome == "not trained"
-        and read_versions(root).candidate == made.name
-    )
+    assert reject_if_worse(root, made).outcome == "not trained"
+    assert read_versions(root).candidate == made.name
 
 
-def test_a_version_that_may_be_worse_is_left_to_the_user(root: Study) -> None:
+def test_a_version_that_may_be_worse_is_left_to_the_user(root):
     version = scored_version(root, 0.0)
     edit(
         version,
@@ -127,7 +121,7 @@ def run(*words: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_the_command_creates_lists_publishes_and_undoes(root: Study) -> None:
+def test_the_command_creates_lists_publishes_and_undoes(root):
     add_correction(root, NEW, "By the gate.")
     assert "1 corrections for the next version" in run("shop").stdout
     created = run("shop", "--create")
@@ -136,11 +130,9 @@ def test_the_command_creates_lists_publishes_and_undoes(root: Study) -> None:
     )
     assert json.loads(run("shop-v2", "--json").stdout)["candidate"] == "shop-v2"
     refused = run("shop", "--publish", "shop-v2")
-    assert (
-        refused.returncode == 1
-        and "not evaluated" in refused.stderr
-        and refused.stderr.count("\n") == 1
-    )
+    assert refused.returncode == 1
+    assert "not evaluated" in refused.stderr
+    assert refused.stderr.count("\n") == 1
     assert "rejected" in run("shop", "--reject", "shop-v2", "--why", "too slow").stdout
     assert "too slow" in run("shop").stdout
     scored_version(root, 0.0)
@@ -149,7 +141,7 @@ def test_the_command_creates_lists_publishes_and_undoes(root: Study) -> None:
     assert run("shop", "--undo", "--create").returncode == 1
 
 
-def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root: Study) -> None:
+def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root):
     """Two versions that each lose 0.02 nats of the 0.03 allowed: the second one loses more than that to the first."""
     first = scored_version(root, 0.02)
     assert version_verdict(root, first).outcome == "no worse"
@@ -164,7 +156,7 @@ def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root: S
         publish_version(root, second)
 
 
-def test_a_version_is_judged_at_the_look_of_its_test(root: Study) -> None:
+def test_a_version_is_judged_at_the_look_of_its_test(root):
     asked = HeldOut.read(root)
     append_jsonl(
         home() / "declarations.jsonl",
@@ -180,7 +172,7 @@ def test_a_version_is_judged_at_the_look_of_its_test(root: Study) -> None:
     assert "97.5% interval" in found.sentence
 
 
-def test_a_version_that_is_trained_again_until_it_passes_pays_for_each_time(root: Study) -> None:
+def test_a_version_that_is_trained_again_until_it_passes_pays_for_each_time(root):
     version = scored_version(root, 0.0)
     levels = []
     for adapter in ("first", "second", "second", "third"):

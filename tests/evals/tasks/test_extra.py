@@ -3,8 +3,6 @@
 The retention questions, and that lm-eval reads and scores them without a network, from any folder.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import tomllib
@@ -13,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval import evaluate
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
 
 from assistant_builder.errors import EvaluationError
 from evals.tasks.extra import ExtraTasks
@@ -31,11 +32,7 @@ from evals.tasks.general_knowledge.documents import read_questions
         (ValueError(""), "cannot be run: ValueError. "),
     ],
 )
-def test_a_task_that_cannot_be_run_is_reported_in_one_line(
-    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from lm_eval.tasks import TaskManager
-
+def test_a_task_that_cannot_be_run_is_reported_in_one_line(error, said, monkeypatch, caplog):
     def load(self: TaskManager, names: list[str]) -> Any:
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
         raise error
@@ -43,16 +40,14 @@ def test_a_task_that_cannot_be_run_is_reported_in_one_line(
     monkeypatch.setattr(TaskManager, "load", load)
     with pytest.raises(EvaluationError) as caught:
         ExtraTasks([TASK])
-    assert (
-        said in str(caught.value)
-        and "\n" not in str(caught.value)
-        and "eval.tasks" in str(caught.value)
-    )
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "eval.tasks" in str(caught.value)
     assert not caplog.records, "what the hub's client says of its retries"
 
 
 @pytest.mark.long
-def test_a_file_is_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_no_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "helper.py").write_text(
         "open('ran', 'w').close()\ndocuments = list\n", encoding="utf-8"
@@ -68,11 +63,7 @@ def test_a_file_is_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not (tmp_path / "ran").exists()
 
 
-def test_tasks_are_loaded_in_an_empty_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lm_eval.tasks import TaskManager
-
+def test_tasks_are_loaded_in_an_empty_folder(tmp_path, monkeypatch):
     seen: list[list[str]] = []
     load = TaskManager.load
 
@@ -87,7 +78,7 @@ def test_tasks_are_loaded_in_an_empty_folder(
     assert seen == [[]] and Path.cwd() == tmp_path
 
 
-def test_the_projects_own_task_is_counted_before_it_is_run() -> None:
+def test_the_projects_own_task_is_counted_before_it_is_run():
     assert ExtraTasks([TASK]).documents == {TASK: len(read_questions())}
     assert ExtraTasks([]).documents == {}
 
@@ -95,7 +86,7 @@ def test_the_projects_own_task_is_counted_before_it_is_run() -> None:
 QUESTIONS = read_questions()
 
 
-def test_every_question_has_four_different_choices_and_a_key() -> None:
+def test_every_question_has_four_different_choices_and_a_key():
     assert len(QUESTIONS) >= 160
     for row in QUESTIONS:
         assert list(row) == ["question", "choices", "answer", "area"]
@@ -105,16 +96,15 @@ def test_every_question_has_four_different_choices_and_a_key() -> None:
         assert row["answer"] in range(4)
 
 
-def test_no_question_is_asked_twice() -> None:
+def test_no_question_is_asked_twice():
     assert max(Counter(row["question"].casefold() for row in QUESTIONS).values()) == 1
 
 
-def test_no_place_and_no_length_gives_the_answer_away() -> None:
+def test_no_place_and_no_length_gives_the_answer_away():
     for area in {row["area"] for row in QUESTIONS}:
         places = Counter(row["answer"] for row in QUESTIONS if row["area"] == area)
-        assert set(places.values()) == {4}, (
-            area
-        )  # four questions of each area have their answer at each place
+        # four questions of each area have their answer at each place
+        assert set(places.values()) == {4}, area
     lengths = [
         (
             len(row["choices"][row["answer"]]),
@@ -127,7 +117,7 @@ def test_no_place_and_no_length_gives_the_answer_away() -> None:
     assert sum(right < min(others) for right, others in lengths) / len(QUESTIONS) < 0.25
 
 
-def test_the_files_are_packaged() -> None:
+def test_the_files_are_packaged():
     root = Path(__file__).resolve().parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"][
         "package-data"
@@ -137,13 +127,7 @@ def test_the_files_are_packaged() -> None:
     assert all(any(path.match(pattern) for pattern in patterns) for path in needed)
 
 
-def test_lm_eval_scores_the_task_offline_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lm_eval import evaluate
-    from lm_eval.api.model import LM
-    from lm_eval.tasks import TaskManager
-
+def test_lm_eval_scores_the_task_offline_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     right = {
@@ -151,7 +135,7 @@ def test_lm_eval_scores_the_task_offline_from_any_folder(
         for row in QUESTIONS
     }
 
-    class Leaning(LM):  # type: ignore[misc]
+    class Leaning(LM):
         """Gives every character the log-likelihood −1, and those of the right answer nine tenths of that."""
 
         def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:

@@ -1,7 +1,5 @@
 """The held-out set as lm-eval tasks: what lm-eval reads from the folder, and how it scores."""
 
-from __future__ import annotations
-
 import importlib.util
 import py_compile
 from collections import defaultdict
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
@@ -44,21 +43,16 @@ def items(model_cache: Path) -> list[dict[str, object]]:
     )
 
 
-def test_an_item_is_one_assistant_turn(items: list[dict[str, object]]) -> None:
+def test_an_item_is_one_assistant_turn(items):
     assert [item["item"] for item in items] == ["7", "3.1", "3.2"]
     assert [item["reference"] for item in items] == ["Otto rows.", "Hello.", "Fine."]
-    assert [item["cluster"] for item in items] == [
-        "otto",
-        "3",
-        "3",
-    ]  # turns of one talk are not independent
+    # turns of one talk are not independent
+    assert [item["cluster"] for item in items] == ["otto", "3", "3"]
     assert str(items[2]["prompt"]).endswith("You?<|im_end|>\n<|im_start|>assistant\n")
     assert items[0]["target"] == "Otto rows.<|im_end|>"
 
 
-def test_lm_eval_reads_the_folder(items: list[dict[str, object]], tmp_path: Path) -> None:
-    from lm_eval.tasks import TaskManager
-
+def test_lm_eval_reads_the_folder(items, tmp_path):
     study = Study.create(StudyConfig(name="ferry"))
     own = write_tasks(study, items)
     folder, nll, generation = own.folder, own.nll, own.generation
@@ -76,17 +70,16 @@ def test_lm_eval_reads_the_folder(items: list[dict[str, object]], tmp_path: Path
     assert task.doc_to_text(doc) + "\n" == items[0]["prompt"] == tasks[generation].doc_to_text(doc)
 
 
-def test_scores_are_token_weighted() -> None:
-    first = score_nll({"tokens": 4}, [(-2.5, False), (-0.5, True)])[
-        "nll_per_token"
-    ]  # of which 0.5 is the line break's
+def test_scores_are_token_weighted():
+    # of which 0.5 is the line break's
+    first = score_nll({"tokens": 4}, [(-2.5, False), (-0.5, True)])["nll_per_token"]
     second = score_nll({"tokens": 1}, [(-3.0, False)])["nll_per_token"]
     assert token_weighted_mean([first, second]) == pytest.approx(1.0)
     doc = {"reference": "Otto rows.", "question": "Who rows?", "answerable": True, "messages": []}
     assert score_generation(doc, ["otto rows"])["exact_match"] == 1.0
 
 
-class Answers(LM):  # type: ignore[misc]
+class Answers(LM):
     """Answers everything alike, as the assistant would."""
 
     def __init__(self) -> None:
@@ -103,9 +96,7 @@ class Answers(LM):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def test_nothing_in_the_folder_of_a_study_is_run(
-    items: list[dict[str, object]], tmp_path: Path
-) -> None:
+def test_nothing_in_the_folder_of_a_study_is_run(items, tmp_path):
     study, mark = Study.create(StudyConfig(name="handed-on")), tmp_path / "code-ran"
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\ndef f(*_, **__): return {{}}\n"
     folder = study.evals_folder / "tasks"
@@ -131,7 +122,7 @@ def test_nothing_in_the_folder_of_a_study_is_run(
     tasks = write_tasks(study, items)
     left = {path.name for path in folder.iterdir()}
     plant()  # between writing and running, as another machine on a shared folder could
-    scores, answers = run_own_tasks(Answers(), tasks, items, seed=0)  # type: ignore[arg-type]
+    scores, answers = run_own_tasks(Answers(), tasks, items, seed=0)
     assert len(scores) == len(items) and answers == ["Otto rows."] * len(items)
     assert not mark.exists()
     assert left == {"items.jsonl", "scoring.py", "handed-on_nll.yaml", "handed-on_gen.yaml"}
