@@ -33,6 +33,7 @@ from assistant_builder.models.base_model import base_ref
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.registry import Registry
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Entries
 
 DEFAULT_FORMAT = "adapter"
 OTHER_FILES_BYTES = 6_000_000
@@ -239,13 +240,13 @@ def typed(spec: ExportSpec) -> list[ExportSpec]:
     return [parse_export(spec.arm, spec.format, type) for type in types] or [spec]
 
 
-def file_to_ship(report: Any) -> ExportSpec | None:
-    """The GGUF file that a report (None without one) calls the smallest that is no worse; None if it names none."""
+def file_to_ship(report: Entries | None) -> ExportSpec | None:
+    """The GGUF file that a report names as the smallest one that is no worse; None if it names none."""
     found = (report or {}).get("smallest_no_worse")
     return parse_export(found["arm"], "gguf", found["name"]) if found else None
 
 
-def file_to_train_for(report: Any, arms: Sequence[str]) -> str | None:
+def file_to_train_for(report: Entries | None, arms: Sequence[str]) -> str | None:
     """The type of a GGUF file that a report calls worse and that a further arm can be trained for; None without one."""
     rows = () if QAT.name in arms else (report or {}).get("formats") or ()
     worse = (str(row["name"]) for row in rows if row["verdict"] == "worse")
@@ -340,7 +341,7 @@ _ALONE: dict[str, str] = {
 """The reason if the study trains only one of the twins."""
 
 
-def advice(report: Any, arms: Sequence[str] = TWINS) -> Advice:
+def advice(report: Entries | None, arms: Sequence[str] = TWINS) -> Advice:
     """The recommended export by ``report.json`` (None before the evaluation), for the arms that the study trains.
 
     Merged models are 16-bit and have the same size, so that a merged QLoRA saves no memory: LoRA is recommended unless
@@ -384,7 +385,7 @@ def advice(report: Any, arms: Sequence[str] = TWINS) -> Advice:
     return Advice(compact, full, why)
 
 
-def shipped_file(report: Any, arms: Sequence[str] = TWINS) -> ExportSpec:
+def shipped_file(report: Entries | None, arms: Sequence[str] = TWINS) -> ExportSpec:
     """The GGUF file to ship: the smallest that is no worse, else that of the recommended arm in the default type."""
     return file_to_ship(report) or ExportSpec(
         advice(report, arms).arm(EXPORT_FORMATS["gguf"]), "gguf"

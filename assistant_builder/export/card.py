@@ -34,8 +34,9 @@ from evals.report.format import (
     shown,
     two_significant_digits,
 )
-from evals.report.load import is_compared, lead_pair
+from evals.report.load import lead_pair
 from evals.report.rows_headline import bound_rows
+from evals.report.schema import Report
 from evals.report.verdict import changed_text, clustered_text, level_of
 
 DATA_CARD = "DATA.md"
@@ -48,7 +49,7 @@ _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 def model_card(
     study: Study,
     spec: ExportSpec,
-    report: Any,
+    report: Report | None,
     rescore: Rescore,
     found: list[Snippet],
     *,
@@ -101,7 +102,7 @@ def title(study: Study, spec: ExportSpec) -> str:
     return f"{inline(study.title)}: {ARMS[spec.arm].short} {spec.export_format.noun}"
 
 
-def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Any) -> Any:
+def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Report | None) -> Any:
     from huggingface_hub import ModelCardData
 
     hub_id = ref.hub_id or (ref.entry.hub_id if ref.entry else None)
@@ -118,10 +119,10 @@ def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Any) -> Any
     )
 
 
-def _results(study: Study, spec: ExportSpec, report: Any) -> list[Any] | None:
+def _results(study: Study, spec: ExportSpec, report: Report | None) -> list[Any] | None:
     from huggingface_hub import EvalResult
 
-    cell = (report or {"cells": {}})["cells"].get(spec.cell_in(study.config.model.quant_type))
+    cell = report.cells.get(spec.cell_in(study.config.model.quant_type) or "") if report else None
     if cell is None:
         return None
     results = []
@@ -167,22 +168,26 @@ def _base_origin(ref: ModelRef, spec: ExportSpec, config: Any) -> list[str]:
     ]
 
 
-def _verdict(report: Any) -> dict[str, Any] | None:
+def _verdict(report: Report | None) -> dict[str, Any] | None:
     if report is None:
         return None
-    verdict, compared = report["verdict"], is_compared(report)
+    verdict, compared = report.verdict, report.compares
     how, metric, level = (
-        shown(verdict["metric"]),
-        verdict["metric"],
+        shown(verdict.metric),
+        verdict.metric,
         f"{level_of(verdict)} interval",
     )
-    row = {"delta": verdict["delta"], "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
-    claim = verdict.get("estimand")
-    facts = {"Outcome": verdict["outcome"]}
+    row: dict[str, Any] = {
+        "delta": verdict.delta,
+        "ci_low": verdict.ci[0],
+        "ci_high": verdict.ci[1],
+    }
+    claim = verdict.estimand
+    facts: dict[str, str] = {"Outcome": verdict.outcome}
     if claim in CLAIMS:
         facts["Claim"] = inline(f"{CLAIMS[claim]}{clustered_text(verdict)}", 500)
     if compared:
-        margin = two_significant_digits(verdict["margin"] * how.factor)
+        margin = two_significant_digits(verdict.margin * how.factor)
         facts |= {
             "Metric": how.label,
             "Difference (QLoRA − LoRA)": f"{difference(row['delta'], metric, row)} {how.unit}",
@@ -196,17 +201,14 @@ def _verdict(report: Any) -> dict[str, Any] | None:
         for bound in (bound_rows(report) if compared else ())
     ]
     head = ["Bound of the verdict", "QLoRA − LoRA", level, "Margin", "Within the margin?"]
-    warnings = (
-        text if isinstance(text, str) else text.get("text", "") for text in report["warnings"]
-    )
     return {
         # readers of the card do not have the study, so what to do about the verdict is left out
-        "sentence": inline(report["sentence"] if compared else verdict["reason"], 2000),
-        "summary": [inline(line, 1000) for line in report["summary"]],
-        "warnings": [inline(text, 1000) for text in warnings],
+        "sentence": inline(report.sentence if compared else verdict.reason, 2000),
+        "summary": [inline(line, 1000) for line in report.summary],
+        "warnings": [inline(warning.text, 1000) for warning in report.warnings],
         "facts": _facts(facts) if compared else "",
         "bounds": table(head, bounds) if bounds else "",
-        "changed": inline(changed_text(verdict.get("frozen") or {}), 1000),
+        "changed": inline(changed_text(verdict.frozen), 1000),
     }
 
 
@@ -231,10 +233,10 @@ def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, 
     }
 
 
-def _cells(report: Any, spec: ExportSpec) -> str:
+def _cells(report: Report | None, spec: ExportSpec) -> str:
     if report is None:
         return ""
-    cells, own = report["cells"], spec.cell_in(report["config"]["model"]["quant_type"])
+    cells, own = report.cells, spec.cell_in(report.config["model"]["quant_type"])
     metrics = [
         name
         for name in METRICS
@@ -253,9 +255,9 @@ def _cells(report: Any, spec: ExportSpec) -> str:
     return table(head, rows)
 
 
-def _contrasts(report: Any) -> str:
+def _contrasts(report: Report | None) -> str:
     lead = "" if report is None else "-".join(lead_pair(report))
-    rows = [] if report is None else [row for row in report["contrasts"] if row["name"] == lead]
+    rows = [] if report is None else [row for row in report.contrasts if row["name"] == lead]
     effect = "QLoRA − LoRA" if lead == HEADLINE else "Tuned − untuned"
     cells = [
         [
@@ -269,9 +271,9 @@ def _contrasts(report: Any) -> str:
     return table(["Metric", effect, "95 % interval", "n"], cells) if rows else ""
 
 
-def _quality_kept(report: Any, spec: ExportSpec) -> str:
-    own = None if report is None else spec.cell_in(report["config"]["model"]["quant_type"])
-    row = next((row for row in (report or {}).get("exports", []) if row["cell"] == own), None)
+def _quality_kept(report: Report | None, spec: ExportSpec) -> str:
+    own = None if report is None else spec.cell_in(report.config["model"]["quant_type"])
+    row = next((row for row in (report.exports if report else ()) if row.cell == own), None)
     if row is None:
         return "This form was not scored on the whole held-out set."
     if row["keeps"] == "measured":

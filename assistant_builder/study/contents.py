@@ -7,10 +7,25 @@ An entry that is not declared may have any value, and any may be missing, as in 
 # the types are made at run time
 # mypy: disable-error-code="valid-type"
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, overload
 
 from annotated_types import Len
 from typing_extensions import TypedDict
+
+
+class Entries(Protocol):
+    """Entries by name: a dictionary, or a record with attributes."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    @overload
+    def get(self, name: str, /) -> Any: ...
+
+    @overload
+    def get(self, name: str, default: Any, /) -> Any: ...
+
 
 Number = float | None
 Text = str | None

@@ -13,10 +13,11 @@ from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
-from evals.report.format import difference, in_sentence, interval, number, percent, shown
-from evals.report.load import Cell, arms_of, read_baselines, read_cells
+from evals.report.format import difference, interval, number, shown
+from evals.report.load import Cell, read_baselines, read_cells
 from evals.report.other_words import is_respelled
 from evals.report.rules import Rules
+from evals.report.schema import Report
 from evals.stats.significance import holm
 
 FACTS = "+facts"
@@ -58,7 +59,8 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     if "grounded" not in reports:
         return main
     found = _assistants(study, reports)
-    metric = comparing_metric(reports[main]["primary_metric"])
+    report = Report.model_validate(reports[main])
+    metric = comparing_metric(report.primary_metric)
     compared = _comparisons(study, found, metric)
     best = main
     for row in compared:
@@ -67,10 +69,10 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
             "worse",
         ):
             best = "grounded" if row["outcome"] == "better" else "memory"
-    respelled = is_respelled(reports[main])
-    decided = not (respelled or untaught(reports[main]))
+    respelled = is_respelled(report)
+    decided = not (respelled or untaught(report))
     recommended = best if decided else main
-    arm = advice(reports[recommended], arms_of(reports[recommended])).adapter
+    arm = advice(reports[recommended], study.config.arms).adapter
     sentence = _sentence(recommended, arm, found, compared, metric, decided=decided)
     if recommended != best and respelled:
         sentence += (
@@ -99,12 +101,12 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
         "recommended_approach": recommended,
         "approach_sentence": sentence.strip(),
     }
-    for approach, report in reports.items():
-        report |= {**added, "approach": approach}
+    for approach, record in reports.items():
+        record |= {**added, "approach": approach}
     return recommended
 
 
-def untaught(report: Mapping[str, Any]) -> bool:
+def untaught(report: Report) -> bool:
     """Whether most test questions ask for answers that the training data does not have."""
     taught = report.get("taught", {"items": 0, "covered": 0})
     return bool(2 * taught["covered"] < taught["items"])
@@ -246,36 +248,3 @@ def _sentence(
         f"{use}: {phrase} {figure}, against {copied} for copying the best fact "
         f"({measured}): {OUTCOMES[rival['outcome']]}."
     )
-
-
-def approach_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of approaches as text; empty without grounding."""
-    metric = report.get("approach_metric", "")
-    return [
-        {
-            "name": row["label"],
-            "figure": number(row["metrics"].get(metric), metric),
-            "rightly": _share(row["declined_rightly"]),
-            "falsely": _share(row["declined_falsely"]),
-            "verdict": row["verdict"] or "–",
-        }
-        for row in report.get("approaches", ())
-    ]
-
-
-def comparison_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The comparisons between approaches as text."""
-    return [
-        {
-            "name": f"{NAMES[row['candidate']]} against {in_sentence(NAMES[row['baseline']])}",
-            "difference": difference(row["delta"], row["metric"], row),
-            "interval": interval(row, row["metric"]),
-            "p": f"{row['p_value_holm']:.2g}",
-            "outcome": OUTCOMES[row["outcome"]],
-        }
-        for row in report.get("approach_comparisons", ())
-    ]
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else percent(value)

@@ -12,6 +12,7 @@ from evals.declaration import ENOUGH_TO_DECLINE, EXACT, RIGHT_DECLINES
 from evals.report.approaches import untaught
 from evals.report.format import count
 from evals.report.other_words import is_respelled, nothing_tested
+from evals.report.schema import Report
 from evals.stats.share import share_interval
 
 MOST_WRONG = 0.1
@@ -30,7 +31,7 @@ class Audience:
     text: str
 
 
-def audience(report: Mapping[str, Any], arm: str, metric: str, *, ready: bool) -> Audience:
+def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
     """The audience of the assistant of ``arm``, which is judged by ``metric``; ``ready``: colleagues can use it."""
     if not ready:
         return Audience("nobody", t("No, it is not ready yet."))
@@ -57,14 +58,14 @@ def audience(report: Mapping[str, Any], arm: str, metric: str, *, ready: bool) -
     )
 
 
-def _reasons(report: Mapping[str, Any], cell: str, metric: str) -> Iterator[str]:
+def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
     if metric != EXACT:
         yield t("whether a long answer is right was not measured")
         return
     asked = [
         item
-        for item in report["items"]
+        for item in report.items
         if item["answerable"] and EXACT in item["metrics"].get(cell, {})
     ]
     wrong = [item["metrics"][cell][EXACT] < 1 and not item["declined"].get(cell) for item in asked]
@@ -91,7 +92,7 @@ def _reasons(report: Mapping[str, Any], cell: str, metric: str) -> Iterator[str]
         )
     asked = [
         item
-        for item in report["items"]
+        for item in report.items
         if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
     ]
     if not asked:

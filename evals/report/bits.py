@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from assistant_builder.arms import CellSpec
-from assistant_builder.i18n import t
 from assistant_builder.i18n.message import WRITTEN
 from assistant_builder.i18n.message import bits as current_bits
 from assistant_builder.quantization import METHODS, texts_of
 from evals.report.method import Formula
+from evals.report.schema import Report
 
 # also 4 Bit, 4 bits; what is about a file or about how the published weights were rounded is 4-bit in any study
 _FIXED = r"4-bit (?:file|GGUF)|4-Bit-Datei|(?:archivo de|fichier) 4 bits|those 4-bit weights|rounded to 4 bits before"
@@ -62,9 +61,9 @@ FROM_DATA = frozenset(
 or are written by functions that know the bits."""
 
 
-def texts_for(report: Mapping[str, Any]) -> AbstractContextManager[None]:
+def texts_for(report: Report) -> AbstractContextManager[None]:
     """The context in which texts name the bits of the report's study."""
-    return texts_of(report["config"]["model"]["quant_type"])
+    return texts_of(report.config["model"]["quant_type"])
 
 
 def named(value: Any) -> Any:
@@ -77,8 +76,6 @@ def named(value: Any) -> Any:
         return {key: entry if key in FROM_DATA else named(entry) for key, entry in value.items()}
     if type(value) in (list, tuple):
         return type(value)(map(named, value))
-    if isinstance(value, CellSpec):
-        return dataclasses.replace(value, label=t(value.label), about=t(value.about))
     return value
 
 
@@ -98,9 +95,9 @@ def glossary(terms: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def formulas(known: tuple[Formula, ...], report: Mapping[str, Any]) -> tuple[Formula, ...]:
+def formulas(known: tuple[Formula, ...], report: Report) -> tuple[Formula, ...]:
     """The formulas of a report, with the quantization method of its study in place of the default one."""
-    bits, quant_type = current_bits(), report["config"]["model"]["quant_type"]
+    bits, quant_type = current_bits(), report.config["model"]["quant_type"]
     if quant_type == "nf4" or quant_type not in METHODS:
         return known
     method = METHODS[quant_type]

@@ -5,17 +5,17 @@ The page is for readers who decide about the assistant and know no statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tc, tn
 from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
 from evals.report.conclusion import NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
 from evals.report.format import count, number, shown
-from evals.report.load import arms_of
+from evals.report.schema import Report
 
 Tone = Literal["good", "warn", "bad"]
 _SHORT = 160
@@ -39,17 +39,17 @@ class Example:
     declined: bool = False
 
 
-def about(report: Mapping[str, Any]) -> str:
+def about(report: Report) -> str:
     """What the assistant is and what it was trained on."""
-    config, counts = report["config"], (report["data"].get("split") or {}).get("counts") or {}
-    source = str(report["data"].get("source") or config["data"]["source"] or "")
+    config, counts = report.config, (report.data.get("split") or {}).get("counts") or {}
+    source = str(report.data.get("source") or config["data"]["source"] or "")
     pairs = (
         f"{count(counts['train'])} question–answer pairs"
         if "train" in counts
         else "question–answer pairs"
     )
     file = f" of {PurePath(source).name}" if source else ""
-    grounded = report.get("approach") == "grounded"
+    grounded = report.approach == "grounded"
     way = (
         "It looks up the facts for each question."
         if grounded
@@ -58,7 +58,7 @@ def about(report: Mapping[str, Any]) -> str:
     return f"An assistant trained on {pairs}{file}. Its base model is {PurePath(config['model']['base']).name}. {way}"
 
 
-def examples(report: Mapping[str, Any], conclusion: Conclusion) -> list[Example]:
+def examples(report: Report, conclusion: Conclusion) -> list[Example]:
     """Up to three answers: a right one, then wrong ones, one of them declined; more right ones if none is wrong."""
     found = list(_answers(report, conclusion))
     best, worst = found[::-1], found
@@ -75,13 +75,13 @@ def examples(report: Mapping[str, Any], conclusion: Conclusion) -> list[Example]
     return chosen[:3]
 
 
-def misses(report: Mapping[str, Any], conclusion: Conclusion) -> list[Example]:
+def misses(report: Report, conclusion: Conclusion) -> list[Example]:
     """The test questions that the assistant answered wrong, or far from the right answer; the worst first."""
     bound = 1.0 if conclusion.metric == EXACT else NOT_READY_OVERLAP
     return list(_answers(report, conclusion, below=bound))
 
 
-def risks(report: Mapping[str, Any], conclusion: Conclusion) -> list[str]:
+def risks(report: Report, conclusion: Conclusion) -> list[str]:
     """What can go wrong if the assistant is used, in plain words; the gravest first."""
     return list(_risks(report, conclusion))[:MOST_RISKS]
 
@@ -100,7 +100,7 @@ def recommendation(conclusion: Conclusion) -> str:
 
 
 def _answers(
-    report: Mapping[str, Any], conclusion: Conclusion, below: float = float("inf")
+    report: Report, conclusion: Conclusion, below: float = float("inf")
 ) -> Iterator[Example]:
     """The answers to the questions that the conclusion is about, the worst first, with a score less than ``below``."""
     cell, metric = ARMS[conclusion.arm].cell, conclusion.metric
@@ -108,7 +108,7 @@ def _answers(
         return
     rows = [
         (row["metrics"][cell][metric], row)
-        for row in report["items"]
+        for row in report.items
         if row["answerable"]
         and not row.get("uncovered")
         and cell in row["answers"]
@@ -128,8 +128,8 @@ def _answers(
         yield Example(
             row["row"],
             row["question"],
-            row["reference"],
-            row["answers"][cell],
+            row["reference"] or "",
+            row["answers"][cell] or "",
             *verdict,
             row["cluster"],
             refused,
@@ -145,7 +145,7 @@ def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Ex
     return (short or other)[:1]
 
 
-def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
+def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
     _, rightly = declined(report, conclusion.arm)
     unknown = total(report, RIGHT_DECLINES) if rightly is not None else 0
     if rightly is not None and rightly < unknown:
@@ -165,7 +165,7 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
             "{count} of its answers are wrong. A wrong answer reads like a right one.",
             wrong,
         )
-    codes = {warning["code"] for warning in report["warnings"]}
+    codes = {warning["code"] for warning in report.warnings}
     if "leaks_left" in codes:
         yield tn(
             "{count} test question also occurred in training in nearly the same words, so the result may look "
@@ -173,7 +173,7 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
             "than it is.",
             "{count} test questions also occurred in training in nearly the same words, so the result "
             "may look better than it is.",
-            report["data"]["leaks"]["left"],
+            report.data.leaks.left,
         )
     if conclusion.tested and (asked := total(report, conclusion.metric)) < _FEW:
         yield tn(
@@ -185,7 +185,7 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
         yield t("Training did not make the base model better at these questions.")
     if "not_better_than_retrieval" in codes:
         yield t("The untrained base model is about as good if it is given the most similar pairs.")
-    if len(arms_of(report)) > 1 and "base_requantized" in codes:
+    if len(report.trained_arms) > 1 and "base_requantized" in codes:
         yield " ".join(
             (
                 t("The base model had been rounded to {bits} bits before.", bits=4),

@@ -176,7 +176,7 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["conversation"] = conversation(cells, served_cells(config.arms))
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
     report |= formats_of(study, cells, rules)
-    if is_respelled(report):
+    if is_respelled(Report.model_validate(report)):
         verdict["estimand"] = "respelled"
     elif config.compares:
         report["other_claim"] = other_claim(by_seed, usable[primary], rules)
@@ -202,18 +202,19 @@ def _build_report(study: Study) -> dict[str, Any]:
         compared, report["cells"], report["resources"], primary, margin, config.model.quant_type
     )
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
-    report["warnings"] = warnings(report)
+    typed = Report.model_validate(report)
+    report["warnings"] = warnings(typed)
     averages = [
         {"metric": metric, **comparing.figures_of(result)}
         for metric, result in (headline(LEVEL) if config.compares else {}).items()
     ]
     report["objection"] = counter_evidence(averages, verdict)
     sentence = verdict_sentence(
-        report["verdict"], audience(items, report["verdict"], respelled=is_respelled(report))
+        report["verdict"], audience(items, report["verdict"], respelled=is_respelled(typed))
     )
     report["sentence"] = f"{sentence} {report['objection']}".strip()
-    report["basis"] = basis(report)
-    report["summary"] = summary(report)
+    report["basis"] = basis(typed)
+    report["summary"] = summary(typed)
     return report
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from assistant_builder.arms import CELLS
 from assistant_builder.i18n import t
+from assistant_builder.study.contents import Entries
 from evals.metrics import metric_of
 from evals.report.format import (
     capitalised,
@@ -25,6 +26,7 @@ from evals.report.format import (
     plural,
     shown,
 )
+from evals.report.schema import Curve
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -64,7 +66,7 @@ def axis(scale: Scale, wanted: int = 5) -> list[dict[str, Any]]:
 
 
 def interval_panels(
-    contrasts: Sequence[dict[str, Any]],
+    contrasts: Sequence[Any],
     primary: str,
     margin: float,
     names: tuple[str, str, str] = (
@@ -95,9 +97,9 @@ def interval_panels(
     return panels
 
 
-def by_axis(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def by_axis(contrasts: Sequence[Any]) -> list[list[Any]]:
     """Entries of ``contrasts`` that can share an axis: the same unit and direction; losses first, then scores."""
-    groups: dict[tuple[bool, bool, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[bool, bool, str], list[Any]] = {}
     for row in contrasts:
         how = shown(row["metric"])
         points = how.factor == 100
@@ -155,12 +157,12 @@ def interval_panel(
     }
 
 
-def loss_chart(curves: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any] | None:
+def loss_chart(curves: Mapping[str, Curve]) -> dict[str, Any] | None:
     """Training loss (running mean) and validation loss of both arms over the optimizer steps."""
     lines = []
     for arm, curve in curves.items():
-        smooth = _running_mean([(row["step"], row["loss"]) for row in curve["steps"]])
-        checked = [(row["step"], row["loss"]) for row in curve["validation"]]
+        smooth = _running_mean([(row["step"], row["loss"]) for row in curve.steps])
+        checked = [(row["step"], row["loss"]) for row in curve.validation]
         lines += [(arm, "train", smooth), (arm, "validation", checked)]
     points = [point for _, _, line in lines for point in line]
     if len(points) < 2:
@@ -244,7 +246,7 @@ def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict
     )
 
 
-def task_panel(task: Mapping[str, Any]) -> dict[str, Any] | None:
+def task_panel(task: Entries) -> dict[str, Any] | None:
     """The differences of an lm-eval task with their intervals; ``None`` without any."""
     rows = [
         {
@@ -261,7 +263,7 @@ def task_panel(task: Mapping[str, Any]) -> dict[str, Any] | None:
     return interval_panel(rows, *names) if rows else None
 
 
-def waterfall(attribution: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def waterfall(attribution: Entries | None) -> dict[str, Any] | None:
     """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
 
     ``from_`` is the position of the end of the row above, and ``harm`` whether the step made the result worse.
@@ -309,7 +311,7 @@ def waterfall(attribution: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
-def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def reliability_chart(reliability: Entries | None) -> dict[str, Any] | None:
     """Share of right answers over mean token probability for each cell: one point per bin, with its Wilson interval."""
     if not reliability:
         return None
@@ -343,7 +345,7 @@ def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] |
     }
 
 
-def risk_chart(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def risk_chart(record: Entries | None) -> dict[str, Any] | None:
     """Share of wrong answers over the share of questions that are answered, with the chosen point of each assistant."""
     if not record:
         return None
@@ -374,7 +376,7 @@ def risk_chart(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def size_chart(formats: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+def size_chart(formats: Sequence[Entries] | None) -> dict[str, Any] | None:
     """The difference of each GGUF file from the 16-bit assistant over its size; worse is lower.
 
     Each file has a point with its interval; ``margin`` is the largest harm that counts as no worse.
@@ -421,7 +423,7 @@ def size_chart(formats: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | 
     }
 
 
-def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:
+def seed_dots(seeds: Entries) -> dict[str, Any] | None:
     """Each training run of each arm as a dot on one axis, with the arm's mean; ``None`` for a single run."""
     if not seeds["spread"]:
         return None
@@ -452,7 +454,7 @@ def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
-def seed_panel(seeds: Mapping[str, Any], margin: float) -> dict[str, Any] | None:
+def seed_panel(seeds: Entries, margin: float) -> dict[str, Any] | None:
     """The difference of each training run with its interval over items, and their mean with its interval over seeds."""
     if not seeds["spread"] or "delta" not in seeds["runs"][0]:
         return None
@@ -480,7 +482,7 @@ def seed_panel(seeds: Mapping[str, Any], margin: float) -> dict[str, Any] | None
     return interval_panel(rows, "← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)")
 
 
-def preference_bar(judge: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def preference_bar(judge: Entries | None) -> dict[str, Any] | None:
     """The judge's preference on an axis from always LoRA to always QLoRA; ``None`` if it could not be computed."""
     if not judge or not judge["ci"]:
         return None

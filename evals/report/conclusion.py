@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, t, tc, tn
+from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import Audience, audience
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
-from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared
+from evals.report.load import BASELINE, CANDIDATE
 from evals.report.other_results import NAMES
 from evals.report.other_words import HELP, RESPELLED, asks_other_words, is_respelled
 from evals.report.rows_headline import of_contrast, reading
+from evals.report.schema import Report
 from evals.report.verdict import harm_interval
 
 NOT_READY = 0.5
@@ -106,15 +108,15 @@ class Conclusion:
         ]
 
 
-def conclude(report: Mapping[str, Any]) -> Conclusion:
+def conclude(report: Report) -> Conclusion:
     """The conclusion of a report."""
-    arm = advice(report, arms_of(report)).adapter
+    arm = advice(report, report.trained_arms).adapter
     metrics, metric = (
-        report["cells"][ARMS[arm].cell]["metrics"],
-        comparing_metric(report["primary_metric"]),
+        report.cells[ARMS[arm].cell]["metrics"],
+        comparing_metric(report.primary_metric),
     )
     if metrics.get(metric) is None:
-        metric = report["primary_metric"]
+        metric = report.primary_metric
     tested = not is_respelled(report)
     rival, outcome = _copying(report, arm, metric) if tested else ("", "")
     too_few = (
@@ -145,48 +147,43 @@ def conclude(report: Mapping[str, Any]) -> Conclusion:
         rival=rival,
         notes=_notes(report),
         four_bit=_four_bit(report) if tested else f"{_four_bit(report)} {t(RESPELLED)}",
-        file=report.get("formats_sentence") or report.get("formats_skipped") or "",
+        file=report.formats_sentence or report.formats_skipped or "",
         action=action,
         next_tab="data" if too_few or not tested else "chat" if ready else "train",
         commands=commands,
     )
 
 
-def total(report: Mapping[str, Any], metric: str) -> int:
+def total(report: Report, metric: str) -> int:
     """The number of test questions that a metric is computed on."""
-    counted = [row["n"] for row in report["contrasts"] if row["metric"] == metric]
+    counted = [row["n"] for row in report.contrasts if row["metric"] == metric]
     return (
         int(counted[0])
         if counted
         else sum(
-            any(metric in metrics for metrics in item["metrics"].values())
-            for item in report["items"]
+            any(metric in metrics for metrics in item["metrics"].values()) for item in report.items
         )
     )
 
 
-def _score(report: Mapping[str, Any], cell: Mapping[str, Any], metric: str) -> str:
+def _score(report: Report, cell: Entries, metric: str) -> str:
     """A cell's figure: the number of right answers for exact match."""
     value = cell["metrics"][metric]
     return count(round(value * total(report, metric))) if metric == EXACT else number(value, metric)
 
 
-def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
+def _answers(report: Report, arm: str, metric: str) -> str:
     """How good the answers of an assistant are."""
-    metrics = report["cells"][ARMS[arm].cell]["metrics"]
+    metrics = report.cells[ARMS[arm].cell]["metrics"]
     ways = {
         row["name"].endswith(FACTS)
-        for row in report.get("approaches", ())
+        for row in report.approaches
         if row["name"] in (arm, arm + FACTS)
     }
     named = [
-        *([plain(arm)] if len(arms_of(report)) > 1 else []),
+        *([plain(arm)] if len(report.trained_arms) > 1 else []),
         *(
-            [
-                {"grounded": t("with facts looked up"), "memory": t("from memory")}[
-                    report["approach"]
-                ]
-            ]
+            [{"grounded": t("with facts looked up"), "memory": t("from memory")}[report.approach]]
             if len(ways) > 1
             else []
         ),
@@ -256,9 +253,9 @@ def _of_hundred(value: float | None, metric: str) -> str:
     )
 
 
-def declined(report: Mapping[str, Any], arm: str) -> tuple[int | None, int | None]:
+def declined(report: Report, arm: str) -> tuple[int | None, int | None]:
     """The number of questions that an assistant declined wrongly and rightly; None if that was not scored."""
-    metrics = report["cells"][ARMS[arm].cell]["metrics"]
+    metrics = report.cells[ARMS[arm].cell]["metrics"]
     falsely, rightly = (
         None if metrics.get(metric) is None else round(metrics[metric] * total(report, metric))
         for metric in (FALSE_DECLINES, RIGHT_DECLINES)
@@ -266,7 +263,7 @@ def declined(report: Mapping[str, Any], arm: str) -> tuple[int | None, int | Non
     return falsely, rightly
 
 
-def _declines(report: Mapping[str, Any], arm: str, *, tested: bool) -> str:
+def _declines(report: Report, arm: str, *, tested: bool) -> str:
     """How many questions an assistant declined wrongly, if it was tested, and rightly; empty without answers."""
     falsely, rightly = declined(report, arm)
     if falsely is None:
@@ -299,9 +296,9 @@ def _declines(report: Mapping[str, Any], arm: str, *, tested: bool) -> str:
     )
 
 
-def _figures(report: Mapping[str, Any], arm: str, metric: str, *, tested: bool) -> Iterator[Figure]:
+def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator[Figure]:
     """How good the answers of an assistant are, in figures; of one that was not tested, its right declines alone."""
-    metrics, asked = report["cells"][ARMS[arm].cell]["metrics"], total(report, metric)
+    metrics, asked = report.cells[ARMS[arm].cell]["metrics"], total(report, metric)
     falsely, rightly = declined(report, arm)
     if not tested:
         metrics, metric, falsely = {}, EXACT, None
@@ -339,22 +336,22 @@ def _figures(report: Mapping[str, Any], arm: str, metric: str, *, tested: bool) 
         )
 
 
-def wrong_answers(report: Mapping[str, Any], arm: str) -> int:
+def wrong_answers(report: Report, arm: str) -> int:
     """The number of questions that an assistant answered wrong and did not decline."""
     asked, falsely = total(report, EXACT), declined(report, arm)[0]
     return max(
-        0, asked - round(report["cells"][ARMS[arm].cell]["metrics"][EXACT] * asked) - (falsely or 0)
+        0, asked - round(report.cells[ARMS[arm].cell]["metrics"][EXACT] * asked) - (falsely or 0)
     )
 
 
-def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
+def _bars(report: Report, metric: str) -> tuple[Bar, ...]:
     """Copying and the assistants on a metric."""
     cells = [
         ("copy", t("Copying an answer"), _copied(report) or {"metrics": {}}),
         *(
-            (arm, plain(arm), report["cells"][ARMS[arm].cell])
+            (arm, plain(arm), report.cells[ARMS[arm].cell])
             for arm in reversed(TWINS)
-            if arm in arms_of(report)
+            if arm in report.trained_arms
         ),
     ]
     return tuple(
@@ -367,20 +364,20 @@ def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
 _BY_READING = {"worse": "worse", "better": "better"}
 
 
-def _copied(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _copied(report: Report) -> Entries | None:
     """The figures of copying; with approaches those of the grounded one, which declines by a rule of its own."""
-    found = next((row for row in report.get("approaches", ()) if row["name"] == "copy"), None)
-    return found or report["baselines"].get("copy")
+    found = next((row for row in report.approaches if row["name"] == "copy"), None)
+    return found or report.baselines.get("copy")
 
 
-def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str]:
+def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     """How the assistant compares with copying an answer, and the outcome for it; empty if that was not scored."""
     cell, found = _copied(report), None
     if cell is None or cell["metrics"].get(metric) is None:
         return "", ""
-    if "approach" in report:
+    if report.approach:
         name = f"{arm}{FACTS if report['approach'] == 'grounded' else ''}-copy"
-        found = next((row for row in report["approach_comparisons"] if row["name"] == name), None)
+        found = next((row for row in report.approach_comparisons if row["name"] == name), None)
         outcome, rival = found["outcome"] if found else "", t("copying the best fact")
     else:
         found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
@@ -410,10 +407,10 @@ def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str
     return texts.get(outcome, ""), outcome
 
 
-def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(report: Report) -> tuple[str, ...]:
     notes = []
     if untaught(report):
-        taught = report["taught"]
+        taught = report.taught
         notes.append(
             t(
                 "Of the {items} test questions, {covered} have an answer that the training data has, too.",
@@ -432,7 +429,7 @@ def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
                 "declining counts as wrong. To test what it was taught, add other wordings of the questions."
             )
         )
-    added = report.get("added_answers")
+    added = report.added_answers
     if added:
         notes.append(
             tn(
@@ -446,15 +443,15 @@ def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _four_bit(report: Mapping[str, Any]) -> str:
+def _four_bit(report: Report) -> str:
     """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse."""
-    verdict = report["verdict"]
-    if not is_compared(report):
-        return t(str(verdict["reason"]))
-    metric = comparing_metric(report["primary_metric"])
-    qlora, lora = (report["cells"][name] for name in (CANDIDATE, BASELINE))
+    verdict = report.verdict
+    if not report.compares:
+        return t(str(verdict.reason))
+    metric = comparing_metric(report.primary_metric)
+    qlora, lora = (report.cells[name] for name in (CANDIDATE, BASELINE))
     if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):
-        metric = report["primary_metric"]
+        metric = report.primary_metric
     if is_respelled(report) and metric == EXACT and not qlora["metrics"][metric]:
         return t("The test cannot show whether the compact one is as good.")
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
@@ -464,21 +461,21 @@ def _four_bit(report: Mapping[str, Any]) -> str:
         else f"{shown(metric).phrase} {ours}"
     )
     figures = t("{measured}, the full one {other}", measured=measured, other=theirs)
-    bounds = verdict.get("bounds") or []
-    if verdict["outcome"] == "no worse":
-        if verdict.get("within_margin_but_worse"):
+    bounds = verdict.bounds or []
+    if verdict.outcome == "no worse":
+        if verdict.within_margin_but_worse:
             return t(
                 "The compact one is measurably worse, but within the {margin} allowed: {figures}.",
-                margin=margin(verdict["metric"], verdict["margin"]),
+                margin=margin(verdict.metric, verdict.margin),
                 figures=figures,
             )
-        if report.get("objection"):
+        if report.objection:
             return t(
                 "The compact one is no worse by the main measure, but possibly by another: {figures}.",
                 figures=figures,
             )
         return t("The compact one is as good: {figures}.", figures=figures)
-    if verdict["outcome"] == "worse":
+    if verdict.outcome == "worse":
         beyond = [
             shown(bound["metric"]).phrase
             for bound in bounds
@@ -504,7 +501,7 @@ def _four_bit(report: Mapping[str, Any]) -> str:
             "wrong: {figures}.",
             figures=figures,
         )
-    again = verdict.get("trained_again")
+    again = verdict.trained_again
     if again and again["seed_share"] > 0.5:
         return t(
             "Too few training seeds to say whether the compact one is as good: {figures}.",
@@ -516,8 +513,8 @@ def _four_bit(report: Mapping[str, Any]) -> str:
     )
 
 
-def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:
-    name = report["study"]
+def _next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
+    name = report.study
     action, question = (
         t("Ask it questions of your own, then serve it or export it."),
         _sample_question(report),
@@ -534,18 +531,18 @@ def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...
     )
 
 
-def _wordings(report: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
-    name, source = report["study"], shlex.quote(report["config"]["data"]["source"] or "FILE")
+    name, source = report.study, shlex.quote(report.config["data"]["source"] or "FILE")
     return t(HELP), (
         f"assistant-builder data add-wordings {source} WORDINGS.csv --to {name}-2.jsonl",
         f"assistant-builder run {name}-2.jsonl --name {name}-2 --from {name}",
     )
 
 
-def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tuple[str, ...]]:
+def _improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]:
     """What to do if the assistant is not ready; ``learned``: it answers most questions right, but copying is better."""
-    name, source = report["study"], report["config"]["data"]["source"] or "FILE"
+    name, source = report.study, report.config["data"]["source"] or "FILE"
     if learned:
         epochs = f"{2 * report['config']['train']['epochs']:g}"
         return (
@@ -561,10 +558,10 @@ def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tupl
     )
 
 
-def _sample_question(report: Mapping[str, Any]) -> str:
+def _sample_question(report: Report) -> str:
     """The first test question that needs no escapes in a shell; a placeholder without one."""
     rows = sorted(
-        (item for item in report["items"] if item["answerable"] and not item["context"]),
+        (item for item in report.items if item["answerable"] and not item["context"]),
         key=lambda item: (item["row"] or 0, item["item"]),
     )
     return next(

@@ -24,6 +24,7 @@ from assistant_builder.arms import (
 from assistant_builder.i18n import t
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Entries
 from evals.compare import Comparison, holm
 from evals.decision import Decision, action, decide, harmful
 from evals.metrics import metric_of
@@ -194,17 +195,17 @@ def clusters_of(samples: list[dict[str, Any]]) -> list[Any] | None:
     return labels if any(label is not None for label in labels) else None
 
 
-def clearly_worse(row: Mapping[str, Any]) -> bool:
+def clearly_worse(row: Entries) -> bool:
     """Whether the whole interval of a row is on the harmful side of zero."""
     return bool(row["ci_high"] < 0 if row["higher_is_better"] else row["ci_low"] > 0)
 
 
-def clearly_better(row: Mapping[str, Any]) -> bool:
+def clearly_better(row: Entries) -> bool:
     """Whether the whole interval of a row is on the good side of zero."""
     return bool(row["ci_low"] > 0 if row["higher_is_better"] else row["ci_high"] < 0)
 
 
-def in_words(row: Mapping[str, Any], worse: str, better: str, unclear: str) -> str:
+def in_words(row: Entries, worse: str, better: str, unclear: str) -> str:
     """One of three texts, by the side of zero on which the whole interval of a row is."""
     return worse if clearly_worse(row) else better if clearly_better(row) else unclear
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from assistant_builder.i18n import ENGLISH, N_, language, localize, percentage, t
 from assistant_builder.i18n.quantities import format_bytes, format_duration
+from assistant_builder.study.contents import Entries
 from evals.metrics import METRICS
 
 
@@ -81,7 +81,7 @@ def signed(value: float, decimals: int) -> str:
     return shown.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{shown}"
 
 
-def export_description(row: Mapping[str, Any]) -> str:
+def export_description(row: Entries) -> str:
     """What an entry of ``report["exports"]`` is, and the export formats that write it."""
     formats = row.get("formats")  # reports of version 0.1 have none
     return (
@@ -103,7 +103,7 @@ def number(value: float | None, metric: str) -> str:
 _MOST_DECIMALS = 6
 
 
-def decimals(metric: str, row: Mapping[str, Any]) -> int:
+def decimals(metric: str, row: Entries) -> int:
     """Decimals that show one or two digits of the interval's half-width, at least the metric's own.
 
     With a ``margin`` in the row, so many that no end of the interval looks like the margin or zero without being it:
@@ -127,7 +127,7 @@ def decimals(metric: str, row: Mapping[str, Any]) -> int:
     return min(places, _MOST_DECIMALS)
 
 
-def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:
+def difference(value: float, metric: str, row: Entries) -> str:
     """A signed difference, with the precision of the interval in ``row``."""
     return signed(value * shown(metric).factor, decimals(metric, row))
 
@@ -137,14 +137,14 @@ def level_text(level: float) -> str:
     return f"{100 * level:.3g}%"
 
 
-def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
+def interval(row: Entries, metric: str, *, plus: bool = True) -> str:
     """The interval as ``−0.003 to +0.011``; without ``plus``, for sentences, ``−0.003 to 0.011``."""
     low, high = (difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
     text = t("{low} to {high}", low=low, high=high)
     return text if plus else text.replace("+", "")
 
 
-def measured(row: Mapping[str, Any]) -> str:
+def measured(row: Entries) -> str:
     """The difference of a row with its unit and its interval, for sentences."""
     metric = row["metric"]
     text = f"{difference(row['delta'], metric, row)} {shown(metric).unit}".rstrip()
@@ -196,7 +196,12 @@ def rate(value: float | None) -> str:
     return "–" if value is None else t("{speed:,.0f} tokens/s", speed=value)
 
 
-def share_lost(export: Mapping[str, Any]) -> str:
+def share(part: int, whole: int) -> str:
+    """A part of a whole: ``3 of 8 (37.5%)``."""
+    return f"{part:,} of {whole:,} ({percent(part / whole)})" if whole else "no such items"
+
+
+def share_lost(export: Entries) -> str:
     """How much an export loses, in words: a small share of the loss can be a large share of the right answers."""
     share = export.get("lost_share") or 0.0
     if share < 0.5:

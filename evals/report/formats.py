@@ -14,7 +14,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from assistant_builder.arms import ARMS, QAT, label, with_arm
+from assistant_builder.arms import ARMS, QAT, with_arm
 from assistant_builder.atomic_io import read_json
 from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.quantization.ggml import GGUF_TYPES
@@ -23,9 +23,10 @@ from evals.compare import Comparison
 from evals.decision import Decision, decide, more_questions
 from evals.metrics import METRICS
 from evals.report import format as fmt
-from evals.report.format import difference, interval, level_text, number, percent, shown
+from evals.report.format import difference, interval, level_text, number, shown
 from evals.report.load import Cell, figure, read_formats, tuned_cells
 from evals.report.rules import Rules
+from evals.report.schema import Report
 from evals.stats.graphical import graphical_test, sequences_graph
 from evals.stats.intervals import LEVEL
 
@@ -300,55 +301,12 @@ def _offer(study: Study, row: Mapping[str, Any]) -> str:
     )
 
 
-def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of files as text."""
-    rows = []
-    for row in report.get("formats", ()):
-        metric, ends = row["metric"], {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
-        best = report["smallest_no_worse"]
-        smallest = best is not None and (best["name"], best["arm"]) == (row["name"], row["arm"])
-        lost, gained = row["flips"]["lost"], row["flips"]["gained"]
-        failed = [
-            *(bound["metric"] for bound in row["bounds"] if bound["outcome"] != "no worse"),
-            *row.get("not_shown", ()),
-        ]
-        why = ", ".join(fmt.in_sentence(shown(name).label) for name in failed)
-        rows.append(
-            {
-                "name": row["name"],
-                "arm": label(row["arm"]),
-                "size": fmt.size(row["bytes"]),
-                "right": number(row["metrics"][metric], metric),
-                "difference": difference(row["delta"], metric, ends),
-                "interval": interval(ends, metric),
-                "level": level_text(row.get("level", LEVEL)),
-                "flips": f"{lost:,} lost, {gained:,} gained",
-                "same": "{same:,} of {of:,}".format(**row["same_answers"]),
-                "verdict": VERDICTS[row["verdict"]],
-                "why": f"not shown: {why}" if why else "",
-                "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),
-                "loss": number(row["metrics"].get("nll_per_token"), "nll_per_token"),
-                "declines": _share(row["metrics"].get("false_decline")),
-                "kl": fmt.nats(row.get("kl")),
-                "speed": fmt.rate(row["tokens_per_second"]),
-                "first": f"{row['first_token_seconds']:.2g} s",
-                "memory": fmt.size(row["resident_bytes"]),
-                "smallest": "smallest no worse" if smallest else "",
-            }
-        )
-    return rows
-
-
-def kl_sentence(report: Mapping[str, Any]) -> str:
+def kl_sentence(report: Report) -> str:
     """What the divergences in the table are; empty without any."""
-    items = [row["kl_items"] for row in report.get("formats", ()) if row.get("kl") is not None]
+    items = [row["kl_items"] for row in report.formats if row.get("kl") is not None]
     if not items:
         return ""
     return (
         f"KL is the mean divergence of the next-token distribution from that of {report['formats_reference']}, in "
         f"nats per token over {items[0]:,} reference answers, with dequantized weights in PyTorch."
     )
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else percent(value)

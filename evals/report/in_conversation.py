@@ -14,6 +14,7 @@ from assistant_builder.study import Study
 from evals.metrics.text import exact_match
 from evals.report.format import count, plural
 from evals.report.load import Cell
+from evals.report.schema import Report
 
 
 def conversation(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, Any] | None:
@@ -91,10 +92,10 @@ def not_verbatim(
     }
 
 
-def sentences(report: Mapping[str, Any]) -> list[str]:
+def sentences(report: Report) -> list[str]:
     """What both records say, for the report."""
     lines = []
-    for name, found in (report.get("conversation") or {"cells": {}})["cells"].items():
+    for name, found in (report.conversation or {"cells": {}})["cells"].items():
         turns = [key for key in found["right"] if key != "0"]
         right = " and ".join(count(found["right"][key]) for key in turns)
         declined = " and ".join(count(found["declined"][key]) for key in turns)
@@ -115,7 +116,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
                 "answered exactly right"
             )
         lines.append(f"{line}.")
-    words = report.get("not_verbatim")
+    words = report.not_verbatim
     if words:
         line = (
             f"{count(words['generated'])} of {plural(words['answers'], 'answer')} to test questions were generated "

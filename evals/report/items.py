@@ -18,6 +18,7 @@ from assistant_builder.i18n import t
 from evals.metrics.text import UNSPACED
 from evals.report.format import number
 from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.report.schema import Report
 
 _MAX_ALIGNED_WORDS = 4000
 """Longer answers are not aligned, because the matcher's time grows with the square of the length."""
@@ -238,15 +239,15 @@ _TITLES = {
 }
 
 
-def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
+def answer_groups(report: Report, most: int) -> list[dict[str, Any]]:
     """Items grouped by the relation of the two answers, differing ones first, at most ``most`` over all groups.
 
     A group has ``first`` (visible items) and ``more`` (folded items).
     """
     groups, left = [], most
     for change, (title, about) in _TITLES.items():
-        rows = [row for row in report["items"] if row["change"] == change]
-        if change == "different" and report["flips"] is None:
+        rows = [row for row in report.items if row["change"] == change]
+        if change == "different" and report.flips is None:
             title, about = "Answers that differ", "In different words."
         if rows:
             shown = [_item(row) for row in rows[:left]]

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, Arm, headline_arms
+from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, Arm, headline_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import EvaluationError
 from assistant_builder.i18n import enumerated, m, mn
@@ -17,18 +17,10 @@ from assistant_builder.study import Study
 from assistant_builder.study.contents import SampleLine, Scores
 from evals.metrics import METRICS, metric_of, score_stored
 from evals.report.glossary import BASELINE_TEXTS
+from evals.report.schema import Report
 
 BASELINE, CANDIDATE = LORA.cell, QLORA.cell
 """The two cells of the headline: float16 LoRA, and QLoRA as served."""
-
-
-def arms_of(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """The arms of the study that a report is about; reports name them where these are not just the twins.
-
-    Raises:
-        ConfigError: An arm is not registered here.
-    """
-    return tuple(ARMS.find(arm).name for arm in report["config"].get("arms", TWINS))
 
 
 def lead_arm(arms: Sequence[str]) -> Arm:
@@ -36,19 +28,14 @@ def lead_arm(arms: Sequence[str]) -> Arm:
     return ARMS[headline_arms(arms)[-1]]
 
 
-def is_compared(report: Mapping[str, Any]) -> bool:
-    """Whether a report compares QLoRA with its 16-bit twin; else the study does not train both."""
-    return report["verdict"].get("contrast", "") is not None
-
-
-def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
+def lead_pair(report: Report) -> tuple[str, str]:
     """The cells whose difference a report shows first, candidate and baseline.
 
     QLoRA and its twin; where these are not compared, the first arm's assistant and the base it started from.
     """
-    if is_compared(report):
+    if report.compares:
         return CANDIDATE, BASELINE
-    arm = lead_arm(arms_of(report))
+    arm = lead_arm(report.trained_arms)
     return arm.cell, arm.untuned_cell
 
 

@@ -29,6 +29,7 @@ from assistant_builder.chat.feedback import (
 from assistant_builder.config import EvalConfig
 from assistant_builder.i18n import N_
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Entries
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import JudgeLine, preference
 from evals.metrics import metric_of
@@ -466,7 +467,7 @@ NAMES = {
 
 
 def beats_untuned(
-    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Entries]
 ) -> list[dict[str, Any]]:
     """Each arm against each baseline: the metrics ``beaten``, ``worse`` and ``not_beaten``, with a sentence.
 
@@ -502,7 +503,7 @@ def beats_untuned(
 _SHORT = (("worse", "worse"), ("not_beaten", "not clearly better"))
 
 
-def shortfall_summary(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+def shortfall_summary(record: Entries, figures: Mapping[str, Entries]) -> str:
     """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example."""
     total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
     parts = [
@@ -512,7 +513,7 @@ def shortfall_summary(record: Mapping[str, Any], figures: Mapping[str, Mapping[s
     return f"{ARMS[record['arm']].short} is {' and '.join(parts)}, for example in {example}"
 
 
-def _baseline_sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+def _baseline_sentence(record: Entries, figures: Mapping[str, Entries]) -> str:
     rival, arm = NAMES[record["baseline"]], ARMS[record["arm"]].short
     beaten = _listed(record["beaten"], record, figures) if record["beaten"] else ""
     parts = [
@@ -526,9 +527,7 @@ def _baseline_sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[
     return f"{text}; it is clearly better in {beaten}." if beaten else f"{text}."
 
 
-def _listed(
-    metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]
-) -> str:
+def _listed(metrics: Sequence[str], record: Entries, figures: Mapping[str, Entries]) -> str:
     cell, baseline = (figures[record[key]]["metrics"] for key in ("cell", "baseline"))
     return enumerated(
         [

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from assistant_builder.data.wordings import WordingCount, count_wordings
 from assistant_builder.i18n import N_, t
+from evals.report.schema import Report
 
 RESPELLED = N_("The questions of this test are those of your file, respelled.")
 HELP = N_(
@@ -14,13 +12,13 @@ HELP = N_(
 )
 
 
-def is_respelled(report: Mapping[str, Any]) -> bool:
+def is_respelled(report: Report) -> bool:
     """Whether the test asks nothing but questions of the file, respelled."""
     counted = _counted(report)
     return counted is not None and counted.respelled > 0
 
 
-def asks_other_words(report: Mapping[str, Any]) -> bool:
+def asks_other_words(report: Report) -> bool:
     """Whether the test asks in other words for answers that mostly occur once in the file."""
     counted = _counted(report)
     return (
@@ -31,7 +29,7 @@ def asks_other_words(report: Mapping[str, Any]) -> bool:
     )
 
 
-def nothing_tested(report: Mapping[str, Any]) -> str:
+def nothing_tested(report: Report) -> str:
     """The sentence about a test whose questions are respelled."""
     counted = _counted(report)
     if counted is not None and counted.single < counted.facts:
@@ -39,5 +37,5 @@ def nothing_tested(report: Mapping[str, Any]) -> str:
     return t("Nothing was tested in other words: your file has one wording of each question.")
 
 
-def _counted(report: Mapping[str, Any]) -> WordingCount | None:
-    return count_wordings((report.get("data") or {}).get("split") or {})
+def _counted(report: Report) -> WordingCount | None:
+    return count_wordings(report.data.split)

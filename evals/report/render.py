@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any
@@ -35,14 +35,17 @@ from evals.report import (
     rows_headline,
     rows_other,
 )
+from evals.report import format as fmt
 from evals.report.conclusion import conclude
+from evals.report.contrasts import HEADLINE
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
-from evals.report.load import arms_of, is_compared, lead_pair
+from evals.report.load import lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
 from evals.report.risk_coverage import sentences as risk_sentences
+from evals.report.schema import Report
 from evals.report.study_facts import flatten
 from evals.report.verdict import changed_text, harm_text, leave_one_out_text, level_of, meaning
 from evals.report.warnings import by_weight
@@ -51,14 +54,14 @@ LISTED = 200  # held-out items on the page; ``report.json`` has all of them
 _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
-def render_html(report: dict[str, Any], *, listed: int = LISTED) -> str:
+def render_html(report: Report, *, listed: int = LISTED) -> str:
     """The report as a self-contained page: text is escaped, and its security policy forbids scripts and requests."""
     with bits.texts_for(report):
         template = _environment(bits=current_bits()).get_template("report.html.j2")
         return template.render(**page_context(report, listed=listed), whole=True)
 
 
-def render_results(report: dict[str, Any]) -> str:
+def render_results(report: Report) -> str:
     """The verdict and the sections on its figures, as a page like :func:`render_html`, in English."""
     with use_language(ENGLISH), bits.texts_for(report):
         template = _environment(bits=current_bits()).get_template("report.html.j2")
@@ -114,6 +117,13 @@ class _Templates(BaseLoader):
         return bits.in_bits(source), *rest
 
 
+_FORMATS = (
+    "count difference duration in_sentence interval level_text nats number p_value percent plain "
+    "rate signed size"
+).split()
+"""Functions of :mod:`evals.report.format` that templates have as filters."""
+
+
 @cache
 def _environment(*, bits: int) -> Environment:
     """The templates; jinja reads them on first use, in a context with these bits."""
@@ -128,11 +138,26 @@ def _environment(*, bits: int) -> Environment:
     environment.globals |= {
         "style": page_styles(environment),
         "plural": plural,
+        "share": fmt.share,
+        "shown_as": shown,
+        "headline": HEADLINE,
+        "metrics_in": rows_headline.metrics_in,
+        "approach_names": approaches.NAMES,
+        "format_verdicts": formats.VERDICTS,
+        "approach_outcomes": approaches.OUTCOMES,
         "level_of": level_of,
         "nbsp": Markup("&nbsp;"),
         "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
     }
-    environment.filters |= {"value": format_value, "subscripts": subscripts, "short": short}
+    environment.filters |= {
+        **{name: getattr(fmt, name) for name in _FORMATS},
+        "two_digits": fmt.two_significant_digits,
+        "reading": rows_headline.reading,
+        "unit_note": rows_headline.unit_note,
+        "value": format_value,
+        "subscripts": subscripts,
+        "short": short,
+    }
     return environment
 
 
@@ -153,9 +178,9 @@ def format_value(value: Any) -> str:
     return str(value) if value not in ({}, "") else "none"
 
 
-def title_of(report: Mapping[str, Any]) -> str:
+def title_of(report: Report) -> str:
     """What people call the study of a report."""
-    return str(report["config"].get("title") or report["study"])
+    return str(report.config.get("title") or report.study)
 
 
 def file_row(numbers: RowNumbers, row: int | None) -> str:
@@ -168,7 +193,7 @@ def short(text: str, length: int = 110) -> str:
     return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
 
 
-def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
+def page_context(report: Report, *, listed: int = LISTED) -> dict[str, Any]:
     """The variables of the templates, with at most ``listed`` held-out items."""
     with bits.texts_for(report):
         return {
@@ -179,21 +204,21 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         }
 
 
-def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
+def _page_context(report: Report, listed: int) -> dict[str, Any]:
     conclusion = conclude(report)
     groups, groups_of_sections, compared = (
         answer_groups(report, listed),
         contents(report),
-        is_compared(report),
+        report.compares,
     )
     flips, fidelity, seeds, margin = (
-        report["flips"],
-        report["fidelity"],
-        report["seeds"],
-        report["verdict"]["margin"],
+        report.flips,
+        report.fidelity,
+        report.seeds,
+        report.verdict.margin,
     )
     flipped = ("lost", "gained") if flips else ()
-    first, more = by_weight(report["warnings"])
+    first, more = by_weight(report.warnings)
     lead = rows_headline.of_contrast(report, "-".join(lead_pair(report)))
     seed_rows, spread = rows_other.seed_rows(report)
     differences = rows_headline.contrast_rows(report)
@@ -201,25 +226,26 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
     resources = rows_headline.resource_rows(report)
     untuned = [
         {"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
-        for entry in report["beats_untuned"]
+        for entry in report.beats_untuned
     ]
     return {
         "report": report,
         "contents": groups_of_sections,
         "compared": compared,
-        "file_row": partial(file_row, RowNumbers.of_record(report["data"])),
+        "served": served_cells(report.trained_arms),
+        "file_row": partial(file_row, RowNumbers.of_record(report.data.model_dump())),
         "shown": {
             section["anchor"] for group in groups_of_sections for section in group["sections"]
         },
-        "arm_names": {arm: label(arm) for arm in arms_of(report)},
+        "arm_names": {arm: label(arm) for arm in report.trained_arms},
         "twin_names": {arm: label(arm) for arm in TWINS},
         "missing": NOT_MEASURED,
         "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
-        "cell_texts": {name: cell for name, cell in CELLS.items() if name in report["cells"]},
-        "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
-        "settings": list(flatten(report["config"])),
+        "cell_texts": {name: t(cell.about) for name, cell in CELLS.items() if name in report.cells},
+        "provenance": list(flatten(report.provenance)) if report.provenance else [],
+        "settings": list(flatten(report.config)),
         # the headline
         "twins_title": t(TWINS_TITLE),
         "conclusion": conclusion,
@@ -232,20 +258,19 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
         "verdict_title": "What did 4-bit cost?" if compared else rows_headline.NOT_COMPARED,
         "outcome": rows_headline.outcome_label(report),
         "tone": rows_headline.tone(report),
-        "meaning": meaning(report["verdict"]),
-        "action": report["verdict"]["action"] if compared else "",
-        "changed": changed_text(report["verdict"]["frozen"]),
+        "meaning": meaning(report.verdict),
+        "action": report.verdict.action if compared else "",
+        "changed": changed_text(report.verdict.frozen),
         "first_warnings": first,
         "more_warnings": more,
         "bounds": rows_headline.bound_rows(report),
-        "left_out": leave_one_out_text(report["verdict"]),
+        "left_out": leave_one_out_text(report.verdict),
         "harm": harm_text(report),
-        "uncovered": rows_headline.uncovered_table(report),
         "tiles": rows_headline.tiles(report),
         "table": rows_headline.metric_table(report),
         "panels": charts.interval_panels(
             lead,
-            report["primary_metric"] if compared else "",
+            report.primary_metric if compared else "",
             margin,
             *(
                 []
@@ -255,61 +280,47 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
         ),
         "in_short": rows_headline.in_short(report),
         "power": rows_other.power_sentences(report),
-        "power_rows": rows_other.power_rows(report),
         "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
-        "risk": charts.risk_chart(report.get("risk_coverage")),
+        "risk": charts.risk_chart(report.risk_coverage),
         "risk_lines": [
-            *risk_sentences(report.get("risk_coverage")),
+            *risk_sentences(report.risk_coverage),
             *in_conversation.sentences(report),
         ],
-        "approach_rows": approaches.approach_rows(report),
-        "approach_comparisons": approaches.comparison_rows(report),
-        "approach_metric": shown(report["approach_metric"]).label
-        if "approach_metric" in report
-        else "",
-        "format_rows": formats.format_rows(report),
-        "format_chart": charts.size_chart(report.get("formats")),
+        "approach_metric": shown(report.approach_metric).label if report.approach_metric else "",
+        "format_chart": charts.size_chart(report.formats),
         "format_kl": formats.kl_sentence(report),
-        "format_metric": shown(report["primary_metric"]).label,
+        "format_metric": shown(report.primary_metric).label,
         # further measurements
-        "fidelity": rows_other.fidelity_rows(report),
         "fidelity_note": fidelity["sentence"] if fidelity else "",
         "worst": rows_other.worst_items(report),
-        "flips": rows_other.flip_rows(report),
         "floor": flips["noise_floor"]["sentence"] if flips and flips["noise_floor"] else "",
         "tasks": rows_other.task_sections(report),
-        "declining": rows_other.declining_rows(report),
-        "reliability": rows_other.reliability_rows(report),
-        "judge": rows_other.judge_rows(report),
-        "calibration": charts.reliability_chart(report["reliability"]),
-        "votes": rows_other.vote_rows(report),
-        "preference": charts.preference_bar(report["judge"]),
+        "calibration": charts.reliability_chart(report.reliability),
+        "preference": charts.preference_bar(report.judge),
         "seeds": seed_rows,
         "spread": spread,
         "seeds_note": seeds["sentence"],
         "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
-        "waterfall": charts.waterfall(report["attribution"]),
+        "waterfall": charts.waterfall(report.attribution),
         "identities": rows_headline.identity_line(report),
         "cell_table": rows_headline.cell_table(report),
         "contrasts": [row for rows in differences for row in rows],
         "contrast_panels": [panel for panel in panels if panel],
         "every_difference": rows_headline.every_difference(report),
         "exports": rows_headline.export_table(report),
-        "baselines": rows_headline.baseline_rows(report),
         "untuned": sorted(
             untuned, key=lambda line: bool(line["beaten"])
         ),  # unbeaten baselines first
         # training, data and method
-        "curves": charts.loss_chart(report["curves"]),
+        "curves": charts.loss_chart(report.curves),
         "validations": rows_headline.validation_rows(report),
         "resources": [row for row in resources if row["key"] not in _BARS],
         "costs": resources,
         "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
         "graded": rows_headline.graded_rows(report),
-        "steps": rows_headline.step_rows(report),
         "data": rows_other.data_rows(report),
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
@@ -318,6 +329,6 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
 LISTED_IN_MARKDOWN = 40  # held-out items in the Markdown; ``report.json`` has all of them
 
 
-def render_markdown(report: dict[str, Any]) -> str:
+def render_markdown(report: Report) -> str:
     """The text of the same page as Markdown; text of data and assistants cannot form markup, HTML or links."""
     return to_markdown(render_html(report, listed=LISTED_IN_MARKDOWN))

@@ -14,6 +14,7 @@ from assistant_builder.i18n import t
 from evals.metrics import Context, score_answer
 from evals.report.format import count, percent, plural
 from evals.report.load import Cell
+from evals.report.schema import RiskCoverage
 
 _RIGHT = "exact_match"
 _MOST_POINTS = 200
@@ -73,10 +74,10 @@ def _right(sample: Mapping[str, Any]) -> bool:
     return score_answer(sample["generated"], sample["reference"], context).get(_RIGHT) == 1
 
 
-def sentences(record: Mapping[str, Any] | None) -> list[str]:
+def sentences(record: RiskCoverage | None) -> list[str]:
     """What the rule did on held-out questions, one sentence for each assistant."""
     lines = []
-    for name, cell in record["cells"].items() if record else ():
+    for name, cell in record.cells.items() if record else ():
         falsely, rightly = cell["false_declines"], cell["right_declines"]
         declined = (
             f" and {count(rightly[0])} of {count(rightly[1])} that should be declined"

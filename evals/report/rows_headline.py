@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,20 +11,20 @@ from assistant_builder.arms import LORA, QLORA, main_cells
 from assistant_builder.arms import label as label_of
 from assistant_builder.i18n import N_
 from assistant_builder.planning.memory_check import plan_accuracy
+from assistant_builder.study.contents import Entries
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
 from evals.report import format as fmt
-from evals.report.contrasts import HEADLINE, clearly_better, clearly_worse
+from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
-from evals.report.load import arms_of, is_compared, lead_arm, lead_pair, served_cells
+from evals.report.load import lead_arm, lead_pair
+from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval, level_of, number_of
-
-Report = Mapping[str, Any]
 
 
 def resource_rows(report: Report) -> list[dict[str, Any]]:
     """Time and memory: label, values and printed values by arm, and QLoRA's value relative to LoRA's."""
-    price = report["config"]["eval"]["price_per_hour"]
+    price = report.config["eval"]["price_per_hour"]
     listed: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
         ("Base weights as stored", "base_bytes", fmt.size),
         ("Peak memory in training", "peak_memory_bytes", fmt.size),
@@ -53,7 +53,7 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
     )
     rows = []
     for label, key, text_of in listed:
-        values = {arm: record.get(key) for arm, record in report["resources"].items()}
+        values = {arm: record.get(key) for arm, record in report.resources.items()}
         if key == "train_seconds_all" and all(len(runs or []) < 2 for runs in values.values()):
             continue  # the time of a single run is listed already
         if any(value is not None for value in values.values()):
@@ -62,7 +62,7 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
                 ratio = "same" if lora == qlora else signed_percent(qlora / lora - 1, 0)
             texts = {
                 arm: "–" if values.get(arm) is None else text_of(values[arm])
-                for arm in arms_of(report)
+                for arm in report.trained_arms
             }
             rows.append(
                 {"label": label, "key": key, "values": values, "texts": texts, "ratio": ratio}
@@ -81,8 +81,10 @@ _GRADED = {
 def graded_rows(report: Report) -> list[dict[str, str]]:
     """The predictions of the plan compared with the measurements, with the error in percent of the measured."""
     rows = []
-    for arm in arms_of(report):
-        for grade in plan_accuracy(report["resources"].get(arm, {})):
+    for arm in report.trained_arms:
+        for grade in plan_accuracy(
+            report.resources[arm].model_dump() if arm in report.resources else {}
+        ):
             label, text_of = _GRADED[grade["quantity"]]
             rows.append(
                 {
@@ -96,26 +98,10 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def step_rows(report: Report) -> list[dict[str, str]]:
-    """Time and peak memory of each finished step of the study."""
-    return [
-        {
-            "name": step["name"],
-            "seconds": fmt.duration(step["seconds"]),
-            "memory": fmt.size(step["peak_memory_bytes"]),
-        }
-        for step in report["steps"]
-    ]
-
-
 def scored_at(report: Report) -> str | None:
     """The start of scoring, such as ``2026-03-01 14:05 UTC``; ``None`` if it is not on record."""
     started = min(
-        (
-            step["started"]
-            for step in report["steps"]
-            if evaluates(step["name"]) and step["started"]
-        ),
+        (step["started"] for step in report.steps if evaluates(step["name"]) and step["started"]),
         default=None,
     )
     return None if started is None else f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC"
@@ -125,7 +111,7 @@ def validation_rows(report: Report) -> list[dict[str, Any]]:
     """Validation loss of the arms at each step at which one was validated."""
     losses = {
         arm: {row["step"]: row["loss"] for row in curve["validation"]}
-        for arm, curve in report["curves"].items()
+        for arm, curve in report.curves.items()
     }
     steps = sorted({step for found in losses.values() for step in found})
     return [
@@ -133,7 +119,7 @@ def validation_rows(report: Report) -> list[dict[str, Any]]:
             "step": step,
             **{
                 arm: number(losses.get(arm, {}).get(step), "nll_per_token")
-                for arm in arms_of(report)
+                for arm in report.trained_arms
             },
         }
         for step in steps
@@ -146,25 +132,25 @@ OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Inconclus
 
 def outcome_label(report: Report) -> str:
     """The verdict as a label, such as ``No worse``, with contrary findings added."""
-    verdict = report["verdict"]
-    if not is_compared(report):
+    verdict = report.verdict
+    if not report.compares:
         return NOT_COMPARED
-    label = OUTCOMES[verdict["outcome"]]
-    if verdict["within_margin_but_worse"]:
+    label = OUTCOMES[verdict.outcome]
+    if verdict.within_margin_but_worse:
         label += ": measurably worse, within the margin"
-    return f"{label}; but possible harm by another measure" if report["objection"] else label
+    return f"{label}; but possible harm by another measure" if report.objection else label
 
 
 def tone(report: Report) -> str:
     """The CSS class of the verdict; a verdict with counter-evidence gets the class of a warning."""
-    outcome = str(report["verdict"]["outcome"])
-    return "mixed" if report["objection"] and outcome == "no worse" else outcome.replace(" ", "-")
+    outcome = str(report.verdict.outcome)
+    return "mixed" if report.objection and outcome == "no worse" else outcome.replace(" ", "-")
 
 
 def bound_rows(report: Report) -> list[dict[str, str]]:
     """Each bound of the verdict: metric, difference, interval, margin, and whether it was shown; empty without them."""
     rows = []
-    for bound in report["verdict"].get("bounds") or []:
+    for bound in report.verdict.bounds or []:
         metric, row = bound["metric"], as_row(bound)
         how, unit = shown(metric), shown(metric).unit
         result, mood = ("shown", "yes") if bound["passed"] else ("not shown", "cannot-be-told")
@@ -184,41 +170,14 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def uncovered_table(report: Report) -> dict[str, Any] | None:
-    """The figures on the items whose facts were not taught, cells as rows; ``None`` if the verdict is about all."""
-    found = report.get("uncovered")
-    if not found:
-        return None
-    metrics = [
-        name for name in METRICS if any(name in figures for figures in found["cells"].values())
-    ]
-    return {
-        "items": found["items"],
-        "metrics": [{"label": shown(name).label, "note": unit_note(name)} for name in metrics],
-        "rows": [
-            {
-                "name": name,
-                "label": report["cells"][name]["label"],
-                "figures": [
-                    number(figures[metric], metric) if metric in figures else "–"
-                    for metric in metrics
-                ],
-            }
-            for name, figures in found["cells"].items()
-        ],
-    }
-
-
-def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
+def of_contrast(report: Report, name: str, metric: str | None = None) -> list[Difference]:
     """The entries of a contrast, optionally of one metric."""
     return [
-        row
-        for row in report["contrasts"]
-        if row["name"] == name and metric in (None, row["metric"])
+        row for row in report.contrasts if row["name"] == name and metric in (None, row["metric"])
     ]
 
 
-def reading(row: Mapping[str, Any]) -> str:
+def reading(row: Entries) -> str:
     """The interpretation of a difference without a verdict."""
     significant = row["p_value_holm"] <= fmt.SIGNIFICANT
     if clearly_worse(row):
@@ -238,16 +197,14 @@ def unit_note(metric: str) -> str:
 
 def metric_table(report: Report) -> dict[str, Any]:
     """Cells as columns, metrics as rows, and the difference between the cells of :func:`lead_pair`."""
-    compared, pair = is_compared(report), lead_pair(report)
+    compared, pair = report.compares, lead_pair(report)
     cells = {
-        name: report["cells"][name]
-        for name in main_cells(arms_of(report))
-        if name in report["cells"]
+        name: report.cells[name] for name in main_cells(report.trained_arms) if name in report.cells
     }
     rows: list[dict[str, Any]] = []
     for row in of_contrast(report, "-".join(pair)):
         metric = row["metric"]
-        primary, unit = compared and metric == report["primary_metric"], unit_note(metric)
+        primary, unit = compared and metric == report.primary_metric, unit_note(metric)
         rows.append(
             {
                 "label": shown(metric).label,
@@ -325,43 +282,43 @@ def metric_table(report: Report) -> dict[str, Any]:
 
 def in_short(report: Report) -> dict[str, str]:
     """One line each on what 4-bit cost and where the difference comes from."""
-    verdict = report["verdict"]
-    if not is_compared(report):
-        return {"did": verdict["reason"], "from": ""}
-    how = shown(verdict["metric"])
-    row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
+    verdict = report.verdict
+    if not report.compares:
+        return {"did": verdict.reason, "from": ""}
+    how = shown(verdict.metric)
+    row = {"ci_low": verdict.ci[0], "ci_high": verdict.ci[1]}
     failed = [
         fmt.in_sentence(shown(bound["metric"]).label)
-        for bound in verdict["bounds"]
+        for bound in verdict.bounds
         if not bound["passed"]
     ]
-    margin = fmt.two_significant_digits(verdict["margin"] * how.factor)
+    margin = fmt.two_significant_digits(verdict.margin * how.factor)
     return {
         "did": f"{OUTCOMES[verdict['outcome']]}: {fmt.in_sentence(how.label)} "
         f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
         f"({level_of(verdict)} interval {interval(row, verdict['metric'])}), with {margin} allowed."
         + (f" Not shown to be within the margin: {fmt.enumerated(failed)}." if failed else ""),
-        "from": report["attribution"]["sentence"] if report["attribution"] else "",
+        "from": report.attribution.sentence if report.attribution else "",
     }
 
 
 def tiles(report: Report) -> list[dict[str, str]]:
     """The four or five figures at the top: label, value and the value it is compared with."""
-    verdict = report["verdict"]
-    if not is_compared(report):
+    verdict = report.verdict
+    if not report.compares:
         return _tiles_alone(report)
-    how, judged = shown(verdict["metric"]), as_row(verdict)
+    how, judged = shown(verdict.metric), as_row(verdict)
     found = [
         {
             "label": f"{how.label}: QLoRA minus LoRA",
-            "value": difference(verdict["delta"], verdict["metric"], judged),
+            "value": difference(judged["delta"], verdict.metric, judged),
             "note": f"{level_of(verdict)} interval {interval(judged, verdict['metric'])}; allowed: "
             f"{fmt.two_significant_digits(verdict['margin'] * how.factor)}",
         }
     ]
-    for row in of_contrast(report, verdict["contrast"], "exact_match"):
+    for row in of_contrast(report, verdict.contrast or "", "exact_match"):
         qlora, lora = (
-            number(report["cells"][row[name]]["metrics"]["exact_match"], "exact_match")
+            number(report.cells[row[name]]["metrics"]["exact_match"], "exact_match")
             for name in ("candidate", "baseline")
         )
         found.append(
@@ -385,11 +342,11 @@ def tiles(report: Report) -> list[dict[str, str]]:
 
 def _tiles_alone(report: Report) -> list[dict[str, str]]:
     """The figures at the top of a report on one arm, compared with the untuned base if that was scored."""
-    arm = lead_arm(arms_of(report))
+    arm = lead_arm(report.trained_arms)
     rows = {row["metric"]: row for row in of_contrast(report, "-".join(lead_pair(report)))}
     found = []
-    for metric in dict.fromkeys((report["primary_metric"], "exact_match")):
-        value, row = report["cells"][arm.cell]["metrics"].get(metric), rows.get(metric)
+    for metric in dict.fromkeys((report.primary_metric, "exact_match")):
+        value, row = report.cells[arm.cell].metrics.get(metric), rows.get(metric)
         if value is not None:
             found.append(
                 {
@@ -415,7 +372,7 @@ _LARGE = 10  # differences beyond this multiple of the margin, or of the headlin
 
 def cell_table(report: Report) -> dict[str, Any]:
     """Every cell and untuned baseline as a row, every metric as a column, with a dash for a missing figure."""
-    records = {**report["cells"], **report["baselines"]}
+    records = {**report.cells, **report.baselines}
     metrics = [
         name
         for name in METRICS
@@ -442,10 +399,10 @@ def cell_table(report: Report) -> dict[str, Any]:
                 "label": record["label"],
                 "about": record["about"],
                 "figures": figures,
-                "baseline": name not in report["cells"],
+                "baseline": name not in report.cells,
             }
         )
-    return {"columns": columns, "rows": rows, "baselines": bool(report["baselines"])}
+    return {"columns": columns, "rows": rows, "baselines": bool(report.baselines)}
 
 
 def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -454,7 +411,7 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
     The first has the differences of the margin's order of magnitude, the headline first, the second those more than ten
     times as large.
     """
-    metric, records = report["primary_metric"], {**report["cells"], **report["baselines"]}
+    metric, records = report.primary_metric, {**report.cells, **report.baselines}
     rows = [
         {
             **row,
@@ -465,49 +422,34 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
             "interval": interval(row, metric),
             "reading": reading(row),
         }
-        for row in report["contrasts"]
+        for row in report.contrasts
         if row["metric"] == metric
     ]
     reach = [max(abs(row["ci_low"]), abs(row["ci_high"])) for row in rows]
     limit = _LARGE * max(
-        report["verdict"]["margin"], reach[0] if is_compared(report) else max(reach, default=0.0)
+        report.verdict.margin, reach[0] if report.compares else max(reach, default=0.0)
     )
     near = [row for row, far in zip(rows, reach, strict=True) if far <= limit]
     return near, [row for row, far in zip(rows, reach, strict=True) if far > limit]
 
 
 def every_difference(report: Report) -> dict[str, Any]:
-    """All contrasts as rows and all metrics as columns, with the difference and its interval."""
-    metrics = [
-        metric for metric in METRICS if any(row["metric"] == metric for row in report["contrasts"])
-    ]
-    rows = []
-    for name in dict.fromkeys(row["name"] for row in report["contrasts"]):
-        found = {row["metric"]: row for row in of_contrast(report, name)}
-        first = next(iter(found.values()))
-        rows.append(
-            {
-                "title": f"{first['candidate']} − {first['baseline']}",
-                "meaning": first["meaning"],
-                "headline": name == HEADLINE,
-                "figures": [
-                    {
-                        "text": difference(row["delta"], metric, row),
-                        "interval": interval(row, metric),
-                        "p": fmt.p_value(row["p_value_holm"]),
-                    }
-                    if (row := found.get(metric))
-                    else None
-                    for metric in metrics
-                ],
-            }
-        )
-    return {"metrics": [shown(metric).label for metric in metrics], "rows": rows}
+    """The contrasts by name and metric, and their metrics."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in report.contrasts:
+        rows.setdefault(row.name, {})[row.metric] = row
+    return {"metrics": metrics_in(rows.values()), "rows": rows}
+
+
+def metrics_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metrics that any of the records has, in order."""
+    names = set().union(*records)
+    return [name for name in METRICS if name in names]
 
 
 def identity_line(report: Report) -> str:
     """Which identities hold, on how many metrics, and with what error; empty without identities."""
-    found = report["identities"]
+    found = report.identities
     if not found:
         return ""
     texts = list(dict.fromkeys(entry["text"] for entry in found))
@@ -525,7 +467,7 @@ def identity_line(report: Report) -> str:
 
 def export_table(report: Report) -> dict[str, Any] | None:
     """The exports with their size and whether they keep the measured quality; ``None`` if no export was compared."""
-    exports = report["exports"]
+    exports = report.exports
     if all(row["keeps"] == "measured" for row in exports):
         return None
     metric = exports[0]["metric"]
@@ -557,26 +499,3 @@ def export_table(report: Report) -> dict[str, Any] | None:
         "exact": metric != "exact_match",
         "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip(),
     }
-
-
-def baseline_rows(report: Report) -> list[dict[str, str]]:
-    """The gain of tuning over each untuned baseline on each metric."""
-    rows = []
-    for name, record in report["baselines"].items():
-        for cell in served_cells(arms_of(report)):
-            for row in of_contrast(report, f"{cell}-{name}"):
-                metric = row["metric"]
-                rows.append(
-                    {
-                        "against": record["label"],
-                        "cell": cell,
-                        "arm": report["cells"][cell]["label"],
-                        "metric": shown(metric).label,
-                        "from": number(record["metrics"].get(metric), metric),
-                        "to": number(report["cells"][cell]["metrics"].get(metric), metric),
-                        "difference": difference(row["delta"], metric, row),
-                        "interval": interval(row, metric),
-                        "reading": reading(row),
-                    }
-                )
-    return rows

@@ -9,7 +9,6 @@ from assistant_builder.arms import LORA, QLORA
 from assistant_builder.i18n import t
 from evals.report import charts
 from evals.report import format as fmt
-from evals.report.contrasts import HEADLINE
 from evals.report.format import (
     count,
     difference,
@@ -23,17 +22,16 @@ from evals.report.format import (
     signed,
 )
 from evals.report.items import cut, marked
-from evals.report.load import BASELINE, CANDIDATE, is_compared
+from evals.report.load import BASELINE, CANDIDATE
 from evals.report.rows_headline import OUTCOMES, reading
+from evals.report.schema import Report
 from evals.tasks.general_knowledge import TASK as RETENTION
-
-Report = Mapping[str, Any]
 
 
 def task_sections(report: Report) -> list[dict[str, Any]]:
     """Every task with its figures by cell and the differences; the retention task first."""
     found = []
-    for name, task in sorted(report["tasks"].items(), key=lambda item: item[0] != RETENTION):
+    for name, task in sorted(report.tasks.items(), key=lambda item: item[0] != RETENTION):
         metric = task["metric"] or ""
         rows = []
         for row in task["contrasts"]:
@@ -61,7 +59,7 @@ def task_sections(report: Report) -> list[dict[str, Any]]:
                 "cells": [
                     {
                         "name": cell,
-                        "label": report["cells"][cell]["label"],
+                        "label": report.cells[cell].label,
                         "value": number(value, metric),
                     }
                     for cell, value in task["cells"].items()
@@ -90,51 +88,10 @@ def _document(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def declining_rows(report: Report) -> list[dict[str, str]]:
-    """The refusals of each cell; empty without generated answers."""
-    return [
-        {
-            "name": name,
-            "label": report["cells"][name]["label"],
-            "should": _share(record["declined"], record["unanswerable_items"]),
-            "should_not": _share(record["false_declines"], record["answerable_items"]),
-        }
-        for name, record in (report["declining"] or {"cells": {}})["cells"].items()
-    ]
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part:,} of {whole:,} ({percent(part / whole)})" if whole else "no such items"
-
-
-def reliability_rows(report: Report) -> list[dict[str, Any]]:
-    """Calibration of each cell: the summary figures and the bins."""
-    return [
-        {
-            "name": name,
-            "label": report["cells"][name]["label"],
-            "ece": f"{cell['ece']:.3f}",
-            "brier": f"{cell['brier']:.3f}",
-            "n": count(cell["n"]),
-            "bins": [
-                {
-                    "range": f"{percent(one['low'], 0)} to {percent(one['high'], 0)}",
-                    "n": count(one["n"]),
-                    "probability": percent(one["mean_probability"]),
-                    "correct": percent(one["correct"]),
-                    "interval": " to ".join(percent(end) for end in one["ci"]),
-                }
-                for one in cell["bins"]
-            ],
-        }
-        for name, cell in (report["reliability"] or {"cells": {}})["cells"].items()
-    ]
-
-
 def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | None]:
     """Each training run of both arms with their difference, and mean and spread over them; nothing for a single run."""
-    seeds = report["seeds"]
-    if not seeds["spread"] or not is_compared(report):
+    seeds = report.seeds
+    if not seeds["spread"] or not report.compares:
         return [], None
     metric, spread, rows = seeds["metric"], seeds["spread"], []
     for run in seeds["runs"]:
@@ -164,88 +121,10 @@ def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | No
     }
 
 
-def judge_rows(report: Report) -> list[tuple[str, str]]:
-    """The judge's verdicts in numbers; empty without a judge."""
-    judge = report["judge"]
-    if not judge:
-        return []
-    asked, preference, first = judge["items"], "not on record", judge["first_preferred"]
-    if judge["ci"] is not None:
-        low, high = map(percent, judge["ci"])
-        preference = f"{percent(judge['preference'])} (95% interval {low} to {high}), p = {p_value(judge['p_value'])}"
-    return [
-        ("Judge", f"{judge['model']} at {judge['url_host']}"),
-        ("Items, each shown in both orders", count(asked)),
-        ("QLoRA preferred", _share(judge["wins"], asked)),
-        ("LoRA preferred", _share(judge["losses"], asked)),
-        (
-            "Ties",
-            f"{_share(judge['ties'], asked)}, {count(judge['disagreements'])} of them because the two orders "
-            "disagreed",
-        ),
-        ("Failed and not counted", _share(judge["failures"], asked)),
-        ("Preference for QLoRA (win 1, tie ½)", preference),
-        (
-            "Chose the answer shown first",
-            "not on record" if first is None else f"{percent(first)} of all judgements",
-        ),
-        ("Time", fmt.duration(judge["seconds"])),
-    ]
-
-
-def vote_rows(report: Report) -> list[tuple[str, str]]:
-    """The blind votes in numbers; empty without votes."""
-    votes = report["votes"]
-    if not votes:
-        return []
-    whole = votes["votes"]
-    rows = [
-        (
-            "Votes",
-            f"{count(whole)} on {plural(votes['questions'], 'question')}, blind and with random sides",
-        ),
-        ("QLoRA preferred", _share(votes[QLORA.name], whole)),
-        ("LoRA preferred", _share(votes[LORA.name], whole)),
-        ("Ties", _share(votes["ties"], whole)),
-        ("Both bad", _share(votes["both_bad"], whole)),
-        ("Sign test", f"p = {p_value(votes['p_value'])}, without ties and both bad"),
-        (
-            "Chose the answer on the left",
-            _share(votes["left"], votes[QLORA.name] + votes[LORA.name]),
-        ),
-        ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),
-    ]
-    left_out = ", ".join(
-        f"{count(votes[key])} {what}"
-        for key, what in (
-            ("outdated", "on adapters of an earlier training"),
-            ("repeated", "on answers with an earlier vote"),
-        )
-        if votes[key]
-    )
-    return [*rows, *([("Not counted", left_out)] if left_out else [])]
-
-
-def fidelity_rows(report: Report) -> list[dict[str, Any]]:
-    """The divergence of each pair of models, same adapter first; empty if it was not measured."""
-    return [
-        {
-            "name": f"{pair['reference']} → {pair['candidate']}",
-            "label": pair["label"],
-            "trained": pair["name"] == HEADLINE,
-            "tokens": count(pair["tokens"]),
-            **{key: fmt.nats(pair[f"kl_{key}"]) for key in ("mean", "median", "p99", "max")},
-            "agreement": percent(pair["top1_agreement"]),
-            "loss": signed(pair["delta_nll"], 4),
-        }
-        for pair in (report["fidelity"] or {"pairs": []})["pairs"]
-    ]
-
-
 def worst_items(report: Report) -> list[dict[str, Any]]:
     """The items with the largest increase of loss from LoRA to QLoRA, with both answers."""
     found = []
-    for row in report["worst"]:
+    for row in report.worst:
         first, second = row["answers"][BASELINE], row["answers"][CANDIDATE]
         runs = (None, None) if first is None or second is None else marked(cut(first), cut(second))
         found.append(
@@ -265,44 +144,10 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
     return found
 
 
-def flip_rows(report: Report) -> list[dict[str, Any]]:
-    """Answers that change between the arms, and those that change with the scoring batch size alone."""
-    flips = report["flips"]
-    if flips is None:
-        return []
-    rows = [
-        {
-            "what": "QLoRA against LoRA",
-            "about": "Q4 against L16",
-            "floor": False,
-            "lost": count(len(flips["lost"])),
-            "gained": count(len(flips["gained"])),
-            "differs": count(flips["text_differs"]),
-            "asked": count(flips["items"]),
-            "shift": "",
-        }
-    ]
-    for name, cell in (flips["noise_floor"] or {"cells": {}})["cells"].items():
-        sizes = [count(cell[key]) for key in ("batch_size", "other_batch_size")]
-        rows.append(
-            {
-                "what": f"{report['cells'][name]['label']} against itself",
-                "floor": True,
-                "about": f"{name}, scored with batch sizes {sizes[0]} and {sizes[1]}",
-                "lost": count(cell["lost"]),
-                "gained": count(cell["gained"]),
-                "differs": count(cell["text_differs"]),
-                "asked": count(cell["items"]),
-                "shift": fmt.nats(cell["largest_nll_per_token_shift"]),
-            }
-        )
-    return rows
-
-
 def power_sentences(report: Report) -> list[str]:
     """The differences that a held-out set of this size can detect."""
     lines = []
-    for entry in report["power"]:
+    for entry in report.power:
         how = shown(entry["metric"])
         seen = f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}"
         line = (
@@ -311,7 +156,7 @@ def power_sentences(report: Report) -> list[str]:
         )
         if entry["needed"]:
             target = f"{plain(entry['target'] * how.factor)} {how.unit}"
-            what = "the margin" if entry["metric"] == report["primary_metric"] else "a difference"
+            what = "the margin" if entry["metric"] == report.primary_metric else "a difference"
             if entry["needed"] > entry["units"]:
                 line += (
                     f" To detect {what} ({target}) as reliably, about {count(entry['needed'])} {entry['unit']} "
@@ -323,28 +168,9 @@ def power_sentences(report: Report) -> list[str]:
     return lines
 
 
-def power_rows(report: Report) -> list[dict[str, str]]:
-    """The same in numbers: standard error, detectable difference, target, and the units needed for it."""
-    rows = []
-    for entry in report["power"]:
-        how = shown(entry["metric"])
-        rows.append(
-            {
-                "label": how.label,
-                "unit": how.unit,
-                "units": f"{count(entry['units'])} {entry['unit']}",
-                "error": fmt.two_significant_digits(entry["standard_error"] * how.factor),
-                "detectable": fmt.two_significant_digits(entry["detectable"] * how.factor),
-                "target": plain(entry["target"] * how.factor) if entry["target"] else "–",
-                "needed": f"{count(entry['needed'])} {entry['unit']}" if entry["needed"] else "–",
-            }
-        )
-    return rows
-
-
 def planned_sentence(report: Report) -> str:
     """The estimate made before the run, and the measured values of its assumptions; empty if not on record."""
-    entry = next((entry for entry in report["power"] if entry["planned"]), None)
+    entry = next((entry for entry in report.power if entry["planned"]), None)
     if entry is None:
         return ""
     plan = entry["planned"]
@@ -366,7 +192,7 @@ def planned_sentence(report: Report) -> str:
 
 def data_rows(report: Report) -> list[tuple[str, str]]:
     """Source, split and leaks of the data."""
-    data = report["data"]
+    data = report.data
     split, leaks = data["split"], data["leaks"]
     rows = [
         ("File", str(data["source"] or "not on record")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, WrapValidator
@@ -43,16 +43,16 @@ class Record(BaseModel):
 
     # entries by name, as of the dictionary that it was read from, for readers without attributes
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str, /) -> Any:
         try:
             return getattr(self, name)
         except AttributeError:
             raise KeyError(name) from None
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object, /) -> bool:
         return name in self.model_fields_set
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: Any = None, /) -> Any:
         """An entry, or the default if the file does not have it."""
         return getattr(self, name) if name in self else default
 
@@ -127,12 +127,12 @@ class Verdict(_HasInterval):
     not_shown: list[str] = []
     to_decline: ToDecline | None = None
     possible_harm: list[str] | None = None
-    estimand: str = "wordings"
+    estimand: str = ""
     clustered_by: list[str] = []
     leave_one_out: list[Number] | None = None
     uncovered: int = 0
     frozen: Frozen = Frozen()
-    seeds: int | None = None
+    seeds: int = 1
     trained_again: Change | None = None
     action: str = ""
     reason: str = ""
@@ -183,7 +183,7 @@ class Difference(_HasInterval):
 class OtherClaim(Difference):
     """The difference with the clusters of the claim that is not the headline."""
 
-    estimand: str = "wordings"
+    estimand: str = ""
     clustered_by: list[str] = []
 
 
@@ -238,8 +238,14 @@ class ArmStorage(Record):
 class Curve(Record):
     """Training and validation losses, rows with ``step`` and ``loss``."""
 
-    steps: Annotated[list[dict[str, Number]], AsRead] = []
-    validation: Annotated[list[dict[str, Number]], AsRead] = []
+    steps: Annotated[list[dict[str, Any]], AsRead] = []
+    validation: Annotated[list[dict[str, Any]], AsRead] = []
+
+
+if TYPE_CHECKING:
+    _Scores = dict[str, Any]  # readers take those that there are
+else:
+    _Scores = Figures
 
 
 class Item(TypedDict, total=False):
@@ -257,8 +263,8 @@ class Item(TypedDict, total=False):
     answers: dict[str, Text]
     declined: dict[str, bool | None]
     tokens: int
-    nll: Figures
-    metrics: dict[str, Figures]
+    nll: _Scores
+    metrics: dict[str, _Scores]
     sources: list[dict[str, Any]]
     uncovered: bool
 
@@ -649,9 +655,9 @@ class Report(Record):
 
     version: int = 1
     study: str = ""
-    primary_metric: str
+    primary_metric: str = ""
     verdict: Verdict
-    cells: dict[str, CellFigures]
+    cells: dict[str, CellFigures] = {}
     baselines: dict[str, CellFigures] = {}
     contrasts: list[Difference] = []
     identities: list[Identity] = []
@@ -714,7 +720,7 @@ class Report(Record):
         """Read a report of this or an earlier release.
 
         Raises:
-            StudyError: The file is missing, damaged, or lacks the verdict or its figures.
+            StudyError: The file is missing, damaged, or lacks the verdict.
         """
         report: Report = read_json(
             path,

@@ -9,6 +9,7 @@ from typing import Any
 from assistant_builder.arms import ARMS, CELLS, headline_arms
 from assistant_builder.data import load_split
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Entries
 from evals.declaration import (
     CLAIMS,
     ENOUGH_TO_DECLINE,
@@ -27,9 +28,10 @@ from evals.declaration import (
 from evals.metrics import METRICS
 from evals.report import format as fmt
 from evals.report.format import interval, number, percent, plural, shown, signed_percent
-from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
+from evals.report.load import BASELINE, CANDIDATE, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 from evals.report.other_words import is_respelled
+from evals.report.schema import Report
 from evals.stats.intervals import LEVEL, look_level
 from evals.stats.seed_variance import MOST_SEEDS
 
@@ -141,7 +143,7 @@ def harmed_bounds(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def _amount(bound: Mapping[str, Any]) -> str:
+def _amount(bound: Entries) -> str:
     return fmt.margin(bound["metric"], bound["margin"])
 
 
@@ -159,7 +161,7 @@ def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
+def as_row(bound: Entries) -> dict[str, Any]:
     """A bound in the form of a contrast's record."""
     return {
         "metric": bound["metric"],
@@ -170,7 +172,7 @@ def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def meaning(verdict: Mapping[str, Any]) -> str:
+def meaning(verdict: Entries) -> str:
     """What the outcome means for the reader, with its claim; empty without a comparison or without bounds."""
     bounds = verdict.get("bounds") or []
     if not bounds:
@@ -211,16 +213,16 @@ def meaning(verdict: Mapping[str, Any]) -> str:
     return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
 
 
-def _harm(bound: Mapping[str, Any], value: float, *, unit: bool = True) -> str:
+def _harm(bound: Entries, value: float, *, unit: bool = True) -> str:
     """An amount of harm with the precision of its interval, at least 0."""
     how = shown(bound["metric"])
     amount = f"{max(0.0, value) * how.factor:.{fmt.decimals(bound['metric'], as_row(bound))}f}"
     return f"{amount} {how.unit}".rstrip() if unit else amount
 
 
-def basis(report: Mapping[str, Any]) -> list[str]:
+def basis(report: Report) -> list[str]:
     """What the verdict rests on: the technical claim, what it is about, and what was fixed before scoring."""
-    verdict, other = report["verdict"], report.get("other_claim")
+    verdict, other = report.verdict, report.other_claim
     if verdict["contrast"] is None:
         return []
     lines = []
@@ -240,7 +242,7 @@ def basis(report: Mapping[str, Any]) -> list[str]:
         )
         + "."
     )
-    if "grounded" in report["config"].get("approaches", ()):
+    if "grounded" in report.config.get("approaches", ()):
         lines.append(
             "Both assistants read the same facts, which were looked up: the verdict measures how well they "
             "read a fact that was found."
@@ -270,7 +272,7 @@ def basis(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _seeds_text(needed: int | None, verdict: Mapping[str, Any]) -> str:
+def _seeds_text(needed: int | None, verdict: Entries) -> str:
     """How many training seeds would decide about 4-bit as a method; empty if another metric leaves that open."""
     if verdict["outcome"] == "inconclusive" and any(
         not bound["passed"] for bound in verdict["bounds"][1:]
@@ -289,7 +291,7 @@ def _seeds_text(needed: int | None, verdict: Mapping[str, Any]) -> str:
     )
 
 
-def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
+def leave_one_out_text(verdict: Entries) -> str:
     """How far the difference moves if any one cluster or item is left out; empty if that is not on record."""
     ends = verdict.get("leave_one_out") or []
     if len(ends) != 2 or not all(
@@ -305,11 +307,11 @@ def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
     return f"Leaving out any one {unit}, the difference ({name}) stays between {low} and {high} {shown(metric).unit}."
 
 
-def harm_text(report: Mapping[str, Any]) -> str:
+def harm_text(report: Report) -> str:
     """The metrics whose whole interval is on the harmful side of zero, whatever the verdict is."""
-    verdict = report["verdict"]
-    if report.get("objection"):
-        return str(report["objection"])
+    verdict = report.verdict
+    if report.objection:
+        return str(report.objection)
     if "possible_harm" not in verdict:
         return ""
     if not verdict["possible_harm"]:
@@ -320,7 +322,7 @@ def harm_text(report: Mapping[str, Any]) -> str:
     return f"The whole interval is on the harmful side of zero for {names}."
 
 
-def clustered_text(record: Mapping[str, Any]) -> str:
+def clustered_text(record: Entries) -> str:
     """The labels by which a comparison is clustered, as the end of a sentence."""
     if not record.get("clustered_by"):
         return ", each item counted as independent"
@@ -328,7 +330,7 @@ def clustered_text(record: Mapping[str, Any]) -> str:
     return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
 
 
-def frozen_text(frozen: Mapping[str, Any]) -> str:
+def frozen_text(frozen: Entries) -> str:
     """When metrics, margins and claim were fixed, and what was changed since."""
     if frozen["sha256"] is None and frozen["written"] is not None:
         return (
@@ -341,7 +343,7 @@ def frozen_text(frozen: Mapping[str, Any]) -> str:
     return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen))))
 
 
-def look_text(frozen: Mapping[str, Any]) -> str:
+def look_text(frozen: Entries) -> str:
     """Which look at the questions the verdict is, and what it costs; empty for the first one."""
     look = frozen["declared"].get("look", 1)
     if look == 1:
@@ -355,7 +357,7 @@ def look_text(frozen: Mapping[str, Any]) -> str:
     )
 
 
-def earlier_text(frozen: Mapping[str, Any]) -> str:
+def earlier_text(frozen: Entries) -> str:
     """Earlier uses of the same test questions on this computer; empty if there was none."""
     found = frozen.get("earlier")
     if not found:
@@ -369,7 +371,7 @@ def earlier_text(frozen: Mapping[str, Any]) -> str:
     )
 
 
-def changed_text(frozen: Mapping[str, Any]) -> str:
+def changed_text(frozen: Entries) -> str:
     """What was changed after scoring had started, with the old values; empty if nothing was."""
     changes = frozen.get("changes")
     if not changes:
@@ -414,18 +416,18 @@ def _value(name: str, declared: Mapping[str, Any]) -> str:
     return shown(value).label if value in METRICS else CLAIMS.get(str(value), str(value))
 
 
-def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
+def harm_interval(verdict: Entries) -> tuple[float, float]:
     """The interval of the harm, where positive means worse."""
     low, high = verdict["ci"]
     return (-high, -low) if verdict["higher_is_better"] else (low, high)
 
 
-def level_of(verdict: Mapping[str, Any]) -> str:
+def level_of(verdict: Entries) -> str:
     """The level of a verdict's intervals as text; those of earlier releases have none."""
     return fmt.level_text(verdict.get("level", LEVEL))
 
 
-def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> str:
+def measured_text(verdict: Entries, whose: str, other: str = "") -> str:
     """The difference of a verdict in words, with its interval, for sentences."""
     how, delta = shown(verdict["metric"]), verdict["delta"]
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1], "margin": verdict["margin"]}
@@ -450,10 +452,10 @@ def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> 
     return f"Possible harm by another measure: {fmt.enumerated(against)}."
 
 
-def summary(report: Mapping[str, Any]) -> list[str]:
+def summary(report: Report) -> list[str]:
     """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped."""
-    cells, lines = report["cells"], []
-    change, seeds = report["verdict"]["perplexity_change"], report["seeds"]
+    cells, lines = report.cells, []
+    change, seeds = report.verdict.perplexity_change, report.seeds
     if change:
         low, high = change["ci"]
         lines.append(
@@ -481,26 +483,26 @@ def _short(cell: str) -> str:
     return ARMS[CELLS[cell].adapter or ""].short
 
 
-def _right_answers(report: Mapping[str, Any]) -> list[str]:
+def _right_answers(report: Report) -> list[str]:
     if is_respelled(report):  # they are no test of the assistants
         return []
-    cells, tuned = report["cells"], served_cells(arms_of(report))
+    cells, tuned = report.cells, served_cells(report.trained_arms)
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
     if any(share.get(name) is None for name in tuned):
         return ["Exact match, the share of completely right answers, was not scored."]
     total = next(
-        (row["n"] for row in report["contrasts"] if row["metric"] == "exact_match"),
-        len(report["items"]),
+        (row["n"] for row in report.contrasts if row["metric"] == "exact_match"),
+        len(report.items),
     )
     text = "Exactly right answers: " + ", ".join(
         f"{_short(name)} {_of(share[name], total)}" for name in tuned
     )
-    untuned = ARMS[headline_arms(arms_of(report))[0]].untuned_cell
+    untuned = ARMS[headline_arms(report.trained_arms)[0]].untuned_cell
     if share.get(untuned) is not None:
         text += f", the untuned base {_of(share[untuned], total)}"
-    flips = report["flips"]
+    flips = report.flips
     if flips:
-        asked = {row["item"] for row in report["items"] if row["answerable"]}
+        asked = {row["item"] for row in report.items if row["answerable"]}
         lost, gained = (
             sum(flip["item"] in asked for flip in flips[kind]) for kind in ("lost", "gained")
         )
@@ -508,8 +510,9 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
     return [text + "."]
 
 
-def _declining(report: Mapping[str, Any]) -> list[str]:
-    cells, tuned = (report["declining"] or {"cells": {}})["cells"], tuned_cells(arms_of(report))
+def _declining(report: Report) -> list[str]:
+    cells = report.declining.cells if report.declining else {}
+    tuned = tuned_cells(report.trained_arms)
     if not set(tuned) <= cells.keys() or not cells[tuned[0]]["unanswerable_items"]:
         return []
     if len(tuned) == 1:
@@ -527,9 +530,9 @@ def _declining(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _untuned(report: Mapping[str, Any]) -> list[str]:
+def _untuned(report: Report) -> list[str]:
     """A line if tuning beats every untuned baseline on all metrics; otherwise there is a warning instead."""
-    found = report["beats_untuned"]
+    found = report.beats_untuned
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []
     rivals = " and ".join(
@@ -537,7 +540,7 @@ def _untuned(report: Mapping[str, Any]) -> list[str]:
     )
     who = {1: "The assistant clearly beats", 2: "Both assistants clearly beat"}
     return [
-        f"{who.get(len(arms_of(report)), 'All assistants clearly beat')} {rivals} by every measure."
+        f"{who.get(len(report.trained_arms), 'All assistants clearly beat')} {rivals} by every measure."
     ]
 
 
@@ -545,9 +548,9 @@ def _of(share: float, total: int) -> str:
     return f"{round(share * total):,} of {total:,} ({percent(share)})"
 
 
-def _tuning(report: Mapping[str, Any]) -> list[str]:
-    cells, lines = report["cells"], []
-    scored = {row["name"] for row in report["contrasts"] if row["metric"] == "nll_per_token"}
+def _tuning(report: Report) -> list[str]:
+    cells, lines = report.cells, []
+    scored = {row["name"] for row in report.contrasts if row["metric"] == "nll_per_token"}
     for arm in ARMS.values():
         if f"{arm.cell}-{arm.untuned_cell}" in scored:
             before, after = (

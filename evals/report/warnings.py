@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
@@ -15,9 +15,10 @@ from assistant_builder.models.bundled import BASE_MODEL
 from evals.declaration import RIGHT_DECLINES
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
-from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
+from evals.report.load import BASELINE, CANDIDATE, lead_pair, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
 from evals.report.other_words import is_respelled
+from evals.report.schema import Fidelity, Report, ReportWarning
 from evals.stats.power import (
     TARGET,
     heldout_power,
@@ -39,7 +40,7 @@ _POSITION_BIAS = (
 _LOSS_TOLERANCE = 1e-3
 
 
-def secondary_warnings(report: Mapping[str, Any]) -> Iterator[Warned]:
+def secondary_warnings(report: Report) -> Iterator[Warned]:
     """Warnings from baselines, arithmetic, fidelity, noise, seeds, exports, tasks, cut answers, refusals and judge."""
     for about in (
         _untuned,
@@ -61,15 +62,15 @@ _INSTEAD = {
 """What to do where tuning does not beat a baseline."""
 
 
-def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
+def _untuned(report: Report) -> Iterator[Warned]:
     if is_respelled(report):  # the nearest question of training is nearly always the right one
         return
-    figures = {**report["cells"], **report["baselines"]}
-    few = any(text.startswith("too few") for text in report["verdict"]["warnings"])
+    figures = {**report.cells, **report.baselines}
+    few = any(text.startswith("too few") for text in report.verdict.warnings)
     for baseline, name in NAMES.items():
         failing = [
             record
-            for record in report["beats_untuned"]
+            for record in report.beats_untuned
             if record["baseline"] == baseline and (record["not_beaten"] or record["worse"])
         ]
         if failing:
@@ -91,8 +92,8 @@ def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
             yield f"not_better_than_{baseline}", "serious", text
 
 
-def _arithmetic(report: Mapping[str, Any]) -> Iterator[Warned]:
-    broken = [entry for entry in report["identities"] if entry["error"] > IDENTITY_TOLERANCE]
+def _arithmetic(report: Report) -> Iterator[Warned]:
+    broken = [entry for entry in report.identities if entry["error"] > IDENTITY_TOLERANCE]
     if broken:
         yield (
             "identity_broken",
@@ -100,15 +101,13 @@ def _arithmetic(report: Mapping[str, Any]) -> Iterator[Warned]:
             f"{broken[0]['text']} does not hold on {broken[0]['metric']}: it is off by {broken[0]['error']:.1e}. "
             "The figures of these cells are inconsistent. Score the study again with --redo.",
         )
-    fidelity = report["fidelity"] or {"pairs": [], "skipped": None}
-    if fidelity["skipped"]:
-        yield "fidelity_skipped", "note", fidelity["sentence"]
-    asked = [row for row in report["items"] if row["answerable"]] or report[
-        "items"
-    ]  # as the recorder
+    fidelity = report.fidelity or Fidelity()
+    if fidelity.skipped:
+        yield "fidelity_skipped", "note", fidelity.sentence
+    asked = [row for row in report.items if row["answerable"]] or report["items"]  # as the recorder
     tokens = sum(row["tokens"] for row in asked)
-    for pair in fidelity["pairs"]:
-        if {pair["candidate"], pair["reference"]} <= report["cells"].keys() and pair.get(
+    for pair in fidelity.pairs:
+        if {pair["candidate"], pair["reference"]} <= report.cells.keys() and pair.get(
             "tokens", tokens
         ) == tokens:
             seen = (
@@ -125,15 +124,15 @@ def _arithmetic(report: Mapping[str, Any]) -> Iterator[Warned]:
                 )
 
 
-def _noise(report: Mapping[str, Any]) -> Iterator[Warned]:
-    flips = report["flips"]
-    floor = flips["noise_floor"] if flips else None
-    if not floor:
+def _noise(report: Report) -> Iterator[Warned]:
+    flips = report.flips
+    floor = flips.noise_floor if flips else None
+    if flips is None or floor is None:
         return
     between = len(flips["lost"]) + len(flips["gained"])
     noise = max(cell["lost"] + cell["gained"] for cell in floor["cells"].values())
     if noise and noise >= between:
-        level = "serious" if report["primary_metric"] == flips["metric"] else "note"
+        level = "serious" if report.primary_metric == flips["metric"] else "note"
         yield (
             "flips_within_noise",
             level,
@@ -141,7 +140,7 @@ def _noise(report: Mapping[str, Any]) -> Iterator[Warned]:
             f"wrong; 4-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
             "conclusion from single flips.",
         )
-    judged = report["verdict"]["bounds"][0]["outcome"]
+    judged = report.verdict.bounds[0]["outcome"]
     if floor["verdict"] is not None and floor["verdict"] != judged:
         yield (
             "verdict_moves_with_batches",
@@ -151,9 +150,9 @@ def _noise(report: Mapping[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
-    seeds, verdict = report["seeds"], report["verdict"]
-    if seeds["spread"] is None or not is_compared(report):
+def _seeds(report: Report) -> Iterator[Warned]:
+    seeds, verdict = report.seeds, report.verdict
+    if seeds["spread"] is None or not report.compares:
         return
     unlike = [str(run["seed"]) for run in seeds["runs"][1:] if run["twins"] is False]
     if unlike:
@@ -177,9 +176,9 @@ def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
             "averages over the seeds; treat it as unsettled until more seeds or held-out items agree.",
         )
     low, high = seeds["trained_again"]["ci"]
-    worst = -low if verdict["higher_is_better"] else high
-    if verdict["outcome"] == "no worse" and worst > verdict["margin"]:
-        how = shown(verdict["metric"])
+    worst = -low if verdict.higher_is_better else high
+    if verdict.outcome == "no worse" and worst > verdict.margin:
+        how = shown(verdict.metric)
         yield (
             "seeds_reach_beyond_margin",
             "note",
@@ -190,8 +189,8 @@ def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
-    for row in report["exports"]:
+def _exports_and_tasks(report: Report) -> Iterator[Warned]:
+    for row in report.exports:
         if row["keeps"] == "no":
             yield (
                 "export_loses",
@@ -199,7 +198,7 @@ def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
                 f"{row['cell']} does not keep the quality measured for {row['measured']} ({measured(row)}): it "
                 f"loses {share_lost(row)}. {row['how']} Choose an export that keeps the quality.",
             )
-    for task, record in report["tasks"].items():
+    for task, record in report.tasks.items():
         if record["error"]:
             yield "task_failed", "note", record["sentence"]
         worse = {row["name"]: row for row in record["contrasts"] if clearly_worse(row)}
@@ -224,8 +223,8 @@ def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
             )
 
 
-def _cut(report: Mapping[str, Any]) -> Iterator[Warned]:
-    tuned = [report["cells"][name] for name in tuned_cells(arms_of(report))]
+def _cut(report: Report) -> Iterator[Warned]:
+    tuned = [report.cells[name] for name in tuned_cells(report.trained_arms)]
     cut = {cell["label"]: cell["cut_answers"] for cell in tuned if cell.get("cut_answers")}
     if cut:
         listed = " and ".join(
@@ -241,15 +240,15 @@ def _cut(report: Mapping[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _declining(report: Mapping[str, Any]) -> Iterator[Warned]:
-    cells = (report["declining"] or {"cells": {}})["cells"]
+def _declining(report: Report) -> Iterator[Warned]:
+    cells = report.declining.cells if report.declining else {}
     inventing = [
         f"{label} answered {cell['unanswerable_items'] - cell['declined']:,}"
         for name, label in ((arm.cell, arm.short) for arm in ARMS.values())
         if (cell := cells.get(name)) and 2 * cell["declined"] < cell["unanswerable_items"]
     ]
     if inventing:
-        asked = plural(cells[tuned_cells(arms_of(report))[0]]["unanswerable_items"], "question")
+        asked = plural(cells[tuned_cells(report.trained_arms)[0]]["unanswerable_items"], "question")
         yield (
             "invents",
             "serious",
@@ -258,8 +257,8 @@ def _declining(report: Mapping[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _judge(report: Mapping[str, Any]) -> Iterator[Warned]:
-    judge = report["judge"]
+def _judge(report: Report) -> Iterator[Warned]:
+    judge = report.judge
     if not judge:
         return
     if judge["failures"] > _FAILURE_SHARE * judge["items"]:
@@ -288,7 +287,7 @@ def _judge(report: Mapping[str, Any]) -> Iterator[Warned]:
         judge["ci"]
         and judge["ci"][1] < 0.5
         and judge["p_value"] <= SIGNIFICANT
-        and (report["verdict"]["outcome"] == "no worse")
+        and (report.verdict.outcome == "no worse")
     ):
         yield (
             "judge_prefers_lora",
@@ -358,7 +357,7 @@ def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def warnings(report: Report) -> list[dict[str, str]]:
     """Everything that limits the conclusions of the report.
 
     The level is ``serious`` where it affects the verdict or the question whether tuning was worth it, else ``note``.
@@ -372,13 +371,13 @@ def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"code": code, "level": level, "text": text} for code, level, text in found]
 
 
-def _about_statistics(report: Mapping[str, Any]) -> Iterator[Warned]:
-    verdict, lead = report["verdict"], "-".join(lead_pair(report))
-    found = [("serious", verdict["metric"], text) for text in verdict["warnings"]]
+def _about_statistics(report: Report) -> Iterator[Warned]:
+    verdict, lead = report.verdict, "-".join(lead_pair(report))
+    found = [("serious", verdict.metric, text) for text in verdict.warnings]
     found += [
         ("note", row["metric"], text)
-        for row in report["contrasts"]
-        if row["name"] == lead and (row["metric"] != verdict["metric"] or not is_compared(report))
+        for row in report.contrasts
+        if row["name"] == lead and (row["metric"] != verdict.metric or not report.compares)
         for text in row["warnings"]
     ]
     first = {text: (level, metric) for level, metric, text in reversed(found)}
@@ -389,18 +388,16 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[Warned]:
                 level,
                 f"{shown(metric).label}: {text.replace(' %', '%').rstrip('.')}.",
             )
-    if report["seeds"]["count"] == 1:
-        yield "one_seed", "note", report["seeds"]["sentence"]
-    if any(
-        "similarity" in report["cells"][name]["metrics"] for name in tuned_cells(arms_of(report))
-    ):
+    if report.seeds.count == 1:
+        yield "one_seed", "note", report.seeds.sentence
+    if any("similarity" in report.cells[name].metrics for name in tuned_cells(report.trained_arms)):
         yield (
             "similarity_blind",
             "note",
             "Similarity hardly reacts to negations and numbers: “31 metres” and “13 metres” score almost the same. "
             "Use exact match or the facts kept to judge correctness.",
         )
-    if report["flips"] and not report["flips"]["noise_floor"]:
+    if report.flips and not report.flips.noise_floor:
         yield (
             "flip_noise",
             "note",
@@ -409,8 +406,8 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
-    twins, both = report["twins"], is_compared(report)
+def _about_training(report: Report) -> Iterator[Warned]:
+    twins, both = report.twins, report.compares
     if not both:
         pass  # without a twin there is nothing to match
     elif twins is None:
@@ -434,9 +431,9 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
             "again with the same settings.",
         )
     came_through_gguf = (
-        "gguf" in json.dumps(report["provenance"].get("base_model"), default=str).lower()
+        "gguf" in json.dumps(report.provenance.get("base_model"), default=str).lower()
     )
-    if came_through_gguf or report["config"]["model"]["base"].strip().casefold() == BASE_MODEL:
+    if came_through_gguf or report.config["model"]["base"].strip().casefold() == BASE_MODEL:
         yield (
             "base_requantized",
             "serious",
@@ -450,8 +447,8 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
             + "Use the original checkpoint as model.base to find out.",
         )
     for untuned, tuned in ((arm.untuned_cell, arm.cell) for arm in ARMS.values()):
-        if {untuned, tuned} <= report["cells"].keys() and (
-            report["cells"][tuned]["nll_per_token"] >= report["cells"][untuned]["nll_per_token"]
+        if {untuned, tuned} <= report.cells.keys() and (
+            report.cells[tuned]["nll_per_token"] >= report.cells[untuned]["nll_per_token"]
         ):
             yield (
                 "tuning_did_not_help",
@@ -464,23 +461,21 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
                 )
                 + " Check the training curves, the learning rate and the data.",
             )
-    if any(record.get("device") == "cpu" for record in report["arms"].values()):
+    if any(record.get("device") == "cpu" for record in report.arms.values()):
         yield (
             "cpu_memory",
             "note",
             "Training ran on a CPU. Peak memory is the resident set of the training process, which includes Python "
             "and libraries, so it shrinks much less than the weights do. On a GPU the weights dominate.",
         )
-    if len({record.get("gradient_checkpointing") for record in report["resources"].values()}) > 1:
+    if len({record.get("gradient_checkpointing") for record in report.resources.values()}) > 1:
         yield (
             "checkpointing_differs",
             "note",
             "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. This changes no "
             "result, but time and memory of the two arms are not directly comparable.",
         )
-    devices = max(
-        (record.get("devices") or 1 for record in report["resources"].values()), default=1
-    )
+    devices = max((record.get("devices") or 1 for record in report.resources.values()), default=1)
     if devices > 1:
         yield (
             "several_devices",
@@ -490,7 +485,7 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
             "sums are rounded.",
         )
     by_seed = zip(
-        *(record.get("cards") or [] for record in report["resources"].values()), strict=False
+        *(record.get("cards") or [] for record in report.resources.values()), strict=False
     )
     cards = max((set(filter(None, names)) for names in by_seed), key=len, default=set())
     if both and len(cards) > 1:
@@ -504,13 +499,13 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
     dtypes = sorted(
         {
             str(record["compute_dtype"])
-            for record in report["arms"].values()
+            for record in report.arms.values()
             if record.get("compute_dtype")
         }
     )
     if dtypes:
         stored = " or ".join(
-            dict.fromkeys(ARMS[arm].storage or "in 4 bits" for arm in arms_of(report))
+            dict.fromkeys(ARMS[arm].storage or "in 4 bits" for arm in report.trained_arms)
         )
         yield (
             "compute_dtype",
@@ -520,7 +515,7 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
+def _about_data(report: Report) -> Iterator[Warned]:
     if is_respelled(report):
         yield (
             "respelled",
@@ -529,7 +524,7 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
             "respelled. The figures compare the assistants on these, and do not show how often either is right when "
             "people ask in words of their own. Add about ten questions as people would ask them.",
         )
-    leaks = report["data"]["leaks"]
+    leaks = report.data.leaks
     if leaks["removed"]:
         yield (
             "leaks_removed",
@@ -538,13 +533,13 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
             "the same words and left the set.",
         )
     if leaks["left"]:
-        why = ", because the file defines the split" if report["data"]["split"]["given"] else ""
+        why = ", because the file defines the split" if report.data.split["given"] else ""
         yield (
             "leaks_left",
             "serious",
             f"{plural(leaks['left'], 'held-out question')} also occurred in training in the same or nearly the same "
             f"words and stayed in the set{why}. If these are intended paraphrases, the test measures rephrasing; "
-            f"otherwise the scores {'of both arms ' if is_compared(report) else ''}are too high. Set "
+            f"otherwise the scores {'of both arms ' if report.compares else ''}are too high. Set "
             "data.remove_leaks: always to remove such questions.",
         )
     if leaks["text"] is None or leaks["embedding"] is None:
@@ -558,7 +553,7 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
             "note",
             f"No search for leaks by {missing} is on record: held-out questions may occur in training unnoticed.",
         )
-    unanswerable = sum(not row["answerable"] for row in report["items"])
+    unanswerable = sum(not row["answerable"] for row in report.items)
     if unanswerable:
         yield (
             "unanswerable",
@@ -568,7 +563,7 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
         )
     rows = [
         row
-        for row in report["contrasts"]
+        for row in report.contrasts
         if row["name"] == "-".join(lead_pair(report)) and row["metric"] != RIGHT_DECLINES
     ]
     everything = max((row["n"] for row in rows), default=0)
@@ -607,12 +602,12 @@ FIRST = 3
 
 
 def by_weight(
-    found: Sequence[Mapping[str, str]],
-) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]]:
+    found: Sequence[ReportWarning],
+) -> tuple[list[ReportWarning], list[ReportWarning]]:
     """The serious warnings for the top of a report, and the others in order of weight.
 
     Args:
-        found: ``report["warnings"]``.
+        found: ``report.warnings``.
     """
     places = {code: place for place, code in enumerate(_BY_WEIGHT)}
     ranked = sorted(

@@ -20,6 +20,7 @@ from tests.browser.serving import Site, free_port, start_site, tabs_of
 from tests.browser.test_chat import SERVE
 from tests.chat.fake_worker import parrot_command
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
+from tests.typed_report import as_report
 
 pytestmark = pytest.mark.browser
 
@@ -182,7 +183,7 @@ def test_the_report_and_the_cards_contain_nothing_executable(watched, hostile, m
         (study.folder / "report.md").read_text(encoding="utf-8"),
         (study.folder / "data" / "card.generated.md").read_text(encoding="utf-8"),
         *(
-            model_card(study, spec, report, scored, loader).split("---", 2)[2]
+            model_card(study, spec, as_report(report), scored, loader).split("---", 2)[2]
             for spec in export_specs(TWINS)
         ),
     ]

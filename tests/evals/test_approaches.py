@@ -15,6 +15,7 @@ from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
 from tests.measured_study import with_formats
 from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, trained, with_data
+from tests.typed_report import as_report
 
 CELLS = [LORA.untuned_cell, LORA.cell, QLORA.cell]
 
@@ -125,7 +126,7 @@ def test_the_better_approach_is_recommended_and_all_are_compared(main):
     assert all(row["p_value_holm"] >= row["p_value"] for row in rows)
     smallest = min(rows, key=lambda row: row["p_value"])
     assert smallest["p_value_holm"] == pytest.approx(min(1.0, 8 * smallest["p_value"]))
-    for text in (render_html(report), render_markdown(report)):
+    for text in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert "Ways of building the assistant" in text
         assert "QLoRA with facts" in text
         assert "Copying the best fact" in text
@@ -159,14 +160,17 @@ def test_a_test_about_other_subjects_does_not_decide_between_the_approaches():
     reports["memory"]["baselines"]["copy"]["metrics"]["exact_match"] = (
         0.9  # not what the comparisons are made with
     )
-    assert "better than copying the best fact (87 right" in conclude(reports["memory"]).good_enough
+    assert (
+        "better than copying the best fact (87 right"
+        in conclude(as_report(reports["memory"])).good_enough
+    )
     for report in reports.values():
         report["taught"]["covered"] = asked // 2 - 1
     assert add_approaches(study, reports) == "grounded"
     found = reports["grounded"]
     assert found["approach_sentence"].endswith("Use it if your users will ask about such subjects.")
     assert "from memory is better on this test" in found["approach_sentence"]
-    assert conclude(found).notes[0] == (
+    assert conclude(as_report(found)).notes[0] == (
         f"Of the {asked} test questions, {asked // 2 - 1} have an answer that the training data has, too."
     )
 
@@ -181,7 +185,7 @@ def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive()
 def test_a_report_from_memory_alone_does_not_mention_approaches():
     report = read_json(finished_study().folder / "report.json")
     assert not [key for key in report if "approach" in key]
-    assert "Ways of building" not in render_html(report)
+    assert "Ways of building" not in render_html(as_report(report))
     assert not [line for line in report["basis"] if "a fact that was found" in line]
 
 
@@ -208,9 +212,9 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers():
     write_report(study)
     report = read_json(study.folder / "report.json")
     assert all(item["sources"][0]["row"] == 4711 for item in report["items"])
-    page = render_html(report)
+    page = render_html(as_report(report))
     assert "Which &lt;b&gt;buoy&lt;/b&gt;?" in page and "The wicker one." in page
-    assert "The wicker one." in render_markdown(report)
+    assert "The wicker one." in render_markdown(as_report(report))
 
 
 def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fact():
@@ -253,7 +257,7 @@ def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fac
     assert words["generated"] >= 2
     assert words["own_words"]
     assert words["validation"] == {"shown": 40, "verbatim": 38}
-    for text in (render_html(report), render_markdown(report)):
+    for text in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert (
             "8 are answered exactly right alone, and 8 and 7 after 1 and 4 questions about something else"
             in text

@@ -24,6 +24,7 @@ from assistant_builder.export_formats import (
     parse_export,
 )
 from assistant_builder.study import Study
+from evals.report.schema import Report
 from tests.synthetic_study import finished_study, new_study, trained, with_data
 
 SCORED = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype="bfloat16")
@@ -31,7 +32,7 @@ SCORED = replace(compare("Q4", [("1", 10.0, 10)], [(10.1, 10)]), compute_dtype="
 
 def card_of(study: Study, spec: ExportSpec, rescore: Rescore = SCORED) -> ModelCard:
     path = study.folder / "report.json"
-    report = read_json(path) if path.is_file() else None
+    report = Report.load(path) if path.is_file() else None
     ways = loading_snippets(study, spec, folder=".", base="BASE")
     return ModelCard(model_card(study, spec, report, rescore, ways))
 

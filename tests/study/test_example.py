@@ -21,6 +21,7 @@ from assistant_builder.study.example import example_archive, example_folder, ope
 from benchmarks.make_example import MOST_BYTES, round_adapter
 from evals.report.conclusion import conclude
 from tests.synthetic_study import new_study
+from tests.typed_report import as_report
 
 QUESTION, ANSWER = (
     "Which number do I ring to book?",
@@ -47,7 +48,7 @@ def test_the_example_is_finished_and_no_step_is_stale(home, monkeypatch):
 def test_the_report_of_the_example_says_that_it_is_good_enough(home):
     study = open_example()
     report = read_json(study.folder / "report.json")
-    assert conclude(report).ready and report["provenance"]["hardware"]["cpu"]
+    assert conclude(as_report(report)).ready and report["provenance"]["hardware"]["cpu"]
     assert "Provenance" in (study.folder / "report.html").read_text(encoding="utf-8")
     assert (study.folder / "report.md").stat().st_size > 10_000
 

@@ -32,6 +32,7 @@ from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import run_panel
 from evals.study_compare import compare_studies
 from tests.synthetic_study import LARGE, finished_study, new_study, with_data, with_metrics
+from tests.typed_report import as_report
 from tests.ui.blocks import inside_blocks
 
 
@@ -77,9 +78,9 @@ def test_evaluate_shows_what_tuning_changed(alone):
     seen = take_snapshot(alone)
     report = seen.report
     assert report is not None
-    page = results_frame(report)
+    page = results_frame(as_report(report))
     assert "trained, alone" in page or "trained alone" in page
-    assert "Tuned − untuned" in page and not verdict_picture(report)
+    assert "Tuned − untuned" in page and not verdict_picture(as_report(report))
     assert not evaluation_state(seen)
     shown = drawn(inside_blocks(EvaluateTab), alone)
     assert shown["evaluate"][-1]["visible"] and "<iframe" in shown["evaluate-result"][1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -83,7 +83,7 @@ def _study_items(folder: Path, version: str) -> ItemSet | None:
     report, arms = study_report(study), study.config.arms
     tuned = tuned_cells(arms)
     if report is not None:
-        rows = report["items"]
+        rows: Sequence[Row] = report.items
     elif all((study.cell_folder(cell) / "scores.json").is_file() for cell in served_cells(arms)):
         from evals.report.items import item_rows
         from evals.report.load import metrics_of, read_cells

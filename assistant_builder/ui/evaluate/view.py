@@ -61,8 +61,8 @@ from evals.report.format import (
 )
 from evals.report.glossary import BASELINE_TEXTS
 from evals.report.items import marked, word_diff
-from evals.report.load import is_compared
 from evals.report.render import draw_intervals, render_results
+from evals.report.schema import Report
 from evals.report.verdict import changed_text
 
 _KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
@@ -234,7 +234,7 @@ _SHORT_TEXT = 110
 AUDIENCE_TONES: dict[str, Tone] = {"customers": "good", "colleagues": "warn", "nobody": "bad"}
 
 
-def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
+def good_enough_card(report: Report, conclusion: Conclusion) -> Markup:
     """Whether the assistant is good enough: figures, sentences, three answers, a risk, and a button for what to do."""
     tile = Markup('<div class="ab-tile"><b>{} <span>{}</span></b><small>{}</small></div>')
     tiles = join(
@@ -310,9 +310,9 @@ def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -
     )
 
 
-def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
+def four_bit_card(report: Report, conclusion: Conclusion) -> Markup:
     """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
-    changed = changed_text(report["verdict"].get("frozen") or {})
+    changed = changed_text(report.verdict.frozen)
     return Markup('<h3>{}</h3><p class="ab-sentence">{}</p><p>{}</p>{}').format(
         t(TWINS_TITLE),
         conclusion.four_bit,
@@ -324,9 +324,7 @@ def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     )
 
 
-def misses_card(
-    report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS
-) -> Markup:
+def misses_card(report: Report, conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS) -> Markup:
     """The wrong answers, folded; empty without any."""
     found = misses(report, conclusion)
     if not found:
@@ -354,9 +352,9 @@ def misses_card(
     )
 
 
-def specialists_title(report: Mapping[str, Any] | None) -> str:
+def specialists_title(report: Report | None) -> str:
     """Title of the folded part, with the number of serious warnings in it."""
-    serious = sum(entry["level"] == "serious" for entry in (report or {}).get("warnings") or [])
+    serious = sum(entry.level == "serious" for entry in (report.warnings if report else ()))
     return (
         tn("For specialists ({count} warning)", "For specialists ({count} warnings)", serious)
         if serious
@@ -416,9 +414,9 @@ def _figure(scores: Mapping[str, Any], metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
+def exports_card(report: Report, note: str = "") -> Markup:
     """The exports compared with the cells that were measured; empty if every export is a measured cell."""
-    found = report.get("exports") or []
+    found = report.exports or []
     if all(row["keeps"] == "measured" for row in found):
         return Markup("")
     rows = [
@@ -449,20 +447,20 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
     return card(t("Which export keeps the measured quality"), figures, note)
 
 
-def verdict_picture(report: Mapping[str, Any]) -> Markup:
+def verdict_picture(report: Report) -> Markup:
     """The difference in the metric of the verdict with the margin, and its key; empty without a comparison."""
-    metric, verdict = report["primary_metric"], report["verdict"]
+    metric, verdict = report.primary_metric, report.verdict
     rows = [
-        {**row, "about": "", "note": "", "primary": False, "margin": verdict["margin"]}
+        {**row, "about": "", "note": "", "primary": False, "margin": verdict.margin}
         | {"label": t("Right answers") if metric == EXACT else shown(metric).label}
-        for row in report["contrasts"]
-        if is_compared(report) and row["name"] == HEADLINE and row["metric"] == metric
+        for row in report.contrasts
+        if report.compares and row["name"] == HEADLINE and row["metric"] == metric
     ]
     if not rows:
         return Markup("")
     key = t(
         "Up to the dashed line, {margin}, it counts as no worse.",
-        margin=margin(metric, verdict["margin"]),
+        margin=margin(metric, verdict.margin),
     )
     return intervals(
         [interval_panel(rows, t("← better"), t("worse →"), t("Compact minus full, 95 % interval"))]
@@ -485,16 +483,9 @@ def report_pending() -> Markup:
     )
 
 
-def results_frame(report: Mapping[str, Any]) -> Markup:
+def results_frame(report: Report) -> Markup:
     """The report's own sections about the verdict and its figures, in a frame like that of the Report tab."""
-    try:
-        return report_frame(render_results(dict(report)))
-    except KeyError:
-        return callout(
-            "warn",
-            t("The report is of an earlier release"),
-            remedy=t("Press “Re-create report” on the Report tab."),
-        )
+    return report_frame(render_results(report))
 
 
 Marks = Literal["each other", "the reference", "nothing"]

@@ -347,7 +347,7 @@ class ExportTab:
             self.format: spec.format,
             **self._panel_of(spec.arm, spec.format),
             self.with_data: gr.update(value=False, visible=study.config.grounded),
-            self.advice: advice_card(advised, (report or {}).get("formats_sentence", "")),
+            self.advice: advice_card(advised, report.formats_sentence if report else ""),
             self.quality: quality_card(report),
         }
 

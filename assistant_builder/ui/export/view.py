@@ -33,6 +33,7 @@ from assistant_builder.ui.html import (
 )
 from assistant_builder.ui.study_snapshot import report_conclusion
 from evals.report.format import in_sentence, shown
+from evals.report.schema import Report
 
 ENDPOINT_STARTS = {
     "computer": N_("Start"),
@@ -42,7 +43,7 @@ ENDPOINT_STARTS = {
 """Card about the endpoint → label of its button."""
 
 
-def not_ready_warning(report: Any) -> Markup:
+def not_ready_warning(report: Report | None) -> Markup:
     """A warning above the cards unless the report says that the assistant is good enough."""
     return fragment("export.warning", report, report_conclusion(report) if report else None)
 
@@ -151,15 +152,15 @@ def advice_card(advice: Advice, file: str = "") -> Markup:
     return fragment("export.advice", file, t(advice.why), picks)
 
 
-def quality_card(report: Mapping[str, Any] | None) -> Markup:
+def quality_card(report: Report | None) -> Markup:
     """The quality of the exports compared with the measured assistants; empty before the report."""
     if not report:
         return Markup("")
-    metric = shown(report["primary_metric"])
-    arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in report.get("exports") or [])]
+    metric = shown(report.primary_metric)
+    arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in report.exports or [])]
     labels: dict[str, list[str]] = {}
     for spec in export_specs():
-        if (cell := spec.cell_in(report["config"]["model"]["quant_type"])) is not None:
+        if (cell := spec.cell_in(report.config["model"]["quant_type"])) is not None:
             labels.setdefault(cell, []).append(t(spec.export_format.label))
     cells = "; ".join(f"{cell}: {', '.join(found)}" for cell, found in labels.items())
     trained = ", ".join(

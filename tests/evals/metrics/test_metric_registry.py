@@ -27,6 +27,7 @@ from evals.report.build import write_report
 from evals.report.charts import interval_panels
 from evals.tasks.held_out import score_generation, write_tasks
 from tests.synthetic_study import evaluated, finished_study, new_study, trained, with_data
+from tests.typed_report import as_report
 
 NAME, LABEL = "starts_with_capital", "Capitalised"
 PLUGIN = f'''
@@ -249,7 +250,7 @@ def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(pl
 
     # the page
     assert f">{LABEL}</th>" in cells_table(report["cells"])
-    assert LABEL in results_frame(report)
+    assert LABEL in results_frame(as_report(report))
     found = study_items(study)
     assert found is not None and (LABEL, NAME) in metric_choices(found.metrics)
 

@@ -10,6 +10,7 @@ from evals.report.build import build_report, write_report
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.additions import with_additions
 from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, full_recipe, write_study
+from tests.typed_report import as_report
 
 TRUE_OF_THE_WEIGHTS = re.compile(r"a 4-bit GGUF file|those 4-bit weights|rounded to 4 bits before")
 """What is said of the published weights of the bundled base, in every study."""
@@ -59,7 +60,7 @@ def test_no_text_calls_8_bits_4_bit(recipe):
 
 def test_everything_that_can_be_in_a_report_is_named_when_it_is_rendered():
     report = with_additions(build_report(write_study(Recipe(settings=INT8))))
-    for text in (render_html(report), render_markdown(report)):
+    for text in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert claims(text.replace("nf4", "")) == []
 
 
@@ -76,7 +77,7 @@ def test_texts_of_the_data_are_left_as_they_are():
     )
     assert report["study"] == "in-4-bit"
     assert any(item["question"] == "What does 4-bit mean?" for item in report["items"])
-    for text in (render_html(report), render_markdown(report)):
+    for text in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert "What does 4-bit mean?" in re.sub(r"\\(?=.)", "", text)
         assert "What does 8-bit mean?" not in re.sub(r"\\(?=.)", "", text)
         assert "In 8 bits." not in text
@@ -84,7 +85,7 @@ def test_texts_of_the_data_are_left_as_they_are():
 
 def test_a_report_on_4_bits_is_as_it_was():
     report = build_report(write_study(Recipe()))
-    text = render_html(report)
+    text = render_html(as_report(report))
     assert "What did 4-bit cost?" in text
     assert "Compact (QLoRA, 4-bit)" in text
     assert "8-bit" not in text

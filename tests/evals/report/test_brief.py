@@ -10,6 +10,7 @@ from evals.report.build import build_report
 from evals.report.conclusion import conclude
 from evals.report.render import render_html
 from tests.evals.report.synthetic_study import Recipe, write_study
+from tests.typed_report import as_report
 
 
 @pytest.fixture
@@ -19,29 +20,29 @@ def report(home: Any) -> dict[str, Any]:
 
 
 def test_the_examples_are_a_right_answer_and_wrong_ones(report):
-    conclusion = conclude(report)
-    found = examples(report, conclusion)
+    conclusion = conclude(as_report(report))
+    found = examples(as_report(report), conclusion)
     assert [example.tone for example in found] == ["good", "bad", "bad"]
     assert found[0].verdict == "right"
     assert found[0].answer == found[0].reference and found[1].answer != found[1].reference
     total, right = (int(part) for part in conclusion.figures[0].value.split(" of ")[::-1])
-    assert len(misses(report, conclusion)) == total - right
+    assert len(misses(as_report(report), conclusion)) == total - right
 
 
 def test_without_wrong_answers_the_examples_are_right(report):
-    cell = ARMS[conclude(report).arm].cell
+    cell = ARMS[conclude(as_report(report)).arm].cell
     for row in report["items"]:
         row["metrics"][cell]["exact_match"] = 1.0
-    found = examples(report, conclude(report))
+    found = examples(as_report(report), conclude(as_report(report)))
     assert [example.verdict for example in found] == ["right"] * 3
-    assert not misses(report, conclude(report))
+    assert not misses(as_report(report), conclude(as_report(report)))
 
 
 def test_questions_about_facts_that_were_not_taught_are_left_out(report):
-    before = misses(report, conclude(report))
+    before = misses(as_report(report), conclude(as_report(report)))
     wrong = next(row for row in report["items"] if row["question"] == before[0].question)
     wrong["uncovered"] = True
-    assert len(misses(report, conclude(report))) == len(before) - 1
+    assert len(misses(as_report(report), conclude(as_report(report)))) == len(before) - 1
 
 
 def test_risks_are_plain_and_few(report):
@@ -52,28 +53,28 @@ def test_risks_are_plain_and_few(report):
         )
     ]
     report["data"]["leaks"]["left"] = 2
-    said = risks(report, conclude(report))
+    said = risks(as_report(report), conclude(as_report(report)))
     assert len(said) == 4 and not any("Technical" in risk for risk in said)
     assert any(risk.startswith("2 test questions also occurred in training") for risk in said)
 
 
 def test_the_recommendation_follows_the_conclusion(report):
-    found = conclude(report)
+    found = conclude(as_report(report))
     assert found.ready and recommendation(found).startswith("Use it first where")
     report["cells"]["L16"]["metrics"]["exact_match"] = report["cells"]["Q4"]["metrics"][
         "exact_match"
     ] = 0.1
-    assert recommendation(conclude(report)) == "Do not use it yet."
+    assert recommendation(conclude(as_report(report))) == "Do not use it yet."
 
 
 def test_the_page_begins_with_it_and_has_no_tile_of_training_time(report):
-    html = render_html(report)
+    html = render_html(as_report(report))
     first, rest = html[html.index("<header") :].split("</header>")
     places = [
         first.index(text)
         for text in (
             "Is the assistant good enough?",
-            about(report)[:20],
+            about(as_report(report))[:20],
             "declined wrongly",
             "Examples",
             "Risks",

@@ -16,6 +16,7 @@ from evals.report.render import render_html, render_markdown
 from evals.report.schema import VERSION
 from tests.evals.report.synthetic_study import Recipe, write_study
 from tests.texts import parts
+from tests.typed_report import as_report
 
 
 def contrast(report: dict[str, Any], name: str, metric: str) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def test_possible_harm_is_named_unadjusted_beside_a_reassuring_verdict():
     assert {"exact_match", "token_f1"} <= set(verdict["possible_harm"])
     assert report["objection"].startswith("Possible harm by another measure: token F1")
     assert report["sentence"].endswith(report["objection"])
-    assert 'class="verdict mixed"' in render_html(report)
+    assert 'class="verdict mixed"' in render_html(as_report(report))
 
 
 def test_a_bound_that_is_not_shown_makes_the_verdict_inconclusive():
@@ -165,7 +166,7 @@ def test_what_was_changed_after_scoring_is_shown_at_the_verdict():
     again = build_report(study)
     assert again["verdict"]["margin"] == 0.03, "the verdict is by what was declared"
     assert "Changed after scoring and not applied: margin, was 0.03" in " ".join(
-        render_html(again).split()
+        render_html(as_report(again)).split()
     )
     path = study.folder / "declaration.json"
     record = read_json(path)
@@ -195,7 +196,9 @@ def test_a_test_that_grew_after_it_was_seen_is_judged_at_the_level_of_a_second_l
     freeze(grown)
     report = build_report(grown)
     assert "This is look 2 at these questions" in " ".join(report["basis"])
-    assert "97.5% interval" in report["sentence"] and "97.5% interval" in render_html(report)
+    assert "97.5% interval" in report["sentence"] and "97.5% interval" in render_html(
+        as_report(report)
+    )
     (home() / "declarations.jsonl").unlink()
     (grown.folder / "declaration.json").unlink()
     freeze(grown)
@@ -419,5 +422,5 @@ def test_all_files_are_rendered_from_the_json(study):
     path = write_report(study)
     report = json.loads((study.folder / "report.json").read_text())
     assert path == study.folder / "report.html"
-    assert path.read_text() == render_html(report)
-    assert (study.folder / "report.md").read_text() == render_markdown(report)
+    assert path.read_text() == render_html(as_report(report))
+    assert (study.folder / "report.md").read_text() == render_markdown(as_report(report))

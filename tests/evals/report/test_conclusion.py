@@ -11,6 +11,7 @@ from assistant_builder.cli import app
 from evals.report.build import build_report
 from evals.report.conclusion import conclude
 from tests.evals.report.synthetic_study import Recipe, write_study
+from tests.typed_report import as_report
 
 N = 200
 
@@ -122,7 +123,7 @@ COLLEAGUES = "For colleagues who notice a wrong answer, yes. For customers not y
 
 
 def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
-    found = conclude(report())
+    found = conclude(as_report(report()))
     assert found.ready
     assert found.good_enough == (
         f"{COLLEAGUES} it made up an answer to 10 of 20 questions that it should decline. "
@@ -176,7 +177,9 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
 def test_customers_are_given_what_is_seldom_wrong_and_declines(lora, to_decline, made_up, said):
     made = report(lora=lora, qlora=lora)
     found = conclude(
-        {**made, "items": items(lora=lora, qlora=lora, to_decline=to_decline, made_up=made_up)}
+        as_report(
+            {**made, "items": items(lora=lora, qlora=lora, to_decline=to_decline, made_up=made_up)}
+        )
     )
     assert found.audience.text.startswith(said)
     assert found.audience.who == {"Y": "customers", "F": "colleagues", "N": "nobody"}[said[0]]
@@ -187,7 +190,7 @@ def test_customers_are_not_given_what_declines_two_in_five_of_their_questions():
     shy = items(lora=0.93, qlora=0.93, to_decline=100, made_up=0)
     for item in shy[:200]:
         item["declined"] = {cell: item["row"] % 5 < 2 for cell in item["declined"]}
-    found = conclude({**made, "items": shy}).audience
+    found = conclude(as_report({**made, "items": shy})).audience
     assert found.who == "colleagues"
     assert "it declined 80 of 200 questions that it should answer" in found.text
 
@@ -195,9 +198,9 @@ def test_customers_are_not_given_what_declines_two_in_five_of_their_questions():
 def test_questions_of_one_fact_are_not_evidence_for_customers():
     made = report(lora=0.93, qlora=0.93)
     alone = items(lora=0.93, qlora=0.93, to_decline=100, made_up=0)
-    assert conclude({**made, "items": alone}).audience.who == "customers"
+    assert conclude(as_report({**made, "items": alone})).audience.who == "customers"
     few = [{**item, "cluster": f"{item['answerable']} {item['row'] // 40}"} for item in alone]
-    assert conclude({**made, "items": few}).audience.who == "colleagues"
+    assert conclude(as_report({**made, "items": few})).audience.who == "colleagues"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +219,7 @@ def test_questions_of_one_fact_are_not_evidence_for_customers():
     ],
 )
 def test_the_comparison_with_copying(against_copy, words):
-    found = conclude(report(against_copy=against_copy))
+    found = conclude(as_report(report(against_copy=against_copy)))
     assert words in found.good_enough and found.ready == (against_copy != "worse")
 
 
@@ -246,18 +249,20 @@ def test_the_comparison_with_copying(against_copy, words):
     ],
 )
 def test_the_four_bit_one_is_as_good_only_if_the_verdict_is_no_worse(changes, sentence):
-    assert conclude(report(**changes)).four_bit == sentence
+    assert conclude(as_report(report(**changes))).four_bit == sentence
 
 
 def test_possible_harm_by_another_measure_is_not_as_good():
     found = conclude(
-        {**report(outcome="no worse"), "objection": "Possible harm by another measure: loss."}
+        as_report(
+            {**report(outcome="no worse"), "objection": "Possible harm by another measure: loss."}
+        )
     )
     assert "as good" not in found.four_bit and "possibly by another" in found.four_bit
 
 
 def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse():
-    found = conclude(report(outcome="no worse"))
+    found = conclude(as_report(report(outcome="no worse")))
     assert found.sentences[0].startswith("The recommended assistant (Compact) answered 178 of 200")
     assert found.commands[0] == 'assistant-builder ask help "When do you open?" --arm qlora'
 
@@ -283,7 +288,7 @@ def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse():
     ],
 )
 def test_what_to_do_has_a_command_that_exists(changes, action, command):
-    found = conclude(report(**changes))
+    found = conclude(as_report(report(**changes)))
     assert found.action.startswith(action) and found.commands[0] == command
     for line in found.commands:
         program, name, *words = shlex.split(line)
@@ -292,7 +297,7 @@ def test_what_to_do_has_a_command_that_exists(changes, action, command):
 
 
 def test_the_figures_are_those_of_the_sentences():
-    found = conclude(report())
+    found = conclude(as_report(report()))
     assert [(figure.value, figure.what) for figure in found.figures] == [
         ("180 of 200", "right"),
         ("10", "wrong"),
@@ -305,8 +310,8 @@ def test_the_figures_are_those_of_the_sentences():
 
 
 def test_copying_that_is_better_is_drawn_beside_the_assistants():
-    assert conclude(report(against_copy="no worse")).bars == ()
-    found = conclude(report(copy=0.95, against_copy="worse"))
+    assert conclude(as_report(report(against_copy="no worse"))).bars == ()
+    found = conclude(as_report(report(copy=0.95, against_copy="worse")))
     assert found.rival == "Copying the best fact is better (190 right; declined rightly: 10)."
     assert found.next_tab == "train"
     assert [(bar.name, bar.share, bar.text) for bar in found.bars] == [
@@ -317,7 +322,7 @@ def test_copying_that_is_better_is_drawn_beside_the_assistants():
 
 
 def test_too_few_right_answers_are_not_ready():
-    found = conclude(report(lora=0.0, qlora=0.0))
+    found = conclude(as_report(report(lora=0.0, qlora=0.0)))
     assert not found.ready and found.next_tab == "data"
     assert found.good_enough.startswith("No, it is not ready yet. The ")
 
@@ -326,7 +331,7 @@ def test_long_answers_are_judged_by_their_metric():
     made = report()
     for each in (*made["cells"].values(), made["approaches"][0]):
         each["metrics"] |= {"token_f1": 0.7, "exact_match": 0.0}
-    found = conclude({**made, "primary_metric": "token_f1"})
+    found = conclude(as_report({**made, "primary_metric": "token_f1"}))
     assert (
         "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right."
         in found.good_enough
@@ -339,7 +344,7 @@ def test_long_answers_are_judged_by_their_metric():
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked():
     made = report()
     made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
-    found = conclude({**made, "added_answers": 1})
+    found = conclude(as_report({**made, "added_answers": 1}))
     assert found.sentences[0].startswith(
         "The recommended assistant (Full, with facts looked up) answered"
     )
@@ -350,7 +355,7 @@ def test_two_approaches_are_named_and_figures_from_before_added_answers_are_mark
 
 
 def test_a_study_from_memory_has_no_words_of_looking_up():
-    lines = conclude(build_report(write_study(Recipe()))).lines
+    lines = conclude(as_report(build_report(write_study(Recipe())))).lines
     assert "200 new questions" in lines[0]
     assert "fact" not in lines[0]
     assert "looked up" not in " ".join(lines)

@@ -14,6 +14,7 @@ from evals.report.rows_other import planned_sentence
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of
 from tests.texts import parts
+from tests.typed_report import as_report
 
 RECORD = dict[str, Any]
 
@@ -216,10 +217,10 @@ def test_planned_power_is_compared_with_the_measured_assumptions(report):
     said = f"In the run {100 * flipped / 208:.1f}% flipped"
     assert (
         f"{said}, and flips within a cluster had an intraclass correlation of 0.31 (assumed: 0.50)."
-        in (planned_sentence(report))
+        in (planned_sentence(as_report(report)))
     )
     exact["planned"]["clusters"] = exact["planned"]["items"]
-    assert planned_sentence(report).endswith(f"{said}.")
+    assert planned_sentence(as_report(report)).endswith(f"{said}.")
 
 
 def test_scores_of_cells_no_longer_asked_for_are_left_out(full):

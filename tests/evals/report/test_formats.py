@@ -15,6 +15,7 @@ from evals.report.build import build_report, write_report
 from evals.report.render import render_html, render_markdown
 from tests.measured_study import samples_of, with_formats
 from tests.synthetic_study import LARGE, evaluated, new_study, trained, with_data
+from tests.typed_report import as_report
 
 FINE, CLOSE, BAD = 0, 13, 60
 """Right answers that a file loses; ``CLOSE`` is within the margin by the interval of 95 %, not by that of 97.5 %."""
@@ -195,11 +196,13 @@ def test_a_file_that_was_trained_through_its_rounding_is_compared_with_one_round
         "qat lora Q4_0 exact_match".split()
     )
     assert row["delta"] == pytest.approx((BAD - CLOSE) / row["n"]) and row["ci"][0] > 0
-    assert row["sentence"].replace("_", "\\_") in " ".join(render_markdown(report).split())
-    assert row["sentence"] in " ".join(render_html(report).split())
+    assert row["sentence"].replace("_", "\\_") in " ".join(
+        render_markdown(as_report(report)).split()
+    )
+    assert row["sentence"] in " ".join(render_html(as_report(report)).split())
     assert "against that of Full, which was rounded afterwards: +" in row["sentence"]
     assert served_type(study, "qat") == "Q4_0"
-    assert render_html(without(report, "formats_through"))
+    assert render_html(as_report(without(report, "formats_through")))
 
 
 def without(report: dict[str, Any], key: str) -> dict[str, Any]:
@@ -256,7 +259,7 @@ def test_the_section_has_table_and_picture():
             }
         )
     )
-    page, text = render_html(report), render_markdown(report)
+    page, text = render_html(as_report(report)), render_markdown(as_report(report))
     section = page[page.index('<section id="formats">') : page.index('<section id="bounds">')]
     assert section.count("<tr") == 5
     assert "smallest no worse" in section
@@ -271,8 +274,8 @@ def test_the_section_has_table_and_picture():
         assert "from that of L16, in nats per token over 32" in shown
     table = text[text.index("### Which file to ship") : text.index("### What the verdict rests on")]
     assert (
-        "| Q4\\_0 | Full (LoRA, 16-bit) | 91.7 MB |" in table
-        or "| Full (LoRA, 16-bit) | 92 MB |" in table
+        "| Q4\\_0 (Full (LoRA, 16-bit)) | 91.7 MB |" in table
+        or "(Full (LoRA, 16-bit)) | 92 MB |" in table
     )
     assert "88 tokens/s" in table
     assert report["formats_sentence"].split(":")[0] in table.replace("\\_", "_")
@@ -286,13 +289,13 @@ def test_files_that_were_scored_without_a_divergence_are_shown():
     )
     report = build_report(study)
     assert report["formats"][0]["kl"] is None
-    assert "next-token distribution from" not in render_html(report)
+    assert "next-token distribution from" not in render_html(as_report(report))
 
 
 def test_without_scores_the_report_says_why_or_nothing():
     study = files({})
     assert "formats" not in build_report(study)
-    assert "Which file" not in render_html(build_report(study))
+    assert "Which file" not in render_html(as_report(build_report(study)))
     study.write_config(study.config.with_changes({"formats.types": "Q8_0"}))
     write_json(
         study.format_scores_folder / "skipped.json",
@@ -300,4 +303,6 @@ def test_without_scores_the_report_says_why_or_nothing():
     )
     report = build_report(study)
     assert report["formats"] == [] and report["smallest_no_worse"] is None
-    assert "pip install it" in render_html(report) and "pip install it" in render_markdown(report)
+    assert "pip install it" in render_html(
+        as_report(report)
+    ) and "pip install it" in render_markdown(as_report(report))

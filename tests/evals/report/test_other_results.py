@@ -31,6 +31,7 @@ from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of, with_failed_task, with_judge, with_seeds, with_tasks
 from tests.synthetic_study import finished_study
+from tests.typed_report import as_report
 
 # fidelity
 
@@ -428,7 +429,7 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
     study = finished_study()
     report = read_json(study.folder / "report.json")
     assert report["votes"] is None
-    for said in (render_html(report), render_markdown(report)):
+    for said in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert "There are no votes yet" in said
     inputs = {"anything": "as it was"}
     study.write_step(StepRecord("report", state="succeeded", inputs=inputs))
@@ -441,7 +442,7 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
     assert study.state == "succeeded" and study.step("report").inputs == inputs
     report = read_json(study.folder / "report.json")
     assert report["votes"]["qlora"] == 3
-    for said in (render_html(report), render_markdown(report)):
+    for said in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert "Compact 3, Full 1" in said and "Chose the answer on the left" in said
 
 

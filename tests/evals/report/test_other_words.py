@@ -19,6 +19,7 @@ from evals.report.conclusion import Conclusion, conclude
 from tests.data.samples import jsonl, pair
 from tests.data.test_one_wording import declines, sheet, typed
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
+from tests.typed_report import as_report
 
 NOTHING = "Nothing was tested in other words: your file has one wording of each question."
 
@@ -49,16 +50,16 @@ def scored(source: Path, *, right: int, declined: int = 0, **changes: Any) -> St
 def everything(study: Study) -> tuple[dict[str, Any], Conclusion, str]:
     """The report, its conclusion, and all that page, command line and report files say first."""
     report = read_json(study.folder / "report.json")
-    found = conclude(report)
+    found = conclude(as_report(report))
     text = "\n".join(
         [
             *found.lines,
-            good_enough_card(report, found),
-            four_bit_card(report, found),
+            good_enough_card(as_report(report), found),
+            four_bit_card(as_report(report), found),
             score(found),
-            not_ready_warning(report),
+            not_ready_warning(as_report(report)),
             brief.recommendation(found),
-            *brief.risks(report, found),
+            *brief.risks(as_report(report), found),
         ]
     )
     return report, found, text

@@ -13,6 +13,7 @@ from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, write_study
 from tests.texts import parts
+from tests.typed_report import as_report
 
 VOID = {"meta", "br", "link", "input"}
 HOSTILE = (
@@ -57,7 +58,7 @@ def hostile() -> Study:
 
 @pytest.mark.parametrize("kind", ["study", "full", "hostile"])
 def test_the_page_runs_and_fetches_nothing(kind, request):
-    html = render_html(build_report(request.getfixturevalue(kind)))
+    html = render_html(as_report(build_report(request.getfixturevalue(kind))))
     page = Page(html)
     policy = next(
         attrs["content"]
@@ -79,7 +80,7 @@ def test_the_page_runs_and_fetches_nothing(kind, request):
 
 
 def test_links_inside_the_page_lead_somewhere(report):
-    page = Page(render_html(report))
+    page = Page(render_html(as_report(report)))
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     links = {str(attrs["href"]).removeprefix("#") for tag, attrs in page.tags if tag == "a"}
@@ -96,7 +97,7 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(report)
         {"code": "twins_differ", "level": "serious", "text": "They are no twins."},
         {"code": "leaks_left", "level": "serious", "text": "Questions leak."},
     ]
-    html = render_html(report)
+    html = render_html(as_report(report))
     shown = [
         html.index(text)
         for text in parts(
@@ -110,7 +111,7 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(report)
     ]
     assert shown == sorted(shown)
     assert report["verdict"]["action"] in "".join(Page(html).text)
-    conclusion, markdown = conclude(report), render_markdown(report)
+    conclusion, markdown = conclude(as_report(report)), render_markdown(as_report(report))
     for text in ("".join(Page(html).text), markdown):
         assert text.index(conclusion.good_enough[:40]) < text.index(conclusion.four_bit[:40])
         assert conclusion.action in text
@@ -142,15 +143,15 @@ def test_title_and_rows_are_those_that_the_user_knows(report):
             "removed": True,
         }
     ]
-    plain = "".join(Page(render_html(report)).text)
+    plain = "".join(Page(render_html(as_report(report))).text)
     report["data"]["row_numbers"] = {"note": "", "starts": [[1, 700]]}
-    counted = "".join(Page(render_html(report)).text)
+    counted = "".join(Page(render_html(as_report(report))).text)
     assert "Project Krumm & Linde Bäckerei" in plain
     assert "How good the assistant is: Krumm & Linde Bäckerei" in plain
     rows = [int(row) for row in re.findall(r"\brow (\d+)", plain)]
     assert {3, 9} <= {*rows}
     assert [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
-    assert render_markdown(report).startswith("Project **Krumm &amp; Linde Bäckerei**")
+    assert render_markdown(as_report(report)).startswith("Project **Krumm &amp; Linde Bäckerei**")
 
 
 def test_a_change_after_scoring_is_shown_at_the_verdict(study):
@@ -158,13 +159,13 @@ def test_a_change_after_scoring_is_shown_at_the_verdict(study):
     study.write_config(study.config.with_changes({"eval.margin": 0.08}))
     report = build_report(study)
     said = "Changed after scoring and not applied: margin, was 0.03 nats per token, now 0.08 nats per token."
-    html, markdown = render_html(report), render_markdown(report)
+    html, markdown = render_html(as_report(report)), render_markdown(as_report(report))
     assert html.index(said) < html.index("What to do") < html.index("<details")
     assert markdown.index(f"**{said}**") < markdown.index("What to do: ")
 
 
 def test_charts_say_what_they_show(report):
-    page = Page(render_html(report))
+    page = Page(render_html(as_report(report)))
     for tag, attrs in page.tags:
         if tag == "svg" and attrs.get("role") == "img":
             assert attrs.get("aria-label") or attrs.get("aria-labelledby")
@@ -173,13 +174,13 @@ def test_charts_say_what_they_show(report):
 
 
 def test_user_text_is_shown_as_it_is(hostile):
-    text = "".join(Page(render_html(build_report(hostile))).text)
+    text = "".join(Page(render_html(as_report(build_report(hostile)))).text)
     assert "<script>alert(1)</script><img src=x onerror=alert(2)>" in text
     assert "{{ 7*7 }}" in text
 
 
 def test_both_answers_and_the_reference_are_on_the_page(report):
-    text = "".join(Page(render_html(report)).text)
+    text = "".join(Page(render_html(as_report(report))).text)
     flip = report["flips"]["lost"][0]
     for shown in (
         flip["question"],
@@ -195,7 +196,7 @@ def test_both_answers_and_the_reference_are_on_the_page(report):
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
 def test_page_and_markdown_show_the_same_numbers(render, report_of_ten):
-    text = render(report_of_ten)
+    text = render(as_report(report_of_ten))
     for cell in report_of_ten["cells"].values():
         assert f"{cell['nll_per_token']:.3f}" in text
         assert f"{100 * cell['metrics']['exact_match']:.1f}%" in text
@@ -205,7 +206,7 @@ def test_page_and_markdown_show_the_same_numbers(render, report_of_ten):
 
 
 def test_markdown_of_hostile_text_forms_no_markup(hostile):
-    markdown = render_markdown(build_report(hostile))
+    markdown = render_markdown(as_report(build_report(hostile)))
     html = (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     )
@@ -220,7 +221,7 @@ def test_markdown_of_hostile_text_forms_no_markup(hostile):
 
 @pytest.mark.parametrize("kind", ["study", "full"])
 def test_markdown_tables_hold_together(kind, request):
-    markdown = render_markdown(build_report(request.getfixturevalue(kind)))
+    markdown = render_markdown(as_report(build_report(request.getfixturevalue(kind))))
     html = MarkdownIt("commonmark").enable("table").render(markdown)
     assert html.count("<table>") == len(re.findall(r"^\| ---", markdown, re.M)) > 12
     assert "| ---" not in html
@@ -229,11 +230,11 @@ def test_markdown_tables_hold_together(kind, request):
 
 def test_a_long_answer_is_cut_on_the_page_only():
     report = build_report(write_study(Recipe(answer="word " * 1000)))
-    assert "more characters)" in render_html(report)
+    assert "more characters)" in render_html(as_report(report))
     assert any(len(row["answers"]["Q4"]) == 5000 for row in report["items"])
 
 
 def test_conversations_show_their_earlier_turns(report):
     report["items"][0] |= {"turn": 1, "context": [{"role": "user", "content": "Is it <b>lit</b>?"}]}
-    html = render_html(report)
+    html = render_html(as_report(report))
     assert "turn 2" in html and "Is it &lt;b&gt;lit&lt;/b&gt;?" in html

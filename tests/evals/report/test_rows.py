@@ -19,6 +19,7 @@ from tests.evals.report.additions import with_additions
 from tests.evals.report.synthetic_study import Recipe, write_study
 from tests.evals.report.test_render import HOSTILE, Page
 from tests.texts import parts
+from tests.typed_report import as_report
 
 Report = dict[str, Any]
 Render = Callable[[Report], str]
@@ -39,7 +40,7 @@ def rich(plain: Report) -> Report:
 
 def shown(render: Render, report: Report) -> str:
     """The text that a reader sees, white space collapsed and Markdown's escapes undone."""
-    text = render(report)
+    text = render(as_report(report))
     if render is render_html:
         text = "".join(Page(text).text)
     else:
@@ -326,10 +327,10 @@ def test_every_contrast_is_shown_with_its_figures(render, rich):
 
 @both
 def test_three_questions_group_the_sections(render, rich):
-    text = render(rich)
+    text = render(as_report(rich))
     marks = [
-        f'<h2 id="{anchor}">' if render is render_html else f"\n## {title}\n"
-        for (anchor, title), _ in CONTENTS
+        f'<h2 id="{group["anchor"]}">' if render is render_html else f"\n## {group['title']}\n"
+        for group in CONTENTS
     ]
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
@@ -378,7 +379,7 @@ def test_a_report_of_cells_alone_says_what_is_missing(render, plain):
 
 
 def test_hostile_text_stays_text_on_the_page(plain):
-    page = Page(render_html(with_additions(plain, HOSTILE)))
+    page = Page(render_html(as_report(with_additions(plain, HOSTILE))))
     text = "".join(page.text)
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert text.count("<script>alert(1)</script><img src=x onerror=alert(2)>") >= 30 + 4
@@ -387,7 +388,7 @@ def test_hostile_text_stays_text_on_the_page(plain):
 
 
 def test_hostile_text_forms_no_markup(plain):
-    markdown = render_markdown(with_additions(plain, HOSTILE))
+    markdown = render_markdown(as_report(with_additions(plain, HOSTILE)))
     rendered = (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     )
@@ -425,8 +426,8 @@ def test_subscripts():
 
 def test_rendering_takes_less_than_a_second(rich):
     assert len(rich["items"]) == 208
-    render_html(rich)
+    render_html(as_report(rich))
     for render in (render_html, render_markdown):
         started = time.process_time()
-        render(rich)
+        render(as_report(rich))
         assert time.process_time() - started < 1

@@ -13,6 +13,7 @@ from evals.report import contrasts
 from evals.report.build import build_report
 from evals.report.render import render_html, render_markdown
 from tests.synthetic_study import LARGE, SMALL, evaluated, new_study, reported, trained, with_data
+from tests.typed_report import as_report
 
 COMPARING = ("flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall", "twins")
 """Sections of the page that need both assistants."""
@@ -72,7 +73,7 @@ def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(arm, cells, 
 @pytest.mark.parametrize("source", [SMALL, LARGE], ids=lambda path: path.parent.name)
 def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(source, changes):
     report = read_json(finished(source, arms=["qlora"], **changes).folder / "report.json")
-    html, markdown = render_html(report), render_markdown(report)
+    html, markdown = render_html(as_report(report)), render_markdown(as_report(report))
     for section in COMPARING:
         assert f'id="{section}"' not in html and f'href="#{section}"' not in html
     assert 'id="alone"' in html and "### What was not compared" in markdown
@@ -129,7 +130,7 @@ def test_several_seeds_show_the_spread_of_the_one_arm():
     assert seeds["count"] == 3
     assert set(seeds["spread"]) == {"Q4"}
     assert "Over 3 training seeds" in seeds["sentence"]
-    html = render_html(report)
+    html = render_html(as_report(report))
     section = html.split('<section id="seeds">')[1].split("</section>")[0]
     assert section.count('class="mark qlora"') == 3 and "Q4&nbsp;" not in section
 

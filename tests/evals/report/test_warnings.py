@@ -12,12 +12,13 @@ from evals.report.render import render_html, render_markdown
 from evals.report.warnings import secondary_warnings
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import with_judge, with_noise, with_seeds, with_tasks
+from tests.typed_report import as_report
 
 Report = dict[str, Any]
 
 
 def codes(report: Report) -> dict[str, str]:
-    return {code: level for code, level, _ in secondary_warnings(report)}
+    return {code: level for code, level, _ in secondary_warnings(as_report(report))}
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +59,23 @@ def test_a_clean_study_has_none_of_them(clean):
 
 @pytest.mark.parametrize(("cut", "level"), [(1, "note"), (60, "serious")])
 def test_answers_that_stop_at_the_limit_are_said_and_counted(clean, cut, level):
-    assert "Answers cut at the limit" not in render_html(clean) + render_markdown(clean)
+    assert "Answers cut at the limit" not in render_html(as_report(clean)) + render_markdown(
+        as_report(clean)
+    )
     clean["cells"]["Q4"]["cut_answers"], clean["answer_limit"] = cut, 64
-    ((code, found, text),) = secondary_warnings(clean)
+    ((code, found, text),) = secondary_warnings(as_report(clean))
     assert (code, found) == ("cut_answers", level)
     assert f"{cut} answer{'s' * (cut > 1)} of " in text
     assert "stopped at the limit of 64 tokens" in text
     clean["warnings"] = [{"code": code, "level": level, "text": text}]
-    assert "stopped at the limit of 64 tokens" in render_markdown(clean)
+    assert "stopped at the limit of 64 tokens" in render_markdown(as_report(clean))
     (row,) = [
         line
-        for line in render_markdown(clean).splitlines()
+        for line in render_markdown(as_report(clean)).splitlines()
         if line.startswith("| Answers cut at the limit")
     ]
     assert f"| {cut} |" in row and "of 64 tokens" in row
-    assert render_html(clean).count("Answers cut at the limit") == 1
+    assert render_html(as_report(clean)).count("Answers cut at the limit") == 1
 
 
 def first(name: str) -> Callable[[Report], Any]:
