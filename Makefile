@@ -7,15 +7,13 @@
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
 # make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
-# make messages   take over new messages of the page into its catalogs (LANGUAGE=it begins a further one; docs/languages.md)
-# make example   remake the finished example that the package ships, a quarter of an hour
+# make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
+# make study-full   the demo with both approaches and three seeds, hours on a CPU
 
 PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
 SERVE ?= 1
 ARGS ?=
-LANGUAGE ?=
-CATALOGS := assistant_builder/i18n
 WORKERS ?= 3
 
 BIN := .venv/bin
@@ -32,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := demo
-.PHONY: demo app test test-long test-all check bench docs messages example
+.PHONY: demo app test test-long test-all check bench docs gpu study-full
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -69,19 +67,13 @@ docs: $(READY_DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
 	@test "$(ARGS)" || echo "The documentation is at $(CURDIR)/site/index.html"
 
-# the functions of assistant_builder/i18n; messages without a translation are shown in English
-messages: $(READY_DEV)
-	@PYTHONPATH=. $(BIN)/pybabel -q extract -F $(CATALOGS)/babel.cfg --no-default-keywords -k t -k tm -k m -k N_ \
-	  -k tn:1,2 -k mn:1,2 -k tc:1c,2 -k pgettext:1c,2 --no-location --sort-output --no-wrap \
-	  -o $(CATALOGS)/messages.pot assistant_builder evals
-	@test -z "$(LANGUAGE)" -o -f $(CATALOGS)/$(LANGUAGE).po || \
-	  $(BIN)/pybabel -q init --no-wrap -l $(LANGUAGE) -i $(CATALOGS)/messages.pot -o $(CATALOGS)/$(LANGUAGE).po
-	@for file in $(CATALOGS)/*.po; do $(BIN)/pybabel -q update --no-wrap --ignore-obsolete --no-fuzzy-matching \
-	  --ignore-pot-creation-date -l $$(basename $$file .po) -i $(CATALOGS)/messages.pot -o $$file || exit 1; done
-	@rm $(CATALOGS)/messages.pot
+# no case chosen (exit 5, as with ARGS='-k nothing') is no failure of the machine
+gpu: $(READY_DEV)
+	@$(PYTEST) tests/gpu -m gpu $(ARGS); code=$$?; \
+	  if [ $$code -eq 5 ]; then echo "No case of the GPU suite was chosen: nothing was run."; exit 0; fi; exit $$code
 
-example: $(READY_DEV)
-	$(BIN)/python -m benchmarks.make_example $(ARGS)
+study-full: $(READY)
+	$(BIN)/assistant-builder run $(DEMO) --name demo-full --set approaches=grounded,memory --set seeds=3
 
 # two stamps: a second make installs nothing unless the requirements changed
 $(READY): pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""``make example``: run the study of the finished example and pack it into the package.
+"""``python -m benchmarks.make_example``: run the study of the finished example and pack it into the package.
 
 Adapters are rounded to float16 before they are scored, so that the scores are those of the adapters in the archive.
 What a finished study does not need is left out: checkpoints, logs, progress, and the processes that ran the steps.

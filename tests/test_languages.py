@@ -131,8 +131,8 @@ def translations(code: str) -> dict[tuple[str, str, str], list[str]]:
 @pytest.mark.parametrize("code", ["de", "es", "fr"])
 def test_every_message_has_a_translation_with_the_same_placeholders(code):
     catalog = translations(code)
-    assert extracted() - catalog.keys() == set(), "run: make messages"
-    assert catalog.keys() - extracted() == set(), "obsolete, run: make messages"
+    assert extracted() - catalog.keys() == set(), "run: python -m benchmarks.catalogs"
+    assert catalog.keys() - extracted() == set(), "obsolete, run: python -m benchmarks.catalogs"
     for (_, one, many), translated in catalog.items():
         assert len(translated) == (2 if many else 1) and all(translated), one
         for source, text in zip((one, many), translated, strict=False):
