@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.data import load_split
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import Text, m, render, t
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
@@ -199,11 +199,14 @@ class _Scoring:
         return FidelityRecorder(self.study, self.prompter, asked, spec.compute_dtype)
 
     def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
-        title = {
+        kinds: dict[str, Text] = {
             "cell": cell.spec.name,
             "noise": m("{cell} with another batch size", cell=cell.spec.name),
-            "retrieval": N_("Untuned base with retrieved pairs"),
-        }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
+            "retrieval": m("Untuned base with retrieved pairs"),
+        }
+        title = kinds[piece.kind]
+        if cell.seed > 1:
+            title = m("{title}, seed {seed}", title=title, seed=cell.seed)
         long = "long " if self.plan.long(piece) else ""
         lm = self._lm(
             cell,
@@ -268,7 +271,7 @@ class _Scoring:
             samples,
             {
                 "cell": cell.spec.name,
-                "meaning": title if piece.kind != "cell" else t(cell.spec.about),
+                "meaning": render(title) if piece.kind != "cell" else t(cell.spec.about),
                 "base": cell.spec.base,
                 "adapter": cell.spec.adapter,
                 "merged": cell.spec.merged,
