@@ -35,7 +35,9 @@ def test_the_example_is_finished_and_no_step_is_stale(home, monkeypatch):
     assert {study.step(step).state for step in study.steps} == {"succeeded"}
     recorded = read_json(study.folder / "provenance.json")["base_model"]["sha256"]
     monkeypatch.setattr(invalidation, "base_model_identity", lambda model: recorded)
-    assert first_stale_step(study, redo=False) is None, "make it again with 'python -m benchmarks.make_example'"
+    assert first_stale_step(study, redo=False) is None, (
+        "make it again with 'python -m benchmarks.make_example'"
+    )
     assert all(not invalidation.damaged_outputs(study, study.step(step)) for step in study.steps)
     # the data and settings of the repository are those packed
     settings = load_config(example_folder() / "study.yaml")
