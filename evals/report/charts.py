@@ -161,8 +161,8 @@ def loss_chart(curves: Mapping[str, Curve]) -> dict[str, Any] | None:
     """Training loss (running mean) and validation loss of both arms over the optimizer steps."""
     lines = []
     for arm, curve in curves.items():
-        smooth = _running_mean([(row["step"], row["loss"]) for row in curve.steps])
-        checked = [(row["step"], row["loss"]) for row in curve.validation]
+        smooth = _running_mean([(row["step"], row["loss"]) for row in curve["steps"]])
+        checked = [(row["step"], row["loss"]) for row in curve["validation"]]
         lines += [(arm, "train", smooth), (arm, "validation", checked)]
     points = [point for _, _, line in lines for point in line]
     if len(points) < 2:
