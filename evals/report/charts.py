@@ -26,7 +26,6 @@ from evals.report.format import (
     plural,
     shown,
 )
-from evals.report.schema import Curve
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -157,12 +156,12 @@ def interval_panel(
     }
 
 
-def loss_chart(curves: Mapping[str, Curve]) -> dict[str, Any] | None:
+def loss_chart(curves: Mapping[str, Any]) -> dict[str, Any] | None:
     """Training loss (running mean) and validation loss of both arms over the optimizer steps."""
     lines = []
     for arm, curve in curves.items():
-        smooth = _running_mean([(row["step"], row["loss"]) for row in curve.steps])
-        checked = [(row["step"], row["loss"]) for row in curve.validation]
+        smooth = _running_mean([(row["step"], row["loss"]) for row in curve["steps"]])
+        checked = [(row["step"], row["loss"]) for row in curve["validation"]]
         lines += [(arm, "train", smooth), (arm, "validation", checked)]
     points = [point for _, _, line in lines for point in line]
     if len(points) < 2:
