@@ -28,6 +28,7 @@ import psutil
 from assistant_builder.child_process import isolated_environment, python_command
 from assistant_builder.child_protocol import Child, Events, parse_event, read_requests
 from assistant_builder.errors import AssistantBuilderError, error_texts
+from assistant_builder.i18n import N_, Text, m
 
 START_SECONDS = 120.0  # time limit for the import of libraries
 # time for which a request that exceeded a limit is refused without a retry
@@ -35,10 +36,10 @@ REFUSAL_CACHE_SECONDS = 600.0
 Limit = Literal["memory", "time", "size", "exit"]
 """What ended a request: a limit of memory, time or the reply's size, or that the process ended."""
 _REACHED: dict[Limit, str] = {
-    "memory": "needed more than {} of memory",
-    "time": "took longer than {} seconds",
-    "size": "gave too long a result",
-    "exit": "ended its process ({})",
+    "memory": N_("needed more than {detail} of memory"),
+    "time": N_("took longer than {detail} seconds"),
+    "size": N_("gave too long a result"),
+    "exit": N_("ended its process ({detail})"),
 }
 _MAX_CACHED_REFUSALS = 32
 _MAX_WAITING_LINES = 64
@@ -104,9 +105,9 @@ class LimitedProcess(ABC):
 
     @abstractmethod
     def limit_error(
-        self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
+        self, limit: Limit, detail: str, reached: Text, request: Mapping[str, Any]
     ) -> AssistantBuilderError:
-        """The error of a request that reached a limit; ``reached`` says it as the end of an English sentence."""
+        """The error of a request that reached a limit; ``reached`` says it as the end of a sentence."""
 
     def request(
         self,
@@ -141,7 +142,7 @@ class LimitedProcess(ABC):
             try:
                 return self._exchange(request, receive)
             except _LimitReached as end:
-                reached = _REACHED[end.limit].format(end.detail)
+                reached = m(_REACHED[end.limit], detail=end.detail)
                 error = self.limit_error(end.limit, end.detail, reached, values)
                 self._refused[digest] = (time.monotonic(), error)
                 while len(self._refused) > _MAX_CACHED_REFUSALS:

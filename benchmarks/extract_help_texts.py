@@ -1,4 +1,4 @@
-"""Extraction of messages for ``python -m benchmarks.catalogs`` from the modules of settings, whose docstrings are help texts."""
+"""Extraction of messages for ``benchmarks.catalogs`` from the modules of settings, whose docstrings are help texts."""
 
 from __future__ import annotations
 

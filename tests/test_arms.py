@@ -25,6 +25,7 @@ from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Conversation
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import t
 from assistant_builder.planning.advice import to_document
 from assistant_builder.planning.plan import plan_study
 from assistant_builder.registry import PLUGIN_VARIABLE
@@ -132,7 +133,7 @@ def test_page_and_report_give_an_arm_one_colour_and_one_name():
             assert not any(
                 f"--{name}:" in path.read_text() or f".{name} " in path.read_text() for name in ARMS
             ), path
-    assert [CELLS[ARMS[arm].cell].label for arm in TWINS] == [label(arm) for arm in TWINS]
+    assert [t(CELLS[ARMS[arm].cell].label) for arm in TWINS] == [label(arm) for arm in TWINS]
     assert all(label(arm).startswith(f"{ARMS[arm].plain} (") for arm in TWINS)
 
 

@@ -38,7 +38,7 @@ except ConfigError as error:
     wrong = str(error)
 print(json.dumps({
     "examples": ExecutorConfig.model_json_schema()["properties"]["store"]["examples"],
-    "page": str(contacts_note(config)), "wrong": wrong, "credentials": store_kind("vault://x").credentials_remedy,
+    "page": str(contacts_note(config)), "wrong": wrong, "credentials": str(store_kind("vault://x").credentials_remedy),
 }))
 """
 
@@ -58,7 +58,7 @@ def test_a_url_has_a_kind(url, name, shared):
     assert (kind.name, kind.shared) == (name, shared)
     assert url.partition("://")[0] in kind.schemes
     assert kind.label
-    assert kind.credentials_remedy.startswith("Set ")
+    assert str(kind.credentials_remedy).startswith("Set ")
 
 
 def test_kinds_exclude_one_another_and_fsspec_opens_their_schemes():
@@ -87,7 +87,7 @@ def test_a_missing_library_is_named_with_the_package(monkeypatch):
         raise ImportError("no s3fs")
 
     monkeypatch.setattr("fsspec.url_to_fs", missing)
-    for url, remedy in (("s3://b/x", "pip install 's3fs'"), ("gs://b/x", "Install it, on every")):
+    for url, remedy in (("s3://b/x", "pip install 's3fs'"), ("gs://b/x", "Install it on every")):
         with pytest.raises(StoreError) as caught:
             ObjectStore(url)
         assert remedy in str(caught.value.remedy)

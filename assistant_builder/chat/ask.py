@@ -52,11 +52,12 @@ def ask_arms(
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            remedy = f"Ask only one arm with --arm {arm}, or close" if len(arms) > 1 else "Close"
             raise ResourceError(
                 m("memory ran out"),
                 where=f"arm {arm}",
-                remedy=m("{remedy} other programs", remedy=remedy),
+                remedy=m("Ask only one arm with --arm {arm}, or close other programs", arm=arm)
+                if len(arms) > 1
+                else m("Close other programs"),
             ) from error
         answers[arm] = {
             "text": "".join(chunk.text_delta for chunk in chunks).strip(),

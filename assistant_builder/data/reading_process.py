@@ -26,7 +26,7 @@ from assistant_builder.data.types import (
     Table,
 )
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import language, m
+from assistant_builder.i18n import Text, language, m
 from assistant_builder.limited_process import Limit, LimitedProcess
 
 MEMORY_BYTES = min(4 * 2**30, psutil.virtual_memory().total // 2)
@@ -88,7 +88,7 @@ class _ReadingProcess(LimitedProcess):
     error = DataError
 
     def limit_error(
-        self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
+        self, limit: Limit, detail: str, reached: Text, request: Mapping[str, Any]
     ) -> DataError:
         what = {
             "memory": m("reading the file needs more than {size} of memory", size=detail),

@@ -37,13 +37,14 @@ def check_target(target: Path, *, force: bool) -> None:
         )
     found = sorted(path for path in target.glob("*") if not path.name.startswith(_SCRATCH))
     if found and not force:
-        kind = (
-            "holds an earlier export"
-            if (target / RECORD) in found
-            else f"is not empty ({found[0].name}, …)"
-        )
         raise ConfigError(
-            m("the folder {target} {kind}; nothing was written", target=target, kind=kind),
+            m("the folder {target} holds an earlier export; nothing was written", target=target)
+            if (target / RECORD) in found
+            else m(
+                "the folder {target} is not empty ({name}, …); nothing was written",
+                target=target,
+                name=found[0].name,
+            ),
             remedy=m(
                 "Name a new or empty folder, or pass --force: files of the same name are replaced, all others stay"
             ),

@@ -216,7 +216,7 @@ def _model_values(
     return system, [stop for stop in stops if stop]
 
 
-def _parse_problem(text: str) -> str:
+def _parse_problem(text: str) -> Text:
     """Why Ollama would not parse a value unchanged; empty if it would.
 
     Its parser (``ParseFile`` and ``unquote`` in ``parser/parser.go``) has no escapes. It ends a value in three
@@ -225,10 +225,12 @@ def _parse_problem(text: str) -> str:
     """
     *ended, _ = re.split(r"[\r\n]", text)
     if any(line.rstrip(" \t").endswith('"""') for line in ended):
-        return "a line ends with three quotation marks, which would end the value"
+        return m("a line ends with three quotation marks, which would end the value")
     for character in text:
         if not character.isprintable() and character not in "\t\r\n":
-            return f"there is the character U+{ord(character):04X}, which Ollama drops"
+            return m(
+                "there is the character U+{code}, which Ollama drops", code=f"{ord(character):04X}"
+            )
     return ""
 
 

@@ -45,7 +45,7 @@ from assistant_builder.errors import (
     ModelError,
     install_command,
 )
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, RuntimeServer
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -427,16 +427,22 @@ def check_prompts(
         bos = str(prompter.tokenizer.bos_token or "")
         if rendered != wanted and not (bos and wanted == bos + rendered):
             place = len(os.path.commonprefix([rendered, wanted]))
-            other = f"at character {place} it has {_excerpt(rendered, place)}"
-            raise _difference(server, "chat template", item, other, _excerpt(wanted, place))
+            different = m(
+                "at character {place} it has {excerpt}",
+                place=place,
+                excerpt=_excerpt(rendered, place),
+            )
+            raise _difference(server, "chat template", item, different, _excerpt(wanted, place))
         tokens, ids = server.tokenize(rendered), list(prompter.prompt_ids(messages))
         if tokens != ids:
             place = len(os.path.commonprefix([tokens, ids]))
-            other = f"token {place} is {_token(tokens, place, server)}"
+            other = m("token {place} is {token}", place=place, token=_token(tokens, place, server))
             raise _difference(server, "tokenizer", item, other, _token(ids, place, server))
 
 
-def _difference(server: LlamaServer, part: str, item: str, other: str, own: str) -> EvaluationError:
+def _difference(
+    server: LlamaServer, part: str, item: str, other: Text, own: str
+) -> EvaluationError:
     return EvaluationError(
         m(
             "the file's {part} differs from the study's on item {item}: {other}, and the {study} has {own}",

@@ -22,7 +22,9 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
 UNKNOWN_LENGTH = 2048
 """Assumed context length if the config does not contain it; chat and vLLM assume the same."""
-ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
+ALLOW_CODE = m(
+    "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
+)
 """Instruction for the user to allow a model's own Python code."""
 _SHARD = re.compile(r"[^/\\\0:]+\.safetensors")
 _LONGEST_SHOWN = 200

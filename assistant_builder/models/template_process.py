@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.limited_process import Limit, LimitedProcess, serve_requests
 from assistant_builder.models.chat_template import ChatTokenizer, Example
 
@@ -122,7 +122,7 @@ class TemplateProcess(LimitedProcess):
         )
 
     def limit_error(
-        self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]
+        self, limit: Limit, detail: str, reached: Text, request: Mapping[str, Any]
     ) -> ModelError:
         """The error of a request that reached a limit."""
         what = m("the base model's chat template or tokenizer {reached}", reached=reached)

@@ -98,21 +98,32 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
 def _paged_shards(plan: Plan) -> ConfigError:
     # the paged optimizers of bitsandbytes do not support sharded tensors (``DTensor``)
     train, spread = plan.config.train, plan.config.executor.spread
-    why = "is set" if spread == "fsdp" else "is selected, because an arm does not fit one device"
-    also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
-    return ConfigError(
-        m(
-            "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp {why}",
-            optimizer=train.optimizer,
-            why=why,
-        ),
-        where="train.optimizer",
-        remedy=m(
-            "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices{also}",
-            shards=plan.shards,
-            also=also,
-        ),
+    what, remedy = (
+        (
+            m(
+                "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp is set",
+                optimizer=train.optimizer,
+            ),
+            m(
+                "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices; or set "
+                "executor.spread=ddp, if both arms fit one device",
+                shards=plan.shards,
+            ),
+        )
+        if spread == "fsdp"
+        else (
+            m(
+                "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp is selected, because an arm "
+                "does not fit one device",
+                optimizer=train.optimizer,
+            ),
+            m(
+                "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices",
+                shards=plan.shards,
+            ),
+        )
     )
+    return ConfigError(what, where="train.optimizer", remedy=remedy)
 
 
 def require_fit(plan: Plan, *methods: str) -> None:

@@ -27,7 +27,7 @@ from assistant_builder.atomic_io import (
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.retrieval.lexical import GRAM, K1, METHOD, B, Bm25, terms
 from assistant_builder.retrieval.ranking import (
     DEPTH,
@@ -284,24 +284,29 @@ class Index:
 
         for name in FILES:
             if not (folder / name).is_file():
-                raise _damaged(folder / name, "is missing")
+                raise _damaged(folder / name, m("is missing"))
         record = read_json(folder / RECORD)
         version = {"version": _VERSION, **_METHOD}
         if {key: record.get(key) for key in version} != version:
-            raise _damaged(folder / RECORD, "was written by another version or is damaged")
+            raise _damaged(folder / RECORD, m("was written by another version or is damaged"))
         record = read_json(folder / RECORD, IndexRecord)
         try:
             for name in (FACTS, VECTORS):
                 if file_hash(folder / name) != record["sha256"][name]:
-                    raise _damaged(folder / name, f"is not the file that {RECORD} names")
+                    raise _damaged(
+                        folder / name, m("is not the file that {record} names", record=RECORD)
+                    )
             facts = read_jsonl(folder / FACTS, Fact)
             vectors = load_file(folder / VECTORS)[_TENSOR]
             index = cls(facts, vectors, record["embedder"])
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _damaged(folder, "is damaged") from error
+            raise _damaged(folder, m("is damaged")) from error
         shape, count = index.vectors.shape, len(facts)
         if shape != (count, record.get("dimensions")) or count != record.get("facts"):
-            raise _damaged(folder, f"has {count} facts and vectors of the shape {shape}")
+            raise _damaged(
+                folder,
+                m("has {facts} facts and vectors of the shape {shape}", facts=count, shape=shape),
+            )
         return index
 
     def search(
@@ -411,7 +416,7 @@ _METHOD: dict[str, Any] = {
 }
 
 
-def _damaged(path: Path, what: str) -> StudyError:
+def _damaged(path: Path, what: Text) -> StudyError:
     return StudyError(
         m("the index of the training pairs {what}", what=what),
         where=str(path),

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.redaction import API_KEY
 from assistant_builder.serving.schemas import ApiError, unknown_host
 from assistant_builder.web.access import (
@@ -90,11 +90,12 @@ def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
     return lines
 
 
-def _published(config: ServingConfig) -> str:
+def _published(config: ServingConfig) -> Text:
     """By what other machines may reach the server; empty if nothing says so."""
     if not is_loopback(config.host):
         return config.host
-    return ", ".join(config.allow_host) or (config.proxy and f"the proxy {config.proxy}")
+    hosts = ", ".join(config.allow_host)
+    return hosts or (config.proxy and m("the proxy {proxy}", proxy=config.proxy))
 
 
 def answers_without_key(config: ServingConfig) -> bool:

@@ -403,7 +403,7 @@ class Study:
         path = self.folder / _TEMPLATE_DATE
         if path.is_file():
             remedy = m(
-                'Write {"date": "YYYY-MM-DD"} into it, the day on which the {study} was trained'
+                'Write {{"date": "YYYY-MM-DD"}} into it, the day on which the {study} was trained'
             )
             try:
                 return date.fromisoformat(read_json(path, remedy=remedy)["date"])

@@ -44,15 +44,15 @@ MOST_STUDIES = 100
 _OPENING, _CLOSING = "[{(", "]})"
 _SWEPT = ("model", "train")  # the sections of the settings that affect the assistant
 _NOT_SWEPT = {
-    "data": "it would change the split, and a sweep has one split",
-    "eval": "it changes how an assistant is scored, not the assistant",
-    "name": "the studies are named after the sweep",
-    "seeds": "every study must have the same number of trainings",
-    "arms": "every study must train the same arms",
-    "model.base": "validation losses per token of different models cannot be compared",
-    "model.revision": "validation losses per token of different models cannot be compared",
-    "model.trust_remote_code": "a study cannot allow it",
-    "train.max_length": "it changes the tokens of the validation loss",
+    "data": m("it would change the split, and a sweep has one split"),
+    "eval": m("it changes how an assistant is scored, not the assistant"),
+    "name": m("the {studies} are named after the sweep"),
+    "seeds": m("every {study} must have the same number of trainings"),
+    "arms": m("every {study} must train the same arms"),
+    "model.base": m("validation losses per token of different models cannot be compared"),
+    "model.revision": m("validation losses per token of different models cannot be compared"),
+    "model.trust_remote_code": m("a {study} cannot allow it"),
+    "train.max_length": m("it changes the tokens of the validation loss"),
 }
 """Settings and sections that can have one value only, with the reason."""
 
@@ -197,7 +197,7 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
         tree = config.model_dump(mode="json")
         trials.append(Trial(config, {k: reduce(getitem, k.split("."), tree) for k in grid.swept}))
     if not problems:
-        problems = list(_same(trials))
+        problems = _same(trials)
     if problems:
         raise ConfigError(
             joined({str(each): each for each in problems}.values(), "; "),
@@ -207,26 +207,29 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
     return trials
 
 
-def _why_not(key: str) -> str | None:
+def _why_not(key: str) -> Text | None:
     """The reason why a setting can have one value only; :func:`combinations` reports unknown settings."""
     part = key.partition(".")[0]
     why = _NOT_SWEPT.get(key) or _NOT_SWEPT.get(part)
     if why is None and key in option_fields() and part not in _SWEPT:
-        return "it does not affect the assistant"
+        return m("it does not affect the assistant")
     return why
 
 
-def _same(trials: list[Trial]) -> list[str]:
+def _same(trials: list[Trial]) -> list[Text]:
     """One sentence for each duplicate combination; the name of a preset has no effect by itself."""
     seen: dict[str, Trial] = {}
-    problems = []
+    problems: list[Text] = []
     for trial in trials:
         settings = trial.config.model_dump_json(exclude={"name": True, "train": {"preset"}})
         first = seen.setdefault(settings, trial)
         if first is not trial:
             one, other = label(first.settings), label(trial.settings)
-            same = "is given twice" if one == other else f"and {other} are the same study"
-            problems.append(f"{one} {same}")
+            problems.append(
+                m("{settings} is given twice", settings=one)
+                if one == other
+                else m("{settings} and {other} are the same {study}", settings=one, other=other)
+            )
     return problems
 
 

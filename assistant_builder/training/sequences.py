@@ -104,23 +104,33 @@ def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer, limit: int) 
 def _refused(
     study: Study, split: SplitName, too_long: Mapping[int, int], rows: int, limit: int, context: int
 ) -> DataError:
-    where = f"study {study.name}"
+    where = m("{study} {name}", name=study.name)
     if not too_long:
         return DataError(
             m("no {split} row has an answer to learn", split=split),
             where=where,
             remedy=m("Add questions with answers"),
         )
-    what = f"{len(too_long):,} of {rows:,} {split} rows are longer than the {limit:,} tokens"
+    counts = {"long": len(too_long), "rows": rows, "split": split, "limit": limit}
     example = _longest_row(study, too_long)
     if limit == context:
         return DataError(
-            m("{what} that the base model reads: {example}", what=what, example=example),
+            m(
+                "{long:,} of {rows:,} {split} rows are longer than the {limit:,} tokens that the base model reads: "
+                "{example}",
+                **counts,
+                example=example,
+            ),
             where=where,
             remedy=m("Shorten them, or choose a base model with a longer context"),
         )
     return DataError(
-        m("{what} of {train.max_length}: {example}", what=what, example=example),
+        m(
+            "{long:,} of {rows:,} {split} rows are longer than the {limit:,} tokens of {train.max_length}: "
+            "{example}",
+            **counts,
+            example=example,
+        ),
         where=where,
         remedy=m(
             "Set {train.max_length=auto}, or at least {rounded}",

@@ -107,7 +107,6 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
     rows = prepared.config.train.micro_batch
     fewer = record_fewer_pairs(study, prepared.before, prepared.spread.devices, rows)
     if fewer is None:
-        own = "" if rows == 1 else f"train.micro_batch_size, which is {rows}, or "
         raise ResourceError(
             mn(
                 "memory ran out with {count} pair per pass",
@@ -116,9 +115,14 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
             ),
             where=prepared.planned.machine.name,
             remedy=m(
-                "Lower {own}{train.max_length}, set {train.gradient_checkpointing=on}, or choose a smaller base model; "
-                "then run again",
-                own=own,
+                "Lower {train.max_length}, set {train.gradient_checkpointing=on}, or choose a smaller base model; then "
+                "run again"
+            )
+            if rows == 1
+            else m(
+                "Lower {train.micro_batch_size}, which is {rows}, or {train.max_length}, set "
+                "{train.gradient_checkpointing=on}, or choose a smaller base model; then run again",
+                rows=rows,
             ),
         )
     logger.warning(
