@@ -97,7 +97,7 @@ def _finish(study: Study, number: int, validation: float, shift: float) -> None:
     cells = {cell: read_json(study.cell_folder(cell) / "scores.json") for cell in there}
     write_json(
         study.folder / "report.json",
-        {"primary_metric": study.config.eval.primary_metric, "cells": cells},
+        {"primary_metric": study.config.eval.primary_metric, "cells": cells, "verdict": {}},
     )
     done(study, "report", 1.0)
     study.write_run_record("succeeded")
