@@ -18,6 +18,7 @@ from assistant_builder.i18n import environment_language, use_language
 from assistant_builder.redaction import terminal_json, terminal_text
 
 if TYPE_CHECKING:
+    from assistant_builder.api import Study
     from assistant_builder.data import Findings
 
 
@@ -34,6 +35,12 @@ def echo(text: str, *, err: bool = False) -> None:
 def fail(error: AssistantBuilderError) -> NoReturn:
     """Print an error as one line to standard error, and exit with code 1."""
     fail_with(1, said(error))
+
+
+def conclusion(study: Study) -> list[str]:
+    """The conclusion of a report in the language of the environment."""
+    with use_language(environment_language()):
+        return study.conclusion
 
 
 def said(error: AssistantBuilderError) -> str:

@@ -46,7 +46,7 @@ def report(
     study = api.open(name)
     path = study.report_path(format)
     if format == "html" and fail_if is None:
-        for line in study.conclusion:
+        for line in output.conclusion(study):
             output.echo(line, err=True)
     document = study.report
     if format == "json":

@@ -79,7 +79,7 @@ def run(
 
 
 def _print_conclusion(study: api.Study) -> None:
-    for line in study.conclusion:
+    for line in output.conclusion(study):
         output.echo(line)
     output.echo(f"Report: {study.report_path()}")
 
