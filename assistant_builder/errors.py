@@ -109,8 +109,11 @@ class ChangedInputsError(StudyError):
             ),
             where=m("{study} {name}", name=name),
             remedy=m(
-                "Keep the old result and start a new {study} with another name, or {with_redo} to run this step and "
-                "all later steps again"
+                "Keep the old result and {start_anew}, or {with_redo} to run this step and all later steps again",
+                start_anew=ByPlace(
+                    m("start a new study with --name NEW"),
+                    m("start a new project with another name"),
+                ),
             ),
         )
 

@@ -350,7 +350,7 @@ def advice(report: Entries | None, arms: Sequence[str] = TWINS) -> Advice:
     if not compares(arms):
         (arm,) = headline_arms(arms)
         if len(arms) == 1:
-            return Advice(arm, arm, _ALONE.get(arm, f"Only {label(arm)} is trained."))
+            return Advice(arm, arm, t(_ALONE.get(arm, "")) or f"Only {label(arm)} is trained.")
         return Advice(arm, arm, f"No verdict compares {' and '.join(map(label, arms))}.")
     full, compact = LORA.name, QLORA.name
     if report is None:

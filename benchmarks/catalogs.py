@@ -25,7 +25,15 @@ def main(*new: str) -> None:
     keywords = [word for keyword in KEYWORDS for word in ("-k", keyword)]
     options = ["--no-default-keywords", *keywords, "--no-location", "--sort-output", "--no-wrap"]
     sources = [str(ROOT / name) for name in ("assistant_builder", "evals")]
-    babel("extract", "-F", str(CATALOGS / "babel.cfg"), *options, "-o", str(template), *sources)
+    babel(
+        "extract",
+        "-F",
+        str(ROOT / "benchmarks" / "babel.cfg"),
+        *options,
+        "-o",
+        str(template),
+        *sources,
+    )
     for language in new:
         target = CATALOGS / f"{language}.po"
         if not target.exists():

@@ -20,20 +20,18 @@ class FormatsConfig(ConfigModel):
         title=N_("GGUF types"),
         description=N_(
             "Types of the GGUF files of each assistant that are written and scored after the evaluation, "
-            "so that the report can say which is no worse: {join}. Empty ([]): none. Needs the extra "
-            "gguf; without it nothing is written."
-        ).format(join=", ".join(GGUF_TYPES)),
+            "so that the report can say which is no worse. Empty ([]): none. Needs the extra gguf; without it nothing "
+            "is written."
+        ),
     )
 
     importance: Literal["auto", "on", "off"] = Field(
         "auto",
         title=N_("Importance matrix"),
         description=N_(
-            "Choose the block scales of {join} by how large the activations of each column are on "
+            "Choose the block scales of Q5_1, Q4_1 and Q4_0 by how large the activations of each column are on "
             "training rows. Other types are written without. auto: for assistants that look facts up; it "
             "makes the files of those that answer from memory worse."
-        ).format(
-            join=", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
         ),
     )
 

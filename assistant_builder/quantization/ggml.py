@@ -21,10 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from assistant_builder.child_process import (
     compute_environment,
@@ -34,7 +31,10 @@ from assistant_builder.child_process import (
 )
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.i18n import Text, m
-from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Importance = Mapping[str, "NDArray[Any]"]
 """Name of a matrix → weight of each column, shape ``[columns]``: the mean square of what it is multiplied by."""
@@ -72,6 +72,8 @@ class GgufType:
     @property
     def takes_importance(self) -> bool:
         """Whether its block scales can be chosen by an importance matrix."""
+        from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES
+
         return self.name in WEIGHTED_TYPES
 
 
@@ -334,6 +336,7 @@ def quantize(
 def _with_numpy(
     source: Path, target: Path, type: str, report: Report, importance: Importance
 ) -> None:
+    import numpy as np
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quant_shape_to_byte_shape
 
     known = read_gguf(source)
@@ -388,7 +391,10 @@ _SEARCHED_VALUES = 1 << 20  # the same for a search of scales, which has more in
 
 def _stored(tensor: Any, kind: str, weights: NDArray[Any] | None) -> NDArray[Any]:
     # the data of a float16 tensor in another type; ``weights`` are those of its columns
+    import numpy as np
     from gguf import GGMLQuantizationType, quantize
+
+    from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
 
     wanted = GGMLQuantizationType[kind]
     values: NDArray[np.float16] = tensor.data

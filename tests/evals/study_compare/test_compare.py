@@ -297,7 +297,7 @@ def test_studies_that_share_too_little(a, b, shared):
         ],
     )
     with pytest.raises(
-        EvaluationError, match="share no held-out" if not shared else "share 1 held-out"
+        EvaluationError, match="share 0 held-out" if not shared else "share 1 held-out"
     ) as caught:
         compare_studies(a, b)
     assert "same data file" in str(caught.value.remedy)
