@@ -656,7 +656,7 @@ class Report(Record):
     version: int = 1
     study: str = ""
     primary_metric: str = ""
-    verdict: Verdict
+    verdict: Verdict = Verdict()
     cells: dict[str, CellFigures] = {}
     baselines: dict[str, CellFigures] = {}
     contrasts: list[Difference] = []

@@ -137,7 +137,8 @@ try:
     found = {"files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())}
 except AssistantBuilderError as error:
     found = {"error": str(error), "type": type(error).__name__}
-print(json.dumps({**found, "told": told[-1:], "before": before, "after": needs_embedder_download(sys.argv[1])}, default=str))
+found |= {"told": told[-1:], "before": before, "after": needs_embedder_download(sys.argv[1])}
+print(json.dumps(found, default=str))
 """
 
 

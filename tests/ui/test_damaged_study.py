@@ -18,7 +18,7 @@ def test_a_damaged_study_can_be_run_again(monkeypatch):
     drawn = tab._draw_run(StudyView(study.name))
     assert drawn[tab.start]["interactive"] and drawn[tab.replace]["visible"]
     shown = drawn[tab.panel]
-    assert "tick “Replace results” on the Train tab" in shown and "--redo" not in shown
+    assert "Tick “Replace results” on the Train tab" in shown and "--redo" not in shown
     tab._start(train_values(tab, study.name, study.config, replace=True))
     assert started == [(study.name, True)]
 

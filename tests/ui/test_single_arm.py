@@ -39,7 +39,7 @@ from tests.ui.blocks import inside_blocks
 def drawn(tab: Any, study: Study) -> dict[str, Sequence[Any]]:
     """What the sections of a tab draw for a study."""
     look = StudyView(study.name)
-    return {section.key: [section.mark(look), *section.draw(look)] for section in tab.sections()}
+    return {section.key: [section.mark(look), *section.values(look)] for section in tab.sections()}
 
 
 @pytest.fixture

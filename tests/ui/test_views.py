@@ -11,6 +11,7 @@ import pytest
 from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import m
 from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.store.lease import Lease, SharedLeaseFile
 from assistant_builder.study import Study
@@ -61,7 +62,7 @@ def finished() -> Snapshot:
 def failed_study() -> Study:
     study = with_metrics(with_data(new_study()), "lora", 22)
     error = DataError(
-        "memory ran out at step 23", where="arm lora", remedy="Lower train.micro_batch_size"
+        "memory ran out at step 23", where="arm lora", remedy=m("Lower {train.micro_batch_size}")
     ).to_record()
     study.write_step(StepRecord("train-lora", state="failed", seconds=80, error=error))
     study.write_run_record("failed")
