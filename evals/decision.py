@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from assistant_builder.i18n import bits
 from evals.compare import MOST_ITEMS, Comparison, Verdict, times_to_decide
 
 _DECLINES = "right_decline"  # the metric of the questions to decline, which are counted apart
@@ -142,7 +143,7 @@ def action(
         seeds_decide: Whether most of the uncertainty comes from training, so that more items would not help.
     """
     if decision.outcome == "no worse":
-        return "The 4-bit assistant can be used in place of the 16-bit one."
+        return f"The {bits()}-bit assistant can be used in place of the 16-bit one."
     if decision.outcome == "worse":
         return "Use the 16-bit assistant, or train QLoRA again with a higher rank or more epochs and compare again."
     if seeds_decide:
@@ -179,7 +180,7 @@ def more_questions(decision: Decision, n: int, n_clusters: int | None) -> str:
     if decision.to_decline is not None:
         found.append(
             f"Add about {rounded(decision.to_decline):,} questions that should be declined: their number "
-            "decides whether 4-bit still declines what it should."
+            f"decides whether {bits()}-bit still declines what it should."
         )
     return " ".join(found)
 

@@ -8,10 +8,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.arms import CELLS, LORA, TWINS
+from assistant_builder.arms import CELLS, FOUR_BIT, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import enumerated, m, t
+from assistant_builder.i18n import bits, enumerated, m, t
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
@@ -20,7 +20,6 @@ from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
-from evals.report import bits
 from evals.report import contrasts as comparing
 from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
@@ -70,8 +69,7 @@ def build_report(study: Study) -> dict[str, Any]:
         EvaluationError: The headline's cells are missing, cannot be compared, or lack the primary metric.
     """
     with texts_of(study.config.model.quant_type):
-        report: dict[str, Any] = bits.named(_build_report(study))
-    return report
+        return _build_report(study)
 
 
 def _build_report(study: Study) -> dict[str, Any]:
@@ -230,7 +228,6 @@ def write_report(study: Study) -> Path:
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
     with texts_of(study.config.model.quant_type):
         recommended = add_approaches(study, reports)
-        reports = {approach: bits.named(report) for approach, report in reports.items()}
     for outdated in (
         study.folder / f"report{suffix}.{ending}"
         for suffix in SUFFIXES.values()
@@ -327,11 +324,14 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
         "seconds",
         "cut_answers",
     )
+    scores = dict(cell.scores)
+    if scores.get("base") == FOUR_BIT:  # the name of the study's storage, whatever its bits
+        scores["base"] = f"{bits()}-bit"
     if cell.name in CELLS:
         label, about = t(CELLS[cell.name].label), t(CELLS[cell.name].about)
     else:
         label, about = BASELINE_TEXTS[cell.name]
-        about = about.replace("float16 base", f"{cell.scores.get('base') or 'float16'} base")
+        about = about.replace("float16 base", f"{scores.get('base') or 'float16'} base")
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),
@@ -340,5 +340,5 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
         "metrics": figures,
         "label": label,
         "about": about,
-        **{key: cell.scores[key] for key in kept if key in cell.scores},
+        **{key: scores[key] for key in kept if key in scores},
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
 from assistant_builder.data import load_split
+from assistant_builder.i18n import bits
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
 from evals.declaration import (
@@ -74,7 +75,7 @@ def untested_text(verdict: Mapping[str, Any]) -> str:
         else "has no questions"
     )
     return (
-        f"Whether 4-bit still declines what it should was not tested: the test {has} to decline, and "
+        f"Whether {bits()}-bit still declines what it should was not tested: the test {has} to decline, and "
         f"{found.get('needed', ENOUGH_TO_DECLINE)} are needed."
     )
 
@@ -91,22 +92,20 @@ def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
             else ""
         )
         if verdict["within_margin_but_worse"]:
-            return (
-                f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}.{also}"
-            )
+            return f"On your {asked}, {bits()}-bit is measurably worse, but within {limit}: {measured}.{also}"
         if high < 0:
-            return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}.{also}"
-        return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}.{also}"
+            return f"On your {asked}, {bits()}-bit did not cost quality, it is better: {measured}.{also}"
+        return f"On your {asked}, {bits()}-bit is no worse: {measured}, within {limit}.{also}"
     if verdict["outcome"] == "worse" and not primary["passed"] and low > 0:
         reach = (
             f"all of it beyond {limit}"
             if low > primary["margin"]
             else f"and the harm may exceed {limit}"
         )
-        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {reach}."
+        return f"On your {asked}, {bits()}-bit made the assistant worse: {measured}, {reach}."
     if verdict["outcome"] == "worse":
         return (
-            f"On your {asked}, 4-bit made the assistant worse in another respect, beyond the margin: "
+            f"On your {asked}, {bits()}-bit made the assistant worse in another respect, beyond the margin: "
             f"{harmed_bounds(verdict)}. {measured}."
         )
     if primary["passed"]:
@@ -116,7 +115,8 @@ def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
         )
     if high <= primary["margin"]:
         return (
-            f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
+            f"On your {asked}, this metric cannot show whether {bits()}-bit cost anything, because nearly all answers "
+            "of "
             f"both assistants are wrong: {measured}."
         )
     return (
@@ -186,7 +186,7 @@ def meaning(verdict: Entries) -> str:
             ]
         )
         return (
-            f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
+            f"If you serve {bits()}-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
             f"harmful end of a {level_of(verdict)} interval."
         )
     if verdict["outcome"] == "worse":
@@ -200,7 +200,9 @@ def meaning(verdict: Entries) -> str:
             for bound in harmed
             for low, high in (harm_interval(bound),)
         ]
-        return f"Expect the 4-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
+        return (
+            f"Expect the {bits()}-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
+        )
     possible = fmt.enumerated(
         [
             f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
@@ -209,7 +211,7 @@ def meaning(verdict: Entries) -> str:
         ]
         or [""]
     )
-    text = "The study shows neither that 4-bit is as good nor that it is worse."
+    text = f"The study shows neither that {bits()}-bit is as good nor that it is worse."
     return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
 
 
@@ -279,14 +281,16 @@ def _seeds_text(needed: int | None, verdict: Entries) -> str:
     ):
         return ""
     if needed == verdict["seeds"]:
-        return "This decides about training in 4 bits as well, not only about these assistants."
+        return f"This decides about training in {bits()} bits as well, not only about these assistants."
     if needed is None:
         return (
-            f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in 4 bits with "
+            f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in {bits()} bits "
+            "with "
             "these questions."
         )
     return (
-        f"At the spread seen, about {needed} seeds would decide about training in 4 bits, and not only about these "
+        f"At the spread seen, about {needed} seeds would decide about training in {bits()} bits, and not only about "
+        "these "
         "assistants."
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
+from assistant_builder.i18n import bits
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.declaration import RIGHT_DECLINES
 from evals.report.contrasts import HEADLINE, clearly_worse
@@ -137,7 +138,8 @@ def _noise(report: Report) -> Iterator[Warned]:
             "flips_within_noise",
             level,
             f"Another scoring batch size alone changes {plural(noise, 'answer')} of one assistant between right and "
-            f"wrong; 4-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
+            f"wrong; {bits()}-bit changes {between:,}. The flips in this report may therefore be rounding effects. "
+            "Draw no "
             "conclusion from single flips.",
         )
     judged = report.verdict.bounds[0]["outcome"]
@@ -415,7 +417,7 @@ def _about_training(report: Report) -> Iterator[Warned]:
             "twins_unknown",
             "serious",
             "The study has no record of the settings of both arms, so it is not proven that they were twins. Other "
-            "causes than 4-bit may explain the difference. Train both arms again with --redo.",
+            f"causes than {bits()}-bit may explain the difference. Train both arms again with --redo.",
         )
     elif not twins["matched"]:
         settings = ", ".join(row["setting"] for row in twins["unintended"])
@@ -427,7 +429,8 @@ def _about_training(report: Report) -> Iterator[Warned]:
         yield (
             "twins_differ",
             "serious",
-            f"The arms are not twins: {what}. Their difference cannot be attributed to 4-bit alone. Train both arms "
+            f"The arms are not twins: {what}. Their difference cannot be attributed to {bits()}-bit alone. Train both "
+            "arms "
             "again with the same settings.",
         )
     came_through_gguf = (
@@ -440,7 +443,8 @@ def _about_training(report: Report) -> Iterator[Warned]:
             "The base model of this study comes from a 4-bit GGUF file: “float16” here means those 4-bit weights "
             "converted to float16. "
             + (
-                "Both arms start from them, but with weights that were never rounded the cost of 4-bit may differ. "
+                f"Both arms start from them, but with weights that were never rounded the cost of {bits()}-bit may "
+                "differ. "
                 if both
                 else "With weights that were never rounded, training may give another result. "
             )
@@ -455,7 +459,7 @@ def _about_training(report: Report) -> Iterator[Warned]:
                 "serious",
                 f"The loss of {tuned} is not below that of {untuned}: tuning did not lower it."
                 + (
-                    " A comparison of assistants that learned nothing shows little about 4-bit."
+                    f" A comparison of assistants that learned nothing shows little about {bits()}-bit."
                     if both
                     else ""
                 )
@@ -505,7 +509,7 @@ def _about_training(report: Report) -> Iterator[Warned]:
     )
     if dtypes:
         stored = " or ".join(
-            dict.fromkeys(ARMS[arm].storage or "in 4 bits" for arm in report.trained_arms)
+            dict.fromkeys(ARMS[arm].storage or f"in {bits()} bits" for arm in report.trained_arms)
         )
         yield (
             "compute_dtype",
