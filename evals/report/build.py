@@ -11,7 +11,7 @@ from typing import Any
 from assistant_builder.arms import CELLS, FOUR_BIT, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import bits, enumerated, m, t
+from assistant_builder.i18n import as_in_files, bits, enumerated, joined, m, t
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
@@ -43,7 +43,7 @@ from evals.report.other_words import is_respelled
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
-from evals.report.schema import VERSION, Report
+from evals.report.schema import VERSION, Report, in_files
 from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
 from evals.report.study_facts import (
     arm_records,
@@ -62,6 +62,7 @@ ENDINGS = ("json", "md", "html")
 """Of the files of a report."""
 
 
+@as_in_files()
 def build_report(study: Study) -> dict[str, Any]:
     """The report as a JSON document: losses in nats per token, sizes in bytes, times in seconds.
 
@@ -101,7 +102,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     unlike = rules.uncovered(cells[tuned[0]])
     items = [{**row, "uncovered": True} if row["item"] in unlike else row for row in items]
     headline = cache(partial(headline_comparisons, by_seed, usable, rules))
-    verdict = (
+    verdict = in_files(
         comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike))
         if config.compares
         else verdict_alone(study, rows, len(usable[primary]), rules)
@@ -201,21 +202,22 @@ def _build_report(study: Study) -> dict[str, Any]:
     )
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     typed = Report.model_validate(report)
-    report["warnings"] = warnings(typed)
+    report["warnings"] = [in_files(warning) for warning in warnings(typed)]
     averages = [
         {"metric": metric, **comparing.figures_of(result)}
         for metric, result in (headline(LEVEL) if config.compares else {}).items()
     ]
-    report["objection"] = counter_evidence(averages, verdict)
+    objection = counter_evidence(averages, verdict)
     sentence = verdict_sentence(
         report["verdict"], audience(items, report["verdict"], respelled=is_respelled(typed))
     )
-    report["sentence"] = f"{sentence} {report['objection']}".strip()
+    report |= in_files({"objection": objection, "sentence": joined([sentence, objection])})
     report["basis"] = basis(typed)
     report["summary"] = summary(typed)
     return report
 
 
+@as_in_files()
 def write_report(study: Study) -> Path:
     """Write ``report.json``, then ``report.html``, whose path is returned, and ``report.md`` from that file.
 

@@ -21,7 +21,7 @@ from assistant_builder.arms import (
     headline_arms,
     named,
 )
-from assistant_builder.i18n import bits, t
+from assistant_builder.i18n import Message, Text, m, t
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
@@ -364,7 +364,7 @@ def attribution(
     }
 
 
-_MISSING = {LORA.name: "its 16-bit twin", QLORA.name: "QLoRA on the same data"}
+_MISSING = {LORA.name: m("its 16-bit twin"), QLORA.name: m("QLoRA on the same data")}
 _NOT_COMPARED: dict[str, tuple[str, ...]] = {
     LORA.name: (
         "What {bits}-bit cost in quality: QLoRA against 16-bit LoRA trained on the same pairs, answer by answer.",
@@ -415,8 +415,12 @@ def verdict_alone(
         "possible_harm": [],
         "estimand": rules.declared.estimand,
         "frozen": rules.record(),
-        "reason": f"This study trains {named(config.arms)} alone: without {lacks} it cannot say what {bits()}-bit "
-        f"{'would cost' if QLORA.name in missing else 'cost'}.",
+        "reason": m(
+            "This {study} trains {arms} alone: without {lacks} it cannot say what {bits}-bit {cost}.",
+            arms=named(config.arms),
+            lacks=lacks,
+            cost=m("would cost") if QLORA.name in missing else m("cost"),
+        ),
         "action": _action(study, lacks),
     }
 
@@ -430,22 +434,33 @@ def _missing(arms: Sequence[str]) -> tuple[str, ...]:
     return tuple(arm for arm in TWINS if arm not in arms)
 
 
-def _action(study: Study, lacks: str) -> str:
+def _action(study: Study, lacks: Text) -> Message:
     config = study.config
     together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
     command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}{' --redo' if together else ''}'"
     kept = (
-        "Both are then trained, because early stopping ends them at the same step."
+        m("Both are then trained, because early stopping ends them at the same step.")
         if together
-        else f"{named(config.arms)} as it is trained here is kept."
+        else m("{arms} as it is trained here is kept.", arms=named(config.arms))
     )
     place = where_both_fit(study)
     if place == "here":
-        return f"Add {lacks}, which fits this machine: {command}. {kept}"
-    where = (
-        f"a machine that holds both, such as one with one {place}"
+        return m(
+            "Add {lacks}, which fits this machine: {command}. {kept}",
+            lacks=lacks,
+            command=command,
+            kept=kept,
+        )
+    machine = (
+        m("a machine that holds both, such as one with one {card}", card=place)
         if place
-        else ("a machine whose GPUs hold it together (executor.spread=fsdp)")
+        else m("a machine whose GPUs hold it together (executor.spread=fsdp)")
     )
-    return f"Add {lacks} on {where}: copy the study's folder there and run {command}. {kept}"
+    return m(
+        "Add {lacks} on {machine}: copy the {study}'s folder there and run {command}. {kept}",
+        lacks=lacks,
+        machine=machine,
+        command=command,
+        kept=kept,
+    )
