@@ -80,6 +80,8 @@ def test_the_page_says_verdict_and_warnings_in_its_language():
     report = Report.model_validate(build_report(write_study(Recipe())))
     shown = str(results_frame(report))
     with use_language("de"):
-        german = str(results_frame(report))
-        assert escape(render(report.message("sentence"))) in german.partition("<iframe")[0]
-    assert shown.startswith("<iframe") and german.endswith(shown)
+        head, frame, _ = str(results_frame(report)).partition("<iframe")
+        assert escape(render(report.message("sentence"))) in head
+        serious = [each for each in report.warnings if each.level == "serious"]
+        assert serious and escape(render(serious[0].message("text"))) in head
+    assert frame and shown.startswith("<iframe")
