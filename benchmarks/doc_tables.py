@@ -37,8 +37,8 @@ from benchmarks.common import ROOT
 from benchmarks.refusal_agreement import labelled_answers
 from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
+from evals.report import glossary as report_glossary
 from evals.report.format import count, duration, money, size
-from evals.report.glossary import GLOSSARY
 from evals.stats.power import items_needed
 
 PROJECT_README = ROOT / "README.md"
@@ -203,7 +203,7 @@ def model_table() -> str:
 
 def glossary() -> str:
     """The terms of a report, each with a heading of its own so that search finds it."""
-    return "\n\n".join(f"## {term}\n\n{text}" for term, text in GLOSSARY)
+    return "\n\n".join(f"## {term}\n\n{text}" for term, text in report_glossary.glossary())
 
 
 def metric_table() -> str:

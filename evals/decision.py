@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from assistant_builder.i18n import Message, joined, m
 from evals.compare import MOST_ITEMS, Comparison, Verdict, times_to_decide
 
 _DECLINES = "right_decline"  # the metric of the questions to decline, which are counted apart
@@ -131,7 +132,7 @@ def action(
     n_clusters: int | None = None,
     seeds: int,
     seeds_decide: bool = False,
-) -> str:
+) -> Message:
     """What to do, in one or two sentences.
 
     Args:
@@ -142,46 +143,61 @@ def action(
         seeds_decide: Whether most of the uncertainty comes from training, so that more items would not help.
     """
     if decision.outcome == "no worse":
-        return "The 4-bit assistant can be used in place of the 16-bit one."
+        return m("The {bits}-bit assistant can be used in place of the 16-bit one.")
     if decision.outcome == "worse":
-        return "Use the 16-bit assistant, or train QLoRA again with a higher rank or more epochs and compare again."
+        return m(
+            "Use the 16-bit assistant, or train QLoRA again with a higher rank or more epochs and compare again."
+        )
     if seeds_decide:
         more = max(2, seeds)
-        return (
-            f"Train {more} more seeds (--set seeds={seeds + more}): most of the uncertainty comes from training, "
-            "not from the held-out questions. Until then, use the 16-bit assistant."
+        return m(
+            "Train {more} more seeds (--set seeds={total}): most of the uncertainty comes from training, not from the "
+            "held-out questions. Until then, use the 16-bit assistant.",
+            more=more,
+            total=seeds + more,
         )
     advice = more_questions(decision, n, n_clusters)
     if not advice:
-        return (
+        return m(
             "Use the 16-bit assistant: no affordable number of further questions would decide this. A wider margin "
             "would, if you can justify it."
         )
-    return f"{advice} Until then, use the 16-bit assistant."
+    return m("{advice} Until then, use the 16-bit assistant.", advice=advice)
 
 
-def more_questions(decision: Decision, n: int, n_clusters: int | None) -> str:
+def more_questions(decision: Decision, n: int, n_clusters: int | None) -> Message:
     """How many more questions would decide, in a sentence for each kind; empty if no affordable number would."""
-    found = []
+    sentences = []
     if decision.clusters is not None and n_clusters:
         more = rounded(decision.clusters - n_clusters)
-        found.append(
-            f"Add held-out questions about {more:,} more facts: with {n_clusters + more:,} facts about half "
-            f"of all differences like this one are decided; more questions about the same {n_clusters:,} "
-            "would not do."
+        sentences.append(
+            m(
+                "Add held-out questions about {more:,} more facts: with {total:,} facts about half of all differences "
+                "like this one are decided; more questions about the same {number:,} would not do.",
+                more=more,
+                total=n_clusters + more,
+                number=n_clusters,
+            )
         )
     elif decision.needed is not None and decision.needed > n:
         more = rounded(decision.needed - n)
-        found.append(
-            f"Add about {more:,} held-out questions: with {n + more:,} about half of all differences like "
-            "this one are decided."
+        sentences.append(
+            m(
+                "Add about {more:,} held-out questions: with {total:,} about half of all differences like this one "
+                "are decided.",
+                more=more,
+                total=n + more,
+            )
         )
     if decision.to_decline is not None:
-        found.append(
-            f"Add about {rounded(decision.to_decline):,} questions that should be declined: their number "
-            "decides whether 4-bit still declines what it should."
+        sentences.append(
+            m(
+                "Add about {more:,} questions that should be declined: their number decides whether {bits}-bit still "
+                "declines what it should.",
+                more=rounded(decision.to_decline),
+            )
         )
-    return " ".join(found)
+    return joined(sentences)
 
 
 def rounded(count: int) -> int:

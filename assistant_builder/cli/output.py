@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import environment_language, use_language
+from assistant_builder.i18n import Text, environment_language, use_language
 from assistant_builder.redaction import terminal_json, terminal_text
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def said(error: AssistantBuilderError) -> str:
         return str(error)
 
 
-def fail_with(code: int, message: str) -> NoReturn:
-    """Print a message as one line to standard error, and exit with a code."""
-    echo(f"assistant-builder: {message}", err=True)
+def fail_with(code: int, message: Text) -> NoReturn:
+    """Print a message as one line to standard error, in the language of the environment, and exit with a code."""
+    with use_language(environment_language()):
+        echo(f"assistant-builder: {message}", err=True)
     raise SystemExit(code)
 
 

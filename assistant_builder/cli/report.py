@@ -11,6 +11,8 @@ from assistant_builder import api
 from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
+from assistant_builder.i18n import Message, Text, m
+from assistant_builder.quantization import texts_of
 
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""
@@ -24,14 +26,22 @@ FailIf = Annotated[
 ]
 
 
-def _exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: str) -> None:
+def _exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: Text) -> None:
     """Exit with code 3, and one line on standard error, if a verdict fails; no verdict counts as inconclusive."""
     if fail_if is None:
         return
     failing = [verdict for verdict in verdicts or ("inconclusive",) if verdict in _FAILING[fail_if]]
     if failing:
         verdict = "worse" if "worse" in failing else failing[0]
-        output.fail_with(3, f"the verdict is {verdict} (--fail-if {fail_if}): {sentence}")
+        output.fail_with(
+            3,
+            m(
+                "the verdict is {verdict} (--fail-if {option}): {sentence}",
+                verdict=Message(verdict),
+                option=fail_if,
+                sentence=sentence,
+            ),
+        )
 
 
 @documented()
@@ -55,7 +65,8 @@ def report(
         output.echo(
             str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n")
         )
-    _exit_if_failing(fail_if, [document.verdict.outcome], document.sentence)
+    with texts_of(study.config.model.quant_type):
+        _exit_if_failing(fail_if, [document.verdict.outcome], document.message("sentence"))
 
 
 @documented()

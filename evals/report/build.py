@@ -8,10 +8,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.arms import CELLS, LORA, TWINS
+from assistant_builder.arms import CELLS, FOUR_BIT, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import enumerated, m, t
+from assistant_builder.i18n import as_in_files, bits, enumerated, joined, m, t
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
@@ -20,7 +20,6 @@ from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
-from evals.report import bits
 from evals.report import contrasts as comparing
 from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
@@ -44,7 +43,7 @@ from evals.report.other_words import is_respelled
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
-from evals.report.schema import VERSION, Report
+from evals.report.schema import VERSION, Report, in_files
 from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
 from evals.report.study_facts import (
     arm_records,
@@ -63,6 +62,7 @@ ENDINGS = ("json", "md", "html")
 """Of the files of a report."""
 
 
+@as_in_files()
 def build_report(study: Study) -> dict[str, Any]:
     """The report as a JSON document: losses in nats per token, sizes in bytes, times in seconds.
 
@@ -70,8 +70,7 @@ def build_report(study: Study) -> dict[str, Any]:
         EvaluationError: The headline's cells are missing, cannot be compared, or lack the primary metric.
     """
     with texts_of(study.config.model.quant_type):
-        report: dict[str, Any] = bits.named(_build_report(study))
-    return report
+        return _build_report(study)
 
 
 def _build_report(study: Study) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     unlike = rules.uncovered(cells[tuned[0]])
     items = [{**row, "uncovered": True} if row["item"] in unlike else row for row in items]
     headline = cache(partial(headline_comparisons, by_seed, usable, rules))
-    verdict = (
+    verdict = in_files(
         comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike))
         if config.compares
         else verdict_alone(study, rows, len(usable[primary]), rules)
@@ -203,21 +202,22 @@ def _build_report(study: Study) -> dict[str, Any]:
     )
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     typed = Report.model_validate(report)
-    report["warnings"] = warnings(typed)
+    report["warnings"] = [in_files(warning) for warning in warnings(typed)]
     averages = [
         {"metric": metric, **comparing.figures_of(result)}
         for metric, result in (headline(LEVEL) if config.compares else {}).items()
     ]
-    report["objection"] = counter_evidence(averages, verdict)
+    objection = counter_evidence(averages, verdict)
     sentence = verdict_sentence(
         report["verdict"], audience(items, report["verdict"], respelled=is_respelled(typed))
     )
-    report["sentence"] = f"{sentence} {report['objection']}".strip()
+    report |= in_files({"objection": objection, "sentence": joined([sentence, objection])})
     report["basis"] = basis(typed)
     report["summary"] = summary(typed)
     return report
 
 
+@as_in_files()
 def write_report(study: Study) -> Path:
     """Write ``report.json``, then ``report.html``, whose path is returned, and ``report.md`` from that file.
 
@@ -230,7 +230,6 @@ def write_report(study: Study) -> Path:
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
     with texts_of(study.config.model.quant_type):
         recommended = add_approaches(study, reports)
-        reports = {approach: bits.named(report) for approach, report in reports.items()}
     for outdated in (
         study.folder / f"report{suffix}.{ending}"
         for suffix in SUFFIXES.values()
@@ -327,11 +326,14 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
         "seconds",
         "cut_answers",
     )
+    scores = dict(cell.scores)
+    if scores.get("base") == FOUR_BIT:  # the name of the study's storage, whatever its bits
+        scores["base"] = f"{bits()}-bit"
     if cell.name in CELLS:
         label, about = t(CELLS[cell.name].label), t(CELLS[cell.name].about)
     else:
         label, about = BASELINE_TEXTS[cell.name]
-        about = about.replace("float16 base", f"{cell.scores.get('base') or 'float16'} base")
+        about = about.replace("float16 base", f"{scores.get('base') or 'float16'} base")
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),
@@ -340,5 +342,5 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
         "metrics": figures,
         "label": label,
         "about": about,
-        **{key: cell.scores[key] for key in kept if key in cell.scores},
+        **{key: scores[key] for key in kept if key in scores},
     }

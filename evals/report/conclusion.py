@@ -9,7 +9,7 @@ from typing import Literal
 
 from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
-from assistant_builder.i18n import N_, t, tc, tn
+from assistant_builder.i18n import N_, render, t, tc, tn
 from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric, untaught
@@ -447,7 +447,7 @@ def _four_bit(report: Report) -> str:
     """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse."""
     verdict = report.verdict
     if not report.compares:
-        return t(str(verdict.reason))
+        return render(verdict.message("reason"))
     metric = comparing_metric(report.primary_metric)
     qlora, lora = (report.cells[name] for name in (CANDIDATE, BASELINE))
     if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):

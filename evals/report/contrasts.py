@@ -21,7 +21,7 @@ from assistant_builder.arms import (
     headline_arms,
     named,
 )
-from assistant_builder.i18n import t
+from assistant_builder.i18n import Message, Text, m, t
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
@@ -50,9 +50,9 @@ class Contrast:
 
 PAIRS = (
     Contrast(CANDIDATE, BASELINE, "QLoRA as served, against its 16-bit twin"),
-    Contrast("L4", "L16", "putting the 16-bit-trained adapter on the 4-bit base"),
-    Contrast("Q4", "L4", "what training on the 4-bit base gains or loses"),
-    Contrast("B4", "B16", "storing the untuned base in 4 bits"),
+    Contrast("L4", "L16", "putting the 16-bit-trained adapter on the {bits}-bit base"),
+    Contrast("Q4", "L4", "what training on the {bits}-bit base gains or loses"),
+    Contrast("B4", "B16", "storing the untuned base in {bits} bits"),
     Contrast("Q16", "Q4", "moving QLoRA's adapter to the full base, as most tools export it"),
     Contrast("QD", "Q4", "merging QLoRA's adapter into its dequantized base for export"),
     Contrast("QR", "QD", "quantizing that export again"),
@@ -69,7 +69,7 @@ PAIRS = (
         "QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"
     ),
     Contrast("L16", "B16", "what tuning changed, 16-bit"),
-    Contrast("Q4", "B4", "what tuning changed, 4-bit"),
+    Contrast("Q4", "B4", "what tuning changed, {bits}-bit"),
     Contrast(
         "L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"
     ),
@@ -149,7 +149,7 @@ def contrasts(compared: Comparisons, decisive: Mapping[str, Comparison]) -> list
                 "metric": metric,
                 "baseline": pair.baseline,
                 "candidate": pair.candidate,
-                "meaning": pair.meaning,
+                "meaning": t(pair.meaning),
                 **figures_of(result),
             }
             for (name, metric), result in compared.items()
@@ -303,7 +303,7 @@ IDENTITIES = (
 )
 """A contrast, and the two contrasts whose exact sum it is."""
 _WEIGHTS = (": a clear loss", ": a clear gain", ": not clearly different from zero")
-_PARTS = (("L4-L16", "storing the base in 4 bits"), ("Q4-L4", "training in 4 bits"))
+_PARTS = (("L4-L16", "storing the base in {bits} bits"), ("Q4-L4", "training in {bits} bits"))
 
 
 def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -335,7 +335,7 @@ def attribution(
         {
             "key": name,
             "kind": "step",
-            "label": label,
+            "label": t(label),
             **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")},
         }
         for name, label in _PARTS
@@ -351,7 +351,7 @@ def attribution(
     )
     places, how = decimals(primary, of[HEADLINE]), shown(primary)
     parts = [
-        f"{label} accounts for {signed(of[name]['delta'] * how.factor, places)} "
+        f"{t(label)} accounts for {signed(of[name]['delta'] * how.factor, places)} "
         f"(95% interval {interval(of[name], primary, plus=False)}{in_words(of[name], *_WEIGHTS)})"
         for name, label in _PARTS
     ]
@@ -364,17 +364,18 @@ def attribution(
     }
 
 
-_MISSING = {LORA.name: "its 16-bit twin", QLORA.name: "QLoRA on the same data"}
+_MISSING = {LORA.name: m("its 16-bit twin"), QLORA.name: m("QLoRA on the same data")}
 _NOT_COMPARED: dict[str, tuple[str, ...]] = {
     LORA.name: (
-        "What 4-bit cost in quality: QLoRA against 16-bit LoRA trained on the same pairs, answer by answer.",
-        "How much storing the base in 4 bits changes the predictions: the untuned 16-bit base was not loaded either.",
-        "Whether a loss comes from storing the base in 4 bits or from training on it.",
+        "What {bits}-bit cost in quality: QLoRA against 16-bit LoRA trained on the same pairs, answer by answer.",
+        "How much storing the base in {bits} bits changes the predictions: the untuned 16-bit base was not loaded "
+        "either.",
+        "Whether a loss comes from storing the base in {bits} bits or from training on it.",
         "How QLoRA's adapter performs on the 16-bit base, or merged into a 16-bit model.",
         "Which assistant a judge, or people in blind votes, would prefer.",
     ),
     QLORA.name: (
-        "What 4-bit would cost in quality: QLoRA trained on the same pairs, answer by answer.",
+        "What {bits}-bit would cost in quality: QLoRA trained on the same pairs, answer by answer.",
         "Which assistant a judge, or people in blind votes, would prefer.",
     ),
 }
@@ -414,37 +415,52 @@ def verdict_alone(
         "possible_harm": [],
         "estimand": rules.declared.estimand,
         "frozen": rules.record(),
-        "reason": f"This study trains {named(config.arms)} alone: without {lacks} it cannot say what 4-bit "
-        f"{'would cost' if QLORA.name in missing else 'cost'}.",
+        "reason": m(
+            "This {study} trains {arms} alone: without {lacks} it cannot say what {bits}-bit {cost}.",
+            arms=named(config.arms),
+            lacks=lacks,
+            cost=m("would cost") if QLORA.name in missing else m("cost"),
+        ),
         "action": _action(study, lacks),
     }
 
 
 def not_compared(arms: Sequence[str]) -> list[str]:
     """What a study that does not train both twins leaves open, one sentence each."""
-    return list(dict.fromkeys(line for arm in _missing(arms) for line in _NOT_COMPARED[arm]))
+    return list(dict.fromkeys(t(line) for arm in _missing(arms) for line in _NOT_COMPARED[arm]))
 
 
 def _missing(arms: Sequence[str]) -> tuple[str, ...]:
     return tuple(arm for arm in TWINS if arm not in arms)
 
 
-def _action(study: Study, lacks: str) -> str:
+def _action(study: Study, lacks: Text) -> Message:
     config = study.config
     together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
     command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}{' --redo' if together else ''}'"
     kept = (
-        "Both are then trained, because early stopping ends them at the same step."
+        m("Both are then trained, because early stopping ends them at the same step.")
         if together
-        else f"{named(config.arms)} as it is trained here is kept."
+        else m("{arms} as it is trained here is kept.", arms=named(config.arms))
     )
     place = where_both_fit(study)
     if place == "here":
-        return f"Add {lacks}, which fits this machine: {command}. {kept}"
-    where = (
-        f"a machine that holds both, such as one with one {place}"
+        return m(
+            "Add {lacks}, which fits this machine: {command}. {kept}",
+            lacks=lacks,
+            command=command,
+            kept=kept,
+        )
+    machine = (
+        m("a machine that holds both, such as one with one {card}", card=place)
         if place
-        else ("a machine whose GPUs hold it together (executor.spread=fsdp)")
+        else m("a machine whose GPUs hold it together (executor.spread=fsdp)")
     )
-    return f"Add {lacks} on {where}: copy the study's folder there and run {command}. {kept}"
+    return m(
+        "Add {lacks} on {machine}: copy the {study}'s folder there and run {command}. {kept}",
+        lacks=lacks,
+        machine=machine,
+        command=command,
+        kept=kept,
+    )

@@ -5,8 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
-from assistant_builder.i18n import ENGLISH, N_, language, localize, percentage, t
+from assistant_builder.i18n import (
+    ENGLISH,
+    N_,
+    Message,
+    Text,
+    joined,
+    language,
+    localize,
+    m,
+    percentage,
+    t,
+)
 from assistant_builder.i18n.quantities import format_bytes, format_duration
 from assistant_builder.study.contents import Entries
 from evals.metrics import METRICS
@@ -137,6 +149,12 @@ def level_text(level: float) -> str:
     return f"{100 * level:.3g}%"
 
 
+def level_message(level: float) -> Message:
+    """:func:`level_text` as a value of messages."""
+    number = Message("{value:.3g}", {"value": 100 * level})
+    return Message("{number}%", {"number": number}, context="number")
+
+
 def interval(row: Entries, metric: str, *, plus: bool = True) -> str:
     """The interval as ``−0.003 to +0.011``; without ``plus``, for sentences, ``−0.003 to 0.011``."""
     low, high = (difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
@@ -177,6 +195,71 @@ def p_value(value: float | None) -> str:
     if value is None:
         return "–"
     return localize("< 0.001" if value < 0.001 else f"{value:.3f}")
+
+
+def figure(value: float, places: int, *, plus: bool = False) -> Message:
+    """A number as a value of messages, which is written in the language in which they are shown.
+
+    ``plus``: positive ones have their sign, too.
+    """
+    digits = f"{abs(value):.{places}f}"
+    sign = (
+        ""
+        if float(digits) == 0 or (value > 0 and not plus)
+        else "+"
+        if value > 0
+        else "\N{MINUS SIGN}"
+    )
+    return Message(f"{sign}{{value:.{places}f}}", {"value": abs(value)})
+
+
+def amount(metric: str, value: float) -> Message:
+    """:func:`margin` as a value of messages."""
+    how = shown(metric)
+    if not value:
+        return m("zero")
+    number = Message("{value:.10g}", {"value": float(f"{value * how.factor:.2g}")})
+    return joined([number, Message(how.unit)])
+
+
+def measurement(row: Entries) -> Message:
+    """The difference of a row with its unit and its interval, as a value of messages."""
+    metric, how = row["metric"], shown(row["metric"])
+    return m(
+        "{difference}, 95% interval {interval}",
+        difference=joined(
+            [figure(row["delta"] * how.factor, decimals(metric, row), plus=True), Message(how.unit)]
+        ),
+        interval=span(row, metric),
+    )
+
+
+def span(row: Entries, metric: str) -> Message:
+    """:func:`interval` without signs of positive ends, as a value of messages."""
+    places, factor = decimals(metric, row), shown(metric).factor
+    low, high = (figure(row[key] * factor, places) for key in ("ci_low", "ci_high"))
+    return m("{low} to {high}", low=low, high=high)
+
+
+def share_of(share: float) -> Message:
+    """:func:`percent` as a value of messages."""
+    return Message("{number}%", {"number": figure(100 * share, 1)}, context="number")
+
+
+def listing(texts: Sequence[Text]) -> Text:
+    """:func:`enumerated` as a value of messages."""
+    *others, last = texts
+    return m("{others} and {last}", others=others, last=last) if others else last
+
+
+def both_of(texts: Sequence[Text]) -> Text:
+    """``a and b`` as a value of messages, and ``a and b and c``."""
+    return reduce(lambda first, second: m("{others} and {last}", others=first, last=second), texts)
+
+
+def either(texts: Sequence[Text]) -> Text:
+    """``a or b`` as a value of messages."""
+    return reduce(lambda first, second: m("{others} or {last}", others=first, last=second), texts)
 
 
 def count(value: float | None) -> str:

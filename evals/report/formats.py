@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from assistant_builder.arms import ARMS, QAT, with_arm
 from assistant_builder.atomic_io import read_json
 from assistant_builder.export_formats import file_to_train_for
+from assistant_builder.i18n import Text
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.study import Study
 from evals.compare import Comparison
@@ -267,7 +268,7 @@ def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, *, found: bo
     )
 
 
-def _action(study: Study, row: Mapping[str, Any], advice: str) -> str:
+def _action(study: Study, row: Mapping[str, Any], advice: Text) -> str:
     """What to do about the file that is named, or about the first one that was tested if none is."""
     if row["verdict"] == "no worse":
         return (

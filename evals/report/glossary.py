@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from assistant_builder.i18n import bits, t
+from assistant_builder.i18n.message import WRITTEN
+
 BASELINE_TEXTS = {
     "copy": ("Copied answer", "no model: the answer of the most similar training question"),
     "retrieval": (
@@ -23,7 +26,21 @@ TEXTS: dict[str, Any] = yaml.load(  # noqa: S506 - a safe loader, of a file of t
 )
 CONTEXT: tuple[dict[str, str], ...] = tuple(TEXTS["context"])
 """Published 16-bit LoRA and QLoRA results. Other models, data and metrics: orders of magnitude, not targets."""
-GLOSSARY: tuple[tuple[str, str], ...] = tuple(TEXTS["glossary"].items())
-"""Terms of the report for readers without a background in statistics or training."""
-NOT_MEASURED: dict[str, str] = TEXTS["not_measured"]
-"""Texts of sections without results, each with the setting that adds them."""
+
+
+def glossary() -> tuple[tuple[str, str], ...]:
+    """Terms of the report for readers without a background in statistics or training, and their explanations."""
+    count = bits()
+    stored = (
+        "In 4 bits (QLoRA's format is called NF4) a weight takes about a quarter of the memory and is rounded to one "
+        "of 16 values"
+        if count == WRITTEN
+        else f"In {count} bits a weight takes about {count / 16:.0%} of the memory and is rounded to one of at most "
+        f"{2**count:,} values"
+    )
+    return tuple((t(term), t(text, stored=stored)) for term, text in TEXTS["glossary"].items())
+
+
+def not_measured() -> dict[str, str]:
+    """Texts of sections without results, each with the setting that adds them."""
+    return {section: t(text) for section, text in TEXTS["not_measured"].items()}

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, TWINS
-from assistant_builder.i18n import t
+from assistant_builder.i18n import N_, t
 from evals.metrics.text import UNSPACED
 from evals.report.format import number
 from evals.report.load import BASELINE, CANDIDATE, Cell
@@ -224,8 +224,8 @@ _MAX_SHOWN_CHARACTERS = 1500  # longer texts are cut; ``report.json`` has the fu
 _MAX_MARKED_SHARE = 0.75
 _UNFOLDED = 5  # number of items of a group that are visible without unfolding it
 _TITLES = {
-    "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
-    "gained": ("Right under QLoRA only", "What 4-bit gained, by exact match."),
+    "lost": ("Right under 16-bit LoRA only", N_("What {bits}-bit lost, by exact match.")),
+    "gained": ("Right under QLoRA only", N_("What {bits}-bit gained, by exact match.")),
     "different": (
         "Answers with other differences",
         "Both are right or both are wrong, in different words.",
@@ -259,7 +259,7 @@ def answer_groups(report: Report, most: int) -> list[dict[str, Any]]:
                 {
                     "change": change,
                     "title": title,
-                    "about": about,
+                    "about": t(about),
                     "total": len(rows),
                     "shown": len(shown),
                     "first": shown[:at_once],

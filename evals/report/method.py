@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from assistant_builder.i18n import bits, t
+from assistant_builder.quantization import METHODS
 from evals.report.glossary import TEXTS
 from evals.report.rows_headline import export_table
 from evals.report.schema import Report
@@ -33,9 +35,29 @@ def subscripts(text: str) -> list[tuple[str, bool]]:
     return [(piece, low) for piece, low in cut if piece]
 
 
-FORMULAS = tuple(
-    Formula(**{**entry, "sources": tuple(entry.get("sources", ()))}) for entry in TEXTS["formulas"]
-)
+def formulas(quant_type: str) -> tuple[Formula, ...]:
+    """The formulas of a report on the storage ``quant_type``, a value of ``model.quant_type``."""
+    stored = "by default NF4 with double quantization"
+    if quant_type != "nf4" and quant_type in METHODS:
+        method = METHODS[quant_type]
+        rounds = ", which also rounds what W is multiplied with" * method.rounds_inputs
+        stored = f"{method.label}{rounds}"
+    texts = {"{bits}": str(bits()), "{stored}": stored}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\{(?:bits|stored)\}", lambda place: texts[place[0]], text)
+
+    return tuple(
+        Formula(
+            entry["name"],
+            filled(entry["formula"]),
+            filled(entry["about"]),
+            tuple(entry.get("sources", ())),
+        )
+        for entry in TEXTS["formulas"]
+    )
+
+
 REFERENCES: tuple[str, ...] = tuple(TEXTS["references"])
 """The sources of the methods, cited by number from 1."""
 CONTENTS: tuple[dict[str, Any], ...] = tuple(TEXTS["contents"])
@@ -76,7 +98,7 @@ def contents(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "anchor": group["anchor"],
-            "title": group.get("alone", group["title"]) if alone else group["title"],
+            "title": t(group.get("alone", group["title"]) if alone else group["title"]),
             "sections": [
                 {"anchor": key, "name": name}
                 for key, name in group["sections"].items()

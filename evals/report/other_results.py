@@ -27,7 +27,7 @@ from assistant_builder.chat.feedback import (
     tally_sentence,
 )
 from assistant_builder.config import EvalConfig
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
 from evals.compare import SATURATED, holm, paired_comparison
@@ -145,7 +145,7 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
             cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores
         },
     }
-    meanings = {pair.name: pair.meaning for pair in all_pairs()}
+    meanings = {pair.name: t(pair.meaning) for pair in all_pairs()}
     further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
     pairs = [
         *((arm.cell, arm.untuned_cell) for arm in ARMS.values()),

@@ -7,7 +7,7 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from assistant_builder.arms import (
@@ -21,13 +21,12 @@ from assistant_builder.arms import (
     label,
 )
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n import ENGLISH, t, use_language
-from assistant_builder.i18n.message import bits as current_bits
+from assistant_builder.i18n import ENGLISH, bits, t, use_language
+from assistant_builder.quantization import texts_of
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
 from evals.report import (
     approaches,
-    bits,
     brief,
     charts,
     formats,
@@ -39,11 +38,12 @@ from evals.report import format as fmt
 from evals.report.conclusion import conclude
 from evals.report.contrasts import HEADLINE
 from evals.report.format import plural, shown
-from evals.report.glossary import GLOSSARY, NOT_MEASURED
+from evals.report.glossary import glossary, not_measured
 from evals.report.items import answer_groups
 from evals.report.load import lead_pair, served_cells
 from evals.report.markdown import to_markdown
-from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
+from evals.report.method import REFERENCES, contents, subscripts
+from evals.report.method import formulas as formulas_of
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
@@ -56,21 +56,21 @@ _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second"
 
 def render_html(report: Report, *, listed: int = LISTED) -> str:
     """The report as a self-contained page: text is escaped, and its security policy forbids scripts and requests."""
-    with bits.texts_for(report):
-        template = _environment(bits=current_bits()).get_template("report.html.j2")
+    with texts_of(_storage(report)):
+        template = _environment().get_template("report.html.j2")
         return template.render(**page_context(report, listed=listed), whole=True)
 
 
 def render_results(report: Report) -> str:
     """The verdict and the sections on its figures, as a page like :func:`render_html`, in English."""
-    with use_language(ENGLISH), bits.texts_for(report):
-        template = _environment(bits=current_bits()).get_template("report.html.j2")
+    with use_language(ENGLISH), texts_of(_storage(report)):
+        template = _environment().get_template("report.html.j2")
         return template.render(**page_context(report, listed=LISTED_IN_MARKDOWN), whole=False)
 
 
 def draw_intervals(panels: Sequence[dict[str, Any]]) -> Markup:
     """Panels of :func:`evals.report.charts.interval_panel` as HTML, for pages with the styles of charts.css."""
-    charts = _environment(bits=current_bits()).get_template("charts.html.j2").module
+    charts = _environment().get_template("charts.html.j2").module
     return Markup(charts.intervals(panels))  # type: ignore[attr-defined]  # noqa: S704 - escaped
 
 
@@ -105,18 +105,6 @@ def arm_styles() -> str:
     )
 
 
-class _Templates(BaseLoader):
-    """The templates of this package, whose texts name the bits of the current context."""
-
-    def __init__(self) -> None:
-        self._package = PackageLoader("evals.report")
-
-    def get_source(self, environment: Environment, template: str) -> Any:
-        """See :meth:`jinja2.BaseLoader.get_source`."""
-        source, *rest = self._package.get_source(environment, template)
-        return bits.in_bits(source), *rest
-
-
 _FORMATS = (
     "count difference duration in_sentence interval level_text nats number p_value percent plain "
     "rate signed size"
@@ -125,10 +113,9 @@ _FORMATS = (
 
 
 @cache
-def _environment(*, bits: int) -> Environment:
-    """The templates; jinja reads them on first use, in a context with these bits."""
+def _environment() -> Environment:
     environment = Environment(
-        loader=_Templates(),
+        loader=PackageLoader("evals.report"),
         autoescape=True,
         finalize=_printable,
         trim_blocks=True,
@@ -195,13 +182,12 @@ def short(text: str, length: int = 110) -> str:
 
 def page_context(report: Report, *, listed: int = LISTED) -> dict[str, Any]:
     """The variables of the templates, with at most ``listed`` held-out items."""
-    with bits.texts_for(report):
-        return {
-            **bits.named(_page_context(report, listed)),
-            "title": title_of(report),
-            "glossary": bits.glossary(GLOSSARY),
-            "formulas": bits.formulas(FORMULAS, report),
-        }
+    with texts_of(_storage(report)):
+        return _page_context(report, listed)
+
+
+def _storage(report: Report) -> str:
+    return str(report.config["model"]["quant_type"])
 
 
 def _page_context(report: Report, listed: int) -> dict[str, Any]:
@@ -230,6 +216,10 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
     ]
     return {
         "report": report,
+        "title": title_of(report),
+        "bits": bits(),
+        "glossary": glossary(),
+        "formulas": formulas_of(_storage(report)),
         "contents": groups_of_sections,
         "compared": compared,
         "served": served_cells(report.trained_arms),
@@ -239,7 +229,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         },
         "arm_names": {arm: label(arm) for arm in report.trained_arms},
         "twin_names": {arm: label(arm) for arm in TWINS},
-        "missing": NOT_MEASURED,
+        "missing": not_measured(),
         "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
@@ -255,7 +245,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             "risks": brief.risks(report, conclusion),
             "recommendation": brief.recommendation(conclusion),
         },
-        "verdict_title": "What did 4-bit cost?" if compared else rows_headline.NOT_COMPARED,
+        "verdict_title": f"What did {bits()}-bit cost?" if compared else rows_headline.NOT_COMPARED,
         "outcome": rows_headline.outcome_label(report),
         "tone": rows_headline.tone(report),
         "meaning": meaning(report.verdict),

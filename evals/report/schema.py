@@ -7,7 +7,7 @@ a report can have thousands of are dictionaries, which are validated and not cop
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import read_json
-from assistant_builder.i18n import t
+from assistant_builder.i18n import Message, t, text_of, written
+from assistant_builder.i18n import Text as Shown
 from assistant_builder.study.contents import Figures, Number, Text
 
 VERSION = 2
@@ -34,6 +35,18 @@ def _checked(value: Any, check: Callable[[Any], Any]) -> Any:
 
 AsRead = WrapValidator(_checked)
 """Validates a value and keeps it as it is, without a copy."""
+Said = dict[str, Any]
+"""Name of a text beside it → the record of its message, for readers in other languages."""
+
+
+def in_files(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its messages in English, and their records under ``said``."""
+    said = {name: value.to_record() for name, value in record.items() if isinstance(value, Message)}
+    texts = {
+        name: written(value)[0] if isinstance(value, Message) else value
+        for name, value in record.items()
+    }
+    return texts | ({"said": said} if said else {})
 
 
 class Record(BaseModel):
@@ -55,6 +68,11 @@ class Record(BaseModel):
     def get(self, name: str, default: Any = None, /) -> Any:
         """An entry, or the default if the file does not have it."""
         return getattr(self, name) if name in self else default
+
+    def message(self, name: str) -> Shown:
+        """A text as a message in the language of the reader; as it is in files of releases without messages."""
+        said = self.get("said")
+        return text_of(said.get(name) if isinstance(said, dict) else None, self[name])
 
     def keys(self) -> list[str]:
         """Names of the entries that the file has."""
@@ -136,6 +154,7 @@ class Verdict(_HasInterval):
     trained_again: Change | None = None
     action: str = ""
     reason: str = ""
+    said: Said = {}
 
 
 class CellFigures(Record):
@@ -573,6 +592,7 @@ class ReportWarning(Record):
     code: str = ""
     level: Literal["serious", "note"] = "note"
     text: str = ""
+    said: Said = {}
 
 
 class Approach(Record):
@@ -694,6 +714,7 @@ class Report(Record):
     warnings: list[ReportWarning] = []
     objection: str = ""
     sentence: str = ""
+    said: Said = {}
     basis: list[str] = []
     summary: list[str] = []
     not_compared: list[str] = []

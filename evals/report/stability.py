@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig
+from assistant_builder.i18n import N_, bits, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmConfig, ArmSummary
 from evals.report.contrasts import HEADLINE
@@ -24,10 +25,10 @@ from evals.stats.cluster_robust import StandardError
 from evals.stats.seed_variance import seeds_needed, trained_again
 
 _LABELS = {
-    "B4-B16": "storing the untuned base in 4 bits",
-    "L4-L16": "storing the base in 4 bits, with the 16-bit-trained adapter",
-    "Q4-Q16": "storing the base in 4 bits, with QLoRA's adapter",
-    HEADLINE: "QLoRA against its 16-bit twin, training included",
+    "B4-B16": N_("storing the untuned base in {bits} bits"),
+    "L4-L16": N_("storing the base in {bits} bits, with the 16-bit-trained adapter"),
+    "Q4-Q16": N_("storing the base in {bits} bits, with QLoRA's adapter"),
+    HEADLINE: N_("QLoRA against its 16-bit twin, training included"),
 }
 WORST = 10  # number of listed items with the largest increase of loss
 
@@ -43,12 +44,14 @@ def fidelity(study: Study) -> dict[str, Any] | None:
     record = {
         key: value for key, value in read_json(path, _FidelityFile).items() if key != "inputs"
     }
-    pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record["pairs"]]
+    pairs = [
+        {**pair, "label": t(_LABELS.get(pair["name"], pair["name"]))} for pair in record["pairs"]
+    ]
     known, skipped = {pair["name"]: pair for pair in pairs}, record.get("skipped")
     lines = [f"Not compared token by token: {skipped.rstrip('.')}."] if skipped else []
     if "L4-L16" in known:
         lines.append(
-            "Storing the base in 4 bits, with the same adapter, changes the prediction of the next token by "
+            f"Storing the base in {bits()} bits, with the same adapter, changes the prediction of the next token by "
             f"{_moved(known['L4-L16'])}."
         )
     if HEADLINE in known:

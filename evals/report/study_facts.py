@@ -10,6 +10,7 @@ from typing import Any
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, further_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.export_formats import formats_of_cell
+from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Embedding, Findings, Split, Step
 from assistant_builder.study.steps import run_of
@@ -257,7 +258,7 @@ EXPORTS = (
         QLORA.name,
         QLORA.cell,
         True,
-        "QLoRA's adapter, served on the base in 4 bits as in training.",
+        "QLoRA's adapter, served on the base in {bits} bits as in training.",
     ),
     Export("Q16", QLORA.name, QLORA.cell, True, "QLoRA's adapter, served on the full 16-bit base."),
     Export(
@@ -265,7 +266,7 @@ EXPORTS = (
         QLORA.name,
         QLORA.cell,
         False,
-        "QLoRA's adapter merged into the base it was trained on (4-bit weights "
+        "QLoRA's adapter merged into the base it was trained on ({bits}-bit weights "
         "widened to 16 bits), served in 16 bits.",
     ),
     Export(
@@ -274,7 +275,8 @@ EXPORTS = (
         QLORA.cell,
         False,
         "QLoRA's adapter merged into the base it was trained on, the result "
-        "quantized to 4 bits again for serving. The merged weights are close to the 4-bit levels they came from, so "
+        "quantized to {bits} bits again for serving. The merged weights are close to the {bits}-bit levels they came "
+        "from, so "
         "rounding them again can undo the merge.",
     ),
     Export(
@@ -284,7 +286,7 @@ EXPORTS = (
         True,
         "LoRA's adapter, served on the 16-bit base as in training.",
     ),
-    Export("L4", LORA.name, LORA.cell, True, "LoRA's adapter, served on the base in 4 bits."),
+    Export("L4", LORA.name, LORA.cell, True, "LoRA's adapter, served on the base in {bits} bits."),
     Export(
         "LM",
         LORA.name,
@@ -297,7 +299,7 @@ EXPORTS = (
         LORA.name,
         LORA.cell,
         False,
-        "LoRA's adapter merged into the 16-bit base, the result quantized to 4 bits for serving.",
+        "LoRA's adapter merged into the 16-bit base, the result quantized to {bits} bits for serving.",
     ),
 )
 
@@ -367,7 +369,7 @@ def exports(
                 "cell": export.cell,
                 "arm": export.arm,
                 "measured": export.measured,
-                "how": export.how,
+                "how": t(export.how),
                 "formats": [
                     format.name for format in formats_of_cell(export.arm, export.cell, quant_type)
                 ],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
 from assistant_builder.data import load_split
+from assistant_builder.i18n import Message, Text, bits, joined, m, mn, text_of
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
 from evals.declaration import (
@@ -38,126 +39,155 @@ from evals.stats.seed_variance import MOST_SEEDS
 
 def audience(
     rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelled: bool = False
-) -> str:
+) -> Message:
     """The items of the verdict, such as ``208 held-out questions``, with a note if they are too few."""
-    several = any(row["turn"] for row in rows)
-    few = any(text.startswith("too few") for text in verdict["warnings"])
-    kind = (
-        "respelled question" if respelled else "held-out answer" if several else "held-out question"
-    )
-    asked = plural(verdict["n"], kind)
-    return f"{asked} (too few for a firm verdict)" if few else asked
+    count = verdict["n"]
+    if respelled:
+        questions = mn("{count} respelled question", "{count} respelled questions", count)
+    elif any(row["turn"] for row in rows):
+        questions = mn("{count} held-out answer", "{count} held-out answers", count)
+    else:
+        questions = mn("{count} held-out question", "{count} held-out questions", count)
+    if any(text.startswith("too few") for text in verdict["warnings"]):
+        return m("{questions} (too few for a firm verdict)", questions=questions)
+    return questions
 
 
-def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
+def verdict_sentence(verdict: Mapping[str, Any], questions: Text) -> Message:
     """The verdict in one sentence, and what it did not test; without a comparison the reason and the remedy."""
     if verdict["contrast"] is None:
-        return f"{verdict['reason']} {verdict['action']}"
+        said = verdict.get("said", {})
+        return joined([text_of(said.get(key), verdict[key]) for key in ("reason", "action")])
     once = (
-        ""
-        if verdict.get("seeds") != 1
-        else (
+        m(
             "The verdict is about these two assistants, each trained once: another training seed may give another one."
         )
+        if verdict.get("seeds") == 1
+        else ""
     )
-    return " ".join(filter(None, (_outcome_sentence(verdict, asked), once, untested_text(verdict))))
+    return joined([_outcome_sentence(verdict, questions), once, untested_text(verdict)])
 
 
-def untested_text(verdict: Mapping[str, Any]) -> str:
+def untested_text(verdict: Mapping[str, Any]) -> Text:
     """What the verdict did not test: declining, where the test has too few questions for it."""
     found = verdict.get("to_decline")
     if found is None or found["judged"]:
         return ""
     has = (
-        f"has only {plural(found['questions'], 'question')}"
+        mn("has only {count} question", "has only {count} questions", found["questions"])
         if found["questions"]
-        else "has no questions"
+        else m("has no questions")
     )
-    return (
-        f"Whether 4-bit still declines what it should was not tested: the test {has} to decline, and "
-        f"{found.get('needed', ENOUGH_TO_DECLINE)} are needed."
+    return m(
+        "Whether {bits}-bit still declines what it should was not tested: the test {has} to decline, and "
+        "{needed} are needed.",
+        has=has,
+        needed=found.get("needed", ENOUGH_TO_DECLINE),
     )
 
 
-def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
+def _outcome_sentence(verdict: Mapping[str, Any], questions: Text) -> Message:
     low, high = harm_interval(verdict)
     primary, *others = verdict["bounds"]
-    measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
-    limit = f"the {_amount(primary)} allowed"
+    values = {
+        "questions": questions,
+        "measured": measured_text(verdict, m("QLoRA's"), m("that of its 16-bit twin")),
+        "limit": m("the {amount} allowed", amount=_amount(primary)),
+    }
     if verdict["outcome"] == "no worse":
-        also = (
-            f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either."
-            if others
-            else ""
-        )
         if verdict["within_margin_but_worse"]:
-            return (
-                f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}.{also}"
+            text = m(
+                "On your {questions}, {bits}-bit is measurably worse, but within {limit}: {measured}.",
+                **values,
             )
-        if high < 0:
-            return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}.{also}"
-        return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}.{also}"
-    if verdict["outcome"] == "worse" and not primary["passed"] and low > 0:
-        reach = (
-            f"all of it beyond {limit}"
-            if low > primary["margin"]
-            else f"and the harm may exceed {limit}"
+        elif high < 0:
+            text = m(
+                "On your {questions}, {bits}-bit did not cost quality, it is better: {measured}.",
+                **values,
+            )
+        else:
+            text = m(
+                "On your {questions}, {bits}-bit is no worse: {measured}, within {limit}.", **values
+            )
+        names = fmt.listing([Message(shown(bound["metric"]).phrase) for bound in others] or [""])
+        also = (
+            m("The {metrics} is no worse either.", metrics=names)
+            if len(others) == 1
+            else m("The {metrics} are no worse either.", metrics=names)
         )
-        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {reach}."
+        return joined([text, also if others else ""])
+    if verdict["outcome"] == "worse" and not primary["passed"] and low > 0:
+        if low > primary["margin"]:
+            return m(
+                "On your {questions}, {bits}-bit made the assistant worse: {measured}, all of it beyond {limit}.",
+                **values,
+            )
+        return m(
+            "On your {questions}, {bits}-bit made the assistant worse: {measured}, and the harm may exceed {limit}.",
+            **values,
+        )
     if verdict["outcome"] == "worse":
-        return (
-            f"On your {asked}, 4-bit made the assistant worse in another respect, beyond the margin: "
-            f"{harmed_bounds(verdict)}. {measured}."
+        return m(
+            "On your {questions}, {bits}-bit made the assistant worse in another respect, beyond the margin: "
+            "{harmed}. {measured}.",
+            harmed=harmed_bounds(verdict),
+            **values,
         )
     if primary["passed"]:
-        return (
-            f"On your {asked}, the result is inconclusive: {measured}, within {limit}, but more harm than allowed "
-            f"is not ruled out for the {open_bounds(verdict)}."
+        return m(
+            "On your {questions}, the result is inconclusive: {measured}, within {limit}, but more harm than allowed "
+            "is not ruled out for the {open}.",
+            open=open_bounds(verdict),
+            **values,
         )
     if high <= primary["margin"]:
-        return (
-            f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
-            f"both assistants are wrong: {measured}."
+        return m(
+            "On your {questions}, this metric cannot show whether {bits}-bit cost anything, because nearly all "
+            "answers of both assistants are wrong: {measured}.",
+            **values,
         )
-    return (
-        f"On your {asked}, the result is inconclusive: {measured}, which reaches from no harm to more than "
-        f"{limit}."
+    return m(
+        "On your {questions}, the result is inconclusive: {measured}, which reaches from no harm to more than "
+        "{limit}.",
+        **values,
     )
 
 
-def open_bounds(verdict: Mapping[str, Any]) -> str:
+def open_bounds(verdict: Mapping[str, Any]) -> Text:
     """The bounds other than the primary one that were not shown, each with its difference and its margin."""
-    failed = [_details([bound]) for bound in verdict["bounds"][1:] if not bound["passed"]]
-    return fmt.enumerated(
+    return fmt.listing(
         [
-            *failed,
-            *(f"{shown(name).phrase} (not measured)" for name in verdict.get("not_shown", ())),
+            *(_details(bound) for bound in verdict["bounds"][1:] if not bound["passed"]),
+            *(
+                m("{metric} (not measured)", metric=Message(shown(name).phrase))
+                for name in verdict.get("not_shown", ())
+            ),
         ]
     )
 
 
-def harmed_bounds(verdict: Mapping[str, Any]) -> str:
+def harmed_bounds(verdict: Mapping[str, Any]) -> Text:
     """The bounds other than the primary one whose whole interval is beyond the margin, with difference and margin."""
-    return _details(
-        [bound for bound in verdict["bounds"][1:] if harm_interval(bound)[0] > bound["margin"]]
+    return fmt.listing(
+        [
+            _details(bound)
+            for bound in verdict["bounds"][1:]
+            if harm_interval(bound)[0] > bound["margin"]
+        ]
     )
 
 
-def _amount(bound: Entries) -> str:
-    return fmt.margin(bound["metric"], bound["margin"])
+def _amount(bound: Entries) -> Message:
+    return fmt.amount(bound["metric"], bound["margin"])
 
 
-def _named(bounds: Sequence[Mapping[str, Any]]) -> str:
-    return fmt.enumerated([shown(bound["metric"]).phrase for bound in bounds])
-
-
-def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
-    """Each metric with its difference and its margin."""
-    return fmt.enumerated(
-        [
-            f"{shown(bound['metric']).phrase} ({fmt.measured(as_row(bound))}; allowed {_amount(bound)})"
-            for bound in bounds
-        ]
+def _details(bound: Entries) -> Message:
+    """A metric with its difference and its margin."""
+    return m(
+        "{metric} ({measured}; allowed {amount})",
+        metric=Message(shown(bound["metric"]).phrase),
+        measured=fmt.measurement(as_row(bound)),
+        amount=_amount(bound),
     )
 
 
@@ -186,7 +216,7 @@ def meaning(verdict: Entries) -> str:
             ]
         )
         return (
-            f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
+            f"If you serve {bits()}-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
             f"harmful end of a {level_of(verdict)} interval."
         )
     if verdict["outcome"] == "worse":
@@ -200,7 +230,9 @@ def meaning(verdict: Entries) -> str:
             for bound in harmed
             for low, high in (harm_interval(bound),)
         ]
-        return f"Expect the 4-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
+        return (
+            f"Expect the {bits()}-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
+        )
     possible = fmt.enumerated(
         [
             f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
@@ -209,7 +241,7 @@ def meaning(verdict: Entries) -> str:
         ]
         or [""]
     )
-    text = "The study shows neither that 4-bit is as good nor that it is worse."
+    text = f"The study shows neither that {bits()}-bit is as good nor that it is worse."
     return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
 
 
@@ -279,14 +311,16 @@ def _seeds_text(needed: int | None, verdict: Entries) -> str:
     ):
         return ""
     if needed == verdict["seeds"]:
-        return "This decides about training in 4 bits as well, not only about these assistants."
+        return f"This decides about training in {bits()} bits as well, not only about these assistants."
     if needed is None:
         return (
-            f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in 4 bits with "
+            f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in {bits()} bits "
+            "with "
             "these questions."
         )
     return (
-        f"At the spread seen, about {needed} seeds would decide about training in 4 bits, and not only about these "
+        f"At the spread seen, about {needed} seeds would decide about training in {bits()} bits, and not only about "
+        "these "
         "assistants."
     )
 
@@ -427,29 +461,52 @@ def level_of(verdict: Entries) -> str:
     return fmt.level_text(verdict.get("level", LEVEL))
 
 
-def measured_text(verdict: Entries, whose: str, other: str = "") -> str:
-    """The difference of a verdict in words, with its interval, for sentences."""
-    how, delta = shown(verdict["metric"]), verdict["delta"]
+def measured_text(verdict: Mapping[str, Any], whose: Text, other: Text = "") -> Message:
+    """The difference of a verdict in words, with its interval, for sentences; ``whose`` metric against ``other``."""
+    metric, delta = verdict["metric"], verdict["delta"]
+    how = shown(metric)
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1], "margin": verdict["margin"]}
-    amount = f"{abs(delta) * how.factor:.{fmt.decimals(verdict['metric'], row)}f}"
-    same = float(amount) == 0
-    compared = "the same" if same else f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'}"
-    if other:
-        compared += f" {'as' if same else 'than'} {other}"
-    level = level_of(verdict)
-    return f"{whose} {how.phrase} is {compared} ({level} interval {interval(row, verdict['metric'], plus=False)})"
+    amount = fmt.figure(abs(delta) * how.factor, fmt.decimals(metric, row))
+    if float(f"{abs(delta) * how.factor:.{fmt.decimals(metric, row)}f}") == 0:
+        compared = m("the same as {other}", other=other) if other else m("the same")
+    else:
+        values = {"amount": amount, "unit": Message(how.unit), "other": other}
+        if delta > 0:
+            compared = (
+                m("{amount} {unit} higher than {other}", **values)
+                if other
+                else m("{amount} {unit} higher", **values)
+            )
+        else:
+            compared = (
+                m("{amount} {unit} lower than {other}", **values)
+                if other
+                else m("{amount} {unit} lower", **values)
+            )
+    return m(
+        "{whose} {metric} is {compared} ({level} interval {interval})",
+        whose=whose,
+        metric=Message(how.phrase),
+        compared=compared,
+        level=fmt.level_message(verdict.get("level", LEVEL)),
+        interval=fmt.span(row, metric),
+    )
 
 
-def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
+def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> Text:
     """The metrics whose interval is on the harmful side of zero, unadjusted, if the verdict is not "worse"."""
     against = [
-        f"{shown(row['metric']).phrase} ({fmt.measured(row)})"
+        m(
+            "{metric} ({measured})",
+            metric=Message(shown(row["metric"]).phrase),
+            measured=fmt.measurement(row),
+        )
         for row in rows
         if row["metric"] in verdict["possible_harm"] and row["metric"] != verdict["metric"]
     ]
     if not against or verdict["outcome"] == "worse":
         return ""
-    return f"Possible harm by another measure: {fmt.enumerated(against)}."
+    return m("Possible harm by another measure: {metrics}.", metrics=fmt.listing(against))
 
 
 def summary(report: Report) -> list[str]:

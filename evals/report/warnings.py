@@ -11,10 +11,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
+from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.declaration import RIGHT_DECLINES
 from evals.report.contrasts import HEADLINE, clearly_worse
-from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
+from evals.report.format import (
+    SIGNIFICANT,
+    both_of,
+    either,
+    figure,
+    measurement,
+    share_lost,
+    share_of,
+    shown,
+)
 from evals.report.load import BASELINE, CANDIDATE, lead_pair, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
 from evals.report.other_words import is_respelled
@@ -28,7 +38,7 @@ from evals.stats.power import (
 )
 from evals.tasks.general_knowledge import TASK as RETENTION
 
-Warned = tuple[str, str, str]  # code, level and text of a warning
+Warned = tuple[str, str, Text]  # code, level and text of a warning
 IDENTITY_TOLERANCE = 1e-12  # largest rounding error at which an identity holds
 _FAILURE_SHARE = 0.1
 _CUT_SHARE = (
@@ -56,8 +66,8 @@ def secondary_warnings(report: Report) -> Iterator[Warned]:
 
 
 _INSTEAD = {
-    "copy": "showing people the stored answers",
-    "retrieval": "using the untuned model with retrieved pairs",
+    "copy": m("showing people the stored answers"),
+    "retrieval": m("using the untuned model with retrieved pairs"),
 }
 """What to do where tuning does not beat a baseline."""
 
@@ -74,21 +84,27 @@ def _untuned(report: Report) -> Iterator[Warned]:
             if record["baseline"] == baseline and (record["not_beaten"] or record["worse"])
         ]
         if failing:
+            worse = any(record["worse"] for record in failing)
             beaten = (
-                "beat"
-                if any(record["worse"] or not record["beaten"] for record in failing)
-                else "clearly beat"
+                m("beat")
+                if worse or any(not record["beaten"] for record in failing)
+                else m("clearly beat")
             )
-            text = (
-                f"Tuning does not {beaten} {name}: "
-                f"{'; '.join(shortfall_summary(record, figures) for record in failing)}."
-            )
-            if few and not any(record["worse"] for record in failing):
-                text += " With so few items, evidence may simply be missing: add held-out items."
-            else:
-                text += (
-                    f" Improve the training data or the settings, or consider {_INSTEAD[baseline]}."
+            advice = (
+                m("With so few items, evidence may simply be missing: add held-out items.")
+                if few and not worse
+                else m(
+                    "Improve the training data or the settings, or consider {instead}.",
+                    instead=_INSTEAD[baseline],
                 )
+            )
+            text = m(
+                "Tuning does not {beaten} {baseline}: {shortfall}. {advice}",
+                beaten=beaten,
+                baseline=Message(name),
+                shortfall=joined([shortfall_summary(record, figures) for record in failing], "; "),
+                advice=advice,
+            )
             yield f"not_better_than_{baseline}", "serious", text
 
 
@@ -98,8 +114,13 @@ def _arithmetic(report: Report) -> Iterator[Warned]:
         yield (
             "identity_broken",
             "serious",
-            f"{broken[0]['text']} does not hold on {broken[0]['metric']}: it is off by {broken[0]['error']:.1e}. "
-            "The figures of these cells are inconsistent. Score the study again with --redo.",
+            m(
+                "{text} does not hold on {metric}: it is off by {error:.1e}. The figures of these cells are "
+                "inconsistent. Score the {study} again with --redo.",
+                text=broken[0]["text"],
+                metric=broken[0]["metric"],
+                error=broken[0]["error"],
+            ),
         )
     fidelity = report.fidelity or Fidelity()
     if fidelity.skipped:
@@ -118,9 +139,15 @@ def _arithmetic(report: Report) -> Iterator[Warned]:
                 yield (
                     "fidelity_disagrees",
                     "note",
-                    f"The loss of {pair['candidate']} exceeds that of {pair['reference']} by "
-                    f"{pair['delta_nll']:.4f} nats per token in the token-by-token comparison, but by {seen:.4f} in "
-                    "the scores of the cells. They were computed differently; trust neither beyond this gap.",
+                    m(
+                        "The loss of {candidate} exceeds that of {reference} by {delta_nll:.4f} nats per token in the "
+                        "token-by-token comparison, but by {seen:.4f} in the scores of the cells. They were computed "
+                        "differently; trust neither beyond this gap.",
+                        candidate=pair["candidate"],
+                        reference=pair["reference"],
+                        delta_nll=pair["delta_nll"],
+                        seen=seen,
+                    ),
                 )
 
 
@@ -136,17 +163,25 @@ def _noise(report: Report) -> Iterator[Warned]:
         yield (
             "flips_within_noise",
             level,
-            f"Another scoring batch size alone changes {plural(noise, 'answer')} of one assistant between right and "
-            f"wrong; 4-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
-            "conclusion from single flips.",
+            m(
+                "Another scoring batch size alone changes {answers} of one assistant between right and wrong; "
+                "{bits}-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
+                "conclusion from single flips.",
+                answers=mn("{count} answer", "{count} answers", noise),
+                between=between,
+            ),
         )
     judged = report.verdict.bounds[0]["outcome"]
     if floor["verdict"] is not None and floor["verdict"] != judged:
         yield (
             "verdict_moves_with_batches",
             "serious",
-            f"With another scoring batch size the verdict of the primary metric is “{floor['verdict']}” instead of "
-            f"“{judged}”, so it depends on rounding. Add held-out items to settle it.",
+            m(
+                "With another scoring batch size the verdict of the primary metric is “{verdict}” instead of "
+                "“{judged}”, so it depends on rounding. Add held-out items to settle it.",
+                verdict=Message(floor["verdict"]),
+                judged=Message(judged),
+            ),
         )
 
 
@@ -159,21 +194,27 @@ def _seeds(report: Report) -> Iterator[Warned]:
         yield (
             "seeds_not_twins",
             "serious",
-            f"The arms of seed {', '.join(unlike)} are not twins: more than the storage of the base differs, or the "
-            "storage does not. The spread over seeds therefore shows more than chance. Train both arms of that seed "
-            "again with the same settings.",
+            m(
+                "The arms of seed {unlike} are not twins: more than the storage of the base differs, or the storage "
+                "does not. The spread over seeds therefore shows more than chance. Train both arms of that seed again "
+                "with the same settings.",
+                unlike=unlike,
+            ),
         )
     verdicts = [run["verdict"] for run in seeds["runs"]]
     if len(set(verdicts)) > 1:
-        listed = ", ".join(
-            f"“{outcome}” with seed {run['seed']}"
+        listed = [
+            m("“{verdict}” with seed {seed}", verdict=Message(outcome), seed=run["seed"])
             for run, outcome in zip(seeds["runs"], verdicts, strict=True)
-        )
+        ]
         yield (
             "seeds_disagree",
             "serious",
-            f"The training seeds give different verdicts by the primary metric: {listed}. The verdict at the top "
-            "averages over the seeds; treat it as unsettled until more seeds or held-out items agree.",
+            m(
+                "The training seeds give different verdicts by the primary metric: {listed}. The verdict at the top "
+                "averages over the seeds; treat it as unsettled until more seeds or held-out items agree.",
+                listed=listed,
+            ),
         )
     low, high = seeds["trained_again"]["ci"]
     worst = -low if verdict.higher_is_better else high
@@ -182,10 +223,17 @@ def _seeds(report: Report) -> Iterator[Warned]:
         yield (
             "seeds_reach_beyond_margin",
             "note",
-            f"If both arms were trained again, the 95% interval of the difference would reach "
-            f"{signed((low if verdict['higher_is_better'] else high) * how.factor, how.decimals)} {how.unit}, more "
-            "harm than the margin allows. The verdict holds for these assistants, not for every retraining. "
-            "More seeds would narrow the interval.",
+            m(
+                "If both arms were trained again, the 95% interval of the difference would reach {signed} {unit}, more "
+                "harm than the margin allows. The verdict holds for these assistants, not for every retraining. More "
+                "seeds would narrow the interval.",
+                signed=figure(
+                    (low if verdict["higher_is_better"] else high) * how.factor,
+                    how.decimals,
+                    plus=True,
+                ),
+                unit=Message(how.unit),
+            ),
         )
 
 
@@ -195,8 +243,15 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
             yield (
                 "export_loses",
                 "note",
-                f"{row['cell']} does not keep the quality measured for {row['measured']} ({measured(row)}): it "
-                f"loses {share_lost(row)}. {row['how']} Choose an export that keeps the quality.",
+                m(
+                    "{cell} does not keep the quality measured for {measured} ({difference}): it loses {share_lost}. "
+                    "{how} Choose an export that keeps the quality.",
+                    cell=row["cell"],
+                    measured=row["measured"],
+                    difference=measurement(row),
+                    share_lost=Message(share_lost(row)),
+                    how=row["how"],
+                ),
             )
     for task, record in report.tasks.items():
         if record["error"]:
@@ -206,11 +261,20 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
             yield (
                 "worse_on_task",
                 "serious",
-                f"{record['label']}: QLoRA is clearly worse than its 16-bit twin ({measured(worse[HEADLINE])}).",
+                m(
+                    "{label}: QLoRA is clearly worse than its 16-bit twin ({measured}).",
+                    label=record["label"],
+                    measured=measurement(worse[HEADLINE]),
+                ),
             )
         tuned = {f"{arm.cell}-{arm.untuned_cell}" for arm in ARMS.values()}
         forgot = [
-            f"{row['candidate']} against {row['baseline']} {measured(row)}"
+            m(
+                "{candidate} against {baseline} {measured}",
+                candidate=row["candidate"],
+                baseline=row["baseline"],
+                measured=measurement(row),
+            )
             for name, row in worse.items()
             if name in tuned
         ]
@@ -218,8 +282,11 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
             yield (
                 "forgetting",
                 "note",
-                f"Tuning made the model forget general knowledge: {'; '.join(forgot)}. If the assistant needs it, "
-                "train more gently (fewer epochs, a lower learning rate).",
+                m(
+                    "Tuning made the model forget general knowledge: {forgot}. If the assistant needs it, train more "
+                    "gently (fewer epochs, a lower learning rate).",
+                    forgot=joined(forgot, "; "),
+                ),
             )
 
 
@@ -227,33 +294,58 @@ def _cut(report: Report) -> Iterator[Warned]:
     tuned = [report.cells[name] for name in tuned_cells(report.trained_arms)]
     cut = {cell["label"]: cell["cut_answers"] for cell in tuned if cell.get("cut_answers")}
     if cut:
-        listed = " and ".join(
-            f"{plural(number, 'answer')} of {label}" for label, number in cut.items()
+        listed = both_of(
+            [
+                mn(
+                    "{count} answer of {assistant}",
+                    "{count} answers of {assistant}",
+                    number,
+                    assistant=Message(label),
+                )
+                for label, number in cut.items()
+            ]
         )
         share = max(cut.values()) / tuned[0]["items"]
         yield (
             "cut_answers",
             "serious" if share > _CUT_SHARE else "note",
-            f"Of {plural(tuned[0]['items'], 'test question')}, {listed} stopped at the limit of "
-            f"{report['answer_limit']:,} tokens before they had ended, and were scored without their end. Set "
-            "eval.max_new_tokens=auto or raise it, and train longer if the answers repeat themselves.",
+            m(
+                "Of {questions}, {listed} stopped at the limit of {answer_limit:,} tokens before they had ended, and "
+                "were scored without their end. Set {eval.max_new_tokens=auto} or raise it, and train longer if the "
+                "answers repeat themselves.",
+                questions=mn("{count} test question", "{count} test questions", tuned[0]["items"]),
+                listed=listed,
+                answer_limit=report["answer_limit"],
+            ),
         )
 
 
 def _declining(report: Report) -> Iterator[Warned]:
     cells = report.declining.cells if report.declining else {}
     inventing = [
-        f"{label} answered {cell['unanswerable_items'] - cell['declined']:,}"
+        m(
+            "{assistant} answered {number:,}",
+            assistant=label,
+            number=cell["unanswerable_items"] - cell["declined"],
+        )
         for name, label in ((arm.cell, arm.short) for arm in ARMS.values())
         if (cell := cells.get(name)) and 2 * cell["declined"] < cell["unanswerable_items"]
     ]
     if inventing:
-        asked = plural(cells[tuned_cells(report.trained_arms)[0]]["unanswerable_items"], "question")
+        asked = mn(
+            "{count} question",
+            "{count} questions",
+            cells[tuned_cells(report.trained_arms)[0]]["unanswerable_items"],
+        )
         yield (
             "invents",
             "serious",
-            f"Of {asked} that should be declined, {' and '.join(inventing)}. These answers are invented, unless "
-            "they decline in words that are not recognised. Read them before the assistant is used.",
+            m(
+                "Of {asked} that should be declined, {inventing}. These answers are invented, unless they decline in "
+                "words that are not recognised. Read them before the assistant is used.",
+                asked=asked,
+                inventing=both_of(inventing),
+            ),
         )
 
 
@@ -265,9 +357,13 @@ def _judge(report: Report) -> Iterator[Warned]:
         yield (
             "judge_failures",
             "serious",
-            f"The judge failed on {judge['failures']:,} of {plural(judge['items'], 'item')} "
-            f"({percent(judge['failures'] / judge['items'])}). If these differ from the other items, its preference "
-            "is not representative. Check the judge's server and run the study again.",
+            m(
+                "The judge failed on {failures:,} of {items} ({percent}). If these differ from the other items, its "
+                "preference is not representative. Check the judge's server and run the {study} again.",
+                failures=judge["failures"],
+                items=mn("{count} item", "{count} items", judge["items"]),
+                percent=share_of(judge["failures"] / judge["items"]),
+            ),
         )
     share = judge["first_of_decided"]
     if (
@@ -275,13 +371,17 @@ def _judge(report: Report) -> Iterator[Warned]:
         and judge["place_p_value"] <= SIGNIFICANT
         and max(share, 1 - share) >= _POSITION_BIAS
     ):
-        place = "first" if share > 0.5 else "second"
+        place = m("first") if share > 0.5 else m("second")
         yield (
             "judge_position_bias",
             "note",
-            f"The judge chose the answer shown {place} in {percent(max(share, 1 - share))} of its decided "
-            "judgements. Every pair was shown in both orders, so neither assistant gains, but some ties hide a real "
-            "preference. Another judge may decide more items.",
+            m(
+                "The judge chose the answer shown {place} in {percent} of its decided judgements. Every pair was shown "
+                "in both orders, so neither assistant gains, but some ties hide a real preference. Another judge may "
+                "decide more items.",
+                place=place,
+                percent=share_of(max(share, 1 - share)),
+            ),
         )
     if (
         judge["ci"]
@@ -292,8 +392,13 @@ def _judge(report: Report) -> Iterator[Warned]:
         yield (
             "judge_prefers_lora",
             "serious",
-            f"The judge prefers the answers of {BASELINE} to those of {CANDIDATE}, although the verdict is “no "
-            f"worse”. {judge['sentence']} Compare some of these answers yourself.",
+            m(
+                "The judge prefers the answers of {baseline} to those of {candidate}, although the verdict is “no "
+                "worse”. {sentence} Compare some of these answers yourself.",
+                baseline=BASELINE,
+                candidate=CANDIDATE,
+                sentence=judge["sentence"],
+            ),
         )
 
 
@@ -357,7 +462,7 @@ def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def warnings(report: Report) -> list[dict[str, str]]:
+def warnings(report: Report) -> list[dict[str, Any]]:
     """Everything that limits the conclusions of the report.
 
     The level is ``serious`` where it affects the verdict or the question whether tuning was worth it, else ``note``.
@@ -386,7 +491,11 @@ def _about_statistics(report: Report) -> Iterator[Warned]:
             yield (
                 "statistics",
                 level,
-                f"{shown(metric).label}: {text.replace(' %', '%').rstrip('.')}.",
+                m(
+                    "{metric}: {text}.",
+                    metric=Message(shown(metric).label),
+                    text=text.replace(" %", "%").rstrip("."),
+                ),
             )
     if report.seeds.count == 1:
         yield "one_seed", "note", report.seeds.sentence
@@ -394,15 +503,20 @@ def _about_statistics(report: Report) -> Iterator[Warned]:
         yield (
             "similarity_blind",
             "note",
-            "Similarity hardly reacts to negations and numbers: “31 metres” and “13 metres” score almost the same. "
-            "Use exact match or the facts kept to judge correctness.",
+            m(
+                "Similarity hardly reacts to negations and numbers: “31 metres” and “13 metres” score almost the same. "
+                "Use exact match or the facts kept to judge correctness."
+            ),
         )
     if report.flips and not report.flips.noise_floor:
         yield (
             "flip_noise",
             "note",
-            "Rounding alone changes some answers, for example with another scoring batch size. This noise floor was "
-            "not measured, so single changed answers prove nothing. Set eval.noise_floor: true to measure it.",
+            m(
+                "Rounding alone changes some answers, for example with another scoring batch size. This noise floor "
+                "was not measured, so single changed answers prove nothing. Set {eval.noise_floor}: true to measure "
+                "it."
+            ),
         )
 
 
@@ -414,21 +528,26 @@ def _about_training(report: Report) -> Iterator[Warned]:
         yield (
             "twins_unknown",
             "serious",
-            "The study has no record of the settings of both arms, so it is not proven that they were twins. Other "
-            "causes than 4-bit may explain the difference. Train both arms again with --redo.",
+            m(
+                "The {study} has no record of the settings of both arms, so it is not proven that they were twins. "
+                "Other causes than {bits}-bit may explain the difference. Train both arms again with --redo."
+            ),
         )
     elif not twins["matched"]:
         settings = ", ".join(row["setting"] for row in twins["unintended"])
         what = (
-            f"more than the storage of the base differs ({settings})"
+            m("more than the storage of the base differs ({settings})", settings=settings)
             if settings
-            else "both store the base alike"
+            else m("both store the base alike")
         )
         yield (
             "twins_differ",
             "serious",
-            f"The arms are not twins: {what}. Their difference cannot be attributed to 4-bit alone. Train both arms "
-            "again with the same settings.",
+            m(
+                "The arms are not twins: {what}. Their difference cannot be attributed to {bits}-bit alone. Train both "
+                "arms again with the same settings.",
+                what=what,
+            ),
         )
     came_through_gguf = (
         "gguf" in json.dumps(report.provenance.get("base_model"), default=str).lower()
@@ -437,14 +556,16 @@ def _about_training(report: Report) -> Iterator[Warned]:
         yield (
             "base_requantized",
             "serious",
-            "The base model of this study comes from a 4-bit GGUF file: “float16” here means those 4-bit weights "
-            "converted to float16. "
-            + (
-                "Both arms start from them, but with weights that were never rounded the cost of 4-bit may differ. "
+            m(
+                "The base model of this {study} comes from a 4-bit GGUF file: “float16” here means those 4-bit weights "
+                "converted to float16. {consequence} Use the original checkpoint as {model.base} to find out.",
+                consequence=m(
+                    "Both arms start from them, but with weights that were never rounded the cost of {bits}-bit may "
+                    "differ."
+                )
                 if both
-                else "With weights that were never rounded, training may give another result. "
-            )
-            + "Use the original checkpoint as model.base to find out.",
+                else m("With weights that were never rounded, training may give another result."),
+            ),
         )
     for untuned, tuned in ((arm.untuned_cell, arm.cell) for arm in ARMS.values()):
         if {untuned, tuned} <= report.cells.keys() and (
@@ -453,36 +574,51 @@ def _about_training(report: Report) -> Iterator[Warned]:
             yield (
                 "tuning_did_not_help",
                 "serious",
-                f"The loss of {tuned} is not below that of {untuned}: tuning did not lower it."
-                + (
-                    " A comparison of assistants that learned nothing shows little about 4-bit."
-                    if both
-                    else ""
-                )
-                + " Check the training curves, the learning rate and the data.",
+                joined(
+                    [
+                        m(
+                            "The loss of {tuned} is not below that of {untuned}: tuning did not lower it.",
+                            tuned=tuned,
+                            untuned=untuned,
+                        ),
+                        m(
+                            "A comparison of assistants that learned nothing shows little about {bits}-bit."
+                        )
+                        if both
+                        else "",
+                        m("Check the training curves, the learning rate and the data."),
+                    ]
+                ),
             )
     if any(record.get("device") == "cpu" for record in report.arms.values()):
         yield (
             "cpu_memory",
             "note",
-            "Training ran on a CPU. Peak memory is the resident set of the training process, which includes Python "
-            "and libraries, so it shrinks much less than the weights do. On a GPU the weights dominate.",
+            m(
+                "Training ran on a CPU. Peak memory is the resident set of the training process, which includes Python "
+                "and libraries, so it shrinks much less than the weights do. On a GPU the weights dominate."
+            ),
         )
     if len({record.get("gradient_checkpointing") for record in report.resources.values()}) > 1:
         yield (
             "checkpointing_differs",
             "note",
-            "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. This changes no "
-            "result, but time and memory of the two arms are not directly comparable.",
+            m(
+                "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. This changes "
+                "no result, but time and memory of the two arms are not directly comparable."
+            ),
         )
     devices = max((record.get("devices") or 1 for record in report.resources.values()), default=1)
     if devices > 1:
         yield (
             "several_devices",
             "note",
-            f"{devices} devices trained {'each' if both else 'the'} arm together and shared the pairs of each step. "
-            "Memory is given per device. The losses are those of a single device, except for the order in which "
-            "sums are rounded.",
+            m(
+                "{devices} devices trained {which} arm together and shared the pairs of each step. Memory is given per "
+                "device. The losses are those of a single device, except for the order in which sums are rounded.",
+                devices=devices,
+                which=m("each") if both else m("the"),
+            ),
         )
     by_seed = zip(
         *(record.get("cards") or [] for record in report.resources.values()), strict=False
@@ -492,9 +628,12 @@ def _about_training(report: Report) -> Iterator[Warned]:
         yield (
             "cards_differ",
             "note",
-            f"The arms of a seed were trained on different cards ({', '.join(sorted(cards))}), which round "
-            "differently and draw other dropout masks from the same seed: the arms are paired by data, order and "
-            "initial adapters, and not by dropout. Train both on cards of one model to pair it, too.",
+            m(
+                "The arms of a seed were trained on different cards ({cards}), which round differently and draw other "
+                "dropout masks from the same seed: the arms are paired by data, order and initial adapters, and not by "
+                "dropout. Train both on cards of one model to pair it, too.",
+                cards=sorted(cards),
+            ),
         )
     dtypes = sorted(
         {
@@ -504,14 +643,20 @@ def _about_training(report: Report) -> Iterator[Warned]:
         }
     )
     if dtypes:
-        stored = " or ".join(
-            dict.fromkeys(ARMS[arm].storage or "in 4 bits" for arm in report.trained_arms)
-        )
+        storages = list(dict.fromkeys(ARMS[arm].storage for arm in report.trained_arms))
+        stored: list[Text] = [
+            storage or (m("in {bits} bits") if place else m("{bits} bits"))
+            for place, storage in enumerate(storages)
+        ]
         yield (
             "compute_dtype",
             "note",
-            f"Storage and arithmetic are separate: the base is stored in {stored.removeprefix('in ')}, and "
-            f"{'both arms compute' if both else 'the arm computes'} in {' and '.join(dtypes)}.",
+            m(
+                "Storage and arithmetic are separate: the base is stored in {storages}, and {computing} in {dtypes}.",
+                storages=either(stored),
+                computing=m("both arms compute") if both else m("the arm computes"),
+                dtypes=both_of(dtypes),
+            ),
         )
 
 
@@ -520,46 +665,66 @@ def _about_data(report: Report) -> Iterator[Warned]:
         yield (
             "respelled",
             "serious",
-            "Nothing was tested in other words: the file has hardly any, so the test asks questions of training, "
-            "respelled. The figures compare the assistants on these, and do not show how often either is right when "
-            "people ask in words of their own. Add about ten questions as people would ask them.",
+            m(
+                "Nothing was tested in other words: the file has hardly any, so the test asks questions of training, "
+                "respelled. The figures compare the assistants on these, and do not show how often either is right "
+                "when people ask in words of their own. Add about ten questions as people would ask them."
+            ),
         )
     leaks = report.data.leaks
     if leaks["removed"]:
         yield (
             "leaks_removed",
             "note",
-            f"{plural(leaks['removed'], 'question')} of the held-out set occurred in training in the same or nearly "
-            "the same words and left the set.",
+            m(
+                "{questions} of the held-out set occurred in training in the same or nearly the same words and left "
+                "the set.",
+                questions=mn("{count} question", "{count} questions", leaks["removed"]),
+            ),
         )
     if leaks["left"]:
-        why = ", because the file defines the split" if report.data.split["given"] else ""
+        why = m(", because the file defines the split") if report.data.split["given"] else ""
         yield (
             "leaks_left",
             "serious",
-            f"{plural(leaks['left'], 'held-out question')} also occurred in training in the same or nearly the same "
-            f"words and stayed in the set{why}. If these are intended paraphrases, the test measures rephrasing; "
-            f"otherwise the scores {'of both arms ' if report.compares else ''}are too high. Set "
-            "data.remove_leaks: always to remove such questions.",
+            m(
+                "{questions} also occurred in training in the same or nearly the same words and stayed in the "
+                "set{why}. If these are intended paraphrases, the test measures rephrasing; otherwise the scores "
+                "{of_both}are too high. Set {data.remove_leaks}: always to remove such questions.",
+                questions=mn(
+                    "{count} held-out question", "{count} held-out questions", leaks["left"]
+                ),
+                why=why,
+                of_both=m("of both arms ") if report.compares else "",
+            ),
         )
     if leaks["text"] is None or leaks["embedding"] is None:
-        missing = " or ".join(
-            name
-            for name, key in (("text", "text"), ("sentence embedding", "embedding"))
-            if leaks[key] is None
+        missing = either(
+            [
+                name
+                for name, key in ((m("text"), "text"), (m("sentence embedding"), "embedding"))
+                if leaks[key] is None
+            ]
         )
         yield (
             "leaks_unknown",
             "note",
-            f"No search for leaks by {missing} is on record: held-out questions may occur in training unnoticed.",
+            m(
+                "No search for leaks by {missing} is on record: held-out questions may occur in training unnoticed.",
+                missing=missing,
+            ),
         )
     unanswerable = sum(not row["answerable"] for row in report.items)
     if unanswerable:
         yield (
             "unanswerable",
             "note",
-            f"{plural(unanswerable, 'item')} of {len(report['items']):,} should be declined. They count in right "
-            "declines alone, and not in the loss or any other metric.",
+            m(
+                "{declined} of {items:,} should be declined. They count in right declines alone, and not in the loss "
+                "or any other metric.",
+                declined=mn("{count} item", "{count} items", unanswerable),
+                items=len(report["items"]),
+            ),
         )
     rows = [
         row
@@ -572,8 +737,12 @@ def _about_data(report: Report) -> Iterator[Warned]:
             yield (
                 "fewer_items",
                 "note",
-                f"{shown(row['metric']).label} is computed on {row['n']:,} of {everything:,} items; the others have "
-                "no such score.",
+                m(
+                    "{label} is computed on {n:,} of {everything:,} items; the others have no such score.",
+                    label=Message(shown(row["metric"]).label),
+                    n=row["n"],
+                    everything=everything,
+                ),
             )
 
 

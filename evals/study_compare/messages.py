@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from assistant_builder.i18n import m
 from evals.report.format import difference, interval, number, p_value, plain, plural, shown
 from evals.report.verdict import harm_interval, harmed_bounds, measured_text, open_bounds
 
@@ -18,7 +19,7 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
     margin, how, who = verdict["margin"], shown(verdict["metric"]), _ASSISTANTS[verdict["cell"]]
     unit = f" {how.unit}" if how.factor != 1 else ""
     limit = f"the {plain(float(f'{margin * how.factor:.3g}'))}{unit} that {a} allows"
-    measured = measured_text(verdict, "its")
+    measured = str(measured_text(verdict, m("its")))
     if verdict["outcome"] == "worse" and low <= 0:
         return (
             f"In {b}, {who} is worse than in {a} in another respect, beyond the margin: {harmed_bounds(verdict)}. "

@@ -1,10 +1,17 @@
 """The intersection–union decision, the items that would decide, and what to do."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from evals.compare import Comparison, paired_comparison
 from evals.decision import MOST_ITEMS, action, decide, harmful, rounded
+
+
+def advice(*args: Any, **more: Any) -> str:
+    """What to do, in English."""
+    return str(action(*args, **more))
 
 
 def compared(
@@ -86,7 +93,7 @@ def test_as_many_facts_as_are_asked_for_decide(flips):
     assert decision.outcome == "inconclusive"
     assert decision.needed is None
     assert decision.clusters is not None
-    text = action(decision, n=200, n_clusters=40, seeds=1)
+    text = advice(decision, n=200, n_clusters=40, seeds=1)
     more = rounded(decision.clusters - 40)
     assert f"questions about {more:,} more facts" in text
     assert decide({"match": match(40 + more)}).outcome == "no worse"
@@ -108,19 +115,19 @@ def test_more_items_like_these_do_decide():
 
 
 def test_what_to_do():
-    assert action(decide({"loss": GOOD}), n=200, seeds=1) == (
+    assert advice(decide({"loss": GOOD}), n=200, seeds=1) == (
         "The 4-bit assistant can be used in place of the 16-bit one."
     )
-    assert action(decide({"loss": HARMFUL}), n=200, seeds=1).startswith(
+    assert advice(decide({"loss": HARMFUL}), n=200, seeds=1).startswith(
         "Use the 16-bit assistant, or train"
     )
-    assert "Add about 600 held-out questions: with 800" in action(
+    assert "Add about 600 held-out questions: with 800" in advice(
         decide({"loss": OPEN}), n=200, seeds=1
     )
-    assert "no affordable number" in action(
+    assert "no affordable number" in advice(
         decide({"loss": compared(0.0, 1.0, 0.05)}), n=200, seeds=1
     )
-    assert "--set seeds=6" in action(decide({"loss": OPEN}), n=200, seeds=3, seeds_decide=True)
+    assert "--set seeds=6" in advice(decide({"loss": OPEN}), n=200, seeds=3, seeds_decide=True)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +147,9 @@ def test_questions_to_decline_are_counted_apart():
     declines = compared(0.0, 0.12, 0.1, higher=True, n=66)
     decision = decide({"loss": GOOD, "right_decline": declines})
     assert (decision.needed, decision.to_decline) == (None, 30)  # 66 · 1.2² − 66
-    assert action(decision, n=200, seeds=1).startswith(
+    assert advice(decision, n=200, seeds=1).startswith(
         "Add about 30 questions that should be declined"
     )
-    both = action(decide({"loss": OPEN, "right_decline": declines}), n=200, seeds=1)
+    both = advice(decide({"loss": OPEN, "right_decline": declines}), n=200, seeds=1)
     assert "Add about 600 held-out questions" in both
     assert "30 questions that should be declined" in both

@@ -3,6 +3,9 @@
 import copy
 from typing import Any
 
+from assistant_builder.i18n import bits
+from assistant_builder.quantization import texts_of
+
 Report = dict[str, Any]
 
 
@@ -33,7 +36,7 @@ def fidelity() -> Report:
     names = {"B4-B16": 0.081, "L4-L16": 0.047, "Q4-Q16": 0.00002, "Q4-L16": 0.069}
     return {
         "skipped": None,
-        "sentence": "Storing the base in 4 bits moved the predictions by 0.047 nats.",
+        "sentence": f"Storing the base in {bits()} bits moved the predictions by 0.047 nats.",
         "pairs": [
             {
                 "name": name,
@@ -286,7 +289,7 @@ def attribution() -> Report:
                 "delta": 0.060,
                 "ci_low": 0.040,
                 "ci_high": 0.080,
-                "label": "storing the base in 4 bits",
+                "label": f"storing the base in {bits()} bits",
             },
             {
                 "key": "Q4-L4",
@@ -294,16 +297,25 @@ def attribution() -> Report:
                 "delta": -0.016,
                 "ci_low": -0.030,
                 "ci_high": -0.002,
-                "label": "training in 4 bits",
+                "label": f"training in {bits()} bits",
             },
-            {"key": "Q4", "kind": "level", "value": 0.944, "label": "Compact (QLoRA, 4-bit)"},
+            {
+                "key": "Q4",
+                "kind": "level",
+                "value": 0.944,
+                "label": f"Compact (QLoRA, {bits()}-bit)",
+            },
         ],
     }
 
 
 def with_additions(report: Report, text: str = "Which lamp?") -> Report:
     """A report with everything that can be measured beside its cells; ``text`` stands where a stranger's text does."""
-    made = copy.deepcopy(report)
+    with texts_of(report["config"]["model"]["quant_type"]):
+        return _added(copy.deepcopy(report), text)
+
+
+def _added(made: Report, text: str) -> Report:
     made |= {
         "identities": [
             {

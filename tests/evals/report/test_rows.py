@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
+from assistant_builder.i18n import t
 from evals.report.build import build_report
 from evals.report.format import difference, interval
-from evals.report.glossary import GLOSSARY, NOT_MEASURED
-from evals.report.method import CONTENTS, FORMULAS, REFERENCES, subscripts
+from evals.report.glossary import glossary, not_measured
+from evals.report.method import CONTENTS, REFERENCES, formulas, subscripts
 from evals.report.render import render_html, render_markdown
 from evals.report.verdict import meaning
 from tests.evals.report.additions import with_additions
@@ -295,10 +296,10 @@ def test_untuned_baselines_are_listed_with_the_cells(render, rich):
 
 @both
 def test_cost(render, rich):
-    assert NOT_MEASURED["cost"] in shown(render, rich)
+    assert not_measured()["cost"] in shown(render, rich)
     rich["config"]["eval"]["price_per_hour"] = 2.0
     text = shown(render, rich)
-    assert NOT_MEASURED["cost"] not in text
+    assert not_measured()["cost"] not in text
     for said in parts(
         """
         Cost of training, at 2 an hour | 0.079 | 2.35 s | 2 min 21 s, 2 min 24 s, 2 min 27 s
@@ -329,7 +330,7 @@ def test_every_contrast_is_shown_with_its_figures(render, rich):
 def test_three_questions_group_the_sections(render, rich):
     text = render(as_report(rich))
     marks = [
-        f'<h2 id="{group["anchor"]}">' if render is render_html else f"\n## {group['title']}\n"
+        f'<h2 id="{group["anchor"]}">' if render is render_html else f"\n## {t(group['title'])}\n"
         for group in CONTENTS
     ]
     places = [text.index(mark) for mark in marks]
@@ -356,7 +357,7 @@ def test_three_questions_group_the_sections(render, rich):
 )
 def test_what_was_not_measured_is_said(render, rich, key, empty, said):
     rich[key] = empty
-    assert NOT_MEASURED[said] in shown(render, rich)
+    assert not_measured()[said] in shown(render, rich)
 
 
 @both
@@ -372,7 +373,7 @@ def test_why_fidelity_was_skipped_is_said(render, rich):
 @both
 def test_a_report_of_cells_alone_says_what_is_missing(render, plain):
     text = shown(render, plain)
-    for key, said in NOT_MEASURED.items():
+    for key, said in not_measured().items():
         assert (said in text) == (
             key not in ("flips", "declining", "power", "seeds", "worst", "reliability")
         ), key
@@ -402,14 +403,16 @@ def test_hostile_text_forms_no_markup(plain):
 @both
 def test_method_and_glossary(render, plain):
     text = shown(render, plain)
-    for entry in FORMULAS:
+    for entry in formulas("nf4"):
         assert entry.name in text
     for number, reference in enumerate(REFERENCES, start=1):
         assert reference in text
-        assert number in {source for entry in FORMULAS for source in entry.sources}, "cited nowhere"
-    for term, explanation in GLOSSARY:
+        assert number in {source for entry in formulas("nf4") for source in entry.sources}, (
+            "cited nowhere"
+        )
+    for term, explanation in glossary():
         assert term in text and explanation in text
-    terms = [term.casefold() for term, _ in GLOSSARY]
+    terms = [term.casefold() for term, _ in glossary()]
     assert terms == sorted(terms) and len(terms) == len(set(terms))
 
 

@@ -21,7 +21,7 @@ def test_the_digits_that_are_printed_decide():
         return {**bound, "contrast": "Q4-L16", "bounds": [bound], "within_margin_but_worse": False}
 
     inside, outside = (
-        verdict_sentence(verdict(end, outcome), "9 questions")
+        str(verdict_sentence(verdict(end, outcome), "9 questions"))
         for end, outcome in ((-0.04996, "no worse"), (-0.05004, "inconclusive"))
     )
     assert "95% interval −4.996 to 3.000" in inside and "95% interval −5.004 to 3.000" in outside
@@ -44,10 +44,12 @@ def test_what_was_not_tested_is_said_with_the_verdict():
         "within_margin_but_worse": False,
         "to_decline": {"questions": 24, "judged": False},
     }
-    assert verdict_sentence(verdict, "9 questions").endswith(
+    assert str(verdict_sentence(verdict, "9 questions")).endswith(
         "was not tested: the test has only 24 questions to decline, and 40 are needed."
     )
     verdict["to_decline"]["judged"] = True
-    assert "not tested" not in verdict_sentence(verdict, "9 questions")
+    assert "not tested" not in str(verdict_sentence(verdict, "9 questions"))
     open_one = {**verdict, "outcome": "inconclusive", "not_shown": ["nll_per_token"]}
-    assert "not ruled out for the loss (not measured)" in verdict_sentence(open_one, "9 questions")
+    assert "not ruled out for the loss (not measured)" in str(
+        verdict_sentence(open_one, "9 questions")
+    )

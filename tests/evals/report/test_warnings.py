@@ -65,6 +65,7 @@ def test_answers_that_stop_at_the_limit_are_said_and_counted(clean, cut, level):
     clean["cells"]["Q4"]["cut_answers"], clean["answer_limit"] = cut, 64
     ((code, found, text),) = secondary_warnings(as_report(clean))
     assert (code, found) == ("cut_answers", level)
+    text = str(text)
     assert f"{cut} answer{'s' * (cut > 1)} of " in text
     assert "stopped at the limit of 64 tokens" in text
     clean["warnings"] = [{"code": code, "level": level, "text": text}]
