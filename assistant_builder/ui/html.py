@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
 from assistant_builder.errors import error_texts
-from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, translate_formatted
+from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn
 from evals.report.format import count, duration, percent, size
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def _environment() -> Environment:
         "tn": tn,
         "tc": tc,
         "tm": tm,
-        "translate_formatted": translate_formatted,
         "count": count,
         "duration": duration,
         "size": size,
