@@ -16,7 +16,6 @@ from jinja2.ext import babel_extract
 from assistant_builder import i18n
 from assistant_builder.config import FormatsConfig, StudyConfig
 from assistant_builder.config.base import ConfigModel
-from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import (
     N_,
     direction,
@@ -27,14 +26,12 @@ from assistant_builder.i18n import (
     t,
     tm,
     tn,
-    translate_formatted,
     use_language,
 )
 from assistant_builder.ui.app import build_app
 from assistant_builder.ui.data.preview import shipped_datasets
 from assistant_builder.ui.home.view import StudyList, study_list_view, welcome_view
 from assistant_builder.ui.refresh import Page
-from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import new_study_strip
 from evals.report.format import count, percent, size
 from tests.texts import parts
@@ -180,28 +177,6 @@ def test_messages_and_numbers_are_in_the_language_of_the_context():
             assert tn("{count} row", "{count} rows", 0) == "0 ligne"
             assert localize("1,234.5") == "1\u202f234,5"
     assert t("Cancel") == "Cancel" and percentage("5") == "5%"
-
-
-def test_texts_of_files_are_shown_in_the_language():
-    finding = (
-        'They are similar to an earlier question (similarity 0.8 or more), for example row 4, "Where?", and row 2, '
-        '"where?". They are kept; a test question that is similar to a training question counts as a leak.'
-    )
-    with use_language("de"):
-        shown = translate_formatted(finding)
-        assert "Ähnlichkeit 0,8 oder mehr" in shown
-        assert 'Zeile 4, "Where?", und Zeile 2, "where?"' in shown
-        assert RowNumbers("", ((1, 1),)).in_text(shown).count("Zeile 5") == 1, (
-            "also with the numbers of a spreadsheet"
-        )
-        assert translate_formatted("3 exact duplicates") == "3 genaue Kopien"
-        assert translate_formatted("1 exact duplicate") == "1 genaue Kopie"
-        assert translate_formatted("the study is running. Cancel it first. No such thing.") == (
-            "das Projekt läuft. Brechen Sie ihn zuerst ab. No such thing."
-        )
-        assert translate_formatted("what no catalog has: {x}") == "what no catalog has: {x}"
-        assert use_page_labels("Raise train.max_length") == "Raise „Längstes Paar“"
-    assert translate_formatted(finding) == finding
 
 
 # What is visible goes through the catalog
@@ -419,8 +394,6 @@ CACHES = (
     i18n.languages,
     i18n._catalog,
     i18n._separators,
-    i18n._templates,
-    i18n._translate_formatted,
 )
 
 

@@ -14,7 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import Text, environment_language, use_language
+from assistant_builder.i18n import (
+    Text,
+    environment_language,
+    render,
+    use_language,
+    use_row_numbers,
+)
 from assistant_builder.redaction import terminal_json, terminal_text
 
 if TYPE_CHECKING:
@@ -91,10 +97,11 @@ def print_findings(findings: Findings) -> None:
         f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
         f"columns: {columns}",
     ]
-    lines += [
-        dataset.numbers.in_text(f"{problem['severity']}: {problem['title']}. {problem['detail']}")
-        for problem in findings.problems
-    ]
+    with use_row_numbers(dataset.numbers.shown):
+        lines += [
+            f"{problem['severity']}: {problem['title']}. {problem['detail']}"
+            for problem in findings.problems
+        ]
     if dataset.numbers.note:
-        lines.append(dataset.numbers.note)
+        lines.append(render(dataset.numbers.note))
     echo("\n".join(lines))

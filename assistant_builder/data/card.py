@@ -18,7 +18,7 @@ from assistant_builder.data.split import Split
 from assistant_builder.data.types import SPLITS, Pair
 from assistant_builder.data.validate import Findings
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import capitalized, m, written
 
 CARD_FILE, GENERATED_CARD_FILE = "card.md", "card.generated.md"
 _SIZES = (
@@ -141,7 +141,7 @@ def _splits(split: Split) -> str:
     ]
     kind = "Groups" if record["units"]["kind"] == "group" else "Questions"
     lines = [table(["Split", "Pairs", kind, "SHA-256 of the file"], rows), ""]
-    lines += [f"- {inline(note[0].upper() + note[1:])}." for note in split.notes]
+    lines += [f"- {inline(written(capitalized(note))[0])}." for note in split.notes]
     lines.append("- The held-out set is not read before evaluation.")
     if split.leaks:
         kinds = sorted(Counter(leak.kind for leak in split.leaks).items())
@@ -154,12 +154,13 @@ def _splits(split: Split) -> str:
 
 def _findings(findings: Findings) -> str:
     problems = [
-        [problem["severity"], problem["title"], problem["detail"]] for problem in findings.problems
+        [problem["severity"], written(problem["title"])[0], written(problem["detail"])[0]]
+        for problem in findings.problems
     ]
     text = table(["", "Finding", "Detail"], problems) if problems else "No problems were found."
     rejected = findings.rejected
     if rejected:
-        rows = [[entry.row, entry.reason] for entry in rejected[:_MAX_REASONS]]
+        rows = [[entry.row, written(entry.reason)[0]] for entry in rejected[:_MAX_REASONS]]
         text += "\n\n### Rejected rows\n\n" + table(["Row", "Reason"], rows)
         if len(rejected) > _MAX_REASONS:
             text += f"\n\nThe first {_MAX_REASONS} of {len(rejected):,}."

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from assistant_builder.data.json_reader import parse_cell
+from assistant_builder.data.json_reader import parse_cell, reason_of
 from assistant_builder.data.types import ChatRole, Message, is_empty
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, Text, m
 
 _ROLES: dict[str, ChatRole] = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -23,7 +23,11 @@ USER_TURN_DROPPED = N_("a final user turn without an answer was dropped")
 
 
 class RowError(ValueError):
-    """A row cannot be used; the message is the reason shown to the author of the row."""
+    """A row cannot be used; ``reason`` is shown to the author of the row."""
+
+    def __init__(self, reason: Text) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 def is_conversation(value: Any) -> bool:
@@ -43,17 +47,18 @@ def parse_turns(value: Any) -> list[Message]:
         try:
             value = parse_cell(value)
         except ValueError as error:
-            raise RowError(t("the conversation cannot be read: {error}", error=error)) from error
+            reason = m("the conversation cannot be read: {error}", error=reason_of(error))
+            raise RowError(reason) from error
     if isinstance(value, dict):
         value = _list_of_turns(value)
     if not isinstance(value, list | tuple):
-        raise RowError(t("the conversation is not a list of turns"))
+        raise RowError(m("the conversation is not a list of turns"))
     try:
         return [_parse_turn(number, turn) for number, turn in enumerate(value, start=1)]
     except RowError:
         raise
     except ValueError as error:  # a number of more than 4,300 digits, which Python does not write
-        raise RowError(t("the conversation cannot be read: {error}", error=error)) from error
+        raise RowError(m("the conversation cannot be read: {error}", error=str(error))) from error
 
 
 def _list_of_turns(value: dict[str, Any]) -> Any:
@@ -71,14 +76,14 @@ def _first_key(turn: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 def _parse_turn(number: int, turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise RowError(
-            t("turn {number} is a text and has no role", number=number)
+            m("turn {number} is a text and has no role", number=number)
             if isinstance(turn, str)
-            else t("turn {number} is not an object and has no role", number=number)
+            else m("turn {number} is not an object and has no role", number=number)
         )
     role_key, text_key = _first_key(turn, _ROLE_KEYS), _first_key(turn, _TEXT_KEYS)
     if role_key is None:
         raise RowError(
-            t(
+            m(
                 "turn {number} has no role: its keys are {names}",
                 number=number,
                 names=", ".join(map(str, turn)),
@@ -91,14 +96,14 @@ def _parse_turn(number: int, turn: Any) -> Message:
         or not is_empty(turn.get("function_call"))
     ):
         raise RowError(
-            t(
+            m(
                 "turn {number} is a tool call or a tool result, which is not supported",
                 number=number,
             )
         )
     if name not in _ROLES:
         raise RowError(
-            t(
+            m(
                 "turn {number} has an unknown role: {turn!r}",
                 number=number,
                 turn=str(turn[role_key]),
@@ -108,9 +113,9 @@ def _parse_turn(number: int, turn: Any) -> Message:
     if isinstance(content, list | tuple):
         content = _join_content_parts(number, content)
     if is_empty(content):
-        raise RowError(t("turn {number} ({roles}) is empty", number=number, roles=_ROLES[name]))
+        raise RowError(m("turn {number} ({roles}) is empty", number=number, roles=_ROLES[name]))
     if isinstance(content, dict):
-        raise RowError(t("turn {number} contains an object instead of text", number=number))
+        raise RowError(m("turn {number} contains an object instead of text", number=number))
     return Message(_ROLES[name], str(content))
 
 
@@ -121,7 +126,7 @@ def _join_content_parts(number: int, parts: Sequence[Any]) -> str:
         if not isinstance(text, str):
             kind = part.get("type", "object") if isinstance(part, dict) else type(part).__name__
             raise RowError(
-                t(
+                m(
                     "turn {number} contains a content part that is not text: {kind}",
                     number=number,
                     kind=kind,
@@ -146,17 +151,17 @@ def order_turns(
         system, turns = turns[0].content, turns[1:]
     for index, turn in enumerate(turns):
         if turn.role == "system":
-            raise RowError(t("a system turn is in the middle of the conversation"))
+            raise RowError(m("a system turn is in the middle of the conversation"))
         if turn.role != ("assistant" if index % 2 else "user"):
             raise RowError(
-                t("two {role} turns follow each other", role=turn.role)
+                m("two {role} turns follow each other", role=turn.role)
                 if index
-                else t("the conversation begins with the assistant")
+                else m("the conversation begins with the assistant")
             )
     if turns and turns[-1].role == "user":
         turns = turns[:-1]
         if turns:
             changes.append(USER_TURN_DROPPED)
     if not turns:
-        raise RowError(t("the conversation has no assistant turn"))
+        raise RowError(m("the conversation has no assistant turn"))
     return (*((Message("system", system),) if system else ()), *turns)

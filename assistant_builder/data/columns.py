@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from assistant_builder.data.types import COLUMN_ROLES, SplitName, Table, is_empty
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import joined, m, t
+from assistant_builder.i18n import ByPlace, Setting, Text, all_of, joined, m
 
 # Names that belong together, the most common first; compared as normalize_name returns them.
 _NAME_PAIRS = [
@@ -64,7 +64,7 @@ class ColumnMapping:
     """Role → column name (None where no column has the role), and notes on how the columns were chosen."""
 
     columns: dict[str, str | None]
-    notes: list[str] = field(default_factory=list)
+    notes: list[Text] = field(default_factory=list)
 
     def __getitem__(self, role: str) -> str | None:
         return self.columns[role]
@@ -100,7 +100,7 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> Co
     Raises:
         DataError: A requested column or role does not exist, or no question or answer column is found.
     """
-    notes: list[str] = []
+    notes: list[Text] = []
     columns = _requested_columns(names, requested or {})
     used = set(columns.values())
     free: dict[str, str] = {}
@@ -110,7 +110,7 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> Co
         normalized = normalize_name(name)
         if normalized in free and is_known_column(name):
             notes.append(
-                t(
+                m(
                     "columns {free!r} and {name!r} differ only in spelling: the first is used",
                     free=free[normalized],
                     name=name,
@@ -123,7 +123,7 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> Co
             columns["messages"] = messages
         elif messages:
             notes.append(
-                t(
+                m(
                     "column {messages!r} is not used, because question and answer have their own columns",
                     messages=messages,
                 )
@@ -138,11 +138,11 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None) -> Co
             columns[role] = found[0]
     missing = [role for role in ("question", "answer") if not columns.get(role)]
     if missing and not columns.get("messages"):
-        options = " ".join(f"--set data.columns.{role}=NAME" for role in missing)
+        options = column_settings(dict.fromkeys(missing, "NAME"))
         raise DataError(
             m(
                 "no {roles} column found; the columns are: {names}",
-                roles=t(" and ").join(missing),
+                roles=all_of(missing),
                 names=_list_names(names),
             ),
             remedy=m(
@@ -231,19 +231,19 @@ def _requested_columns(names: Sequence[str], requested: Mapping[str, str]) -> di
 
 
 def _map_question_and_answer(
-    columns: dict[str, str], free: dict[str, str], notes: list[str]
+    columns: dict[str, str], free: dict[str, str], notes: list[Text]
 ) -> bool:
     present = [names for names in _NAME_PAIRS if names[0] in free and names[1] in free]
     if not present:
         return False
     question, answer = present[0]
     columns["question"], columns["answer"] = free[question], free[answer]
-    chosen = t(
+    chosen = m(
         "question is {free!r} and answer is {free2!r}", free=free[question], free2=free[answer]
     )
     context = {"input"} if question in ("instruction", "prompt") else set()
     alternatives = [
-        t(" and ").join((repr(free[q]), repr(free[a])))
+        all_of((repr(free[q]), repr(free[a])))
         for q, a in present[1:]
         if not {q, a} & ({question, answer} | context)
     ]
@@ -251,15 +251,15 @@ def _map_question_and_answer(
     unused = [free[name] for name in _PAIRED_NAMES if name in free and name not in ignored]
     if alternatives:
         notes.append(
-            t(
+            m(
                 "{chosen}, the more common names; alternatives: {names}",
                 chosen=chosen,
-                names="; ".join(alternatives),
+                names=joined(alternatives, "; "),
             )
         )
     elif unused:
         notes.append(
-            t(
+            m(
                 "{chosen}, names that belong together; not used: {names}",
                 chosen=chosen,
                 names=", ".join(map(repr, sorted(unused))),
@@ -269,7 +269,11 @@ def _map_question_and_answer(
 
 
 def _map_single(
-    columns: dict[str, str], free: dict[str, str], role: str, known: Iterable[str], notes: list[str]
+    columns: dict[str, str],
+    free: dict[str, str],
+    role: str,
+    known: Iterable[str],
+    notes: list[Text],
 ) -> None:
     if role in columns:
         return
@@ -277,18 +281,18 @@ def _map_single(
     if matches:
         columns[role] = matches[0]
         notes.append(
-            t(
+            m(
                 "{role} is {column!r}, the more common name; not used: {others}",
                 role=role,
                 column=matches[0],
                 others=", ".join(map(repr, matches[1:])),
             )
             if matches[1:]
-            else t("{role} is {column!r}", role=role, column=matches[0])
+            else m("{role} is {column!r}", role=role, column=matches[0])
         )
 
 
-def _map_context(columns: dict[str, str], free: dict[str, str], notes: list[str]) -> None:
+def _map_context(columns: dict[str, str], free: dict[str, str], notes: list[Text]) -> None:
     """Map Alpaca's ``input`` or Dolly's ``context``, without which the question is incomplete."""
     if "context" in columns or "question" not in columns:
         return
@@ -301,15 +305,21 @@ def _map_context(columns: dict[str, str], free: dict[str, str], notes: list[str]
     if matches:
         columns["context"] = matches[0]
         notes.append(
-            t(
-                "column {found!r} is appended to the question (disable with data.columns.context='')",
+            m(
+                "column {found!r} is appended to the question (disable with {data.columns.context=''})",
                 found=matches[0],
             )
         )
 
 
-def _list_names(names: Sequence[str]) -> str:
+def column_settings(columns: Mapping[str, str]) -> ByPlace:
+    """The settings that map columns (role → name), as commands take and the page lists them."""
+    settings = [Setting(f"data.columns.{role}", name, flag=True) for role, name in columns.items()]
+    return ByPlace(joined(settings), all_of(settings))
+
+
+def _list_names(names: Sequence[str]) -> Text:
     shown = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in names[:30])
     if len(names) > 30:
-        return t("{names} and {number} more", names=shown, number=len(names) - 30)
-    return shown or t("none")
+        return m("{names} and {number} more", names=shown, number=len(names) - 30)
+    return shown or m("none")

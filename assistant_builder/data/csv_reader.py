@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from assistant_builder.data.limits import check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.i18n import N_, Message, Text, all_of, m, mn
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 REJECTED_COLUMNS = ("row", "reason")  # the first two columns of a CSV file of rejected rows
@@ -24,6 +24,9 @@ FORMULAS_UNESCAPED = N_(
 )
 _SAMPLE_LINES = 400
 _LONG_RECORD_LINES = 40
+_LONG_RECORD = N_(
+    "one quoted cell spans more than 40 lines: check that no closing quote is missing"
+)
 _MAX_RAW_CHARACTERS = 10_000
 _MAX_REREAD = 2_000_000
 """Characters, or four times the file, that are read again after unclosed quotes, of which each line may open one more.
@@ -63,7 +66,7 @@ class _Record:
     first: int
     last: int
     cells: list[str]
-    problem: str = ""
+    problem: Text = ""
 
 
 def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
@@ -75,11 +78,11 @@ def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
     check_cells(max(text.count(sign) for sign in (*SEPARATORS, "\n", "\r")))
     # \n, \r\n and \r end a line; U+2028 and form feed do not
     lines = list(io.StringIO(text, newline=""))
-    notes: list[str] = []
+    notes: list[Text] = []
     declared = None
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:
         declared = lines[0].strip()[4]
-        notes.append(t("the first line declares the separator {declared!r}", declared=declared))
+        notes.append(m("the first line declares the separator {declared!r}", declared=declared))
         lines[0] = "\n"
     separator = declared or _detect_separator(lines, suffix, is_known, notes)
     dialect = _detect_quoting(lines, separator, notes)
@@ -93,7 +96,7 @@ def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
         (0, None),
     )
     if header is None or header.problem:
-        problem = header.problem if header else t("there is no header row")
+        problem = header.problem if header else m("there is no header row")
         raise DataError(
             m("the header row cannot be read: {problem}", problem=problem),
             remedy=m("Correct the first line"),
@@ -109,13 +112,13 @@ def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
                 starts.append((len(table.rows), header_row + blank))
         else:
             blank += 1
-    note = t(
+    note = m(
         "Row numbers are those that a spreadsheet program shows: the header is row {header_row}.",
         header_row=header_row,
     )
     table.numbers = RowNumbers(note, tuple(starts))
     if blank:
-        note = tn(
+        note = mn(
             "skipped {count} blank line; blank lines are not counted as rows",
             "skipped {count} blank lines; blank lines are not counted as rows",
             blank,
@@ -131,30 +134,28 @@ def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, tabl
     if record.problem or len(cells) != len(columns):
         raw = "".join(lines[record.first - 1 : record.last]).rstrip("\r\n")[:_MAX_RAW_CHARACTERS]
         position = (
-            t("line {first}", first=record.first)
+            m("line {first}", first=record.first)
             if record.first == record.last
-            else t("lines {first} to {last}", first=record.first, last=record.last)
+            else m("lines {first} to {last}", first=record.first, last=record.last)
         )
         values = {"cells": len(cells), "columns": len(columns), "position": position}
         if record.problem:
-            problem = f"{record.problem} ({position})"
+            problem = Message(
+                "{problem} ({position})", {"problem": record.problem, "position": position}
+            )
         elif len(cells) < len(columns):
-            problem = t("too few cells: {cells}, the header has {columns} ({position})", **values)
+            problem = m("too few cells: {cells}, the header has {columns} ({position})", **values)
         else:
             separator = SEPARATORS.get(dialect.separator, dialect.separator)
-            hint = "; " + t("quote a cell that contains a {separator}", separator=separator)
-            problem = t(
+            hint = m("quote a cell that contains a {separator}", separator=separator)
+            problem = m(
                 "too many cells: {cells}, the header has {columns} ({position}{hint})",
-                hint="" if dialect.quoting == "none" else hint,
+                hint="" if dialect.quoting == "none" else Message("; {hint}", {"hint": hint}),
                 **values,
             )
         return RawRow(row, None, problem, raw)
     if record.last - record.first >= _LONG_RECORD_LINES:
-        remark = t(
-            "one quoted cell spans more than {long_record_lines} lines: check that no closing quote is missing",
-            long_record_lines=_LONG_RECORD_LINES,
-        )
-        table.remarks.setdefault(remark, []).append(row)
+        table.remarks.setdefault(_LONG_RECORD, []).append(row)
     return RawRow(row, dict(zip(columns, cells, strict=True)))
 
 
@@ -171,7 +172,7 @@ def _records(lines: list[str], dialect: Dialect) -> Iterator[_Record]:
                 done = reader.line_num  # type: ignore[attr-defined]
                 width = width or len(cells)
                 if last > first and _spans_several_rows(cells, lines[first:last], width, dialect):
-                    yield _Record(first, first, [], t("a quote is opened and not closed"))
+                    yield _Record(first, first, [], m("a quote is opened and not closed"))
                     start = first
                     budget -= sum(map(len, lines[first:last]))
                     break
@@ -198,18 +199,18 @@ def _spans_several_rows(cells: list[str], lines: list[str], width: int, dialect:
     return correct * 2 >= len(lines)
 
 
-def _explain(message: str) -> str:
+def _explain(message: str) -> Text:
     if "end of data" in message:
-        return t("a quote is opened and never closed")
+        return m("a quote is opened and never closed")
     if "expected after" in message:
-        return t(
+        return m(
             'a quote is opened and not closed, or a quote inside a quoted cell is not doubled ("")'
         )
     return message
 
 
 def _detect_separator(
-    lines: list[str], suffix: str, is_known: Callable[[str], bool], notes: list[str]
+    lines: list[str], suffix: str, is_known: Callable[[str], bool], notes: list[Text]
 ) -> str:
     """The separator with the most known column names, then the one whose rows most often match the header's width."""
     fits: dict[str, tuple[int, float, int]] = {}
@@ -233,7 +234,7 @@ def _detect_separator(
             raise DataError(
                 m(
                     "the separator is ambiguous: {separators} fit the rows equally well",
-                    separators=t(" and ").join(SEPARATORS[separator] for separator in tied),
+                    separators=all_of(SEPARATORS[separator] for separator in tied),
                 ),
                 remedy=m("Name the columns question and answer, or save the file as JSONL or XLSX"),
             )
@@ -241,7 +242,7 @@ def _detect_separator(
     _, consistent, width = fits[best]
     sampled = min(len(lines), _SAMPLE_LINES)
     notes.append(
-        t(
+        m(
             "separator {separators}: {width} columns in {consistent:.0%} of the first {sampled} lines",
             separators=SEPARATORS[best],
             width=width,
@@ -252,7 +253,7 @@ def _detect_separator(
     return best
 
 
-def _detect_quoting(lines: list[str], separator: str, notes: list[str]) -> Dialect:
+def _detect_quoting(lines: list[str], separator: str, notes: list[Text]) -> Dialect:
     """Doubled quotes, unless fewer rows break with backslashes, single quotes or no quoting."""
     default = Dialect(separator)
     if not any('"' in line for line in lines):
@@ -260,7 +261,7 @@ def _detect_quoting(lines: list[str], separator: str, notes: list[str]) -> Diale
         quoted = sum(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in cells)
         if cells and quoted * 2 > len(cells):
             notes.append(
-                t(
+                m(
                     "cells are in single quotes ({quoted} of the first {cells})",
                     quoted=quoted,
                     cells=len(cells),
@@ -272,13 +273,13 @@ def _detect_quoting(lines: list[str], separator: str, notes: list[str]) -> Diale
     if broken and any('\\"' in line for line in lines):
         backslash = replace(default, quoting="backslash")
         if _count_broken(lines, backslash) < broken:
-            notes.append(t('quotes inside cells are escaped as \\"'))
+            notes.append(m('quotes inside cells are escaped as \\"'))
             return backslash
     if broken and separator == "\t":
         unquoted = replace(default, quoting="none")
         if _count_broken(lines, unquoted) * 5 <= broken:
             notes.append(
-                t(
+                m(
                     "quotes are read as ordinary characters, because as quoting they would break rows"
                 )
             )

@@ -30,7 +30,7 @@ from assistant_builder.data.types import (
     to_json_safe,
 )
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import N_, Text, m, render, t, use_row_numbers
 
 JSONL_SUFFIX = ".jsonl"
 ROW_TITLE, PROBLEM_TITLE = N_("Row"), N_("Problem")
@@ -243,19 +243,22 @@ def cell_text(value: Any) -> str:
     return safe if isinstance(safe, str) else json.dumps(safe, ensure_ascii=False)
 
 
-def edit_grid(table: Table, numbers: Iterable[int], problems: Mapping[int, str]) -> list[list[str]]:
+def edit_grid(
+    table: Table, numbers: Iterable[int], problems: Mapping[int, Text]
+) -> list[list[str]]:
     """The rows with these numbers as texts: row number, problem, then the columns of the file."""
     wanted = set(numbers)
     lines = []
     for row in table.rows:
         if row.row in wanted:
-            problem = problems.get(row.row, "")
+            with use_row_numbers(table.numbers.shown):
+                problem = render(problems.get(row.row, ""))
             if row.cells is None and not is_empty(row.raw):
                 problem += ". " + t(
                     "The row contains: {cells}", cells=cell_text(row.raw)[:_MAX_RAW_CHARACTERS]
                 )
             shown = str(table.numbers.shown(row.row))
-            lines.append([shown, table.numbers.in_text(problem), *_row_texts(row, table.columns)])
+            lines.append([shown, problem, *_row_texts(row, table.columns)])
     return lines
 
 
@@ -342,7 +345,7 @@ def _normalize_newlines(text: str) -> str:
 # Rejected rows
 
 
-def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
+def rejected_csv(table: Table, reasons: Mapping[int, Text]) -> bytes:
     """Rejected rows as a CSV file that can be corrected in a spreadsheet program and used as a data file again.
 
     Its encoding is UTF-8 with a byte order mark, by which spreadsheet programs recognize it, and formulas are escaped.
@@ -356,7 +359,8 @@ def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     )
     for row in rejected:
         raw = [cell_text(row.raw) if row.cells is None else ""] if has_raw else []
-        number, reason = table.numbers.shown(row.row), table.numbers.in_text(reasons[row.row])
-        cells = [str(number), reason, *_row_texts(row, table.columns), *raw]
+        with use_row_numbers(table.numbers.shown):
+            reason = render(reasons[row.row])
+        cells = [str(table.numbers.shown(row.row)), reason, *_row_texts(row, table.columns), *raw]
         writer.writerow(map(escape_formula, cells))
     return out.getvalue().encode("utf-8-sig", errors="backslashreplace")

@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.i18n import N_, Message, Text, m, mn
 
 _BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
@@ -35,7 +35,7 @@ _RARE_SIGNS = frozenset("¦¬¨¯´¸¤ˆ˜")
 _OPENING_PUNCTUATION = frozenset("¿¡")
 
 
-def decode(data: bytes) -> tuple[str, str]:
+def decode(data: bytes) -> tuple[str, Text]:
     """Decode a text file.
 
     Returns:
@@ -60,11 +60,11 @@ def decode(data: bytes) -> tuple[str, str]:
     return text, note
 
 
-def _with_byte_order_mark(data: bytes) -> tuple[str, str] | None:
+def _with_byte_order_mark(data: bytes) -> tuple[str, Text] | None:
     for mark, codec, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             try:
-                return data[len(mark) :].decode(codec), t("read as {name}", name=name)
+                return data[len(mark) :].decode(codec), m("read as {name}", name=name)
             except UnicodeDecodeError as error:
                 if codec == "utf-8":
                     return None
@@ -79,7 +79,7 @@ def _with_byte_order_mark(data: bytes) -> tuple[str, str] | None:
     return None
 
 
-def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
+def _utf16_without_mark(data: bytes) -> tuple[str, Text] | None:
     """Detect UTF-16 by a zero byte at every other position (ASCII letters, spaces, separators, line ends)."""
     even, odd = data[0::2].count(0), data[1::2].count(0)
     if len(data) % 2 or max(even, odd) < 2 or min(even, odd) * 10 > max(even, odd):
@@ -102,7 +102,7 @@ def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
         return None
     if max(even, odd) * 10 < len(data) and _is_utf8(data):
         return None
-    return text, t(
+    return text, m(
         "read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} positions",
         order=order,
         max=max(even, odd),
@@ -119,7 +119,7 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _utf8(data: bytes) -> tuple[str, str] | None:
+def _utf8(data: bytes) -> tuple[str, Text] | None:
     """Decode valid UTF-8, or UTF-8 with a few damaged bytes among many intact non-ASCII characters."""
     if _is_utf8(data):
         return data.decode("utf-8"), ""
@@ -128,7 +128,7 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
     intact = len(_MULTIBYTE.findall(data))
     if intact <= 2 * damaged:
         return None
-    return text, tn(
+    return text, mn(
         "read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
         "byte are rejected",
         "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
@@ -138,7 +138,7 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
     )
 
 
-def _windows_1252(data: bytes) -> tuple[str, str]:
+def _windows_1252(data: bytes) -> tuple[str, Text]:
     non_ascii = sum(byte >= 0x80 for byte in data)
     try:
         text = data.decode("windows-1252")
@@ -157,7 +157,7 @@ def _windows_1252(data: bytes) -> tuple[str, str]:
         )
     words = (match.group()[:_LONGEST_EXAMPLE] for match in _NON_ASCII_WORD.finditer(text))
     examples = ", ".join(f'"{word}"' for word in list(dict.fromkeys(words))[:3])
-    return text, tn(
+    return text, mn(
         "read as Windows-1252: not UTF-8 because of {count} byte (decoded as {examples})",
         "read as Windows-1252: not UTF-8 because of {count} bytes (decoded as {examples})",
         non_ascii,
@@ -192,7 +192,7 @@ def _looks_western(text: str) -> bool:
     return inside_runs * 10 <= letters and letters * 10 <= 4 * (letters + ascii_letters) + 10
 
 
-def _encoding_hint(data: bytes) -> str:
+def _encoding_hint(data: bytes) -> Text:
     if len(data) < 64:
         return ""
     from charset_normalizer import from_bytes
@@ -200,6 +200,5 @@ def _encoding_hint(data: bytes) -> str:
     best = from_bytes(data[:200_000]).best()
     if best is None or best.language == "Unknown" or best.encoding in ("utf_8", "ascii", "cp1252"):
         return ""
-    return "; " + t(
-        "it could be {encoding} ({language})", encoding=best.encoding, language=best.language
-    )
+    hint = m("it could be {encoding} ({language})", encoding=best.encoding, language=best.language)
+    return Message("; {hint}", {"hint": hint})

@@ -15,7 +15,7 @@ from assistant_builder.data.columns import parse_split
 from assistant_builder.data.limits import check_cells
 from assistant_builder.data.types import RawRow, RowNumbers, Table
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import N_, Message, Text, m
 
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
 _LIST_KEYS = ("data", "rows", "examples", "items", "records", "train", "pairs", "samples")
@@ -33,7 +33,7 @@ def parse_json(text: str) -> Any:
     try:
         document = _DECODER.decode(text)
     except RecursionError as error:
-        raise ValueError(t("nested too deeply")) from error
+        raise ValueError(m("nested too deeply")) from error
     return _check_depth(text, document)
 
 
@@ -49,13 +49,13 @@ def parse_cell(text: str) -> Any:
         try:
             return _check_depth(text, ast.literal_eval(text))
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-            raise ValueError(t("neither JSON nor a Python literal")) from error
+            raise ValueError(m("neither JSON nor a Python literal")) from error
 
 
 def _check_depth(text: str, value: Any) -> Any:
     """Return a value that can be traversed; only a text with many brackets needs the check."""
     if sum(map(text.count, "[{(")) > MAX_DEPTH and exceeds_max_depth(value):
-        raise ValueError(t("nested more than {max_depth} levels deep", max_depth=MAX_DEPTH))
+        raise ValueError(m("nested more than {max_depth} levels deep", max_depth=MAX_DEPTH))
     return value
 
 
@@ -85,7 +85,7 @@ def read_json_text(text: str, suffix: str) -> Table:
         DataError: The document is invalid, or contains no list of rows.
     """
     check_cells(sum(map(text.count, "[{,\n")))
-    notes: list[str] = []
+    notes: list[Text] = []
     try:
         document = parse_json(text)
     except ValueError as error:
@@ -93,13 +93,13 @@ def read_json_text(text: str, suffix: str) -> Table:
         if not objects:
             if suffix in _JSONL_SUFFIXES or _is_mostly_json_lines(text):
                 return _read_json_lines(text)
-            what = m("the JSON is invalid: {reason}", reason=_reason(error))
+            what = m("the JSON is invalid: {reason}", reason=reason_of(error))
             if isinstance(error, json.JSONDecodeError):
                 what = m(
                     "the JSON is invalid at line {line}, column {column}: {reason}",
                     line=error.lineno,
                     column=error.colno,
-                    reason=_reason(error),
+                    reason=reason_of(error),
                 )
             raise DataError(
                 what,
@@ -107,7 +107,7 @@ def read_json_text(text: str, suffix: str) -> Table:
                     "Correct it, or use JSON Lines: {object}, one per line", object=m(_OBJECT)
                 ),
             ) from error
-        notes.append(t("the file contains JSON objects of several lines, one after another"))
+        notes.append(m("the file contains JSON objects of several lines, one after another"))
     else:
         if suffix in _JSONL_SUFFIXES and isinstance(document, dict) and not _row_lists(document):
             return _read_json_lines(text)
@@ -116,8 +116,11 @@ def read_json_text(text: str, suffix: str) -> Table:
     return Table("json", _columns(rows), rows, notes)
 
 
-def _reason(error: ValueError) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+def reason_of(error: ValueError) -> Text:
+    """Why a text cannot be parsed."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return error.args[0] if isinstance(error.args[0], Message) else str(error)
 
 
 def _concatenated_objects(text: str) -> list[Any]:
@@ -158,7 +161,7 @@ def _read_json_lines(text: str) -> Table:
         try:
             rows.append(_raw_row(number, parse_json(line)))
         except ValueError as error:
-            problem = t("the line is not JSON: {reason}", reason=_reason(error))
+            problem = m("the line is not JSON: {reason}", reason=reason_of(error))
             rows.append(RawRow(number, None, problem, line[:_MAX_RAW_CHARACTERS]))
     if rows and all(row.cells is None for row in rows):
         raise DataError(
@@ -169,7 +172,7 @@ def _read_json_lines(text: str) -> Table:
             ),
             remedy=m("JSON Lines contain {object}, one per line", object=m(_OBJECT)),
         )
-    numbers = RowNumbers(t("Row numbers are those of the lines of the file."))
+    numbers = RowNumbers(m("Row numbers are those of the lines of the file."))
     return Table("jsonl", _columns(rows), rows, numbers=numbers)
 
 
@@ -178,10 +181,9 @@ def _raw_row(row: int, value: Any) -> RawRow:
         return RawRow(row, value)
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return RawRow(row, {"messages": value})  # a conversation without an enclosing object
-    kind = {list: t("a list"), str: t("a text"), type(None): "null"}.get(
-        type(value), "a single value"
-    )
-    return RawRow(row, None, t("{kind} instead of an object", kind=kind), value)
+    kinds: dict[type, Text] = {list: m("a list"), str: m("a text"), type(None): "null"}
+    kind = kinds.get(type(value), "a single value")
+    return RawRow(row, None, m("{kind} instead of an object", kind=kind), value)
 
 
 def _columns(rows: list[RawRow]) -> tuple[str, ...]:
@@ -204,7 +206,7 @@ def _is_conversation(value: list[Any]) -> bool:
     )
 
 
-def _rows_of(document: Any, notes: list[str]) -> list[Any]:
+def _rows_of(document: Any, notes: list[Text]) -> list[Any]:
     if isinstance(document, list):
         return [document] if _is_conversation(document) else document
     if not isinstance(document, dict):
@@ -215,7 +217,7 @@ def _rows_of(document: Any, notes: list[str]) -> list[Any]:
     names = ", ".join(map(repr, lists))
     if len(lists) > 1 and all(parse_split(key) for key in lists):
         notes.append(
-            t("rows are read from the keys {names}, each as the split of that name", names=names)
+            m("rows are read from the keys {names}, each as the split of that name", names=names)
         )
         return [{"split": key, **row} for key, rows in lists.items() for row in rows]
     if len(lists) > 1:
@@ -228,27 +230,27 @@ def _rows_of(document: Any, notes: list[str]) -> list[Any]:
         lists = {known[0]: lists[known[0]]}
     if lists:
         key, rows = next(iter(lists.items()))
-        notes.append(t("rows are read from the key {key!r}", key=key))
+        notes.append(m("rows are read from the key {key!r}", key=key))
         return rows
     return _from_columns(document, notes) or [document]
 
 
-def _from_columns(document: dict[str, Any], notes: list[str]) -> list[Any] | None:
+def _from_columns(document: dict[str, Any], notes: list[Text]) -> list[Any] | None:
     """Rows of an object of equally long lists (one per column), or of an object of objects (one per row or column)."""
     values, names = list(document.values()), ", ".join(map(repr, document))
     if len(values) > 1 and all(isinstance(value, list) for value in values):
         if len({len(value) for value in values}) == 1 and not all(
             isinstance(item, dict) for item in values[0]
         ):
-            notes.append(t("the file contains one list per column ({names})", names=names))
+            notes.append(m("the file contains one list per column ({names})", names=names))
             return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) for value in values):
         keys = [tuple(value) for value in values]
         if len(values) > 1 and len(set(keys)) == 1 and all(key.isdigit() for key in keys[0]):
-            notes.append(t("the file contains one object per column ({names})", names=names))
+            notes.append(m("the file contains one object per column ({names})", names=names))
             return [{name: document[name][index] for name in document} for index in keys[0]]
         notes.append(
-            t("the file contains one object per row under a separate key; the keys are not used")
+            m("the file contains one object per row under a separate key; the keys are not used")
         )
         return values
     return None

@@ -22,6 +22,7 @@ from assistant_builder.data import limits
 from assistant_builder.data.chat_formats import RowError, is_conversation, order_turns, parse_turns
 from assistant_builder.data.columns import (
     ColumnMapping,
+    column_settings,
     guess_columns,
     is_known_column,
     map_columns,
@@ -46,7 +47,7 @@ from assistant_builder.data.types import (
 )
 from assistant_builder.data.xlsx_parquet_reader import read_parquet, read_xlsx
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import N_, Text, m
 
 _Value = TypeVar("_Value")
 FileType = Literal["text", "xlsx", "parquet"]
@@ -127,7 +128,7 @@ def pairs_of_file(
             pairs.append(_parse_pair(raw, mapping, system, row_changes))
         except RowError as error:
             content = raw.raw if raw.cells is None else raw.cells
-            rejected.append(RejectedRow(raw.row, str(error), to_json_safe(content)))
+            rejected.append(RejectedRow(raw.row, error.reason, to_json_safe(content)))
         else:
             for change in dict.fromkeys(row_changes):
                 changes.setdefault(change, []).append(raw.row)
@@ -175,7 +176,7 @@ def rows_of_file(
         guess = None if columns else guess_columns(table)
         if guess is None or max(map(len, guess.values())) > _LONGEST_NAME:
             raise
-        found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
+        found = column_settings({role: repr(name) for role, name in guess.items()})
         raise DataError(
             error.what,
             remedy=m(
@@ -233,11 +234,11 @@ def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
     formats = {_FORMATS.get(suffix), table.format}
     if len(formats) > 1 and not formats <= {"csv", "tsv"}:  # the separator note covers TSV
         kind = table.format.upper()
-        note = t(
+        note = m(
             "read as {format} because of the content, although the name has no suffix", format=kind
         )
         if suffix:
-            note = t(
+            note = m(
                 "read as {format} because of the content, although the name ends in {suffix}",
                 format=kind,
                 suffix=suffix,
@@ -266,7 +267,7 @@ def _read_text(data: bytes, suffix: str, mapped: set[str]) -> Table:
     return table
 
 
-def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
+def _read_bytes(path: Path) -> tuple[bytes, str, list[Text]]:
     """Read a complete file and decompress gzip; return the bytes, the suffix without ``.gz``, and notes."""
     try:
         if path.is_dir():
@@ -284,21 +285,21 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
             m("the file cannot be read: {strerror}", strerror=error.strerror),
             remedy=m("Copy it again"),
         ) from error
-    suffix, notes = path.suffix.lower(), []
+    suffix, notes = path.suffix.lower(), list[Text]()
     is_gzip, named_gzip = data.startswith(b"\x1f\x8b"), suffix in (".gz", ".gzip")
     if is_gzip and not named_gzip:
         notes.append(
-            t(
+            m(
                 "the content is compressed with gzip, although the name ends in {suffix}",
                 suffix=suffix,
             )
             if suffix
-            else t("the content is compressed with gzip, although the name has no suffix")
+            else m("the content is compressed with gzip, although the name has no suffix")
         )
     if named_gzip:
         suffix = Path(path.stem).suffix.lower()
         if not is_gzip:
-            notes.append(t("the name ends in .gz, but the content is not compressed"))
+            notes.append(m("the name ends in .gz, but the content is not compressed"))
     if is_gzip:
         data = _decompress(data)
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
@@ -375,9 +376,9 @@ def _check_workbook(data: bytes) -> None:
         return
     if "mimetype" in names or any(name.startswith("word/") for name in names):
         kind = (
-            t("a Word document")
+            m("a Word document")
             if any(name.startswith("word/") for name in names)
-            else t("an office document")
+            else m("an office document")
         )
         raise DataError(
             m("this is {kind}, and questions and answers are read from a table", kind=kind),
@@ -395,14 +396,14 @@ def _parse_pair(
     if raw.cells is None:
         raise RowError(raw.problem)
     if all(is_empty(value) for value in raw.cells.values()):
-        raise RowError(t("the row is empty"))
+        raise RowError(m("the row is empty"))
     cells = {role: raw.cells.get(name) if name else None for role, name in mapping.columns.items()}
     row_system = _optional_text(cells, "system", changes)
     messages = _parse_messages(cells, row_system or system or None, mapping, changes)
     group, cluster, family = (
         _optional_text(cells, role, changes) for role in ("group", "cluster", "family")
     )
-    splits, booleans = t("not train, validation or heldout (or test)"), t("neither true nor false")
+    splits, booleans = m("not train, validation or heldout (or test)"), m("neither true nor false")
     split: SplitName | None = _optional_value(cells, "split", parse_split, splits)
     answerable = _optional_value(cells, "answerable", parse_bool, booleans) is not False
     return Pair(raw.row, messages, group, cluster, split, answerable, family)
@@ -413,7 +414,7 @@ def _parse_messages(
 ) -> tuple[Message, ...]:
     if mapping["messages"]:
         if is_empty(cells["messages"]):
-            raise RowError(t("the conversation is empty"))
+            raise RowError(m("the conversation is empty"))
         turns = parse_turns(cells["messages"])
     elif is_conversation(cells["question"]) and is_conversation(cells["answer"]):
         # TRL's conversational format
@@ -422,9 +423,9 @@ def _parse_messages(
         empty = [role for role in ("question", "answer") if is_empty(cells[role])]
         if empty:
             raise RowError(
-                t("the question and the answer are empty")
+                m("the question and the answer are empty")
                 if len(empty) > 1
-                else t("the {part} is empty", part=t(empty[0]))
+                else m("the {part} is empty", part=m(empty[0]))
             )
         question, answer = (_cell_text(role, cells[role]) for role in ("question", "answer"))
         if not is_empty(cells["context"]):
@@ -433,9 +434,9 @@ def _parse_messages(
     cleaned = [Message(turn.role, _clean(turn.content, changes)) for turn in turns]
     if blank := next((turn for turn in cleaned if not has_visible_text(turn.content)), None):
         raise RowError(
-            t("the answer contains no visible character")
+            m("the answer contains no visible character")
             if blank.role == "assistant"
-            else t("the question contains no visible character")
+            else m("the question contains no visible character")
         )
     return order_turns(cleaned, system, changes)
 
@@ -446,9 +447,9 @@ def _cell_text(role: str, value: Any) -> str:
         value = value[0]
     if isinstance(value, list | tuple | dict):
         kind = (
-            t("an object") if isinstance(value, dict) else t("a list of {value}", value=len(value))
+            m("an object") if isinstance(value, dict) else m("a list of {value}", value=len(value))
         )
-        raise RowError(t("the {role} is {kind}, not a text", role=role, kind=kind))
+        raise RowError(m("the {role} is {kind}, not a text", role=m(role), kind=kind))
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
@@ -459,10 +460,10 @@ def _clean(text: str, changes: list[str]) -> str:
         code = ord(surrogate.group())
         if 0xDC80 <= code <= 0xDCFF:
             raise RowError(
-                t("it contains a byte that is not valid UTF-8: 0x{code:02X}", code=code - 56320)
+                m("it contains a byte that is not valid UTF-8: 0x{code:02X}", code=code - 56320)
             )
         raise RowError(
-            t("it contains half a character: the lone surrogate U+{code:04X}", code=code)
+            m("it contains half a character: the lone surrogate U+{code:04X}", code=code)
         )
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     restored = text.translate(_C1_TO_WINDOWS_1252)
@@ -480,12 +481,14 @@ def _optional_text(cells: Mapping[str, Any], role: str, changes: list[str]) -> s
 
 
 def _optional_value(
-    cells: Mapping[str, Any], role: str, parse: Callable[[str], _Value | None], expected: str
+    cells: Mapping[str, Any], role: str, parse: Callable[[str], _Value | None], expected: Text
 ) -> _Value | None:
     if is_empty(cells[role]):
         return None
     text = _cell_text(role, cells[role])
     value = parse(text)
     if value is None:
-        raise RowError(t("{role} is {expected}: {text!r}", role=role, expected=expected, text=text))
+        raise RowError(
+            m("{role} is {expected}: {text!r}", role=m(role), expected=expected, text=text)
+        )
     return value

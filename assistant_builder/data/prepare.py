@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,14 +76,10 @@ def prepare_dataset(
         raise DataError(error.what, where=str(source), remedy=error.remedy) from error
     if folder is not None:
         split.write(folder)
-        left_out = findings.left_out
-        write_jsonl(
-            folder / "rejected.jsonl",
-            ({**row.to_record(), "record": row.record} for row in left_out),
-        )
+        write_jsonl(folder / "rejected.jsonl", (row.to_line() for row in findings.left_out))
         numbers = replace(dataset.numbers, copies=split.copies)
         write_json(
-            folder / "findings.json", {**findings.to_record(), "row_numbers": asdict(numbers)}
+            folder / "findings.json", {**findings.to_record(), "row_numbers": numbers.to_record()}
         )
         write_card(folder, dataset_card(findings, split, title=title or source.stem))
         # written last: it marks the data as complete

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from assistant_builder.data.types import (
     Table,
 )
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import Text, language, m
+from assistant_builder.i18n import Text, m, text_of
 from assistant_builder.limited_process import Limit, LimitedProcess
 
 MEMORY_BYTES = min(4 * 2**30, psutil.virtual_memory().total // 2)
@@ -55,15 +55,18 @@ def load_pairs(
     """
     parts = _read("pairs", path, columns=dict(columns or {}), system=system)
     head = parts["head"][0]
-    for name in ("notes", "column_names", "first_rows"):
+    for name in ("column_names", "first_rows"):
         head[name] = tuple(head[name])
+    head["notes"] = tuple(_texts(head["notes"]))
     head["changes"] = {change: tuple(rows) for change, rows in head["changes"].items()}
     head["numbers"] = _numbers(head["numbers"])
     head["pairs"] = tuple(
         Pair(row, tuple(Message(*turn) for turn in turns), *others)
         for row, turns, *others in parts.get("pairs", ())
     )
-    head["rejected"] = tuple(RejectedRow(*fields) for fields in parts.get("rejected", ()))
+    head["rejected"] = tuple(
+        RejectedRow(row, _text(reason), record) for row, reason, record in parts.get("rejected", ())
+    )
     return Dataset(**head)
 
 
@@ -72,7 +75,8 @@ def load_rows(
 ) -> tuple[Table, ColumnMapping]:
     """Read the rows of a data file with all their columns, and map the columns to roles as :func:`load_pairs` does."""
     parts = _read("rows", source, columns=dict(columns or {}))
-    return _table(parts), ColumnMapping(**parts["mapping"][0])
+    mapping = parts["mapping"][0]
+    return _table(parts), ColumnMapping(mapping["columns"], _texts(mapping["notes"]))
 
 
 def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
@@ -135,13 +139,20 @@ def _read(operation: str, path: str | Path, **values: Any) -> dict[str, list[Any
             subject=f"{path} {folder} {stamp}",
             path=str(path),
             folder=folder,
-            language=language(),
             **values,
         )
     finally:
         if size > _LARGE_BYTES:
             _process.end()  # returns its memory
     return parts
+
+
+def _text(record: object) -> Text:
+    return text_of(record, record)
+
+
+def _texts(records: Iterable[object]) -> list[Text]:
+    return list(map(_text, records))
 
 
 def _numbers(record: Mapping[str, Any]) -> RowNumbers:
@@ -152,7 +163,8 @@ def _table(parts: Mapping[str, list[Any]]) -> Table:
     head = parts["head"][0]
     columns = tuple(head["columns"])
     rows = [_raw_row(columns, *fields) for fields in parts.get("rows", ())]
-    return Table(**head | {"columns": columns, "rows": rows, "numbers": _numbers(head["numbers"])})
+    changed = {"columns": columns, "rows": rows, "numbers": _numbers(head["numbers"])}
+    return Table(**head | changed | {"notes": _texts(head["notes"])})
 
 
 def _raw_row(columns: tuple[str, ...], row: int, cells: Any, problem: str, raw: Any) -> RawRow:
@@ -160,4 +172,4 @@ def _raw_row(columns: tuple[str, ...], row: int, cells: Any, problem: str, raw: 
         cells = dict(zip(columns, cells, strict=True))
     elif cells is not None:
         cells = {columns[int(place)]: cell for place, cell in cells.items()}
-    return RawRow(row, cells, problem, raw)
+    return RawRow(row, cells, _text(problem), raw)

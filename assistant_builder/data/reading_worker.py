@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from assistant_builder.data import load
-from assistant_builder.data.types import Dataset, RawRow, Table
+from assistant_builder.data.types import Dataset, RawRow, RowNumbers, Table
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import m, use_language
+from assistant_builder.i18n import Message, m
 from assistant_builder.limited_process import serve_requests
 
 _PART_CHARACTERS = 256 * 2**10
@@ -23,20 +23,19 @@ def _answer(request: Mapping[str, Any]) -> Iterator[str]:
     if request["folder"]:
         os.chdir(request["folder"])  # the path may be relative
     path, columns = Path(request["path"]), request.get("columns")
-    with use_language(request["language"]):
-        try:
-            if request["op"] == "pairs":
-                return _parts_of_pairs(load.pairs_of_file(path, columns, request["system"]))
-            if request["op"] == "rows":
-                table, mapping = load.rows_of_file(path, columns)
-                return _parts_of_table(table, mapping=asdict(mapping))
-            return _parts_of_table(load.table_of_file(path, request["mapped"]))
-        except DataError as error:
-            raise DataError(error.what, where=str(path), remedy=error.remedy) from error
+    try:
+        if request["op"] == "pairs":
+            return _parts_of_pairs(load.pairs_of_file(path, columns, request["system"]))
+        if request["op"] == "rows":
+            table, mapping = load.rows_of_file(path, columns)
+            return _parts_of_table(table, mapping=vars(mapping))
+        return _parts_of_table(load.table_of_file(path, request["mapped"]))
+    except DataError as error:
+        raise DataError(error.what, where=str(path), remedy=error.remedy) from error
 
 
 def _parts_of_pairs(dataset: Dataset) -> Iterator[str]:
-    yield from _parts("head", [asdict(replace(dataset, pairs=(), rejected=()))])
+    yield from _parts("head", [vars(replace(dataset, pairs=(), rejected=()))])
     yield from _parts("pairs", dataset.pairs, astuple)
     yield from _parts(
         "rejected",
@@ -46,7 +45,7 @@ def _parts_of_pairs(dataset: Dataset) -> Iterator[str]:
 
 
 def _parts_of_table(table: Table, **more: Any) -> Iterator[str]:
-    yield from _parts("head", [asdict(replace(table, rows=[]))])
+    yield from _parts("head", [vars(replace(table, rows=[]))])
     for name, entry in more.items():
         yield from _parts(name, [entry])
     places = {name: place for place, name in enumerate(table.columns)}
@@ -71,13 +70,18 @@ def _parts(
     texts: list[str] = []
     size = 0
     for entry in entries:
-        texts.append(json.dumps(fields(entry), ensure_ascii=False, default=str))
+        texts.append(json.dumps(fields(entry), ensure_ascii=False, default=_json_value))
         size += len(texts[-1])
         if size > _PART_CHARACTERS:
             yield f'{{"{name}": [{", ".join(texts)}]}}'
             texts, size = [], 0
     if texts:
         yield f'{{"{name}": [{", ".join(texts)}]}}'
+
+
+def _json_value(value: Any) -> Any:
+    """Messages and row numbers as their records, and cells that are no values of JSON as texts."""
+    return value.to_record() if isinstance(value, Message | RowNumbers) else str(value)
 
 
 def _failed(request: Mapping[str, Any], reason: str) -> DataError:

@@ -31,7 +31,7 @@ from assistant_builder.data.units import (
     unit_of,
 )
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import m, t, tn
+from assistant_builder.i18n import Text, m, mn, written
 from assistant_builder.study.contents import PairLine
 from assistant_builder.study.contents import Split as SplitFile
 
@@ -142,7 +142,7 @@ class Split:
     config: DataConfig
     # pairs left out by max_train, max_heldout
     sampled_out: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # how the split was made
+    notes: tuple[Text, ...] = ()  # how the split was made
 
     def pairs(self, split: SplitName) -> tuple[Pair, ...]:
         """The pairs of one split."""
@@ -169,6 +169,7 @@ class Split:
         placed = [(pair, split) for pair, split in everything if pair.respelled is None]
         respelled = Counter(split for pair, split in everything if pair.respelled is not None)
         ungrouped = sum(pair.group is None for pair, _ in placed)
+        notes = list(map(written, self.notes))
         return {
             "given": self.given,
             "cut": list(self.cut),
@@ -195,7 +196,8 @@ class Split:
             },
             "facts": self._fact_counts(),
             **({"respelled": dict(respelled)} if respelled else {}),
-            "notes": list(self.notes),
+            "notes": [text for text, _ in notes],
+            "said": [said for _, said in notes],
         }
 
     @property
@@ -274,9 +276,9 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
 
 def _complete_given_split(
     pairs: Sequence[Pair], config: DataConfig, *, once: bool
-) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+) -> tuple[_Sets, tuple[SplitName, ...], list[Text]]:
     sets: _Sets = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
-    notes = [t("the split is given by the file")]
+    notes: list[Text] = [m("the split is given by the file")]
     cut: list[SplitName] = []
     fractions: dict[SplitName, float] = {
         "heldout": config.heldout_fraction,
@@ -297,7 +299,7 @@ def _complete_given_split(
         drawn, _ = draw(free, fraction, config.seed, name, leave=leave, elsewhere=others)
         rows = {pair.row for pair in drawn}
         sets[name], sets["train"] = drawn, [pair for pair in sets["train"] if pair.row not in rows]
-        note = tn(
+        note = mn(
             "the file has no {name} rows, so {name} takes {count} row from training",
             "the file has no {name} rows, so {name} takes {count} rows from training",
             len(drawn),
@@ -309,7 +311,7 @@ def _complete_given_split(
 
 def _draw_split(
     pairs: Sequence[Pair], config: DataConfig, *, once: bool
-) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+) -> tuple[_Sets, tuple[SplitName, ...], list[Text]]:
     if once:
         heldout, rest = draw_wordings(pairs, config, "heldout")
         validation, train = draw_wordings(rest, config, "validation")
@@ -318,10 +320,10 @@ def _draw_split(
         share, facts = config.validation_fraction, count_facts(heldout)
         validation, train = draw(rest, share, config.seed, "validation", leave=1, elsewhere=facts)
     grouped = any(pair.group is not None for pair in pairs)
-    notes = [
-        t("split by group, drawn with seed {seed}", seed=config.seed)
+    notes: list[Text] = [
+        m("split by group, drawn with seed {seed}", seed=config.seed)
         if grouped
-        else t("split by question, drawn with seed {seed}", seed=config.seed)
+        else m("split by question, drawn with seed {seed}", seed=config.seed)
     ]
     sets: _Sets = {"train": train, "validation": validation, "heldout": heldout}
     return sets, ("validation", "heldout"), notes
@@ -329,7 +331,7 @@ def _draw_split(
 
 def _complete_single_wordings(
     sets: _Sets, config: DataConfig, cut: Sequence[SplitName], first_row: int
-) -> list[str]:
+) -> list[Text]:
     """Add respelled questions where test or validation have no other wordings; returns notes."""
     if "heldout" in cut:
         leave_single_wordings(sets)
@@ -338,43 +340,43 @@ def _complete_single_wordings(
     asked, validated = (
         sum(pair.respelled is not None for pair in sets[name]) for name in ("heldout", "validation")
     )
-    test = tn(
+    test = mn(
         "the test asks {count} question of the file, respelled",
         "the test asks {count} questions of the file, respelled",
         asked,
     )
-    validation = tn(
+    validation = mn(
         "validation asks {count} question of the file, respelled",
         "validation asks {count} questions of the file, respelled",
         validated,
     )
     return [
-        t("most answers occur once, so each of them stays in training"),
+        m("most answers occur once, so each of them stays in training"),
         *([test] if asked else []),
         *([validation] if validated else []),
     ]
 
 
 def _find_and_remove_leaks(
-    sets: _Sets, config: DataConfig, *, keep: bool, once: bool, notes: list[str]
+    sets: _Sets, config: DataConfig, *, keep: bool, once: bool, notes: list[Text]
 ) -> list[Leak]:
     leaks = find_leaks(
         sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold
     )
     if not leaks:
         return leaks
-    summary = tn(
+    summary = mn(
         "{count} test question found in training or validation",
         "{count} test questions found in training or validation",
         len(leaks),
     )
     if keep:
         reason = (
-            t("as specified by data.remove_leaks=never")
+            m("as specified by {data.remove_leaks=never}")
             if config.remove_leaks == "never"
-            else t("because the file specifies the split")
+            else m("because the file specifies the split")
         )
-        notes.append(t("{summary}: kept, {reason}", summary=summary, reason=reason))
+        notes.append(m("{summary}: kept, {reason}", summary=summary, reason=reason))
         return leaks
     if len(leaks) == len(sets["heldout"]) and not once:  # else the test gets other questions
         raise DataError(
@@ -389,14 +391,14 @@ def _find_and_remove_leaks(
                 "them with {data.remove_leaks=never}"
             ),
         )
-    notes.append(t("{summary}: removed", summary=summary))
+    notes.append(m("{summary}: removed", summary=summary))
     removed = {leak.heldout_row for leak in leaks}
     sets["heldout"] = [pair for pair in sets["heldout"] if pair.row not in removed]
     return [replace(leak, removed=True) for leak in leaks]
 
 
 def _apply_limits(
-    sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[str]
+    sets: _Sets, config: DataConfig, *, limit_validation: bool, notes: list[Text]
 ) -> dict[str, int]:
     """Sample complete units where they fit; validation keeps its share of a limited training set."""
     share = config.validation_fraction / (1 - config.validation_fraction)
@@ -411,7 +413,7 @@ def _apply_limits(
             sets[split] = sample_units(sets[split], limit, config.seed, split)
             sampled_out[split] = before - len(sets[split])
             notes.append(
-                t(
+                m(
                     "{sets} of {before} {split} pairs are used",
                     sets=len(sets[split]),
                     before=before,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
-from assistant_builder.i18n import N_, language, t, use_language
+from assistant_builder import i18n
+from assistant_builder.i18n import Rows, Text, m, text_of, written
 
 ChatRole = Literal["system", "user", "assistant"]
 SplitName = Literal["train", "validation", "heldout"]
@@ -125,27 +124,23 @@ class RejectedRow:
     """A row that cannot be used, and the reason, addressed to the author of the row."""
 
     row: int
-    reason: str
+    reason: Text
     # the cells, or the raw text of a row that could not be parsed
     record: Any = field(default=None, compare=False)
 
     def to_record(self) -> dict[str, Any]:
         """Row and reason, as ``data check --json`` prints them."""
-        return {"row": self.row, "reason": self.reason}
+        return {"row": self.row, "reason": written(self.reason)[0]}
 
+    def to_line(self) -> dict[str, Any]:
+        """A line of ``rejected.jsonl``."""
+        return {**self.to_record(), "said": written(self.reason)[1], "record": self.record}
 
-@functools.cache
-def _row_mention(language: str) -> re.Pattern[str]:
-    """Quoted text, or the word for a row with its numbers, in English and in a language."""
-    words = {"row", "rows"}
-    with use_language(language):
-        words |= {
-            t(message, row="", rows="").strip().lower()
-            for message in (N_("row {row}"), N_("Rows {rows}"))
-        }
-        both = re.escape(t(" and "))
-    named = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
-    return re.compile(rf'("[^"]*")|\b((?:{named}) )(\d+(?:(?:, | and |{both})\d+)*)', re.IGNORECASE)
+    @classmethod
+    def from_line(cls, record: Mapping[str, Any]) -> RejectedRow:
+        """The inverse of :meth:`to_line`."""
+        reason = text_of(record.get("said"), record["reason"])
+        return cls(record["row"], reason, record.get("record"))
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,7 @@ class RowNumbers:
         copies: Rows of respelled pairs, which the file does not have, and the rows that they are copies of.
     """
 
-    note: str = ""
+    note: Text = ""
     starts: tuple[tuple[int, int], ...] = ()
     copies: tuple[tuple[int, int], ...] = ()
 
@@ -170,7 +165,12 @@ class RowNumbers:
             tuple((first, second) for first, second in numbers.get(name, ()))
             for name in ("starts", "copies")
         )
-        return cls(numbers.get("note", ""), starts, copies)
+        return cls(text_of(numbers.get("said"), numbers.get("note")), starts, copies)
+
+    def to_record(self) -> dict[str, Any]:
+        """The row numbers for ``Findings.to_record()``."""
+        note, said = written(self.note)
+        return {"note": note, "said": said, "starts": self.starts, "copies": self.copies}
 
     def shown(self, row: int) -> int:
         """The number that a person sees."""
@@ -183,18 +183,13 @@ class RowNumbers:
             (added for first, added in reversed(self.starts) if first + added <= shown), 0
         )
 
-    def in_text(self, text: str) -> str:
-        """A message with its row numbers replaced, except in quoted text."""
+    def in_message(self, text: Text) -> Text:
+        """A message with these row numbers in it, for a place that does not know the file."""
 
-        def replaced(match: re.Match[str]) -> str:
-            if match.group(1):
-                return match.group(1)
-            numbers = re.sub(
-                r"\d+", lambda number: str(self.shown(int(number.group()))), match.group(3)
-            )
-            return match.group(2) + numbers
+        def renumbered(rows: Rows) -> Rows:
+            return Rows(tuple(map(self.shown, rows.numbers)))
 
-        return _row_mention(language()).sub(replaced, text) if self.starts else text
+        return text.map(renumbered, Rows) if isinstance(text, i18n.Message) else text
 
 
 @dataclass(frozen=True)
@@ -207,7 +202,7 @@ class Dataset:
     pairs: tuple[Pair, ...]
     rejected: tuple[RejectedRow, ...]
     rows: int
-    notes: tuple[str, ...] = ()  # encoding, separator, sheet, choice of columns
+    notes: tuple[Text, ...] = ()  # encoding, separator, sheet, choice of columns
     # change made to the text while reading → rows
     changes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     column_names: tuple[str, ...] = ()
@@ -221,7 +216,7 @@ class RawRow:
 
     row: int
     cells: dict[str, Any] | None
-    problem: str = ""  # why it could not be parsed
+    problem: Text = ""  # why it could not be parsed
     raw: Any = None  # content of a row that could not be parsed
 
 
@@ -232,13 +227,13 @@ class Table:
     format: str
     columns: tuple[str, ...]
     rows: list[RawRow]
-    notes: list[str] = field(default_factory=list)
+    notes: list[Text] = field(default_factory=list)
     # observation about single rows → those rows
     remarks: dict[str, list[int]] = field(default_factory=dict)
     numbers: RowNumbers = RowNumbers()
 
 
-def header_names(cells: Iterable[str], notes: list[str]) -> tuple[str, ...]:
+def header_names(cells: Iterable[str], notes: list[Text]) -> tuple[str, ...]:
     """Unique column names from a header row; empty and repeated names get a number, the latter with a note."""
     names: list[str] = []
     seen: Counter[str] = Counter()
@@ -248,7 +243,7 @@ def header_names(cells: Iterable[str], notes: list[str]) -> tuple[str, ...]:
         if seen[name] > 1:
             numbered = f"{name} ({seen[name]})"
             notes.append(
-                t(
+                m(
                     "two columns are named {name!r}; column {position} is renamed to {numbered!r}",
                     name=name,
                     position=position,

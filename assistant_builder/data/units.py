@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.types import SPLITS, Pair, group_by
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import Text, all_of, m, mn
 
 
 def unit_of(pair: Pair) -> str:
@@ -45,10 +45,10 @@ def straddling_groups(sides: Iterable[tuple[Pair, object]]) -> list[str]:
     return [group for group, found in seen.items() if group is not None and len(found) > 1]
 
 
-def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
+def too_few_units(pairs: Sequence[Pair]) -> tuple[Text, Text] | None:
     """The problem and its remedy if train, validation and held-out cannot have one unit each, else None."""
     if not pairs:
-        return t("no usable pair is left"), t(
+        return m("no usable pair is left"), m(
             "Check the reasons of the rejected rows, and correct or add rows"
         )
     if has_given_split(pairs):
@@ -57,32 +57,32 @@ def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return tn(
+        return mn(
             "only {count} usable pair: training, validation and test each need one",
             "only {count} usable pairs: training, validation and test each need one",
             len(pairs),
-        ), t("Add rows: 3 are the minimum, and a conclusive result needs several hundred")
+        ), m("Add rows: 3 are the minimum, and a conclusive result needs several hundred")
     if grouped:
-        return tn(
+        return mn(
             "the {pairs} usable pairs form only {count} group, and a split needs at least 3",
             "the {pairs} usable pairs form only {count} groups, and a split needs at least 3",
             count,
             pairs=len(pairs),
-        ), t(
-            "Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')"
+        ), m(
+            "Map another column as the group ({--set data.columns.group=NAME}) or none ({--set data.columns.group=''})"
         )
-    return tn(
+    return mn(
         "the {pairs} usable pairs form only {count} question, and a split needs at least 3",
         "the {pairs} usable pairs form only {count} questions, and a split needs at least 3",
         count,
         pairs=len(pairs),
-    ), t("Add rows with other questions")
+    ), m("Add rows with other questions")
 
 
-def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
+def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[Text, Text] | None:
     train = [pair for pair in pairs if pair.split == "train"]
     if not train:
-        return t("the given split has no training rows"), t(
+        return m("the given split has no training rows"), m(
             "Mark rows with the split 'train', or remove the split column"
         )
     absent = [split for split in SPLITS if not any(pair.split == split for pair in pairs)]
@@ -90,14 +90,14 @@ def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     free = units - {unit_of(pair) for pair in pairs if pair.split != "train"}
     if (len(free) >= len(absent) or answers_occur_once(train)) and len(units) > len(absent):
         return None  # nothing is drawn from rows whose answers occur once
-    names = t(" and ").join(absent)
-    return tn(
+    names = all_of(absent)
+    return mn(
         "the training rows form {count} unit ({free} in no other split), too few to draw {names} from them",
         "the training rows form {count} units ({free} in no other split), too few to draw {names} from them",
         len(units),
         free=len(free),
         names=names,
-    ), t("Mark rows with the split {names}, or add training rows", names=names)
+    ), m("Mark rows with the split {names}, or add training rows", names=names)
 
 
 def hash_order(units: Iterable[str], seed: int, purpose: str) -> list[str]:

@@ -17,7 +17,7 @@ from assistant_builder.data.similarity import (
 from assistant_builder.data.types import Dataset, Pair, RejectedRow, group_by, has_visible_text
 from assistant_builder.data.units import has_given_split, straddling_groups, too_few_units
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, Message, Rows, Text, capitalized, joined, m, mn, written
 
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
@@ -62,8 +62,8 @@ class Problem(TypedDict):
     """One finding as a message for page and command line."""
 
     severity: Severity  # error: a study cannot start; warning: rows were left out or need a review
-    title: str  # with the count
-    detail: str  # meaning and consequence
+    title: Text  # with the count
+    detail: Text  # meaning and consequence
     rows: list[int]  # the first ones
 
 
@@ -126,7 +126,7 @@ class Findings:
         """All rows that are not in ``usable``, in file order: rejected rows and exact duplicates."""
         pairs = {pair.row: pair for pair in self.dataset.pairs}
         duplicates = [
-            _reject(pairs[copy.row], t("an exact duplicate of row {of}", of=copy.of))
+            _reject(pairs[copy.row], m("an exact duplicate of row {of}", of=Rows((copy.of,))))
             for copy in self.exact_duplicates
         ]
         return tuple(sorted([*self.rejected, *duplicates], key=lambda rejected: rejected.row))
@@ -160,14 +160,15 @@ class Findings:
             what, remedy = problem
             if left_out := self.left_out:
                 first = left_out[0]
-                what += t(
+                left = m(
                     "; {left_out} of {rows} rows were left out (row {row}: {reason})",
                     left_out=len(left_out),
                     rows=self.dataset.rows,
-                    row=first.row,
+                    row=Rows((first.row,)),
                     reason=first.reason,
                 )
-            what = self.dataset.numbers.in_text(what)
+                what = joined((what, left), "")
+            what = self.dataset.numbers.in_message(what)
             raise DataError(what, where=self.dataset.source, remedy=remedy)
 
     @property
@@ -181,6 +182,7 @@ class Findings:
         dataset = self.dataset
 
         tokens = {**self.tokens, **self.too_long}
+        notes = list(map(written, dataset.notes))
 
         def listed(kind: str) -> list[Any]:
             found = list(getattr(self, kind))[:MAX_LISTED]
@@ -202,9 +204,10 @@ class Findings:
             "max_length": self.max_length,
             "near_duplicate_threshold": self.threshold,
             "can_start": self.can_start(),
-            "notes": list(dataset.notes),
-            "problems": self.problems,
-            "row_numbers": asdict(dataset.numbers),
+            "notes": [text for text, _ in notes],
+            "said": [said for _, said in notes],
+            "problems": list(map(_problem_record, self.problems)),
+            "row_numbers": dataset.numbers.to_record(),
             "details": {
                 **{kind: listed(kind) for kind in _COUNTED},
                 **{
@@ -245,7 +248,7 @@ def check_pairs(
                 too_long[pair.row] = needed
         for pair in pairs:
             if pair.row in too_long:
-                reason = t(
+                reason = m(
                     "it has {tokens:,} tokens, and at most {max_pair_tokens:,} fit in the model's context",
                     tokens=too_long[pair.row],
                     max_pair_tokens=max_pair_tokens,
@@ -289,14 +292,14 @@ def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:
     for pair in pairs:
         if not has_visible_text(pair.question) or not has_visible_text(pair.answer):
             empty = N_("question") if not has_visible_text(pair.question) else N_("answer")
-            yield _reject(pair, t("the {part} is empty", part=t(empty)))
+            yield _reject(pair, m("the {part} is empty", part=m(empty)))
         elif given and pair.split is None:
             yield _reject(
-                pair, t("it has no split, while {given} other rows have one", given=given)
+                pair, m("it has no split, while {given} other rows have one", given=given)
             )
 
 
-def _reject(pair: Pair, reason: str) -> RejectedRow:
+def _reject(pair: Pair, reason: Text) -> RejectedRow:
     return RejectedRow(pair.row, reason, pair.to_record())
 
 
@@ -377,55 +380,70 @@ def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
 # Messages
 
 
-def _problem(severity: Severity, title: str, detail: str, rows: Iterable[int] = ()) -> Problem:
+def _problem(severity: Severity, title: Text, detail: Text, rows: Iterable[int] = ()) -> Problem:
     rows = sorted(rows)[:_MAX_PROBLEM_ROWS]
     return {"severity": severity, "title": title, "detail": detail, "rows": rows}
+
+
+def _problem_record(problem: Problem) -> dict[str, Any]:
+    """A finding in English, and the records of its messages."""
+    title, detail = written(problem["title"]), written(problem["detail"])
+    said = {"title": title[1], "detail": detail[1]}
+    return {**problem, "title": title[0], "detail": detail[0], "said": said}
 
 
 def _row_problems(findings: Findings) -> Iterable[Problem]:
     usable = findings.usable
     if problem := too_few_units(usable):
         what, remedy = problem
-        detail = f"{what[0].upper()}{what[1:]}. {remedy}."
-        yield _problem("error", t("A study cannot start from this file"), detail)
+        detail = Message("{What}. {remedy}.", {"what": what, "remedy": remedy})
+        yield _problem("error", m("A {study} cannot start from this file"), detail)
     elif len(usable) < _SMALL_DATASET:
-        title = tn("Only {count} usable pair", "Only {count} usable pairs", len(usable))
-        detail = t(
+        title = mn("Only {count} usable pair", "Only {count} usable pairs", len(usable))
+        detail = m(
             "A test of this size can only detect large differences; several hundred pairs give a more precise result."
         )
         yield _problem("warning", title, detail)
     rejected = [entry for entry in findings.rejected if entry.row not in findings.too_long]
     if rejected:
-        counts = Counter(_general_reason(entry.reason) for entry in rejected).most_common(4)
-        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in counts)
-        title = tn("{count} row cannot be used", "{count} rows cannot be used", len(rejected))
-        detail = t("Left out: {reasons}.", reasons=reasons)
+        general = [_general_reason(entry.reason) for entry in rejected]
+        messages = {written(reason)[0]: reason for reason in general}
+        counts = Counter(written(reason)[0] for reason in general).most_common(4)
+        reasons = joined(
+            (
+                Message("{reason} ({number:,})", {"reason": messages[reason], "number": number})
+                for reason, number in counts
+            ),
+            "; ",
+        )
+        title = mn("{count} row cannot be used", "{count} rows cannot be used", len(rejected))
+        detail = m("Left out: {reasons}.", reasons=reasons)
         yield _problem("warning", title, detail, (entry.row for entry in rejected))
     if too_long := findings.too_long:
         words = too_long_words(too_long, findings.max_pair_tokens or 0)
         yield _problem("warning", *words, too_long)
     if copies := findings.exact_duplicates:
-        title = tn("{count} exact duplicate", "{count} exact duplicates", len(copies))
-        detail = t(
+        title = mn("{count} exact duplicate", "{count} exact duplicates", len(copies))
+        detail = m(
             "Question and answer are identical to those of an earlier row. The first row is kept, and its copies "
             "are left out."
         )
         yield _problem("warning", title, detail, (copy.row for copy in copies))
 
 
-def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[str, str]:
+def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[Text, Text]:
     """Title and detail of rows (→ tokens) that are longer than the ``limit`` tokens that are read."""
     row = max(too_long, key=lambda row: too_long[row])
     return (
-        tn(
+        mn(
             "{count} row is longer than the model reads",
             "{count} rows are longer than the model reads",
             len(too_long),
         ),
-        t(
+        m(
             "Row {row} has {tokens:,} tokens with what its prompt needs, and at most {limit:,} are read. Such rows "
-            "are left out: shorten them, set train.max_length=auto, or choose a base model with a longer context.",
-            row=row,
+            "are left out: shorten them, set {train.max_length=auto}, or choose a base model with a longer context.",
+            row=Rows((row,)),
             tokens=too_long[row],
             limit=limit,
         ),
@@ -435,48 +453,48 @@ def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[str, str]:
 def _content_problems(findings: Findings) -> Iterable[Problem]:
     if near := findings.near_duplicates:
         first = near[0]
-        title = tn("{count} near-duplicate question", "{count} near-duplicate questions", len(near))
-        detail = t(
+        title = mn("{count} near-duplicate question", "{count} near-duplicate questions", len(near))
+        detail = m(
             "They are similar to an earlier question (similarity {threshold:g} or more), for example row {row}, "
             "{question}, and row {of}, {other}. They are kept; a test question that is similar to a training "
             "question counts as a leak.",
             threshold=findings.threshold,
-            row=first.row,
+            row=Rows((first.row,)),
             question=_quote(first.question),
-            of=first.of,
+            of=Rows((first.of,)),
             other=_quote(first.other),
         )
         yield _problem("warning", title, detail, (entry.row for entry in near))
     if conflicts := findings.conflicts:
-        title = tn(
+        title = mn(
             "{count} question with conflicting answers",
             "{count} questions with conflicting answers",
             len(conflicts),
         )
-        detail = t(
+        detail = m(
             "Rows {rows} give different answers to {question}. They are kept; a model that is trained on them learns a "
             "mixture of the answers.",
-            rows=", ".join(map(str, conflicts[0].rows[:5])),
+            rows=[Rows((row,)) for row in conflicts[0].rows[:5]],
             question=_quote(conflicts[0].text),
         )
         yield _problem("warning", title, detail, (row for each in conflicts for row in each.rows))
     if words := findings.one_word_answers:
-        title = tn("{count} one-word answer", "{count} one-word answers", len(words))
-        detail = t(
+        title = mn("{count} one-word answer", "{count} one-word answers", len(words))
+        detail = m(
             "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative."
         )
         yield _problem("warning", title, detail, words)
     for kind, odd in findings.odd_texts.items():
-        title = tn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=t(kind))
-        yield _problem("warning", title, t("They are kept unchanged."), odd)
+        title = mn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=m(kind))
+        yield _problem("warning", title, m("They are kept unchanged."), odd)
     if answers := findings.answers_shared:
         rows = [row for shared in answers for row in shared.rows]
-        title = tn(
+        title = mn(
             "{count} answer shared by several questions",
             "{count} answers shared by several questions",
             len(answers),
         )
-        detail = tn(
+        detail = mn(
             "{count} row in total. This is often intended (several phrasings of one fact), so they are kept and do "
             "not count as leaks.",
             "{count} rows in total. This is often intended (several phrasings of one fact), so they are kept "
@@ -485,14 +503,14 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
         )
         yield _problem("info", title, detail, rows)
     if over := findings.over_long:
-        title = tn(
+        title = mn(
             "{count} row longer than {tokens} tokens",
             "{count} rows longer than {tokens} tokens",
             len(over),
             tokens=findings.max_length,
         )
-        detail = t(
-            "Training leaves them out; the longest has {longest:,} tokens. Set train.max_length=auto, or raise it.",
+        detail = m(
+            "Training leaves them out; the longest has {longest:,} tokens. Set {train.max_length=auto}, or raise it.",
             longest=max(findings.tokens[row] for row in over),
         )
         yield _problem("warning", title, detail, over)
@@ -502,24 +520,24 @@ def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
     if has_given_split(findings.usable):
         sizes = Counter(pair.split for pair in findings.usable)
         shown = ", ".join(f"{split} {count:,}" for split, count in sorted(sizes.items(), key=str))
-        detail = t("It is used as given: {shown}.", shown=shown)
-        yield _problem("info", t("The file specifies the split"), detail)
+        detail = m("It is used as given: {shown}.", shown=shown)
+        yield _problem("info", m("The file specifies the split"), detail)
     if groups := findings.straddling_groups:
-        title = tn(
+        title = mn(
             "{count} group on both sides of the given split",
             "{count} groups on both sides of the given split",
             len(groups),
         )
-        detail = t(
+        detail = m(
             "For example {groups}. The split is used as given; the test may be too optimistic.",
             groups=", ".join(map(_quote, groups[:3])),
         )
         yield _problem("warning", title, detail)
     for change, rows in findings.dataset.changes.items():
-        title = tn("{count} row: {kind}", "{count} rows: {kind}", len(rows), kind=t(change))
+        title = mn("{count} row: {kind}", "{count} rows: {kind}", len(rows), kind=m(change))
         yield _problem("info", title, "", rows)
     for note in findings.dataset.notes:
-        yield _problem("info", note[0].upper() + note[1:], "")
+        yield _problem("info", capitalized(note), "")
 
 
 def _quote(text: str) -> str:
@@ -527,6 +545,8 @@ def _quote(text: str) -> str:
     return f'"{line if len(line) <= 80 else line[:79] + "…"}"'
 
 
-def _general_reason(reason: str) -> str:
+def _general_reason(reason: Text) -> Text:
     """A reason without the details of the row, so that similar reasons are counted together."""
-    return re.sub(r"(?<![\w-])\d+(?:,\d+)*\b", "…", reason.split(" (line")[0].split(": ")[0])
+    if isinstance(reason, str):
+        return reason
+    return reason.map(lambda detail: "…", str | int | float | Rows)

@@ -25,7 +25,7 @@ from assistant_builder.data.similarity import NearDuplicateIndex, casefold_norma
 from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
 from assistant_builder.data.units import answers_occur_once, fact_of
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.i18n import N_, Text, m, t, tn
 
 _MAX_CHARACTERS = 400
 _NEAR = 0.8
@@ -162,7 +162,7 @@ class Wording:
 
     row: int
     question: str
-    doubt: str = ""
+    doubt: Text = ""
 
 
 def match_wordings(
@@ -207,14 +207,14 @@ def check_wordings(pairs: Sequence[Pair], wordings: Iterable[Wording]) -> list[W
     return kept
 
 
-def _doubt(question: str, pair: Pair) -> str:
+def _doubt(question: str, pair: Pair) -> Text:
     if len(question) > _MAX_CHARACTERS:
-        return t("very long")
+        return m("very long")
     if casefold_normalize(question) == casefold_normalize(pair.answer):
-        return t("this is the answer")
+        return m("this is the answer")
     near = NearDuplicateIndex([pair.question, question], _NEAR)
     near.add(0)
-    return t("nearly the same words") if near.nearest(1) else ""
+    return m("nearly the same words") if near.nearest(1) else ""
 
 
 def parse_wordings(text: str) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from assistant_builder.data.columns import is_known_column
 from assistant_builder.data.limits import check_bytes, check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names, is_empty
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import m, t, tn
+from assistant_builder.i18n import Text, m, mn
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
 # number of rows, starting with the first that has content, in which the header is searched
@@ -65,14 +65,14 @@ def read_xlsx(data: bytes) -> Table:
 
 
 def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomputed: int) -> Table:
-    notes = [
-        t("sheet {title!r}, the first of {sheets} sheets with content", title=title, sheets=sheets)
+    notes: list[Text] = [
+        m("sheet {title!r}, the first of {sheets} sheets with content", title=title, sheets=sheets)
         if sheets > 1
-        else t("sheet {title!r}", title=title)
+        else m("sheet {title!r}", title=title)
     ]
     if uncomputed:
         notes.append(
-            tn(
+            mn(
                 "formulas without a stored result are read as empty ({count} formula): open the file in a spreadsheet "
                 "program and save it",
                 "formulas without a stored result are read as empty ({count} formulas): open the file in a "
@@ -84,7 +84,7 @@ def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomput
     header = _header_row(rows)
     if header > blank.index(False):
         notes.append(
-            t(
+            m(
                 "the column names are in row {header} of the sheet; the rows above are read as a title",
                 header=header + 1,
             )
@@ -99,13 +99,13 @@ def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomput
     padded = [(row + [None] * width)[:width] for row in rows[header:end]]
     names = header_names([cell or "" for cell in padded[0]], notes)
     table_rows = [
-        RawRow(number, None, t("the row is empty"))
+        RawRow(number, None, m("the row is empty"))
         if blank[header + number]
         else RawRow(number, dict(zip(names, cells, strict=True)))
         for number, cells in enumerate(padded[1:], start=1)
     ]
     numbers = RowNumbers(
-        t(
+        m(
             "Row numbers are those of sheet {title!r}, as a spreadsheet program shows them.",
             title=title,
         ),
@@ -211,8 +211,8 @@ def read_parquet(data: bytes) -> Table:
             m("the Parquet file is damaged: {error}", error=str(error)[:300]),
             remedy=m("Export it again"),
         ) from error
-    notes = (
-        [t("columns of raw bytes are not read: {join}", join=", ".join(skipped))] if skipped else []
+    notes: list[Text] = (
+        [m("columns of raw bytes are not read: {join}", join=", ".join(skipped))] if skipped else []
     )
     return Table("parquet", tuple(names), rows, notes)
 

@@ -17,7 +17,6 @@ import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,9 @@ from assistant_builder.i18n.message import (  # noqa: F401 - the package's names
     Rows,
     Setting,
     Text,
+    all_of,
     bits,
+    capitalized,
     joined,
     m,
     message_from,
@@ -195,7 +196,10 @@ def N_(message: str) -> str:  # noqa: N802 - the name by which gettext knows it
 
 
 class _Values(dict[str, Any]):
-    """The values of a message; a missing one is what every message may name, or a setting by its key."""
+    """The values of a message; a missing one is what every message may name, or a setting by its key.
+
+    A name with a capital is the value, or what every message may name, as a sentence begins with it.
+    """
 
     def __missing__(self, name: str) -> Any:
         place = words()
@@ -208,7 +212,8 @@ class _Values(dict[str, Any]):
             "redo": place.redo,
             "with_redo": place.with_redo,
         }
-        text = known[name[:1].lower() + name[1:]]
+        small = name[:1].lower() + name[1:]
+        text = str(_shown(self[small])) if small in self else known[small]
         return text[:1].upper() + text[1:] if name[:1].isupper() else text
 
 
@@ -220,7 +225,8 @@ class _Formatter(string.Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         value = _shown(value)
-        text = super().format_field(value, format_spec)
+        # the formats are those of numbers; a text is in the place of one where no row is meant
+        text = super().format_field(value, "" if isinstance(value, str) else format_spec)
         return (
             localize(text)
             if isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -270,119 +276,6 @@ _NAMED_BY_ALL = re.compile(
     r"\{(?:bits|[Ss]tud(?:y|ies)|[Rr]edo|with_redo|(?:--set )?(?:data|model|train|eval|retrieval)\.[^{}]*)\}"
 )
 """Placeholders that need no values."""
-
-
-_LONGEST_MESSAGE = 5_000
-_LEAST_LETTERS = 8
-"""Letters that a message must have besides its placeholders to be recognized by :func:`translate_formatted`."""
-
-
-@dataclass(frozen=True)
-class _Template:
-    """A message with placeholders: the texts between them, and the form with a number if it has several."""
-
-    message: str
-    texts: tuple[str, ...]
-    names: tuple[str, ...]
-    forms: tuple[str, str] | None
-
-    def values(self, text: str) -> dict[str, str] | None:
-        """The values with which the message was formatted as ``text``; None if it was not."""
-        if not text.startswith(self.texts[0]) or not text.endswith(self.texts[-1]):
-            return None
-        place = len(self.texts[0])
-        found: dict[str, str] = {}
-        for number, (name, following) in enumerate(
-            zip(self.names, self.texts[1:], strict=True), start=1
-        ):
-            end = (
-                text.find(following, place)
-                if number < len(self.names)
-                else len(text) - len(following)
-            )
-            value = text[place:end]
-            if end < place or found.setdefault(name, value) != value:
-                return None
-            place = end + len(following)
-        return found if place == len(text) else None
-
-
-@functools.cache
-def _templates(language: str) -> tuple[_Template, ...]:
-    """The messages of a catalog that have placeholders, the longest first."""
-    found = []
-    for entry in read_catalog(language):
-        one, many = (
-            map(str, entry.id) if isinstance(entry.id, list | tuple) else (str(entry.id), "")
-        )
-        for message in filter(None, (one, many)):
-            parts = (
-                [(text, name) for text, name, _, _ in string.Formatter().parse(message)]
-                if "%{" not in message
-                else []
-            )
-            names = tuple(name for _, name in parts if name is not None)
-            if (
-                entry.context
-                or not names
-                or sum(map(str.isalpha, "".join(text for text, _ in parts))) < _LEAST_LETTERS
-            ):
-                continue
-            texts = tuple(text for text, _ in parts) + (() if parts[-1][1] is None else ("",))
-            found.append(_Template(message, texts, names, (one, many) if many else None))
-    return tuple(sorted(found, key=lambda template: -len("".join(template.texts))))
-
-
-def translate_formatted(text: str) -> str:
-    """A text that was formatted in English, such as a finding or an error in a file, in the current language.
-
-    Files are in English, because others read them too. The text is recognized by the messages of the catalog, as a
-    whole or sentence by sentence; what is not recognized, or longer than a message, stays as it is.
-    """
-    if language() == ENGLISH or not 0 < len(text) <= _LONGEST_MESSAGE:
-        return text
-    return _translate_formatted(text, language())
-
-
-@functools.lru_cache(maxsize=4096)
-def _translate_formatted(text: str, language: str, depth: int = 2) -> str:
-    known = _catalog(language).gettext(text)
-    if known != text or depth == 0:
-        return known
-    for template in _templates(language):
-        values = template.values(text)
-        if values is not None:
-            return _filled(template, values, language, depth - 1)
-    if text[:1].isupper() and text[1:2].islower():
-        lower = text[0].lower() + text[1:]
-        if (found := _translate_formatted(lower, language, depth)) != lower:
-            return found[0].upper() + found[1:]
-    if text.endswith(".") and not text.endswith(".."):
-        if (found := _translate_formatted(text[:-1], language, depth)) != text[:-1]:
-            return f"{found}."
-    sentences = re.split(r"(?<=[.!?]) (?=[A-Z“])", text)
-    return (
-        text
-        if len(sentences) == 1
-        else " ".join(_translate_formatted(each, language, depth) for each in sentences)
-    )
-
-
-def _filled(template: _Template, values: Mapping[str, str], language: str, depth: int) -> str:
-    """The translation of a message with values that are texts."""
-    catalog, number = _catalog(language), values.get("count", "").replace(",", "")
-    translated = (
-        catalog.ngettext(*template.forms, int(number) if number.isdecimal() else 2)
-        if template.forms
-        else catalog.gettext(template.message)
-    )
-    shown = {
-        name: localize(value)
-        if re.fullmatch(r"[\d,]*\d(\.\d+)?%?", value)
-        else _translate_formatted(value, language, depth)
-        for name, value in values.items()
-    }
-    return re.sub(r"\{(\w+)[^{}]*\}", lambda match: shown[match[1]], translated)
 
 
 def separators() -> tuple[str, str]:

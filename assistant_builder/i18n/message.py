@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import UnionType
 from typing import Any, Literal, Protocol
 
 WRITTEN = 4
@@ -42,10 +43,10 @@ class Message:
     def __bool__(self) -> bool:
         return bool(self.id)
 
-    def map(self, change: Callable[[str], str]) -> Message:
-        """The message with ``change`` applied to all texts among its values, at any depth."""
+    def map(self, change: Callable[[Any], Any], kind: type | UnionType = str) -> Message:
+        """The message with ``change`` applied to all values of a kind (texts), at any depth."""
         return replace(
-            self, values={name: _mapped(value, change) for name, value in self.values.items()}
+            self, values={name: _mapped(value, change, kind) for name, value in self.values.items()}
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def mn(one: str, many: str, count: int, /, **values: Any) -> Message:
     return Message(one, {"count": count, **values}, plural=many)
 
 
-def joined(parts: Iterable[Text], separator: str = " ") -> Message:
+def joined(parts: Iterable[Text | Setting], separator: str = " ") -> Message:
     """Sentences, or parts of a list, after each other; empty ones are left out."""
     kept = [part for part in parts if part]
     return Message(
@@ -217,6 +218,18 @@ def joined(parts: Iterable[Text], separator: str = " ") -> Message:
 
 
 _NAME = "part_{}"
+
+
+def all_of(parts: Iterable[Text | Setting]) -> Message:
+    """The parts of a list with “and” between them."""
+    return joined([each for part in parts for each in (m(" and "), part)][1:], "")
+
+
+def capitalized(text: Text) -> Text:
+    """The text with a first letter in upper case, as a sentence begins."""
+    if isinstance(text, Message):
+        return Message("{Text}", {"text": text})
+    return text[:1].upper() + text[1:]
 
 
 def message_from(record: object) -> Message:
@@ -267,11 +280,11 @@ def _recorded(value: Any) -> Any:
     return str(value)
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
+def _mapped(value: Any, change: Callable[[Any], Any], kind: type | UnionType) -> Any:
+    if isinstance(value, kind):
         return change(value)
     if isinstance(value, Message):
-        return value.map(change)
+        return value.map(change, kind)
     if isinstance(value, list | tuple):
-        return [_mapped(each, change) for each in value]
+        return [_mapped(each, change, kind) for each in value]
     return value

@@ -68,14 +68,22 @@ Leak = entries(
 """A held-out question that is like one of training."""
 
 RejectedLine = entries(
-    "RejectedLine", (int, "row"), (str, "reason"), (dict[str, Any] | None, "record")
+    "RejectedLine", (int, "row"), (str, "reason"), (dict[str, Any] | None, "record said")
 )
 """A line of ``data/rejected.jsonl``: a row that is left out, and why."""
 
-_Problem = entries("_Problem", (str, "severity title detail"), (list[int], "rows"))
+_Problem = entries(
+    "_Problem",
+    (str, "severity title detail"),
+    (list[int], "rows"),
+    (dict[str, dict[str, Any] | None], "said"),
+)
 
 _RowNumbers = entries(
-    "_RowNumbers", (str, "note"), (list[Annotated[list[int], Len(2, 2)]], "starts copies")
+    "_RowNumbers",
+    (str, "note"),
+    (dict[str, Any] | None, "said"),
+    (list[Annotated[list[int], Len(2, 2)]], "starts copies"),
 )
 
 _Copy = entries("_Copy", (int, "row of"), total=True)
@@ -104,6 +112,7 @@ Findings = entries(
     (list[RejectedLine], "rejected"),
     (Text, "source format"),
     (list[str], "column_names notes"),
+    (list[dict[str, Any] | None], "said"),
     (int | None, "max_length"),
     (list[_Problem], "problems"),
     (_RowNumbers | None, "row_numbers"),
@@ -120,6 +129,7 @@ Split = entries(
     (list[Leak], "leaks"),
     (int, "leaks_removed seed"),
     (list[str], "notes cut"),
+    (list[dict[str, Any] | None], "said"),
     (bool, "given"),
     (dict[str, Any], "sampled_out"),
     (_Units | None, "units"),

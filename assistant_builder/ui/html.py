@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
 from assistant_builder.errors import error_texts
-from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, translate_formatted, use_words
+from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, use_words
 from assistant_builder.ui.settings_form import PAGE_WORDS
 from evals.report.format import count, duration, percent, size
 
@@ -53,7 +53,6 @@ def _environment() -> Environment:
         "tn": tn,
         "tc": tc,
         "tm": tm,
-        "translate_formatted": translate_formatted,
         "count": count,
         "duration": duration,
         "size": size,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from assistant_builder.config import (
     option_fields,
     parse_config,
 )
-from assistant_builder.i18n import N_, CommandWords, Setting, t, translate_formatted
+from assistant_builder.i18n import N_, CommandWords, Setting, t
 from assistant_builder.i18n.message import WRITTEN, use_bits
 
 if TYPE_CHECKING:
@@ -384,57 +383,3 @@ class PageWords:
 
 
 PAGE_WORDS = PageWords()
-_KEY = r"(?:data|model|train|eval)\.[a-z][a-z_.]*[a-z]"
-_VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
-_SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
-_LISTED = re.compile(rf"--set {_KEY}{_VALUE}(?: --set {_KEY}{_VALUE})+")
-_CLI_PHRASES = (
-    (
-        re.compile(r"resume it with 'assistant-builder run [^']*'"),
-        N_("open that project at the top of the page"),
-    ),
-    (
-        re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
-        N_("tick “Replace results” on the Train tab and press the button there"),
-    ),
-    (re.compile(r"pass --redo to run"), N_("tick “Replace results” on the Train tab to run")),
-    (re.compile(r"Choose another name with --name \S+"), N_("Choose another name")),
-)
-
-
-def use_page_labels(text: str) -> str:
-    """Translate a message, and replace keys of settings and command-line options by the labels of the page.
-
-    ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Match your columns”;
-    ``train.max_length`` becomes “Longest pair”; ``data.remove_leaks=never`` becomes “Remove leaks” (never).
-    """
-    for pattern, words in _CLI_PHRASES:
-        text = pattern.sub(words, text)
-    text = translate_formatted(text)
-    both = t(" and ")
-    text = _LISTED.sub(lambda match: match.group().replace(" --set ", f"{both}--set "), text)
-    opening, _, closing = t(
-        "“{role}” under “{title}”", role="\0", title=t(MAPPING_TITLE)
-    ).partition("\0")
-    return _SETTING.sub(_replace_key, text).replace(
-        f"{closing}{both}{opening}", f"{closing[:1]}{both}{opening}"
-    )
-
-
-def _replace_key(match: re.Match[str]) -> str:
-    key, value = match.group(1), (match.group(2) or "").lstrip("=").strip("'")
-    if key.startswith("data.columns."):
-        role = ROLE_TITLES.get(key.removeprefix("data.columns."))
-        title = t("“{role}” under “{title}”", role=t(role), title=t(MAPPING_TITLE)) if role else ""
-    else:
-        option = study_options().get(key)
-        title = t("“{title}”", title=option.title) if option else ""
-    if not title:
-        return match.group()
-    if match.group(2) == "=''":
-        return (
-            t("{title} (not used)", title=title)
-            if key.startswith("data.columns.")
-            else t("{title} (empty)", title=title)
-        )
-    return title if not value or value.isupper() else f"{title} ({value})"

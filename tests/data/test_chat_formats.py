@@ -139,7 +139,7 @@ def test_load_pairs_rejects_invalid_conversations_with_the_reason(write, record,
     )
     (rejection,) = found.rejected
     assert rejection.row == 2
-    assert re.search(reason, rejection.reason), rejection.reason
+    assert re.search(reason, str(rejection.reason)), rejection.reason
 
 
 def test_pair_to_record_and_from_record_are_inverse(write):

@@ -89,11 +89,11 @@ def test_map_columns_uses_focus_as_group_only_on_request():
 def test_map_columns_notes_the_choice_between_several_pairs_of_names():
     roles = map_columns(["prompt", "completion", "question", "answer"], None)
     assert (roles["question"], roles["answer"]) == ("question", "answer")
-    assert "alternatives: 'prompt' and 'completion'" in roles.notes[0]
+    assert "alternatives: 'prompt' and 'completion'" in str(roles.notes[0])
     roles = map_columns(["question", "answer", "response"], None)
-    assert roles["answer"] == "answer" and "not used: 'response'" in roles.notes[0]
+    assert roles["answer"] == "answer" and "not used: 'response'" in str(roles.notes[0])
     roles = map_columns(["Answer", "answer", "question"], None)
-    assert "differ only in spelling" in roles.notes[0]
+    assert "differ only in spelling" in str(roles.notes[0])
 
 
 def test_map_columns_finds_optional_columns():
@@ -153,7 +153,7 @@ def test_load_pairs_parses_optional_cells_or_rejects_the_row(write):
         True,
         "Be brief.",
     )
-    assert [r.reason for r in found.rejected] == [
+    assert [str(r.reason) for r in found.rejected] == [
         "split is not train, validation or heldout (or test): 'later'",
         "answerable is neither true nor false: 'perhaps'",
     ]
@@ -167,7 +167,7 @@ def test_load_pairs_appends_alpaca_input_to_the_instruction(write):
     found = load_pairs(write("a.json", json.dumps(records)))
     assert [p.question for p in found.pairs] == ["Shorten this.\n\nA long text.", "Say hello."]
     assert found.columns["context"] == "input"
-    assert any("appended to the question" in note for note in found.notes)
+    assert any("appended to the question" in str(note) for note in found.notes)
     bare = load_pairs(write("b.json", json.dumps(records)), columns={"context": ""})
     assert bare.pairs[0].question == "Shorten this."
     dolly = [

@@ -36,21 +36,20 @@ def test_load_pairs_prefers_the_content_to_the_file_name(write, form, name):
     found = load_pairs(write(name, content_of(form)))
     assert found.format == form and len(found.pairs) == 4
     agrees = name.endswith("." + form) or (form == "tsv" and name.endswith(".csv"))
-    assert any("because of the content, although" in note for note in found.notes) != agrees
+    assert any("because of the content, although" in str(note) for note in found.notes) != agrees
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl"])
 def test_load_pairs_decompresses_gzip(write, form):
     found = load_pairs(write(f"data.{form}.gz", gzip.compress(content_of(form))))
     assert found.format == form and len(found.pairs) == 4
-    assert not any("although" in note for note in found.notes)
+    assert not any("although" in str(note) for note in found.notes)
 
 
 def test_load_pairs_notes_a_wrong_gzip_suffix(write):
-    assert "not compressed" in load_pairs(write("a.jsonl.gz", content_of("jsonl"))).notes[0]
-    assert (
-        "compressed with gzip"
-        in load_pairs(write("b.jsonl", gzip.compress(content_of("jsonl")))).notes[0]
+    assert "not compressed" in str(load_pairs(write("a.jsonl.gz", content_of("jsonl"))).notes[0])
+    assert "compressed with gzip" in str(
+        load_pairs(write("b.jsonl", gzip.compress(content_of("jsonl")))).notes[0]
     )
     with pytest.raises(DataError, match="damaged"):
         load_pairs(write("c.jsonl.gz", gzip.compress(content_of("jsonl"))[:-20]))
@@ -60,7 +59,7 @@ def test_load_pairs_notes_a_wrong_gzip_suffix(write):
 @pytest.mark.parametrize("key", ["data", "train", "rows", "anything"])
 def test_load_pairs_reads_the_list_of_a_json_object(write, key):
     found = load_pairs(write("a.json", json.dumps({"version": 1, key: ROWS, "tags": ["x"]})))
-    assert len(found.pairs) == 4 and any(key in note for note in found.notes)
+    assert len(found.pairs) == 4 and any(key in str(note) for note in found.notes)
 
 
 def test_load_pairs_reads_json_keys_as_splits(write):
@@ -90,7 +89,7 @@ def test_load_pairs_reads_concatenated_json_objects(write):
     text = "\n".join(json.dumps(row, indent=1) for row in ROWS)
     found = load_pairs(write("a.jsonl", text))
     assert [p.row for p in found.pairs] == [1, 2, 3, 4]
-    assert any("one after another" in note for note in found.notes)
+    assert any("one after another" in str(note) for note in found.notes)
     with pytest.raises(DataError, match="none of the 17 lines"):
         load_pairs(write("b.jsonl", text + "\n{"))
 
@@ -105,7 +104,7 @@ def test_load_pairs_states_the_position_of_invalid_json(write):
 def test_load_pairs_rejects_invalid_jsonl_lines(write):
     text = jsonl(ROWS[:1]) + "{broken\n\n" + jsonl(ROWS[1:2]) + '"text"\n[]\n' + jsonl(ROWS[2:])
     found = load_pairs(write("a.jsonl", text))
-    assert [(r.row, r.reason.split(":")[0]) for r in found.rejected] == [
+    assert [(r.row, str(r.reason).split(":")[0]) for r in found.rejected] == [
         (2, "the line is not JSON"),
         (5, "a text instead of an object"),
         (6, "a list instead of an object"),
@@ -141,7 +140,7 @@ def test_load_pairs_rejects_json_null_nan_and_lists(write):
     lines += '{"question": "d", "answer": ["x y"]}\n{"question": "e", "answer": ["x", "y"]}\n'
     lines += '{"question": "f", "answer": {}}\n{"question": "g", "answer": true}\n'
     found = load_pairs(write("a.jsonl", lines))
-    assert [(r.row, r.reason) for r in found.rejected] == [
+    assert [(r.row, str(r.reason)) for r in found.rejected] == [
         (1, "the answer is empty"),
         (2, "the question is empty"),
         (3, "the answer is empty"),
@@ -188,8 +187,8 @@ def test_read_xlsx_reads_first_sheet_with_blank_and_ragged_rows(write):
         [],
     ]
     found = load_pairs(write("a.xlsx", xlsx_bytes(rows, sheets=[("Cover", [])])))
-    assert "sheet 'Pairs', the first of 2 sheets with content" in found.notes
-    assert [(r.row, r.reason) for r in found.rejected] == [
+    assert "sheet 'Pairs', the first of 2 sheets with content" in map(str, found.notes)
+    assert [(r.row, str(r.reason)) for r in found.rejected] == [
         (2, "the row is empty"),
         (3, "the answer is empty"),
     ]
@@ -201,8 +200,8 @@ def test_read_xlsx_notes_formulas_without_result(write):
     found = load_pairs(
         write("a.xlsx", xlsx_bytes([["question", "answer"], ["a b", "c d"], ["e f", '="x"&"y"']]))
     )
-    assert [r.reason for r in found.rejected] == ["the answer is empty"]
-    assert any("read as empty (1 formula)" in note for note in found.notes)
+    assert [str(r.reason) for r in found.rejected] == ["the answer is empty"]
+    assert any("read as empty (1 formula)" in str(note) for note in found.notes)
 
 
 def test_read_xlsx_refuses_empty_and_damaged_workbooks(write):
@@ -223,7 +222,7 @@ def test_read_xlsx_finds_the_header_below_a_title(write):
     ]
     found = load_pairs(write("a.xlsx", xlsx_bytes(rows)))
     assert found.rows == 2 and [pair.row for pair in found.pairs] == [1]
-    assert any("row 3 of the sheet" in note for note in found.notes)
+    assert any("row 3 of the sheet" in str(note) for note in found.notes)
     plain = load_pairs(
         write("b.xlsx", xlsx_bytes([["question"], ["a b", "c d"]])), columns={"answer": "column 2"}
     )
@@ -245,11 +244,11 @@ def test_read_parquet_converts_types(write):
     ]
     found = load_pairs(write("a.parquet", parquet_bytes(records, schema)))
     assert [(p.answer, p.group) for p in found.pairs] == [("3", "1")]
-    assert [(r.row, r.reason) for r in found.rejected] == [
+    assert [(r.row, str(r.reason)) for r in found.rejected] == [
         (2, "the answer is empty"),
         (3, "the question is empty"),
     ]
-    assert "columns of raw bytes are not read: image" in found.notes
+    assert "columns of raw bytes are not read: image" in map(str, found.notes)
 
 
 def test_read_parquet_refuses_truncated_files(write):
@@ -380,7 +379,9 @@ def test_load_pairs_restores_windows_1252_control_codes(write):
 def test_load_pairs_rejects_lone_surrogates(write):
     text = '{"question": "Why?", "answer": "so \\ud83d"}\n{"question": "q", "answer": "\\ud83d\\ude00 x"}\n'
     found = load_pairs(write("a.jsonl", text))
-    assert found.rejected[0].reason == "it contains half a character: the lone surrogate U+D83D"
+    assert (
+        str(found.rejected[0].reason) == "it contains half a character: the lone surrogate U+D83D"
+    )
     assert found.pairs[0].answer == "😀 x"
 
 

@@ -239,5 +239,6 @@ def test_data_with_several_wordings_are_split_as_before(name, columns, digest):
     split = split_pairs(
         check_pairs(load_pairs(CARDS / name, columns=columns)).usable, DataConfig(columns=columns)
     )
-    record = json.dumps(split.to_record(), sort_keys=True).encode()
-    assert sha256(record).hexdigest()[:16] == digest
+    record = {key: value for key, value in split.to_record().items() if key != "said"}
+    content = json.dumps(record, sort_keys=True).encode()
+    assert sha256(content).hexdigest()[:16] == digest

@@ -10,6 +10,7 @@ from assistant_builder.data.edit import apply_edits, edit_grid, write_rows
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import Rows, joined, m, render, use_row_numbers
 from tests.data.samples import xlsx_bytes
 
 
@@ -20,8 +21,9 @@ def test_rows_of_a_sheet_have_the_numbers_of_the_sheet(tmp_path):
     findings = check_pairs(load_pairs(path))
     numbers = findings.dataset.numbers
     assert [numbers.shown(pair.row) for pair in findings.dataset.pairs] == [4, 5]
-    assert "sheet 'Pairs'" in numbers.note
-    assert numbers.in_text(findings.left_out[0].reason) == "an exact duplicate of row 4"
+    assert "sheet 'Pairs'" in str(numbers.note)
+    with use_row_numbers(numbers.shown):
+        assert render(findings.left_out[0].reason) == "an exact duplicate of row 4"
     assert numbers.row_of(5) == 2 and findings.to_record()["rejected"] == []
 
 
@@ -30,23 +32,37 @@ def test_blank_lines_of_a_csv_count_as_rows_of_the_sheet(tmp_path):
     path.write_text('question,answer\n"Open\nnow?",At ten.\n\nWho?,Me.\nWhere?,Here.\n')
     table = read_table(path)
     assert [table.numbers.shown(row.row) for row in table.rows] == [2, 4, 5]
-    assert "header is row 1" in table.numbers.note
+    assert "header is row 1" in str(table.numbers.note)
     assert [table.numbers.row_of(shown) for shown in (2, 4, 5)] == [1, 2, 3]
 
 
-def test_messages_are_renumbered_but_quoted_text_is_not():
+def test_messages_are_renumbered_but_their_other_values_are_not():
     numbers = RowNumbers("", ((1, 1), (5, 2)))
-    assert numbers.in_text('Rows 1, 4 and 5 answer "Is row 3 free?" like row 9.') == (
-        'Rows 2, 5 and 7 answer "Is row 3 free?" like row 11.'
+    message = joined(
+        (
+            m("rows {rows} answer {question}", rows=Rows((1, 4, 5)), question="Is row 3 free?"),
+            m("like row {row}", row=Rows((9,))),
+        )
     )
-    assert RowNumbers().in_text("row 3") == "row 3"
+    shown = "rows 2, 5 and 7 answer Is row 3 free? like row 11"
+    assert str(numbers.in_message(message)) == shown
+    with use_row_numbers(numbers.shown):
+        assert render(message) == shown
+    assert numbers.in_message("row 3") == "row 3"
+
+
+def test_the_error_of_an_unusable_sheet_has_its_row_numbers(tmp_path):
+    path = tmp_path / "faq.csv"
+    path.write_text("question,answer\nOpen?,At ten.\nOpen?,At ten.\n")
+    with pytest.raises(DataError, match=r"\(row 3: an exact duplicate of row 2\)"):
+        check_pairs(load_pairs(path)).require_start()
 
 
 def test_an_edited_copy_keeps_the_numbers_of_the_sheet(tmp_path):
     path = tmp_path / "faq.csv"
     path.write_text("question,answer\nOpen?,At ten.\nWho?,\n")
     table = read_table(path)
-    lines = edit_grid(table, [2], {2: "the answer of row 2 is empty"})
+    lines = edit_grid(table, [2], {2: m("the answer of row {row} is empty", row=Rows((2,)))})
     assert lines == [["3", "the answer of row 3 is empty", "Who?", ""]]
     rows, edits = apply_edits(table, [2], [["3", "", "Who?", "Me."]])
     write_rows(rows, tmp_path / "copy.jsonl", table.numbers)

@@ -1,11 +1,17 @@
 """The Data tab without a browser: row editor, labels of settings, lengths, and the data of a study."""
 
 import json
+from html import unescape
 from pathlib import Path
 
 import pytest
 
-from assistant_builder.data import Message, Pair
+from assistant_builder.data import Message, Pair, RejectedRow, check_pairs, load_pairs
+from assistant_builder.data.columns import column_settings
+from assistant_builder.data.edit import rejected_csv
+from assistant_builder.data.reading_process import read_table
+from assistant_builder.data.types import RowNumbers
+from assistant_builder.i18n import m, render, use_language, use_words
 from assistant_builder.models.template_process import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.data.preview import inspect_file, with_system
 from assistant_builder.ui.data.row_editor import (
@@ -19,13 +25,15 @@ from assistant_builder.ui.data.tab import study_left_out, study_template_preview
 from assistant_builder.ui.data.view import (
     bins,
     brief_view,
+    findings_view,
     leaks_view,
     lengths_view,
     power_view,
+    rejected_view,
     rendered_view,
     unreadable_view,
 )
-from assistant_builder.ui.settings_form import use_page_labels
+from assistant_builder.ui.settings_form import PAGE_WORDS
 from tests.synthetic_study import new_study, with_data
 from tests.texts import plain
 
@@ -46,20 +54,69 @@ def file(tmp_path: Path) -> Path:
     ("text", "shown"),
     [
         (
-            "Say which (--set data.columns.question=NAME --set data.columns.answer=NAME), or",
-            "Say which (“Question” and “Answer” under “Match your columns”), or",
+            m(
+                "Say which ({options})",
+                options=column_settings({"question": "Q", "answer": "'A b'"}),
+            ),
+            "Say which (“Question” under “Match your columns” and “Answer” under “Match your columns” (A b))",
         ),
         (
-            "none (--set data.columns.group='')",
+            m("none ({--set data.columns.group=''})"),
             "none (“Group, kept together” under “Match your columns” (not used))",
         ),
-        ("Raise train.max_length to keep", "Raise “Longest pair” to keep"),
-        ("with data.remove_leaks=never", "with “Remove overlap” (never)"),
-        ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
+        (m("Raise {train.max_length} to keep"), "Raise “Longest pair” to keep"),
+        (m("with {data.remove_leaks=never}"), "with “Remove overlap” (never)"),
     ],
 )
 def test_messages_name_settings_by_their_labels(text, shown):
-    assert use_page_labels(text) == shown
+    with use_words(PAGE_WORDS):
+        assert render(text) == shown
+
+
+BOOKS = """instruction,input,output
+When do you open in winter?,,At ten.
+When do you open in winter?,,At ten.
+Who are you?,,
+When do you open in the winter?,,At eleven.
+"""
+
+
+def test_findings_reasons_and_notes_are_in_the_language_and_words_of_the_page(tmp_path):
+    path = tmp_path / "books.csv"
+    path.write_text(BOOKS)
+    findings = check_pairs(load_pairs(path), near_duplicate_threshold=0.4)
+    record = json.loads(json.dumps(findings.to_record()))
+    lines = [json.loads(json.dumps(row.to_line())) for row in findings.left_out]
+    numbers = RowNumbers.of_record(record)
+    rejected = list(map(RejectedRow.from_line, lines))
+    with use_language("de"), use_words(PAGE_WORDS):
+        shown = unescape(plain(findings_view(record)))
+        reasons = plain(rejected_view(rejected, 4, numbers))
+        table = rejected_csv(read_table(path), {row.row: row.reason for row in rejected})
+    assert "Mit dieser Datei kann kein Projekt beginnen Nur 2 brauchbare Paare: " in shown
+    assert 'zum Beispiel Zeile 5, "When do you open in the winter?", und Zeile 2' in shown
+    assert "(abschalten mit „Zusammenhang“ unter „Spalten zuordnen“ (nicht verwendet))" in shown
+    assert "die Kopfzeile ist Zeile 1" in shown
+    assert "3 eine genaue Kopie von Zeile 2" in reasons
+    assert "3,eine genaue Kopie von Zeile 2," in table.decode("utf-8-sig")
+    for key in ("notes", "problems", "rejected"):
+        assert "“" not in str(record[key]) and "Zeile" not in str(record[key])
+    assert "data.columns.context=''" in str(record["notes"])
+    assert [line["reason"] for line in lines][0] == "an exact duplicate of row 1"
+
+
+def test_findings_of_earlier_releases_are_shown_in_english(file):
+    record = check_pairs(load_pairs(file)).to_record()
+    record.pop("said")
+    for entry in (record["row_numbers"], *record["problems"]):
+        entry.pop("said")
+    with use_language("de"):
+        shown = unescape(plain(findings_view(record)))
+    assert "1 row cannot be used Left out: the answer is empty (1)." in shown
+    assert "Row numbers are those that a spreadsheet program shows" in shown
+    assert str(RejectedRow.from_line({"row": 1, "reason": "the row is empty"}).reason) == (
+        "the row is empty"
+    )
 
 
 def test_the_editor_shows_rows_left_out_first_and_counts_hidden_rows(file):

@@ -27,7 +27,6 @@ from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError, ErrorRecord, ModelError
-from assistant_builder.i18n import language
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.models.template_process import Lengths, LimitedChatTokenizer, TemplateProcess
@@ -69,14 +68,12 @@ def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
 
     ``columns`` is role → column, as mapped by the user; an empty name leaves the role unused.
     """
-    return _inspect(str(path), stamp([path]), tuple(sorted(columns.items())), language())
+    return _inspect(str(path), stamp([path]), tuple(sorted(columns.items())))
 
 
 @functools.lru_cache(maxsize=8)
-def _inspect(
-    path: str, seen: str, columns: tuple[tuple[str, str], ...], language: str
-) -> Inspection:
-    """``seen`` is the stamp of the file, so that a replaced file is read again; findings are in one language."""
+def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Inspection:
+    """``seen`` is the stamp of the file, so that a replaced file is read again."""
     try:
         dataset = load_pairs(path, columns=dict(columns))
         if dataset.rows * len(dataset.column_names) > LARGE_CELLS:

@@ -25,11 +25,10 @@ from assistant_builder.data.edit import (
 )
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import Table
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, Rows, Text, joined, m, t, tn
 from assistant_builder.ui.data.preview import LARGE_CELLS, inspect_file
 from assistant_builder.ui.html import hint
 from assistant_builder.ui.refresh import Updates
-from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.uploads import new_folder, offer_bytes
 from evals.report.format import count
@@ -149,27 +148,26 @@ def _cached_table(path: str, seen: str, mapped: tuple[str, ...]) -> Table:
     return table
 
 
-def reasons_of(findings: Findings) -> dict[int, str]:
+def reasons_of(findings: Findings) -> dict[int, Text]:
     """Row → its problem: the reason why it is left out, or a warning."""
-    remarks = defaultdict(list)
+    remarks = defaultdict[int, list[Text]](list)
     for near in findings.near_duplicates:
-        remarks[near.row].append(t("the question is nearly that of row {of}", of=near.of))
+        remarks[near.row].append(m("the question is nearly that of row {of}", of=Rows((near.of,))))
     for conflict in findings.conflicts:
         for row in conflict.rows:
-            others = ", ".join(str(other) for other in conflict.rows[:6] if other != row)
+            others = [Rows((other,)) for other in conflict.rows[:6] if other != row]
             remarks[row].append(
-                t("row {others} has another answer to the same question", others=others)
+                m("row {others} has another answer to the same question", others=others)
             )
     for what, rows in {
         N_("the answer is one word"): findings.one_word_answers,
         **findings.odd_texts,
     }.items():
         for row in rows:
-            remarks[row].append(t(what))
-    reasons = {row: "; ".join(titles) for row, titles in remarks.items()}
+            remarks[row].append(m(what))
+    reasons: dict[int, Text] = {row: joined(titles, "; ") for row, titles in remarks.items()}
     return reasons | {
-        entry.row: t("Left out: {reason}", reason=use_page_labels(entry.reason))
-        for entry in findings.left_out
+        entry.row: m("Left out: {reason}", reason=entry.reason) for entry in findings.left_out
     }
 
 
@@ -222,7 +220,7 @@ def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str 
     findings = inspect_file(path, columns).findings
     if findings is None or not findings.left_out:
         return None
-    reasons = {entry.row: use_page_labels(entry.reason) for entry in findings.left_out}
+    reasons = {entry.row: entry.reason for entry in findings.left_out}
     return offer_bytes(rejected_csv(_table(path, columns), reasons), f"{name}-left-out.csv")
 
 

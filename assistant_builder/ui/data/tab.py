@@ -42,7 +42,6 @@ from assistant_builder.ui.data.row_editor import left_out_download
 from assistant_builder.ui.data.view import study_data_view, unreadable_view
 from assistant_builder.ui.html import Markup, callout, empty, error_callout, hint
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates
-from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.uploads import offer, offer_bytes
 
 _ABOUT = N_(
@@ -170,7 +169,7 @@ def _recall(study: Study) -> dict[str, Any] | None:
 
 def _rejected(study: Study) -> list[RejectedRow]:
     entries = read_jsonl(study.split_file("rejected"), RejectedLine)
-    return [RejectedRow(entry["row"], entry["reason"], entry.get("record")) for entry in entries]
+    return list(map(RejectedRow.from_line, entries))
 
 
 def _source_view(study: Study) -> Markup:
@@ -210,7 +209,7 @@ def study_left_out(study: Study) -> str | None:
     columns = study.config.data.columns
     if not is_prepared(study):
         return left_out_download(source, columns, study.name)
-    reasons = {entry.row: use_page_labels(entry.reason) for entry in _rejected(study)}
+    reasons = {entry.row: entry.reason for entry in _rejected(study)}
     if not reasons:
         return None
     table = read_table(Path(source), {name for name in columns.values() if name})

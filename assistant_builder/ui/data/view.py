@@ -15,7 +15,7 @@ from assistant_builder.data import Pair, RejectedRow
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import count_wordings
-from assistant_builder.i18n import N_, t, tn, translate_formatted
+from assistant_builder.i18n import N_, Text, capitalized, render, t, text_of, tn, use_row_numbers
 from assistant_builder.models.template_process import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import (
     Tone,
@@ -27,7 +27,7 @@ from assistant_builder.ui.html import (
     join,
     table,
 )
-from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
+from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES
 from evals.report.format import count, percent
 
 SPLIT_TITLES = {"train": N_("Training"), "validation": N_("Validation"), "heldout": N_("Test")}
@@ -44,14 +44,22 @@ _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
 def findings_view(record: Mapping[str, Any]) -> Markup:
     """Figures and problems of a checked file, from ``Findings.to_record()``."""
     numbers = RowNumbers.of_record(record)
+    with use_row_numbers(numbers.shown):
+        problems = [_problem(problem, numbers) for problem in record.get("problems", ())]
     return fragment(
         "data.findings",
         fragment("data.figures", record),
-        [_problem(problem, numbers) for problem in record.get("problems", ())],
+        problems,
         _examples(record.get("details", {}), numbers),
-        translate_formatted(numbers.note) if numbers.note else "",
-        [use_page_labels(note) for note in record["notes"]],
+        render(numbers.note),
+        list(map(render, _notes(record))),
     )
+
+
+def _notes(record: Mapping[str, Any]) -> list[Text]:
+    """The notes of ``findings.json`` or ``split.json``."""
+    notes = itertools.zip_longest(record.get("notes", ()), record.get("said", ()))
+    return [text_of(said, text) for text, said in notes]
 
 
 def _examples(
@@ -98,14 +106,15 @@ def _examples(
 
 def _problem(problem: Mapping[str, Any], numbers: RowNumbers) -> tuple[str, str, str, str]:
     """Tone, title, detail and rows of a finding."""
-    places = problem.get("rows") or ()
+    places, said = problem.get("rows") or (), problem.get("said", {})
+    title, detail = (render(text_of(said.get(key), problem[key])) for key in ("title", "detail"))
     listed = ", ".join(str(numbers.shown(row)) for row in places[:12])
     listed += " …" if len(places) > 12 else ""
     rows = t("Row {row}", row=listed) if len(places) == 1 else t("Rows {rows}", rows=listed)
     return (
         _TONES[problem["severity"]],
-        use_page_labels(problem["title"]),
-        use_page_labels(numbers.in_text(problem["detail"])),
+        title,
+        detail,
         rows if places else "",
     )
 
@@ -114,14 +123,11 @@ def rejected_view(rejected: Sequence[RejectedRow], of: int, numbers: RowNumbers 
     """The rows that are left out, with the reason and their contents."""
     if not rejected:
         return Markup("")
-    rows = [
-        (
-            str(numbers.shown(entry.row)),
-            use_page_labels(numbers.in_text(entry.reason)),
-            cut(_cells(entry.record), 160),
-        )
-        for entry in rejected[: _MAX_ROWS + 1]
-    ]
+    with use_row_numbers(numbers.shown):
+        rows = [
+            (str(numbers.shown(entry.row)), render(entry.reason), cut(_cells(entry.record), 160))
+            for entry in rejected[: _MAX_ROWS + 1]
+        ]
     title = t("{rejected} of {of} rows left out", rejected=count(len(rejected)), of=count(of))
     return fragment("data.rejected", title, rows, _MAX_ROWS)
 
@@ -171,7 +177,7 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     ]
     if record.get("respelled", {}).get("heldout"):
         power = None  # these questions are no test of other words
-    notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
+    notes = [render(capitalized(note)) for note in _notes(record)]
     sizes = ", ".join(f"{title} {count(number)}" for _, title, number in sets)
     measured = power_view(power) if power is not None else ""
     return fragment("data.split", sets, sizes, figures, measured, notes)
@@ -450,7 +456,7 @@ def _length_note(limit: int, too_long: Mapping[int, int]) -> str:
                 meaning,
             )
         )
-    return f"{'. '.join(map(use_page_labels, too_long_words(too_long, limit)))} {meaning}"
+    return f"{'. '.join(map(render, too_long_words(too_long, limit)))} {meaning}"
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:

@@ -22,7 +22,7 @@ from assistant_builder.data.wordings import (
 )
 from assistant_builder.drafting import SMALL_MODEL_NOTE, URL_VARIABLE, draft_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
-from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.i18n import N_, m, render, t, tn
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.study import Study
@@ -224,7 +224,7 @@ def wording_lines(
             pairs[wording.row].question,
             wording.question,
             pairs[wording.row].answer,
-            wording.doubt,
+            render(wording.doubt),
         ]
         for wording in wordings[:_MAX_ROWS]
     ]

@@ -56,7 +56,7 @@ from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
 from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
 from assistant_builder.ui.html import callout, fragment
-from assistant_builder.ui.settings_form import get_value, study_options, use_page_labels
+from assistant_builder.ui.settings_form import get_value, study_options
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import duration, enumerated, size
@@ -216,7 +216,7 @@ def _too_long_issue(rows: Mapping[int, int], config: StudyConfig) -> PreflightIs
     folder = local_model_folder(config.model)
     assert folder is not None  # else no row was measured
     words = too_long_words(rows, row_limit(config.train.max_length, context_length(folder)))
-    return PreflightIssue(*map(use_page_labels, words))
+    return PreflightIssue(*map(render, words))
 
 
 def _download_issues(config: StudyConfig) -> list[PreflightIssue]:
