@@ -74,6 +74,9 @@ def _redacted(text: Text) -> Text:
     return text.map(redact_secrets) if isinstance(text, Message) else redact_secrets(text)
 
 
+_START_ANEW = ByPlace(
+    m("start a new study with --name NEW"), m("start a new project with another name")
+)
 CHOOSE_NAME = ByPlace(m("Choose another name with --name NEW"), m("Choose another name"))
 """What to do where a study with the name exists."""
 
@@ -110,10 +113,7 @@ class ChangedInputsError(StudyError):
             where=m("{study} {name}", name=name),
             remedy=m(
                 "Keep the old result and {start_anew}, or {with_redo} to run this step and all later steps again",
-                start_anew=ByPlace(
-                    m("start a new study with --name NEW"),
-                    m("start a new project with another name"),
-                ),
+                start_anew=_START_ANEW,
             ),
         )
 

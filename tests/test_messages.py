@@ -71,7 +71,19 @@ def test_it_is_the_same_after_a_file():
     assert english == str(EVERYTHING) and text_of(record, "") == again
 
 
-@pytest.mark.parametrize("record", [None, 3, "x", [], {}, {"id": 3}, {"id": "a", "values": [1]}])
+@pytest.mark.parametrize(
+    "record",
+    [
+        *(None, 3, "x", [], {}, {"id": 3}, {"id": "a", "values": [1]}),
+        {"id": "{name} is missing", "values": {"other": 1}},
+        {"id": "{count:>999999999}", "values": {"count": 1}},
+        {"id": "{count:{width}}", "values": {"count": 1, "width": 999999999}},
+        {"id": "{count.__class__}", "values": {"count": 1}},
+        {"id": "{count} row", "plural": "{count} rows", "values": {"count": "many"}},
+        {"id": "{0} {", "values": {"a": 1}},
+        {"id": "{a}", "values": {"a": {"page": 3}}},
+    ],
+)
 def test_a_damaged_record_leaves_the_english_text(record):
     assert text_of(record, "it is so") == "it is so"
 

@@ -121,11 +121,13 @@ def written(text: Text) -> tuple[str, dict[str, Any] | None]:
 
 
 def text_of(record: object, english: object) -> Text:
-    """The message of a record, or the English text where a file has no such record."""
+    """The message of a record, or the English text where a file has no such record, or one that lacks a value."""
     try:
-        return message_from(record)
-    except ValueError:
+        message = message_from(record)
+        render(message)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return str(english or "")
+    return message
 
 
 def environment_language() -> str:

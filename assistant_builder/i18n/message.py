@@ -8,12 +8,15 @@ text and, beside it, the record of the message, so that a page can show it in an
 from __future__ import annotations
 
 import contextlib
+import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import UnionType
 from typing import Any, Literal, Protocol
 
+_FORMATTER = string.Formatter()
 WRITTEN = 4
 """Bits of the quantized storage that texts name where no context says others."""
 
@@ -232,8 +235,12 @@ def capitalized(text: Text) -> Text:
     return text[:1].upper() + text[1:]
 
 
+_FORMAT = re.compile(r"[,+]?(\.\d{1,2})?[a-zA-Z%]?")
+"""Formats of numbers in messages; others, such as a width of a gigabyte, are no message of this product."""
+
+
 def message_from(record: object) -> Message:
-    """The message of a record of :meth:`Message.to_record`.
+    """The message of a record of :meth:`Message.to_record`, from a file that may be of somebody else.
 
     Raises:
         ValueError: It is not such a record.
@@ -244,6 +251,12 @@ def message_from(record: object) -> Message:
     texts = {key: record.get(key, "") for key in ("plural", "context")}
     if not isinstance(values, Mapping) or not all(isinstance(text, str) for text in texts.values()):
         raise ValueError("not the record of a message")
+    if values:
+        parts = [
+            part for text in (record["id"], texts["plural"]) for part in _FORMATTER.parse(text)
+        ]
+        if not all(_FORMAT.fullmatch(part[2] or "") for part in parts):
+            raise ValueError("not the format of a message")
     return Message(
         record["id"], {str(name): _value_of(value) for name, value in values.items()}, **texts
     )

@@ -189,16 +189,17 @@ class Study:
         """Create the folder of a study, which must not exist, atomically; ``fill`` writes its files."""
         folder = studies_folder() / name
         if folder.exists():
+            resume = ByPlace(
+                m("resume it with 'assistant-builder run {name}'", name=name),
+                m("open that project at the top of the page"),
+            )
             raise StudyError(
                 m("a {study} named {name!r} already exists", name=name),
                 where=str(folder),
                 remedy=m(
                     "{choose_name}, or {resume}",
                     choose_name=CHOOSE_NAME,
-                    resume=ByPlace(
-                        m("resume it with 'assistant-builder run {name}'", name=name),
-                        m("open that project at the top of the page"),
-                    ),
+                    resume=resume,
                 ),
             )
         try:
