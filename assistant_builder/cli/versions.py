@@ -81,7 +81,7 @@ def _verdict(root: Study, version: str) -> str:
         verdict = version_verdict(root, Study.open(version))
     except AssistantBuilderError as error:
         return f"no verdict: {error}"
-    return verdict.sentence or verdict.outcome
+    return str(verdict.sentence or verdict.outcome)
 
 
 def _print(root: Study, known: log.Versions, verdicts: dict[str, str], corrections: int) -> None:

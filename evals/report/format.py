@@ -162,17 +162,6 @@ def interval(row: Entries, metric: str, *, plus: bool = True) -> str:
     return text if plus else text.replace("+", "")
 
 
-def measured(row: Entries) -> str:
-    """The difference of a row with its unit and its interval, for sentences."""
-    metric = row["metric"]
-    text = f"{difference(row['delta'], metric, row)} {shown(metric).unit}".rstrip()
-    return t(
-        "{difference}, 95% interval {interval}",
-        difference=text,
-        interval=interval(row, metric, plus=False),
-    )
-
-
 def percent(share: float, places: int = 1) -> str:
     """A share as a percentage: ``1.2%``."""
     return percentage(localize(f"{100 * share:.{places}f}").replace("-", "\N{MINUS SIGN}"))
@@ -213,8 +202,8 @@ def figure(value: float, places: int, *, plus: bool = False) -> Message:
     return Message(f"{sign}{{value:.{places}f}}", {"value": abs(value)})
 
 
-def amount(metric: str, value: float) -> Message:
-    """:func:`margin` as a value of messages."""
+def margin(metric: str, value: float) -> Message:
+    """A margin with its unit; ``zero`` without one."""
     how = shown(metric)
     if not value:
         return m("zero")
@@ -222,8 +211,8 @@ def amount(metric: str, value: float) -> Message:
     return joined([number, Message(how.unit)])
 
 
-def measurement(row: Entries) -> Message:
-    """The difference of a row with its unit and its interval, as a value of messages."""
+def measured(row: Entries) -> Message:
+    """The difference of a row with its unit and its interval, for sentences."""
     metric, how = row["metric"], shown(row["metric"])
     return m(
         "{difference}, 95% interval {interval}",
@@ -246,8 +235,8 @@ def share_of(share: float) -> Message:
     return Message("{number}%", {"number": figure(100 * share, 1)}, context="number")
 
 
-def listing(texts: Sequence[Text]) -> Text:
-    """:func:`enumerated` as a value of messages."""
+def enumerated(texts: Sequence[Text]) -> Text:
+    """A list inside a sentence: ``a, b and c``."""
     *others, last = texts
     return m("{others} and {last}", others=others, last=last) if others else last
 
@@ -295,20 +284,6 @@ def share_lost(export: Entries) -> str:
 def plural(number_of: int, one: str, many: str | None = None) -> str:
     """A count with its noun: ``1 item``, ``2 items``."""
     return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
-
-
-def enumerated(texts: Sequence[str]) -> str:
-    """A list inside a sentence: ``a, b and c``."""
-    *others, last = texts
-    return t("{others} and {last}", others=", ".join(others), last=last) if others else last
-
-
-def margin(metric: str, value: float) -> str:
-    """A margin with its unit; ``zero`` without one."""
-    how = shown(metric)
-    return (
-        f"{two_significant_digits(value * how.factor)} {how.unit}".rstrip() if value else t("zero")
-    )
 
 
 def in_sentence(label: str) -> str:

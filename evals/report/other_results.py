@@ -245,7 +245,7 @@ def _sentence(task: str, record: Mapping[str, Any]) -> str:
 
 
 def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    flips, text = record["flips"].get(row["name"]), measured(row)
+    flips, text = record["flips"].get(row["name"]), str(measured(row))
     return (
         f"{text}, {len(flips['lost']):,} lost and {len(flips['gained']):,} gained"
         if flips
@@ -529,10 +529,12 @@ def _baseline_sentence(record: Entries, figures: Mapping[str, Entries]) -> str:
 
 def _listed(metrics: Sequence[str], record: Entries, figures: Mapping[str, Entries]) -> str:
     cell, baseline = (figures[record[key]]["metrics"] for key in ("cell", "baseline"))
-    return enumerated(
-        [
-            f"{shown(metric).phrase} ({number(cell[metric], metric)} against "
-            f"{number(baseline[metric], metric)})"
-            for metric in metrics
-        ]
+    return str(
+        enumerated(
+            [
+                f"{shown(metric).phrase} ({number(cell[metric], metric)} against "
+                f"{number(baseline[metric], metric)})"
+                for metric in metrics
+            ]
+        )
     )

@@ -109,7 +109,7 @@ def _outcome_sentence(verdict: Mapping[str, Any], questions: Text) -> Message:
             text = m(
                 "On your {questions}, {bits}-bit is no worse: {measured}, within {limit}.", **values
             )
-        names = fmt.listing([Message(shown(bound["metric"]).phrase) for bound in others] or [""])
+        names = fmt.enumerated([Message(shown(bound["metric"]).phrase) for bound in others] or [""])
         also = (
             m("The {metrics} is no worse either.", metrics=names)
             if len(others) == 1
@@ -155,7 +155,7 @@ def _outcome_sentence(verdict: Mapping[str, Any], questions: Text) -> Message:
 
 def open_bounds(verdict: Mapping[str, Any]) -> Text:
     """The bounds other than the primary one that were not shown, each with its difference and its margin."""
-    return fmt.listing(
+    return fmt.enumerated(
         [
             *(_details(bound) for bound in verdict["bounds"][1:] if not bound["passed"]),
             *(
@@ -168,7 +168,7 @@ def open_bounds(verdict: Mapping[str, Any]) -> Text:
 
 def harmed_bounds(verdict: Mapping[str, Any]) -> Text:
     """The bounds other than the primary one whose whole interval is beyond the margin, with difference and margin."""
-    return fmt.listing(
+    return fmt.enumerated(
         [
             _details(bound)
             for bound in verdict["bounds"][1:]
@@ -178,7 +178,7 @@ def harmed_bounds(verdict: Mapping[str, Any]) -> Text:
 
 
 def _amount(bound: Entries) -> Message:
-    return fmt.amount(bound["metric"], bound["margin"])
+    return fmt.margin(bound["metric"], bound["margin"])
 
 
 def _details(bound: Entries) -> Message:
@@ -186,7 +186,7 @@ def _details(bound: Entries) -> Message:
     return m(
         "{metric} ({measured}; allowed {amount})",
         metric=Message(shown(bound["metric"]).phrase),
-        measured=fmt.measurement(as_row(bound)),
+        measured=fmt.measured(as_row(bound)),
         amount=_amount(bound),
     )
 
@@ -433,7 +433,7 @@ _NO_BOUND = {"right_decline_margin": RIGHT_DECLINES, "facts_margin": FACTS}
 _MARGINS = {"margin": "primary_metric", "second_margin": "second_metric"}
 
 
-def _value(name: str, declared: Mapping[str, Any]) -> str:
+def _value(name: str, declared: Mapping[str, Any]) -> Text:
     """A field of a declaration as text; margins have the unit of their metric."""
     value = declared.get(name)
     if value is None and name in _NO_BOUND:
@@ -499,14 +499,14 @@ def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> 
         m(
             "{metric} ({measured})",
             metric=Message(shown(row["metric"]).phrase),
-            measured=fmt.measurement(row),
+            measured=fmt.measured(row),
         )
         for row in rows
         if row["metric"] in verdict["possible_harm"] and row["metric"] != verdict["metric"]
     ]
     if not against or verdict["outcome"] == "worse":
         return ""
-    return m("Possible harm by another measure: {metrics}.", metrics=fmt.listing(against))
+    return m("Possible harm by another measure: {metrics}.", metrics=fmt.enumerated(against))
 
 
 def summary(report: Report) -> list[str]:

@@ -20,7 +20,7 @@ from evals.report.format import (
     both_of,
     either,
     figure,
-    measurement,
+    measured,
     share_lost,
     share_of,
     shown,
@@ -248,7 +248,7 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
                     "{how} Choose an export that keeps the quality.",
                     cell=row["cell"],
                     measured=row["measured"],
-                    difference=measurement(row),
+                    difference=measured(row),
                     share_lost=Message(share_lost(row)),
                     how=row["how"],
                 ),
@@ -264,7 +264,7 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
                 m(
                     "{label}: QLoRA is clearly worse than its 16-bit twin ({measured}).",
                     label=record["label"],
-                    measured=measurement(worse[HEADLINE]),
+                    measured=measured(worse[HEADLINE]),
                 ),
             )
         tuned = {f"{arm.cell}-{arm.untuned_cell}" for arm in ARMS.values()}
@@ -273,7 +273,7 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
                 "{candidate} against {baseline} {measured}",
                 candidate=row["candidate"],
                 baseline=row["baseline"],
-                measured=measurement(row),
+                measured=measured(row),
             )
             for name, row in worse.items()
             if name in tuned

@@ -11,7 +11,7 @@ from assistant_builder.arms import CELLS, LORA
 from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import m, mn
+from assistant_builder.i18n import as_in_files, m, mn
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Provenance, Split
 from assistant_builder.study.limits import answer_limit
@@ -21,6 +21,7 @@ from evals.report.contrasts import bound_records, clusters_of, figures_of, with_
 from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
 from evals.report.rules import Rules
+from evals.report.schema import in_files
 from evals.report.study_facts import flatten, read_record
 from evals.stats.intervals import look_level
 from evals.study_compare.messages import summary, verdict_sentence
@@ -363,8 +364,11 @@ def compare_studies(a: Study, b: Study, *, tries: int = 1) -> dict[str, Any]:
         "differences": differences(a, b, cells_a[like], cells_b[like]),
         **_compared(sides, rules, look_level(look + tries - 1), per_byte=per_byte),
     }
-    for verdict in record["verdicts"]:
-        verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
+    with as_in_files():
+        record["verdicts"] = [
+            in_files({**verdict, "sentence": verdict_sentence(verdict, a.name, b.name)})
+            for verdict in record["verdicts"]
+        ]
     record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
     record["sentence"] = summary(record)
     return record

@@ -5,46 +5,79 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from assistant_builder.i18n import m
-from evals.report.format import difference, interval, number, p_value, plain, plural, shown
+from assistant_builder.i18n import Message, joined, m
+from evals.report.format import difference, interval, number, p_value, plural, shown
 from evals.report.verdict import harm_interval, harmed_bounds, measured_text, open_bounds
 
-_ASSISTANTS = {"Q4": "the QLoRA assistant (Q4)", "L16": "the 16-bit LoRA assistant (L16)"}
+_ASSISTANTS = {
+    "Q4": m("the QLoRA assistant (Q4)"),
+    "L16": m("the 16-bit LoRA assistant (L16)"),
+}
 _EVERY_METRIC = ("Q4", "L16")
 
 
-def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
+def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> Message:
     """The verdict on a cell with difference, interval and margin, for baseline ``a`` and candidate ``b``."""
     low, high = harm_interval(verdict)
-    margin, how, who = verdict["margin"], shown(verdict["metric"]), _ASSISTANTS[verdict["cell"]]
-    unit = f" {how.unit}" if how.factor != 1 else ""
-    limit = f"the {plain(float(f'{margin * how.factor:.3g}'))}{unit} that {a} allows"
-    measured = str(measured_text(verdict, m("its")))
+    margin, how = verdict["margin"], shown(verdict["metric"])
+    amount = Message("{value:.10g}", {"value": float(f"{margin * how.factor:.3g}")})
+    values = {
+        "a": a,
+        "b": b,
+        "assistant": _ASSISTANTS[verdict["cell"]],
+        "measured": measured_text(verdict, m("its")),
+        "limit": m(
+            "the {amount} that {study_name} allows",
+            amount=joined([amount, Message(how.unit if how.factor != 1 else "")]),
+            study_name=a,
+        ),
+    }
     if verdict["outcome"] == "worse" and low <= 0:
-        return (
-            f"In {b}, {who} is worse than in {a} in another respect, beyond the margin: {harmed_bounds(verdict)}. "
-            f"{measured[0].upper()}{measured[1:]}."
+        return m(
+            "In {b}, {assistant} is worse than in {a} in another respect, beyond the margin: {harmed}. {measured}.",
+            **values | {"measured": measured_text(verdict, m("Its"))},
+            harmed=harmed_bounds(verdict),
+        )
+    if verdict["outcome"] == "worse" and low > margin:
+        return m(
+            "In {b}, {assistant} is worse than in {a}: {measured}, all of it beyond {limit}.",
+            **values,
         )
     if verdict["outcome"] == "worse":
-        beyond = "all of it beyond" if low > margin else "which may exceed"
-        return f"In {b}, {who} is worse than in {a}: {measured}, {beyond} {limit}."
+        return m(
+            "In {b}, {assistant} is worse than in {a}: {measured}, which may exceed {limit}.",
+            **values,
+        )
     if verdict["outcome"] == "no worse":
         if verdict["within_margin_but_worse"]:
-            return f"In {b}, {who} is measurably worse than in {a}, but within {limit}: {measured}."
-        return f"In {b}, {who} is {'better' if high < 0 else 'no worse'} than in {a}: {measured}, within {limit}."
+            return m(
+                "In {b}, {assistant} is measurably worse than in {a}, but within {limit}: {measured}.",
+                **values,
+            )
+        if high < 0:
+            return m(
+                "In {b}, {assistant} is better than in {a}: {measured}, within {limit}.", **values
+            )
+        return m(
+            "In {b}, {assistant} is no worse than in {a}: {measured}, within {limit}.", **values
+        )
     if verdict["bounds"][0]["passed"]:
-        return (
-            f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, within {limit}, but "
-            f"more harm than it allows is not ruled out for the {open_bounds(verdict)}."
+        return m(
+            "It is inconclusive whether {assistant} is worse in {b} than in {a}: {measured}, within {limit}, but more "
+            "harm than it allows is not ruled out for the {open}.",
+            **values,
+            open=open_bounds(verdict),
         )
     if high <= margin:
-        return (
-            f"This metric cannot show whether {who} is worse in {b} than in {a}, because nearly all answers in "
-            f"both are right, or nearly all are wrong: {measured}."
+        return m(
+            "This metric cannot show whether {assistant} is worse in {b} than in {a}, because nearly all answers in "
+            "both are right, or nearly all are wrong: {measured}.",
+            **values,
         )
-    return (
-        f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, which reaches from no harm to "
-        f"more than {limit}."
+    return m(
+        "It is inconclusive whether {assistant} is worse in {b} than in {a}: {measured}, which reaches from no harm "
+        "to more than {limit}.",
+        **values,
     )
 
 

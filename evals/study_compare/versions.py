@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import Text, joined, m, text_of, written
 from assistant_builder.study import Study
 from assistant_builder.study.versions import (
     add_version,
@@ -44,7 +45,7 @@ class VersionVerdict:
     """
 
     outcome: Outcome
-    sentence: str = ""
+    sentence: Text = ""
     record: dict[str, Any] | None = None
 
 
@@ -112,7 +113,7 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     if None in verdicts:
         return VersionVerdict(
             "inconclusive",
-            t("The metric that decides was not scored in both versions."),
+            m("The metric that decides was not scored in both versions."),
             records[0],
         )
     outcomes = {each["outcome"] for each in verdicts if each}
@@ -120,20 +121,24 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     tried = (
         ""
         if tries == 1
-        else t("So far {count} versions were compared on these questions.", count=tries)
+        else m("So far {count} versions were compared on these questions.", count=tries)
     )
     return VersionVerdict(
         outcome,
-        " ".join(filter(None, (*(each["sentence"] for each in verdicts if each), tried))),
+        joined([*(_sentence(each) for each in verdicts if each), tried]),
         records[0],
     )
+
+
+def _sentence(verdict: Mapping[str, Any]) -> Text:
+    return text_of(verdict["said"]["sentence"], verdict["sentence"])
 
 
 def reject_if_worse(root: Study, version: Study) -> VersionVerdict:
     """:func:`version_verdict`; a version that is worse is rejected with the verdict as its reason."""
     found = version_verdict(root, version)
     if found.outcome == "worse" and read_versions(root).candidate == version.name:
-        reject(root, version.name, found.sentence)
+        reject(root, version.name, written(found.sentence)[0])
     return found
 
 
@@ -163,5 +168,5 @@ def publish_version(root: Study, version: Study, *, anyway: bool = False) -> Ver
             where=m("{study} {name}", name=root.name),
             remedy=m("Reject it, or publish it anyway"),
         )
-    publish(root, version.name, found.sentence)
+    publish(root, version.name, written(found.sentence)[0])
     return found

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from assistant_builder.arms import CELLS
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, render, t, text_of, tn
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import (
@@ -78,7 +78,11 @@ def _verdict(verdict: Record) -> Markup:
         title = t("measurably worse, within the margin")
     return Markup(
         '<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p></div>'
-    ).format(tone, f"{t(CELLS[verdict['cell']].label)}: {title}", verdict["sentence"])
+    ).format(
+        tone,
+        f"{t(CELLS[verdict['cell']].label)}: {title}",
+        render(text_of(verdict["said"]["sentence"], verdict["sentence"])),
+    )
 
 
 def comparison_tables(record: Record) -> Markup:

@@ -16,7 +16,7 @@ from assistant_builder.chat.inbox import accept, read_inbox, reject, set_state
 from assistant_builder.chat.visitor_log import log_file
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
-from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.i18n import N_, m, t, tn, written
 from assistant_builder.study import Study
 from assistant_builder.study import versions as versions_of
 from assistant_builder.study.versions import read_versions, root_of, served_version, versions_file
@@ -319,7 +319,7 @@ class InboxTab:
         versions_of.reject(
             root,
             candidate,
-            verdict.sentence
+            written(verdict.sentence)[0]
             if verdict and verdict.sentence
             else t("rejected before it was tested"),
         )
