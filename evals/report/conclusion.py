@@ -99,11 +99,12 @@ class Conclusion:
     @property
     def lines(self) -> list[str]:
         """The conclusion as lines of text, commands indented."""
+        ask, ask_file = t("Is it good enough?"), t("Which file to ship?")
         return [
-            f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
+            f"{ask} {' '.join([self.good_enough, *self.notes])}",
             f"{t(TWINS_TITLE)} {self.four_bit}",
-            *([f"Which file to ship? {self.file}"] if self.file else []),
-            f"What to do: {self.action}",
+            *([f"{ask_file} {self.file}"] if self.file else []),
+            t("What to do: {action}", action=self.action),
             *(f"  {command}" for command in self.commands),
         ]
 
