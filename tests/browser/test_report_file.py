@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from assistant_builder.ui.report.tab import report_frame
 from evals.report.build import build_report
 from evals.report.render import render_html
+from evals.report.schema import Report
 from tests.evals.report.additions import with_additions
 from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, write_study
 
@@ -46,7 +47,8 @@ OVERLAPPING = """() => {
 def report(home: Path) -> str:
     """The page of a report with everything in it, long words among the questions and answers."""
     recipe = Recipe(cells=ALL_CELLS, forced=("L4",), flips=0.1, question=LONG, answer=LONG)
-    return render_html(with_additions(build_report(write_study(recipe)), LONG))
+    report = with_additions(build_report(write_study(recipe)), LONG)
+    return render_html(Report.model_validate(report))
 
 
 def test_the_report_prints_on_a4(page, report, tmp_path):
