@@ -235,7 +235,7 @@ def capitalized(text: Text) -> Text:
     return text[:1].upper() + text[1:]
 
 
-_FORMAT = re.compile(r"[,+]?(\.\d{1,2})?[a-zA-Z%]?")
+_FORMAT = re.compile(r"[,+]?(0?\d{1,2})?(\.\d{1,2})?[a-zA-Z%]?")
 """Formats of numbers in messages; others, such as a width of a gigabyte, are no message of this product."""
 
 
