@@ -58,7 +58,7 @@ check: $(READY_DEV)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py tests/test_wheel.py -m 'not train'
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py tests/test_weight.py tests/test_wheel.py -m 'not train'
 
 bench: $(READY_DEV)
 	$(BIN)/python -m benchmarks.training_speed $(ARGS)

@@ -1,0 +1,77 @@
+"""No package grows unnoticed: formatted lines and statements of each have a limit, which a change lowers or argues for.
+
+``python -m tests.test_weight`` prints the table for the present code.
+"""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIMITS = """
+assistant_builder                   4010  2120
+assistant_builder/chat              2310  1305
+assistant_builder/cli               1780   895
+assistant_builder/cluster           1010   595
+assistant_builder/config            1370   765
+assistant_builder/data              5250  2810
+assistant_builder/export            3530  1755
+assistant_builder/i18n               640   380
+assistant_builder/inference         2880  1620
+assistant_builder/models            3590  1875
+assistant_builder/planning          2710  1470
+assistant_builder/quantization      1180   630
+assistant_builder/retrieval         2150  1145
+assistant_builder/runner            1500   850
+assistant_builder/serving           3120  1705
+assistant_builder/store             1140   745
+assistant_builder/study             2130  1130
+assistant_builder/sweep             1190   640
+assistant_builder/training          2590  1520
+assistant_builder/ui               13260  6280
+assistant_builder/web               1990  1155
+evals                               3780  1890
+evals/judge                          440   220
+evals/metrics                       1150   500
+evals/report                        9210  4140
+evals/stats                         1290   610
+evals/study_compare                  820   355
+evals/tasks                          540   235
+"""
+
+
+def weights() -> dict[str, tuple[int, int]]:
+    """Package → formatted lines and statements; modules beside the packages count as one."""
+    lines, statements = Counter(), Counter()
+    for top in ("assistant_builder", "evals"):
+        for path in (ROOT / top).rglob("*.py"):
+            inner = path.relative_to(ROOT).parts[:-1]
+            package, text = "/".join(inner[:2]), path.read_text(encoding="utf-8")
+            lines[package] += text.count("\n")
+            statements[package] += sum(isinstance(n, ast.stmt) for n in ast.walk(ast.parse(text)))
+    return {package: (lines[package], statements[package]) for package in sorted(lines)}
+
+
+def limits() -> dict[str, tuple[int, int]]:
+    """The limits as a table."""
+    rows = (line.split() for line in LIMITS.split("\n") if line)
+    return {package: (int(lines), int(statements)) for package, lines, statements in rows}
+
+
+def test_no_package_outgrows_its_limit():
+    allowed = limits()
+    assert weights().keys() == allowed.keys()
+    over = {
+        package: f"{size} of {allowed[package]}"
+        for package, size in weights().items()
+        if any(have > most for have, most in zip(size, allowed[package], strict=True))
+    }
+    assert over == {}, "shorten the package, or raise its limit with the reason in the commit"
+
+
+if __name__ == "__main__":
+    for name, (lines, statements) in weights().items():
+        print(f"{name:34}{lines:6}{statements:6}")
+    print(
+        f"{'together':34}{sum(a for a, _ in weights().values()):6}{sum(b for _, b in weights().values()):6}"
+    )
