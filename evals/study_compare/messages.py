@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from assistant_builder.i18n import Message, joined, m
+from assistant_builder.i18n import Message, capitalized, joined, m
 from evals.report.format import difference, interval, number, p_value, plural, shown
 from evals.report.verdict import harm_interval, harmed_bounds, measured_text, open_bounds
 
@@ -35,7 +35,7 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> Message:
     if verdict["outcome"] == "worse" and low <= 0:
         return m(
             "In {b}, {assistant} is worse than in {a} in another respect, beyond the margin: {harmed}. {measured}.",
-            **values | {"measured": measured_text(verdict, m("Its"))},
+            **values | {"measured": capitalized(values["measured"])},
             harmed=harmed_bounds(verdict),
         )
     if verdict["outcome"] == "worse" and low > margin:
