@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
+from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
-from assistant_builder.i18n import N_, render, t, tc, tn
+from assistant_builder.i18n import N_, m, render, t, tc, tn
 from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric, untaught
@@ -110,8 +111,18 @@ class Conclusion:
 
 
 def conclude(report: Report) -> Conclusion:
-    """The conclusion of a report."""
+    """The conclusion of a report.
+
+    Raises:
+        StudyError: The report has no figures of the recommended assistant, as that of an early release.
+    """
     arm = advice(report, report.trained_arms).adapter
+    if ARMS[arm].cell not in report.cells:
+        raise StudyError(
+            m("the report has no figures of {cell}", cell=ARMS[arm].cell),
+            where=m("{study} {name}", name=report.study),
+            remedy=m("Delete report.json, and run the {study} again: it writes the report again"),
+        )
     metrics, metric = (
         report.cells[ARMS[arm].cell]["metrics"],
         comparing_metric(report.primary_metric),

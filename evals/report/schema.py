@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import read_json
-from assistant_builder.i18n import Message, t, text_of, written
+from assistant_builder.i18n import Message, m, text_of, written
 from assistant_builder.i18n import Text as Shown
 from assistant_builder.study.contents import Figures, Number, Text
 
@@ -746,7 +746,7 @@ class Report(Record):
         report: Report = read_json(
             path,
             cls,
-            remedy=t(
+            remedy=m(
                 "Delete the file, and run 'assistant-builder run {name}': it writes the report again",
                 name=path.parent.name,
             ),

@@ -21,11 +21,12 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> Message:
     low, high = harm_interval(verdict)
     margin, how = verdict["margin"], shown(verdict["metric"])
     amount = Message("{value:.10g}", {"value": float(f"{margin * how.factor:.3g}")})
+    measured = measured_text(verdict, m("its"))
     values = {
         "a": a,
         "b": b,
         "assistant": _ASSISTANTS[verdict["cell"]],
-        "measured": measured_text(verdict, m("its")),
+        "measured": measured,
         "limit": m(
             "the {amount} that {study_name} allows",
             amount=joined([amount, Message(how.unit if how.factor != 1 else "")]),
@@ -35,7 +36,7 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> Message:
     if verdict["outcome"] == "worse" and low <= 0:
         return m(
             "In {b}, {assistant} is worse than in {a} in another respect, beyond the margin: {harmed}. {measured}.",
-            **values | {"measured": capitalized(values["measured"])},
+            **values | {"measured": capitalized(measured)},
             harmed=harmed_bounds(verdict),
         )
     if verdict["outcome"] == "worse" and low > margin:

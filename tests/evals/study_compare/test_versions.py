@@ -64,7 +64,7 @@ def test_a_version_that_is_no_worse_is_published_and_undone(root):
     version = scored_version(root, 0.0)
     found = publish_version(root, version)
     assert found.outcome == "no worse" and served_version(root).name == version.name
-    assert read_versions(root).events[-1].reason == found.sentence
+    assert read_versions(root).events[-1].reason == str(found.sentence)
     assert undo(root) == "shop"
 
 
@@ -73,7 +73,9 @@ def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only
     with pytest.raises(StudyError, match="not shown to be no worse"):
         publish_version(root, version)
     found = reject_if_worse(root, version)
-    assert found.outcome == "worse" and read_versions(root).reason(version.name) == found.sentence
+    assert found.outcome == "worse" and read_versions(root).reason(version.name) == str(
+        found.sentence
+    )
     assert served_version(root).name == "shop"
     publish_version(root, version, anyway=True)
     assert served_version(root).name == version.name
@@ -150,8 +152,8 @@ def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root):
     found = version_verdict(root, second)
     assert found.record is not None and found.record["a"] == first.name
     assert found.record["verdicts"][0]["level"] == pytest.approx(0.975)
-    assert "97.5% interval" in found.sentence and "So far 2 versions" in found.sentence
-    assert found.outcome == "worse" and f"than in {root.name}" in found.sentence
+    assert "97.5% interval" in str(found.sentence) and "So far 2 versions" in str(found.sentence)
+    assert found.outcome == "worse" and f"than in {root.name}" in str(found.sentence)
     with pytest.raises(StudyError, match="not shown to be no worse"):
         publish_version(root, second)
 
@@ -169,7 +171,7 @@ def test_a_version_is_judged_at_the_look_of_its_test(root):
     )
     found = version_verdict(root, scored_version(root, 0.0))
     assert found.record is not None and found.record["verdicts"][0]["level"] == pytest.approx(0.975)
-    assert "97.5% interval" in found.sentence
+    assert "97.5% interval" in str(found.sentence)
 
 
 def test_a_version_that_is_trained_again_until_it_passes_pays_for_each_time(root):
