@@ -25,7 +25,7 @@ assistant_builder/retrieval         2150  1145
 assistant_builder/runner            1500   850
 assistant_builder/serving           3120  1705
 assistant_builder/store             1140   745
-assistant_builder/study             2130  1130
+assistant_builder/study             2250  1345
 assistant_builder/sweep             1190   640
 assistant_builder/training          2590  1520
 assistant_builder/ui               13260  6280
@@ -33,7 +33,7 @@ assistant_builder/web               1990  1155
 evals                               3780  1890
 evals/judge                          440   220
 evals/metrics                       1150   500
-evals/report                       9220  4145
+evals/report                        9250  4155
 evals/stats                         1290   610
 evals/study_compare                  820   355
 evals/tasks                          540   235

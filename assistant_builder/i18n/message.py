@@ -2,7 +2,7 @@
 
 What a person reads is written once as a :class:`Message` and rendered where it is shown, in the language and the words
 of that place: the command line names a setting ``train.max_length``, the page “Longest pair”. Files hold the English
-text and, beside it, the record of the message, so that a page can show it in another language later.
+text and, next to it, the record of the message, so that a page can show it in another language later.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ A runtime computes no longer for a connection that has ended, so a request that 
 
 from __future__ import annotations
 
+import abc
 import http.client
 import json
 import socket
@@ -37,7 +38,7 @@ class CompletionChunk:
     finish: Finish | None = None  # None before the last chunk
 
 
-class RuntimeServer:
+class RuntimeServer(abc.ABC):
     """The server of a runtime in a process of its own; a context manager that ends it.
 
     Attributes:
@@ -58,9 +59,9 @@ class RuntimeServer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @abc.abstractmethod
     def close(self) -> None:
         """End the process, and with it all answers."""
-        raise NotImplementedError
 
     @property
     def running(self) -> bool:
@@ -114,8 +115,9 @@ class RuntimeServer:
     def _failed(self, error: Exception, path: str, seconds: float | None) -> ModelError:
         return self._ended(f"{self.runtime} ended while it answered")
 
+    @abc.abstractmethod
     def _connect(self) -> http.client.HTTPConnection:
-        raise NotImplementedError
+        """A connection to the runtime."""
 
     def _refused(self, content: bytes) -> ModelError:
         return ModelError(
@@ -128,8 +130,9 @@ class RuntimeServer:
             remedy=m("Ask a shorter question, or {advice}", advice=self.advice),
         )
 
+    @abc.abstractmethod
     def _ended(self, what: str) -> ModelError:
-        raise NotImplementedError
+        """The error of a runtime that ended; ``what`` says when."""
 
     def _exit_code(self, seconds: float) -> int | None:
         with suppress(subprocess.TimeoutExpired):

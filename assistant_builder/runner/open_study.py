@@ -125,7 +125,7 @@ def _update(
 
 
 def _settings_of(name: str, data: Path, new_name: str) -> StudyConfig:
-    """The settings of a study for another data file; columns that the file does not have are mapped anew."""
+    """The settings of a study for another data file; columns that the file does not have are mapped again."""
     config = Study.open(name).config
     mapped = config.data.columns
     known = read_table(data, {column for column in mapped.values() if column}).columns

@@ -4,9 +4,6 @@ An entry that is not declared may have any value, and any may be missing, as in 
 :func:`~assistant_builder.atomic_io.read_json` says so where a missing entry is used.
 """
 
-# the types are made at run time
-# mypy: disable-error-code="valid-type"
-
 from typing import Annotated, Any, Protocol, overload
 
 from annotated_types import Len
@@ -32,218 +29,349 @@ Text = str | None
 Figures = dict[str, Number]
 
 
-def entries(name: str, *kinds: tuple[Any, str], total: bool = False) -> Any:
-    """A TypedDict of kinds of values and the names of their entries, any of which may be missing unless ``total``."""
-    fields = {entry: kind for kind, names in kinds for entry in names.split()}
-    return TypedDict(name, fields, total=total)  # type: ignore[operator]
+class ArmSummary(TypedDict, total=False):
+    """``arms/<arm>/summary.json``: what a training was and took."""
+
+    adapter_sha256: str
+    arm: str
+    base_storage: str
+    compute_dtype: str
+    device: str
+    device_name: Text
+    steps: int
+    tokens: int
+    base_bytes: int
+    adapter_bytes: int
+    trainable_parameters: int
+    total_parameters: int
+    best_step: int
+    epochs: float
+    train_seconds: float
+    best_validation_loss: float
+    tokens_per_second: Number
+    peak_memory_bytes: int | None
+    max_length: int | None
+    train_pairs: int | None
+    left_out: dict[str, int]
+    predicted: dict[str, float | Figures | None] | None
 
 
-ArmSummary = entries(
-    "ArmSummary",
-    (str, "adapter_sha256 arm base_storage compute_dtype device"),
-    (Text, "device_name"),
-    (int, "steps tokens base_bytes adapter_bytes trainable_parameters total_parameters best_step"),
-    (float, "epochs train_seconds best_validation_loss"),
-    (Number, "tokens_per_second"),
-    (int | None, "peak_memory_bytes max_length train_pairs"),
-    (dict[str, int], "left_out"),
-    (dict[str, float | Figures | None] | None, "predicted"),
-)
-"""``arms/<arm>/summary.json``: what a training was and took."""
+class ArmConfig(TypedDict, total=False):
+    """``arms/<arm>/config.json``: the resolved settings of a training."""
 
-ArmConfig = entries("ArmConfig", (str, "arm"), (dict[str, Any], "model train"))
-"""``arms/<arm>/config.json``: the resolved settings of a training."""
+    arm: str
+    model: dict[str, Any]
+    train: dict[str, Any]
 
-TokenLengths = entries("TokenLengths", (int, "max count min total"), (float, "mean median p95"))
-"""Statistics of the tokens of the pairs."""
 
-Leak = entries(
-    "Leak",
-    (int, "heldout_row other_row"),
-    (str, "kind heldout_question other_question"),
-    (float, "similarity"),
-    (Text, "split"),
-    (bool, "removed"),
-)
-"""A held-out question that is like one of training."""
+class TokenLengths(TypedDict, total=False):
+    """Statistics of the tokens of the pairs."""
 
-RejectedLine = entries(
-    "RejectedLine", (int, "row"), (str, "reason"), (dict[str, Any] | None, "record said")
-)
-"""A line of ``data/rejected.jsonl``: a row that is left out, and why."""
+    max: int
+    count: int
+    min: int
+    total: int
+    mean: float
+    median: float
+    p95: float
 
-_Problem = entries(
-    "_Problem",
-    (str, "severity title detail"),
-    (list[int], "rows"),
-    (dict[str, dict[str, Any] | None], "said"),
-)
 
-_RowNumbers = entries(
-    "_RowNumbers",
-    (str, "note"),
-    (dict[str, Any] | None, "said"),
-    (list[Annotated[list[int], Len(2, 2)]], "starts copies"),
-)
+class Leak(TypedDict, total=False):
+    """A held-out question that is like one of training."""
 
-_Copy = entries("_Copy", (int, "row of"), total=True)
+    heldout_row: int
+    other_row: int
+    kind: str
+    heldout_question: str
+    other_question: str
+    similarity: float
+    split: Text
+    removed: bool
 
-_Near = entries(
-    "_Near", (int, "row of"), (float, "similarity"), (Text, "question other"), total=True
-)
 
-_Conflict = entries("_Conflict", (Text, "text"), (list[int], "rows"), total=True)
+class RejectedLine(TypedDict, total=False):
+    """A line of ``data/rejected.jsonl``: a row that is left out, and why."""
 
-_Details = entries(
-    "_Details",
-    (list[_Copy], "exact_duplicates"),
-    (list[_Near], "near_duplicates"),
-    (list[_Conflict], "conflicts"),
-)
+    row: int
+    reason: str
+    record: dict[str, Any] | None
+    said: dict[str, Any] | None
 
-Findings = entries(
-    "Findings",
-    (dict[str, Text], "columns"),
-    (
-        int,
-        "rows usable turns exact_duplicates near_duplicates conflicts one_word_answers over_long answers_shared",
-    ),
-    (TokenLengths | None, "token_lengths"),
-    (list[RejectedLine], "rejected"),
-    (Text, "source format"),
-    (list[str], "column_names notes"),
-    (list[dict[str, Any] | None], "said"),
-    (int | None, "max_length"),
-    (list[_Problem], "problems"),
-    (_RowNumbers | None, "row_numbers"),
-    (_Details, "details"),
-)
-"""``data/findings.json``."""
 
-_Units = entries("_Units", (str, "kind"), (dict[str, int], "counts"))
+class _Problem(TypedDict, total=False):
+    severity: str
+    title: str
+    detail: str
+    rows: list[int]
+    said: dict[str, dict[str, Any] | None]
 
-Split = entries(
-    "Split",
-    (dict[str, str], "hashes"),
-    (dict[str, int], "counts turns"),
-    (list[Leak], "leaks"),
-    (int, "leaks_removed seed"),
-    (list[str], "notes cut"),
-    (list[dict[str, Any] | None], "said"),
-    (bool, "given"),
-    (dict[str, Any], "sampled_out"),
-    (_Units | None, "units"),
-    (dict[str, int] | None, "clusters facts respelled"),
-)
-"""``data/split.json``."""
 
-Embedding = entries("Embedding", (list[Leak], "leaks"), (float, "threshold"), (bool, "removed"))
-"""``data/embedding.json``."""
+class _RowNumbers(TypedDict, total=False):
+    note: str
+    said: dict[str, Any] | None
+    starts: list[Annotated[list[int], Len(2, 2)]]
+    copies: list[Annotated[list[int], Len(2, 2)]]
 
-Step = entries(
-    "Step",
-    (str, "event"),
-    (int, "step steps tokens"),
-    (float, "epoch busy_seconds elapsed_seconds"),
-    (Number, "loss learning_rate grad_norm tokens_per_second eta_seconds"),
-    (int | None, "memory_bytes"),
-)
-"""A line of ``arms/<arm>/metrics.jsonl``."""
 
-Turn = entries("Turn", (str, "role content"))
-"""A message of a conversation."""
+class _Copy(TypedDict):
+    row: int
+    of: int
 
-PairLine = entries(
-    "PairLine",
-    (int, "row"),
-    (Annotated[list[Turn], Len(1)], "messages"),
-    (Text, "group cluster family"),
-    (bool, "answerable"),
-)
-"""A line of ``data/train.jsonl``, ``validation.jsonl`` and ``heldout.jsonl``."""
 
-Source = entries("Source", (str, "question answer"), (int | None, "row"), (Number, "similarity"))
-"""A fact that was found for a question."""
+class _Near(TypedDict):
+    row: int
+    of: int
+    similarity: float
+    question: Text
+    other: Text
 
-SampleLine = entries(
-    "SampleLine",
-    (str, "item question reference finish"),
-    (int | None, "row"),
-    (Text, "answer generated cluster"),
-    (Number, "nll confidence mean_probability"),
-    (int, "tokens turn"),
-    (Figures, "metrics"),
-    (bool, "answerable"),
-    (list[Turn], "prompt"),
-    (bool | None, "declined"),
-    (list[Source], "sources"),
-    (list[dict[str, Any]], "neighbours"),
-)
-"""A line of ``samples.jsonl``: a held-out item in a cell."""
 
-_Evidence = entries("_Evidence", (float, "similarity certainty nearby"), (list[str], "answers"))
+class _Conflict(TypedDict):
+    text: Text
+    rows: list[int]
 
-ItemLine = entries(
-    "ItemLine",
-    (str, "item question reference prompt target context lead"),
-    (int, "row tokens turn"),
-    (list[Turn], "messages"),
-    (bool, "answerable"),
-    (Text, "cluster"),
-    (list[Source], "sources"),
-    (_Evidence, "evidence"),
-)
-"""A line of ``evals/tasks/items.jsonl``: a held-out item as it is asked."""
 
-Scores = entries(
-    "Scores",
-    (int, "items bytes tokens"),
-    (Number, "nll_per_token"),
-    (Figures, "metrics seconds"),
-    (dict[str, Any], "inputs"),
-    (dict[str, int], "declining tensor_types"),
-    (Text, "base adapter compute_dtype"),
-    (int | None, "base_bytes batch_size"),
-)
-"""``scores.json`` of a cell."""
+class _Details(TypedDict, total=False):
+    exact_duplicates: list[_Copy]
+    near_duplicates: list[_Near]
+    conflicts: list[_Conflict]
 
-_Hardware = entries("_Hardware", (int | None, "cores"), (int, "memory_bytes"))
 
-_Origin = entries("_Origin", (Text, "name hub_id revision sha256"))
+class Findings(TypedDict, total=False):
+    """``data/findings.json``."""
 
-Provenance = entries(
-    "Provenance",
-    (_Hardware, "hardware"),
-    (dict[str, Text], "packages"),
-    (_Origin, "base_model"),
-    (Text, "created assistant_builder git_revision python platform"),
-    (dict[str, Any], "data"),
-)
-"""``provenance.json``."""
+    columns: dict[str, Text]
+    rows: int
+    usable: int
+    turns: int
+    exact_duplicates: int
+    near_duplicates: int
+    conflicts: int
+    one_word_answers: int
+    over_long: int
+    answers_shared: int
+    token_lengths: TokenLengths | None
+    rejected: list[RejectedLine]
+    source: Text
+    format: Text
+    column_names: list[str]
+    notes: list[str]
+    said: list[dict[str, Any] | None]
+    max_length: int | None
+    problems: list[_Problem]
+    row_numbers: _RowNumbers | None
+    details: _Details
 
-_Miss = entries(
-    "_Miss",
-    (int, "row"),
-    (str, "question expected history"),
-    (list[Source], "found"),
-    (int | None, "rank"),
-)
 
-RecallFile = entries(
-    "RecallFile",
-    (int, "questions covered missed"),
-    (dict[str, int], "hits"),
-    (Figures, "recall"),
-    (list[_Miss], "misses"),
-)
-"""``retrieval/recall.json``: how often the fact of a validation question is found."""
+class _Units(TypedDict, total=False):
+    kind: str
+    counts: dict[str, int]
 
-MadeFrom = entries("MadeFrom", (Text, "study version_of"), (list[dict[str, Any]], "corrections"))
-"""``made_from.json``: which study a study was made from, and the corrections that it is trained on."""
 
-_File = entries("_File", (str, "name arm"))
+class Split(TypedDict, total=False):
+    """``data/split.json``."""
 
-ReportChoice = entries(
-    "ReportChoice", (Text, "recommended_approach"), (_File | None, "smallest_no_worse")
-)
-"""What ``report.json`` recommends; the whole file is ``evals.report.schema.Report``."""
+    hashes: dict[str, str]
+    counts: dict[str, int]
+    turns: dict[str, int]
+    leaks: list[Leak]
+    leaks_removed: int
+    seed: int
+    notes: list[str]
+    cut: list[str]
+    said: list[dict[str, Any] | None]
+    given: bool
+    sampled_out: dict[str, Any]
+    units: _Units | None
+    clusters: dict[str, int] | None
+    facts: dict[str, int] | None
+    respelled: dict[str, int] | None
+
+
+class Embedding(TypedDict, total=False):
+    """``data/embedding.json``."""
+
+    leaks: list[Leak]
+    threshold: float
+    removed: bool
+
+
+class Step(TypedDict, total=False):
+    """A line of ``arms/<arm>/metrics.jsonl``."""
+
+    event: str
+    step: int
+    steps: int
+    tokens: int
+    epoch: float
+    busy_seconds: float
+    elapsed_seconds: float
+    loss: Number
+    learning_rate: Number
+    grad_norm: Number
+    tokens_per_second: Number
+    eta_seconds: Number
+    memory_bytes: int | None
+
+
+class Turn(TypedDict, total=False):
+    """A message of a conversation."""
+
+    role: str
+    content: str
+
+
+class PairLine(TypedDict, total=False):
+    """A line of ``data/train.jsonl``, ``validation.jsonl`` and ``heldout.jsonl``."""
+
+    row: int
+    messages: Annotated[list[Turn], Len(1)]
+    group: Text
+    cluster: Text
+    family: Text
+    answerable: bool
+
+
+class Source(TypedDict, total=False):
+    """A fact that was found for a question."""
+
+    question: str
+    answer: str
+    row: int | None
+    similarity: Number
+
+
+class SampleLine(TypedDict, total=False):
+    """A line of ``samples.jsonl``: a held-out item in a cell."""
+
+    item: str
+    question: str
+    reference: str
+    finish: str
+    row: int | None
+    answer: Text
+    generated: Text
+    cluster: Text
+    nll: Number
+    confidence: Number
+    mean_probability: Number
+    tokens: int
+    turn: int
+    metrics: Figures
+    answerable: bool
+    prompt: list[Turn]
+    declined: bool | None
+    sources: list[Source]
+    neighbours: list[dict[str, Any]]
+
+
+class _Evidence(TypedDict, total=False):
+    similarity: float
+    certainty: float
+    nearby: float
+    answers: list[str]
+
+
+class ItemLine(TypedDict, total=False):
+    """A line of ``evals/tasks/items.jsonl``: a held-out item as it is asked."""
+
+    item: str
+    question: str
+    reference: str
+    prompt: str
+    target: str
+    context: str
+    lead: str
+    row: int
+    tokens: int
+    turn: int
+    messages: list[Turn]
+    answerable: bool
+    cluster: Text
+    sources: list[Source]
+    evidence: _Evidence
+
+
+class Scores(TypedDict, total=False):
+    """``scores.json`` of a cell."""
+
+    items: int
+    bytes: int
+    tokens: int
+    nll_per_token: Number
+    metrics: Figures
+    seconds: Figures
+    inputs: dict[str, Any]
+    declining: dict[str, int]
+    tensor_types: dict[str, int]
+    base: Text
+    adapter: Text
+    compute_dtype: Text
+    base_bytes: int | None
+    batch_size: int | None
+
+
+class _Hardware(TypedDict, total=False):
+    cores: int | None
+    memory_bytes: int
+
+
+class _Origin(TypedDict, total=False):
+    name: Text
+    hub_id: Text
+    revision: Text
+    sha256: Text
+
+
+class Provenance(TypedDict, total=False):
+    """``provenance.json``."""
+
+    hardware: _Hardware
+    packages: dict[str, Text]
+    base_model: _Origin
+    created: Text
+    assistant_builder: Text
+    git_revision: Text
+    python: Text
+    platform: Text
+    data: dict[str, Any]
+
+
+class _Miss(TypedDict, total=False):
+    row: int
+    question: str
+    expected: str
+    history: str
+    found: list[Source]
+    rank: int | None
+
+
+class RecallFile(TypedDict, total=False):
+    """``retrieval/recall.json``: how often the fact of a validation question is found."""
+
+    questions: int
+    covered: int
+    missed: int
+    hits: dict[str, int]
+    recall: Figures
+    misses: list[_Miss]
+
+
+class MadeFrom(TypedDict, total=False):
+    """``made_from.json``: which study a study was made from, and the corrections that it is trained on."""
+
+    study: Text
+    version_of: Text
+    corrections: list[dict[str, Any]]
+
+
+class _File(TypedDict, total=False):
+    name: str
+    arm: str
+
+
+class ReportChoice(TypedDict, total=False):
+    """What ``report.json`` recommends; the whole file is ``evals.report.schema.Report``."""
+
+    recommended_approach: Text
+    smallest_no_worse: _File | None

@@ -416,10 +416,15 @@ def verdict_alone(
         "estimand": rules.declared.estimand,
         "frozen": rules.record(),
         "reason": m(
-            "This {study} trains {arms} alone: without {lacks} it cannot say what {bits}-bit {cost}.",
+            "This {study} trains {arms} alone: without {lacks} it cannot say what {bits}-bit would cost.",
             arms=named(config.arms),
             lacks=lacks,
-            cost=m("would cost") if QLORA.name in missing else m("cost"),
+        )
+        if QLORA.name in missing
+        else m(
+            "This {study} trains {arms} alone: without {lacks} it cannot say what {bits}-bit cost.",
+            arms=named(config.arms),
+            lacks=lacks,
         ),
         "action": _action(study, lacks),
     }

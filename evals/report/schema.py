@@ -36,7 +36,7 @@ def _checked(value: Any, check: Callable[[Any], Any]) -> Any:
 AsRead = WrapValidator(_checked)
 """Validates a value and keeps it as it is, without a copy."""
 Said = dict[str, Any]
-"""Name of a text beside it → the record of its message, for readers in other languages."""
+"""Name of a text next to it → the record of its message, for readers in other languages."""
 
 
 def in_files(record: Mapping[str, Any]) -> dict[str, Any]:

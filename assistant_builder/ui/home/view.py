@@ -98,7 +98,7 @@ def summarize(study: Study) -> StudySummary:
 
 
 def _progress(study: Study) -> tuple[str, float] | None:
-    """Title and progress of the running step, in steps of 5 %, because every change draws the list anew."""
+    """Title and progress of the running step, in steps of 5 %, because every change draws the list again."""
     for step in study.shown_steps:
         if study.step(step).state == "running":
             found = study.progress(step)

@@ -8,8 +8,8 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
 from evals.report.build import build_report
+from evals.report.measured_warnings import secondary_warnings
 from evals.report.render import render_html, render_markdown
-from evals.report.warnings import secondary_warnings
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import with_judge, with_noise, with_seeds, with_tasks
 from tests.typed_report import as_report
