@@ -33,7 +33,7 @@ assistant_builder/web               1990  1155
 evals                               3780  1890
 evals/judge                          440   220
 evals/metrics                       1150   500
-evals/report                        9250  4155
+evals/report                        9350  4230
 evals/stats                         1290   610
 evals/study_compare                  820   355
 evals/tasks                          540   235

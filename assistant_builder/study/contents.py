@@ -106,7 +106,9 @@ class _Problem(TypedDict, total=False):
     said: dict[str, dict[str, Any] | None]
 
 
-class _RowNumbers(TypedDict, total=False):
+class RowNumbers(TypedDict, total=False):
+    """Rows of the file by the numbers of the program, where they differ."""
+
     note: str
     said: dict[str, Any] | None
     starts: list[Annotated[list[int], Len(2, 2)]]
@@ -159,11 +161,13 @@ class Findings(TypedDict, total=False):
     said: list[dict[str, Any] | None]
     max_length: int | None
     problems: list[_Problem]
-    row_numbers: _RowNumbers | None
+    row_numbers: RowNumbers | None
     details: _Details
 
 
-class _Units(TypedDict, total=False):
+class Units(TypedDict, total=False):
+    """What was divided: rows, groups or clusters, by split."""
+
     kind: str
     counts: dict[str, int]
 
@@ -182,7 +186,7 @@ class Split(TypedDict, total=False):
     said: list[dict[str, Any] | None]
     given: bool
     sampled_out: dict[str, Any]
-    units: _Units | None
+    units: Units | None
     clusters: dict[str, int] | None
     facts: dict[str, int] | None
     respelled: dict[str, int] | None

@@ -267,7 +267,7 @@ def waterfall(attribution: Entries | None) -> dict[str, Any] | None:
 
     ``from_`` is the position of the end of the row above, and ``harm`` whether the step made the result worse.
     """
-    if not attribution:
+    if not attribution or not attribution["steps"]:
         return None
     metric = attribution["metric"]
     how = shown(metric)
@@ -428,7 +428,7 @@ def seed_dots(seeds: Entries) -> dict[str, Any] | None:
         return None
     metric, runs = seeds["metric"], seeds["runs"]
     how = shown(metric)
-    arms = {cell: CELLS[cell].adapter for cell in runs[0] if cell in CELLS}
+    arms = {cell: CELLS[cell].adapter for cell in runs[0].keys() if cell in CELLS}
     values = [run[cell] * how.factor for run in runs for cell in arms]
     pad = 0.12 * (max(values) - min(values)) or 10.0**-how.decimals
     scale = Scale(min(values) - pad, max(values) + pad, metric_of(metric).higher_is_better)

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.i18n import Message, m, text_of, written
 from assistant_builder.i18n import Text as Shown
-from assistant_builder.study.contents import Figures, Number, Text
+from assistant_builder.study.contents import Figures, Leak, Number, RowNumbers, Text, Units
 
 VERSION = 2
 """Of ``report.json``: 1 has the same entries, and no schema."""
@@ -233,7 +233,7 @@ class Resources(Record):
     steps: int | None = None
     best_step: int | None = None
     best_validation_loss: Number = None
-    predicted: dict[str, Any] | None = None
+    predicted: dict[str, float | Figures | None] | None = None
 
 
 class Twins(Record):
@@ -254,17 +254,33 @@ class ArmStorage(Record):
     device: Text = None
 
 
-class Curve(Record):
-    """Training and validation losses, rows with ``step`` and ``loss``."""
+class Point(TypedDict, total=False):
+    """A loss in nats per token after a step."""
 
-    steps: Annotated[list[dict[str, Any]], AsRead] = []
-    validation: Annotated[list[dict[str, Any]], AsRead] = []
+    step: float
+    loss: float
+
+
+class Curve(Record):
+    """Training and validation losses."""
+
+    steps: Annotated[list[Point], AsRead] = []
+    validation: Annotated[list[Point], AsRead] = []
 
 
 if TYPE_CHECKING:
     _Scores = dict[str, Any]  # readers take those that there are
 else:
     _Scores = Figures
+
+
+class Source(TypedDict, total=False):
+    """A fact in a prompt, and the row of the data file that it is from."""
+
+    row: int | None
+    question: str
+    answer: str
+    similarity: Number
 
 
 class Item(TypedDict, total=False):
@@ -284,7 +300,7 @@ class Item(TypedDict, total=False):
     tokens: int
     nll: _Scores
     metrics: dict[str, _Scores]
-    sources: list[dict[str, Any]]
+    sources: list[Source]
     uncovered: bool
 
 
@@ -414,14 +430,39 @@ class Reliability(Record):
     about: str = ""
 
 
+class SeedRun(Record):
+    """A training seed: the figure of each cell by its name, and the difference."""
+
+    __pydantic_extra__: dict[str, Number] = Field(init=False)
+
+    seed: int = 1
+    training_seed: int = 0
+    delta: Number = None
+    ci: Interval | None = None
+    verdict: Text = None
+    twins: bool | None = None
+    """Whether the settings of both arms match; None without both records."""
+
+
+class Spread(Record):
+    """Mean and standard deviation over the seeds; a difference has an interval, a cell has ends."""
+
+    mean: float = 0.0
+    sd: float = 0.0
+    ci: Interval | None = None
+    min: Number = None
+    max: Number = None
+
+
 class Seeds(Record):
-    """The training seeds; a run has ``seed``, the figure of each cell, and ``delta``, ``ci`` and ``verdict``."""
+    """The training seeds."""
 
     count: int = 1
     metric: str = ""
-    runs: list[dict[str, Any]] = []
-    spread: dict[str, Any] | None = None
-    trained_again: dict[str, Any] | None = None
+    runs: list[SeedRun] = []
+    spread: dict[str, Spread | float] | None = None
+    """Of each cell and of ``delta``; ``within_arm_sd`` is a number."""
+    trained_again: Change | None = None
     sentence: str = ""
 
 
@@ -504,7 +545,23 @@ class Leaks(Record):
     embedding: int | None = None
     removed: int = 0
     left: int = 0
-    listed: list[dict[str, Any]] = []
+    listed: list[Leak] = []
+
+
+class SplitSummary(TypedDict, total=False):
+    """Entries of ``data/split.json``; None for those that an earlier release did not write."""
+
+    given: bool | None
+    cut: list[str] | None
+    seed: int | None
+    counts: dict[str, int] | None
+    turns: dict[str, int] | None
+    hashes: dict[str, str] | None
+    sampled_out: dict[str, Any] | None
+    units: Units | None
+    clusters: dict[str, int] | None
+    facts: dict[str, int] | None
+    respelled: dict[str, int] | None
 
 
 class Data(Record):
@@ -519,8 +576,8 @@ class Data(Record):
     findings: dict[str, int | None] = {}
     token_lengths: dict[str, Number] | None = None
     notes: list[str] = []
-    row_numbers: dict[str, Any] | None = None
-    split: dict[str, Any] = {}
+    row_numbers: RowNumbers | None = None
+    split: SplitSummary = {}
     leaks: Leaks = Leaks()
 
 
@@ -651,12 +708,50 @@ class RiskCoverage(Record):
     cells: dict[str, RiskCurve] = {}
 
 
+class RightOf(Record):
+    """Items, and how many of them are answered exactly."""
+
+    items: int = 0
+    right: int = 0
+
+
+class ConversationCell(Record):
+    """Counts of an assistant, by the number of unrelated turns before a question."""
+
+    items: int = 0
+    """Questions with an answer."""
+    right: dict[str, int] = {}
+    to_decline: int = 0
+    declined: dict[str, int] = {}
+    follow_ups: RightOf = RightOf()
+
+
 class Conversation(Record):
     """Shares of right answers alone and after unrelated turns."""
 
     after_turns: Figures = {}
     follow_ups: Number = None
-    cells: dict[str, dict[str, Any]] = {}
+    cells: dict[str, ConversationCell] = {}
+
+
+class VerbatimCounts(Record):
+    """Answers to validation questions, and those that are word for word a fact."""
+
+    shown: int = 0
+    verbatim: int = 0
+
+
+class NotVerbatim(Record):
+    """Answers to test questions in other words than a fact of their prompt."""
+
+    answers: int = 0
+    generated: int = 0
+    generated_right: int = 0
+    shown: int = 0
+    right: int = 0
+    own_words: bool = False
+    """Whether the fact that such an answer repeats is shown instead."""
+    validation: VerbatimCounts = VerbatimCounts()
 
 
 class Uncovered(Record):
@@ -720,7 +815,7 @@ class Report(Record):
     not_compared: list[str] = []
     risk_coverage: RiskCoverage | None = None
     conversation: Conversation | None = None
-    not_verbatim: dict[str, Any] | None = None
+    not_verbatim: NotVerbatim | None = None
     approach: str = ""
     """``grounded`` or ``memory``; empty if facts are not looked up in either way."""
     approach_metric: str = ""
