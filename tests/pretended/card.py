@@ -43,7 +43,7 @@ BLOCK = 512
 ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
 NO_KERNEL = set(
-    "empty empty_like empty_strided new_empty new_empty_strided detach lift_fresh".split()
+    "device empty empty_like empty_strided new_empty new_empty_strided detach lift_fresh".split()
 )
 """Operators that start no kernel, other than views."""
 READS = {"nonzero", "masked_select", "_unique2", "equal"}
@@ -62,6 +62,7 @@ class Ledger(TorchDispatchMode):
         kernels: Operators that start a kernel, by name.
         copies: Copies between devices, by direction.
         reads: Reads by the host, (operator, place).
+        truth: What the host reads where it reads a boolean.
     """
 
     mode: FakeTensorMode
@@ -69,7 +70,7 @@ class Ledger(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.at_peak = ""
+        self.at_peak, self.truth = "", False
         self.products: Counter[tuple[str, torch.dtype]] = Counter()
         self.kernels: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
@@ -126,7 +127,7 @@ class Ledger(TorchDispatchMode):
         if used and name in ("_local_scalar_dense", "is_nonzero"):
             self.reads.append((name, place()))
             dtype = tensors[0].dtype
-            return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 0
+            return self.truth if dtype == torch.bool else 1.0 if dtype.is_floating_point else 0
         by_mask = name in ("index", "index_put", "index_put_") and any(
             each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
         )
@@ -136,7 +137,7 @@ class Ledger(TorchDispatchMode):
                 return torch.empty(
                     tensors[0].numel(), tensors[0].dim(), dtype=torch.long, device="cuda"
                 )
-        if used and name in PRODUCTS:
+        if used and name in PRODUCTS and "dtype" not in func._overloadname:
             dtypes = {each.dtype for each in tensors}
             if len(dtypes) > 1:
                 raise RuntimeError(f"{name} of {sorted(map(str, dtypes))}")

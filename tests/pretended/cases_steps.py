@@ -1,16 +1,22 @@
 """Training steps, scoring, answers, merging and rounding of every family over every storage, on the pretended card."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
+from trl import SFTConfig, SFTTrainer
 
 from assistant_builder.config import TrainConfig
+from assistant_builder.data.types import Message, Pair
 from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchScorer
 from assistant_builder.inference.packed_batch import supports_packing
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import merge, round_linear
 from assistant_builder.quantization import METHODS
-from assistant_builder.training.collate import summed_nll
+from assistant_builder.training.collate import summed_nll, to_dataset
+from tests.export.tiny import tiny_base
 from tests.pretended import shapes
 from tests.pretended.card import pretend_cuda, values_on_the_host
 
@@ -105,17 +111,43 @@ def test_a_sampled_answer_stays_on_the_card(storage):
         assert len(shapes.answer(trained, 20, 2, temperature=0.7, top_p=0.9, seed=1)) == 2
 
 
-@pytest.mark.parametrize("storage", ["float16", "nf4"])
-def test_fused_adapters_start_fewer_kernels_than_plain_ones(storage):
-    counts = {}
-    for kernels in ("fused", "plain"):
-        with pretend_cuda() as ledger:
-            model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
-            trained = shapes.adapted(
-                model, TrainConfig(rank=4, dropout=0.1), torch.bfloat16, kernels=kernels
-            )
+def micro_batch(storage: str, kernels: str, scratch: Path) -> tuple[int, int]:
+    """Kernels and reads of a micro-batch of three equal rows; ``trl``: of TRL's trainer with its defaults."""
+    with pretend_cuda() as ledger:
+        train = TrainConfig(rank=4, dropout=0.1)
+        model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
+        plain = "plain" if kernels == "trl" else kernels
+        trained = shapes.adapted(model, train, torch.bfloat16, kernels=plain)
+        inputs = shapes.batch(3, 40, 20)
+        if kernels != "trl":
             ledger.start()
-            summed_nll(trained, shapes.batch(3, 40, 20)).backward()
-            counts[kernels] = ledger.kernels.total()
-    print(f"kernels of a micro-batch of two layers, {storage}: {counts}")
-    assert counts["fused"] < counts["plain"]
+            summed_nll(trained, inputs).backward()
+            return ledger.kernels.total(), len(ledger.reads)
+        with _disable_current_modes():
+            prompter = ChatTokenizer.load(tiny_base(scratch / "base"))
+            pair = Pair(1, (Message("user", "Which?"), Message("assistant", "This one.")))
+            rows = to_dataset(prompter.examples(pair))
+        arguments = SFTConfig(
+            str(scratch),
+            bf16=True,
+            gradient_checkpointing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            report_to=[],
+        )
+        trainer = SFTTrainer(
+            trained, arguments, train_dataset=rows, processing_class=prompter.tokenizer
+        )
+        own = {key: inputs[key] for key in ("input_ids", "labels")}
+        own["attention_mask"] = torch.ones_like(own["input_ids"])
+        ledger.truth = True
+        ledger.start()
+        trainer.training_step(trained, own, torch.tensor(60, device="cuda"))
+        return ledger.kernels.total(), len(ledger.reads)
+
+
+@pytest.mark.parametrize("storage", ["float16", "nf4"])
+def test_a_micro_batch_starts_fewer_kernels_than_trl_and_reads_nothing(storage, tmp_path):
+    counts = {each: micro_batch(storage, each, tmp_path) for each in ("fused", "plain", "trl")}
+    print(f"kernels and reads of a micro-batch of two layers, {storage}: {counts}")
+    assert counts["fused"][0] < counts["plain"][0] < counts["trl"][0]
+    assert counts["fused"][1] == counts["plain"][1] == 0 < counts["trl"][1]

@@ -44,6 +44,7 @@ def command(*arguments: str) -> list[str]:
         "-c",
         _RUN,
         "-q",
+        "-rP",  # what a case prints are the figures of docs/gpu.md
         "-o",
         "filterwarnings=ignore",
         "-p",

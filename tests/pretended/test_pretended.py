@@ -53,6 +53,7 @@ def runs(
 @pytest.mark.parametrize("cases", FILES, ids=lambda path: path.stem)
 def test_the_gpu_path_on_a_pretended_card(cases, runs):
     done = runs[cases].result()
+    print(done.stdout)
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-4_000:]}"
 
 
