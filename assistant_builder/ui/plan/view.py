@@ -360,7 +360,7 @@ def plan_figure(plan: Plan) -> Figure:
         barmode="stack",
         template="none",
         height=130 + 62 * len(shown),
-        margin={"l": 120, "r": 24, "t": 34, "b": 84},
+        margin={"l": 24, "r": 24, "t": 34, "b": 84},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         bargap=0.35,
@@ -371,5 +371,7 @@ def plan_figure(plan: Plan) -> Figure:
     figure.update_xaxes(
         range=[0, top * 1.14], ticksuffix=" GB", gridcolor="rgba(123,132,148,0.2)", zeroline=False
     )
-    figure.update_yaxes(autorange="reversed", linecolor="rgba(123,132,148,0.4)", ticks="")
+    figure.update_yaxes(
+        autorange="reversed", automargin=True, linecolor="rgba(123,132,148,0.4)", ticks=""
+    )
     return figure

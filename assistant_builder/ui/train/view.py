@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -161,31 +161,30 @@ def model_note(model: ModelConfig) -> str:
 
 
 def resources_table(snapshot: Snapshot) -> Markup:
-    """Resources that each trained arm used; empty until one is trained."""
-    rows = [
-        (
-            arm_chip(arm),
-            *(size(done[f"{part}_bytes"]) for part in ("base", "adapter", "peak_memory")),
-            duration(done["train_seconds"]),
-            rate(done["tokens_per_second"]),
-            f"{count(done['trainable_parameters'])} "
-            f"({percent(done['trainable_parameters'] / done['total_parameters'])})",
-            done["compute_dtype"],
-        )
+    """Resources that each trained arm used, a column each; empty until one is trained."""
+    done = {
+        arm: training.summary
         for arm, training in snapshot.arms.items()
-        if (done := training.summary) is not None
-    ]
-    headers = (
-        "",
-        t("Base"),
-        t("Adapter"),
-        t("Peak memory"),
-        t("Time"),
-        t("Speed"),
-        t("Trained parameters"),
-        t("Compute dtype"),
+        if training.summary is not None
+    }
+    figures: tuple[tuple[str, Callable[[Any], str]], ...] = (
+        (t("Base"), lambda each: size(each["base_bytes"])),
+        (t("Adapter"), lambda each: size(each["adapter_bytes"])),
+        (t("Peak memory"), lambda each: size(each["peak_memory_bytes"])),
+        (t("Time"), lambda each: duration(each["train_seconds"])),
+        (t("Speed"), lambda each: rate(each["tokens_per_second"])),
+        (
+            t("Trained parameters"),
+            lambda each: (
+                f"{count(each['trainable_parameters'])} "
+                f"({percent(each['trainable_parameters'] / each['total_parameters'])})"
+            ),
+        ),
+        (t("Compute dtype"), lambda each: each["compute_dtype"]),
     )
-    return table(headers, rows, numeric=range(1, 7)) if rows else Markup("")
+    rows = [(name, *map(figure, done.values())) for name, figure in figures]
+    headers = ("", *map(arm_chip, done))
+    return table(headers, rows, numeric=range(1, len(headers))) if done else Markup("")
 
 
 def command_lines(
