@@ -9,11 +9,9 @@ from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.formats import FormatsConfig
 from assistant_builder.config.model import ModelConfig
+from assistant_builder.config.presets import BY_HEART, PRESET_LABELS, PRESETS
 from assistant_builder.config.study_config import (
     BEFORE_APPROACHES,
-    BY_HEART,
-    PRESET_LABELS,
-    PRESETS,
     Approach,
     StudyConfig,
     check_name,
