@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                   4010  2120
-assistant_builder/chat              2310  1305
+assistant_builder/chat               2370  1340
 assistant_builder/cli               1780   895
 assistant_builder/cluster           1010   595
 assistant_builder/config            1370   765
@@ -25,7 +25,7 @@ assistant_builder/retrieval         2150  1145
 assistant_builder/runner            1500   850
 assistant_builder/serving           3120  1705
 assistant_builder/store             1140   745
-assistant_builder/study             2250  1345
+assistant_builder/study              2260  1345
 assistant_builder/sweep             1190   640
 assistant_builder/training          2590  1520
 assistant_builder/ui               13260  6280
