@@ -19,7 +19,15 @@ from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.i18n import Message, m, text_of, written
 from assistant_builder.i18n import Text as Shown
-from assistant_builder.study.contents import Figures, Leak, Number, RowNumbers, Text, Units
+from assistant_builder.study.contents import (
+    Figures,
+    Leak,
+    Number,
+    RowNumbers,
+    Source,
+    Text,
+    Units,
+)
 
 VERSION = 2
 """Of ``report.json``: 1 has the same entries, and no schema."""
@@ -272,15 +280,6 @@ if TYPE_CHECKING:
     _Scores = dict[str, Any]  # readers take those that there are
 else:
     _Scores = Figures
-
-
-class Source(TypedDict, total=False):
-    """A fact in a prompt, and the row of the data file that it is from."""
-
-    row: int | None
-    question: str
-    answer: str
-    similarity: Number
 
 
 class Item(TypedDict, total=False):
