@@ -1,4 +1,5 @@
-# make demo    set everything up, run the whole study on a shipped dataset, start the page (SERVE=0: do not start it)
+# make demo    set everything up, run a study on a shipped dataset, start the page with its first verdict, behind which the
+#              rest is run (SERVE=0: run the whole study, and do not start the page)
 # make app     the page; its address with the token of this start is printed
 # make test    the tests to run before a pull request, on three workers  (ARGS='-k catalog' passes arguments to pytest;
 #              WORKERS=0: in one process, whose computations have all cores; CONTRIBUTING.md lists other selections)
@@ -33,7 +34,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: demo app test test-long test-all check bench docs gpu study-full
 
 demo: $(READY)
-	$(BIN)/assistant-builder run $(DEMO)
+	$(BIN)/assistant-builder run $(DEMO) $(if $(filter 0,$(SERVE)),,--first-verdict)
 ifneq ($(SERVE),0)
 	$(BIN)/assistant-builder app
 endif

@@ -196,9 +196,11 @@ class Study:
         """Lines of text: whether the assistant is good enough, 4-bit or 16-bit, and what to do next."""
         from assistant_builder.quantization import texts_of
         from evals.report.conclusion import conclude
+        from evals.report.to_come import to_come_text
 
+        report = self.report
         with texts_of(self.config.model.quant_type):
-            return list(conclude(self.report).lines)
+            return [*filter(None, [to_come_text(report)]), *conclude(report).lines]
 
     def _repr_html_(self) -> str:
         """The first page of the report; the state of the study before there is one."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -277,6 +278,32 @@ def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) 
         return study
     study = Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
     allow_addresses(study.config.addresses.values())
+    return study
+
+
+def at_first_verdict(study: Study) -> Study:
+    """Take from a finished study what is scored after its first verdict, whose report is written by the product."""
+    from evals.report.build import write_report
+    from evals.work_items import first_cells
+
+    for view in study.views:
+        first = first_cells(view.config.arms)
+        gone = [
+            *(view.cell_folder(cell) for cell in view.config.cells if cell not in first),
+            *(view.cell_folder(cell) / "tasks" for cell in first),
+            *(view.evals_folder / name for name in ("noise", "formats", "baselines/retrieval")),
+        ]
+        for folder in gone:
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("fidelity.json", "fidelity.jsonl", "judge.json"):
+            (view.evals_folder / name).unlink(missing_ok=True)
+    for step in ("formats", "report"):
+        study.status_file(step).unlink(missing_ok=True)
+    for path in study.folder.glob("report*.*"):
+        path.unlink()
+    running(study, "evaluate", Progress(30, 100, "%", "QD: scoring", 60.0))
+    write_report(study)
+    study.record_first_verdict()
     return study
 
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
 from tests.evals.judge.fake_server import judge_server
-from tests.synthetic_study import finished_study, new_study, with_data
+from tests.synthetic_study import at_first_verdict, finished_study, new_study, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 20}}
@@ -204,6 +205,63 @@ def test_progress_in_a_terminal_is_a_bar(capsys, monkeypatch):
     with run_display() as display:
         display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
     assert " 50 %" in (shown := capsys.readouterr().err) and "train-lora: started" not in shown
+
+
+def test_a_step_is_one_line_of_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    message = "L16: scoring the reference answers and answering the test questions"
+    with run_display() as display:
+        display(Event("evaluate", "running", Progress(5, 100, "%", message, 500.0, None, 80.0)))
+        display(Event("report", "succeeded"))
+    first, second = capsys.readouterr().err.rpartition("evaluate")[2].strip().splitlines()[:2]
+    assert "verdict in 1 min 20 s, 8 min 20 s left L16" in first and "done" in second
+
+
+def test_a_run_names_the_first_verdict_and_can_end_with_it(monkeypatch):
+    study = finished_study()
+    at_first_verdict(study)
+    path = next(study.evals_folder.glob("*.verdict.json"))
+    record, started = path.read_bytes(), []
+    monkeypatch.setattr(
+        "assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study
+    )
+    monkeypatch.setattr(
+        "assistant_builder.runner.run.start_run", lambda name, **_: started.append(name)
+    )
+
+    def run_study(study: Study, on_event: Any, **_: Any) -> None:
+        path.unlink(missing_ok=True)
+        on_event(Event("evaluate", "running", None))
+        path.write_bytes(record)
+        on_event(Event("evaluate", "running", None))
+        started.append("rest")
+
+    monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
+    whole = CliRunner().invoke(app, ["run", study.name])
+    assert whole.exit_code == 0, whole.exception
+    assert started == ["rest"] and whole.stdout.count("First verdict after") == 1
+    assert api.Study(study).report.sentence in whole.stdout
+    early = CliRunner().invoke(app, ["run", study.name, "--first-verdict"])
+    assert early.exit_code == 0, early.exception
+    assert started == ["rest", study.name]
+    assert "Still to come: further cells." in early.stdout and "Is it good enough?" in early.stdout
+    found = json.loads(CliRunner().invoke(app, ["run", study.name, "--json"]).stdout)
+    assert found["first_verdict_seconds"] == json.loads(record)["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("margin", "fail_if", "code"), [(0.001, "worse", 3), (0.5, "worse", 0), (0.001, None, 0)]
+)
+def test_the_first_verdict_fails_a_build_as_the_final_one(margin, fail_if, code):
+    study = finished_study(eval__margin=margin)
+    words = ["report", study.name, *(["--fail-if", fail_if] if fail_if else [])]
+    final = CliRunner().invoke(app, words)
+    at_first_verdict(study)
+    first = CliRunner().invoke(app, words)
+    assert first.exit_code == final.exit_code == code
+    if fail_if:
+        assert first.stderr == final.stderr
 
 
 def test_run_and_report_end_with_the_conclusion(monkeypatch):

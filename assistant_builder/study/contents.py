@@ -374,6 +374,12 @@ class _File(TypedDict, total=False):
     arm: str
 
 
+class FirstVerdict(TypedDict):
+    """``evals/evaluate.verdict.json``: when the first verdict was there."""
+
+    seconds: float
+
+
 class ReportChoice(TypedDict, total=False):
     """What ``report.json`` recommends; the whole file is ``evals.report.schema.Report``."""
 

@@ -54,9 +54,11 @@ from evals.report.study_facts import (
     resources,
     twins,
 )
+from evals.report.to_come import to_come
 from evals.report.verdict import audience, basis, counter_evidence, summary, verdict_sentence
 from evals.report.warnings import power, warnings
 from evals.stats.intervals import LEVEL
+from evals.work_items import first_cells
 
 ENDINGS = ("json", "md", "html")
 """Of the files of a report."""
@@ -78,9 +80,12 @@ def _build_report(study: Study) -> dict[str, Any]:
     cells, tuned = read_cells(study), tuned_cells(config.arms)
     baselines = read_baselines(study, cells[tuned[0]])
     rules = Rules.of(study)
-    usable = _usable(study, cells, baselines, rules)
+    usable = _usable(study, {**cells, **baselines}, rules)
+    # those of the first report: a cell that is scored later leaves no item out of the verdict
+    first = {name: cells[name] for name in first_cells(config.arms) if name in cells}
+    decisive = _usable(study, first, rules)
     rules = rules.with_gain(
-        cells.get(LORA.untuned_cell), cells.get(LORA.cell), usable.get(LOSS, [])
+        cells.get(LORA.untuned_cell), cells.get(LORA.cell), decisive.get(LOSS, [])
     )
     primary = rules.declared.primary_metric
     compared = comparing.comparisons({**cells, **baselines}, usable, rules)
@@ -90,7 +95,7 @@ def _build_report(study: Study) -> dict[str, Any]:
         if not config.compares
         else {
             primary: rules.compare(
-                cells[BASELINE], cells[CANDIDATE], primary, usable[primary], level=rules.level
+                cells[BASELINE], cells[CANDIDATE], primary, decisive[primary], level=rules.level
             )
         },
     )
@@ -98,14 +103,14 @@ def _build_report(study: Study) -> dict[str, Any]:
     items = item_rows(cells, list(usable), tuned)
     found_flips = flips(items) if config.compares else None
     by_seed = seed_cells(study, cells)
-    found_seeds = seeds(study, by_seed, usable[primary], rules)
+    found_seeds = seeds(study, by_seed, decisive[primary], rules)
     unlike = rules.uncovered(cells[tuned[0]])
     items = [{**row, "uncovered": True} if row["item"] in unlike else row for row in items]
-    headline = cache(partial(headline_comparisons, by_seed, usable, rules))
+    headline = cache(partial(headline_comparisons, by_seed, decisive, rules))
     verdict = in_files(
         comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike))
         if config.compares
-        else verdict_alone(study, rows, len(usable[primary]), rules)
+        else verdict_alone(study, rows, len(decisive[primary]), rules)
     )
     margin = verdict["margin"]
     configs, summaries = (
@@ -165,6 +170,7 @@ def _build_report(study: Study) -> dict[str, Any]:
         ),
         "context": list(CONTEXT),
         "answer_limit": answer_limit(study),
+        "to_come": to_come(study),
     }
     report["taught"] = rules.taught(cells[tuned[0]])
     if config.grounded and (added := answers_added(study)):
@@ -174,11 +180,12 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["risk_coverage"] = curve
         report["conversation"] = conversation(cells, served_cells(config.arms))
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
-    report |= formats_of(study, cells, rules)
+    if "files" not in report["to_come"]:
+        report |= formats_of(study, cells, rules)
     if is_respelled(Report.model_validate(report)):
         verdict["estimand"] = "respelled"
     elif config.compares:
-        report["other_claim"] = other_claim(by_seed, usable[primary], rules)
+        report["other_claim"] = other_claim(by_seed, decisive[primary], rules)
     if not config.compares:
         report["not_compared"] = not_compared(config.arms)
     if unlike:
@@ -286,12 +293,10 @@ def other_claim(
     }
 
 
-def _usable(
-    study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], rules: Rules
-) -> dict[str, list[str]]:
+def _usable(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[str, list[str]]:
     """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
-    usable = metrics_of({**cells, **baselines}, tuned, rules.items)
+    usable = metrics_of(cells, tuned, rules.items)
     primary = rules.declared.primary_metric
     if primary not in usable:
         raise EvaluationError(

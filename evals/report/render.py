@@ -47,6 +47,7 @@ from evals.report.method import formulas as formulas_of
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
+from evals.report.to_come import later_sections, to_come_text
 from evals.report.verdict import changed_text, harm_text, leave_one_out_text, level_of, meaning
 from evals.report.warnings import by_weight
 
@@ -229,7 +230,8 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         },
         "arm_names": {arm: label(arm) for arm in report.trained_arms},
         "twin_names": {arm: label(arm) for arm in TWINS},
-        "missing": not_measured(),
+        "missing": not_measured() | later_sections(report),
+        "to_come": to_come_text(report),
         "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],

@@ -823,6 +823,8 @@ class Report(Record):
     approach_comparisons: list[Difference] = []
     recommended_approach: Text = None
     approach_sentence: str = ""
+    to_come: list[Literal["cells", "files"]] = []
+    """What is not scored yet: the further cells, the GGUF files. Empty in the final report."""
     formats: list[GgufFile] = []
     formats_reference: str = ""
     smallest_no_worse: FileName | None = None

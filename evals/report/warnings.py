@@ -137,7 +137,7 @@ def _about_statistics(report: Report) -> Iterator[Warned]:
                 "Use exact match or the facts kept to judge correctness."
             ),
         )
-    if report.flips and not report.flips.noise_floor:
+    if report.flips and not report.flips.noise_floor and "cells" not in report.to_come:
         yield (
             "flip_noise",
             "note",

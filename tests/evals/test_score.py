@@ -80,12 +80,28 @@ def test_everything_is_scored_carried_on_and_consistent(study, monkeypatch):
         if len(calls) == 25:
             raise Cancelled("cancelled on request")
 
+    def scores() -> dict[Path, int]:
+        found = (study.folder / "evals").rglob("scores.json")
+        return {path: path.stat().st_mtime_ns for path in found}
+
     with monkeypatch.context() as patch:
         patch.setattr(ProgressTracker, "tick", stop_in_the_middle)
         with pytest.raises(Cancelled):
             score_study(study)
-    kept = {path: path.stat().st_mtime_ns for path in (study.folder / "evals").rglob("scores.json")}
+    kept = scores()
     assert kept
+
+    def stop_behind_the_verdict() -> None:
+        names = {path.parent.relative_to(study.folder / "evals").as_posix() for path in scores()}
+        seeds = {"seeds/2/L16", "seeds/2/Q4"}
+        assert names == {"B16", "L16", "Q4", *seeds, "baselines/copy"}
+        assert (study.folder / "evals" / "similar_questions.json").is_file()
+        study.request_cancel()
+
+    with pytest.raises(Cancelled):
+        score_study(study, on_headline=stop_behind_the_verdict)
+    study.clear_cancel()
+    kept |= scores()
     score_study(study)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     whole = contents(study)

@@ -210,6 +210,21 @@ def session_niceness(pid: int) -> str | None:
     return said[-1] if said else None
 
 
+def test_a_step_that_outlives_its_run_keeps_the_machine():
+    study, other = with_data(new_study("first")), new_study("second")
+    with living() as process:
+        started = process.create_time()
+        record = StepRecord("evaluate", "running", pid=process.pid, process_started=started)
+        with machine_lock(study, waiting=never):
+            study.write_step(record)
+        assert [ticket.study for ticket in active_tickets()] == [study.folder]
+        with machine_lock(study, waiting=never):  # the run that carries on
+            study.write_step(StepRecord("evaluate", "succeeded"))
+    assert active_tickets() == []
+    with machine_lock(other, waiting=never):
+        pass
+
+
 def test_computing_processes_have_low_priority():
     with living(own_session=True) as process:
         before = process.nice()
@@ -219,6 +234,10 @@ def test_computing_processes_have_low_priority():
         assert process.nice() == max(before, 10)
         # niceness alone counts in its session only
         assert session_niceness(process.pid) in (None, "10")
+        lower_priority(process.pid, behind=True)
+        assert process.nice() == 19 and session_niceness(process.pid) in (None, "19")
+        lower_priority(process.pid)
+        assert process.nice() == 19
     lower_priority(process.pid)  # it has ended
 
 

@@ -32,7 +32,7 @@ from assistant_builder.ui.train.preflight import (
 )
 from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
 from assistant_builder.ui.train.tab import TrainTab
-from assistant_builder.ui.train.view import model_note
+from assistant_builder.ui.train.view import model_note, run_panel
 from evals.report.format import size
 from evals.report.verdict import explain_study
 from tests.synthetic_study import (
@@ -339,7 +339,9 @@ def test_the_time_left_counts_what_has_not_begun():
     study.write_progress("train-lora", Progress(30, 60, "steps", "", 90.0))
     seen = take_snapshot(study)
     assert time_left(seen, None, 20) == TimeRemaining(90.0 + 180.0, complete=False)
-    assert time_left(seen, 0.5, 20) == TimeRemaining(90.0 + 180.0 + 0.5 * 20 * 10, complete=True)
+    assert time_left(seen, 0.5, 20) == TimeRemaining(
+        90.0 + 180.0 + 0.5 * 20 * 10, complete=True, verdict=90.0 + 180.0 + 0.5 * 20 * 3
+    )
 
 
 def test_the_time_left_of_a_trained_study_is_that_of_scoring():
@@ -347,6 +349,12 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     running(study, "evaluate", Progress(1, 2, "cells", "Scoring", 33.0))
     assert time_left(take_snapshot(study), None, 20) == TimeRemaining(33.0, complete=True)
     assert train_tab._time_remaining(take_snapshot(study)) == TimeRemaining(33.0, complete=True)
+    progress = Progress(1, 2, "cells", "Scoring", 33.0, verdict_seconds=12.0)
+    running(study, "evaluate", progress)
+    seen = take_snapshot(study)
+    left = time_left(seen, None, 20)
+    assert left == TimeRemaining(33.0, complete=True, verdict=12.0)
+    assert "The first verdict in about 12 s." in run_panel(seen, "", left)
 
 
 def test_facts_in_prompts_take_memory_and_time():

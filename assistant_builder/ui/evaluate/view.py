@@ -39,7 +39,7 @@ from assistant_builder.ui.html import (
     report_frame,
     table,
 )
-from assistant_builder.ui.study_snapshot import Snapshot, step_title
+from assistant_builder.ui.study_snapshot import Snapshot, first_verdict, step_title
 from evals.declaration import EXACT
 from evals.metrics import METRICS
 from evals.report.brief import Example, examples, misses, risks
@@ -76,7 +76,8 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
     found = (each for state in shown_states for each in scoring if each.state == state)
     record, report = next(found, scoring[-1]), snapshot.step("report")
     if record.state == "running":
-        return _progress(snapshot, [each.step for each in scoring if each.state == "running"])
+        going = [each.step for each in scoring if each.state == "running"]
+        return join([first_verdict(snapshot), _progress(snapshot, going)])
     for step in (record, report):
         if step.state == "failed":
             title = step_title(step.step)
@@ -175,6 +176,8 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     for step, progress in going.items():
         eta = progress.eta_seconds
         left = "" if eta is None else ", " + t("{time} left", time=duration(eta))
+        if (verdict := progress.verdict_seconds) is not None:
+            left = ", " + t("first verdict in {time}", time=duration(verdict)) + left
         what = render(progress.text) if progress.message else t("Scoring")
         parts += [
             callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),

@@ -19,7 +19,13 @@ from assistant_builder.ui.html import (
     report_frame,
 )
 from assistant_builder.ui.refresh import LiveRegion, StudyView, Updates
-from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of
+from assistant_builder.ui.study_snapshot import (
+    Snapshot,
+    first_verdict,
+    log_tail,
+    needs_study,
+    state_of,
+)
 from assistant_builder.ui.uploads import offer
 
 EMPTY = N_("This tab shows the report.")
@@ -139,7 +145,7 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
             t("This report is from an earlier evaluation"),
             remedy=t("Finish the evaluation to update the report."),
         )
-    return Markup("")
+    return first_verdict(snapshot)
 
 
 def _state_mark(view: StudyView) -> str:

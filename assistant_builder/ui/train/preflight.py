@@ -61,6 +61,7 @@ from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, t
 from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import duration, enumerated, size
 from evals.report.verdict import explain
+from evals.work_items import first_cells
 
 FEW_PAIRS = 50
 """Training pairs below which an assistant learns the style of the answers and few of their facts."""
@@ -527,10 +528,14 @@ def _measured_seconds(study: Study, base: str) -> float | None:
 
 @dataclass(frozen=True)
 class TimeRemaining:
-    """Estimated remaining time of the steps whose time is known; scoring takes more if these are not ``complete``."""
+    """Estimated remaining time of the steps whose time is known; scoring takes more if these are not ``complete``.
+
+    ``verdict`` is that until the first verdict; None if it is there, or not known.
+    """
 
     seconds: float
     complete: bool
+    verdict: float | None = None
 
 
 def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRemaining | None:
@@ -548,6 +553,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
         if arm.last is not None
     ]
     seconds, complete, arm_seconds = 0.0, True, max(done or running, default=None)
+    verdict: float | None = None
     shards = sum(
         record.step.startswith("score-") for record in snapshot.steps
     )  # with shards the evaluation is short
@@ -556,6 +562,11 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
         progress = snapshot.progress.get(record.step)
         if record.state == "succeeded" or record.step in short:
             continue
+        if record.step == "evaluate" and not shards:
+            first = len(first_cells(snapshot.config.arms))
+            verdict = None if scoring is None else seconds + scoring * answers * first
+            if record.state == "running":
+                verdict = progress and progress.verdict_seconds
         if record.state == "running" and progress is not None and progress.eta_seconds is not None:
             seconds += progress.eta_seconds
         elif record.step.startswith("train-"):
@@ -569,7 +580,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
             seconds += scoring * answers * len(snapshot.config.cells) / (shards or 1)
         else:
             complete = False
-    return TimeRemaining(seconds, complete)
+    return TimeRemaining(seconds, complete, verdict)
 
 
 def preset_table(config: StudyConfig) -> Markup:
