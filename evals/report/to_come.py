@@ -43,4 +43,4 @@ def to_come_text(report: Report) -> str:
     if not report.to_come:
         return ""
     parts = enumerated([t(_PARTS[name]) for name in report.to_come])
-    return t("This is the first verdict, which stands. Still to come: {parts}.", parts=parts)
+    return t("This verdict is final. Still to come: {parts}.", parts=parts)

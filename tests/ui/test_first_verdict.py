@@ -19,7 +19,7 @@ from tests.synthetic_study import (
 )
 from tests.texts import plain
 
-TO_COME = "This is the first verdict, which stands. Still to come: further cells."
+TO_COME = "This verdict is final. Still to come: further cells."
 
 
 @pytest.fixture
