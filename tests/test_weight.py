@@ -9,9 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                   4010  2120
+assistant_builder                   4020  2125
 assistant_builder/chat              2310  1305
-assistant_builder/cli               1780   895
+assistant_builder/cli               1820   920
 assistant_builder/cluster           1010   595
 assistant_builder/config            1370   765
 assistant_builder/data              5250  2810
@@ -22,18 +22,18 @@ assistant_builder/models            3590  1875
 assistant_builder/planning          2710  1470
 assistant_builder/quantization      1180   630
 assistant_builder/retrieval         2150  1145
-assistant_builder/runner            1500   850
+assistant_builder/runner            1515   860
 assistant_builder/serving           3120  1705
 assistant_builder/store             1140   745
-assistant_builder/study             2250  1345
+assistant_builder/study             2305  1370
 assistant_builder/sweep             1190   640
 assistant_builder/training          2590  1520
-assistant_builder/ui               13260  6280
+assistant_builder/ui               13300  6310
 assistant_builder/web               1990  1155
-evals                               3780  1890
+evals                               3875  1945
 evals/judge                          440   220
 evals/metrics                       1150   500
-evals/report                        9350  4230
+evals/report                        9400  4260
 evals/stats                         1290   610
 evals/study_compare                  820   355
 evals/tasks                          540   235
