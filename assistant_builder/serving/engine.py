@@ -261,6 +261,7 @@ def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:
     if not assistant.grounded:
         return None
     return {
+        "mode": assistant.mode,
         "declined": reply.declined,
         "sources": list(reply.sources) if assistant.shows_sources else [],
     }
