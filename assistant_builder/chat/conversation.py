@@ -44,7 +44,7 @@ def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     return (
         label(speaker)
         if speaker != BASE
-        else t("Base model, untuned ({kind})", kind=ARMS[base_owner(arms)].base_label)
+        else t("Base model, untuned ({kind})", kind=ARMS[base_owner(arms or TWINS)].base_label)
     )
 
 

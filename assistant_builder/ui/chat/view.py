@@ -304,7 +304,9 @@ def memory_line(
     if speaker == COPY:
         return t("no model is loaded")
     if speaker == BASE:
-        return t("memory: shares the base of {base_owner}", base_owner=label(base_owner(arms)))
+        return t(
+            "memory: shares the base of {base_owner}", base_owner=label(base_owner(arms or TWINS))
+        )
     if stored is None:
         return ""
     base, adapter = stored
