@@ -387,16 +387,17 @@ class Study:
         while self._sessions:
             self._sessions.popitem()[1].close()
 
-    def serve(self, arm: str | None = None) -> Server:
+    def serve(self, arm: str | None = None, *, mode: Mode = "tuned") -> Server:
         """Serve an assistant at an OpenAI-compatible endpoint of this machine: ``with study.serve() as server: …``.
 
         Args:
             arm: Who answers; by default the arm that the report recommends.
+            mode: ``tuned``, or ``copy`` for the answers of the best facts of the data, which need no training.
 
         Raises:
             ModelError: The arm is not trained yet, or the base model is not available.
         """
-        return Server(self._view, arm or self.recommended_arm)
+        return Server(self._view, COPY if mode == "copy" else arm or self.recommended_arm)
 
 
 def run(

@@ -22,7 +22,7 @@ from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Finish, Sampling
 from assistant_builder.inference.session import Memory, ProgressCallback, Session
 from assistant_builder.retrieval.copying import Copier, copy_stamp
-from assistant_builder.serving.engine import start_worker
+from assistant_builder.serving.engine import COPIES, start_worker
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
@@ -106,7 +106,7 @@ def serve_copies(
             where="serve --mode copy",
             remedy=m("Omit --backend, or serve trained assistants with --mode tuned"),
         )
-    start = partial(start_worker, module=__name__)
+    start = partial(start_worker, module=COPIES)
     serve_with(start, models, config, key, as_json=as_json)
 
 
