@@ -352,7 +352,7 @@ def copying_note(busy: bool) -> Markup:
     later = (
         t("The assistants are being trained meanwhile.")
         if busy
-        else t("Train the project for assistants that answer other wordings better.")
+        else t("Train the project to compare this with trained assistants.")
     )
     return callout(
         "warn",
