@@ -20,7 +20,12 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.answering import reads_conversations
-from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence
+from assistant_builder.retrieval.decline import (
+    DeclineRule,
+    Retrieved,
+    decline_sentence,
+    found_alone,
+)
 from assistant_builder.study import Study
 from assistant_builder.study.containment import path_inside
 from assistant_builder.study.limits import answer_limit
@@ -28,7 +33,7 @@ from evals.answers import Generated, after_turns, further_prompts, given_answer,
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, freeze
-from evals.decline_rules import copy_rule, fit_rules, found_alone
+from evals.decline_rules import copy_rule, fit_rules
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores

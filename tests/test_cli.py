@@ -11,16 +11,20 @@ from typer.testing import CliRunner
 from assistant_builder import api
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.session import ChatSession
+from assistant_builder.models.embedding import Embedder
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
 from assistant_builder.runner.display import run_display
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
 from tests.evals.judge.fake_server import judge_server
-from tests.synthetic_study import at_first_verdict, finished_study, new_study, with_data
+from tests.retrieval.fake_embedder import FakeEmbedder
+from tests.retrieval.test_copying import SHEET
+from tests.synthetic_study import at_first_verdict, finished_study, new_study, trained, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 20}}
@@ -102,16 +106,42 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up, monkeyp
         )
 
     monkeypatch.setattr(ChatSession, "stream", stream)
-    name = with_data(new_study(approaches=["grounded"], arms=["lora"])).name
+    name = trained(with_data(new_study(approaches=["grounded"], arms=["lora"]))).name
     words = ["ask", name, "When?", *([] if look_up else ["--no-look-up"])]
     document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     answer = document["answers"]["lora"]
     assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
+    assert answer["mode"] == "tuned"
     shown = CliRunner().invoke(app, words).stdout
     assert ("row 4: Opening" in shown) is look_up and "\x1b" not in shown, (
         "the header is row 1 of the user's file"
     )
     assert shown.startswith("Full (LoRA, 16-bit) (3 tokens")
+
+
+def test_ask_copies_before_the_training_and_says_so(monkeypatch):
+    monkeypatch.setattr(Embedder, "of", lambda model: FakeEmbedder())
+    monkeypatch.setattr(ChatSession, "load", None)  # no model is loaded
+    name = Study.create(StudyConfig().named("baths"), SHEET).name
+    words = ["ask", name, "How warm is the teaching pool?"]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert "Looked up, not trained: the answer is copied from the data." in shown.stderr
+    first, source, *_ = shown.stdout.splitlines()
+    assert first == "Looked up, not trained: The teaching pool has 31 degrees."
+    assert source.startswith("  row 12: How warm is the teaching pool?"), "the header is row 1"
+    asked = CliRunner().invoke(app, [*words, "--mode", "copy", "--json"])
+    answer = json.loads(asked.stdout)["answers"]["copy"]
+    assert asked.stderr == ""
+    assert (answer["mode"], answer["declined"], "reason" in answer) == ("copy", False, False)
+    assert answer["confidence"] > 0.5 and answer["evidence"]["similarity"] > 0.9
+    far = CliRunner().invoke(app, ["ask", name, "xylophone zebra quartz?", "--json"])
+    answer = json.loads(far.stdout)["answers"]["copy"]
+    assert answer["declined"] and answer["sources"] == [] and "nearest question" in answer["reason"]
+    tuned = CliRunner().invoke(app, [*words, "--mode", "tuned"])
+    assert tuned.exit_code == 1
+    named = CliRunner().invoke(app, [*words, "--mode", "copy", "--arm", "lora"])
+    assert named.exit_code == 1 and "not of an arm" in named.stderr
 
 
 @pytest.mark.parametrize("level", ["ERROR", "WARNING"])

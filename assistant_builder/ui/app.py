@@ -16,7 +16,7 @@ from assistant_builder.chat.client import WorkerPool
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import ENGLISH, N_, language, t, use_language
 from assistant_builder.study.admin import purge_deleted
-from assistant_builder.ui.chat.tab import ChatTab
+from assistant_builder.ui.chat.tab import ChatTab, can_answer
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
@@ -237,7 +237,7 @@ EVALUATE_TAB = Tab(
     ready=lambda look: look.trained or _has_report(look),
     done=_is_done("evaluate"),
 )
-CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=lambda look: look.trained)
+CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=can_answer)
 REPORT_TAB = Tab(
     "report", lambda pool: ReportTab(), label=N_("Report"), ready=_has_report, done=_has_report
 )

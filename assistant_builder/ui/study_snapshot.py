@@ -254,6 +254,11 @@ def all_trained(study: Study) -> bool:
         return False
 
 
+def answering_arms(study: Study) -> tuple[str, ...]:
+    """The arms that answer in the chat, in display order: none before all are trained, when answers are copied."""
+    return shown_arms(study.config) if all_trained(study) else ()
+
+
 def log_tail(path: Path, lines: int = 30) -> str:
     """The last lines of a log; empty without the file."""
     if not path.exists():
@@ -329,8 +334,10 @@ def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Mar
     elif snapshot.first_verdict:
         go = t("First verdict:")
         places = [("evaluate", t("See the results")), ("chat", t("Chat with it"))]
-    elif snapshot.shown_state == "queued" and not snapshot.touched:
-        places = [("train", t("Train it"))]
+    elif not snapshot.trained:
+        untouched = snapshot.shown_state == "queued" and not snapshot.touched
+        places = [("train", t("Train it"))] if untouched else []
+        places.append(("chat", t("Ask it now: looked up, not trained")))
     stopped_or_running = snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy)
     steps = [_step(snapshot, record) for record in snapshot.steps] if stopped_or_running else []
     name, state = snapshot.config.shown_name, snapshot.shown_state

@@ -14,7 +14,7 @@ from assistant_builder.retrieval.grounding import Grounder, supports
 from assistant_builder.retrieval.index import Index, facts_of
 from assistant_builder.retrieval.retriever import Retriever
 from assistant_builder.study import Study
-from evals.decline_rules import ValidationQuestions
+from evals.decline_rules import questions_of
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.retrieval.test_grounding import Words
 from tests.synthetic_study import LARGE, new_study, with_data
@@ -35,7 +35,7 @@ def retriever(study: Study, without: str = "") -> Retriever:
 
 
 def test_a_fact_is_withheld_in_all_its_wordings(study):
-    asked = ValidationQuestions(study, retriever(study))
+    asked = questions_of(study, retriever(study))
     known = [pair for pair in load_split(study.folder / "data", "validation") if pair.answerable]
     withheld = [
         (pair, found)
@@ -52,7 +52,7 @@ def test_a_fact_is_withheld_in_all_its_wordings(study):
 
 
 def test_questions_to_decline_are_those_of_validation_and_training(study):
-    asked = ValidationQuestions(study, retriever(study))
+    asked = questions_of(study, retriever(study))
     expected = [
         pair
         for split in ("validation", "train")
@@ -73,7 +73,7 @@ def test_questions_to_decline_are_those_of_validation_and_training(study):
 
 def test_a_question_without_a_fact_in_the_index_should_be_declined(study):
     lost = next(pair for pair in load_split(study.folder / "data", "validation") if pair.answerable)
-    asked = ValidationQuestions(study, retriever(study, lost.answer))
+    asked = questions_of(study, retriever(study, lost.answer))
     kinds = {
         kind for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if pair.row == lost.row
     }
@@ -82,7 +82,7 @@ def test_a_question_without_a_fact_in_the_index_should_be_declined(study):
 
 def test_held_out_questions_change_no_rule(study):
     def fitted() -> object:
-        asked = ValidationQuestions(study, retriever(study))
+        asked = questions_of(study, retriever(study))
         return asked.fit([found_alone(found.evidence) for found in asked.found], 0.04)
 
     before = fitted()
@@ -113,7 +113,7 @@ def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined
     (tmp_path / "faq.csv").write_text("\n".join(lines), encoding="utf-8")
     study = with_data(new_study("faq", tmp_path / "faq.csv", approaches=["grounded"]))
     looked_up = retriever(study)
-    asked = ValidationQuestions(study, looked_up)
+    asked = questions_of(study, looked_up)
     rule = asked.fit([found_alone(found.evidence) for found in asked.found], 0.03)
     assert rule is not None and not rule.guaranteed and rule.answerable == 0
     known, unknown = looked_up.find(

@@ -159,7 +159,7 @@ def test_the_study_in_the_url_is_opened(requested, opened):
 def test_tabs_can_be_opened_when_their_inputs_exist():
     assert ready_steps(StudyView("")) == {"data"}
     study = new_study("way")
-    assert ready_steps(StudyView("way")) == {"data", "plan", "train"}
+    assert ready_steps(StudyView("way")) == {"data", "plan", "train", "chat"}
     trained(with_data(study))
     assert ready_steps(StudyView("way")) == set(
         "data plan train evaluate chat export inbox".split()

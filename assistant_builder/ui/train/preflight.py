@@ -566,7 +566,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
             first = len(first_cells(snapshot.config.arms))
             verdict = None if scoring is None else seconds + scoring * answers * first
             if record.state == "running":
-                verdict = progress and progress.verdict_seconds
+                verdict = None if progress is None else progress.verdict_seconds
         if record.state == "running" and progress is not None and progress.eta_seconds is not None:
             seconds += progress.eta_seconds
         elif record.step.startswith("train-"):
