@@ -2,8 +2,6 @@
 
 import ast
 import html
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from assistant_builder.inference.session import ChatSession
 from assistant_builder.runner import run as runs
 from assistant_builder.runner.backend import Event
 from evals.report.schema import Report
+from tests.commands import python
 from tests.synthetic_study import SMALL, finished_study, new_study, with_data
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +27,7 @@ QUESTION = "Which number do I ring to book?"
 
 def child_seconds(code: str) -> float:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("-c", code)
     return time.perf_counter() - started
 
 

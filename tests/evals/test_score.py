@@ -1,10 +1,7 @@
 """The evaluation step on a model of two layers, with adapters that change something."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 from assistant_builder.study import Study
 from evals.score import score_study
 from evals.work_items import ProgressTracker
+from tests.commands import FEW_SCORES, python
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
 
@@ -163,11 +161,8 @@ def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study, base, tmp_path)
     study.write_config(
         study.config.with_changes(
             {
+                **FEW_SCORES,
                 "eval.cells": ["L16", "Q4"],
-                "eval.noise_floor": False,
-                "eval.baselines": False,
-                "eval.fidelity": False,
-                "eval.similarity": False,
                 "eval.compute_dtype": "float32",
                 "seeds": 1,
             }
@@ -175,30 +170,11 @@ def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study, base, tmp_path)
     )
     score_study(study)
     adapter = study.arm_folder("lora") / "adapter"
-    words = [
-        "run",
-        "--model",
-        "hf",
-        "--model_args",
-        f"pretrained={base},peft={adapter},dtype=float32",
-        "--include_path",
-        str(study.folder / "evals" / "tasks"),
-        "--tasks",
-        "scored_nll,scored_gen",
-        "--device",
-        "cpu",
-        "--batch_size",
-        "4",
-        "--output_path",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    words = (
+        f"run --model hf --model_args pretrained={base},peft={adapter},dtype=float32 --device cpu --batch_size 4 "
+        f"--tasks scored_nll,scored_gen --include_path {study.folder}/evals/tasks --output_path {tmp_path}/out"
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    python("-m", "lm_eval", *words.split(), env={"HF_HUB_OFFLINE": "1"})
     results = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())["results"]
     ours = read_json(study.cell_folder("L16") / "scores.json")
     assert results["scored_nll"]["nll_per_token,none"] == pytest.approx(

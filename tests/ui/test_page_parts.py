@@ -42,6 +42,7 @@ from assistant_builder.ui.tabs import TABS
 from assistant_builder.ui.train import actions as train_actions
 from assistant_builder.ui.uploads import offer
 from assistant_builder.web.headers import CONTENT_SECURITY_POLICY, SecurityHeadersMiddleware
+from tests.commands import python
 from tests.synthetic_study import (
     LARGE,
     SMALL,
@@ -420,7 +421,7 @@ def test_every_response_forbids_other_hosts():
 
 def test_the_page_starts_without_the_model_stack():
     check = "import sys, app; assert not {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+    python("-c", check, cwd=ROOT)
 
 
 def test_views_load_neither_gradio_nor_models():
@@ -431,7 +432,7 @@ def test_views_load_neither_gradio_nor_models():
         "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
         "assert not {'gradio', 'torch', 'transformers'} & set(sys.modules)"
     )
-    assert names and subprocess.run([sys.executable, "-c", check, *names], cwd=ROOT).returncode == 0
+    assert names and python("-c", check, *names)
 
 
 def words_of(path: Path) -> Iterator[str]:
