@@ -161,12 +161,6 @@ def test_a_template_without_system_role_gets_the_instruction_in_the_question(pro
         prompter.turns(pair("Who rows?", "Otto."))
 
 
-def test_templates_run_in_a_sandbox(prompter):
-    prompter.tokenizer.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
-    with pytest.raises(ModelError):
-        prompter.text([Message("user", "Hi")], prompt=True)
-
-
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         ChatTokenizer.load(tmp_path)
