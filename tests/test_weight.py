@@ -13,7 +13,7 @@ assistant_builder                   4010  2120
 assistant_builder/chat              2310  1305
 assistant_builder/cli               1780   895
 assistant_builder/cluster           1005   595
-assistant_builder/config            1365   765
+assistant_builder/config            1370   765
 assistant_builder/data              5250  2810
 assistant_builder/export            3530  1755
 assistant_builder/i18n               640   380
