@@ -78,6 +78,17 @@ def small_llama(**changes: Any) -> Any:
     return LlamaForCausalLM(LlamaConfig(**sizes | changes)).eval()
 
 
+def as_if_trained(model: Any, spread: float, seed: int = 1) -> Any:
+    """The model with random values in the B matrices of its adapter, which begin as zeros."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            value.data.normal_(0, spread, generator=generator)
+    return model
+
+
 def byte_tokenizer(
     specials: tuple[str, ...],
     *,

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
 from assistant_builder.errors import Cancelled, EvaluationError
@@ -16,6 +15,7 @@ from evals.work_items import ProgressTracker
 from tests.commands import FEW_SCORES, python
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
+from tests.tiny_models import as_if_trained
 
 pytestmark = pytest.mark.train
 
@@ -45,12 +45,8 @@ def study(base: Path) -> Study:
         model = add_adapter(
             load_base(BaseSpec(base, "float16", True, "float32")), study.config.train, seed
         )
-        generator = torch.Generator().manual_seed(seed)
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.data.normal_(0, 0.05, generator=generator)
         adapter = study.arm_folder(run) / "adapter"
-        model.save_pretrained(str(adapter))
+        as_if_trained(model, 0.05, seed).save_pretrained(str(adapter))
         digest = file_hash(adapter / "adapter_model.safetensors")
         write_json(study.arm_folder(run) / "summary.json", {"adapter_sha256": digest})
     return study

@@ -8,7 +8,7 @@ from assistant_builder.data import load_split
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from tests.synthetic_study import done, new_study, with_data
-from tests.tiny_models import byte_tokenizer
+from tests.tiny_models import as_if_trained, byte_tokenizer
 
 SPECIALS = ("<|im_start|>", "<|im_end|>")
 SCORED = ("Q4", "L16", "QD", "LM", "QR", "LR")
@@ -55,8 +55,6 @@ def tiny_study(
 
     ``changes`` are dotted keys with ``__`` for the dot.
     """
-    import torch
-
     from assistant_builder.models.loading import BaseSpec, add_adapter, count_parameters, load_base
 
     study = with_data(
@@ -72,10 +70,7 @@ def tiny_study(
     for own, arm in enumerate(("lora", "qlora"), start=seed):
         model = load_base(BaseSpec(base, "float16", True, "bfloat16"))
         adapted = add_adapter(model, study.config.train, own)
-        generator = torch.Generator().manual_seed(own)
-        for key, value in adapted.named_parameters():
-            if "lora_B" in key:
-                value.data.normal_(0, 0.05, generator=generator)
+        as_if_trained(adapted, 0.05, own)
         folder = study.arm_folder(arm)
         adapted.save_pretrained(str(folder / "adapter"))
         trainable = sum(value.numel() for value in adapted.parameters() if value.requires_grad)

@@ -26,6 +26,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.serving.registry import prompt_limits, select_models
 from assistant_builder.serving.vllm import VllmSession, vllm_command
 from assistant_builder.study import Study
+from tests.cluster.conftest import wait_until
 from tests.commands import serving
 from tests.export.grounded import SENTENCE, with_index
 from tests.export.tiny import tiny_base, tiny_study
@@ -275,13 +276,6 @@ def test_without_vllm_the_error_says_how_to_install_it(monkeypatch):
 # the endpoint
 
 
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while httpx.get(f"{url.removesuffix('/v1')}/health").json() != {"status": "ok"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.mark.long
 @pytest.mark.train
 def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base, vllm, monkeypatch):
@@ -324,7 +318,8 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base, vllm, mon
 def test_vllm_ends_with_a_server_that_is_killed(base, vllm):
     tiny_study(base, "one")
     with serving("one:lora --backend vllm") as (ready, process):
-        wait_for(ready["url"])
+        health = f"{ready['url'].removesuffix('/v1')}/health"
+        wait_until(lambda: httpx.get(health).json() == {"status": "ok"})
         children = psutil.Process(process.pid).children(recursive=True)
         assert any("engine" in " ".join(child.cmdline()) for child in children)
         process.kill()

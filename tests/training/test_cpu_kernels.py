@@ -24,7 +24,7 @@ from assistant_builder.training.cpu_kernels import (
     fuse_cpu_kernels,
     sample_dropout_indices,
 )
-from tests.tiny_models import save_model, small_llama
+from tests.tiny_models import as_if_trained, save_model, small_llama
 
 pytestmark = pytest.mark.train
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
@@ -39,11 +39,7 @@ def adapted(
     folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainConfig = TRAIN
 ) -> Any:
     model = add_adapter(load_base(BaseSpec(folder, storage, True, dtype, hold=hold)), train, 0)
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.named_parameters():
-        if "lora_B" in name:  # zeros would hide the gradient of A
-            value.data.normal_(0, 0.2, generator=generator)
-    return model.train()
+    return as_if_trained(model, 0.2).train()  # zeros would hide the gradient of A
 
 
 def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:

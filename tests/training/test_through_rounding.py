@@ -31,7 +31,7 @@ from assistant_builder.training import cpu_kernels
 from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 from assistant_builder.training.sft_config import twin
 from tests.export.tiny import tiny_base
-from tests.tiny_models import save_model
+from tests.tiny_models import as_if_trained, save_model
 from tests.training.test_cpu_kernels import batch, fused, plain
 from tests.training.test_resume import start, wait_for
 
@@ -51,10 +51,7 @@ def model_of(folder: Path, kind: str | None, dtype: str = "float32", dropout: fl
     """A model with an adapter, which is trained through the rounding of a format."""
     train = TRAIN.model_copy(update={"dropout": dropout})
     model = add_adapter(load_base(BaseSpec(folder, "float16", True, dtype)), train, 0)
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.named_parameters():
-        if "lora_B" in name:
-            value.data.normal_(0, 0.05, generator=generator)
+    as_if_trained(model, 0.05)
     if kind is not None:
         train_through_rounding(model, kind)
     return model.train()
