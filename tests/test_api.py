@@ -2,8 +2,6 @@
 
 import ast
 import html
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from assistant_builder.runner import run as runs
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
 from evals.report.schema import Report
+from tests.commands import python
 from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.retrieval.test_copying import SHEET
 from tests.synthetic_study import SMALL, finished_study, new_study, trained, with_data
@@ -33,8 +32,7 @@ QUESTION = "Which number do I ring to book?"
 
 def child_seconds(code: str) -> float:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("-c", code)
     return time.perf_counter() - started
 
 

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from assistant_builder.runner.display import run_display
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
+from tests.commands import python
 from tests.evals.judge.fake_server import judge_server
 from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.retrieval.test_copying import SHEET
@@ -171,8 +170,7 @@ Study.open = load
 sys.argv[1:] = ["ask", "library", "When?"]
 cli.main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
+    done = python("-c", code, ends=1)
     *lines, last = done.stderr.splitlines()
     assert last == "assistant-builder: the study is damaged. Repair it" and done.stdout == ""
     if level == "ERROR":

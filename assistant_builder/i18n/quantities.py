@@ -11,7 +11,8 @@ def format_bytes(value: float | None) -> str:
         return "–"
     for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= power:
-            return f"{localize(format(value / power, '.3g'))} {unit}"
+            digits = ".3g" if value < 9.995e11 else ",.0f"
+            return f"{localize(format(value / power, digits))} {unit}"
     return t("{bytes:.0f} bytes", bytes=value)
 
 

@@ -29,6 +29,7 @@ from starlette.responses import (
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.i18n import N_, direction, language, t
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.web.access import (
     DEFAULT_PORTS,
     LOCAL,
@@ -40,7 +41,7 @@ from assistant_builder.web.access import (
 )
 from assistant_builder.web.connections import mark_trusted
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import Limits, TrustedProxies, format_size
+from assistant_builder.web.request_limits import Limits, TrustedProxies
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
 
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
@@ -88,7 +89,7 @@ class BodyLimitMiddleware:
 
     def _check_body(self, scope: Scope, body: bytes | None) -> Response | None:
         if body is None:
-            most = format_size(self._limits.message_bytes)
+            most = format_bytes(self._limits.message_bytes)
             return JSONResponse({"detail": f"The request is larger than {most}"}, status_code=413)
         if not body:
             return None

@@ -1,6 +1,5 @@
 """Logic of the training benchmark without training: order of runs, medians, table, command line."""
 
-import json
 import subprocess
 import sys
 from collections import Counter
@@ -145,18 +144,6 @@ def test_llama_factory_runs_if_its_python_is_given(monkeypatch, job, tmp_path):
         :4
     ] == "plain-lora tuned-lora ours-lora factory-lora".split()
     assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
-
-
-def test_stopwatch_record_round_trip():
-    from benchmarks.stopwatch import Stopwatch
-
-    one, other = Stopwatch("cpu"), Stopwatch("cpu")
-    for _ in range(3):
-        one._stamp()
-    one.peak_memory_bytes = 7
-    other.take(json.loads(json.dumps(one.to_record())))
-    assert other.step_seconds == one.step_seconds and other.cpu_seconds(1) == one.cpu_seconds(1)
-    assert len(other.step_seconds) == 2 and other.peak_memory_bytes == 7
 
 
 @pytest.mark.parametrize(

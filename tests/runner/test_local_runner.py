@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from assistant_builder.runner.local_runner import (
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
+from tests.cluster.conftest import wait_until
 from tests.synthetic_study import new_study, with_data
 
 
@@ -55,13 +55,6 @@ def ticket(number: int, study: Study, process: psutil.Process) -> Path:
 
 def never(names: list[str]) -> None:
     raise AssertionError(f"it waited for {names}")
-
-
-def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_runs_are_executed_in_order_of_arrival():

@@ -27,7 +27,8 @@ from assistant_builder.ui.plan.tab import study_plan
 from assistant_builder.ui.plan.view import plan_panel, verdict
 from assistant_builder.ui.refresh import StudyView
 from assistant_builder.ui.study_snapshot import all_trained, study_strip, take_snapshot
-from assistant_builder.ui.train.preflight import preflight_card, run_preflight
+from assistant_builder.ui.train.preflight import run_preflight
+from assistant_builder.ui.train.preflight_view import preflight_card
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import run_panel
 from evals.study_compare import compare_studies

@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.config import PRESETS, StudyConfig
-from assistant_builder.models.catalog import CATALOG, resolve
+from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.hub import HubStatus
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
@@ -25,11 +25,11 @@ from assistant_builder.ui.train.preflight import (
     TimeRemaining,
     estimate_data,
     make_plan,
-    preflight_card,
     run_preflight,
     scoring_seconds,
     time_left,
 )
+from assistant_builder.ui.train.preflight_view import preflight_card
 from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
@@ -149,14 +149,15 @@ def test_memory_is_that_of_the_longest_pair_there_is():
 
     def needed(base: str, longest: float) -> int:
         config = study.config.with_changes({"model.base": base})
-        plan = make_plan(resolve(base), config, DataEstimate(200, 20, 100, 50.0, longest))
+        plan = make_plan(config, DataEstimate(200, 20, 100, 50.0, longest))
         assert plan is not None
         return plan.lora.expected_bytes
 
     short, long, beyond = (needed(BASE, longest) for longest in (60, 500, 50_000))
     assert 2 * CATALOG[BASE].parameters < short < long < beyond == needed(BASE, 500_000)
     assert needed("qwen3-8b", 60) > 2 * CATALOG["qwen3-8b"].parameters  # told before it is here
-    assert make_plan(resolve("nobody/nothing"), study.config, None) is None  # would ask the hub
+    unknown = study.config.with_changes({"model.base": "nobody/nothing"})
+    assert make_plan(unknown, None) is None  # would ask the hub
 
 
 def test_errors_forbid_a_start(tmp_path):

@@ -45,7 +45,7 @@ from assistant_builder.ui.train.actions import (
     start_refusal,
     start_run,
 )
-from assistant_builder.ui.train.preflight import contacts_note
+from assistant_builder.ui.train.preflight_view import contacts_note
 from evals.report.load import served_cells
 
 EMPTY = N_("This tab shows the scores of the assistants.")
