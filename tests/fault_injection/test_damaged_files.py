@@ -255,6 +255,19 @@ def test_training_never_resumes_from_a_damaged_checkpoint(tmp_path, name):
     assert checkpoints.resume_step(root, told) == 2
 
 
+@pytest.mark.parametrize("outside", ["../../outside", "{root}/outside"])
+def test_a_checkpoint_lists_no_files_of_other_folders(tmp_path, outside):
+    """A marker of somebody else could name a device that is read without end."""
+    told = metrics(tmp_path / "metrics.jsonl", {2: 3.0, 4: 2.0})
+    root = tmp_path / "checkpoints"
+    checkpoint(root, 2)
+    marker = checkpoint(root, 4) / CHECKPOINT_MARKER
+    (tmp_path / "outside").write_bytes(b"x")
+    entry = [1, atomic_io.file_hash(tmp_path / "outside")]
+    write_json(marker, {**read_json(marker), outside.format(root=tmp_path): entry})
+    assert checkpoints.resume_step(root, told) == 2
+
+
 def test_training_resumes_before_a_damaged_best_checkpoint(tmp_path):
     told = metrics(tmp_path / "metrics.jsonl", {2: 1.0, 4: 2.0})
     root = tmp_path / "checkpoints"
