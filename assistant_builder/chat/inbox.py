@@ -10,6 +10,7 @@ until then, equal questions alone are grouped.
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assistant_builder.chat.feedback import add_correction
-from assistant_builder.chat.visitor_log import log_file, opened
+from assistant_builder.chat.visitor_log import checked, log_file, opened
 from assistant_builder.data import load_split
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import m
@@ -38,6 +39,8 @@ _LINKED = 5_000
 _BATCH = 256
 _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
+_Week = tuple[int, int, int, int, int]
+_Waiting = tuple[str, int, str, str | None, str | None, str, str, int | None]
 _WAITING = "wording IS NOT NULL AND state IN ('open', 'later') AND (declined OR vote = -1)"
 """Condition of the questions that wait for an answer."""
 
@@ -131,6 +134,7 @@ def read_inbox(study: Study, now: float) -> Inbox:
             "SUM(vote IS -1 AND NOT declined) FROM question GROUP BY week ORDER BY week DESC",
             (now, WEEK),
         ).fetchall()
+        weeks = checked(weeks, _Week)
         (has_texts,) = connection.execute(
             "SELECT EXISTS (SELECT 1 FROM question WHERE wording IS NOT NULL)"
         ).fetchone()
@@ -138,6 +142,7 @@ def read_inbox(study: Study, now: float) -> Inbox:
             "SELECT id, declined, question, answer, suggestion, state, question.wording, meaning FROM question "
             f"LEFT JOIN wording ON wording.text = question.wording WHERE {_WAITING} ORDER BY time"
         ).fetchall()
+        rows = checked(rows, _Waiting)
     groups: dict[Any, list[Any]] = {}
     for row in rows:
         groups.setdefault(row[7] if row[7] is not None else row[6], []).append(row)
@@ -262,14 +267,12 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
     if not log_file(study).is_file():
         return 0
     with opened(log_file(study)) as connection:
-        new = [
-            text
-            for (text,) in connection.execute(
-                f"SELECT DISTINCT question.wording FROM question LEFT JOIN wording ON wording.text = question.wording "
-                f"WHERE {_WAITING} AND embedder IS NOT ?",
-                (embedder,),
-            )
-        ]
+        wordings = connection.execute(
+            f"SELECT DISTINCT question.wording FROM question LEFT JOIN wording ON wording.text = question.wording "
+            f"WHERE {_WAITING} AND embedder IS NOT ?",
+            (embedder,),
+        ).fetchall()
+        new = [text for (text,) in checked(wordings, tuple[str])]
     for batch in (new[start : start + _BATCH] for start in range(0, len(new), _BATCH)):
         vectors = np.asarray(encode(batch), dtype=np.float16)
         with opened(log_file(study)) as connection:  # kept batch by batch, since many take minutes
@@ -285,10 +288,13 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
             "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid",
             (embedder,),
         ).fetchall()
-    if not rows or not new:
-        return 0
-    texts, blobs = zip(*rows, strict=True)
+        if not rows or not new:
+            return 0
+        texts, blobs = zip(*checked(rows, tuple[str, bytes]), strict=True)
+        if len({len(blob) for blob in blobs}) > 1:
+            raise sqlite3.DatabaseError("the embeddings have several lengths")
     vectors = np.frombuffer(b"".join(blobs), np.float16).reshape(len(texts), -1).astype(np.float32)
+    vectors = np.nan_to_num(vectors, posinf=0.0, neginf=0.0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     with opened(log_file(study)) as connection:
         connection.executemany(

@@ -16,8 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from assistant_builder.chat.masking import mask, mask_name
 from assistant_builder.data.similarity import casefold_normalize
@@ -46,6 +49,7 @@ CREATE INDEX question_visitor ON question (visitor);
 CREATE INDEX question_wording ON question (wording);
 CREATE TABLE wording (text TEXT PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL, meaning INTEGER);
 """
+_DAYS = "CREATE TABLE IF NOT EXISTS purge_day (day INTEGER PRIMARY KEY)"
 _FORGOTTEN = (
     "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)"
 )
@@ -69,6 +73,11 @@ class VisitorQuestion:
     state: str = "open"
 
 
+_JOURNAL_END = bytes.fromhex("d9d505f920a163d7")
+"""The last bytes of a rollback journal that names another file, which SQLite deletes after it has rolled back."""
+_LONGEST = 2**20
+"""Bytes of a text or a row."""
+
 _Entry = tuple[str, Callable[[], tuple[Any, ...]]]
 """A statement, and a function that makes its values."""
 _FIELDS = tuple(field.name for field in fields(VisitorQuestion))
@@ -89,12 +98,15 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection to a database, which is made if it does not exist; changes are committed at the end.
 
     Raises:
-        StudyError: The file is of a later release, or no database.
+        StudyError: The file is of a later release, no database, or one of somebody else that this program did not make.
     """
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
     try:
+        _check_journal(path)
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
         with closing(connection), connection:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
             _prepare(connection, path)
+            _check_tables(connection)
             yield connection
     except sqlite3.DatabaseError as error:
         raise StudyError(
@@ -102,6 +114,47 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             where=str(path),
             remedy=m("Free disk space; move the file away if it is damaged"),
         ) from error
+
+
+def _check_journal(path: Path) -> None:
+    journal = path.with_name(f"{path.name}-journal")
+    with suppress(FileNotFoundError), journal.open("rb") as file:
+        file.seek(max(0, journal.stat().st_size - len(_JOURNAL_END)))
+        if file.read() == _JOURNAL_END:
+            raise sqlite3.DatabaseError(f"{journal.name} names another file")
+
+
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Refuse views and triggers, which run without end, and tables of other columns."""
+    if not {*connection.execute(_OBJECTS)} <= _objects():
+        raise sqlite3.DatabaseError("it has other tables")
+
+
+_OBJECTS = "SELECT type, name, sql FROM sqlite_master"
+
+
+@cache
+def _objects() -> frozenset[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:")) as made:
+        made.executescript(f"{_SCHEMA} {_DAYS}")
+        return frozenset(made.execute(_OBJECTS))
+
+
+@cache
+def _adapter(row: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(list[row])
+
+
+def checked(rows: list[Any], row: Any) -> list[Any]:
+    """Rows of a type: SQLite keeps any value in any column.
+
+    Raises:
+        sqlite3.DatabaseError: A value is of another type.
+    """
+    try:
+        return list(_adapter(row).validate_python(rows))
+    except ValidationError as error:
+        raise sqlite3.DatabaseError("a value is of a wrong type") from error
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -238,7 +291,7 @@ class VisitorLog:
 
 def purge(connection: sqlite3.Connection, days: int, now: float) -> None:
     """Delete the questions that are older than ``days`` by :func:`~assistant_builder.study.admin.confirmed_time`."""
-    connection.execute("CREATE TABLE IF NOT EXISTS purge_day (day INTEGER PRIMARY KEY)")
+    connection.execute(_DAYS)
     before = [day for (day,) in connection.execute("SELECT day FROM purge_day")]
     last, confirmed = confirmed_time(before, now)
     connection.execute("DELETE FROM purge_day")
@@ -261,12 +314,14 @@ def read_questions(
         else ("", (since,))
     )
     with opened(path) as connection:
-        connection.row_factory = sqlite3.Row
         rows = connection.execute(
             f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time",
             values,
         ).fetchall()
-    return [VisitorQuestion(**{**dict(row), "declined": bool(row["declined"])}) for row in rows]
+        named = [dict(zip(_FIELDS, row, strict=True)) for row in rows]
+        return checked(
+            [{**row, "declined": bool(row["declined"])} for row in named], VisitorQuestion
+        )
 
 
 def erase(study: Study, visitor: str) -> int:

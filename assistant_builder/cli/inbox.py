@@ -129,7 +129,8 @@ def _print(name: str, inbox: Inbox) -> None:
     output.print_table(["id", "times", "problem", "question"], list(map(_row, groups[:_LISTED])))
     if groups:
         output.echo(
-            f'Answer one: assistant-builder inbox {shlex.quote(name)} --accept {groups[0].key} --answer "…"'
+            f"Answer one: assistant-builder inbox {shlex.quote(name)} --accept "
+            f'{shlex.quote(groups[0].key)} --answer "…"'
         )
 
 
@@ -141,4 +142,4 @@ def _row(group: QuestionGroup) -> list[str]:
     if more:
         wordings.append(f"(+ {more} wordings)")
     problem = f"{group.problem}{', for later' if group.later else ''}"
-    return [group.key, str(group.count), problem, "\n".join(wordings)]
+    return [_one_line(group.key), str(group.count), problem, "\n".join(wordings)]

@@ -237,6 +237,8 @@ def capitalized(text: Text) -> Text:
 
 _FORMAT = re.compile(r"[,+]?(0?\d{1,2})?(\.\d{1,2})?[a-zA-Z%]?")
 """Formats of numbers in messages; others, such as a width of a gigabyte, are no message of this product."""
+_MOST = 10_000
+"""Characters of a message whose values are repeated in it: nested, they would multiply to any length."""
 
 
 def message_from(record: object) -> Message:
@@ -257,9 +259,38 @@ def message_from(record: object) -> Message:
         ]
         if not all(_FORMAT.fullmatch(part[2] or "") for part in parts):
             raise ValueError("not the format of a message")
-    return Message(
+    message = Message(
         record["id"], {str(name): _value_of(value) for name, value in values.items()}, **texts
     )
+    once, repeated = _lengths(message)
+    if repeated > max(_MOST, 2 * once):
+        raise ValueError("its values are repeated too often")
+    return message
+
+
+def _lengths(value: Any) -> tuple[int, int]:
+    """Characters of a value: of all its texts, and at most when it is rendered."""
+    if isinstance(value, Message):
+        texts = (value.id, value.plural)
+        inside = {name: _lengths(each) for name, each in value.values.items()}
+
+        def of(
+            name: str,
+        ) -> int:  # a name with a capital is the value, as a sentence begins with it
+            return inside.get(name, inside.get(name[:1].lower() + name[1:], (0, 0)))[1]
+
+        rendered = (
+            sum(len(part[0]) + of(part[1] or "") for part in _FORMATTER.parse(text))
+            for text in texts
+        )
+        return sum(map(len, texts)) + sum(once for once, _ in inside.values()), max(rendered)
+    if isinstance(value, ByPlace):
+        return _lengths([value.command, value.page])
+    if isinstance(value, list):
+        both = list(map(_lengths, value))
+        return sum(once for once, _ in both), sum(rendered for _, rendered in both)
+    length = value.bit_length() // 3 if isinstance(value, int) else len(str(value))
+    return length, length
 
 
 def _value_of(record: object) -> Any:

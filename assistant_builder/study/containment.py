@@ -15,7 +15,10 @@ from pathlib import Path
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import N_, m
 
-MAX_STATE_BYTES = {".json": 2**27, ".yaml": 2**27, ".md": 2**27, ".jsonl": 2**30}
+MAX_STATE_BYTES = {
+    **dict.fromkeys((".json", ".yaml", ".md", ".html"), 2**27),
+    ".jsonl": 2**30,
+}
 """Largest files that are read as a whole. The largest JSON file of a tokenizer has 35 MB."""
 _MAX_ENTRIES, _MAX_FOLDERS = 200_000, 5_000
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
 from assistant_builder.errors import StudyError
 from assistant_builder.study import CHECKPOINT_MARKER
+from assistant_builder.study.containment import path_inside
 from assistant_builder.study.contents import Step
 from assistant_builder.training.schedule import best_step
 
@@ -35,7 +36,7 @@ def _is_complete(folder: Path) -> bool:
     try:
         files = read_json(folder / CHECKPOINT_MARKER)
         return all(
-            (folder / name).stat().st_size == size and file_hash(folder / name) == digest
+            (file := path_inside(folder, name)).stat().st_size == size and file_hash(file) == digest
             for name, (size, digest) in files.items()
         )
     except (OSError, StudyError, AttributeError, TypeError, ValueError):

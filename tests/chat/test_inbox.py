@@ -246,6 +246,20 @@ def test_the_command_line_shows_what_visitors_wrote_as_text(words, monkeypatch):
     )
 
 
+def test_the_command_that_is_shown_for_copying_quotes_what_a_handed_on_database_contains(
+    monkeypatch,
+):
+    made = new_study("shown")
+    keep(made, ("Who won?", "No.", True, None))
+    with opened(log_file(made)) as connection:
+        connection.execute("UPDATE question SET id = 'q; touch stolen;' || char(10) || 'q-9'")
+    monkeypatch.setattr("assistant_builder.chat.inbox.group_with_embedder", lambda study: None)
+    lines = CliRunner().invoke(app, ["inbox", "shown"]).output.splitlines()
+    assert not [line for line in lines if line.startswith("q-9 ")], "no faked row"
+    command = next(line for line in lines if "--accept" in line)
+    assert "--accept 'q; touch stolen;" in command
+
+
 def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(study, monkeypatch):
     inbox_of(study)
     monkeypatch.setattr("assistant_builder.chat.inbox.group_with_embedder", lambda study: None)

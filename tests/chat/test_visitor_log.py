@@ -4,14 +4,17 @@ import json
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from assistant_builder.chat import visitor_log
+from assistant_builder.chat.inbox import read_inbox
 from assistant_builder.chat.visitor_log import (
     VisitorLog,
     erase,
@@ -161,6 +164,7 @@ def test_what_was_written_survives_a_kill(home):
     study = new_study("help")
     code = f"""
 import sys, time
+from contextlib import closing
 from pathlib import Path
 from assistant_builder.chat.visitor_log import VisitorLog
 log = VisitorLog(Path({str(log_file(study))!r}), "texts", 90)
@@ -200,3 +204,64 @@ def test_a_damaged_file_and_one_of_a_later_release_are_named():
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(StudyError, match="later release"):
         read_questions(study)
+
+
+def journal_that_names(victim: Path, database: bytes) -> bytes:
+    """A rollback journal with a page of a database and the name of a file that SQLite deletes with it."""
+    magic, size, name = bytes.fromhex("d9d505f920a163d7"), 4096, str(victim).encode()
+    header = magic + struct.pack(">5I", 1, 0, len(database) // size, 512, size)
+    checksum = sum(database[size - 200 : 0 : -200])
+    page = struct.pack(">I", 1) + database[:size] + struct.pack(">I", checksum)
+    end = struct.pack(">I", 2**30 // size + 1) + name + struct.pack(">II", len(name), sum(name))
+    return header.ljust(512, b"\0") + page + end + magic
+
+
+def test_the_journal_of_a_handed_on_database_deletes_no_other_file(tmp_path):
+    study, victim = new_study("help"), tmp_path / "thesis.txt"
+    path = log_file(study)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE anything (x)")
+    victim.write_text("years of work")
+    path.with_name("visitors.db-journal").write_bytes(journal_that_names(victim, path.read_bytes()))
+    with pytest.raises(StudyError, match="visitors.db-journal names another file"):
+        read_questions(study)
+    assert victim.read_text() == "years of work"
+
+
+ENDLESS = (
+    "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT n AS id, n AS time, n AS visitor, "
+    "n AS model, 1 AS declined, n AS question, n AS answer, -1 AS vote, n AS suggestion, n AS state, n AS wording "
+    "FROM c"
+)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        f"CREATE VIEW question AS {ENDLESS}",
+        f"{visitor_log._SCHEMA} CREATE TRIGGER t AFTER UPDATE ON question BEGIN DELETE FROM question; END",
+        "CREATE TABLE question (id, time AS (zeroblob(1000000000)))",
+    ],
+    ids=["view", "trigger", "computed column"],
+)
+def test_a_handed_on_database_has_no_other_tables(tables):
+    study = new_study("help")
+    with closing(sqlite3.connect(log_file(study))) as connection:
+        connection.executescript(f"{tables}; PRAGMA user_version=1")
+    for read in (read_questions, lambda study: read_inbox(study, time.time())):
+        with pytest.raises(StudyError, match="other tables"):
+            read(study)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("id", "x'ff'"), ("declined", "9e999"), ("question", "x'ff'"), ("answer", "x'ff'")],
+)
+def test_values_of_a_wrong_type_are_an_error_that_names_the_file(column, value):
+    study = new_study("help")
+    filled("texts", log_file(study))
+    with opened(log_file(study)) as connection:
+        connection.execute(f"UPDATE question SET {column} = {value} WHERE id = 'q-2'")
+    with pytest.raises(StudyError, match="wrong type") as caught:
+        read_inbox(study, time.time())
+    assert str(caught.value.where) == str(log_file(study))

@@ -225,6 +225,21 @@ def test_files_are_bounded_in_size_and_depth(tmp_path, monkeypatch):
         read_json(path)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "1" + 400 * "0", "-9" + 22 * "9"])
+def test_numbers_that_no_calculation_can_use_are_damage(tmp_path, number):
+    (path := tmp_path / "a.json").write_text(f'{{"seconds": [{number}]}}')
+    (lines := tmp_path / "a.jsonl").write_text(f'{{"seconds": {number}}}\n{{}}\n')
+    for read in (lambda: read_json(path), lambda: read_jsonl(lines)):
+        with pytest.raises(StudyError, match="damaged"):
+            read()
+
+
+def test_large_numbers_and_long_digits_are_kept(tmp_path):
+    record = {"a": [1e300, -1e-300, 2**63, 0.00012345678901234567], "hash": "e123" + 40 * "1"}
+    write_json(path := tmp_path / "a.json", record)
+    assert read_json(path) == record
+
+
 def checkpoint(root: Path, step: int) -> Path:
     folder = checkpoints.checkpoint_folder(root, step)
     folder.mkdir(parents=True)
@@ -252,6 +267,19 @@ def test_training_never_resumes_from_a_damaged_checkpoint(tmp_path, name):
     last = checkpoint(root, 4)
     assert checkpoints.resume_step(root, told) == 4
     flip(last / name, 3)
+    assert checkpoints.resume_step(root, told) == 2
+
+
+@pytest.mark.parametrize("outside", ["../../outside", "{root}/outside"])
+def test_a_checkpoint_lists_no_files_of_other_folders(tmp_path, outside):
+    """A marker of somebody else could name a device that is read without end."""
+    told = metrics(tmp_path / "metrics.jsonl", {2: 3.0, 4: 2.0})
+    root = tmp_path / "checkpoints"
+    checkpoint(root, 2)
+    marker = checkpoint(root, 4) / CHECKPOINT_MARKER
+    (tmp_path / "outside").write_bytes(b"x")
+    entry = [1, atomic_io.file_hash(tmp_path / "outside")]
+    write_json(marker, {**read_json(marker), outside.format(root=tmp_path): entry})
     assert checkpoints.resume_step(root, told) == 2
 
 

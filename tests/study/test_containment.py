@@ -110,6 +110,12 @@ def enormous(study: Path, thesis: Path) -> Path:
     return study / "report.json"
 
 
+def enormous_page(study: Path, thesis: Path) -> Path:
+    with (study / "report.html").open("wb") as file:
+        file.truncate(2**40)
+    return study / "report.html"
+
+
 def long_log(study: Path, thesis: Path) -> Path:
     with (study / "votes.jsonl").open("wb") as file:
         file.truncate(2**40)
@@ -151,6 +157,7 @@ PLANTS: list[Callable[[Path, Path], Path]] = [
     loop,
     newline,
     enormous,
+    enormous_page,
     long_log,
     *([fifo, listening, deep] if os.name == "posix" else []),
 ]

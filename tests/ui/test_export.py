@@ -22,6 +22,7 @@ from assistant_builder.export.verify import Rescore
 from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.study import Study
+from assistant_builder.ui.export import use
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.export.view import (
     curl_line,
@@ -360,3 +361,15 @@ def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch):
     assert "3 were wrong" in drawn(tab, study)["use-warning"][1]
     found.audience = Audience("customers", "Yes.")
     assert drawn(tab, study)["use-warning"][1] == ""
+
+
+def test_an_archive_that_no_export_writes_is_not_copied(monkeypatch):
+    """A file with holes takes no space in a study that is handed on, and all of it in a copy."""
+    job = ExportJob(new_study("handed-on"), ExportSpec("lora", "adapter"))
+    job.files.mkdir(parents=True)
+    monkeypatch.setattr(use, "ZIP_LIMIT", 10_000)
+    for size, visible in ((20_000, True), (20_001, False)):
+        with job.archive.open("wb") as file:
+            file.truncate(size)
+        shown = use.download_update(job, {"archive": None, "folder": str(job.files)})
+        assert shown["visible"] is visible and bool(shown["value"]) is visible

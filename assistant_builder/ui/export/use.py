@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.export.export import read_export
-from assistant_builder.export.job import ExportJob
+from assistant_builder.export.job import ZIP_LIMIT, ExportJob
 from assistant_builder.export_formats import ExportSpec, advice, shipped_file
 from assistant_builder.i18n import N_, t
 from assistant_builder.serving.endpoint_process import Endpoints
@@ -231,6 +231,7 @@ def download_update(job: ExportJob, export: dict[str, Any] | None) -> dict[str, 
     if (
         export is None
         or not path.is_file()
+        or path.stat().st_size > 2 * ZIP_LIMIT  # of somebody else: a copy is offered
         or Path(export["folder"]) not in (path.parent, job.files)
     ):
         return gr.update(value=None, visible=False)
