@@ -29,7 +29,7 @@ assistant_builder/study             2305  1370
 assistant_builder/sweep             1190   640
 assistant_builder/training          2590  1520
 assistant_builder/ui                13450  6375
-assistant_builder/web                1990  1155
+assistant_builder/web               1990  1160
 evals                                3875  1945
 evals/judge                          440   220
 evals/metrics                       1150   500
