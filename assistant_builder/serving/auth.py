@@ -21,8 +21,8 @@ from assistant_builder.web.access import (
     is_from_this_machine,
     is_loopback,
 )
+from assistant_builder.web.body_limit import read_body, replay_body
 from assistant_builder.web.connections import mark_trusted
-from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
 from assistant_builder.web.request_limits import TrustedProxies
 

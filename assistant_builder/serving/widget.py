@@ -49,7 +49,7 @@ from assistant_builder.serving.schemas import (
 from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.study import Study
 from assistant_builder.web.access import AllowedHosts
-from assistant_builder.web.middleware import read_body, replay_body
+from assistant_builder.web.body_limit import read_body, replay_body
 from assistant_builder.web.passwords import client_key
 from assistant_builder.web.request_limits import TrustedProxies
 

@@ -44,12 +44,12 @@ from assistant_builder.web.access import (
     is_readable_by_others,
     listen,
 )
+from assistant_builder.web.body_limit import BodyLimitMiddleware
 from assistant_builder.web.connections import limited_config
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
 from assistant_builder.web.middleware import (
     AuthMiddleware,
-    BodyLimitMiddleware,
     Login,
     PasswordLogin,
     ProxyMiddleware,

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from assistant_builder.errors import ConfigError
+from assistant_builder.web.body_limit import BodyLimitMiddleware
 from assistant_builder.web.connections import AlikeLines
-from assistant_builder.web.middleware import BodyLimitMiddleware
 from assistant_builder.web.passwords import (
     ALL_ATTEMPTS,
     FREE_ATTEMPTS,
