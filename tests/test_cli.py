@@ -270,10 +270,13 @@ def test_a_run_names_the_first_verdict_and_can_end_with_it(monkeypatch):
     assert whole.exit_code == 0, whole.exception
     assert started == ["rest"] and whole.stdout.count("First verdict after") == 1
     assert api.Study(study).report.sentence in whole.stdout
+    path.unlink()
     early = CliRunner().invoke(app, ["run", study.name, "--first-verdict"])
     assert early.exit_code == 0, early.exception
-    assert started == ["rest", study.name]
+    assert started == ["rest", study.name] and "in the background" in early.stderr
     assert "Still to come: further cells." in early.stdout and "Is it good enough?" in early.stdout
+    again = CliRunner().invoke(app, ["run", study.name, "--first-verdict"])  # while that runs
+    assert again.stdout.count("Is it good enough?") == 1 and started == ["rest", study.name]
     found = json.loads(CliRunner().invoke(app, ["run", study.name, "--json"]).stdout)
     assert found["first_verdict_seconds"] == json.loads(record)["seconds"]
 

@@ -99,6 +99,8 @@ def _run(
     On a cluster it is run to its end, because the runner there has no steps that outlive it.
     """
     ends = first_verdict and study.config.executor.kind == "local"
+    if ends and study.state == "running" and study.first_verdict_seconds is not None:
+        return  # by an earlier call of this command
 
     def on_event(event: Event) -> None:
         show(event)
@@ -112,6 +114,11 @@ def _run(
         from assistant_builder.runner.run import start_run
 
         start_run(study.name, now=now, trust=trust)
+        output.echo(
+            f"The rest runs in the background: 'assistant-builder status {study.name}' shows it, and "
+            f"'assistant-builder cancel {study.name}' stops it.",
+            err=True,
+        )
 
 
 def _print_conclusion(study: api.Study) -> None:

@@ -8,7 +8,12 @@ import pytest
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.errors import ChangedInputsError, ConfigError
 from assistant_builder.runner import invalidation
-from assistant_builder.runner.invalidation import delete_stale_steps, first_stale_step, step_inputs
+from assistant_builder.runner.invalidation import (
+    delete_stale_steps,
+    first_stale_step,
+    queue_if_stale,
+    step_inputs,
+)
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.training.schedule import early_stop_decision
@@ -167,3 +172,11 @@ def test_what_a_run_left_behind_its_first_verdict_is_kept_by_the_next_one():
     delete_stale_steps(study, redo=False)
     assert sorted(study.evals_folder.rglob("scores.json")) == scored
     assert study.first_verdict_seconds is not None and (study.folder / "report.json").is_file()
+
+
+def test_a_first_report_goes_with_the_inputs_that_it_is_of():
+    study = at_first_verdict(finished())
+    study.write_step(replace(study.step("evaluate"), state="cancelled", inputs={"code": "0.1"}))
+    assert queue_if_stale(study, "evaluate")
+    assert not (study.folder / "report.json").exists() and study.first_verdict_seconds is None
+    assert study.step("evaluate").state == "queued" and study.cell_folder("L16").is_dir()

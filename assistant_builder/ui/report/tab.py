@@ -134,6 +134,8 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
     """State of the report step, with the end of its log if it failed; empty if the report is up to date."""
     record = snapshot.step("report")
     evaluated = snapshot.step("evaluate").state == "succeeded"
+    if record.state == "queued" and snapshot.first_verdict:
+        return first_verdict(snapshot)
     if record.state == "running" or (record.state == "queued" and snapshot.running and evaluated):
         return callout("info", t("The report is being written"), t("This takes a few seconds."))
     if record.state == "failed":
@@ -145,7 +147,7 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
             t("This report is from an earlier evaluation"),
             remedy=t("Finish the evaluation to update the report."),
         )
-    return first_verdict(snapshot)
+    return Markup("")
 
 
 def _state_mark(view: StudyView) -> str:
