@@ -382,8 +382,9 @@ class ChatTab:
         if trained != _UNTRAINED or self.talk.pool.busy:
             return
         study = Study.open(name).recommended
-        new = study.step("data").state == "queued" and study.source is not None
-        if new and study.source.stat().st_size <= _PREPARED_BYTES:
+        if study.step("data").state != "queued" or (source := study.source) is None:
+            return
+        if source.stat().st_size <= _PREPARED_BYTES:
             self.talk.pool.worker(study).load([COPY])
 
     def _load_models(
