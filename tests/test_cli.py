@@ -137,10 +137,8 @@ def test_ask_copies_before_the_training_and_says_so(monkeypatch):
     far = CliRunner().invoke(app, ["ask", name, "xylophone zebra quartz?", "--json"])
     answer = json.loads(far.stdout)["answers"]["copy"]
     assert answer["declined"] and answer["sources"] == [] and "nearest question" in answer["reason"]
-    tuned = CliRunner().invoke(app, [*words, "--mode", "tuned"])
-    assert tuned.exit_code == 1
     named = CliRunner().invoke(app, [*words, "--mode", "copy", "--arm", "lora"])
-    assert named.exit_code == 1 and "not of an arm" in named.stderr
+    assert named.exit_code == 1 and "not of an arm" in str(named.exception)
 
 
 @pytest.mark.parametrize("level", ["ERROR", "WARNING"])

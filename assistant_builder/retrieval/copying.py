@@ -16,6 +16,7 @@ from typing import Any
 from assistant_builder.data import Message, Pair, load_split, prepare_dataset
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import Text, m
+from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.retrieval.answering import (
     CONVERSATIONS,
     Judged,
@@ -88,7 +89,9 @@ class Copier:
         else:
             from assistant_builder.models.embedding import Embedder
 
-            embedder = Embedder.of(study.config.retrieval.embedder)
+            # another one is downloaded by a run alone, which asks before
+            other = study.config.retrieval.embedder
+            embedder = Embedder.of("" if needs_embedder_download(other) else other)
 
             def embedded(done: int, total: int) -> None:
                 report(m("Indexing the questions"), 0.5 + 0.4 * done / max(total, 1))

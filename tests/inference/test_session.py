@@ -391,7 +391,11 @@ def test_a_declined_question_is_answered_by_the_sentence_alone():
     (only,) = answer(session, [Message("user", "Who painted the ceiling?")])
     assert (only.text_delta, only.finish, only.declined) == ("I was not told.", "stop", True)
     assert not only.sources and only.prompt_tokens
-    assert not answer(session, ASK_HALL)[-1].declined
+    assert only.judged["mode"] == "tuned" and only.judged["confidence"] < 0.5
+    assert only.judged["reason"].startswith("The nearest question of the data is “")
+    first, *_, last = answer(session, ASK_HALL)
+    assert not last.declined and last.judged["confidence"] > 0.5 and not first.judged
+    assert last.judged["evidence"].keys() == set(NAMES) and "reason" not in last.judged
 
 
 def test_seconds_count_the_search_and_what_the_rule_holds_back(monkeypatch):

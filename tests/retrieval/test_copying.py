@@ -117,6 +117,16 @@ def test_the_index_of_a_run_is_used_as_soon_as_it_is_there(fake, monkeypatch):
     assert found.text == question.answer and question.question in trained.embedded
 
 
+def test_nothing_is_downloaded_before_a_run(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(
+        embedding.Embedder, "of", lambda model: (asked.append(model), FakeEmbedder())[1]
+    )
+    config = StudyConfig().with_changes({"retrieval.embedder": "someone/embedder"}).named("baths")
+    Copier.load(Study.create(config, SHEET))
+    assert asked == [""], "the bundled one"
+
+
 def test_a_study_without_its_data_says_so(fake):
     study = sheet()
     assert study.source is not None

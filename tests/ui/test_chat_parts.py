@@ -25,7 +25,7 @@ from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
 from assistant_builder.ui.chat.tab import ChatTab, _trained_mark, can_answer
 from assistant_builder.ui.refresh import StudyView, browser_state
 from assistant_builder.ui.study_snapshot import answering_arms
-from tests.synthetic_study import LARGE, new_study, trained, with_data
+from tests.synthetic_study import LARGE, new_study, running, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 
@@ -156,6 +156,10 @@ def test_an_untrained_study_answers_from_its_data_and_says_that_it_is_not_traine
     assert mark == "library:untrained"
     tab._prepare(mark)
     assert pool.loaded == [["copy"]], "before the tab is opened"
+    running(study, "data")
+    tab._prepare(mark)
+    assert len(pool.loaded) == 1, "a run needs the machine"
+    study.status_file("data").unlink()
     assert "looked up" not in str(tab._draw_empty(view)) and not _is_shown(tab._draw_empty(view))
     (region,) = [each for each in tab.sections() if each.key == "chat-copying"]
     (note,) = region.draw(view).values()

@@ -135,7 +135,14 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
     )
     updates = tab.talk.updates(alone, talk, settings)
     visible = {side: updates[box]["visible"] for side, box in tab.talk.panes.items()}
-    assert visible == {"a": True, "b": False, "qat": False, "shipped": False, "base": True}
+    assert visible == {
+        "a": True,
+        "b": False,
+        "qat": False,
+        "shipped": False,
+        "base": True,
+        "copy": False,
+    }
 
 
 def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class

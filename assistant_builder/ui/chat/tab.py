@@ -51,6 +51,8 @@ from assistant_builder.ui.train.actions import studies_ahead
 EMPTY = N_("You can chat with the assistants here.")
 _ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
 """Passes no study name while another tab is open, so that no model is loaded for a hidden chat."""
+_PREPARED_BYTES = 1_000_000
+"""Largest data file that is indexed before the tab is opened: some thousand rows, in less than a minute."""
 _NOBODY, _UNTRAINED = "nobody", "untrained"
 """Marks of a study that cannot answer, and of one whose answers are copied."""
 
@@ -377,8 +379,13 @@ class ChatTab:
     def _prepare(self, mark: str) -> None:
         """Start to look up the answers of a new study, so that they are ready when the tab is opened."""
         name, _, trained = mark.partition(":")
-        if trained == _UNTRAINED and not self.talk.pool.busy:
-            self.talk.pool.worker(Study.open(name).recommended).load([COPY])
+        if trained != _UNTRAINED or self.talk.pool.busy:
+            return
+        study = Study.open(name).recommended
+        if study.step("data").state != "queued" or (source := study.source) is None:
+            return
+        if source.stat().st_size <= _PREPARED_BYTES:
+            self.talk.pool.worker(study).load([COPY])
 
     def _load_models(
         self, name: str | None, base: bool, shipped: bool, copied: bool, only: str
