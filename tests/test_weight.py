@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4085  2160
-assistant_builder/chat               2340  1320
+assistant_builder/chat               2345  1320
 assistant_builder/cli                1840   930
 assistant_builder/cluster            1010   595
 assistant_builder/config             1380   770
@@ -33,7 +33,7 @@ assistant_builder/web                1990  1155
 evals                                3875  1945
 evals/judge                          440   220
 evals/metrics                       1150   500
-evals/report                        9400  4260
+evals/report                         9940  4360
 evals/stats                         1290   610
 evals/study_compare                  820   355
 evals/tasks                          540   235

@@ -159,7 +159,9 @@ def conclude(report: Report) -> Conclusion:
         rival=rival,
         notes=_notes(report),
         four_bit=_four_bit(report) if tested else f"{_four_bit(report)} {t(RESPELLED)}",
-        file=report.formats_sentence or report.formats_skipped or "",
+        file=render(
+            report.message("formats_sentence" if report.formats_sentence else "formats_skipped")
+        ),
         action=action,
         next_tab="data" if too_few or not tested else "chat" if ready else "train",
         commands=commands,
@@ -395,7 +397,7 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
         found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
         outcome, rival = (
             _BY_READING.get(reading(found), "inconclusive") if found else "",
-            t(NAMES["copy"]),
+            render(NAMES["copy"]),
         )
     score = _score(report, cell, metric)
     copied = (

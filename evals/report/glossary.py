@@ -7,15 +7,21 @@ from typing import Any
 
 import yaml
 
-from assistant_builder.i18n import bits, t
+from assistant_builder.i18n import bits, m, t
 from assistant_builder.i18n.message import WRITTEN
 
 BASELINE_TEXTS = {
-    "copy": ("Copied answer", "no model: the answer of the most similar training question"),
+    "copy": (
+        m("Copied answer"),
+        m("no model: the answer of the most similar training question"),
+    ),
     "retrieval": (
-        "Untuned, with examples",
-        "the untuned float16 base, shown the three nearest training pairs as "
-        "earlier turns of the chat (fewer where they do not fit)",
+        m("Untuned, with examples"),
+        m(
+            "the untuned {base} base, shown the three nearest training pairs as earlier turns of the chat (fewer where "
+            "they do not fit)",
+            base="float16",
+        ),
     ),
 }
 """Label and description of the untuned baselines; unlike cells, they are no combinations of base and adapter."""

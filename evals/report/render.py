@@ -21,7 +21,7 @@ from assistant_builder.arms import (
     label,
 )
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n import ENGLISH, bits, t, use_language
+from assistant_builder.i18n import ENGLISH, Message, bits, render, t, use_language
 from assistant_builder.quantization import texts_of
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
@@ -107,7 +107,7 @@ def arm_styles() -> str:
 
 
 _FORMATS = (
-    "count difference duration in_sentence interval level_text nats number p_value percent plain "
+    "count difference duration interval level_text nats number p_value percent plain "
     "rate signed size"
 ).split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
@@ -140,6 +140,7 @@ def _environment() -> Environment:
     environment.filters |= {
         **{name: getattr(fmt, name) for name in _FORMATS},
         "two_digits": fmt.two_significant_digits,
+        "in_sentence": lambda label: fmt.in_sentence(render(label)),
         "reading": rows_headline.reading,
         "unit_note": rows_headline.unit_note,
         "value": format_value,
@@ -150,6 +151,8 @@ def _environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
+    if isinstance(value, Message):
+        value = render(value)
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return escape_control_characters(value.replace("\r\n", "\n"))
@@ -212,7 +215,10 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
     panels = [charts.contrast_panel(rows, margin if compared else None) for rows in differences]
     resources = rows_headline.resource_rows(report)
     untuned = [
-        {"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
+        {
+            "text": entry.message("sentence"),
+            "beaten": not entry["not_beaten"] and not entry["worse"],
+        }
         for entry in report.beats_untuned
     ]
     return {
@@ -235,7 +241,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
-        "cell_texts": {name: t(cell.about) for name, cell in CELLS.items() if name in report.cells},
+        "cell_texts": {name: cell.about for name, cell in CELLS.items() if name in report.cells},
         "provenance": list(flatten(report.provenance)) if report.provenance else [],
         "settings": list(flatten(report.config)),
         # the headline
@@ -251,7 +257,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "outcome": rows_headline.outcome_label(report),
         "tone": rows_headline.tone(report),
         "meaning": meaning(report.verdict),
-        "action": report.verdict.action if compared else "",
+        "action": report.verdict.message("action") if compared else "",
         "changed": changed_text(report.verdict.frozen),
         "first_warnings": first,
         "more_warnings": more,
@@ -284,15 +290,15 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "format_kl": formats.kl_sentence(report),
         "format_metric": shown(report.primary_metric).label,
         # further measurements
-        "fidelity_note": fidelity["sentence"] if fidelity else "",
+        "fidelity_note": fidelity.message("sentence") if fidelity else "",
         "worst": rows_other.worst_items(report),
-        "floor": flips["noise_floor"]["sentence"] if flips and flips["noise_floor"] else "",
+        "floor": flips.noise_floor.message("sentence") if flips and flips.noise_floor else "",
         "tasks": rows_other.task_sections(report),
         "calibration": charts.reliability_chart(report.reliability),
         "preference": charts.preference_bar(report.judge),
         "seeds": seed_rows,
         "spread": spread,
-        "seeds_note": seeds["sentence"],
+        "seeds_note": seeds.message("sentence"),
         "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports

@@ -393,7 +393,8 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
         t("Perplexity"),
         *(shown(metric).label for metric in columns),
     ]
-    texts = {name: (t(cell.label), t(cell.about)) for name, cell in CELLS.items()} | BASELINE_TEXTS
+    texts = {name: (t(cell.label), render(cell.about)) for name, cell in CELLS.items()}
+    texts |= {name: (str(label), str(about)) for name, (label, about) in BASELINE_TEXTS.items()}
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),

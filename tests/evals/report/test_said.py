@@ -21,7 +21,10 @@ def said(value: Any) -> Iterator[tuple[str, Any]]:
             yield from said(each)
     elif isinstance(value, dict):
         for name, record in value.get("said", {}).items():
-            yield value[name], record
+            if isinstance(record, list):
+                yield from (pair for pair in zip(value[name], record, strict=True) if pair[1])
+            else:
+                yield value[name], record
         for name, each in value.items():
             if name != "said":
                 yield from said(each)
