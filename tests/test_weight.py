@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4085  2160
 assistant_builder/chat               2345  1320
-assistant_builder/cli                1840   930
+assistant_builder/cli                1865   940
 assistant_builder/cluster            1010   595
 assistant_builder/config             1380   770
 assistant_builder/data               5260  2815
@@ -33,7 +33,7 @@ assistant_builder/web                1990  1155
 evals                                3875  1945
 evals/judge                          440   220
 evals/metrics                       1150   500
-evals/report                         9940  4360
+evals/report                        10140  4415
 evals/stats                         1290   610
 evals/study_compare                  820   355
 evals/tasks                          540   235

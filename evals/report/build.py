@@ -261,6 +261,8 @@ def write_report(study: Study) -> Path:
         for ending in ENDINGS
     ):
         outdated.unlink(missing_ok=True)
+    for translated in study.folder.glob("report*.??.html"):  # of the command report
+        translated.unlink()
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
         write_json(study.folder / f"{name}.json", reports[approach])

@@ -19,7 +19,7 @@ from evals.report.format import capitalised, count, enumerated, margin, number, 
 from evals.report.load import BASELINE, CANDIDATE
 from evals.report.other_results import NAMES
 from evals.report.other_words import HELP, RESPELLED, asks_other_words, is_respelled
-from evals.report.rows_headline import of_contrast, reading
+from evals.report.rows_headline import of_contrast, reading_of
 from evals.report.schema import Report
 from evals.report.verdict import harm_interval
 
@@ -396,7 +396,7 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     else:
         found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
         outcome, rival = (
-            _BY_READING.get(reading(found), "inconclusive") if found else "",
+            _BY_READING.get(reading_of(found), "inconclusive") if found else "",
             render(NAMES["copy"]),
         )
     score = _score(report, cell, metric)

@@ -21,7 +21,7 @@ from assistant_builder.arms import (
     label,
 )
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n import ENGLISH, Message, bits, render, t, use_language
+from assistant_builder.i18n import Message, direction, language, render, t, tm, tn
 from assistant_builder.quantization import texts_of
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
@@ -37,7 +37,7 @@ from evals.report import (
 from evals.report import format as fmt
 from evals.report.conclusion import conclude
 from evals.report.contrasts import HEADLINE
-from evals.report.format import plural, shown
+from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
 from evals.report.items import answer_groups
 from evals.report.load import lead_pair, served_cells
@@ -63,8 +63,8 @@ def render_html(report: Report, *, listed: int = LISTED) -> str:
 
 
 def render_results(report: Report) -> str:
-    """The verdict and the sections on its figures, as a page like :func:`render_html`, in English."""
-    with use_language(ENGLISH), texts_of(_storage(report)):
+    """The verdict and the sections on its figures, as a page like :func:`render_html`."""
+    with texts_of(_storage(report)):
         template = _environment().get_template("report.html.j2")
         return template.render(**page_context(report, listed=LISTED_IN_MARKDOWN), whole=False)
 
@@ -125,7 +125,15 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "style": page_styles(environment),
-        "plural": plural,
+        "t": t,
+        "tn": tn,
+        "tm": tm,
+        "language": language,
+        "direction": direction,
+        "counted": rows_other.counted,
+        "in_sentences": lambda names: ", ".join(
+            fmt.in_sentence(shown(name).label) for name in names
+        ),
         "share": fmt.share,
         "shown_as": shown,
         "headline": HEADLINE,
@@ -163,10 +171,10 @@ def format_value(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return t("yes") if value else t("no")
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value) if value not in ({}, "") else "none"
+        return ", ".join(map(str, value)) or t("none")
+    return str(value) if value not in ({}, "") else t("none")
 
 
 def title_of(report: Report) -> str:
@@ -224,7 +232,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
     return {
         "report": report,
         "title": title_of(report),
-        "bits": bits(),
         "glossary": glossary(),
         "formulas": formulas_of(_storage(report)),
         "contents": groups_of_sections,
@@ -253,7 +260,9 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             "risks": brief.risks(report, conclusion),
             "recommendation": brief.recommendation(conclusion),
         },
-        "verdict_title": f"What did {bits()}-bit cost?" if compared else rows_headline.NOT_COMPARED,
+        "verdict_title": t("What did {bits}-bit cost?")
+        if compared
+        else t(rows_headline.NOT_COMPARED),
         "outcome": rows_headline.outcome_label(report),
         "tone": rows_headline.tone(report),
         "meaning": meaning(report.verdict),
@@ -273,7 +282,13 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             *(
                 []
                 if compared
-                else [("← better than untuned", "worse →", "Tuned − untuned (95% interval)")]
+                else [
+                    (
+                        t("← better than untuned"),
+                        t("worse →"),
+                        t("Tuned − untuned (95% interval)"),
+                    )
+                ]
             ),
         ),
         "in_short": rows_headline.in_short(report),
