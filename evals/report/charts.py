@@ -25,6 +25,7 @@ from evals.report.format import (
     plain,
     shown,
 )
+from evals.report.schema import Attribution, AttributionStep
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -271,7 +272,7 @@ def task_panel(task: Entries) -> dict[str, Any] | None:
     return interval_panel(rows, *sides, t("Difference (95% interval)"))
 
 
-def waterfall(attribution: Entries | None) -> dict[str, Any] | None:
+def waterfall(attribution: Attribution | None) -> dict[str, Any] | None:
     """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
 
     ``from_`` is the position of the end of the row above, and ``harm`` whether the step made the result worse.
@@ -280,7 +281,7 @@ def waterfall(attribution: Entries | None) -> dict[str, Any] | None:
         return None
     metric = attribution["metric"]
     how = shown(metric)
-    spans: list[tuple[dict[str, Any], float, float, float, float]] = []
+    spans: list[tuple[AttributionStep, float, float, float, float]] = []
     level = 0.0
     for step in attribution["steps"]:
         start = level
