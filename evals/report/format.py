@@ -150,7 +150,7 @@ def difference(value: float, metric: str, row: Entries) -> str:
 
 def level_text(level: float) -> str:
     """The level of an interval: ``97.5%``."""
-    return f"{100 * level:.3g}%"
+    return percentage(localize(f"{100 * level:.3g}"))
 
 
 def level_message(level: float) -> Message:
