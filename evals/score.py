@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.data import load_split
-from assistant_builder.i18n import Text, m, render, t
+from assistant_builder.i18n import Text, m, render
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
@@ -309,7 +309,7 @@ class _Scoring:
             samples,
             {
                 "cell": cell.spec.name,
-                "meaning": render(title) if piece.kind != "cell" else t(cell.spec.about),
+                "meaning": render(title if piece.kind != "cell" else cell.spec.about),
                 "base": cell.spec.base,
                 "adapter": cell.spec.adapter,
                 "merged": cell.spec.merged,

@@ -9,16 +9,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4085  2160
-assistant_builder/chat               2340  1320
-assistant_builder/cli                1840   930
-assistant_builder/cluster           1005   595
-assistant_builder/config            1375   770
+assistant_builder                    4090  2160
+assistant_builder/chat               2410  1360
+assistant_builder/cli                1870   940
+assistant_builder/cluster            1010   595
+assistant_builder/config             1380   770
 assistant_builder/data               5260  2815
 assistant_builder/export            3530  1755
-assistant_builder/i18n               640   380
+assistant_builder/i18n                670   400
 assistant_builder/inference         2900  1630
-assistant_builder/models            3590  1875
+assistant_builder/models             3620  1885
 assistant_builder/planning          2700  1465
 assistant_builder/quantization      1175   630
 assistant_builder/retrieval          2530  1315
@@ -33,7 +33,7 @@ assistant_builder/web               1990  1160
 evals                                3875  1945
 evals/judge                          440   220
 evals/metrics                       1150   500
-evals/report                        9400  4260
+evals/report                        10140  4415
 evals/stats                         1290   610
 evals/study_compare                  820   355
 evals/tasks                          540   235

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import TypedDict
 
-from assistant_builder.arms import LORA, QLORA, TWINS, plain
+from assistant_builder.arms import LORA, QLORA, TWINS
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
@@ -30,7 +30,8 @@ from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.i18n import localize, m, t
+from assistant_builder.i18n import Message as Shown
+from assistant_builder.i18n import m, render, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from evals.metrics.refusal import is_refusal
@@ -186,27 +187,36 @@ def log_evidence(wins: int, losses: int, share: float) -> float:
 
 
 def tally_sentence(found: Tally) -> str:
+    """:func:`tally_message` in the current language."""
+    return render(tally_message(found))
+
+
+def tally_message(found: Tally) -> Shown:
     """A sentence with the counts, their interpretation and the p-value."""
     if not found.counted:
-        return t("No votes yet.")
-    counts = [f"{plain(QLORA.name)} {found.candidate}", f"{plain(LORA.name)} {found.baseline}"]
+        return m("No votes yet.")
+    counts = [
+        Shown("{arm} {count}", {"arm": Shown(arm.plain), "count": count})
+        for arm, count in ((QLORA, found.candidate), (LORA, found.baseline))
+    ]
     if found.ties:
-        counts.append(t("{number} the same", number=found.ties))
+        counts.append(m("{number} the same", number=found.ties))
     if found.both_bad:
-        counts.append(t("{number} both bad", number=found.both_bad))
+        counts.append(m("{number} both bad", number=found.both_bad))
     decided = found.candidate + found.baseline
     if not decided:
-        shown = t("no vote prefers one assistant yet")
+        shown = m("no vote prefers one assistant yet")
     elif found.p_value > SIGNIFICANT:
-        shown = t("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
+        shown = m("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
     else:
         winner = QLORA if found.candidate > found.baseline else LORA
-        tiny = found.p_value < 0.001
-        p_value = "p < " + localize("0.001") if tiny else "p = " + localize(f"{found.p_value:.3f}")
-        shown = t(
-            "{assistant} is preferred, {p_value}", assistant=plain(winner.name), p_value=p_value
+        text = "p < {value:.3f}" if found.p_value < 0.001 else "p = {value:.3f}"
+        shown = m(
+            "{assistant} is preferred, {p_value}",
+            assistant=Shown(winner.plain),
+            p_value=Shown(text, {"value": max(found.p_value, 0.001)}),
         )
-    return f"{', '.join(counts)}: {shown}."
+    return Shown("{counts}: {shown}.", {"counts": counts, "shown": shown})
 
 
 MAX_EPOCHS = 1000

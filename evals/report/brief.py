@@ -43,19 +43,33 @@ def about(report: Report) -> str:
     """What the assistant is and what it was trained on."""
     config, counts = report.config, (report.data.get("split") or {}).get("counts") or {}
     source = str(report.data.get("source") or config["data"]["source"] or "")
-    pairs = (
-        f"{count(counts['train'])} question–answer pairs"
-        if "train" in counts
-        else "question–answer pairs"
-    )
-    file = f" of {PurePath(source).name}" if source else ""
-    grounded = report.approach == "grounded"
+    train, values = counts.get("train"), {"file": PurePath(source).name}
+    if train is None:
+        first = (
+            t("An assistant trained on question–answer pairs of {file}.", **values)
+            if source
+            else t("An assistant trained on question–answer pairs.")
+        )
+    elif source:
+        first = tn(
+            "An assistant trained on {count} question–answer pair of {file}.",
+            "An assistant trained on {count} question–answer pairs of {file}.",
+            train,
+            **values,
+        )
+    else:
+        first = tn(
+            "An assistant trained on {count} question–answer pair.",
+            "An assistant trained on {count} question–answer pairs.",
+            train,
+        )
+    base = t("Its base model is {model}.", model=PurePath(config["model"]["base"]).name)
     way = (
-        "It looks up the facts for each question."
-        if grounded
-        else "It answers from what it learned in training."
+        t("It looks up the facts for each question.")
+        if report.approach == "grounded"
+        else t("It answers from what it learned in training.")
     )
-    return f"An assistant trained on {pairs}{file}. Its base model is {PurePath(config['model']['base']).name}. {way}"
+    return f"{first} {base} {way}"
 
 
 def examples(report: Report, conclusion: Conclusion) -> list[Example]:
@@ -89,14 +103,16 @@ def risks(report: Report, conclusion: Conclusion) -> list[str]:
 def recommendation(conclusion: Conclusion) -> str:
     """Whether to use the assistant."""
     if conclusion.audience.who == "customers":
-        return "Use it, and read what people ask."
+        return t("Use it, and read what people ask.")
     if not conclusion.tested:
-        return "Let people ask it in words of their own before others rely on it."
+        return t("Let people ask it in words of their own before others rely on it.")
     if conclusion.ready:
-        return "Use it first where a wrong answer does little harm, and read what people ask."
+        return t("Use it first where a wrong answer does little harm, and read what people ask.")
     if conclusion.next_tab == "train":
-        return "Show people the stored answer of the most similar question. That is better than this assistant."
-    return "Do not use it yet."
+        return t(
+            "Show people the stored answer of the most similar question. That is better than this assistant."
+        )
+    return t("Do not use it yet.")
 
 
 def _answers(

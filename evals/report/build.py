@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from assistant_builder.arms import CELLS, FOUR_BIT, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import as_in_files, bits, enumerated, joined, m, t
+from assistant_builder.i18n import Message, as_in_files, bits, enumerated, joined, m
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
@@ -182,12 +183,12 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
     if "files" not in report["to_come"]:
         report |= formats_of(study, cells, rules)
+    report = in_files(report)
     if is_respelled(Report.model_validate(report)):
-        verdict["estimand"] = "respelled"
+        report["verdict"]["estimand"] = "respelled"
     elif config.compares:
-        report["other_claim"] = other_claim(by_seed, decisive[primary], rules)
-    if not config.compares:
-        report["not_compared"] = not_compared(config.arms)
+        report["other_claim"] = in_files(other_claim(by_seed, decisive[primary], rules))
+    open_questions = [] if config.compares else not_compared(config.arms)
     if unlike:
         report["uncovered"] = {
             "items": len(unlike),
@@ -203,25 +204,42 @@ def _build_report(study: Study) -> dict[str, Any]:
                 for name, cell in cells.items()
             },
         }
-    report["attribution"] = attribution(rows, report["cells"], primary)
-    report["exports"] = exports(
-        compared, report["cells"], report["resources"], primary, margin, config.model.quant_type
+    figures = {**report["cells"], **report["baselines"]}
+    report = in_files(
+        report
+        | {
+            "attribution": attribution(rows, report["cells"], primary),
+            "exports": exports(
+                compared,
+                report["cells"],
+                report["resources"],
+                primary,
+                margin,
+                config.model.quant_type,
+            ),
+            "beats_untuned": beats_untuned(rows, figures),
+        }
+        | ({"not_compared": open_questions} if open_questions else {})
     )
-    report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     typed = Report.model_validate(report)
     report["warnings"] = [in_files(warning) for warning in warnings(typed)]
     averages = [
         {"metric": metric, **comparing.figures_of(result)}
         for metric, result in (headline(LEVEL) if config.compares else {}).items()
     ]
-    objection = counter_evidence(averages, verdict)
+    objection = counter_evidence(averages, report["verdict"])
     sentence = verdict_sentence(
         report["verdict"], audience(items, report["verdict"], respelled=is_respelled(typed))
     )
-    report |= in_files({"objection": objection, "sentence": joined([sentence, objection])})
-    report["basis"] = basis(typed)
-    report["summary"] = summary(typed)
-    return report
+    return in_files(
+        report
+        | {
+            "objection": objection,
+            "sentence": joined([sentence, objection]),
+            "basis": basis(typed),
+            "summary": summary(typed),
+        }
+    )
 
 
 @as_in_files()
@@ -243,6 +261,8 @@ def write_report(study: Study) -> Path:
         for ending in ENDINGS
     ):
         outdated.unlink(missing_ok=True)
+    for translated in study.folder.glob("report*.??.html"):  # of the command report
+        translated.unlink()
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
         write_json(study.folder / f"{name}.json", reports[approach])
@@ -335,10 +355,11 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     if scores.get("base") == FOUR_BIT:  # the name of the study's storage, whatever its bits
         scores["base"] = f"{bits()}-bit"
     if cell.name in CELLS:
-        label, about = t(CELLS[cell.name].label), t(CELLS[cell.name].about)
+        label, about = Message(CELLS[cell.name].label), CELLS[cell.name].about
     else:
         label, about = BASELINE_TEXTS[cell.name]
-        about = about.replace("float16 base", f"{scores.get('base') or 'float16'} base")
+        if scores.get("base"):
+            about = replace(about, values={name: scores["base"] for name in about.values})
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),

@@ -19,7 +19,7 @@ from evals.report.format import capitalised, count, enumerated, margin, number, 
 from evals.report.load import BASELINE, CANDIDATE
 from evals.report.other_results import NAMES
 from evals.report.other_words import HELP, RESPELLED, asks_other_words, is_respelled
-from evals.report.rows_headline import of_contrast, reading
+from evals.report.rows_headline import of_contrast, reading_of
 from evals.report.schema import Report
 from evals.report.verdict import harm_interval
 
@@ -159,7 +159,9 @@ def conclude(report: Report) -> Conclusion:
         rival=rival,
         notes=_notes(report),
         four_bit=_four_bit(report) if tested else f"{_four_bit(report)} {t(RESPELLED)}",
-        file=report.formats_sentence or report.formats_skipped or "",
+        file=render(
+            report.message("formats_sentence" if report.formats_sentence else "formats_skipped")
+        ),
         action=action,
         next_tab="data" if too_few or not tested else "chat" if ready else "train",
         commands=commands,
@@ -394,8 +396,8 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     else:
         found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
         outcome, rival = (
-            _BY_READING.get(reading(found), "inconclusive") if found else "",
-            t(NAMES["copy"]),
+            _BY_READING.get(reading_of(found), "inconclusive") if found else "",
+            render(NAMES["copy"]),
         )
     score = _score(report, cell, metric)
     copied = (

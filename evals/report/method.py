@@ -100,7 +100,7 @@ def contents(report: Report) -> list[dict[str, Any]]:
             "anchor": group["anchor"],
             "title": t(group.get("alone", group["title"]) if alone else group["title"]),
             "sections": [
-                {"anchor": key, "name": name}
+                {"anchor": key, "name": t(name)}
                 for key, name in group["sections"].items()
                 if key not in left_out
             ],

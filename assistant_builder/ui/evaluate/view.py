@@ -12,7 +12,7 @@ from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import ENGLISH, N_, language, render, t, tc, tm, tn
+from assistant_builder.i18n import N_, render, t, tc, tm, tn
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.item_filters import (
@@ -64,7 +64,6 @@ from evals.report.items import marked, word_diff
 from evals.report.render import draw_intervals, render_results
 from evals.report.schema import Report
 from evals.report.verdict import changed_text
-from evals.report.warnings import by_weight
 
 _KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
 
@@ -393,7 +392,8 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
         t("Perplexity"),
         *(shown(metric).label for metric in columns),
     ]
-    texts = {name: (t(cell.label), t(cell.about)) for name, cell in CELLS.items()} | BASELINE_TEXTS
+    texts = {name: (t(cell.label), render(cell.about)) for name, cell in CELLS.items()}
+    texts |= {name: (str(label), str(about)) for name, (label, about) in BASELINE_TEXTS.items()}
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),
@@ -489,21 +489,7 @@ def report_pending() -> Markup:
 
 def results_frame(report: Report) -> Markup:
     """The report's own sections about the verdict and its figures, in a frame like that of the Report tab."""
-    frame = report_frame(render_results(report))
-    if language() == ENGLISH:
-        return frame
-    first, _ = by_weight(report.warnings)
-    sentence, *warnings = (
-        render(text)
-        for text in (report.message("sentence"), *(each.message("text") for each in first))
-    )
-    return join(
-        [
-            Markup('<p class="ab-sentence">{}</p>').format(sentence),
-            items(warnings) if warnings else "",
-            frame,
-        ]
-    )
+    return report_frame(render_results(report))
 
 
 Marks = Literal["each other", "the reference", "nothing"]

@@ -16,6 +16,7 @@ from evals.report.charts import (
     task_panel,
     waterfall,
 )
+from evals.report.schema import Attribution, Task
 from tests.evals.report.additions import additions, contrast
 
 
@@ -27,7 +28,7 @@ def value_at(ticks: list[dict[str, Any]], position: float) -> float:
 
 
 def test_waterfall_steps_start_where_the_last_one_ended():
-    chart = waterfall(additions()["attribution"])
+    chart = waterfall(Attribution.model_validate(additions()["attribution"]))
     assert chart is not None
     low, stored, trained, high = chart["rows"]
     assert [row["label"] for row in chart["rows"]] == [
@@ -64,7 +65,7 @@ def test_waterfall_of_a_score_is_mirrored():
     for step, value in zip(score["steps"], (0.72, -0.05, 0.01, 0.68), strict=True):
         step["value" if step["kind"] == "level" else "delta"] = value
         step |= {"ci_low": value - 0.01, "ci_high": value + 0.01} if step["kind"] == "step" else {}
-    chart = waterfall(score)
+    chart = waterfall(Attribution.model_validate(score))
     assert chart is not None
     _, stored, trained, _ = chart["rows"]
     assert stored["harm"] and stored["end"] > stored["from_"] and not trained["harm"]
@@ -79,7 +80,7 @@ def test_a_waterfall_without_a_difference_can_be_drawn():
             if step["kind"] == "level"
             else {"delta": 0.0, "ci_low": 0.0, "ci_high": 0.0}
         )
-    chart = waterfall(same)
+    chart = waterfall(Attribution.model_validate(same))
     assert chart is not None and {row["end"] for row in chart["rows"]} == {50.0}
     assert waterfall(None) is None
 
@@ -104,10 +105,10 @@ def test_every_contrast_has_the_margin_drawn_in():
 
 
 def test_a_task_that_was_forgotten_lies_right():
-    panel = task_panel(additions()["tasks"]["ab_retention"])
+    panel = task_panel(Task.model_validate(additions()["tasks"]["ab_retention"]))
     assert panel is not None and all(mark["at"] > panel["zero"] for mark in panel["rows"])
     assert value_at(panel["ticks"], panel["rows"][0]["at"]) == pytest.approx(-4.2, abs=0.01)
-    assert task_panel(additions()["tasks"]["arc_easy"]) is None
+    assert task_panel(Task.model_validate(additions()["tasks"]["arc_easy"])) is None
 
 
 def test_reliability_points_lie_at_probability_and_share_right():
