@@ -18,6 +18,7 @@ from evals.report import format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import lead_arm, lead_pair
+from evals.report.other_words import is_respelled
 from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval, level_of, number_of
 
@@ -135,6 +136,8 @@ def outcome_label(report: Report) -> str:
     verdict = report.verdict
     if not report.compares:
         return NOT_COMPARED
+    if is_respelled(report):
+        return "Not tested in other words"
     label = OUTCOMES[verdict.outcome]
     if verdict.within_margin_but_worse:
         label += ": measurably worse, within the margin"
@@ -143,7 +146,7 @@ def outcome_label(report: Report) -> str:
 
 def tone(report: Report) -> str:
     """The CSS class of the verdict; a verdict with counter-evidence gets the class of a warning."""
-    outcome = str(report.verdict.outcome)
+    outcome = "inconclusive" if is_respelled(report) else str(report.verdict.outcome)
     return "mixed" if report.objection and outcome == "no worse" else outcome.replace(" ", "-")
 
 
