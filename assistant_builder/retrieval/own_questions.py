@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import Pair, load_split
+from assistant_builder.data.one_wording import LEAST_WORDINGS
+from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.data.wordings import count_wordings, pairs_to_word
+from assistant_builder.data.wordings import (
+    count_wordings,
+    match_wordings,
+    pairs_to_word,
+    read_wordings,
+)
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, m, t
 from assistant_builder.retrieval.build import lookup_stamp
@@ -30,18 +37,20 @@ from assistant_builder.study.contents import OwnAnswer, OwnAnswers, OwnQuestion,
 
 ASKED = 10
 """Facts for which other wordings are asked."""
+NO_ANSWER = "-"
+"""What stands for the answer of a question that the file does not answer."""
 _MOST_COMPARED = 2000  # facts that are compared with all others; of more, every second, third, … is
 _SUBJECTS = 5
 _QUESTIONS, _ANSWERS = "own_questions.json", "own_answers.json"
 
 
 def takes_own_questions(study: Study) -> bool:
-    """Whether most answers of the file occur once, and its facts can be compared: the data steps are done."""
+    """Whether the data steps are done, most answers occur once, and the test has too few other wordings."""
     split = study.folder / "data" / "split.json"
     if not split.is_file() or study.step("data-embed").state != "succeeded":
         return False
     counted = count_wordings(read_json(split, Split))
-    return counted is not None and counted.occurs_once
+    return counted is not None and counted.occurs_once and counted.test < LEAST_WORDINGS
 
 
 # What is asked
@@ -134,6 +143,38 @@ def suggested_questions(pairs: Iterable[Pair]) -> list[str]:
 # The files
 
 
+def add_questions_of_file(study: Study, path: Path) -> tuple[OwnQuestion, ...]:
+    """Add the questions of a file, see :func:`assistant_builder.data.wordings.read_wordings`; returns all.
+
+    The answer ``-`` says that the file of the study does not answer a question.
+
+    Raises:
+        DataError: The file cannot be read, or a question belongs to no training pair.
+    """
+    pairs = {pair.row: pair for pair in load_split(study.folder / "data", "train")}
+    cells = read_wordings(path)
+    numbers = row_numbers(study.folder / "data")
+    wordings, unmatched = match_wordings(
+        [*pairs.values()], (cell for cell in cells if cell[1] != NO_ANSWER), numbers
+    )
+    if unmatched:
+        raise DataError(
+            m("no row has the answer of {question!r}", question=unmatched[0]),
+            where=str(path),
+            remedy=m(
+                "Copy the answer from the data file, or write {sign} if it has none", sign=NO_ANSWER
+            ),
+        )
+    return save_questions(
+        study,
+        [
+            *read_questions(study),
+            *(wording_of(pairs[each.row], each.question) for each in wordings),
+            *(OwnQuestion(question) for question, answer in cells if answer == NO_ANSWER),
+        ],
+    )
+
+
 def questions_file(study: Study) -> Path:
     """``own_questions.json``."""
     return study.folder / _QUESTIONS
@@ -154,7 +195,7 @@ def read_questions(study: Study) -> tuple[OwnQuestion, ...]:
     return found.questions
 
 
-def save_questions(study: Study, questions: Iterable[OwnQuestion]) -> list[OwnQuestion]:
+def save_questions(study: Study, questions: Iterable[OwnQuestion]) -> tuple[OwnQuestion, ...]:
     """Replace the questions of the owner; empty and repeated ones are left out.
 
     Raises:
@@ -179,7 +220,7 @@ def save_questions(study: Study, questions: Iterable[OwnQuestion]) -> list[OwnQu
             )
         if key:
             kept.setdefault(key, each)
-    saved = sorted(kept.values(), key=lambda each: each.row is None)
+    saved = tuple(sorted(kept.values(), key=lambda each: each.row is None))
     write_json(questions_file(study), {"questions": [vars(each) for each in saved]})
     return saved
 

@@ -615,7 +615,7 @@ def _next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
 
 def _wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
-    return t(HELP), (f"assistant-builder ask {report.study} --wordings WORDINGS.csv",)
+    return t(HELP), (f"assistant-builder wordings {report.study} WORDINGS.csv",)
 
 
 def _improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]:

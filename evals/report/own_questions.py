@@ -34,8 +34,13 @@ def own_questions(study: Study) -> dict[str, Any] | None:
             for arm, answers in found.items()
             if each.question in answers
         }
-        declined = {
-            arm: answer["declined"] or is_refusal(answer["text"]) for arm, answer in given.items()
+        exact = {
+            arm: each.row is not None and exact_match(answer["text"], each.answer) == 1
+            for arm, answer in given.items()
+        }
+        declined = {  # the right answer may read like a refusal
+            arm: not exact[arm] and (answer["declined"] or is_refusal(answer["text"]))
+            for arm, answer in given.items()
         }
         rows.append(
             {
@@ -44,12 +49,7 @@ def own_questions(study: Study) -> dict[str, Any] | None:
                 "known": each.known,
                 "reference": None if each.row is None else each.answer,
                 "answers": {arm: answer["text"] for arm, answer in given.items()},
-                "right": {
-                    arm: declined[arm]
-                    if each.row is None
-                    else exact_match(answer["text"], each.answer) == 1
-                    for arm, answer in given.items()
-                },
+                "right": declined if each.row is None else exact,
                 "declined": declined,
             }
         )
@@ -131,11 +131,12 @@ class OwnLine:
 
 @dataclass(frozen=True)
 class OwnTexts:
-    """The section on the questions of the owner; ``columns`` are the titles of the table."""
+    """The section on the questions of the owner; ``columns`` are the titles of the table, the last ones of ``arms``."""
 
     title: str
     about: str
     lines: tuple[str, ...]
+    arms: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[OwnLine, ...]
 
@@ -163,6 +164,7 @@ def texts_of_questions(own: OwnQuestions, arms: Sequence[str]) -> OwnTexts:
             for arm in arms
             if (counts := own.arms.get(arm)) is not None
         ),
+        tuple(arms),
         (t("Question"), t("Right answer"), *map(plain, arms)),
         tuple(
             OwnLine(

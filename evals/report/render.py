@@ -252,7 +252,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "verdict_title": f"What did {bits()}-bit cost?" if compared else rows_headline.NOT_COMPARED,
         "outcome": rows_headline.outcome_label(report),
         "tone": rows_headline.tone(report),
-        "meaning": meaning(report.verdict),
+        "meaning": "" if is_respelled(report) else meaning(report.verdict),
         "action": report.verdict.action if compared and not is_respelled(report) else "",
         "changed": changed_text(report.verdict.frozen),
         "first_warnings": first,

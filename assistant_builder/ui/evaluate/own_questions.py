@@ -138,7 +138,8 @@ class OwnQuestionsPanel:
             boxes[box] = gr.update(
                 visible=True,
                 label=pair.question,
-                info=f"{pair.answer} ({row})",
+                # gradio would make links of [text](address)
+                info=f"{pair.answer} ({row})".replace("](", "]\N{ZERO WIDTH SPACE}("),
                 value=given.get(pair.row, ""),
             )
         own = [each.question for each in asked if each.row is None]

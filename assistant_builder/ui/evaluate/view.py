@@ -377,7 +377,7 @@ def own_state_view(
                 "Each answer of your file occurs once, so the program has no other wordings to test the assistant "
                 "with. That says nothing against the assistant."
             ),
-            t("Type some questions below: it is asked them, and they are never trained."),
+            t("Type some questions below: it is asked them, and is never trained on them."),
         )
     if error is not None and missing and not asking:
         return error_callout(error)
