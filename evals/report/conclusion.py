@@ -229,7 +229,8 @@ def _untested_four_bit(report: Report) -> str:
     """Why respelled questions decide nothing."""
     if not report.compares:
         return f"{_four_bit(report)} {t(RESPELLED)}"
-    return f"{t('The test cannot show whether the compact one is as good.')} {t(RESPELLED)}"
+    said = t("The test cannot show whether the compact one is as good.")
+    return f"{said} {t(RESPELLED)}"
 
 
 def total(report: Report, metric: str) -> int:
