@@ -151,6 +151,7 @@ def test_wordings_asks_the_questions_of_a_file_once(tmp_path, monkeypatch):
 
     seen: list[str] = []
     monkeypatch.setattr(ChatSession, "stream", stream)
+    monkeypatch.setattr(Embedder, "of", lambda model: FakeEmbedder())
     sheet, own = tmp_path / "sheet.csv", tmp_path / "own.csv"
     sheet.write_text(
         "question,answer\n"
@@ -160,13 +161,14 @@ def test_wordings_asks_the_questions_of_a_file_once(tmp_path, monkeypatch):
     study = with_data(new_study("once", sheet, arms=["lora"]))
     facts = CliRunner().invoke(app, ["wordings", "once"]).stdout
     assert facts.startswith("Nothing was tested in other words") and facts.count("row ") == 10
-    kept = CliRunner().invoke(app, ["wordings", "once", str(own)]).stdout
-    assert "2 questions are kept; no assistant is trained yet." in kept and not seen
+    kept = CliRunner().invoke(app, ["wordings", "once", str(own)])
+    assert "2 questions are kept; no assistant is trained yet" in kept.stderr and not seen
+    assert "  Copying an answer: " in kept.stdout
     trained(study)
     shown = CliRunner().invoke(app, ["wordings", "once"]).stdout
     assert seen == ["the seventh one", "is the moon cheese"]
     assert "the seventh one (Shelf 7 is here.)" in shown
-    assert "The assistant was right on 0 of your 1 own wording" in shown
+    assert "Full was right on 0 of your 1 own wording" in shown
     document = json.loads(CliRunner().invoke(app, ["wordings", "once", "--json"]).stdout)
     assert document["arms"]["lora"]["declined"] == 1 and len(seen) == 2
 

@@ -22,13 +22,13 @@ Ask = Callable[[str, Sequence[str]], Mapping[str, OwnAnswer]]
 """Question and arms → the answer of each arm."""
 
 
-def ask_missing(study: Study, ask: Ask) -> int:
+def ask_missing(study: Study, ask: Ask, *, copies: bool = False) -> int:
     """Ask what was not asked yet, and keep each answer at once; returns the number of questions.
 
-    A question that is removed meanwhile is asked no more.
+    A question that is removed meanwhile is asked no more. ``copies``: only copied answers, which load no model.
     """
     asked = 0
-    while missing := unasked(study):
+    while missing := unasked(study, copies=copies):
         question, arms = missing[0]
         save_answers(study, question, ask(question, arms))
         asked += 1
@@ -53,22 +53,29 @@ class OwnQuestionAsker:
         """Record of the error that ended the last attempt."""
         return self._errors.get(str(study.folder))
 
-    def start(self, study: Study) -> threading.Thread | None:
-        """Begin to ask; None if another study is being asked, or nothing is missing."""
+    def start(self, study: Study, *, copies: bool = False) -> threading.Thread | None:
+        """Begin to ask; None if another study is being asked, or nothing is missing.
+
+        ``copies``: only copied answers.
+        """
         view = study.recommended
         with self._lock:
-            if self._asking is not None or not unasked(view):
+            if self._asking is not None or not unasked(view, copies=copies):
                 return None
             self._asking = view
         self._errors.pop(str(study.folder), None)
-        thread = threading.Thread(target=self._run, args=(view,), daemon=True)
+        thread = threading.Thread(target=self._run, args=(view, copies), daemon=True)
         thread.start()
         return thread
 
-    def _run(self, study: Study) -> None:
+    def _run(self, study: Study, copies: bool) -> None:
         try:
             system = default_system_prompt(study)
-            ask_missing(study, lambda question, arms: self._ask(study, system, question, arms))
+            ask_missing(
+                study,
+                lambda question, arms: self._ask(study, system, question, arms),
+                copies=copies,
+            )
             self._after(study)
         except AssistantBuilderError as error:
             self._errors[str(study.folder)] = error.to_record()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from assistant_builder import api
-from assistant_builder.arms import label
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, TrustRemoteCode, documented, user_consent
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
+from assistant_builder.study.contents import OwnAnswer
 
 
 @documented()
@@ -35,12 +37,13 @@ def wordings(
     from assistant_builder.data.prepare import row_numbers
     from assistant_builder.retrieval.own_questions import (
         add_questions_of_file,
+        assistants,
         facts_to_word,
         read_questions,
         trained_arms,
     )
     from evals.report.build import write_report
-    from evals.report.own_questions import own_questions, texts_of_questions
+    from evals.report.own_questions import name_of, own_questions, texts_of_questions
     from evals.report.schema import OwnQuestions
 
     study = api.open(name)
@@ -48,15 +51,16 @@ def wordings(
     view = Study.open(name).recommended
     if file is not None:
         add_questions_of_file(view, file)
-    arms = trained_arms(view)
+
+    def ask(question: str, arms: Sequence[str]) -> dict[str, OwnAnswer]:
+        trained = [arm for arm in arms if arm != COPY]
+        answers = study.ask_arms(question, trained) if trained else []
+        if COPY in arms:
+            answers += study.ask_arms(question, mode="copy")
+        return {each.arm: {"text": each.text, "declined": each.declined} for each in answers}
+
     with study:
-        asked = ask_missing(
-            view,
-            lambda question, arms: {
-                answer.arm: {"text": answer.text, "declined": answer.declined}
-                for answer in study.ask_arms(question, arms)
-            },
-        )
+        asked = ask_missing(view, ask)
     if asked:
         renew_report(view, write_report)
     found = OwnQuestions.model_validate(own_questions(view) or {})
@@ -68,13 +72,13 @@ def wordings(
         for pair in facts_to_word(view):
             output.echo(f"  row {numbers.shown(pair.row)}: {pair.question} {pair.answer}")
         return None
-    if not arms:
-        output.echo(f"{len(found.questions)} questions are kept; no assistant is trained yet.")
-    texts = texts_of_questions(found, arms)
+    if not trained_arms(view):
+        output.note(f"{len(found.questions)} questions are kept; no assistant is trained yet")
+    texts = texts_of_questions(found, assistants(view))
     for line in texts.rows:
         output.echo(f"{line.question} ({line.expected})")
         for arm, answer in zip(texts.arms, line.answers, strict=True):
-            output.echo(f"  {label(arm)}: {answer.text} ({answer.verdict})")
+            output.echo(f"  {name_of(arm)}: {answer.text} ({answer.verdict})")
     for sentence in texts.lines:
         output.echo(sentence)
     return None

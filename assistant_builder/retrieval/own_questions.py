@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair, load_split
 from assistant_builder.data.one_wording import LEAST_WORDINGS
 from assistant_builder.data.prepare import row_numbers
@@ -30,6 +30,7 @@ from assistant_builder.data.wordings import (
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, m, t
 from assistant_builder.retrieval.build import lookup_stamp
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.index import RECORD, Index
 from assistant_builder.retrieval.lexical import Bm25, bare_words, content_words, terms
 from assistant_builder.study import Study
@@ -246,7 +247,14 @@ def trained_arms(study: Study) -> list[str]:
     ]
 
 
+def assistants(study: Study) -> list[str]:
+    """Whom the owner asks: the trained arms, and :data:`COPY`, which needs no training."""
+    return [*trained_arms(study), COPY]
+
+
 def _model(study: Study, arm: str) -> str:
+    if arm == COPY:
+        return f"{file_hash(study.folder / 'data' / 'split.json')} {lookup_stamp(study, [])}"
     return f"{study.arm_summary(arm)['adapter_sha256']} {lookup_stamp(study, [arm])}"
 
 
@@ -273,9 +281,9 @@ def save_answers(study: Study, question: str, answers: Mapping[str, OwnAnswer]) 
     write_json(answers_file(study), stored)
 
 
-def unasked(study: Study) -> list[tuple[str, list[str]]]:
-    """Each question that was not asked yet, with the trained arms that have no answer to it."""
-    questions, arms = read_questions(study), trained_arms(study)
+def unasked(study: Study, *, copies: bool = False) -> list[tuple[str, list[str]]]:
+    """Each question that was not asked yet, with the assistants that have no answer; ``copies``: :data:`COPY` alone."""
+    questions, arms = read_questions(study), [COPY] if copies else assistants(study)
     answered = {arm: read_answers(study, arm) for arm in arms} if questions else {}
     missing = (
         (each.question, [arm for arm in arms if each.question not in answered[arm]])

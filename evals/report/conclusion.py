@@ -11,6 +11,7 @@ from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, m, render, t, tc, tn
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric, untaught
@@ -186,7 +187,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         tested=True,
         ready=ready,
         audience=audience(report, arm, EXACT, ready=ready),
-        sentences=tuple(sentences(own, _who(report, arm))),
+        sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
         figures=tuple(_own_figures(own)),
         bars=(),
         rival="",
@@ -197,6 +198,13 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         next_tab="chat" if ready else "data",
         commands=commands,
     )
+
+
+def _own_copies(report: Report) -> Iterator[str]:
+    """What copying did with the owner's questions."""
+    copies = own_counts(report, COPY)
+    if copies is not None:
+        yield from sentences(copies, t("Copying an answer"))
 
 
 def _own_figures(own: OwnCounts) -> Iterator[Figure]:

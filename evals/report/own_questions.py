@@ -8,7 +8,8 @@ from typing import Any
 
 from assistant_builder.arms import plain, plain_order
 from assistant_builder.i18n import t, tc, tn
-from assistant_builder.retrieval.own_questions import read_answers, read_questions, trained_arms
+from assistant_builder.retrieval.copying import COPY
+from assistant_builder.retrieval.own_questions import assistants, read_answers, read_questions
 from assistant_builder.study import Study
 from evals.metrics.refusal import is_refusal
 from evals.metrics.text import exact_match
@@ -26,7 +27,7 @@ def own_questions(study: Study) -> dict[str, Any] | None:
     questions = read_questions(study)
     if not questions:
         return None
-    found = {arm: read_answers(study, arm) for arm in trained_arms(study)}
+    found = {arm: read_answers(study, arm) for arm in assistants(study)}
     rows: list[dict[str, Any]] = []
     for each in questions:
         given = {
@@ -141,10 +142,15 @@ class OwnTexts:
     rows: tuple[OwnLine, ...]
 
 
+def name_of(arm: str) -> str:
+    """The plain name of an arm, or what copying is called."""
+    return t("Copying an answer") if arm == COPY else plain(arm)
+
+
 def own_texts(report: Report) -> OwnTexts | None:
     """The section of a report; None without questions."""
     return (
-        texts_of_questions(report.own_questions, report.trained_arms)
+        texts_of_questions(report.own_questions, [*report.trained_arms, COPY])
         if report.own_questions
         else None
     )
@@ -160,12 +166,16 @@ def texts_of_questions(own: OwnQuestions, arms: Sequence[str]) -> OwnTexts:
             "from case, punctuation and notation."
         ),
         tuple(
-            " ".join(sentences(counts, plain(arm) if len(arms) > 1 else t("The assistant")))
+            " ".join(
+                sentences(
+                    counts, name_of(arm) if len(arms) > 1 or arm == COPY else t("The assistant")
+                )
+            )
             for arm in arms
             if (counts := own.arms.get(arm)) is not None
         ),
         tuple(arms),
-        (t("Question"), t("Right answer"), *map(plain, arms)),
+        (t("Question"), t("Right answer"), *map(name_of, arms)),
         tuple(
             OwnLine(
                 row["row"],

@@ -62,7 +62,8 @@ def test_questions_are_asked_in_the_background_and_reported(study, pool):
     done: list[Study] = []
     asker = OwnQuestionAsker(pool, done.append)
     asked(asker, study)
-    assert asker.error(study) is None and unasked(study) == [] and done == [study]
+    assert asker.error(study) is None and unasked(study) == []
+    assert [each.folder for each in done] == [study.folder]
     assert read_answers(study, "qlora") == {
         MINE: {
             "text": " ".join(f"qlora:{word}" for word in MINE.split()) + " ✓",
@@ -73,12 +74,20 @@ def test_questions_are_asked_in_the_background_and_reported(study, pool):
     assert asker.start(study) is None, "nothing is missing"
 
 
+def test_copied_answers_can_be_asked_alone(study, pool):
+    asker = OwnQuestionAsker(pool, lambda study: None)
+    asker.start(study, copies=True).join(60)
+    assert set(read_answers(study, "copy")) == {MINE, "decline"}
+    assert read_answers(study, "lora") == {} and len(unasked(study)) == 2
+    assert asker.start(study, copies=True) is None
+
+
 def test_an_error_keeps_the_answers_so_far_and_is_told(study, pool):
     save_questions(study, [*read_questions(study), OwnQuestion("refuse")])
     asker = OwnQuestionAsker(pool, lambda study: pytest.fail("not all were asked"))
     asked(asker, study)
     assert asker.error(study)["what"] == "there is no trained adapter"
-    assert unasked(study) == [("refuse", ["lora", "qlora"])]
+    assert unasked(study) == [("refuse", ["lora", "qlora", "copy"])]
     save_questions(study, [each for each in read_questions(study) if each.question != "refuse"])
     assert asker.start(study) is None
 

@@ -153,13 +153,15 @@ def test_a_file_of_questions_is_added(study, tmp_path):
 
 def test_answers_hold_for_one_adapter(study):
     save_questions(study, [OwnQuestion("Who is the mayor?"), OwnQuestion("Why?")])
-    assert unasked(study) == []
+    assert unasked(study) == [("Who is the mayor?", ["copy"]), ("Why?", ["copy"])]
     trained(study)
-    assert unasked(study) == [("Who is the mayor?", ["lora", "qlora"]), ("Why?", ["lora", "qlora"])]
-    given = {arm: {"text": "We do.", "declined": False} for arm in ("lora", "qlora")}
+    everyone = ["lora", "qlora", "copy"]
+    assert unasked(study) == [("Who is the mayor?", everyone), ("Why?", everyone)]
+    assert unasked(study, copies=True) == [("Who is the mayor?", ["copy"]), ("Why?", ["copy"])]
+    given = {arm: {"text": "We do.", "declined": False} for arm in everyone}
     save_answers(study, "Why?", given)
     save_answers(study, "Who is the mayor?", {"lora": given["lora"]})
-    assert unasked(study) == [("Who is the mayor?", ["qlora"])]
+    assert unasked(study) == [("Who is the mayor?", ["qlora", "copy"])]
     path = study.arm_folder("lora") / "summary.json"
     write_json(path, {**read_json(path), "adapter_sha256": "retrained"})
     assert read_answers(study, "lora") == {} and set(read_answers(study, "qlora")) == {"Why?"}

@@ -43,10 +43,10 @@ from assistant_builder.retrieval.decline import rule_of
 from assistant_builder.retrieval.grounding import read_contexts
 from assistant_builder.retrieval.index import Index
 from assistant_builder.retrieval.own_questions import (
+    assistants,
     read_questions,
     save_answers,
     save_questions,
-    trained_arms,
     unasked,
 )
 from assistant_builder.retrieval.recall import recommended_approach
@@ -104,7 +104,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             save_questions(study, [OwnQuestion("And who?", 1, "Who?", "We."), OwnQuestion("Why?")])
             for asked in ("And who?", "Why?"):
                 given = OwnAnswer(text="We.", declined=False)
-                save_answers(study, asked, dict.fromkeys(trained_arms(study), given))
+                save_answers(study, asked, dict.fromkeys(assistants(study), given))
             append_jsonl(
                 votes_file(study),
                 {

@@ -1,6 +1,5 @@
 """The owner's questions on the Results tab."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from assistant_builder.ui.app import ready_steps
 from assistant_builder.ui.evaluate.own_questions import OwnQuestionsPanel
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from tests.chat.fake_worker import parrot_command
+from tests.cluster.conftest import wait_until
 from tests.data.samples import jsonl
 from tests.data.test_one_wording import sheet
 from tests.synthetic_study import done, finished_study, new_study, running, trained, with_data
@@ -87,15 +87,19 @@ def test_the_questions_can_be_typed_while_it_trains(panel, source):
     assert shown[panel.wordings[1]]["value"] == "how dear" and not shown[panel.form]["open"]
     assert set(shown[panel.unanswered]["value"]) == {"Write a poem about the sea.", "Why?", "Who?"}
     assert shown[panel.unanswered]["choices"][-2:] == ["Why?", "Who?"]
+    wait_until(lambda: not panel.asker.is_asking(study), 60)
+    shown = drawn(panel)
     assert "4 questions are kept for the test" in plain(shown[panel.state])
-    assert shown[panel.waiting] == "", "nothing is trained yet"
+    assert shown[panel.waiting] == "" and unasked(study) == []
+    view = plain(shown[panel.answers])
+    assert "Copying an answer was right on 0 of your 1 own wording" in view
 
 
 def test_answers_are_shown_side_by_side_and_do_not_disturb_what_is_typed(panel, source):
     study = finished_study("sheet", source)
     first = load_split(study.folder / "data", "train")[0]
     save_questions(study, [wording_of(first, "printers <b>dear</b>"), OwnQuestion("Who?")])
-    assert drawn(panel)[panel.waiting] == "sheet:2", "the page asks them by itself"
+    assert drawn(panel)[panel.waiting] == "sheet:2:all", "the page asks them by itself"
     form, answers = marks(panel)
     save_answers(
         study,
@@ -103,6 +107,7 @@ def test_answers_are_shown_side_by_side_and_do_not_disturb_what_is_typed(panel, 
         {
             "lora": {"text": first.answer.lower(), "declined": False},
             "qlora": {"text": "Rule 9.", "declined": False},
+            "copy": {"text": "Rule 8.", "declined": False},
         },
     )
     assert marks(panel)[0] == form and marks(panel)[1] != answers
@@ -112,7 +117,7 @@ def test_answers_are_shown_side_by_side_and_do_not_disturb_what_is_typed(panel, 
     save_answers(
         study,
         "Who?",
-        {arm: {"text": "Me!", "declined": arm == "lora"} for arm in ("lora", "qlora")},
+        {arm: {"text": "Me!", "declined": arm == "lora"} for arm in ("lora", "qlora", "copy")},
     )
     shown = drawn(panel)
     assert shown[panel.waiting] == "" and shown[panel.state] == ""
@@ -126,23 +131,17 @@ def test_saving_asks_at_once_even_during_a_run(panel, source):
     study = trained(with_data(new_study("sheet", source)))
     running(study, "evaluate")
     save_questions(study, [OwnQuestion("Who?")])
-    assert drawn(panel)[panel.waiting] == "", "a run needs the memory"
+    assert drawn(panel)[panel.waiting] == "sheet:1:copies", "a run needs the memory"
     assert "They are asked when the run has ended" in plain(drawn(panel)[panel.state])
     saved(panel, "how dear", others="Who?")
-    until = time.monotonic() + 60
-    while unasked(study):
-        assert time.monotonic() < until, panel.asker.error(study)
-        time.sleep(0.05)
+    wait_until(lambda: not unasked(study), 60)
 
 
 def test_what_cannot_be_asked_is_told(panel, source):
     study = finished_study("sheet", source)
     save_questions(study, [OwnQuestion("refuse")])
-    panel._begin("sheet:1")
-    until = time.monotonic() + 60
-    while panel.asker.error(study) is None or panel.asker.is_asking(study):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    panel._begin("sheet:1:all")
+    wait_until(lambda: panel.asker.error(study) and not panel.asker.is_asking(study), 60)
     assert "no trained adapter" in plain(drawn(panel)[panel.state])
 
 

@@ -16,6 +16,7 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval.own_questions import (
     ASKED,
     answers_file,
+    assistants,
     facts_to_word,
     questions_file,
     read_questions,
@@ -38,7 +39,7 @@ from assistant_builder.ui.refresh import (
     inform,
     user_facing_errors,
 )
-from assistant_builder.ui.study_snapshot import shown_arms, stamp, state_of
+from assistant_builder.ui.study_snapshot import stamp, state_of
 from evals.report.build import write_report
 from evals.report.own_questions import own_questions, texts_of_questions
 from evals.report.schema import OwnQuestions
@@ -157,20 +158,22 @@ class OwnQuestionsPanel:
         if study is None or not _takes(view):
             return ["", "", ""]
         served = view.served
-        asked, arms = read_questions(study), trained_arms(served)
+        asked, arms = read_questions(study), assistants(served)
+        complete = view.trained and study.state != "running"
         missing, found = unasked(served), own_questions(served)
         texts = texts_of_questions(OwnQuestions.model_validate(found), arms) if found else None
         state = own_state_view(
             len(asked),
             len(missing),
-            trained=bool(arms),
+            trained=bool(trained_arms(served)),
             asking=self.asker.is_asking(study),
             error=self.asker.error(study),
         )
-        complete = set(arms) == {*shown_arms(study.config)} and study.state != "running"
-        waiting = f"{study.name}:{len(missing)}" if missing and complete else ""
+        # a run plans with the memory, of which copied answers need little
+        unheard = len(missing if complete else unasked(served, copies=True))
+        waiting = f"{study.name}:{unheard}:{'all' if complete else 'copies'}" if unheard else ""
         numbers = row_numbers(study.folder / "data")
-        return [state, own_answers_view(texts, numbers) if texts and arms else "", waiting]
+        return [state, own_answers_view(texts, numbers) if texts and texts.arms else "", waiting]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""
@@ -200,7 +203,8 @@ class OwnQuestionsPanel:
 
     def _begin(self, waiting: str) -> None:
         if waiting:
-            self.asker.start(Study.open(waiting.partition(":")[0]))
+            name, _, who = waiting.split(":")
+            self.asker.start(Study.open(name), copies=who == "copies")
 
 
 def _takes(view: StudyView) -> bool:

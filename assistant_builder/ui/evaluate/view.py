@@ -386,11 +386,10 @@ def own_state_view(
         "{count} questions are kept for the test",
         questions,
     )
+    if asking:
+        return callout("info", t("The questions are being asked…"))
     if not trained:
         return callout("good", kept, t("The assistants are asked as soon as they are trained."))
-    if asking:
-        said = t("Asking: {done} of {total}…", done=questions - missing, total=questions)
-        return callout("info", said) + bar((questions - missing) / questions, "")
     if missing:
         return callout(
             "info",

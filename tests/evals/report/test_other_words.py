@@ -161,7 +161,7 @@ def asked_own(study: Study, right: int, declined: int) -> Study:
     def ask(question: str, arms: list[str]) -> dict[str, Any]:
         place = places[question]
         said = {
-            arm: answers[question].upper() if place < right - (arm == "lora") else "Another rule."
+            arm: answers[question].upper() if place < right - (arm != "qlora") else "Another rule."
             for arm in arms
         }
         return {
@@ -185,6 +185,8 @@ def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
     ]
     assert found.sentences == (
         "The recommended assistant (Full) was right on 8 of your 10 own wordings (95% interval 44% to 97%).",
+        "It declined 3 of 4 questions that your file does not answer.",
+        "Copying an answer was right on 8 of your 10 own wordings (95% interval 44% to 97%).",
         "It declined 3 of 4 questions that your file does not answer.",
     )
     assert (
