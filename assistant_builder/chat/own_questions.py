@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from assistant_builder.atomic_io import file_hash
 from assistant_builder.chat.ask import default_system_prompt, longest_answer
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError, error_texts
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.retrieval.own_questions import read_questions, save_answers, unasked
@@ -43,13 +42,13 @@ class OwnQuestionAsker:
         self._pool, self._after = pool, after
         self._lock = threading.Lock()
         self._asking: Study | None = None
-        self._errors: dict[str, dict[str, Any]] = {}
+        self._errors: dict[str, ErrorRecord] = {}
 
     def is_asking(self, study: Study) -> bool:
         """Whether the questions of a study are being asked."""
         return self._asking is not None and self._asking.folder == study.folder
 
-    def error(self, study: Study) -> dict[str, Any] | None:
+    def error(self, study: Study) -> ErrorRecord | None:
         """Record of the error that ended the last attempt."""
         return self._errors.get(str(study.folder))
 

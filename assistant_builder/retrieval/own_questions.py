@@ -89,9 +89,8 @@ def _nearness(study: Study, facts: Sequence[Pair], compared: Sequence[int]) -> N
     """How near each of the compared facts is to every fact, [len(compared), len(facts)]."""
     if (study.retrieval_folder / RECORD).is_file():
         index = Index.load(study.retrieval_folder)
-        places = [index.positions.get(pair.row, [None])[0] for pair in facts]
-        if None not in places:
-            vectors = index.vectors[places]
+        if all(pair.row in index.positions for pair in facts):
+            vectors = index.vectors[[index.positions[pair.row][0] for pair in facts]]
             return np.asarray(vectors[compared] @ vectors.T)
     words = [terms(pair.question) for pair in facts]
     scores = Bm25(words)

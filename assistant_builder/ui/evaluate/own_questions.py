@@ -119,10 +119,10 @@ class OwnQuestionsPanel:
         ]
 
     def _mark(self, view: StudyView) -> str:
-        study = view.study
-        if study is None or not _takes(view):
+        study, served = view.study, view.served
+        if study is None or served is None or not _takes(view):
             return "none"
-        arms = [view.served.arm_folder(arm) / "summary.json" for arm in study.config.arms]
+        arms = [served.arm_folder(arm) / "summary.json" for arm in study.config.arms]
         busy = f"{self.asker.is_asking(study)}:{self.asker.error(study) is not None}"
         return f"{state_of(study)}:{busy}:{_stamp(view, answers_file(study), *arms)}"
 
@@ -154,10 +154,9 @@ class OwnQuestionsPanel:
         }
 
     def _draw_answers(self, view: StudyView) -> Sequence[Any]:
-        study = view.study
-        if study is None or not _takes(view):
+        study, served = view.study, view.served
+        if study is None or served is None or not _takes(view):
             return ["", "", ""]
-        served = view.served
         asked, arms = read_questions(study), assistants(served)
         complete = view.trained and study.state != "running"
         missing, found = unasked(served), own_questions(served)
