@@ -9,16 +9,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                   4095  2165
+assistant_builder                    4085  2160
 assistant_builder/chat              2520  1440
 assistant_builder/cli               1930   980
 assistant_builder/cluster           1005   595
 assistant_builder/config            1375   770
 assistant_builder/data               5260  2815
 assistant_builder/export            3530  1755
-assistant_builder/i18n               670   400
+assistant_builder/i18n               640   380
 assistant_builder/inference         2900  1630
-assistant_builder/models            3620  1885
+assistant_builder/models            3590  1875
 assistant_builder/planning          2700  1465
 assistant_builder/quantization      1175   630
 assistant_builder/retrieval         2815  1465
