@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from assistant_builder import api
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
 from assistant_builder.config import StudyConfig
+from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.session import ChatSession
@@ -141,11 +142,43 @@ def test_ask_copies_before_the_training_and_says_so(monkeypatch):
     assert named.exit_code == 1 and "not of an arm" in str(named.exception)
 
 
+def test_wordings_asks_the_questions_of_a_file_once(tmp_path, monkeypatch):
+    def stream(
+        self: ChatSession, speaker: str, messages: Sequence[Message], *_: object
+    ) -> Iterator[Chunk]:
+        seen.append(messages[-1].content)
+        yield Chunk("That is for the desk.", 3, 0.1, 0.2, "stop", declined="moon" in seen[-1])
+
+    seen: list[str] = []
+    monkeypatch.setattr(ChatSession, "stream", stream)
+    monkeypatch.setattr(Embedder, "of", lambda model: FakeEmbedder())
+    sheet, own = tmp_path / "sheet.csv", tmp_path / "own.csv"
+    sheet.write_text(
+        "question,answer\n"
+        + "".join(f"Where is shelf {n}?,Shelf {n} is here.\n" for n in range(60))
+    )
+    own.write_text("question,answer\nthe seventh one,Shelf 7 is here.\nis the moon cheese,-\n")
+    study = with_data(new_study("once", sheet, arms=["lora"]))
+    facts = CliRunner().invoke(app, ["wordings", "once"]).stdout
+    assert facts.startswith("Nothing was tested in other words") and facts.count("row ") == 10
+    kept = CliRunner().invoke(app, ["wordings", "once", str(own)])
+    assert "2 questions are kept; no assistant is trained yet" in kept.stderr and not seen
+    assert "  Copying an answer: " in kept.stdout
+    trained(study)
+    shown = CliRunner().invoke(app, ["wordings", "once"]).stdout
+    assert seen == ["the seventh one", "is the moon cheese"]
+    assert "the seventh one (Shelf 7 is here.)" in shown
+    assert "Full was right on 0 of your 1 own wording" in shown
+    document = json.loads(CliRunner().invoke(app, ["wordings", "once", "--json"]).stdout)
+    assert document["arms"]["lora"]["declined"] == 1 and len(seen) == 2
+
+
 @pytest.mark.parametrize("level", ["ERROR", "WARNING"])
 def test_the_terminal_shows_only_errors_of_libraries_and_logs_show_warnings(level):
     code = f"""
 import logging, sys, warnings
 from assistant_builder import child_process, cli
+from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
 

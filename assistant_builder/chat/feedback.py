@@ -32,6 +32,7 @@ from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import Message as Shown
 from assistant_builder.i18n import m, render, t
+from assistant_builder.retrieval.own_questions import keep_questions, read_questions
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from evals.metrics.refusal import is_refusal
@@ -366,15 +367,19 @@ def remove_correction(study: Study, time: str) -> None:
 
 
 def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
-    """Find questions that are in the held-out set, by the rule that finds leaks when data is split.
+    """Find test questions: of the held-out set or typed by the owner, by the rule that finds leaks when data is split.
 
     Returns:
-        Index of a question → rows of its exact or near duplicates in the held-out set.
+        Index of a question → rows of its exact or near duplicates; 0 for a question that the file does not answer.
     """
     if not questions:
         return {}
     pairs = load_split(study.folder / "data", "heldout")
-    heldout = [pair for pair in pairs if pair.respelled is None]
+    own = [
+        Pair(each.row or 0, (Message("user", each.question), Message("assistant", each.answer)))
+        for each in read_questions(study)
+    ]
+    heldout = [*(pair for pair in pairs if pair.respelled is None), *own]
     threshold = study.config.data.near_duplicate_threshold
     matches: dict[int, list[int]] = {}
     for index, question in enumerate(questions):
@@ -466,6 +471,7 @@ def create_retraining_study(
         created = Study.create(parse_config(tree, where="settings"), corrected)
         origin = {"study": study.name, "corrections": [asdict(each) for each in plan.trained]}
         write_json(created.folder / "made_from.json", origin)
+        keep_questions(study, created)
         created.record_template_date(like=study)
         return created
 

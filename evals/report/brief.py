@@ -15,6 +15,7 @@ from assistant_builder.i18n import t, tc, tn
 from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
 from evals.report.conclusion import NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
 from evals.report.format import count, number, shown
+from evals.report.own_questions import own_counts
 from evals.report.schema import Report
 
 Tone = Literal["good", "warn", "bad"]
@@ -120,6 +121,9 @@ def _answers(
 ) -> Iterator[Example]:
     """The answers to the questions that the conclusion is about, the worst first, with a score less than ``below``."""
     cell, metric = ARMS[conclusion.arm].cell, conclusion.metric
+    if own_counts(report, conclusion.arm) is not None:
+        yield from _own_answers(report, conclusion.arm, below)
+        return
     if metric == LOSS:
         return
     rows = [
@@ -152,6 +156,25 @@ def _answers(
         )
 
 
+def _own_answers(report: Report, arm: str, below: float) -> Iterator[Example]:
+    """The answers to the owner's wordings, the wrong ones first."""
+    rows = report.own_questions.questions if report.own_questions else []
+    asked = [row for row in rows if row["row"] is not None and row["right"][arm] < below]
+    for row in sorted(asked, key=lambda row: row["right"][arm]):
+        right, refused = row["right"][arm], row["declined"][arm]
+        said = "right" if right else "declined" if refused else "wrong"
+        yield Example(
+            row["row"],
+            row["question"],
+            row["reference"] or "",
+            row["answers"][arm],
+            tc("answer", said),
+            "good" if right else "bad",
+            None,
+            refused,
+        )
+
+
 def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Example]:
     """One of the examples: a short one about another subject than the chosen ones if there is any."""
     clusters = {each.cluster for each in chosen if each.cluster}
@@ -162,20 +185,23 @@ def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Ex
 
 
 def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
-    _, rightly = declined(report, conclusion.arm)
-    unknown = total(report, RIGHT_DECLINES) if rightly is not None else 0
-    if rightly is not None and rightly < unknown:
+    own = own_counts(report, conclusion.arm)
+    if own is not None:
+        rightly, unknown, asked = own.declined, own.unanswered, own.wordings
+        wrong = asked - own.right - own.declined_wrongly
+    else:
+        _, found = declined(report, conclusion.arm)
+        rightly, unknown = found or 0, 0 if found is None else total(report, RIGHT_DECLINES)
+        asked = total(report, conclusion.metric)
+        wrong = wrong_answers(report, conclusion.arm) if conclusion.metric == EXACT else 0
+    if rightly < unknown:
         yield tn(
             "It answered {answered} of {count} question that it should have declined. These answers are made up.",
             "It answered {answered} of {count} questions that it should have declined. These answers are made up.",
             unknown,
             answered=count(unknown - rightly),
         )
-    if (
-        conclusion.tested
-        and conclusion.metric == EXACT
-        and (wrong := wrong_answers(report, conclusion.arm))
-    ):
+    if conclusion.tested and wrong:
         yield tn(
             "{count} of its answers is wrong. A wrong answer reads like a right one.",
             "{count} of its answers are wrong. A wrong answer reads like a right one.",
@@ -191,7 +217,7 @@ def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
             "may look better than it is.",
             report.data.leaks.left,
         )
-    if conclusion.tested and (asked := total(report, conclusion.metric)) < _FEW:
+    if conclusion.tested and asked < _FEW:
         yield tn(
             "Only {count} question was tested. With other questions the result may be quite different.",
             "Only {count} questions were tested. With other questions the result may be quite different.",

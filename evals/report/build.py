@@ -41,6 +41,7 @@ from evals.report.load import (
 )
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
 from evals.report.other_words import is_respelled
+from evals.report.own_questions import own_questions
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
@@ -181,6 +182,8 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["risk_coverage"] = curve
         report["conversation"] = conversation(cells, served_cells(config.arms))
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
+    if (own := own_questions(study)) is not None:
+        report["own_questions"] = own
     if "files" not in report["to_come"]:
         report |= formats_of(study, cells, rules)
     report = in_files(report)

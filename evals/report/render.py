@@ -44,6 +44,8 @@ from evals.report.load import lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
 from evals.report.method import formulas as formulas_of
+from evals.report.other_words import is_respelled
+from evals.report.own_questions import own_texts
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
@@ -265,8 +267,8 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         else t(rows_headline.NOT_COMPARED),
         "outcome": rows_headline.outcome_label(report),
         "tone": rows_headline.tone(report),
-        "meaning": meaning(report.verdict),
-        "action": report.verdict.message("action") if compared else "",
+        "meaning": "" if is_respelled(report) else meaning(report.verdict),
+        "action": report.verdict.message("action") if compared and not is_respelled(report) else "",
         "changed": changed_text(report.verdict.frozen),
         "first_warnings": first,
         "more_warnings": more,
@@ -295,6 +297,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "power": rows_other.power_sentences(report),
         "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
+        "own": own_texts(report),
         "risk": charts.risk_chart(report.risk_coverage),
         "risk_lines": [
             *risk_sentences(report.risk_coverage),

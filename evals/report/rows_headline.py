@@ -18,6 +18,7 @@ from evals.report import format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import lead_arm, lead_pair
+from evals.report.other_words import is_respelled
 from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval, level_of, number_of
 
@@ -141,6 +142,8 @@ def outcome_label(report: Report) -> str:
     verdict = report.verdict
     if not report.compares:
         return t(NOT_COMPARED)
+    if is_respelled(report):
+        return t("Not tested in other words")
     label = t(OUTCOMES[verdict.outcome])
     if verdict.within_margin_but_worse:
         label = t("{outcome}: measurably worse, within the margin", outcome=label)
@@ -151,7 +154,7 @@ def outcome_label(report: Report) -> str:
 
 def tone(report: Report) -> str:
     """The CSS class of the verdict; a verdict with counter-evidence gets the class of a warning."""
-    outcome = str(report.verdict.outcome)
+    outcome = "inconclusive" if is_respelled(report) else str(report.verdict.outcome)
     return "mixed" if report.objection and outcome == "no worse" else outcome.replace(" ", "-")
 
 

@@ -527,6 +527,39 @@ class Votes(Record):
     sentence: str = ""
 
 
+class OwnCounts(Record):
+    """How an assistant answered the questions of the owner, with 95 % intervals of the shares."""
+
+    wordings: int = 0
+    right: int = 0
+    right_ci: Interval = [0.0, 1.0]
+    declined_wrongly: int = 0
+    unanswered: int = 0
+    """Questions that the file does not answer."""
+    declined: int = 0
+    declined_ci: Interval = [0.0, 1.0]
+
+
+class OwnRow(TypedDict, total=False):
+    """A question of the owner with the answers of the arms; ``row`` and ``reference`` are None where none is right."""
+
+    question: str
+    row: int | None
+    known: str
+    reference: Text
+    answers: dict[str, str]
+    right: dict[str, bool]
+    declined: dict[str, bool]
+
+
+class OwnQuestions(Record):
+    """Questions of the owner, which are not trained on, where each answer occurs once in the file."""
+
+    arms: dict[str, OwnCounts] = {}
+    """Those that were asked all questions."""
+    questions: list[OwnRow] = []
+
+
 class DeclineCounts(Record):
     """Questions that a cell declined."""
 
@@ -844,6 +877,7 @@ class Report(Record):
     risk_coverage: RiskCoverage | None = None
     conversation: Conversation | None = None
     not_verbatim: NotVerbatim | None = None
+    own_questions: OwnQuestions | None = None
     approach: str = ""
     """``grounded`` or ``memory``; empty if facts are not looked up in either way."""
     approach_metric: str = ""

@@ -294,7 +294,16 @@ def _about_training(report: Report) -> Iterator[Warned]:
 
 
 def _about_data(report: Report) -> Iterator[Warned]:
-    if is_respelled(report):
+    if is_respelled(report) and report.own_questions and report.own_questions.arms:
+        yield (
+            "respelled",
+            "note",
+            m(
+                "The verdict, its figures and intervals come from questions of training, respelled. In other words "
+                "only your own questions were asked."
+            ),
+        )
+    elif is_respelled(report):
         yield (
             "respelled",
             "serious",

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord
 from assistant_builder.i18n import N_, render, t, tc, tm, tn
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
@@ -34,6 +34,7 @@ from assistant_builder.ui.html import (
     empty,
     error_callout,
     fold,
+    hint,
     items,
     join,
     report_frame,
@@ -61,6 +62,8 @@ from evals.report.format import (
 )
 from evals.report.glossary import BASELINE_TEXTS
 from evals.report.items import marked, word_diff
+from evals.report.other_words import is_respelled
+from evals.report.own_questions import OwnTexts
 from evals.report.render import draw_intervals, render_results
 from evals.report.schema import Report
 from evals.report.verdict import changed_text
@@ -227,7 +230,7 @@ _ACTIONS = {
     "train": N_("Train longer"),
     "data": N_("Add other wordings"),
 }
-"""Tab on which the advice of a conclusion is followed → title of the button that opens it."""
+"""Another tab on which the advice of a conclusion is followed → title of the button that opens it."""
 _MISSES = 50
 """Number of wrong answers that are listed."""
 _SHORT_TEXT = 110
@@ -253,9 +256,13 @@ def good_enough_card(report: Report, conclusion: Conclusion) -> Markup:
             ),
         ]
     )
-    button = Markup(
-        '<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>'
-    ).format(conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
+    button = (
+        Markup(
+            '<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>'
+        ).format(conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
+        if conclusion.next_tab in _ACTIONS
+        else ""
+    )
     note = join(
         Markup('<p class="ab-sentence"><b>{}</b> {}</p>').format(t("Note:"), risk)
         for risk in risks(report, conclusion)[: who.who != "colleagues"]
@@ -352,6 +359,80 @@ def misses_card(report: Report, conclusion: Conclusion, numbers: RowNumbers = NO
     )
     return Markup('<section class="ab-card ab-misses">{}</section>').format(
         fold(title, example_table(found[:_MISSES], numbers) + more)
+    )
+
+
+def own_state_view(
+    questions: int, missing: int, *, trained: bool, asking: bool, error: ErrorRecord | None
+) -> Markup:
+    """Whether anything is tested in the owner's words; ``missing`` of the questions were not asked yet."""
+    if not questions:
+        return callout(
+            "info",
+            t("Nothing was tested in other words")
+            if trained
+            else t("You can write the test while it trains"),
+            t(
+                "Each answer of your file occurs once, so the program has no other wordings to test the assistant "
+                "with. That says nothing against the assistant."
+            ),
+            t("Type some questions below: it is asked them, and is never trained on them."),
+        )
+    if error is not None and missing and not asking:
+        return error_callout(error)
+    kept = tn(
+        "{count} question is kept for the test",
+        "{count} questions are kept for the test",
+        questions,
+    )
+    if asking:
+        return callout("info", t("The questions are being asked…"))
+    if not trained:
+        return callout("good", kept, t("The assistants are asked as soon as they are trained."))
+    if missing:
+        return callout(
+            "info",
+            kept,
+            t("They are asked when the run has ended, or if you press “Keep them and ask”."),
+        )
+    return Markup("")
+
+
+def own_answers_view(texts: OwnTexts, numbers: RowNumbers) -> Markup:
+    """The answers to the owner's questions side by side, and their counts."""
+    cell = Markup('<td data-label="{}:" dir="auto">{}</td>')
+    answer = Markup('{} <span class="ab-kind ab-{}">{}</span>')
+    rows = [
+        Markup("<tr>{}</tr>").format(
+            join(
+                cell.format(column, content)
+                for column, content in zip(
+                    texts.columns,
+                    (
+                        Markup("{} <small>{}</small>").format(
+                            line.question, row_text(line.row, numbers) if line.row else ""
+                        ),
+                        line.expected,
+                        *(
+                            answer.format(cut(each.text), each.tone, each.verdict)
+                            for each in line.answers
+                        ),
+                    ),
+                    strict=True,
+                )
+            )
+        )
+        for line in texts.rows
+    ]
+    heads = join(Markup("<th>{}</th>").format(column) for column in texts.columns)
+    return card(
+        texts.title,
+        join(Markup("<p>{}</p>").format(line) for line in texts.lines),
+        Markup(
+            '<div class="ab-own-answers ab-scroll"><table class="ab-table">'
+            "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+        ).format(heads, join(rows)),
+        hint(texts.about),
     )
 
 
@@ -458,7 +539,10 @@ def verdict_picture(report: Report) -> Markup:
         {**row, "about": "", "note": "", "primary": False, "margin": verdict.margin}
         | {"label": t("Right answers") if metric == EXACT else shown(metric).label}
         for row in report.contrasts
-        if report.compares and row["name"] == HEADLINE and row["metric"] == metric
+        if report.compares
+        and not is_respelled(report)
+        and row["name"] == HEADLINE
+        and row["metric"] == metric
     ]
     if not rows:
         return Markup("")
