@@ -17,11 +17,11 @@ assistant_builder/config             1380   770
 assistant_builder/data               5260  2815
 assistant_builder/export            3530  1755
 assistant_builder/i18n                670   400
-assistant_builder/inference         2900  1630
+assistant_builder/inference          3110  1765
 assistant_builder/models             3620  1885
-assistant_builder/planning          2700  1465
-assistant_builder/quantization      1175   630
-assistant_builder/retrieval         2815  1465
+assistant_builder/planning           2710  1470
+assistant_builder/quantization       1180   630
+assistant_builder/retrieval          2815  1465
 assistant_builder/runner             1515   860
 assistant_builder/serving            3330  1815
 assistant_builder/store             1140   745
