@@ -247,6 +247,15 @@ def message_from(record: object) -> Message:
     Raises:
         ValueError: It is not such a record.
     """
+    message = _message_of(record)
+    if _longest(message) > _MOST:
+        once, repeated = _lengths(message)
+        if repeated > max(_MOST, 2 * once):
+            raise ValueError("its values are repeated too often")
+    return message
+
+
+def _message_of(record: object) -> Message:
     if not isinstance(record, Mapping) or not isinstance(record.get("id"), str):
         raise ValueError("not the record of a message")
     values = record.get("values", {})
@@ -259,13 +268,22 @@ def message_from(record: object) -> Message:
         ]
         if not all(_FORMAT.fullmatch(part[2] or "") for part in parts):
             raise ValueError("not the format of a message")
-    message = Message(
+    return Message(
         record["id"], {str(name): _value_of(value) for name, value in values.items()}, **texts
     )
-    once, repeated = _lengths(message)
-    if repeated > max(_MOST, 2 * once):
-        raise ValueError("its values are repeated too often")
-    return message
+
+
+def _longest(value: Any) -> int:
+    """Characters that a value has at most when it is rendered, roughly: a bound that is computed at once."""
+    if isinstance(value, Message):
+        text = max(value.id, value.plural, key=len)
+        inside = max(map(_longest, value.values.values()), default=0)
+        return len(text) + max(value.id.count("{"), value.plural.count("{")) * inside
+    if isinstance(value, ByPlace):
+        return max(_longest(value.command), _longest(value.page))
+    if isinstance(value, list):
+        return sum(map(_longest, value))
+    return len(value) if isinstance(value, str) else _lengths(value)[0]
 
 
 def _lengths(value: Any) -> tuple[int, int]:
@@ -309,8 +327,8 @@ def _value_of(record: object) -> Any:
         ):
             return Rows(tuple(numbers))
         if "page" in record:
-            return ByPlace(message_from(record.get("command")), message_from(record["page"]))
-        return message_from(record)
+            return ByPlace(_message_of(record.get("command")), _message_of(record["page"]))
+        return _message_of(record)
     return ""
 
 
