@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -248,10 +249,9 @@ def message_from(record: object) -> Message:
         ValueError: It is not such a record.
     """
     message = _message_of(record)
-    if _longest(message) > _MOST:
-        once, repeated = _lengths(message)
-        if repeated > max(_MOST, 2 * once):
-            raise ValueError("its values are repeated too often")
+    once, rendered = _lengths(message)
+    if rendered > max(_MOST, 3 * once):
+        raise ValueError("its values are repeated too often")
     return message
 
 
@@ -273,42 +273,30 @@ def _message_of(record: object) -> Message:
     )
 
 
-def _longest(value: Any) -> int:
-    """Characters that a value has at most when it is rendered, roughly: a bound that is computed at once."""
-    if isinstance(value, Message):
-        text = max(value.id, value.plural, key=len)
-        inside = max(map(_longest, value.values.values()), default=0)
-        return len(text) + max(value.id.count("{"), value.plural.count("{")) * inside
-    if isinstance(value, ByPlace):
-        return max(_longest(value.command), _longest(value.page))
-    if isinstance(value, list):
-        return sum(map(_longest, value))
-    return len(value) if isinstance(value, str) else _lengths(value)[0]
-
-
 def _lengths(value: Any) -> tuple[int, int]:
     """Characters of a value: of all its texts, and at most when it is rendered."""
     if isinstance(value, Message):
-        texts = (value.id, value.plural)
-        inside = {name: _lengths(each) for name, each in value.values.items()}
-
-        def of(
-            name: str,
-        ) -> int:  # a name with a capital is the value, as a sentence begins with it
-            return inside.get(name, inside.get(name[:1].lower() + name[1:], (0, 0)))[1]
-
-        rendered = (
-            sum(len(part[0]) + of(part[1] or "") for part in _FORMATTER.parse(text))
-            for text in texts
+        text = value.id + value.plural
+        times = Counter(map(_small, _NAMES.findall(text)))
+        inside = [(times[_small(name)], *_lengths(each)) for name, each in value.values.items()]
+        return (
+            len(text) + sum(once for _, once, _ in inside),
+            len(text) + sum(repeated * rendered for repeated, _, rendered in inside),
         )
-        return sum(map(len, texts)) + sum(once for once, _ in inside.values()), max(rendered)
-    if isinstance(value, ByPlace):
-        return _lengths([value.command, value.page])
-    if isinstance(value, list):
-        both = list(map(_lengths, value))
+    if isinstance(value, ByPlace | list):
+        parts = [value.command, value.page] if isinstance(value, ByPlace) else value
+        both = list(map(_lengths, parts))
         return sum(once for once, _ in both), sum(rendered for _, rendered in both)
     length = value.bit_length() // 3 if isinstance(value, int) else len(str(value))
     return length, length
+
+
+_NAMES = re.compile(r"\{([^{}!:]*)")
+
+
+def _small(name: str) -> str:
+    """A placeholder's name as that of its value: with a capital it is the value as a sentence begins with it."""
+    return name[:1].lower() + name[1:]
 
 
 def _value_of(record: object) -> Any:
