@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -247,6 +248,14 @@ def message_from(record: object) -> Message:
     Raises:
         ValueError: It is not such a record.
     """
+    message = _message_of(record)
+    once, rendered = _lengths(message)
+    if rendered > max(_MOST, 3 * once):
+        raise ValueError("its values are repeated too often")
+    return message
+
+
+def _message_of(record: object) -> Message:
     if not isinstance(record, Mapping) or not isinstance(record.get("id"), str):
         raise ValueError("not the record of a message")
     values = record.get("values", {})
@@ -259,38 +268,35 @@ def message_from(record: object) -> Message:
         ]
         if not all(_FORMAT.fullmatch(part[2] or "") for part in parts):
             raise ValueError("not the format of a message")
-    message = Message(
+    return Message(
         record["id"], {str(name): _value_of(value) for name, value in values.items()}, **texts
     )
-    once, repeated = _lengths(message)
-    if repeated > max(_MOST, 2 * once):
-        raise ValueError("its values are repeated too often")
-    return message
 
 
 def _lengths(value: Any) -> tuple[int, int]:
     """Characters of a value: of all its texts, and at most when it is rendered."""
     if isinstance(value, Message):
-        texts = (value.id, value.plural)
-        inside = {name: _lengths(each) for name, each in value.values.items()}
-
-        def of(
-            name: str,
-        ) -> int:  # a name with a capital is the value, as a sentence begins with it
-            return inside.get(name, inside.get(name[:1].lower() + name[1:], (0, 0)))[1]
-
-        rendered = (
-            sum(len(part[0]) + of(part[1] or "") for part in _FORMATTER.parse(text))
-            for text in texts
+        text = value.id + value.plural
+        times = Counter(map(_small, _NAMES.findall(text)))
+        inside = [(times[_small(name)], *_lengths(each)) for name, each in value.values.items()]
+        return (
+            len(text) + sum(once for _, once, _ in inside),
+            len(text) + sum(repeated * rendered for repeated, _, rendered in inside),
         )
-        return sum(map(len, texts)) + sum(once for once, _ in inside.values()), max(rendered)
-    if isinstance(value, ByPlace):
-        return _lengths([value.command, value.page])
-    if isinstance(value, list):
-        both = list(map(_lengths, value))
+    if isinstance(value, ByPlace | list):
+        parts = [value.command, value.page] if isinstance(value, ByPlace) else value
+        both = list(map(_lengths, parts))
         return sum(once for once, _ in both), sum(rendered for _, rendered in both)
     length = value.bit_length() // 3 if isinstance(value, int) else len(str(value))
     return length, length
+
+
+_NAMES = re.compile(r"\{([^{}!:]*)")
+
+
+def _small(name: str) -> str:
+    """A placeholder's name as that of its value: with a capital it is the value as a sentence begins with it."""
+    return name[:1].lower() + name[1:]
 
 
 def _value_of(record: object) -> Any:
@@ -309,8 +315,8 @@ def _value_of(record: object) -> Any:
         ):
             return Rows(tuple(numbers))
         if "page" in record:
-            return ByPlace(message_from(record.get("command")), message_from(record["page"]))
-        return message_from(record)
+            return ByPlace(_message_of(record.get("command")), _message_of(record["page"]))
+        return _message_of(record)
     return ""
 
 
