@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
-from assistant_builder.data import load_split
+from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.retrieval.answering import is_verbatim
 from assistant_builder.retrieval.copying import copy_rule as fit_copy_rule
 from assistant_builder.retrieval.decline import (
@@ -31,7 +31,7 @@ from evals.cells import LoadedCell, Variant, load_cells
 
 if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer
-    from assistant_builder.retrieval.retriever import Retriever
+    from assistant_builder.retrieval.retriever import Found, Retriever
 
 _VERSION = 3  # of the rule; another one is fitted again
 
@@ -95,7 +95,7 @@ def _fitted(
         answers: dict[int, list[int]] = {}
         scorer = reader(cell.model, prompter, study.config.eval.batch_size)
         scorer.run(
-            [(prompter.prompt_ids(looked_up[place].messages), ()) for place in places],
+            [_with_draft(looked_up[place], prompter, limit) for place in places],
             max_new_tokens=limit,
             on_scores=lambda scores: None,
             on_answers=answers.update,
@@ -113,6 +113,20 @@ def _fitted(
         facts = [hit.fact.answer for hit in looked_up[place].sources]
         verbatim += is_verbatim(prompter.decode(texts[place]), facts)
     return {"rule": rule.to_record(), "shown": len(shown), "verbatim": verbatim}
+
+
+def _with_draft(
+    found: Found, prompter: ChatTokenizer, limit: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of a prompt, and the answer of its best fact, which an assistant often repeats.
+
+    What it repeats is read with the prompt and not generated token by token; the answer is the same.
+    """
+    if found.best is None:
+        return prompter.prompt_ids(found.messages), ()
+    draft = Message("assistant", found.best.answer)
+    turn = prompter.turns(Pair(0, (*found.messages, draft)))[-1]
+    return turn.prompt_ids, turn.answer_ids[:limit]
 
 
 def _decide_own_words(paths: Sequence[Path]) -> None:
