@@ -176,6 +176,7 @@ def test_answers_that_come_in_another_order_belong_to_their_items(study, script,
         return Completion("", tuple(ids), (), "stop", len(ids), 0, 0.2, 80.0)
 
     monkeypatch.setattr(script, "complete", repeated)
+    monkeypatch.setattr(step, "TIMED", 4)
     step.score_formats(study)
     samples = read_jsonl(step.format_folder(study, "lora", "Q8_0") / "samples.jsonl")
     items = read_jsonl(study.evals_folder / "tasks" / "items.jsonl")

@@ -105,13 +105,14 @@ def test_several_answers_at_a_time_are_those_of_their_prompts(server, count):
 
 @needs_llamacpp
 def test_each_slot_answers_prompts_that_begin_alike(path):
-    """In the given order each prompt would begin unlike the three before it."""
-    long = [" ".join(f"{word}{place}" for place in range(30)) for word in ("ferry", "harbour")]
-    prompts = [ids(f"{long[number % 2]} {number}") for number in range(8)]
+    """In the given order each slot would read four beginnings by turns."""
+    words = ("ferry", "harbour", "island", "quay")
+    long = [" ".join(f"{word}{place}" for place in range(30)) for word in words]
+    prompts = [ids(f"{long[number % 4]} {number}") for number in range(12)]
     with LlamaServer(path, context=1024, slots=2, threads=1) as server:
         answers = dict(server.complete_all(prompts, 2))
-    fresh = sum(answer.prompt_tokens - answer.cached_tokens for answer in answers.values())
-    assert fresh < 2 * max(map(len, prompts)) + 8 * 20
+    read = sum(answer.prompt_tokens - answer.cached_tokens for answer in answers.values())
+    assert read < 6 * min(map(len, prompts))
 
 
 @needs_llamacpp
