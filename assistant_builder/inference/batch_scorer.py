@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,7 +96,7 @@ class _ActiveSequence:
 
 
 class _Waiting:
-    """The parts of a group that are not read yet, the longest first; a part waits for the beginning that it continues.
+    """The parts of a group that are not read yet; a part waits for the beginning that it continues.
 
     The group is divided into windows of prompts that follow each other in the order of their tokens, each with its own
     tree, so that the keys and values of beginnings need no more memory than those of a window.
@@ -125,7 +124,7 @@ class _Waiting:
         self._beginnings: list[Beginning] = []
         self._states: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._children: dict[int, list[_Part]] = {}
-        self._ready: list[_Part] = []  # the shortest first
+        self._ready: list[_Part] = []
         self._open_window()
 
     def __len__(self) -> int:
@@ -150,19 +149,16 @@ class _Waiting:
 
     def _release(self, parent: int) -> None:
         self._ready += self._children.pop(parent, [])
-        self._ready.sort(key=lambda part: (part.last_rows, part.index))
+        self._ready.sort(key=lambda part: (not part.shared, -part.last_rows, part.index))
 
     def next_pass(self, most: int) -> list[_Part]:
-        """The longest parts that fit a pass together, at most so many."""
+        """Parts that fit a pass together, at most so many: beginnings, for which others wait, then the longest."""
         chosen: list[_Part] = []
-        rows, place = ROWS, len(self._ready)
-        while len(chosen) < most:
-            fitting = bisect_right(self._ready, rows, key=lambda part: part.last_rows)
-            place = min(place, fitting) - 1
-            if place < 0:
-                break
-            chosen.append(self._ready[place])
-            rows -= chosen[-1].last_rows
+        rows = ROWS
+        for part in self._ready:
+            if part.last_rows <= rows and len(chosen) < most:
+                chosen.append(part)
+                rows -= part.last_rows
         return chosen
 
     def start(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence]) -> None:

@@ -200,6 +200,12 @@ class LlamaServer(RuntimeServer):
         except psutil.Error:
             return 0
 
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time of the process."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def complete(
         self,
         ids: Sequence[int],
