@@ -6,7 +6,7 @@
 # make test-long   the cases of more than 8 seconds: whole studies, several processes, long ways through the page; CI runs them, too
 # make test-all    all tests but those that need a GPU: test, test-long, and those marked slow and cluster, an hour
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
-# make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
+# make bench   training speed compared with plain and tuned TRL scripts, half an hour or more  (ARGS=--quick for a trial)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make study-full   the demo with both approaches and three seeds, hours on a CPU

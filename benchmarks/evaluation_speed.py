@@ -125,7 +125,7 @@ def files(
     And the prompt tokens that it read (``tokens given``, ``tokens sorted``), of which those in its cache are none.
     """
     from assistant_builder.export.gguf import GgufFiles
-    from assistant_builder.inference.llamacpp import Completion, LlamaServer
+    from assistant_builder.inference.llamacpp import LlamaServer
     from evals.formats import SLOTS
 
     prompter, limit = ChatTokenizer.load(base), answer_limit(study)
@@ -138,11 +138,10 @@ def files(
             with LlamaServer(
                 path, context=max(map(len, prompts)) + limit + 1, slots=SLOTS
             ) as server:
-                before, answers = server.processor_seconds, list[Completion]()
+                before = server.processor_seconds
                 if name == "sorted":
-                    answers = list(
-                        dict(server.complete_all(prompts, limit, logprobs=True)).values()
-                    )
+                    by_place = dict(server.complete_all(prompts, limit, logprobs=True))
+                    answers = list(by_place.values())
                 else:
                     with ThreadPoolExecutor(SLOTS) as pool:
                         ask = partial(server.complete, max_new_tokens=limit, logprobs=True)

@@ -17,7 +17,7 @@ assistant_builder/config             1380   770
 assistant_builder/data               5260  2815
 assistant_builder/export            3530  1755
 assistant_builder/i18n                670   400
-assistant_builder/inference         2900  1630
+assistant_builder/inference         3110  1765
 assistant_builder/models             3620  1885
 assistant_builder/planning          2700  1465
 assistant_builder/quantization      1175   630

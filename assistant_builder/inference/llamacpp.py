@@ -23,9 +23,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -273,14 +274,11 @@ class LlamaServer(RuntimeServer):
         share = -(-len(order) // self.slots)
         threads = [ThreadPoolExecutor(1) for _ in range(self.slots)]
         try:
-            places = {}
+            places: dict[Future[Completion], int] = {}
             for number, place in enumerate(order):
                 slot = number // share
-                options = {"stop_ids": stop_ids, "logprobs": logprobs, "slot": slot}
-                asked = threads[slot].submit(
-                    self.complete, prompts[place], max_new_tokens, **options
-                )
-                places[asked] = place
+                ask = partial(self.complete, stop_ids=stop_ids, logprobs=logprobs, slot=slot)
+                places[threads[slot].submit(ask, prompts[place], max_new_tokens)] = place
             for answered in as_completed(places):
                 yield places[answered], answered.result()
         finally:
