@@ -109,19 +109,10 @@ def make_job(
         }
     )
     wanted = steps * train.batch_size
-<<<<<<< HEAD
-    train_split, validation_split = split.train, split.validation
-    if facts:
-        train_split, validation_split = (
-            _with_facts(each, split.train) for each in (split.train, split.validation)
-        )
-    pairs = _comparable(train_split, prompter, longest)
-=======
     parts: list[Sequence[Pair]] = [split.train, split.validation]
     if facts:
         parts = [_with_facts(part, split.train) for part in parts]
     pairs, held_back = (_comparable(part, prompter, longest) for part in parts)
->>>>>>> w-speed
     if len(pairs) < wanted:
         raise DataError(
             f"{len(pairs)} training pairs have one answer and fit into {longest} tokens, and {steps} steps of "
@@ -136,10 +127,6 @@ def make_job(
     if model.compute_dtype == "auto":
         settled = {"compute_dtype": this_machine().compute_dtype, "allow_float32_compute": True}
         model = model.model_copy(update=settled)
-<<<<<<< HEAD
-    validation = _comparable(validation_split, prompter, longest)
-=======
->>>>>>> w-speed
     return Job(
         model,
         train,

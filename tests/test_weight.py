@@ -16,7 +16,7 @@ assistant_builder/cluster            1010   595
 assistant_builder/config             1380   770
 assistant_builder/data               5260  2815
 assistant_builder/export            3530  1755
-assistant_builder/i18n                670   400
+assistant_builder/i18n                680   405
 assistant_builder/inference          3110  1765
 assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
