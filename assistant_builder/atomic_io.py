@@ -231,7 +231,8 @@ def _adapter(content: Any) -> TypeAdapter[Any]:
     return TypeAdapter(content)
 
 
-_LARGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{22}")
+_MOST_DIGITS = 300  # transformers writes 31 of them for a tokenizer without a longest text
+_LARGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{%d}" % _MOST_DIGITS)
 
 
 def _finite(number: str) -> float:
@@ -241,7 +242,7 @@ def _finite(number: str) -> float:
 
 
 def _whole(number: str) -> int:
-    if len(number) > 22:
+    if len(number) > _MOST_DIGITS:
         raise ValueError("a number is too large")
     return int(number)
 

@@ -50,7 +50,7 @@ def python(
         env: Variables beside those of this process.
         options: Of :func:`subprocess.run`.
     """
-    settings = {"capture_output": True, "text": True, "timeout": 600, **options}
+    settings = {"capture_output": True, "text": True, "timeout": 1800, **options}
     settings["env"] = {**os.environ, **(env or {})}
     done = subprocess.run([sys.executable, *map(str, words)], **settings)
     assert ends is None or done.returncode == ends, f"{done.stdout}\n{done.stderr}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4090  2160
+assistant_builder                   4095  2160
 assistant_builder/chat               2530  1440
 assistant_builder/cli                1960   995
 assistant_builder/cluster            1010   595
