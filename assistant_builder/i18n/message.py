@@ -238,6 +238,7 @@ def capitalized(text: Text) -> Text:
 
 _FORMAT = re.compile(r"[,+]?(0?\d{1,2})?(\.\d{1,2})?[a-zA-Z%]?")
 """Formats of numbers in messages; others, such as a width of a gigabyte, are no message of this product."""
+_NAMES = re.compile(r"\{([^{}!:]*)")
 _MOST = 10_000
 """Characters of a message whose values are repeated in it: nested, they would multiply to any length."""
 
@@ -277,8 +278,9 @@ def _lengths(value: Any) -> tuple[int, int]:
     """Characters of a value: of all its texts, and at most when it is rendered."""
     if isinstance(value, Message):
         text = value.id + value.plural
-        times = Counter(map(_small, _NAMES.findall(text)))
-        inside = [(times[_small(name)], *_lengths(each)) for name, each in value.values.items()]
+        # a name with a capital is the same value, as a sentence begins with it
+        times = Counter(_NAMES.findall(text.casefold()))
+        inside = [(times[name.casefold()], *_lengths(each)) for name, each in value.values.items()]
         return (
             len(text) + sum(once for _, once, _ in inside),
             len(text) + sum(repeated * rendered for repeated, _, rendered in inside),
@@ -289,14 +291,6 @@ def _lengths(value: Any) -> tuple[int, int]:
         return sum(once for once, _ in both), sum(rendered for _, rendered in both)
     length = value.bit_length() // 3 if isinstance(value, int) else len(str(value))
     return length, length
-
-
-_NAMES = re.compile(r"\{([^{}!:]*)")
-
-
-def _small(name: str) -> str:
-    """A placeholder's name as that of its value: with a capital it is the value as a sentence begins with it."""
-    return name[:1].lower() + name[1:]
 
 
 def _value_of(record: object) -> Any:
