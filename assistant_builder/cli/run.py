@@ -104,9 +104,10 @@ def _run(
 
     def on_event(event: Event) -> None:
         show(event)
-        running = event.state == "running"  # the evaluation goes on, and the next run waits for it
-        if ends and running and study.first_verdict_seconds is not None:
-            raise _FirstVerdict
+        # the next run waits for a step whose process has recorded that it runs
+        if ends and event.state == "running" and study.step(event.step).state == "running":
+            if study.first_verdict_seconds is not None:
+                raise _FirstVerdict
 
     try:
         api.Study(study).run(redo=redo, now=now, on_event=on_event)
