@@ -97,7 +97,7 @@ class OwnQuestionsPanel:
                     t("Keep them and ask"), variant="primary", elem_id="ab-own-save"
                 )
             # a change of this text starts the questions; an invisible component causes no change event
-            self.waiting = gr.Textbox("", label="Unasked", elem_classes="ab-offstage")
+            self.waiting = gr.Textbox("", show_label=False, elem_classes="ab-offstage")
 
     def sections(self) -> list[LiveRegion]:
         """The regions that follow the study; what is typed is redrawn only after it was saved."""
