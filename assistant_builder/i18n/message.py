@@ -35,7 +35,7 @@ class Message:
     """
 
     id: str
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
     plural: str = ""
     context: str = ""
 

@@ -178,7 +178,9 @@ class OwnQuestionsPanel:
         """Connect the components."""
         inputs = [picker, self.unanswered, self.others, *self.wordings]
         self.save.click(user_facing_errors(self._save), inputs, None, **QUIET)
-        self.waiting.change(self._begin, self.waiting, None, queue=False, **QUIET)
+        self.waiting.change(
+            user_facing_errors(self._begin), self.waiting, None, queue=False, **QUIET
+        )
 
     def _save(
         self, name: str | None, unanswered: Sequence[str], others: str, *wordings: str
@@ -201,9 +203,9 @@ class OwnQuestionsPanel:
         self.asker.start(study)
 
     def _begin(self, waiting: str) -> None:
-        if waiting:
-            name, _, who = waiting.split(":")
-            self.asker.start(Study.open(name), copies=who == "copies")
+        name, _, rest = (waiting or "").partition(":")
+        if rest:
+            self.asker.start(Study.open(name), copies=rest.endswith(":copies"))
 
 
 def _takes(view: StudyView) -> bool:
