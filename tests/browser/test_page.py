@@ -51,6 +51,7 @@ def test_the_page_opens_in_under_four_seconds(page, site):
         page.reload()
         page.get_by_role("button", name="New project from my file").wait_for()
         took.append((processor_seconds() - started[0], time.monotonic() - started[1]))
+    print(took)
     assert min(map(min, took)) < 4, "CPU time counts if other tests use the processors"
 
 

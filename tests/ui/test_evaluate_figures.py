@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.chat.client import WorkerPool
 from assistant_builder.i18n import use_language
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
@@ -272,7 +273,7 @@ def drawn(section: LiveRegion, name: str | None) -> dict[str, Any]:
 
 @pytest.fixture
 def tab() -> EvaluateTab:
-    return inside_blocks(EvaluateTab)
+    return inside_blocks(lambda: EvaluateTab(WorkerPool(["false"])))
 
 
 def section(tab: EvaluateTab, key: str) -> LiveRegion:

@@ -83,7 +83,7 @@ def test_evaluate_shows_what_tuning_changed(alone):
     assert "trained, alone" in page or "trained alone" in page
     assert "Tuned − untuned" in page and not verdict_picture(as_report(report))
     assert not evaluation_state(seen)
-    shown = drawn(inside_blocks(EvaluateTab), alone)
+    shown = drawn(inside_blocks(lambda: EvaluateTab(WorkerPool(["false"]))), alone)
     assert shown["evaluate"][-1]["visible"] and "<iframe" in shown["evaluate-result"][1]
     assert shown["evaluate-conclusion"][1]["visible"]
     assert "ab-intervals" not in shown["evaluate-conclusion"][3]
