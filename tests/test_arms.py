@@ -15,7 +15,6 @@ from assistant_builder.arms import (
     headline_arms,
     label,
     main_cells,
-    named,
     plain_order,
 )
 from assistant_builder.chat.client import WorkerPool
@@ -102,7 +101,6 @@ def test_an_arm_with_an_unusable_name_or_colour_is_refused(change):
 def test_the_headline_is_the_twins_or_the_first_arm():
     assert headline_arms(["lora", "qlora", "dummy"]) == TWINS
     assert headline_arms(["qlora", "dummy"]) == ("qlora",) == headline_arms(["qlora"])
-    assert named(TWINS) == "16-bit LoRA and QLoRA"
 
 
 def test_page_and_report_give_an_arm_one_colour_and_one_name():
